@@ -1,0 +1,168 @@
+"""Config: every setting once, checked; recipes; the precedence of where a setting comes from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fastmask.errors import UsageError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Config(BaseModel):
+    """The settings of a run. The defaults are the report's recipe with honest folds.
+
+    What the report leaves open has our value: 20 epochs, milestones at 0.5 and 0.75, focal gamma 2, patience 5.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    # data
+    data: str = Field("data", description="A contest folder, or 'sample' for generated photos.")
+    age_bounds: tuple[float, float] = Field((30.0, 60.0), description="Age bounds to train on.")
+    score_age_bounds: tuple[float, float] = Field((30.0, 60.0), description="Age bounds to score by: the official ones.")
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="Folds of the cross-validation.")
+    stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
+    group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of everything that is drawn.")
+    # augmentation
+    crop: tuple[Positive, Positive] = Field((400, 200), description="Height and width of the centre crop.")
+    train_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
+    valid_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
+    stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = Field(
+        None, description="Channel mean and std: 'report', 'pretrained' or six numbers."
+    )
+    # network
+    arch: str = Field("tf_efficientnet_b4", description="A timm model.")
+    pretrained: bool = Field(True, description="Start from the weights of timm's hub.")
+    weights: str | None = Field(None, description="Start from a file of weights.")
+    drop_rate: Share = Field(0.0, description="Dropout before the heads.")
+    drop_path: Share = Field(0.0, description="Stochastic depth of the body.")
+    # loss
+    loss: Literal["focal", "ce"] = Field("focal", description="Focal loss or cross-entropy.")
+    focal_gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Gamma of the focal loss.")
+    alpha: dict[str, list[float]] | None = Field(None, description="Class weights a head, such as age: [1, 1, 4].")
+    head_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(None, description="Shares of the loss.")
+    # optimizer and schedule
+    epochs: Positive = Field(20, description="Epochs of each fold.")
+    bs: Positive = Field(32, description="Photos a batch.")
+    lr: Annotated[float, Field(gt=0)] = Field(3e-4, description="Learning rate; the highest of one-cycle.")
+    wd: Annotated[float, Field(ge=0)] = Field(1e-5, description="Weight decay.")
+    sched: Literal["multistep", "onecycle", "cosine", "constant"] = Field("multistep", description="Schedule.")
+    milestones: list[Annotated[float, Field(gt=0)]] = Field([0.5, 0.75], description="Epochs, or shares under 1.")
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Factor at each milestone.")
+    # callbacks
+    monitor: str = Field("macro_f1", description="The metric that stops and saves.")
+    patience: Annotated[int, Field(ge=0)] = Field(5, description="Epochs without a better one; 0 never stops.")
+    top_k: Positive = Field(1, description="Checkpoints kept a fold; their probabilities are averaged.")
+    # machine
+    workers: Annotated[int, Field(ge=0)] | None = Field(None, description="Loading processes.")
+    device: str | None = Field(None, description="Such as cpu or cuda:0.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        for name in ("age_bounds", "score_age_bounds"):
+            low, high = getattr(self, name)
+            if not 0 < low < high:
+                raise ValueError(f"{name} must rise, found {low:g} {high:g}")
+        if self.weights is not None and "pretrained" in self.model_fields_set and self.pretrained:
+            raise ValueError("weights and pretrained exclude each other: give one of the two")
+        if (self.train_pipeline is None) != (self.valid_pipeline is None):
+            raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
+        if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
+            raise ValueError(f"stats are three means and three positive deviations, found {self.stats}")
+        return self
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for YAML, in the order above."""
+        return self.model_dump(mode="json")
+
+
+def make_config(*layers: Mapping[str, Any]) -> Config:
+    """The configuration from layers of settings, the later ones over the earlier.
+
+    Raises UsageError with one sentence a mistake: the setting, what was found, what was expected, the nearest name.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        return Config(**merged)
+    except pydantic.ValidationError as error:
+        raise UsageError(" ".join(_sentences(error))) from None
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        inside = both.get(key)
+        both[key] = _merge(inside, value) if isinstance(inside, dict) and isinstance(value, Mapping) else value
+    return both
+
+
+def _sentences(error: pydantic.ValidationError) -> list[str]:
+    sentences = {}
+    for one in error.errors():
+        name = str(one["loc"][0]) if one["loc"] else ""
+        sentences.setdefault(name, _sentence(name, one))
+    return list(sentences.values())
+
+
+def _sentence(name: str, one: Any) -> str:
+    if not name:
+        return f"{one['msg'].removeprefix('Value error, ')}."
+    if one["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Config.model_fields, n=1)
+        return f"There is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    return f"Setting {name}: {one['msg'][0].lower()}{one['msg'][1:]}, found {one['input']!r}."
+
+
+def recipes() -> list[str]:
+    """The names that --recipe finds."""
+    return sorted(f.name.removesuffix(".yaml") for f in files("fastmask.recipes").iterdir() if f.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe; raises UsageError naming the recipes there are."""
+    if name not in recipes():
+        raise UsageError(f"There is no recipe {name!r}; expected one of {', '.join(recipes())}.")
+    return read_settings(Path(str(files("fastmask.recipes").joinpath(f"{name}.yaml"))))
+
+
+def read_settings(file: str | Path) -> dict[str, Any]:
+    """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
+    from fastmask.files import read_yaml
+
+    if not Path(file).is_file():
+        raise UsageError(f"{file} does not exist; expected a YAML file of settings.")
+    settings = read_yaml(file) or {}
+    if not isinstance(settings, dict):
+        raise UsageError(f"{file} holds {type(settings).__name__}; expected lines such as 'epochs: 20'.")
+    return {str(key).replace("-", "_"): value for key, value in settings.items()}
+
+
+def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
+    """`a.b=c` pairs of --set as nested settings; the value is read as YAML."""
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--set {pair!r} is not of the form name=value, such as focal_gamma=1.5.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {pair!r}: {' '.join(str(error).split())}.") from error
+        for key in reversed(path.replace("-", "_").split(".")):
+            value = {key: value}
+        settings = _merge(settings, value)
+    return settings

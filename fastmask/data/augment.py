@@ -1,0 +1,140 @@
+"""Augmentation: an albumentations pipeline as data and as a callable (image, rng), with its normalising set apart."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmask.errors import DataError, UsageError
+
+# albumentations asks the package index for news at import unless told not to
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+from albumentations.core.serialization import serialize_enum
+
+REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
+
+Stats = tuple[tuple[float, ...], tuple[float, ...]]
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def report_pipelines(crop: tuple[int, int] = (400, 200), stats: Stats = REPORT_STATS) -> tuple[A.Compose, A.Compose]:
+    """The report's training and validation pipelines; `crop` is (height, width) in pixels."""
+    height, width = crop
+    before = [A.CenterCrop(height=height, width=width)]
+    after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
+    light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
+    return A.Compose([*before, light, *after], strict=True), A.Compose([*before, *after], strict=True)
+
+
+def to_plain(pipeline: A.Compose) -> dict[str, Any]:
+    """albumentations' own serialisation, as plain values for YAML."""
+    plain: dict[str, Any] = serialize_enum(A.to_dict(pipeline))
+    return plain
+
+
+def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Compose:
+    """The reverse of `to_plain`, strict: raises UsageError for an unknown transform or argument, naming `option`."""
+    try:
+        pipeline = A.from_dict(dict(plain))
+        if not isinstance(pipeline, A.Compose):
+            raise ValueError(f"expected a Compose, found {type(pipeline).__name__}")
+        for transform in _flat(pipeline):
+            transform.strict = True
+    except KeyError as error:
+        raise UsageError(f"{option}: there is no {error} in albumentations {A.__version__}.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{option} is not a pipeline that albumentations can build: {_line(error)}.") from error
+    return pipeline
+
+
+def _flat(pipeline: Any) -> list[Any]:
+    inner = [t for child in getattr(pipeline, "transforms", []) for t in _flat(child)]
+    return inner or [pipeline]
+
+
+class Augmentation:
+    """A callable (image, rng) -> image, both (height, width, 3) uint8 RGB, around an albumentations pipeline.
+
+    A closing Normalize and ToTensorV2 are taken off: they move to the whole batch (`loaders.NormalizeBatch`), and
+    `stats` keeps the Normalize's (mean, std), None where the pipeline had none. What the pipeline draws comes from `rng`
+    alone, so the same generator state gives the same image.
+    """
+
+    def __init__(self, pipeline: A.Compose) -> None:
+        self.pipeline = pipeline
+        transforms = list(pipeline.transforms)
+        self.stats: Stats | None = None
+        if transforms and isinstance(transforms[-1], A.ToTensorV2):
+            transforms.pop()
+        if transforms and isinstance(transforms[-1], A.Normalize):
+            self.stats = _stats_of(transforms.pop())
+        if any(isinstance(t, A.Normalize | A.ToTensorV2) for t in transforms):
+            raise UsageError("Normalize and ToTensorV2 must be the last two of a pipeline: fastmask applies them to the batch.")
+        self._pixels = A.Compose(transforms, strict=True)
+        self._rng: np.random.Generator | None = None
+        self._py_random = random.Random()
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Augment one photo with what `rng` draws."""
+        if rng is not self._rng:
+            # handing over a generator costs 0.1 ms, seeding the one handed over 0.01
+            self._rng = rng
+            self._pixels.set_random_state(rng, self._py_random)
+        self._py_random.seed(int(rng.integers(2**63)))
+        augmented: np.ndarray = self._pixels(image=image)["image"]
+        return augmented
+
+    def __repr__(self) -> str:
+        return f"Augmentation({self._pixels.transforms})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a generator does not keep its identity through a pickle, so a worker hands over its own
+        return {**self.__dict__, "_rng": None}
+
+
+def _stats_of(normalize: A.Normalize) -> Stats:
+    if normalize.normalization != "standard" or normalize.max_pixel_value != 255:
+        raise UsageError("Only Normalize(normalization='standard', max_pixel_value=255) can be applied to the batch.")
+    return tuple(float(v) for v in normalize.mean), tuple(float(v) for v in normalize.std)
+
+
+def check_fit(augments: Mapping[str, Augment], sizes: Sequence[tuple[int, int]], names: Sequence[Path]) -> tuple[int, int]:
+    """The (height, width) that every photo has after every one of `augments`.
+
+    Tries each size that occurs once. Raises DataError naming the photo and the pipeline where a crop does not fit,
+    where the result is not (height, width, 3) uint8, or where two sizes come out differently.
+    """
+    first: dict[tuple[int, int], Path] = {}
+    for size, name in zip(sizes, names, strict=True):
+        first.setdefault(tuple(size), name)
+    results = {_size_after(augment, what, size, name): name for size, name in first.items() for what, augment in augments.items()}
+    if len(results) > 1:
+        (a, one), (b, other) = list(results.items())[:2]
+        raise DataError(
+            f"{one} comes out {a[0]} high and {a[1]} wide, {other} {b[0]} and {b[1]}: the pipelines must end in one "
+            "size, so add a crop or a resize to both."
+        )
+    return next(iter(results))
+
+
+def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) -> tuple[int, int]:
+    try:
+        image = augment(np.zeros((*size, 3), np.uint8), np.random.default_rng(0))
+    except Exception as error:  # noqa: BLE001 - a pipeline is a user's code and may raise anything
+        raise DataError(
+            f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({_line(error)}); "
+            "change --crop HEIGHT WIDTH or the pipeline."
+        ) from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"{what} made {image.dtype} {image.shape} of {name}; expected uint8 (height, width, 3).")
+    return image.shape[0], image.shape[1]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

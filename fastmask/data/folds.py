@@ -1,0 +1,86 @@
+"""Folds: which fold validates which photo, with each person whole."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from fastmask.data.table import Table
+from fastmask.errors import FastmaskWarning, UsageError
+
+LEAK_WARNING = (
+    "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
+    "backgrounds that it has seen: the score will flatter, and says nothing about new people. Use it to see the leak only."
+)
+
+
+def assign_folds(
+    table: Table, k: int, stratify: str | None = None, group: str | None = "person", seed: int = 0
+) -> np.ndarray:
+    """The fold 0 ... k-1 of every photo, (N,) int64, by scikit-learn's stratified (group) K-fold.
+
+    `stratify` is a head's name (its labels as trained) or "joint"; None takes the table's own. `group` "person" keeps
+    each person in one fold; None or "none" gives the leaky split of the report, with a warning. Warns of classes with
+    fewer persons than folds; raises UsageError where folds are fewer than 2 or more than persons.
+    """
+    if group not in ("person", "none", None):
+        raise UsageError(f"group is 'person' or 'none', found {group!r}.")
+    grouped = group == "person"
+    units = table.persons if grouped else np.arange(len(table))
+    _check_count(k, len(set(units)), "persons" if grouped else "photos")
+    labels = _strata(table, stratify or table.stratify)
+    _warn_of_rare(table, labels, units, k, stratify or table.stratify)
+    if not grouped:
+        warnings.warn(LEAK_WARNING, FastmaskWarning, stacklevel=2)
+    folds = _split(labels, units if grouped else None, k, seed)
+    if grouped:
+        check_whole(table.persons, folds)
+    return folds
+
+
+def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
+    """Raise UsageError naming a person whose photos lie in two folds."""
+    first: dict[str, int] = {}
+    for person, fold in zip(persons, folds, strict=True):
+        if first.setdefault(person, fold) != fold:
+            raise UsageError(f"Person {person} lies in folds {first[person]} and {fold}: photos of one person must share one.")
+
+
+def _check_count(k: int, units: int, what: str) -> None:
+    if k < 2:
+        raise UsageError(f"--folds is {k}; expected 2 or more.")
+    if k > units:
+        raise UsageError(f"--folds is {k}, but there are only {units} {what}; take at most {units}.")
+
+
+def _strata(table: Table, stratify: str) -> np.ndarray:
+    y = table.train_y
+    return table.heads.joint(y) if stratify == "joint" else y[:, table.heads.position(stratify)]
+
+
+def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, stratify: str) -> None:
+    names = table.heads.joint_names() if stratify == "joint" else table.heads[stratify].classes
+    for label in np.unique(labels[labels >= 0]):
+        count = len(set(units[labels == label]))
+        if count < k:
+            warnings.warn(
+                f"Class {names[label]!r} has {count} {'person' if count == 1 else 'persons'} for {k} folds: "
+                "some folds validate none of it, and its F1 will be noisy.",
+                FastmaskWarning,
+                stacklevel=3,
+            )
+
+
+def _split(labels: np.ndarray, groups: np.ndarray | None, k: int, seed: int) -> np.ndarray:
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
+    folds = np.full(len(labels), -1, np.int64)
+    # scikit-learn refuses when every class is rarer than k; one stratum then is no worse than what it would do
+    counts = np.bincount(labels - labels.min())
+    strata = labels if counts.max() >= k else np.zeros_like(labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for fold, (_, valid) in enumerate(splitter.split(labels, strata, groups)):
+            folds[valid] = fold
+    return folds

@@ -1,0 +1,262 @@
+"""Loaders: a fastai DataBlock whose batches are x (B, 3, height, width) and y (B, heads) int64, -1 where unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fastai.vision.data  # noqa: F401 - teaches show_batch to lay photos out in a grid
+import numpy as np
+import torch
+from fastai.data.block import DataBlock, TransformBlock
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.torch_core import TensorBase, TensorImage, show_title
+from fasttransform import DisplayedTransform, Transform
+from PIL import Image
+
+from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, report_pipelines
+from fastmask.data.photo import read_photo
+from fastmask.data.table import Table
+from fastmask.errors import UsageError
+from fastmask.heads import Heads
+from fastmask.randomness import Counted, Stream
+
+
+class TensorHeads(TensorBase):
+    """A class number a head: (heads,) or (B, heads) int64, -1 where unknown."""
+
+
+class HeadNames(list[str]):
+    """A class name a head, shown as the title of its photo."""
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Set the title of a matplotlib axis, or print."""
+        return show_title(str(self), ctx=ctx, **kwargs)
+
+    def __str__(self) -> str:
+        return " ".join(name or "?" for name in self)
+
+
+class EncodeHeads(DisplayedTransform):
+    """Class numbers or names, one a head -> TensorHeads, and back to names."""
+
+    def __init__(self, heads: Heads) -> None:
+        self.heads = heads
+
+    def encodes(self, y: np.ndarray | list) -> TensorHeads:
+        codes = self.heads.encode(y) if isinstance(y[0], str) else y
+        return TensorHeads(torch.as_tensor(codes, dtype=torch.int64))
+
+    def decodes(self, y: TensorHeads) -> HeadNames:
+        return HeadNames(self.heads.decode(y.tolist()))
+
+
+class ReadPhoto(Transform):
+    """A path or an opened image -> (height, width, 3) uint8 RGB; an array is taken as one already."""
+
+    input_types = (str, Path, Image.Image)
+
+    def encodes(self, photo: str | Path | Image.Image) -> np.ndarray:
+        if isinstance(photo, Image.Image):
+            return np.asarray(photo.convert("RGB"))
+        return read_photo(photo)
+
+
+class NormalizeBatch(DisplayedTransform):
+    """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, as albumentations' Normalize and ToTensorV2 a photo."""
+
+    order = 99
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def encodes(self, x: TensorImage) -> TensorImage:
+        if x.dtype != torch.uint8:
+            return x
+        mean, std = self._per_channel(x)
+        return x.float().sub_(mean * 255).div_(std * 255)
+
+    def decodes(self, x: TensorImage) -> TensorImage:
+        mean, std = self._per_channel(x)
+        return (x * std + mean).clamp(0, 1)
+
+    def _per_channel(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))  # type: ignore[return-value]
+
+
+def photo_block() -> TransformBlock:
+    """The DataBlock's input: a photo read from its path, fetched and augmented by `PhotoDL`."""
+    return TransformBlock(type_tfms=[ReadPhoto()], dl_type=PhotoDL)
+
+
+def heads_block(heads: Heads) -> TransformBlock:
+    """The DataBlock's multi-category target: one class a head, in one tensor."""
+    return TransformBlock(type_tfms=[EncodeHeads(heads)])
+
+
+class PhotoDL(TfmdDL):
+    """A fastai loader whose order and augmentation are counted, not carried.
+
+    The order of a pass is a function of (seed, fold, pass); what happens to a photo of (seed, fold, pass, position,
+    photo). So neither the number of workers nor what ran before changes a batch. A pass is one walk through this loader
+    or one made from it by `new`, counted on the main process. `augments` are the training and the validation
+    augmentation; fastai's `split_idx` of the data set says which one applies.
+    """
+
+    def __init__(
+        self,
+        dataset: Any = None,
+        *,
+        augments: tuple[Augment, Augment] | None = None,
+        seed: int = 0,
+        fold: int = 0,
+        passes: Iterator[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.augments, self.seed, self.fold = augments, seed, fold
+        self.passes = passes or count()
+        self.pass_ = 0
+        self._rng = Counted(Stream.AUGMENT, seed, fold)
+        kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
+        super().__init__(dataset, **kwargs)
+
+    def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
+        """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
+        kept = {"augments": self.augments, "seed": self.seed, "fold": self.fold, "passes": self.passes}
+        made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
+        return made
+
+    def before_iter(self) -> None:
+        """Count the pass, on the main process, before the order is drawn and workers start."""
+        super().before_iter()
+        self.pass_ = next(self.passes)
+
+    def shuffle_fn(self, idxs: list[int]) -> list[int]:
+        """The order of this pass: a permutation drawn from (seed, fold, pass)."""
+        order = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_).permutation(len(idxs))
+        return [idxs[i] for i in order]
+
+    def get_idxs(self) -> list[int]:
+        """The rows in the order of this pass; kept as `order`, so that results can be put back in place."""
+        self.order = list(super().get_idxs())
+        return self.order
+
+    def sample(self) -> Iterator[tuple[int, int]]:
+        """This worker's share of the pass as (position in the pass, row)."""
+        for i, row in enumerate(super().sample()):
+            block, within = divmod(i, self.bs)
+            yield (block * self.num_workers + self.offs) * self.bs + within, row
+
+    def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
+        """One photo, augmented as (pass, position, row) says, and its target."""
+        position, row = s if isinstance(s, tuple) else (0, s or 0)
+        image, *target = self.dataset[row]
+        if self.augments is not None:
+            augment = self.augments[0 if getattr(self.dataset, "split_idx", 1) == 0 else 1]
+            image = augment(image, self._rng.at(self.pass_, position, row))
+        return (image, *target)
+
+    def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Items -> one uint8 tensor in channels-last memory (a view of the stacked photos, no copy) and the targets."""
+        images, *targets = zip(*items, strict=True)
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return (TensorImage(x), *(torch.stack(t) for t in targets))
+
+    def wif(self) -> None:
+        """One thread a worker: opencv's own would fight over the cores."""
+        cv2.setNumThreads(0)
+
+
+def dataloaders(
+    table: Table,
+    fold: int | None = None,
+    folds: np.ndarray | None = None,
+    *,
+    augments: tuple[Augment, Augment] | None = None,
+    stats: Stats | None = None,
+    bs: int = 32,
+    seed: int = 0,
+    num_workers: int | None = None,
+    device: torch.device | str | None = None,
+) -> DataLoaders:
+    """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
+
+    Args:
+        folds: (N,) the fold of each photo; five person-whole folds by default. `fold` None takes 0.
+        augments: training and validation augmentation, each a callable (image, rng); the report's by default.
+        stats: (mean, std) of three channels each; by default those of the augmentation's own Normalize, or the report's.
+        num_workers: processes that load; by default none on a CPU, which training keeps busy, else up to 8.
+
+    Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
+    incomplete batch, validation is in the table's order.
+    """
+    from fastmask.data.folds import assign_folds
+
+    fold = fold or 0
+    if folds is None:
+        folds = assign_folds(table, 5, seed=seed)
+    valid = np.asarray(folds) == fold
+    if not valid.any() or valid.all():
+        raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
+    augments = augments or default_augments()
+    block = data_block(table, np.where(valid[:, None], table.y, table.train_y), valid, batch_stats(augments, stats))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
+    bs = min(bs, int((~valid).sum()))
+    dls = block.dataloaders(
+        list(range(len(table))),
+        bs=bs,
+        seed=seed,
+        fold=fold,
+        augments=augments,
+        dl_kwargs=[{}, {"passes": count()}],
+        num_workers=default_workers(device) if num_workers is None else num_workers,
+        device=device,
+        pin_memory=device.type == "cuda",
+    )
+    # metrics need the classes of the whole table, so that a macro mean is the same in every fold
+    dls.truth = table.y
+    return dls
+
+
+def data_block(table: Table, y: np.ndarray, valid: np.ndarray, stats: Stats) -> DataBlock:
+    """The DataBlock over row numbers of `table`: `y` (N, heads) are the labels to use, `valid` (N,) who validates."""
+    photos = [str(table.root / path) for path in table.frame["path"]]
+
+    def get_x(row: int) -> str:
+        return photos[row]
+
+    def get_y(row: int) -> np.ndarray:
+        return y[row]
+
+    return DataBlock(
+        blocks=(photo_block(), heads_block(table.heads)),
+        get_x=get_x,
+        get_y=get_y,
+        splitter=lambda rows: (np.flatnonzero(~valid).tolist(), np.flatnonzero(valid).tolist()),
+        batch_tfms=[NormalizeBatch(*stats)],
+    )
+
+
+def default_augments() -> tuple[Augmentation, Augmentation]:
+    """The report's training and validation augmentation."""
+    train, valid = report_pipelines()
+    return Augmentation(train), Augmentation(valid)
+
+
+def batch_stats(augments: Sequence[Callable[..., Any]], stats: Stats | None = None) -> Stats:
+    """`stats`, or those of the pipelines' own Normalize, or the report's; raises UsageError where two of them differ."""
+    own = {a.stats for a in augments if isinstance(a, Augmentation) and a.stats is not None}
+    if len(own) > 1 or (own and stats is not None and own != {stats}):
+        raise UsageError(f"The pipelines normalise by {own}, the setting is {stats}: give the statistics once.")
+    return stats or (own.pop() if own else REPORT_STATS)
+
+
+def default_workers(device: torch.device) -> int:
+    """Loading processes: none beside a CPU that trains, else one a core up to 8."""
+    import os
+
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -1,0 +1,208 @@
+"""The table: one checked row a photo, with its path, its person and a column a head."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fastmask.data.photo import SUFFIXES, read_photo
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Head, Heads
+
+OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
+CONTEST_COLUMNS = ("id", "gender", "race", "age", "path")
+MASK_OF_STEM = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One row a photo.
+
+    `frame` has the columns path (relative to `root`), person, source, one a head with the class's name ("" where it is
+    unknown) by the score's bounds, and HEAD_value with the number behind a head whose classes are bands of a number.
+    `stratify` is what folds are stratified on where nobody says otherwise: a head's name or "joint".
+    """
+
+    frame: pd.DataFrame
+    heads: Heads
+    root: Path
+    stratify: str = "joint"
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def y(self) -> np.ndarray:
+        """(N, heads) int64 class numbers by the score's bounds; UNKNOWN is -1."""
+        columns = [_encode_column(self.frame[h.name], h) for h in self.heads]
+        return np.stack(columns, axis=1) if len(self) else np.empty((0, len(self.heads)), np.int64)
+
+    @property
+    def train_y(self) -> np.ndarray:
+        """(N, heads) int64 class numbers to train on: as `y`, but by the training bounds where a head has them."""
+        y = self.y
+        for i, head in enumerate(self.heads):
+            if head.train_bounds:
+                y[:, i] = head.band(self.frame[f"{head.name}_value"].to_numpy(np.float64), training=True)
+        return y
+
+    @property
+    def persons(self) -> np.ndarray:
+        """(N,) the person of each photo."""
+        return self.frame["person"].to_numpy(dtype=object)
+
+    def photo(self, row: int) -> Path:
+        """Where the photo of row `row` lies."""
+        return self.root / self.frame["path"].iat[row]
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> Table:
+        """The table of some rows."""
+        return replace(self, frame=self.frame.iloc[rows].reset_index(drop=True))
+
+
+def _encode_column(names: pd.Series, head: Head) -> np.ndarray:
+    codes = {name: head.encode(name) for name in names.unique()}
+    return names.map(codes).to_numpy(np.int64)
+
+
+def contest_heads(
+    age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS, score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS
+) -> Heads:
+    """The contest's three heads; `age_bounds` are trained on, `score_age_bounds` name and score the classes."""
+    if len(age_bounds) != 2 or len(score_age_bounds) != 2:
+        raise UsageError(f"Age bounds are two numbers, such as 30 60; found {tuple(age_bounds)}, {tuple(score_age_bounds)}.")
+    low, high = score_age_bounds
+    return Heads(
+        [
+            Head("mask", ("wear", "incorrect", "none")),
+            Head("gender", ("male", "female")),
+            Head(
+                "age",
+                (f"<{low:g}", f"{low:g}-{high - 1:g}", f"{high:g}+"),
+                bounds=tuple(score_age_bounds),
+                train_bounds=tuple(age_bounds),
+            ),
+        ]
+    )
+
+
+def contest_folder(data: str | Path) -> Path:
+    """The folder that holds train.csv: `data` itself or its `train`; raises UsageError if there is neither."""
+    folder = Path(data)
+    for candidate in (folder, folder / "train"):
+        if (candidate / "train.csv").is_file():
+            return candidate
+    found = "an empty or other folder" if folder.is_dir() else "no such folder"
+    raise UsageError(
+        f"{folder} is not a contest folder ({found}): expected {folder / 'train.csv'} or {folder / 'train' / 'train.csv'}; "
+        "name it with --data, or try --data sample."
+    )
+
+
+def read_contest(
+    data: str | Path,
+    age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
+    score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
+) -> Table:
+    """Read the contest's train.csv and the seven photos of each of its persons.
+
+    The person is the column `path`, never `id`, which repeats. Raises DataError naming file, row and column for what
+    cannot be used; photos are found by their stem, whatever their extension, but not opened (`check_photos` does).
+    """
+    folder = contest_folder(data)
+    heads = contest_heads(age_bounds, score_age_bounds)
+    persons = _read_persons(folder / "train.csv", heads)
+    rows = []
+    for person in persons.itertuples(index=False):
+        photos = _photos_of(folder / "images" / person.path, folder / "train.csv")
+        for stem, mask in MASK_OF_STEM.items():
+            path = f"{person.path}/{photos[stem]}"
+            rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
+    columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
+    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", stratify="age")
+
+
+def _read_persons(file: Path, heads: Heads) -> pd.DataFrame:
+    frame = read_strings(file, CONTEST_COLUMNS)
+    for i, row in enumerate(frame.itertuples(index=False)):
+        where = f"{file}, line {i + 2}"
+        if row.gender not in heads["gender"].classes:
+            raise DataError(f"{where}, column gender: found {row.gender!r}, expected male or female.")
+        if not _is_age(row.age):
+            raise DataError(f"{where}, column age: found {row.age!r}, expected a number of years from 0 to 150.")
+        if not row.path or Path(row.path).name != row.path or row.path in (".", ".."):
+            raise DataError(f"{where}, column path: found {row.path!r}, expected the name of a folder in images.")
+    twice = frame["path"][frame["path"].duplicated()]
+    if len(twice):
+        raise DataError(f"{file}, line {twice.index[0] + 2}, column path: {twice.iloc[0]!r} stands twice; remove one row.")
+    if frame.empty:
+        raise DataError(f"{file} has no rows; expected one a person.")
+    frame["age"] = frame["age"].astype(float)
+    frame["age_band"] = [heads["age"].decode(c) for c in heads["age"].band(frame["age"].to_numpy())]
+    return frame
+
+
+def _is_age(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 150
+    except ValueError:
+        return False
+
+
+def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV with every cell as text, empty cells as ""; raises DataError if one of `columns` is not there."""
+    try:
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"{file} does not exist; expected a CSV with the columns {', '.join(columns)}.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as a CSV: {' '.join(str(error).split())}.") from error
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise DataError(
+            f"{file} has no column {missing[0]!r}; found {', '.join(map(str, frame.columns))}, expected {', '.join(columns)}."
+        )
+    return frame
+
+
+def _photos_of(folder: Path, csv: Path) -> dict[str, str]:
+    """stem -> file name of the seven photos in a person's folder."""
+    try:
+        names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row.") from error
+    photos: dict[str, str] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in SUFFIXES:
+            continue
+        if stem not in MASK_OF_STEM:
+            raise DataError(f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it.")
+        if stem in photos:
+            raise DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}.")
+        photos[stem] = name
+    missing = [stem for stem in MASK_OF_STEM if stem not in photos]
+    if missing:
+        raise DataError(f"{folder} has no photo called {missing[0]} (any of {', '.join(SUFFIXES)}); expected seven photos.")
+    return photos
+
+
+def check_photos(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Decode every photo once and return its (height, width); raises DataError naming the first that cannot be read.
+
+    Decoding is the only sure check: a file cut short has a perfect header. Threads suffice, the decoders let go of the
+    interpreter.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [pool.submit(lambda p: read_photo(p).shape[:2], path) for path in paths]
+        try:
+            return [future.result() for future in futures]
+        except DataError:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -1,0 +1,190 @@
+"""Head, Heads: the vocabulary every stage speaks (names <-> numbers <-> joint class)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+from typing import Any
+
+import numpy as np
+
+from fastmask.errors import DataError, UsageError
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Head:
+    """One attribute of a photo: its name, its classes in the order of their numbers, its share of the loss.
+
+    `bounds` are set where the classes are bands of a number (an age in years): class i holds bounds[i-1] <= number <
+    bounds[i]. `train_bounds` then are the bounds that training uses, `bounds` those that the score uses.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    weight: float = 1.0
+    bounds: tuple[float, ...] | None = None
+    train_bounds: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
+        if not self.name or len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or "" in self.classes:
+            raise UsageError(f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}.")
+        if self.weight < 0:
+            raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
+        for field in ("bounds", "train_bounds"):
+            self._check_bounds(field)
+
+    def _check_bounds(self, field: str) -> None:
+        bounds = getattr(self, field)
+        if bounds is None:
+            return
+        object.__setattr__(self, field, tuple(float(b) for b in bounds))
+        rising = all(a < b for a, b in zip(bounds, bounds[1:], strict=False))
+        if len(bounds) != len(self.classes) - 1 or not rising:
+            raise UsageError(
+                f"Head {self.name!r}: {field} {tuple(bounds)} must be {len(self.classes) - 1} rising numbers, "
+                f"one between each two of its {len(self.classes)} classes."
+            )
+
+    def encode(self, name: str) -> int:
+        """The number of the class called `name`; "" is UNKNOWN (-1); raises DataError for any other name."""
+        if name == "":
+            return UNKNOWN
+        if name not in self.classes:
+            raise DataError(f"{self.name} {name!r} is not one of {', '.join(self.classes)}.")
+        return self.classes.index(name)
+
+    def decode(self, code: int) -> str:
+        """The name of class number `code`; UNKNOWN (-1) is ""."""
+        return "" if code == UNKNOWN else self.classes[code]
+
+    def band(self, numbers: np.ndarray, training: bool = False) -> np.ndarray:
+        """(N,) numbers -> (N,) class numbers by the bounds; NaN is UNKNOWN."""
+        if self.bounds is None:
+            raise UsageError(f"Head {self.name!r} has no bounds, so a number does not tell its class.")
+        bounds = self.train_bounds if training and self.train_bounds else self.bounds
+        return np.where(np.isnan(numbers), UNKNOWN, np.digitize(numbers, bounds)).astype(np.int64)
+
+
+class Heads(Sequence[Head]):
+    """The heads of a data set in order; splits logits, joins classes.
+
+    The joint class is the mixed-radix number of the heads' classes, the first head the most significant: for
+    (mask, gender, age) of 3, 2, 3 classes it is mask*6 + gender*3 + age.
+    """
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self._heads = tuple(heads)
+        if not self._heads:
+            raise UsageError("At least one head is needed.")
+        if len({h.name for h in self._heads}) < len(self._heads):
+            raise UsageError(f"Two heads share a name: {', '.join(h.name for h in self._heads)}.")
+        self.sizes = tuple(len(h.classes) for h in self._heads)
+        self.offsets = (0, *accumulate(self.sizes))
+        self.n_logits = self.offsets[-1]
+        self.n_joint = int(np.prod(self.sizes, dtype=np.int64))
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self._heads[self.position(key)]
+        return self._heads[key]
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self._heads)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Heads) and self._heads == other._heads
+
+    def __hash__(self) -> int:
+        return hash(self._heads)
+
+    def __repr__(self) -> str:
+        return "Heads(" + "; ".join(f"{h.name}: {', '.join(h.classes)}" for h in self._heads) + ")"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The heads' names in order."""
+        return tuple(h.name for h in self._heads)
+
+    @property
+    def columns(self) -> list[str]:
+        """A column name a logit, such as "mask.wear"."""
+        return [f"{h.name}.{c}" for h in self._heads for c in h.classes]
+
+    def position(self, name: str) -> int:
+        """Where the head called `name` stands; raises UsageError naming the heads there are."""
+        if name not in self.names:
+            raise UsageError(f"There is no head {name!r}; the heads are {', '.join(self.names)}.")
+        return self.names.index(name)
+
+    def encode(self, names: Sequence[str]) -> tuple[int, ...]:
+        """A class name a head -> a class number a head; "" is UNKNOWN (-1)."""
+        return tuple(h.encode(n) for h, n in zip(self._heads, names, strict=True))
+
+    def decode(self, codes: Sequence[int]) -> tuple[str, ...]:
+        """A class number a head -> a class name a head; UNKNOWN (-1) is ""."""
+        return tuple(h.decode(int(c)) for h, c in zip(self._heads, codes, strict=True))
+
+    def split(self, logits: Any) -> list[Any]:
+        """(..., n_logits) array or tensor -> a (..., classes) view a head."""
+        if logits.shape[-1] != self.n_logits:
+            raise ValueError(f"expected {self.n_logits} columns, one a class of {self!r}, found {logits.shape[-1]}")
+        return [logits[..., a:b] for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
+
+    def joint(self, y: Any) -> Any:
+        """(..., heads) class numbers -> (...) joint class; UNKNOWN where any head is unknown."""
+        joint, known = y[..., 0] * 0, y[..., 0] >= 0
+        for i, size in enumerate(self.sizes):
+            joint = joint * size + y[..., i]
+            known = known & (y[..., i] >= 0)
+        return joint * known - (~known) * 1
+
+    def unjoint(self, joint: np.ndarray) -> np.ndarray:
+        """(N,) joint class -> (N, heads) class numbers; UNKNOWN stays UNKNOWN in every head."""
+        joint = np.asarray(joint, dtype=np.int64)
+        known = np.where(joint < 0, 0, joint)
+        y = np.stack(np.unravel_index(known, self.sizes), axis=-1)
+        return np.where(joint[..., None] < 0, UNKNOWN, y)
+
+    def joint_names(self) -> list[str]:
+        """The names of the joint classes in order, such as "wear female 60+"."""
+        return [" ".join(names) for names in product(*(h.classes for h in self._heads))]
+
+    def joint_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """(N, n_logits) probabilities -> (N, n_joint): the product of the heads, taken as independent."""
+        parts = self.split(probabilities)
+        joint = parts[0]
+        for part in parts[1:]:
+            joint = (joint[..., :, None] * part[..., None, :]).reshape(*joint.shape[:-1], -1)
+        return joint
+
+    def argmax(self, scores: np.ndarray) -> np.ndarray:
+        """(N, n_logits) logits or probabilities -> (N, heads) most probable class of each head.
+
+        Its joint class is also the most probable one of `joint_probabilities`.
+        """
+        return np.stack([part.argmax(-1) for part in self.split(scores)], axis=-1)
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """The heads as lists and plain values, for YAML and JSON."""
+        return [
+            {
+                "name": h.name,
+                "classes": list(h.classes),
+                "weight": h.weight,
+                "bounds": list(h.bounds) if h.bounds else None,
+                "train_bounds": list(h.train_bounds) if h.train_bounds else None,
+            }
+            for h in self._heads
+        ]
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Mapping[str, Any]]) -> Heads:
+        """The reverse of `to_plain`."""
+        return cls([Head(**head) for head in plain])

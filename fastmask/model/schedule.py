@@ -1,0 +1,48 @@
+"""Schedules of the learning rate as functions of the share of the training that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
+
+from fastmask.errors import UsageError
+
+SCHEDULES = ("multistep", "onecycle", "cosine", "constant")
+
+
+def multistep(lr: float, milestones: Sequence[float], gamma: float, epochs: int) -> Callable[[float], float]:
+    """The rate that starts at `lr` and is multiplied by `gamma` at each milestone, as PyTorch's MultiStepLR.
+
+    A milestone is an epoch (1 or more) or a share of all epochs (under 1), which is rounded to an epoch's start.
+    """
+    steps = sorted(milestone_epochs(milestones, epochs))
+
+    def rate(done: float) -> float:
+        passed = sum(done * epochs >= step - 1e-6 for step in steps)
+        return lr * gamma**passed
+
+    return rate
+
+
+def milestone_epochs(milestones: Sequence[float], epochs: int) -> list[int]:
+    """Milestones in epochs or shares -> epochs."""
+    if any(m <= 0 for m in milestones):
+        raise UsageError(f"Milestones are epochs (1 or more) or shares of all epochs (under 1), found {list(milestones)}.")
+    return [round(m * epochs) if m < 1 else round(m) for m in milestones]
+
+
+def lr_schedule(
+    name: str, lr: float, epochs: int, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.5
+) -> list[ParamScheduler]:
+    """The callbacks that follow a schedule: "multistep", "onecycle" (as fastai's), "cosine" (to 0) or "constant"."""
+    if name == "constant":
+        return []
+    if name == "multistep":
+        return [ParamScheduler({"lr": multistep(lr, milestones, gamma, epochs)})]
+    if name == "cosine":
+        return [ParamScheduler({"lr": SchedCos(lr, 0.0)})]
+    if name == "onecycle":
+        moms = combined_cos(0.25, 0.95, 0.85, 0.95)
+        return [ParamScheduler({"lr": combined_cos(0.25, lr / 25, lr, lr / 1e5), "mom": moms})]
+    raise UsageError(f"There is no schedule {name!r}; expected one of {', '.join(SCHEDULES)}.")

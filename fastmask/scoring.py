@@ -1,0 +1,157 @@
+"""Scores: macro-F1 and accuracy of the joint class and of each head, with intervals by bootstrap over persons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastmask.heads import UNKNOWN, Heads
+from fastmask.randomness import Counted, Stream
+
+DRAWS = 2000
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None where not asked for)."""
+
+    macro_f1: float
+    accuracy: float
+    n: int
+    macro_f1_interval: tuple[float, float] | None = None
+    accuracy_interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        return f"macro-F1 {_with_interval(self.macro_f1, self.macro_f1_interval)}, accuracy " + _with_interval(
+            self.accuracy, self.accuracy_interval
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The score of the joint class and of each head; `notes` say what a reader must know to believe them."""
+
+    joint: Score
+    heads: dict[str, Score]
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rows = [(JOINT, self.joint), *self.heads.items()]
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{'':{width}}  {'macro-F1':24}  accuracy"]
+        for name, s in rows:
+            f1 = _with_interval(s.macro_f1, s.macro_f1_interval)
+            lines.append(f"{name:{width}}  {f1:24}  {_with_interval(s.accuracy, s.accuracy_interval)}")
+        return "\n".join([*lines, *self.notes])
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {JOINT: _plain(self.joint), "heads": {k: _plain(s) for k, s in self.heads.items()}, "notes": self.notes}
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{value:.4f}" + (f" ({interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    plain: dict[str, Any] = {"macro_f1": score.macro_f1, "accuracy": score.accuracy, "n": score.n}
+    for name in ("macro_f1_interval", "accuracy_interval"):
+        interval = getattr(score, name)
+        plain[name] = list(interval) if interval else None
+    return plain
+
+
+def macro_f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Counts (..., classes) of right answers, of answers and of truths -> (...) mean F1 over the classes.
+
+    A class with neither truth nor answer has F1 0, as scikit-learn's `zero_division=0`.
+    """
+    both = predicted + true
+    return np.divide(2 * hits, both, out=np.zeros(both.shape, np.float64), where=both > 0).mean(-1)
+
+
+def score(
+    predicted: np.ndarray,
+    true: np.ndarray,
+    classes: Sequence[int] | None = None,
+    groups: np.ndarray | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Score:
+    """Macro-F1 and accuracy of (N,) class numbers; photos whose truth is -1 are left out.
+
+    `classes` are those that the mean is over; by default those that the truth has. With `groups` (N,), such as the
+    persons, 95 % intervals by a bootstrap that draws whole groups: `draws` times, the percentiles 2.5 and 97.5. The mean
+    is over the same classes in every draw.
+    """
+    known = true != UNKNOWN
+    predicted, true = predicted[known], true[known]
+    kept = np.unique(true) if classes is None else np.asarray(sorted(classes), dtype=np.int64)
+    if len(true) == 0 or len(kept) == 0:
+        return Score(float("nan"), float("nan"), 0)
+    owner = np.zeros(len(true), np.int64) if groups is None else np.unique(groups[known], return_inverse=True)[1]
+    counts = _counts(predicted, true, kept, owner)
+    f1, accuracy = _rates(counts.sum(0, keepdims=True), len(kept))
+    if groups is None or draws == 0:
+        return Score(float(f1[0]), float(accuracy[0]), len(true))
+    drawn = [_rates(weights @ counts, len(kept)) for weights in _bootstrap_weights(len(counts), draws, seed)]
+    f1_interval, accuracy_interval = (_interval(np.concatenate(part)) for part in zip(*drawn, strict=True))
+    return Score(float(f1[0]), float(accuracy[0]), len(true), f1_interval, accuracy_interval)
+
+
+def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """(groups, 3 * classes + 2): per group the hits, answers and truths of each class, all hits, all photos."""
+    k, groups = len(classes), int(owner.max()) + 1
+    counts = np.zeros((groups, 3 * k + 2))
+    hit = predicted == true
+    for block, (who, rows) in enumerate(((true, hit), (predicted, slice(None)), (true, slice(None)))):
+        place = np.searchsorted(classes, who[rows])
+        inside = np.isin(who[rows], classes)
+        np.add.at(counts, (owner[rows][inside], block * k + place[inside]), 1)
+    np.add.at(counts, (owner[hit], 3 * k), 1)
+    np.add.at(counts, (owner, 3 * k + 1), 1)
+    return counts
+
+
+def _rates(counts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    hits, predicted, true = (counts[:, i * k : (i + 1) * k] for i in range(3))
+    return macro_f1(hits, predicted, true), counts[:, -2] / counts[:, -1]
+
+
+def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:
+    """How often each group is drawn, (draws, groups) in pieces: groups drawn with replacement, as many as there are."""
+    rng = Counted(Stream.BOOTSTRAP, seed).at(0)
+    for start in range(0, draws, at_once):
+        size = min(at_once, draws - start)
+        yield rng.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(np.float64)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def score_heads(
+    heads: Heads,
+    predicted: np.ndarray,
+    true: np.ndarray,
+    groups: np.ndarray | None = None,
+    draws: int = DRAWS,
+    classes: Sequence[int] | None = None,
+) -> Scores:
+    """(N, heads) class numbers -> the scores of the joint class and of each head.
+
+    A head counts the photos whose label it knows, the joint class those of which all heads are known. `classes` are the
+    joint classes that the mean is over, by default those of `true`; give those of the whole table for a part of it.
+    """
+    joint_true = heads.joint(true)
+    joint = score(heads.joint(predicted), joint_true, classes, groups=groups, draws=draws)
+    notes = []
+    if joint.n < len(true):
+        notes.append(f"{len(true) - joint.n} of {len(true)} photos lack a label and are left out of the joint score.")
+    each = {h.name: score(predicted[:, i], true[:, i], groups=groups, draws=draws) for i, h in enumerate(heads)}
+    return Scores(joint, each, notes)

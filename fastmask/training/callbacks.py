@@ -1,0 +1,162 @@
+"""Callbacks: counted randomness, early stopping, checkpoints, out-of-fold predictions, history."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.callback.core import CancelFitException, Callback
+from fastai.callback.tracker import TrackerCallback
+from fastai.learner import Recorder
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastmask.data.loaders import PhotoDL
+from fastmask.files import replacing
+from fastmask.randomness import Counted, Stream
+from fastmask.run import write_csv
+
+
+class CountedSteps(Callback):
+    """Seeds what the main process draws (dropout, drop-path, mix-up) by (seed, fold, pass, step)."""
+
+    order, run_valid = -20, False
+
+    def before_batch(self) -> None:
+        dl = self.learn.dl
+        if isinstance(dl, PhotoDL):
+            torch.manual_seed(Counted(Stream.STEP, dl.seed, dl.fold).seed_at(dl.pass_, self.learn.iter))
+
+
+class EarlyStopping(TrackerCallback):
+    """Ends the fit when `monitor` has not improved for `patience` epochs."""
+
+    order = TrackerCallback.order + 3
+
+    def __init__(self, monitor: str = "macro_f1", patience: int = 5, **kwargs: Any) -> None:
+        super().__init__(monitor=monitor, **kwargs)
+        self.patience = patience
+
+    def before_fit(self) -> None:
+        super().before_fit()
+        self.wait = 0
+
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        self.wait = 0 if self.new_best else self.wait + 1
+        if self.wait >= self.patience:
+            raise CancelFitException()
+
+
+class Checkpoint(TrackerCallback):
+    """Keeps the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
+
+    A worse epoch goes only once a better one is safely on the disk. Equal values keep the earlier epoch.
+    """
+
+    order = TrackerCallback.order + 1
+
+    def __init__(self, folder: Path, monitor: str = "macro_f1", top_k: int = 1, **kwargs: Any) -> None:
+        super().__init__(monitor=monitor, **kwargs)
+        self.folder, self.top_k = folder, top_k
+        self.kept: list[tuple[float, int, Path]] = []
+
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        value, epoch = self._goodness(), int(self.learn.epoch)
+        if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
+            return
+        path = self.folder / f"epoch{epoch:03d}.safetensors"
+        save_network(self.learn.model, path, {"epoch": str(epoch), self.monitor: repr(self._value())})
+        self.kept = sorted([*self.kept, (value, epoch, path)], key=lambda k: (-k[0], k[1]))
+        for _, _, old in self.kept[self.top_k :]:
+            old.unlink(missing_ok=True)
+        self.kept = self.kept[: self.top_k]
+
+    def _value(self) -> float:
+        value = self.learn.recorder.values[-1][self.idx]
+        return float("nan") if value is None else float(value)
+
+    def _goodness(self) -> float:
+        value = self._value()
+        if np.isnan(value):
+            return -np.inf
+        return -value if self.comp is np.less else value
+
+
+class OOFCollector(Callback):
+    """Writes each epoch's probabilities of the validation photos, in the table's order, to `folder`/oof-EPOCH.safetensors.
+
+    All epochs are kept, so that the other folds can choose the epoch of this one; they are small.
+    """
+
+    order, remove_on_fetch, _only_train_loop = TrackerCallback.order - 1, True, True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_validate(self) -> None:
+        self._batches: list[Tensor] = []
+
+    def after_pred(self) -> None:
+        if not self.learn.training:
+            self._batches.append(self.learn.loss_func.activation(self.learn.pred))
+
+    def after_validate(self) -> None:
+        order = torch.tensor(self.learn.dl.order)
+        probabilities = torch.empty(len(order), self._batches[0].shape[1])
+        probabilities[order] = torch.cat(self._batches).float().cpu()
+        save_tensors({"probabilities": probabilities}, oof_file(self.folder, int(self.learn.epoch)))
+        self._batches = []
+
+
+class History(Callback):
+    """Writes `folder`/history.csv anew each epoch: one row an epoch with losses, metrics, learning rate and seconds."""
+
+    order = Recorder.order + 1
+    remove_on_fetch, _only_train_loop = True, True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_fit(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def before_epoch(self) -> None:
+        self._start = time.perf_counter()
+
+    def after_epoch(self) -> None:
+        recorder = self.learn.recorder
+        names = [n for n in recorder.metric_names[1:] if n != "time"]
+        values = dict(zip(names, (None if v is None else float(v) for v in recorder.values[-1]), strict=True))
+        seconds = round(time.perf_counter() - self._start, 3)
+        self._rows.append({"epoch": self.learn.epoch, **values, "lr": recorder.lrs[-1], "seconds": seconds})
+        write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
+
+
+def save_network(network: torch.nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Write a network's tensors as safetensors, in the default memory format."""
+    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors beside `path` and rename into place."""
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata)
+
+
+def oof_file(folder: Path, epoch: int) -> Path:
+    """Where a fold keeps the OOF probabilities of an epoch."""
+    return folder / f"oof-{epoch:03d}.safetensors"
+
+
+def read_oof(folder: Path, epoch: int) -> np.ndarray:
+    """(N of the fold, classes of all heads) OOF probabilities of an epoch, in the table's order."""
+    with safe_open(oof_file(folder, epoch), framework="numpy") as file:
+        probabilities: np.ndarray = file.get_tensor("probabilities")
+    return probabilities

@@ -1,0 +1,313 @@
+"""Cross-validation: train every fold, collect the out-of-fold predictions, score them honestly."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from fastai.callback.progress import ProgressCallback
+from fastai.learner import Learner
+
+from fastmask import run as files
+from fastmask.config import Config, make_config
+from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, check_fit, from_plain, report_pipelines, to_plain
+from fastmask.data.folds import assign_folds
+from fastmask.data.loaders import batch_stats, dataloaders
+from fastmask.data.table import Table, check_photos
+from fastmask.errors import UsageError
+from fastmask.files import write_json
+from fastmask.heads import Head, Heads
+from fastmask.model.losses import CrossEntropyLoss, FocalLoss
+from fastmask.model.metrics import default_metrics
+from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.schedule import lr_schedule
+from fastmask.randomness import Counted, Stream
+from fastmask.run import Run, write_csv
+from fastmask.scoring import score_heads
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
+from fastmask.training.learner import mask_learner
+from fastmask.training.progress import EpochLines
+
+PACKAGES = ("fastmask", "torch", "fastai", "fastcore", "timm", "albumentations", "scikit-learn", "numpy", "pandas", "adamp")
+
+
+def cross_validate(
+    table: Table,
+    config: Config | None = None,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    log: TextIO | None = None,
+    **settings: Any,
+) -> Run:
+    """Train every fold of `table` and return the finished run in the directory `out`.
+
+    `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
+    made: the settings, the folds, every photo, the network and its weights. `log` takes a line an epoch (stderr by
+    default).
+    """
+    config = effective_config(table, make_config(config.model_dump() if config else {}, settings))
+    out = Path(out)
+    files.check_free(out, overwrite)
+    folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
+    heads = weighted_heads(table.heads, config)
+    table = replace(table, heads=heads)
+    augments = build_augments(config)
+    check_fit(
+        {"the training pipeline": augments[0], "the validation pipeline": augments[1]},
+        check_photos([table.photo(i) for i in range(len(table))]),
+        [table.photo(i) for i in range(len(table))],
+    )
+    network = build(config, heads, fold=0)
+    check_monitor(config, heads)
+    run = Run.create(out, config, heads, overwrite)
+    write_json(out / files.ENVIRONMENT, environment(network, table))
+    write_csv(out / files.FOLDS, folds_frame(table, folds))
+    del network
+    for fold in range(config.folds):
+        train_fold(run, table, folds, fold, augments, log or sys.stderr)
+    finish(run, table, folds)
+    return run
+
+
+def effective_config(table: Table, config: Config) -> Config:
+    """`config` with every default that depends on the table or the arch filled in, so that the run keeps what it did."""
+    stats = resolve_stats(config)
+    pipelines = {"train_pipeline": config.train_pipeline, "valid_pipeline": config.valid_pipeline}
+    if config.train_pipeline is None:
+        train, valid = report_pipelines(config.crop, stats)
+        pipelines = {"train_pipeline": to_plain(train), "valid_pipeline": to_plain(valid)}
+    pretrained = config.pretrained and config.weights is None
+    return make_config(
+        config.model_dump(exclude={"pretrained"} if not pretrained else set()),
+        {**pipelines, "stratify": config.stratify or table.stratify, "pretrained": pretrained},
+    )
+
+
+def resolve_stats(config: Config) -> Stats:
+    """The channel statistics that a configuration asks for; None is the report's."""
+    if isinstance(config.stats, tuple):
+        return config.stats[:3], config.stats[3:]
+    if config.stats == "pretrained":
+        cfg = timm.get_pretrained_cfg(config.arch)
+        if cfg is None:
+            raise UsageError(f"timm keeps no statistics for {config.arch!r}; give --stats six numbers.")
+        return tuple(cfg.mean), tuple(cfg.std)
+    return REPORT_STATS
+
+
+def build_augments(config: Config) -> tuple[Augmentation, Augmentation]:
+    """The training and the validation augmentation of an effective configuration."""
+    train = from_plain(config.train_pipeline or {}, "train_pipeline")
+    valid = from_plain(config.valid_pipeline or {}, "valid_pipeline")
+    return Augmentation(train), Augmentation(valid)
+
+
+def weighted_heads(heads: Heads, config: Config) -> Heads:
+    """The heads with the configuration's shares of the loss."""
+    weights = config.head_weights or {}
+    for name in (*weights, *(config.alpha or {})):
+        heads.position(name)
+    made: list[Head] = [replace(h, weight=weights.get(h.name, h.weight)) for h in heads]
+    return Heads(made)
+
+
+def build(config: Config, heads: Heads, fold: int) -> MultiHeadNet:
+    """The network of a fold at its start; what is drawn for it depends on (seed, fold) alone."""
+    torch.manual_seed(Counted(Stream.INIT, config.seed, fold).seed_at(0))
+    return build_network(
+        config.arch,
+        heads,
+        pretrained=config.pretrained,
+        weights=config.weights,
+        drop_rate=config.drop_rate,
+        drop_path_rate=config.drop_path,
+    )
+
+
+def build_loss(config: Config, heads: Heads) -> FocalLoss:
+    """The loss of a configuration."""
+    alpha = [(config.alpha or {}).get(name) for name in heads.names]
+    if config.loss == "ce":
+        return CrossEntropyLoss(heads, alpha)
+    return FocalLoss(heads, config.focal_gamma, alpha)
+
+
+def check_monitor(config: Config, heads: Heads) -> None:
+    """Raise UsageError if no metric is called as the one to watch."""
+    names = ["valid_loss", *(m.name for m in default_metrics(heads))]
+    if config.monitor not in names:
+        raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
+
+
+def train_fold(
+    run: Run, table: Table, folds: np.ndarray, fold: int, augments: tuple[Augmentation, Augmentation], log: TextIO
+) -> None:
+    """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
+    config, folder = run.config, run.fold_path(fold)
+    stats = batch_stats(augments)
+    dls = dataloaders(
+        table,
+        fold,
+        folds,
+        augments=augments,
+        stats=stats,
+        bs=config.bs,
+        seed=config.seed,
+        num_workers=config.workers,
+        device=config.device,
+    )
+    learn: Learner = mask_learner(
+        dls,
+        build(config, run.heads, fold),
+        loss_func=build_loss(config, run.heads),
+        lr=config.lr,
+        wd=config.wd,
+        cbs=[
+            *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
+            History(folder),
+            OOFCollector(folder),
+            Checkpoint(folder, config.monitor, config.top_k),
+            EpochLines(f"fold {fold + 1}/{config.folds}", log),
+            *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
+        ],
+    )
+    learn.remove_cbs(ProgressCallback)
+    learn.logger = _silent
+    learn.fit(config.epochs)
+    # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
+    learn.remove_cbs(list(learn.cbs))
+    del learn, dls
+    gc.collect()
+
+
+def _silent(*_: Any) -> None:
+    """fastai's logger prints to stdout, which is for results."""
+
+
+def folds_frame(table: Table, folds: np.ndarray) -> pd.DataFrame:
+    """What folds.csv holds: one row a photo with its path, person, a column a head, fold."""
+    frame = table.frame[["path", "person", *table.heads.names]].copy()
+    for head in table.heads:
+        if head.bounds:
+            frame[f"{head.name}_value"] = table.frame[f"{head.name}_value"]
+    return frame.assign(fold=folds)
+
+
+def finish(run: Run, table: Table, folds: np.ndarray) -> None:
+    """Write oof.csv and scores.json of a run whose folds are trained."""
+    trained = [f for f in range(run.config.folds) if (run.fold_path(f) / "history.csv").is_file()]
+    curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
+    lower = "loss" in run.config.monitor
+    curves = [np.where(np.isnan(c), -np.inf, -c if lower else c) for c in curves]
+    honest, own = choose_epochs(curves), [int(np.argmax(c)) for c in curves]
+    oof = collect_oof(run, table, folds, trained, honest)
+    write_csv(run.path / files.OOF, oof)
+    optimistic = collect_oof(run, table, folds, trained, own)
+    write_json(run.path / files.SCORES, all_scores(run, table, folds, trained, oof, optimistic, honest, own))
+
+
+def choose_epochs(curves: Sequence[np.ndarray]) -> list[int]:
+    """For each fold the epoch at which the mean of the *other* folds' curves is highest.
+
+    `curves` has a row an epoch a fold, higher better. A fold that stopped early keeps its last value; a fold is given
+    only epochs that it reached. A single fold has no others to ask and takes its last epoch, which no score chose.
+    """
+    if len(curves) == 1:
+        return [len(curves[0]) - 1]
+    longest = max(len(c) for c in curves)
+    filled = np.array([np.pad(c, (0, longest - len(c)), mode="edge") for c in curves])
+    chosen = []
+    for i, curve in enumerate(curves):
+        others = np.delete(filled, i, axis=0).mean(0)
+        chosen.append(int(np.argmax(others[: len(curve)])))
+    return chosen
+
+
+def collect_oof(run: Run, table: Table, folds: np.ndarray, trained: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
+    """The OOF table in the table's order, each trained fold at its epoch."""
+    heads = run.heads
+    probabilities = np.full((len(table), heads.n_logits), np.nan, np.float32)
+    for fold, epoch in zip(trained, epochs, strict=True):
+        probabilities[folds == fold] = read_oof(run.fold_path(fold), epoch)
+    frame = pd.concat(
+        [
+            table.frame[["path", "person"]],
+            pd.DataFrame({"fold": folds}),
+            pd.DataFrame(probabilities, columns=heads.columns),
+            pd.DataFrame({"true": heads.joint(table.y), "predicted": heads.joint(heads.argmax(probabilities))}),
+        ],
+        axis=1,
+    )
+    return frame[np.isin(folds, trained)].reset_index(drop=True)
+
+
+def all_scores(
+    run: Run,
+    table: Table,
+    folds: np.ndarray,
+    trained: Sequence[int],
+    oof: pd.DataFrame,
+    optimistic: pd.DataFrame,
+    honest: Sequence[int],
+    own: Sequence[int],
+) -> dict[str, Any]:
+    """What scores.json holds."""
+    headline = run.score()
+    true = table.y[np.isin(folds, trained)]
+    fold_of = oof["fold"].to_numpy()
+    classes = np.unique(run.heads.joint(table.y))
+    each = []
+    for i, fold in enumerate(trained):
+        rows = fold_of == fold
+        part = score_heads(run.heads, run.predicted[rows], true[rows], draws=0, classes=classes[classes >= 0].tolist())
+        each.append({"fold": fold, "epoch": honest[i] + 1, "own_best_epoch": own[i] + 1, **part.to_plain()})
+    flattering = score_heads(run.heads, run.heads.argmax(optimistic[run.heads.columns].to_numpy()), true, draws=0)
+    return {
+        **headline.to_plain(),
+        "optimistic": {
+            **flattering.to_plain(),
+            "why": "each fold's epoch chosen by its own score, so this figure flatters; the headline's are chosen by the others",
+        },
+        "folds": each,
+        "scored_by": {h.name: list(h.bounds) for h in run.heads if h.bounds},
+        "trained_by": {h.name: list(h.train_bounds) for h in run.heads if h.train_bounds},
+    }
+
+
+def environment(network: MultiHeadNet, table: Table) -> dict[str, Any]:
+    """Versions, device, the body's full timm tag, git commit, where the photos lie."""
+    cuda = torch.cuda.is_available()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "body": {"tag": network.tag, "stats": network.stats, "parameters": sum(p.numel() for p in network.parameters())},
+        "photos": {"root": str(table.root.resolve()), "count": len(table), "persons": len(set(table.persons))},
+        "command": sys.argv,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that the run was started in, if it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,58 @@
+"""What a fit shows while it runs: a bar on a terminal, one plain line an epoch everywhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TextIO
+
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
+
+
+class EpochLines(Callback):
+    """Prints one line an epoch to `stream`, and on a terminal a bar of the epoch under it."""
+
+    order = Recorder.order + 2
+    remove_on_fetch, _only_train_loop = True, True
+
+    def __init__(self, title: str, stream: TextIO) -> None:
+        self.title, self.stream = title, stream
+        self._bar: Any = None
+
+    def before_fit(self) -> None:
+        if not self.stream.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(file=self.stream), transient=True)
+        self._bar.start()
+
+    def before_epoch(self) -> None:
+        self._start = time.perf_counter()
+        if self._bar is not None:
+            steps = len(self.learn.dls.train) + len(self.learn.dls.valid)
+            self._task = self._bar.add_task(f"{self.title} epoch {self.learn.epoch + 1}", total=steps)
+
+    def after_batch(self) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def after_epoch(self) -> None:
+        if self._bar is not None:
+            self._bar.remove_task(self._task)
+        print(self._line(), file=self.stream, flush=True)
+
+    def after_fit(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self) -> str:
+        recorder = self.learn.recorder
+        values = dict(zip(recorder.metric_names[1:], recorder.values[-1], strict=False))
+        shown = [f"{name} {value:.4f}" for name, value in values.items() if value is not None and name != "time"]
+        # the joint class is enough for a line; history.csv has each head
+        seconds = time.perf_counter() - self._start
+        return f"{self.title} epoch {self.learn.epoch + 1}/{self.learn.n_epoch}  {'  '.join(shown[:4])}  {seconds:.0f} s"

@@ -1,0 +1,200 @@
+"""The drawn sample: the contest's format to the letter, the same bytes again, and all or nothing on disk."""
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fastmask.data import sample
+from fastmask.data.sample import CONTEST_PERSONS, STEMS, write_sample
+from fastmask.errors import UsageError
+
+PERSONS, EVAL_PERSONS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("sample") / "drawn", PERSONS, eval_persons=EVAL_PERSONS)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def band(age: int) -> int:
+    return 0 if age < 30 else 1 if age < 60 else 2
+
+
+def test_train_table(folder):
+    first_line = (folder / "train/train.csv").read_bytes().split(b"\n")[0]
+    rows = read_rows(folder / "train/train.csv")
+    assert first_line == b"id,gender,race,age,path"
+    assert [row["id"] for row in rows] == [f"{number:06d}" for number in range(1, PERSONS + 1)]
+    for row in rows:
+        assert row["path"] == f"{row['id']}_{row['gender']}_Asian_{row['age']}"
+        assert row["race"] == "Asian"
+        assert row["gender"] in ("male", "female")
+        assert 18 <= int(row["age"]) <= 60
+
+
+def test_train_photos_are_seven_a_person_with_one_extension(folder):
+    rows = read_rows(folder / "train/train.csv")
+    assert {path.name for path in (folder / "train/images").iterdir()} == {row["path"] for row in rows}
+    extensions = Counter()
+    for row in rows:
+        photos = list((folder / "train/images" / row["path"]).iterdir())
+        assert sorted(photo.stem for photo in photos) == sorted(STEMS)
+        (extension,) = {photo.suffix for photo in photos}
+        extensions[extension] += 1
+    assert set(extensions) == {".jpg", ".jpeg", ".png"}
+    assert extensions[".jpg"] > PERSONS / 2
+
+
+def test_every_photo_is_384_by_512_and_of_the_format_its_name_says(folder):
+    photos = [*folder.glob("*/images/**/*.jp*g"), *folder.glob("*/images/**/*.png")]
+    assert len(photos) == 7 * (PERSONS + EVAL_PERSONS)
+    for photo in photos:
+        code = photo.read_bytes()
+        assert code.startswith(b"\x89PNG" if photo.suffix == ".png" else b"\xff\xd8\xff")
+        assert cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_UNCHANGED).shape == (512, 384, 3)
+
+
+def test_all_groups_have_two_persons(folder):
+    groups = Counter((row["gender"], band(int(row["age"]))) for row in read_rows(folder / "train/train.csv"))
+    assert len(groups) == 6
+    assert min(groups.values()) >= 2
+
+
+def test_shares_follow_the_contest():
+    assert sample._shares(2700) == CONTEST_PERSONS
+    for count in (1, 2, 6, 11, 12, 40, 120, 121):
+        shares = sample._shares(count)
+        assert sum(shares.values()) == count
+        assert min(shares.values()) >= min(2, count // 6)
+    assert sample._shares(120)[0, 2] == 4
+
+
+def test_eval_tables(folder):
+    info, answers = (read_rows(folder / "eval" / name) for name in ("info.csv", "answers.csv"))
+    names = [row["ImageID"] for row in info]
+    assert list(info[0]) == list(answers[0]) == ["ImageID", "ans"]
+    assert {row["ans"] for row in info} == {"0"}
+    assert names == [row["ImageID"] for row in answers]
+    assert len(set(names)) == len(names)
+    assert set(names) == {path.name for path in (folder / "eval/images").iterdir()}
+    assert all(re.fullmatch(r"[0-9a-f]{40}\.(jpg|jpeg|png)", name) for name in names)
+
+
+def test_eval_answers_hold_seven_photos_a_person(folder):
+    answers = [int(row["ans"]) for row in read_rows(folder / "eval/answers.csv")]
+    by_mask = [Counter(answer % 6 for answer in answers if answer // 6 == mask) for mask in range(3)]
+    assert [sum(counts.values()) for counts in by_mask] == [5 * EVAL_PERSONS, EVAL_PERSONS, EVAL_PERSONS]
+    assert by_mask[1] == by_mask[2]
+    assert by_mask[0] == {group: 5 * count for group, count in by_mask[1].items()}
+    assert answers != sorted(answers)
+    assert any(abs(a - b) % 6 for a, b in pairwise(answers[:7])), "shuffled across persons"
+
+
+def test_answers_follow_the_contest_classes():
+    old_woman = sample._person((0, 1, 0), gender=1, band=2)
+    young_man = sample._person((0, 1, 1), gender=0, band=0)
+    assert [sample._class(stem, old_woman) for stem in STEMS] == [5, 5, 5, 5, 5, 11, 17]
+    assert [sample._class(stem, young_man) for stem in STEMS] == [0, 0, 0, 0, 0, 6, 12]
+    assert old_woman.age == 60
+
+
+def test_persons_and_photos_differ(folder):
+    digests = list(tree(folder).values())
+    assert len(set(digests)) == len(digests)
+
+
+def test_same_seed_same_bytes(folder, tmp_path):
+    assert tree(write_sample(tmp_path, PERSONS, eval_persons=EVAL_PERSONS)) == tree(folder)
+
+
+def test_other_seed_other_photos(monkeypatch, tmp_path, folder):
+    monkeypatch.setattr(sample, "STEMS", ("normal",))
+    other = tree(write_sample(tmp_path, PERSONS, seed=1, eval_persons=EVAL_PERSONS))
+    assert len(other) == PERSONS + EVAL_PERSONS + 3
+    assert not set(other.values()) & set(tree(folder).values())
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Files without photos in them, where only the files matter."""
+    monkeypatch.setattr(sample, "_photo", lambda person, stem: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_third_of_the_persons_for_evaluation_by_default(tmp_path):
+    folder = write_sample(tmp_path / "new" / "folder", 6)
+    assert len(list((folder / "eval/images").iterdir())) == 14
+    assert folder.stat().st_mode == (folder / "train").stat().st_mode, "readable like any other folder"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_empty_folder_is_used(tmp_path):
+    assert write_sample(tmp_path, 6, eval_persons=1) == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval", "train"]
+
+
+def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep")
+    with pytest.raises(UsageError, match="choose another folder"):
+        write_sample(tmp_path / "mine", 6)
+    with pytest.raises(UsageError, match="choose another folder"):
+        write_sample(tmp_path / "mine/notes.txt", 6)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("wrong", [{"persons": 5}, {"eval_persons": 0}, {"seed": -1}])
+def test_refuses_numbers_out_of_range(tmp_path, wrong):
+    with pytest.raises(UsageError):
+        write_sample(tmp_path / "drawn", **{"persons": 6, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("interruption", "photos"), [(KeyboardInterrupt, 10), (OSError, 45)])
+def test_interruption_leaves_nothing(tmp_path, monkeypatch, interruption, photos):
+    encode, done = sample._encode, []
+
+    def fail_midway(pixels, extension):
+        done.append(extension)
+        if len(done) > photos:
+            raise interruption
+        return encode(pixels, extension)
+
+    monkeypatch.setattr(sample, "_encode", fail_midway)
+    with pytest.raises(interruption):
+        write_sample(tmp_path / "drawn", 6, eval_persons=1)
+    assert len(done) == photos + 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_face_and_mask_stay_inside_the_centre_crop():
+    """A photo without and with mask differ by the mask, which covers the chin: 400 x 200 pixels must contain it."""
+    for index in range(6):
+        person = sample._person((0, 0, index), gender=index % 2, band=index % 3)
+        pose = sample._pose(np.random.default_rng(index))
+        bare, masked = (sample._draw(person, stem, pose, np.random.default_rng(0)) for stem in ("normal", "mask3"))
+        fabric = (bare.max(axis=2) > 120) & (masked.max(axis=2) < 80)
+        ys, xs = np.nonzero(fabric)
+        assert fabric.sum() > 8000
+        assert ys.min() >= 56
+        assert ys.max() < 456
+        assert xs.min() >= 92
+        assert xs.max() < 292
