@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -203,7 +204,7 @@ def dataloaders(
         raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
     augments = augments or default_augments()
     block = data_block(table, np.where(valid[:, None], table.y, table.train_y), valid, batch_stats(augments, stats))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick_device(device)
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
     bs = min(bs, int((~valid).sum()))
     dls = block.dataloaders(
@@ -255,8 +256,62 @@ def batch_stats(augments: Sequence[Callable[..., Any]], stats: Stats | None = No
     return stats or (own.pop() if own else REPORT_STATS)
 
 
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """`device`, or the GPU where there is one; raises UsageError if torch does not know it or cannot use it."""
+    try:
+        picked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"Device {str(device)!r} cannot be used ({why}); expected cpu or, with a GPU, cuda:0.") from error
+    return picked
+
+
 def default_workers(device: torch.device) -> int:
     """Loading processes: none beside a CPU that trains, else one a core up to 8."""
-    import os
-
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+class PhotoList:
+    """Photos without labels, in the order given, as the data set of a `PhotoDL`; `split_idx` 1 is fastai's validation."""
+
+    n_inp = 1
+
+    def __init__(self, paths: Sequence[Path], split_idx: int = 1) -> None:
+        self.paths, self.split_idx = list(paths), split_idx
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray]:
+        return (read_photo(self.paths[row]),)
+
+
+def photo_loader(
+    paths: Sequence[Path],
+    augments: tuple[Augment, Augment],
+    stats: Stats,
+    *,
+    training: bool = False,
+    bs: int = 64,
+    seed: int = 0,
+    passes: Iterator[int] | None = None,
+    num_workers: int | None = None,
+    device: torch.device | str | None = None,
+) -> PhotoDL:
+    """A loader of photos to predict: batches (x,), in the order given, by the validation augmentation.
+
+    `training` takes the training augmentation instead, as counted by `passes`.
+    """
+    device = pick_device(device)
+    return PhotoDL(
+        PhotoList(paths, split_idx=0 if training else 1),
+        bs=bs,
+        augments=augments,
+        seed=seed,
+        passes=passes,
+        after_batch=[NormalizeBatch(*stats)],
+        num_workers=default_workers(device) if num_workers is None else num_workers,
+        device=device,
+        pin_memory=device.type == "cuda",
+    )

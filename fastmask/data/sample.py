@@ -11,8 +11,9 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,8 @@ AGES = ((18, 29), (30, 59), (60, 60))
 FEWEST_PERSONS = 6
 SPLITS = {"train": 0, "eval": 1}
 JPEG_QUALITY = 90
+# Raised whenever the drawing changes, so that a cached sample is never an older drawing.
+VERSION = 1
 
 Colour = tuple[int, int, int]
 Points = np.ndarray
@@ -67,6 +70,16 @@ def write_sample(folder: str | Path, persons: int = 120, seed: int = 0, eval_per
         if folder.exists():
             folder.rmdir()
         unfinished.rename(folder)
+    return folder
+
+
+def cached_sample(persons: int = 120, seed: int = 0, log: Callable[[str], None] = lambda _: None) -> Path:
+    """The sample of `persons` and `seed` in the user's cache folder, drawn when it is asked for first."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "fastmask" / f"sample{VERSION}-{persons}-{seed}"
+    if not folder.exists():
+        log(f"Drawing {persons} persons into {folder}")
+        write_sample(folder, persons, seed)
     return folder
 
 

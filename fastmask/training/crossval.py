@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -40,6 +41,10 @@ from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFC
 from fastmask.training.learner import mask_learner
 from fastmask.training.progress import EpochLines
 
+# the last file of a fold: where it is, the fold is never touched again
+DONE = "done.json"
+# settings that do not change the result
+MACHINE_SETTINGS = ("workers", "device", "data")
 PACKAGES = ("fastmask", "torch", "fastai", "fastcore", "timm", "albumentations", "scikit-learn", "numpy", "pandas", "adamp")
 
 
@@ -48,6 +53,7 @@ def cross_validate(
     config: Config | None = None,
     *,
     out: str | Path,
+    resume: bool = False,
     overwrite: bool = False,
     log: TextIO | None = None,
     **settings: Any,
@@ -55,12 +61,14 @@ def cross_validate(
     """Train every fold of `table` and return the finished run in the directory `out`.
 
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
-    made: the settings, the folds, every photo, the network and its weights. `log` takes a line an epoch (stderr by
-    default).
+    made: the settings, the folds, every photo, the network and its weights. `resume` goes on with a run that was
+    stopped: finished folds stay as they are, the others are trained from their start, and the result is the same as
+    that of a run that was never stopped. `log` takes a line an epoch (stderr by default).
     """
-    config = effective_config(table, make_config(config.model_dump() if config else {}, settings))
+    config = effective_config(table, make_config(config.model_dump(exclude_unset=True) if config else {}, settings))
     out = Path(out)
-    files.check_free(out, overwrite)
+    if not resume:
+        files.check_free(out, overwrite)
     folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
     heads = weighted_heads(table.heads, config)
     table = replace(table, heads=heads)
@@ -72,13 +80,33 @@ def cross_validate(
     )
     network = build(config, heads, fold=0)
     check_monitor(config, heads)
-    run = Run.create(out, config, heads, overwrite)
-    write_json(out / files.ENVIRONMENT, environment(network, table))
-    write_csv(out / files.FOLDS, folds_frame(table, folds))
+    if resume:
+        run = reopen(out, config, heads, folds_frame(table, folds))
+    else:
+        run = Run.create(out, config, heads, overwrite)
+        write_json(out / files.ENVIRONMENT, environment(network, table))
+        write_csv(out / files.FOLDS, folds_frame(table, folds))
     del network
     for fold in range(config.folds):
-        train_fold(run, table, folds, fold, augments, log or sys.stderr)
+        if not (run.fold_path(fold) / DONE).is_file():
+            train_fold(run, table, folds, fold, augments, log or sys.stderr)
     finish(run, table, folds)
+    return run
+
+
+def reopen(out: Path, config: Config, heads: Heads, folds: pd.DataFrame) -> Run:
+    """The run to go on with; raises UsageError naming what differs, where that would change the result."""
+    run = Run.load(out)
+    old, new = run.config.to_plain(), config.to_plain()
+    differing = [name for name in new if old[name] != new[name] and name not in MACHINE_SETTINGS]
+    if differing:
+        name = differing[0]
+        raise UsageError(
+            f"{out} was started with {name} {old[name]}, now it is {new[name]}; --resume goes on with the same settings "
+            f"only (differing: {', '.join(differing)})."
+        )
+    if run.heads != heads or run.folds[["path", "fold"]].to_dict("list") != folds[["path", "fold"]].to_dict("list"):
+        raise UsageError(f"{out} was started with other photos or labels than are there now; start anew with another --out.")
     return run
 
 
@@ -157,6 +185,9 @@ def train_fold(
 ) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     config, folder = run.config, run.fold_path(fold)
+    if folder.exists():
+        shutil.rmtree(folder)
+    start = time.perf_counter()
     stats = batch_stats(augments)
     dls = dataloaders(
         table,
@@ -187,6 +218,7 @@ def train_fold(
     learn.remove_cbs(ProgressCallback)
     learn.logger = _silent
     learn.fit(config.epochs)
+    write_json(folder / DONE, {"epochs": learn.epoch + 1, "seconds": round(time.perf_counter() - start, 1)})
     # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
     learn.remove_cbs(list(learn.cbs))
     del learn, dls

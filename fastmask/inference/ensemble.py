@@ -1,0 +1,187 @@
+"""Ensemble: the fold models' probabilities, averaged over checkpoints, views and folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fastmask.data.augment import Augmentation, Stats, from_plain
+from fastmask.data.loaders import batch_stats, photo_loader, pick_device
+from fastmask.data.photo import SUFFIXES
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Heads
+from fastmask.model.losses import FocalLoss
+from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.run import Run, write_csv
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of photos, in the order asked for.
+
+    `names` are the photos (relative to the folder where one was given), `probabilities` (N, classes of all heads) the
+    mean of `members`, which holds each fold's own.
+    """
+
+    names: list[str]
+    heads: Heads
+    probabilities: np.ndarray
+    members: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def y(self) -> np.ndarray:
+        """(N, heads) most probable class of each head."""
+        return self.heads.argmax(self.probabilities)
+
+    @property
+    def joint(self) -> np.ndarray:
+        """(N,) joint class."""
+        return np.asarray(self.heads.joint(self.y))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a photo: path, the predicted joint class, a probability a class, and the same of each member."""
+        columns = {"path": self.names, "predicted": self.joint}
+        columns.update(zip(self.heads.columns, self.probabilities.T, strict=True))
+        for member, probabilities in self.members.items():
+            named = [f"{member}:{column}" for column in self.heads.columns]
+            columns.update(zip(named, probabilities.T, strict=True))
+        return pd.DataFrame(columns)
+
+    def to_csv(self, out: str | Path) -> Path:
+        """Write `frame` as CSV."""
+        write_csv(Path(out), self.frame)
+        return Path(out)
+
+    def to_submission(self, info: str | Path, out: str | Path) -> Path:
+        """Write `info` (ImageID, ans) with `ans` filled in: the same rows in the same order, checked before it is written."""
+        from fastmask.inference.submission import write_submission
+
+        return write_submission(dict(zip(self.names, self.joint.tolist(), strict=True)), Path(info), Path(out))
+
+
+def predict(
+    run: Run | str | Path,
+    images: str | Path | Sequence[str | Path],
+    tta: int = 1,
+    members: Sequence[str] | None = None,
+    *,
+    bs: int = 64,
+    workers: int | None = None,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """The mean of the fold models' probabilities for a folder or a list of photos.
+
+    The inference transform is the run's validation transform, one object. `tta` views are averaged: the photo, its
+    mirror image, then passes of the training augmentation, every second one mirrored. `members` are the folds to use,
+    such as ["fold0", "fold2"]; all by default. Memory grows with the photos by their probabilities only. `progress` is
+    called with (batches done, batches in all).
+    """
+    run = run if isinstance(run, Run) else Run.load(run)
+    if tta < 1:
+        raise UsageError(f"--tta is {tta}; expected 1 or more views.")
+    names, paths = find_photos(images)
+    picked = pick_device(device)
+    networks = load_members(run, members, picked)
+    augments, stats = inference_transform(run)
+    sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
+    loss = FocalLoss(run.heads)
+    walks = list(_walks(tta))
+    batches, done = len(walks) * -(-len(paths) // bs), count(1)
+    for training, mirrors in walks:
+        start = 0
+        for (x,) in photo_loader(
+            paths,
+            augments,
+            stats,
+            training=training is not None,
+            bs=bs,
+            seed=run.config.seed,
+            passes=count(training or 0),
+            num_workers=workers,
+            device=picked,
+        ):
+            for member, nets in networks.items():
+                sums[member][start : start + len(x)] += _view_sum(nets, x, mirrors, loss)
+            start += len(x)
+            if progress is not None:
+                progress(next(done), batches)
+    each = {member: (s / tta).astype(np.float32) for member, s in sums.items()}
+    return Predictions(names, run.heads, np.mean(list(each.values()), axis=0), each)
+
+
+def _walks(tta: int) -> Iterator[tuple[int | None, list[bool]]]:
+    """A walk through the photos each: (pass of the training augmentation or None, which views of it: mirrored or not)."""
+    yield None, [False, True][:tta]
+    for number in range(tta - 2):
+        yield number, [number % 2 == 1]
+
+
+@torch.inference_mode()
+def _view_sum(networks: Sequence[MultiHeadNet], x: Tensor, mirrors: Sequence[bool], loss: FocalLoss) -> np.ndarray:
+    """(B, classes of all heads): the sum over views of the mean over checkpoints of the probabilities."""
+    x = x.as_subclass(Tensor)
+    views = [x.flip(-1) if mirror else x for mirror in mirrors]
+    total = sum(loss.activation(net(view)) for view in views for net in networks)
+    return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
+
+
+def find_photos(images: str | Path | Sequence[str | Path]) -> tuple[list[str], list[Path]]:
+    """Names and paths of the photos of a folder (sorted, hidden files left out) or of a list (as given)."""
+    if not isinstance(images, str | Path):
+        paths = [Path(p) for p in images]
+        names = [str(p) for p in images]
+    else:
+        folder = Path(images)
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is not a folder; expected one of photos.")
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+        names = [p.relative_to(folder).as_posix() for p in paths]
+    if not paths:
+        raise UsageError(f"{images} holds no photos (any of {', '.join(SUFFIXES)}).")
+    missing = next((p for p in paths if not p.is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing} does not exist; expected a photo there.")
+    return names, paths
+
+
+def inference_transform(run: Run) -> tuple[tuple[Augmentation, Augmentation], Stats]:
+    """The run's training and validation augmentation and the batch's statistics."""
+    train = Augmentation(from_plain(run.config.train_pipeline or {}, f"train_pipeline of {run.path}"))
+    valid = Augmentation(from_plain(run.config.valid_pipeline or {}, f"valid_pipeline of {run.path}"))
+    return (train, valid), batch_stats((train, valid))
+
+
+def load_members(run: Run, members: Sequence[str] | None, device: torch.device) -> dict[str, list[MultiHeadNet]]:
+    """The networks of each member ("fold0", ...), one a checkpoint, ready to predict."""
+    there = {f"fold{fold}": run.checkpoints(fold) for fold in run.trained_folds}
+    if not there:
+        raise UsageError(f"{run.path} has no checkpoint: the run has not trained a fold.")
+    unknown = [m for m in members or [] if m not in there]
+    if unknown:
+        raise UsageError(f"{run.path} has no member {unknown[0]!r}; expected some of {', '.join(there)}.")
+    return {m: [load_network(run, file, device) for file in there[m]] for m in members or there}
+
+
+def load_network(run: Run, file: Path, device: torch.device) -> MultiHeadNet:
+    """The network of a checkpoint, ready to predict; raises DataError where the file does not fit the run."""
+    network = build_network(run.config.arch, run.heads)
+    try:
+        network.load_state_dict(load_file(file))
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{file} does not hold the weights of {run.config.arch}: {str(error).splitlines()[0]}") from error
+    return network.to(device).eval()

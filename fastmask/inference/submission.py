@@ -1,0 +1,97 @@
+"""Submissions: the contest's ImageID,ans files, written and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fastmask.data.table import contest_heads, read_strings
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Heads
+from fastmask.run import write_csv
+from fastmask.scoring import Scores, score_heads
+
+ID, ANSWER = "ImageID", "ans"
+
+
+def read_info(file: str | Path) -> pd.DataFrame:
+    """Read an info.csv as text; raises DataError for a missing column, a repeated or an empty ImageID."""
+    path = Path(file)
+    frame = read_strings(path, (ID, ANSWER))
+    for problem, rows in (("stands twice", frame[ID].duplicated()), ("is empty", frame[ID] == "")):
+        if rows.any():
+            line = int(np.flatnonzero(rows)[0])
+            raise DataError(f"{path}, line {line + 2}, column {ID}: {frame[ID].iloc[line]!r} {problem}; remove the row.")
+    if frame.empty:
+        raise DataError(f"{path} has no rows; expected one a photo.")
+    return frame
+
+
+def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
+    """Where the photos of an info.csv lie in the folder `images`, in its order; raises DataError for a missing one."""
+    folder, frame = Path(images), read_info(file)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; expected the photos that {file} names.")
+    paths = []
+    for i, name in enumerate(frame[ID]):
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{file}, line {i + 2}, column {ID}: found {name!r}, expected the name of a photo in {folder}.")
+        if not path.is_file():
+            raise DataError(f"{file}, line {i + 2}, column {ID}: {path} does not exist; expected a photo there.")
+        paths.append(path)
+    return paths
+
+
+def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
+    """Write `info` with `ans` filled in from name -> joint class; raises DataError if a photo of it was not predicted."""
+    if out.resolve() == info.resolve():
+        raise UsageError(f"--out {out} is the file of questions itself; name another file.")
+    frame = read_info(info)
+    by_name = {Path(name).name: c for name, c in classes.items()}
+    missing = [name for name in frame[ID] if Path(name).name not in by_name]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(frame)} photos of {info} were not predicted, the first is {missing[0]}.")
+    write_csv(out, frame.assign(**{ANSWER: [by_name[Path(name).name] for name in frame[ID]]}))
+    return out
+
+
+def score_files(predictions: str | Path, answers: str | Path, heads: Heads | None = None) -> Scores:
+    """The scores of a submission, or of a file that `predict` wrote, against answers in the same format.
+
+    Intervals are by bootstrap over the persons where the answers have a column `person`, else over the photos, which
+    then look surer than they are.
+    """
+    heads = heads or contest_heads()
+    predicted, true = _read_classes(Path(predictions), heads), _read_classes(Path(answers), heads)
+    missing = true.index.difference(predicted.index)
+    if len(missing):
+        raise DataError(f"{predictions} lacks {len(missing)} of the {len(true)} photos of {answers}, such as {missing[0]}.")
+    persons = read_strings(Path(answers), ()).get("person")
+    groups = true.index.to_numpy() if persons is None else persons.to_numpy(dtype=object)
+    scores = score_heads(
+        heads, heads.unjoint(predicted.loc[true.index].to_numpy()), heads.unjoint(true.to_numpy()), groups=groups
+    )
+    if persons is None:
+        scores.notes.append(f"{answers} has no column person: the intervals take photos as independent and are too narrow.")
+    return scores
+
+
+def _read_classes(file: Path, heads: Heads) -> pd.Series:
+    frame = read_strings(file, ())
+    name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
+    frame = read_strings(file, (name, value))
+    for i, text in enumerate(frame[value]):
+        if not text.isdecimal() or int(text) >= heads.n_joint:
+            raise DataError(
+                f"{file}, line {i + 2}, column {value}: found {text!r}, expected a class from 0 to {heads.n_joint - 1}."
+            )
+    names = [Path(n).name for n in frame[name]]
+    twice = pd.Index(names).duplicated()
+    if twice.any():
+        i = int(np.flatnonzero(twice)[0])
+        raise DataError(f"{file}, line {i + 2}, column {name}: {names[i]!r} stands twice; remove one row.")
+    return pd.Series(frame[value].astype(int).to_numpy(), index=names)
