@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,59 +40,62 @@ def _option(help_: str, panel: str, *names: str, metavar: str | None = None) -> 
 @app.command()
 def fit(
     ctx: typer.Context,
-    data: Annotated[Optional[str], _option("Contest folder, or 'sample'. (default: data)", _DATA)] = None,
-    age_bounds: Annotated[Optional[tuple[float, float]], _option("Age bounds to train on. (default: 30 60)", _DATA)] = None,
-    folds: Annotated[Optional[int], _option("Folds. (default: 5)", _DATA)] = None,
-    stratify: Annotated[Optional[str], _option("A head or 'joint'. (default: the contest: age)", _DATA)] = None,
-    group: Annotated[Optional[str], _option("person: whole persons; none: the leaky split. (default: person)", _DATA)] = None,
-    crop: Annotated[Optional[tuple[int, int]], _option("Height and width of the crop. (default: 400 200)", _DATA)] = None,
+    data: Annotated[str | None, _option("Contest folder, or 'sample'. (default: data)", _DATA)] = None,
+    age_bounds: Annotated[
+        tuple[float, float] | None, _option("Age bounds to train on. (default: 30 60)", _DATA)
+    ] = None,
+    folds: Annotated[int | None, _option("Folds. (default: 5)", _DATA)] = None,
+    stratify: Annotated[str | None, _option("A head or 'joint'. (default: the contest: age)", _DATA)] = None,
+    group: Annotated[
+        str | None, _option("person: whole persons; none: the leaky split. (default: person)", _DATA)
+    ] = None,
+    crop: Annotated[tuple[int, int] | None, _option("Height and width of the crop. (default: 400 200)", _DATA)] = None,
     stats: Annotated[
-        Optional[str], _option("report, pretrained, or three means and three deviations. (default: report)", _DATA)
+        str | None, _option("report, pretrained, or three means and three deviations. (default: report)", _DATA)
     ] = None,
-    seed: Annotated[Optional[int], _option("Seed of everything that is drawn. (default: 0)", _DATA)] = None,
-    arch: Annotated[Optional[str], _option("A timm model. (default: tf_efficientnet_b4)", _NETWORK)] = None,
+    seed: Annotated[int | None, _option("Seed of everything that is drawn. (default: 0)", _DATA)] = None,
+    arch: Annotated[str | None, _option("A timm model. (default: tf_efficientnet_b4)", _NETWORK)] = None,
     pretrained: Annotated[
-        Optional[bool], _option("Start from the weights of timm's hub. (default: yes)", _NETWORK, "--pretrained/--no-pretrained")
+        bool | None,
+        _option("Start from the weights of timm's hub. (default: yes)", _NETWORK, "--pretrained/--no-pretrained"),
     ] = None,
-    weights: Annotated[Optional[str], _option("Start from this file (safetensors, .pth).", _NETWORK)] = None,
-    drop_rate: Annotated[Optional[float], _option("Dropout before the heads. (default: 0)", _NETWORK)] = None,
-    drop_path: Annotated[Optional[float], _option("Stochastic depth of the body. (default: 0)", _NETWORK)] = None,
-    epochs: Annotated[Optional[int], _option("Epochs of each fold. (default: 20)", _TRAINING)] = None,
-    bs: Annotated[Optional[int], _option("Photos a batch. (default: 32)", _TRAINING)] = None,
-    lr: Annotated[Optional[float], _option("Learning rate; one-cycle's highest. (default: 3e-4)", _TRAINING)] = None,
-    wd: Annotated[Optional[float], _option("Weight decay. (default: 1e-5)", _TRAINING)] = None,
+    weights: Annotated[str | None, _option("Start from this file (safetensors, .pth).", _NETWORK)] = None,
+    drop_rate: Annotated[float | None, _option("Dropout before the heads. (default: 0)", _NETWORK)] = None,
+    drop_path: Annotated[float | None, _option("Stochastic depth of the body. (default: 0)", _NETWORK)] = None,
+    epochs: Annotated[int | None, _option("Epochs of each fold. (default: 20)", _TRAINING)] = None,
+    bs: Annotated[int | None, _option("Photos a batch. (default: 32)", _TRAINING)] = None,
+    lr: Annotated[float | None, _option("Learning rate; one-cycle's highest. (default: 3e-4)", _TRAINING)] = None,
+    wd: Annotated[float | None, _option("Weight decay. (default: 1e-5)", _TRAINING)] = None,
     sched: Annotated[
-        Optional[str], _option("multistep, onecycle, cosine or constant. (default: multistep)", _TRAINING)
+        str | None, _option("multistep, onecycle, cosine or constant. (default: multistep)", _TRAINING)
     ] = None,
     milestones: Annotated[
-        Optional[str], _option("Epochs, or shares under 1, of multistep. (default: 0.5 0.75)", _TRAINING)
+        str | None, _option("Epochs, or shares under 1, of multistep. (default: 0.5 0.75)", _TRAINING)
     ] = None,
-    lr_gamma: Annotated[Optional[float], _option("Factor at each milestone. (default: 0.5)", _TRAINING)] = None,
-    loss: Annotated[Optional[str], _option("focal or ce. (default: focal)", _TRAINING)] = None,
-    focal_gamma: Annotated[Optional[float], _option("Gamma of the focal loss. (default: 2)", _TRAINING)] = None,
-    monitor: Annotated[Optional[str], _option("Metric that stops and saves. (default: macro_f1)", _TRAINING)] = None,
+    lr_gamma: Annotated[float | None, _option("Factor at each milestone. (default: 0.5)", _TRAINING)] = None,
+    loss: Annotated[str | None, _option("focal or ce. (default: focal)", _TRAINING)] = None,
+    focal_gamma: Annotated[float | None, _option("Gamma of the focal loss. (default: 2)", _TRAINING)] = None,
+    monitor: Annotated[str | None, _option("Metric that stops and saves. (default: macro_f1)", _TRAINING)] = None,
     patience: Annotated[
-        Optional[int], _option("Epochs without a better one before a fold stops; 0: never. (default: 5)", _TRAINING)
+        int | None, _option("Epochs without a better one before a fold stops; 0: never. (default: 5)", _TRAINING)
     ] = None,
-    top_k: Annotated[Optional[int], _option("Checkpoints kept a fold, and averaged. (default: 1)", _TRAINING)] = None,
-    workers: Annotated[Optional[int], _option("Loading processes. (default: CPU: 0, GPU: up to 8)", _RUN)] = None,
-    device: Annotated[Optional[str], _option("cpu, cuda:0. (default: the GPU if there is one)", _RUN)] = None,
-    recipe: Annotated[Optional[str], _option("Settings by name: report, quick.", _RUN)] = None,
-    config: Annotated[Optional[Path], _option("Settings from a YAML file, over the recipe.", _RUN)] = None,
+    top_k: Annotated[int | None, _option("Checkpoints kept a fold, and averaged. (default: 1)", _TRAINING)] = None,
+    workers: Annotated[int | None, _option("Loading processes. (default: CPU: 0, GPU: up to 8)", _RUN)] = None,
+    device: Annotated[str | None, _option("cpu, cuda:0. (default: the GPU if there is one)", _RUN)] = None,
+    recipe: Annotated[str | None, _option("Settings by name: report, quick.", _RUN)] = None,
+    config: Annotated[Path | None, _option("Settings from a YAML file, over the recipe.", _RUN)] = None,
     set_: Annotated[
-        Optional[list[str]], _option("Any setting, over --config; may be repeated.", _RUN, "--set", metavar="NAME=VALUE")
+        list[str] | None, _option("Any setting, over --config; may be repeated.", _RUN, "--set", metavar="NAME=VALUE")
     ] = None,
-    out: Annotated[Optional[Path], _option("The run directory. (default: runs/ARCH)", _RUN)] = None,
+    out: Annotated[Path | None, _option("The run directory. (default: runs/ARCH)", _RUN)] = None,
     resume: Annotated[bool, _option("Go on with the folds that the run in --out lacks.", _RUN, "--resume")] = False,
     overwrite: Annotated[bool, _option("Replace the run in --out.", _RUN, "--overwrite")] = False,
-    print_config: Annotated[
-        bool, _option("Print the effective settings and stop.", _RUN, "--print-config")
-    ] = False,
+    print_config: Annotated[bool, _option("Print the effective settings and stop.", _RUN, "--print-config")] = False,
 ) -> None:
     """Train every fold, and print the out-of-fold score.
 
-    Settings: command line over --set over --config over --recipe over defaults, which are the report's recipe with whole
-    persons in each fold.
+    Settings: command line over --set over --config over --recipe over defaults, which are the report's recipe with
+    whole persons in each fold.
     """
     from fastmask.config import make_config, parse_sets, read_recipe, read_settings
 
@@ -112,10 +115,13 @@ def fit(
 
     table = _read_table(settings)
     out = out or _free_name(Path("runs") / settings.arch)
-    _say(f"{len(table)} photos of {len(set(table.persons))} persons; {settings.arch}, {settings.folds} folds; run {out}")
+    _say(
+        f"{len(table)} photos of {len(set(table.persons))} persons; {settings.arch}, {settings.folds} folds; run {out}"
+    )
     run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
     typer.echo(str(run.score()))
-    _say(f"Optimistic figure, each fold's epoch chosen by itself: macro-F1 {run.scores['optimistic']['joint']['macro_f1']:.4f}")
+    optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
+    _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
     _say(f"Written to {run.path}: oof.csv, scores.json, checkpoints. Next: fastmask predict {run.path} IMAGES")
 
 
@@ -170,18 +176,18 @@ def predict(
     images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The CSV to write.", show_default=False)],
     submission: Annotated[
-        Optional[Path], typer.Option(help="An info.csv to fill in: its photos, its order.", show_default=False)
+        Path | None, typer.Option(help="An info.csv to fill in: its photos, its order.", show_default=False)
     ] = None,
     tta: Annotated[int, typer.Option(help="Views a photo: itself, its mirror image, training augmentations.")] = 1,
     members: Annotated[
-        Optional[str], typer.Option(help="Folds to average, such as fold0,fold2. (default: all)", show_default=False)
+        str | None, typer.Option(help="Folds to average, such as fold0,fold2. (default: all)", show_default=False)
     ] = None,
     bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
     workers: Annotated[
-        Optional[int], typer.Option(help="Loading processes. (default: CPU: 0, GPU: up to 8)", show_default=False)
+        int | None, typer.Option(help="Loading processes. (default: CPU: 0, GPU: up to 8)", show_default=False)
     ] = None,
     device: Annotated[
-        Optional[str], typer.Option(help="cpu, cuda:0. (default: the GPU if there is one)", show_default=False)
+        str | None, typer.Option(help="cpu, cuda:0. (default: the GPU if there is one)", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
 ) -> None:
@@ -197,7 +203,7 @@ def predict(
 
         photos = photos_of_info(submission, images)
     chosen = members.split(",") if members else None
-    with _progress("predicting") as progress:
+    with _Progress("predicting") as progress:
         predictions = loaded.predict(
             photos, tta=tta, members=chosen, bs=bs, workers=workers, device=device, progress=progress
         )
@@ -215,7 +221,7 @@ def score(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a run's out-of-fold predictions, or a submission against answers: macro-F1 and accuracy with 95 % intervals."""
+    """Score a run's out-of-fold predictions, or a submission against answers: macro-F1, accuracy, 95 % intervals."""
     if len(paths) == 1:
         from fastmask.run import Run
 
@@ -223,7 +229,7 @@ def score(
     elif len(paths) == 2:
         from fastmask.inference.submission import score_files
 
-        scores = score_files(*paths)
+        scores = score_files(paths[0], paths[1])
     else:
         raise UsageError(f"score takes a run, or predictions and answers; found {len(paths)} paths.")
     if json:
@@ -247,7 +253,7 @@ def sample(
     typer.echo(f"{written}: {persons * 7} photos of {persons} persons in train, and others with answers.csv in eval")
 
 
-class _progress:
+class _Progress:
     """A bar on a terminal, nothing elsewhere."""
 
     def __init__(self, what: str) -> None:
@@ -285,10 +291,15 @@ _plain_warning = warnings.showwarning
 
 
 def join_numbers(arguments: Sequence[str]) -> list[str]:
-    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: options take a fixed number of words, these take as many as are numbers."""
+    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: these options take as many words as are numbers."""
     joined: list[str] = []
     for word in arguments:
-        if len(joined) >= 2 and joined[-2] in _NUMBER_LISTS and _is_number(word) and _is_number(joined[-1].split(",")[-1]):
+        if (
+            len(joined) >= 2
+            and joined[-2] in _NUMBER_LISTS
+            and _is_number(word)
+            and _is_number(joined[-1].split(",")[-1])
+        ):
             joined[-1] += f",{word}"
         else:
             joined.append(word)

@@ -28,7 +28,9 @@ class Config(BaseModel):
     # data
     data: str = Field("data", description="A contest folder, or 'sample' for generated photos.")
     age_bounds: tuple[float, float] = Field((30.0, 60.0), description="Age bounds to train on.")
-    score_age_bounds: tuple[float, float] = Field((30.0, 60.0), description="Age bounds to score by: the official ones.")
+    score_age_bounds: tuple[float, float] = Field(
+        (30.0, 60.0), description="Age bounds to score by: the official ones."
+    )
     folds: Annotated[int, Field(ge=2)] = Field(5, description="Folds of the cross-validation.")
     stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
     group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
@@ -109,7 +111,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _sentences(error: pydantic.ValidationError) -> list[str]:
-    sentences = {}
+    sentences: dict[str, str] = {}
     for one in error.errors():
         name = str(one["loc"][0]) if one["loc"] else ""
         sentences.setdefault(name, _sentence(name, one))

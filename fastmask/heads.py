@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ class Head:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
         if not self.name or len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or "" in self.classes:
-            raise UsageError(f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}.")
+            raise UsageError(
+                f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}."
+            )
         if self.weight < 0:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):
@@ -42,7 +44,7 @@ class Head:
         if bounds is None:
             return
         object.__setattr__(self, field, tuple(float(b) for b in bounds))
-        rising = all(a < b for a, b in zip(bounds, bounds[1:], strict=False))
+        rising = all(a < b for a, b in pairwise(bounds))
         if len(bounds) != len(self.classes) - 1 or not rising:
             raise UsageError(
                 f"Head {self.name!r}: {field} {tuple(bounds)} must be {len(self.classes) - 1} rising numbers, "
@@ -135,7 +137,7 @@ class Heads(Sequence[Head]):
         """(..., n_logits) array or tensor -> a (..., classes) view a head."""
         if logits.shape[-1] != self.n_logits:
             raise ValueError(f"expected {self.n_logits} columns, one a class of {self!r}, found {logits.shape[-1]}")
-        return [logits[..., a:b] for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
+        return [logits[..., a:b] for a, b in pairwise(self.offsets)]
 
     def joint(self, y: Any) -> Any:
         """(..., heads) class numbers -> (...) joint class; UNKNOWN where any head is unknown."""

@@ -1,7 +1,7 @@
 """Counted randomness: every random draw is a function of what it is for, so there is no state to carry or to save.
 
-A draw is named by (stream, seed, fold, pass, position, photo). Philox (Salmon et al. 2011) is a counter-based generator:
-those numbers are its key and its counter, so any of them can be reached at once, in any process, in any order.
+A draw is named by (stream, seed, fold, pass, position, photo). Philox (Salmon et al. 2011) is a counter-based
+generator: those numbers are its key and its counter, so any of them can be reached at once, in any process and order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Counted:
         key = (int(seed) % _WORD, (int(fold) % 2**32) << 8 | int(stream))
         self.bits = np.random.Philox(key=np.array(key, dtype=np.uint64))
         self.generator = np.random.Generator(self.bits)
-        self._state: dict[str, Any] = dict(self.bits.state)
+        self._state: Any = self.bits.state
 
     def at(self, pass_: int, position: int = 0, photo: int = 0) -> np.random.Generator:
         """The generator, set to the first draw of (pass, position, photo)."""

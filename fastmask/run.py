@@ -78,7 +78,7 @@ class Run:
 
     @cached_property
     def oof(self) -> pd.DataFrame:
-        """One row a photo, in the table's order: path, person, fold, a probability a class of each head, true, predicted.
+        """One row a photo, in the table's order: path, person, fold, a probability a class, true, predicted.
 
         `true` and `predicted` are joint classes; -1 where a label is unknown.
         """
@@ -112,7 +112,7 @@ class Run:
         return scores
 
     def score(self, draws: int = DRAWS) -> Scores:
-        """Macro-F1 and accuracy of the OOF predictions, joint and a head, with 95 % intervals by bootstrap over persons.
+        """Macro-F1 and accuracy of the OOF predictions, with 95 % intervals by bootstrap over persons.
 
         By the score's age bounds, whatever training used; a fold's epoch is the one that the other folds chose.
         """

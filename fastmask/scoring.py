@@ -85,8 +85,8 @@ def score(
     """Macro-F1 and accuracy of (N,) class numbers; photos whose truth is -1 are left out.
 
     `classes` are those that the mean is over; by default those that the truth has. With `groups` (N,), such as the
-    persons, 95 % intervals by a bootstrap that draws whole groups: `draws` times, the percentiles 2.5 and 97.5. The mean
-    is over the same classes in every draw.
+    persons, 95 % intervals by a bootstrap that draws whole groups: `draws` times, the percentiles 2.5 and 97.5. The
+    mean is over the same classes in every draw.
     """
     known = true != UNKNOWN
     predicted, true = predicted[known], true[known]
@@ -108,12 +108,12 @@ def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner:
     k, groups = len(classes), int(owner.max()) + 1
     counts = np.zeros((groups, 3 * k + 2))
     hit = predicted == true
-    for block, (who, rows) in enumerate(((true, hit), (predicted, slice(None)), (true, slice(None)))):
-        place = np.searchsorted(classes, who[rows])
-        inside = np.isin(who[rows], classes)
-        np.add.at(counts, (owner[rows][inside], block * k + place[inside]), 1)
-    np.add.at(counts, (owner[hit], 3 * k), 1)
-    np.add.at(counts, (owner, 3 * k + 1), 1)
+    every = np.ones_like(hit)
+    for block, (who, rows) in enumerate(((true, hit), (predicted, every), (true, every))):
+        rows = rows & np.isin(who, classes)
+        np.add.at(counts, (owner[rows], block * k + np.searchsorted(classes, who[rows])), 1)
+    counts[:, -2] = np.bincount(owner[hit], minlength=groups)
+    counts[:, -1] = np.bincount(owner, minlength=groups)
     return counts
 
 

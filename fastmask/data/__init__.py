@@ -1,0 +1,1 @@
+"""Data: from a folder or a CSV to fastai DataLoaders."""

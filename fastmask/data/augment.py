@@ -62,8 +62,8 @@ class Augmentation:
     """A callable (image, rng) -> image, both (height, width, 3) uint8 RGB, around an albumentations pipeline.
 
     A closing Normalize and ToTensorV2 are taken off: they move to the whole batch (`loaders.NormalizeBatch`), and
-    `stats` keeps the Normalize's (mean, std), None where the pipeline had none. What the pipeline draws comes from `rng`
-    alone, so the same generator state gives the same image.
+    `stats` keeps the Normalize's (mean, std), None where the pipeline had none. What the pipeline draws comes from
+    `rng` alone, so the same generator state gives the same image.
     """
 
     def __init__(self, pipeline: A.Compose) -> None:
@@ -75,7 +75,9 @@ class Augmentation:
         if transforms and isinstance(transforms[-1], A.Normalize):
             self.stats = _stats_of(transforms.pop())
         if any(isinstance(t, A.Normalize | A.ToTensorV2) for t in transforms):
-            raise UsageError("Normalize and ToTensorV2 must be the last two of a pipeline: fastmask applies them to the batch.")
+            raise UsageError(
+                "Normalize and ToTensorV2 must be the last two of a pipeline: fastmask applies them to the batch."
+            )
         self._pixels = A.Compose(transforms, strict=True)
         self._rng: np.random.Generator | None = None
         self._py_random = random.Random()
@@ -104,7 +106,9 @@ def _stats_of(normalize: A.Normalize) -> Stats:
     return tuple(float(v) for v in normalize.mean), tuple(float(v) for v in normalize.std)
 
 
-def check_fit(augments: Mapping[str, Augment], sizes: Sequence[tuple[int, int]], names: Sequence[Path]) -> tuple[int, int]:
+def check_fit(
+    augments: Mapping[str, Augment], sizes: Sequence[tuple[int, int]], names: Sequence[Path]
+) -> tuple[int, int]:
     """The (height, width) that every photo has after every one of `augments`.
 
     Tries each size that occurs once. Raises DataError naming the photo and the pipeline where a crop does not fit,
@@ -112,8 +116,12 @@ def check_fit(augments: Mapping[str, Augment], sizes: Sequence[tuple[int, int]],
     """
     first: dict[tuple[int, int], Path] = {}
     for size, name in zip(sizes, names, strict=True):
-        first.setdefault(tuple(size), name)
-    results = {_size_after(augment, what, size, name): name for size, name in first.items() for what, augment in augments.items()}
+        first.setdefault((size[0], size[1]), name)
+    results = {
+        _size_after(augment, what, size, name): name
+        for size, name in first.items()
+        for what, augment in augments.items()
+    }
     if len(results) > 1:
         (a, one), (b, other) = list(results.items())[:2]
         raise DataError(
@@ -126,7 +134,7 @@ def check_fit(augments: Mapping[str, Augment], sizes: Sequence[tuple[int, int]],
 def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) -> tuple[int, int]:
     try:
         image = augment(np.zeros((*size, 3), np.uint8), np.random.default_rng(0))
-    except Exception as error:  # noqa: BLE001 - a pipeline is a user's code and may raise anything
+    except Exception as error:
         raise DataError(
             f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({_line(error)}); "
             "change --crop HEIGHT WIDTH or the pipeline."

@@ -12,7 +12,7 @@ from fastmask.errors import FastmaskWarning, UsageError
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
-    "backgrounds that it has seen: the score will flatter, and says nothing about new people. Use it to see the leak only."
+    "backgrounds that it has seen: the score will flatter, and says nothing about new people. Use it to see the leak."
 )
 
 
@@ -45,7 +45,9 @@ def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
     first: dict[str, int] = {}
     for person, fold in zip(persons, folds, strict=True):
         if first.setdefault(person, fold) != fold:
-            raise UsageError(f"Person {person} lies in folds {first[person]} and {fold}: photos of one person must share one.")
+            raise UsageError(
+                f"Person {person} lies in folds {first[person]} and {fold}: photos of one person must share one."
+            )
 
 
 def _check_count(k: int, units: int, what: str) -> None:

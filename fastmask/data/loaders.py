@@ -47,8 +47,8 @@ class EncodeHeads(DisplayedTransform):
     def __init__(self, heads: Heads) -> None:
         self.heads = heads
 
-    def encodes(self, y: np.ndarray | list) -> TensorHeads:
-        codes = self.heads.encode(y) if isinstance(y[0], str) else y
+    def encodes(self, y: np.ndarray | list) -> TensorHeads:  # type: ignore[type-arg] # plum dispatches on it
+        codes: Any = self.heads.encode(list(y)) if isinstance(y[0], str) else y
         return TensorHeads(torch.as_tensor(codes, dtype=torch.int64))
 
     def decodes(self, y: TensorHeads) -> HeadNames:
@@ -85,7 +85,8 @@ class NormalizeBatch(DisplayedTransform):
         return (x * std + mean).clamp(0, 1)
 
     def _per_channel(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))  # type: ignore[return-value]
+        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return mean, std
 
 
 def photo_block() -> TransformBlock:
@@ -188,7 +189,7 @@ def dataloaders(
     Args:
         folds: (N,) the fold of each photo; five person-whole folds by default. `fold` None takes 0.
         augments: training and validation augmentation, each a callable (image, rng); the report's by default.
-        stats: (mean, std) of three channels each; by default those of the augmentation's own Normalize, or the report's.
+        stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
         num_workers: processes that load; by default none on a CPU, which training keeps busy, else up to 8.
 
     Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
@@ -249,7 +250,7 @@ def default_augments() -> tuple[Augmentation, Augmentation]:
 
 
 def batch_stats(augments: Sequence[Callable[..., Any]], stats: Stats | None = None) -> Stats:
-    """`stats`, or those of the pipelines' own Normalize, or the report's; raises UsageError where two of them differ."""
+    """`stats`, or those of the pipelines' own Normalize, or the report's; raises UsageError where two differ."""
     own = {a.stats for a in augments if isinstance(a, Augmentation) and a.stats is not None}
     if len(own) > 1 or (own and stats is not None and own != {stats}):
         raise UsageError(f"The pipelines normalise by {own}, the setting is {stats}: give the statistics once.")
@@ -263,7 +264,9 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
         torch.empty(0, device=picked)
     except (RuntimeError, AssertionError) as error:
         why = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(f"Device {str(device)!r} cannot be used ({why}); expected cpu or, with a GPU, cuda:0.") from error
+        raise UsageError(
+            f"Device {str(device)!r} cannot be used ({why}); expected cpu or, with a GPU, cuda:0."
+        ) from error
     return picked
 
 
@@ -273,7 +276,7 @@ def default_workers(device: torch.device) -> int:
 
 
 class PhotoList:
-    """Photos without labels, in the order given, as the data set of a `PhotoDL`; `split_idx` 1 is fastai's validation."""
+    """Photos without labels, in the order given, as the data set of a `PhotoDL`; `split_idx` 1 is validation."""
 
     n_inp = 1
 

@@ -76,7 +76,9 @@ def contest_heads(
 ) -> Heads:
     """The contest's three heads; `age_bounds` are trained on, `score_age_bounds` name and score the classes."""
     if len(age_bounds) != 2 or len(score_age_bounds) != 2:
-        raise UsageError(f"Age bounds are two numbers, such as 30 60; found {tuple(age_bounds)}, {tuple(score_age_bounds)}.")
+        raise UsageError(
+            f"Age bounds are two numbers, such as 30 60; found {tuple(age_bounds)}, {tuple(score_age_bounds)}."
+        )
     low, high = score_age_bounds
     return Heads(
         [
@@ -100,8 +102,8 @@ def contest_folder(data: str | Path) -> Path:
             return candidate
     found = "an empty or other folder" if folder.is_dir() else "no such folder"
     raise UsageError(
-        f"{folder} is not a contest folder ({found}): expected {folder / 'train.csv'} or {folder / 'train' / 'train.csv'}; "
-        "name it with --data, or try --data sample."
+        f"{folder} is not a contest folder ({found}): expected {folder / 'train.csv'} or "
+        f"{folder / 'train' / 'train.csv'}; name it with --data, or try --data sample."
     )
 
 
@@ -140,7 +142,9 @@ def _read_persons(file: Path, heads: Heads) -> pd.DataFrame:
             raise DataError(f"{where}, column path: found {row.path!r}, expected the name of a folder in images.")
     twice = frame["path"][frame["path"].duplicated()]
     if len(twice):
-        raise DataError(f"{file}, line {twice.index[0] + 2}, column path: {twice.iloc[0]!r} stands twice; remove one row.")
+        raise DataError(
+            f"{file}, line {twice.index[0] + 2}, column path: {twice.iloc[0]!r} stands twice; remove one row."
+        )
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one a person.")
     frame["age"] = frame["age"].astype(float)
@@ -166,7 +170,8 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [c for c in columns if c not in frame.columns]
     if missing:
         raise DataError(
-            f"{file} has no column {missing[0]!r}; found {', '.join(map(str, frame.columns))}, expected {', '.join(columns)}."
+            f"{file} has no column {missing[0]!r}; found {', '.join(map(str, frame.columns))}, "
+            f"expected {', '.join(columns)}."
         )
     return frame
 
@@ -176,20 +181,26 @@ def _photos_of(folder: Path, csv: Path) -> dict[str, str]:
     try:
         names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row.") from error
+        raise DataError(
+            f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row."
+        ) from error
     photos: dict[str, str] = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in SUFFIXES:
             continue
         if stem not in MASK_OF_STEM:
-            raise DataError(f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it.")
+            raise DataError(
+                f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it."
+            )
         if stem in photos:
             raise DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}.")
         photos[stem] = name
     missing = [stem for stem in MASK_OF_STEM if stem not in photos]
     if missing:
-        raise DataError(f"{folder} has no photo called {missing[0]} (any of {', '.join(SUFFIXES)}); expected seven photos.")
+        raise DataError(
+            f"{folder} has no photo called {missing[0]} (any of {', '.join(SUFFIXES)}); expected seven photos."
+        )
     return photos
 
 

@@ -1,0 +1,1 @@
+"""Inference: from a run to probabilities and a submission."""

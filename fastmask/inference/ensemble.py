@@ -66,7 +66,7 @@ class Predictions:
         return Path(out)
 
     def to_submission(self, info: str | Path, out: str | Path) -> Path:
-        """Write `info` (ImageID, ans) with `ans` filled in: the same rows in the same order, checked before it is written."""
+        """Write `info` (ImageID, ans) with `ans` filled in: the same rows, in the same order."""
         from fastmask.inference.submission import write_submission
 
         return write_submission(dict(zip(self.names, self.joint.tolist(), strict=True)), Path(info), Path(out))
@@ -124,7 +124,7 @@ def predict(
 
 
 def _walks(tta: int) -> Iterator[tuple[int | None, list[bool]]]:
-    """A walk through the photos each: (pass of the training augmentation or None, which views of it: mirrored or not)."""
+    """For each walk through the photos: (pass of the training augmentation or None, its views: mirrored or not)."""
     yield None, [False, True][:tta]
     for number in range(tta - 2):
         yield number, [number % 2 == 1]
@@ -183,5 +183,7 @@ def load_network(run: Run, file: Path, device: torch.device) -> MultiHeadNet:
     try:
         network.load_state_dict(load_file(file))
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{file} does not hold the weights of {run.config.arch}: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{file} does not hold the weights of {run.config.arch}: {str(error).splitlines()[0]}"
+        ) from error
     return network.to(device).eval()

@@ -24,7 +24,9 @@ def read_info(file: str | Path) -> pd.DataFrame:
     for problem, rows in (("stands twice", frame[ID].duplicated()), ("is empty", frame[ID] == "")):
         if rows.any():
             line = int(np.flatnonzero(rows)[0])
-            raise DataError(f"{path}, line {line + 2}, column {ID}: {frame[ID].iloc[line]!r} {problem}; remove the row.")
+            raise DataError(
+                f"{path}, line {line + 2}, column {ID}: {frame[ID].iloc[line]!r} {problem}; remove the row."
+            )
     if frame.empty:
         raise DataError(f"{path} has no rows; expected one a photo.")
     return frame
@@ -39,7 +41,9 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     for i, name in enumerate(frame[ID]):
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{file}, line {i + 2}, column {ID}: found {name!r}, expected the name of a photo in {folder}.")
+            raise DataError(
+                f"{file}, line {i + 2}, column {ID}: found {name!r}, expected the name of a photo in {folder}."
+            )
         if not path.is_file():
             raise DataError(f"{file}, line {i + 2}, column {ID}: {path} does not exist; expected a photo there.")
         paths.append(path)
@@ -47,14 +51,16 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
 
 
 def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
-    """Write `info` with `ans` filled in from name -> joint class; raises DataError if a photo of it was not predicted."""
+    """Write `info` with `ans` filled in from name -> joint class; raises DataError if a photo was not predicted."""
     if out.resolve() == info.resolve():
         raise UsageError(f"--out {out} is the file of questions itself; name another file.")
     frame = read_info(info)
     by_name = {Path(name).name: c for name, c in classes.items()}
     missing = [name for name in frame[ID] if Path(name).name not in by_name]
     if missing:
-        raise DataError(f"{len(missing)} of {len(frame)} photos of {info} were not predicted, the first is {missing[0]}.")
+        raise DataError(
+            f"{len(missing)} of {len(frame)} photos of {info} were not predicted, the first is {missing[0]}."
+        )
     write_csv(out, frame.assign(**{ANSWER: [by_name[Path(name).name] for name in frame[ID]]}))
     return out
 
@@ -69,14 +75,18 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
     predicted, true = _read_classes(Path(predictions), heads), _read_classes(Path(answers), heads)
     missing = true.index.difference(predicted.index)
     if len(missing):
-        raise DataError(f"{predictions} lacks {len(missing)} of the {len(true)} photos of {answers}, such as {missing[0]}.")
+        raise DataError(
+            f"{predictions} lacks {len(missing)} of the {len(true)} photos of {answers}, such as {missing[0]}."
+        )
     persons = read_strings(Path(answers), ()).get("person")
     groups = true.index.to_numpy() if persons is None else persons.to_numpy(dtype=object)
     scores = score_heads(
         heads, heads.unjoint(predicted.loc[true.index].to_numpy()), heads.unjoint(true.to_numpy()), groups=groups
     )
     if persons is None:
-        scores.notes.append(f"{answers} has no column person: the intervals take photos as independent and are too narrow.")
+        scores.notes.append(
+            f"{answers} has no column person: the intervals take photos as independent and are too narrow."
+        )
     return scores
 
 

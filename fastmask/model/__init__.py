@@ -1,0 +1,1 @@
+"""Model: network, losses, metrics, optimizer, schedule."""

@@ -22,7 +22,7 @@ def focal(logits: Tensor, y: Tensor, gamma: float = 2.0, alpha: Tensor | None = 
     log_p = F.log_softmax(logits.float(), dim=-1).gather(1, classes[:, None]).squeeze(1)
     weights = known.to(log_p.dtype) if alpha is None else alpha.to(log_p)[classes] * known
     # the floor keeps the gradient finite at p = 1 for a gamma under 1
-    loss = -log_p if gamma == 0 else -(-torch.expm1(log_p)).clamp(min=1e-12) ** gamma * log_p
+    loss = -log_p if gamma == 0 else -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
     return torch.where(known, loss, torch.zeros_like(loss)) * weights, weights
 
 

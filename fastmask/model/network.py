@@ -28,7 +28,7 @@ class MultiHeadNet(nn.Module):
     def __init__(self, body: nn.Module, heads: Heads) -> None:
         super().__init__()
         self.body = body
-        features = getattr(body, "head_hidden_size", None) or body.num_features
+        features: Any = getattr(body, "head_hidden_size", None) or body.num_features
         self.heads = nn.ModuleList([nn.Linear(int(features), size) for size in heads.sizes])
         cfg: dict[str, Any] = getattr(body, "pretrained_cfg", None) or {}
         name = cfg.get("architecture") or type(body).__name__
@@ -118,7 +118,11 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist; expected a file of weights (.safetensors or .pth).")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        loaded = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError, _unpickling_error()) as error:
         raise DataError(f"{path} is not a file of weights that can be read safely: {_line(error)}.") from error
     for key in ("state_dict", "model"):

@@ -28,7 +28,9 @@ def multistep(lr: float, milestones: Sequence[float], gamma: float, epochs: int)
 def milestone_epochs(milestones: Sequence[float], epochs: int) -> list[int]:
     """Milestones in epochs or shares -> epochs."""
     if any(m <= 0 for m in milestones):
-        raise UsageError(f"Milestones are epochs (1 or more) or shares of all epochs (under 1), found {list(milestones)}.")
+        raise UsageError(
+            f"Milestones are epochs (1 or more) or shares of all epochs (under 1), found {list(milestones)}."
+        )
     return [round(m * epochs) if m < 1 else round(m) for m in milestones]
 
 

@@ -1,0 +1,1 @@
+"""Training: the learner, its callbacks, the fold loop."""

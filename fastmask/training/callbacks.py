@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import CancelFitException, Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Recorder
 from safetensors import safe_open
@@ -90,9 +90,9 @@ class Checkpoint(TrackerCallback):
 
 
 class OOFCollector(Callback):
-    """Writes each epoch's probabilities of the validation photos, in the table's order, to `folder`/oof-EPOCH.safetensors.
+    """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
-    All epochs are kept, so that the other folds can choose the epoch of this one; they are small.
+    They are in the table's order. All epochs are kept, so that the other folds can choose this one's; they are small.
     """
 
     order, remove_on_fetch, _only_train_loop = TrackerCallback.order - 1, True, True

@@ -45,7 +45,18 @@ from fastmask.training.progress import EpochLines
 DONE = "done.json"
 # settings that do not change the result
 MACHINE_SETTINGS = ("workers", "device", "data")
-PACKAGES = ("fastmask", "torch", "fastai", "fastcore", "timm", "albumentations", "scikit-learn", "numpy", "pandas", "adamp")
+PACKAGES = (
+    "fastmask",
+    "torch",
+    "fastai",
+    "fastcore",
+    "timm",
+    "albumentations",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "adamp",
+)
 
 
 def cross_validate(
@@ -102,16 +113,18 @@ def reopen(out: Path, config: Config, heads: Heads, folds: pd.DataFrame) -> Run:
     if differing:
         name = differing[0]
         raise UsageError(
-            f"{out} was started with {name} {old[name]}, now it is {new[name]}; --resume goes on with the same settings "
-            f"only (differing: {', '.join(differing)})."
+            f"{out} was started with {name} {old[name]}, now it is {new[name]}; --resume needs the same settings "
+            f"(differing: {', '.join(differing)})."
         )
     if run.heads != heads or run.folds[["path", "fold"]].to_dict("list") != folds[["path", "fold"]].to_dict("list"):
-        raise UsageError(f"{out} was started with other photos or labels than are there now; start anew with another --out.")
+        raise UsageError(
+            f"{out} was started with other photos or labels than are there now; start anew with another --out."
+        )
     return run
 
 
 def effective_config(table: Table, config: Config) -> Config:
-    """`config` with every default that depends on the table or the arch filled in, so that the run keeps what it did."""
+    """`config` with every default that depends on table or arch filled in, so that the run keeps what it did."""
     stats = resolve_stats(config)
     pipelines = {"train_pipeline": config.train_pipeline, "valid_pipeline": config.valid_pipeline}
     if config.train_pipeline is None:
@@ -268,7 +281,9 @@ def choose_epochs(curves: Sequence[np.ndarray]) -> list[int]:
     return chosen
 
 
-def collect_oof(run: Run, table: Table, folds: np.ndarray, trained: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
+def collect_oof(
+    run: Run, table: Table, folds: np.ndarray, trained: Sequence[int], epochs: Sequence[int]
+) -> pd.DataFrame:
     """The OOF table in the table's order, each trained fold at its epoch."""
     heads = run.heads
     probabilities = np.full((len(table), heads.n_logits), np.nan, np.float32)
@@ -311,7 +326,7 @@ def all_scores(
         **headline.to_plain(),
         "optimistic": {
             **flattering.to_plain(),
-            "why": "each fold's epoch chosen by its own score, so this figure flatters; the headline's are chosen by the others",
+            "why": "each fold's epoch is chosen by the fold's own score: it flatters; the headline's, by the others",
         },
         "folds": each,
         "scored_by": {h.name: list(h.bounds) for h in run.heads if h.bounds},
@@ -329,7 +344,11 @@ def environment(network: MultiHeadNet, table: Table) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
-        "body": {"tag": network.tag, "stats": network.stats, "parameters": sum(p.numel() for p in network.parameters())},
+        "body": {
+            "tag": network.tag,
+            "stats": network.stats,
+            "parameters": sum(p.numel() for p in network.parameters()),
+        },
         "photos": {"root": str(table.root.resolve()), "count": len(table), "persons": len(set(table.persons))},
         "command": sys.argv,
         "git_commit": git_commit(),

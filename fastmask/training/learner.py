@@ -67,4 +67,6 @@ def heads_of(dls: DataLoaders) -> Heads:
         for transform in pipeline.tfms.fs:
             if isinstance(transform, EncodeHeads):
                 return transform.heads
-    raise UsageError("These DataLoaders have no heads: build them by fastmask's dataloaders, or a DataBlock with heads_block.")
+    raise UsageError(
+        "These DataLoaders have no heads: build them by fastmask's dataloaders, or a DataBlock with heads_block."
+    )

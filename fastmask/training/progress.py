@@ -55,4 +55,6 @@ class EpochLines(Callback):
         shown = [f"{name} {value:.4f}" for name, value in values.items() if value is not None and name != "time"]
         # the joint class is enough for a line; history.csv has each head
         seconds = time.perf_counter() - self._start
-        return f"{self.title} epoch {self.learn.epoch + 1}/{self.learn.n_epoch}  {'  '.join(shown[:4])}  {seconds:.0f} s"
+        return (
+            f"{self.title} epoch {self.learn.epoch + 1}/{self.learn.n_epoch}  {'  '.join(shown[:4])}  {seconds:.0f} s"
+        )
