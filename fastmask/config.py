@@ -40,7 +40,7 @@ class Config(BaseModel):
     train_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
     valid_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
     stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = Field(
-        None, description="Channel mean and std: 'report', 'pretrained' or six numbers."
+        None, description="'report', 'pretrained', or three means and three deviations."
     )
     # network
     arch: str = Field("tf_efficientnet_b4", description="A timm model.")
@@ -111,19 +111,22 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _sentences(error: pydantic.ValidationError) -> list[str]:
-    sentences: dict[str, str] = {}
+    by_setting: dict[str, list[Any]] = {}
     for one in error.errors():
-        name = str(one["loc"][0]) if one["loc"] else ""
-        sentences.setdefault(name, _sentence(name, one))
-    return list(sentences.values())
+        by_setting.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
+    return [_sentence(name, errors) for name, errors in by_setting.items()]
 
 
-def _sentence(name: str, one: Any) -> str:
+def _sentence(name: str, errors: Sequence[Any]) -> str:
+    one = errors[0]
     if not name:
         return f"{one['msg'].removeprefix('Value error, ')}."
     if one["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, Config.model_fields, n=1)
         return f"There is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    if len(errors) > 1:
+        # a setting of several forms fails once a form
+        return f"Setting {name}: expected {Config.model_fields[name].description} Found {one['input']!r}."
     return f"Setting {name}: {one['msg'][0].lower()}{one['msg'][1:]}, found {one['input']!r}."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,21 +42,17 @@ def to_plain(pipeline: A.Compose) -> dict[str, Any]:
 def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Compose:
     """The reverse of `to_plain`, strict: raises UsageError for an unknown transform or argument, naming `option`."""
     try:
-        pipeline = A.from_dict(dict(plain))
+        with warnings.catch_warnings():
+            # albumentations only warns of an unknown argument, and of a missing p, which it takes as 0.5
+            warnings.simplefilter("error", UserWarning)
+            pipeline = A.from_dict(dict(plain))
         if not isinstance(pipeline, A.Compose):
             raise ValueError(f"expected a Compose, found {type(pipeline).__name__}")
-        for transform in _flat(pipeline):
-            transform.strict = True
     except KeyError as error:
         raise UsageError(f"{option}: there is no {error} in albumentations {A.__version__}.") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, UserWarning) as error:
         raise UsageError(f"{option} is not a pipeline that albumentations can build: {_line(error)}.") from error
     return pipeline
-
-
-def _flat(pipeline: Any) -> list[Any]:
-    inner = [t for child in getattr(pipeline, "transforms", []) for t in _flat(child)]
-    return inner or [pipeline]
 
 
 class Augmentation:
@@ -139,7 +136,7 @@ def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) 
             f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({_line(error)}); "
             "change --crop HEIGHT WIDTH or the pipeline."
         ) from error
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(f"{what} made {image.dtype} {image.shape} of {name}; expected uint8 (height, width, 3).")
     return image.shape[0], image.shape[1]
 

@@ -1,0 +1,123 @@
+import pickle
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+import pytest
+import yaml
+
+from fastmask.data.augment import REPORT_STATS, Augmentation, check_fit, from_plain, report_pipelines, to_plain
+from fastmask.errors import DataError, UsageError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_the_report_s_pipelines():
+    train, valid = report_pipelines()
+    assert [type(t).__name__ for t in train] == ["CenterCrop", "RandomBrightnessContrast", "Normalize", "ToTensorV2"]
+    assert [type(t).__name__ for t in valid] == ["CenterCrop", "Normalize", "ToTensorV2"]
+    light = train[1]
+    assert (light.brightness_limit, light.contrast_limit, light.p) == ((-0.1, 0.1), (-0.1, 0.1), 0.5)
+    assert (tuple(valid[1].mean), tuple(valid[1].std)) == REPORT_STATS
+
+
+def test_height_comes_before_width():
+    train, valid = report_pipelines(crop=(400, 200))
+    for pipeline in (train, valid):
+        assert Augmentation(pipeline)(IMAGE, rng()).shape == (400, 200, 3)
+
+
+def test_the_validation_crop_is_the_middle():
+    assert (Augmentation(report_pipelines()[1])(IMAGE, rng()) == IMAGE[56:456, 92:292]).all()
+
+
+def test_a_pipeline_survives_yaml_and_does_the_same():
+    train = report_pipelines()[0]
+    again = from_plain(yaml.safe_load(yaml.safe_dump(to_plain(train))))
+    one, other = Augmentation(train), Augmentation(again)
+    assert one.stats == other.stats == REPORT_STATS
+    for seed in range(5):
+        assert (one(IMAGE, rng(seed)) == other(IMAGE, rng(seed))).all()
+
+
+def test_what_it_draws_comes_from_the_generator_alone():
+    augment = Augmentation(
+        A.Compose([A.RandomCrop(50, 40), A.RandomBrightnessContrast(p=0.5), A.HorizontalFlip(p=0.5)])
+    )
+    kept = rng(7)
+    state = kept.bit_generator.state
+    first = augment(IMAGE, kept)
+    augment(IMAGE, kept)
+    kept.bit_generator.state = state
+    assert (augment(IMAGE, kept) == first).all()  # the same generator, set back
+    assert (augment(IMAGE, rng(7)) == first).all()  # another generator in the same state
+    assert (pickle.loads(pickle.dumps(augment))(IMAGE, rng(7)) == first).all()  # in a worker
+    assert any((augment(IMAGE, rng(seed)) != first).any() for seed in range(8, 11))
+
+
+def test_normalising_is_taken_off_and_kept_as_numbers():
+    augment = Augmentation(A.Compose([A.Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), A.ToTensorV2()]))
+    assert augment.stats == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert augment(IMAGE, rng()).dtype == np.uint8
+    assert Augmentation(A.Compose([A.HorizontalFlip()])).stats is None
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [A.Normalize(), A.CenterCrop(10, 10)],
+        [A.ToTensorV2(), A.Normalize()],
+        [A.Normalize(normalization="image"), A.ToTensorV2()],
+    ],
+)
+def test_normalising_anywhere_else_is_refused(transforms):
+    with pytest.raises(UsageError, match="Normalize"):
+        Augmentation(A.Compose(transforms))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update(__class_fullname__="CentreCrop"), "there is no 'CentreCrop' in albumentations"),
+        (lambda t: t.update(hight=3), "Argument.* 'hight'"),
+        (lambda t: t.pop("height"), "height"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_built_names_the_setting(change, message):
+    plain = to_plain(report_pipelines()[0])
+    change(plain["transform"]["transforms"][0])
+    with pytest.raises(UsageError, match=f"train_pipeline.*{message}"):
+        from_plain(plain, "train_pipeline")
+
+
+@pytest.mark.parametrize(
+    "plain", [{}, {"transform": {}}, {"transform": 3}, {"transform": {"__class_fullname__": "Blur", "p": 1}}]
+)
+def test_what_is_no_pipeline_is_refused(plain):
+    with pytest.raises(UsageError):
+        from_plain(plain)
+
+
+def fit(augment, *sizes):
+    return check_fit({"the pipeline": augment}, sizes, [Path(f"photo{i}.jpg") for i in range(len(sizes))])
+
+
+def test_every_size_of_photo_is_tried():
+    assert fit(Augmentation(report_pipelines()[1]), (512, 384), (400, 200)) == (400, 200)
+    with pytest.raises(DataError, match=r"photo1\.jpg is 300 high and 384 wide.*change --crop"):
+        fit(Augmentation(report_pipelines()[1]), (512, 384), (300, 384))
+
+
+def test_sizes_that_come_out_differently_are_named():
+    with pytest.raises(DataError, match=r"photo0\.jpg comes out 40 high and 20 wide, photo1\.jpg 50 and 20"):
+        fit(lambda image, rng: image, (40, 20), (50, 20))
+
+
+@pytest.mark.parametrize("augment", [lambda i, rng: i[..., 0], lambda i, rng: i / 255, lambda i, rng: i[:0, :0]])
+def test_a_callable_must_give_a_photo(augment):
+    with pytest.raises(DataError, match="the pipeline made"):
+        fit(augment, (40, 20))

@@ -1,0 +1,95 @@
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastmask.data.folds import assign_folds, check_whole
+from fastmask.data.table import Table, contest_heads
+from fastmask.errors import FastmaskWarning, UsageError
+
+
+def table_of(ages, genders=None, stratify="age"):
+    """Seven photos of a person of each age."""
+    heads, ages = contest_heads(), np.asarray(ages, float)
+    genders = genders or ["male", "female"] * len(ages)
+    rows = [
+        (f"p{i}/{m}", f"p{i}", mask, genders[i], heads["age"].decode(heads["age"].band(ages[i : i + 1])[0]), ages[i])
+        for i in range(len(ages))
+        for m, mask in enumerate([*["wear"] * 5, "incorrect", "none"])
+    ]
+    frame = pd.DataFrame(rows, columns=["path", "person", "mask", "gender", "age", "age_value"])
+    return Table(frame.assign(source="test"), heads, root=None, stratify=stratify)
+
+
+CONTEST = table_of(np.random.default_rng(0).choice([22, 25, 45, 50, 60], 300, p=[0.3, 0.2, 0.2, 0.2, 0.1]))
+
+
+def test_persons_are_whole_and_folds_alike():
+    folds = assign_folds(CONTEST, 5)
+    assert pd.Series(folds).groupby(CONTEST.persons).nunique().max() == 1
+    ages = pd.crosstab(folds, CONTEST.frame["age"])
+    assert (ages.max() - ages.min()).max() <= 14  # two persons
+    assert set(folds) == set(range(5))
+
+
+def test_the_seed_decides():
+    assert (assign_folds(CONTEST, 5, seed=1) == assign_folds(CONTEST, 5, seed=1)).all()
+    assert (assign_folds(CONTEST, 5, seed=1) != assign_folds(CONTEST, 5, seed=2)).any()
+
+
+def test_the_joint_class_can_be_stratified():
+    folds = assign_folds(CONTEST, 3, stratify="joint")
+    counts = pd.crosstab(folds, CONTEST.heads.joint(CONTEST.y))
+    assert (counts.max() - counts.min()).max() <= 15
+
+
+def test_the_label_as_trained_is_stratified():
+    # by the official bounds all are of one class, so that only the training bounds can spread the oldest
+    table = table_of([31] * 20 + [59] * 10)
+    heads = contest_heads(age_bounds=(30, 58))
+    folds = assign_folds(replace(table, heads=heads), 5)
+    oldest = pd.crosstab(folds, table.frame["age_value"])[59.0]
+    assert oldest.tolist() == [14] * 5
+
+
+def test_the_leaky_split_says_that_its_score_will_flatter():
+    with pytest.warns(FastmaskWarning, match="the score will flatter"):
+        folds = assign_folds(CONTEST, 5, group="none")
+    assert pd.Series(folds).groupby(CONTEST.persons).nunique().max() > 1
+
+
+def test_a_class_rarer_than_the_folds_is_said_and_not_crashed_on():
+    table = table_of([25] * 20 + [45] * 20 + [60] * 2)
+    with pytest.warns(FastmaskWarning, match=r"Class '60\+' has 2 persons for 5 folds"):
+        folds = assign_folds(table, 5)
+    assert set(folds) == set(range(5))
+
+
+def test_every_class_may_be_rarer_than_the_folds():
+    table = table_of([25, 45, 60, 26], genders=["male"] * 4, stratify="joint")
+    with pytest.warns(FastmaskWarning):
+        folds = assign_folds(table, 4)
+    assert pd.Series(folds).groupby(table.persons).nunique().max() == 1
+    assert sorted(set(folds)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("k", "options", "message"),
+    [
+        (1, {}, "--folds is 1; expected 2 or more"),
+        (301, {}, "only 300 persons; take at most 300"),
+        (5, {"stratify": "hat"}, "There is no head 'hat'"),
+        (5, {"group": "family"}, "group is 'person' or 'none'"),
+    ],
+)
+def test_what_cannot_be_is_refused(k, options, message):
+    with pytest.raises(UsageError, match=message), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assign_folds(CONTEST, k, **options)
+
+
+def test_a_person_in_two_folds_is_named():
+    with pytest.raises(UsageError, match="Person b lies in folds 0 and 1"):
+        check_whole(np.array(["a", "b", "b"], dtype=object), np.array([0, 0, 1]))

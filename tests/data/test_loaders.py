@@ -1,0 +1,164 @@
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
+from fastmask.data.folds import assign_folds
+from fastmask.data.loaders import NormalizeBatch, batch_stats, dataloaders, photo_loader, pick_device
+from fastmask.data.photo import read_photo
+from fastmask.data.table import read_contest
+from fastmask.errors import UsageError
+
+SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
+TRAIN = Augmentation(A.Compose([*SMALL, A.HorizontalFlip(p=0.5), A.RandomBrightnessContrast(p=0.8)]))
+VALID = Augmentation(A.Compose(SMALL))
+
+
+@pytest.fixture(scope="module")
+def table(contest):
+    return read_contest(contest)
+
+
+def loaders(table, augments=(TRAIN, VALID), **options):
+    folds = assign_folds(table, 3, group="person", stratify="gender")
+    options = {"bs": 8, "num_workers": 0, "device": "cpu", **options}
+    return dataloaders(table, options.pop("fold", 0), folds, augments=augments, **options)
+
+
+def batches(dl):
+    return [(x.clone(), y.clone()) for x, y in dl]
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        (a == b).all() for p, q in zip(one, other, strict=True) for a, b in zip(p, q, strict=True)
+    )
+
+
+def test_a_batch_is_photos_in_channels_last_and_a_class_a_head(table):
+    x, y = loaders(table).train.one_batch()
+    assert (x.shape, x.dtype) == ((8, 3, 64, 32), torch.float32)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert (y.shape, y.dtype) == ((8, 3), torch.int64)
+
+
+def test_the_batch_equals_albumentations_normalize_and_totensor(table):
+    whole = A.Compose([*SMALL, A.Normalize(*REPORT_STATS), A.ToTensorV2()])
+    dl = loaders(table, augments=(Augmentation(whole), Augmentation(whole))).valid
+    rows = [row for row, fold in enumerate(assign_folds(table, 3, stratify="gender")) if fold == 0]
+    expected = torch.stack([whole(image=read_photo(table.photo(row)))["image"] for row in rows])
+    torch.testing.assert_close(torch.cat([torch.Tensor(x) for x, _ in dl]), expected, atol=1e-5, rtol=0)
+
+
+def test_normalising_can_be_undone():
+    x = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    from fastai.torch_core import TensorImage
+
+    normalize = NormalizeBatch(*REPORT_STATS)
+    torch.testing.assert_close(torch.Tensor(normalize.decode(normalize(TensorImage(x)))), x / 255)
+
+
+def test_training_leaves_the_fold_out_and_drops_the_last_batch(table):
+    dls = loaders(table)
+    valid = sum(len(y) for _, y in dls.valid)
+    train = sum(len(y) for _, y in dls.train)
+    assert valid == len(dls.valid_ds) == (assign_folds(table, 3, stratify="gender") == 0).sum()
+    assert train == len(dls.train_ds) // 8 * 8
+    assert len(dls.train_ds) + valid == len(table)
+
+
+def test_validation_labels_are_official_and_training_labels_as_trained(contest):
+    table = read_contest(contest, age_bounds=(20, 25))
+    dls = loaders(table)
+    folds = assign_folds(table, 3, stratify="gender")
+    assert torch.cat([y for _, y in dls.valid]).tolist() == table.y[folds == 0].tolist()
+    trained = sorted(y.tolist() for i in range(len(dls.train_ds)) for y in [dls.train_ds[i][1]])
+    assert trained == sorted(table.train_y[folds != 0].tolist())
+    assert (table.y != table.train_y).any()
+
+
+def test_two_workers_give_what_none_gives(table):
+    one, two = loaders(table), loaders(table, num_workers=2)
+    for _ in range(2):
+        assert equal(batches(one.train), batches(two.train))
+    assert equal(batches(one.valid), batches(two.valid))
+
+
+def test_a_seed_repeats_and_passes_seeds_and_folds_differ(table):
+    one, other = loaders(table), loaders(table)
+    first, second = batches(one.train), batches(one.train)
+    assert equal(first, batches(other.train))
+    assert not equal(first, second)
+    assert not equal(first, batches(loaders(table, seed=1).train))
+
+
+def test_order_and_augmentation_each_differ_between_passes(table):
+    still = loaders(table, augments=(VALID, VALID)).train
+    assert [y.tolist() for _, y in batches(still)] != [y.tolist() for _, y in batches(still)]
+    dl = loaders(table).train.new(shuffle=False)
+    assert not equal(batches(dl), batches(dl))
+
+
+def test_a_photo_drawn_twice_in_a_pass_is_augmented_twice(table):
+    dl = loaders(table).train.new(get_idxs=lambda: [3] * 8, shuffle=False)
+    x, y = dl.one_batch()
+    assert (y == y[0]).all()
+    assert len({image.sum().item() for image in x}) > 1
+
+
+def test_validation_is_never_augmented_at_random(table):
+    dl = loaders(table).valid
+    assert equal(batches(dl), batches(dl))
+
+
+def test_new_keeps_what_this_loader_adds(table):
+    dl = loaders(table, seed=5).train
+    made = dl.new(bs=2)
+    assert (made.augments, made.seed, made.fold, made.bs) == (dl.augments, 5, 0, 2)
+    assert made.passes is dl.passes
+
+
+def test_a_path_an_image_and_an_array_can_be_predicted(table):
+    dls, path = loaders(table), table.photo(4)
+    image = Image.open(path).convert("RGB")
+    seen = [dls.test_dl([item]).one_batch()[0] for item in (path, str(path), image, np.asarray(image), 4)]
+    assert all((x == seen[0]).all() for x in seen)
+
+
+def test_photos_are_shown_with_their_names(table, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    loaders(table).show_batch(max_n=4)
+    titles = [ax.get_title() for ax in plt.gcf().axes if ax.get_title()]
+    plt.close("all")
+    assert len(titles) == 4
+    assert all(t.split()[1] in ("male", "female") for t in titles)
+
+
+def test_photos_without_labels_come_in_the_order_given(table):
+    paths = [table.photo(i) for i in (9, 2, 30)]
+    loader = photo_loader(paths, (TRAIN, VALID), REPORT_STATS, bs=2, num_workers=0, device="cpu")
+    x = torch.cat([torch.Tensor(x) for (x,) in loader])
+    one = photo_loader([paths[2]], (TRAIN, VALID), REPORT_STATS, num_workers=0, device="cpu").one_batch()[0]
+    assert (x[2] == one[0]).all()
+    assert len(x) == 3
+
+
+def test_statistics_are_given_once():
+    own = Augmentation(report_pipelines(stats=((0.5,) * 3, (0.5,) * 3))[1])
+    assert batch_stats([own]) == ((0.5,) * 3, (0.5,) * 3)
+    assert batch_stats([VALID]) == REPORT_STATS
+    with pytest.raises(UsageError, match="give the statistics once"):
+        batch_stats([own], REPORT_STATS)
+
+
+def test_a_fold_that_does_not_exist_and_a_device_that_does_not_are_refused(table):
+    with pytest.raises(UsageError, match="Fold 7 does not split"):
+        loaders(table, fold=7)
+    with pytest.raises(UsageError, match="Device 'abacus' cannot be used"):
+        pick_device("abacus")

@@ -1,0 +1,128 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastmask.data.table import contest_heads
+from fastmask.errors import UsageError
+from fastmask.heads import Head, Heads
+from fastmask.model.losses import CrossEntropyLoss, FocalLoss, focal
+
+HEADS = contest_heads()
+ONE = Heads([Head("one", ("a", "b", "c"))])
+
+
+def batch(n=16, seed=0, unknown=0.0):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, HEADS.n_logits, generator=g).mul(2).requires_grad_()
+    y = torch.stack([torch.randint(0, k, (n,), generator=g) for k in HEADS.sizes], dim=1)
+    return logits, y.masked_fill(torch.rand(n, len(HEADS), generator=g) < unknown, -1)
+
+
+def reference(logits, y, weights=None, reduction="mean"):
+    """The sum over heads of PyTorch's own cross-entropy."""
+    parts = HEADS.split(logits)
+    weights = weights or [None] * 3
+    return sum(
+        F.cross_entropy(p, y[:, i], weight=w, ignore_index=-1, reduction=reduction)
+        for i, (p, w) in enumerate(zip(parts, weights, strict=True))
+    )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, lambda *a, **k: FocalLoss(*a, gamma=0, **k)])
+def test_gamma_0_is_pytorch_s_cross_entropy(loss, reduction):
+    logits, y = batch(unknown=0.3)
+    torch.testing.assert_close(loss(HEADS, reduction=reduction)(logits, y), reference(logits, y, reduction=reduction))
+
+
+def test_class_weights_are_those_of_pytorch():
+    logits, y = batch(unknown=0.2)
+    alpha = [[1.0, 2.0, 3.0], None, [0.5, 1.0, 4.0]]
+    weights = [None if a is None else torch.tensor(a) for a in alpha]
+    torch.testing.assert_close(CrossEntropyLoss(HEADS, alpha)(logits, y), reference(logits, y, weights))
+
+
+def test_a_case_worked_by_hand():
+    # softmax of (log 2, log 1, log 1) is (1/2, 1/4, 1/4)
+    logits = torch.tensor([[math.log(2), 0.0, 0.0], [math.log(2), 0.0, 0.0]])
+    y = torch.tensor([[0], [1]])
+    by_hand = [0.5**2 * math.log(2), 0.75**2 * math.log(4)]
+    torch.testing.assert_close(FocalLoss(ONE, gamma=2, reduction="none")(logits, y), torch.tensor(by_hand))
+    torch.testing.assert_close(FocalLoss(ONE, gamma=2)(logits, y), torch.tensor(sum(by_hand) / 2))
+    weighted = FocalLoss(ONE, gamma=2, alpha=[[1.0, 3.0, 1.0]])(logits, y)
+    torch.testing.assert_close(weighted, torch.tensor((by_hand[0] + 3 * by_hand[1]) / 4))
+
+
+def test_head_weights_weigh_heads():
+    heads = Heads([Head("a", ("0", "1"), weight=2.0), Head("b", ("0", "1"), weight=0.5)])
+    logits, y = torch.randn(4, 4), torch.tensor([[0, 1]] * 4)
+    a, b = (F.cross_entropy(logits[:, s], y[:, i]) for i, s in enumerate((slice(0, 2), slice(2, 4))))
+    torch.testing.assert_close(CrossEntropyLoss(heads)(logits, y), 2 * a + 0.5 * b)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_an_unknown_label_is_as_if_the_photo_were_not_there_for_its_head(gamma):
+    logits, y = batch(unknown=0.4)
+    expected = sum(
+        FocalLoss(Heads([h]), gamma)(p[y[:, i] >= 0], y[y[:, i] >= 0, i : i + 1])
+        for i, (h, p) in enumerate(zip(HEADS, HEADS.split(logits), strict=True))
+    )
+    torch.testing.assert_close(FocalLoss(HEADS, gamma)(logits, y), expected)
+
+
+def test_a_head_without_a_label_adds_exactly_nothing_and_keeps_a_gradient():
+    logits, y = batch()
+    y[:, 1] = -1
+    loss = FocalLoss(HEADS)
+    gender_free = FocalLoss(Heads([HEADS["mask"], HEADS["age"]]))
+    both = torch.cat([HEADS.split(logits)[0], HEADS.split(logits)[2]], dim=1)
+    assert loss(logits, y) == gender_free(both, y[:, [0, 2]])
+    y[:] = -1
+    nothing = loss(logits, y)
+    assert nothing == 0
+    nothing.backward()
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_a_sure_answer_right_or_wrong_has_a_finite_gradient(gamma):
+    logits = torch.tensor([[200.0, -200, 0], [-200, 200, 0]], requires_grad=True)
+    loss = FocalLoss(ONE, gamma)(logits, torch.tensor([[0], [0]]))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_gradients_agree_with_differences():
+    logits = torch.randn(5, 3, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, -1, 1])
+
+    def loss(x):
+        return focal(x.to(torch.float32), y)[0].sum().double()
+
+    x = logits.clone().requires_grad_()
+    loss(x).backward()
+    for i, j in ((0, 0), (1, 2), (3, 1)):
+        step = torch.zeros_like(logits)
+        step[i, j] = 1e-2
+        assert x.grad[i, j].item() == pytest.approx(
+            ((loss(logits + step) - loss(logits - step)) / 2e-2).item(), abs=1e-3
+        )
+
+
+def test_fastai_finds_probabilities_and_classes():
+    logits, _ = batch()
+    loss = FocalLoss(HEADS)
+    probabilities = loss.activation(logits)
+    torch.testing.assert_close(probabilities[:, 3:5], logits[:, 3:5].softmax(1))
+    assert loss.decodes(probabilities).tolist() == loss.decodes(logits).tolist()
+    assert loss.decodes(logits)[:, 2].tolist() == logits[:, 5:].argmax(1).tolist()
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="gamma is -1"):
+        FocalLoss(HEADS, gamma=-1)
+    with pytest.raises(UsageError, match="alpha of head age has 2 numbers for 3 classes"):
+        FocalLoss(HEADS, alpha=[None, None, [1.0, 2.0]])

@@ -1,0 +1,129 @@
+import warnings
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from fastmask.data.table import contest_heads
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.heads import Head, Heads
+from fastmask.model.network import body_and_heads, build_network, load_body
+
+HEADS = contest_heads()
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
+def test_any_body_gives_a_logit_a_class_of_all_heads(arch):
+    network = build_network(arch, HEADS).eval()
+    assert network(torch.randn(2, 3, 160, 160)).shape == (2, 8)
+
+
+def test_each_head_is_a_linear_layer_on_the_pooled_features():
+    network = build_network("test_resnet", HEADS).eval()
+    x = torch.randn(2, 3, 64, 32)
+    features = network.body(x)
+    for i, part in enumerate(HEADS.split(network(x))):
+        torch.testing.assert_close(part, features @ network.heads[i].weight.T + network.heads[i].bias)
+
+
+def test_weights_lie_in_channels_last():
+    weights = [p for p in build_network("test_resnet", HEADS).parameters() if p.ndim == 4 and p.shape[2] > 1]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+def test_the_full_tag_and_statistics_are_kept():
+    network = build_network("tf_efficientnet_lite0", HEADS)
+    assert network.tag == "tf_efficientnet_lite0.in1k"
+    assert network.stats == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_fastai_s_groups_are_the_body_and_the_heads():
+    network = build_network("test_resnet", HEADS)
+    body, heads = body_and_heads(network)
+    assert len(heads) == 2 * len(HEADS)
+    assert len(body) + len(heads) == len(list(network.parameters()))
+
+
+def test_an_unknown_arch_names_the_nearest():
+    with pytest.raises(UsageError, match="no arch 'efficientnet_b44'; the nearest are .*efficientnet_b4"):
+        build_network("efficientnet_b44", HEADS)
+
+
+def test_without_the_hub_one_sentence_names_both_ways_out(monkeypatch):
+    def no_hub(*args, **kwargs):
+        raise OSError("We couldn't connect")
+
+    monkeypatch.setattr(timm, "create_model", no_hub)
+    with pytest.raises(UsageError, match="--weights, or start from random weights with --no-pretrained"):
+        build_network("test_resnet", HEADS, pretrained=True)
+
+
+def saved(tmp_path, change=lambda tensors: tensors, suffix=".safetensors"):
+    """A file of a body's weights with its classifier, as timm's hub has them."""
+    torch.manual_seed(1)
+    tensors = change(dict(timm.create_model("test_resnet").state_dict()))
+    file = tmp_path / f"weights{suffix}"
+    save_file({k: v.contiguous() for k, v in tensors.items()}, file) if suffix == ".safetensors" else torch.save(
+        tensors, file
+    )
+    return file, tensors
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "body."])
+def test_a_body_s_weights_are_matched_by_name(tmp_path, suffix, prefix):
+    file, tensors = saved(tmp_path, lambda t: {prefix + k: v for k, v in t.items()}, suffix)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = build_network("test_resnet", HEADS, weights=file)
+    own = network.body.state_dict()
+    assert all(torch.equal(own[name], tensors[prefix + name]) for name in own)
+
+
+def test_what_matched_is_counted_and_the_rest_is_said(tmp_path):
+    file, _ = saved(tmp_path, lambda t: {k: v for k, v in t.items() if not k.startswith("layer4")})
+    body = timm.create_model("test_resnet", num_classes=0)
+    with pytest.warns(FastmaskWarning, match=r"fits \d+ of the body's \d+ tensors; the others, such as layer4"):
+        matched, total = load_body(body, file)
+    assert total / 2 <= matched < total == len(body.state_dict())
+
+
+def test_weights_of_another_arch_are_refused_with_the_count(tmp_path):
+    file, _ = saved(tmp_path)
+    with pytest.raises(UsageError, match=r"fits \d+ of the body's \d+ tensors .* at least half"):
+        build_network("mobilenetv3_small_050", HEADS, weights=file)
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code ran')",))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"layer": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(DataError, match="cannot|read safely"):
+        build_network("test_resnet", HEADS, weights=tmp_path / "evil.pth")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 64])
+def test_a_file_that_is_no_weights_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is not a file of weights"):
+        build_network("test_resnet", HEADS, weights=tmp_path / name)
+
+
+def test_a_missing_file_and_one_of_no_tensors_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        build_network("test_resnet", HEADS, weights=tmp_path / "none.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(DataError, match="holds list"):
+        build_network("test_resnet", HEADS, weights=tmp_path / "list.pth")
+
+
+def test_one_head_and_seven_heads():
+    for count in (1, 7):
+        heads = Heads([Head(f"h{i}", ("a", "b", "c")) for i in range(count)])
+        assert build_network("test_resnet", heads).eval()(torch.randn(1, 3, 64, 32)).shape == (1, 3 * count)

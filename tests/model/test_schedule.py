@@ -1,0 +1,42 @@
+import pytest
+import torch
+from fastai.callback.schedule import combined_cos
+
+from fastmask.errors import UsageError
+from fastmask.model.schedule import lr_schedule, milestone_epochs, multistep
+
+
+@pytest.mark.parametrize("milestones", [[10, 15], [0.5, 0.75], [1, 2, 19]])
+def test_multistep_is_pytorch_s(milestones):
+    epochs, steps = 20, 7
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-4)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestone_epochs(milestones, epochs), gamma=0.5)
+    ours = multistep(3e-4, milestones, 0.5, epochs)
+    for epoch in range(epochs):
+        done = epoch / epochs
+        for _ in range(steps):
+            assert ours(done) == pytest.approx(optimizer.param_groups[0]["lr"])
+            done += 1.0 / (steps * epochs)  # as fastai counts
+        optimizer.step()
+        theirs.step()
+
+
+def test_onecycle_is_fastai_s():
+    rates = lr_schedule("onecycle", 1e-3, 4)[0].scheds
+    theirs = combined_cos(0.25, 1e-3 / 25, 1e-3, 1e-3 / 1e5)
+    for done in (0, 0.1, 0.25, 0.6, 0.99):
+        assert rates["lr"](done) == theirs(done)
+    assert rates["mom"](0.25) == pytest.approx(0.85)
+
+
+def test_cosine_ends_at_zero_and_constant_stays():
+    rate = lr_schedule("cosine", 1e-3, 4)[0].scheds["lr"]
+    assert (rate(0), rate(0.5), rate(1)) == (1e-3, pytest.approx(5e-4), pytest.approx(0, abs=1e-12))
+    assert lr_schedule("constant", 1e-3, 4) == []
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="no schedule 'steps'; expected one of multistep"):
+        lr_schedule("steps", 1e-3, 4)
+    with pytest.raises(UsageError, match="Milestones"):
+        multistep(1e-3, [0], 0.5, 4)

@@ -1,0 +1,856 @@
+"""The command line: what it reads, prints, writes and refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+import yaml
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.metrics import accuracy_score, f1_score
+
+from fastmask import cli
+from fastmask.config import Config
+from fastmask.run import Run
+
+DONE, FAILED, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
+ERROR, WARNING = "fastmask: error: ", "fastmask: warning: "
+Command = Callable[..., "Answer"]
+
+
+class Answer:
+    """What a command gave back: exit code, stdout, lines of stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err.splitlines()
+
+    @property
+    def errors(self) -> list[str]:
+        return [line.removeprefix(ERROR) for line in self.err if line.startswith(ERROR)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line.removeprefix(WARNING) for line in self.err if line.startswith(WARNING)]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def fastmask(work: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, run in this process in the folder `work`."""
+
+    def command(*arguments: Any) -> Answer:
+        capsys.readouterr()
+        try:
+            cli.main([str(a) for a in arguments])
+            code = DONE
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def refused(fastmask: Command, work: Path) -> Callable[..., str]:
+    """Run a command that must be refused with one sentence and leave nothing behind; return the sentence."""
+
+    def command(code: int, *arguments: Any) -> str:
+        before = snapshot(work.parent)
+        answer = fastmask(*arguments)
+        assert answer.errors, f"exit {answer.code} without a sentence: {answer.err}"
+        assert answer.code == code, answer.errors
+        assert answer.out == ""
+        assert len(answer.errors) == 1
+        assert answer.err[-1] == ERROR + answer.errors[0]
+        assert answer.errors[0][-1] in ".?"
+        assert snapshot(work.parent) == before
+        return answer.errors[0]
+
+    return command
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def small(work: Path, small_settings: dict[str, Any], contest: Path) -> list[str]:
+    """`fit` with settings that train in two seconds."""
+    file = work.parent / "small.yaml"
+    file.write_text(yaml.safe_dump({**small_settings, "data": str(contest)}))
+    return ["fit", "--config", str(file)]
+
+
+def first_photo(contest: Path, stem: str = "normal") -> Path:
+    return next(iter(sorted((contest / "train" / "images").iterdir()))) / f"{stem}.jpg"
+
+
+def edit_csv(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_csv(file, dtype=str)).to_csv(file, index=False)
+
+
+def rows_of(run: Path) -> int:
+    return len((run / "oof.csv").read_text().splitlines()) - 1
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
+    "data": (["sample"], "sample"),
+    "age_bounds": ([30, 58], [30, 58]),
+    "folds": ([3], 3),
+    "stratify": (["joint"], "joint"),
+    "group": (["none"], "none"),
+    "crop": ([200, 100], [200, 100]),
+    "stats": (["pretrained"], "pretrained"),
+    "seed": ([7], 7),
+    "arch": (["resnet18"], "resnet18"),
+    "pretrained": (None, False),
+    "weights": (["body.pth"], "body.pth"),
+    "drop_rate": ([0.2], 0.2),
+    "drop_path": ([0.1], 0.1),
+    "epochs": ([3], 3),
+    "bs": ([8], 8),
+    "lr": (["1e-2"], 0.01),
+    "wd": ([0], 0),
+    "sched": (["cosine"], "cosine"),
+    "milestones": ([4, 8], [4, 8]),
+    "lr_gamma": ([0.1], 0.1),
+    "loss": (["ce"], "ce"),
+    "focal_gamma": ([1.5], 1.5),
+    "monitor": (["age_macro_f1"], "age_macro_f1"),
+    "patience": ([0], 0),
+    "top_k": ([3], 3),
+    "workers": ([2], 2),
+    "device": (["cpu"], "cpu"),
+}
+
+
+def printed(fastmask: Command, *arguments: Any) -> dict[str, Any]:
+    answer = fastmask("fit", *arguments, "--print-config")
+    assert (answer.code, answer.err) == (DONE, [])
+    settings: dict[str, Any] = yaml.safe_load(answer.out)
+    return settings
+
+
+def test_every_option_of_fit_is_a_setting_and_is_tried_below() -> None:
+    fit = typer.main.get_command(cli.app).commands["fit"]  # type: ignore[attr-defined]
+    about_the_run = {"out", "resume", "overwrite", "config", "recipe", "set_", "print_config"}
+    options = {parameter.name for parameter in fit.params} - about_the_run
+    assert options == set(OPTIONS)
+    assert options <= set(Config.model_fields)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_changes_its_setting_and_no_other(name: str, fastmask: Command) -> None:
+    words, expected = OPTIONS[name]
+    option = ["--no-pretrained"] if words is None else [f"--{name.replace('_', '-')}", *words]
+    defaults, changed = printed(fastmask), printed(fastmask, *option)
+    assert changed == {**defaults, name: expected}
+    assert changed != defaults
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "expected"),
+    [
+        (["--stats", 0.5, 0.4, 0.3, 0.2, 0.1, 0.6], "stats", [0.5, 0.4, 0.3, 0.2, 0.1, 0.6]),
+        (["--stats", "0.5,0.4,0.3,0.2,0.1,0.6"], "stats", [0.5, 0.4, 0.3, 0.2, 0.1, 0.6]),
+        (["--stats", "report"], "stats", "report"),
+        (["--milestones", 0.5, 0.75], "milestones", [0.5, 0.75]),
+        (["--milestones", 12], "milestones", [12]),
+        (["--crop", 200, 100, "--stats", -0.1, 0, 0, 1, 1, 1, "--bs", 4], "stats", [-0.1, 0, 0, 1, 1, 1]),
+        (["--set", "age_bounds=[30, 57]"], "age_bounds", [30, 57]),
+        (["--set", "focal-gamma=1"], "focal_gamma", 1),
+        (
+            ["--set", "alpha.age=[1, 1, 4]", "--set", "alpha.mask=[1, 2, 1]"],
+            "alpha",
+            {"age": [1, 1, 4], "mask": [1, 2, 1]},
+        ),
+        (["--set", "head_weights.age=2"], "head_weights", {"age": 2}),
+    ],
+)
+def test_lists_of_numbers_and_nested_settings(words: list[Any], name: str, expected: Any, fastmask: Command) -> None:
+    assert printed(fastmask, *words)[name] == expected
+
+
+def test_precedence_is_command_line_set_config_recipe_default(fastmask: Command, work: Path) -> None:
+    (work / "mine.yaml").write_text("bs: 2\nlr: 2\nwd: 2\n")
+    low = ["--recipe", "quick", "--config", "mine.yaml"]
+    settings = printed(fastmask, "--lr", 4, *low, "--set", "lr=3", "--set", "wd=3")
+    assert [settings[name] for name in ("lr", "wd", "bs", "epochs", "focal_gamma")] == [4, 3, 2, 12, 2]
+
+
+def test_the_last_set_wins(fastmask: Command) -> None:
+    assert printed(fastmask, "--set", "bs=2", "--set", "bs=3")["bs"] == 3
+
+
+def test_the_recipe_report_is_the_reports_last_step(fastmask: Command) -> None:
+    settings = printed(fastmask, "--recipe", "report")
+    assert settings["age_bounds"] == [30, 58]
+    assert settings["arch"] == "tf_efficientnet_b4"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--recipe", "quick", "--seed", 3],
+        ["--recipe", "report"],
+        ["--stats", 0.5, 0.5, 0.5, 0.5, 0.5, 0.5],
+        ["--weights", "body.pth"],
+        ["--data", "Fotos von März", "--device", "cuda:0"],
+    ],
+    ids=lambda words: " ".join(map(str, words)) or "defaults",
+)
+def test_printed_settings_read_back_as_the_same(words: list[Any], fastmask: Command, work: Path) -> None:
+    first = fastmask("fit", *words, "--print-config")
+    (work / "printed.yaml").write_text(first.out, encoding="utf-8")
+    assert fastmask("fit", "--config", "printed.yaml", "--print-config").out == first.out
+
+
+# --- what is asked wrongly ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--data", "nowhere"], ["nowhere", "--data"]),
+        (["--folds", 1], ["folds", "1", "2"]),
+        (["--folds", 13], ["--folds is 13", "12 persons"]),
+        (["--group", "none", "--folds", 85], ["--folds is 85", "84 photos"]),
+        (["--epochs", 0], ["epochs", "0"]),
+        (["--lr", "nan"], ["lr"]),
+        (["--lr", 0], ["lr", "0"]),
+        (["--drop-rate", 1], ["drop_rate", "1"]),
+        (["--seed", -1], ["seed", "-1"]),
+        (["--crop", 0, 10], ["crop", "0"]),
+        (["--age-bounds", 60, 30], ["age_bounds", "60 30"]),
+        (["--loss", "hinge"], ["loss", "hinge", "focal", "ce"]),
+        (["--sched", "linear"], ["sched", "linear", "multistep"]),
+        (["--group", "photo"], ["group", "photo", "person", "none"]),
+        (["--stats", "imagenet"], ["--stats", "imagenet"]),
+        (["--stats", 0.5, 0.5], ["stats", "0.5"]),
+        (["--stats", 0.5, 0.5, 0.5, 0.5, 0.5, 0], ["stats", "deviations"]),
+        (["--milestones", "half"], ["--milestones", "half"]),
+        (["--milestones", 0, 4], ["milestones", "0"]),
+        (["--set", "epoch=3"], ["epoch", "did you mean 'epochs'"]),
+        (["--set", "lr"], ["lr", "name=value"]),
+        (["--set", "lr=[1"], ["lr=[1"]),
+        (["--set", "lr=fast"], ["lr", "fast"]),
+        (["--set", "alpha.age.x=1"], ["alpha"]),
+        (["--set", "lr.x=1"], ["lr"]),
+        (["--recipe", "best"], ["best", "quick", "report"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--config", "."], ["."]),
+        (["--monitor", "f2"], ["f2", "macro_f1", "age_accuracy"]),
+        (["--stratify", "hair"], ["hair", "mask, gender, age"]),
+        (["--device", "tpu"], ["tpu", "cpu"]),
+        (["--device", "cuda:99"], ["cuda:99", "cpu"]),
+        (["--weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["--weights", "body.pth", "--pretrained"], ["weights", "pretrained"]),
+        (["--set", "alpha.hair=[1, 1]"], ["hair", "mask, gender, age"]),
+        (["--set", "alpha.age=[1, 1]"], ["age", "3"]),
+        (["--set", "head_weights.hair=1"], ["hair", "mask, gender, age"]),
+        (["--set", "train_pipeline=null"], ["train_pipeline", "valid_pipeline"]),
+        (["--set", "train_pipeline=3"], ["train_pipeline", "3"]),
+        (["--set", "train_pipeline.transform.transforms=[{__class_fullname__: Crop3D}]"], ["Crop3D"]),
+        (["--resume", "--overwrite", "--out", "run"], ["--resume", "--overwrite"]),
+        (["--resume"], ["--resume", "--out"]),
+        (["--resume", "--out", "nowhere"], ["nowhere"]),
+        (["--out", "../small.yaml"], ["small.yaml", "--out"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_a_wrong_setting_is_refused_in_a_sentence_that_names_it(
+    words: list[Any], named: list[str], small: list[str], refused: Callable[..., str]
+) -> None:
+    sentence = refused(ASKED_WRONGLY, *small, *words)
+    assert [part for part in named if part not in sentence] == []
+
+
+def test_an_arch_that_timm_does_not_know_is_told_the_nearest(small: list[str], refused: Callable[..., str]) -> None:
+    sentence = refused(ASKED_WRONGLY, *small, "--arch", "tf_eficientnet_b4")
+    assert "'tf_eficientnet_b4'" in sentence
+    assert "tf_efficientnet_b4" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("epoch: 3\n", ["epoch", "did you mean 'epochs'"]),
+        ("- epochs\n", ["list", "epochs: 20"]),
+        ("epochs\n", ["str", "epochs: 20"]),
+        ("epochs: [3\n", ["mine.yaml", "YAML", "line"]),
+        ("lr: 3e-4x\n", ["lr", "3e-4x"]),
+    ],
+)
+def test_a_wrong_settings_file_is_refused(
+    text: str, named: list[str], small: list[str], work: Path, refused: Callable[..., str]
+) -> None:
+    (work / "mine.yaml").write_text(text)
+    sentence = refused(ASKED_WRONGLY, "fit", "--config", "mine.yaml")
+    assert [part for part in named if part not in sentence] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["fit", "--folds", "three"], ["--folds", "integer"]),
+        (["fit", "--crop", "400"], ["--crop"]),
+        (["fit", "--fold", "3"], ["--fold"]),
+        (["predict", "run"], ["images"]),
+        (["predict", "run", "images"], ["--out"]),
+        (["predict", "run", "images", "--out", "p.csv", "--tta", "many"], ["--tta", "integer"]),
+        (["learn"], ["learn"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_wrong_option_is_named_and_exits_2(words: list[str], named: list[str], fastmask: Command) -> None:
+    answer = fastmask(*words)
+    assert (answer.code, answer.out) == (ASKED_WRONGLY, "")
+    assert [part for part in named if part not in " ".join(answer.err)] == []
+
+
+def test_a_refusal_says_nothing_but_its_sentence(small: list[str], fastmask: Command) -> None:
+    assert fastmask(*small, "--monitor", "f2").err[0].startswith(ERROR)
+
+
+def test_an_output_folder_in_use_is_left_alone(small: list[str], work: Path, refused: Callable[..., str]) -> None:
+    (work / "mine").mkdir()
+    (work / "mine" / "thesis.txt").write_text("years of work")
+    assert "mine is in use" in refused(ASKED_WRONGLY, *small, "--out", "mine")
+    assert "mine is not a run" in refused(ASKED_WRONGLY, *small, "--out", "mine", "--overwrite")
+
+
+@pytest.mark.parametrize("words", [["--folds", 99], ["--monitor", "f2"], ["--device", "tpu"], ["--crop", 900, 900]])
+def test_overwrite_keeps_the_old_run_until_all_is_checked(
+    words: list[Any], contest: Path, run_copy: Path, fastmask: Command
+) -> None:
+    before = snapshot(run_copy)
+    settings = ["--data", contest, "--arch", "test_resnet", "--no-pretrained", "--folds", 2]
+    answer = fastmask("fit", *settings, "--out", run_copy, "--overwrite", *words)
+    assert answer.code != DONE
+    assert snapshot(run_copy) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"weights", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_that_is_no_weights_is_refused(
+    content: bytes, suffix: str, small: list[str], work: Path, refused: Callable[..., str]
+) -> None:
+    (work / f"body.{suffix}").write_bytes(content)
+    assert f"body.{suffix}" in refused(FAILED, *small, "--weights", f"body.{suffix}")
+
+
+def test_weights_of_another_arch_are_refused(small: list[str], work: Path, refused: Callable[..., str]) -> None:
+    save_file({"layer.weight": np.zeros(3, np.float32)}, work / "other.safetensors")
+    sentence = refused(ASKED_WRONGLY, *small, "--weights", "other.safetensors")
+    assert "other.safetensors fits 0 of" in sentence
+
+
+def test_a_crop_larger_than_a_photo_names_the_photo_and_the_option(contest: Path, refused: Callable[..., str]) -> None:
+    settings = ["--data", contest, "--arch", "test_resnet", "--no-pretrained", "--folds", 2]
+    sentence = refused(FAILED, "fit", *settings, "--crop", 600, 200)
+    assert str(contest / "train" / "images") in sentence
+    assert "512 high and 384 wide" in sentence
+    assert "--crop" in sentence
+
+
+def test_pipelines_that_end_in_two_sizes_are_refused(small: list[str], refused: Callable[..., str]) -> None:
+    sentence = refused(FAILED, *small, "--set", "train_pipeline.transform.transforms=[]")
+    assert "one size" in sentence
+
+
+# --- what the data holds --------------------------------------------------------------------------------------------
+
+
+def set_cell(column: str, text: str, row: int = 2) -> Callable[[Path], None]:
+    def change(contest: Path) -> None:
+        edit_csv(contest / "train" / "train.csv", lambda f: f.assign(**{column: f[column].where(f.index != row, text)}))
+
+    change.__name__ = f"{column}={text!r}"
+    return change
+
+
+def drop_column(contest: Path) -> None:
+    edit_csv(contest / "train" / "train.csv", lambda frame: frame.drop(columns="gender"))
+
+
+def repeat_row(contest: Path) -> None:
+    edit_csv(contest / "train" / "train.csv", lambda frame: pd.concat([frame, frame.iloc[[0]]]))
+
+
+def no_rows(contest: Path) -> None:
+    edit_csv(contest / "train" / "train.csv", lambda frame: frame.iloc[:0])
+
+
+def empty_csv(contest: Path) -> None:
+    (contest / "train" / "train.csv").write_text("")
+
+
+def binary_csv(contest: Path) -> None:
+    (contest / "train" / "train.csv").write_bytes(bytes(range(256)))
+
+
+def photo_missing(contest: Path) -> None:
+    first_photo(contest).unlink()
+
+
+def photo_empty(contest: Path) -> None:
+    first_photo(contest).write_bytes(b"")
+
+
+def photo_cut_short(contest: Path) -> None:
+    photo = first_photo(contest)
+    photo.write_bytes(photo.read_bytes()[:5000])
+
+
+def photo_is_text(contest: Path) -> None:
+    first_photo(contest).write_text("no image")
+
+
+def photo_twice(contest: Path) -> None:
+    shutil.copy(first_photo(contest), first_photo(contest).with_suffix(".png"))
+
+
+def photo_of_no_kind(contest: Path) -> None:
+    shutil.copy(first_photo(contest), first_photo(contest).with_name("mask6.jpg"))
+
+
+def person_missing(contest: Path) -> None:
+    shutil.rmtree(first_photo(contest).parent)
+
+
+def person_is_a_file(contest: Path) -> None:
+    person_missing(contest)
+    first_photo(contest).parent.write_text("no folder")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (drop_column, ["train.csv", "no column 'gender'"]),
+        (set_cell("gender", "woman"), ["train.csv, line 4, column gender", "'woman'", "male or female"]),
+        (set_cell("gender", ""), ["train.csv, line 4, column gender", "''"]),
+        (set_cell("age", "old"), ["train.csv, line 4, column age", "'old'"]),
+        (set_cell("age", ""), ["train.csv, line 4, column age", "''"]),
+        (set_cell("age", "nan"), ["train.csv, line 4, column age", "'nan'"]),
+        (set_cell("age", "-3"), ["train.csv, line 4, column age", "'-3'"]),
+        (set_cell("age", "1e9"), ["train.csv, line 4, column age", "'1e9'"]),
+        (set_cell("path", "../images"), ["train.csv, line 4, column path", "'../images'"]),
+        (set_cell("path", ""), ["train.csv, line 4, column path", "''"]),
+        (set_cell("path", "nobody"), ["nobody", "train.csv"]),
+        (repeat_row, ["train.csv, line 14, column path", "stands twice"]),
+        (no_rows, ["train.csv", "no rows"]),
+        (empty_csv, ["train.csv", "CSV"]),
+        (binary_csv, ["train.csv", "CSV"]),
+        (person_missing, ["000001_", "train.csv"]),
+        (photo_missing, ["000001_", "normal", "seven photos"]),
+        (photo_empty, ["normal.jpg", "empty"]),
+        (photo_cut_short, ["normal.jpg", "cut short"]),
+        (photo_is_text, ["normal.jpg", "not an image"]),
+        (photo_twice, ["normal.jpg and normal.png"]),
+        (photo_of_no_kind, ["mask6.jpg"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_data_that_cannot_be_used_is_refused_by_name(
+    damage: Callable[[Path], None], named: list[str], small: list[str], contest_copy: Path, refused: Callable[..., str]
+) -> None:
+    damage(contest_copy)
+    sentence = refused(FAILED, *small, "--data", contest_copy)
+    assert [part for part in named if part not in sentence] == []
+
+
+# --- fit ------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_writes_a_run_directory_and_prints_the_score(small: list[str], fastmask: Command, work: Path) -> None:
+    answer = fastmask(*small)
+    assert answer.code == DONE
+    run = work / "runs" / "test_resnet"
+    wanted = ["config.yaml", "heads.json", "environment.json", "folds.csv", "oof.csv", "scores.json"]
+    wanted += [f"fold{fold}/{name}" for fold in (0, 1) for name in ("history.csv", "done.json")]
+    assert [name for name in wanted if not (run / name).is_file()] == []
+    assert [len(list(run.glob(f"fold{fold}/epoch*.safetensors"))) for fold in (0, 1)] == [1, 1]
+    assert rows_of(run) == 84
+    assert answer.out == f"{Run.load(run).score()}\n"
+    assert sum("fold 1/2 epoch" in line for line in answer.err) == 2
+    assert any("fastmask predict runs/test_resnet" in line for line in answer.err)
+
+
+def test_a_second_fit_takes_another_name(small: list[str], fastmask: Command, work: Path) -> None:
+    (work / "runs" / "test_resnet").mkdir(parents=True)
+    fastmask(*small, "--epochs", 1)
+    assert rows_of(work / "runs" / "test_resnet-2") == 84
+    assert list((work / "runs" / "test_resnet").iterdir()) == []
+
+
+def test_overwrite_replaces_a_run(small: list[str], run_copy: Path, fastmask: Command) -> None:
+    assert fastmask(*small, "--epochs", 1, "--out", run_copy, "--overwrite").code == DONE
+    assert Run.load(run_copy).config.epochs == 1
+    assert len(Run.load(run_copy).history(0)) == 1
+
+
+def test_resume_trains_what_is_missing_and_gives_the_same_bytes(
+    small: list[str], run_copy: Path, fastmask: Command
+) -> None:
+    before = snapshot(run_copy)
+    kept = {p: p.stat().st_mtime_ns for p in (run_copy / "fold0").iterdir()}
+    shutil.rmtree(run_copy / "fold1")
+    for name in ("oof.csv", "scores.json"):
+        (run_copy / name).unlink()
+    answer = fastmask(*small, "--out", run_copy, "--resume")
+    assert answer.code == DONE
+    assert not any("fold 1/2" in line for line in answer.err)
+    assert sum("fold 2/2" in line for line in answer.err) == 2
+    for name in ("oof.csv", "scores.json", "config.yaml", "folds.csv"):
+        assert (run_copy / name).read_bytes() == before[name]
+    assert {p: p.stat().st_mtime_ns for p in (run_copy / "fold0").iterdir()} == kept
+
+
+def test_a_run_goes_on_from_its_own_settings(contest: Path, run_copy: Path, fastmask: Command) -> None:
+    before = (run_copy / "oof.csv").read_bytes()
+    (run_copy / "fold1" / "done.json").unlink()
+    settings = ["--config", run_copy / "config.yaml", "--data", contest, "--workers", 1]
+    assert fastmask("fit", *settings, "--out", run_copy, "--resume").code == DONE
+    assert (run_copy / "oof.csv").read_bytes() == before
+
+
+def test_resume_with_other_settings_names_the_difference(
+    small: list[str], run_copy: Path, refused: Callable[..., str]
+) -> None:
+    sentence = refused(ASKED_WRONGLY, *small, "--lr", 0.1, "--out", run_copy, "--resume")
+    assert "lr 0.0003, now it is 0.1" in sentence
+
+
+def test_resume_with_other_labels_is_refused(
+    small: list[str], run_copy: Path, contest_copy: Path, refused: Callable[..., str]
+) -> None:
+    edit_csv(contest_copy / "train" / "train.csv", lambda f: f.assign(gender=f["gender"].iloc[::-1].to_numpy()))
+    assert "labels" in refused(ASKED_WRONGLY, *small, "--data", contest_copy, "--out", run_copy, "--resume")
+
+
+def test_resume_with_a_person_less_is_refused(
+    small: list[str], run_copy: Path, contest_copy: Path, refused: Callable[..., str]
+) -> None:
+    edit_csv(contest_copy / "train" / "train.csv", lambda frame: frame.iloc[1:])
+    assert "photos" in refused(ASKED_WRONGLY, *small, "--data", contest_copy, "--out", run_copy, "--resume")
+
+
+@pytest.mark.filterwarnings("always::fastmask.errors.FastmaskWarning")
+def test_the_leaky_split_is_warned_of_and_noted_in_the_score(small: list[str], fastmask: Command) -> None:
+    answer = fastmask(*small, "--epochs", 1, "--group", "none", "--out", "leaky")
+    assert answer.code == DONE
+    assert len(answer.warnings) == 1
+    assert answer.warnings[0].startswith("--group none puts photos of one person on both sides of a split")
+    assert "flatters" in answer.out
+    assert "flatters" in fastmask("score", "leaky").out
+
+
+def test_an_interruption_exits_130_with_a_word_and_no_traceback(
+    fastmask: Command, finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "load", interrupt)
+    answer = fastmask("score", finished_run.path)
+    assert (answer.code, answer.out, answer.err) == (INTERRUPTED, "", ["fastmask: interrupted"])
+
+
+# --- predict --------------------------------------------------------------------------------------------------------
+
+
+def test_predict_writes_probabilities_of_a_folder(finished_run: Run, contest: Path, fastmask: Command) -> None:
+    answer = fastmask("predict", finished_run.path, contest / "eval" / "images", "--out", "new/p.csv")
+    assert answer.code == DONE
+    assert answer.out == "new/p.csv: 28 photos, mean of fold0, fold1, 1 view(s) each\n"
+    frame = pd.read_csv("new/p.csv")
+    assert sorted(frame["path"]) == sorted(p.name for p in (contest / "eval" / "images").iterdir())
+    assert frame[["mask.wear", "mask.incorrect", "mask.none"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert frame["age.60+"].to_numpy() == pytest.approx(frame[["fold0:age.60+", "fold1:age.60+"]].mean(axis=1))
+
+
+def test_predict_by_one_member_and_several_views(finished_run: Run, contest: Path, fastmask: Command) -> None:
+    images = contest / "eval" / "images"
+    answer = fastmask("predict", finished_run.path, images, "--out", "p.csv", "--members", "fold1", "--tta", 3)
+    assert answer.out == "p.csv: 28 photos, mean of fold1, 3 view(s) each\n"
+
+
+def test_predict_fills_in_a_submission_in_its_order(finished_run: Run, contest: Path, fastmask: Command) -> None:
+    info, images = contest / "eval" / "info.csv", contest / "eval" / "images"
+    fastmask("predict", finished_run.path, images, "--out", "p.csv")
+    answer = fastmask("predict", finished_run.path, images, "--submission", info, "--out", "s.csv")
+    assert answer.code == DONE
+    submission = pd.read_csv("s.csv")
+    assert list(submission["ImageID"]) == list(pd.read_csv(info)["ImageID"])
+    predicted = pd.read_csv("p.csv").set_index("path")["predicted"]
+    assert list(submission["ans"]) == list(predicted[submission["ImageID"]])
+
+
+def test_predict_leaves_an_existing_file_alone_unless_told(
+    finished_run: Run, contest: Path, work: Path, fastmask: Command, refused: Callable[..., str]
+) -> None:
+    (work / "p.csv").write_text("mine")
+    command = ["predict", finished_run.path, contest / "eval" / "images", "--out", "p.csv"]
+    assert "p.csv exists" in refused(ASKED_WRONGLY, *command)
+    assert fastmask(*command, "--overwrite").code == DONE
+    assert len(pd.read_csv("p.csv")) == 28
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--members", "fold7"], ["fold7", "fold0, fold1"]),
+        (["--members", "fold0,"], ["''"]),
+        (["--tta", 0], ["--tta is 0"]),
+        (["--bs", 0], ["--bs", "0"]),
+        (["--bs", -4], ["--bs", "-4"]),
+        (["--workers", -1], ["--workers", "-1"]),
+        (["--device", "tpu"], ["tpu", "cpu"]),
+        (["--submission", "nowhere.csv"], ["nowhere.csv"]),
+        (["--submission", "."], ["."]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_predict_asked_wrongly_is_refused(
+    words: list[Any], named: list[str], finished_run: Run, contest: Path, refused: Callable[..., str]
+) -> None:
+    images = contest / "eval" / "images"
+    sentence = refused(ASKED_WRONGLY, "predict", finished_run.path, images, "--out", "p.csv", *words)
+    assert [part for part in named if part not in sentence] == []
+
+
+def test_predict_from_a_folder_that_is_no_run_is_refused(
+    contest: Path, work: Path, refused: Callable[..., str]
+) -> None:
+    (work / "empty").mkdir()
+    for folder in ("nowhere", "empty", contest):
+        sentence = refused(ASKED_WRONGLY, "predict", folder, contest / "eval" / "images", "--out", "p.csv")
+        assert f"{folder} is not a run directory" in sentence
+
+
+def test_predict_without_photos_is_refused(finished_run: Run, work: Path, refused: Callable[..., str]) -> None:
+    (work / "empty").mkdir()
+    command = ["predict", finished_run.path]
+    assert "nowhere is not a folder" in refused(ASKED_WRONGLY, *command, "nowhere", "--out", "p.csv")
+    assert "empty holds no photos" in refused(ASKED_WRONGLY, *command, "empty", "--out", "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ImageID\na.jpg\n", ["info.csv", "no column 'ans'"]),
+        ("image,ans\na.jpg,0\n", ["info.csv", "no column 'ImageID'", "image"]),
+        ("ImageID,ans\nREAL,0\nnobody.jpg,0\n", ["info.csv, line 3", "nobody.jpg does not exist"]),
+        ("ImageID,ans\nREAL,0\nREAL,0\n", ["info.csv, line 3", "stands twice"]),
+        ("ImageID,ans\n,0\n", ["info.csv, line 2", "is empty"]),
+        ("ImageID,ans\n../info.csv,0\n", ["info.csv, line 2", "'../info.csv'"]),
+        ("ImageID,ans\n", ["info.csv", "no rows"]),
+        ("", ["info.csv", "CSV"]),
+    ],
+)
+def test_predict_refuses_a_broken_submission_file(
+    text: str, named: list[str], finished_run: Run, contest: Path, work: Path, refused: Callable[..., str]
+) -> None:
+    images = contest / "eval" / "images"
+    (work / "info.csv").write_text(text.replace("REAL", next(images.iterdir()).name))
+    sentence = refused(FAILED, "predict", finished_run.path, images, "--submission", "info.csv", "--out", "s.csv")
+    assert [part for part in named if part not in sentence] == []
+
+
+def test_predict_names_a_photo_that_cannot_be_read(
+    finished_run: Run, contest_copy: Path, refused: Callable[..., str]
+) -> None:
+    images = contest_copy / "eval" / "images"
+    photo = sorted(images.iterdir())[3]
+    photo.write_bytes(photo.read_bytes()[:3000])
+    assert photo.name in refused(FAILED, "predict", finished_run.path, images, "--out", "p.csv")
+
+
+def test_predict_names_a_photo_that_is_too_small(
+    finished_run: Run, contest_copy: Path, refused: Callable[..., str]
+) -> None:
+    images = contest_copy / "eval" / "images"
+    Image.new("RGB", (30, 40)).save(images / "tiny.png")
+    assert "tiny.png" in refused(FAILED, "predict", finished_run.path, images, "--out", "p.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+def test_predict_names_a_broken_checkpoint(
+    content: bytes, run_copy: Path, contest: Path, refused: Callable[..., str]
+) -> None:
+    checkpoint = next((run_copy / "fold1").glob("epoch*.safetensors"))
+    checkpoint.write_bytes(content)
+    sentence = refused(FAILED, "predict", run_copy, contest / "eval" / "images", "--out", "p.csv")
+    assert checkpoint.name in sentence
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "heads.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "{a: 1}", '{"a": 1}', "\x00"])
+def test_a_run_with_a_broken_file_is_refused_by_name(
+    name: str, text: str, run_copy: Path, refused: Callable[..., str]
+) -> None:
+    (run_copy / name).write_text(text)
+    assert str(run_copy) in refused(FAILED, "score", run_copy)
+
+
+# --- score ----------------------------------------------------------------------------------------------------------
+
+
+def test_score_of_a_run_is_that_of_its_fit(finished_run: Run, fastmask: Command) -> None:
+    answer = fastmask("score", finished_run.path)
+    assert (answer.code, answer.err) == (DONE, [])
+    oof = pd.read_csv(finished_run.path / "oof.csv")
+    expected = f1_score(oof["true"], oof["predicted"], labels=oof["true"].unique(), average="macro", zero_division=0)
+    assert answer.out.splitlines()[1].split()[:2] == ["joint", f"{expected:.4f}"]
+
+
+def test_score_as_json_is_what_scores_json_holds(finished_run: Run, fastmask: Command) -> None:
+    scores = json.loads(fastmask("score", finished_run.path, "--json").out)
+    written = json.loads((finished_run.path / "scores.json").read_text())
+    assert scores == {name: written[name] for name in ("joint", "heads", "notes")}
+
+
+@pytest.mark.parametrize("submission", [True, False], ids=["submission", "probabilities"])
+def test_score_of_predictions_against_answers_is_scikit_learns(
+    submission: bool, finished_run: Run, contest: Path, fastmask: Command
+) -> None:
+    info = ["--submission", contest / "eval" / "info.csv"] if submission else []
+    fastmask("predict", finished_run.path, contest / "eval" / "images", "--out", "p.csv", *info)
+    answers = contest / "eval" / "answers.csv"
+    scores = json.loads(fastmask("score", "p.csv", answers, "--json").out)
+    true = pd.read_csv(answers).set_index("ImageID")["ans"]
+    predicted = pd.read_csv("p.csv", index_col=0)["ans" if submission else "predicted"][true.index]
+    expected = f1_score(true, predicted, labels=true.unique(), average="macro", zero_division=0)
+    assert scores["joint"]["macro_f1"] == pytest.approx(expected)
+    assert scores["joint"]["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    assert scores["joint"]["n"] == 28
+
+
+def test_right_answers_score_1_in_whatever_order(contest: Path, work: Path, fastmask: Command) -> None:
+    answers = contest / "eval" / "answers.csv"
+    pd.read_csv(answers).iloc[::-1].to_csv("s.csv", index=False)
+    scores = json.loads(fastmask("score", "s.csv", answers, "--json").out)
+    assert (scores["joint"]["macro_f1"], scores["heads"]["age"]["accuracy"]) == (1, 1)
+
+
+@pytest.mark.parametrize("answer", ["18", "-1", "", "1.5", "wear", "nan", "²", "99999999999999999999"])
+def test_an_answer_that_is_no_class_is_refused(
+    answer: str, contest: Path, work: Path, refused: Callable[..., str]
+) -> None:
+    answers = contest / "eval" / "answers.csv"
+    shutil.copy(answers, work / "s.csv")
+    edit_csv(work / "s.csv", lambda frame: frame.assign(ans=frame["ans"].where(frame.index != 4, answer)))
+    sentence = refused(FAILED, "score", "s.csv", answers)
+    assert "s.csv, line 6, column ans" in sentence
+    assert f"found {answer!r}, expected a class from 0 to 17" in sentence
+
+
+def test_score_refuses_missing_and_repeated_photos(contest: Path, work: Path, refused: Callable[..., str]) -> None:
+    answers = contest / "eval" / "answers.csv"
+    frame = pd.read_csv(answers)
+    frame.iloc[2:].to_csv("few.csv", index=False)
+    pd.concat([frame, frame.iloc[:1]]).to_csv("twice.csv", index=False)
+    assert "lacks 2 of the 28 photos" in refused(FAILED, "score", "few.csv", answers)
+    assert "stands twice" in refused(FAILED, "score", "twice.csv", answers)
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [(["nowhere"], ["nowhere"]), (["nowhere.csv", "nowhere.csv"], ["nowhere.csv"]), (["a", "b", "c"], ["3 paths"])],
+    ids=lambda value: " ".join(value),
+)
+def test_score_asked_wrongly_is_refused(paths: list[str], named: list[str], refused: Callable[..., str]) -> None:
+    sentence = refused(ASKED_WRONGLY, "score", *paths)
+    assert [part for part in named if part not in sentence] == []
+
+
+def test_score_of_a_run_that_has_not_finished_says_so(run_copy: Path, refused: Callable[..., str]) -> None:
+    (run_copy / "oof.csv").unlink()
+    assert "has not finished" in refused(ASKED_WRONGLY, "score", run_copy)
+
+
+# --- sample ---------------------------------------------------------------------------------------------------------
+
+
+def test_sample_writes_a_folder_that_fit_can_read(fastmask: Command, work: Path) -> None:
+    answer = fastmask("sample", "drawn", "--persons", 6, "--seed", 1)
+    assert (answer.code, answer.err) == (DONE, [])
+    assert answer.out.startswith(f"{work / 'drawn'}: 42 photos of 6 persons in train")
+    assert len(pd.read_csv(work / "drawn" / "train" / "train.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["full"], ["full", "not an empty folder"]),
+        (["full/file"], ["full/file", "not an empty folder"]),
+        (["new", "--persons", 2], ["6 persons", "2"]),
+        (["new", "--seed", -1], ["-1"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_sample_asked_wrongly_is_refused(
+    words: list[Any], named: list[str], work: Path, refused: Callable[..., str]
+) -> None:
+    (work / "full").mkdir()
+    (work / "full" / "file").write_text("mine")
+    sentence = refused(ASKED_WRONGLY, "sample", *words)
+    assert [part for part in named if part not in sentence] == []
+
+
+# --- the process ----------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands(fastmask: Command) -> None:
+    answer = fastmask("--help")
+    assert answer.code == DONE
+    assert [name for name in ("fit", "predict", "score", "sample") if name not in answer.out] == []
+
+
+HEAVY = {"torch", "fastai", "timm", "pandas", "numpy", "sklearn", "albumentations", "cv2", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [("import fastmask.cli", HEAVY | {"pydantic", "yaml"}), ("cli.main(['fit', '--print-config'])", HEAVY)],
+    ids=["import", "print-config"],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str, unwanted: set[str], tmp_path: Path) -> None:
+    lines = [
+        "import atexit, sys",
+        f"atexit.register(lambda: print(sorted({unwanted} & set(sys.modules)), file=sys.stderr))",
+        "from fastmask import cli",
+        code,
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (DONE, "[]\n")
+
+
+def test_the_installed_command_keeps_stdout_for_results(finished_run: Run, tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("fastmask")
+    command = [script, "score", finished_run.path, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert set(json.loads(done.stdout)) == {"joint", "heads", "notes"}

@@ -1,0 +1,66 @@
+import pytest
+import yaml
+
+from fastmask.config import Config, make_config, parse_sets, read_recipe, read_settings, recipes
+from fastmask.errors import UsageError
+
+
+def test_the_defaults_are_the_report_with_honest_folds():
+    config = Config()
+    assert (config.arch, config.crop, config.folds, config.group) == ("tf_efficientnet_b4", (400, 200), 5, "person")
+    assert (config.lr, config.wd, config.bs, config.lr_gamma) == (3e-4, 1e-5, 32, 0.5)
+    assert (config.epochs, config.milestones, config.focal_gamma, config.patience) == (20, [0.5, 0.75], 2.0, 5)
+
+
+def test_later_layers_win_and_nested_ones_merge():
+    config = make_config({"lr": 1.0, "alpha": {"age": [1, 1, 4]}}, {"lr": 2.0, "alpha": {"mask": [1, 2, 3]}})
+    assert config.lr == 2.0
+    assert config.alpha == {"age": [1, 1, 4], "mask": [1, 2, 3]}
+
+
+def test_the_configuration_survives_yaml():
+    config = make_config({"crop": [200, 100], "stats": [0.5] * 6, "head_weights": {"age": 2}})
+    assert make_config(yaml.safe_load(yaml.safe_dump(config.to_plain()))) == config
+
+
+def test_sets_are_nested_yaml():
+    pairs = ["alpha.age=[1, 1, 4]", "focal-gamma=1.5", "pretrained=false"]
+    assert parse_sets(pairs) == {"alpha": {"age": [1, 1, 4]}, "focal_gamma": 1.5, "pretrained": False}
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_a_configuration(name):
+    assert make_config(read_recipe(name)) != Config()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "There is no setting 'epoch'; did you mean 'epochs'"),
+        ({"epochs": "many"}, "Setting epochs: .*found 'many'"),
+        ({"epochs": 0}, "Setting epochs: .*greater than or equal to 1, found 0"),
+        ({"lr": float("nan")}, "Setting lr: .*found nan"),
+        ({"sched": "steps"}, "Setting sched: .*'multistep', 'onecycle', 'cosine' or 'constant', found 'steps'"),
+        ({"age_bounds": [60, 30]}, "age_bounds must rise, found 60 30"),
+        ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
+        ({"train_pipeline": {}}, "train_pipeline and valid_pipeline belong together"),
+        ({"stats": [0.5, 0.5, 0.5, 0, 1, 1]}, "three positive deviations"),
+        ({"stats": [0.5]}, "Setting stats: expected .report., .pretrained., or three means and three deviations"),
+    ],
+)
+def test_a_mistake_is_one_sentence(settings, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        make_config(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_recipes_are_named(tmp_path):
+    with pytest.raises(UsageError, match="There is no recipe 'best'; expected one of quick, report"):
+        read_recipe("best")
+    with pytest.raises(UsageError, match=r"none\.yaml does not exist"):
+        read_settings(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UsageError, match="holds list"):
+        read_settings(tmp_path / "list.yaml")
+    with pytest.raises(UsageError, match="name=value"):
+        parse_sets(["epochs"])

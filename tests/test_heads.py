@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from fastmask.data.table import contest_heads
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Head, Heads
+
+CONTEST = contest_heads()
+
+
+def test_a_head_turns_names_into_numbers_and_back():
+    head = Head("mask", ("wear", "incorrect", "none"))
+    assert [head.encode(n) for n in ("wear", "none", "")] == [0, 2, -1]
+    assert [head.decode(c) for c in (0, 2, -1)] == ["wear", "none", ""]
+    with pytest.raises(DataError, match=r"mask 'hat' is not one of wear, incorrect, none"):
+        head.encode("hat")
+
+
+def test_bands_hold_their_lower_bound():
+    ages = np.array([29.0, 30, 59, 60, np.nan])
+    assert CONTEST["age"].band(ages).tolist() == [0, 1, 1, 2, -1]
+
+
+def test_training_bounds_move_the_training_label_only():
+    age = contest_heads(age_bounds=(30, 58))["age"]
+    assert age.band(np.array([57.0, 58, 59, 60])).tolist() == [1, 1, 1, 2]
+    assert age.band(np.array([57.0, 58, 59, 60]), training=True).tolist() == [1, 2, 2, 2]
+
+
+def test_the_joint_class_of_the_contest_is_mask_6_gender_3_age():
+    for mask in range(3):
+        for gender in range(2):
+            for age in range(3):
+                assert CONTEST.joint(np.array([mask, gender, age])) == mask * 6 + gender * 3 + age
+    assert CONTEST.n_joint == 18
+    assert CONTEST.joint_names()[2 * 6 + 1 * 3 + 2] == "none female 60+"
+
+
+def test_a_joint_class_with_an_unknown_head_is_unknown():
+    y = np.array([[0, 1, 2], [0, -1, 2], [-1, -1, -1]])
+    assert CONTEST.joint(y).tolist() == [5, -1, -1]
+    assert CONTEST.joint(torch.from_numpy(y)).tolist() == [5, -1, -1]
+    assert CONTEST.unjoint(np.array([5, -1])).tolist() == [[0, 1, 2], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize("sizes", [(4,), (2, 3), (2, 2, 3, 2, 4, 2, 3)])
+def test_any_number_of_heads(sizes):
+    heads = Heads([Head(f"h{i}", tuple(map(str, range(k)))) for i, k in enumerate(sizes)])
+    joint = np.arange(heads.n_joint)
+    assert heads.joint(heads.unjoint(joint)).tolist() == joint.tolist()
+    assert [part.shape for part in heads.split(np.zeros((5, sum(sizes))))] == [(5, k) for k in sizes]
+    assert len(heads.columns) == heads.n_logits == sum(sizes)
+
+
+def test_split_refuses_the_wrong_number_of_columns():
+    with pytest.raises(ValueError, match="expected 8 columns"):
+        CONTEST.split(np.zeros((2, 9)))
+
+
+def test_joint_probabilities_are_the_product_and_agree_with_argmax():
+    rng = np.random.default_rng(0)
+    probabilities = np.concatenate([rng.dirichlet(np.ones(k), 50) for k in CONTEST.sizes], axis=1)
+    joint = CONTEST.joint_probabilities(probabilities)
+    mask, gender, age = CONTEST.split(probabilities)
+    assert joint.shape == (50, 18)
+    np.testing.assert_allclose(joint[:, 2 * 6 + 1 * 3 + 0], mask[:, 2] * gender[:, 1] * age[:, 0])
+    np.testing.assert_allclose(joint.sum(1), 1)
+    assert (joint.argmax(1) == CONTEST.joint(CONTEST.argmax(probabilities))).all()
+
+
+def test_heads_survive_plain_values():
+    heads = contest_heads(age_bounds=(30, 58))
+    assert Heads.from_plain(heads.to_plain()) == heads
+    assert Heads.from_plain(heads.to_plain()) != CONTEST
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Head("", ("a", "b")),
+        lambda: Head("one", ("a",)),
+        lambda: Head("twice", ("a", "a")),
+        lambda: Head("negative", ("a", "b"), weight=-1),
+        lambda: Head("falling", ("a", "b", "c"), bounds=(2, 1)),
+        lambda: Head("few", ("a", "b", "c"), bounds=(2,)),
+        lambda: Heads([]),
+        lambda: Heads([Head("same", ("a", "b")), Head("same", ("a", "b"))]),
+        lambda: CONTEST["hat"],
+        lambda: contest_heads(age_bounds=(30,)),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(make):
+    with pytest.raises(UsageError):
+        make()

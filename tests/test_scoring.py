@@ -1,0 +1,85 @@
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from fastmask.data.table import contest_heads
+from fastmask.scoring import score, score_heads
+
+
+def answers(n=400, k=18, seed=0):
+    rng = np.random.default_rng(seed)
+    true = rng.choice(k, n, p=rng.dirichlet(np.ones(k)))
+    return np.where(rng.random(n) < 0.6, true, rng.integers(0, k, n)), true
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_equals_scikit_learn(seed):
+    predicted, true = answers(seed=seed)
+    classes = np.unique(true)
+    expected = f1_score(true, predicted, labels=classes, average="macro", zero_division=0)
+    assert score(predicted, true).macro_f1 == pytest.approx(expected)
+    assert score(predicted, true).accuracy == pytest.approx(accuracy_score(true, predicted))
+
+
+def test_the_classes_can_be_those_of_a_larger_truth():
+    predicted, true = answers()
+    part = true < 3
+    expected = f1_score(true[part], predicted[part], labels=range(18), average="macro", zero_division=0)
+    assert score(predicted[part], true[part], classes=range(18)).macro_f1 == pytest.approx(expected)
+
+
+def test_photos_without_a_label_are_left_out():
+    predicted, true = answers()
+    unknown = np.arange(len(true)) % 3 == 0
+    assert score(predicted, np.where(unknown, -1, true)) == score(predicted[~unknown], true[~unknown])
+
+
+def test_the_bootstrap_draws_whole_persons():
+    # one draw of a plain loop over persons has the same spread as ours
+    predicted, true = answers(n=700, k=6)
+    persons = np.repeat(np.arange(100), 7)
+    rng, classes = np.random.default_rng(1), np.unique(true)
+    draws = []
+    for _ in range(1500):
+        rows = np.concatenate([np.flatnonzero(persons == p) for p in rng.integers(0, 100, 100)])
+        draws.append(f1_score(true[rows], predicted[rows], labels=classes, average="macro", zero_division=0))
+    low, high = np.percentile(draws, (2.5, 97.5))
+    ours = score(predicted, true, groups=persons)
+    assert ours.macro_f1_interval == pytest.approx((low, high), abs=0.006)
+    assert ours.macro_f1_interval[0] < ours.macro_f1 < ours.macro_f1_interval[1]
+
+
+def test_seven_copies_of_a_photo_are_no_more_certain_than_one():
+    predicted, true = answers(n=200, k=3)
+    persons = np.arange(200)
+    one = score(predicted, true, groups=persons)
+    seven = score(np.repeat(predicted, 7), np.repeat(true, 7), groups=np.repeat(persons, 7))
+    assert seven.macro_f1_interval == pytest.approx(one.macro_f1_interval)
+
+
+def test_intervals_of_the_whole_contest_take_seconds():
+    predicted, true = answers(n=18900)
+    start = time.perf_counter()
+    score(predicted, true, groups=np.repeat(np.arange(2700), 7), draws=2000)
+    assert time.perf_counter() - start < 10
+
+
+def test_heads_are_scored_by_the_labels_they_know():
+    heads = contest_heads()
+    true = np.array([[0, 1, 2], [1, -1, 0], [2, 0, -1], [0, 0, 1]])
+    predicted = np.array([[0, 1, 2], [1, 0, 0], [2, 1, 1], [0, 0, 2]])
+    scores = score_heads(heads, predicted, true)
+    assert scores.joint.n == 2
+    assert scores.joint.accuracy == 0.5
+    assert (scores.heads["mask"].n, scores.heads["mask"].accuracy) == (4, 1.0)
+    assert (scores.heads["gender"].n, scores.heads["gender"].accuracy) == (3, pytest.approx(2 / 3))
+    assert "2 of 4 photos lack a label" in str(scores)
+    assert scores.to_plain()["heads"]["age"]["n"] == 3
+
+
+def test_no_known_label_is_no_score():
+    nothing = score(np.array([1]), np.array([-1]))
+    assert nothing.n == 0
+    assert np.isnan(nothing.macro_f1)
