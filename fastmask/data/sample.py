@@ -1,4 +1,4 @@
-"""Writes photos of drawn people in the contest's folder format, so that anybody can try the trainer without others."""
+"""Writes drawn people in the contest's folder format, so that anybody can try the trainer without licensed photos."""
 
 from __future__ import annotations
 
@@ -42,8 +42,12 @@ def write_sample(folder: str | Path, persons: int = 120, seed: int = 0, eval_per
         drawn = Path(temporary) / "sample"
         _write_train(drawn / "train", people(seed, "train", persons))
         _write_eval(drawn / "eval", people(seed, "eval", eval_persons), seed)
-        for source in [drawn] if is_new else [drawn / "eval", drawn / "train"]:
-            source.rename(folder if is_new else folder / source.name)
+        if is_new:
+            drawn.rename(folder)
+        else:
+            # The training photos last, because those are what a reader looks for.
+            (drawn / "eval").rename(folder / "eval")
+            (drawn / "train").rename(folder / "train")
     return folder
 
 
@@ -104,9 +108,9 @@ def _check(folder: Path, persons: int, seed: int, eval_persons: int) -> None:
         raise UsageError(f"{folder} exists and is not an empty folder: choose another folder, or delete it first.")
 
 
-def _write_train(folder: Path, people: Iterable[Person]) -> None:
+def _write_train(folder: Path, persons: Iterable[Person]) -> None:
     rows = []
-    for number, person in enumerate(people, start=1):
+    for number, person in enumerate(persons, start=1):
         gender = GENDERS[person.gender]
         path = f"{number:06d}_{gender}_{RACE}_{person.age}"
         rows.append((f"{number:06d}", gender, RACE, person.age, path))
@@ -116,10 +120,10 @@ def _write_train(folder: Path, people: Iterable[Person]) -> None:
     _write_csv(folder / "train.csv", ("id", "gender", "race", "age", "path"), rows)
 
 
-def _write_eval(folder: Path, people: Iterable[Person], seed: int) -> None:
+def _write_eval(folder: Path, persons: Iterable[Person], seed: int) -> None:
     answers = []
     (folder / "images").mkdir(parents=True)
-    for person in people:
+    for person in persons:
         for stem in STEMS:
             name = hashlib.sha1(f"{person.key}/{stem}".encode(), usedforsecurity=False).hexdigest() + person.extension
             (folder / "images" / name).write_bytes(take_photo(person, stem))

@@ -26,7 +26,10 @@ def count_classes(predicted: Tensor, true: Tensor, k: int) -> Tensor:
 
 
 class _Counting(Metric):
-    """Counts one target's classes batch by batch on the device; the host reads them once, for `value`."""
+    """Counts one target's classes batch by batch on the device; the host reads them once, for `value`.
+
+    Without a known label the value is NaN.
+    """
 
     score = ""
 
@@ -69,12 +72,12 @@ class MacroF1(_Counting):
         self.classes = None if classes is None else list(classes)
 
     @property
-    def value(self) -> float | None:
-        if self.counts is None:
-            return None
+    def value(self) -> float:
+        if self.counts is None or not self.counts[2].any():
+            return float("nan")
         hits, predicted, true = self.counts.cpu().numpy()
         kept = np.flatnonzero(true) if self.classes is None else self.classes
-        return float(macro_f1(hits[kept], predicted[kept], true[kept])) if len(kept) else None
+        return float(macro_f1(hits[kept], predicted[kept], true[kept]))
 
 
 class Accuracy(_Counting):
@@ -83,11 +86,9 @@ class Accuracy(_Counting):
     score = "accuracy"
 
     @property
-    def value(self) -> float | None:
-        if self.counts is None:
-            return None
-        hits, _, true = self.counts.sum(1).tolist()
-        return hits / true if true else None
+    def value(self) -> float:
+        hits, _, true = (0, 0, 0) if self.counts is None else self.counts.sum(1).tolist()
+        return hits / true if true else float("nan")
 
 
 def default_metrics(heads: Heads, y: np.ndarray | None = None) -> list[Metric]:

@@ -33,6 +33,23 @@ class CountedSteps(Callback):
             torch.manual_seed(Counted(Stream.STEP, dl.seed, dl.fold).seed_at(dl.pass_, self.learn.iter))
 
 
+class TrainedEpochs(Callback):
+    """A callback for the end of epochs that train; fastai sends `validate` and `get_preds` through the same events."""
+
+    trained = False
+
+    def before_train(self) -> None:
+        self.trained = True
+
+    def after_epoch(self) -> None:
+        if self.trained:
+            self.trained = False
+            self.after_trained_epoch()
+
+    def after_trained_epoch(self) -> None:
+        raise NotImplementedError
+
+
 class EarlyStopping(TrackerCallback):
     """Ends the fit when `monitor` has not improved for `patience` epochs."""
 
@@ -53,7 +70,7 @@ class EarlyStopping(TrackerCallback):
             raise CancelFitException()
 
 
-class Checkpoint(TrackerCallback):
+class Checkpoint(TrainedEpochs, TrackerCallback):
     """Keeps the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
 
     A worse epoch goes only once a better one is safely on the disk. Equal values keep the earlier epoch.
@@ -66,36 +83,31 @@ class Checkpoint(TrackerCallback):
         self.folder, self.top_k = folder, top_k
         self.kept: list[tuple[float, int, Path]] = []
 
-    def after_epoch(self) -> None:
-        super().after_epoch()
+    def after_trained_epoch(self) -> None:
         value, epoch = self._goodness(), int(self.learn.epoch)
         if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
             return
         path = self.folder / f"epoch{epoch:03d}.safetensors"
-        save_network(self.learn.model, path, {"epoch": str(epoch), self.monitor: repr(self._value())})
+        save_network(self.learn.model, path)
         self.kept = sorted([*self.kept, (value, epoch, path)], key=lambda k: (-k[0], k[1]))
         for _, _, old in self.kept[self.top_k :]:
             old.unlink(missing_ok=True)
         self.kept = self.kept[: self.top_k]
 
-    def _value(self) -> float:
-        value = self.learn.recorder.values[-1][self.idx]
-        return float("nan") if value is None else float(value)
-
     def _goodness(self) -> float:
-        value = self._value()
+        value = float(self.learn.recorder.values[-1][self.idx])
         if np.isnan(value):
             return -np.inf
         return -value if self.comp is np.less else value
 
 
-class OOFCollector(Callback):
+class OOFCollector(TrainedEpochs):
     """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
     They are in the table's order. All epochs are kept, so that the other folds can choose this one's; they are small.
     """
 
-    order, remove_on_fetch, _only_train_loop = TrackerCallback.order - 1, True, True
+    order = TrackerCallback.order - 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,50 +116,49 @@ class OOFCollector(Callback):
         self._batches: list[Tensor] = []
 
     def after_pred(self) -> None:
-        if not self.learn.training:
+        if self.trained and not self.learn.training:
             self._batches.append(self.learn.loss_func.activation(self.learn.pred))
 
-    def after_validate(self) -> None:
-        order = torch.tensor(self.learn.dl.order)
+    def after_trained_epoch(self) -> None:
+        order = torch.tensor(self.learn.dls.valid.order)
         probabilities = torch.empty(len(order), self._batches[0].shape[1])
         probabilities[order] = torch.cat(self._batches).float().cpu()
         save_tensors({"probabilities": probabilities}, oof_file(self.folder, int(self.learn.epoch)))
-        self._batches = []
 
 
-class History(Callback):
+class History(TrainedEpochs):
     """Writes `folder`/history.csv anew each epoch: one row an epoch with losses, metrics, learning rate and seconds."""
 
     order = Recorder.order + 1
-    remove_on_fetch, _only_train_loop = True, True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    def before_fit(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
     def before_epoch(self) -> None:
         self._start = time.perf_counter()
 
-    def after_epoch(self) -> None:
+    def after_trained_epoch(self) -> None:
         recorder = self.learn.recorder
         names = [n for n in recorder.metric_names[1:] if n != "time"]
-        values = dict(zip(names, (None if v is None else float(v) for v in recorder.values[-1]), strict=True))
+        values = dict(zip(names, map(float, recorder.values[-1]), strict=True))
         seconds = round(time.perf_counter() - self._start, 3)
-        self._rows.append({"epoch": self.learn.epoch, **values, "lr": recorder.lrs[-1], "seconds": seconds})
+        self._rows.append({"epoch": len(self._rows), **values, "lr": recorder.lrs[-1], "seconds": seconds})
         write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
 
 
-def save_network(network: torch.nn.Module, path: Path, metadata: dict[str, str]) -> None:
+def save_network(network: torch.nn.Module, path: Path) -> None:
     """Write a network's tensors as safetensors, in the default memory format."""
-    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
+    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors beside `path` and rename into place."""
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors beside `path` and rename into place.
+
+    Without metadata, whose order safetensors does not keep: the same tensors give the same bytes.
+    """
     with replacing(path) as beside:
-        save_file(tensors, beside, metadata)
+        save_file(tensors, beside)
 
 
 def oof_file(folder: Path, epoch: int) -> Path:

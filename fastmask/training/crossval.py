@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,11 +21,10 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 
-from fastmask import run as files
 from fastmask.config import Config, make_config
 from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, check_fit, from_plain, report_pipelines, to_plain
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import batch_stats, dataloaders
+from fastmask.data.loaders import dataloaders, pick_device
 from fastmask.data.table import Table, check_photos
 from fastmask.errors import UsageError
 from fastmask.files import write_json
@@ -35,7 +34,7 @@ from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.model.schedule import lr_schedule
 from fastmask.randomness import Counted, Stream
-from fastmask.run import Run, write_csv
+from fastmask.run import ENVIRONMENT, FOLDS, OOF, SCORES, Run, check_free, write_csv
 from fastmask.scoring import score_heads
 from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
 from fastmask.training.learner import mask_learner
@@ -76,39 +75,62 @@ def cross_validate(
     stopped: finished folds stay as they are, the others are trained from their start, and the result is the same as
     that of a run that was never stopped. `log` takes a line an epoch (stderr by default).
     """
-    config = effective_config(table, make_config(config.model_dump(exclude_unset=True) if config else {}, settings))
     out = Path(out)
     if not resume:
-        files.check_free(out, overwrite)
-    folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
-    heads = weighted_heads(table.heads, config)
-    table = replace(table, heads=heads)
-    augments = build_augments(config)
-    check_fit(
-        {"the training pipeline": augments[0], "the validation pipeline": augments[1]},
-        check_photos([table.photo(i) for i in range(len(table))]),
-        [table.photo(i) for i in range(len(table))],
-    )
-    network = build(config, heads, fold=0)
-    check_monitor(config, heads)
-    if resume:
-        run = reopen(out, config, heads, folds_frame(table, folds))
-    else:
-        run = Run.create(out, config, heads, overwrite)
-        write_json(out / files.ENVIRONMENT, environment(network, table))
-        write_csv(out / files.FOLDS, folds_frame(table, folds))
-    del network
-    for fold in range(config.folds):
+        check_free(out, overwrite)
+    plan = prepare(table, make_config(config.model_dump(exclude_unset=True) if config else {}, settings))
+    run = reopen(out, plan) if resume else create(out, plan, overwrite)
+    for fold in range(run.config.folds):
         if not (run.fold_path(fold) / DONE).is_file():
-            train_fold(run, table, folds, fold, augments, log or sys.stderr)
-    finish(run, table, folds)
+            train_fold(run, plan, fold, log or sys.stderr)
+    finish(run, plan)
     return run
 
 
-def reopen(out: Path, config: Config, heads: Heads, folds: pd.DataFrame) -> Run:
+@dataclass(frozen=True)
+class Plan:
+    """What a cross-validation does, checked: the effective settings, the table, the fold of each photo."""
+
+    config: Config
+    table: Table
+    folds: np.ndarray
+    environment: dict[str, Any]
+
+    @property
+    def folds_frame(self) -> pd.DataFrame:
+        """What folds.csv holds: one row a photo with its path, person, a column a head, fold."""
+        heads = self.table.heads
+        numbers = [f"{h.name}_value" for h in heads if h.bounds]
+        return self.table.frame[["path", "person", *heads.names, *numbers]].assign(fold=self.folds)
+
+
+def prepare(table: Table, config: Config) -> Plan:
+    """Check everything that can be checked before training, the cheap things first; nothing is written."""
+    config = effective_config(table, config)
+    pick_device(config.device)
+    table = replace(table, heads=weighted_heads(table.heads, config))
+    check_monitor(config, table.heads)
+    build_loss(config, table.heads)
+    folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
+    about = environment(build(config, table.heads, fold=0), table)
+    photos = [table.photo(i) for i in range(len(table))]
+    train, valid = build_augments(config)
+    check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
+    return Plan(config, table, folds, about)
+
+
+def create(out: Path, plan: Plan, overwrite: bool) -> Run:
+    """The directory of a new run."""
+    run = Run.create(out, plan.config, plan.table.heads, overwrite)
+    write_json(out / ENVIRONMENT, plan.environment)
+    write_csv(out / FOLDS, plan.folds_frame)
+    return run
+
+
+def reopen(out: Path, plan: Plan) -> Run:
     """The run to go on with; raises UsageError naming what differs, where that would change the result."""
     run = Run.load(out)
-    old, new = run.config.to_plain(), config.to_plain()
+    old, new = run.config.to_plain(), plan.config.to_plain()
     differing = [name for name in new if old[name] != new[name] and name not in MACHINE_SETTINGS]
     if differing:
         name = differing[0]
@@ -116,7 +138,8 @@ def reopen(out: Path, config: Config, heads: Heads, folds: pd.DataFrame) -> Run:
             f"{out} was started with {name} {old[name]}, now it is {new[name]}; --resume needs the same settings "
             f"(differing: {', '.join(differing)})."
         )
-    if run.heads != heads or run.folds[["path", "fold"]].to_dict("list") != folds[["path", "fold"]].to_dict("list"):
+    same = [f[["path", "fold"]].to_dict("list") for f in (run.folds, plan.folds_frame)]
+    if run.heads != plan.table.heads or same[0] != same[1]:
         raise UsageError(
             f"{out} was started with other photos or labels than are there now; start anew with another --out."
         )
@@ -193,21 +216,17 @@ def check_monitor(config: Config, heads: Heads) -> None:
         raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
 
 
-def train_fold(
-    run: Run, table: Table, folds: np.ndarray, fold: int, augments: tuple[Augmentation, Augmentation], log: TextIO
-) -> None:
+def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     config, folder = run.config, run.fold_path(fold)
     if folder.exists():
         shutil.rmtree(folder)
     start = time.perf_counter()
-    stats = batch_stats(augments)
     dls = dataloaders(
-        table,
+        plan.table,
         fold,
-        folds,
-        augments=augments,
-        stats=stats,
+        plan.folds,
+        augments=build_augments(config),
         bs=config.bs,
         seed=config.seed,
         num_workers=config.workers,
@@ -242,26 +261,16 @@ def _silent(*_: Any) -> None:
     """fastai's logger prints to stdout, which is for results."""
 
 
-def folds_frame(table: Table, folds: np.ndarray) -> pd.DataFrame:
-    """What folds.csv holds: one row a photo with its path, person, a column a head, fold."""
-    frame = table.frame[["path", "person", *table.heads.names]].copy()
-    for head in table.heads:
-        if head.bounds:
-            frame[f"{head.name}_value"] = table.frame[f"{head.name}_value"]
-    return frame.assign(fold=folds)
-
-
-def finish(run: Run, table: Table, folds: np.ndarray) -> None:
+def finish(run: Run, plan: Plan) -> None:
     """Write oof.csv and scores.json of a run whose folds are trained."""
     trained = [f for f in range(run.config.folds) if (run.fold_path(f) / "history.csv").is_file()]
     curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
     lower = "loss" in run.config.monitor
     curves = [np.where(np.isnan(c), -np.inf, -c if lower else c) for c in curves]
     honest, own = choose_epochs(curves), [int(np.argmax(c)) for c in curves]
-    oof = collect_oof(run, table, folds, trained, honest)
-    write_csv(run.path / files.OOF, oof)
-    optimistic = collect_oof(run, table, folds, trained, own)
-    write_json(run.path / files.SCORES, all_scores(run, table, folds, trained, oof, optimistic, honest, own))
+    write_csv(run.path / OOF, collect_oof(run, plan, trained, honest))
+    optimistic = collect_oof(run, plan, trained, own)
+    write_json(run.path / SCORES, all_scores(run, plan, trained, optimistic, honest, own))
 
 
 def choose_epochs(curves: Sequence[np.ndarray]) -> list[int]:
@@ -281,56 +290,48 @@ def choose_epochs(curves: Sequence[np.ndarray]) -> list[int]:
     return chosen
 
 
-def collect_oof(
-    run: Run, table: Table, folds: np.ndarray, trained: Sequence[int], epochs: Sequence[int]
-) -> pd.DataFrame:
+def collect_oof(run: Run, plan: Plan, trained: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
     """The OOF table in the table's order, each trained fold at its epoch."""
-    heads = run.heads
-    probabilities = np.full((len(table), heads.n_logits), np.nan, np.float32)
+    heads, frame = run.heads, plan.table.frame
+    probabilities = np.full((len(frame), heads.n_logits), np.nan, np.float32)
     for fold, epoch in zip(trained, epochs, strict=True):
-        probabilities[folds == fold] = read_oof(run.fold_path(fold), epoch)
-    frame = pd.concat(
-        [
-            table.frame[["path", "person"]],
-            pd.DataFrame({"fold": folds}),
-            pd.DataFrame(probabilities, columns=heads.columns),
-            pd.DataFrame({"true": heads.joint(table.y), "predicted": heads.joint(heads.argmax(probabilities))}),
-        ],
-        axis=1,
-    )
-    return frame[np.isin(folds, trained)].reset_index(drop=True)
+        probabilities[plan.folds == fold] = read_oof(run.fold_path(fold), epoch)
+    columns = {
+        "path": frame["path"],
+        "person": frame["person"],
+        "fold": plan.folds,
+        **dict(zip(heads.columns, probabilities.T, strict=True)),
+        "true": heads.joint(plan.table.y),
+        "predicted": heads.joint(heads.argmax(probabilities)),
+    }
+    return pd.DataFrame(columns)[np.isin(plan.folds, trained)].reset_index(drop=True)
 
 
 def all_scores(
-    run: Run,
-    table: Table,
-    folds: np.ndarray,
-    trained: Sequence[int],
-    oof: pd.DataFrame,
-    optimistic: pd.DataFrame,
-    honest: Sequence[int],
-    own: Sequence[int],
+    run: Run, plan: Plan, trained: Sequence[int], optimistic: pd.DataFrame, honest: Sequence[int], own: Sequence[int]
 ) -> dict[str, Any]:
     """What scores.json holds."""
-    headline = run.score()
-    true = table.y[np.isin(folds, trained)]
-    fold_of = oof["fold"].to_numpy()
-    classes = np.unique(run.heads.joint(table.y))
-    each = []
-    for i, fold in enumerate(trained):
-        rows = fold_of == fold
-        part = score_heads(run.heads, run.predicted[rows], true[rows], draws=0, classes=classes[classes >= 0].tolist())
-        each.append({"fold": fold, "epoch": honest[i] + 1, "own_best_epoch": own[i] + 1, **part.to_plain()})
-    flattering = score_heads(run.heads, run.heads.argmax(optimistic[run.heads.columns].to_numpy()), true, draws=0)
+    heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
+    classes = [c for c in np.unique(heads.joint(plan.table.y)) if c >= 0]
+    folds = [
+        {
+            "fold": fold,
+            "epoch": honest[i] + 1,
+            "own_best_epoch": own[i] + 1,
+            **score_heads(heads, run.predicted[fold_of == fold], true[fold_of == fold], None, 0, classes).to_plain(),
+        }
+        for i, fold in enumerate(trained)
+    ]
+    flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0)
     return {
-        **headline.to_plain(),
+        **run.score().to_plain(),
         "optimistic": {
             **flattering.to_plain(),
             "why": "each fold's epoch is chosen by the fold's own score: it flatters; the headline's, by the others",
         },
-        "folds": each,
-        "scored_by": {h.name: list(h.bounds) for h in run.heads if h.bounds},
-        "trained_by": {h.name: list(h.train_bounds) for h in run.heads if h.train_bounds},
+        "folds": folds,
+        "scored_by": {h.name: list(h.bounds) for h in heads if h.bounds},
+        "trained_by": {h.name: list(h.train_bounds) for h in heads if h.train_bounds},
     }
 
 

@@ -63,7 +63,7 @@ def mask_learner(
 
 def heads_of(dls: DataLoaders) -> Heads:
     """The heads that a DataBlock with a `heads_block` encodes."""
-    for pipeline in dls.train_ds.tls:
+    for pipeline in getattr(getattr(dls.train, "dataset", None), "tls", []):
         for transform in pipeline.tfms.fs:
             if isinstance(transform, EncodeHeads):
                 return transform.heads

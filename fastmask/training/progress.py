@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any, TextIO
 
-from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
+from fastmask.training.callbacks import TrainedEpochs
 
-class EpochLines(Callback):
+
+class EpochLines(TrainedEpochs):
     """Prints one line an epoch to `stream`, and on a terminal a bar of the epoch under it."""
 
     order = Recorder.order + 2
-    remove_on_fetch, _only_train_loop = True, True
 
     def __init__(self, title: str, stream: TextIO) -> None:
         self.title, self.stream = title, stream
@@ -39,7 +39,7 @@ class EpochLines(Callback):
         if self._bar is not None:
             self._bar.advance(self._task)
 
-    def after_epoch(self) -> None:
+    def after_trained_epoch(self) -> None:
         if self._bar is not None:
             self._bar.remove_task(self._task)
         print(self._line(), file=self.stream, flush=True)
@@ -52,7 +52,7 @@ class EpochLines(Callback):
     def _line(self) -> str:
         recorder = self.learn.recorder
         values = dict(zip(recorder.metric_names[1:], recorder.values[-1], strict=False))
-        shown = [f"{name} {value:.4f}" for name, value in values.items() if value is not None and name != "time"]
+        shown = [f"{name} {value:.4f}" for name, value in values.items() if name != "time"]
         # the joint class is enough for a line; history.csv has each head
         seconds = time.perf_counter() - self._start
         return (

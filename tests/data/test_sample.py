@@ -7,12 +7,11 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from fastmask.data import sample
-from fastmask.data.sample import CONTEST_PERSONS, STEMS, write_sample
+from fastmask.data.drawing import STEMS, Person
+from fastmask.data.sample import CONTEST_PERSONS, cached_sample, class_of, shares, write_sample
 from fastmask.errors import UsageError
 
 PERSONS, EVAL_PERSONS = 12, 3
@@ -31,6 +30,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def tree(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def folder_of(cache: Path) -> Path:
+    return cache / "fastmask" / f"sample{sample.VERSION}-6-0"
 
 
 def band(age: int) -> int:
@@ -62,15 +65,6 @@ def test_train_photos_are_seven_a_person_with_one_extension(folder):
     assert extensions[".jpg"] > PERSONS / 2
 
 
-def test_every_photo_is_384_by_512_and_of_the_format_its_name_says(folder):
-    photos = [*folder.glob("*/images/**/*.jp*g"), *folder.glob("*/images/**/*.png")]
-    assert len(photos) == 7 * (PERSONS + EVAL_PERSONS)
-    for photo in photos:
-        code = photo.read_bytes()
-        assert code.startswith(b"\x89PNG" if photo.suffix == ".png" else b"\xff\xd8\xff")
-        assert cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_UNCHANGED).shape == (512, 384, 3)
-
-
 def test_all_groups_have_two_persons(folder):
     groups = Counter((row["gender"], band(int(row["age"]))) for row in read_rows(folder / "train/train.csv"))
     assert len(groups) == 6
@@ -78,12 +72,11 @@ def test_all_groups_have_two_persons(folder):
 
 
 def test_shares_follow_the_contest():
-    assert sample._shares(2700) == CONTEST_PERSONS
+    assert shares(2700) == CONTEST_PERSONS
     for count in (1, 2, 6, 11, 12, 40, 120, 121):
-        shares = sample._shares(count)
-        assert sum(shares.values()) == count
-        assert min(shares.values()) >= min(2, count // 6)
-    assert sample._shares(120)[0, 2] == 4
+        assert sum(shares(count).values()) == count
+        assert min(shares(count).values()) >= min(2, count // 6)
+    assert shares(120)[0, 2] == 4
 
 
 def test_eval_tables(folder):
@@ -108,11 +101,9 @@ def test_eval_answers_hold_seven_photos_a_person(folder):
 
 
 def test_answers_follow_the_contest_classes():
-    old_woman = sample._person((0, 1, 0), gender=1, band=2)
-    young_man = sample._person((0, 1, 1), gender=0, band=0)
-    assert [sample._class(stem, old_woman) for stem in STEMS] == [5, 5, 5, 5, 5, 11, 17]
-    assert [sample._class(stem, young_man) for stem in STEMS] == [0, 0, 0, 0, 0, 6, 12]
-    assert old_woman.age == 60
+    old_woman, young_man = Person((0, 1, 0), gender=1, band=2), Person((0, 1, 1), gender=0, band=0)
+    assert [class_of(old_woman, stem) for stem in STEMS] == [5, 5, 5, 5, 5, 11, 17]
+    assert [class_of(young_man, stem) for stem in STEMS] == [0, 0, 0, 0, 0, 6, 12]
 
 
 def test_persons_and_photos_differ(folder):
@@ -134,7 +125,7 @@ def test_other_seed_other_photos(monkeypatch, tmp_path, folder):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Files without photos in them, where only the files matter."""
-    monkeypatch.setattr(sample, "_photo", lambda person, stem: b"")
+    monkeypatch.setattr(sample, "take_photo", lambda person, stem: b"")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -145,9 +136,47 @@ def test_third_of_the_persons_for_evaluation_by_default(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_empty_folder_is_used(tmp_path):
-    assert write_sample(tmp_path, 6, eval_persons=1) == tmp_path
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval", "train"]
+def test_empty_folder_is_filled_but_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    assert write_sample(".", 6, eval_persons=1) == tmp_path
+    assert tmp_path.stat().st_ino == before
+    assert sorted(path.name for path in Path().iterdir()) == ["eval", "train"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_cached_sample_is_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told = []
+    folder = cached_sample(6, log=told.append)
+    assert cached_sample(6, log=told.append) == folder
+    assert len(told) == 1
+    assert (folder / "train/train.csv").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("moment", ["before the check", "while drawing"])
+def test_cached_sample_of_a_faster_process_is_used(tmp_path, monkeypatch, moment):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write_eval = sample._write_eval
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(sample, "_write_eval", write_eval)
+        write_sample(folder_of(tmp_path), 6)
+        write_eval(*arguments)
+
+    if moment == "while drawing":
+        monkeypatch.setattr(sample, "_write_eval", overtaken)
+    folder = cached_sample(6, log=lambda _: write_sample(folder_of(tmp_path), 6) if moment != "while drawing" else None)
+    assert folder == folder_of(tmp_path)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert sorted(path.name for path in folder.iterdir()) == ["eval", "train"]
+
+
+def test_cached_sample_passes_failures_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="at least 6"):
+        cached_sample(5)
 
 
 def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):
@@ -169,32 +198,18 @@ def test_refuses_numbers_out_of_range(tmp_path, wrong):
 
 
 @pytest.mark.parametrize(("interruption", "photos"), [(KeyboardInterrupt, 10), (OSError, 45)])
-def test_interruption_leaves_nothing(tmp_path, monkeypatch, interruption, photos):
-    encode, done = sample._encode, []
+@pytest.mark.parametrize("name", ["new", ""])
+def test_interruption_leaves_nothing(tmp_path, monkeypatch, interruption, photos, name):
+    done = []
 
-    def fail_midway(pixels, extension):
-        done.append(extension)
+    def fail_midway(person, stem):
+        done.append(stem)
         if len(done) > photos:
             raise interruption
-        return encode(pixels, extension)
+        return b""
 
-    monkeypatch.setattr(sample, "_encode", fail_midway)
+    monkeypatch.setattr(sample, "take_photo", fail_midway)
     with pytest.raises(interruption):
-        write_sample(tmp_path / "drawn", 6, eval_persons=1)
+        write_sample(tmp_path / name, 6, eval_persons=1)
     assert len(done) == photos + 1
     assert not list(tmp_path.iterdir())
-
-
-def test_face_and_mask_stay_inside_the_centre_crop():
-    """A photo without and with mask differ by the mask, which covers the chin: 400 x 200 pixels must contain it."""
-    for index in range(6):
-        person = sample._person((0, 0, index), gender=index % 2, band=index % 3)
-        pose = sample._pose(np.random.default_rng(index))
-        bare, masked = (sample._draw(person, stem, pose, np.random.default_rng(0)) for stem in ("normal", "mask3"))
-        fabric = (bare.max(axis=2) > 120) & (masked.max(axis=2) < 80)
-        ys, xs = np.nonzero(fabric)
-        assert fabric.sum() > 8000
-        assert ys.min() >= 56
-        assert ys.max() < 456
-        assert xs.min() >= 92
-        assert xs.max() < 292

@@ -1,0 +1,133 @@
+import albumentations as A
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback
+from safetensors.torch import load_file
+
+from fastmask.data.augment import Augmentation
+from fastmask.data.folds import assign_folds
+from fastmask.data.loaders import dataloaders
+from fastmask.data.table import read_contest
+from fastmask.model.network import build_network
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
+from fastmask.training.learner import mask_learner
+
+SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(32, 16)]))
+
+
+class Scripted(Callback):
+    """Writes given values where the metric to watch stands, so that a test can tell a story of epochs."""
+
+    order = Checkpoint.order - 5
+
+    def __init__(self, values):
+        self.story = values
+
+    def after_epoch(self):
+        self.learn.recorder.values[-1][2] = self.story[self.learn.epoch]
+
+
+@pytest.fixture
+def learner(contest):
+    table = read_contest(contest)
+    folds = assign_folds(table, 2, stratify="gender")
+    dls = dataloaders(table, 0, folds, augments=(SMALL, SMALL), bs=16, num_workers=0, device="cpu")
+
+    def make(*cbs, drop_rate=0.0):
+        torch.manual_seed(0)
+        network = build_network("test_resnet", table.heads, drop_rate=drop_rate)
+        learn = mask_learner(dls, network, cbs=list(cbs))
+        learn.remove_cbs(ProgressCallback)
+        learn.logger = lambda *_: None
+        return learn
+
+    return make
+
+
+def epochs_kept(folder):
+    return sorted(int(f.stem.removeprefix("epoch")) for f in folder.glob("epoch*"))
+
+
+@pytest.mark.parametrize(
+    ("top_k", "values", "kept"),
+    [
+        (1, [0.1, 0.3, 0.2, 0.25], [1]),
+        (2, [0.1, 0.3, 0.2, 0.25], [1, 3]),
+        (1, [0.3, 0.3, 0.3], [0]),
+        (1, [float("nan"), 0.1, float("nan")], [1]),
+        (1, [float("nan")] * 2, [0]),
+        (3, [0.2, 0.1], [0, 1]),
+    ],
+)
+def test_a_better_checkpoint_is_never_replaced_by_a_worse(learner, tmp_path, top_k, values, kept):
+    learner(Scripted(values), Checkpoint(tmp_path, top_k=top_k)).fit(len(values), 1e-3)
+    assert epochs_kept(tmp_path) == kept
+
+
+def test_a_loss_is_better_when_lower(learner, tmp_path):
+    learn = learner(Checkpoint(tmp_path, monitor="valid_loss"))
+    learn.fit(3, 1e-3)
+    losses = [values[1] for values in learn.recorder.values]
+    assert epochs_kept(tmp_path) == [int(np.argmin(losses))]
+
+
+def test_a_second_fit_does_not_overwrite_what_the_first_kept(learner, tmp_path):
+    learn = learner(Scripted([0.5, 0.6, 0.1, 0.2]), Checkpoint(tmp_path))
+    learn.fit(2, 1e-3)
+    best = load_file(tmp_path / "epoch001.safetensors")
+    learn.remove_cb(learn.scripted)
+    learn.add_cb(Scripted([0.1, 0.2]))
+    learn.fit(2, 1e-3)
+    assert epochs_kept(tmp_path) == [1]
+    assert all(torch.equal(t, best[n]) for n, t in load_file(tmp_path / "epoch001.safetensors").items())
+
+
+@pytest.mark.parametrize(("patience", "ran"), [(1, 3), (2, 4), (5, 6)])
+def test_early_stopping_waits_for_patience_epochs(learner, patience, ran, capsys):
+    learn = learner(Scripted([0.1, 0.3, 0.2, 0.25, 0.3, 0.3]), EarlyStopping(patience=patience))
+    learn.fit(6, 1e-3)
+    assert len(learn.recorder.values) == ran
+    assert capsys.readouterr().out == ""
+
+
+def test_oof_probabilities_are_those_of_the_epoch_in_the_table_s_order(learner, tmp_path):
+    learn = learner(OOFCollector(tmp_path))
+    learn.fit(2, 1e-3)
+    expected, _ = learn.get_preds()
+    np.testing.assert_allclose(read_oof(tmp_path, 1), expected, atol=1e-6)
+    assert (read_oof(tmp_path, 0) != read_oof(tmp_path, 1)).any()
+
+
+def test_a_shuffled_validation_changes_neither_oof_nor_score(learner, tmp_path):
+    plain, shuffled = learner(OOFCollector(tmp_path / "plain")), learner(OOFCollector(tmp_path / "shuffled"))
+    plain.fit(1, 1e-3)
+    valid = plain.dls.valid
+    shuffled.dls.valid = valid.new(shuffle=True)
+    shuffled.dls.train.passes = iter(range(9))
+    shuffled.fit(1, 1e-3)
+    assert shuffled.dls.valid.order != sorted(shuffled.dls.valid.order)
+    np.testing.assert_allclose(read_oof(tmp_path / "shuffled", 0), read_oof(tmp_path / "plain", 0), atol=1e-5)
+    assert shuffled.recorder.values[0][2:] == plain.recorder.values[0][2:]
+
+
+def test_history_has_a_row_an_epoch(learner, tmp_path):
+    learn = learner(History(tmp_path))
+    learn.fit(2, 1e-3)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["epoch"].tolist() == [0, 1]
+    assert history["macro_f1"].tolist() == pytest.approx([v[2] for v in learn.recorder.values])
+    assert {"train_loss", "valid_loss", "accuracy", "age_macro_f1", "mask_accuracy", "lr", "seconds"} <= set(history)
+
+
+def test_dropout_is_a_function_of_the_step(learner):
+    losses = []
+    for noise in (3, 4):
+        learn = learner(drop_rate=0.5)
+        learn.dls.train.passes = iter(range(9))
+        torch.manual_seed(noise)  # what was drawn before must not matter
+        learn.fit(1, 1e-3)
+        losses.append([float(x) for x in learn.recorder.losses])
+    assert losses[0] == losses[1]

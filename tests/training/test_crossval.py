@@ -1,0 +1,281 @@
+import gc
+import hashlib
+import io
+import json
+import weakref
+
+import adamp
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+
+from fastmask.config import make_config
+from fastmask.data.loaders import dataloaders
+from fastmask.data.table import read_contest
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.model.losses import FocalLoss
+from fastmask.run import Run
+from fastmask.training import crossval
+from fastmask.training.callbacks import read_oof
+from fastmask.training.crossval import build, build_augments, choose_epochs, cross_validate
+
+
+def quiet(table, out, **settings):
+    return cross_validate(table, out=out, log=io.StringIO(), **settings)
+
+
+def hashes(folder):
+    """The bytes of every file that holds a result, not the time of day."""
+    names = ("oof.csv", "folds.csv", "scores.json", "config.yaml", "heads.json")
+    files = [folder / name for name in names] + sorted(folder.glob("fold*/*.safetensors"))
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_the_run_directory_is_as_designed(finished_run, contest):
+    table = read_contest(contest)
+    assert {p.name for p in finished_run.path.iterdir()} == {
+        "config.yaml", "heads.json", "environment.json", "folds.csv", "fold0", "fold1", "oof.csv", "scores.json",
+    }  # fmt: skip
+    oof = finished_run.oof
+    assert oof["path"].tolist() == table.frame["path"].tolist()
+    assert list(oof.columns) == ["path", "person", "fold", *table.heads.columns, "true", "predicted"]
+    assert oof["true"].tolist() == table.heads.joint(table.y).tolist()
+    np.testing.assert_allclose(oof[["gender.male", "gender.female"]].sum(axis=1), 1, atol=1e-6)
+    assert finished_run.folds.groupby("person")["fold"].nunique().max() == 1
+
+
+def test_the_environment_says_what_made_the_run(finished_run):
+    environment = json.loads((finished_run.path / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["body"]["tag"].startswith("test_resnet")
+    assert environment["photos"]["count"] == 84
+
+
+def test_the_score_is_scikit_learn_s_on_oof_csv(finished_run):
+    oof, scores = finished_run.oof, finished_run.score()
+    classes = sorted(set(oof["true"]))
+    expected = f1_score(oof["true"], oof["predicted"], labels=classes, average="macro", zero_division=0)
+    assert scores.joint.macro_f1 == pytest.approx(expected)
+    assert finished_run.scores["joint"]["macro_f1"] == pytest.approx(expected)
+    low, high = scores.joint.macro_f1_interval
+    assert low <= expected <= high
+
+
+def test_each_fold_is_judged_on_photos_of_persons_it_has_not_seen(finished_run, contest):
+    # the probabilities in oof.csv are those of the fold that validated the photo
+    oof = finished_run.oof
+    for fold in (0, 1):
+        epoch = finished_run.scores["folds"][fold]["epoch"] - 1
+        rows = (oof["fold"] == fold).to_numpy()
+        np.testing.assert_allclose(
+            finished_run.probabilities[rows], read_oof(finished_run.fold_path(fold), epoch), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("curves", "chosen"),
+    [
+        # by hand: the mean of the other two is highest at epoch 1 for fold 0, at 2 for fold 1, at 0 or 1 for fold 2
+        ([[0.9, 0.1, 0.2], [0.1, 0.8, 0.2], [0.1, 0.3, 0.5]], [1, 0, 0]),
+        # two folds choose for each other
+        ([[0.1, 0.2, 0.9], [0.5, 0.2, 0.1]], [0, 2]),
+        # a fold that stopped early keeps its last value, and takes no epoch that it did not reach
+        ([[0.1, 0.2], [0.1, 0.2, 0.3, 0.9]], [1, 1]),
+        # alone there is nobody to ask: the last epoch
+        ([[0.9, 0.1, 0.2]], [2]),
+    ],
+)
+def test_the_other_folds_choose_the_epoch(curves, chosen):
+    assert choose_epochs([np.array(c) for c in curves]) == chosen
+
+
+def test_the_optimistic_figure_stands_beside_and_is_each_fold_s_own_best(finished_run):
+    own = [finished_run.history(f)["macro_f1"].to_numpy() for f in (0, 1)]
+    folds = finished_run.scores["folds"]
+    assert [f["own_best_epoch"] - 1 for f in folds] == [int(c.argmax()) for c in own]
+    assert [f["epoch"] - 1 for f in folds] == [int(own[1].argmax()), int(own[0].argmax())]
+    assert "flatters" in finished_run.scores["optimistic"]["why"]
+
+
+def test_the_same_seed_gives_the_same_bytes(finished_run, contest, small_settings, tmp_path):
+    again = quiet(read_contest(contest), tmp_path / "again", **small_settings)
+    assert hashes(again.path) == hashes(finished_run.path)
+
+
+def test_workers_and_order_of_runs_do_not_change_a_bit(finished_run, contest, small_settings, tmp_path):
+    torch.rand(5)
+    again = quiet(read_contest(contest), tmp_path / "again", **small_settings, workers=2)
+    mine, theirs = hashes(again.path), hashes(finished_run.path)
+    assert mine.pop("config.yaml") != theirs.pop("config.yaml")
+    assert mine == theirs
+
+
+def test_a_fold_is_what_a_plain_pytorch_loop_makes(contest, small_settings, tmp_path):
+    table = read_contest(contest)
+    run = quiet(table, tmp_path / "run", **{**small_settings, "epochs": 1, "sched": "constant", "lr": 1e-2})
+    network = build(run.config, run.heads, fold=0)
+    # the package's own AdamP, which needs the default memory format
+    network = network.to(memory_format=torch.contiguous_format)
+    dls = dataloaders(
+        table, 0, run.folds["fold"].to_numpy(), augments=build_augments(run.config), bs=16, num_workers=0, device="cpu"
+    )
+    loss, optimizer = FocalLoss(run.heads), adamp.AdamP(network.parameters(), lr=1e-2, weight_decay=1e-5)
+    network.train()
+    for x, y in dls.train:
+        optimizer.zero_grad()
+        loss(network(x.contiguous()), y).backward()
+        optimizer.step()
+    saved = load_file(run.checkpoints(0)[0])
+    for name, tensor in network.state_dict().items():
+        # two steps of 1e-2 each; Adam divides by the gradient's size, so where it is almost 0 rounding shows
+        torch.testing.assert_close(saved[name], tensor, atol=5e-4, rtol=0, msg=name)
+
+
+def test_training_uses_its_own_age_bounds_and_the_score_the_official_ones(contest, small_settings, tmp_path):
+    table = read_contest(contest, age_bounds=(20, 40))
+    run = quiet(table, tmp_path / "run", **{**small_settings, "epochs": 1})
+    official = read_contest(contest)
+    assert run.oof["true"].tolist() == official.heads.joint(official.y).tolist()
+    assert run.true.tolist() == official.y.tolist()
+    assert run.scores["scored_by"] == {"age": [30.0, 60.0]}
+    assert run.scores["trained_by"] == {"age": [20.0, 40.0]}
+    assert Run.load(run.path).heads == table.heads
+
+
+def test_the_leaky_split_is_warned_of_and_marked(contest, small_settings, tmp_path):
+    with pytest.warns(FastmaskWarning, match="will flatter"):
+        run = quiet(read_contest(contest), tmp_path / "run", **{**small_settings, "epochs": 1, "group": "none"})
+    assert "Leaky split" in str(run.score())
+    assert "Leaky split" in run.scores["notes"][0]
+
+
+def test_memory_of_a_fold_is_given_back(contest, small_settings, tmp_path, monkeypatch):
+    networks = []
+    make = crossval.build
+
+    def remembered(*args, **kwargs):
+        network = make(*args, **kwargs)
+        networks.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(crossval, "build", remembered)
+    alive = []
+
+    class Log(io.StringIO):
+        def write(self, text):
+            gc.collect()
+            alive.append(sum(ref() is not None for ref in networks))
+            return super().write(text)
+
+    cross_validate(read_contest(contest), out=tmp_path / "run", log=Log(), **{**small_settings, "epochs": 1})
+    assert set(alive) == {1}
+    assert len(networks) == 3  # one to check, one a fold
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(finished_run, contest, small_settings, tmp_path, monkeypatch):
+    table, out = read_contest(contest), tmp_path / "run"
+    train_fold = crossval.train_fold
+
+    def dies_in_fold_1(run, plan, fold, log):
+        if fold == 1:
+            (run.fold_path(1)).mkdir()
+            (run.fold_path(1) / "epoch000.safetensors").write_bytes(b"half")
+            raise KeyboardInterrupt
+        train_fold(run, plan, fold, log)
+
+    monkeypatch.setattr(crossval, "train_fold", dies_in_fold_1)
+    with pytest.raises(KeyboardInterrupt):
+        quiet(table, out, **small_settings)
+    monkeypatch.undo()
+    done = {f: f.stat().st_mtime_ns for f in (out / "fold0").iterdir()}
+    run = quiet(table, out, resume=True, **small_settings)
+    assert hashes(run.path) == hashes(finished_run.path)
+    assert done == {f: f.stat().st_mtime_ns for f in (out / "fold0").iterdir()}
+
+
+def test_resume_refuses_what_would_change_the_result(run_copy, contest, small_settings):
+    table = read_contest(contest)
+    with pytest.raises(UsageError, match=r"was started with lr 0\.0003, now it is 0\.1"):
+        quiet(table, run_copy, resume=True, **small_settings, lr=0.1)
+    with pytest.raises(UsageError, match="other photos or labels"):
+        quiet(table.select(np.arange(7, 84)), run_copy, resume=True, **small_settings)
+    assert quiet(table, run_copy, resume=True, **small_settings, workers=1).path == run_copy
+
+
+def test_a_run_is_never_written_over_by_chance(run_copy, contest, small_settings):
+    before = hashes(run_copy)
+    with pytest.raises(UsageError, match="is in use; name another folder with --out"):
+        quiet(read_contest(contest), run_copy, **small_settings)
+    assert hashes(run_copy) == before
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(run_copy, contest, small_settings, tmp_path):
+    quiet(read_contest(contest), run_copy, overwrite=True, **{**small_settings, "epochs": 1})
+    assert len(Run.load(run_copy).history(0)) == 1
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years")
+    with pytest.raises(UsageError, match="is not a run, so --overwrite leaves it alone"):
+        quiet(read_contest(contest), precious, overwrite=True, **small_settings)
+    assert (precious / "thesis.tex").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"folds": 13}, UsageError, "only 12 persons"),
+        ({"arch": "resnet1000"}, UsageError, "no arch 'resnet1000'; the nearest are .*resnet101"),
+        ({"monitor": "f1"}, UsageError, "no metric 'f1' to monitor; expected one of valid_loss, macro_f1"),
+        ({"head_weights": {"hat": 1}}, UsageError, "no head 'hat'"),
+        ({"alpha": {"age": [1.0]}}, UsageError, "alpha of head age has 1 numbers for 3 classes"),
+        ({"stratify": "hat"}, UsageError, "no head 'hat'"),
+        ({"weights": "nowhere.pth"}, UsageError, "does not exist"),
+        ({"device": "abacus"}, UsageError, "Device 'abacus'"),
+    ],
+)
+def test_what_cannot_work_is_said_before_a_directory_is_made(
+    contest, small_settings, tmp_path, settings, error, message
+):
+    settings = {**small_settings, **settings}
+    if "weights" in settings:
+        del settings["pretrained"]
+    with pytest.raises(error, match=message):
+        quiet(read_contest(contest), tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_photo_that_a_crop_does_not_fit_is_said_before_a_directory_is_made(contest, small_settings, tmp_path):
+    settings = {k: v for k, v in small_settings.items() if not k.endswith("pipeline")}
+    with pytest.raises(DataError, match=r"mask1\.\w+ is 512 high and 384 wide, and the training pipeline does not fit"):
+        quiet(read_contest(contest), tmp_path / "run", **settings, crop=(600, 200))
+    assert not (tmp_path / "run").exists()
+
+
+def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest, small_settings):
+    config = crossval.effective_config(read_contest(contest), make_config({"arch": "test_resnet", "pretrained": False}))
+    assert config.stratify == "age"
+    assert config.train_pipeline["transform"]["transforms"][0]["height"] == 400
+    assert make_config(config.to_plain()) == config
+
+
+def test_statistics_can_be_the_report_s_the_body_s_or_six_numbers():
+    def stats(value):
+        return crossval.resolve_stats(make_config({"arch": "tf_efficientnet_lite0", "stats": value}))
+
+    assert stats(None) == stats("report") == ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
+    assert stats("pretrained") == ((0.5,) * 3, (0.5,) * 3)
+    assert stats([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_it_learns(contest, small_settings, tmp_path):
+    settings = {**small_settings, "epochs": 8, "bs": 4, "lr": 1e-2, "sched": "onecycle", "patience": 0}
+    losses = quiet(read_contest(contest), tmp_path / "run", **settings).history(0)["train_loss"]
+    assert losses.iloc[-1] < losses.iloc[0] / 2
+
+
+def test_folds_csv_names_every_label(finished_run):
+    folds = pd.read_csv(finished_run.path / "folds.csv")
+    assert list(folds.columns) == ["path", "person", "mask", "gender", "age", "age_value", "fold"]

@@ -1,0 +1,80 @@
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from sklearn.metrics import f1_score
+from torch import nn
+
+from fastmask.data.augment import Augmentation
+from fastmask.data.folds import assign_folds
+from fastmask.data.loaders import dataloaders
+from fastmask.data.table import read_contest
+from fastmask.errors import UsageError
+from fastmask.training.learner import heads_of, mask_learner
+
+SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(64, 32)]))
+
+
+@pytest.fixture(scope="module")
+def learn(contest):
+    table = read_contest(contest)
+    folds = assign_folds(table, 2, stratify="gender")
+    dls = dataloaders(table, 0, folds, augments=(SMALL, SMALL), bs=16, num_workers=0, device="cpu")
+    learn = mask_learner(dls, "test_resnet", pretrained=False)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-3)
+    return learn
+
+
+def test_it_is_a_plain_fastai_learner(learn):
+    assert type(learn) is Learner
+    assert heads_of(learn.dls).names == ("mask", "gender", "age")
+
+
+def test_losses_a_photo_are_those_of_the_heads(learn):
+    with learn.no_bar():
+        probabilities, y, losses = learn.get_preds(with_loss=True)
+    heads = heads_of(learn.dls)
+    picked = [p.gather(1, y[:, i : i + 1]).squeeze(1) for i, p in enumerate(heads.split(torch.Tensor(probabilities)))]
+    expected = sum((1 - p) ** 2 * -p.log() for p in picked)
+    torch.testing.assert_close(torch.Tensor(losses), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_validate_gives_scikit_learn_s_macro_f1(learn):
+    with learn.no_bar():
+        _, macro_f1, *_ = learn.validate()
+        probabilities, y = learn.get_preds()
+    heads = heads_of(learn.dls)
+    true, guess = heads.joint(y.numpy()), heads.joint(heads.argmax(probabilities.numpy()))
+    classes = np.unique(heads.joint(learn.dls.truth))
+    assert macro_f1 == pytest.approx(f1_score(true, guess, labels=classes, average="macro", zero_division=0))
+
+
+def test_predict_names_every_head(learn):
+    row = int(learn.dls.valid_ds.items[0])
+    photo = learn.dls.valid_ds.tls[0].tfms.fs[0](row)
+    with learn.no_bar():
+        names, codes, probabilities = learn.predict(photo)
+    assert len(names) == len(codes) == 3
+    assert names[1] in ("male", "female")
+    assert probabilities.shape == (8,)
+
+
+def test_every_weight_decays_as_the_package_does_it(learn):
+    assert all(group["weight_decay"] == 1e-5 for group in learn.opt.opt.param_groups)
+    assert not any("do_wd" in learn.opt.state[p] for p in learn.model.parameters())
+
+
+def test_a_network_of_one_s_own(learn):
+    own = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8))
+    other = mask_learner(learn.dls, own, splitter=lambda m: [list(m.parameters())])
+    with other.no_bar(), other.no_logging():
+        other.fit(1)
+    assert len(other.recorder.values) == 1
+
+
+def test_loaders_without_heads_are_refused():
+    with pytest.raises(UsageError, match="have no heads"):
+        heads_of(DataLoaders([(torch.zeros(1),)], [(torch.zeros(1),)]))
