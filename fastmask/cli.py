@@ -50,6 +50,7 @@ def fit(
         str | None, _option("person: whole persons; none: the leaky split. (default: person)", _DATA)
     ] = None,
     crop: Annotated[tuple[int, int] | None, _option("Height and width of the crop. (default: 400 200)", _DATA)] = None,
+    resize: Annotated[tuple[int, int] | None, _option("Height and width to scale the crop to.", _DATA)] = None,
     stats: Annotated[
         str | None, _option("report, pretrained, or three means and three deviations. (default: report)", _DATA)
     ] = None,
@@ -118,7 +119,12 @@ def fit(
     _say(
         f"{len(table)} photos of {len(set(table.persons))} persons; {settings.arch}, {settings.folds} folds; run {out}"
     )
-    run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
+    try:
+        run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
+    except KeyboardInterrupt:
+        if out.is_dir():
+            _say(f"Finished folds are kept in {out}; the same command with --resume --out {out} goes on.")
+        raise
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")

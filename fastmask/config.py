@@ -37,6 +37,7 @@ class Config(BaseModel):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of everything that is drawn.")
     # augmentation
     crop: tuple[Positive, Positive] = Field((400, 200), description="Height and width of the centre crop.")
+    resize: tuple[Positive, Positive] | None = Field(None, description="Height and width to scale the crop to.")
     train_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
     valid_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
     stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = Field(

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from fastmask.config import Config
 from fastmask.errors import DataError, UsageError
 
 # albumentations asks the package index for news at import unless told not to
@@ -24,10 +26,17 @@ Stats = tuple[tuple[float, ...], tuple[float, ...]]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def report_pipelines(crop: tuple[int, int] = (400, 200), stats: Stats = REPORT_STATS) -> tuple[A.Compose, A.Compose]:
-    """The report's training and validation pipelines; `crop` is (height, width) in pixels."""
-    height, width = crop
-    before = [A.CenterCrop(height=height, width=width)]
+def report_pipelines(
+    crop: tuple[int, int] = (400, 200), stats: Stats = REPORT_STATS, resize: tuple[int, int] | None = None
+) -> tuple[A.Compose, A.Compose]:
+    """The report's training and validation pipelines; `crop` is (height, width) in pixels.
+
+    `resize` (height, width) scales what was cropped, which the report did not do: for a network of fixed input size, or
+    for speed.
+    """
+    before = [A.CenterCrop(height=crop[0], width=crop[1])]
+    if resize is not None:
+        before.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
     after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
     light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
     return A.Compose([*before, light, *after], strict=True), A.Compose([*before, *after], strict=True)
@@ -53,6 +62,27 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
     except (ValueError, TypeError, AttributeError, UserWarning) as error:
         raise UsageError(f"{option} is not a pipeline that albumentations can build: {_line(error)}.") from error
     return pipeline
+
+
+def completed(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
+    """The pipeline of `plain` with the Normalize and the ToTensorV2 that it lacks.
+
+    Raises UsageError where its own Normalize differs from `stats`; None takes its own, or the report's.
+    """
+    pipeline = from_plain(plain, option)
+    own = Augmentation(pipeline).stats
+    if own is not None and stats is not None and own != stats:
+        raise UsageError(f"{option} normalises by {own}, --stats is {stats}: give the statistics once.")
+    transforms = [t for t in pipeline.transforms if not isinstance(t, A.Normalize | A.ToTensorV2)]
+    mean, std = own or stats or REPORT_STATS
+    return A.Compose([*transforms, A.Normalize(mean=mean, std=std), A.ToTensorV2()], strict=True)
+
+
+def augmentations(config: Config) -> tuple[Augmentation, Augmentation]:
+    """The training and the validation augmentation of an effective configuration."""
+    train = from_plain(config.train_pipeline or {}, "train_pipeline")
+    valid = from_plain(config.valid_pipeline or {}, "valid_pipeline")
+    return Augmentation(train), Augmentation(valid)
 
 
 class Augmentation:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,13 +27,15 @@ class Table:
 
     `frame` has the columns path (relative to `root`), person, source, one a head with the class's name ("" where it is
     unknown) by the score's bounds, and HEAD_value with the number behind a head whose classes are bands of a number.
-    `stratify` is what folds are stratified on where nobody says otherwise: a head's name or "joint".
+    `stratify` is what folds are stratified on where nobody says otherwise: a head's name or "joint". `reading` are the
+    settings of `Config` that the table was read with.
     """
 
     frame: pd.DataFrame
     heads: Heads
     root: Path
     stratify: str = "joint"
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -127,7 +130,8 @@ def read_contest(
             path = f"{person.path}/{photos[stem]}"
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
-    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", stratify="age")
+    reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
+    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", stratify="age", reading=reading)
 
 
 def _read_persons(file: Path, heads: Heads) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastmask.data.augment import Augmentation, Stats, from_plain
+from fastmask.data.augment import augmentations
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES
 from fastmask.errors import DataError, UsageError
@@ -96,7 +96,8 @@ def predict(
     names, paths = find_photos(images)
     picked = pick_device(device)
     networks = load_members(run, members, picked)
-    augments, stats = inference_transform(run)
+    augments = augmentations(run.config)
+    stats = batch_stats(augments)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
     walks = list(_walks(tta))
@@ -157,13 +158,6 @@ def find_photos(images: str | Path | Sequence[str | Path]) -> tuple[list[str], l
     if missing is not None:
         raise DataError(f"{missing} does not exist; expected a photo there.")
     return names, paths
-
-
-def inference_transform(run: Run) -> tuple[tuple[Augmentation, Augmentation], Stats]:
-    """The run's training and validation augmentation and the batch's statistics."""
-    train = Augmentation(from_plain(run.config.train_pipeline or {}, f"train_pipeline of {run.path}"))
-    valid = Augmentation(from_plain(run.config.valid_pipeline or {}, f"valid_pipeline of {run.path}"))
-    return (train, valid), batch_stats((train, valid))
 
 
 def load_members(run: Run, members: Sequence[str] | None, device: torch.device) -> dict[str, list[MultiHeadNet]]:

@@ -3,59 +3,35 @@
 from __future__ import annotations
 
 import gc
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
-import timm
-import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import Learner
 
 from fastmask.config import Config, make_config
-from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, check_fit, from_plain, report_pipelines, to_plain
-from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import dataloaders, pick_device
-from fastmask.data.table import Table, check_photos
+from fastmask.data.augment import augmentations
+from fastmask.data.loaders import dataloaders
+from fastmask.data.table import Table
 from fastmask.errors import UsageError
 from fastmask.files import write_json
-from fastmask.heads import Head, Heads
-from fastmask.model.losses import CrossEntropyLoss, FocalLoss
-from fastmask.model.metrics import default_metrics
-from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.model.schedule import lr_schedule
-from fastmask.randomness import Counted, Stream
 from fastmask.run import ENVIRONMENT, FOLDS, OOF, SCORES, Run, check_free, write_csv
 from fastmask.scoring import score_heads
 from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
 from fastmask.training.learner import mask_learner
+from fastmask.training.plan import Plan, build, build_loss, prepare
 from fastmask.training.progress import EpochLines
 
 # the last file of a fold: where it is, the fold is never touched again
 DONE = "done.json"
 # settings that do not change the result
 MACHINE_SETTINGS = ("workers", "device", "data")
-PACKAGES = (
-    "fastmask",
-    "torch",
-    "fastai",
-    "fastcore",
-    "timm",
-    "albumentations",
-    "scikit-learn",
-    "numpy",
-    "pandas",
-    "adamp",
-)
 
 
 def cross_validate(
@@ -87,38 +63,6 @@ def cross_validate(
     return run
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a cross-validation does, checked: the effective settings, the table, the fold of each photo."""
-
-    config: Config
-    table: Table
-    folds: np.ndarray
-    environment: dict[str, Any]
-
-    @property
-    def folds_frame(self) -> pd.DataFrame:
-        """What folds.csv holds: one row a photo with its path, person, a column a head, fold."""
-        heads = self.table.heads
-        numbers = [f"{h.name}_value" for h in heads if h.bounds]
-        return self.table.frame[["path", "person", *heads.names, *numbers]].assign(fold=self.folds)
-
-
-def prepare(table: Table, config: Config) -> Plan:
-    """Check everything that can be checked before training, the cheap things first; nothing is written."""
-    config = effective_config(table, config)
-    pick_device(config.device)
-    table = replace(table, heads=weighted_heads(table.heads, config))
-    check_monitor(config, table.heads)
-    build_loss(config, table.heads)
-    folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
-    about = environment(build(config, table.heads, fold=0), table)
-    photos = [table.photo(i) for i in range(len(table))]
-    train, valid = build_augments(config)
-    check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
-    return Plan(config, table, folds, about)
-
-
 def create(out: Path, plan: Plan, overwrite: bool) -> Run:
     """The directory of a new run."""
     run = Run.create(out, plan.config, plan.table.heads, overwrite)
@@ -146,76 +90,6 @@ def reopen(out: Path, plan: Plan) -> Run:
     return run
 
 
-def effective_config(table: Table, config: Config) -> Config:
-    """`config` with every default that depends on table or arch filled in, so that the run keeps what it did."""
-    stats = resolve_stats(config)
-    pipelines = {"train_pipeline": config.train_pipeline, "valid_pipeline": config.valid_pipeline}
-    if config.train_pipeline is None:
-        train, valid = report_pipelines(config.crop, stats)
-        pipelines = {"train_pipeline": to_plain(train), "valid_pipeline": to_plain(valid)}
-    pretrained = config.pretrained and config.weights is None
-    return make_config(
-        config.model_dump(exclude={"pretrained"} if not pretrained else set()),
-        {**pipelines, "stratify": config.stratify or table.stratify, "pretrained": pretrained},
-    )
-
-
-def resolve_stats(config: Config) -> Stats:
-    """The channel statistics that a configuration asks for; None is the report's."""
-    if isinstance(config.stats, tuple):
-        return config.stats[:3], config.stats[3:]
-    if config.stats == "pretrained":
-        cfg = timm.get_pretrained_cfg(config.arch)
-        if cfg is None:
-            raise UsageError(f"timm keeps no statistics for {config.arch!r}; give --stats six numbers.")
-        return tuple(cfg.mean), tuple(cfg.std)
-    return REPORT_STATS
-
-
-def build_augments(config: Config) -> tuple[Augmentation, Augmentation]:
-    """The training and the validation augmentation of an effective configuration."""
-    train = from_plain(config.train_pipeline or {}, "train_pipeline")
-    valid = from_plain(config.valid_pipeline or {}, "valid_pipeline")
-    return Augmentation(train), Augmentation(valid)
-
-
-def weighted_heads(heads: Heads, config: Config) -> Heads:
-    """The heads with the configuration's shares of the loss."""
-    weights = config.head_weights or {}
-    for name in (*weights, *(config.alpha or {})):
-        heads.position(name)
-    made: list[Head] = [replace(h, weight=weights.get(h.name, h.weight)) for h in heads]
-    return Heads(made)
-
-
-def build(config: Config, heads: Heads, fold: int) -> MultiHeadNet:
-    """The network of a fold at its start; what is drawn for it depends on (seed, fold) alone."""
-    torch.manual_seed(Counted(Stream.INIT, config.seed, fold).seed_at(0))
-    return build_network(
-        config.arch,
-        heads,
-        pretrained=config.pretrained,
-        weights=config.weights,
-        drop_rate=config.drop_rate,
-        drop_path_rate=config.drop_path,
-    )
-
-
-def build_loss(config: Config, heads: Heads) -> FocalLoss:
-    """The loss of a configuration."""
-    alpha = [(config.alpha or {}).get(name) for name in heads.names]
-    if config.loss == "ce":
-        return CrossEntropyLoss(heads, alpha)
-    return FocalLoss(heads, config.focal_gamma, alpha)
-
-
-def check_monitor(config: Config, heads: Heads) -> None:
-    """Raise UsageError if no metric is called as the one to watch."""
-    names = ["valid_loss", *(m.name for m in default_metrics(heads))]
-    if config.monitor not in names:
-        raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
-
-
 def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     config, folder = run.config, run.fold_path(fold)
@@ -226,13 +100,14 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
         plan.table,
         fold,
         plan.folds,
-        augments=build_augments(config),
+        augments=augmentations(config),
         bs=config.bs,
         seed=config.seed,
         num_workers=config.workers,
         device=config.device,
     )
-    learn: Learner = mask_learner(
+    lines = EpochLines(f"fold {fold + 1}/{config.folds}", log)
+    learn = mask_learner(
         dls,
         build(config, run.heads, fold),
         loss_func=build_loss(config, run.heads),
@@ -243,13 +118,14 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
             History(folder),
             OOFCollector(folder),
             Checkpoint(folder, config.monitor, config.top_k),
-            EpochLines(f"fold {fold + 1}/{config.folds}", log),
+            lines,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
         ],
     )
     learn.remove_cbs(ProgressCallback)
     learn.logger = _silent
-    learn.fit(config.epochs)
+    with lines:
+        learn.fit(config.epochs)
     write_json(folder / DONE, {"epochs": learn.epoch + 1, "seconds": round(time.perf_counter() - start, 1)})
     # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
     learn.remove_cbs(list(learn.cbs))
@@ -333,33 +209,3 @@ def all_scores(
         "scored_by": {h.name: list(h.bounds) for h in heads if h.bounds},
         "trained_by": {h.name: list(h.train_bounds) for h in heads if h.train_bounds},
     }
-
-
-def environment(network: MultiHeadNet, table: Table) -> dict[str, Any]:
-    """Versions, device, the body's full timm tag, git commit, where the photos lie."""
-    cuda = torch.cuda.is_available()
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "threads": torch.get_num_threads(),
-        "body": {
-            "tag": network.tag,
-            "stats": network.stats,
-            "parameters": sum(p.numel() for p in network.parameters()),
-        },
-        "photos": {"root": str(table.root.resolve()), "count": len(table), "persons": len(set(table.persons))},
-        "command": sys.argv,
-        "git_commit": git_commit(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the folder that the run was started in, if it is a git checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

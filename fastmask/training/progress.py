@@ -20,7 +20,7 @@ class EpochLines(TrainedEpochs):
         self._bar: Any = None
 
     def before_fit(self) -> None:
-        if not self.stream.isatty():
+        if not self.stream.isatty() or self._bar is not None:
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,7 +44,11 @@ class EpochLines(TrainedEpochs):
             self._bar.remove_task(self._task)
         print(self._line(), file=self.stream, flush=True)
 
-    def after_fit(self) -> None:
+    def __enter__(self) -> EpochLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back, whatever ended the fit: fastai has no event for an exception."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

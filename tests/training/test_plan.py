@@ -1,0 +1,112 @@
+import io
+import json
+
+import pytest
+import torch
+
+from fastmask.config import make_config
+from fastmask.data.augment import REPORT_STATS, augmentations, report_pipelines, to_plain
+from fastmask.data.table import read_contest
+from fastmask.errors import DataError, UsageError
+from fastmask.training.crossval import cross_validate
+from fastmask.training.plan import effective_config, resolve_stats
+
+
+def quiet(table, out, **settings):
+    return cross_validate(table, out=out, log=io.StringIO(), **settings)
+
+
+def effective(table, **settings):
+    return effective_config(table, make_config({"arch": "test_resnet", "pretrained": False}, settings))
+
+
+def test_the_environment_says_what_made_the_run(finished_run):
+    environment = json.loads((finished_run.path / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["body"]["tag"].startswith("test_resnet")
+    assert environment["photos"]["count"] == 84
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"folds": 13}, UsageError, "only 12 persons"),
+        ({"arch": "resnet1000"}, UsageError, "no arch 'resnet1000'; the nearest are .*resnet101"),
+        ({"monitor": "f1"}, UsageError, "no metric 'f1' to monitor; expected one of valid_loss, macro_f1"),
+        ({"head_weights": {"hat": 1}}, UsageError, "no head 'hat'"),
+        ({"alpha": {"age": [1.0]}}, UsageError, "alpha of head age has 1 numbers for 3 classes"),
+        ({"stratify": "hat"}, UsageError, "no head 'hat'"),
+        ({"weights": "nowhere.pth"}, UsageError, "does not exist"),
+        ({"device": "abacus"}, UsageError, "Device 'abacus'"),
+    ],
+)
+def test_what_cannot_work_is_said_before_a_directory_is_made(
+    contest, small_settings, tmp_path, settings, error, message
+):
+    settings = {**small_settings, **settings}
+    if "weights" in settings:
+        del settings["pretrained"]
+    with pytest.raises(error, match=message):
+        quiet(read_contest(contest), tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_photo_that_a_crop_does_not_fit_is_said_before_a_directory_is_made(contest, small_settings, tmp_path):
+    settings = {k: v for k, v in small_settings.items() if not k.endswith("pipeline")}
+    with pytest.raises(DataError, match=r"mask1\.\w+ is 512 high and 384 wide, and the training pipeline does not fit"):
+        quiet(read_contest(contest), tmp_path / "run", **settings, crop=(600, 200))
+    assert not (tmp_path / "run").exists()
+
+
+def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest, small_settings):
+    config = effective_config(read_contest(contest), make_config({"arch": "test_resnet", "pretrained": False}))
+    assert config.stratify == "age"
+    assert config.train_pipeline["transform"]["transforms"][0]["height"] == 400
+    assert make_config(config.to_plain()) == config
+
+
+def test_statistics_can_be_the_report_s_the_body_s_or_six_numbers():
+    def stats(value):
+        return resolve_stats(make_config({"arch": "tf_efficientnet_lite0", "stats": value}))
+
+    assert stats(None) is None
+    assert stats("report") == ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
+    assert stats("pretrained") == ((0.5,) * 3, (0.5,) * 3)
+    assert stats([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_crop_resize_and_statistics_end_in_the_pipelines(contest):
+    config = effective(read_contest(contest), crop=[300, 150], resize=[60, 30], stats=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    for plain in (config.train_pipeline, config.valid_pipeline):
+        crop, resize, *_, normalize, _ = plain["transform"]["transforms"]
+        assert (crop["height"], crop["width"], resize["height"], resize["width"]) == (300, 150, 60, 30)
+        assert list(normalize["mean"]) + list(normalize["std"]) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_statistics_reach_a_pipeline_of_one_s_own(contest, small_settings):
+    table = read_contest(contest)
+    pipelines = {name: small_settings[name] for name in ("train_pipeline", "valid_pipeline")}
+    for stats, expected in (([0.5] * 6, ((0.5,) * 3, (0.5,) * 3)), (None, REPORT_STATS)):
+        assert [a.stats for a in augmentations(effective(table, stats=stats, **pipelines))] == [expected] * 2
+    own = to_plain(report_pipelines(stats=((0.1,) * 3, (0.9,) * 3))[1])
+    config = effective(table, train_pipeline=own, valid_pipeline=own)
+    assert augmentations(config)[0].stats == ((0.1,) * 3, (0.9,) * 3)
+    with pytest.raises(UsageError, match="give the statistics once"):
+        effective(table, train_pipeline=own, valid_pipeline=own, stats="report")
+    with pytest.raises(UsageError, match="--crop and --resize belong into train_pipeline"):
+        effective(table, train_pipeline=own, valid_pipeline=own, crop=[100, 50])
+
+
+def test_an_effective_configuration_is_its_own_effective_configuration(contest):
+    table = read_contest(contest)
+    once = effective(table, crop=[300, 150], resize=[60, 30], stats="report")
+    assert effective_config(table, once) == once
+
+
+def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
+    table = read_contest(contest, age_bounds=(30, 58))
+    assert effective(table).age_bounds == (30, 58)
+    assert effective(table).data == str(contest)
+    assert effective(table, data="sample").data == "sample"
+    with pytest.raises(UsageError, match=r"age_bounds is \(30\.0, 59\.0\), but the table was read with \(30, 58\)"):
+        effective(table, age_bounds=[30, 59])
