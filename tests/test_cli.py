@@ -119,6 +119,7 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "stratify": (["joint"], "joint"),
     "group": (["none"], "none"),
     "crop": ([200, 100], [200, 100]),
+    "resize": ([100, 50], [100, 50]),
     "stats": (["pretrained"], "pretrained"),
     "seed": ([7], 7),
     "arch": (["resnet18"], "resnet18"),
@@ -240,6 +241,7 @@ def test_printed_settings_read_back_as_the_same(words: list[Any], fastmask: Comm
         (["--lr", 0], ["lr", "0"]),
         (["--drop-rate", 1], ["drop_rate", "1"]),
         (["--seed", -1], ["seed", "-1"]),
+        (["--seed", 2**32], ["seed", str(2**32)]),
         (["--crop", 0, 10], ["crop", "0"]),
         (["--age-bounds", 60, 30], ["age_bounds", "60 30"]),
         (["--loss", "hinge"], ["loss", "hinge", "focal", "ce"]),
@@ -275,6 +277,7 @@ def test_printed_settings_read_back_as_the_same(words: list[Any], fastmask: Comm
         (["--resume"], ["--resume", "--out"]),
         (["--resume", "--out", "nowhere"], ["nowhere"]),
         (["--out", "../small.yaml"], ["small.yaml", "--out"]),
+        (["--out", "../small.yaml/run"], ["small.yaml/run", "--out"]),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
@@ -479,6 +482,15 @@ def test_data_that_cannot_be_used_is_refused_by_name(
     assert [part for part in named if part not in sentence] == []
 
 
+def test_a_line_is_counted_as_an_editor_counts_it(
+    small: list[str], contest_copy: Path, refused: Callable[..., str]
+) -> None:
+    csv = contest_copy / "train" / "train.csv"
+    header, first, *others = csv.read_text().splitlines()
+    csv.write_text("\n".join([header, "", "", first.replace(",Asian,", ",Asian,x"), *others, ""]))
+    assert "train.csv, line 4, column age" in refused(FAILED, *small, "--data", contest_copy)
+
+
 # --- fit ------------------------------------------------------------------------------------------------------------
 
 
@@ -555,6 +567,11 @@ def test_resume_with_a_person_less_is_refused(
     assert "photos" in refused(ASKED_WRONGLY, *small, "--data", contest_copy, "--out", run_copy, "--resume")
 
 
+def test_a_training_that_diverges_ends_in_a_sentence(small: list[str], fastmask: Command) -> None:
+    answer = fastmask(*small, "--epochs", 1, "--lr", 1e30)
+    assert (answer.code, answer.out, len(answer.errors)) == (FAILED, "", 1)
+
+
 @pytest.mark.filterwarnings("always::fastmask.errors.FastmaskWarning")
 def test_the_leaky_split_is_warned_of_and_noted_in_the_score(small: list[str], fastmask: Command) -> None:
     answer = fastmask(*small, "--epochs", 1, "--group", "none", "--out", "leaky")
@@ -614,6 +631,16 @@ def test_predict_leaves_an_existing_file_alone_unless_told(
     assert "p.csv exists" in refused(ASKED_WRONGLY, *command)
     assert fastmask(*command, "--overwrite").code == DONE
     assert len(pd.read_csv("p.csv")) == 28
+
+
+@pytest.mark.parametrize("words", [["file/p.csv"], ["folder", "--overwrite"]], ids=" ".join)
+def test_predict_to_where_no_file_can_be_is_refused(
+    words: list[str], finished_run: Run, contest: Path, work: Path, refused: Callable[..., str]
+) -> None:
+    (work / "file").write_text("mine")
+    (work / "folder").mkdir()
+    command = ["predict", finished_run.path, contest / "eval" / "images", "--out"]
+    assert words[0] in refused(ASKED_WRONGLY, *command, *words)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import socket
 import warnings
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastmask.data.table import contest_heads
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.network import body_and_heads, build_network, load_body
 
@@ -51,12 +52,15 @@ def test_an_unknown_arch_names_the_nearest():
         build_network("efficientnet_b44", HEADS)
 
 
-def test_without_the_hub_one_sentence_names_both_ways_out(monkeypatch):
+@pytest.mark.parametrize("broken", [("timm.create_model", OSError), ("socket.getaddrinfo", socket.gaierror)])
+def test_without_the_hub_one_sentence_names_both_ways_out(monkeypatch, broken):
     def no_hub(*args, **kwargs):
-        raise OSError("We couldn't connect")
+        raise broken[1]("no network")
 
-    monkeypatch.setattr(timm, "create_model", no_hub)
-    with pytest.raises(UsageError, match="--weights, or start from random weights with --no-pretrained"):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
+    monkeypatch.setattr("fastmask.model.network.getproxies", dict)
+    monkeypatch.setattr(broken[0], no_hub)
+    with pytest.raises(FastmaskError, match=r"no network.*--weights, or .* with --no-pretrained"):
         build_network("test_resnet", HEADS, pretrained=True)
 
 
