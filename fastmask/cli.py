@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
+from fastmask.files import check_target
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -28,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# the exit code that typer gives a Ctrl-C
+INTERRUPTED = 130
 # options that take as many numbers as follow them
 _NUMBER_LISTS = ("--stats", "--milestones")
 _DATA, _NETWORK, _TRAINING, _RUN = "Data", "Network", "Training", "Run"
@@ -116,9 +119,6 @@ def fit(
 
     table = _read_table(settings)
     out = out or _free_name(Path("runs") / settings.arch)
-    _say(
-        f"{len(table)} photos of {len(set(table.persons))} persons; {settings.arch}, {settings.folds} folds; run {out}"
-    )
     try:
         run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
     except KeyboardInterrupt:
@@ -200,6 +200,7 @@ def predict(
     """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file."""
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; name another file with --out, or replace it with --overwrite.")
+    check_target(out)
     from fastmask.run import Run
 
     loaded = Run.load(run)
@@ -208,7 +209,7 @@ def predict(
         from fastmask.inference.submission import photos_of_info
 
         photos = photos_of_info(submission, images)
-    chosen = members.split(",") if members else None
+    chosen = None if members is None else [name.strip() for name in members.split(",")]
     with _Progress("predicting") as progress:
         predictions = loaded.predict(
             photos, tta=tta, members=chosen, bs=bs, workers=workers, device=device, progress=progress
@@ -299,7 +300,7 @@ _plain_warning = warnings.showwarning
 def join_numbers(arguments: Sequence[str]) -> list[str]:
     """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: these options take as many words as are numbers."""
     joined: list[str] = []
-    for word in arguments:
+    for word in _split_equals(arguments):
         if (
             len(joined) >= 2
             and joined[-2] in _NUMBER_LISTS
@@ -310,6 +311,13 @@ def join_numbers(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+def _split_equals(arguments: Sequence[str]) -> Iterator[str]:
+    """`--stats=0.5` -> `--stats`, `0.5`."""
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        yield from (option, value) if equals and option in _NUMBER_LISTS else (word,)
 
 
 def _is_number(word: str) -> bool:
@@ -330,6 +338,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FastmaskError as error:
         _say(f"fastmask: error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("fastmask: interrupted")
-        sys.exit(130)
+    except OSError as error:
+        # a full disk, a folder that vanished, a name too long: the system's own words and the file
+        _say(f"fastmask: error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        sys.exit(1)
+    except SystemExit as done:
+        if done.code == INTERRUPTED:
+            _say("fastmask: interrupted")
+        raise

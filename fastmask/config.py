@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fastmask.errors import UsageError
+from fastmask.errors import DataError, UsageError
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -34,7 +34,7 @@ class Config(BaseModel):
     folds: Annotated[int, Field(ge=2)] = Field(5, description="Folds of the cross-validation.")
     stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
     group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of everything that is drawn.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of everything that is drawn.")
     # augmentation
     crop: tuple[Positive, Positive] = Field((400, 200), description="Height and width of the centre crop.")
     resize: tuple[Positive, Positive] | None = Field(None, description="Height and width to scale the crop to.")
@@ -52,11 +52,13 @@ class Config(BaseModel):
     # loss
     loss: Literal["focal", "ce"] = Field("focal", description="Focal loss or cross-entropy.")
     focal_gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Gamma of the focal loss.")
-    alpha: dict[str, list[float]] | None = Field(None, description="Class weights a head, such as age: [1, 1, 4].")
+    alpha: dict[str, list[Annotated[float, Field(ge=0)]]] | None = Field(
+        None, description="Class weights a head, such as age: [1, 1, 4]."
+    )
     head_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(None, description="Shares of the loss.")
     # optimizer and schedule
     epochs: Positive = Field(20, description="Epochs of each fold.")
-    bs: Positive = Field(32, description="Photos a batch.")
+    bs: Annotated[int, Field(ge=1, le=65536)] = Field(32, description="Photos a batch.")
     lr: Annotated[float, Field(gt=0)] = Field(3e-4, description="Learning rate; the highest of one-cycle.")
     wd: Annotated[float, Field(ge=0)] = Field(1e-5, description="Weight decay.")
     sched: Literal["multistep", "onecycle", "cosine", "constant"] = Field("multistep", description="Schedule.")
@@ -76,6 +78,10 @@ class Config(BaseModel):
             low, high = getattr(self, name)
             if not 0 < low < high:
                 raise ValueError(f"{name} must rise, found {low:g} {high:g}")
+        if self.head_weights and not any(self.head_weights.values()):
+            raise ValueError("head_weights are all 0, so there is nothing to learn")
+        if any(not any(row) for row in (self.alpha or {}).values()):
+            raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out by head_weights")
         if self.weights is not None and "pretrained" in self.model_fields_set and self.pretrained:
             raise ValueError("weights and pretrained exclude each other: give one of the two")
         if (self.train_pipeline is None) != (self.valid_pipeline is None):
@@ -97,6 +103,8 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = _merge(merged, layer)
+    if merged.get("weights") is not None:
+        merged.setdefault("pretrained", False)
     try:
         return Config(**merged)
     except pydantic.ValidationError as error:
@@ -149,7 +157,11 @@ def read_settings(file: str | Path) -> dict[str, Any]:
 
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a YAML file of settings.")
-    settings = read_yaml(file) or {}
+    try:
+        settings = read_yaml(file)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise UsageError(f"{file} holds {type(settings).__name__}; expected lines such as 'epochs: 20'.")
     return {str(key).replace("-", "_"): value for key, value in settings.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pandas as pd
 
 from fastmask.config import Config, make_config
 from fastmask.errors import DataError, UsageError
-from fastmask.files import read_json, read_yaml, replacing, write_json, write_yaml
+from fastmask.files import check_parent, read_json, read_strings, read_yaml, write_csv, write_json, write_yaml
 from fastmask.heads import Heads
 from fastmask.scoring import DRAWS, Scores, score_heads
 
@@ -29,7 +31,8 @@ CONFIG, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES = (
     "oof.csv",
     "scores.json",
 )
-TEXT_COLUMNS = ("path", "person")
+# the last file of a fold
+DONE = "done.json"
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,34 @@ class Run:
     heads: Heads
 
     @classmethod
-    def create(cls, path: str | Path, config: Config, heads: Heads, overwrite: bool = False) -> Run:
-        """Make a run directory; `overwrite` deletes the run that lies there, and nothing but a run."""
+    def create(
+        cls,
+        path: str | Path,
+        config: Config,
+        heads: Heads,
+        folds: pd.DataFrame,
+        environment: Any,
+        overwrite: bool = False,
+    ) -> Run:
+        """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run."""
         path = Path(path)
         check_free(path, overwrite)
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-        run = cls(path, config, heads)
-        write_yaml(path / CONFIG, config.to_plain())
-        write_json(path / HEADS, heads.to_plain())
-        return run
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            beside.chmod(0o777 & ~_umask())
+            write_yaml(beside / CONFIG, config.to_plain())
+            write_json(beside / HEADS, heads.to_plain())
+            write_json(beside / ENVIRONMENT, environment)
+            write_csv(beside / FOLDS, folds)
+            if place.exists():
+                shutil.rmtree(place)
+            beside.rename(place)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        return cls(path, config, heads)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -64,8 +84,10 @@ class Run:
             raise DataError(f"{path / CONFIG} holds {type(plain).__name__}; expected the settings of a run.")
         try:
             return cls(path, make_config(plain), Heads.from_plain(read_json(path / HEADS)))
-        except (TypeError, UsageError) as error:
+        except UsageError as error:
             raise DataError(f"{path} was not written by this version of fastmask: {error}") from error
+        except (TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{path / HEADS} does not hold the heads of a run.") from error
 
     def fold_path(self, fold: int) -> Path:
         """The directory of one fold."""
@@ -74,7 +96,7 @@ class Run:
     @cached_property
     def folds(self) -> pd.DataFrame:
         """One row a photo: path, person, a column a head, fold."""
-        return self._read(FOLDS)
+        return self._read(FOLDS, ["path", "person", *self.heads.names, "fold"])
 
     @cached_property
     def oof(self) -> pd.DataFrame:
@@ -82,19 +104,22 @@ class Run:
 
         `true` and `predicted` are joint classes; -1 where a label is unknown.
         """
-        return self._read(OOF)
+        return self._read(OOF, ["path", "person", "fold", *self.heads.columns, "true", "predicted"])
 
-    def _read(self, name: str) -> pd.DataFrame:
+    def _read(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        """A CSV of the run: text in the columns that name things, numbers in all others."""
         if not (self.path / name).is_file():
             raise UsageError(f"{self.path} has no {name}: the run has not finished.")
+        frame = read_strings(self.path / name, columns)
+        text = {"path", "person", *self.heads.names}
         try:
-            return pd.read_csv(self.path / name, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path / name} cannot be read as a CSV: {' '.join(str(error).split())}.") from error
+            return frame.reset_index(drop=True).apply(lambda c: c if c.name in text else pd.to_numeric(c))
+        except ValueError as error:
+            raise DataError(f"{self.path / name} has something else than numbers: {error}.") from error
 
     def history(self, fold: int) -> pd.DataFrame:
         """One row an epoch of a fold: losses, metrics, learning rate, seconds."""
-        return self._read(f"fold{fold}/history.csv")
+        return self._read(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
 
     @property
     def trained_folds(self) -> list[int]:
@@ -104,6 +129,10 @@ class Run:
     def checkpoints(self, fold: int) -> list[Path]:
         """The best checkpoints of a fold, by epoch."""
         return sorted(self.fold_path(fold).glob("epoch*.safetensors"))
+
+    def is_done(self, fold: int) -> bool:
+        """Whether a fold is trained to its end; then it is never touched again."""
+        return (self.fold_path(fold) / DONE).is_file()
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -135,7 +164,9 @@ class Run:
     @property
     def true(self) -> np.ndarray:
         """(N, heads) class numbers by the score's bounds; -1 is unknown."""
-        table = self.folds.set_index("path").loc[self.oof["path"]]
+        table = self.folds.set_index("path").reindex(self.oof["path"])
+        if table["person"].isna().any():
+            raise DataError(f"{self.path / OOF} names photos that {self.path / FOLDS} does not.")
         return np.array([self.heads.encode(row) for row in table[list(self.heads.names)].to_numpy()], dtype=np.int64)
 
     def predict(self, images: str | Path | Sequence[str | Path], tta: int = 1, **options: Any) -> Predictions:
@@ -147,17 +178,20 @@ class Run:
 
 def check_free(path: Path, overwrite: bool = False) -> None:
     """Raise UsageError if a run cannot be written at `path`."""
-    if path.is_file():
+    place = path.resolve()
+    check_parent(place)
+    if place.exists() and not place.is_dir():
         raise UsageError(f"{path} is a file; name another folder with --out.")
-    if not path.exists() or not any(path.iterdir()):
+    if not place.exists() or not any(place.iterdir()):
         return
     if not overwrite:
         raise UsageError(f"{path} is in use; name another folder with --out, or replace it with --overwrite.")
-    if not (path / CONFIG).is_file():
+    if not (place / CONFIG).is_file():
         raise UsageError(f"{path} is not a run, so --overwrite leaves it alone; name another folder with --out.")
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a frame as CSV; numbers with nine significant digits, enough for float32 to come back as it was."""
-    with replacing(path) as beside:
-        frame.to_csv(beside, index=False, float_format="%.9g", lineterminator="\n")
+def _umask() -> int:
+    """What a new folder's permissions lack; it can be read only by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -65,13 +65,18 @@ def _plain(score: Score) -> dict[str, Any]:
     return plain
 
 
-def macro_f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Counts (..., classes) of right answers, of answers and of truths -> (...) mean F1 over the classes.
+def f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray, absent: np.ndarray | float = 0.0) -> np.ndarray:
+    """Counts of right answers, of answers and of truths a class -> the F1 a class.
 
-    A class with neither truth nor answer has F1 0, as scikit-learn's `zero_division=0`.
+    A class with neither truth nor answer has F1 `absent`; 0 is scikit-learn's `zero_division=0`.
     """
     both = predicted + true
-    return np.divide(2 * hits, both, out=np.zeros(both.shape, np.float64), where=both > 0).mean(-1)
+    return np.where(both > 0, np.divide(2 * hits, both, where=both > 0, out=np.zeros(both.shape)), absent)
+
+
+def macro_f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Counts (..., classes) -> (...) the mean F1 over the classes, those without truth and answer counted as 0."""
+    return f1(hits, predicted, true).mean(-1)
 
 
 def score(
@@ -86,7 +91,8 @@ def score(
 
     `classes` are those that the mean is over; by default those that the truth has. With `groups` (N,), such as the
     persons, 95 % intervals by a bootstrap that draws whole groups: `draws` times, the percentiles 2.5 and 97.5. The
-    mean is over the same classes in every draw.
+    mean is over the same classes in every draw; one that a draw happens to lack says nothing about itself there, and
+    keeps its F1 of the whole.
     """
     known = true != UNKNOWN
     predicted, true = predicted[known], true[known]
@@ -95,12 +101,13 @@ def score(
         return Score(float("nan"), float("nan"), 0)
     owner = np.zeros(len(true), np.int64) if groups is None else np.unique(groups[known], return_inverse=True)[1]
     counts = _counts(predicted, true, kept, owner)
-    f1, accuracy = _rates(counts.sum(0, keepdims=True), len(kept))
+    each, accuracy = _rates(counts.sum(0, keepdims=True), len(kept))
+    point = float(each.mean()), float(accuracy[0]), len(true)
     if groups is None or draws == 0:
-        return Score(float(f1[0]), float(accuracy[0]), len(true))
-    drawn = [_rates(weights @ counts, len(kept)) for weights in _bootstrap_weights(len(counts), draws, seed)]
-    f1_interval, accuracy_interval = (_interval(np.concatenate(part)) for part in zip(*drawn, strict=True))
-    return Score(float(f1[0]), float(accuracy[0]), len(true), f1_interval, accuracy_interval)
+        return Score(*point)
+    drawn = [_rates(weights @ counts, len(kept), each) for weights in _bootstrap_weights(len(counts), draws, seed)]
+    f1_draws, accuracy_draws = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    return Score(*point, _interval(f1_draws.mean(1)), _interval(accuracy_draws))
 
 
 def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray) -> np.ndarray:
@@ -117,9 +124,10 @@ def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner:
     return counts
 
 
-def _rates(counts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _rates(counts: np.ndarray, k: int, absent: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(draws, 3 * classes + 2) counts -> (draws, classes) F1, (draws,) accuracy."""
     hits, predicted, true = (counts[:, i * k : (i + 1) * k] for i in range(3))
-    return macro_f1(hits, predicted, true), counts[:, -2] / counts[:, -1]
+    return f1(hits, predicted, true, absent), counts[:, -2] / counts[:, -1]
 
 
 def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:

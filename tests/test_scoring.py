@@ -83,3 +83,10 @@ def test_no_known_label_is_no_score():
     nothing = score(np.array([1]), np.array([-1]))
     assert nothing.n == 0
     assert np.isnan(nothing.macro_f1)
+
+
+def test_a_class_that_a_draw_lacks_keeps_its_f1():
+    # two persons of the rare class among ten: a draw without them must not make perfect answers imperfect
+    true = np.repeat([0, 0, 0, 0, 1, 1, 1, 1, 2, 2], 7)
+    perfect = score(true, true, groups=np.repeat(np.arange(10), 7))
+    assert perfect.macro_f1_interval == (1.0, 1.0)

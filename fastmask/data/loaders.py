@@ -21,7 +21,7 @@ from PIL import Image
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, report_pipelines
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
+from fastmask.errors import DataError, FastmaskError, UsageError
 from fastmask.heads import Heads
 from fastmask.randomness import Counted, Stream
 
@@ -158,8 +158,22 @@ class PhotoDL(TfmdDL):
         image, *target = self.dataset[row]
         if self.augments is not None:
             augment = self.augments[0 if getattr(self.dataset, "split_idx", 1) == 0 else 1]
-            image = augment(image, self._rng.at(self.pass_, position, row))
+            try:
+                image = augment(image, self._rng.at(self.pass_, position, row))
+            except Exception as error:
+                what = getattr(self.dataset, "paths", range(row + 1))[row]
+                size = f"{image.shape[0]} high and {image.shape[1]} wide"
+                raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
         return (image, *target)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass; a mistake found in a worker is told as if it had been found here."""
+        try:
+            yield from super().__iter__()
+        except FastmaskError as error:
+            # torch puts the worker's traceback into the message, and our sentence last
+            told = str(error).strip().splitlines()[-1]
+            raise type(error)(told.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
     def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
         """Items -> one uint8 tensor in channels-last memory (a view of the stacked photos, no copy) and the targets."""
@@ -261,7 +275,8 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     """`device`, or the GPU where there is one; raises UsageError if torch does not know it or cannot use it."""
     try:
         picked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=picked)
+        if torch.empty(1, device=picked).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         why = str(error).strip().splitlines()[0].rstrip(".")
         raise UsageError(

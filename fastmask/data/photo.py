@@ -21,6 +21,8 @@ def read_photo(path: str | Path) -> np.ndarray:
     Raises DataError naming the file if it is missing, empty, cut short or not an image.
     """
     try:
+        if not Path(path).is_file():
+            raise DataError(f"{path} is not a file; expected a photo there.")
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error

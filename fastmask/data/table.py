@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import pandas as pd
 
 from fastmask.data.photo import SUFFIXES, read_photo
 from fastmask.errors import DataError, UsageError
+from fastmask.files import read_strings
 from fastmask.heads import Head, Heads
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
@@ -100,6 +102,8 @@ def contest_heads(
 def contest_folder(data: str | Path) -> Path:
     """The folder that holds train.csv: `data` itself or its `train`; raises UsageError if there is neither."""
     folder = Path(data)
+    if folder.is_file() and folder.name == "train.csv":
+        return folder.parent
     for candidate in (folder, folder / "train"):
         if (candidate / "train.csv").is_file():
             return candidate
@@ -136,19 +140,17 @@ def read_contest(
 
 def _read_persons(file: Path, heads: Heads) -> pd.DataFrame:
     frame = read_strings(file, CONTEST_COLUMNS)
-    for i, row in enumerate(frame.itertuples(index=False)):
-        where = f"{file}, line {i + 2}"
+    for row in frame.itertuples():
+        where = f"{file}, line {row.Index}"
         if row.gender not in heads["gender"].classes:
             raise DataError(f"{where}, column gender: found {row.gender!r}, expected male or female.")
         if not _is_age(row.age):
             raise DataError(f"{where}, column age: found {row.age!r}, expected a number of years from 0 to 150.")
-        if not row.path or Path(row.path).name != row.path or row.path in (".", ".."):
+        if not row.path or Path(row.path).name != row.path or row.path in (".", "..") or "\0" in row.path:
             raise DataError(f"{where}, column path: found {row.path!r}, expected the name of a folder in images.")
     twice = frame["path"][frame["path"].duplicated()]
     if len(twice):
-        raise DataError(
-            f"{file}, line {twice.index[0] + 2}, column path: {twice.iloc[0]!r} stands twice; remove one row."
-        )
+        raise DataError(f"{file}, line {twice.index[0]}, column path: {twice.iloc[0]!r} stands twice; remove one row.")
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one a person.")
     frame["age"] = frame["age"].astype(float)
@@ -157,27 +159,7 @@ def _read_persons(file: Path, heads: Heads) -> pd.DataFrame:
 
 
 def _is_age(text: str) -> bool:
-    try:
-        return 0 <= float(text) <= 150
-    except ValueError:
-        return False
-
-
-def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV with every cell as text, empty cells as ""; raises DataError if one of `columns` is not there."""
-    try:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"{file} does not exist; expected a CSV with the columns {', '.join(columns)}.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as a CSV: {' '.join(str(error).split())}.") from error
-    missing = [c for c in columns if c not in frame.columns]
-    if missing:
-        raise DataError(
-            f"{file} has no column {missing[0]!r}; found {', '.join(map(str, frame.columns))}, "
-            f"expected {', '.join(columns)}."
-        )
-    return frame
+    return re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text) is not None and float(text) <= 150
 
 
 def _photos_of(folder: Path, csv: Path) -> dict[str, str]:

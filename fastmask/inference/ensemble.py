@@ -18,10 +18,14 @@ from fastmask.data.augment import augmentations
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES
 from fastmask.errors import DataError, UsageError
+from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.run import Run, write_csv
+from fastmask.run import Run
+
+# views, photos a batch or processes: more is a slip of the keyboard
+MOST = 65536
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,9 @@ def predict(
     called with (batches done, batches in all).
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    if tta < 1:
-        raise UsageError(f"--tta is {tta}; expected 1 or more views.")
+    for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
+        if not least <= value <= MOST:
+            raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
     names, paths = find_photos(images)
     picked = pick_device(device)
     networks = load_members(run, members, picked)
@@ -178,6 +183,6 @@ def load_network(run: Run, file: Path, device: torch.device) -> MultiHeadNet:
         network.load_state_dict(load_file(file))
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{file} does not hold the weights of {run.config.arch}: {str(error).splitlines()[0]}"
+            f"{file} does not hold the weights of {run.config.arch}: {str(error).splitlines()[0]}."
         ) from error
     return network.to(device).eval()

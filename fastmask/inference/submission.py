@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fastmask.data.table import contest_heads, read_strings
+from fastmask.data.table import contest_heads
 from fastmask.errors import DataError, UsageError
+from fastmask.files import read_strings, write_csv
 from fastmask.heads import Heads
-from fastmask.run import write_csv
 from fastmask.scoring import Scores, score_heads
 
 ID, ANSWER = "ImageID", "ans"
@@ -38,14 +39,14 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the photos that {file} names.")
     paths = []
-    for i, name in enumerate(frame[ID]):
+    for line, name in frame[ID].items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(
-                f"{file}, line {i + 2}, column {ID}: found {name!r}, expected the name of a photo in {folder}."
+                f"{file}, line {line}, column {ID}: found {name!r}, expected the name of a photo in {folder}."
             )
         if not path.is_file():
-            raise DataError(f"{file}, line {i + 2}, column {ID}: {path} does not exist; expected a photo there.")
+            raise DataError(f"{file}, line {line}, column {ID}: {path} does not exist; expected a photo there.")
         paths.append(path)
     return paths
 
@@ -94,14 +95,16 @@ def _read_classes(file: Path, heads: Heads) -> pd.Series:
     frame = read_strings(file, ())
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
     frame = read_strings(file, (name, value))
-    for i, text in enumerate(frame[value]):
-        if not text.isdecimal() or int(text) >= heads.n_joint:
+    if frame.empty:
+        raise DataError(f"{file} has no rows; expected one a photo.")
+    for line, text in frame[value].items():
+        if re.fullmatch("[0-9]{1,9}", text) is None or int(text) >= heads.n_joint:
             raise DataError(
-                f"{file}, line {i + 2}, column {value}: found {text!r}, expected a class from 0 to {heads.n_joint - 1}."
+                f"{file}, line {line}, column {value}: found {text!r}, expected a class from 0 to {heads.n_joint - 1}."
             )
     names = [Path(n).name for n in frame[name]]
     twice = pd.Index(names).duplicated()
     if twice.any():
         i = int(np.flatnonzero(twice)[0])
-        raise DataError(f"{file}, line {i + 2}, column {name}: {names[i]!r} stands twice; remove one row.")
+        raise DataError(f"{file}, line {frame.index[i]}, column {name}: {names[i]!r} stands twice; remove one row.")
     return pd.Series(frame[value].astype(int).to_numpy(), index=names)

@@ -59,8 +59,8 @@ def build_network(
     """A `MultiHeadNet` in channels-last memory (4 times as fast as the default on a CPU).
 
     `pretrained` takes the body's weights from timm's hub, `weights` from a file (safetensors, or a .pth of tensors
-    only). Raises UsageError for an arch that timm does not know, naming the nearest ones, and FastmaskError where the hub
-    is out of reach.
+    only). Raises UsageError for an arch that timm does not know, naming the nearest ones, and FastmaskError where the
+    hub is out of reach.
     """
     check_arch(arch)
     options = {"drop_rate": drop_rate, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}

@@ -12,14 +12,14 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Recorder
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.data.loaders import PhotoDL
-from fastmask.files import replacing
+from fastmask.errors import DataError
+from fastmask.files import replacing, write_csv
 from fastmask.randomness import Counted, Stream
-from fastmask.run import write_csv
 
 
 class CountedSteps(Callback):
@@ -105,12 +105,13 @@ class OOFCollector(TrainedEpochs):
     """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
     They are in the table's order. All epochs are kept, so that the other folds can choose this one's; they are small.
+    Probabilities that are no numbers end the fit, and `diverged` says so.
     """
 
     order = TrackerCallback.order - 1
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.diverged = folder, False
 
     def before_validate(self) -> None:
         self._batches: list[Tensor] = []
@@ -123,6 +124,9 @@ class OOFCollector(TrainedEpochs):
         order = torch.tensor(self.learn.dls.valid.order)
         probabilities = torch.empty(len(order), self._batches[0].shape[1])
         probabilities[order] = torch.cat(self._batches).float().cpu()
+        if not probabilities.isfinite().all():
+            self.diverged = True
+            raise CancelFitException()
         save_tensors({"probabilities": probabilities}, oof_file(self.folder, int(self.learn.epoch)))
 
 
@@ -168,6 +172,10 @@ def oof_file(folder: Path, epoch: int) -> Path:
 
 def read_oof(folder: Path, epoch: int) -> np.ndarray:
     """(N of the fold, classes of all heads) OOF probabilities of an epoch, in the table's order."""
-    with safe_open(oof_file(folder, epoch), framework="numpy") as file:
-        probabilities: np.ndarray = file.get_tensor("probabilities")
+    path = oof_file(folder, epoch)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            probabilities: np.ndarray = file.get_tensor("probabilities")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} does not hold the probabilities of epoch {epoch}: {error}.") from error
     return probabilities

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,18 +19,16 @@ from fastmask.config import Config, make_config
 from fastmask.data.augment import augmentations
 from fastmask.data.loaders import dataloaders
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
-from fastmask.files import write_json
+from fastmask.errors import FastmaskError, UsageError
+from fastmask.files import frame_to_csv, write_csv, write_json
 from fastmask.model.schedule import lr_schedule
-from fastmask.run import ENVIRONMENT, FOLDS, OOF, SCORES, Run, check_free, write_csv
+from fastmask.run import DONE, FOLDS, OOF, SCORES, Run, check_free
 from fastmask.scoring import score_heads
 from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
 from fastmask.training.learner import mask_learner
 from fastmask.training.plan import Plan, build, build_loss, prepare
 from fastmask.training.progress import EpochLines
 
-# the last file of a fold: where it is, the fold is never touched again
-DONE = "done.json"
 # settings that do not change the result
 MACHINE_SETTINGS = ("workers", "device", "data")
 
@@ -54,20 +53,17 @@ def cross_validate(
     out = Path(out)
     if not resume:
         check_free(out, overwrite)
+    log = log or sys.stderr
     plan = prepare(table, make_config(config.model_dump(exclude_unset=True) if config else {}, settings))
-    run = reopen(out, plan) if resume else create(out, plan, overwrite)
+    if resume:
+        run = reopen(out, plan)
+    else:
+        run = Run.create(out, plan.config, plan.table.heads, plan.folds_frame, plan.environment, overwrite)
+    print(f"{plan}; run {out}", file=log, flush=True)
     for fold in range(run.config.folds):
-        if not (run.fold_path(fold) / DONE).is_file():
-            train_fold(run, plan, fold, log or sys.stderr)
+        if not run.is_done(fold):
+            train_fold(run, plan, fold, log)
     finish(run, plan)
-    return run
-
-
-def create(out: Path, plan: Plan, overwrite: bool) -> Run:
-    """The directory of a new run."""
-    run = Run.create(out, plan.config, plan.table.heads, overwrite)
-    write_json(out / ENVIRONMENT, plan.environment)
-    write_csv(out / FOLDS, plan.folds_frame)
     return run
 
 
@@ -82,8 +78,9 @@ def reopen(out: Path, plan: Plan) -> Run:
             f"{out} was started with {name} {old[name]}, now it is {new[name]}; --resume needs the same settings "
             f"(differing: {', '.join(differing)})."
         )
-    same = [f[["path", "fold"]].to_dict("list") for f in (run.folds, plan.folds_frame)]
-    if run.heads != plan.table.heads or same[0] != same[1]:
+    buffer = StringIO()
+    frame_to_csv(plan.folds_frame, buffer)
+    if run.heads != plan.table.heads or (out / FOLDS).read_text(encoding="utf-8") != buffer.getvalue():
         raise UsageError(
             f"{out} was started with other photos or labels than are there now; start anew with another --out."
         )
@@ -106,6 +103,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
         num_workers=config.workers,
         device=config.device,
     )
+    collector = OOFCollector(folder)
     lines = EpochLines(f"fold {fold + 1}/{config.folds}", log)
     learn = mask_learner(
         dls,
@@ -116,7 +114,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
         cbs=[
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
             History(folder),
-            OOFCollector(folder),
+            collector,
             Checkpoint(folder, config.monitor, config.top_k),
             lines,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
@@ -126,6 +124,11 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     learn.logger = _silent
     with lines:
         learn.fit(config.epochs)
+    if collector.diverged:
+        raise FastmaskError(
+            f"Fold {fold + 1} diverged: after epoch {learn.epoch + 1} the network's answers are not numbers (NaN). "
+            f"Lower --lr; the fold's checkpoints so far are in {folder}."
+        )
     write_json(folder / DONE, {"epochs": learn.epoch + 1, "seconds": round(time.perf_counter() - start, 1)})
     # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
     learn.remove_cbs(list(learn.cbs))
@@ -139,7 +142,7 @@ def _silent(*_: Any) -> None:
 
 def finish(run: Run, plan: Plan) -> None:
     """Write oof.csv and scores.json of a run whose folds are trained."""
-    trained = [f for f in range(run.config.folds) if (run.fold_path(f) / "history.csv").is_file()]
+    trained = [f for f in range(run.config.folds) if run.is_done(f)]
     curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
     lower = "loss" in run.config.monitor
     curves = [np.where(np.isnan(c), -np.inf, -c if lower else c) for c in curves]

@@ -50,6 +50,13 @@ class Plan:
     folds: np.ndarray
     environment: dict[str, Any]
 
+    def __str__(self) -> str:
+        persons, body = len(set(self.table.persons)), self.environment["body"]
+        return (
+            f"{len(self.table)} photos of {persons} persons; {body['tag']}, {body['parameters'] / 1e6:.1f} M parameters"
+            f"; {self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}"
+        )
+
     @property
     def folds_frame(self) -> pd.DataFrame:
         """What folds.csv holds: one row a photo with its path, person, a column a head, fold."""

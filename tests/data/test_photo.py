@@ -62,7 +62,7 @@ def test_a_photo_is_turned_as_its_exif_says():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
+        (None, "is not a file"),
         (b"", "is empty"),
         (b"not an image at all", "is not an image"),
         (encoded(Image.fromarray(RGB), "JPEG")[:-200], "damaged or cut short"),

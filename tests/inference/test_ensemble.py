@@ -135,7 +135,7 @@ def test_what_cannot_be_predicted_is_said(finished_run, run_copy, photos, tmp_pa
         predicted(finished_run, tmp_path)
     with pytest.raises(UsageError, match="no member 'fold7'; expected some of fold0, fold1"):
         predicted(finished_run, photos, members=["fold7"])
-    with pytest.raises(UsageError, match="--tta is 0"):
+    with pytest.raises(UsageError, match="--tta is 0; expected 1 to"):
         predicted(finished_run, photos, tta=0)
     with pytest.raises(DataError, match=r"none\.jpg does not exist"):
         predicted(finished_run, [tmp_path / "none.jpg"])

@@ -164,7 +164,7 @@ def test_memory_of_a_fold_is_given_back(contest, small_settings, tmp_path, monke
             return super().write(text)
 
     cross_validate(read_contest(contest), out=tmp_path / "run", log=Log(), **{**small_settings, "epochs": 1})
-    assert set(alive) == {1}
+    assert max(alive) == 1
     assert len(networks) == 2  # one a fold
 
 
