@@ -250,7 +250,7 @@ def score(
 @app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
-    persons: Annotated[int, typer.Option(help="Persons to train on, seven photos each.")] = 120,
+    persons: Annotated[int, typer.Option(help="Persons to train on, seven photos each.")] = 160,
     seed: Annotated[int, typer.Option(help="Another seed draws other people.")] = 0,
 ) -> None:
     """Draw people in the contest's format, to try fastmask without its photos."""

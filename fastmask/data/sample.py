@@ -24,7 +24,7 @@ SPLITS = {"train": 0, "eval": 1}
 VERSION = 1
 
 
-def write_sample(folder: str | Path, persons: int = 120, seed: int = 0, eval_persons: int | None = None) -> Path:
+def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_persons: int | None = None) -> Path:
     """Write `persons` drawn people for training, and others for evaluation, into `folder` in the contest's format.
 
     The same seed and numbers of persons give the same bytes. `folder` must be new or empty, and is filled only when
@@ -51,7 +51,7 @@ def write_sample(folder: str | Path, persons: int = 120, seed: int = 0, eval_per
     return folder
 
 
-def cached_sample(persons: int = 120, seed: int = 0, log: Callable[[str], None] = lambda _: None) -> Path:
+def cached_sample(persons: int = 160, seed: int = 0, log: Callable[[str], None] = lambda _: None) -> Path:
     """The sample of `persons` and `seed` in the user's cache folder, drawn when it is asked for first."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "fastmask" / f"sample{VERSION}-{persons}-{seed}"

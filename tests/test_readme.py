@@ -1,0 +1,50 @@
+"""The README's blocks are run, or compared with what runs them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fastmask.cli import app, join_numbers
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_ci_runs_exactly_the_test_command():
+    command = next(line for block in blocks("sh") for line in block.splitlines() if "pytest" in line)
+    install, checks = command.split(" && ", 1)
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert any(line.startswith(install) for line in ci)
+    assert checks in ci
+
+
+def test_the_python_block_runs(contest, tmp_path, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(contest, "data")
+    (code,) = blocks("python")
+    exec(compile(code.replace("resnet18", "test_resnet"), "README.md", "exec"), {})
+    assert (tmp_path / "submission.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    "line", [li.split("  #")[0] for b in blocks("sh") for li in b.splitlines() if li.startswith("fastmask")]
+)
+def test_every_option_in_a_command_exists(line):
+    words = join_numbers(line.replace("...", "").split()[1:])
+    known = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "200"}).output
+    assert [w for w in words if w.startswith("--") and w not in known] == []
+
+
+def test_pictures_are_there():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / path).is_file()
