@@ -25,7 +25,7 @@ def photos(run: fm.Run, axes: np.ndarray) -> None:
     for ax, row in zip(axes, rows, strict=True):
         true, predicted = oof["true"].iloc[row], oof["predicted"].iloc[row]
         ax.imshow(read_photo(root / oof["path"].iloc[row]))
-        ax.set_title(names[predicted], color="tab:green" if true == predicted else "tab:red", fontsize=9)
+        ax.set_title(names[predicted], color="tab:green" if true == predicted else "tab:red", fontsize=8)
         ax.set_xlabel("" if true == predicted else f"is {names[true]}", fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -56,7 +56,7 @@ def main(run_directory: str, out: str) -> None:
     run = fm.Run.load(run_directory)
     figure = plt.figure(figsize=(13, 8.2), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.7])
-    photos(run, top.subplots(1, 9))
+    photos(run, top.subplots(1, 8))
     left, right = bottom.subplots(1, 2)
     curves(run, left)
     confusion(run, right)

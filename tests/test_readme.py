@@ -25,6 +25,7 @@ def test_ci_runs_exactly_the_test_command():
     assert checks in ci
 
 
+@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # twelve persons are few for five folds
 def test_the_python_block_runs(contest, tmp_path, monkeypatch):
     import matplotlib
 

@@ -40,9 +40,11 @@ class EpochLines(TrainedEpochs):
             self._bar.advance(self._task)
 
     def after_trained_epoch(self) -> None:
-        if self._bar is not None:
+        if self._bar is None:
+            print(self._line(), file=self.stream, flush=True)
+        else:
             self._bar.remove_task(self._task)
-        print(self._line(), file=self.stream, flush=True)
+            self._bar.console.print(self._line(), markup=False, highlight=False)
 
     def __enter__(self) -> EpochLines:
         return self
