@@ -34,12 +34,16 @@ class CountedSteps(Callback):
 
 
 class TrainedEpochs(Callback):
-    """A callback for the end of epochs that train; fastai sends `validate` and `get_preds` through the same events."""
+    """A callback for the end of epochs that train; fastai sends `validate` and `get_preds` through the same events.
 
-    trained = False
+    `number` counts them from 0 over all fits, where fastai's `epoch` starts anew with each.
+    """
+
+    trained, number = False, -1
 
     def before_train(self) -> None:
         self.trained = True
+        self.number += 1
 
     def after_epoch(self) -> None:
         if self.trained:
@@ -50,7 +54,7 @@ class TrainedEpochs(Callback):
         raise NotImplementedError
 
 
-class EarlyStopping(TrackerCallback):
+class EarlyStopping(TrainedEpochs, TrackerCallback):
     """Ends the fit when `monitor` has not improved for `patience` epochs."""
 
     order = TrackerCallback.order + 3
@@ -63,8 +67,8 @@ class EarlyStopping(TrackerCallback):
         super().before_fit()
         self.wait = 0
 
-    def after_epoch(self) -> None:
-        super().after_epoch()
+    def after_trained_epoch(self) -> None:
+        TrackerCallback.after_epoch(self)
         self.wait = 0 if self.new_best else self.wait + 1
         if self.wait >= self.patience:
             raise CancelFitException()
@@ -84,7 +88,7 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         self.kept: list[tuple[float, int, Path]] = []
 
     def after_trained_epoch(self) -> None:
-        value, epoch = self._goodness(), int(self.learn.epoch)
+        value, epoch = self._goodness(), self.number
         if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
             return
         path = self.folder / f"epoch{epoch:03d}.safetensors"
@@ -127,7 +131,7 @@ class OOFCollector(TrainedEpochs):
         if not probabilities.isfinite().all():
             self.diverged = True
             raise CancelFitException()
-        save_tensors({"probabilities": probabilities}, oof_file(self.folder, int(self.learn.epoch)))
+        save_tensors({"probabilities": probabilities}, oof_file(self.folder, self.number))
 
 
 class History(TrainedEpochs):
@@ -147,7 +151,7 @@ class History(TrainedEpochs):
         names = [n for n in recorder.metric_names[1:] if n != "time"]
         values = dict(zip(names, map(float, recorder.values[-1]), strict=True))
         seconds = round(time.perf_counter() - self._start, 3)
-        self._rows.append({"epoch": len(self._rows), **values, "lr": recorder.lrs[-1], "seconds": seconds})
+        self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1], "seconds": seconds})
         write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
 
 

@@ -74,15 +74,29 @@ def test_a_loss_is_better_when_lower(learner, tmp_path):
     assert epochs_kept(tmp_path) == [int(np.argmin(losses))]
 
 
-def test_a_second_fit_does_not_overwrite_what_the_first_kept(learner, tmp_path):
-    learn = learner(Scripted([0.5, 0.6, 0.1, 0.2]), Checkpoint(tmp_path))
+@pytest.mark.parametrize(("second", "kept"), [([0.1, 0.2], [1]), ([0.1, 0.9], [3])])
+def test_a_second_fit_goes_on_where_the_first_ended(learner, tmp_path, second, kept):
+    learn = learner(Scripted([0.5, 0.6]), Checkpoint(tmp_path), OOFCollector(tmp_path), History(tmp_path))
     learn.fit(2, 1e-3)
     best = load_file(tmp_path / "epoch001.safetensors")
     learn.remove_cb(learn.scripted)
-    learn.add_cb(Scripted([0.1, 0.2]))
+    learn.add_cb(Scripted(second))
     learn.fit(2, 1e-3)
-    assert epochs_kept(tmp_path) == [1]
-    assert all(torch.equal(t, best[n]) for n, t in load_file(tmp_path / "epoch001.safetensors").items())
+    assert epochs_kept(tmp_path) == kept
+    if kept == [1]:
+        assert all(torch.equal(t, best[n]) for n, t in load_file(tmp_path / "epoch001.safetensors").items())
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [0, 1, 2, 3]
+    assert read_oof(tmp_path, 3).shape == read_oof(tmp_path, 0).shape
+
+
+def test_validating_and_predicting_count_as_no_epoch(learner, tmp_path):
+    learn = learner(Checkpoint(tmp_path), OOFCollector(tmp_path), History(tmp_path), EarlyStopping(patience=1))
+    learn.fit(1, 1e-3)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    learn.validate()
+    learn.get_preds()
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
 
 
 @pytest.mark.parametrize(("patience", "ran"), [(1, 3), (2, 4), (5, 6)])
