@@ -1,6 +1,6 @@
 """What a leaky split does to a score: the same network on the same photos, persons whole and persons split.
 
-python examples/leak.py DATA OUT [SETTING=VALUE ...]     such as: leak.py sample runs/leak epochs=4
+python examples/leak.py DATA OUT [SETTING=VALUE ...]     such as: leak.py data runs/leak epochs=4
 """
 
 import sys

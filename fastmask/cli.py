@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,12 +120,7 @@ def fit(
 
     table = _read_table(settings)
     out = out or _free_name(Path("runs") / settings.arch)
-    try:
-        run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
-    except KeyboardInterrupt:
-        if out.is_dir():
-            _say(f"Finished folds are kept in {out}; the same command with --resume --out {out} goes on.")
-        raise
+    run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
@@ -206,10 +202,11 @@ def predict(
     from fastmask.run import Run
 
     loaded = Run.load(run)
-    photos: Path | list[Path] = images
+    photos: Any = images
     if submission is not None:
-        from fastmask.inference.submission import photos_of_info
+        from fastmask.inference.submission import check_out, photos_of_info
 
+        check_out(submission, out)
         photos = photos_of_info(submission, images)
     chosen = None if members is None else [name.strip() for name in members.split(",")]
     with _Progress("predicting") as progress:
@@ -217,7 +214,9 @@ def predict(
             photos, tta=tta, members=chosen, bs=bs, workers=workers, device=device, progress=progress
         )
     if submission is not None:
-        predictions.to_submission(submission, out)
+        # named as in the file of questions, whose order they have
+        names = [path.relative_to(images).as_posix() for path in photos]
+        replace(predictions, names=names).to_submission(submission, out)
     else:
         predictions.to_csv(out)
     typer.echo(f"{out}: {len(predictions)} photos, mean of {', '.join(predictions.members)}, {tta} view(s) each")

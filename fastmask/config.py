@@ -82,7 +82,7 @@ class Config(BaseModel):
             raise ValueError("head_weights are all 0, so there is nothing to learn")
         if any(not any(row) for row in (self.alpha or {}).values()):
             raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out by head_weights")
-        if self.weights is not None and "pretrained" in self.model_fields_set and self.pretrained:
+        if self.weights is not None and self.pretrained:
             raise ValueError("weights and pretrained exclude each other: give one of the two")
         if (self.train_pipeline is None) != (self.valid_pipeline is None):
             raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
@@ -102,13 +102,20 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(merged, layer)
-    if merged.get("weights") is not None:
-        merged.setdefault("pretrained", False)
+        if merged.get("train_pipeline") and {"crop", "resize"} & set(layer) and "train_pipeline" not in layer:
+            raise UsageError("A crop or a resize beside train_pipeline and valid_pipeline belongs into those.")
+        merged = {**_merge(merged, layer), **_start_of(layer)}
     try:
         return Config(**merged)
     except pydantic.ValidationError as error:
         raise UsageError(" ".join(_sentences(error))) from None
+
+
+def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a layer's weights say of the hub's, and the other way round: the later layer wins over both."""
+    if layer.get("weights") is not None and "pretrained" not in layer:
+        return {"pretrained": False}
+    return {"weights": None} if layer.get("pretrained") and "weights" not in layer else {}
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import numpy as np
 from fastmask.errors import DataError, UsageError
 
 UNKNOWN = -1
+# columns of a table, and the word for all heads together
+RESERVED = ("path", "person", "fold", "source", "true", "predicted", "joint")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Head:
             raise UsageError(
                 f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}."
             )
+        if self.name in RESERVED:
+            raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} mean something else.")
         if self.weight < 0:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +22,16 @@ from fastmask.scoring import DRAWS, Scores, score_heads
 if TYPE_CHECKING:
     from fastmask.inference.ensemble import Predictions
 
-CONFIG, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES = (
+CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES = (
     "config.yaml",
+    "pipelines.yaml",
     "heads.json",
     "environment.json",
     "folds.csv",
     "oof.csv",
     "scores.json",
 )
+FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES}
 # the last file of a fold
 DONE = "done.json"
 
@@ -49,6 +50,8 @@ class Run:
         path: str | Path,
         config: Config,
         heads: Heads,
+        *,
+        pipelines: Mapping[str, Any],
         folds: pd.DataFrame,
         environment: Any,
         overwrite: bool = False,
@@ -58,19 +61,19 @@ class Run:
         check_free(path, overwrite)
         place = path.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        try:
-            beside.chmod(0o777 & ~_umask())
-            write_yaml(beside / CONFIG, config.to_plain())
-            write_json(beside / HEADS, heads.to_plain())
-            write_json(beside / ENVIRONMENT, environment)
-            write_csv(beside / FOLDS, folds)
-            if place.exists():
-                shutil.rmtree(place)
-            beside.rename(place)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as aside:
+            made = Path(aside) / "new"
+            made.mkdir()
+            write_yaml(made / CONFIG, config.to_plain())
+            write_yaml(made / PIPELINES, dict(pipelines))
+            write_json(made / HEADS, heads.to_plain())
+            write_json(made / ENVIRONMENT, environment)
+            write_csv(made / FOLDS, folds)
+            if overwrite and place.exists():
+                # whatever ends this, either the old run or the new one is whole
+                place.rename(Path(aside) / "old")
+            # replaces an empty folder, and fails where another run has appeared in the meantime
+            made.rename(place)
         return cls(path, config, heads)
 
     @classmethod
@@ -92,6 +95,14 @@ class Run:
     def fold_path(self, fold: int) -> Path:
         """The directory of one fold."""
         return self.path / f"fold{fold}"
+
+    @cached_property
+    def pipelines(self) -> dict[str, Any]:
+        """The augmentation as albumentations' own serialisation: {"train": ..., "valid": ...}."""
+        plain = read_yaml(self.path / PIPELINES)
+        if not isinstance(plain, dict) or not {"train", "valid"} <= set(plain):
+            raise DataError(f"{self.path / PIPELINES} does not hold the pipelines train and valid.")
+        return plain
 
     @cached_property
     def folds(self) -> pd.DataFrame:
@@ -123,8 +134,8 @@ class Run:
 
     @property
     def trained_folds(self) -> list[int]:
-        """The folds that have a checkpoint."""
-        return [f for f in range(self.config.folds) if self.checkpoints(f)]
+        """The folds that are trained to their end."""
+        return [f for f in range(self.config.folds) if self.is_done(f)]
 
     def checkpoints(self, fold: int) -> list[Path]:
         """The best checkpoints of a fold, by epoch."""
@@ -186,12 +197,8 @@ def check_free(path: Path, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise UsageError(f"{path} is in use; name another folder with --out, or replace it with --overwrite.")
-    if not (place / CONFIG).is_file():
-        raise UsageError(f"{path} is not a run, so --overwrite leaves it alone; name another folder with --out.")
-
-
-def _umask() -> int:
-    """What a new folder's permissions lack; it can be read only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    names = {entry.name for entry in place.iterdir()}
+    foreign = sorted(n for n in names - FILES if not re.fullmatch(r"fold[0-9]+", n))
+    if foreign or not {CONFIG, HEADS, FOLDS} <= names:
+        why = f"it holds {foreign[0]}" if foreign else "it lacks a run's files"
+        raise UsageError(f"{path} is not a run ({why}), so --overwrite leaves it alone; name another --out.")

@@ -68,10 +68,10 @@ def _plain(score: Score) -> dict[str, Any]:
 def f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray, absent: np.ndarray | float = 0.0) -> np.ndarray:
     """Counts of right answers, of answers and of truths a class -> the F1 a class.
 
-    A class with neither truth nor answer has F1 `absent`; 0 is scikit-learn's `zero_division=0`.
+    A class without truth has F1 `absent`; 0 is what scikit-learn gives, with `zero_division=0`.
     """
     both = predicted + true
-    return np.where(both > 0, np.divide(2 * hits, both, where=both > 0, out=np.zeros(both.shape)), absent)
+    return np.where(true > 0, np.divide(2 * hits, both, where=both > 0, out=np.zeros(both.shape)), absent)
 
 
 def macro_f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -149,17 +149,21 @@ def score_heads(
     true: np.ndarray,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
-    classes: Sequence[int] | None = None,
+    whole: np.ndarray | None = None,
 ) -> Scores:
     """(N, heads) class numbers -> the scores of the joint class and of each head.
 
-    A head counts the photos whose label it knows, the joint class those of which all heads are known. `classes` are the
-    joint classes that the mean is over, by default those of `true`; give those of the whole table for a part of it.
+    A head counts the photos whose label it knows, the joint class those of which all heads are known. The means are
+    over the classes of `true`, or of `whole`: give it the labels (M, heads) of the table that `true` is a part of.
     """
-    joint_true = heads.joint(true)
-    joint = score(heads.joint(predicted), joint_true, classes, groups=groups, draws=draws)
+    whole = true if whole is None else whole
+    joint = score(heads.joint(predicted), heads.joint(true), _known(heads.joint(whole)), groups, draws)
     notes = []
     if joint.n < len(true):
         notes.append(f"{len(true) - joint.n} of {len(true)} photos lack a label and are left out of the joint score.")
-    each = {h.name: score(predicted[:, i], true[:, i], groups=groups, draws=draws) for i, h in enumerate(heads)}
+    each = {h.name: score(predicted[:, i], true[:, i], _known(whole[:, i]), groups, draws) for i, h in enumerate(heads)}
     return Scores(joint, each, notes)
+
+
+def _known(labels: np.ndarray) -> list[int]:
+    return np.unique(labels[labels != UNKNOWN]).tolist()

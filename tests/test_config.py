@@ -18,6 +18,12 @@ def test_later_layers_win_and_nested_ones_merge():
     assert config.alpha == {"age": [1, 1, 4], "mask": [1, 2, 3]}
 
 
+def test_the_later_of_weights_and_pretrained_wins():
+    hub, file = {"pretrained": True}, {"weights": "a.pth"}
+    assert (make_config(hub, file).weights, make_config(hub, file).pretrained) == ("a.pth", False)
+    assert (make_config(file, hub).weights, make_config(file, hub).pretrained) == (None, True)
+
+
 def test_the_configuration_survives_yaml():
     config = make_config({"crop": [200, 100], "stats": [0.5] * 6, "head_weights": {"age": 2}})
     assert make_config(yaml.safe_load(yaml.safe_dump(config.to_plain()))) == config
@@ -39,6 +45,7 @@ def test_every_recipe_is_a_configuration(name):
         ({"epoch": 3}, "There is no setting 'epoch'; did you mean 'epochs'"),
         ({"epochs": "many"}, "Setting epochs: .*found 'many'"),
         ({"epochs": 0}, "Setting epochs: .*greater than or equal to 1, found 0"),
+        ({"crop": [0, 10]}, "Setting crop: .*greater than or equal to 1, found 0"),
         ({"lr": float("nan")}, "Setting lr: .*found nan"),
         ({"sched": "steps"}, "Setting sched: .*'multistep', 'onecycle', 'cosine' or 'constant', found 'steps'"),
         ({"age_bounds": [60, 30]}, "age_bounds must rise, found 60 30"),

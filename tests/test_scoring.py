@@ -90,3 +90,15 @@ def test_a_class_that_a_draw_lacks_keeps_its_f1():
     true = np.repeat([0, 0, 0, 0, 1, 1, 1, 1, 2, 2], 7)
     perfect = score(true, true, groups=np.repeat(np.arange(10), 7))
     assert perfect.macro_f1_interval == (1.0, 1.0)
+
+
+def test_a_class_that_a_draw_lacks_keeps_its_f1_even_where_others_are_taken_for_it():
+    true, persons = np.array([0] * 20 + [1]), np.arange(21)
+    guess = np.where(np.arange(21) % 5 == 0, 1, true)  # 4 of class 0 taken for 1; class 1 right
+    rng, whole, draws = np.random.default_rng(0), 2 * 1 / (5 + 1), []
+    for _ in range(4000):
+        rows = rng.integers(0, 21, 21)
+        each = f1_score(true[rows], guess[rows], labels=[0, 1], average=None, zero_division=0)
+        draws.append((each[0] + (each[1] if (true[rows] == 1).any() else whole)) / 2)
+    ours = score(guess, true, groups=persons).macro_f1_interval
+    assert ours == pytest.approx(np.percentile(draws, (2.5, 97.5)), abs=0.02)

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fastmask.config import Config
 from fastmask.errors import DataError, UsageError
 
 # albumentations asks the package index for news at import unless told not to
@@ -78,11 +77,12 @@ def completed(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.C
     return A.Compose([*transforms, A.Normalize(mean=mean, std=std), A.ToTensorV2()], strict=True)
 
 
-def augmentations(config: Config) -> tuple[Augmentation, Augmentation]:
-    """The training and the validation augmentation of an effective configuration."""
-    train = from_plain(config.train_pipeline or {}, "train_pipeline")
-    valid = from_plain(config.valid_pipeline or {}, "valid_pipeline")
-    return Augmentation(train), Augmentation(valid)
+def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:
+    """The training and the validation augmentation of {"train": ..., "valid": ...}, as a run keeps them."""
+    return (
+        Augmentation(from_plain(pipelines["train"], "train_pipeline")),
+        Augmentation(from_plain(pipelines["valid"], "valid_pipeline")),
+    )
 
 
 class Augmentation:
@@ -105,6 +105,8 @@ class Augmentation:
             raise UsageError(
                 "Normalize and ToTensorV2 must be the last two of a pipeline: fastmask applies them to the batch."
             )
+        if pipeline.p != 1:
+            raise UsageError(f"The pipeline's own p is {pipeline.p}; give each of its transforms its p instead.")
         self._pixels = A.Compose(transforms, strict=True)
         self._rng: np.random.Generator | None = None
         self._py_random = random.Random()

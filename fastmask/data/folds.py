@@ -35,6 +35,9 @@ def assign_folds(
     if not grouped:
         warnings.warn(LEAK_WARNING, FastmaskWarning, stacklevel=2)
     folds = _split(labels, units if grouped else None, k, seed)
+    empty = sorted(set(range(k)) - set(folds.tolist()))
+    if empty:
+        raise UsageError(f"The photos cannot be dealt into {k} folds, fold {empty[0]} stays empty; take fewer folds.")
     if grouped:
         check_whole(table.persons, folds)
     return folds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,19 @@ class ReadPhoto(Transform):
         return read_photo(photo)
 
 
+class Lookup(Transform):
+    """A row number -> what `values` has there: its path, its labels."""
+
+    input_types = int
+
+    def __init__(self, values: Sequence[Any] | np.ndarray) -> None:
+        super().__init__()
+        self.values = values
+
+    def encodes(self, row: int) -> object:
+        return self.values[row]
+
+
 class NormalizeBatch(DisplayedTransform):
     """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, as albumentations' Normalize and ToTensorV2 a photo."""
 
@@ -99,13 +112,20 @@ def heads_block(heads: Heads) -> TransformBlock:
     return TransformBlock(type_tfms=[EncodeHeads(heads)])
 
 
+@dataclass
+class Passes:
+    """The number of the next pass, shared by a loader and those made from it."""
+
+    next: int = 0
+
+
 class PhotoDL(TfmdDL):
     """A fastai loader whose order and augmentation are counted, not carried.
 
     The order of a pass is a function of (seed, fold, pass); what happens to a photo of (seed, fold, pass, position,
-    photo). So neither the number of workers nor what ran before changes a batch. A pass is one walk through this loader
-    or one made from it by `new`, counted on the main process. `augments` are the training and the validation
-    augmentation; fastai's `split_idx` of the data set says which one applies.
+    row). So the number of workers changes no batch. A pass is one walk through this loader or one made from it by
+    `new`, counted on the main process; looking at one batch (`one_batch`, `show_batch`) counts as none. `augments` are
+    the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies.
     """
 
     def __init__(
@@ -115,11 +135,11 @@ class PhotoDL(TfmdDL):
         augments: tuple[Augment, Augment] | None = None,
         seed: int = 0,
         fold: int = 0,
-        passes: Iterator[int] | None = None,
+        passes: Passes | None = None,
         **kwargs: Any,
     ) -> None:
         self.augments, self.seed, self.fold = augments, seed, fold
-        self.passes = passes or count()
+        self.passes = passes or Passes()
         self.pass_ = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
         kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
@@ -134,7 +154,14 @@ class PhotoDL(TfmdDL):
     def before_iter(self) -> None:
         """Count the pass, on the main process, before the order is drawn and workers start."""
         super().before_iter()
-        self.pass_ = next(self.passes)
+        self.pass_, self.passes.next = self.passes.next, self.passes.next + 1
+
+    def one_batch(self) -> Any:
+        """The first batch of the next pass, without counting one."""
+        kept = self.passes.next
+        batch = super().one_batch()
+        self.passes.next = kept
+        return batch
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
         """The order of this pass: a permutation drawn from (seed, fold, pass)."""
@@ -160,6 +187,8 @@ class PhotoDL(TfmdDL):
             augment = self.augments[0 if getattr(self.dataset, "split_idx", 1) == 0 else 1]
             try:
                 image = augment(image, self._rng.at(self.pass_, position, row))
+                if image.dtype != np.uint8 or image.ndim != 3:
+                    raise ValueError(f"it gives {image.dtype} {image.shape}, not uint8 (height, width, 3)")
             except Exception as error:
                 what = getattr(self.dataset, "paths", range(row + 1))[row]
                 size = f"{image.shape[0]} high and {image.shape[1]} wide"
@@ -217,7 +246,8 @@ def dataloaders(
     valid = np.asarray(folds) == fold
     if not valid.any() or valid.all():
         raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
-    augments = augments or default_augments()
+    stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
+    augments = augments or default_augments(stats or REPORT_STATS)
     block = data_block(table, np.where(valid[:, None], table.y, table.train_y), valid, batch_stats(augments, stats))
     device = pick_device(device)
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
@@ -228,7 +258,7 @@ def dataloaders(
         seed=seed,
         fold=fold,
         augments=augments,
-        dl_kwargs=[{}, {"passes": count()}],
+        dl_kwargs=[{}, {"passes": Passes()}],
         num_workers=default_workers(device) if num_workers is None else num_workers,
         device=device,
         pin_memory=device.type == "cuda",
@@ -241,25 +271,17 @@ def dataloaders(
 def data_block(table: Table, y: np.ndarray, valid: np.ndarray, stats: Stats) -> DataBlock:
     """The DataBlock over row numbers of `table`: `y` (N, heads) are the labels to use, `valid` (N,) who validates."""
     photos = [str(table.root / path) for path in table.frame["path"]]
-
-    def get_x(row: int) -> str:
-        return photos[row]
-
-    def get_y(row: int) -> np.ndarray:
-        return y[row]
-
     return DataBlock(
         blocks=(photo_block(), heads_block(table.heads)),
-        get_x=get_x,
-        get_y=get_y,
+        getters=[Lookup(photos), Lookup(y)],
         splitter=lambda rows: (np.flatnonzero(~valid).tolist(), np.flatnonzero(valid).tolist()),
         batch_tfms=[NormalizeBatch(*stats)],
     )
 
 
-def default_augments() -> tuple[Augmentation, Augmentation]:
+def default_augments(stats: Stats = REPORT_STATS) -> tuple[Augmentation, Augmentation]:
     """The report's training and validation augmentation."""
-    train, valid = report_pipelines()
+    train, valid = report_pipelines(stats=stats)
     return Augmentation(train), Augmentation(valid)
 
 
@@ -313,7 +335,7 @@ def photo_loader(
     training: bool = False,
     bs: int = 64,
     seed: int = 0,
-    passes: Iterator[int] | None = None,
+    passes: Passes | None = None,
     num_workers: int | None = None,
     device: torch.device | str | None = None,
 ) -> PhotoDL:

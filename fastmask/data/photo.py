@@ -42,7 +42,7 @@ def decode_photo(data: bytes) -> np.ndarray:
     if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     image.load()
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

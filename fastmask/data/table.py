@@ -16,7 +16,7 @@ import pandas as pd
 from fastmask.data.photo import SUFFIXES, read_photo
 from fastmask.errors import DataError, UsageError
 from fastmask.files import read_strings
-from fastmask.heads import Head, Heads
+from fastmask.heads import UNKNOWN, Head, Heads
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
 CONTEST_COLUMNS = ("id", "gender", "race", "age", "path")
@@ -53,8 +53,9 @@ class Table:
         """(N, heads) int64 class numbers to train on: as `y`, but by the training bounds where a head has them."""
         y = self.y
         for i, head in enumerate(self.heads):
-            if head.train_bounds:
-                y[:, i] = head.band(self.frame[f"{head.name}_value"].to_numpy(np.float64), training=True)
+            if head.train_bounds and head.train_bounds != head.bounds:
+                banded = head.band(self.frame[f"{head.name}_value"].to_numpy(np.float64), training=True)
+                y[:, i] = np.where(y[:, i] == UNKNOWN, UNKNOWN, banded)
         return y
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -14,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastmask.data.augment import augmentations
-from fastmask.data.loaders import batch_stats, photo_loader, pick_device
+from fastmask.data.augment import augmentations, check_fit
+from fastmask.data.loaders import Passes, batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES
-from fastmask.errors import DataError, UsageError
+from fastmask.data.table import check_photos
+from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
@@ -101,8 +103,10 @@ def predict(
     names, paths = find_photos(images)
     picked = pick_device(device)
     networks = load_members(run, members, picked)
-    augments = augmentations(run.config)
+    augments = augmentations(run.pipelines)
     stats = batch_stats(augments)
+    # a broken photo at the end would cost the work on all before it
+    check_fit({"the validation pipeline": augments[1]}, check_photos(paths), paths)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
     walks = list(_walks(tta))
@@ -116,7 +120,7 @@ def predict(
             training=training is not None,
             bs=bs,
             seed=run.config.seed,
-            passes=count(training or 0),
+            passes=Passes(training or 0),
             num_workers=workers,
             device=picked,
         ):
@@ -169,7 +173,13 @@ def load_members(run: Run, members: Sequence[str] | None, device: torch.device) 
     """The networks of each member ("fold0", ...), one a checkpoint, ready to predict."""
     there = {f"fold{fold}": run.checkpoints(fold) for fold in run.trained_folds}
     if not there:
-        raise UsageError(f"{run.path} has no checkpoint: the run has not trained a fold.")
+        raise UsageError(f"{run.path} has not finished a fold yet, so there is nothing to predict with.")
+    if len(there) < run.config.folds and not members:
+        warnings.warn(
+            f"{run.path} has finished {len(there)} of {run.config.folds} folds; the mean is over those.",
+            FastmaskWarning,
+            stacklevel=3,
+        )
     unknown = [m for m in members or [] if m not in there]
     if unknown:
         raise UsageError(f"{run.path} has no member {unknown[0]!r}; expected some of {', '.join(there)}.")

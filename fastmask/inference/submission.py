@@ -24,10 +24,8 @@ def read_info(file: str | Path) -> pd.DataFrame:
     frame = read_strings(path, (ID, ANSWER))
     for problem, rows in (("stands twice", frame[ID].duplicated()), ("is empty", frame[ID] == "")):
         if rows.any():
-            line = int(np.flatnonzero(rows)[0])
-            raise DataError(
-                f"{path}, line {line + 2}, column {ID}: {frame[ID].iloc[line]!r} {problem}; remove the row."
-            )
+            first = frame[ID][rows]
+            raise DataError(f"{path}, line {first.index[0]}, column {ID}: {first.iloc[0]!r} {problem}; remove the row.")
     if frame.empty:
         raise DataError(f"{path} has no rows; expected one a photo.")
     return frame
@@ -51,18 +49,31 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     return paths
 
 
-def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
-    """Write `info` with `ans` filled in from name -> joint class; raises DataError if a photo was not predicted."""
+def check_out(info: Path, out: Path) -> None:
+    """Raise UsageError if the answers would be written over the questions."""
     if out.resolve() == info.resolve():
         raise UsageError(f"--out {out} is the file of questions itself; name another file.")
+
+
+def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
+    """Write `info` with `ans` filled in from photo -> joint class.
+
+    A photo is found by its name as given, or by its file name where no other photo has it. Raises DataError, and writes
+    nothing, if a photo of `info` was not predicted or its file name stands for two.
+    """
+    check_out(info, out)
     frame = read_info(info)
-    by_name = {Path(name).name: c for name, c in classes.items()}
-    missing = [name for name in frame[ID] if Path(name).name not in by_name]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(frame)} photos of {info} were not predicted, the first is {missing[0]}."
-        )
-    write_csv(out, frame.assign(**{ANSWER: [by_name[Path(name).name] for name in frame[ID]]}))
+    by_file: dict[str, list[int]] = {}
+    for name, value in classes.items():
+        by_file.setdefault(Path(name).name, []).append(value)
+    answers = []
+    for line, name in frame[ID].items():
+        found = [classes[name]] if name in classes else by_file.get(Path(name).name, [])
+        if len(found) != 1:
+            what = "was not predicted" if not found else f"is the file name of {len(found)} predicted photos"
+            raise DataError(f"{info}, line {line}, column {ID}: {name} {what}.")
+        answers.append(found[0])
+    write_csv(out, frame.assign(**{ANSWER: answers}))
     return out
 
 

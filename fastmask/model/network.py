@@ -27,7 +27,8 @@ class MultiHeadNet(nn.Module):
     """(B, 3, H, W) -> logits (B, classes of all heads), in the order of `Heads.split`.
 
     `body` is any timm model without its classifier, `heads` a linear layer an attribute. `tag` is the body's full timm
-    tag, such as tf_efficientnet_b4.ns_jft_in1k, and `stats` the (mean, std) its weights were trained with.
+    tag, such as tf_efficientnet_b4.ns_jft_in1k, `stats` the (mean, std) that those weights were trained with, and
+    `initial_weights` says which weights it starts from.
     """
 
     def __init__(self, body: nn.Module, heads: Heads) -> None:
@@ -39,6 +40,7 @@ class MultiHeadNet(nn.Module):
         name = cfg.get("architecture") or type(body).__name__
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
         self.stats = (tuple(cfg.get("mean") or ()), tuple(cfg.get("std") or ()))
+        self.initial_weights = "random"
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, classes of all heads) logits."""
@@ -76,8 +78,11 @@ def build_network(
     except TypeError as error:
         raise UsageError(f"{arch!r} takes no drop-path rate ({_line(error)}); leave --drop-path at 0.") from error
     network = MultiHeadNet(body, heads)
+    if from_hub:
+        network.initial_weights = f"timm's hub: {network.tag}"
     if weights is not None:
-        load_body(network.body, weights)
+        matched, total = load_body(network.body, weights)
+        network.initial_weights = f"{weights}: {matched} of {total} tensors"
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -121,7 +126,7 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     its classifier, is left. Raises UsageError if under half match. Nothing in the file can run code.
     """
     own = body.state_dict()
-    given = {_strip(name): tensor for name, tensor in read_weights(file).items()}
+    given = {name if name in own else _strip(name): tensor for name, tensor in read_weights(file).items()}
     matched = {n: t for n, t in given.items() if n in own and own[n].shape == t.shape}
     if len(matched) * 2 < len(own):
         raise UsageError(

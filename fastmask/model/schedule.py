@@ -14,24 +14,17 @@ SCHEDULES = ("multistep", "onecycle", "cosine", "constant")
 def multistep(lr: float, milestones: Sequence[float], gamma: float, epochs: int) -> Callable[[float], float]:
     """The rate that starts at `lr` and is multiplied by `gamma` at each milestone, as PyTorch's MultiStepLR.
 
-    A milestone is an epoch (1 or more) or a share of all epochs (under 1), which is rounded to an epoch's start.
+    A milestone is an epoch (1 or more), or a share of the training (under 1) that need not end with an epoch.
     """
-    steps = sorted(milestone_epochs(milestones, epochs))
+    if any(m <= 0 for m in milestones):
+        raise UsageError(f"Milestones are epochs (1 or more) or shares (under 1), found {list(milestones)}.")
+    shares = [m if m < 1 else m / epochs for m in milestones]
 
     def rate(done: float) -> float:
-        passed = sum(done * epochs >= step - 1e-6 for step in steps)
-        return lr * gamma**passed
+        # fastai adds up the share that is done, so it can fall short by a rounding error
+        return float(lr * gamma ** sum(done >= share - 1e-9 for share in shares))
 
     return rate
-
-
-def milestone_epochs(milestones: Sequence[float], epochs: int) -> list[int]:
-    """Milestones in epochs or shares -> epochs."""
-    if any(m <= 0 for m in milestones):
-        raise UsageError(
-            f"Milestones are epochs (1 or more) or shares of all epochs (under 1), found {list(milestones)}."
-        )
-    return [round(m * epochs) if m < 1 else round(m) for m in milestones]
 
 
 def lr_schedule(

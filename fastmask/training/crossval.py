@@ -6,23 +6,26 @@ import gc
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+from albumentations import Compose
 from fastai.callback.progress import ProgressCallback
+from filelock import FileLock, Timeout
 
 from fastmask.config import Config, make_config
-from fastmask.data.augment import augmentations
+from fastmask.data.augment import augmentations, to_plain
 from fastmask.data.loaders import dataloaders
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import frame_to_csv, write_csv, write_json
 from fastmask.model.schedule import lr_schedule
-from fastmask.run import DONE, FOLDS, OOF, SCORES, Run, check_free
+from fastmask.run import DONE, FOLDS, OOF, PIPELINES, SCORES, Run, check_free
 from fastmask.scoring import score_heads
 from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
 from fastmask.training.learner import mask_learner
@@ -54,23 +57,60 @@ def cross_validate(
     if not resume:
         check_free(out, overwrite)
     log = log or sys.stderr
-    plan = prepare(table, make_config(config.model_dump(exclude_unset=True) if config else {}, settings))
-    if resume:
-        run = reopen(out, plan)
-    else:
-        run = Run.create(out, plan.config, plan.table.heads, plan.folds_frame, plan.environment, overwrite)
-    print(f"{plan}; run {out}", file=log, flush=True)
-    for fold in range(run.config.folds):
-        if not run.is_done(fold):
-            train_fold(run, plan, fold, log)
-    finish(run, plan)
+    plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
+    plan = prepare(table, make_config(config.model_dump(exclude_unset=True) if config else {}, plain))
+    with held(out):
+        run = reopen(out, plan) if resume else create(out, plan, overwrite)
+        print(f"{plan}; run {out}", file=log, flush=True)
+        try:
+            for fold in range(run.config.folds):
+                if not run.is_done(fold):
+                    train_fold(run, plan, fold, log)
+        except KeyboardInterrupt:
+            print(f"Interrupted. Finished folds are kept; --resume --out {out} goes on.", file=log, flush=True)
+            raise
+        finish(run, plan)
     return run
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """A block in which no other process may write to the run at `out`; raises UsageError where one does."""
+    place = out.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"{out} is being written by another process; wait for it, or name another --out.") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def create(out: Path, plan: Plan, overwrite: bool) -> Run:
+    """The directory of a new run."""
+    return Run.create(
+        out,
+        plan.config,
+        plan.table.heads,
+        pipelines=plan.pipelines,
+        folds=plan.folds_frame,
+        environment=plan.environment,
+        overwrite=overwrite,
+    )
 
 
 def reopen(out: Path, plan: Plan) -> Run:
     """The run to go on with; raises UsageError naming what differs, where that would change the result."""
     run = Run.load(out)
     old, new = run.config.to_plain(), plan.config.to_plain()
+    if run.pipelines != plan.pipelines:
+        raise UsageError(
+            f"{out} was started with other pipelines, see {out / PIPELINES}; start anew with another --out."
+        )
     differing = [name for name in new if old[name] != new[name] and name not in MACHINE_SETTINGS]
     if differing:
         name = differing[0]
@@ -89,7 +129,8 @@ def reopen(out: Path, plan: Plan) -> Run:
 
 def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
-    config, folder = run.config, run.fold_path(fold)
+    # the plan's settings are the run's, but for those of the machine, which may differ on a resume
+    config, folder = plan.config, run.fold_path(fold)
     if folder.exists():
         shutil.rmtree(folder)
     start = time.perf_counter()
@@ -97,7 +138,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
         plan.table,
         fold,
         plan.folds,
-        augments=augmentations(config),
+        augments=augmentations(plan.pipelines),
         bs=config.bs,
         seed=config.seed,
         num_workers=config.workers,
@@ -191,13 +232,13 @@ def all_scores(
 ) -> dict[str, Any]:
     """What scores.json holds."""
     heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
-    classes = [c for c in np.unique(heads.joint(plan.table.y)) if c >= 0]
+    whole = plan.table.y
     folds = [
         {
             "fold": fold,
-            "epoch": honest[i] + 1,
-            "own_best_epoch": own[i] + 1,
-            **score_heads(heads, run.predicted[fold_of == fold], true[fold_of == fold], None, 0, classes).to_plain(),
+            "epoch": honest[i],
+            "own_best_epoch": own[i],
+            **score_heads(heads, run.predicted[fold_of == fold], true[fold_of == fold], None, 0, whole).to_plain(),
         }
         for i, fold in enumerate(trained)
     ]

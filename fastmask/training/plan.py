@@ -25,7 +25,7 @@ from fastmask.heads import Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.randomness import Counted, Stream
+from fastmask.training.learner import seeded
 
 PACKAGES = (
     "fastmask",
@@ -43,18 +43,22 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cross-validation does, checked: the effective settings, the table, the fold of each photo."""
+    """What a cross-validation does, checked: the effective settings, table, folds and pipelines."""
 
     config: Config
     table: Table
     folds: np.ndarray
+    pipelines: dict[str, Any]
     environment: dict[str, Any]
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
-        return (
-            f"{len(self.table)} photos of {persons} persons; {body['tag']}, {body['parameters'] / 1e6:.1f} M parameters"
-            f"; {self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}"
+        return "; ".join(
+            (
+                f"{len(self.table)} photos of {persons} persons",
+                f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
+                f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}",
+            )
         )
 
     @property
@@ -68,49 +72,58 @@ class Plan:
 def prepare(table: Table, config: Config) -> Plan:
     """Check everything that can be checked before training, the cheap things first; nothing is written."""
     config = effective_config(table, config)
-    pick_device(config.device)
+    device = pick_device(config.device)
     table = replace(table, heads=weighted_heads(table.heads, config))
     check_monitor(config, table.heads)
     build_loss(config, table.heads)
+    pipelines = effective_pipelines(config)
+    train, valid = augmentations(pipelines)
     folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
-    about = environment(build(config, table.heads, fold=0), table)
+    network = build(config, table.heads, fold=0)
     photos = [table.photo(i) for i in range(len(table))]
-    train, valid = augmentations(config)
-    check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
-    return Plan(config, table, folds, about)
+    size = check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
+    check_size(network, config.arch, size)
+    return Plan(config, table, folds, pipelines, environment(network, table, device))
 
 
 def effective_config(table: Table, config: Config) -> Config:
-    """`config` with every default that depends on table or arch filled in, so that the run keeps what it did."""
+    """`config` with every default that depends on the table filled in, so that the run keeps what it did."""
     for name, value in table.reading.items():
         if name != "data" and name in config.model_fields_set and getattr(config, name) != value:
             raise UsageError(
                 f"Setting {name} is {getattr(config, name)}, but the table was read with {value}: "
                 "give it where the table is read."
             )
-    return make_config(
-        table.reading,
-        config.model_dump(exclude_unset=True, exclude={"pretrained"}),
-        effective_pipelines(config),
-        {"stratify": config.stratify or table.stratify, "pretrained": config.pretrained and config.weights is None},
-    )
+    given = config.model_dump(exclude_unset=True)
+    return make_config(table.reading, given, {"stratify": config.stratify or table.stratify})
 
 
 def effective_pipelines(config: Config) -> dict[str, Any]:
-    """The two pipelines that a configuration asks for, with their normalising, as plain values."""
+    """The pipelines that a configuration asks for, with their normalising, as {"train": ..., "valid": ...}."""
     stats = resolve_stats(config)
-    own = to_plain_pair(report_pipelines(config.crop, stats or REPORT_STATS, config.resize))
     if config.train_pipeline is None or config.valid_pipeline is None:
-        return own
-    given = {"train_pipeline": config.train_pipeline, "valid_pipeline": config.valid_pipeline}
-    if given != own and (config.crop, config.resize) != (Config().crop, None):
-        raise UsageError("--crop and --resize belong into train_pipeline and valid_pipeline where those are given.")
-    return {name: to_plain(completed(plain, stats, name)) for name, plain in given.items()}
+        train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize)
+        return {"train": to_plain(train), "valid": to_plain(valid)}
+    if (config.crop, config.resize) != (Config().crop, None):
+        raise UsageError("A crop or a resize beside train_pipeline and valid_pipeline belongs into those.")
+    return {
+        "train": to_plain(completed(config.train_pipeline, stats, "train_pipeline")),
+        "valid": to_plain(completed(config.valid_pipeline, stats, "valid_pipeline")),
+    }
 
 
-def to_plain_pair(pipelines: tuple[Any, Any]) -> dict[str, Any]:
-    """The training and the validation pipeline as the settings that hold them."""
-    return {"train_pipeline": to_plain(pipelines[0]), "valid_pipeline": to_plain(pipelines[1])}
+def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
+    """Raise UsageError if the network cannot take photos of `size` (height, width)."""
+    height, width = size
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(
+            f"{arch} cannot take photos {height} high and {width} wide ({why}); give it a size that it can with "
+            "--resize HEIGHT WIDTH."
+        ) from error
 
 
 def resolve_stats(config: Config) -> Stats | None:
@@ -135,15 +148,15 @@ def weighted_heads(heads: Heads, config: Config) -> Heads:
 
 def build(config: Config, heads: Heads, fold: int) -> MultiHeadNet:
     """The network of a fold at its start; what is drawn for it depends on (seed, fold) alone."""
-    torch.manual_seed(Counted(Stream.INIT, config.seed, fold).seed_at(0))
-    return build_network(
-        config.arch,
-        heads,
-        pretrained=config.pretrained,
-        weights=config.weights,
-        drop_rate=config.drop_rate,
-        drop_path_rate=config.drop_path,
-    )
+    with seeded(config.seed, fold):
+        return build_network(
+            config.arch,
+            heads,
+            pretrained=config.pretrained,
+            weights=config.weights,
+            drop_rate=config.drop_rate,
+            drop_path_rate=config.drop_path,
+        )
 
 
 def build_loss(config: Config, heads: Heads) -> FocalLoss:
@@ -161,18 +174,18 @@ def check_monitor(config: Config, heads: Heads) -> None:
         raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
 
 
-def environment(network: MultiHeadNet, table: Table) -> dict[str, Any]:
-    """Versions, device, the body's full timm tag, git commit, where the photos lie."""
-    cuda = torch.cuda.is_available()
+def environment(network: MultiHeadNet, table: Table, device: torch.device) -> dict[str, Any]:
+    """Versions, device, the body's full timm tag and the weights it starts from, git commit, where the photos lie."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "body": {
             "tag": network.tag,
+            "initial_weights": network.initial_weights,
             "stats": network.stats,
             "parameters": sum(p.numel() for p in network.parameters()),
         },

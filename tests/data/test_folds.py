@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fastmask.data import folds as folds_module
 from fastmask.data.folds import assign_folds, check_whole
 from fastmask.data.table import Table, contest_heads
 from fastmask.errors import FastmaskWarning, UsageError
@@ -88,6 +89,13 @@ def test_what_cannot_be_is_refused(k, options, message):
     with pytest.raises(UsageError, match=message), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assign_folds(CONTEST, k, **options)
+
+
+def test_a_fold_without_photos_is_refused(monkeypatch):
+    # scikit-learn leaves a fold empty for some tables of few persons
+    monkeypatch.setattr(folds_module, "_split", lambda labels, *_: np.zeros(len(labels), np.int64))
+    with pytest.raises(UsageError, match="into 2 folds, fold 1 stays empty; take fewer folds"):
+        assign_folds(CONTEST, 2)
 
 
 def test_a_person_in_two_folds_is_named():

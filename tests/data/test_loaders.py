@@ -1,3 +1,5 @@
+import pickle
+
 import albumentations as A
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import NormalizeBatch, batch_stats, dataloaders, photo_loader, pick_device
 from fastmask.data.photo import read_photo
 from fastmask.data.table import read_contest
-from fastmask.errors import UsageError
+from fastmask.errors import DataError, UsageError
 
 SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
 TRAIN = Augmentation(A.Compose([*SMALL, A.HorizontalFlip(p=0.5), A.RandomBrightnessContrast(p=0.8)]))
@@ -92,6 +94,32 @@ def test_a_seed_repeats_and_passes_seeds_and_folds_differ(table):
     assert equal(first, batches(other.train))
     assert not equal(first, second)
     assert not equal(first, batches(loaders(table, seed=1).train))
+
+
+def test_looking_at_a_batch_changes_nothing_that_follows(table):
+    one, other = loaders(table), loaders(table)
+    seen = one.train.one_batch()
+    one.train.show_batch(show=False)
+    first = batches(one.train)
+    assert equal(first, batches(other.train))
+    assert all((a == b).all() for a, b in zip(seen, first[0], strict=True))
+
+
+def test_loaders_can_be_sent_to_another_process(table):
+    sent = pickle.loads(pickle.dumps(loaders(table).train))
+    assert equal(batches(sent), batches(loaders(table).train))
+
+
+def test_an_augmentation_that_gives_no_uint8_photo_is_refused(table):
+    with pytest.raises(DataError, match="it gives float64"):
+        loaders(table, augments=(VALID, lambda i, rng: VALID(i, rng) / 255)).valid.one_batch()
+
+
+def test_statistics_can_be_given_with_the_report_s_augmentation(table):
+    dls = dataloaders(table, 0, assign_folds(table, 3, stratify="gender"), stats=[[0.5] * 3, [0.5] * 3], num_workers=0)
+    x, _ = dls.valid.one_batch()
+    assert x.min() >= -1
+    assert x.max() <= 1
 
 
 def test_order_and_augmentation_each_differ_between_passes(table):

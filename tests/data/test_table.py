@@ -47,6 +47,13 @@ def test_training_bounds_change_training_labels_and_nothing_else(contest):
     assert (official.train_y == official.y).all()
 
 
+def test_a_label_taken_away_is_trained_on_by_nobody(contest):
+    for bounds in ((30, 60), (20, 40)):
+        table = read_contest(contest, age_bounds=bounds)
+        table.frame.loc[3, "age"] = ""
+        assert table.y[3].tolist()[2] == table.train_y[3].tolist()[2] == -1
+
+
 def test_the_folder_may_be_train_or_what_holds_it(contest):
     assert contest_folder(contest) == contest_folder(contest / "train") == contest / "train"
 

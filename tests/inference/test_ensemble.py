@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from fastmask.data.augment import REPORT_STATS
 from fastmask.data.table import read_contest
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.inference.ensemble import find_photos, predict
 from fastmask.model.network import build_network
 from fastmask.run import Run
@@ -76,7 +76,7 @@ def test_more_views_are_training_augmentations_and_repeat(finished_run, photos, 
     run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **settings)
     two, four = (predicted(run, photos[:5], tta=tta).probabilities for tta in (2, 4))
     assert (two != four).any()
-    assert (predicted(run, photos[:5], tta=4, bs=2).probabilities - four).max() < 1e-5
+    np.testing.assert_allclose(predicted(run, photos[:5], tta=4, bs=2).probabilities, four, atol=1e-5)
     np.testing.assert_allclose(four.reshape(5, -1)[:, :3].sum(1), 1, atol=1e-5)
 
 
@@ -112,6 +112,15 @@ def test_checkpoints_of_a_fold_are_averaged(finished_run, contest, small_setting
         alone.append(predicted(run, photos[:4], members=["fold0"]).probabilities)
         drop.write_bytes(kept)
     np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_a_fold_that_is_not_finished_predicts_nothing(run_copy, photos):
+    (run_copy / "fold1" / "done.json").unlink()
+    with pytest.warns(FastmaskWarning, match="has finished 1 of 2 folds"):
+        assert list(predicted(run_copy, photos[:2]).members) == ["fold0"]
+    (run_copy / "fold0" / "done.json").unlink()
+    with pytest.raises(UsageError, match="has not finished a fold yet"):
+        predicted(run_copy, photos[:2])
 
 
 def test_a_csv_of_predictions_comes_back(finished_run, photos, tmp_path):

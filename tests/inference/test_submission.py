@@ -28,9 +28,18 @@ def test_a_submission_has_the_rows_of_info_in_their_order(info, tmp_path):
 
 
 def test_a_photo_that_was_not_predicted_is_said_and_nothing_is_written(info, tmp_path):
-    with pytest.raises(DataError, match=f"1 of 60 photos .* the first is {NAMES[7]}"):
+    with pytest.raises(DataError, match=f"line 9, column ImageID: {NAMES[7]} was not predicted"):
         write_submission({n: 0 for n in NAMES if n != NAMES[7]}, info, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_photos_of_one_file_name_in_two_folders_are_told_apart(tmp_path):
+    names = ["a/mask1.jpg", "b/mask1.jpg"]
+    info = write(tmp_path / "info.csv", 0, names)
+    written = write_submission(dict(zip(names, (0, 17), strict=True)), info, tmp_path / "out.csv")
+    assert pd.read_csv(written)["ans"].tolist() == [0, 17]
+    with pytest.raises(DataError, match="is the file name of 2 predicted photos"):
+        write_submission({"/x/a/mask1.jpg": 0, "/x/b/mask1.jpg": 17}, info, tmp_path / "other.csv")
 
 
 def test_the_questions_are_never_written_over(info):

@@ -3,14 +3,17 @@ import torch
 from fastai.callback.schedule import combined_cos
 
 from fastmask.errors import UsageError
-from fastmask.model.schedule import lr_schedule, milestone_epochs, multistep
+from fastmask.model.schedule import lr_schedule, multistep
 
 
-@pytest.mark.parametrize("milestones", [[10, 15], [0.5, 0.75], [1, 2, 19]])
-def test_multistep_is_pytorch_s(milestones):
-    epochs, steps = 20, 7
+@pytest.mark.parametrize(
+    ("milestones", "epochs", "by_hand"),
+    [([10, 15], 20, [10, 15]), ([0.5, 0.75], 20, [10, 15]), ([1, 2, 19], 20, [1, 2, 19]), ([0.5, 0.75], 4, [2, 3])],
+)
+def test_multistep_is_pytorch_s(milestones, epochs, by_hand):
+    steps = 7
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-4)
-    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestone_epochs(milestones, epochs), gamma=0.5)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, by_hand, gamma=0.5)
     ours = multistep(3e-4, milestones, 0.5, epochs)
     for epoch in range(epochs):
         done = epoch / epochs
@@ -19,6 +22,13 @@ def test_multistep_is_pytorch_s(milestones):
             done += 1.0 / (steps * epochs)  # as fastai counts
         optimizer.step()
         theirs.step()
+
+
+def test_a_share_of_few_epochs_is_that_share():
+    one = multistep(1.0, [0.5, 0.75], 0.5, 1)
+    assert [one(done) for done in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    three = multistep(1.0, [0.5, 0.75], 0.5, 3)
+    assert [three(epoch / 3) for epoch in (0, 1, 2)] == [1, 1, 0.5]
 
 
 def test_onecycle_is_fastai_s():

@@ -69,10 +69,21 @@ def test_every_weight_decays_as_the_package_does_it(learn):
 
 def test_a_network_of_one_s_own(learn):
     own = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8))
-    other = mask_learner(learn.dls, own, splitter=lambda m: [list(m.parameters())])
+    other = mask_learner(learn.dls, own)
     with other.no_bar(), other.no_logging():
         other.fit(1)
     assert len(other.recorder.values) == 1
+
+
+def test_the_start_depends_on_the_seed_alone(learn):
+    def weights(noise):
+        torch.manual_seed(noise)
+        network = mask_learner(learn.dls, "test_resnet", pretrained=False).model
+        return torch.cat([p.flatten() for p in network.parameters()]), torch.rand(1).item()
+
+    (one, after), (other, later) = weights(1), weights(2)
+    assert torch.equal(one, other)
+    assert after != later  # the global generator goes on as if nothing had been drawn
 
 
 def test_loaders_without_heads_are_refused():

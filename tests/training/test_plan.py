@@ -9,7 +9,7 @@ from fastmask.data.augment import REPORT_STATS, augmentations, report_pipelines,
 from fastmask.data.table import read_contest
 from fastmask.errors import DataError, UsageError
 from fastmask.training.crossval import cross_validate
-from fastmask.training.plan import effective_config, resolve_stats
+from fastmask.training.plan import effective_config, effective_pipelines, resolve_stats
 
 
 def quiet(table, out, **settings):
@@ -58,10 +58,9 @@ def test_a_photo_that_a_crop_does_not_fit_is_said_before_a_directory_is_made(con
     assert not (tmp_path / "run").exists()
 
 
-def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest, small_settings):
-    config = effective_config(read_contest(contest), make_config({"arch": "test_resnet", "pretrained": False}))
+def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest):
+    config = effective(read_contest(contest))
     assert config.stratify == "age"
-    assert config.train_pipeline["transform"]["transforms"][0]["height"] == 400
     assert make_config(config.to_plain()) == config
 
 
@@ -75,26 +74,49 @@ def test_statistics_can_be_the_report_s_the_body_s_or_six_numbers():
     assert stats([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
-def test_crop_resize_and_statistics_end_in_the_pipelines(contest):
-    config = effective(read_contest(contest), crop=[300, 150], resize=[60, 30], stats=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    for plain in (config.train_pipeline, config.valid_pipeline):
+def test_crop_resize_and_statistics_end_in_the_pipelines():
+    config = make_config({"crop": [300, 150], "resize": [60, 30], "stats": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    for plain in effective_pipelines(config).values():
         crop, resize, *_, normalize, _ = plain["transform"]["transforms"]
         assert (crop["height"], crop["width"], resize["height"], resize["width"]) == (300, 150, 60, 30)
         assert list(normalize["mean"]) + list(normalize["std"]) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
-def test_statistics_reach_a_pipeline_of_one_s_own(contest, small_settings):
-    table = read_contest(contest)
+def test_statistics_reach_a_pipeline_of_one_s_own(small_settings):
     pipelines = {name: small_settings[name] for name in ("train_pipeline", "valid_pipeline")}
     for stats, expected in (([0.5] * 6, ((0.5,) * 3, (0.5,) * 3)), (None, REPORT_STATS)):
-        assert [a.stats for a in augmentations(effective(table, stats=stats, **pipelines))] == [expected] * 2
+        made = effective_pipelines(make_config({"stats": stats, **pipelines}))
+        assert [a.stats for a in augmentations(made)] == [expected] * 2
     own = to_plain(report_pipelines(stats=((0.1,) * 3, (0.9,) * 3))[1])
-    config = effective(table, train_pipeline=own, valid_pipeline=own)
-    assert augmentations(config)[0].stats == ((0.1,) * 3, (0.9,) * 3)
+    both = {"train_pipeline": own, "valid_pipeline": own}
+    assert augmentations(effective_pipelines(make_config(both)))[0].stats == ((0.1,) * 3, (0.9,) * 3)
     with pytest.raises(UsageError, match="give the statistics once"):
-        effective(table, train_pipeline=own, valid_pipeline=own, stats="report")
-    with pytest.raises(UsageError, match="--crop and --resize belong into train_pipeline"):
-        effective(table, train_pipeline=own, valid_pipeline=own, crop=[100, 50])
+        effective_pipelines(make_config({**both, "stats": "report"}))
+
+
+@pytest.mark.parametrize("crop", [[100, 50], [400, 200]])
+def test_a_crop_over_pipelines_of_one_s_own_is_refused(small_settings, crop):
+    with pytest.raises(UsageError, match="A crop or a resize beside train_pipeline"):
+        effective_pipelines(make_config(small_settings, {"crop": crop}))
+
+
+def test_a_saved_configuration_can_be_varied(finished_run, contest):
+    saved = effective(read_contest(contest), crop=[300, 150]).to_plain()
+    varied = effective_pipelines(make_config(saved, {"crop": [400, 200]}))
+    assert varied["train"]["transform"]["transforms"][0]["height"] == 400
+
+
+def test_a_network_that_cannot_take_the_photos_is_refused_before_anything_starts(contest, small_settings, tmp_path):
+    with pytest.raises(
+        UsageError, match="vit_tiny_patch16_224 cannot take photos 64 high and 32 wide .* --resize HEIGHT WIDTH"
+    ):
+        quiet(read_contest(contest), tmp_path / "run", **{**small_settings, "arch": "vit_tiny_patch16_224"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_environment_says_which_weights_a_run_starts_from(finished_run):
+    environment = json.loads((finished_run.path / "environment.json").read_text())
+    assert environment["body"]["initial_weights"] == "random"
 
 
 def test_an_effective_configuration_is_its_own_effective_configuration(contest):
