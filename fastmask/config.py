@@ -12,7 +12,9 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fastmask.errors import DataError, UsageError
+from fastmask.files import read_yaml
 
+CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipeline belongs into those"
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -86,6 +88,9 @@ class Config(BaseModel):
             raise ValueError("weights and pretrained exclude each other: give one of the two")
         if (self.train_pipeline is None) != (self.valid_pipeline is None):
             raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
+        uncropped = (self.crop, self.resize) == (type(self).model_fields["crop"].default, None)
+        if self.train_pipeline is not None and not uncropped:
+            raise ValueError(CROP_BESIDE_PIPELINES)
         if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
             raise ValueError(f"stats are three means and three positive deviations, found {self.stats}")
         return self
@@ -103,7 +108,7 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     merged: dict[str, Any] = {}
     for layer in layers:
         if merged.get("train_pipeline") and {"crop", "resize"} & set(layer) and "train_pipeline" not in layer:
-            raise UsageError("A crop or a resize beside train_pipeline and valid_pipeline belongs into those.")
+            raise UsageError(f"{CROP_BESIDE_PIPELINES}.")
         merged = {**_merge(merged, layer), **_start_of(layer)}
     try:
         return Config(**merged)
@@ -160,8 +165,6 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
-    from fastmask.files import read_yaml
-
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a YAML file of settings.")
     try:

@@ -19,3 +19,8 @@ class UsageError(FastmaskError):
 
 class FastmaskWarning(UserWarning):
     """Something that does not stop the work, but that its result must be read with."""
+
+
+def one_line(error: BaseException) -> str:
+    """The words of another library's error in one line, without a full stop, to be put into a sentence."""
+    return " ".join(str(error).split()).rstrip(".")

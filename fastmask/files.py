@@ -106,11 +106,7 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not lines:
         raise DataError(f"{file} is empty; expected a CSV with the columns {', '.join(columns)}.")
     (_, header), *rows = lines
-    missing = [c for c in columns if c not in header]
-    if missing:
-        raise DataError(
-            f"{file} has no column {missing[0]!r}; found {', '.join(header)}, expected {', '.join(columns)}."
-        )
+    require_columns(file, header, columns)
     if len(set(header)) < len(header):
         raise DataError(f"{file} has two columns of one name; found {', '.join(header)}.")
     for line, cells in rows:
@@ -119,6 +115,15 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
                 f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}: {', '.join(header)}."
             )
     return pd.DataFrame([cells for _, cells in rows], columns=header, index=[line for line, _ in rows], dtype=str)
+
+
+def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise DataError naming the first of `columns` that the header of a CSV lacks."""
+    missing = [c for c in columns if c not in header]
+    if missing:
+        raise DataError(
+            f"{file} has no column {missing[0]!r}; found {', '.join(header)}, expected {', '.join(columns)}."
+        )
 
 
 def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:

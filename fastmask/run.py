@@ -69,11 +69,17 @@ class Run:
             write_json(made / HEADS, heads.to_plain())
             write_json(made / ENVIRONMENT, environment)
             write_csv(made / FOLDS, folds)
-            if overwrite and place.exists():
-                # whatever ends this, either the old run or the new one is whole
-                place.rename(Path(aside) / "old")
-            # replaces an empty folder, and fails where another run has appeared in the meantime
-            made.rename(place)
+            old = Path(aside) / "old"
+            try:
+                if overwrite and place.exists():
+                    place.rename(old)
+                # replaces an empty folder, and fails where another run has appeared in the meantime
+                made.rename(place)
+            except BaseException:
+                # what is left in `aside` goes with it, and the old run must not
+                if old.exists() and not place.exists():
+                    old.rename(place)
+                raise
         return cls(path, config, heads)
 
     @classmethod

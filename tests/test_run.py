@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from fastmask.errors import DataError, UsageError
@@ -36,6 +38,22 @@ def test_a_run_that_has_not_finished_says_so(run_copy):
     (run_copy / "oof.csv").unlink()
     with pytest.raises(UsageError, match=r"has no oof\.csv: the run has not finished"):
         Run.load(run_copy).score()
+
+
+def test_an_overwrite_that_fails_gives_the_old_run_back(finished_run, run_copy, monkeypatch):
+    rename = Path.rename
+
+    def fails_for_the_new_one(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    made = {"pipelines": {}, "folds": finished_run.folds, "environment": {}}
+    with pytest.raises(KeyboardInterrupt):
+        Run.create(run_copy, finished_run.config, finished_run.heads, overwrite=True, **made)
+    assert str(Run.load(run_copy).score()) == str(finished_run.score())
+    assert [p.name for p in run_copy.parent.iterdir()] == [run_copy.name]
 
 
 def test_a_free_place_is_empty_or_new(tmp_path):

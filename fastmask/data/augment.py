@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, UsageError, one_line
 
 # albumentations asks the package index for news at import unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -59,7 +59,7 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
     except KeyError as error:
         raise UsageError(f"{option}: there is no {error} in albumentations {A.__version__}.") from error
     except (ValueError, TypeError, AttributeError, UserWarning) as error:
-        raise UsageError(f"{option} is not a pipeline that albumentations can build: {_line(error)}.") from error
+        raise UsageError(f"{option} is not a pipeline that albumentations can build: {one_line(error)}.") from error
     return pipeline
 
 
@@ -165,13 +165,9 @@ def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) 
         image = augment(np.zeros((*size, 3), np.uint8), np.random.default_rng(0))
     except Exception as error:
         raise DataError(
-            f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({_line(error)}); "
+            f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); "
             "change --crop HEIGHT WIDTH or the pipeline."
         ) from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(f"{what} made {image.dtype} {image.shape} of {name}; expected uint8 (height, width, 3).")
     return image.shape[0], image.shape[1]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")

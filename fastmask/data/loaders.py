@@ -19,6 +19,7 @@ from fasttransform import DisplayedTransform, Transform
 from PIL import Image
 
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, report_pipelines
+from fastmask.data.folds import assign_folds
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskError, UsageError
@@ -238,8 +239,6 @@ def dataloaders(
     Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
     incomplete batch, validation is in the table's order.
     """
-    from fastmask.data.folds import assign_folds
-
     fold = fold or 0
     if folds is None:
         folds = assign_folds(table, 5, seed=seed)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fastmask.data.table import contest_heads
 from fastmask.errors import DataError, UsageError
-from fastmask.files import read_strings, write_csv
+from fastmask.files import read_strings, require_columns, write_csv
 from fastmask.heads import Heads
 from fastmask.scoring import Scores, score_heads
 
@@ -90,22 +90,22 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
         raise DataError(
             f"{predictions} lacks {len(missing)} of the {len(true)} photos of {answers}, such as {missing[0]}."
         )
-    persons = read_strings(Path(answers), ()).get("person")
-    groups = true.index.to_numpy() if persons is None else persons.to_numpy(dtype=object)
-    scores = score_heads(
-        heads, heads.unjoint(predicted.loc[true.index].to_numpy()), heads.unjoint(true.to_numpy()), groups=groups
-    )
-    if persons is None:
+    whole_persons = "person" in true.columns
+    groups = true["person"].to_numpy(dtype=object) if whole_persons else true.index.to_numpy()
+    guesses, truths = (heads.unjoint(f["class"].to_numpy()) for f in (predicted.loc[true.index], true))
+    scores = score_heads(heads, guesses, truths, groups=groups)
+    if not whole_persons:
         scores.notes.append(
             f"{answers} has no column person: the intervals take photos as independent and are too narrow."
         )
     return scores
 
 
-def _read_classes(file: Path, heads: Heads) -> pd.Series:
+def _read_classes(file: Path, heads: Heads) -> pd.DataFrame:
+    """The column class, and person where the file has it, by the photos' file names."""
     frame = read_strings(file, ())
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
-    frame = read_strings(file, (name, value))
+    require_columns(file, list(frame.columns), (name, value))
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one a photo.")
     for line, text in frame[value].items():
@@ -118,4 +118,5 @@ def _read_classes(file: Path, heads: Heads) -> pd.Series:
     if twice.any():
         i = int(np.flatnonzero(twice)[0])
         raise DataError(f"{file}, line {frame.index[i]}, column {name}: {names[i]!r} stands twice; remove one row.")
-    return pd.Series(frame[value].astype(int).to_numpy(), index=names)
+    kept = [c for c in ("person",) if c in frame.columns]
+    return frame[kept].assign(**{"class": frame[value].astype(int)}).set_axis(names)

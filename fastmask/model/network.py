@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 import socket
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
 from torch import Tensor, nn
 
-from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError
+from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.heads import Heads
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "body.")
@@ -158,7 +159,7 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError, _unpickling_error()) as error:
+    except (SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise DataError(f"{path} is not a file of weights that can be read safely: {_line(error)}.") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -166,12 +167,6 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise DataError(f"{path} holds {type(loaded).__name__}; expected a dictionary of tensors.")
     return loaded
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
 
 
 def _strip(name: str) -> str:
@@ -186,5 +181,5 @@ def body_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
+    text = one_line(error)
     return text if len(text) <= 200 else text[:200] + " ..."

@@ -32,7 +32,7 @@ from fastmask.training.learner import mask_learner
 from fastmask.training.plan import Plan, build, build_loss, prepare
 from fastmask.training.progress import EpochLines
 
-# settings that do not change the result
+# settings that say where to work, not what to do: a resume may change them
 MACHINE_SETTINGS = ("workers", "device", "data")
 
 
@@ -183,7 +183,7 @@ def _silent(*_: Any) -> None:
 
 def finish(run: Run, plan: Plan) -> None:
     """Write oof.csv and scores.json of a run whose folds are trained."""
-    trained = [f for f in range(run.config.folds) if run.is_done(f)]
+    trained = run.trained_folds
     curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
     lower = "loss" in run.config.monitor
     curves = [np.where(np.isnan(c), -np.inf, -c if lower else c) for c in curves]

@@ -20,7 +20,7 @@ from fastmask.data.augment import REPORT_STATS, Stats, augmentations, check_fit,
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table, check_photos
-from fastmask.errors import UsageError
+from fastmask.errors import UsageError, one_line
 from fastmask.heads import Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import default_metrics
@@ -104,8 +104,6 @@ def effective_pipelines(config: Config) -> dict[str, Any]:
     if config.train_pipeline is None or config.valid_pipeline is None:
         train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize)
         return {"train": to_plain(train), "valid": to_plain(valid)}
-    if (config.crop, config.resize) != (Config().crop, None):
-        raise UsageError("A crop or a resize beside train_pipeline and valid_pipeline belongs into those.")
     return {
         "train": to_plain(completed(config.train_pipeline, stats, "train_pipeline")),
         "valid": to_plain(completed(config.valid_pipeline, stats, "valid_pipeline")),
@@ -119,10 +117,9 @@ def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, height, width))
     except (RuntimeError, AssertionError, ValueError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
         raise UsageError(
-            f"{arch} cannot take photos {height} high and {width} wide ({why}); give it a size that it can with "
-            "--resize HEIGHT WIDTH."
+            f"{arch} cannot take photos {height} high and {width} wide ({one_line(error)}); "
+            "give it a size that it can with --resize HEIGHT WIDTH."
         ) from error
 
 
