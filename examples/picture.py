@@ -36,7 +36,8 @@ def curves(run: fm.Run, ax: plt.Axes) -> None:
         history = run.history(fold)
         ax.plot(history["epoch"] + 1, history["macro_f1"], label=f"fold {fold + 1}")
     for i, fold in enumerate(run.scores["folds"]):
-        ax.axvline(fold["epoch"] + 1, color=f"C{i}", linestyle=":", alpha=0.6)
+        for epoch in fold["epochs"]:
+            ax.axvline(epoch + 1, color=f"C{i}", linestyle=":", alpha=0.6)
     ax.set(xlabel="epoch (dotted: chosen by the other folds)", ylabel="joint macro-F1", title="Learning curves")
     ax.legend()
 

@@ -3,11 +3,16 @@ from .config import make_config as make_config
 from .config import read_recipe as read_recipe
 from .data.augment import Augmentation as Augmentation
 from .data.augment import report_pipelines as report_pipelines
+from .data.fixes import apply_fixes as apply_fixes
 from .data.folds import assign_folds as assign_folds
+from .data.folds import read_folds as read_folds
 from .data.loaders import PhotoDL as PhotoDL
 from .data.loaders import dataloaders as dataloaders
 from .data.loaders import heads_block as heads_block
 from .data.loaders import photo_block as photo_block
+from .data.readers import read_csv as read_csv
+from .data.readers import read_data as read_data
+from .data.readers import read_folders as read_folders
 from .data.sample import write_sample as write_sample
 from .data.table import Table as Table
 from .data.table import contest_heads as contest_heads
@@ -32,3 +37,5 @@ from .scoring import Score as Score
 from .scoring import Scores as Scores
 from .training.crossval import cross_validate as cross_validate
 from .training.learner import mask_learner as mask_learner
+from .training.merge import merge_runs as merge_runs
+from .training.rehearsal import rehearse as rehearse

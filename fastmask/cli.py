@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,11 @@ import typer
 
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_target
+from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers, option, with_settings, words
 
 if TYPE_CHECKING:
     from fastmask.config import Config
-    from fastmask.data.table import Table
+    from fastmask.data.table import OnFault, Table
 
 app = typer.Typer(
     name="fastmask",
@@ -32,95 +33,39 @@ app = typer.Typer(
 
 # the exit code that typer gives a Ctrl-C
 INTERRUPTED = 130
-# options that take as many numbers as follow them
-_NUMBER_LISTS = ("--stats", "--milestones")
-_DATA, _NETWORK, _TRAINING, _RUN = "Data", "Network", "Training", "Run"
-
-
-def _option(help_: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help_, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
 @app.command()
+@with_settings(DATA, NETWORK, TRAINING, RUN)
 def fit(
-    ctx: typer.Context,
-    data: Annotated[str | None, _option("Contest folder, or 'sample'. (default: data)", _DATA)] = None,
-    age_bounds: Annotated[
-        tuple[float, float] | None, _option("Age bounds to train on. (default: 30 60)", _DATA)
-    ] = None,
-    folds: Annotated[int | None, _option("Folds. (default: 5)", _DATA)] = None,
-    stratify: Annotated[str | None, _option("A head or 'joint'. (default: the contest: age)", _DATA)] = None,
-    group: Annotated[
-        str | None, _option("person: whole persons; none: the leaky split. (default: person)", _DATA)
-    ] = None,
-    crop: Annotated[tuple[int, int] | None, _option("Height and width of the crop. (default: 400 200)", _DATA)] = None,
-    resize: Annotated[tuple[int, int] | None, _option("Height and width to scale the crop to.", _DATA)] = None,
-    stats: Annotated[
-        str | None, _option("report, pretrained, or three means and three deviations. (default: report)", _DATA)
-    ] = None,
-    seed: Annotated[int | None, _option("Seed of everything that is drawn. (default: 0)", _DATA)] = None,
-    arch: Annotated[str | None, _option("A timm model. (default: tf_efficientnet_b4)", _NETWORK)] = None,
-    pretrained: Annotated[
-        bool | None,
-        _option("Start from the weights of timm's hub. (default: yes)", _NETWORK, "--pretrained/--no-pretrained"),
-    ] = None,
-    weights: Annotated[str | None, _option("Start from this file (safetensors, .pth).", _NETWORK)] = None,
-    drop_rate: Annotated[float | None, _option("Dropout before the heads. (default: 0)", _NETWORK)] = None,
-    drop_path: Annotated[float | None, _option("Stochastic depth of the body. (default: 0)", _NETWORK)] = None,
-    epochs: Annotated[int | None, _option("Epochs of each fold. (default: 20)", _TRAINING)] = None,
-    bs: Annotated[int | None, _option("Photos a batch. (default: 32)", _TRAINING)] = None,
-    lr: Annotated[float | None, _option("Learning rate; one-cycle's highest. (default: 3e-4)", _TRAINING)] = None,
-    wd: Annotated[float | None, _option("Weight decay. (default: 1e-5)", _TRAINING)] = None,
-    sched: Annotated[
-        str | None, _option("multistep, onecycle, cosine or constant. (default: multistep)", _TRAINING)
-    ] = None,
-    milestones: Annotated[
-        str | None, _option("Epochs, or shares under 1, of multistep. (default: 0.5 0.75)", _TRAINING)
-    ] = None,
-    lr_gamma: Annotated[float | None, _option("Factor at each milestone. (default: 0.5)", _TRAINING)] = None,
-    loss: Annotated[str | None, _option("focal or ce. (default: focal)", _TRAINING)] = None,
-    focal_gamma: Annotated[float | None, _option("Gamma of the focal loss. (default: 2)", _TRAINING)] = None,
-    monitor: Annotated[str | None, _option("Metric that stops and saves. (default: macro_f1)", _TRAINING)] = None,
-    patience: Annotated[
-        int | None, _option("Epochs without a better one before a fold stops; 0: never. (default: 5)", _TRAINING)
-    ] = None,
-    top_k: Annotated[int | None, _option("Checkpoints kept a fold, and averaged. (default: 1)", _TRAINING)] = None,
-    workers: Annotated[int | None, _option("Loading processes. (default: CPU: 0, GPU: up to 8)", _RUN)] = None,
-    device: Annotated[str | None, _option("cpu, cuda:0. (default: the GPU if there is one)", _RUN)] = None,
-    recipe: Annotated[str | None, _option("Settings by name: report, quick.", _RUN)] = None,
-    config: Annotated[Path | None, _option("Settings from a YAML file, over the recipe.", _RUN)] = None,
-    set_: Annotated[
-        list[str] | None, _option("Any setting, over --config; may be repeated.", _RUN, "--set", metavar="NAME=VALUE")
-    ] = None,
-    out: Annotated[Path | None, _option("The run directory. (default: runs/ARCH)", _RUN)] = None,
-    resume: Annotated[bool, _option("Go on with the folds that the run in --out lacks.", _RUN, "--resume")] = False,
-    overwrite: Annotated[bool, _option("Replace the run in --out.", _RUN, "--overwrite")] = False,
-    print_config: Annotated[bool, _option("Print the effective settings and stop.", _RUN, "--print-config")] = False,
+    settings: Config,
+    out: Annotated[Path | None, option("The run directory. (default: runs/ARCH)", RUN)] = None,
+    fold: Annotated[str | None, option("Only these folds, such as 0,3. (default: all)", RUN)] = None,
+    resume: Annotated[bool, option("Go on with the folds that the run in --out lacks.", RUN, "--resume")] = False,
+    overwrite: Annotated[bool, option("Replace the run in --out.", RUN, "--overwrite")] = False,
+    dry_run: Annotated[bool, option("Check all, try one step, say what a run would cost.", RUN, "--dry-run")] = False,
+    print_config: Annotated[bool, option("Print the effective settings and stop.", RUN, "--print-config")] = False,
 ) -> None:
     """Train every fold, and print the out-of-fold score.
 
     Settings: command line over --set over --config over --recipe over defaults, which are the report's recipe with
     whole persons in each fold.
     """
-    from fastmask.config import make_config, parse_sets, read_recipe, read_settings
-
-    settings = make_config(
-        read_recipe(recipe) if recipe else {},
-        read_settings(config) if config else {},
-        parse_sets(set_ or []),
-        _given(ctx),
-    )
     if print_config:
         from fastmask.files import to_yaml
 
         typer.echo(to_yaml(settings.to_plain()), nl=False)
         return
+    folds = None if fold is None else numbers("--fold", fold, int)
     _check_out(out, resume, overwrite)
+    if dry_run:
+        _rehearse(settings, folds)
+        return
     from fastmask.training.crossval import cross_validate
 
     table = _read_table(settings)
     out = out or _free_name(Path("runs") / settings.arch)
-    run = cross_validate(table, settings, out=out, overwrite=overwrite, resume=resume)
+    run = cross_validate(table, settings, out=out, fold=folds, overwrite=overwrite, resume=resume)
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
@@ -129,21 +74,13 @@ def fit(
     )
 
 
-def _given(ctx: typer.Context) -> dict[str, Any]:
-    """The settings named on the command line."""
-    other = {"recipe", "config", "set_", "out", "resume", "overwrite", "print_config"}
-    given = {name: value for name, value in ctx.params.items() if value is not None and name not in other}
-    for name in ("stats", "milestones"):
-        if name in given and given[name] not in ("report", "pretrained"):
-            given[name] = _numbers(f"--{name}", given[name])
-    return given
+def _rehearse(settings: Config, folds: Sequence[int] | None) -> None:
+    from fastmask.training.plan import prepare
+    from fastmask.training.rehearsal import rehearse
 
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} {text}: expected numbers, separated by spaces or commas.") from None
+    plan = prepare(_read_table(settings), settings)
+    _say(str(plan))
+    typer.echo(str(rehearse(plan, folds)))
 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
@@ -159,19 +96,44 @@ def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    names = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    names = [path, *(path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 1000))]
     return next(name for name in names if not name.exists())
 
 
-def _read_table(settings: Config) -> Table:
-    from fastmask.data.table import read_contest
+def _read_table(settings: Config, on_fault: OnFault | None = None) -> Table:
+    from fastmask.data.readers import read_data
+    from fastmask.data.table import strict
 
-    data = settings.data
-    if data == "sample":
-        from fastmask.data.sample import cached_sample
+    return read_data(settings, on_fault or strict, log=_say)
 
-        data = str(cached_sample(log=_say))
-    return read_contest(data, settings.age_bounds, settings.score_age_bounds)
+
+def _check_new(file: Path, overwrite: bool) -> None:
+    """Refuse a file to write that exists or cannot be written, before torch takes its seconds to load."""
+    if file.exists() and not overwrite:
+        raise UsageError(f"{file} exists; name another file with --out, or replace it with --overwrite.")
+    check_target(file)
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Runs whose folds were trained apart.", metavar="RUN RUN ...")],
+    out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+) -> None:
+    """Join folds trained apart (fit --fold) into one run, and print its score."""
+    from fastmask.training.merge import merge_runs
+
+    run = merge_runs(runs, out, overwrite=overwrite)
+    typer.echo(str(run.score()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and whether a run of ten seconds works on it; exit 1 if not."""
+    from fastmask.training.doctor import examine
+
+    for line in examine():
+        typer.echo(line)
 
 
 @app.command()
@@ -196,9 +158,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
 ) -> None:
     """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file."""
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; name another file with --out, or replace it with --overwrite.")
-    check_target(out)
+    _check_new(out, overwrite)
     from fastmask.run import Run
 
     loaded = Run.load(run)
@@ -208,7 +168,7 @@ def predict(
 
         check_out(submission, out)
         photos = photos_of_info(submission, images)
-    chosen = None if members is None else [name.strip() for name in members.split(",")]
+    chosen = None if members is None else words(members)
     with _Progress("predicting") as progress:
         predictions = loaded.predict(
             photos, tta=tta, members=chosen, bs=bs, workers=workers, device=device, progress=progress
@@ -296,37 +256,6 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 
 _plain_warning = warnings.showwarning
-
-
-def join_numbers(arguments: Sequence[str]) -> list[str]:
-    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: these options take as many words as are numbers."""
-    joined: list[str] = []
-    for word in _split_equals(arguments):
-        if (
-            len(joined) >= 2
-            and joined[-2] in _NUMBER_LISTS
-            and _is_number(word)
-            and _is_number(joined[-1].split(",")[-1])
-        ):
-            joined[-1] += f",{word}"
-        else:
-            joined.append(word)
-    return joined
-
-
-def _split_equals(arguments: Sequence[str]) -> Iterator[str]:
-    """`--stats=0.5` -> `--stats`, `0.5`."""
-    for word in arguments:
-        option, equals, value = word.partition("=")
-        yield from (option, value) if equals and option in _NUMBER_LISTS else (word,)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -28,12 +28,20 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     # data
-    data: str = Field("data", description="A contest folder, or 'sample' for generated photos.")
+    data: str = Field("data", description="A contest folder, a CSV, a folder a class, or 'sample'.")
+    heads: list[str] | dict[str, list[str]] | None = Field(
+        None, description="Columns of the CSV, or a mapping of each to its classes in order."
+    )
+    images: str | None = Field(None, description="The folder that a CSV's paths start from; by default the CSV's own.")
+    image_column: str | None = Field(None, description="The CSV's column of photos.")
+    group_column: str | None = Field(None, description="The CSV's column that says whose photo it is.")
+    fixes: str | None = Field(None, description="A CSV of corrected labels: person or path, column, value.")
     age_bounds: tuple[float, float] = Field((30.0, 60.0), description="Age bounds to train on.")
     score_age_bounds: tuple[float, float] = Field(
         (30.0, 60.0), description="Age bounds to score by: the official ones."
     )
     folds: Annotated[int, Field(ge=2)] = Field(5, description="Folds of the cross-validation.")
+    folds_file: str | None = Field(None, description="A CSV that deals photos or persons into folds.")
     stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
     group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of everything that is drawn.")
@@ -52,7 +60,9 @@ class Config(BaseModel):
     drop_rate: Share = Field(0.0, description="Dropout before the heads.")
     drop_path: Share = Field(0.0, description="Stochastic depth of the body.")
     # loss
-    loss: Literal["focal", "ce"] = Field("focal", description="Focal loss or cross-entropy.")
+    loss: Literal["focal", "ce", "own"] = Field(
+        "focal", description="focal, ce (cross-entropy), or own: the loss_func of cross_validate."
+    )
     focal_gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Gamma of the focal loss.")
     alpha: dict[str, list[Annotated[float, Field(ge=0)]]] | None = Field(
         None, description="Class weights a head, such as age: [1, 1, 4]."
@@ -88,12 +98,17 @@ class Config(BaseModel):
             raise ValueError("weights and pretrained exclude each other: give one of the two")
         if (self.train_pipeline is None) != (self.valid_pipeline is None):
             raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
-        uncropped = (self.crop, self.resize) == (type(self).model_fields["crop"].default, None)
+        uncropped = (self.crop, self.resize) == (self.default("crop"), None)
         if self.train_pipeline is not None and not uncropped:
             raise ValueError(CROP_BESIDE_PIPELINES)
         if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
             raise ValueError(f"stats are three means and three positive deviations, found {self.stats}")
         return self
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """What a setting is where nobody says otherwise."""
+        return cls.model_fields[name].default
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for YAML, in the order above."""
@@ -109,6 +124,9 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     for layer in layers:
         if merged.get("train_pipeline") and {"crop", "resize"} & set(layer) and "train_pipeline" not in layer:
             raise UsageError(f"{CROP_BESIDE_PIPELINES}.")
+        if layer.get("folds_file") is not None and "folds" not in layer:
+            # the file says how many there are
+            merged.pop("folds", None)
         merged = {**_merge(merged, layer), **_start_of(layer)}
     try:
         return Config(**merged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
@@ -12,6 +13,7 @@ import numpy as np
 from fastmask.errors import DataError, UsageError
 
 UNKNOWN = -1
+_MOST_JOINT = 2**62
 # columns of a table, and the word for all heads together
 RESERVED = ("path", "person", "fold", "source", "true", "predicted", "joint")
 
@@ -91,7 +93,12 @@ class Heads(Sequence[Head]):
         self.sizes = tuple(len(h.classes) for h in self._heads)
         self.offsets = (0, *accumulate(self.sizes))
         self.n_logits = self.offsets[-1]
-        self.n_joint = int(np.prod(self.sizes, dtype=np.int64))
+        self.n_joint = math.prod(self.sizes)
+        if self.n_joint > _MOST_JOINT:
+            raise UsageError(
+                f"{len(self)} heads of {', '.join(map(str, self.sizes))} classes make more joint classes than a 64-bit "
+                "number counts; train some of the heads, then the others."
+            )
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -158,8 +165,12 @@ class Heads(Sequence[Head]):
         y = np.stack(np.unravel_index(known, self.sizes), axis=-1)
         return np.where(joint[..., None] < 0, UNKNOWN, y)
 
+    def joint_name(self, joint: int) -> str:
+        """The name of a joint class, such as "wear female 60+"; "" for UNKNOWN."""
+        return " ".join(self.decode(self.unjoint(np.array([joint]))[0])).strip()
+
     def joint_names(self) -> list[str]:
-        """The names of the joint classes in order, such as "wear female 60+"."""
+        """The names of all joint classes in order: with many heads, many."""
         return [" ".join(names) for names in product(*(h.classes for h in self._heads))]
 
     def joint_probabilities(self, probabilities: np.ndarray) -> np.ndarray:

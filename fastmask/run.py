@@ -34,6 +34,8 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES = (
 FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES}
 # the last file of a fold
 DONE = "done.json"
+# settings that say where to work and to read, not what to do: folds.csv says whether what was read is the same
+MACHINE_SETTINGS = ("workers", "device", "data", "images", "fixes", "folds_file")
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,11 @@ class Run:
         """
         oof, true = self.oof, self.true
         scores = score_heads(self.heads, self.predicted, true, groups=oof["person"].to_numpy(dtype=object), draws=draws)
+        trained = sorted(set(oof["fold"].astype(int)))
+        if len(trained) < self.config.folds:
+            scores.notes.append(
+                f"Of {self.config.folds} folds only {', '.join(map(str, trained))}: a part of the photos."
+            )
         if self.config.group == "none":
             scores.notes.append("Leaky split (--group none): this score flatters and says nothing about new people.")
         return scores
@@ -178,19 +185,31 @@ class Run:
         """(N, heads) OOF class numbers."""
         return self.heads.argmax(self.probabilities)
 
+    @cached_property
+    def y(self) -> np.ndarray:
+        """(N, heads) class numbers of every photo in `folds` by the score's bounds; -1 is unknown."""
+        names = self.folds[list(self.heads.names)].to_numpy()
+        return np.array([self.heads.encode(row) for row in names], dtype=np.int64)
+
     @property
     def true(self) -> np.ndarray:
-        """(N, heads) class numbers by the score's bounds; -1 is unknown."""
-        table = self.folds.set_index("path").reindex(self.oof["path"])
-        if table["person"].isna().any():
+        """(N, heads) class numbers of every photo in `oof` by the score's bounds; -1 is unknown."""
+        rows = pd.Index(self.folds["path"]).get_indexer(pd.Index(self.oof["path"]))
+        if (rows < 0).any():
             raise DataError(f"{self.path / OOF} names photos that {self.path / FOLDS} does not.")
-        return np.array([self.heads.encode(row) for row in table[list(self.heads.names)].to_numpy()], dtype=np.int64)
+        return self.y[rows]
 
     def predict(self, images: str | Path | Sequence[str | Path], tta: int = 1, **options: Any) -> Predictions:
         """Predict photos: see `fastmask.inference.ensemble.predict`."""
         from fastmask.inference.ensemble import predict
 
         return predict(self, images, tta=tta, **options)
+
+
+def differing_settings(one: Config, other: Config) -> list[str]:
+    """The names of the settings in which two configurations ask for different results."""
+    a, b = one.to_plain(), other.to_plain()
+    return [name for name in a if a[name] != b[name] and name not in MACHINE_SETTINGS]
 
 
 def check_free(path: Path, overwrite: bool = False) -> None:

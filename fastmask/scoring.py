@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.randomness import Counted, Stream
@@ -101,33 +102,43 @@ def score(
         return Score(float("nan"), float("nan"), 0)
     owner = np.zeros(len(true), np.int64) if groups is None else np.unique(groups[known], return_inverse=True)[1]
     counts = _counts(predicted, true, kept, owner)
-    each, accuracy = _rates(counts.sum(0, keepdims=True), len(kept))
+    each, accuracy = _rates(counts.sum(axis=0)[None, :], len(kept))
     point = float(each.mean()), float(accuracy[0]), len(true)
     if groups is None or draws == 0:
         return Score(*point)
-    drawn = [_rates(weights @ counts, len(kept), each) for weights in _bootstrap_weights(len(counts), draws, seed)]
+    drawn = [_means(weights @ counts, len(kept), each) for weights in _bootstrap_weights(counts.shape[0], draws, seed)]
     f1_draws, accuracy_draws = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    return Score(*point, _interval(f1_draws.mean(1)), _interval(accuracy_draws))
+    return Score(*point, _interval(f1_draws), _interval(accuracy_draws))
 
 
-def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """(groups, 3 * classes + 2): per group the hits, answers and truths of each class, all hits, all photos."""
+def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray) -> csr_array:
+    """(groups, 3 * classes + 2): per group the hits, answers and truths of each class, all hits, all photos.
+
+    Sparse: with many heads there can be as many joint classes as photos, and a group has seen few of them.
+    """
     k, groups = len(classes), int(owner.max()) + 1
-    counts = np.zeros((groups, 3 * k + 2))
     hit = predicted == true
     every = np.ones_like(hit)
+    places = []
     for block, (who, rows) in enumerate(((true, hit), (predicted, every), (true, every))):
         rows = rows & np.isin(who, classes)
-        np.add.at(counts, (owner[rows], block * k + np.searchsorted(classes, who[rows])), 1)
-    counts[:, -2] = np.bincount(owner[hit], minlength=groups)
-    counts[:, -1] = np.bincount(owner, minlength=groups)
-    return counts
+        places.append((owner[rows], block * k + np.searchsorted(classes, who[rows])))
+    places += [(owner[hit], np.full(hit.sum(), 3 * k)), (owner, np.full(len(owner), 3 * k + 1))]
+    row, column = (np.concatenate(part) for part in zip(*places, strict=True))
+    # places that occur twice are added up
+    return csr_array((np.ones(len(row)), (row, column)), shape=(groups, 3 * k + 2))
 
 
 def _rates(counts: np.ndarray, k: int, absent: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """(draws, 3 * classes + 2) counts -> (draws, classes) F1, (draws,) accuracy."""
     hits, predicted, true = (counts[:, i * k : (i + 1) * k] for i in range(3))
     return f1(hits, predicted, true, absent), counts[:, -2] / counts[:, -1]
+
+
+def _means(counts: np.ndarray, k: int, absent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(draws, 3 * classes + 2) counts -> (draws,) macro-F1, (draws,) accuracy."""
+    each, accuracy = _rates(counts, k, absent)
+    return each.mean(1), accuracy
 
 
 def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:

@@ -114,8 +114,14 @@ def rows_of(run: Path) -> int:
 
 OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "data": (["sample"], "sample"),
+    "heads": (["colour, shape"], ["colour", "shape"]),
+    "images": (["photos"], "photos"),
+    "image_column": (["file"], "file"),
+    "group_column": (["who"], "who"),
+    "fixes": (["fixes.csv"], "fixes.csv"),
     "age_bounds": ([30, 58], [30, 58]),
     "folds": ([3], 3),
+    "folds_file": (["folds.csv"], "folds.csv"),
     "stratify": (["joint"], "joint"),
     "group": (["none"], "none"),
     "crop": ([200, 100], [200, 100]),
@@ -153,7 +159,7 @@ def printed(fastmask: Command, *arguments: Any) -> dict[str, Any]:
 
 def test_every_option_of_fit_is_a_setting_and_is_tried_below() -> None:
     fit = typer.main.get_command(cli.app).commands["fit"]  # type: ignore[attr-defined]
-    about_the_run = {"out", "resume", "overwrite", "config", "recipe", "set_", "print_config"}
+    about_the_run = {"out", "fold", "resume", "overwrite", "config", "recipe", "set_", "dry_run", "print_config"}
     options = {parameter.name for parameter in fit.params} - about_the_run
     assert options == set(OPTIONS)
     assert options <= set(Config.model_fields)
@@ -275,6 +281,11 @@ def test_printed_settings_read_back_as_the_same(words: list[Any], fastmask: Comm
         (["--set", "train_pipeline=null"], ["train_pipeline", "valid_pipeline"]),
         (["--set", "train_pipeline=3"], ["train_pipeline", "3"]),
         (["--set", "train_pipeline.transform.transforms=[{__class_fullname__: Crop3D}]"], ["Crop3D"]),
+        (["--fold", "0,2"], ["no fold 2", "0, 1"]),
+        (["--loss", "own"], ["own", "loss_func"]),
+        (["--heads", "age"], ["heads", "CSV"]),
+        (["--fixes", "nowhere.csv"], ["nowhere.csv"]),
+        (["--folds-file", "nowhere.csv"], ["nowhere.csv"]),
         (["--resume", "--overwrite", "--out", "run"], ["--resume", "--overwrite"]),
         (["--resume"], ["--resume", "--out"]),
         (["--resume", "--out", "nowhere"], ["nowhere"]),
@@ -319,7 +330,8 @@ def test_a_wrong_settings_file_is_refused(
     [
         (["fit", "--folds", "three"], ["--folds", "integer"]),
         (["fit", "--crop", "400"], ["--crop"]),
-        (["fit", "--fold", "3"], ["--fold"]),
+        (["fit", "--fold", "one"], ["--fold one", "whole numbers"]),
+        (["merge", "run"], ["--out"]),
         (["predict", "run"], ["images"]),
         (["predict", "run", "images"], ["--out"]),
         (["predict", "run", "images", "--out", "p.csv", "--tta", "many"], ["--tta", "integer"]),
@@ -883,3 +895,68 @@ def test_the_installed_command_keeps_stdout_for_results(finished_run: Run, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert (done.returncode, done.stderr) == (DONE, "")
     assert set(json.loads(done.stdout)) == {"joint", "heads", "notes"}
+
+
+# --- folds apart, any data, costs -----------------------------------------------------------------------------------
+
+
+def test_folds_trained_apart_are_merged(small: list[str], fastmask: Command, work: Path, finished_run: Run) -> None:
+    for fold in (0, 1):
+        assert fastmask(*small, "--fold", fold, "--out", f"half{fold}").code == DONE
+    merged = fastmask("merge", "half0", "half1", "--out", "whole")
+    assert merged.code == DONE, merged.errors
+    assert merged.out == fastmask("score", finished_run.path).out
+    assert (work / "whole" / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
+
+
+def test_runs_that_do_not_belong_together_are_not_merged(
+    finished_run: Run, run_copy: Path, refused: Callable[..., str]
+) -> None:
+    sentence = refused(ASKED_WRONGLY, "merge", finished_run.path, run_copy, "--out", "whole")
+    assert "have both trained fold 0" in sentence
+
+
+def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(small: list[str], fastmask: Command, work: Path) -> None:
+    before = snapshot(work)
+    answer = fastmask(*small, "--dry-run", "--fold", 1, "--out", "run")
+    assert answer.code == DONE
+    assert [line.split()[0] for line in answer.out.splitlines()] == ["step", "epoch", "run", "memory", "disk"]
+    assert "1 folds of 2 epochs" in answer.out
+    assert snapshot(work) == before
+
+
+def test_a_csv_with_other_heads(small: list[str], contest: Path, fastmask: Command, work: Path) -> None:
+    images = contest / "train" / "images"
+    photos = sorted(p.relative_to(images).as_posix() for p in images.rglob("*.*") if not p.name.startswith("."))
+    rows = [(p, p.split("/")[0], ("red", "green", "")[i % 3], f"s{i % 2}") for i, p in enumerate(photos)]
+    pd.DataFrame(rows, columns=["file", "who", "colour", "shape"]).to_csv("mine.csv", index=False)
+    data = ["--data", "mine.csv", "--images", images, "--group-column", "who", "--heads", "colour,shape"]
+    answer = fastmask(*small, *data, "--folds", 2, "--out", "run")
+    assert answer.code == DONE, answer.errors
+    assert "colour (green, red); shape (s0, s1)" in answer.err[0]
+    assert "28 of 84 photos lack a label" in answer.out
+    oof = Run.load(work / "run").oof
+    assert list(oof.columns[3:7]) == ["colour.green", "colour.red", "shape.s0", "shape.s1"]
+    assert fastmask("predict", "run", images / rows[0][1], "--out", "p.csv").code == DONE
+    predicted = pd.read_csv("p.csv")
+    assert set(predicted["colour"]) <= {"red", "green"}
+    assert set(predicted["shape"]) <= {"s0", "s1"}
+
+
+@pytest.mark.filterwarnings("always::fastmask.errors.FastmaskWarning")
+def test_a_folder_a_class(small: list[str], fastmask: Command, work: Path) -> None:
+    for i in range(8):
+        file = work / "pets" / ("cat", "dog")[i % 2] / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((400, 200, 3), 30 * i, np.uint8)).save(file)
+    answer = fastmask(*small, "--data", "pets", "--bs", 2, "--epochs", 1, "--out", "run")
+    assert answer.code == DONE, answer.errors
+    assert any("every photo is taken as a person of its own" in w for w in answer.warnings)
+    assert Run.load(work / "run").heads["class"].classes == ("cat", "dog")
+
+
+def test_doctor(fastmask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmask.training import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda: iter(["CPU 2 cores", "run works"]))
+    assert fastmask("doctor").out == "CPU 2 cores\nrun works\n"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from fastmask.data.table import Table
-from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.files import read_strings, require_columns
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
@@ -43,6 +46,36 @@ def assign_folds(
     return folds
 
 
+def read_folds(table: Table, file: str | Path, group: str | None = "person") -> np.ndarray:
+    """The folds of every photo, (N,) int64, from a CSV with fold and path or person, such as a run's folds.csv.
+
+    Raises DataError for a row whose fold is no number or which names nothing in the table, for a photo without a fold,
+    a number left out, and, unless `group` is "none", a person in two folds.
+    """
+    file = Path(file)
+    frame = read_strings(file, ("fold",))
+    key = "path" if "path" in frame.columns else "person"
+    require_columns(file, list(frame.columns), (key,))
+    known = set(table.frame[key])
+    fold_of: dict[str, int] = {}
+    for line, name, fold in zip(frame.index, frame[key], frame["fold"], strict=True):
+        if re.fullmatch("[0-9]{1,4}", fold) is None:
+            raise DataError(f"{file}, line {line}, column fold: found {fold!r}, expected a whole number from 0.")
+        if name not in known:
+            raise DataError(f"{file}, line {line}, column {key}: {name!r} is not among the photos; remove the row.")
+        if fold_of.setdefault(name, int(fold)) != int(fold):
+            raise DataError(f"{file}, line {line}, column fold: {name!r} has fold {fold_of[name]} and {fold}.")
+    missing = table.frame[key][~table.frame[key].isin(list(fold_of))]
+    if len(missing):
+        raise DataError(f"{file} gives {len(missing)} photos no fold, such as {key} {missing.iloc[0]!r}; add them.")
+    folds = table.frame[key].map(fold_of).to_numpy(np.int64)
+    if len(set(folds)) != folds.max() + 1 or folds.max() < 1:
+        raise DataError(f"{file} has the folds {sorted(set(folds.tolist()))}; expected 0, 1, … without a gap.")
+    if group == "person":
+        check_whole(table.persons, folds)
+    return folds
+
+
 def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
     """Raise UsageError naming a person whose photos lie in two folds."""
     first: dict[str, int] = {}
@@ -66,12 +99,12 @@ def _strata(table: Table, stratify: str) -> np.ndarray:
 
 
 def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, stratify: str) -> None:
-    names = table.heads.joint_names() if stratify == "joint" else table.heads[stratify].classes
     for label in np.unique(labels[labels >= 0]):
         count = len(set(units[labels == label]))
         if count < k:
+            name = table.heads.joint_name(label) if stratify == "joint" else table.heads[stratify].decode(label)
             warnings.warn(
-                f"Class {names[label]!r} has {count} {'person' if count == 1 else 'persons'} for {k} folds: "
+                f"Class {name!r} has {count} {'person' if count == 1 else 'persons'} for {k} folds: "
                 "some folds validate none of it, and its F1 will be noisy.",
                 FastmaskWarning,
                 stacklevel=3,

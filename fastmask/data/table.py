@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,13 @@ from fastmask.heads import UNKNOWN, Head, Heads
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
 CONTEST_COLUMNS = ("id", "gender", "race", "age", "path")
+OnFault = Callable[[DataError], None]
 MASK_OF_STEM = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
+
+
+def strict(fault: DataError) -> None:
+    """What readers do with a fault unless told otherwise: raise it. Told to collect, they leave its row out."""
+    raise fault
 
 
 @dataclass(frozen=True)
@@ -119,74 +125,83 @@ def read_contest(
     data: str | Path,
     age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
     score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
+    on_fault: OnFault = strict,
 ) -> Table:
     """Read the contest's train.csv and the seven photos of each of its persons.
 
-    The person is the column `path`, never `id`, which repeats. Raises DataError naming file, row and column for what
-    cannot be used; photos are found by their stem, whatever their extension, but not opened (`check_photos` does).
+    The person is the column `path`, never `id`, which repeats. `on_fault` is called with a DataError naming file, row
+    and column for each thing that cannot be used, which is then left out. Photos are found by their stem, whatever
+    their extension, but not opened (`check_photos` does).
     """
     folder = contest_folder(data)
     heads = contest_heads(age_bounds, score_age_bounds)
-    persons = _read_persons(folder / "train.csv", heads)
+    persons = _read_persons(folder / "train.csv", heads, on_fault)
     rows = []
     for person in persons.itertuples(index=False):
-        photos = _photos_of(folder / "images" / person.path, folder / "train.csv")
-        for stem, mask in MASK_OF_STEM.items():
-            path = f"{person.path}/{photos[stem]}"
+        photos = _photos_of(folder / "images" / person.path, folder / "train.csv", on_fault)
+        for stem in [s for s in MASK_OF_STEM if s in photos]:
+            path, mask = f"{person.path}/{photos[stem]}", MASK_OF_STEM[stem]
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
     reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
     return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", stratify="age", reading=reading)
 
 
-def _read_persons(file: Path, heads: Heads) -> pd.DataFrame:
+def _read_persons(file: Path, heads: Heads, on_fault: OnFault) -> pd.DataFrame:
     frame = read_strings(file, CONTEST_COLUMNS)
-    for row in frame.itertuples():
-        where = f"{file}, line {row.Index}"
-        if row.gender not in heads["gender"].classes:
-            raise DataError(f"{where}, column gender: found {row.gender!r}, expected male or female.")
-        if not _is_age(row.age):
-            raise DataError(f"{where}, column age: found {row.age!r}, expected a number of years from 0 to 150.")
-        if not row.path or Path(row.path).name != row.path or row.path in (".", "..") or "\0" in row.path:
-            raise DataError(f"{where}, column path: found {row.path!r}, expected the name of a folder in images.")
-    twice = frame["path"][frame["path"].duplicated()]
-    if len(twice):
-        raise DataError(f"{file}, line {twice.index[0]}, column path: {twice.iloc[0]!r} stands twice; remove one row.")
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one a person.")
+    faults = [_fault_of(row, heads) for row in frame.itertuples()]
+    for i in frame["path"].duplicated().to_numpy().nonzero()[0]:
+        faults[i] = faults[i] or f"column path: {frame['path'].iloc[i]!r} stands twice; remove one row."
+    for line, fault in zip(frame.index, faults, strict=True):
+        if fault:
+            on_fault(DataError(f"{file}, line {line}, {fault}"))
+    frame = frame[[not fault for fault in faults]].copy()
     frame["age"] = frame["age"].astype(float)
     frame["age_band"] = [heads["age"].decode(c) for c in heads["age"].band(frame["age"].to_numpy())]
     return frame
+
+
+def _fault_of(row: Any, heads: Heads) -> str:
+    """What is wrong with a row of train.csv; "" if nothing is."""
+    if row.gender not in heads["gender"].classes:
+        return f"column gender: found {row.gender!r}, expected male or female."
+    if not _is_age(row.age):
+        return f"column age: found {row.age!r}, expected a number of years from 0 to 150."
+    if not row.path or Path(row.path).name != row.path or row.path in (".", "..") or "\0" in row.path:
+        return f"column path: found {row.path!r}, expected the name of a folder in images."
+    return ""
 
 
 def _is_age(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text) is not None and float(text) <= 150
 
 
-def _photos_of(folder: Path, csv: Path) -> dict[str, str]:
-    """stem -> file name of the seven photos in a person's folder."""
+def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
+    """stem -> file name of the photos in a person's folder; seven where nothing is wrong."""
     try:
         names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row."
-        ) from error
+        on_fault(
+            DataError(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row.")
+        )
+        return {}
     photos: dict[str, str] = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in SUFFIXES:
             continue
         if stem not in MASK_OF_STEM:
-            raise DataError(
-                f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it."
-            )
-        if stem in photos:
-            raise DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}.")
-        photos[stem] = name
-    missing = [stem for stem in MASK_OF_STEM if stem not in photos]
-    if missing:
-        raise DataError(
-            f"{folder} has no photo called {missing[0]} (any of {', '.join(SUFFIXES)}); expected seven photos."
+            what = f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it."
+            on_fault(DataError(what))
+        elif stem in photos:
+            on_fault(DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}."))
+        else:
+            photos[stem] = name
+    for stem in (s for s in MASK_OF_STEM if s not in photos):
+        on_fault(
+            DataError(f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos.")
         )
     return photos
 

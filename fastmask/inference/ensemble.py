@@ -58,8 +58,10 @@ class Predictions:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a photo: path, the predicted joint class, a probability a class, and the same of each member."""
+        """One row a photo: path, the predicted joint class and each head's, a probability a class, also by member."""
         columns = {"path": self.names, "predicted": self.joint}
+        for head, codes in zip(self.heads, self.y.T, strict=True):
+            columns[head.name] = np.array(head.classes, dtype=object)[codes]
         columns.update(zip(self.heads.columns, self.probabilities.T, strict=True))
         for member, probabilities in self.members.items():
             named = [f"{member}:{column}" for column in self.heads.columns]

@@ -109,7 +109,7 @@ def _read_classes(file: Path, heads: Heads) -> pd.DataFrame:
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one a photo.")
     for line, text in frame[value].items():
-        if re.fullmatch("[0-9]{1,9}", text) is None or int(text) >= heads.n_joint:
+        if re.fullmatch("[0-9]{1,19}", text) is None or int(text) >= heads.n_joint:
             raise DataError(
                 f"{file}, line {line}, column {value}: found {text!r}, expected a class from 0 to {heads.n_joint - 1}."
             )

@@ -10,23 +10,35 @@ import torch
 from fastai.learner import Metric
 from torch import Tensor
 
+from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.scoring import JOINT, macro_f1
 
+# the most classes that are counted where nobody says which occur
+_MOST_COUNTED = 10**6
 
-def count_classes(predicted: Tensor, true: Tensor, k: int) -> Tensor:
-    """(N,) predicted and true class numbers -> (3, k): right answers, answers and truths a class; -1 is left out."""
-    known = (true != UNKNOWN).to(torch.int64)
-    place = true.clamp(min=0)
-    counts = torch.zeros(3, k, dtype=torch.int64, device=true.device)
-    counts[0].index_add_(0, place, known * (predicted == true))
-    counts[1].index_add_(0, predicted, known)
-    counts[2].index_add_(0, place, known)
-    return counts
+
+def count_classes(predicted: Tensor, true: Tensor, classes: Tensor) -> Tensor:
+    """(N,) predicted and true class numbers -> (3, k): right answers, answers and truths of each of (k,) `classes`.
+
+    `classes` rise. Photos whose truth is -1 are left out; an answer or a truth outside `classes` is counted nowhere.
+    """
+    k = len(classes)
+    counts = torch.zeros(3, k + 1, dtype=torch.int64, device=true.device)
+    if k == 0:
+        return counts[:, :0]
+    predicted, true = predicted.contiguous(), true.contiguous()
+    known = true != UNKNOWN
+    for row, (who, counted) in enumerate(((true, known & (predicted == true)), (predicted, known), (true, known))):
+        place = torch.searchsorted(classes, who).clamp(max=k - 1)
+        # the last column takes what is not to be counted, so that nothing has to be selected on the device
+        place = torch.where(counted & (classes[place] == who), place, k)
+        counts[row].index_add_(0, place, torch.ones_like(place))
+    return counts[:, :k]
 
 
 class _Counting(Metric):
-    """Counts one target's classes batch by batch on the device; the host reads them once, for `value`.
+    """Adds up counts batch by batch on the device; the host reads them once, for `value`.
 
     Without a known label the value is NaN.
     """
@@ -35,7 +47,6 @@ class _Counting(Metric):
 
     def __init__(self, heads: Heads, target: str = JOINT) -> None:
         self.heads, self.target = heads, target
-        self.k = heads.n_joint if target == JOINT else len(heads[target].classes)
         self.counts: Tensor | None = None
 
     def reset(self) -> None:
@@ -43,8 +54,12 @@ class _Counting(Metric):
 
     def accumulate(self, learn: Any) -> None:
         logits, y = learn.pred.as_subclass(Tensor), learn.y.as_subclass(Tensor)
-        counts = count_classes(*self._of_target(logits, y), self.k)
+        counts = self.count(*self._of_target(logits, y))
         self.counts = counts if self.counts is None else self.counts.add_(counts)
+
+    def count(self, predicted: Tensor, true: Tensor) -> Tensor:
+        """What a batch adds, from (B,) predicted and true class numbers."""
+        raise NotImplementedError
 
     def _of_target(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.target == JOINT:
@@ -69,15 +84,22 @@ class MacroF1(_Counting):
 
     def __init__(self, heads: Heads, target: str = JOINT, classes: Sequence[int] | None = None) -> None:
         super().__init__(heads, target)
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else sorted(classes)
+        size = heads.n_joint if target == JOINT else len(heads[target].classes)
+        if classes is None and size > _MOST_COUNTED:
+            raise UsageError(f"{target} has {size} classes; give the metric those that the truth has: classes=.")
+        self._counted = torch.arange(size) if self.classes is None else torch.tensor(self.classes, dtype=torch.int64)
+
+    def count(self, predicted: Tensor, true: Tensor) -> Tensor:
+        self._counted = self._counted.to(true.device)
+        return count_classes(predicted, true, self._counted)
 
     @property
     def value(self) -> float:
         if self.counts is None or not self.counts[2].any():
             return float("nan")
-        hits, predicted, true = self.counts.cpu().numpy()
-        kept = np.flatnonzero(true) if self.classes is None else self.classes
-        return float(macro_f1(hits[kept], predicted[kept], true[kept]))
+        counts = self.counts.cpu().numpy()
+        return float(macro_f1(*(counts[:, counts[2] > 0] if self.classes is None else counts)))
 
 
 class Accuracy(_Counting):
@@ -85,10 +107,14 @@ class Accuracy(_Counting):
 
     score = "accuracy"
 
+    def count(self, predicted: Tensor, true: Tensor) -> Tensor:
+        known = true != UNKNOWN
+        return torch.stack([(known & (predicted == true)).sum(), known.sum()])
+
     @property
     def value(self) -> float:
-        hits, _, true = (0, 0, 0) if self.counts is None else self.counts.sum(1).tolist()
-        return hits / true if true else float("nan")
+        hits, known = (0, 0) if self.counts is None else self.counts.tolist()
+        return hits / known if known else float("nan")
 
 
 def default_metrics(heads: Heads, y: np.ndarray | None = None) -> list[Metric]:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -14,19 +15,22 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
+from fastai.learner import Learner
+from torch import nn
 
 from fastmask.config import Config, make_config
 from fastmask.data.augment import REPORT_STATS, Stats, augmentations, check_fit, completed, report_pipelines, to_plain
-from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import pick_device
+from fastmask.data.folds import assign_folds, read_folds
+from fastmask.data.loaders import dataloaders, pick_device
 from fastmask.data.table import Table, check_photos
 from fastmask.errors import UsageError, one_line
-from fastmask.heads import Heads
+from fastmask.heads import Head, Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.training.learner import seeded
+from fastmask.training.learner import mask_learner, seeded
 
+LossFunc = Callable[[Heads], nn.Module]
 PACKAGES = (
     "fastmask",
     "torch",
@@ -39,6 +43,8 @@ PACKAGES = (
     "pandas",
     "adamp",
 )
+# classes of a head in the line that says what a run does
+_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,14 @@ class Plan:
     folds: np.ndarray
     pipelines: dict[str, Any]
     environment: dict[str, Any]
+    loss_func: LossFunc | None = None
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
         return "; ".join(
             (
                 f"{len(self.table)} photos of {persons} persons",
+                *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}",
             )
@@ -68,34 +76,98 @@ class Plan:
         numbers = [f"{h.name}_value" for h in heads if h.bounds]
         return self.table.frame[["path", "person", *heads.names, *numbers]].assign(fold=self.folds)
 
+    def check_folds(self, chosen: Sequence[int] | None) -> list[int]:
+        """The folds to train, all where none are chosen; raises UsageError for one that there is not."""
+        every = range(self.config.folds)
+        wrong = [fold for fold in chosen or [] if fold not in every]
+        if wrong:
+            raise UsageError(f"There is no fold {wrong[0]}; expected some of {', '.join(map(str, every))}.")
+        return sorted(set(every if chosen is None else chosen))
 
-def prepare(table: Table, config: Config) -> Plan:
+    def learner(self, fold: int, cbs: Sequence[Any] = ()) -> Learner:
+        """The learner that trains on all folds but `fold`, at its start."""
+        self.check_folds([fold])
+        dls = dataloaders(
+            self.table,
+            fold,
+            self.folds,
+            augments=augmentations(self.pipelines),
+            bs=self.config.bs,
+            seed=self.config.seed,
+            num_workers=self.config.workers,
+            device=self.config.device,
+        )
+        return mask_learner(
+            dls,
+            build(self.config, self.table.heads, fold),
+            loss_func=self.loss(),
+            lr=self.config.lr,
+            wd=self.config.wd,
+            cbs=cbs,
+        )
+
+    def loss(self) -> nn.Module:
+        """The loss, of one's own or of the configuration."""
+        heads = self.table.heads
+        return build_loss(self.config, heads) if self.loss_func is None else self.loss_func(heads)
+
+
+def _heads_line(head: Head) -> str:
+    shown = ", ".join(head.classes[:_MOST_SHOWN])
+    return f"{head.name} ({shown}{', …' if len(head.classes) > _MOST_SHOWN else ''})"
+
+
+def prepare(table: Table, config: Config, loss_func: LossFunc | None = None) -> Plan:
     """Check everything that can be checked before training, the cheap things first; nothing is written."""
     config = effective_config(table, config)
+    config = settle_loss(config, loss_func)
     device = pick_device(config.device)
     table = replace(table, heads=weighted_heads(table.heads, config))
     check_monitor(config, table.heads)
-    build_loss(config, table.heads)
+    if loss_func is None:
+        build_loss(config, table.heads)
     pipelines = effective_pipelines(config)
     train, valid = augmentations(pipelines)
-    folds = assign_folds(table, config.folds, config.stratify, config.group, config.seed)
+    config, folds = deal(table, config)
     network = build(config, table.heads, fold=0)
     photos = [table.photo(i) for i in range(len(table))]
     size = check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
     check_size(network, config.arch, size)
-    return Plan(config, table, folds, pipelines, environment(network, table, device))
+    return Plan(config, table, folds, pipelines, environment(network, table, device), loss_func)
 
 
 def effective_config(table: Table, config: Config) -> Config:
     """`config` with every default that depends on the table filled in, so that the run keeps what it did."""
     for name, value in table.reading.items():
-        if name != "data" and name in config.model_fields_set and getattr(config, name) != value:
+        given = getattr(config, name) if name in config.model_fields_set and name != "data" else None
+        if given is not None and given != value:
             raise UsageError(
-                f"Setting {name} is {getattr(config, name)}, but the table was read with {value}: "
-                "give it where the table is read."
+                f"Setting {name} is {given}, but the table was read with {value}: give it where the table is read."
             )
-    given = config.model_dump(exclude_unset=True)
-    return make_config(table.reading, given, {"stratify": config.stratify or table.stratify})
+    settings = config.model_dump(exclude_unset=True)
+    return make_config(
+        settings,
+        {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))},
+        {"stratify": config.stratify or table.stratify},
+    )
+
+
+def settle_loss(config: Config, loss_func: LossFunc | None) -> Config:
+    """`config` with the loss called "own" where it is; raises UsageError where it is called so and is not there."""
+    if loss_func is None and config.loss == "own":
+        raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
+    return config if loss_func is None else config.model_copy(update={"loss": "own"})
+
+
+def deal(table: Table, config: Config) -> tuple[Config, np.ndarray]:
+    """The fold of every photo, and `config` with the number of folds that a file of them has."""
+    if config.folds_file is None:
+        return config, assign_folds(table, config.folds, config.stratify, config.group, config.seed)
+    folds = read_folds(table, config.folds_file, config.group)
+    count = int(folds.max()) + 1
+    if "folds" in config.model_fields_set and config.folds != count:
+        raise UsageError(f"Setting folds is {config.folds}, but {config.folds_file} has {count}; leave it out.")
+    return config.model_copy(update={"folds": count}), folds
 
 
 def effective_pipelines(config: Config) -> dict[str, Any]:

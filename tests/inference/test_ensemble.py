@@ -90,7 +90,9 @@ def test_members_can_be_chosen_and_each_keeps_its_columns(finished_run, photos):
     one = predicted(finished_run, photos[:3], members=["fold1"])
     assert list(one.members) == ["fold1"]
     frame = predicted(finished_run, photos[:3]).frame
-    assert list(frame.columns[:3]) == ["path", "predicted", "mask.wear"]
+    assert list(frame.columns[:6]) == ["path", "predicted", "mask", "gender", "age", "mask.wear"]
+    named = [finished_run.heads.encode(row) for row in frame[["mask", "gender", "age"]].to_numpy()]
+    assert finished_run.heads.joint(np.array(named)).tolist() == frame["predicted"].tolist()
     assert {"fold0:age.60+", "fold1:age.60+"} <= set(frame.columns)
     np.testing.assert_allclose(frame["fold1:mask.wear"], one.probabilities[:, 0], atol=1e-6)
 

@@ -20,8 +20,9 @@ from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.model.losses import FocalLoss
 from fastmask.run import Run
 from fastmask.training import crossval
+from fastmask.training import plan as plan_module
 from fastmask.training.callbacks import read_oof
-from fastmask.training.crossval import choose_epochs, cross_validate
+from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import build, prepare
 
 
@@ -62,35 +63,18 @@ def test_each_fold_is_judged_on_photos_of_persons_it_has_not_seen(finished_run, 
     # the probabilities in oof.csv are those of the fold that validated the photo
     oof = finished_run.oof
     for fold in (0, 1):
-        epoch = finished_run.scores["folds"][fold]["epoch"]
+        (epoch,) = finished_run.scores["folds"][fold]["epochs"]
         rows = (oof["fold"] == fold).to_numpy()
         np.testing.assert_allclose(
             finished_run.probabilities[rows], read_oof(finished_run.fold_path(fold), epoch), rtol=1e-6
         )
 
 
-@pytest.mark.parametrize(
-    ("curves", "chosen"),
-    [
-        # by hand: the mean of the other two is highest at epoch 1 for fold 0, at 2 for fold 1, at 0 or 1 for fold 2
-        ([[0.9, 0.1, 0.2], [0.1, 0.8, 0.2], [0.1, 0.3, 0.5]], [1, 0, 0]),
-        # two folds choose for each other
-        ([[0.1, 0.2, 0.9], [0.5, 0.2, 0.1]], [0, 2]),
-        # a fold that stopped early keeps its last value, and takes no epoch that it did not reach
-        ([[0.1, 0.2], [0.1, 0.2, 0.3, 0.9]], [1, 1]),
-        # alone there is nobody to ask: the last epoch
-        ([[0.9, 0.1, 0.2]], [2]),
-    ],
-)
-def test_the_other_folds_choose_the_epoch(curves, chosen):
-    assert choose_epochs([np.array(c) for c in curves]) == chosen
-
-
 def test_the_optimistic_figure_stands_beside_and_is_each_fold_s_own_best(finished_run):
     own = [finished_run.history(f)["macro_f1"].to_numpy() for f in (0, 1)]
     folds = finished_run.scores["folds"]
-    assert [f["own_best_epoch"] for f in folds] == [int(c.argmax()) for c in own]
-    assert [f["epoch"] for f in folds] == [int(own[1].argmax()), int(own[0].argmax())]
+    assert [f["own_best_epochs"] for f in folds] == [[int(c.argmax())] for c in own]
+    assert [f["epochs"] for f in folds] == [[int(own[1].argmax())], [int(own[0].argmax())]]
     assert "flatters" in finished_run.scores["optimistic"]["why"]
 
 
@@ -155,14 +139,14 @@ def test_the_leaky_split_is_warned_of_and_marked(contest, small_settings, tmp_pa
 
 def test_memory_of_a_fold_is_given_back(contest, small_settings, tmp_path, monkeypatch):
     networks = []
-    make = crossval.build
+    make = plan_module.build
 
     def remembered(*args, **kwargs):
         network = make(*args, **kwargs)
         networks.append(weakref.ref(network))
         return network
 
-    monkeypatch.setattr(crossval, "build", remembered)
+    monkeypatch.setattr(plan_module, "build", remembered)
     alive = []
 
     class Log(io.StringIO):
@@ -173,7 +157,7 @@ def test_memory_of_a_fold_is_given_back(contest, small_settings, tmp_path, monke
 
     cross_validate(read_contest(contest), out=tmp_path / "run", log=Log(), **{**small_settings, "epochs": 1})
     assert max(alive) == 1
-    assert len(networks) == 2  # one a fold
+    assert len(networks) == 3  # one to check, and one a fold
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(finished_run, contest, small_settings, tmp_path, monkeypatch):
@@ -243,8 +227,8 @@ def test_a_run_that_appeared_in_the_meantime_is_left_alone(finished_run, run_cop
 def test_resume_runs_on_the_machine_that_it_is_told(run_copy, contest, small_settings, monkeypatch):
     (run_copy / "fold1" / "done.json").unlink()
     seen = []
-    make = crossval.dataloaders
-    monkeypatch.setattr(crossval, "dataloaders", lambda *a, **k: seen.append(k["num_workers"]) or make(*a, **k))
+    make = plan_module.dataloaders
+    monkeypatch.setattr(plan_module, "dataloaders", lambda *a, **k: seen.append(k["num_workers"]) or make(*a, **k))
     quiet(read_contest(contest), run_copy, resume=True, **small_settings, workers=1)
     assert seen == [1]
 
@@ -259,8 +243,8 @@ def test_a_pipeline_may_be_given_as_an_object(contest, small_settings, tmp_path)
 
 def test_persons_of_training_and_validation_are_others(contest, small_settings, tmp_path, monkeypatch):
     seen = []
-    make = crossval.dataloaders
-    monkeypatch.setattr(crossval, "dataloaders", lambda *a, **k: seen.append(make(*a, **k)) or seen[-1])
+    make = plan_module.dataloaders
+    monkeypatch.setattr(plan_module, "dataloaders", lambda *a, **k: seen.append(make(*a, **k)) or seen[-1])
     table = read_contest(contest)
     quiet(table, tmp_path / "run", **{**small_settings, "epochs": 1})
     validated = []
@@ -291,3 +275,57 @@ def test_it_learns(contest, small_settings, tmp_path):
 def test_folds_csv_names_every_label(finished_run):
     folds = pd.read_csv(finished_run.path / "folds.csv")
     assert list(folds.columns) == ["path", "person", "mask", "gender", "age", "age_value", "fold"]
+
+
+def test_folds_can_be_trained_apart_and_then_the_rest(finished_run, contest, small_settings, tmp_path):
+    table = read_contest(contest)
+    run = quiet(table, tmp_path / "run", fold=[1], **small_settings)
+    assert run.trained_folds == [1]
+    assert set(run.oof["fold"]) == {1}
+    assert run.score().notes == ["Of 2 folds only 1: a part of the photos."]
+    assert run.scores["folds"][0]["epochs"] == [1]  # nobody to ask: the last
+    run = quiet(table, tmp_path / "run", resume=True, **small_settings)
+    assert hashes(run.path) == hashes(finished_run.path)
+
+
+@pytest.mark.parametrize("fold", [[2], [-1], [0, 7]])
+def test_a_fold_that_there_is_not_is_refused(fold, contest, small_settings, tmp_path):
+    with pytest.raises(UsageError, match="There is no fold .*; expected some of 0, 1"):
+        quiet(read_contest(contest), tmp_path / "run", fold=fold, **small_settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_folds_is_shared(finished_run, contest, small_settings, tmp_path):
+    shared = tmp_path / "split.csv"
+    folds = finished_run.folds.assign(fold=1 - finished_run.folds["fold"])
+    folds[["person", "fold"]].drop_duplicates().to_csv(shared, index=False)
+    settings = {k: v for k, v in small_settings.items() if k != "folds"} | {"epochs": 1}
+    run = quiet(read_contest(contest), tmp_path / "run", folds_file=str(shared), **settings)
+    assert run.config.folds == 2
+    assert run.folds["fold"].tolist() == folds["fold"].tolist()
+    with pytest.raises(UsageError, match="Setting folds is 3, but .*split.csv has 2"):
+        quiet(read_contest(contest), tmp_path / "other", folds_file=str(shared), folds=3, **settings)
+
+
+def test_the_best_k_are_averaged(contest, small_settings, tmp_path):
+    run = quiet(read_contest(contest), tmp_path / "run", **{**small_settings, "epochs": 4, "top_k": 2})
+    assert [len(run.checkpoints(f)) for f in (0, 1)] == [2, 2]
+    for scores in run.scores["folds"]:
+        fold, epochs = scores["fold"], scores["epochs"]
+        assert len(epochs) == 2
+        mean = (read_oof(run.fold_path(fold), epochs[0]) + read_oof(run.fold_path(fold), epochs[1])) / 2
+        np.testing.assert_allclose(run.probabilities[run.oof["fold"] == fold], mean, rtol=1e-6)
+
+
+def test_a_loss_of_one_s_own(contest, small_settings, tmp_path):
+    class HalfFocal(FocalLoss):
+        def forward(self, logits, y):
+            return super().forward(logits, y) / 2
+
+    settings = {**small_settings, "epochs": 1, "lr": 1e-9}
+    whole = quiet(read_contest(contest), tmp_path / "whole", **settings)
+    half = quiet(read_contest(contest), tmp_path / "half", loss_func=HalfFocal, **settings)
+    assert half.config.loss == "own"
+    assert half.history(0)["valid_loss"][0] == pytest.approx(whole.history(0)["valid_loss"][0] / 2, rel=1e-4)
+    with pytest.raises(UsageError, match="loss is own, which needs the loss_func"):
+        quiet(read_contest(contest), tmp_path / "run", **{**settings, "loss": "own"})

@@ -1,0 +1,304 @@
+"""Readers: any data as a Table: a CSV with a column a head, a folder a class, the contest's folder, the sample."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fastmask.data.fixes import apply_fixes
+from fastmask.data.photo import SUFFIXES
+from fastmask.data.table import OnFault, Table, contest_folder, read_contest, strict
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.files import read_strings
+from fastmask.heads import RESERVED, Head, Heads
+
+if TYPE_CHECKING:
+    from fastmask.config import Config
+
+# a column with more different values than this is taken as a head only where it is named as one
+MOST_CLASSES = 100
+# with more joint classes than this, folds are stratified on the first head
+MOST_STRATA = 50
+NO_PERSONS = (
+    "says whose photo is whose, so every photo is taken as a person of its own: if somebody has several, they leak "
+    "from one fold to another. Name the column that tells persons apart with --group-column."
+)
+
+GivenHeads = Sequence[str | Head] | Mapping[str, Sequence[str]] | Heads
+
+
+def read_csv(
+    file: str | Path,
+    heads: GivenHeads | None = None,
+    images: str | Path | None = None,
+    group: str | None = None,
+    *,
+    image_column: str | None = None,
+    on_fault: OnFault = strict,
+) -> Table:
+    """Read a CSV with one row a photo and one column a head; an empty cell is a label that nobody knows.
+
+    Args:
+        heads: names of columns, whose classes are those found, sorted; or {name: its classes in order}; or `Head`s, of
+            which one with bounds reads numbers. None takes every column that repeats a few values, and warns of others.
+        images: the folder that the photos' paths are relative to; by default the CSV's own.
+        group: the column that says whose photo it is, for folds that keep persons whole; by default `person`. Without
+            one every photo is a person of its own, with a warning.
+        image_column: by default `path`, or the one column whose cells end as photos do. A name without an ending is
+            found with any.
+        on_fault: called with a DataError naming line and column for each row that cannot be used.
+    """
+    file = Path(file)
+    frame = read_strings(file, [c for c in (image_column, group) if c])
+    if frame.empty:
+        raise DataError(f"{file} has no rows; expected one a photo.")
+    image_column = image_column or _image_column(file, frame)
+    group = group or ("person" if "person" in frame.columns else None)
+    made = _make_heads(file, frame, heads, {image_column, group})
+    folder = Path(images) if images is not None else file.parent
+    paths = _paths(file, frame[image_column], folder)
+    columns = {head.name: _classes(file, frame[head.name], head) for head in made}
+    persons = _persons(file, frame, group)
+    kept = _without_faults({image_column: paths, **columns, **({group: persons} if group else {})}, file, on_fault)
+    rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
+    for head in made:
+        rows[head.name] = columns[head.name]
+        if head.bounds:
+            rows[f"{head.name}_value"] = _numbers(frame[head.name])
+    if persons is None:
+        warnings.warn(f"No column of {file} {NO_PERSONS}", FastmaskWarning, stacklevel=2)
+    reading = {
+        "data": str(file),
+        "heads": {k: list(v) for k, v in heads.items()} if isinstance(heads, Mapping) else list(made.names),
+        "images": None if images is None else str(images),
+        "image_column": image_column,
+        "group_column": group,
+    }
+    return _table(rows[kept], made, folder, reading)
+
+
+def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = strict) -> Table:
+    """Read a folder a class: FOLDER/CLASS/…/photo; the one head is called `head`. Every photo is a person of its own.
+
+    Hidden files and folders are left out; a folder without photos is a fault.
+    """
+    folder = Path(folder)
+    names = _class_folders(folder)
+    if len(names) < 2:
+        raise UsageError(f"{folder} holds {len(names)} folders; expected two or more, one a class, with photos inside.")
+    rows = []
+    for name in names:
+        photos = [p for p in _photos_below(folder / name) if not _is_hidden(p.relative_to(folder))]
+        if not photos:
+            on_fault(
+                DataError(f"{folder / name} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it.")
+            )
+        rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
+    frame = pd.DataFrame(rows, columns=["path", head])
+    frame = frame.assign(person=frame["path"], source=folder.name)
+    warnings.warn(f"Nothing in {folder} {NO_PERSONS}", FastmaskWarning, stacklevel=2)
+    return _table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
+
+
+def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], None] = lambda _: None) -> Table:
+    """The table that a configuration names: a CSV, a contest folder, a folder a class or the sample; its fixes applied.
+
+    `log` is told where the sample is drawn. Raises UsageError where `data` is none of these, or a setting does not
+    belong to it.
+    """
+    table = _read(config, on_fault, log)
+    return table if config.fixes is None else apply_fixes(table, config.fixes, on_fault)
+
+
+def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:
+    data = Path(config.data)
+    if data.suffix.lower() == ".csv" and data.name != "train.csv":
+        _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
+        return read_csv(
+            data, config.heads, config.images, config.group_column, image_column=config.image_column, on_fault=on_fault
+        )
+    _refuse(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {data}")
+    if config.data == "sample":
+        from fastmask.data.sample import cached_sample
+
+        data = cached_sample(log=log)
+    elif not _is_contest(data) and len(_class_folders(data)) > 1:
+        _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder a class")
+        return read_folders(data, on_fault=on_fault)
+    return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault)
+
+
+def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
+    given = [s for s in settings if s in config.model_fields_set and getattr(config, s) != config.default(s)]
+    if given:
+        raise UsageError(f"Setting {given[0]} goes with {why}; leave it out.")
+
+
+def _is_contest(data: Path) -> bool:
+    try:
+        contest_folder(data)
+    except UsageError:
+        return False
+    return True
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The folders inside `folder` that hold photos or folders, sorted; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+
+
+def _photos_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
+    table = Table(frame.reset_index(drop=True), heads, root, reading=reading)
+    many = len(np.unique(heads.joint(table.y))) > MOST_STRATA
+    return Table(table.frame, heads, root, stratify=heads.names[0] if many else "joint", reading=reading)
+
+
+def _image_column(file: Path, frame: pd.DataFrame) -> str:
+    if "path" in frame.columns:
+        return "path"
+    found = [c for c in frame.columns if frame[c].str.lower().str.endswith(SUFFIXES).all()]
+    if len(found) != 1:
+        what = f"several columns of photos ({', '.join(found)})" if found else "no column of photos"
+        raise UsageError(
+            f"{file} has {what} among {', '.join(frame.columns)}; name the one to use with --image-column."
+        )
+    return str(found[0])
+
+
+def _make_heads(file: Path, frame: pd.DataFrame, given: GivenHeads | None, taken: set[str | None]) -> Heads:
+    if isinstance(given, Heads):
+        return _check_columns(file, frame, given, taken)
+    if given is None:
+        given = _found_heads(file, frame, taken)
+    entries: Any = list(given.items()) if isinstance(given, Mapping) else [(entry, None) for entry in given]
+    heads = []
+    for entry, classes in entries:
+        if isinstance(entry, Head):
+            heads.append(entry)
+        else:
+            _check_columns(file, frame, [entry], taken)
+            heads.append(Head(entry, tuple(classes) if classes else _values(file, frame[entry])))
+    return _check_columns(file, frame, Heads(heads), taken)
+
+
+def _check_columns(file: Path, frame: pd.DataFrame, heads: Any, taken: set[str | None]) -> Any:
+    for head in heads:
+        name = head if isinstance(head, str) else head.name
+        if name not in frame.columns or name in taken:
+            others = [c for c in frame.columns if c not in taken]
+            raise UsageError(f"{file} has no column {name!r} for a head; expected some of {', '.join(others)}.")
+    return heads
+
+
+def _found_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
+    """The columns that repeat few values; the others are named in a warning."""
+    found: list[str] = []
+    left: list[str] = []
+    for column in (c for c in frame.columns if c not in taken and c not in RESERVED):
+        values = frame[column][frame[column] != ""]
+        count = values.nunique()
+        is_head = 2 <= count <= min(MOST_CLASSES, (len(values) + 1) // 2)
+        (found if is_head else left).append(column if is_head else f"{column} ({count} different values)")
+    if not found:
+        raise UsageError(f"{file} has no column that repeats a few values, as a head does; name some with --heads.")
+    if left:
+        warnings.warn(
+            f"Of {file} these columns are not taken as heads: {', '.join(left)}; --heads names those to take.",
+            FastmaskWarning,
+            stacklevel=4,
+        )
+    return found
+
+
+def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
+    """The different values of a column, numbers by their size, else by the alphabet."""
+    values = sorted({c for c in cells if c != ""})
+    if len(values) < 2:
+        raise DataError(
+            f"{file}, column {cells.name}: found {len(values)} class ({', '.join(values) or 'all cells are empty'}), "
+            "expected two or more; leave the column out of --heads."
+        )
+    numbers = pd.to_numeric(pd.Series(values), errors="coerce")
+    return (
+        tuple(values[i] for i in np.argsort(numbers.to_numpy(), kind="stable"))
+        if numbers.notna().all()
+        else tuple(values)
+    )
+
+
+def _paths(file: Path, cells: pd.Series, folder: Path) -> pd.Series:
+    """The photos' paths relative to `folder`; a DataError in the cells that name none."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from (--images).")
+    paths = cells.map({cell: _path(cell, folder) for cell in cells.unique()})
+    again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
+    return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
+
+
+def _path(cell: str, folder: Path) -> str | DataError:
+    path = Path(cell)
+    if path.is_absolute() and path.is_relative_to(folder.absolute()):
+        path = path.relative_to(folder.absolute())
+    if not cell or path.is_absolute() or ".." in path.parts or "\0" in cell:
+        return DataError(f"found {cell!r}, expected a photo inside {folder}; another folder is named by --images.")
+    if (folder / path).is_file():
+        return path.as_posix()
+    endings = [s for s in SUFFIXES if (folder / f"{path}{s}").is_file()]
+    if path.suffix.lower() not in SUFFIXES and len(endings) == 1:
+        return f"{path.as_posix()}{endings[0]}"
+    return DataError(f"{folder / path} does not exist; expected a photo there.")
+
+
+def _classes(file: Path, cells: pd.Series, head: Head) -> pd.Series:
+    """The class names of a column; a DataError in the cells that hold none."""
+
+    def name(cell: str) -> str | DataError:
+        try:
+            return (
+                head.decode(int(head.band(np.array([float(cell)]))[0])) if head.bounds and cell else _known(cell, head)
+            )
+        except ValueError:
+            return DataError(f"found {cell!r}, expected a number, from which the class follows.")
+
+    return cells.map({cell: name(cell) for cell in cells.unique()})
+
+
+def _known(cell: str, head: Head) -> str | DataError:
+    if cell and cell not in head.classes:
+        return DataError(f"found {cell!r}, expected one of {', '.join(head.classes)}, or nothing where it is unknown.")
+    return cell
+
+
+def _numbers(cells: pd.Series) -> pd.Series:
+    return pd.to_numeric(cells, errors="coerce")
+
+
+def _persons(file: Path, frame: pd.DataFrame, group: str | None) -> pd.Series | None:
+    if group is None:
+        return None
+    return frame[group].where(frame[group] != "", DataError("found an empty cell, expected whose photo it is."))
+
+
+def _without_faults(columns: Mapping[str, pd.Series], file: Path, on_fault: OnFault) -> pd.Series:
+    """Which rows have no DataError in any column; each one is told, with its line and its column."""
+    faults = pd.DataFrame({name: cells.map(lambda c: isinstance(c, DataError)) for name, cells in columns.items()})
+    for line in faults.index[faults.any(axis=1)]:
+        for name in faults.columns[faults.loc[line]]:
+            on_fault(DataError(f"{file}, line {line}, column {name}: {columns[name][line]}"))
+    return ~faults.any(axis=1)

@@ -1,0 +1,163 @@
+"""Options: the settings of a run as options of several commands, each written once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from fastmask.errors import UsageError
+
+# options that take as many numbers as follow them
+_NUMBER_LISTS = ("--stats", "--milestones")
+DATA, NETWORK, TRAINING, RUN = "Data", "Network", "Training", "Run"
+
+
+def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
+    """An option without typer's own note of the default: the help says it where there is one."""
+    return typer.Option(*names, help=help_, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+# a setting's name -> its type on the command line, its help, the panel it is shown in
+_SETTINGS: dict[str, tuple[Any, Any]] = {
+    "data": (str, option("Contest folder, CSV, a folder a class, or 'sample'. (default: data)", DATA)),
+    "heads": (str, option("The CSV's columns to learn, such as colour,shape. (default: found)", DATA)),
+    "images": (str, option("The folder that the CSV's paths start from. (default: the CSV's)", DATA)),
+    "image_column": (str, option("The CSV's column of photos. (default: path, or found)", DATA)),
+    "group_column": (str, option("The CSV's column that tells persons apart. (default: person)", DATA)),
+    "fixes": (str, option("A CSV of corrected labels: person or path, column, value.", DATA)),
+    "age_bounds": (tuple[float, float], option("Age bounds to train on. (default: 30 60)", DATA)),
+    "folds": (int, option("Folds. (default: 5)", DATA)),
+    "folds_file": (str, option("A CSV that deals photos or persons into folds.", DATA)),
+    "stratify": (str, option("A head or 'joint'. (default: the contest: age; else joint)", DATA)),
+    "group": (str, option("person: whole persons; none: the leaky split. (default: person)", DATA)),
+    "crop": (tuple[int, int], option("Height and width of the crop. (default: 400 200)", DATA)),
+    "resize": (tuple[int, int], option("Height and width to scale the crop to.", DATA)),
+    "stats": (str, option("report, pretrained, or three means and three deviations. (default: report)", DATA)),
+    "seed": (int, option("Seed of everything that is drawn. (default: 0)", DATA)),
+    "arch": (str, option("A timm model. (default: tf_efficientnet_b4)", NETWORK)),
+    "pretrained": (
+        bool,
+        option("Start from the weights of timm's hub. (default: yes)", NETWORK, "--pretrained/--no-pretrained"),
+    ),
+    "weights": (str, option("Start from this file (safetensors, .pth).", NETWORK)),
+    "drop_rate": (float, option("Dropout before the heads. (default: 0)", NETWORK)),
+    "drop_path": (float, option("Stochastic depth of the body. (default: 0)", NETWORK)),
+    "epochs": (int, option("Epochs of each fold. (default: 20)", TRAINING)),
+    "bs": (int, option("Photos a batch. (default: 32)", TRAINING)),
+    "lr": (float, option("Learning rate; one-cycle's highest. (default: 3e-4)", TRAINING)),
+    "wd": (float, option("Weight decay. (default: 1e-5)", TRAINING)),
+    "sched": (str, option("multistep, onecycle, cosine or constant. (default: multistep)", TRAINING)),
+    "milestones": (str, option("Epochs, or shares under 1, of multistep. (default: 0.5 0.75)", TRAINING)),
+    "lr_gamma": (float, option("Factor at each milestone. (default: 0.5)", TRAINING)),
+    "loss": (str, option("focal or ce. (default: focal)", TRAINING)),
+    "focal_gamma": (float, option("Gamma of the focal loss. (default: 2)", TRAINING)),
+    "monitor": (str, option("Metric that stops and saves. (default: macro_f1)", TRAINING)),
+    "patience": (int, option("Epochs without a better one before a fold stops; 0: never. (default: 5)", TRAINING)),
+    "top_k": (int, option("Checkpoints kept a fold, and averaged. (default: 1)", TRAINING)),
+    "workers": (int, option("Loading processes. (default: CPU: 0, GPU: up to 8)", RUN)),
+    "device": (str, option("cpu, cuda:0. (default: the GPU if there is one)", RUN)),
+}
+_SOURCES: dict[str, tuple[Any, Any]] = {
+    "recipe": (str, option("Settings by name: report, quick.", RUN)),
+    "config": (Path, option("Settings from a YAML file, over the recipe.", RUN)),
+    "set_": (list[str], option("Any setting, over --config; may be repeated.", RUN, "--set", metavar="NAME=VALUE")),
+}
+
+
+def with_settings(*panels: str, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose first parameter is a `Config` made of the options in `panels` and those that name files of them.
+
+    The command line goes over --set, over --config, over --recipe, over the defaults.
+    """
+    names = [n for n, (_, made) in _SETTINGS.items() if made.rich_help_panel in panels and n not in without]
+    options = {**{n: _SETTINGS[n] for n in names}, **_SOURCES}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            sources = [given.pop(name) for name in _SOURCES]
+            settings = {name: given.pop(name) for name in names}
+            command(_config({n: v for n, v in settings.items() if v is not None}, *sources), **given)
+
+        hints = get_type_hints(command, localns={"Config": Any}, include_extras=True)
+        own = list(inspect.signature(command).parameters.values())[1:]
+        added = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[type_ | None, made]
+            )
+            for name, (type_, made) in options.items()
+        ]
+        parameters = [
+            *added,
+            *(p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
+        ]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets: list[str] | None) -> Any:
+    from fastmask.config import make_config, parse_sets, read_recipe, read_settings
+
+    for name in ("stats", "milestones"):
+        if name in given and given[name] not in ("report", "pretrained"):
+            given[name] = numbers(f"--{name}", given[name])
+    if "heads" in given:
+        given["heads"] = words(given["heads"])
+    return make_config(
+        read_recipe(recipe) if recipe else {},
+        read_settings(config) if config else {},
+        parse_sets(sets or []),
+        given,
+    )
+
+
+def words(text: str) -> list[str]:
+    """`a, b` -> ["a", "b"]."""
+    return [word.strip() for word in text.split(",")]
+
+
+def numbers(option_: str, text: str, kind: Callable[[str], Any] = float) -> list[Any]:
+    """`0.5,0.75` -> [0.5, 0.75]; raises UsageError naming the option."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers, separated by commas" if kind is int else "numbers, separated by spaces or commas"
+        raise UsageError(f"{option_} {text}: expected {what}.") from None
+
+
+def join_numbers(arguments: Sequence[str]) -> list[str]:
+    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: these options take as many words as are numbers."""
+    joined: list[str] = []
+    for word in _split_equals(arguments):
+        if (
+            len(joined) >= 2
+            and joined[-2] in _NUMBER_LISTS
+            and _is_number(word)
+            and _is_number(joined[-1].split(",")[-1])
+        ):
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _split_equals(arguments: Sequence[str]) -> Iterator[str]:
+    """`--stats=0.5` -> `--stats`, `0.5`."""
+    for word in arguments:
+        option_, equals, value = word.partition("=")
+        yield from (option_, value) if equals and option_ in _NUMBER_LISTS else (word,)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""Merge: folds trained apart, on several machines or days, joined into one run."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.files import read_json
+from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings
+from fastmask.training.crossval import held
+from fastmask.training.oof import finish
+
+
+def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: bool = False) -> Run:
+    """Join the finished folds of `runs` into a new run at `out`, scored as one; the runs themselves stay as they are.
+
+    Raises UsageError where they do not belong together: other settings, pipelines, photos, labels or folds, another
+    body or weights to start from, one fold in two of them. Warns where folds are missing or versions differ.
+    """
+    out = Path(out)
+    check_free(out, overwrite)
+    loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
+    if len(loaded) < 2:
+        raise UsageError(f"merge joins two or more runs; found {len(loaded)}.")
+    first = loaded[0]
+    environments = [read_json(run.path / ENVIRONMENT) for run in loaded]
+    for run, environment in zip(loaded[1:], environments[1:], strict=True):
+        check_alike(first, run, environments[0], environment)
+    owner = owners(loaded)
+    missing = [str(f) for f in range(first.config.folds) if f not in owner]
+    if missing:
+        warnings.warn(
+            f"No run has finished fold {', '.join(missing)}; fit --resume --out {out} would train what is missing.",
+            FastmaskWarning,
+            stacklevel=2,
+        )
+    with held(out):
+        merged = Run.create(
+            out,
+            first.config,
+            first.heads,
+            pipelines=first.pipelines,
+            folds=first.folds,
+            environment={**environments[0], "merged": [str(run.path) for run in loaded]},
+            overwrite=overwrite,
+        )
+        copy_folds(merged, owner)
+        finish(merged)
+    return merged
+
+
+def check_alike(one: Run, other: Run, its: dict[str, Any], others: dict[str, Any]) -> None:
+    """Raise UsageError if the folds of two runs do not belong together; warn if their packages differ."""
+    differing = differing_settings(one.config, other.config)
+    same_folds = (one.path / FOLDS).read_bytes() == (other.path / FOLDS).read_bytes()
+    checks = (
+        (not differing, f"settings ({', '.join(differing)})"),
+        (one.pipelines == other.pipelines, "pipelines"),
+        (one.heads == other.heads, "heads"),
+        (same_folds, f"photos, labels or folds ({FOLDS})"),
+        (its.get("body") == others.get("body"), f"body or weights to start from ({ENVIRONMENT})"),
+    )
+    for alike, what in checks:
+        if not alike:
+            raise UsageError(f"{one.path} and {other.path} do not belong together: they have other {what}.")
+    mine, theirs = its.get("packages", {}), others.get("packages", {})
+    versions = [f"{name} {mine.get(name)} and {theirs.get(name)}" for name in mine if mine[name] != theirs.get(name)]
+    if versions:
+        warnings.warn(
+            f"{one.path} and {other.path} were trained with different versions: {', '.join(versions)}.",
+            FastmaskWarning,
+            stacklevel=3,
+        )
+
+
+def owners(runs: Sequence[Run]) -> dict[int, Run]:
+    """Which run has trained which fold; raises UsageError if two have trained the same one, or none any."""
+    owner: dict[int, Run] = {}
+    for run in runs:
+        for fold in run.trained_folds:
+            if fold in owner:
+                raise UsageError(f"{owner[fold].path} and {run.path} have both trained fold {fold}; leave one out.")
+            owner[fold] = run
+    idle = [str(run.path) for run in runs if run not in owner.values()]
+    if idle:
+        raise UsageError(f"{idle[0]} has not finished a fold, so there is nothing of it to merge.")
+    return owner
+
+
+def copy_folds(run: Run, owner: dict[int, Run]) -> None:
+    """Copy each fold into `run`, whole or not at all."""
+    with TemporaryDirectory(prefix=f".{run.path.name}-", dir=run.path.resolve().parent) as aside:
+        for fold, other in owner.items():
+            copied = shutil.copytree(other.fold_path(fold), Path(aside) / f"fold{fold}")
+            copied.rename(run.fold_path(fold))

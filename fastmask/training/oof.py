@@ -1,0 +1,94 @@
+"""Out-of-fold predictions: choose each fold's epochs honestly, collect the table, score it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastmask.files import write_csv, write_json
+from fastmask.run import OOF, SCORES, Run
+from fastmask.scoring import score_heads
+from fastmask.training.callbacks import read_oof
+
+
+def finish(run: Run) -> None:
+    """Write oof.csv and scores.json of the folds that are trained to their end."""
+    trained, k = run.trained_folds, run.config.top_k
+    curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
+    lower = "loss" in run.config.monitor
+    curves = [np.where(np.isnan(c), -np.inf, -c if lower else c) for c in curves]
+    honest, own = choose_epochs(curves, k), [best_epochs(c, k) for c in curves]
+    write_csv(run.path / OOF, collect_oof(run, trained, honest))
+    # read anew, so that a run that has just gained folds does not score those it had
+    run = Run.load(run.path)
+    write_json(run.path / SCORES, all_scores(run, trained, collect_oof(run, trained, own), honest, own))
+
+
+def best_epochs(curve: np.ndarray, k: int = 1) -> list[int]:
+    """The `k` epochs at which a curve is highest, in their order; equal values give the earlier one."""
+    return sorted(np.argsort(-curve, kind="stable")[:k].tolist())
+
+
+def choose_epochs(curves: Sequence[np.ndarray], k: int = 1) -> list[list[int]]:
+    """For each fold the `k` epochs at which the mean of the *other* folds' curves is highest.
+
+    `curves` has a row an epoch a fold, higher better. A fold that stopped early keeps its last value; a fold is given
+    only epochs that it reached. A single fold has no others to ask and takes its last epochs, which no score chose.
+    """
+    if len(curves) == 1:
+        return [list(range(len(curves[0])))[-k:]]
+    longest = max(len(c) for c in curves)
+    filled = np.array([np.pad(c, (0, longest - len(c)), mode="edge") for c in curves])
+    return [best_epochs(np.delete(filled, i, axis=0).mean(0)[: len(c)], k) for i, c in enumerate(curves)]
+
+
+def collect_oof(run: Run, trained: Sequence[int], epochs: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """The OOF table in the table's order: of each trained fold the mean of the probabilities of its epochs."""
+    heads, frame = run.heads, run.folds
+    fold_of = frame["fold"].to_numpy(np.int64)
+    probabilities = np.full((len(frame), heads.n_logits), np.nan, np.float32)
+    for fold, chosen in zip(trained, epochs, strict=True):
+        probabilities[fold_of == fold] = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in chosen], axis=0)
+    columns = {
+        "path": frame["path"],
+        "person": frame["person"],
+        "fold": fold_of,
+        **dict(zip(heads.columns, probabilities.T, strict=True)),
+        "true": heads.joint(run.y),
+        "predicted": heads.joint(heads.argmax(probabilities)),
+    }
+    return pd.DataFrame(columns)[np.isin(fold_of, trained)].reset_index(drop=True)
+
+
+def all_scores(
+    run: Run,
+    trained: Sequence[int],
+    optimistic: pd.DataFrame,
+    honest: Sequence[Sequence[int]],
+    own: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+    """What scores.json holds."""
+    heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
+    folds = [
+        {
+            "fold": fold,
+            "epochs": list(honest[i]),
+            "own_best_epochs": list(own[i]),
+            **score_heads(heads, run.predicted[fold_of == fold], true[fold_of == fold], None, 0, run.y).to_plain(),
+        }
+        for i, fold in enumerate(trained)
+    ]
+    flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0)
+    return {
+        **run.score().to_plain(),
+        "optimistic": {
+            **flattering.to_plain(),
+            "why": "each fold's epochs are chosen by the fold's own score: it flatters; the headline's, by the others",
+        },
+        "folds": folds,
+        "scored_by": {h.name: list(h.bounds) for h in heads if h.bounds},
+        "trained_by": {h.name: list(h.train_bounds) for h in heads if h.train_bounds},
+    }

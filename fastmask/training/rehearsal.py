@@ -1,0 +1,156 @@
+"""Rehearsal: one real step of everything, and what a whole run would cost."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
+from fastai.callback.progress import ProgressCallback
+
+from fastmask.training.plan import Plan
+
+# steps that are timed, after one that warms up
+STEPS = 3
+# bytes of a number in oof.csv
+_CSV_NUMBER = 12
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was measured in a few steps, seconds and bytes, and what a run of `folds` x `epochs` would cost."""
+
+    train_step: float
+    valid_step: float
+    train_steps: int
+    valid_steps: int
+    epochs: int
+    folds: int
+    patience: int
+    loss: float
+    memory: int
+    device_memory: int
+    checkpoint: int
+    disk: int
+    free: int
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of an epoch, its validation included."""
+        return self.train_step * self.train_steps + self.valid_step * self.valid_steps
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds of the whole run, if no fold stops early."""
+        return self.epoch_seconds * self.epochs * self.folds
+
+    def __str__(self) -> str:
+        early = f"; a fold may stop earlier, after {self.patience} epochs without a better one" if self.patience else ""
+        disk = f"{_bytes(self.disk)}, of which a checkpoint takes {_bytes(self.checkpoint)}"
+        device = f", {_bytes(self.device_memory)} of the GPU" if self.device_memory else ""
+        rows = {
+            "step": f"{self.train_step:.3g} s with loading, loss {self.loss:.4f}; validation {self.valid_step:.3g} s",
+            "epoch": f"{_duration(self.epoch_seconds)}: {self.train_steps} steps and {self.valid_steps} of validation",
+            "run": f"{_duration(self.run_seconds)}: {self.folds} folds of {self.epochs} epochs{early}",
+            "memory": f"{_bytes(self.memory)} of this process{device}",
+            "disk": f"{disk}; {_bytes(self.free)} free",
+        }
+        return "\n".join(f"{name:8}{text}" for name, text in rows.items())
+
+
+class _Stopwatch(Callback):
+    """Times the first batches of training and of validation, loading included, and ends both after them."""
+
+    order = 100
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+
+    def before_train(self) -> None:
+        self._last = time.perf_counter()
+
+    before_validate = before_train
+
+    def after_batch(self) -> None:
+        if self.learn.dls.device.type == "cuda":
+            torch.cuda.synchronize(self.learn.dls.device)
+        now = time.perf_counter()
+        timed = self.seconds[self.training]
+        timed.append(now - self._last)
+        self._last = now
+        if self.training:
+            self.last_loss = float(self.learn.loss.detach())
+        if len(timed) > self.steps:
+            raise CancelTrainException if self.training else CancelValidException
+
+    def after_validate(self) -> None:
+        # the epoch's figures of a few batches would only mislead
+        raise CancelEpochException
+
+    def mean(self, training: bool) -> float:
+        """Median seconds a batch; the first, which warms up, only where there is no other."""
+        timed = self.seconds[training]
+        return statistics.median(timed[1:] or timed)
+
+
+def rehearse(plan: Plan, folds: Sequence[int] | None = None) -> Rehearsal:
+    """Load, train and validate a few batches of the first fold, and reckon what training `folds` would cost."""
+    chosen = plan.check_folds(folds)
+    watch = _Stopwatch(STEPS)
+    learn = plan.learner(chosen[0], [watch])
+    learn.remove_cbs(ProgressCallback)
+    learn.logger = _silent
+    learn.fit(1)
+    config, device = plan.config, learn.dls.device
+    checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
+    numbers = plan.table.heads.n_logits * len(plan.table)
+    return Rehearsal(
+        train_step=watch.mean(True),
+        valid_step=watch.mean(False),
+        train_steps=len(learn.dls.train),
+        valid_steps=len(learn.dls.valid),
+        epochs=config.epochs,
+        folds=len(chosen),
+        patience=config.patience,
+        loss=watch.last_loss,
+        memory=peak_memory(),
+        device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+        checkpoint=checkpoint,
+        # the best k of a fold and the one that is being written; every epoch's predictions, and those chosen as text
+        disk=checkpoint * (config.top_k * len(chosen) + 1) + numbers * (4 * config.epochs + _CSV_NUMBER),
+        free=shutil.disk_usage(".").free,
+    )
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # kilobytes, but on a Mac bytes
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _silent(*_: Any) -> None:
+    """fastai's logger prints to stdout, which is for results."""
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

@@ -1,0 +1,75 @@
+import pytest
+
+from fastmask.data.fixes import apply_fixes
+from fastmask.data.table import read_contest
+from fastmask.errors import DataError
+
+
+@pytest.fixture
+def table(contest):
+    return read_contest(contest, age_bounds=(30, 58))
+
+
+@pytest.fixture
+def fix(table, tmp_path):
+    """Apply a table of fixes, in which A is the first person and B the second."""
+
+    def apply(text, **options):
+        file = tmp_path / "fixes.csv"
+        file.write_text(text.replace("AA", a).replace("BB", b))
+        return apply_fixes(table, file, **options)
+
+    a, b = list(dict.fromkeys(table.persons))[:2]
+    return apply
+
+
+def test_a_person_s_label_a_photo_s_and_an_unknown_one(fix, table):
+    swapped = "AA/normal.jpg", "AA/incorrect_mask.jpg"
+    fixed = fix(f"person,path,column,value\nAA,,gender,female\n,{swapped[0]},mask,incorrect\nBB,,age,\n")
+    before, after = table.frame, fixed.frame
+    first, second = before["person"] == table.persons[0], before["person"] == table.persons[7]
+    assert (after.loc[first, "gender"] == "female").all()
+    assert after.loc[first, "mask"].tolist().count("incorrect") == 2
+    assert (fixed.y[second, 2] == -1).all()
+    assert (fixed.train_y[second, 2] == -1).all()
+    assert after[~first & ~second].equals(before[~first & ~second])
+    assert table.frame.equals(before)
+
+
+def test_an_age_is_a_number_from_which_both_bands_follow(fix, table):
+    fixed = fix("person,column,value\nAA,age,58\n")
+    assert fixed.frame["age"][0] == "30-59"
+    assert fixed.train_y[0, 2] == 2
+
+
+def test_photos_of_one_person_under_two_names(fix, table):
+    assert (fix("person,column,value\nBB,person,AA\n").persons[:14] == table.persons[0]).all()
+    apart = fix("person,column,value\nBB,person,AA\nBB,gender,male\n")
+    assert (apart.frame["gender"][7:14] == "male").all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("person,column,value\nnobody,gender,male\n", "line 2, column person: no photo of the data matches 'nobody'"),
+        ("path,column,value\nAA/norml.jpg,mask,none\n", r"column path: no photo .* did you mean '.*/normal.jpg'"),
+        ("person,path,column,value\nBB,AA/normal.jpg,mask,none\n", "column path: no photo of the data matches"),
+        ("person,column,value\n,gender,male\n", "line 2, column person: found nothing"),
+        ("person,column,value\nAA,hat,yes\n", "column column: found 'hat', expected one of mask, gender, age, person"),
+        ("person,column,value\nAA,gender,man\n", "column value: found 'man', expected one of male, female, or nothing"),
+        ("person,column,value\nAA,age,old\n", "column value: found 'old', expected a number"),
+        ("person,column,value\nAA,gender,male\nAA,gender,female\n", "line 3, column column: a line before"),
+        ("person,value\nAA,male\n", "has no column 'column'"),
+        ("column,value\ngender,male\n", "has no column 'person'"),
+    ],
+)
+def test_a_row_that_cannot_be_applied_is_named(text, message, fix):
+    with pytest.raises(DataError, match=message):
+        fix(text)
+
+
+def test_all_faults_are_told_to_who_asks(fix, table):
+    told = []
+    fixed = fix("person,column,value\nnobody,gender,male\nAA,gender,man\nAA,age,20\n", on_fault=told.append)
+    assert ["line 2" in str(told[0]), "line 3" in str(told[1]), len(told)] == [True, True, 2]
+    assert fixed.frame["age_value"][0] == 20

@@ -1,0 +1,265 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fastmask.config import make_config
+from fastmask.data.readers import read_csv, read_data, read_folders
+from fastmask.data.table import read_contest
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.heads import Head, Heads
+
+ROWS = """file,colour,shape,person
+a.jpg,red,round,ann
+b.png,green,square,ann
+c.jpg,,round,bob
+d.jpg,red,square,bob
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with four photos and my.csv, which names them."""
+    for name in ("a.jpg", "b.png", "c.jpg", "d.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    return write(tmp_path / "my.csv", ROWS)
+
+
+def write(file, text):
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_columns_are_heads_and_an_empty_cell_is_unknown(photos):
+    table = read_csv(photos)
+    assert table.heads == Heads([Head("colour", ("green", "red")), Head("shape", ("round", "square"))])
+    assert table.y.tolist() == [[1, 0], [0, 1], [-1, 0], [1, 1]]
+    assert table.persons.tolist() == ["ann", "ann", "bob", "bob"]
+    assert [table.photo(i).name for i in range(4)] == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
+    assert table.reading["heads"] == ["colour", "shape"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        (["shape"], [Head("shape", ("round", "square"))]),
+        (["shape", "colour"], [Head("shape", ("round", "square")), Head("colour", ("green", "red"))]),
+        ({"colour": ["red", "green", "blue"]}, [Head("colour", ("red", "green", "blue"))]),
+        ([Head("colour", ("red", "green"), weight=2), "shape"], None),
+        (Heads([Head("colour", ("red", "green"))]), [Head("colour", ("red", "green"))]),
+    ],
+)
+def test_heads_may_be_named_ordered_or_made(heads, expected, photos):
+    table = read_csv(photos, heads)
+    if expected is None:
+        expected = [heads[0], Head("shape", ("round", "square"))]
+    assert list(table.heads) == expected
+    assert len(table.y[0]) == len(expected)
+
+
+def test_seven_heads_and_one(tmp_path, photos):
+    frame = pd.read_csv(photos)
+    for i in range(6):
+        frame[f"extra{i}"] = ["x", "y", "x", "y"]
+    frame.to_csv(tmp_path / "seven.csv", index=False)
+    assert len(read_csv(tmp_path / "seven.csv").heads) == 8
+    assert len(read_csv(photos, ["colour"]).heads) == 1
+
+
+def test_classes_that_are_numbers_are_sorted_as_numbers(tmp_path, photos):
+    write(photos, "path,size\na.jpg,10\nb.png,9\nc.jpg,10\nd.jpg,9\n")
+    with pytest.warns(FastmaskWarning, match="every photo is taken as a person of its own"):
+        table = read_csv(photos)
+    assert table.heads["size"].classes == ("9", "10")
+    assert table.persons.tolist() == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
+
+
+def test_a_head_with_bounds_reads_numbers(tmp_path, photos):
+    write(photos, "path,person,age\na.jpg,1,20\nb.png,1,30\nc.jpg,2,\nd.jpg,2,59.5\n")
+    age = Head("age", ("<30", "30+"), bounds=(30,), train_bounds=(40,))
+    table = read_csv(photos, [age])
+    assert table.frame["age"].tolist() == ["<30", "30+", "", "30+"]
+    assert table.y[:, 0].tolist() == [0, 1, -1, 1]
+    assert table.train_y[:, 0].tolist() == [0, 0, -1, 1]
+    write(photos, "path,person,age\na.jpg,1,old\nb.png,1,30\n")
+    with pytest.raises(DataError, match="line 2, column age: found 'old', expected a number"):
+        read_csv(photos, [age])
+
+
+def test_columns_that_are_no_heads_are_named(photos):
+    frame = pd.read_csv(photos).assign(id=range(4), camera="one")
+    frame.to_csv(photos, index=False)
+    with pytest.warns(
+        FastmaskWarning, match=r"not taken as heads: id \(4 different values\), camera \(1 different values\)"
+    ):
+        assert read_csv(photos).heads.names == ("colour", "shape")
+
+
+def test_photos_lie_where_images_says_whatever_their_ending(tmp_path, photos):
+    (tmp_path / "elsewhere").mkdir()
+    rows = write(
+        tmp_path / "elsewhere" / "rows.csv", f"file,hat,person\na,yes,1\nb,no,1\n{tmp_path}/c.jpg,no,2\nd.jpg,yes,2\n"
+    )
+    table = read_csv(rows, ["hat"], images=tmp_path, image_column="file")
+    assert table.frame["path"].tolist() == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a.jpg,", "z.jpg,", r"line 2, column file: .*z.jpg does not exist"),
+        ("b.png,", "a.jpg,", r"line 3, column file: found 'a.jpg' a second time"),
+        ("b.png,", "../b.png,", r"line 3, column file: found '../b.png', expected a photo inside .* --images"),
+        ("b.png,", "/etc/b.png,", r"line 3, column file: found '/etc/b.png', expected a photo inside"),
+        (",ann\nb", ",\nb", r"line 2, column person: found an empty cell, expected whose photo it is"),
+        ("shape,person", "shape,shape", "two columns of one name"),
+    ],
+)
+def test_a_bad_cell_is_named_by_line_and_column(old, new, message, photos):
+    assert old in ROWS
+    write(photos, ROWS.replace(old, new, 1))
+    with pytest.raises(DataError, match=message):
+        read_csv(photos, image_column="file")
+
+
+def test_a_class_that_is_not_among_those_given_is_named(photos):
+    with pytest.raises(DataError, match=r"line 3, column colour: found 'green', expected one of red, blue, or nothing"):
+        read_csv(photos, {"colour": ["red", "blue"]})
+
+
+def test_all_faults_are_told_to_who_asks_and_left_out(photos):
+    write(photos, ROWS.replace("a.jpg", "z.jpg").replace("round,bob", "round,"))
+    told = []
+    table = read_csv(photos, image_column="file", on_fault=told.append)
+    assert [str(t).split(", ", 1)[1][:30] for t in told] == [
+        "line 2, column file: " + str(photos.parent)[:9],
+        "line 4, column person: found a",
+    ]
+    assert table.frame["path"].tolist() == ["b.png", "d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"heads": ["hat"]}, UsageError, "no column 'hat' for a head; expected some of colour, shape"),
+        ({"heads": ["person"]}, UsageError, "no column 'person' for a head"),
+        ({"group": "owner"}, DataError, "no column 'owner'"),
+        ({"image_column": "photo"}, DataError, "no column 'photo'"),
+        ({"images": "nowhere"}, UsageError, "nowhere is not a folder.*--images"),
+    ],
+)
+def test_what_is_asked_wrongly(arguments, error, message, photos):
+    with pytest.raises(error, match=message):
+        read_csv(photos, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("name,colour\na,red\nb,green\n", UsageError, "no column of photos among name, colour; .*--image-column"),
+        ("one,two,c\na.jpg,b.png,x\nc.jpg,d.jpg,y\n", UsageError, r"several columns of photos \(one, two\)"),
+        ("path,colour\na.jpg,red\nb.png,green\n", UsageError, "no column that repeats a few values.*--heads"),
+        ("path,colour\n", DataError, "has no rows"),
+        ("", DataError, "is empty"),
+    ],
+)
+def test_a_csv_that_says_too_little(text, error, message, photos):
+    with pytest.raises(error, match=message):
+        read_csv(write(photos, text))
+
+
+def test_a_head_of_one_class_is_refused(photos):
+    write(photos, "path,hat,person\na.jpg,yes,1\nb.png,,1\n")
+    with pytest.raises(DataError, match=r"column hat: found 1 class \(yes\), expected two or more"):
+        read_csv(photos, ["hat"])
+
+
+def test_with_many_joint_classes_folds_are_stratified_on_the_first_head(tmp_path):
+    rows = []
+    for i in range(120):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.jpg")
+        rows.append((f"{i}.jpg", i % 8, i % 9, i % 30))
+    pd.DataFrame(rows, columns=["path", "a", "b", "person"]).to_csv(tmp_path / "my.csv", index=False)
+    assert read_csv(tmp_path / "my.csv", ["a", "b"]).stratify == "a"
+    assert read_csv(tmp_path / "my.csv", ["a"]).stratify == "joint"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("cat/1.jpg", "cat/deep/2.png", "dog/1.jpg", "dog/.hidden.jpg", ".cache/3.jpg", "dog/notes.txt"):
+        file = tmp_path / "pets" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".txt":
+            file.write_text("no photo")
+        else:
+            Image.new("RGB", (8, 8)).save(file)
+    return tmp_path / "pets"
+
+
+def test_a_folder_a_class(folders):
+    with pytest.warns(FastmaskWarning, match="every photo is taken as a person of its own"):
+        table = read_folders(folders, head="animal")
+    assert table.heads == Heads([Head("animal", ("cat", "dog"))])
+    assert table.frame["path"].tolist() == ["cat/1.jpg", "cat/deep/2.png", "dog/1.jpg"]
+    assert table.y[:, 0].tolist() == [0, 0, 1]
+    (folders / "bird").mkdir()
+    with pytest.raises(DataError, match="bird holds no photos"):
+        read_folders(folders)
+    with pytest.raises(UsageError, match="cat holds 1 folders; expected two or more, one a class"):
+        read_folders(folders / "cat")
+
+
+def read(**settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FastmaskWarning)
+        return read_data(make_config(settings))
+
+
+def test_data_of_any_kind(folders, photos, contest, tmp_path, monkeypatch):
+    assert read(data=str(folders)).heads.names == ("class",)
+    assert read(data=str(photos), heads=["shape"]).heads.names == ("shape",)
+    assert len(read(data=str(contest))) == len(read(data=str(contest / "train" / "train.csv"))) == 84
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "fastmask").mkdir()
+    (tmp_path / "fastmask" / "sample1-160-0").symlink_to(contest)
+    assert len(read(data="sample")) == 84
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": "my.csv", "age_bounds": [30, 58]}, "age_bounds goes with the contest's folder, not with a CSV"),
+        ({"data": "contest", "heads": ["age"]}, "heads goes with a CSV, and --data is contest"),
+        ({"data": "contest", "group_column": "id"}, "group_column goes with a CSV"),
+        ({"data": "nowhere"}, "nowhere is not a contest folder"),
+        ({"data": "nowhere.csv"}, "nowhere.csv is not a file"),
+    ],
+)
+def test_settings_that_do_not_belong_to_the_data(settings, message, contest, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    Path("contest").symlink_to(contest)
+    with pytest.raises(UsageError, match=message):
+        read(**settings)
+
+
+def test_fixes_are_applied_to_what_is_read(contest, tmp_path):
+    person = read_contest(contest).persons[0]
+    fixes = write(tmp_path / "fixes.csv", f"person,column,value\n{person},age,59\n")
+    table = read(data=str(contest), fixes=str(fixes))
+    assert (table.frame["age_value"][:7] == 59).all()
+    assert table.reading["fixes"] == str(fixes)
+
+
+def test_a_csv_trains_like_the_contest_s_folder(contest, small_settings, tmp_path):
+    from fastmask.data.folds import assign_folds
+
+    table = read_contest(contest)
+    table.frame.drop(columns=["source", "age_value"]).to_csv(tmp_path / "same.csv", index=False)
+    heads = {h.name: list(h.classes) for h in table.heads}
+    same = read_csv(tmp_path / "same.csv", heads, images=table.root)
+    np.testing.assert_array_equal(same.y, table.y)
+    assert same.heads.sizes == table.heads.sizes
+    np.testing.assert_array_equal(assign_folds(same, 2, "age"), assign_folds(table, 2, "age"))
