@@ -3,6 +3,8 @@ from .config import make_config as make_config
 from .config import read_recipe as read_recipe
 from .data.augment import Augmentation as Augmentation
 from .data.augment import report_pipelines as report_pipelines
+from .data.check import check_data as check_data
+from .data.findings import Finding as Finding
 from .data.fixes import apply_fixes as apply_fixes
 from .data.folds import assign_folds as assign_folds
 from .data.folds import read_folds as read_folds
@@ -25,6 +27,7 @@ from .heads import Head as Head
 from .heads import Heads as Heads
 from .inference.ensemble import Predictions as Predictions
 from .inference.ensemble import predict as predict
+from .model.archs import list_archs as list_archs
 from .model.losses import CrossEntropyLoss as CrossEntropyLoss
 from .model.losses import FocalLoss as FocalLoss
 from .model.metrics import Accuracy as Accuracy
@@ -36,6 +39,10 @@ from .run import Run as Run
 from .scoring import Score as Score
 from .scoring import Scores as Scores
 from .training.crossval import cross_validate as cross_validate
+from .training.finder import Found as Found
+from .training.finder import lr_find as lr_find
+from .training.interpret import interpretation as interpretation
+from .training.learner import heads_of as heads_of
 from .training.learner import mask_learner as mask_learner
 from .training.merge import merge_runs as merge_runs
 from .training.rehearsal import rehearse as rehearse

@@ -107,11 +107,77 @@ def _read_table(settings: Config, on_fault: OnFault | None = None) -> Table:
     return read_data(settings, on_fault or strict, log=_say)
 
 
+@app.command()
+@with_settings(DATA, NETWORK, TRAINING, RUN)
+def lr_find(
+    settings: Config,
+    out: Annotated[Path | None, option("The picture; JSON beside it. (default: lr-find.png)", RUN)] = None,
+    fold: Annotated[int, typer.Option(help="Train on all folds but this.", rich_help_panel=RUN)] = 0,
+    overwrite: Annotated[bool, option("Replace the files of --out.", RUN, "--overwrite")] = False,
+) -> None:
+    """Suggest a learning rate: fastai's finder, with a picture and the curve as JSON."""
+    out = out or _free_name(Path("lr-find.png"))
+    if out.suffix != ".png":
+        raise UsageError(f"--out is {out}; expected a name ending in .png.")
+    json = out.with_suffix(".json")
+    for file in (out, json):
+        _check_new(file, overwrite)
+    from fastmask.files import write_json
+    from fastmask.training import finder
+    from fastmask.training.plan import prepare
+
+    plan = prepare(_read_table(settings), settings)
+    learn = plan.learner(fold)
+    _say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
+    found = finder.lr_find(learn)
+    found.plot(out)
+    write_json(json, found.to_plain())
+    typer.echo(str(found))
+    _say(f"Written: {out}, {json}. Next: fastmask fit --lr {found.suggestion:.1e} with the same options")
+
+
 def _check_new(file: Path, overwrite: bool) -> None:
     """Refuse a file to write that exists or cannot be written, before torch takes its seconds to load."""
     if file.exists() and not overwrite:
         raise UsageError(f"{file} exists; name another file with --out, or replace it with --overwrite.")
     check_target(file)
+
+
+@app.command()
+@with_settings(DATA, without=("data",))
+def check(
+    settings: Config,
+    data: Annotated[str, typer.Argument(help="Contest folder, CSV, a folder a class, or 'sample'.")],
+    out: Annotated[Path | None, option("A CSV to write the findings to.")] = None,
+    overwrite: Annotated[bool, option("Replace the file in --out.", None, "--overwrite")] = False,
+) -> None:
+    """Read every photo and report all that is wrong with the data; exit 1 if training would fail."""
+    if out is not None:
+        _check_new(out, overwrite)
+    from fastmask.data.check import check_data
+    from fastmask.data.findings import ERROR, findings_frame, summary
+    from fastmask.files import write_csv
+
+    with _Progress("reading") as progress:
+        findings = check_data(settings.model_copy(update={"data": data}), progress, log=_say)
+    if out is not None:
+        write_csv(out, findings_frame(findings))
+    typer.echo(summary(findings))
+    if any(f.level == ERROR for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def archs(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'vit_*384'.")] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with weights.")] = False,
+) -> None:
+    """List timm's models: input size, parameters, whether weights exist."""
+    from fastmask.model.archs import list_archs
+
+    for row in list_archs(pattern or None):
+        if row.weights or not pretrained:
+            typer.echo(str(row))
 
 
 @app.command()

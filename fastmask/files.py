@@ -96,15 +96,16 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    expected = f"a CSV with the columns {', '.join(columns)}" if columns else "a CSV"
     if not file.is_file():
-        raise UsageError(f"{file} is not a file; expected a CSV with the columns {', '.join(columns) or 'of a CSV'}.")
+        raise UsageError(f"{file} is not a file; expected {expected}.")
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             lines = list(_lines(csv.reader(opened, strict=True)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as a CSV in UTF-8: {error}.") from error
     if not lines:
-        raise DataError(f"{file} is empty; expected a CSV with the columns {', '.join(columns)}.")
+        raise DataError(f"{file} is empty; expected {expected}.")
     (_, header), *rows = lines
     require_columns(file, header, columns)
     if len(set(header)) < len(header):

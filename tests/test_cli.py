@@ -960,3 +960,69 @@ def test_doctor(fastmask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(doctor, "examine", lambda: iter(["CPU 2 cores", "run works"]))
     assert fastmask("doctor").out == "CPU 2 cores\nrun works\n"
+
+
+def test_check_finds_nothing_in_the_sample(contest: Path, fastmask: Command) -> None:
+    answer = fastmask("check", contest, "--folds", 2)
+    assert (answer.code, answer.out) == (DONE, "Nothing wrong found.\n")
+
+
+def test_check_says_all_at_once_and_exits_1(contest_copy: Path, fastmask: Command, work: Path) -> None:
+    first_photo(contest_copy).write_bytes(b"")
+    first_photo(contest_copy, "mask1").unlink()
+    answer = fastmask("check", contest_copy, "--folds", 2, "--out", "found.csv")
+    assert answer.code == FAILED
+    assert answer.errors == []
+    assert pd.read_csv("found.csv")["kind"].tolist() == ["bad table", "unreadable"]
+    assert "unreadable" in answer.out
+    again = fastmask("check", contest_copy, "--out", "found.csv")
+    assert again.code == ASKED_WRONGLY
+    assert "found.csv exists" in again.errors[0]
+    warnings_only = fastmask(
+        "check", contest_copy, "--folds", 2, "--crop", 600, 200, "--out", "found.csv", "--overwrite"
+    )
+    assert warnings_only.code == FAILED
+
+
+def test_check_of_no_data(refused: Callable[..., str]) -> None:
+    assert "nowhere is not a contest folder" in refused(ASKED_WRONGLY, "check", "nowhere")
+
+
+def test_lr_find_suggests_draws_and_writes(small: list[str], fastmask: Command, work: Path) -> None:
+    answer = fastmask("lr-find", *small[1:], "--bs", 8)
+    assert answer.code == DONE, answer.errors
+    found = json.loads((work / "lr-find.json").read_text())
+    assert answer.out.startswith(f"suggestion {found['suggestion']:.1e}")
+    assert 1e-7 < found["suggestion"] < 10
+    assert len(found["lrs"]) == len(found["losses"])
+    assert Image.open(work / "lr-find.png").size[0] > 600
+    assert fastmask("lr-find", *small[1:]).code == DONE
+    assert (work / "lr-find-2.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--out", "found.jpg"], ["found.jpg", ".png"]),
+        (["--out", "found.png"], ["found.json exists", "--overwrite"]),
+        (["--fold", 2], ["no fold 2", "0, 1"]),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_lr_find_refuses(
+    words: list[Any], named: list[str], small: list[str], work: Path, refused: Callable[..., str]
+) -> None:
+    (work / "found.json").write_text("{}")
+    sentence = refused(ASKED_WRONGLY, "lr-find", *small[1:], *words)
+    assert [part for part in named if part not in sentence] == []
+
+
+def test_archs_lists_what_matches(fastmask: Command) -> None:
+    lines = fastmask("archs", "resnet1*t*").out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
+    (line,) = (line for line in lines if line.startswith("resnet10t "))
+    assert "5.4 M" not in line  # that is with a classifier of 1000 classes
+    assert "4.9 M" in line
+    assert "resnet10t.c3_in1k" in line
+    assert fastmask("archs", "test_vit3").code == DONE
+    assert "nearest" in fastmask("archs", "resnett18").errors[0]

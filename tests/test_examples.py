@@ -4,7 +4,9 @@ import runpy
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -29,6 +31,22 @@ def test_leak(example, contest, tmp_path, capsys):
     assert split.startswith("persons split    macro-F1 0.")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own_heads", "generation"),
+        ("own_augmentation", "torch.Size([32, 3, 512, 384])"),
+        ("own_loss", "age"),
+        ("own_body", "1 photo predicted"),
+    ],
+)
+def test_something_of_one_s_own(name, said, example, contest, tmp_path, capsys):
+    example(f"{name}.py", contest, tmp_path / "run", *(pair for pair in TINY if not pair.startswith("arch")))
+    out = capsys.readouterr().out
+    assert "macro-F1" in out
+    assert said in out
+
+
 def test_picture(example, finished_run, tmp_path):
     example("picture.py", finished_run.path, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").size[0] > 800
@@ -37,3 +55,32 @@ def test_picture(example, finished_run, tmp_path):
 def test_start(example, capsys):
     example("benchmarks/start.py", 1)
     assert "times an empty typer program" in capsys.readouterr().out
+
+
+def test_bodies(example, capsys):
+    example("benchmarks/bodies.py", 2, "test_resnet", "test_vit")
+    assert {"test_resnet", "test_vit"} <= set(capsys.readouterr().out.split())
+
+
+def test_faults(example, contest, tmp_path, capsys):
+    example("benchmarks/faults.py", contest, tmp_path / "work")
+    assert "found 12 of 12" in capsys.readouterr().out
+
+
+def test_notebook(tmp_path):
+    source = (EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8")
+    assert "persons=80" in source
+    notebook = nbformat.reads(source.replace("persons=80", "persons=30"), as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 4  # a batch, the finder's curve, results, a confusion matrix
+    assert (tmp_path / "submission.csv").is_file()
+
+
+def test_the_saved_notebook_is_an_executed_one():
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fastmask.config import Config
 from fastmask.errors import DataError, UsageError, one_line
 
 # albumentations asks the package index for news at import unless told not to
@@ -75,6 +76,17 @@ def completed(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.C
     transforms = [t for t in pipeline.transforms if not isinstance(t, A.Normalize | A.ToTensorV2)]
     mean, std = own or stats or REPORT_STATS
     return A.Compose([*transforms, A.Normalize(mean=mean, std=std), A.ToTensorV2()], strict=True)
+
+
+def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
+    """The pipelines that a configuration asks for, normalising by `stats`, as {"train": ..., "valid": ...}."""
+    if config.train_pipeline is None or config.valid_pipeline is None:
+        train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize)
+        return {"train": to_plain(train), "valid": to_plain(valid)}
+    return {
+        "train": to_plain(completed(config.train_pipeline, stats, "train_pipeline")),
+        "valid": to_plain(completed(config.valid_pipeline, stats, "valid_pipeline")),
+    }
 
 
 def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:

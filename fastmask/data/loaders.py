@@ -55,6 +55,14 @@ class EncodeHeads(DisplayedTransform):
     def decodes(self, y: TensorHeads) -> HeadNames:
         return HeadNames(self.heads.decode(y.tolist()))
 
+    @property
+    def vocab(self) -> Any:
+        """Refused: fastai would take it for that of one target, and count class 0 of two heads as the same class."""
+        raise UsageError(
+            f"A photo here has a class of each of {', '.join(self.heads.names)}, so there is no one vocabulary: "
+            "take fm.interpretation(learn, head) for what fastai would interpret, or heads_of(dls) for the classes."
+        )
+
 
 class ReadPhoto(Transform):
     """A path or an opened image -> (height, width, 3) uint8 RGB; an array is taken as one already."""
@@ -150,10 +158,17 @@ class PhotoDL(TfmdDL):
         """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
         kept = {"augments": self.augments, "seed": self.seed, "fold": self.fold, "passes": self.passes}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
+        if _normalizes(self) and not _normalizes(made):
+            raise UsageError(
+                "Without NormalizeBatch the network would see raw bytes: keep it in after_batch; what learn.tta draws "
+                "is the training augmentation, so give item_tfms and batch_tfms to dataloaders(augments=...) instead."
+            )
         return made
 
     def before_iter(self) -> None:
         """Count the pass, on the main process, before the order is drawn and workers start."""
+        if self.n == 0:
+            raise UsageError("There is no photo in this loader; give it one or more.")
         super().before_iter()
         self.pass_, self.passes.next = self.passes.next, self.passes.next + 1
 
@@ -163,6 +178,14 @@ class PhotoDL(TfmdDL):
         batch = super().one_batch()
         self.passes.next = kept
         return batch
+
+    def show_results(self, b: Any, out: Any, **kwargs: Any) -> Any:
+        """Show photos with their true and their predicted classes, as fastai's loader does."""
+        if len(b) <= self.n_inp:
+            raise UsageError(
+                "Photos without labels have no results to show; take learn.predict(photo) for their classes."
+            )
+        return super().show_results(b, out, **kwargs)
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
         """The order of this pass: a permutation drawn from (seed, fold, pass)."""
@@ -185,14 +208,16 @@ class PhotoDL(TfmdDL):
         position, row = s if isinstance(s, tuple) else (0, s or 0)
         image, *target = self.dataset[row]
         if self.augments is not None:
+            what = getattr(self.dataset, "paths", range(row + 1))[row]
+            if not _is_photo(image):
+                raise DataError(f"Photo {what} is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
             augment = self.augments[0 if getattr(self.dataset, "split_idx", 1) == 0 else 1]
+            size = f"{image.shape[0]} high and {image.shape[1]} wide"
             try:
                 image = augment(image, self._rng.at(self.pass_, position, row))
-                if image.dtype != np.uint8 or image.ndim != 3:
+                if not _is_photo(image):
                     raise ValueError(f"it gives {image.dtype} {image.shape}, not uint8 (height, width, 3)")
             except Exception as error:
-                what = getattr(self.dataset, "paths", range(row + 1))[row]
-                size = f"{image.shape[0]} high and {image.shape[1]} wide"
                 raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
         return (image, *target)
 
@@ -214,6 +239,14 @@ class PhotoDL(TfmdDL):
     def wif(self) -> None:
         """One thread a worker: opencv's own would fight over the cores."""
         cv2.setNumThreads(0)
+
+
+def _is_photo(image: np.ndarray) -> bool:
+    return bool(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3)
+
+
+def _normalizes(dl: TfmdDL) -> bool:
+    return any(isinstance(transform, NormalizeBatch) for transform in dl.after_batch.fs)
 
 
 def dataloaders(

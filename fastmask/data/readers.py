@@ -13,7 +13,7 @@ import pandas as pd
 
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.photo import SUFFIXES
-from fastmask.data.table import OnFault, Table, contest_folder, read_contest, strict
+from fastmask.data.table import CONTEST_COLUMNS, OnFault, Table, contest_folder, read_contest, strict
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings
 from fastmask.heads import RESERVED, Head, Heads
@@ -118,7 +118,7 @@ def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], N
 
 def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:
     data = Path(config.data)
-    if data.suffix.lower() == ".csv" and data.name != "train.csv":
+    if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
         _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
         return read_csv(
             data, config.heads, config.images, config.group_column, image_column=config.image_column, on_fault=on_fault
@@ -138,6 +138,10 @@ def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
     given = [s for s in settings if s in config.model_fields_set and getattr(config, s) != config.default(s)]
     if given:
         raise UsageError(f"Setting {given[0]} goes with {why}; leave it out.")
+
+
+def _is_contest_csv(file: Path) -> bool:
+    return file.name == "train.csv" and set(CONTEST_COLUMNS) <= set(read_strings(file, ()).columns)
 
 
 def _is_contest(data: Path) -> bool:

@@ -104,11 +104,11 @@ def predict(
             raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
     names, paths = find_photos(images)
     picked = pick_device(device)
-    networks = load_members(run, members, picked)
     augments = augmentations(run.pipelines)
     stats = batch_stats(augments)
     # a broken photo at the end would cost the work on all before it
-    check_fit({"the validation pipeline": augments[1]}, check_photos(paths), paths)
+    size = check_fit({"the validation pipeline": augments[1]}, check_photos(paths), paths)
+    networks = load_members(run, members, picked, size)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
     walks = list(_walks(tta))
@@ -171,8 +171,10 @@ def find_photos(images: str | Path | Sequence[str | Path]) -> tuple[list[str], l
     return names, paths
 
 
-def load_members(run: Run, members: Sequence[str] | None, device: torch.device) -> dict[str, list[MultiHeadNet]]:
-    """The networks of each member ("fold0", ...), one a checkpoint, ready to predict."""
+def load_members(
+    run: Run, members: Sequence[str] | None, device: torch.device, size: tuple[int, int] | None = None
+) -> dict[str, list[MultiHeadNet]]:
+    """The networks of each member ("fold0", ...), one a checkpoint, ready to predict photos of `size`."""
     there = {f"fold{fold}": run.checkpoints(fold) for fold in run.trained_folds}
     if not there:
         raise UsageError(f"{run.path} has not finished a fold yet, so there is nothing to predict with.")
@@ -185,12 +187,15 @@ def load_members(run: Run, members: Sequence[str] | None, device: torch.device) 
     unknown = [m for m in members or [] if m not in there]
     if unknown:
         raise UsageError(f"{run.path} has no member {unknown[0]!r}; expected some of {', '.join(there)}.")
-    return {m: [load_network(run, file, device) for file in there[m]] for m in members or there}
+    return {m: [load_network(run, file, device, size) for file in there[m]] for m in members or there}
 
 
-def load_network(run: Run, file: Path, device: torch.device) -> MultiHeadNet:
-    """The network of a checkpoint, ready to predict; raises DataError where the file does not fit the run."""
-    network = build_network(run.config.arch, run.heads)
+def load_network(run: Run, file: Path, device: torch.device, size: tuple[int, int] | None = None) -> MultiHeadNet:
+    """The network of a checkpoint, ready to predict photos of `size`; raises DataError where it does not fit the run.
+
+    Bodies that are made for one size of photos, such as Swin, need `size`; it is that of the validation pipeline.
+    """
+    network = build_network(run.config.arch, run.heads, size=size)
     try:
         network.load_state_dict(load_file(file))
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:

@@ -33,7 +33,13 @@ class FocalLoss(nn.Module):
     label in the batch adds exactly nothing, and its gradient is 0. `alpha` has a row of class weights a head, or None.
     `reduction` "none" gives (B,): the heads' weighted losses of each photo. `activation` and `decodes` let fastai turn
     logits into probabilities (B, classes of all heads) and class numbers (B, heads).
+
+    fastai's MixUp and CutMix mix the two photos' losses, lam x loss(y) + (1 - lam) x loss(y of the other), and then
+    take the mean over all photos of the batch: a label that nobody knows adds nothing, but its photo counts.
     """
+
+    # fastai's sign that two losses are to be mixed, not two class numbers
+    y_int = True
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import pickle
 import socket
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.heads import Heads
+from fastmask.model.archs import check_arch, size_options
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "body.")
 
@@ -27,14 +28,17 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "body.")
 class MultiHeadNet(nn.Module):
     """(B, 3, H, W) -> logits (B, classes of all heads), in the order of `Heads.split`.
 
-    `body` is any timm model without its classifier, `heads` a linear layer an attribute. `tag` is the body's full timm
-    tag, such as tf_efficientnet_b4.ns_jft_in1k, `stats` the (mean, std) that those weights were trained with, and
-    `initial_weights` says which weights it starts from.
+    `body` is any timm model without its classifier, `heads` a linear layer an attribute, `drop_rate` the share of the
+    features that is dropped before them. `tag` is the body's full timm tag, such as tf_efficientnet_b4.ns_jft_in1k,
+    `stats` the (mean, std) that those weights were trained with, and `initial_weights` says which weights it starts
+    from.
     """
 
-    def __init__(self, body: nn.Module, heads: Heads) -> None:
+    def __init__(self, body: nn.Module, heads: Heads, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.body = body
+        # ours, and not timm's: several bodies leave out their own with the classifier, or have none
+        self.dropout = nn.Dropout(drop_rate)
         features: Any = getattr(body, "head_hidden_size", None) or body.num_features
         self.heads = nn.ModuleList([nn.Linear(int(features), size) for size in heads.sizes])
         cfg: dict[str, Any] = getattr(body, "pretrained_cfg", None) or {}
@@ -46,7 +50,7 @@ class MultiHeadNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, classes of all heads) logits."""
         # fastai's tensor subclasses cost microseconds an operation
-        features = self.body(x.as_subclass(Tensor))
+        features = self.dropout(self.body(x.as_subclass(Tensor)))
         return torch.cat([head(features) for head in self.heads], dim=1)
 
 
@@ -58,27 +62,19 @@ def build_network(
     weights: str | Path | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    size: tuple[int, int] | None = None,
 ) -> MultiHeadNet:
     """A `MultiHeadNet` in channels-last memory (4 times as fast as the default on a CPU).
 
     `pretrained` takes the body's weights from timm's hub, `weights` from a file (safetensors, or a .pth of tensors
-    only). Raises UsageError for an arch that timm does not know, naming the nearest ones, and FastmaskError where the
-    hub is out of reach.
+    only). `size` is the photos' (height, width), for the bodies that are made for one, such as Swin; the others take
+    any. Raises UsageError for an arch that timm does not know, naming the nearest ones, or that takes no drop-path, and
+    FastmaskError where the hub is out of reach.
     """
-    check_arch(arch)
-    options = {"drop_rate": drop_rate, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}
+    check_start(arch, pretrained, weights)
     from_hub = pretrained and weights is None
-    if from_hub:
-        check_hub(arch)
-    try:
-        body = timm.create_model(arch, pretrained=from_hub, num_classes=0, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        if from_hub:
-            raise _no_weights(arch, error) from error
-        raise UsageError(f"timm cannot build {arch!r}: {_line(error)}.") from error
-    except TypeError as error:
-        raise UsageError(f"{arch!r} takes no drop-path rate ({_line(error)}); leave --drop-path at 0.") from error
-    network = MultiHeadNet(body, heads)
+    body = build_body(arch, size, pretrained=from_hub, drop_path_rate=drop_path_rate)
+    network = MultiHeadNet(body, heads, drop_rate)
     if from_hub:
         network.initial_weights = f"timm's hub: {network.tag}"
     if weights is not None:
@@ -87,13 +83,35 @@ def build_network(
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def check_arch(arch: str) -> None:
-    """Raise UsageError, naming the nearest, if timm has no model called `arch`."""
-    if timm.is_model(arch):
-        return
-    near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.5)
-    hint = f"; the nearest are {', '.join(near)}" if near else ""
-    raise UsageError(f"timm {timm.__version__} has no arch {arch!r}{hint}.")
+def build_body(
+    arch: str, size: tuple[int, int] | None = None, *, pretrained: bool = False, drop_path_rate: float = 0.0
+) -> nn.Module:
+    """timm's `arch` without its classifier, made to take photos of `size` (height, width) where that can be had."""
+    # 0, because some have a default of their own
+    options = {"drop_rate": 0.0, **size_options(arch, size)}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    no_paths = UsageError(f"{arch!r} takes no drop-path rate; leave --drop-path at 0.")
+    try:
+        body: nn.Module = timm.create_model(arch, pretrained=pretrained, num_classes=0, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        if pretrained:
+            raise _no_weights(arch, error) from error
+        raise UsageError(f"timm cannot build {arch!r}: {_line(error)}.") from error
+    except TypeError as error:
+        raise no_paths from error
+    if drop_path_rate and not any(getattr(module, "drop_prob", 0) for module in body.modules()):
+        raise no_paths
+    return body
+
+
+def check_start(arch: str, pretrained: bool = False, weights: str | Path | None = None) -> None:
+    """Raise UsageError or FastmaskError where a body or its weights are not to be had, before anything is built."""
+    check_arch(arch)
+    if weights is not None:
+        _existing(weights)
+    elif pretrained:
+        check_hub(arch)
 
 
 def check_hub(arch: str) -> None:
@@ -123,12 +141,15 @@ def _no_weights(arch: str, error: Exception) -> FastmaskError:
 def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     """Load a body's weights from a file and return (tensors matched, tensors the body has).
 
-    Tensors match by name, after prefixes such as "module." or "body.", and by shape; what the file has besides, such as
-    its classifier, is left. Raises UsageError if under half match. Nothing in the file can run code.
+    Tensors match by name, after prefixes such as "module." or "body.", and by shape; position embeddings for photos of
+    another size are resampled where timm can, and what the file has besides, such as its classifier, is left. Raises
+    UsageError if under half match. Nothing in the file can run code.
     """
     own = body.state_dict()
     given = {name if name in own else _strip(name): tensor for name, tensor in read_weights(file).items()}
-    matched = {n: t for n, t in given.items() if n in own and own[n].shape == t.shape}
+    matched = _matching(given, own)
+    if len(own) <= len(matched) * 2 and any(n in own and n not in matched for n in given):
+        matched = _matching(_resampled(given, body), own)
     if len(matched) * 2 < len(own):
         raise UsageError(
             f"{file} fits {len(matched)} of the body's {len(own)} tensors (it holds {len(given)}); "
@@ -145,14 +166,22 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     return len(matched), len(own)
 
 
+def _matching(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t for n, t in given.items() if n in own and own[n].shape == t.shape}
+
+
+def _resampled(given: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """What timm does with weights of its hub for a body that is made for another size of photos."""
+    adapt = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    return adapt(given, body) if adapt else given
+
+
 def read_weights(file: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file, or of a .pth that holds tensors only; raises UsageError or DataError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(file)
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; expected a file of weights (.safetensors or .pth).")
+    path = _existing(file)
     try:
         loaded = (
             load_file(path)
@@ -167,6 +196,12 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise DataError(f"{path} holds {type(loaded).__name__}; expected a dictionary of tensors.")
     return loaded
+
+
+def _existing(file: str | Path) -> Path:
+    if not Path(file).is_file():
+        raise UsageError(f"{file} does not exist; expected a file of weights (.safetensors or .pth).")
+    return Path(file)
 
 
 def _strip(name: str) -> str:

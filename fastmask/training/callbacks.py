@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,33 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
-from fastai.learner import Recorder
+from fastai.learner import Learner, Recorder
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastmask.data.loaders import PhotoDL
+from fastmask.data.loaders import Passes, PhotoDL
 from fastmask.errors import DataError
 from fastmask.files import replacing, write_csv
 from fastmask.randomness import Counted, Stream
 
 
 class CountedSteps(Callback):
-    """Seeds what the main process draws (dropout, drop-path, mix-up) by (seed, fold, pass, step)."""
+    """Seeds what the main process draws (dropout, drop-path, mix-up) by (seed, fold, pass, step).
+
+    The passes that fastai's learning rate finder walks do not count: training after it goes as if it had not been.
+    """
 
     order, run_valid = -20, False
+    _kept: Sequence[tuple[Passes, int]] = ()
+
+    def before_fit(self) -> None:
+        loaders = self.learn.dls.loaders if finds_lr(self.learn) else ()
+        self._kept = [(dl.passes, dl.passes.next) for dl in loaders if isinstance(dl, PhotoDL)]
+
+    def after_fit(self) -> None:
+        for passes, number in self._kept:
+            passes.next = number
 
     def before_batch(self) -> None:
         dl = self.learn.dl
@@ -34,7 +47,7 @@ class CountedSteps(Callback):
 
 
 class TrainedEpochs(Callback):
-    """A callback for the end of epochs that train; fastai sends `validate` and `get_preds` through the same events.
+    """A callback for the end of epochs that train; fastai sends `validate`, `get_preds`, `lr_find` the same events.
 
     `number` counts them from 0 over all fits, where fastai's `epoch` starts anew with each.
     """
@@ -42,8 +55,9 @@ class TrainedEpochs(Callback):
     trained, number = False, -1
 
     def before_train(self) -> None:
-        self.trained = True
-        self.number += 1
+        if not finds_lr(self.learn):
+            self.trained = True
+            self.number += 1
 
     def after_epoch(self) -> None:
         if self.trained:
@@ -153,6 +167,11 @@ class History(TrainedEpochs):
         seconds = round(time.perf_counter() - self._start, 3)
         self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1], "seconds": seconds})
         write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
+
+
+def finds_lr(learn: Learner) -> bool:
+    """Whether this fit is fastai's learning rate finder, which takes everything back at its end."""
+    return hasattr(learn, "lr_finder")
 
 
 def save_network(network: torch.nn.Module, path: Path) -> None:

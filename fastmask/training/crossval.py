@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from albumentations import Compose
-from fastai.callback.progress import ProgressCallback
 from filelock import FileLock, Timeout
 
 from fastmask.config import Config, make_config
@@ -144,8 +143,6 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
         ],
     )
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = _silent
     with lines:
         learn.fit(config.epochs)
     if collector.diverged:
@@ -158,7 +155,3 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
-
-
-def _silent(*_: Any) -> None:
-    """fastai's logger prints to stdout, which is for results."""

@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-# imported for what they add to Learner: schedules, the progress bar, mixed precision, summary
+# imported for what they add to Learner: schedules, the progress bar, mixed precision, memory formats, summary
+import fastai.callback.channelslast
 import fastai.callback.fp16
 import fastai.callback.hook
 import fastai.callback.progress
 import fastai.callback.schedule  # noqa: F401
 import torch
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from fastai.torch_core import trainable_params
+from fastai.layers import NoneReduce
+from fastai.learner import AvgMetric, Learner, Metric, mk_metric
+from fastai.metrics import AccumMetric
+from fastai.torch_core import to_detach, trainable_params
+from fastcore.foundation import L
 from torch import nn
 
 from fastmask.data.loaders import EncodeHeads
-from fastmask.errors import UsageError
+from fastmask.errors import UsageError, one_line
 from fastmask.heads import Heads
+from fastmask.model.archs import needs_size
 from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, body_and_heads, build_network
 from fastmask.model.optim import adamp_opt
 from fastmask.randomness import Counted, Stream
+from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
 from fastmask.training.callbacks import CountedSteps
 
 
@@ -37,7 +44,7 @@ def mask_learner(
     weights: str | Path | None = None,
     drop_rate: float = 0.0,
     drop_path: float = 0.0,
-    loss_func: nn.Module | None = None,
+    loss_func: Any = None,
     lr: float = 3e-4,
     wd: float = 1e-5,
     metrics: Any = None,
@@ -48,31 +55,72 @@ def mask_learner(
 
     What is drawn for the network depends on the loaders' seed and fold alone. `arch` is a timm name, or a network of
     your own that gives logits (B, classes of all heads). `loss_func` must have `reduction`, `activation` and `decodes`,
-    as `FocalLoss` has. `kwargs` go to the Learner. Weight decay applies to every weight, as the `adamp` package does
-    it, not only to those that fastai would decay.
+    as `FocalLoss` has. `kwargs` go to the Learner, also in place of what is set here (`opt_func`, `splitter`). Weight
+    decay applies to every weight, as the `adamp` package does it, not only to those that fastai would decay. Raises
+    UsageError for a loss or a metric that cannot work on these heads.
     """
     heads, network = heads_of(dls), arch
     if isinstance(network, str):
+        size = tuple(dls.valid.one_batch()[0].shape[-2:]) if needs_size(network) else None
         with seeded(getattr(dls.train, "seed", 0), getattr(dls.train, "fold", 0)):
             network = build_network(
-                network, heads, pretrained=pretrained, weights=weights, drop_rate=drop_rate, drop_path_rate=drop_path
+                network,
+                heads,
+                pretrained=pretrained,
+                weights=weights,
+                drop_rate=drop_rate,
+                drop_path_rate=drop_path,
+                size=size,
             )
     splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
+    loss_func = FocalLoss(heads) if loss_func is None else check_loss(loss_func, heads)
     if metrics is None:
         metrics = default_metrics(heads, getattr(dls, "truth", None))
-    return Learner(
-        dls,
-        network,
-        loss_func=loss_func or FocalLoss(heads),
-        opt_func=adamp_opt(),
-        lr=lr,
-        wd=wd,
-        wd_bn_bias=True,
-        splitter=kwargs.pop("splitter", splitter),
-        metrics=metrics,
-        cbs=[CountedSteps(), *(cbs or [])],
-        **kwargs,
-    )
+    metrics = [check_metric(mk_metric(metric), heads) for metric in L(metrics)]
+    settings = {"opt_func": adamp_opt(), "lr": lr, "wd": wd, "wd_bn_bias": True, "splitter": splitter, **kwargs}
+    return Learner(dls, network, loss_func=loss_func, metrics=metrics, cbs=[CountedSteps(), *L(cbs)], **settings)
+
+
+def check_loss(loss_func: Any, heads: Heads) -> Any:
+    """`loss_func`, if it takes logits and class numbers of these heads and gives fastai what it decodes by.
+
+    Raises UsageError otherwise. It is tried on two photos: fastai would find out in the middle of an epoch, or never.
+    """
+    buffer = next(loss_func.buffers(), None) if isinstance(loss_func, nn.Module) else None
+    logits = torch.zeros(2, heads.n_logits, device=None if buffer is None else buffer.device)
+    y = logits.new_zeros(2, len(heads), dtype=torch.int64)
+    try:
+        with torch.no_grad(), NoneReduce(loss_func) as each:
+            shapes = each(logits, y).shape[:1], loss_func.activation(logits).shape, loss_func.decodes(logits).shape
+        if shapes != (y.shape[:1], logits.shape, y.shape):
+            raise ValueError(f"it gives {', '.join(str(tuple(shape)) for shape in shapes)}")
+    except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        name, n = getattr(loss_func, "__name__", type(loss_func).__name__), len(heads)
+        raise UsageError(
+            f"{name} cannot be the loss of {n} heads ({one_line(error)}): expected reduction 'none' to give (B,), "
+            f"activation probabilities (B, {heads.n_logits}), decodes class numbers (B, {n}), as FocalLoss and "
+            "CrossEntropyLoss of fastmask do."
+        ) from error
+    return loss_func
+
+
+def check_metric(metric: Metric, heads: Heads) -> Metric:
+    """`metric`, unless it is one of fastai's for a single class a photo; raises UsageError then.
+
+    What fastai makes of functions is tried on two photos: it would fail at the end of the first epoch.
+    """
+    if isinstance(metric, AvgMetric | AccumMetric):
+        logits, y = torch.zeros(2, heads.n_logits), torch.zeros(2, len(heads), dtype=torch.int64)
+        metric.reset()
+        try:
+            metric.accumulate(SimpleNamespace(pred=logits, y=y, yb=(y,), to_detach=to_detach))
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"The metric {metric.name} cannot judge {len(heads)} heads; take MacroF1 and Accuracy of fastmask, or "
+                f"a function of logits (B, {heads.n_logits}) and class numbers (B, {len(heads)})."
+            ) from error
+        metric.reset()
+    return metric
 
 
 @contextmanager

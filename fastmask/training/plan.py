@@ -15,19 +15,21 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from torch import nn
 
 from fastmask.config import Config, make_config
-from fastmask.data.augment import REPORT_STATS, Stats, augmentations, check_fit, completed, report_pipelines, to_plain
+from fastmask.data.augment import REPORT_STATS, Stats, augmentations, check_fit, effective_pipelines
 from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.loaders import dataloaders, pick_device
 from fastmask.data.table import Table, check_photos
-from fastmask.errors import UsageError, one_line
+from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
+from fastmask.model.archs import nearest_size, size_flaw
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import default_metrics
-from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.network import MultiHeadNet, build_network, check_start
 from fastmask.training.learner import mask_learner, seeded
 
 LossFunc = Callable[[Heads], nn.Module]
@@ -57,6 +59,7 @@ class Plan:
     pipelines: dict[str, Any]
     environment: dict[str, Any]
     loss_func: LossFunc | None = None
+    size: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
@@ -85,7 +88,7 @@ class Plan:
         return sorted(set(every if chosen is None else chosen))
 
     def learner(self, fold: int, cbs: Sequence[Any] = ()) -> Learner:
-        """The learner that trains on all folds but `fold`, at its start."""
+        """The learner that trains on all folds but `fold`, at its start; it prints nothing."""
         self.check_folds([fold])
         dls = dataloaders(
             self.table,
@@ -97,19 +100,27 @@ class Plan:
             num_workers=self.config.workers,
             device=self.config.device,
         )
-        return mask_learner(
+        learn = mask_learner(
             dls,
-            build(self.config, self.table.heads, fold),
+            build(self.config, self.table.heads, fold, self.size),
             loss_func=self.loss(),
             lr=self.config.lr,
             wd=self.config.wd,
             cbs=cbs,
         )
+        # fastai's progress and its logger print to stdout, which is for results
+        learn.remove_cbs(ProgressCallback)
+        learn.logger = _silent
+        return learn
 
     def loss(self) -> nn.Module:
         """The loss, of one's own or of the configuration."""
         heads = self.table.heads
         return build_loss(self.config, heads) if self.loss_func is None else self.loss_func(heads)
+
+
+def _silent(*_: Any) -> None:
+    pass
 
 
 def _heads_line(head: Head) -> str:
@@ -126,14 +137,15 @@ def prepare(table: Table, config: Config, loss_func: LossFunc | None = None) -> 
     check_monitor(config, table.heads)
     if loss_func is None:
         build_loss(config, table.heads)
-    pipelines = effective_pipelines(config)
+    pipelines = effective_pipelines(config, resolve_stats(config))
     train, valid = augmentations(pipelines)
     config, folds = deal(table, config)
-    network = build(config, table.heads, fold=0)
+    check_start(config.arch, config.pretrained, config.weights)
     photos = [table.photo(i) for i in range(len(table))]
     size = check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
+    network = build(config, table.heads, fold=0, size=size)
     check_size(network, config.arch, size)
-    return Plan(config, table, folds, pipelines, environment(network, table, device), loss_func)
+    return Plan(config, table, folds, pipelines, environment(network, table, device), loss_func, size)
 
 
 def effective_config(table: Table, config: Config) -> Config:
@@ -170,29 +182,12 @@ def deal(table: Table, config: Config) -> tuple[Config, np.ndarray]:
     return config.model_copy(update={"folds": count}), folds
 
 
-def effective_pipelines(config: Config) -> dict[str, Any]:
-    """The pipelines that a configuration asks for, with their normalising, as {"train": ..., "valid": ...}."""
-    stats = resolve_stats(config)
-    if config.train_pipeline is None or config.valid_pipeline is None:
-        train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize)
-        return {"train": to_plain(train), "valid": to_plain(valid)}
-    return {
-        "train": to_plain(completed(config.train_pipeline, stats, "train_pipeline")),
-        "valid": to_plain(completed(config.valid_pipeline, stats, "valid_pipeline")),
-    }
-
-
 def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
-    """Raise UsageError if the network cannot take photos of `size` (height, width)."""
-    height, width = size
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UsageError(
-            f"{arch} cannot take photos {height} high and {width} wide ({one_line(error)}); "
-            "give it a size that it can with --resize HEIGHT WIDTH."
-        ) from error
+    """Raise UsageError, naming a size that works, if the network cannot take, or cuts, photos of `size`."""
+    flaw = size_flaw(network, size)
+    if flaw is not None:
+        sides = nearest_size(arch, size) or ("HEIGHT", "WIDTH")
+        raise UsageError(f"{arch} {flaw}; give it a size that it takes whole: --resize {sides[0]} {sides[1]}.")
 
 
 def resolve_stats(config: Config) -> Stats | None:
@@ -215,8 +210,8 @@ def weighted_heads(heads: Heads, config: Config) -> Heads:
     return Heads([replace(h, weight=weights.get(h.name, h.weight)) for h in heads])
 
 
-def build(config: Config, heads: Heads, fold: int) -> MultiHeadNet:
-    """The network of a fold at its start; what is drawn for it depends on (seed, fold) alone."""
+def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
+    """The network of a fold at its start, for photos of `size`; what is drawn for it depends on (seed, fold) alone."""
     with seeded(config.seed, fold):
         return build_network(
             config.arch,
@@ -225,6 +220,7 @@ def build(config: Config, heads: Heads, fold: int) -> MultiHeadNet:
             weights=config.weights,
             drop_rate=config.drop_rate,
             drop_path_rate=config.drop_path,
+            size=size,
         )
 
 

@@ -9,11 +9,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
-from fastai.callback.progress import ProgressCallback
 
 from fastmask.training.plan import Plan
 
@@ -106,8 +104,6 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None) -> Rehearsal:
     chosen = plan.check_folds(folds)
     watch = _Stopwatch(STEPS)
     learn = plan.learner(chosen[0], [watch])
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = _silent
     learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
@@ -135,10 +131,6 @@ def peak_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # kilobytes, but on a Mac bytes
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _silent(*_: Any) -> None:
-    """fastai's logger prints to stdout, which is for results."""
 
 
 def _bytes(count: float) -> str:

@@ -221,6 +221,8 @@ def read(**settings):
 def test_data_of_any_kind(folders, photos, contest, tmp_path, monkeypatch):
     assert read(data=str(folders)).heads.names == ("class",)
     assert read(data=str(photos), heads=["shape"]).heads.names == ("shape",)
+    own = photos.rename(photos.with_name("train.csv"))
+    assert read(data=str(own), heads=["shape"]).heads.names == ("shape",)
     assert len(read(data=str(contest))) == len(read(data=str(contest / "train" / "train.csv"))) == 84
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "fastmask").mkdir()

@@ -127,6 +127,89 @@ def test_a_missing_file_and_one_of_no_tensors_are_refused(tmp_path):
         build_network("test_resnet", HEADS, weights=tmp_path / "list.pth")
 
 
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "levit_128s", "rexnet_100"])
+def test_dropout_is_before_the_heads_of_every_body_and_there_alone(arch):
+    network = build_network(arch, HEADS, drop_rate=0.5)
+    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout) and m.p] == [0.5]
+    features = network.dropout(torch.ones(1000))
+    assert 400 < int((features == 0).sum()) < 600
+    x = torch.randn(1, 3, 224, 224)
+    network.eval().dropout.train()
+    assert not torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "levit_128s", "tf_efficientnet_lite0"])
+def test_drop_path_reaches_the_body(arch):
+    rates = [getattr(m, "drop_prob", 0) for m in build_network(arch, HEADS, drop_path_rate=0.3).body.modules()]
+    assert 0.2 < max(rates) < 0.31
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "densenet121"])
+def test_a_body_without_drop_path_is_refused(arch):
+    with pytest.raises(UsageError, match=f"'{arch}' takes no drop-path rate; leave --drop-path at 0"):
+        build_network(arch, HEADS, drop_path_rate=0.1)
+
+
+def test_a_body_that_takes_a_drop_path_rate_and_does_nothing_with_it_is_refused(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda *args, drop_path_rate=0, **kwargs: create(*args, **kwargs))
+    with pytest.raises(UsageError, match="'test_resnet' takes no drop-path rate"):
+        build_network("test_resnet", HEADS, drop_path_rate=0.1)
+
+
+def weights_of(arch, tmp_path):
+    """A file of the weights of timm's model, made for its own size of photos."""
+    tensors = {name: tensor.contiguous() for name, tensor in timm.create_model(arch).state_dict().items()}
+    save_file(tensors, tmp_path / "own.safetensors")
+    return tmp_path / "own.safetensors", tensors
+
+
+def test_a_transformer_s_weights_load_for_photos_of_any_size(tmp_path):
+    file, tensors = weights_of("test_vit", tmp_path)
+    network = build_network("test_vit", HEADS, weights=file, size=(400, 200))
+    count = len(network.body.state_dict())
+    assert network.initial_weights == f"{file}: {count} of {count} tensors"
+    assert torch.equal(network.body.pos_embed, tensors["pos_embed"])
+    network.body.pos_embed.data[:] = 0
+    x = torch.randn(1, 3, 400, 200)
+    flat = network.eval()(x)
+    network.body.pos_embed.data[:] = tensors["pos_embed"]
+    assert not torch.equal(network(x), flat)
+
+
+def test_position_embeddings_of_another_size_are_resampled(tmp_path):
+    """A table of shifts that is 1 for no shift and falls evenly to the sides does so at any size."""
+    file, tensors = weights_of("test_coatnet", tmp_path)
+    name = "stages.2.blocks.0.attn.rel_pos.relative_position_bias_table"
+    hill = 1 - torch.linspace(-1, 1, 19).abs()
+    tensors[name] = (hill[:, None] * hill).reshape(-1, 1).repeat(1, tensors[name].shape[1]).contiguous()
+    save_file(tensors, file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FastmaskWarning)
+        network = build_network("test_coatnet", HEADS, weights=file, size=(384, 192))
+    own = network.body.state_dict()[name][:, 0].reshape(47, 23)
+    assert tensors[name].shape[0] == 19**2
+    assert own.argmax() == 23 * 23 + 11
+    assert own[23, 11] == pytest.approx(1)
+    torch.testing.assert_close(own, own.flip(0).flip(1), atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_resampled_starts_anew_and_is_said(tmp_path):
+    file, _ = weights_of("pit_ti_224", tmp_path)
+    with pytest.warns(FastmaskWarning, match="the others, such as pos_embed, start anew"):
+        build_network("pit_ti_224", HEADS, weights=file, size=(400, 200))
+
+
+@pytest.mark.parametrize("size", [None, (64, 32)])
+def test_looking_for_the_way_to_take_a_size_draws_nothing(size):
+    arch = "swin_tiny_patch4_window7_224"
+    torch.manual_seed(3)
+    drawn = build_network(arch, HEADS, size=size).heads[0].weight
+    torch.manual_seed(3)
+    timm.create_model(arch, num_classes=0, **({"img_size": size} if size else {}))
+    assert torch.equal(drawn, torch.nn.Linear(768, 3).weight)
+
+
 def test_one_head_and_seven_heads():
     for count in (1, 7):
         heads = Heads([Head(f"h{i}", ("a", "b", "c")) for i in range(count)])

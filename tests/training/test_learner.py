@@ -2,8 +2,12 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
+from fastai.metrics import F1Score, accuracy, accuracy_multi, error_rate
+from fastai.optimizer import Adam, Optimizer
 from sklearn.metrics import f1_score
 from torch import nn
 
@@ -12,7 +16,10 @@ from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.table import read_contest
 from fastmask.errors import UsageError
-from fastmask.training.learner import heads_of, mask_learner
+from fastmask.heads import Head, Heads
+from fastmask.model.losses import CrossEntropyLoss, FocalLoss
+from fastmask.model.metrics import Accuracy
+from fastmask.training.learner import check_loss, heads_of, mask_learner
 
 SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(64, 32)]))
 
@@ -89,3 +96,59 @@ def test_the_start_depends_on_the_seed_alone(learn):
 def test_loaders_without_heads_are_refused():
     with pytest.raises(UsageError, match="have no heads"):
         heads_of(DataLoaders([(torch.zeros(1),)], [(torch.zeros(1),)]))
+
+
+def test_what_is_set_can_be_set_otherwise(learn):
+    other = mask_learner(learn.dls, "test_resnet", pretrained=False, opt_func=Adam, cbs=SaveModelCallback())
+    other.create_opt()
+    assert isinstance(other.opt, Optimizer)
+    assert hasattr(other, "save_model")
+    assert other.cbs[-1].name == "save_model"
+
+
+@pytest.mark.parametrize(
+    ("loss", "heads"),
+    [
+        (CrossEntropyLossFlat(), 3),
+        (CrossEntropyLossFlat(), 1),
+        (LabelSmoothingCrossEntropy(), 3),
+        (LabelSmoothingCrossEntropy(), 1),
+        (nn.CrossEntropyLoss(), 1),
+        (lambda logits, y: logits.sum(), 3),
+        (FocalLoss(Heads([Head("other", ("a", "b"))])), 3),
+    ],
+)
+def test_a_loss_that_cannot_work_is_refused_before_training(learn, loss, heads):
+    of = Heads(list(heads_of(learn.dls))[:heads])
+    with pytest.raises(UsageError, match=rf"cannot be the loss of {heads} heads .* as FocalLoss") as told:
+        check_loss(loss, of)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("metric", [accuracy, error_rate, accuracy_multi, F1Score(average="macro")])
+def test_a_metric_of_one_class_a_photo_is_refused_before_training(learn, metric):
+    with pytest.raises(UsageError, match="cannot judge 3 heads; take MacroF1"):
+        mask_learner(learn.dls, learn.model, metrics=metric)
+
+
+def test_a_metric_of_one_s_own(learn):
+    def masks_right(logits, y):
+        return (logits[:, :3].argmax(-1) == y[:, 0]).float().mean()
+
+    other = mask_learner(learn.dls, learn.model, metrics=[masks_right, Accuracy(heads_of(learn.dls), "mask")])
+    with other.no_bar():
+        _, own, ours = other.validate()
+    assert own == pytest.approx(ours)
+
+
+def test_a_loss_of_one_s_own(learn):
+    class Halved(CrossEntropyLoss):
+        def forward(self, logits, y):
+            return super().forward(logits, y) / 2
+
+    heads = heads_of(learn.dls)
+    other = mask_learner(learn.dls, learn.model, loss_func=Halved(heads))
+    whole = mask_learner(learn.dls, learn.model, loss_func=CrossEntropyLoss(heads))
+    with other.no_bar(), whole.no_bar():
+        assert other.validate()[0] == pytest.approx(whole.validate()[0] / 2)
+    assert other.loss_func.reduction == "mean"

@@ -19,7 +19,8 @@ def shown(stream, contest, small_settings, out):
 
 def test_a_log_gets_a_line_about_the_run_and_one_an_epoch(contest, small_settings, tmp_path):
     about, *lines = shown(io.StringIO(), contest, small_settings, tmp_path / "run").splitlines()
-    assert about.startswith("84 photos of 12 persons; test_resnet")
+    assert about.startswith("84 photos of 12 persons; mask (wear, incorrect, none); gender (male, female); age (<30")
+    assert "; test_resnet, 0.4 M parameters" in about
     assert [line.split("  ")[0] for line in lines] == ["fold 1/2 epoch 1/1", "fold 2/2 epoch 1/1"]
     assert all("macro_f1 0." in line and "valid_loss" in line for line in lines)
 

@@ -1,0 +1,98 @@
+"""Finder: fastai's learning rate finder, which leaves the learner as it was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastai.callback.schedule import minimum, steep, valley
+from fastai.learner import Learner
+from matplotlib.figure import Figure
+
+from fastmask.errors import FastmaskError, UsageError
+from fastmask.files import replacing
+from fastmask.training.untouched import untouched
+
+# how many learning rates are tried unless told otherwise, as in fastai
+STEPS = 100
+# a slope and a valley can be told from a handful of points; the ends, a tenth and five, are cut off before
+_FEWEST_POINTS, _SKIP_END, _FEWEST_STEPS = 5, 5, 20
+_SUGGESTIONS = {"suggestion": "tab:red", "steep": "tab:blue", "minimum": "tab:green"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the finder found: `lrs` it went through, fastai's smoothed `losses` at them, and learning rates to take.
+
+    `suggestion` lies in the longest fall of the loss (fastai's valley), `steep` where it falls fastest, `minimum` is a
+    tenth of where it is lowest.
+    """
+
+    suggestion: float
+    steep: float
+    minimum: float
+    lrs: list[float]
+    losses: list[float]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {getattr(self, name):.1e}" for name in _SUGGESTIONS)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def plot(self, path: str | Path) -> None:
+        """Write a picture (PNG) of the loss over the learning rate, with the suggestions marked."""
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.lrs, self.losses, color="0.3")
+        for name, color in _SUGGESTIONS.items():
+            lr = getattr(self, name)
+            axes.axvline(lr, color=color, linestyle="-" if name == "suggestion" else ":", label=f"{name} {lr:.1e}")
+        # the loss shoots up at the end, and would press all before it into a line
+        low, start = min(self.losses), self.losses[0]
+        room = (start - low) / 2 + abs(start) / 20
+        axes.set_ylim(low - room / 2, min(max(self.losses), start) + room)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)", title="Learning rate finder")
+        axes.legend(loc="lower left")
+        with replacing(path) as beside:
+            figure.savefig(beside, format="png", dpi=120)
+
+
+def lr_find(
+    learn: Learner, start_lr: float = 1e-7, end_lr: float = 10.0, num_it: int = STEPS, stop_div: bool = True
+) -> Found:
+    """fastai's `learn.lr_find`: train `num_it` steps at rising learning rates, and suggest one to train at.
+
+    However it ends, the learner is as before: weights, optimizer, counters, random state, records; and no file is left.
+    Raises UsageError for a range or a number of steps that tells nothing, FastmaskError where the loss does not.
+    """
+    if not 0 < start_lr < end_lr or num_it < _FEWEST_STEPS:
+        raise UsageError(
+            f"The finder goes from a learning rate above 0 to a higher one in {_FEWEST_STEPS} steps or more, "
+            f"found {start_lr:g} to {end_lr:g} in {num_it}."
+        )
+    if not len(learn.dls.train):
+        raise UsageError("The training loader gives no batch, so no learning rate can be tried.")
+    with untouched(learn):
+        learn.lr_find(start_lr, end_lr, num_it, stop_div, show_plot=False, suggest_funcs=None)
+        lrs = [float(lr) for lr in learn.recorder.lrs]
+        losses = [float(loss) for loss in learn.recorder.losses]
+    return suggest(lrs, losses, num_it)
+
+
+def suggest(lrs: list[float], losses: list[float], num_it: int) -> Found:
+    """fastai's suggestions from the losses at rising learning rates; raises FastmaskError if too few are numbers."""
+    steps = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+    first, last = num_it // 10, min(steps, len(losses) - _SKIP_END)
+    if last - first < _FEWEST_POINTS:
+        raise FastmaskError(
+            f"The finder cannot suggest a learning rate: the loss ran away after {steps} of {num_it} steps, up to a "
+            f"learning rate of {max(lrs[:steps], default=0):.1e}; start lower, or end lower with more steps."
+        )
+    points = torch.tensor(lrs[first:last]), torch.tensor(losses[first:last])
+    valley_lr, steep_lr, minimum_lr = (float(func(*points, num_it)[0]) for func in (valley, steep, minimum))
+    return Found(valley_lr, steep_lr, minimum_lr, lrs[:steps], losses[:steps])
