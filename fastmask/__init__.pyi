@@ -4,6 +4,8 @@ from .config import read_recipe as read_recipe
 from .data.augment import Augmentation as Augmentation
 from .data.augment import report_pipelines as report_pipelines
 from .data.check import check_data as check_data
+from .data.contest import contest_heads as contest_heads
+from .data.contest import read_contest as read_contest
 from .data.findings import Finding as Finding
 from .data.fixes import apply_fixes as apply_fixes
 from .data.folds import assign_folds as assign_folds
@@ -17,8 +19,6 @@ from .data.readers import read_data as read_data
 from .data.readers import read_folders as read_folders
 from .data.sample import write_sample as write_sample
 from .data.table import Table as Table
-from .data.table import contest_heads as contest_heads
-from .data.table import read_contest as read_contest
 from .errors import DataError as DataError
 from .errors import FastmaskError as FastmaskError
 from .errors import FastmaskWarning as FastmaskWarning

@@ -59,7 +59,7 @@ def fit(
     folds = None if fold is None else numbers("--fold", fold, int)
     _check_out(out, resume, overwrite)
     if dry_run:
-        _rehearse(settings, folds)
+        _rehearse(settings, folds, out or Path("runs") / settings.arch, resume)
         return
     from fastmask.training.crossval import cross_validate
 
@@ -68,19 +68,25 @@ def fit(
     run = cross_validate(table, settings, out=out, fold=folds, overwrite=overwrite, resume=resume)
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
-    _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
+    if optimistic is not None:
+        _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
     _say(
         f"Written to {run.path}: oof.csv, scores.json, checkpoints. Next: fastmask predict {run.path} IMAGES --out FILE"
     )
 
 
-def _rehearse(settings: Config, folds: Sequence[int] | None) -> None:
+def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
+    from fastmask.training.crossval import reopen
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import rehearse
 
     plan = prepare(_read_table(settings), settings)
+    chosen = plan.check_folds(folds)
+    if resume:
+        done = reopen(out, plan).trained_folds
+        chosen = [fold for fold in chosen if fold not in done]
     _say(str(plan))
-    typer.echo(str(rehearse(plan, folds)))
+    typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
@@ -196,7 +202,7 @@ def merge(
 @app.command()
 def doctor() -> None:
     """Say what this machine has, and whether a run of ten seconds works on it; exit 1 if not."""
-    from fastmask.training.doctor import examine
+    from fastmask.doctor import examine
 
     for line in examine():
         typer.echo(line)

@@ -19,6 +19,16 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+class Bands(BaseModel):
+    """A head whose classes are bands of a number, parted by `bounds`; training may use bounds of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    classes: list[str]
+    bounds: list[float]
+    train_bounds: list[float] | None = None
+
+
 class Config(BaseModel):
     """The settings of a run. The defaults are the report's recipe with honest folds.
 
@@ -29,8 +39,8 @@ class Config(BaseModel):
 
     # data
     data: str = Field("data", description="A contest folder, a CSV, a folder a class, or 'sample'.")
-    heads: list[str] | dict[str, list[str]] | None = Field(
-        None, description="Columns of the CSV, or a mapping of each to its classes in order."
+    heads: list[str] | dict[str, list[str] | Bands] | None = Field(
+        None, description="Columns of the CSV, or a mapping of each to its classes in order, or to classes and bounds."
     )
     images: str | None = Field(None, description="The folder that a CSV's paths start from; by default the CSV's own.")
     image_column: str | None = Field(None, description="The CSV's column of photos.")
@@ -144,7 +154,8 @@ def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
-        inside = both.get(key)
+        # a mapping of heads is a whole: one below it would add heads that nobody asked for
+        inside = both.get(key) if key != "heads" else None
         both[key] = _merge(inside, value) if isinstance(inside, dict) and isinstance(value, Mapping) else value
     return both
 

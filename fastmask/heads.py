@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
@@ -13,9 +14,12 @@ import numpy as np
 from fastmask.errors import DataError, UsageError
 
 UNKNOWN = -1
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 _MOST_JOINT = 2**62
-# columns of a table, and the word for all heads together
-RESERVED = ("path", "person", "fold", "source", "true", "predicted", "joint")
+# the word for all heads together
+JOINT = "joint"
+# columns of a table and of what is made of it
+RESERVED = ("path", "person", "fold", "source", "true", "predicted", JOINT)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class Head:
             raise UsageError(
                 f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}."
             )
+        padded = next((text for text in (self.name, *self.classes) if text != text.strip()), None)
+        if padded is not None:
+            raise UsageError(f"Head {self.name!r} has a blank at an end of {padded!r}; take it off.")
         if self.name in RESERVED:
             raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} mean something else.")
         if self.weight < 0:
@@ -69,6 +76,21 @@ class Head:
         """The name of class number `code`; UNKNOWN (-1) is ""."""
         return "" if code == UNKNOWN else self.classes[code]
 
+    def read(self, cell: str) -> tuple[str, float]:
+        """A cell of a table -> the class's name and the number behind it: NaN where there is none; "" is unknown.
+
+        Raises DataError for a cell that names no class or, where the classes are bands of a number, is none.
+        """
+        if cell == "":
+            return "", float("nan")
+        if self.bounds is None:
+            if cell not in self.classes:
+                raise DataError(f"found {cell!r}, expected one of {', '.join(self.classes)}, or nothing if unknown.")
+            return cell, float("nan")
+        if _NUMBER.fullmatch(cell) is None:
+            raise DataError(f"found {cell!r}, expected a number, from which the class of {self.name} follows.")
+        return self.decode(int(self.band(np.array([float(cell)]))[0])), float(cell)
+
     def band(self, numbers: np.ndarray, training: bool = False) -> np.ndarray:
         """(N,) numbers -> (N,) class numbers by the bounds; NaN is UNKNOWN."""
         if self.bounds is None:
@@ -90,6 +112,9 @@ class Heads(Sequence[Head]):
             raise UsageError("At least one head is needed.")
         if len({h.name for h in self._heads}) < len(self._heads):
             raise UsageError(f"Two heads share a name: {', '.join(h.name for h in self._heads)}.")
+        twice = next((c for c in self.columns if self.columns.count(c) > 1), None)
+        if twice is not None:
+            raise UsageError(f"Two heads have classes that are both called {twice!r} in tables; rename one.")
         self.sizes = tuple(len(h.classes) for h in self._heads)
         self.offsets = (0, *accumulate(self.sizes))
         self.n_logits = self.offsets[-1]

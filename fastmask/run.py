@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,8 +35,9 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES = (
 FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES}
 # the last file of a fold
 DONE = "done.json"
-# settings that say where to work and to read, not what to do: folds.csv says whether what was read is the same
-MACHINE_SETTINGS = ("workers", "device", "data", "images", "fixes", "folds_file")
+# settings that say where to work and to read, not what to do: folds.csv and what environment.json says of a fold's
+# start tell whether what was read is the same
+MACHINE_SETTINGS = ("workers", "device", "data", "images", "fixes", "folds_file", "weights")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,13 @@ class Run:
         pipelines: Mapping[str, Any],
         folds: pd.DataFrame,
         environment: Any,
+        trained: Mapping[int, Path] | None = None,
         overwrite: bool = False,
     ) -> Run:
-        """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run."""
+        """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run.
+
+        `trained` are directories of folds to copy.
+        """
         path = Path(path)
         check_free(path, overwrite)
         place = path.resolve()
@@ -71,6 +77,8 @@ class Run:
             write_json(made / HEADS, heads.to_plain())
             write_json(made / ENVIRONMENT, environment)
             write_csv(made / FOLDS, folds)
+            for fold, source in (trained or {}).items():
+                shutil.copytree(source, made / f"fold{fold}")
             old = Path(aside) / "old"
             try:
                 if overwrite and place.exists():
@@ -136,6 +144,12 @@ class Run:
         except ValueError as error:
             raise DataError(f"{self.path / name} has something else than numbers: {error}.") from error
 
+    @property
+    def start(self) -> dict[str, Any]:
+        """What its folds start from that the configuration only names: the body's tag, a digest of the weights."""
+        start: dict[str, Any] = read_json(self.path / ENVIRONMENT).get("start", {})
+        return start
+
     def history(self, fold: int) -> pd.DataFrame:
         """One row an epoch of a fold: losses, metrics, learning rate, seconds."""
         return self._read(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
@@ -165,7 +179,7 @@ class Run:
         By the score's age bounds, whatever training used; a fold's epoch is the one that the other folds chose.
         """
         oof, true = self.oof, self.true
-        scores = score_heads(self.heads, self.predicted, true, groups=oof["person"].to_numpy(dtype=object), draws=draws)
+        scores = score_heads(self.heads, self.predicted, true, oof["person"].to_numpy(dtype=object), draws, self.y)
         trained = sorted(set(oof["fold"].astype(int)))
         if len(trained) < self.config.folds:
             scores.notes.append(

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from fastmask.heads import UNKNOWN, Heads
+from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.randomness import Counted, Stream
 
 DRAWS = 2000
-JOINT = "joint"
+# a draw lacks a class of one person in 37 % of cases, of five in under 1 %
+FEW_GROUPS = 5
+# the figure to monitor of which less is better; every other is a metric of which more is
+LOSS = "valid_loss"
 
 
 @dataclass(frozen=True)
@@ -93,30 +96,68 @@ def score(
     `classes` are those that the mean is over; by default those that the truth has. With `groups` (N,), such as the
     persons, 95 % intervals by a bootstrap that draws whole groups: `draws` times, the percentiles 2.5 and 97.5. The
     mean is over the same classes in every draw; one that a draw happens to lack says nothing about itself there, and
-    keeps its F1 of the whole.
+    keeps its F1 of the whole. Where most classes have few groups that makes the interval too narrow: see `is_thin`.
     """
-    known = true != UNKNOWN
-    predicted, true = predicted[known], true[known]
-    kept = np.unique(true) if classes is None else np.asarray(sorted(classes), dtype=np.int64)
-    if len(true) == 0 or len(kept) == 0:
-        return Score(float("nan"), float("nan"), 0)
-    owner = np.zeros(len(true), np.int64) if groups is None else np.unique(groups[known], return_inverse=True)[1]
-    counts = _counts(predicted, true, kept, owner)
-    each, accuracy = _rates(counts.sum(axis=0)[None, :], len(kept))
-    point = float(each.mean()), float(accuracy[0]), len(true)
-    if groups is None or draws == 0:
-        return Score(*point)
-    drawn = [_means(weights @ counts, len(kept), each) for weights in _bootstrap_weights(counts.shape[0], draws, seed)]
-    f1_draws, accuracy_draws = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    return Score(*point, _interval(f1_draws), _interval(accuracy_draws))
+    return score_together([(predicted, true, classes)], groups, draws, seed)[0]
 
 
-def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray) -> csr_array:
+Target = tuple[np.ndarray, np.ndarray, Sequence[int] | None]
+
+
+def score_together(
+    targets: Sequence[Target], groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0
+) -> list[Score]:
+    """`score` of several (predicted, true, classes) on the same photos and the same draws."""
+    n = len(targets[0][1])
+    owner = np.zeros(n, np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
+    counted = [_Counted(predicted, true, classes, owner) for predicted, true, classes in targets]
+    if groups is None or draws == 0 or n == 0:
+        return [target.score() for target in counted]
+    for weights in _bootstrap_weights(int(owner.max()) + 1, draws, seed):
+        for target in counted:
+            target.draw(weights)
+    return [target.score() for target in counted]
+
+
+class _Counted:
+    """One target's counts, and the figures of the draws so far."""
+
+    def __init__(
+        self, predicted: np.ndarray, true: np.ndarray, classes: Sequence[int] | None, owner: np.ndarray
+    ) -> None:
+        known = true != UNKNOWN
+        self.n = int(known.sum())
+        self.classes = np.unique(true[known]) if classes is None else np.asarray(sorted(classes), dtype=np.int64)
+        self.draws: list[tuple[np.ndarray, np.ndarray]] = []
+        if self.n and len(self.classes):
+            groups = int(owner.max()) + 1
+            self.counts = _counts(predicted[known], true[known], self.classes, owner[known], groups)
+            self.each, self.accuracy = _rates(self.counts.sum(axis=0)[None, :], len(self.classes))
+
+    def draw(self, weights: np.ndarray) -> None:
+        """Add the figures of (draws, groups) weights."""
+        if self.n and len(self.classes):
+            each, accuracy = _rates(weights @ self.counts, len(self.classes), self.each)
+            # a draw without any of these photos says nothing
+            self.draws.append((each.mean(1)[~np.isnan(accuracy)], accuracy[~np.isnan(accuracy)]))
+
+    def score(self) -> Score:
+        """The figures of the whole, with intervals where there were draws."""
+        if not self.n or not len(self.classes):
+            return Score(float("nan"), float("nan"), 0)
+        point = float(self.each.mean()), float(self.accuracy[0])
+        if not self.draws:
+            return Score(*point, self.n)
+        f1_draws, accuracy_draws = (np.concatenate(part) for part in zip(*self.draws, strict=True))
+        return Score(*point, self.n, _interval(f1_draws, point[0]), _interval(accuracy_draws, point[1]))
+
+
+def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray, groups: int) -> csr_array:
     """(groups, 3 * classes + 2): per group the hits, answers and truths of each class, all hits, all photos.
 
     Sparse: with many heads there can be as many joint classes as photos, and a group has seen few of them.
     """
-    k, groups = len(classes), int(owner.max()) + 1
+    k = len(classes)
     hit = predicted == true
     every = np.ones_like(hit)
     places = []
@@ -132,13 +173,8 @@ def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner:
 def _rates(counts: np.ndarray, k: int, absent: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """(draws, 3 * classes + 2) counts -> (draws, classes) F1, (draws,) accuracy."""
     hits, predicted, true = (counts[:, i * k : (i + 1) * k] for i in range(3))
-    return f1(hits, predicted, true, absent), counts[:, -2] / counts[:, -1]
-
-
-def _means(counts: np.ndarray, k: int, absent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(draws, 3 * classes + 2) counts -> (draws,) macro-F1, (draws,) accuracy."""
-    each, accuracy = _rates(counts, k, absent)
-    return each.mean(1), accuracy
+    with np.errstate(invalid="ignore"):
+        return f1(hits, predicted, true, absent), counts[:, -2] / counts[:, -1]
 
 
 def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:
@@ -149,9 +185,24 @@ def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -
         yield rng.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(np.float64)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def _interval(values: np.ndarray, point: float) -> tuple[float, float]:
     low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
+    return min(float(low), point), max(float(high), point)
+
+
+def is_thin(true: np.ndarray, groups: np.ndarray) -> bool:
+    """Whether half of the classes of (N,) truths, -1 left out, stand on fewer than FEW_GROUPS groups.
+
+    Then draws lack many of them, and the bootstrap's interval of macro-F1 is too narrow.
+    """
+    known = true != UNKNOWN
+    seen = np.unique(np.stack([true[known], np.unique(groups[known], return_inverse=True)[1]]), axis=1)
+    return bool(known.any() and np.median(np.unique(seen[0], return_counts=True)[1]) < FEW_GROUPS)
+
+
+def target_of(heads: Heads, y: np.ndarray, target: str) -> np.ndarray:
+    """(N, heads) class numbers -> (N,) those of one head, or of the joint class."""
+    return np.asarray(heads.joint(y) if target == JOINT else y[:, heads.position(target)])
 
 
 def score_heads(
@@ -168,12 +219,19 @@ def score_heads(
     over the classes of `true`, or of `whole`: give it the labels (M, heads) of the table that `true` is a part of.
     """
     whole = true if whole is None else whole
-    joint = score(heads.joint(predicted), heads.joint(true), _known(heads.joint(whole)), groups, draws)
+    names = (JOINT, *heads.names)
+    targets = [
+        (target_of(heads, predicted, t), target_of(heads, true, t), _known(target_of(heads, whole, t))) for t in names
+    ]
+    joint, *each = score_together(targets, groups, draws)
     notes = []
+    if groups is not None and draws and is_thin(targets[0][1], groups):
+        notes.append(
+            f"Half of the joint classes have under {FEW_GROUPS} persons: the interval of their macro-F1 is too narrow."
+        )
     if joint.n < len(true):
         notes.append(f"{len(true) - joint.n} of {len(true)} photos lack a label and are left out of the joint score.")
-    each = {h.name: score(predicted[:, i], true[:, i], _known(whole[:, i]), groups, draws) for i, h in enumerate(heads)}
-    return Scores(joint, each, notes)
+    return Scores(joint, dict(zip(heads.names, each, strict=True)), notes)
 
 
 def _known(labels: np.ndarray) -> list[int]:

@@ -49,7 +49,7 @@ def small_settings() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def finished_run(contest: Path, small_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of `small_settings` on `contest`; for reading only."""
-    from fastmask.data.table import read_contest
+    from fastmask.data.contest import read_contest
     from fastmask.training.crossval import cross_validate
 
     return cross_validate(read_contest(contest), out=tmp_path_factory.mktemp("runs") / "small", **small_settings)

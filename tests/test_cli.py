@@ -956,7 +956,7 @@ def test_a_folder_a_class(small: list[str], fastmask: Command, work: Path) -> No
 
 
 def test_doctor(fastmask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmask.training import doctor
+    from fastmask import doctor
 
     monkeypatch.setattr(doctor, "examine", lambda: iter(["CPU 2 cores", "run works"]))
     assert fastmask("doctor").out == "CPU 2 cores\nrun works\n"

@@ -71,3 +71,16 @@ def test_missing_files_and_recipes_are_named(tmp_path):
         read_settings(tmp_path / "list.yaml")
     with pytest.raises(UsageError, match="name=value"):
         parse_sets(["epochs"])
+
+
+def test_a_mapping_of_heads_is_replaced_as_a_whole():
+    below = {"heads": {"smile": ["no", "yes"], "hat": ["no", "yes"]}}
+    above = {"heads": {"digit": ["1", "2"], "age": {"classes": ["young", "old"], "bounds": [40]}}}
+    config = make_config(below, above)
+    assert list(config.heads) == ["digit", "age"]
+    assert make_config(config.to_plain()) == config
+
+
+def test_a_file_of_folds_above_takes_the_number_below_away():
+    assert "folds" not in make_config({"folds": 3}, {"folds_file": "split.csv"}).model_fields_set
+    assert make_config({"folds_file": "split.csv"}, {"folds": 3}).folds == 3

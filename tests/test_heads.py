@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastmask.data.table import contest_heads
+from fastmask.data.contest import contest_heads
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
 
@@ -93,3 +93,36 @@ def test_heads_survive_plain_values():
 def test_heads_that_cannot_be_are_refused(make):
     with pytest.raises(UsageError):
         make()
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ([("colour ", ("red", "green"))], "blank at an end of 'colour '"),
+        ([("colour", ("red", " green"))], "blank at an end of ' green'"),
+        ([("a", ("b.c", "d")), ("a.b", ("c", "e"))], "both called 'a.b.c' in tables"),
+        ([(f"h{i}", ("no", "yes")) for i in range(63)], "more joint classes than a 64-bit number counts"),
+    ],
+)
+def test_names_that_files_could_not_keep_apart_are_refused(heads, message):
+    with pytest.raises(UsageError, match=message):
+        Heads([Head(name, classes) for name, classes in heads])
+
+
+def test_a_cell_is_a_class_or_a_number_from_which_it_follows():
+    colour, age = Head("colour", ("red", "green")), Head("age", ("<30", "30+"), bounds=(30,))
+    assert colour.read("green")[0] == "green"
+    assert age.read("30") == ("30+", 30.0)
+    assert age.read("29.5") == ("<30", 29.5)
+    assert colour.read("")[0] == age.read("")[0] == ""
+    assert np.isnan(age.read("")[1])
+    for head, cell in ((colour, "blue"), (age, "old"), (age, "nan"), (age, "1_000"), (age, "1e3")):
+        with pytest.raises(DataError, match=f"found '{cell}', expected"):
+            head.read(cell)
+
+
+def test_forty_heads_have_joint_classes_that_can_be_named():
+    heads = Heads([Head(f"h{i}", ("no", "yes")) for i in range(40)])
+    y = np.random.default_rng(0).integers(0, 2, (5, 40))
+    assert (heads.unjoint(heads.joint(y)) == y).all()
+    assert heads.joint_name(heads.joint(y)[0]) == " ".join(heads.decode(y[0]))

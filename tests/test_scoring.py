@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.data.table import contest_heads
-from fastmask.scoring import score, score_heads
+from fastmask.data.contest import contest_heads
+from fastmask.heads import Head, Heads
+from fastmask.scoring import score, score_heads, score_together
 
 
 def answers(n=400, k=18, seed=0):
@@ -102,3 +103,25 @@ def test_a_class_that_a_draw_lacks_keeps_its_f1_even_where_others_are_taken_for_
         draws.append((each[0] + (each[1] if (true[rows] == 1).any() else whole)) / 2)
     ours = score(guess, true, groups=persons).macro_f1_interval
     assert ours == pytest.approx(np.percentile(draws, (2.5, 97.5)), abs=0.02)
+
+
+def test_an_interval_holds_the_figure_and_is_said_to_be_too_narrow_where_classes_are_thin():
+    heads = Heads([Head("name", tuple(map(str, range(100))))])
+    true = np.arange(100)[:, None]
+    predicted = np.where(np.random.default_rng(0).random((100, 1)) < 0.44, true, (true + 1) % 100)
+    scores = score_heads(heads, predicted, true, groups=np.arange(100))
+    low, high = scores.joint.macro_f1_interval
+    assert low <= scores.joint.macro_f1 <= high
+    assert scores.notes == [
+        "Half of the joint classes have under 5 persons: the interval of their macro-F1 is too narrow."
+    ]
+    many = np.repeat(np.arange(4), 50)[:, None]
+    heads = Heads([Head("name", tuple(map(str, range(4))))])
+    assert score_heads(heads, many, many, groups=np.arange(200)).notes == []
+
+
+def test_scores_together_are_scores_apart():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 5)
+    targets = [(rng.integers(0, k, 200), rng.integers(0, k, 200), None) for k in (2, 3, 18)]
+    assert score_together(targets, groups) == [score(*target, groups) for target in targets]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from fastmask.data.table import contest_folder
+from fastmask.data.contest import contest_folder
 from fastmask.files import read_strings, write_csv
 
 SPOILT = ("cut short", "empty", "text", "tiny", "landscape", "blank")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +19,12 @@ from fastmask.data.augment import Augment, augmentations, check_fit, effective_p
 from fastmask.data.check_labels import check_labels
 from fastmask.data.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
 from fastmask.data.findings import ERROR, WARNING, Finding, count, listed, order
-from fastmask.data.folds import read_folds
-from fastmask.data.photo import read_photo
+from fastmask.data.folds import count_folds, read_folds
+from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskError
+from fastmask.heads import JOINT
 
 TINY = 32
 # what a photo's width over height may differ from the commonest by, and from how many odd ones on there is no commonest
@@ -62,13 +61,20 @@ def check_data(
     faults: list[DataError] = []
     table = read_data(config, faults.append, log)
     findings = [Finding(ERROR, "bad table", str(fault)) for fault in faults]
+    folds = config.folds
     if config.folds_file is not None:
         findings += _folds_of_file(table, config.folds_file, config.group)
+        folds = count_folds(config.folds_file)
     if len(table):
         train, valid = augmentations(effective_pipelines(config))
-        augments = {"the training pipeline": train, "the validation pipeline": valid}
         findings += check_table(
-            table, folds=config.folds, stratify=config.stratify, augments=augments, progress=progress
+            table,
+            folds=folds,
+            stratify=config.stratify,
+            group=config.group,
+            dealt=config.folds_file is not None,
+            augments={"the training pipeline": train, "the validation pipeline": valid},
+            progress=progress,
         )
     return sorted(findings, key=order)
 
@@ -85,18 +91,21 @@ def check_table(
     *,
     folds: int = 5,
     stratify: str | None = None,
+    group: str = "person",
+    dealt: bool = False,
     augments: Mapping[str, Augment] | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> list[Finding]:
     """All that is wrong with the photos and labels of `table`, errors first.
 
-    Decodes every photo once. `augments` are the pipelines that every photo must fit, by the words for them, such as
-    {"the training pipeline": ...}; `progress(done, total)` is called after each photo. Raises UsageError where there
-    is no head `stratify`.
+    Decodes every photo once. `dealt` says that the folds are given, so that whether photos can be dealt into them is no
+    question. `augments` are the pipelines that every photo must fit, by the words for them, such as
+    {"the training pipeline": ...}; `progress(done, total)` is called after each photo. Raises UsageError where there is
+    no head `stratify`.
     """
     strata = stratify or table.stratify
-    if strata != "joint":
+    if strata != JOINT:
         table.heads.position(strata)
     seen = look_at_photos([table.photo(row) for row in range(len(table))], progress, workers)
     looks = {row: look for row, look in enumerate(seen) if isinstance(look, Look)}
@@ -109,7 +118,7 @@ def check_table(
         *_odd_shapes(table, sizes),
         *_blank(table, looks),
         *_copies(table, {row: look for row, look in looks.items() if not look.blank}, workers),
-        *check_labels(table, folds, strata),
+        *check_labels(table, folds, strata, group, dealt),
     ]
     return sorted(findings, key=order)
 
@@ -119,20 +128,11 @@ def look_at_photos(
 ) -> list[Look | DataError]:
     """Decode every photo once, in threads, and keep 5 kB of each, or the error where one cannot be read."""
     seen: list[Look | DataError] = []
-    for look in _in_threads(_look, paths, workers):
+    for look in in_threads(_look, paths, workers):
         seen.append(look)
         if progress:
             progress(len(seen), len(paths))
     return seen
-
-
-def _in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
-    """`work` of each item in order; an interrupted one does not wait for the rest."""
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
-    try:
-        yield from pool.map(work, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _look(path: Path) -> Look | DataError:
@@ -234,9 +234,13 @@ def _copies(table: Table, looks: Mapping[int, Look], workers: int | None) -> Ite
     yield from _exact_copies(table, groups)
     yield from _copies_at_odds(table, groups)
     signatures = np.stack([look.signature for look in looks.values()])
-    pairs = near_pairs(signatures, table.persons[rows], digests)[:_MOST_CANDIDATES]
+    pairs = near_pairs(signatures, table.persons[rows], digests)
+    if len(pairs) > _MOST_CANDIDATES:
+        detail = f"{len(pairs):,} pairs of persons have photos alike; only the {_MOST_CANDIDATES:,} most are compared."
+        yield Finding(WARNING, "too many alike", detail)
+    pairs = pairs[:_MOST_CANDIDATES]
     pairs = [pair._replace(one=int(rows[pair.one]), other=int(rows[pair.other])) for pair in pairs]
-    likenesses = _in_threads(partial(_likeness, table), pairs, workers)
+    likenesses = in_threads(partial(_likeness, table), pairs, workers)
     yield from (_near_copy(table, pair) for pair, share in zip(pairs, likenesses, strict=True) if share >= SAME)
 
 

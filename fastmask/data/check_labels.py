@@ -13,30 +13,36 @@ from fastmask.data.findings import ERROR, WARNING, Finding, count
 from fastmask.data.folds import assign_folds
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskWarning, UsageError
-from fastmask.heads import UNKNOWN
+from fastmask.heads import JOINT, UNKNOWN
 
 # a head is a person's own where at most this share of the persons, or one of ten and more, disagree with themselves
 _DISAGREE, _FEW_PERSONS = 0.05, 10
 _CONTEST_FOLDER = re.compile(r"([^_]+)_(male|female)_[^_]+_(\d+)")
 
 
-def check_labels(table: Table, folds: int, strata: str) -> Iterator[Finding]:
+def check_labels(table: Table, folds: int, strata: str, group: str, dealt: bool) -> Iterator[Finding]:
     """All that is wrong with the labels: see `fastmask.data.check.check_table`."""
+    if not dealt:
+        yield from _too_few(table, folds, strata, group)
     yield from _classes(table, folds, strata)
     yield from _own_labels(table)
     yield from _contest_folders(table)
 
 
-def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
-    """Classes that the folds cannot share out; a head without two classes; too few persons."""
+def _too_few(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:
+    """What training would say where it cannot deal the photos into folds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FastmaskWarning)
-            assign_folds(table, folds, strata)
+            assign_folds(table, folds, strata, group)
     except UsageError as error:
         if folds < 2:
             raise
         yield Finding(ERROR, "too few persons", str(error))
+
+
+def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
+    """Classes that the folds cannot share out, and heads without two classes."""
     y = table.train_y
     for column, head in enumerate(table.heads):
         persons = _persons_of_classes(table, y[:, column])
@@ -46,7 +52,7 @@ def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
             continue
         for code, name in enumerate(head.classes):
             yield from _rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
-    if strata == "joint" and len(table.heads) > 1:
+    if strata == JOINT and len(table.heads) > 1:
         for code, n in _persons_of_classes(table, table.heads.joint(y)).items():
             yield from _rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
 
@@ -95,7 +101,7 @@ def _contest_folders(table: Table) -> Iterator[Finding]:
     rows = table.frame.drop_duplicates("person").set_index("person")
     for person, name in names.iterrows():
         row = rows.loc[person]
-        age = f"{row['age_value']:g}" if "age_value" in rows and row["age_value"] == row["age_value"] else ""
+        age = f"{row['age_value']:g}" if pd.notna(row.get("age_value")) else ""
         for what, said, listed in (("gender", name["gender"], row["gender"]), ("age", f"{int(name['age'])}", age)):
             if listed and listed != said:
                 detail = f"The folder's name says {what} {said}, the table {listed}; one of them is wrong."

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError
+from fastmask.errors import DataError, UsageError
 from fastmask.files import read_strings, require_columns
-from fastmask.heads import Head, Heads
+from fastmask.heads import Heads
 
 PERSON = "person"
+# the first letters that a misspelt name still has
+_ALIKE = 4
 # for "person" and "path", which rows have which value
 RowsOf = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -25,8 +27,11 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> T
 
     `column` is a head, and `value` its class, the number that its class follows from, or nothing for unknown; or
     `person`, for photos of one person that stand under two names. `on_fault` is called with a DataError for a row that
-    matches no photo, asks for what is not there, or corrects what another row has corrected.
+    matches no photo, asks for what is not there, or corrects what another row has corrected. Raises UsageError for a
+    table that has been corrected by another file.
     """
+    if table.reading.get("fixes"):
+        raise UsageError(f"{table.reading['fixes']} corrects the table already; put the rows of {file} into that.")
     fixes = read_strings(Path(file), ("column", "value"))
     keys = [c for c in (PERSON, "path") if c in fixes.columns]
     if not keys:
@@ -64,7 +69,9 @@ def _rows(fix: pd.Series, rows_of: RowsOf) -> np.ndarray:
         rows = rows_of[key].get(fix[key], np.array([], np.int64))
         found = rows if found is None else np.intersect1d(found, rows)
         if not len(found):
-            near = difflib.get_close_matches(fix[key], rows_of[key], n=1)
+            # looking through the names of all photos takes a second a row
+            alike = [name for name in rows_of[key] if name[:_ALIKE] == fix[key][:_ALIKE]]
+            near = difflib.get_close_matches(fix[key], alike, n=1)
             hint = f"; did you mean {near[0]!r}?" if near and near[0] != fix[key] else "."
             raise DataError(f"column {key}: no photo of the data matches {fix[key]!r}{hint}")
     return np.asarray(found)
@@ -86,24 +93,10 @@ def _set(frame: pd.DataFrame, heads: Heads, rows: np.ndarray, column: str, value
     if column not in heads.names:
         raise DataError(f"column column: found {column!r}, expected one of {', '.join(heads.names)}, {PERSON}.")
     head = heads[column]
-    if head.bounds is None:
-        frame.loc[rows, column] = _class(head, value)
-        return
-    number = _number(head, value)
-    frame.loc[rows, f"{column}_value"] = number
-    frame.loc[rows, column] = head.decode(int(head.band(np.array([number]))[0]))
-
-
-def _class(head: Head, value: str) -> str:
-    if value and value not in head.classes:
-        raise DataError(f"column value: found {value!r}, expected one of {', '.join(head.classes)}, or nothing.")
-    return value
-
-
-def _number(head: Head, value: str) -> float:
     try:
-        return float(value) if value else float("nan")
-    except ValueError:
-        raise DataError(
-            f"column value: found {value!r}, expected a number, from which the class of {head.name} follows."
-        ) from None
+        name, number = head.read(value)
+    except DataError as fault:
+        raise DataError(f"column value: {fault}") from fault
+    frame.loc[rows, column] = name
+    if head.bounds:
+        frame.loc[rows, f"{column}_value"] = number

@@ -7,16 +7,20 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings, require_columns
+from fastmask.heads import JOINT
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
     "backgrounds that it has seen: the score will flatter, and says nothing about new people. Use it to see the leak."
 )
+# rare classes that a warning names
+_MOST_SHOWN = 8
 
 
 def assign_folds(
@@ -46,6 +50,16 @@ def assign_folds(
     return folds
 
 
+def count_folds(file: str | Path) -> int:
+    """How many folds a CSV of them has; raises DataError where a fold is no number."""
+    path = Path(file)
+    frame = read_strings(path, ("fold",))
+    for line, fold in frame["fold"].items():
+        if re.fullmatch("[0-9]{1,4}", fold) is None:
+            raise DataError(f"{file}, line {line}, column fold: found {fold!r}, expected a whole number from 0.")
+    return int(frame["fold"].astype(int).max()) + 1 if len(frame) else 0
+
+
 def read_folds(table: Table, file: str | Path, group: str | None = "person") -> np.ndarray:
     """The folds of every photo, (N,) int64, from a CSV with fold and path or person, such as a run's folds.csv.
 
@@ -56,11 +70,9 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     frame = read_strings(file, ("fold",))
     key = "path" if "path" in frame.columns else "person"
     require_columns(file, list(frame.columns), (key,))
-    known = set(table.frame[key])
+    k, known = count_folds(file), set(table.frame[key])
     fold_of: dict[str, int] = {}
     for line, name, fold in zip(frame.index, frame[key], frame["fold"], strict=True):
-        if re.fullmatch("[0-9]{1,4}", fold) is None:
-            raise DataError(f"{file}, line {line}, column fold: found {fold!r}, expected a whole number from 0.")
         if name not in known:
             raise DataError(f"{file}, line {line}, column {key}: {name!r} is not among the photos; remove the row.")
         if fold_of.setdefault(name, int(fold)) != int(fold):
@@ -69,7 +81,7 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     if len(missing):
         raise DataError(f"{file} gives {len(missing)} photos no fold, such as {key} {missing.iloc[0]!r}; add them.")
     folds = table.frame[key].map(fold_of).to_numpy(np.int64)
-    if len(set(folds)) != folds.max() + 1 or folds.max() < 1:
+    if len(set(folds)) != k or k < 2:
         raise DataError(f"{file} has the folds {sorted(set(folds.tolist()))}; expected 0, 1, … without a gap.")
     if group == "person":
         check_whole(table.persons, folds)
@@ -95,27 +107,34 @@ def _check_count(k: int, units: int, what: str) -> None:
 
 def _strata(table: Table, stratify: str) -> np.ndarray:
     y = table.train_y
-    return table.heads.joint(y) if stratify == "joint" else y[:, table.heads.position(stratify)]
+    return table.heads.joint(y) if stratify == JOINT else y[:, table.heads.position(stratify)]
 
 
 def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, stratify: str) -> None:
-    for label in np.unique(labels[labels >= 0]):
-        count = len(set(units[labels == label]))
-        if count < k:
-            name = table.heads.joint_name(label) if stratify == "joint" else table.heads[stratify].decode(label)
-            warnings.warn(
-                f"Class {name!r} has {count} {'person' if count == 1 else 'persons'} for {k} folds: "
-                "some folds validate none of it, and its F1 will be noisy.",
-                FastmaskWarning,
-                stacklevel=3,
-            )
+    known = labels >= 0
+    counts = pd.Series(units[known]).groupby(labels[known]).nunique()
+    rare = [
+        (table.heads.joint_name(label) if stratify == JOINT else table.heads[stratify].decode(label), count)
+        for label, count in counts[counts < k].items()
+    ]
+    if not rare:
+        return
+    shown = ", ".join(f"{name!r} ({count})" for name, count in rare[:_MOST_SHOWN])
+    more = f" and {len(rare) - _MOST_SHOWN} more" if len(rare) > _MOST_SHOWN else ""
+    warnings.warn(
+        f"Classes with fewer persons than the {k} folds: {shown}{more}. Some folds validate none of them, and their F1 "
+        "will be noisy.",
+        FastmaskWarning,
+        stacklevel=3,
+    )
 
 
 def _split(labels: np.ndarray, groups: np.ndarray | None, k: int, seed: int) -> np.ndarray:
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
     folds = np.full(len(labels), -1, np.int64)
     # scikit-learn refuses when every class is rarer than k; one stratum then is no worse than what it would do
-    counts = np.bincount(labels - labels.min())
+    labels = np.unique(labels, return_inverse=True)[1]
+    counts = np.bincount(labels)
     strata = labels if counts.max() >= k else np.zeros_like(labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)

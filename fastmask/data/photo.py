@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -13,6 +17,8 @@ from fastmask.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _ORIENTATION = 0x0112
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def read_photo(path: str | Path) -> np.ndarray:
@@ -55,3 +61,34 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """The photos in a folder and the folders inside it, sorted; hidden ones are left out."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def check_photos(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Decode every photo once and return its (height, width); raises DataError naming the first that cannot be read.
+
+    Decoding is the only sure check: a file cut short has a perfect header.
+    """
+    return list(in_threads(_size, paths))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    height, width, _ = read_photo(path).shape
+    return height, width
+
+
+def in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
+    """`work` of each item in order, in threads, since the decoders let go of the interpreter.
+
+    One that is interrupted, or whose work fails, does not wait for the rest.
+    """
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)

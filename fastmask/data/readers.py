@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fastmask.data.contest import CONTEST_COLUMNS, contest_folder, read_contest
 from fastmask.data.fixes import apply_fixes
-from fastmask.data.photo import SUFFIXES
-from fastmask.data.table import CONTEST_COLUMNS, OnFault, Table, contest_folder, read_contest, strict
+from fastmask.data.photo import SUFFIXES, photos_in
+from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings
-from fastmask.heads import RESERVED, Head, Heads
+from fastmask.heads import JOINT, RESERVED, Head, Heads
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -27,10 +28,13 @@ MOST_CLASSES = 100
 MOST_STRATA = 50
 NO_PERSONS = (
     "says whose photo is whose, so every photo is taken as a person of its own: if somebody has several, they leak "
-    "from one fold to another. Name the column that tells persons apart with --group-column."
+    "from one fold to another."
 )
 
-GivenHeads = Sequence[str | Head] | Mapping[str, Sequence[str]] | Heads
+# folders of a split, or of photos, that are no classes
+_NO_CLASSES = {"train", "val", "valid", "validation", "test", "eval", "images"}
+# columns; or each column's classes, or the arguments of its Head; or Heads
+GivenHeads = Sequence[str | Head] | Mapping[str, Sequence[str] | Mapping[str, Any]] | Heads
 
 
 def read_csv(
@@ -45,8 +49,9 @@ def read_csv(
     """Read a CSV with one row a photo and one column a head; an empty cell is a label that nobody knows.
 
     Args:
-        heads: names of columns, whose classes are those found, sorted; or {name: its classes in order}; or `Head`s, of
-            which one with bounds reads numbers. None takes every column that repeats a few values, and warns of others.
+        heads: names of columns, whose classes are those found, sorted; or {name: its classes in order}, or of a head
+            whose classes are bands of a number {name: {"classes": ..., "bounds": ...}}; or `Head`s. None takes every
+            column that repeats a few values, and warns of the others.
         images: the folder that the photos' paths are relative to; by default the CSV's own.
         group: the column that says whose photo it is, for folds that keep persons whole; by default `person`. Without
             one every photo is a person of its own, with a warning.
@@ -63,19 +68,20 @@ def read_csv(
     made = _make_heads(file, frame, heads, {image_column, group})
     folder = Path(images) if images is not None else file.parent
     paths = _paths(file, frame[image_column], folder)
-    columns = {head.name: _classes(file, frame[head.name], head) for head in made}
-    persons = _persons(file, frame, group)
-    kept = _without_faults({image_column: paths, **columns, **({group: persons} if group else {})}, file, on_fault)
+    persons = _persons(frame, group)
     rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
     for head in made:
-        rows[head.name] = columns[head.name]
+        rows[head.name], numbers = _cells(frame[head.name], head)
         if head.bounds:
-            rows[f"{head.name}_value"] = _numbers(frame[head.name])
+            rows[f"{head.name}_value"] = numbers
+    named = [(image_column, paths), *((h.name, rows[h.name]) for h in made), (group, persons)]
+    kept = _without_faults([(name, cells) for name, cells in named if cells is not None], file, on_fault)
     if persons is None:
-        warnings.warn(f"No column of {file} {NO_PERSONS}", FastmaskWarning, stacklevel=2)
+        hint = "Name the column that tells persons apart with --group-column."
+        warnings.warn(f"No column of {file} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     reading = {
         "data": str(file),
-        "heads": {k: list(v) for k, v in heads.items()} if isinstance(heads, Mapping) else list(made.names),
+        "heads": {head.name: _plain(head) for head in made},
         "images": None if images is None else str(images),
         "image_column": image_column,
         "group_column": group,
@@ -90,11 +96,17 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
     """
     folder = Path(folder)
     names = _class_folders(folder)
+    parts = sorted(_NO_CLASSES & set(names))
+    if parts:
+        raise UsageError(
+            f"{folder} holds {', '.join(parts)}, which are no classes; expected a folder a class, such as those in "
+            f"{folder / parts[-1]}, a contest folder with train.csv, or a CSV."
+        )
     if len(names) < 2:
         raise UsageError(f"{folder} holds {len(names)} folders; expected two or more, one a class, with photos inside.")
     rows = []
     for name in names:
-        photos = [p for p in _photos_below(folder / name) if not _is_hidden(p.relative_to(folder))]
+        photos = photos_in(folder / name)
         if not photos:
             on_fault(
                 DataError(f"{folder / name} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it.")
@@ -102,7 +114,8 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
         rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
     frame = pd.DataFrame(rows, columns=["path", head])
     frame = frame.assign(person=frame["path"], source=folder.name)
-    warnings.warn(f"Nothing in {folder} {NO_PERSONS}", FastmaskWarning, stacklevel=2)
+    hint = "A CSV with the columns path, person and a head tells them apart."
+    warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     return _table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
 
 
@@ -121,7 +134,12 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
     if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
         _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
         return read_csv(
-            data, config.heads, config.images, config.group_column, image_column=config.image_column, on_fault=on_fault
+            data,
+            config.to_plain()["heads"],
+            config.images,
+            config.group_column,
+            image_column=config.image_column,
+            on_fault=on_fault,
         )
     _refuse(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {data}")
     if config.data == "sample":
@@ -137,7 +155,9 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
 def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
     given = [s for s in settings if s in config.model_fields_set and getattr(config, s) != config.default(s)]
     if given:
-        raise UsageError(f"Setting {given[0]} goes with {why}; leave it out.")
+        # a recipe's cannot be left out, but taken back
+        back = " ".join(f"{bound:g}" for bound in config.default(given[0]) or ())
+        raise UsageError(f"Setting {given[0]} goes with {why}; leave it out{f', or set it to {back}' if back else ''}.")
 
 
 def _is_contest_csv(file: Path) -> bool:
@@ -153,24 +173,16 @@ def _is_contest(data: Path) -> bool:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """The folders inside `folder` that hold photos or folders, sorted; none where it is no folder."""
+    """The folders inside `folder`, sorted, hidden ones left out; none where it is no folder."""
     if not folder.is_dir():
         return []
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
 
 
-def _photos_below(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
     table = Table(frame.reset_index(drop=True), heads, root, reading=reading)
     many = len(np.unique(heads.joint(table.y))) > MOST_STRATA
-    return Table(table.frame, heads, root, stratify=heads.names[0] if many else "joint", reading=reading)
+    return Table(table.frame, heads, root, stratify=heads.names[0] if many else JOINT, reading=reading)
 
 
 def _image_column(file: Path, frame: pd.DataFrame) -> str:
@@ -197,7 +209,8 @@ def _make_heads(file: Path, frame: pd.DataFrame, given: GivenHeads | None, taken
             heads.append(entry)
         else:
             _check_columns(file, frame, [entry], taken)
-            heads.append(Head(entry, tuple(classes) if classes else _values(file, frame[entry])))
+            named = classes if isinstance(classes, Mapping) else {"classes": classes or _values(file, frame[entry])}
+            heads.append(Head(entry, **{**named, "classes": tuple(named["classes"])}))
     return _check_columns(file, frame, Heads(heads), taken)
 
 
@@ -269,40 +282,40 @@ def _path(cell: str, folder: Path) -> str | DataError:
     return DataError(f"{folder / path} does not exist; expected a photo there.")
 
 
-def _classes(file: Path, cells: pd.Series, head: Head) -> pd.Series:
-    """The class names of a column; a DataError in the cells that hold none."""
+def _cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
+    """The class names of a column, a DataError in the cells that hold none, and the numbers behind them."""
 
-    def name(cell: str) -> str | DataError:
+    def read(cell: str) -> tuple[str | DataError, float]:
         try:
-            return (
-                head.decode(int(head.band(np.array([float(cell)]))[0])) if head.bounds and cell else _known(cell, head)
-            )
-        except ValueError:
-            return DataError(f"found {cell!r}, expected a number, from which the class follows.")
+            return head.read(cell)
+        except DataError as fault:
+            return fault, float("nan")
 
-    return cells.map({cell: name(cell) for cell in cells.unique()})
-
-
-def _known(cell: str, head: Head) -> str | DataError:
-    if cell and cell not in head.classes:
-        return DataError(f"found {cell!r}, expected one of {', '.join(head.classes)}, or nothing where it is unknown.")
-    return cell
+    known = {cell: read(cell) for cell in cells.unique()}
+    names, numbers = ({cell: both[part] for cell, both in known.items()} for part in (0, 1))
+    return cells.map(names), cells.map(numbers)
 
 
-def _numbers(cells: pd.Series) -> pd.Series:
-    return pd.to_numeric(cells, errors="coerce")
+def _plain(head: Head) -> list[str] | dict[str, Any]:
+    """A head as `Config.heads` has it."""
+    if head.bounds is None:
+        return list(head.classes)
+    train_bounds = None if head.train_bounds is None else list(head.train_bounds)
+    return {"classes": list(head.classes), "bounds": list(head.bounds), "train_bounds": train_bounds}
 
 
-def _persons(file: Path, frame: pd.DataFrame, group: str | None) -> pd.Series | None:
+def _persons(frame: pd.DataFrame, group: str | None) -> pd.Series | None:
     if group is None:
         return None
     return frame[group].where(frame[group] != "", DataError("found an empty cell, expected whose photo it is."))
 
 
-def _without_faults(columns: Mapping[str, pd.Series], file: Path, on_fault: OnFault) -> pd.Series:
+def _without_faults(columns: Sequence[tuple[str | None, pd.Series]], file: Path, on_fault: OnFault) -> pd.Series:
     """Which rows have no DataError in any column; each one is told, with its line and its column."""
-    faults = pd.DataFrame({name: cells.map(lambda c: isinstance(c, DataError)) for name, cells in columns.items()})
-    for line in faults.index[faults.any(axis=1)]:
-        for name in faults.columns[faults.loc[line]]:
-            on_fault(DataError(f"{file}, line {line}, column {name}: {columns[name][line]}"))
-    return ~faults.any(axis=1)
+    faults = [(name, cells, cells.map(lambda cell: isinstance(cell, DataError))) for name, cells in columns]
+    broken = pd.concat([found for *_, found in faults], axis=1).any(axis=1)
+    for line in broken.index[broken]:
+        for name, cells, found in faults:
+            if found[line]:
+                on_fault(DataError(f"{file}, line {line}, column {name}: {cells[line]}"))
+    return ~broken

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from fastmask.data.augment import augmentations, check_fit
 from fastmask.data.loaders import Passes, batch_stats, photo_loader, pick_device
-from fastmask.data.photo import SUFFIXES
-from fastmask.data.table import check_photos
+from fastmask.data.photo import SUFFIXES, check_photos, photos_in
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import write_csv
 from fastmask.heads import Heads
@@ -160,8 +159,7 @@ def find_photos(images: str | Path | Sequence[str | Path]) -> tuple[list[str], l
         folder = Path(images)
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder; expected one of photos.")
-        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+        paths = photos_in(folder)
         names = [p.relative_to(folder).as_posix() for p in paths]
     if not paths:
         raise UsageError(f"{images} holds no photos (any of {', '.join(SUFFIXES)}).")

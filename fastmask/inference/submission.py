@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastmask.data.table import contest_heads
+from fastmask.data.contest import contest_heads
 from fastmask.errors import DataError, UsageError
 from fastmask.files import read_strings, require_columns, write_csv
 from fastmask.heads import Heads

@@ -35,7 +35,8 @@ class FocalLoss(nn.Module):
     logits into probabilities (B, classes of all heads) and class numbers (B, heads).
 
     fastai's MixUp and CutMix mix the two photos' losses, lam x loss(y) + (1 - lam) x loss(y of the other), and then
-    take the mean over all photos of the batch: a label that nobody knows adds nothing, but its photo counts.
+    take the mean over all photos of the batch: a label that nobody knows adds nothing, but its photo counts, and
+    `alpha` scales the loss instead of weighing its mean.
     """
 
     # fastai's sign that two losses are to be mixed, not two class numbers

@@ -11,8 +11,8 @@ from fastai.learner import Metric
 from torch import Tensor
 
 from fastmask.errors import UsageError
-from fastmask.heads import UNKNOWN, Heads
-from fastmask.scoring import JOINT, macro_f1
+from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.scoring import macro_f1, target_of
 
 # the most classes that are counted where nobody says which occur
 _MOST_COUNTED = 10**6
@@ -66,7 +66,7 @@ class _Counting(Metric):
             predicted = torch.stack([part.argmax(-1) for part in self.heads.split(logits)], dim=-1)
             return self.heads.joint(predicted), self.heads.joint(y)
         i = self.heads.position(self.target)
-        return self.heads.split(logits)[i].argmax(-1), y[:, i]
+        return logits[:, self.heads.offsets[i] : self.heads.offsets[i + 1]].argmax(-1), y[:, i]
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ def default_metrics(heads: Heads, y: np.ndarray | None = None) -> list[Metric]:
     for target in (JOINT, *heads.names) if len(heads) > 1 else (JOINT,):
         classes = None
         if y is not None:
-            truth = heads.joint(y) if target == JOINT else y[:, heads.position(target)]
+            truth = target_of(heads, y, target)
             classes = np.unique(truth[truth != UNKNOWN]).tolist()
         metrics += [MacroF1(heads, target, classes), Accuracy(heads, target)]
     return metrics

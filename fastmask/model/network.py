@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.heads import Heads
-from fastmask.model.archs import check_arch, size_options
+from fastmask.model.archs import REFUSALS, check_arch, size_options
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "body.")
 
@@ -173,7 +173,12 @@ def _matching(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
 def _resampled(given: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """What timm does with weights of its hub for a body that is made for another size of photos."""
     adapt = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
-    return adapt(given, body) if adapt else given
+    own = set(body.state_dict())
+    try:
+        # a tensor that the body has not may be of another arch, at which timm's function stumbles
+        return adapt({n: t for n, t in given.items() if n in own}, body) if adapt else given
+    except (*REFUSALS, AttributeError, KeyError):
+        return given
 
 
 def read_weights(file: str | Path) -> Mapping[str, Tensor]:

@@ -21,6 +21,7 @@ from fastmask.data.loaders import Passes, PhotoDL
 from fastmask.errors import DataError
 from fastmask.files import replacing, write_csv
 from fastmask.randomness import Counted, Stream
+from fastmask.scoring import LOSS
 
 
 class CountedSteps(Callback):
@@ -74,7 +75,7 @@ class EarlyStopping(TrainedEpochs, TrackerCallback):
     order = TrackerCallback.order + 3
 
     def __init__(self, monitor: str = "macro_f1", patience: int = 5, **kwargs: Any) -> None:
-        super().__init__(monitor=monitor, **kwargs)
+        super().__init__(monitor=monitor, comp=better(monitor), **kwargs)
         self.patience = patience
 
     def before_fit(self) -> None:
@@ -97,7 +98,7 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
     order = TrackerCallback.order + 1
 
     def __init__(self, folder: Path, monitor: str = "macro_f1", top_k: int = 1, **kwargs: Any) -> None:
-        super().__init__(monitor=monitor, **kwargs)
+        super().__init__(monitor=monitor, comp=better(monitor), **kwargs)
         self.folder, self.top_k = folder, top_k
         self.kept: list[tuple[float, int, Path]] = []
 
@@ -167,6 +168,11 @@ class History(TrainedEpochs):
         seconds = round(time.perf_counter() - self._start, 3)
         self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1], "seconds": seconds})
         write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
+
+
+def better(monitor: str) -> np.ufunc:
+    """How fastai's trackers compare; they would guess it from the words in a metric's name, which may be a head's."""
+    return np.less if monitor == LOSS else np.greater
 
 
 def finds_lr(learn: Learner) -> bool:

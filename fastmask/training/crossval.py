@@ -114,6 +114,11 @@ def reopen(out: Path, plan: Plan) -> Run:
             f"{out} was started with {name} {run.config.to_plain()[name]}, now it is {plan.config.to_plain()[name]}; "
             f"--resume needs the same settings (differing: {', '.join(differing)})."
         )
+    if run.start != plan.environment["start"]:
+        raise UsageError(
+            f"{out} was started with another body, weights or loss: {run.start}, now {plan.environment['start']}; "
+            "--resume needs the same."
+        )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)
     if run.heads != plan.table.heads or (out / FOLDS).read_text(encoding="utf-8") != buffer.getvalue():

@@ -1,20 +1,29 @@
-"""Interpretation: fastai's ClassificationInterpretation of one head, or of the joint class."""
+"""Interpretation: fastai's ClassificationInterpretation of one head, or of the joint class.
+
+fastai interprets one target. So photos and network are seen as those of one classification: the labels by `OneTarget`,
+the logits by `TargetView`.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
+from fastai.data.transforms import Category, CategoryMap
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
+from fastai.torch_core import TensorCategory
 from fastcore.foundation import L
+from fasttransform import DisplayedTransform
+from torch import Tensor, nn
 
-from fastmask.data.loaders import EncodeHeads
+from fastmask.data.loaders import EncodeHeads, PhotoDL
 from fastmask.errors import UsageError
-from fastmask.heads import UNKNOWN
-from fastmask.scoring import JOINT
+from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.training.learner import heads_of
-from fastmask.training.view import LogLoss, OneTarget, TargetView, labels_of, loader
 
 
 def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) -> ClassificationInterpretation:
@@ -52,3 +61,84 @@ def joint_classes(learn: Learner, dl: TfmdDL, items: L, true: np.ndarray) -> np.
     heads = heads_of(learn.dls)
     probabilities, _ = learn.get_preds(dl=loader(dl, items, EncodeHeads(heads)))
     return np.union1d(true, heads.joint(heads.argmax(probabilities.numpy())))
+
+
+def labels_of(dl: TfmdDL, heads: Heads) -> TfmdLists:
+    """The part of a loader's data set that gives the class numbers of `heads`; raises UsageError if there is none."""
+    for part in getattr(dl.dataset, "tls", []):
+        if any(isinstance(transform, EncodeHeads) and transform.heads == heads for transform in part.tfms.fs):
+            return part
+    raise UsageError(f"The photos of this loader have no labels of {', '.join(heads.names)}; give one of dataloaders.")
+
+
+def loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
+    """A loader of `items` as validation sees them, with `target` for their labels.
+
+    Not made by `dl.new`: that would keep the type of the labels, and count the passes as those of `dl`.
+    """
+    lists = [
+        TfmdLists(
+            items,
+            [target if isinstance(transform, EncodeHeads) else transform for transform in part.tfms.fs],
+            do_setup=False,
+            split_idx=1,
+            types=part.types,
+        )
+        for part in dl.dataset.tls
+    ]
+    made = Datasets(tls=lists)
+    transforms = {"after_item": dl.after_item, "before_batch": dl.before_batch, "after_batch": dl.after_batch}
+    options: dict[str, Any] = {"bs": dl.bs, "num_workers": dl.fake_l.num_workers, "device": dl.device, **transforms}
+    if isinstance(dl, PhotoDL):
+        return PhotoDL(made, augments=dl.augments, seed=dl.seed, fold=dl.fold, do_setup=False, **options)
+    return TfmdDL(made, do_setup=False, **options)
+
+
+class OneTarget(DisplayedTransform):
+    """Class numbers or names, one a head -> the place in `classes` of one head's class, or of the joint class.
+
+    `columns` (classes, heads) are the columns of the logits that make up each of `classes`.
+    """
+
+    def __init__(self, heads: Heads, target: str, classes: np.ndarray) -> None:
+        self.every, self.target, self.classes = EncodeHeads(heads), target, classes.tolist()
+        if target == JOINT:
+            codes = heads.unjoint(classes)
+            names, self.columns = [heads.joint_name(c) for c in self.classes], codes + np.array(heads.offsets[:-1])
+        else:
+            i = heads.position(target)
+            names, self.columns = heads[i].classes, classes[:, None] + heads.offsets[i]
+        self.vocab = CategoryMap(list(names), sort=False)
+
+    def encodes(self, y: np.ndarray | list) -> TensorCategory:  # type: ignore[type-arg] # plum dispatches on it
+        codes, heads = self.every.encodes(y), self.every.heads
+        code = heads.joint(codes) if self.target == JOINT else codes[heads.position(self.target)]
+        return TensorCategory(self.classes.index(int(code)))
+
+    def decodes(self, y: TensorCategory) -> Category:
+        return Category(self.vocab[int(y)])
+
+
+class TargetView(nn.Module):
+    """(B, 3, H, W) -> (B, classes) log-probabilities of the classes that `columns` of a network's logits make up."""
+
+    def __init__(self, network: nn.Module, loss_func: Any, columns: np.ndarray) -> None:
+        super().__init__()
+        self.network, self.loss_func = network, loss_func
+        self.columns: Tensor
+        self.register_buffer("columns", torch.from_numpy(columns))
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = self.loss_func.activation(self.network(x))
+        tiny = torch.finfo(probabilities.dtype).tiny
+        return probabilities.clamp(min=tiny).log()[:, self.columns].sum(-1)
+
+
+class LogLoss(nn.NLLLoss):
+    """The mean over the photos of -log of the true class's probability, from (B, classes) log-probabilities."""
+
+    activation = staticmethod(torch.exp)
+
+    def decodes(self, probabilities: Tensor) -> Tensor:
+        """(B, classes) probabilities -> (B,) places in the vocabulary."""
+        return probabilities.argmax(-1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastmask.errors import FastmaskWarning, UsageError
@@ -27,6 +25,8 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     if len(loaded) < 2:
         raise UsageError(f"merge joins two or more runs; found {len(loaded)}.")
+    if any(run.path.resolve() == out.resolve() for run in loaded):
+        raise UsageError(f"{out} is one of the runs to merge; name another --out.")
     first = loaded[0]
     environments = [read_json(run.path / ENVIRONMENT) for run in loaded]
     for run, environment in zip(loaded[1:], environments[1:], strict=True):
@@ -47,9 +47,9 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
             pipelines=first.pipelines,
             folds=first.folds,
             environment={**environments[0], "merged": [str(run.path) for run in loaded]},
+            trained={fold: run.fold_path(fold) for fold, run in owner.items()},
             overwrite=overwrite,
         )
-        copy_folds(merged, owner)
         finish(merged)
     return merged
 
@@ -63,7 +63,7 @@ def check_alike(one: Run, other: Run, its: dict[str, Any], others: dict[str, Any
         (one.pipelines == other.pipelines, "pipelines"),
         (one.heads == other.heads, "heads"),
         (same_folds, f"photos, labels or folds ({FOLDS})"),
-        (its.get("body") == others.get("body"), f"body or weights to start from ({ENVIRONMENT})"),
+        (one.start == other.start, f"body, weights or loss to start from ({ENVIRONMENT})"),
     )
     for alike, what in checks:
         if not alike:
@@ -90,11 +90,3 @@ def owners(runs: Sequence[Run]) -> dict[int, Run]:
     if idle:
         raise UsageError(f"{idle[0]} has not finished a fold, so there is nothing of it to merge.")
     return owner
-
-
-def copy_folds(run: Run, owner: dict[int, Run]) -> None:
-    """Copy each fold into `run`, whole or not at all."""
-    with TemporaryDirectory(prefix=f".{run.path.name}-", dir=run.path.resolve().parent) as aside:
-        for fold, other in owner.items():
-            copied = shutil.copytree(other.fold_path(fold), Path(aside) / f"fold{fold}")
-            copied.rename(run.fold_path(fold))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fastmask.files import write_csv, write_json
 from fastmask.run import OOF, SCORES, Run
-from fastmask.scoring import score_heads
+from fastmask.scoring import LOSS, score_heads
 from fastmask.training.callbacks import read_oof
 
 
@@ -18,8 +18,7 @@ def finish(run: Run) -> None:
     """Write oof.csv and scores.json of the folds that are trained to their end."""
     trained, k = run.trained_folds, run.config.top_k
     curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
-    lower = "loss" in run.config.monitor
-    curves = [np.where(np.isnan(c), -np.inf, -c if lower else c) for c in curves]
+    curves = [np.where(np.isnan(c), -np.inf, -c if run.config.monitor == LOSS else c) for c in curves]
     honest, own = choose_epochs(curves, k), [best_epochs(c, k) for c in curves]
     write_csv(run.path / OOF, collect_oof(run, trained, honest))
     # read anew, so that a run that has just gained folds does not score those it had
@@ -81,7 +80,7 @@ def all_scores(
         }
         for i, fold in enumerate(trained)
     ]
-    flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0)
+    flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0, whole=run.y)
     return {
         **run.score().to_plain(),
         "optimistic": {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,15 @@ from fastmask.config import Config, make_config
 from fastmask.data.augment import REPORT_STATS, Stats, augmentations, check_fit, effective_pipelines
 from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.loaders import dataloaders, pick_device
-from fastmask.data.table import Table, check_photos
+from fastmask.data.photo import check_photos
+from fastmask.data.table import Table
 from fastmask.errors import UsageError
-from fastmask.heads import Head, Heads
+from fastmask.heads import JOINT, UNKNOWN, Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network, check_start
+from fastmask.scoring import LOSS, target_of
 from fastmask.training.learner import mask_learner, seeded
 
 LossFunc = Callable[[Heads], nn.Module]
@@ -45,6 +49,8 @@ PACKAGES = (
     "pandas",
     "adamp",
 )
+# settings by which a table is read
+READING = ("heads", "images", "image_column", "group_column", "fixes", "age_bounds", "score_age_bounds")
 # classes of a head in the line that says what a run does
 _MOST_SHOWN = 8
 
@@ -82,7 +88,7 @@ class Plan:
     def check_folds(self, chosen: Sequence[int] | None) -> list[int]:
         """The folds to train, all where none are chosen; raises UsageError for one that there is not."""
         every = range(self.config.folds)
-        wrong = [fold for fold in chosen or [] if fold not in every]
+        wrong = ["to train"] if chosen is not None and not len(chosen) else [f for f in chosen or [] if f not in every]
         if wrong:
             raise UsageError(f"There is no fold {wrong[0]}; expected some of {', '.join(map(str, every))}.")
         return sorted(set(every if chosen is None else chosen))
@@ -134,25 +140,27 @@ def prepare(table: Table, config: Config, loss_func: LossFunc | None = None) -> 
     config = settle_loss(config, loss_func)
     device = pick_device(config.device)
     table = replace(table, heads=weighted_heads(table.heads, config))
-    check_monitor(config, table.heads)
+    check_monitor(config, table)
     if loss_func is None:
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
     train, valid = augmentations(pipelines)
     config, folds = deal(table, config)
+    check_known(config, table, folds)
     check_start(config.arch, config.pretrained, config.weights)
     photos = [table.photo(i) for i in range(len(table))]
     size = check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
     network = build(config, table.heads, fold=0, size=size)
     check_size(network, config.arch, size)
-    return Plan(config, table, folds, pipelines, environment(network, table, device), loss_func, size)
+    start = {"tag": network.tag, "weights": digest(config.weights), "loss": name_of(loss_func)}
+    return Plan(config, table, folds, pipelines, environment(network, table, device, start), loss_func, size)
 
 
 def effective_config(table: Table, config: Config) -> Config:
     """`config` with every default that depends on the table filled in, so that the run keeps what it did."""
-    for name, value in table.reading.items():
-        given = getattr(config, name) if name in config.model_fields_set and name != "data" else None
-        if given is not None and given != value:
+    for name in READING:
+        value, given = table.reading.get(name), getattr(config, name)
+        if name in config.model_fields_set and given not in (Config.default(name), value) and not _names(given, value):
             raise UsageError(
                 f"Setting {name} is {given}, but the table was read with {value}: give it where the table is read."
             )
@@ -162,6 +170,11 @@ def effective_config(table: Table, config: Config) -> Config:
         {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))},
         {"stratify": config.stratify or table.stratify},
     )
+
+
+def _names(given: Any, read: Any) -> bool:
+    """Whether heads that are given by their names are those that were read."""
+    return isinstance(given, list) and isinstance(read, dict) and given == list(read)
 
 
 def settle_loss(config: Config, loss_func: LossFunc | None) -> Config:
@@ -232,15 +245,32 @@ def build_loss(config: Config, heads: Heads) -> FocalLoss:
     return FocalLoss(heads, config.focal_gamma, alpha)
 
 
-def check_monitor(config: Config, heads: Heads) -> None:
+def check_monitor(config: Config, table: Table) -> None:
     """Raise UsageError if no metric is called as the one to watch."""
-    names = ["valid_loss", *(m.name for m in default_metrics(heads))]
+    names = [LOSS, *(m.name for m in default_metrics(table.heads, table.y))]
     if config.monitor not in names:
         raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
 
 
-def environment(network: MultiHeadNet, table: Table, device: torch.device) -> dict[str, Any]:
-    """Versions, device, the body's full timm tag and the weights it starts from, git commit, where the photos lie."""
+def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
+    """Raise UsageError if some fold has no photo with the labels that the metric to watch is of."""
+    for metric in default_metrics(table.heads, table.y):
+        if metric.name == config.monitor:
+            known = target_of(table.heads, table.y, metric.target) != UNKNOWN
+            without = sorted(set(folds.tolist()) - set(folds[known].tolist()))
+            if without:
+                what = "all heads" if metric.target == JOINT else metric.target
+                raise UsageError(
+                    f"Setting monitor is {config.monitor}, but no photo of fold {without[0]} has a label of {what}; "
+                    f"watch another metric, such as {LOSS}, or deal the folds otherwise."
+                )
+
+
+def environment(network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, device, the body's full timm tag and the weights it starts from, git commit, where the photos lie.
+
+    `start` is what a fold starts from that the configuration only names.
+    """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
@@ -254,10 +284,23 @@ def environment(network: MultiHeadNet, table: Table, device: torch.device) -> di
             "stats": network.stats,
             "parameters": sum(p.numel() for p in network.parameters()),
         },
+        "start": dict(start),
         "photos": {"root": str(table.root.resolve()), "count": len(table), "persons": len(set(table.persons))},
         "command": sys.argv,
         "git_commit": git_commit(),
     }
+
+
+def digest(file: str | None) -> str | None:
+    """SHA-256 of a file of weights, which may lie elsewhere on another machine, or be another under the same name."""
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def name_of(made_by: Any) -> str | None:
+    """Where a loss of one's own is defined."""
+    if made_by is None:
+        return None
+    return f"{made_by.__module__}.{getattr(made_by, '__qualname__', type(made_by).__name__)}"
 
 
 def git_commit() -> str | None:

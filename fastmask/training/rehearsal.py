@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
 from fastmask.training.plan import Plan
 
-# steps that are timed, after one that warms up
+# steps that are timed, after one that warms up; with loading processes as many more as they load beforehand, twice,
+# because the first would come out of what they have loaded while nobody waited
 STEPS = 3
+_LOADED_AHEAD = 2
 # bytes of a number in oof.csv
 _CSV_NUMBER = 12
 
@@ -93,24 +96,27 @@ class _Stopwatch(Callback):
         # the epoch's figures of a few batches would only mislead
         raise CancelEpochException
 
-    def mean(self, training: bool) -> float:
-        """Median seconds a batch; the first, which warms up, only where there is no other."""
+    def step(self, training: bool) -> float:
+        """Seconds a batch; without loading processes the first, which warms up, is left out where there are others."""
         timed = self.seconds[training]
-        return statistics.median(timed[1:] or timed)
+        return statistics.fmean(timed if self.steps > STEPS else timed[1:] or timed)
 
 
-def rehearse(plan: Plan, folds: Sequence[int] | None = None) -> Rehearsal:
-    """Load, train and validate a few batches of the first fold, and reckon what training `folds` would cost."""
+def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".") -> Rehearsal:
+    """Load, train and validate a few batches of the first fold, and reckon what training `folds` into `out` costs."""
     chosen = plan.check_folds(folds)
     watch = _Stopwatch(STEPS)
     learn = plan.learner(chosen[0], [watch])
+    workers = learn.dls.train.num_workers
+    if workers:
+        watch.steps = 2 * _LOADED_AHEAD * workers + STEPS
     learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
     numbers = plan.table.heads.n_logits * len(plan.table)
     return Rehearsal(
-        train_step=watch.mean(True),
-        valid_step=watch.mean(False),
+        train_step=watch.step(True),
+        valid_step=watch.step(False),
         train_steps=len(learn.dls.train),
         valid_steps=len(learn.dls.valid),
         epochs=config.epochs,
@@ -122,7 +128,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None) -> Rehearsal:
         checkpoint=checkpoint,
         # the best k of a fold and the one that is being written; every epoch's predictions, and those chosen as text
         disk=checkpoint * (config.top_k * len(chosen) + 1) + numbers * (4 * config.epochs + _CSV_NUMBER),
-        free=shutil.disk_usage(".").free,
+        free=shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free,
     )
 
 

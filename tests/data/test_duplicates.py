@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from fastmask.data.contest import read_contest
 from fastmask.data.duplicates import ALIKE, SAME, exact_groups, likeness, mirrored, near_pairs, shrink, signature
 from fastmask.data.photo import read_photo
-from fastmask.data.table import read_contest
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import pytest
 
+from fastmask.data.contest import read_contest
 from fastmask.data.fixes import apply_fixes
-from fastmask.data.table import read_contest
-from fastmask.errors import DataError
+from fastmask.errors import DataError, UsageError
 
 
 @pytest.fixture
@@ -73,3 +73,9 @@ def test_all_faults_are_told_to_who_asks(fix, table):
     fixed = fix("person,column,value\nnobody,gender,male\nAA,gender,man\nAA,age,20\n", on_fault=told.append)
     assert ["line 2" in str(told[0]), "line 3" in str(told[1]), len(told)] == [True, True, 2]
     assert fixed.frame["age_value"][0] == 20
+
+
+def test_a_table_is_corrected_by_one_file(fix, table, tmp_path):
+    fixed = fix("person,column,value\nAA,age,20\n")
+    with pytest.raises(UsageError, match="corrects the table already; put the rows of .* into that"):
+        apply_fixes(fixed, tmp_path / "fixes.csv")

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 from fastmask.data import folds as folds_module
+from fastmask.data.contest import contest_heads
 from fastmask.data.folds import assign_folds, check_whole, read_folds
-from fastmask.data.table import Table, contest_heads
+from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.heads import Head, Heads
 
 
 def table_of(ages, genders=None, stratify="age"):
@@ -63,7 +65,7 @@ def test_the_leaky_split_says_that_its_score_will_flatter():
 
 def test_a_class_rarer_than_the_folds_is_said_and_not_crashed_on():
     table = table_of([25] * 20 + [45] * 20 + [60] * 2)
-    with pytest.warns(FastmaskWarning, match=r"Class '60\+' has 2 persons for 5 folds"):
+    with pytest.warns(FastmaskWarning, match=r"Classes with fewer persons than the 5 folds: '60\+' \(2\)"):
         folds = assign_folds(table, 5)
     assert set(folds) == set(range(5))
 
@@ -140,3 +142,14 @@ def test_a_file_that_splits_a_person_is_refused_unless_asked_for(tmp_path):
     with pytest.raises(UsageError, match="Person p0 lies in folds 0 and 1"):
         read_folds(SMALL, tmp_path / "folds.csv")
     assert read_folds(SMALL, tmp_path / "folds.csv", group="none").tolist() == [i % 2 for i in range(21)]
+
+
+def test_many_heads_are_dealt_by_their_joint_class():
+    heads = Heads([Head(f"h{i}", ("no", "yes")) for i in range(44)])
+    bits = np.random.default_rng(0).integers(0, 2, (20, 44))
+    names = {f"h{i}": np.array(["no", "yes"])[bits[:, i]] for i in range(44)}
+    frame = pd.DataFrame({"path": [f"{i}.jpg" for i in range(20)], "person": [str(i) for i in range(20)], **names})
+    with pytest.warns(FastmaskWarning, match="and 12 more") as warned:
+        folds = assign_folds(Table(frame, heads, root=None), 2, "joint")
+    assert len(warned) == 1
+    assert set(folds) == {0, 1}

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
+from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import NormalizeBatch, batch_stats, dataloaders, photo_loader, pick_device
 from fastmask.data.photo import read_photo
-from fastmask.data.table import read_contest
 from fastmask.errors import DataError, UsageError
 
 SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fastmask.config import make_config
+from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv, read_data, read_folders
-from fastmask.data.table import read_contest
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
 
@@ -39,7 +39,7 @@ def test_columns_are_heads_and_an_empty_cell_is_unknown(photos):
     assert table.y.tolist() == [[1, 0], [0, 1], [-1, 0], [1, 1]]
     assert table.persons.tolist() == ["ann", "ann", "bob", "bob"]
     assert [table.photo(i).name for i in range(4)] == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
-    assert table.reading["heads"] == ["colour", "shape"]
+    assert table.reading["heads"] == {"colour": ["green", "red"], "shape": ["round", "square"]}
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,37 @@ def test_a_csv_trains_like_the_contest_s_folder(contest, small_settings, tmp_pat
     np.testing.assert_array_equal(same.y, table.y)
     assert same.heads.sizes == table.heads.sizes
     np.testing.assert_array_equal(assign_folds(same, 2, "age"), assign_folds(table, 2, "age"))
+
+
+def test_folders_of_a_split_are_no_classes(contest_copy):
+    (contest_copy / "train" / "train.csv").unlink()
+    with pytest.raises(UsageError, match=r"eval, train, which are no classes; .* a contest folder with train.csv"):
+        read(data=str(contest_copy))
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        None,
+        ["shape"],
+        {"shape": ["square", "round"]},
+        [Head("shape", ("square", "round"))],
+        [Head("size", ("small", "large"), bounds=(5,), train_bounds=(6,))],
+    ],
+)
+def test_a_table_is_read_again_from_the_settings_that_it_was_read_with(heads, photos):
+    pd.read_csv(photos).assign(size=[1, 5, 9, 5]).to_csv(photos, index=False)
+    if heads is None:
+        pd.read_csv(photos).drop(columns="size").to_csv(photos, index=False)
+    table = read_csv(photos, heads)
+    again = read(**table.reading)
+    assert again.heads == table.heads
+    assert again.frame.equals(table.frame)
+
+
+def test_the_photo_s_own_column_may_tell_persons_apart(photos):
+    write(photos, ROWS.replace("a.jpg", "z.jpg"))
+    told = []
+    table = read_csv(photos, image_column="file", group="file", on_fault=told.append)
+    assert len(told) == 1
+    assert table.persons.tolist() == ["b.png", "c.jpg", "d.jpg"]

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastmask.data.table import check_photos, contest_folder, read_contest
+from fastmask.data.contest import contest_folder, read_contest
+from fastmask.data.photo import check_photos
 from fastmask.errors import DataError, UsageError
 
 

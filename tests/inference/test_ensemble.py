@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fastmask.data.augment import REPORT_STATS
-from fastmask.data.table import read_contest
+from fastmask.data.contest import read_contest
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.inference.ensemble import find_photos, predict
 from fastmask.model.network import build_network

@@ -8,8 +8,8 @@ import pytest
 import torch
 from fastai.data.core import DataLoaders
 
+from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.data.table import contest_heads, read_contest
 from fastmask.inference.ensemble import load_network
 from fastmask.model.archs import size_flaw
 from fastmask.model.network import build_network

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastmask.data.table import contest_heads
+from fastmask.data.contest import contest_heads
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss, focal

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.data.table import contest_heads
+from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.model.metrics import Accuracy, MacroF1, default_metrics
 

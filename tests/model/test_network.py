@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from fastmask.data.table import contest_heads
+from fastmask.data.contest import contest_heads
 from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.network import body_and_heads, build_network, load_body

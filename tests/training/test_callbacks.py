@@ -8,9 +8,9 @@ from fastai.callback.progress import ProgressCallback
 from safetensors.torch import load_file
 
 from fastmask.data.augment import Augmentation
+from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import Passes, dataloaders
-from fastmask.data.table import read_contest
 from fastmask.model.network import build_network
 from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, read_oof
 from fastmask.training.learner import mask_learner

@@ -1,22 +1,26 @@
 import gc
 import hashlib
 import io
+import shutil
 import weakref
+from dataclasses import replace
 
 import adamp
 import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
 from fastmask.config import make_config
 from fastmask.data.augment import augmentations
+from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.data.table import read_contest
 from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.run import Run
 from fastmask.training import crossval
@@ -134,7 +138,7 @@ def test_the_leaky_split_is_warned_of_and_marked(contest, small_settings, tmp_pa
     with pytest.warns(FastmaskWarning, match="will flatter"):
         run = quiet(read_contest(contest), tmp_path / "run", **{**small_settings, "epochs": 1, "group": "none"})
     assert "Leaky split" in str(run.score())
-    assert "Leaky split" in run.scores["notes"][0]
+    assert any("Leaky split" in note for note in run.scores["notes"])
 
 
 def test_memory_of_a_fold_is_given_back(contest, small_settings, tmp_path, monkeypatch):
@@ -282,13 +286,15 @@ def test_folds_can_be_trained_apart_and_then_the_rest(finished_run, contest, sma
     run = quiet(table, tmp_path / "run", fold=[1], **small_settings)
     assert run.trained_folds == [1]
     assert set(run.oof["fold"]) == {1}
-    assert run.score().notes == ["Of 2 folds only 1: a part of the photos."]
+    assert "Of 2 folds only 1: a part of the photos." in run.score().notes
     assert run.scores["folds"][0]["epochs"] == [1]  # nobody to ask: the last
+    # over the classes of the whole table, as everywhere
+    assert run.score().joint.macro_f1 == run.scores["folds"][0]["joint"]["macro_f1"]
     run = quiet(table, tmp_path / "run", resume=True, **small_settings)
     assert hashes(run.path) == hashes(finished_run.path)
 
 
-@pytest.mark.parametrize("fold", [[2], [-1], [0, 7]])
+@pytest.mark.parametrize("fold", [[2], [-1], [0, 7], []])
 def test_a_fold_that_there_is_not_is_refused(fold, contest, small_settings, tmp_path):
     with pytest.raises(UsageError, match="There is no fold .*; expected some of 0, 1"):
         quiet(read_contest(contest), tmp_path / "run", fold=fold, **small_settings)
@@ -329,3 +335,30 @@ def test_a_loss_of_one_s_own(contest, small_settings, tmp_path):
     assert half.history(0)["valid_loss"][0] == pytest.approx(whole.history(0)["valid_loss"][0] / 2, rel=1e-4)
     with pytest.raises(UsageError, match="loss is own, which needs the loss_func"):
         quiet(read_contest(contest), tmp_path / "run", **{**settings, "loss": "own"})
+
+
+def test_a_head_s_name_does_not_turn_its_metric_round(contest, small_settings, tmp_path):
+    table = read_contest(contest)
+    heads = Heads([replace(h, name="gloss" if h.name == "mask" else h.name) for h in table.heads])
+    table = replace(table, heads=heads, frame=table.frame.rename(columns={"mask": "gloss"}))
+    settings = {**small_settings, "epochs": 4, "monitor": "gloss_macro_f1", "patience": 0, "lr": 1e-2}
+    run = quiet(table, tmp_path / "run", **settings)
+    for fold in (0, 1):
+        best = int(run.history(fold)["gloss_macro_f1"].to_numpy().argmax())
+        assert [c.name for c in run.checkpoints(fold)] == [f"epoch{best:03d}.safetensors"]
+        assert run.scores["folds"][fold]["own_best_epochs"] == [best]
+
+
+def test_resume_refuses_other_weights_under_the_same_name(contest, small_settings, tmp_path):
+    table = read_contest(contest)
+    body, settings = tmp_path / "body.safetensors", {**small_settings, "epochs": 1}
+    del settings["pretrained"]
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), body)
+        if seed == 0:
+            quiet(table, tmp_path / "run", weights=str(body), fold=[0], **settings)
+            moved = shutil.copy(body, tmp_path / "moved.safetensors")
+    with pytest.raises(UsageError, match="started with another body, weights or loss"):
+        quiet(table, tmp_path / "run", weights=str(body), resume=True, **settings)
+    assert quiet(table, tmp_path / "run", weights=str(moved), resume=True, **settings).trained_folds == [0, 1]

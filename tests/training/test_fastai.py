@@ -17,8 +17,9 @@ from PIL import Image
 from torch import nn
 
 from fastmask.data.augment import Augmentation
+from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.data.table import Table, read_contest
+from fastmask.data.table import Table
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import FocalLoss

@@ -11,8 +11,8 @@ from fastai.callback.schedule import minimum, steep, valley
 from PIL import Image
 
 from fastmask.data.augment import Augmentation
+from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.data.table import read_contest
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.training.callbacks import Checkpoint, History, OOFCollector
 from fastmask.training.finder import Found, lr_find, suggest
@@ -183,3 +183,11 @@ def test_loaders_without_a_batch_are_refused(make):
     learn.dls.train = learn.dls.train.new(bs=100)
     with pytest.raises(UsageError, match="gives no batch"):
         lr_find(learn)
+
+
+def test_a_leap_after_the_lowest_loss_is_not_the_steepest_fall():
+    lrs = np.geomspace(1e-7, 10, 100).tolist()
+    losses = [1.0] * 50 + [1 - 0.01 * i for i in range(30)] + [0.8, 5.0, 9.0, 2.0] + [9.0] * 16
+    found = suggest(lrs, losses, 100)
+    assert lrs[50] <= found.steep <= lrs[80]
+    assert float(steep(torch.tensor(lrs), torch.tensor(losses), 100)[0]) > lrs[80]

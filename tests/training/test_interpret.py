@@ -9,8 +9,9 @@ from fastai.learner import Learner
 from sklearn.metrics import classification_report, confusion_matrix
 
 from fastmask.data.augment import Augmentation
+from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.data.table import Table, read_contest
+from fastmask.data.table import Table
 from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.training.interpret import interpretation

@@ -12,9 +12,9 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from fastmask.data.augment import Augmentation
+from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
-from fastmask.data.table import read_contest
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from fastmask.data.table import read_contest
+from fastmask.data.contest import read_contest
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.files import read_json, write_json
 from fastmask.run import Run
@@ -47,7 +47,7 @@ def change_label(run):
 
 def change_body(run):
     environment = json.loads((run / "environment.json").read_text())
-    environment["body"]["initial_weights"] = "elsewhere"
+    environment["start"]["weights"] = "another digest"
     write_json(run / "environment.json", environment)
 
 
@@ -56,7 +56,7 @@ def change_body(run):
     [
         (change_setting, r"other settings \(epochs\)"),
         (change_label, r"other photos, labels or folds \(folds.csv\)"),
-        (change_body, r"other body or weights to start from \(environment.json\)"),
+        (change_body, r"other body, weights or loss to start from \(environment.json\)"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(change, named, halves, tmp_path):
@@ -101,3 +101,10 @@ def test_the_runs_stay_as_they_are_and_out_is_not_written_over(halves, run_copy)
     merged = merge_runs(halves, run_copy, overwrite=True)
     assert all(Run.load(half).trained_folds == [fold] for fold, half in enumerate(halves))
     assert merged.trained_folds == [0, 1]
+
+
+def test_a_run_is_not_merged_into_itself(halves, run_copy, tmp_path):
+    half = shutil.copytree(halves[0], tmp_path / "half")
+    with pytest.raises(UsageError, match="is one of the runs to merge"):
+        merge_runs([half, halves[1]], half, overwrite=True)
+    assert Run.load(half).trained_folds == [0]

@@ -1,12 +1,14 @@
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
-from fastmask.data.table import read_contest
+from fastmask.data.contest import read_contest
 from fastmask.errors import DataError, UsageError
 from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import effective_config, resolve_stats
@@ -136,3 +138,32 @@ def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
     assert effective(table, data="sample").data == "sample"
     with pytest.raises(UsageError, match=r"age_bounds is \(30\.0, 59\.0\), but the table was read with \(30, 58\)"):
         effective(table, age_bounds=[30, 59])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fixes": "fixes.csv"}, {"heads": ["age"]}, {"images": "photos"}, {"score_age_bounds": [30, 59]}]
+)
+def test_settings_of_reading_must_be_those_that_the_table_was_read_with(contest, settings):
+    with pytest.raises(UsageError, match=f"Setting {next(iter(settings))} is .*, but the table was read with"):
+        effective(read_contest(contest), **settings)
+
+
+def table_of_halves(contest):
+    """Half of the photos know their mask, the others their gender; none both."""
+    table = read_contest(contest)
+    frame, even = table.frame.copy(), np.arange(len(table)) % 2 == 0
+    frame.loc[even, ["gender"]] = ""
+    frame.loc[~even, ["mask"]] = ""
+    return replace(table, frame=frame)
+
+
+def test_a_metric_that_no_photo_of_a_fold_can_be_judged_by_is_not_watched(contest, small_settings, tmp_path):
+    table = table_of_halves(contest)
+    with pytest.raises(
+        UsageError, match="monitor is macro_f1, but no photo of fold 0 has a label of all heads; .* valid_loss"
+    ):
+        quiet(table, tmp_path / "run", **small_settings)
+    run = quiet(table, tmp_path / "run", **{**small_settings, "monitor": "mask_macro_f1", "epochs": 1})
+    assert np.isnan(run.score().joint.macro_f1)
+    assert run.score().heads["mask"].n == 42
+    assert run.scores["optimistic"]["joint"]["macro_f1"] is None

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from fastmask.data.table import read_contest
+from fastmask.data.contest import read_contest
 from fastmask.training import crossval
 from fastmask.training.crossval import cross_validate
 

@@ -1,7 +1,7 @@
 import pytest
 
 from fastmask.config import make_config
-from fastmask.data.table import read_contest
+from fastmask.data.contest import read_contest
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import rehearse
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import platform
@@ -56,7 +57,7 @@ def hub() -> str:
             return f"{ENDPOINT} answers: pretrained weights can be fetched"
     except urllib.error.HTTPError as error:
         return f"{ENDPOINT} answers {error.code}: pretrained weights may not be fetched"
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         return f"{ENDPOINT} is out of reach ({why}): use --weights FILE or --no-pretrained"
 

@@ -3,9 +3,9 @@ import urllib.request
 
 import pytest
 
+from fastmask import doctor
 from fastmask.errors import FastmaskError
 from fastmask.run import Run
-from fastmask.training import doctor
 
 
 def test_a_healthy_machine(monkeypatch):
@@ -44,6 +44,7 @@ def test_probabilities_that_are_none_are_found(monkeypatch):
         (urllib.error.HTTPError("hub", 503, "busy", {}, None), "answers 503"),
         (urllib.error.URLError("no route"), "out of reach (no route): use --weights FILE"),
         (TimeoutError("timed out"), "out of reach (timed out)"),
+        (ValueError("unknown url type: 'foo'"), "out of reach (unknown url type: 'foo')"),
     ],
 )
 def test_the_hub_answers_or_not(error, said, monkeypatch):

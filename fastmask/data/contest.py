@@ -1,0 +1,144 @@
+"""The contest's folder: train.csv with a row a person, and seven photos of each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fastmask.data.photo import SUFFIXES
+from fastmask.data.table import OnFault, Table, strict
+from fastmask.errors import DataError, UsageError
+from fastmask.files import read_strings
+from fastmask.heads import Head, Heads
+
+OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
+CONTEST_COLUMNS = ("id", "gender", "race", "age", "path")
+MASK_OF_STEM = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
+
+
+def contest_heads(
+    age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS, score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS
+) -> Heads:
+    """The contest's three heads; `age_bounds` are trained on, `score_age_bounds` name and score the classes."""
+    if len(age_bounds) != 2 or len(score_age_bounds) != 2:
+        raise UsageError(
+            f"Age bounds are two numbers, such as 30 60; found {tuple(age_bounds)}, {tuple(score_age_bounds)}."
+        )
+    low, high = score_age_bounds
+    return Heads(
+        [
+            Head("mask", ("wear", "incorrect", "none")),
+            Head("gender", ("male", "female")),
+            Head(
+                "age",
+                (f"<{low:g}", f"{low:g}-{high - 1:g}", f"{high:g}+"),
+                bounds=tuple(score_age_bounds),
+                train_bounds=tuple(age_bounds),
+            ),
+        ]
+    )
+
+
+def contest_folder(data: str | Path) -> Path:
+    """The folder that holds train.csv: `data` itself or its `train`; raises UsageError if there is neither."""
+    folder = Path(data)
+    if folder.is_file() and folder.name == "train.csv":
+        return folder.parent
+    for candidate in (folder, folder / "train"):
+        if (candidate / "train.csv").is_file():
+            return candidate
+    found = "an empty or other folder" if folder.is_dir() else "no such folder"
+    raise UsageError(
+        f"{folder} is not a contest folder ({found}): expected {folder / 'train.csv'} or "
+        f"{folder / 'train' / 'train.csv'}; name it with --data, or try --data sample."
+    )
+
+
+def read_contest(
+    data: str | Path,
+    age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
+    score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
+    on_fault: OnFault = strict,
+) -> Table:
+    """Read the contest's train.csv and the seven photos of each of its persons.
+
+    The person is the column `path`, never `id`, which repeats. `on_fault` is called with a DataError naming file, row
+    and column for each thing that cannot be used, which is then left out. Photos are found by their stem, whatever
+    their extension, but not opened (`check_photos` does).
+    """
+    folder = contest_folder(data)
+    heads = contest_heads(age_bounds, score_age_bounds)
+    persons = _read_persons(folder / "train.csv", heads, on_fault)
+    rows = []
+    for person in persons.itertuples(index=False):
+        photos = _photos_of(folder / "images" / person.path, folder / "train.csv", on_fault)
+        for stem in [s for s in MASK_OF_STEM if s in photos]:
+            path, mask = f"{person.path}/{photos[stem]}", MASK_OF_STEM[stem]
+            rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
+    columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
+    reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
+    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", stratify="age", reading=reading)
+
+
+def _read_persons(file: Path, heads: Heads, on_fault: OnFault) -> pd.DataFrame:
+    frame = read_strings(file, CONTEST_COLUMNS)
+    if frame.empty:
+        raise DataError(f"{file} has no rows; expected one a person.")
+    faults = [_fault_of(row, heads) for row in frame.itertuples()]
+    for i in frame["path"].duplicated().to_numpy().nonzero()[0]:
+        faults[i] = faults[i] or f"column path: {frame['path'].iloc[i]!r} stands twice; remove one row."
+    for line, fault in zip(frame.index, faults, strict=True):
+        if fault:
+            on_fault(DataError(f"{file}, line {line}, {fault}"))
+    frame = frame[[not fault for fault in faults]].copy()
+    frame["age"] = frame["age"].astype(float)
+    frame["age_band"] = [heads["age"].decode(c) for c in heads["age"].band(frame["age"].to_numpy())]
+    return frame
+
+
+def _fault_of(row: Any, heads: Heads) -> str:
+    """What is wrong with a row of train.csv; "" if nothing is."""
+    if row.gender not in heads["gender"].classes:
+        return f"column gender: found {row.gender!r}, expected male or female."
+    if not _is_age(row.age):
+        return f"column age: found {row.age!r}, expected a number of years from 0 to 150."
+    if not row.path or Path(row.path).name != row.path or row.path in (".", "..") or "\0" in row.path:
+        return f"column path: found {row.path!r}, expected the name of a folder in images."
+    return ""
+
+
+def _is_age(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text) is not None and float(text) <= 150
+
+
+def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
+    """stem -> file name of the photos in a person's folder; seven where nothing is wrong."""
+    try:
+        names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
+    except OSError as error:
+        on_fault(
+            DataError(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row.")
+        )
+        return {}
+    photos: dict[str, str] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in SUFFIXES:
+            continue
+        if stem not in MASK_OF_STEM:
+            what = f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it."
+            on_fault(DataError(what))
+        elif stem in photos:
+            on_fault(DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}."))
+        else:
+            photos[stem] = name
+    for stem in (s for s in MASK_OF_STEM if s not in photos):
+        on_fault(
+            DataError(f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos.")
+        )
+    return photos
