@@ -158,11 +158,13 @@ def prepare(table: Table, config: Config, loss_func: LossFunc | None = None) -> 
 
 def effective_config(table: Table, config: Config) -> Config:
     """`config` with every default that depends on the table filled in, so that the run keeps what it did."""
+    default = Config().to_plain()
+    given, read = config.to_plain(), make_config(table.reading).to_plain()
     for name in READING:
-        value, given = table.reading.get(name), getattr(config, name)
-        if name in config.model_fields_set and given not in (Config.default(name), value) and not _names(given, value):
+        if given[name] not in (default[name], read[name]) and not _names(given[name], read[name]):
             raise UsageError(
-                f"Setting {name} is {given}, but the table was read with {value}: give it where the table is read."
+                f"Setting {name} is {given[name]}, but the table was read with {read[name]}: "
+                "give it where the table is read."
             )
     settings = config.model_dump(exclude_unset=True)
     return make_config(

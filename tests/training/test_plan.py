@@ -9,6 +9,7 @@ import torch
 from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
 from fastmask.data.contest import read_contest
+from fastmask.data.readers import read_csv
 from fastmask.errors import DataError, UsageError
 from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import effective_config, resolve_stats
@@ -136,7 +137,7 @@ def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
     assert effective(table).age_bounds == (30, 58)
     assert effective(table).data == str(contest)
     assert effective(table, data="sample").data == "sample"
-    with pytest.raises(UsageError, match=r"age_bounds is \(30\.0, 59\.0\), but the table was read with \(30, 58\)"):
+    with pytest.raises(UsageError, match=r"age_bounds is \[30\.0, 59\.0\], but the table was read with \[30\.0, 58\.0\]"):
         effective(table, age_bounds=[30, 59])
 
 
@@ -167,3 +168,18 @@ def test_a_metric_that_no_photo_of_a_fold_can_be_judged_by_is_not_watched(contes
     assert np.isnan(run.score().joint.macro_f1)
     assert run.score().heads["mask"].n == 42
     assert run.scores["optimistic"]["joint"]["macro_f1"] is None
+
+
+def test_a_configuration_of_a_csv_is_its_own_effective_configuration(contest, tmp_path):
+    table = read_contest(contest)
+    table.frame.drop(columns="age").rename(columns={"age_value": "age"}).to_csv(tmp_path / "my.csv", index=False)
+    bands = {"classes": ["young", "old"], "bounds": [40.0], "train_bounds": [38.0]}
+    given = make_config({"heads": {"age": bands, "mask": ["wear", "incorrect", "none"]}, "arch": "test_resnet"})
+    read = read_csv(tmp_path / "my.csv", given.to_plain()["heads"], images=table.root)
+    once = effective_config(read, given)
+    assert once.to_plain()["heads"]["age"] == bands
+    assert effective_config(read, make_config(once.to_plain())) == once
+    by_name = effective_config(
+        read_csv(tmp_path / "my.csv", ["gender"], images=table.root), make_config({"heads": ["gender"]})
+    )
+    assert by_name.heads == {"gender": ["female", "male"]}
