@@ -236,8 +236,9 @@ def predict(
     loaded = Run.load(run)
     photos: Any = images
     if submission is not None:
-        from fastmask.inference.submission import check_out, photos_of_info
+        from fastmask.inference.submission import check_heads, check_out, photos_of_info
 
+        check_heads(loaded.heads)
         check_out(submission, out)
         photos = photos_of_info(submission, images)
     chosen = None if members is None else words(members)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path to write to, which replaces `path` when the block ends well and vanishes when it does not."""
@@ -103,10 +106,13 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             lines = list(_lines(csv.reader(opened, strict=True)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as a CSV in UTF-8: {error}.") from error
+        raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({error}); save it as one.") from error
     if not lines:
         raise DataError(f"{file} is empty; expected {expected}.")
     (_, header), *rows = lines
+    other = next((name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]), None)
+    if other:
+        raise DataError(f"{file} parts its cells by {other}; expected commas: save it as a CSV with commas.")
     require_columns(file, header, columns)
     if len(set(header)) < len(header):
         raise DataError(f"{file} has two columns of one name; found {', '.join(header)}.")

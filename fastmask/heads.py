@@ -27,7 +27,8 @@ class Head:
     """One attribute of a photo: its name, its classes in the order of their numbers, its share of the loss.
 
     `bounds` are set where the classes are bands of a number (an age in years): class i holds bounds[i-1] <= number <
-    bounds[i]. `train_bounds` then are the bounds that training uses, `bounds` those that the score uses.
+    bounds[i]. `train_bounds` then are the bounds that training uses, `bounds` those that the score uses; a number
+    outside `limits`, both included, is a mistake.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Head:
     weight: float = 1.0
     bounds: tuple[float, ...] | None = None
     train_bounds: tuple[float, ...] | None = None
+    limits: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
@@ -42,15 +44,19 @@ class Head:
             raise UsageError(
                 f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}."
             )
-        padded = next((text for text in (self.name, *self.classes) if text != text.strip()), None)
-        if padded is not None:
-            raise UsageError(f"Head {self.name!r} has a blank at an end of {padded!r}; take it off.")
+        bad = next(
+            (text for text in (self.name, *self.classes) if text != text.strip() or not text.isprintable()), None
+        )
+        if bad is not None:
+            raise UsageError(f"Head {self.name!r} has a blank at an end or a line break in {bad!r}; take it out.")
         if self.name in RESERVED:
             raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} mean something else.")
         if self.weight < 0:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):
             self._check_bounds(field)
+        if self.limits is not None:
+            object.__setattr__(self, "limits", tuple(float(limit) for limit in self.limits))
 
     def _check_bounds(self, field: str) -> None:
         bounds = getattr(self, field)
@@ -89,6 +95,8 @@ class Head:
             return cell, float("nan")
         if _NUMBER.fullmatch(cell) is None:
             raise DataError(f"found {cell!r}, expected a number, from which the class of {self.name} follows.")
+        if self.limits and not self.limits[0] <= float(cell) <= self.limits[1]:
+            raise DataError(f"found {cell!r}, expected a number from {self.limits[0]:g} to {self.limits[1]:g}.")
         return self.decode(int(self.band(np.array([float(cell)]))[0])), float(cell)
 
     def band(self, numbers: np.ndarray, training: bool = False) -> np.ndarray:
@@ -222,6 +230,7 @@ class Heads(Sequence[Head]):
                 "weight": h.weight,
                 "bounds": list(h.bounds) if h.bounds else None,
                 "train_bounds": list(h.train_bounds) if h.train_bounds else None,
+                "limits": list(h.limits) if h.limits else None,
             }
             for h in self._heads
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -163,6 +164,11 @@ class Run:
         """The best checkpoints of a fold, by epoch."""
         return sorted(self.fold_path(fold).glob("epoch*.safetensors"))
 
+    def photos_digest(self, fold: int) -> str:
+        """SHA-256 of the paths of the photos that a fold validates, in their order."""
+        paths = self.folds["path"][self.folds["fold"] == fold]
+        return hashlib.sha256("\n".join(paths).encode()).hexdigest()
+
     def is_done(self, fold: int) -> bool:
         """Whether a fold is trained to its end; then it is never touched again."""
         return (self.fold_path(fold) / DONE).is_file()
@@ -235,7 +241,7 @@ def check_free(path: Path, overwrite: bool = False) -> None:
     if not place.exists() or not any(place.iterdir()):
         return
     if not overwrite:
-        raise UsageError(f"{path} is in use; name another folder with --out, or replace it with --overwrite.")
+        raise UsageError(f"{path} exists; name another folder with --out, or replace it with --overwrite.")
     names = {entry.name for entry in place.iterdir()}
     foreign = sorted(n for n in names - FILES if not re.fullmatch(r"fold[0-9]+", n))
     if foreign or not {CONFIG, HEADS, FOLDS} <= names:

@@ -352,7 +352,7 @@ def test_a_refusal_says_nothing_but_its_sentence(small: list[str], fastmask: Com
 def test_an_output_folder_in_use_is_left_alone(small: list[str], work: Path, refused: Callable[..., str]) -> None:
     (work / "mine").mkdir()
     (work / "mine" / "thesis.txt").write_text("years of work")
-    assert "mine is in use" in refused(ASKED_WRONGLY, *small, "--out", "mine")
+    assert "mine exists" in refused(ASKED_WRONGLY, *small, "--out", "mine")
     assert "mine is not a run" in refused(ASKED_WRONGLY, *small, "--out", "mine", "--overwrite")
 
 
@@ -938,6 +938,10 @@ def test_a_csv_with_other_heads(small: list[str], contest: Path, fastmask: Comma
     oof = Run.load(work / "run").oof
     assert list(oof.columns[3:7]) == ["colour.green", "colour.red", "shape.s0", "shape.s1"]
     assert fastmask("predict", "run", images / rows[0][1], "--out", "p.csv").code == DONE
+    info = contest / "eval" / "info.csv"
+    handed_in = fastmask("predict", "run", contest / "eval" / "images", "--submission", info, "--out", "s.csv")
+    assert handed_in.code == ASKED_WRONGLY
+    assert "the run's heads are colour, shape" in handed_in.errors[0]
     predicted = pd.read_csv("p.csv")
     assert set(predicted["colour"]) <= {"red", "green"}
     assert set(predicted["shape"]) <= {"s0", "s1"}
@@ -1026,3 +1030,9 @@ def test_archs_lists_what_matches(fastmask: Command) -> None:
     assert "resnet10t.c3_in1k" in line
     assert fastmask("archs", "test_vit3").code == DONE
     assert "nearest" in fastmask("archs", "resnett18").errors[0]
+
+
+def test_a_member_without_a_checkpoint_is_named(run_copy: Path, contest: Path, refused: Callable[..., str]) -> None:
+    next((run_copy / "fold1").glob("epoch*")).unlink()
+    sentence = refused(FAILED, "predict", run_copy, contest / "eval" / "images", "--out", "p.csv")
+    assert "fold1 has no checkpoint" in sentence

@@ -98,8 +98,8 @@ def test_heads_that_cannot_be_are_refused(make):
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
-        ([("colour ", ("red", "green"))], "blank at an end of 'colour '"),
-        ([("colour", ("red", " green"))], "blank at an end of ' green'"),
+        ([("colour ", ("red", "green"))], "blank at an end or a line break in 'colour '"),
+        ([("colour", ("red", " green"))], "blank at an end or a line break in ' green'"),
         ([("a", ("b.c", "d")), ("a.b", ("c", "e"))], "both called 'a.b.c' in tables"),
         ([(f"h{i}", ("no", "yes")) for i in range(63)], "more joint classes than a 64-bit number counts"),
     ],

@@ -60,7 +60,7 @@ def test_a_free_place_is_empty_or_new(tmp_path):
     check_free(tmp_path)
     check_free(tmp_path / "new")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="is in use"):
+    with pytest.raises(UsageError, match="exists"):
         check_free(tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         check_free(tmp_path / "file", overwrite=True)

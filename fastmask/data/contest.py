@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fastmask.files import read_strings
 from fastmask.heads import Head, Heads
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
+AGES = (0.0, 150.0)
 CONTEST_COLUMNS = ("id", "gender", "race", "age", "path")
 MASK_OF_STEM = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
 
@@ -39,6 +39,7 @@ def contest_heads(
                 (f"<{low:g}", f"{low:g}-{high - 1:g}", f"{high:g}+"),
                 bounds=tuple(score_age_bounds),
                 train_bounds=tuple(age_bounds),
+                limits=AGES,
             ),
         ]
     )
@@ -55,7 +56,7 @@ def contest_folder(data: str | Path) -> Path:
     found = "an empty or other folder" if folder.is_dir() else "no such folder"
     raise UsageError(
         f"{folder} is not a contest folder ({found}): expected {folder / 'train.csv'} or "
-        f"{folder / 'train' / 'train.csv'}; name it with --data, or try --data sample."
+        f"{folder / 'train' / 'train.csv'}. Name one with --data, or a CSV, or a folder a class; or try --data sample."
     )
 
 
@@ -105,15 +106,15 @@ def _fault_of(row: Any, heads: Heads) -> str:
     """What is wrong with a row of train.csv; "" if nothing is."""
     if row.gender not in heads["gender"].classes:
         return f"column gender: found {row.gender!r}, expected male or female."
-    if not _is_age(row.age):
-        return f"column age: found {row.age!r}, expected a number of years from 0 to 150."
+    if not row.age:
+        return "column age: found '', expected a number of years."
+    try:
+        heads["age"].read(row.age)
+    except DataError as fault:
+        return f"column age: {fault}"
     if not row.path or Path(row.path).name != row.path or row.path in (".", "..") or "\0" in row.path:
         return f"column path: found {row.path!r}, expected the name of a folder in images."
     return ""
-
-
-def _is_age(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text) is not None and float(text) <= 150
 
 
 def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,92 +12,129 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_strings, require_columns
-from fastmask.heads import Heads
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.files import read_strings
 
 PERSON = "person"
 # the first letters that a misspelt name still has
 _ALIKE = 4
-# for "person" and "path", which rows have which value
-RowsOf = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> Table:
     """The table with the corrections of a CSV: person or path (or both columns), column, value.
 
     `column` is a head, and `value` its class, the number that its class follows from, or nothing for unknown; or
-    `person`, for photos of one person that stand under two names. `on_fault` is called with a DataError for a row that
-    matches no photo, asks for what is not there, or corrects what another row has corrected. Raises UsageError for a
-    table that has been corrected by another file.
+    `person`, and `value` the person whose photos these are as well. `on_fault` is called with a DataError for a row
+    that matches no photo, asks for what is not there, or corrects what another row has corrected. Raises UsageError for
+    a table that has been corrected by another file; warns of a class that no photo is left of.
     """
     if table.reading.get("fixes"):
         raise UsageError(f"{table.reading['fixes']} corrects the table already; put the rows of {file} into that.")
     fixes = read_strings(Path(file), ("column", "value"))
     keys = [c for c in (PERSON, "path") if c in fixes.columns]
     if not keys:
-        require_columns(Path(file), list(fixes.columns), (PERSON,))
-    frame = table.frame.copy()
+        raise DataError(f"{file} has no column 'person' and none 'path'; found {', '.join(fixes.columns)}.")
+    if "path" in keys:
+        fixes["path"] = [_relative(cell, table.root) for cell in fixes["path"]]
     # found by what was read: a correction does not hide the rows of the next one
-    rows_of = {key: table.frame.groupby(key, sort=False).indices for key in keys}
-    done: set[tuple[str, int]] = set()
+    making = _Making(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved(fixes))
     for line, fix in fixes.iterrows():
-        if fault := _correct(frame, table.heads, fix, rows_of, done):
+        if fault := making.correct(fix):
             on_fault(DataError(f"{file}, line {line}, {fault}"))
-    return replace(table, frame=frame, reading={**table.reading, "fixes": str(file)})
+    for head in table.heads:
+        gone = sorted(set(table.frame[head.name]) - set(making.frame[head.name]) - {""})
+        if gone:
+            warnings.warn(
+                f"After {file} no photo is left of {head.name} {', '.join(gone)}, which stays a class nevertheless; "
+                "give the classes of a CSV by heads in --config to leave it out.",
+                FastmaskWarning,
+                stacklevel=2,
+            )
+    return replace(table, frame=making.frame, reading={**table.reading, "fixes": str(file)})
 
 
-def _correct(
-    frame: pd.DataFrame, heads: Heads, fix: pd.Series, rows_of: RowsOf, done: set[tuple[str, int]]
-) -> DataError | None:
-    """Make one correction in `frame`; return what is wrong with it."""
-    try:
-        rows = _rows(fix, rows_of)
-        _once(done, fix["column"], rows)
-        _set(frame, heads, rows, fix["column"], fix["value"])
-    except DataError as fault:
-        return fault
-    return None
+def _relative(cell: str, root: Path) -> str:
+    """A photo's path as the table has it."""
+    path = Path(cell)
+    inside = path.is_absolute() and path.is_relative_to(root.absolute())
+    return (path.relative_to(root.absolute()) if inside else path).as_posix() if cell else ""
 
 
-def _rows(fix: pd.Series, rows_of: RowsOf) -> np.ndarray:
-    """The photos that a correction names: a person's, one by its path, or one of a person's."""
-    named = [key for key in rows_of if fix[key]]
-    if not named:
-        raise DataError(f"column {next(iter(rows_of))}: found nothing, expected a person or a photo of the data.")
-    found = None
-    for key in named:
-        rows = rows_of[key].get(fix[key], np.array([], np.int64))
-        found = rows if found is None else np.intersect1d(found, rows)
-        if not len(found):
-            # looking through the names of all photos takes a second a row
-            alike = [name for name in rows_of[key] if name[:_ALIKE] == fix[key][:_ALIKE]]
-            near = difflib.get_close_matches(fix[key], alike, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near and near[0] != fix[key] else "."
-            raise DataError(f"column {key}: no photo of the data matches {fix[key]!r}{hint}")
-    return np.asarray(found)
+def _moved(fixes: pd.DataFrame) -> set[str]:
+    """The persons of whom all photos are put under another name."""
+    if PERSON not in fixes.columns:
+        return set()
+    whole = (fixes["column"] == PERSON) & (fixes["path"] == "" if "path" in fixes.columns else True)
+    return set(fixes[PERSON][whole]) - {""}
 
 
-def _once(done: set[tuple[str, int]], column: str, rows: np.ndarray) -> None:
-    cells = {(column, int(row)) for row in rows}
-    if cells & done:
-        raise DataError(
-            f"column column: a line before has corrected {column} of the same photo; remove one of the two."
-        )
-    done |= cells
+class _Making:
+    """The corrected frame in the making: whose rows are where, and which cells are corrected already."""
+
+    def __init__(self, table: Table, rows_of: Mapping[str, Mapping[str, np.ndarray]], moved: set[str]) -> None:
+        self.frame, self.heads, self.rows_of, self.moved = table.frame.copy(), table.heads, rows_of, moved
+        self.persons = set(table.frame[PERSON])
+        self.done: set[tuple[str, int]] = set()
+
+    def correct(self, fix: pd.Series) -> DataError | None:
+        """Make one correction, or return what is wrong with it."""
+        try:
+            rows, column = self._rows(fix), fix["column"]
+            cells = {(column, int(row)) for row in rows}
+            if cells & self.done:
+                raise DataError(
+                    f"column column: a line before has corrected {column} of the same photo; remove one of the two."
+                )
+            self._set(rows, column, fix["value"])
+            self.done |= cells
+        except DataError as fault:
+            return fault
+        return None
+
+    def _rows(self, fix: pd.Series) -> np.ndarray:
+        """The photos that a correction names: a person's, one by its path, or one of a person's."""
+        named = [key for key in self.rows_of if fix[key]]
+        if not named:
+            either = " or ".join(self.rows_of)
+            raise DataError(f"column {either}: found nothing, expected a person or a photo of the data.")
+        for key in named:
+            if fix[key] not in self.rows_of[key]:
+                hint = _hint(fix[key], self.rows_of[key])
+                raise DataError(f"column {key}: no photo of the data matches {fix[key]!r}{hint}")
+        found, *others = (self.rows_of[key][fix[key]] for key in named)
+        rows = np.intersect1d(found, others[0]) if others else np.asarray(found)
+        if not len(rows):
+            raise DataError(f"column path: {fix['path']!r} is not a photo of person {fix[PERSON]!r}.")
+        return rows
+
+    def _set(self, rows: np.ndarray, column: str, value: str) -> None:
+        if column == PERSON:
+            self._move(rows, value)
+            return
+        if column not in self.heads.names:
+            raise DataError(
+                f"column column: found {column!r}, expected one of {', '.join(self.heads.names)}, {PERSON}."
+            )
+        head = self.heads[column]
+        try:
+            name, number = head.read(value)
+        except DataError as fault:
+            raise DataError(f"column value: {fault}") from fault
+        self.frame.loc[rows, column] = name
+        if head.bounds:
+            self.frame.loc[rows, f"{column}_value"] = number
+
+    def _move(self, rows: np.ndarray, person: str) -> None:
+        if person not in self.persons:
+            raise DataError(f"column value: {person!r} is no person of the data{_hint(person, self.persons)}")
+        if person in self.moved:
+            # otherwise who is whom would depend on the order of the rows, and one person could end under two names
+            raise DataError(f"column value: another line puts {person!r} under another name; give that one here too.")
+        self.frame.loc[rows, PERSON] = person
 
 
-def _set(frame: pd.DataFrame, heads: Heads, rows: np.ndarray, column: str, value: str) -> None:
-    if column == PERSON and value:
-        frame.loc[rows, PERSON] = value
-        return
-    if column not in heads.names:
-        raise DataError(f"column column: found {column!r}, expected one of {', '.join(heads.names)}, {PERSON}.")
-    head = heads[column]
-    try:
-        name, number = head.read(value)
-    except DataError as fault:
-        raise DataError(f"column value: {fault}") from fault
-    frame.loc[rows, column] = name
-    if head.bounds:
-        frame.loc[rows, f"{column}_value"] = number
+def _hint(name: str, names: Iterable[str]) -> str:
+    """The nearest of `names`, to end a sentence; looking through all photos would take a second a row."""
+    alike = [n for n in names if n[:_ALIKE] == name[:_ALIKE]]
+    near = [n for n in alike if n.startswith(name)][:1] or difflib.get_close_matches(name, alike, n=1)
+    return f"; did you mean {near[0]!r}?" if near and name else "."

@@ -104,6 +104,9 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
         )
     if len(names) < 2:
         raise UsageError(f"{folder} holds {len(names)} folders; expected two or more, one a class, with photos inside.")
+    loose = sorted(e.name for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != ".")
+    if loose:
+        on_fault(DataError(f"{folder / loose[0]} lies beside the folders of the classes; put it into one, or away."))
     rows = []
     for name in names:
         photos = photos_in(folder / name)
@@ -112,11 +115,23 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
                 DataError(f"{folder / name} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it.")
             )
         rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
+    _warn_of_others(folder, names)
     frame = pd.DataFrame(rows, columns=["path", head])
     frame = frame.assign(person=frame["path"], source=folder.name)
     hint = "A CSV with the columns path, person and a head tells them apart."
     warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     return _table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
+
+
+def _warn_of_others(folder: Path, names: Sequence[str]) -> None:
+    files = (p for name in names for p in (folder / name).rglob("*") if p.is_file() and not p.name.startswith("."))
+    others = sorted(str(p) for p in files if p.suffix.lower() not in SUFFIXES)
+    if others:
+        warnings.warn(
+            f"{len(others)} files, such as {others[0]}, are left out: a photo ends in {', '.join(SUFFIXES)}.",
+            FastmaskWarning,
+            stacklevel=3,
+        )
 
 
 def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], None] = lambda _: None) -> Table:
@@ -176,7 +191,7 @@ def _class_folders(folder: Path) -> list[str]:
     """The folders inside `folder`, sorted, hidden ones left out; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
 
 
 def _table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
@@ -227,13 +242,15 @@ def _found_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> lis
     """The columns that repeat few values; the others are named in a warning."""
     found: list[str] = []
     left: list[str] = []
-    for column in (c for c in frame.columns if c not in taken and c not in RESERVED):
+    for column in (c for c in frame.columns if c and c not in taken):
         values = frame[column][frame[column] != ""]
         count = values.nunique()
-        is_head = 2 <= count <= min(MOST_CLASSES, (len(values) + 1) // 2)
-        (found if is_head else left).append(column if is_head else f"{column} ({count} different values)")
+        is_head = 2 <= count <= min(MOST_CLASSES, (len(values) + 1) // 2) and column not in RESERVED
+        why = "a name with a meaning of its own" if column in RESERVED else f"{count} different values"
+        (found if is_head else left).append(column if is_head else f"{column} ({why})")
     if not found:
-        raise UsageError(f"{file} has no column that repeats a few values, as a head does; name some with --heads.")
+        others = f" (found {', '.join(left)})" if left else ""
+        raise UsageError(f"{file} has no column that repeats a few values, as a head does{others}; see --heads.")
     if left:
         warnings.warn(
             f"Of {file} these columns are not taken as heads: {', '.join(left)}; --heads names those to take.",

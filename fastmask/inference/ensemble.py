@@ -74,8 +74,9 @@ class Predictions:
 
     def to_submission(self, info: str | Path, out: str | Path) -> Path:
         """Write `info` (ImageID, ans) with `ans` filled in: the same rows, in the same order."""
-        from fastmask.inference.submission import write_submission
+        from fastmask.inference.submission import check_heads, write_submission
 
+        check_heads(self.heads)
         return write_submission(dict(zip(self.names, self.joint.tolist(), strict=True)), Path(info), Path(out))
 
 
@@ -181,6 +182,11 @@ def load_members(
             f"{run.path} has finished {len(there)} of {run.config.folds} folds; the mean is over those.",
             FastmaskWarning,
             stacklevel=3,
+        )
+    empty = next((m for m in members or there if m in there and not there[m]), None)
+    if empty is not None:
+        raise DataError(
+            f"{run.path / empty} has no checkpoint (epoch*.safetensors); train the fold again, or restore it."
         )
     unknown = [m for m in members or [] if m not in there]
     if unknown:

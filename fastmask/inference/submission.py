@@ -49,6 +49,16 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     return paths
 
 
+def check_heads(heads: Heads) -> None:
+    """Raise UsageError if the joint classes of `heads` are not those that the contest counts by."""
+    contest = contest_heads()
+    if (heads.names, heads.sizes) != (contest.names, contest.sizes):
+        raise UsageError(
+            f"A submission holds classes of {', '.join(contest.names)}, the run's heads are {', '.join(heads.names)}; "
+            "leave --submission out: the CSV of --out has a column a head."
+        )
+
+
 def check_out(info: Path, out: Path) -> None:
     """Raise UsageError if the answers would be written over the questions."""
     if out.resolve() == info.resolve():

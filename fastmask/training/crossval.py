@@ -155,7 +155,8 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
             f"Fold {fold + 1} diverged: after epoch {learn.epoch + 1} the network's answers are not numbers (NaN). "
             f"Lower --lr; the fold's checkpoints so far are in {folder}."
         )
-    write_json(folder / DONE, {"epochs": learn.epoch + 1, "seconds": round(time.perf_counter() - start, 1)})
+    done = {"fold": fold, "photos": run.photos_digest(fold), "epochs": learn.epoch + 1}
+    write_json(folder / DONE, {**done, "seconds": round(time.perf_counter() - start, 1)})
     # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
     learn.remove_cbs(list(learn.cbs))
     del learn

@@ -11,7 +11,7 @@ from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.files import read_json
 from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings
 from fastmask.training.crossval import held
-from fastmask.training.oof import finish
+from fastmask.training.oof import check_fold, finish
 
 
 def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: bool = False) -> Run:
@@ -32,6 +32,8 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     for run, environment in zip(loaded[1:], environments[1:], strict=True):
         check_alike(first, run, environments[0], environment)
     owner = owners(loaded)
+    for fold, run in owner.items():
+        check_fold(run, fold)
     missing = [str(f) for f in range(first.config.folds) if f not in owner]
     if missing:
         warnings.warn(
@@ -57,7 +59,7 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
 def check_alike(one: Run, other: Run, its: dict[str, Any], others: dict[str, Any]) -> None:
     """Raise UsageError if the folds of two runs do not belong together; warn if their packages differ."""
     differing = differing_settings(one.config, other.config)
-    same_folds = (one.path / FOLDS).read_bytes() == (other.path / FOLDS).read_bytes()
+    same_folds = one.folds.equals(other.folds)
     checks = (
         (not differing, f"settings ({', '.join(differing)})"),
         (one.pipelines == other.pipelines, "pipelines"),

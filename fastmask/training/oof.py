@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.files import write_csv, write_json
-from fastmask.run import OOF, SCORES, Run
+from fastmask.errors import DataError
+from fastmask.files import read_json, write_csv, write_json
+from fastmask.run import DONE, FOLDS, OOF, SCORES, Run
 from fastmask.scoring import LOSS, score_heads
-from fastmask.training.callbacks import read_oof
+from fastmask.training.callbacks import oof_file, read_oof
 
 
 def finish(run: Run) -> None:
@@ -24,6 +25,20 @@ def finish(run: Run) -> None:
     # read anew, so that a run that has just gained folds does not score those it had
     run = Run.load(run.path)
     write_json(run.path / SCORES, all_scores(run, trained, collect_oof(run, trained, own), honest, own))
+
+
+def check_fold(run: Run, fold: int) -> None:
+    """Raise DataError naming the file if a finished fold lacks something, or is of other photos than the run's."""
+    folder = run.fold_path(fold)
+    done = read_json(folder / DONE)
+    if not isinstance(done, dict) or (done.get("fold"), done.get("photos")) != (fold, run.photos_digest(fold)):
+        raise DataError(f"{folder / DONE} is of other photos than {run.path / FOLDS} has in fold {fold}.")
+    if not run.checkpoints(fold):
+        raise DataError(f"{folder} has no checkpoint (epoch*.safetensors); train the fold again, or restore it.")
+    photos = int((run.folds["fold"] == fold).sum())
+    for epoch in range(len(run.history(fold))):
+        if read_oof(folder, epoch).shape != (photos, run.heads.n_logits):
+            raise DataError(f"{oof_file(folder, epoch)} does not hold the probabilities of the fold's {photos} photos.")
 
 
 def best_epochs(curve: np.ndarray, k: int = 1) -> list[int]:

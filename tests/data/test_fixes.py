@@ -2,7 +2,7 @@ import pytest
 
 from fastmask.data.contest import read_contest
 from fastmask.data.fixes import apply_fixes
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, FastmaskWarning, UsageError
 
 
 @pytest.fixture
@@ -16,10 +16,10 @@ def fix(table, tmp_path):
 
     def apply(text, **options):
         file = tmp_path / "fixes.csv"
-        file.write_text(text.replace("AA", a).replace("BB", b))
+        file.write_text(text.replace("AA", a).replace("BB", b).replace("CC", c))
         return apply_fixes(table, file, **options)
 
-    a, b = list(dict.fromkeys(table.persons))[:2]
+    a, b, c = list(dict.fromkeys(table.persons))[:3]
     return apply
 
 
@@ -53,14 +53,22 @@ def test_photos_of_one_person_under_two_names(fix, table):
     [
         ("person,column,value\nnobody,gender,male\n", "line 2, column person: no photo of the data matches 'nobody'"),
         ("path,column,value\nAA/norml.jpg,mask,none\n", r"column path: no photo .* did you mean '.*/normal.jpg'"),
-        ("person,path,column,value\nBB,AA/normal.jpg,mask,none\n", "column path: no photo of the data matches"),
+        (
+            "person,path,column,value\nBB,AA/normal.jpg,mask,none\n",
+            "column path: .*normal.jpg' is not a photo of person",
+        ),
         ("person,column,value\n,gender,male\n", "line 2, column person: found nothing"),
         ("person,column,value\nAA,hat,yes\n", "column column: found 'hat', expected one of mask, gender, age, person"),
         ("person,column,value\nAA,gender,man\n", "column value: found 'man', expected one of male, female, or nothing"),
         ("person,column,value\nAA,age,old\n", "column value: found 'old', expected a number"),
         ("person,column,value\nAA,gender,male\nAA,gender,female\n", "line 3, column column: a line before"),
         ("person,value\nAA,male\n", "has no column 'column'"),
-        ("column,value\ngender,male\n", "has no column 'person'"),
+        ("column,value\ngender,male\n", "has no column 'person' and none 'path'"),
+        ("person,column,value\nAA,age,450\n", "column value: found '450', expected a number from 0 to 150"),
+        ("person,column,value\nAA,person,nobody\n", "column value: 'nobody' is no person of the data"),
+        ("person,column,value\nAA,person,\n", "column value: '' is no person of the data"),
+        ("person,column,value\nAA,person,BB\nBB,person,CC\n", "line 2, column value: another line puts 'BB'|.*"),
+        ("person,column,value\n000001,gender,male\n", r"no photo of the data matches '000001'; did you mean '000001_"),
     ],
 )
 def test_a_row_that_cannot_be_applied_is_named(text, message, fix):
@@ -79,3 +87,15 @@ def test_a_table_is_corrected_by_one_file(fix, table, tmp_path):
     fixed = fix("person,column,value\nAA,age,20\n")
     with pytest.raises(UsageError, match="corrects the table already; put the rows of .* into that"):
         apply_fixes(fixed, tmp_path / "fixes.csv")
+
+
+def test_a_path_may_be_written_as_the_data_s(fix, table):
+    for path in ("./AA/normal.jpg", f"{table.root.absolute()}/AA/normal.jpg"):
+        assert fix(f"path,column,value\n{path},mask,wear\n").frame["mask"][6] == "wear"
+
+
+def test_a_class_that_no_photo_is_left_of_is_said(fix, table):
+    old = table.frame["person"][table.frame["age"] == "60+"].unique()
+    rows = "".join(f"{person},age,59\n" for person in old)
+    with pytest.warns(FastmaskWarning, match=r"no photo is left of age 60\+, which stays a class"):
+        fix(f"person,column,value\n{rows}")

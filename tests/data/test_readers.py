@@ -164,6 +164,13 @@ def test_what_is_asked_wrongly(arguments, error, message, photos):
         ("path,colour\na.jpg,red\nb.png,green\n", UsageError, "no column that repeats a few values.*--heads"),
         ("path,colour\n", DataError, "has no rows"),
         ("", DataError, "is empty"),
+        ("path;colour\na.jpg;red\n", DataError, "parts its cells by semicolons; expected commas"),
+        ("path\tcolour\na.jpg\tred\n", DataError, "parts its cells by tabs"),
+        (
+            ",path,joint\n0,a.jpg,x\n1,b.png,y\n2,c.jpg,x\n",
+            UsageError,
+            r"found joint \(a name with a meaning of its own",
+        ),
     ],
 )
 def test_a_csv_that_says_too_little(text, error, message, photos):
@@ -200,13 +207,21 @@ def folders(tmp_path):
 
 
 def test_a_folder_a_class(folders):
-    with pytest.warns(FastmaskWarning, match="every photo is taken as a person of its own"):
+    with pytest.warns(FastmaskWarning) as warned:
         table = read_folders(folders, head="animal")
+    said = " ".join(str(w.message) for w in warned)
+    assert "every photo is taken as a person of its own" in said
+    assert "1 files, such as" in said
+    assert "notes.txt, are left out" in said
     assert table.heads == Heads([Head("animal", ("cat", "dog"))])
     assert table.frame["path"].tolist() == ["cat/1.jpg", "cat/deep/2.png", "dog/1.jpg"]
     assert table.y[:, 0].tolist() == [0, 0, 1]
+    (folders / "__MACOSX").mkdir()
     (folders / "bird").mkdir()
     with pytest.raises(DataError, match="bird holds no photos"):
+        read_folders(folders)
+    Image.new("RGB", (8, 8)).save(folders / "top.jpg")
+    with pytest.raises(DataError, match="top.jpg lies beside the folders of the classes"):
         read_folders(folders)
     with pytest.raises(UsageError, match="cat holds 1 folders; expected two or more, one a class"):
         read_folders(folders / "cat")
@@ -296,6 +311,6 @@ def test_a_table_is_read_again_from_the_settings_that_it_was_read_with(heads, ph
 def test_the_photo_s_own_column_may_tell_persons_apart(photos):
     write(photos, ROWS.replace("a.jpg", "z.jpg"))
     told = []
-    table = read_csv(photos, image_column="file", group="file", on_fault=told.append)
+    table = read_csv(photos, ["shape"], image_column="file", group="file", on_fault=told.append)
     assert len(told) == 1
     assert table.persons.tolist() == ["b.png", "c.jpg", "d.jpg"]

@@ -196,7 +196,7 @@ def test_resume_refuses_what_would_change_the_result(run_copy, contest, small_se
 
 def test_a_run_is_never_written_over_by_chance(run_copy, contest, small_settings):
     before = hashes(run_copy)
-    with pytest.raises(UsageError, match="is in use; name another folder with --out"):
+    with pytest.raises(UsageError, match="exists; name another folder with --out"):
         quiet(read_contest(contest), run_copy, **small_settings)
     assert hashes(run_copy) == before
 
@@ -223,7 +223,7 @@ def test_two_cannot_write_one_run(contest, small_settings, tmp_path):
 def test_a_run_that_appeared_in_the_meantime_is_left_alone(finished_run, run_copy, contest, small_settings):
     plan = prepare(read_contest(contest), make_config(small_settings))
     before = hashes(run_copy)
-    with pytest.raises(UsageError, match="is in use"):
+    with pytest.raises(UsageError, match="exists"):
         crossval.create(run_copy, plan, overwrite=False)
     assert hashes(run_copy) == before
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from fastmask.data.contest import read_contest
-from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import read_json, write_json
 from fastmask.run import Run
 from fastmask.training.crossval import cross_validate
@@ -96,7 +96,7 @@ def test_a_missing_fold_and_other_versions_are_said(contest, small_settings, tmp
 
 
 def test_the_runs_stay_as_they_are_and_out_is_not_written_over(halves, run_copy):
-    with pytest.raises(UsageError, match="is in use"):
+    with pytest.raises(UsageError, match="exists"):
         merge_runs(halves, run_copy)
     merged = merge_runs(halves, run_copy, overwrite=True)
     assert all(Run.load(half).trained_folds == [fold] for fold, half in enumerate(halves))
@@ -108,3 +108,42 @@ def test_a_run_is_not_merged_into_itself(halves, run_copy, tmp_path):
     with pytest.raises(UsageError, match="is one of the runs to merge"):
         merge_runs([half, halves[1]], half, overwrite=True)
     assert Run.load(half).trained_folds == [0]
+
+
+def lose_oof(run):
+    next((run / "fold1").glob("oof-*")).unlink()
+
+
+def lose_checkpoint(run):
+    next((run / "fold1").glob("epoch*")).unlink()
+
+
+def break_done(run):
+    (run / "fold1" / "done.json").write_text("{")
+
+
+def take_other_photos(run):
+    text = (run / "fold1" / "done.json").read_text()
+    (run / "fold1" / "done.json").write_text(text.replace('"fold": 1', '"fold": 0'))
+
+
+def lose_folds(run):
+    (run / "folds.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lose_oof, "fold1/oof-...\\.safetensors does not hold the probabilities"),
+        (lose_checkpoint, "fold1 has no checkpoint"),
+        (break_done, "fold1/done.json cannot be read as JSON"),
+        (take_other_photos, "fold1/done.json is of other photos than .*folds.csv has in fold 1"),
+        (lose_folds, "has no folds.csv"),
+    ],
+)
+def test_a_broken_input_is_named_and_nothing_is_written(change, named, halves, tmp_path):
+    other = shutil.copytree(halves[1], tmp_path / "other")
+    change(other)
+    with pytest.raises(FastmaskError, match=f"other.*{named}"):
+        merge_runs([halves[0], other], tmp_path / "merged")
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]

@@ -137,7 +137,9 @@ def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
     assert effective(table).age_bounds == (30, 58)
     assert effective(table).data == str(contest)
     assert effective(table, data="sample").data == "sample"
-    with pytest.raises(UsageError, match=r"age_bounds is \[30\.0, 59\.0\], but the table was read with \[30\.0, 58\.0\]"):
+    with pytest.raises(
+        UsageError, match=r"age_bounds is \[30\.0, 59\.0\], but the table was read with \[30\.0, 58\.0\]"
+    ):
         effective(table, age_bounds=[30, 59])
 
 
