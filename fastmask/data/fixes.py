@@ -41,16 +41,20 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> T
     for line, fix in fixes.iterrows():
         if fault := making.correct(fix):
             on_fault(DataError(f"{file}, line {line}, {fault}"))
-    for head in table.heads:
-        gone = sorted(set(table.frame[head.name]) - set(making.frame[head.name]) - {""})
+    _warn_of_emptied(table, making.frame, file)
+    return replace(table, frame=making.frame, reading={**table.reading, "fixes": str(file)})
+
+
+def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) -> None:
+    for head in table.heads.names:
+        gone = sorted(set(table.frame[head]) - set(corrected[head]) - {""})
         if gone:
             warnings.warn(
-                f"After {file} no photo is left of {head.name} {', '.join(gone)}, which stays a class nevertheless; "
+                f"After {file} no photo is left of {head} {', '.join(gone)}, which stays a class nevertheless; "
                 "give the classes of a CSV by heads in --config to leave it out.",
                 FastmaskWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-    return replace(table, frame=making.frame, reading={**table.reading, "fixes": str(file)})
 
 
 def _relative(cell: str, root: Path) -> str:

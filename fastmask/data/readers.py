@@ -95,15 +95,7 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
     Hidden files and folders are left out; a folder without photos is a fault.
     """
     folder = Path(folder)
-    names = _class_folders(folder)
-    parts = sorted(_NO_CLASSES & set(names))
-    if parts:
-        raise UsageError(
-            f"{folder} holds {', '.join(parts)}, which are no classes; expected a folder a class, such as those in "
-            f"{folder / parts[-1]}, a contest folder with train.csv, or a CSV."
-        )
-    if len(names) < 2:
-        raise UsageError(f"{folder} holds {len(names)} folders; expected two or more, one a class, with photos inside.")
+    names = _check_classes(folder)
     loose = sorted(e.name for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != ".")
     if loose:
         on_fault(DataError(f"{folder / loose[0]} lies beside the folders of the classes; put it into one, or away."))
@@ -121,6 +113,20 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
     hint = "A CSV with the columns path, person and a head tells them apart."
     warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     return _table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
+
+
+def _check_classes(folder: Path) -> list[str]:
+    """The folders inside `folder`; raises UsageError where they cannot be the classes."""
+    names = _class_folders(folder)
+    parts = sorted(_NO_CLASSES & set(names))
+    if parts:
+        raise UsageError(
+            f"{folder} holds {', '.join(parts)}, which are no classes; expected a folder a class, such as those in "
+            f"{folder / parts[-1]}, a contest folder with train.csv, or a CSV."
+        )
+    if len(names) < 2:
+        raise UsageError(f"{folder} holds {len(names)} folders; expected two or more, one a class, with photos inside.")
+    return names
 
 
 def _warn_of_others(folder: Path, names: Sequence[str]) -> None:
