@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask.data.photo import decode_photo, read_photo
+from fastmask.data.contest import read_contest
+from fastmask.data.photo import check_photos, decode_photo, read_photo
 from fastmask.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
@@ -77,3 +78,12 @@ def test_a_photo_that_cannot_be_used_is_named(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_photo(file)
     assert str(file) in str(caught.value)
+
+
+def test_every_photo_is_decoded_before_anything_starts(contest_copy):
+    table = read_contest(contest_copy)
+    photos = [table.photo(i) for i in range(len(table))]
+    assert set(check_photos(photos)) == {(512, 384)}
+    photos[17].write_bytes(photos[17].read_bytes()[:-999])
+    with pytest.raises(DataError, match=photos[17].name):
+        check_photos(photos)

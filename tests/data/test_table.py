@@ -1,42 +1,10 @@
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from fastmask.data.contest import contest_folder, read_contest
-from fastmask.data.photo import check_photos
-from fastmask.errors import DataError, UsageError
-
-
-def rewrite(folder, change):
-    """Change train.csv of a contest folder by a function of its frame."""
-    file = folder / "train" / "train.csv"
-    frame = pd.read_csv(file, dtype=str)
-    changed = change(frame)
-    (frame if changed is None else changed).to_csv(file, index=False)
-
-
-def persons(folder):
-    return sorted((folder / "train" / "images").iterdir())
-
-
-def test_seven_photos_a_person_in_the_order_of_the_csv(contest):
-    table, csv = read_contest(contest), pd.read_csv(contest / "train" / "train.csv", dtype=str)
-    assert table.frame["person"].tolist() == csv["path"].repeat(7).tolist()
-    assert table.frame["mask"].tolist() == ([*["wear"] * 5, "incorrect", "none"]) * len(csv)
-    assert table.frame["gender"].tolist() == csv["gender"].repeat(7).tolist()
-    assert table.frame["age_value"].tolist() == csv["age"].astype(float).repeat(7).tolist()
-    assert all(table.photo(i).is_file() for i in range(len(table)))
-
-
-def test_labels_are_numbers_in_the_contest_s_order(contest):
-    table = read_contest(contest)
-    age = table.frame["age_value"].to_numpy()
-    expected = np.where(age < 30, 0, np.where(age < 60, 1, 2))
-    assert table.y[:, 2].tolist() == expected.tolist()
-    assert table.y[:, 1].tolist() == (table.frame["gender"] == "female").astype(int).tolist()
-    assert table.y[:7, 0].tolist() == [0, 0, 0, 0, 0, 1, 2]
+from fastmask.data.contest import contest_heads, read_contest
+from fastmask.data.table import Table
+from fastmask.errors import UsageError
 
 
 def test_training_bounds_change_training_labels_and_nothing_else(contest):
@@ -55,84 +23,15 @@ def test_a_label_taken_away_is_trained_on_by_nobody(contest):
         assert table.y[3].tolist()[2] == table.train_y[3].tolist()[2] == -1
 
 
-def test_the_folder_may_be_train_or_what_holds_it(contest):
-    assert contest_folder(contest) == contest_folder(contest / "train") == contest / "train"
-
-
-def test_junk_is_left_out_and_any_extension_is_found(contest_copy):
-    one, two = persons(contest_copy)[:2]
-    (one / "._mask1.jpg").write_bytes(b"junk")
-    (one / ".ipynb_checkpoints").mkdir()
-    (one / ".ipynb_checkpoints" / "mask1-checkpoint.jpg").write_bytes(b"junk")
-    (one / "Thumbs.db").write_bytes(b"junk")
-    photo = next(two.glob("normal.*"))
-    photo.rename(two / "normal.JPEG")
-    table = read_contest(contest_copy)
-    assert len(table) == 7 * len(persons(contest_copy))
-    assert f"{two.name}/normal.JPEG" in set(table.frame["path"])
-
-
-def test_a_repeated_id_is_two_persons(contest_copy):
-    rewrite(contest_copy, lambda frame: frame.__setitem__("id", ["000001"] * len(frame)))
-    table = read_contest(contest_copy)
-    assert len(set(table.persons)) == len(persons(contest_copy))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f.drop(columns="age"), r"train\.csv has no column 'age'; found id, gender, race, path"),
-        (lambda f: f.__setitem__("gender", "robot"), r"line 2, column gender: found 'robot', expected male or female"),
-        (lambda f: f.__setitem__("age", "old"), r"line 2, column age: found 'old', expected a number"),
-        (lambda f: f.__setitem__("age", "nan"), r"line 2, column age: found 'nan', expected a number"),
-        (lambda f: f.__setitem__("age", "-1"), r"line 2, column age: found '-1', expected a number"),
-        (lambda f: f.__setitem__("path", "../../secret"), r"column path: found '../../secret', expected the name"),
-        (lambda f: f.__setitem__("path", f["path"].iloc[0]), r"line 3, column path: .* stands twice"),
-        (lambda f: f.iloc[:0], r"has no rows"),
-    ],
-)
-def test_a_bad_row_is_named_by_line_and_column(contest_copy, change, message):
-    rewrite(contest_copy, change)
-    with pytest.raises(DataError, match=message):
-        read_contest(contest_copy)
-
-
-def test_missing_doubled_and_foreign_photos_are_named(contest_copy):
-    one, two, three = persons(contest_copy)[:3]
-    next(one.glob("mask3.*")).unlink()
-    with pytest.raises(DataError, match=f"{one.name} has no photo called mask3"):
-        read_contest(contest_copy)
-    shutil.rmtree(one)
-    with pytest.raises(DataError, match=rf"{one.name} cannot be read .*train\.csv names it"):
-        read_contest(contest_copy)
-    rewrite(contest_copy, lambda frame: frame[frame["path"] != one.name])
-    (two / "mask1.png").write_bytes(b"")
-    (two / "mask1.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="has both mask1"):
-        read_contest(contest_copy)
-    shutil.rmtree(two)
-    rewrite(contest_copy, lambda frame: frame[frame["path"] != two.name])
-    (three / "mask9.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"mask9\.jpg is none of the seven photos"):
-        read_contest(contest_copy)
-
-
-def test_no_folder_is_a_mistake_of_the_command(tmp_path):
-    with pytest.raises(UsageError, match=r"nowhere is not a contest folder \(no such folder\)"):
-        read_contest(tmp_path / "nowhere")
-
-
-def test_every_photo_is_decoded_before_anything_starts(contest_copy):
-    table = read_contest(contest_copy)
-    photos = [table.photo(i) for i in range(len(table))]
-    assert set(check_photos(photos)) == {(512, 384)}
-    photos[17].write_bytes(photos[17].read_bytes()[:-999])
-    with pytest.raises(DataError, match=photos[17].name):
-        check_photos(photos)
-
-
 def test_a_part_of_a_table_is_a_table(contest):
     table = read_contest(contest)
     part = table.select([3, 6])
     assert part.y.tolist() == table.y[[3, 6]].tolist()
     assert part.photo(1) == table.photo(6)
+
+
+def test_a_table_has_a_column_a_head_and_the_numbers_of_its_bands():
+    frame = pd.DataFrame({"path": ["a.jpg"], "person": ["a"], "mask": ["wear"], "gender": ["male"], "age": ["<30"]})
+    with pytest.raises(UsageError, match="needs the column 'age_value'"):
+        Table(frame, contest_heads(), root=None)
+    assert len(Table(frame.assign(age_value=20.0), contest_heads(), root=None)) == 1
