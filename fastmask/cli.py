@@ -21,7 +21,7 @@ from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers
 
 if TYPE_CHECKING:
     from fastmask.config import Config
-    from fastmask.data.table import OnFault, Table
+    from fastmask.data.table import Table
 
 app = typer.Typer(
     name="fastmask",
@@ -106,11 +106,10 @@ def _free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _read_table(settings: Config, on_fault: OnFault | None = None) -> Table:
+def _read_table(settings: Config) -> Table:
     from fastmask.data.readers import read_data
-    from fastmask.data.table import strict
 
-    return read_data(settings, on_fault or strict, log=_say)
+    return read_data(settings, log=_say)
 
 
 @app.command()

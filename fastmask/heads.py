@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmask.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNKNOWN = -1
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
@@ -172,6 +175,12 @@ class Heads(Sequence[Head]):
     def encode(self, names: Sequence[str]) -> tuple[int, ...]:
         """A class name a head -> a class number a head; "" is UNKNOWN (-1)."""
         return tuple(h.encode(n) for h, n in zip(self._heads, names, strict=True))
+
+    def encode_frame(self, frame: pd.DataFrame) -> np.ndarray:
+        """A frame with a column of class names a head -> (N, heads) int64 class numbers; "" is UNKNOWN (-1)."""
+        codes = ({name: head.encode(name) for name in frame[head.name].unique()} for head in self._heads)
+        columns = (frame[head.name].map(known) for head, known in zip(self._heads, codes, strict=True))
+        return np.stack([column.to_numpy(np.int64) for column in columns], axis=1)
 
     def decode(self, codes: Sequence[int]) -> tuple[str, ...]:
         """A class number a head -> a class name a head; UNKNOWN (-1) is ""."""

@@ -145,10 +145,16 @@ class Run:
         except ValueError as error:
             raise DataError(f"{self.path / name} has something else than numbers: {error}.") from error
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What environment.json holds."""
+        environment: dict[str, Any] = read_json(self.path / ENVIRONMENT)
+        return environment
+
     @property
     def start(self) -> dict[str, Any]:
         """What its folds start from that the configuration only names: the body's tag, a digest of the weights."""
-        start: dict[str, Any] = read_json(self.path / ENVIRONMENT).get("start", {})
+        start: dict[str, Any] = self.environment.get("start", {})
         return start
 
     def history(self, fold: int) -> pd.DataFrame:
@@ -208,8 +214,7 @@ class Run:
     @cached_property
     def y(self) -> np.ndarray:
         """(N, heads) class numbers of every photo in `folds` by the score's bounds; -1 is unknown."""
-        names = self.folds[list(self.heads.names)].to_numpy()
-        return np.array([self.heads.encode(row) for row in names], dtype=np.int64)
+        return self.heads.encode_frame(self.folds)
 
     @property
     def true(self) -> np.ndarray:

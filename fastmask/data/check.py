@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from fastmask.data.augment import Augment, augmentations, check_fit, effective_p
 from fastmask.data.check_labels import check_labels
 from fastmask.data.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
 from fastmask.data.findings import ERROR, WARNING, Finding, count, listed, order
-from fastmask.data.folds import count_folds, read_folds
+from fastmask.data.folds import read_folds
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
@@ -37,8 +37,6 @@ _LEAK = "the network would be validated on what it was trained on; put them unde
 
 Size = tuple[int, int]
 Progress = Callable[[int, int], None]
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,10 @@ def check_data(
     findings = [Finding(ERROR, "bad table", str(fault)) for fault in faults]
     folds = config.folds
     if config.folds_file is not None:
-        findings += _folds_of_file(table, config.folds_file, config.group)
-        folds = count_folds(config.folds_file)
+        try:
+            folds = int(read_folds(table, config.folds_file, config.group).max()) + 1
+        except FastmaskError as error:
+            findings.append(Finding(ERROR, "bad folds", str(error)))
     if len(table):
         train, valid = augmentations(effective_pipelines(config))
         findings += check_table(
@@ -77,13 +77,6 @@ def check_data(
             progress=progress,
         )
     return sorted(findings, key=order)
-
-
-def _folds_of_file(table: Table, file: str, group: str) -> Iterator[Finding]:
-    try:
-        read_folds(table, file, group)
-    except FastmaskError as error:
-        yield Finding(ERROR, "bad folds", str(error))
 
 
 def check_table(

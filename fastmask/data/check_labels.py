@@ -6,14 +6,13 @@ import re
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from fastmask.data.findings import ERROR, WARNING, Finding, count
-from fastmask.data.folds import assign_folds
+from fastmask.data.folds import assign_folds, units_of_classes
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskWarning, UsageError
-from fastmask.heads import JOINT, UNKNOWN
+from fastmask.heads import JOINT
 
 # a head is a person's own where at most this share of the persons, or one of ten and more, disagree with themselves
 _DISAGREE, _FEW_PERSONS = 0.05, 10
@@ -45,7 +44,7 @@ def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
     """Classes that the folds cannot share out, and heads without two classes."""
     y = table.train_y
     for column, head in enumerate(table.heads):
-        persons = _persons_of_classes(table, y[:, column])
+        persons = units_of_classes(y[:, column], table.persons).to_dict()
         if len(persons) < 2:
             only = f"only the class {head.decode(next(iter(persons)))!r}" if persons else "no label at all"
             yield Finding(WARNING, "nothing to learn", f"Head {head.name!r} has {only}; add labels or leave it out.")
@@ -53,14 +52,8 @@ def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
         for code, name in enumerate(head.classes):
             yield from _rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
     if strata == JOINT and len(table.heads) > 1:
-        for code, n in _persons_of_classes(table, table.heads.joint(y)).items():
+        for code, n in units_of_classes(table.heads.joint(y), table.persons).items():
             yield from _rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
-
-
-def _persons_of_classes(table: Table, labels: np.ndarray) -> dict[int, int]:
-    """Class number -> how many persons have a photo of it."""
-    known = pd.DataFrame({"label": labels, "person": table.persons})[labels != UNKNOWN]
-    return {int(label): int(n) for label, n in known.groupby("label")["person"].nunique().items()}
 
 
 def _rare(name: str, persons: int, folds: int) -> Iterator[Finding]:

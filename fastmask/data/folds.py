@@ -13,7 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings, require_columns
-from fastmask.heads import JOINT
+from fastmask.heads import JOINT, UNKNOWN
+from fastmask.scoring import target_of
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
@@ -50,16 +51,6 @@ def assign_folds(
     return folds
 
 
-def count_folds(file: str | Path) -> int:
-    """How many folds a CSV of them has; raises DataError where a fold is no number."""
-    path = Path(file)
-    frame = read_strings(path, ("fold",))
-    for line, fold in frame["fold"].items():
-        if re.fullmatch("[0-9]{1,4}", fold) is None:
-            raise DataError(f"{file}, line {line}, column fold: found {fold!r}, expected a whole number from 0.")
-    return int(frame["fold"].astype(int).max()) + 1 if len(frame) else 0
-
-
 def read_folds(table: Table, file: str | Path, group: str | None = "person") -> np.ndarray:
     """The folds of every photo, (N,) int64, from a CSV with fold and path or person, such as a run's folds.csv.
 
@@ -70,9 +61,11 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     frame = read_strings(file, ("fold",))
     key = "path" if "path" in frame.columns else "person"
     require_columns(file, list(frame.columns), (key,))
-    k, known = count_folds(file), set(table.frame[key])
+    known = set(table.frame[key])
     fold_of: dict[str, int] = {}
     for line, name, fold in zip(frame.index, frame[key], frame["fold"], strict=True):
+        if re.fullmatch("[0-9]{1,4}", fold) is None:
+            raise DataError(f"{file}, line {line}, column fold: found {fold!r}, expected a whole number from 0.")
         if name not in known:
             raise DataError(f"{file}, line {line}, column {key}: {name!r} is not among the photos; remove the row.")
         if fold_of.setdefault(name, int(fold)) != int(fold):
@@ -81,7 +74,7 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     if len(missing):
         raise DataError(f"{file} gives {len(missing)} photos no fold, such as {key} {missing.iloc[0]!r}; add them.")
     folds = table.frame[key].map(fold_of).to_numpy(np.int64)
-    if len(set(folds)) != k or k < 2:
+    if len(set(folds)) != folds.max() + 1 or folds.max() < 1:
         raise DataError(f"{file} has the folds {sorted(set(folds.tolist()))}; expected 0, 1, … without a gap.")
     if group == "person":
         check_whole(table.persons, folds)
@@ -106,13 +99,17 @@ def _check_count(k: int, units: int, what: str) -> None:
 
 
 def _strata(table: Table, stratify: str) -> np.ndarray:
-    y = table.train_y
-    return table.heads.joint(y) if stratify == JOINT else y[:, table.heads.position(stratify)]
+    return target_of(table.heads, table.train_y, stratify)
+
+
+def units_of_classes(labels: np.ndarray, units: np.ndarray) -> pd.Series:
+    """How many persons (or photos) each class of (N,) labels stands on, by its number; -1 is left out."""
+    known = labels != UNKNOWN
+    return pd.Series(units[known]).groupby(labels[known]).nunique()
 
 
 def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, stratify: str) -> None:
-    known = labels >= 0
-    counts = pd.Series(units[known]).groupby(labels[known]).nunique()
+    counts = units_of_classes(labels, units)
     rare = [
         (table.heads.joint_name(label) if stratify == JOINT else table.heads[stratify].decode(label), count)
         for label, count in counts[counts < k].items()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.errors import DataError, UsageError
-from fastmask.heads import JOINT, UNKNOWN, Head, Heads
+from fastmask.heads import JOINT, UNKNOWN, Heads
 
 OnFault = Callable[[DataError], None]
 
@@ -49,8 +49,7 @@ class Table:
     @property
     def y(self) -> np.ndarray:
         """(N, heads) int64 class numbers by the score's bounds; UNKNOWN is -1."""
-        columns = [_encode_column(self.frame[h.name], h) for h in self.heads]
-        return np.stack(columns, axis=1) if len(self) else np.empty((0, len(self.heads)), np.int64)
+        return self.heads.encode_frame(self.frame)
 
     @property
     def train_y(self) -> np.ndarray:
@@ -74,8 +73,3 @@ class Table:
     def select(self, rows: np.ndarray | Sequence[int]) -> Table:
         """The table of some rows."""
         return replace(self, frame=self.frame.iloc[rows].reset_index(drop=True))
-
-
-def _encode_column(names: pd.Series, head: Head) -> np.ndarray:
-    codes = {name: head.encode(name) for name in names.unique()}
-    return names.map(codes).to_numpy(np.int64)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fastmask.data.loaders import EncodeHeads, PhotoDL
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.scoring import target_of
 from fastmask.training.learner import heads_of
 
 
@@ -36,7 +37,7 @@ def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) 
     heads = heads_of(learn.dls)
     dl = learn.dls.valid if dl is None else dl
     y = np.array([codes.tolist() for codes in labels_of(dl, heads)], np.int64).reshape(-1, len(heads))
-    true = heads.joint(y) if head == JOINT else y[:, heads.position(head)]
+    true = target_of(heads, y, head)
     rows = np.flatnonzero(true != UNKNOWN).tolist()
     if not rows:
         raise UsageError(f"No photo of this loader has a known {head} class, so there is nothing to interpret.")

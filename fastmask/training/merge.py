@@ -5,10 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fastmask.errors import FastmaskWarning, UsageError
-from fastmask.files import read_json
 from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings
 from fastmask.training.crossval import held
 from fastmask.training.oof import check_fold, finish
@@ -28,9 +26,8 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     if any(run.path.resolve() == out.resolve() for run in loaded):
         raise UsageError(f"{out} is one of the runs to merge; name another --out.")
     first = loaded[0]
-    environments = [read_json(run.path / ENVIRONMENT) for run in loaded]
-    for run, environment in zip(loaded[1:], environments[1:], strict=True):
-        check_alike(first, run, environments[0], environment)
+    for run in loaded[1:]:
+        check_alike(first, run)
     owner = owners(loaded)
     for fold, run in owner.items():
         check_fold(run, fold)
@@ -48,7 +45,7 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
             first.heads,
             pipelines=first.pipelines,
             folds=first.folds,
-            environment={**environments[0], "merged": [str(run.path) for run in loaded]},
+            environment={**first.environment, "merged": [str(run.path) for run in loaded]},
             trained={fold: run.fold_path(fold) for fold, run in owner.items()},
             overwrite=overwrite,
         )
@@ -56,7 +53,7 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     return merged
 
 
-def check_alike(one: Run, other: Run, its: dict[str, Any], others: dict[str, Any]) -> None:
+def check_alike(one: Run, other: Run) -> None:
     """Raise UsageError if the folds of two runs do not belong together; warn if their packages differ."""
     differing = differing_settings(one.config, other.config)
     same_folds = one.folds.equals(other.folds)
@@ -70,7 +67,7 @@ def check_alike(one: Run, other: Run, its: dict[str, Any], others: dict[str, Any
     for alike, what in checks:
         if not alike:
             raise UsageError(f"{one.path} and {other.path} do not belong together: they have other {what}.")
-    mine, theirs = its.get("packages", {}), others.get("packages", {})
+    mine, theirs = (run.environment.get("packages", {}) for run in (one, other))
     versions = [f"{name} {mine.get(name)} and {theirs.get(name)}" for name in mine if mine[name] != theirs.get(name)]
     if versions:
         warnings.warn(

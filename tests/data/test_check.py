@@ -326,3 +326,12 @@ def test_faults_of_the_table_stand_beside_those_of_the_photos(contest_copy, phot
     assert "'nobody' is not among the photos" in findings[0].detail
     assert "found 'robot'" in findings[1].detail
     assert "no photo called mask1" in findings[2].detail
+
+
+def test_a_file_of_folds_that_cannot_be_read_is_a_finding_beside_the_others(contest_copy, photos, tmp_path):
+    photos[1].write_bytes(b"")
+    (tmp_path / "folds.csv").write_text("person,fold\nnobody,first\n")
+    config = make_config({"data": str(contest_copy), "folds": 2, "folds_file": str(tmp_path / "folds.csv")})
+    findings = check_data(config)
+    assert [f.kind for f in findings] == ["bad folds", "unreadable"]
+    assert "found 'first', expected a whole number" in findings[0].detail
