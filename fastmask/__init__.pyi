@@ -27,6 +27,7 @@ from .heads import Head as Head
 from .heads import Heads as Heads
 from .inference.ensemble import Predictions as Predictions
 from .inference.ensemble import predict as predict
+from .model.adamp import AdamP as AdamP
 from .model.archs import list_archs as list_archs
 from .model.losses import CrossEntropyLoss as CrossEntropyLoss
 from .model.losses import FocalLoss as FocalLoss
@@ -34,10 +35,10 @@ from .model.metrics import Accuracy as Accuracy
 from .model.metrics import MacroF1 as MacroF1
 from .model.network import MultiHeadNet as MultiHeadNet
 from .model.network import build_network as build_network
-from .model.optim import AdamP as AdamP
 from .run import Run as Run
 from .scoring import Score as Score
 from .scoring import Scores as Scores
+from .training.callbacks import FiniteLoss as FiniteLoss
 from .training.crossval import cross_validate as cross_validate
 from .training.finder import Found as Found
 from .training.finder import lr_find as lr_find
@@ -46,3 +47,6 @@ from .training.learner import heads_of as heads_of
 from .training.learner import mask_learner as mask_learner
 from .training.merge import merge_runs as merge_runs
 from .training.rehearsal import rehearse as rehearse
+from .training.step import EMA as EMA
+from .training.step import Accumulation as Accumulation
+from .training.step import Precision as Precision

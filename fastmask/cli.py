@@ -7,8 +7,9 @@ heavy is imported before a command runs.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ import typer
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_target
 from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers, option, with_settings, words
+from fastmask.terminal import bar, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -61,31 +63,37 @@ def fit(
     if dry_run:
         _rehearse(settings, folds, out or Path("runs") / settings.arch, resume)
         return
+    table = _read_table(settings)
+    # after the table, which answers at once where something is wrong with it
     from fastmask.training.crossval import cross_validate
 
-    table = _read_table(settings)
     out = out or _free_name(Path("runs") / settings.arch)
     run = cross_validate(table, settings, out=out, fold=folds, overwrite=overwrite, resume=resume)
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     if optimistic is not None:
-        _say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
-    _say(
+        say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
+    say(
         f"Written to {run.path}: oof.csv, scores.json, checkpoints. Next: fastmask predict {run.path} IMAGES --out FILE"
     )
 
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
+    table = _read_table(settings)
+    from fastmask.training.budget import fit_into
     from fastmask.training.crossval import reopen
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import rehearse
 
-    plan = prepare(_read_table(settings), settings)
+    plan = prepare(table, settings, say=say)
     chosen = plan.check_folds(folds)
+    if settings.hours is not None and not resume:
+        plan, _ = fit_into(plan, settings.hours, time.monotonic(), folds, say)
+        chosen = plan.check_folds(folds)
     if resume:
         done = reopen(out, plan).trained_folds
         chosen = [fold for fold in chosen if fold not in done]
-    _say(str(plan))
+    say(str(plan))
     typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
 
 
@@ -109,7 +117,7 @@ def _free_name(path: Path) -> Path:
 def _read_table(settings: Config) -> Table:
     from fastmask.data.readers import read_data
 
-    return read_data(settings, log=_say)
+    return read_data(settings, log=say)
 
 
 @app.command()
@@ -127,18 +135,21 @@ def lr_find(
     json = out.with_suffix(".json")
     for file in (out, json):
         _check_new(file, overwrite)
+    table = _read_table(settings)
     from fastmask.files import write_json
     from fastmask.training import finder
     from fastmask.training.plan import prepare
+    from fastmask.training.step import fitting
 
-    plan = prepare(_read_table(settings), settings)
+    plan = prepare(table, settings, say=say)
     learn = plan.learner(fold)
-    _say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
-    found = finder.lr_find(learn)
+    say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
+    with fitting(learn, settings.tf32):
+        found = finder.lr_find(learn)
     found.plot(out)
     write_json(json, found.to_plain())
     typer.echo(str(found))
-    _say(f"Written: {out}, {json}. Next: fastmask fit --lr {found.suggestion:.1e} with the same options")
+    say(f"Written: {out}, {json}. Next: fastmask fit --lr {found.suggestion:.1e} with the same options")
 
 
 def _check_new(file: Path, overwrite: bool) -> None:
@@ -163,13 +174,36 @@ def check(
     from fastmask.data.findings import ERROR, findings_frame, summary
     from fastmask.files import write_csv
 
-    with _Progress("reading") as progress:
-        findings = check_data(settings.model_copy(update={"data": data}), progress, log=_say)
+    with bar("reading") as progress:
+        findings = check_data(settings.model_copy(update={"data": data}), progress, log=say)
     if out is not None:
         write_csv(out, findings_frame(findings))
     typer.echo(summary(findings))
     if any(f.level == ERROR for f in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+@with_settings(DATA, NETWORK, TRAINING, RUN)
+def bench(
+    settings: Config,
+    seconds: Annotated[float, typer.Option(help="How long to measure, at least.", rich_help_panel=RUN)] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)] = False,
+) -> None:
+    """Say what limits a run on this machine, how near it is to the bare loop, and what it would take."""
+    table = _read_table(settings)
+    from fastmask.training.bench import bench as measure
+    from fastmask.training.plan import prepare
+
+    plan = prepare(table, settings, say=say)
+    say(str(plan))
+    measured = measure(plan, seconds)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(measured.to_plain(), indent=2))
+    else:
+        typer.echo(str(measured))
 
 
 @app.command()
@@ -196,6 +230,36 @@ def merge(
 
     run = merge_runs(runs, out, overwrite=overwrite)
     typer.echo(str(run.score()))
+
+
+caches = typer.Typer(no_args_is_help=True, help="The photos that runs have decoded: list them, clear them.")
+app.add_typer(caches, name="cache")
+_CACHE_DIR = Annotated[Path | None, option("The folder of decoded photos. (default: the user's cache)")]
+
+
+@caches.command("list")
+def list_(cache_dir: _CACHE_DIR = None) -> None:
+    """List the caches, the newest first: name, photos, size, when it was made."""
+    from fastmask.data.cache import list_caches, photos_folder
+
+    found = list_caches(cache_dir)
+    for cache in found:
+        typer.echo(str(cache))
+    say(f"{cache_dir or photos_folder()}: {len(found)} caches, {sum(c.bytes for c in found) / 1e9:.2f} GB")
+
+
+@caches.command("clear")
+def clear(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Caches by name. (default: all)", show_default=False)
+    ] = None,
+    cache_dir: _CACHE_DIR = None,
+) -> None:
+    """Remove caches; the next run decodes its photos anew."""
+    from fastmask.data.cache import clear_cache
+
+    gone = clear_cache(names or (), cache_dir)
+    typer.echo(f"{len(gone)} caches removed, {sum(c.bytes for c in gone) / 1e9:.2f} GB")
 
 
 @app.command()
@@ -226,6 +290,7 @@ def predict(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda:0. (default: the GPU if there is one)", show_default=False)
     ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16, as in fit.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
 ) -> None:
     """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file."""
@@ -241,9 +306,16 @@ def predict(
         check_out(submission, out)
         photos = photos_of_info(submission, images)
     chosen = None if members is None else words(members)
-    with _Progress("predicting") as progress:
+    with bar("predicting") as progress:
         predictions = loaded.predict(
-            photos, tta=tta, members=chosen, bs=bs, workers=workers, device=device, progress=progress
+            photos,
+            tta=tta,
+            members=chosen,
+            bs=bs,
+            workers=workers,
+            device=device,
+            precision=precision,
+            progress=progress,
         )
     if submission is not None:
         # named as in the file of questions, whose order they have
@@ -293,36 +365,9 @@ def sample(
     typer.echo(f"{written}: {persons * 7} photos of {persons} persons in train, and others with answers.csv in eval")
 
 
-class _Progress:
-    """A bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> Callable[[int, int], None] | None:
-        self.bar: Any = None
-        if not sys.stderr.isatty():
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.bar.start()
-        task = self.bar.add_task(self.what, total=None)
-        return lambda done, total: self.bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-
-def _say(message: str) -> None:
-    typer.echo(message, err=True)
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:
     if issubclass(category, FastmaskWarning):
-        _say(f"fastmask: warning: {message}")
+        say(f"fastmask: warning: {message}")
     else:
         _plain_warning(message, category, *where, **kwargs)
 
@@ -338,13 +383,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(join_numbers(sys.argv[1:] if arguments is None else arguments))
     except FastmaskError as error:
-        _say(f"fastmask: error: {error}")
+        say(f"fastmask: error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         # a full disk, a folder that vanished, a name too long: the system's own words and the file
-        _say(f"fastmask: error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        say(f"fastmask: error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         sys.exit(1)
     except SystemExit as done:
         if done.code == INTERRUPTED:
-            _say("fastmask: interrupted")
+            say("fastmask: interrupted")
         raise

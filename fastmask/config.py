@@ -86,11 +86,19 @@ class Config(BaseModel):
     sched: Literal["multistep", "onecycle", "cosine", "constant"] = Field("multistep", description="Schedule.")
     milestones: list[Annotated[float, Field(gt=0)]] = Field([0.5, 0.75], description="Epochs, or shares under 1.")
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Factor at each milestone.")
+    accumulate: Positive = Field(1, description="Batches whose gradients make one step.")
+    ema: Share = Field(0.0, description="Decay of the averaged weights that are validated and kept; 0 has none.")
     # callbacks
     monitor: str = Field("macro_f1", description="The metric that stops and saves.")
     patience: Annotated[int, Field(ge=0)] = Field(5, description="Epochs without a better one; 0 never stops.")
     top_k: Positive = Field(1, description="Checkpoints kept a fold; their probabilities are averaged.")
     # machine
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="What the network computes in.")
+    tf32: bool = Field(True, description="TF32 where a GPU computes in fp32.")
+    compile: bool = Field(False, description="Compile the network.")
+    cache: Literal["auto", "disk", "ram", "off"] = Field("auto", description="Where decoded photos are kept.")
+    cache_dir: str | None = Field(None, description="The folder of decoded photos that runs share.")
+    hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Time in which all folds are to end.")
     workers: Annotated[int, Field(ge=0)] | None = Field(None, description="Loading processes.")
     device: str | None = Field(None, description="Such as cpu or cuda:0.")
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
+def cache_home() -> Path:
+    """The folder of what fastmask keeps for a user between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path to write to, which replaces `path` when the block ends well and vanishes when it does not."""

@@ -38,7 +38,18 @@ FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES}
 DONE = "done.json"
 # settings that say where to work and to read, not what to do: folds.csv and what environment.json says of a fold's
 # start tell whether what was read is the same
-MACHINE_SETTINGS = ("workers", "device", "data", "images", "fixes", "folds_file", "weights")
+MACHINE_SETTINGS = (
+    "workers",
+    "device",
+    "cache",
+    "cache_dir",
+    "hours",
+    "data",
+    "images",
+    "fixes",
+    "folds_file",
+    "weights",
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ class Run:
 
     @property
     def start(self) -> dict[str, Any]:
-        """What its folds start from that the configuration only names: the body's tag, a digest of the weights."""
+        """What its folds start from that the configuration only names: the body's tag, digests of weights, photos."""
         start: dict[str, Any] = self.environment.get("start", {})
         return start
 
@@ -235,6 +246,12 @@ def differing_settings(one: Config, other: Config) -> list[str]:
     """The names of the settings in which two configurations ask for different results."""
     a, b = one.to_plain(), other.to_plain()
     return [name for name in a if a[name] != b[name] and name not in MACHINE_SETTINGS]
+
+
+def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In words, what two runs start from that differs."""
+    words = {"tag": "body", "weights": "weights", "loss": "loss", "photos": "content of the photos"}
+    return [what for name, what in words.items() if one.get(name) != other.get(name)]
 
 
 def check_free(path: Path, overwrite: bool = False) -> None:

@@ -134,17 +134,25 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "drop_rate": ([0.2], 0.2),
     "drop_path": ([0.1], 0.1),
     "epochs": ([3], 3),
+    "hours": ([2], 2.0),
     "bs": ([8], 8),
     "lr": (["1e-2"], 0.01),
     "wd": ([0], 0),
     "sched": (["cosine"], "cosine"),
     "milestones": ([4, 8], [4, 8]),
     "lr_gamma": ([0.1], 0.1),
+    "accumulate": ([2], 2),
+    "ema": ([0.99], 0.99),
     "loss": (["ce"], "ce"),
     "focal_gamma": ([1.5], 1.5),
     "monitor": (["age_macro_f1"], "age_macro_f1"),
     "patience": ([0], 0),
     "top_k": ([3], 3),
+    "precision": (["bf16"], "bf16"),
+    "tf32": (None, False),
+    "compile": ([], True),
+    "cache": (["off"], "off"),
+    "cache_dir": (["decoded"], "decoded"),
     "workers": ([2], 2),
     "device": (["cpu"], "cpu"),
 }
@@ -168,7 +176,7 @@ def test_every_option_of_fit_is_a_setting_and_is_tried_below() -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_changes_its_setting_and_no_other(name: str, fastmask: Command) -> None:
     words, expected = OPTIONS[name]
-    option = ["--no-pretrained"] if words is None else [f"--{name.replace('_', '-')}", *words]
+    option = [f"--no-{name}"] if words is None else [f"--{name.replace('_', '-')}", *words]
     defaults, changed = printed(fastmask), printed(fastmask, *option)
     # weights from a file take the place of the hub's
     also = {"pretrained": False} if name == "weights" else {}
@@ -1036,3 +1044,48 @@ def test_a_member_without_a_checkpoint_is_named(run_copy: Path, contest: Path, r
     next((run_copy / "fold1").glob("epoch*")).unlink()
     sentence = refused(FAILED, "predict", run_copy, contest / "eval" / "images", "--out", "p.csv")
     assert "fold1 has no checkpoint" in sentence
+
+
+def test_bench_says_what_limits_a_run(small: list[str], fastmask: Command, work: Path) -> None:
+    before = snapshot(work)
+    answer = fastmask("bench", *small[1:], "--seconds", 1)
+    assert answer.code == DONE, answer.errors
+    rows = ["loading", "bare", "training", "limit", "step", "epoch", "run", "memory", "disk", "change"]
+    assert [line.split()[0] for line in answer.out.splitlines()] == rows
+    plain = json.loads(fastmask("bench", *small[1:], "--seconds", 1, "--json").out)
+    assert plain["bs"] == 16
+    assert plain["load"] < plain["train"]
+    assert snapshot(work) == before
+
+
+def test_photos_are_decoded_once_and_caches_can_be_listed_and_cleared(
+    small: list[str], fastmask: Command, work: Path
+) -> None:
+    here = ["--cache-dir", "decoded"]
+    first = fastmask(*small, *here, "--cache", "disk", "--dry-run")
+    assert any(line.startswith("Decoded 84 photos in") for line in first.err)
+    assert not any("Decoded" in line for line in fastmask(*small, *here, "--dry-run").err)
+    listed = fastmask("cache", "list", *here)
+    assert listed.out.split()[1:3] == ["84", "photos"]
+    assert listed.err == ["decoded: 1 caches, 0.00 GB"]
+    name = listed.out.split()[0]
+    assert fastmask("cache", "clear", "other", *here).code == ASKED_WRONGLY
+    assert fastmask("cache", "clear", name, *here).out == "1 caches removed, 0.00 GB\n"
+    assert fastmask("cache", "list", *here).out == ""
+
+
+def test_hours_choose_the_epochs(small: list[str], fastmask: Command) -> None:
+    answer = fastmask(*small, "--hours", 2, "--dry-run")
+    assert answer.code == DONE
+    assert any(line.startswith("--hours 2: 2 folds of 2 epochs, ") for line in answer.err)
+    refused = fastmask(*small, "--hours", 0.00001, "--out", "run")
+    assert refused.code == ASKED_WRONGLY
+    assert "--hours is too short: 2 folds of one epoch take" in refused.errors[0]
+    assert not Path("run").exists()
+
+
+def test_a_fault_of_the_data_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; from fastmask.cli import main\ntry: main(['fit', '--data', 'nowhere'])\n"
+    code += "finally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (ASKED_WRONGLY, "False\n")

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from fastmask import FocalLoss, build_network, contest_heads
-from fastmask.model.optim import AdamP
+from fastmask.model.adamp import AdamP
 
 SIZE = (400, 200)
 BODIES = (

@@ -6,6 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ import albumentations as A
 from albumentations.core.serialization import serialize_enum
 
 REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
+
+# transforms that draw nothing when they are sure to happen (p=1), but for the arguments that `_draws_nothing` looks at
+_FIXED = (
+    A.CenterCrop,
+    A.Crop,
+    A.HorizontalFlip,
+    A.InvertImg,
+    A.LongestMaxSize,
+    A.Pad,
+    A.PadIfNeeded,
+    A.Resize,
+    A.SmallestMaxSize,
+    A.ToGray,
+    A.Transpose,
+    A.VerticalFlip,
+)
 
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -42,7 +59,7 @@ def report_pipelines(
     return A.Compose([*before, light, *after], strict=True), A.Compose([*before, *after], strict=True)
 
 
-def to_plain(pipeline: A.Compose) -> dict[str, Any]:
+def to_plain(pipeline: A.Compose | A.BasicTransform) -> dict[str, Any]:
     """albumentations' own serialisation, as plain values for YAML."""
     plain: dict[str, Any] = serialize_enum(A.to_dict(pipeline))
     return plain
@@ -97,12 +114,44 @@ def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentat
     )
 
 
+class Prefix:
+    """A callable image -> image, both (height, width, 3) uint8 RGB, that draws nothing; without transforms the photo.
+
+    `plain` says what it does as plain values: what is kept of a photo holds for as long as that is the same.
+    """
+
+    def __init__(self, transforms: Sequence[A.BasicTransform] = ()) -> None:
+        self.transforms = list(transforms)
+        self._pipeline = A.Compose(self.transforms, strict=True)
+        self.plain = [to_plain(transform) for transform in self.transforms]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """What the prefix makes of one photo."""
+        if self.transforms:
+            image = self._pipeline(image=image)["image"]
+        return image
+
+
+def _draws_nothing(transform: A.BasicTransform) -> bool:
+    if type(transform) not in _FIXED or transform.p < 1:
+        return False
+    arguments = transform.get_transform_init_args()
+    # a position may be drawn, and so may one of several sizes
+    return "random" not in arguments.values() and not isinstance(arguments.get("max_size"), list | tuple)
+
+
+def parts(augment: Augment) -> tuple[Prefix, Augment]:
+    """An augmentation as what draws nothing and the rest; of a callable of one's own nothing is known."""
+    return (augment.prefix, augment.vary) if isinstance(augment, Augmentation) else (Prefix(), augment)
+
+
 class Augmentation:
     """A callable (image, rng) -> image, both (height, width, 3) uint8 RGB, around an albumentations pipeline.
 
     A closing Normalize and ToTensorV2 are taken off: they move to the whole batch (`loaders.NormalizeBatch`), and
-    `stats` keeps the Normalize's (mean, std), None where the pipeline had none. What the pipeline draws comes from
-    `rng` alone, so the same generator state gives the same image.
+    `stats` keeps the Normalize's (mean, std), None where the pipeline had none. `prefix` is the longest beginning that
+    draws nothing, whose outcome can be kept, and `vary` the rest. What the pipeline draws comes from `rng` alone, so
+    the same generator state gives the same image.
     """
 
     def __init__(self, pipeline: A.Compose) -> None:
@@ -119,22 +168,30 @@ class Augmentation:
             )
         if pipeline.p != 1:
             raise UsageError(f"The pipeline's own p is {pipeline.p}; give each of its transforms its p instead.")
-        self._pixels = A.Compose(transforms, strict=True)
+        fixed = list(takewhile(_draws_nothing, transforms))
+        self.prefix = Prefix(fixed)
+        self._rest = A.Compose(transforms[len(fixed) :], strict=True)
         self._rng: np.random.Generator | None = None
         self._py_random = random.Random()
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augment one photo with what `rng` draws."""
+        return self.vary(self.prefix(image), rng)
+
+    def vary(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Augment what `prefix` made of a photo with what `rng` draws."""
+        if not self._rest.transforms:
+            return image
         if rng is not self._rng:
             # handing over a generator costs 0.1 ms, seeding the one handed over 0.01
             self._rng = rng
-            self._pixels.set_random_state(rng, self._py_random)
+            self._rest.set_random_state(rng, self._py_random)
         self._py_random.seed(int(rng.integers(2**63)))
-        augmented: np.ndarray = self._pixels(image=image)["image"]
+        augmented: np.ndarray = self._rest(image=image)["image"]
         return augmented
 
     def __repr__(self) -> str:
-        return f"Augmentation({self._pixels.transforms})"
+        return f"Augmentation({[*self.prefix.transforms, *self._rest.transforms]})"
 
     def __getstate__(self) -> dict[str, Any]:
         # a generator does not keep its identity through a pickle, so a worker hands over its own
@@ -148,21 +205,21 @@ def _stats_of(normalize: A.Normalize) -> Stats:
 
 
 def check_fit(
-    augments: Mapping[str, Augment], sizes: Sequence[tuple[int, int]], names: Sequence[Path]
+    augments: Mapping[str, tuple[Augment, Sequence[tuple[int, int]]]], names: Sequence[Path]
 ) -> tuple[int, int]:
     """The (height, width) that every photo has after every one of `augments`.
 
-    Tries each size that occurs once. Raises DataError naming the photo and the pipeline where a crop does not fit,
-    where the result is not (height, width, 3) uint8, or where two sizes come out differently.
+    Each comes with the (height, width) of the photos that it gets, and is tried on each size that occurs once. Raises
+    DataError naming the photo and the pipeline where a crop does not fit, where the result is not (height, width, 3)
+    uint8, or where two sizes come out differently.
     """
-    first: dict[tuple[int, int], Path] = {}
-    for size, name in zip(sizes, names, strict=True):
-        first.setdefault((size[0], size[1]), name)
-    results = {
-        _size_after(augment, what, size, name): name
-        for size, name in first.items()
-        for what, augment in augments.items()
-    }
+    results: dict[tuple[int, int], Path] = {}
+    for what, (augment, sizes) in augments.items():
+        first: dict[tuple[int, int], Path] = {}
+        for size, name in zip(sizes, names, strict=True):
+            first.setdefault((size[0], size[1]), name)
+        for size, name in first.items():
+            results.setdefault(_size_after(augment, what, size, name), name)
     if len(results) > 1:
         (a, one), (b, other) = list(results.items())[:2]
         raise DataError(
@@ -176,10 +233,20 @@ def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) 
     try:
         image = augment(np.zeros((*size, 3), np.uint8), np.random.default_rng(0))
     except Exception as error:
-        raise DataError(
-            f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); "
-            "change --crop HEIGHT WIDTH or the pipeline."
-        ) from error
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise unfit(name, size, what, error) from error
+    if not is_photo(image):
         raise DataError(f"{what} made {image.dtype} {image.shape} of {name}; expected uint8 (height, width, 3).")
     return image.shape[0], image.shape[1]
+
+
+def unfit(name: Path, size: Sequence[int], what: str, error: Exception) -> DataError:
+    """The error of a photo on which an augmentation fails, in a sentence."""
+    return DataError(
+        f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); "
+        "change --crop HEIGHT WIDTH or the pipeline."
+    )
+
+
+def is_photo(image: np.ndarray) -> bool:
+    """Whether an array is (height, width, 3) uint8 and not empty."""
+    return bool(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size)

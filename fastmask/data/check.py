@@ -174,7 +174,7 @@ def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augme
 
 def _misfit(augments: Mapping[str, Augment], sizes: Sequence[Size], paths: Sequence[Path]) -> DataError | None:
     try:
-        check_fit(augments, sizes, paths)
+        check_fit({what: (augment, sizes) for what, augment in augments.items()}, paths)
     except DataError as error:
         return error
     return None

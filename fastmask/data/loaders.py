@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,38 @@ import fastai.vision.data  # noqa: F401 - teaches show_batch to lay photos out i
 import numpy as np
 import torch
 from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.core import DataLoaders, TfmdDL, TfmdLists
+from fastai.data.transforms import ToTensor
 from fastai.torch_core import TensorBase, TensorImage, show_title
 from fasttransform import DisplayedTransform, Transform
 from PIL import Image
 
-from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, report_pipelines
+from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, is_photo, parts, report_pipelines
+from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskError, UsageError
 from fastmask.heads import Heads
 from fastmask.randomness import Counted, Stream
+from fastmask.terminal import say
 
 
-class TensorHeads(TensorBase):
+class Handed(TensorBase):
+    """A tensor of a batch, which goes from pinned memory to a GPU without anybody waiting for it."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """`Tensor.to`; fastai asks it to wait, which would be for all that the GPU still has to do."""
+        if self.is_pinned():
+            kwargs["non_blocking"] = True
+        return super().to(*args, **kwargs)
+
+
+class TensorPhotos(Handed, TensorImage):
+    """Photos of a batch: (B, 3, H, W)."""
+
+
+class TensorHeads(Handed):
     """A class number a head: (heads,) or (B, heads) int64, -1 where unknown."""
 
 
@@ -70,9 +89,17 @@ class ReadPhoto(Transform):
     input_types = (str, Path, Image.Image)
 
     def encodes(self, photo: str | Path | Image.Image) -> np.ndarray:
-        if isinstance(photo, Image.Image):
-            return np.asarray(photo.convert("RGB"))
+        return read(photo)
+
+
+def read(photo: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """What `ReadPhoto` does, without fastai's dispatch."""
+    if isinstance(photo, str | Path):
         return read_photo(photo)
+    image = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
+    if not is_photo(image):
+        raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
+    return image
 
 
 class Lookup(Transform):
@@ -95,20 +122,44 @@ class NormalizeBatch(DisplayedTransform):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
+        self._buffers = Buffers()
+        self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def encodes(self, x: TensorImage) -> TensorImage:
         if x.dtype != torch.uint8:
             return x
+        pixels = x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)
+        if x.device.type == "cpu" and pixels.is_contiguous() and pixels.numel():
+            return TensorImage(self._looked_up(pixels.numpy()).permute(0, 3, 1, 2))
+        return self._normalized(x)
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
         mean, std = self._per_channel(x)
         return x.float().sub_(mean * 255).div_(std * 255)
+
+    def _looked_up(self, pixels: np.ndarray) -> torch.Tensor:
+        """(B, H, W, 3): the same numbers, but each of the 256 values of a channel is normalized once."""
+        values = torch.arange(256, dtype=torch.uint8).view(1, 1, 256, 1).expand(1, 3, 256, 1)
+        table = self._normalized(values)[0, ..., 0].T.reshape(256, 1, 3).numpy()
+        out = self._buffers.take(pixels.shape, np.float32)
+        width = pixels.shape[2]
+        cv2.LUT(pixels.reshape(-1, width, 3), table, dst=out.reshape(-1, width, 3))
+        return torch.from_numpy(out)
 
     def decodes(self, x: TensorImage) -> TensorImage:
         mean, std = self._per_channel(x)
         return (x * std + mean).clamp(0, 1)
 
     def _per_channel(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return mean, std
+        """Means and deviations as (1, channels, 1, 1), sent to a device once: sending waits for it."""
+        if x.device not in self._on_device:
+            mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            self._on_device[x.device] = mean, std
+        return self._on_device[x.device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a learner that is exported may be loaded where there is no such device
+        return {**self.__dict__, "_on_device": {}}
 
 
 def photo_block() -> TransformBlock:
@@ -119,6 +170,34 @@ def photo_block() -> TransformBlock:
 def heads_block(heads: Heads) -> TransformBlock:
     """The DataBlock's multi-category target: one class a head, in one tensor."""
     return TransformBlock(type_tfms=[EncodeHeads(heads)])
+
+
+class Buffers:
+    """Memory of batches, handed out again once nobody holds what was made of it: fresh pages cost more than the work.
+
+    A tensor made by `torch.from_numpy`, or anything that shares its memory, holds it. Only a few are kept.
+    """
+
+    _MOST = 4
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def take(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """An array that nobody else holds; what is in it is left from before."""
+        count = math.prod(shape) * np.dtype(dtype).itemsize
+        i = next((i for i, (_, taken) in enumerate(self._kept) if taken() is None), len(self._kept))
+        if i == self._MOST:
+            return np.empty(shape, dtype)
+        memory = self._kept[i][0] if i < len(self._kept) else np.empty(0, np.uint8)
+        if len(memory) < count:
+            memory = np.empty(count, np.uint8)
+        array = memory[:count].view(dtype).reshape(shape)
+        self._kept[i : i + 1] = [(memory, weakref.ref(array))]
+        return array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Buffers, ()
 
 
 @dataclass
@@ -134,7 +213,11 @@ class PhotoDL(TfmdDL):
     The order of a pass is a function of (seed, fold, pass); what happens to a photo of (seed, fold, pass, position,
     row). So the number of workers changes no batch. A pass is one walk through this loader or one made from it by
     `new`, counted on the main process; looking at one batch (`one_batch`, `show_batch`) counts as none. `augments` are
-    the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies.
+    the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies. `maps`
+    keep what their prefixes make of photos, so that those are decoded once and not in every pass.
+
+    Batches are made whole, where fastai would send each photo through its pipelines; a data set with item transforms
+    or getters of one's own goes photo by photo, and gives the same batches.
     """
 
     def __init__(
@@ -142,13 +225,16 @@ class PhotoDL(TfmdDL):
         dataset: Any = None,
         *,
         augments: tuple[Augment, Augment] | None = None,
+        maps: Sequence[PhotoMap] = (),
         seed: int = 0,
         fold: int = 0,
         passes: Passes | None = None,
         **kwargs: Any,
     ) -> None:
-        self.augments, self.seed, self.fold = augments, seed, fold
+        self.augments, self.maps, self.seed, self.fold = augments, maps, seed, fold
         self.passes = passes or Passes()
+        self._buffers = Buffers()
+        self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
         self.pass_ = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
         kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
@@ -156,7 +242,8 @@ class PhotoDL(TfmdDL):
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
         """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
-        kept = {"augments": self.augments, "seed": self.seed, "fold": self.fold, "passes": self.passes}
+        names = ("augments", "maps", "seed", "fold", "passes")
+        kept = {name: getattr(self, name) for name in names}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
             raise UsageError(
@@ -170,6 +257,8 @@ class PhotoDL(TfmdDL):
         if self.n == 0:
             raise UsageError("There is no photo in this loader; give it one or more.")
         super().before_iter()
+        own = [t for t in (*self.after_item.fs, *self.before_batch.fs) if not isinstance(t, ToTensor)]
+        self._columns = None if own else columns_of(self.dataset)
         self.pass_, self.passes.next = self.passes.next, self.passes.next + 1
 
     def one_batch(self) -> Any:
@@ -203,23 +292,72 @@ class PhotoDL(TfmdDL):
             block, within = divmod(i, self.bs)
             yield (block * self.num_workers + self.offs) * self.bs + within, row
 
+    def create_batches(self, samps: Iterable[tuple[int, int]]) -> Iterator[Any]:
+        """Batches of (position in the pass, row)."""
+        if self._columns is None:
+            yield from super().create_batches(samps)
+            return
+        photos, targets = self._columns
+        kept = self._kept()
+        for chosen in self.chunkify(samps):
+            rows = [row for _, row in chosen]
+            images = (self._augmented(photos[row], position, row, kept) for position, row in chosen)
+            yield (self._stacked(images, len(rows)), *(TensorHeads(target[rows]) for target in targets))
+
     def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
         """One photo, augmented as (pass, position, row) says, and its target."""
         position, row = s if isinstance(s, tuple) else (0, s or 0)
         image, *target = self.dataset[row]
-        if self.augments is not None:
-            what = getattr(self.dataset, "paths", range(row + 1))[row]
-            if not _is_photo(image):
-                raise DataError(f"Photo {what} is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
-            augment = self.augments[0 if getattr(self.dataset, "split_idx", 1) == 0 else 1]
+        return (self._augmented(image, position, row), *target)
+
+    def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Items -> the photos and the targets of a batch."""
+        images, *targets = zip(*items, strict=True)
+        return (self._stacked(images, len(images)), *(torch.stack(t) for t in targets))
+
+    def _which(self) -> int:
+        """0 where the photos are to be seen by the training augmentation, 1 by that of validation."""
+        return 0 if getattr(self.dataset, "split_idx", 1) == 0 else 1
+
+    def _kept(self) -> PhotoMap:
+        """The map of what the augmentation's own prefix makes of photos; an empty one where there is none."""
+        if self.augments is None or not self.maps:
+            return PhotoMap()
+        prefix, _ = parts(self.augments[self._which()])
+        return next((kept for kept in self.maps if kept.prefix == prefix.plain), PhotoMap())
+
+    def _augmented(self, photo: Any, position: int, row: int, kept: PhotoMap | None = None) -> np.ndarray:
+        """One photo, given as its path or what is read, augmented as (pass, position, row) says."""
+        start = kept.get(photo) if kept and isinstance(photo, str) else None
+        image = read(photo) if start is None else start
+        if self.augments is None:
+            return image
+        prefix, vary = parts(self.augments[self._which()])
+        try:
+            # a copy, since what augments may write to what it is given
+            start = prefix(image) if start is None else start.copy()
+            made = vary(start, self._rng.at(self.pass_, position, row))
+            if not is_photo(made):
+                raise ValueError(f"it gives {made.dtype} {made.shape}, not uint8 (height, width, 3)")
+        except Exception as error:
+            what = photo if isinstance(photo, str | Path) else getattr(self.dataset, "paths", range(row + 1))[row]
             size = f"{image.shape[0]} high and {image.shape[1]} wide"
-            try:
-                image = augment(image, self._rng.at(self.pass_, position, row))
-                if not _is_photo(image):
-                    raise ValueError(f"it gives {image.dtype} {image.shape}, not uint8 (height, width, 3)")
-            except Exception as error:
-                raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
-        return (image, *target)
+            raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
+        return made
+
+    def _stacked(self, images: Iterable[np.ndarray], count: int) -> TensorPhotos:
+        """(count, 3, H, W) uint8 in channels-last memory."""
+        batch: np.ndarray | None = None
+        for i, image in enumerate(images):
+            if batch is None:
+                batch = self._buffers.take((count, *image.shape), np.uint8)
+            if image.shape != batch.shape[1:]:
+                raise DataError(
+                    f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x "
+                    f"{image.shape[1]}: the augmentation must end in one size; add a crop or a resize."
+                )
+            batch[i] = image
+        return TensorPhotos(torch.from_numpy(batch).permute(0, 3, 1, 2))
 
     def __iter__(self) -> Iterator[Any]:
         """One pass; a mistake found in a worker is told as if it had been found here."""
@@ -230,19 +368,35 @@ class PhotoDL(TfmdDL):
             told = str(error).strip().splitlines()[-1]
             raise type(error)(told.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
-    def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Items -> one uint8 tensor in channels-last memory (a view of the stacked photos, no copy) and the targets."""
-        images, *targets = zip(*items, strict=True)
-        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return (TensorImage(x), *(torch.stack(t) for t in targets))
-
     def wif(self) -> None:
         """One thread a worker: opencv's own would fight over the cores."""
         cv2.setNumThreads(0)
 
 
-def _is_photo(image: np.ndarray) -> bool:
-    return bool(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3)
+def columns_of(dataset: Any) -> tuple[list[Any], list[torch.Tensor]] | None:
+    """A data set's photos, as their paths or what is there of them, and each of its targets (N, heads) int64.
+
+    None where photos or targets go through more than `Lookup`, `ReadPhoto` and `EncodeHeads`.
+    """
+    if isinstance(dataset, PhotoList):
+        return list(dataset.paths), []
+    columns = [_column(tl) for tl in getattr(dataset, "tls", ())]
+    if not columns or any(column is None for column in columns):
+        return None
+    photos, *targets = columns
+    return list(photos or ()), [torch.as_tensor(np.asarray(target), dtype=torch.int64) for target in targets]
+
+
+def _column(items: TfmdLists) -> list[Any] | None:
+    """What a list of items has before it is read or encoded, None where other transforms come first."""
+    transforms = list(items.tfms.fs)
+    if not all(isinstance(transform, Lookup | ReadPhoto | EncodeHeads) for transform in transforms):
+        return None
+    values = list(items.items)
+    for lookup in (transform for transform in transforms if isinstance(transform, Lookup)):
+        values = [lookup.values[value] if isinstance(value, int) else value for value in values]
+    named = any(isinstance(t, EncodeHeads) for t in transforms) and any(isinstance(value[0], str) for value in values)
+    return None if named else values
 
 
 def _normalizes(dl: TfmdDL) -> bool:
@@ -260,6 +414,7 @@ def dataloaders(
     seed: int = 0,
     num_workers: int | None = None,
     device: torch.device | str | None = None,
+    maps: Sequence[PhotoMap] | None = None,
 ) -> DataLoaders:
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
@@ -268,6 +423,7 @@ def dataloaders(
         augments: training and validation augmentation, each a callable (image, rng); the report's by default.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
         num_workers: processes that load; by default none on a CPU, which training keeps busy, else up to 8.
+        maps: photos that are decoded already; by default `photo_maps`, so the first loaders of a table take their time.
 
     Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
     incomplete batch, validation is in the table's order.
@@ -290,6 +446,7 @@ def dataloaders(
         seed=seed,
         fold=fold,
         augments=augments,
+        maps=photo_maps(table, augments, say=say) if maps is None else maps,
         dl_kwargs=[{}, {"passes": Passes()}],
         num_workers=default_workers(device) if num_workers is None else num_workers,
         device=device,
@@ -298,6 +455,23 @@ def dataloaders(
     # metrics need the classes of the whole table, so that a macro mean is the same in every fold
     dls.truth = table.y
     return dls
+
+
+def photo_maps(
+    table: Table,
+    augments: Sequence[Augment],
+    cache: str = "auto",
+    folder: str | Path | None = None,
+    digests: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[PhotoMap]:
+    """The photos of a table as the prefix of each augmentation makes them, decoded once: see `cache.photo_map`."""
+    if cache == "off":
+        return []
+    paths = [table.photo(row) for row in range(len(table))]
+    digests = digest_photos(paths) if digests is None else digests
+    prefixes = {str(prefix.plain): prefix for prefix, _ in map(parts, augments)}
+    return [photo_map(paths, digests, prefix, cache, folder, say) for prefix in prefixes.values()]
 
 
 def data_block(table: Table, y: np.ndarray, valid: np.ndarray, stats: Stats) -> DataBlock:

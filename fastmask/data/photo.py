@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,11 @@ def read_photo(path: str | Path) -> np.ndarray:
 
     Raises DataError naming the file if it is missing, empty, cut short or not an image.
     """
+    return decode_named(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file; raises DataError naming it if it is missing or empty or cannot be read."""
     try:
         if not Path(path).is_file():
             raise DataError(f"{path} is not a file; expected a photo there.")
@@ -34,6 +40,11 @@ def read_photo(path: str | Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error
     if not data:
         raise DataError(f"{path} is empty; expected a photo. Copy the file again or remove its row.")
+    return data
+
+
+def decode_named(data: bytes, path: str | Path) -> np.ndarray:
+    """`decode_photo`; raises DataError naming the file that the bytes are of."""
     try:
         return decode_photo(data)
     except UnidentifiedImageError as error:
@@ -85,10 +96,17 @@ def _size(path: Path) -> tuple[int, int]:
 def in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
     """`work` of each item in order, in threads, since the decoders let go of the interpreter.
 
-    One that is interrupted, or whose work fails, does not wait for the rest.
+    Only a few results wait to be taken. One that is interrupted, or whose work fails, does not wait for the rest.
     """
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    workers = workers or os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[B]] = deque()
     try:
-        yield from pool.map(work, items)
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from fastmask.data.drawing import STEMS, Person, take_photo
 from fastmask.errors import UsageError
+from fastmask.files import cache_home
 
 GENDERS = ("male", "female")
 RACE = "Asian"
@@ -53,8 +53,7 @@ def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_per
 
 def cached_sample(persons: int = 160, seed: int = 0, log: Callable[[str], None] = lambda _: None) -> Path:
     """The sample of `persons` and `seed` in the user's cache folder, drawn when it is asked for first."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "fastmask" / f"sample{VERSION}-{persons}-{seed}"
+    folder = cache_home() / f"sample{VERSION}-{persons}-{seed}"
     if not (folder / "train").exists():
         log(f"Drawing {persons} persons into {folder}")
         try:

@@ -24,6 +24,7 @@ from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run import Run
+from fastmask.training.step import autocast, resolve_precision
 
 # views, photos a batch or processes: more is a slip of the keyboard
 MOST = 65536
@@ -89,14 +90,15 @@ def predict(
     bs: int = 64,
     workers: int | None = None,
     device: str | None = None,
+    precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """The mean of the fold models' probabilities for a folder or a list of photos.
 
     The inference transform is the run's validation transform, one object. `tta` views are averaged: the photo, its
     mirror image, then passes of the training augmentation, every second one mirrored. `members` are the folds to use,
-    such as ["fold0", "fold2"]; all by default. Memory grows with the photos by their probabilities only. `progress` is
-    called with (batches done, batches in all).
+    such as ["fold0", "fold2"]; all by default. `precision` is as in `fit`. Memory grows with the photos by their
+    probabilities only. `progress` is called with (batches done, batches in all).
     """
     run = run if isinstance(run, Run) else Run.load(run)
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
@@ -104,10 +106,11 @@ def predict(
             raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
     names, paths = find_photos(images)
     picked = pick_device(device)
+    computing = autocast(picked, resolve_precision(precision, picked))
     augments = augmentations(run.pipelines)
     stats = batch_stats(augments)
     # a broken photo at the end would cost the work on all before it
-    size = check_fit({"the validation pipeline": augments[1]}, check_photos(paths), paths)
+    size = check_fit({"the validation pipeline": (augments[1], check_photos(paths))}, paths)
     networks = load_members(run, members, picked, size)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
@@ -127,7 +130,8 @@ def predict(
             device=picked,
         ):
             for member, nets in networks.items():
-                sums[member][start : start + len(x)] += _view_sum(nets, x, mirrors, loss)
+                with computing:
+                    sums[member][start : start + len(x)] += _view_sum(nets, x, mirrors, loss)
             start += len(x)
             if progress is not None:
                 progress(next(done), batches)

@@ -1,4 +1,4 @@
-"""Callbacks: counted randomness, early stopping, checkpoints, out-of-fold predictions, history."""
+"""Callbacks: counted randomness, early stopping, checkpoints, divergence, out-of-fold predictions, history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.data.loaders import Passes, PhotoDL
-from fastmask.errors import DataError
+from fastmask.errors import DataError, FastmaskError
 from fastmask.files import replacing, write_csv
 from fastmask.randomness import Counted, Stream
 from fastmask.scoring import LOSS
@@ -120,17 +120,57 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         return -value if self.comp is np.less else value
 
 
+class DivergenceError(FastmaskError):
+    """The training has gone to a loss or to answers that are no numbers; its text says in which epoch and batch.
+
+    fastai puts a callback's name before the text of what it raises; this one keeps its own.
+    """
+
+    def __init__(self, told: str) -> None:
+        super().__init__(told)
+        self.told = told
+
+    def __str__(self) -> str:
+        return self.told
+
+
+class FiniteLoss(Callback):
+    """Raises DivergenceError where the training loss is NaN or infinite; fastai's learning rate finder may go there.
+
+    It looks every `every` steps and at the end of an epoch, because looking waits for the device. The recorder's
+    smoothed loss tells the first bad batch: once it is no number, it stays so.
+    """
+
+    order, run_valid = Recorder.order + 1, False
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+
+    def before_train(self) -> None:
+        self._start = len(self.learn.recorder.losses)
+
+    def after_batch(self) -> None:
+        if (self.learn.iter + 1) % self.every == 0:
+            self.after_train()
+
+    def after_train(self) -> None:
+        losses = self.learn.recorder.losses[self._start :]
+        if losses and not finds_lr(self.learn) and not losses[-1].isfinite():
+            batch = next(number for number, loss in enumerate(losses, start=1) if not loss.isfinite())
+            raise DivergenceError(f"epoch {self.learn.epoch + 1}, batch {batch}: the loss is NaN or infinite")
+
+
 class OOFCollector(TrainedEpochs):
     """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
     They are in the table's order. All epochs are kept, so that the other folds can choose this one's; they are small.
-    Probabilities that are no numbers end the fit, and `diverged` says so.
+    Raises DivergenceError for probabilities that are no numbers.
     """
 
     order = TrackerCallback.order - 1
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.diverged = folder, False
+        self.folder = folder
 
     def before_validate(self) -> None:
         self._batches: list[Tensor] = []
@@ -144,8 +184,7 @@ class OOFCollector(TrainedEpochs):
         probabilities = torch.empty(len(order), self._batches[0].shape[1])
         probabilities[order] = torch.cat(self._batches).float().cpu()
         if not probabilities.isfinite().all():
-            self.diverged = True
-            raise CancelFitException()
+            raise DivergenceError(f"epoch {self.learn.epoch + 1}: the network's answers are no numbers")
         save_tensors({"probabilities": probabilities}, oof_file(self.folder, self.number))
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,11 +22,20 @@ from fastmask.data.table import Table
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import frame_to_csv, write_json
 from fastmask.model.schedule import lr_schedule
-from fastmask.run import DONE, FOLDS, PIPELINES, Run, check_free, differing_settings
-from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector
+from fastmask.run import DONE, FOLDS, PIPELINES, Run, check_free, differing_settings, differing_start
+from fastmask.training.budget import Deadline, fit_into
+from fastmask.training.callbacks import (
+    Checkpoint,
+    DivergenceError,
+    EarlyStopping,
+    FiniteLoss,
+    History,
+    OOFCollector,
+)
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress import EpochLines
+from fastmask.training.step import fitting
 
 
 def cross_validate(
@@ -49,22 +59,31 @@ def cross_validate(
     a loss of your own from the heads; a body or an augmentation of your own is registered with timm or albumentations
     and named by its arch or its pipeline. `log` takes a line an epoch (stderr by default).
     """
-    out = Path(out)
+    out, start = Path(out), time.monotonic()
     if not resume:
         check_free(out, overwrite)
-    log = log or sys.stderr
+    stream = log or sys.stderr
+    say = partial(print, file=stream, flush=True)
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
-    plan = prepare(table, make_config(config.model_dump(exclude_unset=True) if config else {}, plain), loss_func)
-    chosen = plan.check_folds(fold)
+    wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
+    if resume and wanted.hours is not None:
+        # what the hours gave up when the run was started
+        saved = Run.load(out).config
+        wanted = wanted.model_copy(update={"epochs": saved.epochs, "folds": saved.folds})
+    plan = prepare(table, wanted, loss_func, say)
+    plan.check_folds(fold)
+    budget = None
+    if plan.config.hours is not None:
+        plan, budget = fit_into(plan, plan.config.hours, start, fold, say, fixed=resume)
     with held(out):
         run = reopen(out, plan) if resume else create(out, plan, overwrite)
-        print(f"{plan}; run {out}", file=log, flush=True)
+        say(f"{plan}; run {out}")
+        left = [number for number in plan.check_folds(fold) if not run.is_done(number)]
         try:
-            for number in chosen:
-                if not run.is_done(number):
-                    train_fold(run, plan, number, log)
+            for done, number in enumerate(left):
+                train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
         except KeyboardInterrupt:
-            print(f"Interrupted. Finished folds are kept; --resume --out {out} goes on.", file=log, flush=True)
+            say(f"Interrupted. Finished folds are kept; --resume --out {out} goes on.")
             raise
         finish(run)
     return run
@@ -114,50 +133,59 @@ def reopen(out: Path, plan: Plan) -> Run:
             f"{out} was started with {name} {run.config.to_plain()[name]}, now it is {plan.config.to_plain()[name]}; "
             f"--resume needs the same settings (differing: {', '.join(differing)})."
         )
-    if run.start != plan.environment["start"]:
-        raise UsageError(
-            f"{out} was started with another body, weights or loss: {run.start}, now {plan.environment['start']}; "
-            "--resume needs the same."
-        )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)
     if run.heads != plan.table.heads or (out / FOLDS).read_text(encoding="utf-8") != buffer.getvalue():
         raise UsageError(
             f"{out} was started with other photos or labels than are there now; start anew with another --out."
         )
+    differing = differing_start(run.start, plan.environment["start"])
+    if differing:
+        raise UsageError(
+            f"{out} was started with another {', '.join(differing)}: {run.start}, now {plan.environment['start']}; "
+            "--resume needs the same."
+        )
     return run
 
 
-def train_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
+def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline | None = None) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     # the plan's settings are the run's, but for those of the machine, which may differ on a resume
     config, folder = plan.config, run.fold_path(fold)
     if folder.exists():
         shutil.rmtree(folder)
     start = time.perf_counter()
-    collector = OOFCollector(folder)
     lines = EpochLines(f"fold {fold + 1}/{config.folds}", log)
     learn = plan.learner(
         fold,
         [
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
             History(folder),
-            collector,
+            FiniteLoss(),
+            OOFCollector(folder),
             Checkpoint(folder, config.monitor, config.top_k),
             lines,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
+            *([deadline] if deadline else []),
         ],
     )
-    with lines:
-        learn.fit(config.epochs)
-    if collector.diverged:
-        raise FastmaskError(
-            f"Fold {fold + 1} diverged: after epoch {learn.epoch + 1} the network's answers are not numbers (NaN). "
-            f"Lower --lr; the fold's checkpoints so far are in {folder}."
-        )
+    try:
+        with lines, fitting(learn, config.tf32):
+            learn.fit(config.epochs)
+    except DivergenceError as error:
+        raise diverged(run, fold, config, error) from error
+    if deadline is not None and deadline.cut:
+        print(f"fold {fold + 1} ends after {learn.epoch + 1} of {config.epochs} epochs, to be in time", file=log)
     done = {"fold": fold, "photos": run.photos_digest(fold), "epochs": learn.epoch + 1}
     write_json(folder / DONE, {**done, "seconds": round(time.perf_counter() - start, 1)})
     # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
+
+
+def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> FastmaskError:
+    """Where a fold's training went astray, what mends it, and what is left of it."""
+    overflow = "; fp16 may have overflowed, which --precision bf16 does not" if config.precision == "fp16" else ""
+    kept = f"checkpoints so far are in {run.fold_path(fold)}" if run.checkpoints(fold) else "it has no checkpoint yet"
+    return FastmaskError(f"Fold {fold + 1} diverged in {error}. Lower --lr{overflow}; {kept}.")

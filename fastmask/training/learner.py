@@ -23,7 +23,7 @@ from fastai.torch_core import to_detach, trainable_params
 from fastcore.foundation import L
 from torch import nn
 
-from fastmask.data.loaders import EncodeHeads
+from fastmask.data.loaders import EncodeHeads, pick_device
 from fastmask.errors import UsageError, one_line
 from fastmask.heads import Heads
 from fastmask.model.archs import needs_size
@@ -34,6 +34,7 @@ from fastmask.model.optim import adamp_opt
 from fastmask.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
 from fastmask.training.callbacks import CountedSteps
+from fastmask.training.step import LossesToHost, record_on_device, resolve_precision, step_callbacks
 
 
 def mask_learner(
@@ -48,6 +49,9 @@ def mask_learner(
     lr: float = 3e-4,
     wd: float = 1e-5,
     metrics: Any = None,
+    precision: str = "fp32",
+    accumulate: int = 1,
+    ema: float = 0.0,
     cbs: Any = None,
     **kwargs: Any,
 ) -> Learner:
@@ -55,9 +59,10 @@ def mask_learner(
 
     What is drawn for the network depends on the loaders' seed and fold alone. `arch` is a timm name, or a network of
     your own that gives logits (B, classes of all heads). `loss_func` must have `reduction`, `activation` and `decodes`,
-    as `FocalLoss` has. `kwargs` go to the Learner, also in place of what is set here (`opt_func`, `splitter`). Weight
-    decay applies to every weight, as the `adamp` package does it, not only to those that fastai would decay. Raises
-    UsageError for a loss or a metric that cannot work on these heads.
+    as `FocalLoss` has. `precision` (auto, fp32, bf16, fp16), `accumulate` (batches a step) and `ema` (a decay; 0 has
+    none) add the callbacks `Precision`, `Accumulation` and `EMA`. `kwargs` go to the Learner, also in place of what is
+    set here (`opt_func`, `splitter`). Weight decay applies to every weight, as the `adamp` package does it, not only to
+    those that fastai would decay. Raises UsageError for a loss or a metric that cannot work on these heads.
     """
     heads, network = heads_of(dls), arch
     if isinstance(network, str):
@@ -78,7 +83,11 @@ def mask_learner(
         metrics = default_metrics(heads, getattr(dls, "truth", None))
     metrics = [check_metric(mk_metric(metric), heads) for metric in L(metrics)]
     settings = {"opt_func": adamp_opt(), "lr": lr, "wd": wd, "wd_bn_bias": True, "splitter": splitter, **kwargs}
-    return Learner(dls, network, loss_func=loss_func, metrics=metrics, cbs=[CountedSteps(), *L(cbs)], **settings)
+    precision = resolve_precision(precision, pick_device(getattr(dls, "device", None)))
+    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, accumulate, ema), *L(cbs)]
+    learn = Learner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
+    record_on_device(learn)
+    return learn
 
 
 def check_loss(loss_func: Any, heads: Heads) -> Any:

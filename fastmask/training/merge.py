@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmask.errors import FastmaskWarning, UsageError
-from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings
+from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings, differing_start
 from fastmask.training.crossval import held
 from fastmask.training.oof import check_fold, finish
 
@@ -56,13 +56,14 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
 def check_alike(one: Run, other: Run) -> None:
     """Raise UsageError if the folds of two runs do not belong together; warn if their packages differ."""
     differing = differing_settings(one.config, other.config)
+    starts = differing_start(one.start, other.start)
     same_folds = one.folds.equals(other.folds)
     checks = (
         (not differing, f"settings ({', '.join(differing)})"),
         (one.pipelines == other.pipelines, "pipelines"),
         (one.heads == other.heads, "heads"),
         (same_folds, f"photos, labels or folds ({FOLDS})"),
-        (one.start == other.start, f"body, weights or loss to start from ({ENVIRONMENT})"),
+        (not starts, f"{', '.join(starts)} to start from ({ENVIRONMENT})"),
     )
     for alike, what in checks:
         if not alike:

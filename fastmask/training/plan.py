@@ -22,9 +22,10 @@ from fastai.learner import Learner
 from torch import nn
 
 from fastmask.config import Config, make_config
-from fastmask.data.augment import REPORT_STATS, Stats, augmentations, check_fit, effective_pipelines
+from fastmask.data.augment import REPORT_STATS, Augment, Stats, augmentations, check_fit, effective_pipelines
+from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.folds import assign_folds, read_folds
-from fastmask.data.loaders import dataloaders, pick_device
+from fastmask.data.loaders import dataloaders, photo_maps, pick_device
 from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
 from fastmask.errors import UsageError
@@ -35,6 +36,7 @@ from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network, check_start
 from fastmask.scoring import LOSS, target_of
 from fastmask.training.learner import mask_learner, seeded
+from fastmask.training.step import check_compiler, resolve_precision
 
 LossFunc = Callable[[Heads], nn.Module]
 PACKAGES = (
@@ -66,15 +68,17 @@ class Plan:
     environment: dict[str, Any]
     loss_func: LossFunc | None = None
     size: tuple[int, int] | None = None
+    maps: Sequence[PhotoMap] = ()
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
+        precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         return "; ".join(
             (
                 f"{len(self.table)} photos of {persons} persons",
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
-                f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}",
+                f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}{precision}",
             )
         )
 
@@ -105,6 +109,7 @@ class Plan:
             seed=self.config.seed,
             num_workers=self.config.workers,
             device=self.config.device,
+            maps=self.maps,
         )
         learn = mask_learner(
             dls,
@@ -112,8 +117,14 @@ class Plan:
             loss_func=self.loss(),
             lr=self.config.lr,
             wd=self.config.wd,
+            precision=self.config.precision,
+            accumulate=self.config.accumulate,
+            ema=self.config.ema,
             cbs=cbs,
         )
+        if self.config.compile:
+            # in place: the names of the tensors stay
+            learn.model.compile()
         # fastai's progress and its logger print to stdout, which is for results
         learn.remove_cbs(ProgressCallback)
         learn.logger = _silent
@@ -134,26 +145,58 @@ def _heads_line(head: Head) -> str:
     return f"{head.name} ({shown}{', …' if len(head.classes) > _MOST_SHOWN else ''})"
 
 
-def prepare(table: Table, config: Config, loss_func: LossFunc | None = None) -> Plan:
-    """Check everything that can be checked before training, the cheap things first; nothing is written."""
+def prepare(
+    table: Table, config: Config, loss_func: LossFunc | None = None, say: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """Check everything that can be checked before training, the cheap things first; only the cache is written.
+
+    `say` takes a line where the photos' decoding is worth one.
+    """
     config = effective_config(table, config)
     config = settle_loss(config, loss_func)
     device = pick_device(config.device)
+    config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     table = replace(table, heads=weighted_heads(table.heads, config))
     check_monitor(config, table)
     if loss_func is None:
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
-    train, valid = augmentations(pipelines)
     config, folds = deal(table, config)
     check_known(config, table, folds)
     check_start(config.arch, config.pretrained, config.weights)
-    photos = [table.photo(i) for i in range(len(table))]
-    size = check_fit({"the training pipeline": train, "the validation pipeline": valid}, check_photos(photos), photos)
+    digests = digest_photos([table.photo(row) for row in range(len(table))])
+    maps, size = decode(table, pipelines, config, digests, say)
     network = build(config, table.heads, fold=0, size=size)
     check_size(network, config.arch, size)
-    start = {"tag": network.tag, "weights": digest(config.weights), "loss": name_of(loss_func)}
-    return Plan(config, table, folds, pipelines, environment(network, table, device, start), loss_func, size)
+    if config.compile:
+        check_compiler(device)
+    start = {
+        "tag": network.tag,
+        "weights": digest(config.weights),
+        "loss": name_of(loss_func),
+        "photos": hashlib.sha256("".join(digests).encode()).hexdigest(),
+    }
+    return Plan(config, table, folds, pipelines, environment(network, table, device, start), loss_func, size, maps)
+
+
+def decode(
+    table: Table, pipelines: Mapping[str, Any], config: Config, digests: Sequence[str], say: Callable[[str], None]
+) -> tuple[list[PhotoMap], tuple[int, int]]:
+    """Every photo decoded once, into a cache where there is one; and the (height, width) that all have in the end.
+
+    Raises DataError naming a photo that cannot be read or that a pipeline does not fit.
+    """
+    named = dict(zip(("the training pipeline", "the validation pipeline"), augmentations(pipelines), strict=True))
+    maps = photo_maps(table, list(named.values()), config.cache, config.cache_dir, digests, say)
+    photos = [table.photo(row) for row in range(len(table))]
+    whole = None
+    fits: dict[str, tuple[Augment, Sequence[tuple[int, int]]]] = {}
+    for what, augment in named.items():
+        kept = next((m for m in maps if len(m) and m.prefix == augment.prefix.plain), None)
+        if kept is None:
+            whole = whole or check_photos(photos)
+        fits[what] = (augment, whole or ()) if kept is None else (augment.vary, kept.sizes)
+    return maps, check_fit(fits, photos)
 
 
 def effective_config(table: Table, config: Config) -> Config:

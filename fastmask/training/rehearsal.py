@@ -15,6 +15,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
 from fastmask.training.plan import Plan
+from fastmask.training.step import fitting
 
 # steps that are timed, after one that warms up; with loading processes as many more as they load beforehand, twice,
 # because the first would come out of what they have loaded while nobody waited
@@ -54,14 +55,14 @@ class Rehearsal:
 
     def __str__(self) -> str:
         early = f"; a fold may stop earlier, after {self.patience} epochs without a better one" if self.patience else ""
-        disk = f"{_bytes(self.disk)}, of which a checkpoint takes {_bytes(self.checkpoint)}"
-        device = f", {_bytes(self.device_memory)} of the GPU" if self.device_memory else ""
+        disk = f"{in_bytes(self.disk)}, of which a checkpoint takes {in_bytes(self.checkpoint)}"
+        device = f", {in_bytes(self.device_memory)} of the GPU" if self.device_memory else ""
         rows = {
             "step": f"{self.train_step:.3g} s with loading, loss {self.loss:.4f}; validation {self.valid_step:.3g} s",
-            "epoch": f"{_duration(self.epoch_seconds)}: {self.train_steps} steps and {self.valid_steps} of validation",
-            "run": f"{_duration(self.run_seconds)}: {self.folds} folds of {self.epochs} epochs{early}",
-            "memory": f"{_bytes(self.memory)} of this process{device}",
-            "disk": f"{disk}; {_bytes(self.free)} free",
+            "epoch": f"{duration(self.epoch_seconds)}: {self.train_steps} steps and {self.valid_steps} of validation",
+            "run": f"{duration(self.run_seconds)}: {self.folds} folds of {self.epochs} epochs{early}",
+            "memory": f"{in_bytes(self.memory)} of this process{device}",
+            "disk": f"{disk}; {in_bytes(self.free)} free",
         }
         return "\n".join(f"{name:8}{text}" for name, text in rows.items())
 
@@ -81,8 +82,7 @@ class _Stopwatch(Callback):
     before_validate = before_train
 
     def after_batch(self) -> None:
-        if self.learn.dls.device.type == "cuda":
-            torch.cuda.synchronize(self.learn.dls.device)
+        synchronize(self.learn.dls.device)
         now = time.perf_counter()
         timed = self.seconds[self.training]
         timed.append(now - self._last)
@@ -110,7 +110,8 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     workers = learn.dls.train.num_workers
     if workers:
         watch.steps = 2 * _LOADED_AHEAD * workers + STEPS
-    learn.fit(1)
+    with fitting(learn, plan.config.tf32):
+        learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
     numbers = plan.table.heads.n_logits * len(plan.table)
@@ -132,6 +133,12 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     )
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory() -> int:
     """The most memory in bytes that this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -139,7 +146,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """Bytes in words."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -147,7 +155,8 @@ def _bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     minutes, hours = seconds / 60, seconds / 3600
     if minutes < 2:
         return f"{seconds:.0f} s"

@@ -103,7 +103,7 @@ def test_what_is_no_pipeline_is_refused(plain):
 
 
 def fit(augment, *sizes):
-    return check_fit({"the pipeline": augment}, sizes, [Path(f"photo{i}.jpg") for i in range(len(sizes))])
+    return check_fit({"the pipeline": (augment, sizes)}, [Path(f"photo{i}.jpg") for i in range(len(sizes))])
 
 
 def test_every_size_of_photo_is_tried():

@@ -4,12 +4,25 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from fastai.torch_core import TensorImage, to_device
+from fasttransform import Transform
 from PIL import Image
 
+import fastmask.data.loaders
 from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import NormalizeBatch, batch_stats, dataloaders, photo_loader, pick_device
+from fastmask.data.loaders import (
+    Buffers,
+    NormalizeBatch,
+    TensorHeads,
+    TensorPhotos,
+    batch_stats,
+    dataloaders,
+    photo_loader,
+    photo_maps,
+    pick_device,
+)
 from fastmask.data.photo import read_photo
 from fastmask.errors import DataError, UsageError
 
@@ -56,8 +69,6 @@ def test_the_batch_equals_albumentations_normalize_and_totensor(table):
 
 def test_normalising_can_be_undone():
     x = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    from fastai.torch_core import TensorImage
-
     normalize = NormalizeBatch(*REPORT_STATS)
     torch.testing.assert_close(torch.Tensor(normalize.decode(normalize(TensorImage(x)))), x / 255)
 
@@ -190,3 +201,121 @@ def test_a_fold_that_does_not_exist_and_a_device_that_does_not_are_refused(table
         loaders(table, fold=7)
     with pytest.raises(UsageError, match="Device 'abacus' cannot be used"):
         pick_device("abacus")
+
+
+def test_batches_made_whole_are_those_made_photo_by_photo(table):
+    class Nothing(Transform):
+        """An item transform of one's own, which leaves all as it is."""
+
+    maps = [[], photo_maps(table, (TRAIN, VALID))]
+    whole, kept = (loaders(table, maps=m) for m in maps)
+    single = loaders(table, maps=[])
+    for dl in single.loaders:
+        dl.after_item.add([Nothing()])
+    for _ in range(2):
+        expected = batches(single.train)
+        assert equal(expected, batches(whole.train))
+        assert equal(expected, batches(kept.train))
+    assert equal(batches(single.valid), batches(kept.valid))
+
+
+def test_types_are_the_same_whichever_way_a_batch_is_made(table):
+    dl = loaders(table).train
+    assert [type(t) for t in dl.one_batch()] == [TensorImage, TensorHeads]
+    # fastai finds out by one item what decoding has to give back
+    assert [type(t) for t in dl.do_batch([dl.do_item(None)])] == [TensorPhotos, TensorHeads]
+    assert [type(t) for t in next(iter(dl.create_batches([(0, 0)] * 8)))] == [TensorPhotos, TensorHeads]
+
+
+def test_a_photo_outside_the_map_is_decoded_on_the_spot(table, monkeypatch):
+    dls = loaders(table, maps=photo_maps(table.select(range(7, len(table))), (TRAIN, VALID)))
+    assert equal(batches(dls.train), batches(loaders(table, maps=[]).train))
+    monkeypatch.setattr(fastmask.data.loaders, "read_photo", lambda path: pytest.fail("it is in the map"))
+    dls.train.new(get_idxs=lambda: [9] * 8).one_batch()
+
+
+def test_a_map_of_another_prefix_is_not_used(table):
+    other = (Augmentation(A.Compose([A.CenterCrop(300, 200), A.Resize(64, 32)])),) * 2
+    made = loaders(table).train.new(augments=other)
+    assert equal(batches(made), batches(loaders(table, augments=other, maps=[]).train))
+
+
+def test_an_augmentation_that_writes_into_its_photo_spoils_no_map(table):
+    def blacken(image, rng):
+        image[:] = 0
+        return image
+
+    maps = photo_maps(table, (blacken,))
+    before = maps[0].get(str(table.photo(0))).copy()
+    x, _ = loaders(table, augments=(blacken, blacken), maps=maps).train.one_batch()
+    assert x.unique().numel() == 3
+    assert np.array_equal(before, maps[0].get(str(table.photo(0))))
+
+
+def test_photos_that_come_out_in_two_sizes_are_refused(table):
+    def cut(image, rng):
+        return image[: 64 - rng.integers(2)]
+
+    with pytest.raises(DataError, match=r"Photos of a batch come out 6\d x 384 and 6\d x 384"):
+        batches(loaders(table, augments=(cut, cut)).train)
+
+
+def test_normalising_in_the_table_is_normalising_in_floats():
+    normalize = NormalizeBatch(*REPORT_STATS)
+    photos = torch.randint(0, 256, (3, 40, 20, 3), dtype=torch.uint8)
+    fast = normalize(TensorImage(photos.permute(0, 3, 1, 2)))
+    slow = normalize(TensorImage(photos.permute(0, 3, 1, 2).contiguous()))
+    assert torch.equal(torch.Tensor(fast), torch.Tensor(slow))
+    assert fast.is_contiguous(memory_format=torch.channels_last)
+    assert (fast.dtype, type(fast)) == (torch.float32, TensorImage)
+
+
+def test_memory_is_handed_out_again_only_once_nobody_holds_it():
+    buffers = Buffers()
+    first = torch.from_numpy(buffers.take((4, 5), np.float32))
+    place = first.data_ptr()
+    part = first[1:].permute(1, 0)
+    del first
+    second = torch.from_numpy(buffers.take((4, 5), np.float32))
+    assert second.data_ptr() != place, "a view still holds it"
+    del part
+    third = torch.from_numpy(buffers.take((2, 5), np.float32))
+    assert third.data_ptr() == place
+    held = [torch.from_numpy(buffers.take((9, 9), np.uint8)) for _ in range(20)]
+    assert len({t.data_ptr() for t in held}) == 20
+    assert len(buffers._kept) == Buffers._MOST
+
+
+def test_batches_that_are_held_stay_as_they_are(table):
+    dl = loaders(table).train
+    held = list(dl)
+    sums = [x.sum().item() for x, _ in held]
+    for _ in dl:
+        pass
+    assert sums == [x.sum().item() for x, _ in held]
+
+
+def test_memory_that_training_needs_is_not_handed_out():
+    normalize, weight = NormalizeBatch(*REPORT_STATS), torch.ones(1, 3, 1, 1, requires_grad=True)
+    photos = [TensorImage(torch.full((2, 8, 8, 3), value, dtype=torch.uint8).permute(0, 3, 1, 2)) for value in (9, 99)]
+    loss = (normalize(photos[0]) * weight).sum()
+    others = [normalize(photos[1]) for _ in range(6)]
+    loss.backward()
+    expected = normalize(photos[0]).sum((0, 2, 3))
+    torch.testing.assert_close(weight.grad.flatten(), torch.Tensor(expected))
+    assert len(others) == 6
+
+
+def test_pinned_memory_goes_to_the_device_without_waiting(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: asked.append(kwargs) or self)
+    x = TensorPhotos(torch.zeros(1, 3, 2, 2))
+    to_device(x, "cpu")
+    monkeypatch.setattr(TensorPhotos, "is_pinned", lambda self: True)
+    to_device((x,), "cpu")
+    assert asked == [{"non_blocking": False}, {"non_blocking": True}]
+
+
+def test_augmented_with_maps_two_workers_give_what_none_gives(table):
+    maps = photo_maps(table, (TRAIN, VALID), "ram")
+    assert equal(batches(loaders(table, maps=maps, num_workers=2).train), batches(loaders(table, maps=[]).train))

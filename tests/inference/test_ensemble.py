@@ -80,6 +80,15 @@ def test_more_views_are_training_augmentations_and_repeat(finished_run, photos, 
     np.testing.assert_allclose(four.reshape(5, -1)[:, :3].sum(1), 1, atol=1e-5)
 
 
+def test_it_computes_in_the_precision_asked_for(finished_run, photos):
+    exact, rough = (predict(finished_run, photos, members=["fold0"], precision=p) for p in ("auto", "bf16"))
+    assert np.array_equal(exact.probabilities, predict(finished_run, photos, members=["fold0"]).probabilities)
+    gap = np.abs(exact.probabilities - rough.probabilities).max()
+    assert 0 < gap < 0.05
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        predict(finished_run, photos, precision="fp16")
+
+
 def test_photos_come_as_given(finished_run, photos):
     forth, back = predicted(finished_run, photos[:9], bs=4), predicted(finished_run, photos[:9][::-1], bs=4)
     assert back.names == forth.names[::-1]

@@ -168,12 +168,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(finished_run, contest, small_se
     table, out = read_contest(contest), tmp_path / "run"
     train_fold = crossval.train_fold
 
-    def dies_in_fold_1(run, plan, fold, log):
+    def dies_in_fold_1(run, plan, fold, *options):
         if fold == 1:
             (run.fold_path(1)).mkdir()
             (run.fold_path(1) / "epoch000.safetensors").write_bytes(b"half")
             raise KeyboardInterrupt
-        train_fold(run, plan, fold, log)
+        train_fold(run, plan, fold, *options)
 
     monkeypatch.setattr(crossval, "train_fold", dies_in_fold_1)
     with pytest.raises(KeyboardInterrupt):
@@ -185,13 +185,25 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(finished_run, contest, small_se
     assert done == {f: f.stat().st_mtime_ns for f in (out / "fold0").iterdir()}
 
 
-def test_resume_refuses_what_would_change_the_result(run_copy, contest, small_settings):
+def test_resume_refuses_what_would_change_the_result(run_copy, contest, small_settings, tmp_path):
     table = read_contest(contest)
     with pytest.raises(UsageError, match=r"was started with lr 0\.0003, now it is 0\.1"):
         quiet(table, run_copy, resume=True, **small_settings, lr=0.1)
     with pytest.raises(UsageError, match="other photos or labels"):
         quiet(table.select(np.arange(7, 84)), run_copy, resume=True, **small_settings)
-    assert quiet(table, run_copy, resume=True, **small_settings, workers=1).path == run_copy
+    assert quiet(table, run_copy, resume=True, **small_settings, workers=1, cache="off").path == run_copy
+    shutil.copytree(contest, tmp_path / "contest")
+    photos = sorted((tmp_path / "contest" / "train" / "images").rglob("*.jpg"))
+    shutil.copy(photos[0], photos[1])
+    with pytest.raises(UsageError, match="started with another content of the photos: "):
+        quiet(read_contest(tmp_path / "contest"), run_copy, resume=True, **small_settings)
+
+
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_the_cache_changes_no_bit_of_a_run(contest, small_settings, finished_run, tmp_path, cache):
+    assert finished_run.config.cache == "auto"
+    run = quiet(read_contest(contest), tmp_path / "run", **small_settings, cache=cache)
+    assert (run.path / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
 
 
 def test_a_run_is_never_written_over_by_chance(run_copy, contest, small_settings):
@@ -359,6 +371,6 @@ def test_resume_refuses_other_weights_under_the_same_name(contest, small_setting
         if seed == 0:
             quiet(table, tmp_path / "run", weights=str(body), fold=[0], **settings)
             moved = shutil.copy(body, tmp_path / "moved.safetensors")
-    with pytest.raises(UsageError, match="started with another body, weights or loss"):
+    with pytest.raises(UsageError, match="started with another weights: "):
         quiet(table, tmp_path / "run", weights=str(body), resume=True, **settings)
     assert quiet(table, tmp_path / "run", weights=str(moved), resume=True, **settings).trained_folds == [0, 1]

@@ -98,6 +98,15 @@ def test_loaders_without_heads_are_refused():
         heads_of(DataLoaders([(torch.zeros(1),)], [(torch.zeros(1),)]))
 
 
+def test_what_a_step_computes_in_and_averages_are_callbacks(learn):
+    names = {"precision", "accumulation", "ema"}
+    assert not names & set(learn.cbs.attrgot("name"))
+    other = mask_learner(learn.dls, learn.model, precision="bf16", accumulate=2, ema=0.9, metrics=[])
+    assert names < set(other.cbs.attrgot("name"))
+    assert (other.precision.precision, other.accumulation.batches, other.ema.decay) == ("bf16", 2, 0.9)
+    assert "precision" not in mask_learner(learn.dls, learn.model, precision="auto").cbs.attrgot("name")
+
+
 def test_what_is_set_can_be_set_otherwise(learn):
     other = mask_learner(learn.dls, "test_resnet", pretrained=False, opt_func=Adam, cbs=SaveModelCallback())
     other.create_opt()

@@ -56,7 +56,7 @@ def change_body(run):
     [
         (change_setting, r"other settings \(epochs\)"),
         (change_label, r"other photos, labels or folds \(folds.csv\)"),
-        (change_body, r"other body, weights or loss to start from \(environment.json\)"),
+        (change_body, r"other weights to start from \(environment.json\)"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(change, named, halves, tmp_path):

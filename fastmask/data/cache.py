@@ -1,0 +1,331 @@
+"""Cache: what the fixed beginning of an augmentation makes of photos, decoded once and kept, uint8.
+
+A cache on the disk is one file of pixels in the order of the photos' digests, and an index beside it. Its name is a
+digest of the photos' content, of the prefix and of what decodes, so another photo or prefix is another cache. Reading
+takes no lock; building does, so that of several processes one builds and the others wait for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from fastmask.data.augment import Prefix, is_photo, unfit
+from fastmask.data.photo import decode_named, in_threads, read_bytes
+from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
+from fastmask.files import cache_home, read_json, replacing, write_json
+from fastmask.terminal import bar
+
+FORMAT = 1
+# what is left free on the disk, and how many photos foretell the size of all
+_RESERVE, _PROBED = 10**9, 16
+_PIXELS, _INDEX = ".photos", ".json"
+_DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
+
+Say = Callable[[str], None]
+A = TypeVar("A")
+
+
+class PhotoMap:
+    """What a prefix made of photos, by their paths: read-only (height, width, 3) uint8.
+
+    Sent to another process, a map of a file is opened there, and one in memory is left behind; what is not there is
+    decoded.
+    """
+
+    def __init__(
+        self, prefix: Sequence[Any] = (), photos: Mapping[str, np.ndarray] | None = None, file: Path | None = None
+    ) -> None:
+        self.prefix, self.file = list(prefix), file
+        self._photos = dict(photos or {})
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def get(self, path: str) -> np.ndarray | None:
+        """What is kept of the photo at `path`, None where nothing is."""
+        return self._photos.get(path)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each photo, in the order that the map was asked for."""
+        return [(photo.shape[0], photo.shape[1]) for photo in self._photos.values()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.file is None:
+            return PhotoMap, (self.prefix,)
+        return _reopen, (self.prefix, self.file, list(self._photos), self.sizes, self._starts())
+
+    def _starts(self) -> list[int]:
+        first = min(_address(photo) for photo in self._photos.values())
+        return [_address(photo) - first for photo in self._photos.values()]
+
+
+def digest_photos(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of each file's bytes; raises DataError naming one that cannot be read."""
+    return list(_shown("reading photos", in_threads(_digest, paths), len(paths)))
+
+
+def photo_map(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    prefix: Prefix,
+    cache: str = "auto",
+    folder: str | Path | None = None,
+    say: Say = lambda _: None,
+) -> PhotoMap:
+    """What `prefix` makes of photos, from a cache in `folder` or decoded into one now.
+
+    `digests` are those of `digest_photos`. `cache` is "disk", "ram" (this process and those that it forks), "off" (an
+    empty map, so that every photo is decoded whenever it is needed), or "auto": the first of disk, ram and off for
+    which there is room. A cache that was asked for and cannot be had is a warning; `say` tells what else is done.
+    Raises DataError naming a photo that cannot be read or that the prefix does not fit.
+    """
+    if cache == "off" or not len(paths):
+        return PhotoMap(prefix.plain)
+    source = _Source(paths, digests, prefix)
+    refusals: list[str] = []
+    for place, make in (("disk", _on_disk), ("ram", _in_memory)):
+        if cache in (place, "auto"):
+            try:
+                return make(source, Path(folder) if folder else photos_folder(), say)
+            except (OSError, UsageError) as error:
+                refusals.append(f"{place}: {getattr(error, 'strerror', None) or one_line(error)}")
+    message = f"Photos are decoded anew in every epoch, for want of a cache ({'; '.join(refusals)})"
+    if cache == "auto":
+        say(message)
+    else:
+        warnings.warn(f"{message}.", FastmaskWarning, stacklevel=2)
+    return PhotoMap(prefix.plain)
+
+
+def photos_folder() -> Path:
+    """Where photos are kept unless somebody says otherwise."""
+    return cache_home() / "photos"
+
+
+class _Source:
+    """Photos and the prefix to apply: each content once, in the order of the digests."""
+
+    def __init__(self, paths: Sequence[Path], digests: Sequence[str], prefix: Prefix) -> None:
+        self.names = dict(zip(map(str, paths), digests, strict=True))
+        self.prefix = prefix
+        self.unique = sorted({digest: path for path, digest in self.names.items()}.items())
+        self._local = threading.local()
+
+    @property
+    def key(self) -> str:
+        """The name of the cache that these photos, this prefix and these decoders have, and no others."""
+        what = [FORMAT, self.prefix.plain, [version(name) for name in _DECODERS], [d for d, _ in self.unique]]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+    def decode(self, photo: tuple[str, str]) -> np.ndarray:
+        """What the prefix makes of one (digest, path)."""
+        digest, path = photo
+        data = read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DataError(f"{path} was changed while it was read; start again once nobody writes to it.")
+        image = decode_named(data, path)
+        if not hasattr(self._local, "prefix"):
+            # nobody says that a pipeline may be used by several threads
+            self._local.prefix = copy.deepcopy(self.prefix)
+        try:
+            made: np.ndarray = self._local.prefix(image)
+            if not is_photo(made):
+                raise ValueError(f"it gives {made.dtype} {made.shape}")
+        except Exception as error:
+            raise unfit(Path(path), image.shape, "the pipeline", error) from error
+        return np.ascontiguousarray(made)
+
+    def decoded(self) -> Iterator[np.ndarray]:
+        """What the prefix makes of each photo, in the order of the digests."""
+        return _shown("decoding photos", in_threads(self.decode, self.unique), len(self.unique))
+
+    def bytes_needed(self) -> int:
+        """How much all photos take, by a few of them."""
+        probed = self.unique[:: -(-len(self.unique) // _PROBED)]
+        return sum(self.decode(photo).nbytes for photo in probed) * len(self.unique) // len(probed)
+
+    def map(self, photos: Sequence[np.ndarray], file: Path | None = None) -> PhotoMap:
+        """The map of all paths, given the photos in the order of the digests."""
+        by_digest = dict(zip((digest for digest, _ in self.unique), photos, strict=True))
+        return PhotoMap(self.prefix.plain, {path: by_digest[d] for path, d in self.names.items()}, file)
+
+
+def _on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
+    file = folder / f"{source.key}{_PIXELS}"
+    found = _open(source, file)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_file(file))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Another process decodes the same photos into {folder}; waiting for it")
+        lock.acquire()
+    try:
+        built = _open(source, file)
+        return _build(source, file, say) if built is None else built
+    finally:
+        lock.release()
+
+
+def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
+    """Decode all photos into `file`, whole or not at all."""
+    for left in file.parent.glob(f".{file.name}.*.part"):
+        # of a process that was killed: whoever holds the lock is the only one that writes
+        left.unlink()
+    needed, free = source.bytes_needed(), shutil.disk_usage(file.parent).free
+    if needed + _RESERVE > free:
+        raise OSError(f"{file.parent} has {free / 1e9:.1f} GB free, photos take {needed / 1e9:.1f} GB")
+    start, sizes = time.perf_counter(), []
+    with replacing(file) as beside, beside.open("wb") as out:
+        for photo in source.decoded():
+            out.write(photo.data)
+            sizes.append(photo.shape[:2])
+        out.flush()
+    index = {"format": FORMAT, "photos": len(sizes), "sizes": _runs(sizes), "prefix": source.prefix.plain}
+    write_json(file.with_suffix(_INDEX), index)
+    seconds = time.perf_counter() - start
+    say(f"Decoded {len(sizes)} photos in {seconds:.0f} s into {file.parent} ({file.stat().st_size / 1e9:.2g} GB)")
+    made = _open(source, file)
+    if made is None:
+        raise OSError(f"{file} is not what was written")
+    return made
+
+
+def _in_memory(source: _Source, _: Path, say: Say) -> PhotoMap:
+    needed, memory = source.bytes_needed(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed * 2 > memory:
+        raise OSError(f"photos take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB")
+    photos = list(source.decoded())
+    for photo in photos:
+        photo.flags.writeable = False
+    say(f"Decoded {len(photos)} photos into memory ({sum(p.nbytes for p in photos) / 1e9:.2g} GB)")
+    return source.map(photos)
+
+
+def _open(source: _Source, file: Path) -> PhotoMap | None:
+    """The map of a file of pixels; None where there is none, or not a whole one."""
+    sizes = _read_sizes(file)
+    if sizes is None or len(sizes) != len(source.unique):
+        return None
+    ends = np.cumsum([0, *(height * width * 3 for height, width in sizes)]).tolist()
+    if file.stat().st_size != ends[-1]:
+        return None
+    pixels = np.asarray(np.memmap(file, np.uint8, "r"))
+    photos = [pixels[a:b].reshape(*size, 3) for (a, b), size in zip(pairwise(ends), sizes, strict=True)]
+    return source.map(photos, file)
+
+
+def _reopen(
+    prefix: Sequence[Any], file: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]], starts: Sequence[int]
+) -> PhotoMap:
+    """A map that was sent to another process; empty where its file is not there."""
+    if not file.is_file():
+        return PhotoMap(prefix)
+    pixels = np.asarray(np.memmap(file, np.uint8, "r"))
+    placed = zip(names, sizes, starts, strict=True)
+    photos = {name: pixels[at : at + h * w * 3].reshape(h, w, 3) for name, (h, w), at in placed}
+    return PhotoMap(prefix, photos, file)
+
+
+def _read_sizes(file: Path) -> list[tuple[int, int]] | None:
+    """(height, width) of each photo of a file of pixels, from its index; None where that is not whole."""
+    if not file.is_file() or not file.with_suffix(_INDEX).is_file():
+        return None
+    try:
+        index = read_json(file.with_suffix(_INDEX))
+        photos, runs = int(index["photos"]), [(int(h), int(w), int(n)) for h, w, n in index["sizes"]]
+    except (DataError, KeyError, TypeError, ValueError):
+        return None
+    # nothing is laid out before the index agrees with itself: it may have been written by anybody
+    if any(min(run) < 1 for run in runs) or sum(n for _, _, n in runs) != photos or photos > file.stat().st_size:
+        return None
+    return [(h, w) for h, w, n in runs for _ in range(n)]
+
+
+def _runs(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Sizes as [height, width, how many photos in a row have them]."""
+    runs: list[list[int]] = []
+    for height, width in sizes:
+        if runs and runs[-1][:2] == [height, width]:
+            runs[-1][2] += 1
+        else:
+            runs.append([height, width, 1])
+    return runs
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """A cache on the disk: its name, how many photos, bytes, when it was made (seconds since 1970)."""
+
+    path: Path
+    photos: int
+    bytes: int
+    made: float
+
+    def __str__(self) -> str:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.made))
+        return f"{self.path.stem}  {self.photos:7d} photos  {self.bytes / 1e9:8.2f} GB  {made}"
+
+
+def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
+    """The caches in a folder, the newest first."""
+    files = Path(folder or photos_folder()).glob(f"*{_PIXELS}")
+    found = [CacheFile(f, len(_read_sizes(f) or ()), f.stat().st_size, f.stat().st_mtime) for f in files if f.is_file()]
+    return sorted(found, key=lambda cache: -cache.made)
+
+
+def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
+    """Remove the named caches of a folder, or all where none is named; a run that reads one keeps what it has open.
+
+    Raises UsageError for a name that there is not.
+    """
+    found = list_caches(folder)
+    unknown = sorted(set(names) - {cache.path.stem for cache in found})
+    if unknown:
+        raise UsageError(f"{folder or photos_folder()} has no cache {unknown[0]!r}; fastmask cache list names them.")
+    chosen = [cache for cache in found if not names or cache.path.stem in names]
+    for cache in chosen:
+        # the index first: without it nobody takes the pixels for whole
+        cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
+        cache.path.unlink(missing_ok=True)
+        _lock_file(cache.path).unlink(missing_ok=True)
+    return chosen
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_name(f".{file.stem}.lock")
+
+
+def _shown(what: str, results: Iterator[A], total: int) -> Iterator[A]:
+    """`results`, counted by a bar."""
+    with bar(what) as progress:
+        for done, result in enumerate(results, 1):
+            yield result
+            progress(done, total)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def _address(photo: np.ndarray) -> int:
+    return int(photo.__array_interface__["data"][0])

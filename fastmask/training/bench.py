@@ -1,0 +1,183 @@
+"""Bench: what limits a run on this machine, and how near it is to the bare loop."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice, repeat
+from typing import Any
+
+import torch
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.data.core import TfmdDL
+
+from fastmask.data.loaders import default_workers, pick_device
+from fastmask.model.adamp import AdamP
+from fastmask.training.plan import Plan, build
+from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
+from fastmask.training.step import autocast, fitting
+
+# how many pairs of steps are timed at least, after some that warm up
+_ROUNDS, _WARM = 5, 2
+# a part of a step under which nothing is worth changing
+_SMALL = 0.05
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Seconds a batch of `bs` photos: `load` alone, the `bare` step alone, a step of `train`, loading included.
+
+    `efficiency` is what training reaches of the bare step, the median of pairs timed one after the other.
+    """
+
+    bs: int
+    load: float
+    bare: float
+    train: float
+    efficiency: float
+    advice: list[str]
+    rehearsal: Rehearsal
+
+    @property
+    def limit(self) -> str:
+        """What a step waits for."""
+        if self.efficiency >= 1 - _SMALL:
+            return "the network itself"
+        return "loading" if self.load > self.train * _SMALL else "what is done around the network's step"
+
+    def __str__(self) -> str:
+        def row(seconds: float) -> str:
+            return f"{1000 * seconds / self.bs:8.3f} ms a photo, {self.bs / seconds:8.1f} photos/s"
+
+        rows = {
+            "loading": f"{row(self.load)}: the training loader alone, to the batch on the device",
+            "bare step": f"{row(self.bare)}: one resident batch of {self.bs} in a plain PyTorch loop",
+            "training": f"{row(self.train)}: {self.efficiency:.1%} of the bare step's speed, loading included",
+            "limit": self.limit,
+        }
+        lines = [f"{name:10}{text}" for name, text in rows.items()]
+        return "\n".join([*lines, *str(self.rehearsal).splitlines(), *(f"change    {text}" for text in self.advice)])
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        rehearsal = self.rehearsal
+        seconds = {"epoch_seconds": rehearsal.epoch_seconds, "run_seconds": rehearsal.run_seconds}
+        return {**asdict(self), "limit": self.limit, **seconds}
+
+
+def bench(plan: Plan, seconds: float = 20.0) -> Bench:
+    """Time the loader, the bare step and the training phase of the first fold; about `seconds`, or a few steps if slow.
+
+    Training and bare steps take turns, so that what else the machine does is shared out between them.
+    """
+    rehearsal = rehearse(plan)
+    learn = plan.learner(0)
+    load = loading_seconds(learn.dls.train, seconds / 10)
+    turns = Turns(bare_step(plan, learn.dls.train.one_batch()), 2 * learn.dls.train.num_workers, seconds)
+    learn.add_cb(turns)
+    with fitting(learn, plan.config.tf32):
+        # more epochs than it takes; the callback ends them
+        learn.fit(10**6)
+    pairs = turns.pairs[_WARM:]
+    train, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+    efficiency = statistics.median(bare / train for train, bare in pairs)
+    return Bench(
+        bs=learn.dls.train.bs,
+        load=load,
+        bare=bare,
+        train=train,
+        efficiency=efficiency,
+        advice=advice(plan, load, bare, rehearsal.device_memory),
+        rehearsal=rehearsal,
+    )
+
+
+def loading_seconds(dl: TfmdDL, seconds: float) -> float:
+    """Seconds a batch of a loader alone, without the first ones, which loading processes have ready."""
+    batches: Iterator[Any] = chain.from_iterable(repeat(dl))
+    for _ in islice(batches, 1 + 2 * dl.num_workers):
+        pass
+    start, count = time.perf_counter(), 0
+    while count < 3 or time.perf_counter() - start < seconds:
+        batch = next(batches)
+        count += 1
+    synchronize(batch[0].device)
+    return (time.perf_counter() - start) / count
+
+
+def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
+    """One step of a plain PyTorch loop on a batch that is on the device: the plan's network, loss and optimizer."""
+    config = plan.config
+    x, y = (tensor.as_subclass(torch.Tensor) for tensor in batch)
+    network = build(config, plan.table.heads, 0, plan.size).to(x.device)
+    loss_func = plan.loss().to(x.device)
+    optimizer = AdamP(network.parameters(), lr=config.lr, weight_decay=config.wd)
+    if config.compile:
+        network.compile()
+
+    def step() -> None:
+        with autocast(x.device, config.precision):
+            loss = loss_func(network(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+class Turns(Callback):
+    """Times training steps and bare steps in turn, into `pairs` of seconds, and ends the fit when it has enough.
+
+    After a turn of the bare step, loading processes have `ahead` batches ready: so many training steps are not timed.
+    Validation is left out.
+    """
+
+    order = 100
+
+    def __init__(self, bare: Callable[[], None], ahead: int, seconds: float) -> None:
+        self.bare, self.ahead, self.seconds = bare, ahead, seconds
+        self.pairs: list[tuple[float, float]] = []
+
+    def before_fit(self) -> None:
+        self._steps, self._until = 0, time.perf_counter() + self.seconds
+
+    def before_train(self) -> None:
+        self._last = time.perf_counter()
+
+    def after_batch(self) -> None:
+        device = self.learn.dls.device
+        synchronize(device)
+        now = time.perf_counter()
+        train, self._steps = now - self._last, self._steps + 1
+        if self._steps > self.ahead:
+            self.bare()
+            synchronize(device)
+            self.pairs.append((train, time.perf_counter() - now))
+            self._steps = 0
+            if len(self.pairs) >= _WARM + _ROUNDS and time.perf_counter() > self._until:
+                raise CancelFitException
+        self._last = time.perf_counter()
+
+    def before_validate(self) -> None:
+        raise CancelEpochException
+
+
+def advice(plan: Plan, load: float, bare: float, device_memory: int) -> list[str]:
+    """What would make a run faster, as far as the measurements tell."""
+    config, device = plan.config, pick_device(plan.config.device)
+    tips = []
+    if not any(len(kept) for kept in plan.maps):
+        tips.append("photos are decoded in every epoch: --cache disk decodes them once")
+    if load > bare * (1 - _SMALL):
+        workers = default_workers(device) if config.workers is None else config.workers
+        tips.append(f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation")
+    if device.type != "cuda":
+        tips.append("the network takes nearly all: fewer pixels (--crop, --resize) or a smaller --arch cost less")
+        return tips
+    if config.precision == "fp32":
+        tips.append("fp32: --precision auto takes half of the bits where the GPU is made for that")
+    if device_memory * 2 < torch.cuda.get_device_properties(device).total_memory:
+        tips.append(f"the GPU's memory is less than half full: --bs {2 * config.bs} would fit")
+    return tips

@@ -1,0 +1,288 @@
+import json
+import multiprocessing
+import pickle
+import resource
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from fastmask.data import cache
+from fastmask.data.augment import Augmentation, Prefix
+from fastmask.data.cache import PhotoMap, clear_cache, digest_photos, list_caches, photo_map
+from fastmask.data.photo import read_photo
+from fastmask.errors import DataError, FastmaskWarning
+
+CROP = Prefix([A.CenterCrop(400, 200)])
+
+
+@pytest.fixture
+def photos(contest_copy):
+    """Twelve photos, of which the last has another size and the first stands twice."""
+    paths = sorted((contest_copy / "train" / "images").rglob("*.jpg"))[:11]
+    from PIL import Image
+
+    other = paths[0].with_name("other.png")
+    Image.fromarray(read_photo(paths[1])[:450, :250]).save(other)
+    return [*paths, other]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "decoded"
+
+
+def kept(paths, folder, prefix=CROP, how="disk", **options):
+    return photo_map(paths, digest_photos(paths), prefix, how, folder, **options)
+
+
+def holds(made, paths, prefix=CROP):
+    """Whether a map has of each photo what decoding it anew gives."""
+    return len(made) == len(paths) and all(np.array_equal(made.get(str(p)), prefix(read_photo(p))) for p in paths)
+
+
+def never(*_):
+    raise AssertionError("it was decoded again")
+
+
+@pytest.mark.parametrize("how", ["disk", "ram", "auto"])
+def test_what_is_kept_is_what_decoding_gives(photos, folder, how):
+    assert holds(kept(photos, folder, how=how), photos)
+
+
+def test_photos_of_differing_sizes_are_kept(photos, folder):
+    whole = kept(photos, folder, Prefix())
+    assert holds(whole, photos, Prefix())
+    assert whole.sizes == [read_photo(p).shape[:2] for p in photos]
+    assert len(set(whole.sizes)) == 2
+
+
+def test_a_second_run_decodes_nothing(photos, folder, monkeypatch):
+    kept(photos, folder)
+    monkeypatch.setattr(cache, "decode_named", never)
+    again = kept([*reversed(photos)], folder)
+    monkeypatch.undo()
+    assert holds(again, photos)
+    assert not again.get(str(photos[0])).flags.writeable
+
+
+def test_a_photo_that_is_changed_or_another_prefix_is_another_cache(photos, folder):
+    kept(photos, folder)
+    shutil.copy(photos[3], photos[5])
+    assert holds(kept(photos, folder), photos)
+    mirrored = Prefix([A.CenterCrop(400, 200), A.HorizontalFlip(p=1)])
+    assert holds(kept(photos, folder, mirrored), photos, mirrored)
+    assert len(list_caches(folder)) == 3
+
+
+def test_another_decoder_is_another_cache(photos, folder, monkeypatch):
+    kept(photos, folder)
+    monkeypatch.setattr(cache, "version", lambda name: "0.0")
+    kept(photos, folder)
+    assert len(list_caches(folder)) == 2
+
+
+def test_equal_photos_take_their_place_once(photos, folder):
+    twin = photos[0].with_name("twin.jpg")
+    shutil.copy(photos[0], twin)
+    made = kept([*photos, twin], folder)
+    assert holds(made, [*photos, twin])
+    assert made.file.stat().st_size == len(photos) * 400 * 200 * 3
+
+
+def spoil_pixels(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def spoil_index(file):
+    file.with_suffix(".json").write_text("{")
+
+
+def forge_index(file):
+    index = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps({**index, "photos": 10**15, "sizes": [[1, 1, 10**15]]}))
+
+
+def lose_index(file):
+    file.with_suffix(".json").unlink()
+
+
+@pytest.mark.parametrize("spoil", [spoil_pixels, spoil_index, forge_index, lose_index])
+def test_a_cache_that_is_not_whole_is_made_anew(photos, folder, spoil):
+    spoil(kept(photos, folder).file)
+    assert holds(kept(photos, folder), photos)
+    assert len(list_caches(folder)) == 1
+
+
+def test_an_interrupted_build_leaves_nothing_and_the_next_one_ends(photos, folder, monkeypatch):
+    def interrupted(data, path):
+        if Path(path) == sorted(zip(digest_photos(photos), photos, strict=True))[-1][1]:
+            raise KeyboardInterrupt
+        return decode(data, path)
+
+    decode = cache.decode_named
+    monkeypatch.setattr(cache, "decode_named", interrupted)
+    monkeypatch.setattr(cache, "_PROBED", 1)
+    with pytest.raises(KeyboardInterrupt):
+        kept(photos, folder)
+    monkeypatch.undo()
+    assert [f.suffix for f in folder.iterdir()] == [".lock"]
+    assert holds(kept(photos, folder), photos)
+
+
+def test_what_a_killed_build_left_is_cleared_away(photos, folder):
+    file = kept(photos, folder).file
+    left = file.with_name(f".{file.name}.4711.part")
+    left.write_bytes(b"half")
+    lose_index(file)
+    kept(photos, folder)
+    assert not left.exists()
+
+
+def build(photos, folder):
+    kept(photos, folder)
+
+
+def test_two_processes_that_build_one_cache_end_with_one(photos, folder):
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=build, args=(photos, folder)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert holds(kept(photos, folder), photos)
+    assert len(list_caches(folder)) == 1
+
+
+def test_the_second_waits_for_the_first_and_says_so(photos, folder):
+    file = kept(photos, folder).file
+    lose_index(file)
+    lock, said = FileLock(folder / f".{file.stem}.lock"), []
+    lock.acquire()
+    waiting = threading.Thread(target=lambda: kept(photos, folder, say=said.append))
+    waiting.start()
+    for _ in range(500):
+        if said:
+            break
+        time.sleep(0.01)
+    assert said
+    assert "waiting for it" in said[0]
+    assert waiting.is_alive()
+    lock.release()
+    waiting.join()
+    assert holds(kept(photos, folder), photos)
+
+
+def test_without_room_on_the_disk_photos_stay_in_memory_or_are_decoded_anew(photos, folder, monkeypatch):
+    monkeypatch.setattr(cache, "_RESERVE", 10**18)
+    said = []
+    assert holds(kept(photos, folder, how="auto", say=said.append), photos)
+    assert "into memory" in said[0]
+    monkeypatch.setattr(cache.os, "sysconf", lambda name: 100)
+    assert len(kept(photos, folder, how="auto", say=said.append)) == 0
+    assert "decoded anew in every epoch" in said[-1]
+    assert "GB free" in said[-1]
+    with pytest.warns(FastmaskWarning, match=r"want of a cache \(disk: .* has .* GB free, photos take"):
+        assert len(kept(photos, folder)) == 0
+    with pytest.warns(FastmaskWarning, match=r"ram: photos take .* this machine has"):
+        assert len(kept(photos, folder, how="ram")) == 0
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing(photos, folder):
+    # the system refuses to let a file grow, as on a full disk
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
+    try:
+        with pytest.warns(FastmaskWarning, match="disk: File too large"):
+            assert len(kept(photos, folder)) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [f.suffix for f in folder.iterdir()] == [".lock"]
+    assert holds(kept(photos, folder), photos)
+
+
+def test_a_folder_that_cannot_be_written_is_told(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(FastmaskWarning, match="disk: "):
+        assert len(kept(photos, tmp_path / "file" / "decoded")) == 0
+
+
+def test_a_read_only_folder_is_read_without_a_lock(photos, folder, monkeypatch):
+    kept(photos, folder)
+    monkeypatch.setattr(cache, "FileLock", never)
+    assert holds(kept(photos, folder), photos)
+
+
+def test_a_broken_photo_and_one_that_the_crop_does_not_fit_are_named(photos, folder):
+    with pytest.raises(DataError, match=r"is \d+ high and \d+ wide, and the pipeline does not fit"):
+        kept(photos, folder, Prefix([A.CenterCrop(600, 200)]))
+    photos[4].write_bytes(photos[4].read_bytes()[:2000])
+    with pytest.raises(DataError, match=f"{photos[4].name} is damaged or cut short"):
+        kept(photos, folder)
+    assert list_caches(folder) == []
+
+
+def test_a_photo_that_changes_while_it_is_read_is_not_kept(photos, folder):
+    digests = digest_photos(photos)
+    shutil.copy(photos[3], photos[5])
+    with pytest.raises(DataError, match=f"{photos[5].name} was changed while"):
+        photo_map(photos, digests, CROP, "disk", folder)
+
+
+def test_a_map_is_opened_anew_where_it_is_sent(photos, folder):
+    made = kept(photos, folder)
+    sent = pickle.dumps(made)
+    assert len(sent) < 10_000
+    assert holds(pickle.loads(sent), photos)
+    in_memory = pickle.loads(pickle.dumps(kept(photos, folder, how="ram")))
+    assert (len(in_memory), in_memory.prefix) == (0, CROP.plain)
+    clear_cache(folder=folder)
+    assert len(pickle.loads(sent)) == 0
+    assert holds(made, photos), "what is open stays"
+
+
+def test_off_keeps_nothing(photos, folder):
+    assert len(kept(photos, folder, how="off")) == 0
+    assert not folder.exists()
+    assert PhotoMap().get("photo.jpg") is None
+
+
+def test_caches_are_listed_and_cleared_by_name(photos, folder):
+    one = kept(photos, folder).file.stem
+    other = kept(photos, folder, Prefix()).file.stem
+    listed = {c.path.stem: c for c in list_caches(folder)}
+    assert set(listed) == {one, other}
+    assert (listed[one].photos, listed[one].bytes) == (12, 12 * 400 * 200 * 3)
+    assert str(listed[one]).startswith(f"{one}       12 photos      0.00 GB")
+    assert [c.path.stem for c in clear_cache([one], folder)] == [one]
+    assert [c.path.stem for c in list_caches(folder)] == [other]
+    assert len(clear_cache(folder=folder)) == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("transforms", "fixed"),
+    [
+        ([A.CenterCrop(400, 200), A.HorizontalFlip(p=0.5), A.Resize(10, 10)], 1),
+        ([A.PadIfNeeded(600, 600), A.LongestMaxSize(100), A.ToGray(p=1)], 3),
+        ([A.PadIfNeeded(600, 600, position="random")], 0),
+        ([A.LongestMaxSize([100, 200])], 0),
+        ([A.RandomCrop(100, 100)], 0),
+        ([A.Resize(100, 100), A.GaussianBlur(p=1)], 1),
+        ([A.CenterCrop(400, 200, p=0.9)], 0),
+    ],
+)
+def test_the_prefix_is_the_longest_beginning_that_draws_nothing(transforms, fixed, photos):
+    pipeline = A.Compose(transforms)
+    augment, image = Augmentation(pipeline), read_photo(photos[0])
+    assert len(augment.prefix.transforms) == fixed
+    rest = augment.vary(augment.prefix(image), np.random.default_rng(3))
+    assert np.array_equal(rest, augment(image, np.random.default_rng(3)))
+    drawn = {augment.prefix(image).tobytes() for _ in range(5)}
+    assert len(drawn) == 1

@@ -1,0 +1,100 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from test_budget import rehearsal
+
+from fastmask.config import make_config
+from fastmask.data.contest import read_contest
+from fastmask.training import bench as bench_module
+from fastmask.training.bench import Bench, advice, bare_step, bench, loading_seconds
+from fastmask.training.plan import prepare
+
+
+@pytest.fixture(scope="module")
+def plan(contest, small_settings):
+    return prepare(read_contest(contest), make_config(small_settings))
+
+
+def measured(**given):
+    numbers = {"bs": 10, "load": 0.001, "bare": 0.1, "train": 0.102, "efficiency": 0.98, "advice": ["rest"]}
+    return Bench(**{**numbers, **given}, rehearsal=rehearsal())
+
+
+def test_a_bench_gives_times_of_all_three_and_a_whole_run(plan):
+    made = bench(plan, seconds=1)
+    assert made.bs == 16
+    assert 0 < made.load < made.train
+    assert made.bare > 0
+    assert 0.2 < made.efficiency < 2
+    plain = json.loads(json.dumps(made.to_plain()))
+    assert plain["run_seconds"] == pytest.approx(made.rehearsal.run_seconds)
+    assert plain["limit"] == made.limit
+
+
+def test_the_share_of_the_floor_tells_slow_training(plan, monkeypatch):
+    """A callback that takes as long again as the step must show as half of the bare step's speed."""
+
+    class Burden(Callback):
+        def __init__(self, step):
+            self.step = step
+
+        def before_batch(self):
+            if self.training:
+                for _ in range(4):
+                    self.step()
+
+    step, learner = bare_step(plan, plan.learner(0).dls.train.one_batch()), type(plan).learner
+    monkeypatch.setattr(type(plan), "learner", lambda self, fold, cbs=(): learner(self, fold, [*cbs, Burden(step)]))
+    made = bench(plan, seconds=1)
+    assert made.efficiency < 0.4
+    assert made.limit == "what is done around the network's step"
+
+
+def test_the_bare_step_trains_on_one_batch(plan):
+    torch.manual_seed(0)
+    batch = plan.learner(0).dls.train.one_batch()
+    losses = []
+    monitor = plan.loss()
+
+    class Kept(type(monitor)):
+        def forward(self, logits, y):
+            loss = super().forward(logits, y)
+            losses.append(float(loss.detach()))
+            return loss
+
+    own = replace(plan, loss_func=lambda heads: Kept(heads), config=plan.config.model_copy(update={"lr": 0.01}))
+    step = bare_step(own, batch)
+    for _ in range(12):
+        step()
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_loader_s_time_is_per_batch(plan):
+    class Slow:
+        num_workers = 0
+
+        def __iter__(self):
+            for _ in range(4):
+                bench_module.time.sleep(0.02)
+                yield (torch.zeros(1),)
+
+    assert loading_seconds(Slow(), 0.1) == pytest.approx(0.02, rel=0.5)
+
+
+def test_words_and_limits():
+    text = str(measured())
+    assert "loading      0.100 ms a photo,  10000.0 photos/s" in text
+    assert "training    10.200 ms a photo,     98.0 photos/s: 98.0% of the bare step's speed" in text
+    assert "limit     the network itself" in text
+    assert text.splitlines()[-1] == "change    rest"
+    assert measured(efficiency=0.5, load=0.09).limit == "loading"
+    assert measured(efficiency=0.5).limit == "what is done around the network's step"
+
+
+def test_advice_is_of_what_was_measured(plan):
+    assert any("fewer pixels" in tip for tip in advice(plan, 0.001, 1.0, 0))
+    assert any("loading is as slow as the network: more than --workers 0" in tip for tip in advice(plan, 1.0, 1.0, 0))
+    assert any("--cache disk" in tip for tip in advice(replace(plan, maps=()), 0.001, 1.0, 0))
