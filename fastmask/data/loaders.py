@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskError, UsageError
 from fastmask.heads import Heads
+from fastmask.memory import keep_memory
 from fastmask.randomness import Counted, Stream
 from fastmask.terminal import say
 
@@ -122,7 +121,6 @@ class NormalizeBatch(DisplayedTransform):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
-        self._buffers = Buffers()
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def encodes(self, x: TensorImage) -> TensorImage:
@@ -141,7 +139,7 @@ class NormalizeBatch(DisplayedTransform):
         """(B, H, W, 3): the same numbers, but each of the 256 values of a channel is normalized once."""
         values = torch.arange(256, dtype=torch.uint8).view(1, 1, 256, 1).expand(1, 3, 256, 1)
         table = self._normalized(values)[0, ..., 0].T.reshape(256, 1, 3).numpy()
-        out = self._buffers.take(pixels.shape, np.float32)
+        out = np.empty(pixels.shape, np.float32)
         width = pixels.shape[2]
         cv2.LUT(pixels.reshape(-1, width, 3), table, dst=out.reshape(-1, width, 3))
         return torch.from_numpy(out)
@@ -170,34 +168,6 @@ def photo_block() -> TransformBlock:
 def heads_block(heads: Heads) -> TransformBlock:
     """The DataBlock's multi-category target: one class a head, in one tensor."""
     return TransformBlock(type_tfms=[EncodeHeads(heads)])
-
-
-class Buffers:
-    """Memory of batches, handed out again once nobody holds what was made of it: fresh pages cost more than the work.
-
-    A tensor made by `torch.from_numpy`, or anything that shares its memory, holds it. Only a few are kept.
-    """
-
-    _MOST = 4
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
-
-    def take(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """An array that nobody else holds; what is in it is left from before."""
-        count = math.prod(shape) * np.dtype(dtype).itemsize
-        i = next((i for i, (_, taken) in enumerate(self._kept) if taken() is None), len(self._kept))
-        if i == self._MOST:
-            return np.empty(shape, dtype)
-        memory = self._kept[i][0] if i < len(self._kept) else np.empty(0, np.uint8)
-        if len(memory) < count:
-            memory = np.empty(count, np.uint8)
-        array = memory[:count].view(dtype).reshape(shape)
-        self._kept[i : i + 1] = [(memory, weakref.ref(array))]
-        return array
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Buffers, ()
 
 
 @dataclass
@@ -233,7 +203,6 @@ class PhotoDL(TfmdDL):
     ) -> None:
         self.augments, self.maps, self.seed, self.fold = augments, maps, seed, fold
         self.passes = passes or Passes()
-        self._buffers = Buffers()
         self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
         self.pass_ = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
@@ -350,7 +319,7 @@ class PhotoDL(TfmdDL):
         batch: np.ndarray | None = None
         for i, image in enumerate(images):
             if batch is None:
-                batch = self._buffers.take((count, *image.shape), np.uint8)
+                batch = np.empty((count, *image.shape), np.uint8)
             if image.shape != batch.shape[1:]:
                 raise DataError(
                     f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x "
@@ -438,6 +407,8 @@ def dataloaders(
     augments = augments or default_augments(stats or REPORT_STATS)
     block = data_block(table, np.where(valid[:, None], table.y, table.train_y), valid, batch_stats(augments, stats))
     device = pick_device(device)
+    if device.type == "cpu":
+        keep_memory()
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
     bs = min(bs, int((~valid).sum()))
     dls = block.dataloaders(
@@ -550,6 +521,8 @@ def photo_loader(
     `training` takes the training augmentation instead, as counted by `passes`.
     """
     device = pick_device(device)
+    if device.type == "cpu":
+        keep_memory()
     return PhotoDL(
         PhotoList(paths, split_idx=0 if training else 1),
         bs=bs,

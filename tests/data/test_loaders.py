@@ -13,7 +13,6 @@ from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import (
-    Buffers,
     NormalizeBatch,
     TensorHeads,
     TensorPhotos,
@@ -270,22 +269,6 @@ def test_normalising_in_the_table_is_normalising_in_floats():
     assert (fast.dtype, type(fast)) == (torch.float32, TensorImage)
 
 
-def test_memory_is_handed_out_again_only_once_nobody_holds_it():
-    buffers = Buffers()
-    first = torch.from_numpy(buffers.take((4, 5), np.float32))
-    place = first.data_ptr()
-    part = first[1:].permute(1, 0)
-    del first
-    second = torch.from_numpy(buffers.take((4, 5), np.float32))
-    assert second.data_ptr() != place, "a view still holds it"
-    del part
-    third = torch.from_numpy(buffers.take((2, 5), np.float32))
-    assert third.data_ptr() == place
-    held = [torch.from_numpy(buffers.take((9, 9), np.uint8)) for _ in range(20)]
-    assert len({t.data_ptr() for t in held}) == 20
-    assert len(buffers._kept) == Buffers._MOST
-
-
 def test_batches_that_are_held_stay_as_they_are(table):
     dl = loaders(table).train
     held = list(dl)
@@ -293,17 +276,6 @@ def test_batches_that_are_held_stay_as_they_are(table):
     for _ in dl:
         pass
     assert sums == [x.sum().item() for x, _ in held]
-
-
-def test_memory_that_training_needs_is_not_handed_out():
-    normalize, weight = NormalizeBatch(*REPORT_STATS), torch.ones(1, 3, 1, 1, requires_grad=True)
-    photos = [TensorImage(torch.full((2, 8, 8, 3), value, dtype=torch.uint8).permute(0, 3, 1, 2)) for value in (9, 99)]
-    loss = (normalize(photos[0]) * weight).sum()
-    others = [normalize(photos[1]) for _ in range(6)]
-    loss.backward()
-    expected = normalize(photos[0]).sum((0, 2, 3))
-    torch.testing.assert_close(weight.grad.flatten(), torch.Tensor(expected))
-    assert len(others) == 6
 
 
 def test_pinned_memory_goes_to_the_device_without_waiting(monkeypatch):
