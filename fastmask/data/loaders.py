@@ -269,9 +269,14 @@ class PhotoDL(TfmdDL):
         photos, targets = self._columns
         kept = self._kept()
         for chosen in self.chunkify(samps):
+            batch: np.ndarray | None = None
+            for i, (position, row) in enumerate(chosen):
+                place = None if batch is None else batch[i]
+                image = self._augmented(photos[row], position, row, kept, place)
+                if image is not place:
+                    batch = stack(image, i, len(chosen), batch)
             rows = [row for _, row in chosen]
-            images = (self._augmented(photos[row], position, row, kept) for position, row in chosen)
-            yield (self._stacked(images, len(rows)), *(TensorHeads(target[rows]) for target in targets))
+            yield (channels_first(batch), *(TensorHeads(target[rows]) for target in targets))
 
     def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
         """One photo, augmented as (pass, position, row) says, and its target."""
@@ -282,7 +287,10 @@ class PhotoDL(TfmdDL):
     def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
         """Items -> the photos and the targets of a batch."""
         images, *targets = zip(*items, strict=True)
-        return (self._stacked(images, len(images)), *(torch.stack(t) for t in targets))
+        batch: np.ndarray | None = None
+        for i, image in enumerate(images):
+            batch = stack(image, i, len(images), batch)
+        return (channels_first(batch), *(torch.stack(t) for t in targets))
 
     def _which(self) -> int:
         """0 where the photos are to be seen by the training augmentation, 1 by that of validation."""
@@ -295,16 +303,26 @@ class PhotoDL(TfmdDL):
         prefix, _ = parts(self.augments[self._which()])
         return next((kept for kept in self.maps if kept.prefix == prefix.plain), PhotoMap())
 
-    def _augmented(self, photo: Any, position: int, row: int, kept: PhotoMap | None = None) -> np.ndarray:
-        """One photo, given as its path or what is read, augmented as (pass, position, row) says."""
+    def _augmented(
+        self, photo: Any, position: int, row: int, kept: PhotoMap | None = None, place: np.ndarray | None = None
+    ) -> np.ndarray:
+        """One photo, given as its path or what is read, augmented as (pass, position, row) says, at `place` if it can.
+
+        What is kept of it is copied first, since what augments may write to what it is given.
+        """
         start = kept.get(photo) if kept and isinstance(photo, str) else None
         image = read(photo) if start is None else start
         if self.augments is None:
             return image
         prefix, vary = parts(self.augments[self._which()])
         try:
-            # a copy, since what augments may write to what it is given
-            start = prefix(image) if start is None else start.copy()
+            if start is None:
+                start = prefix(image)
+            elif place is not None and place.shape == start.shape:
+                place[:] = start
+                start = place
+            else:
+                start = start.copy()
             made = vary(start, self._rng.at(self.pass_, position, row))
             if not is_photo(made):
                 raise ValueError(f"it gives {made.dtype} {made.shape}, not uint8 (height, width, 3)")
@@ -313,20 +331,6 @@ class PhotoDL(TfmdDL):
             size = f"{image.shape[0]} high and {image.shape[1]} wide"
             raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
         return made
-
-    def _stacked(self, images: Iterable[np.ndarray], count: int) -> TensorPhotos:
-        """(count, 3, H, W) uint8 in channels-last memory."""
-        batch: np.ndarray | None = None
-        for i, image in enumerate(images):
-            if batch is None:
-                batch = np.empty((count, *image.shape), np.uint8)
-            if image.shape != batch.shape[1:]:
-                raise DataError(
-                    f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x "
-                    f"{image.shape[1]}: the augmentation must end in one size; add a crop or a resize."
-                )
-            batch[i] = image
-        return TensorPhotos(torch.from_numpy(batch).permute(0, 3, 1, 2))
 
     def __iter__(self) -> Iterator[Any]:
         """One pass; a mistake found in a worker is told as if it had been found here."""
@@ -340,6 +344,27 @@ class PhotoDL(TfmdDL):
     def wif(self) -> None:
         """One thread a worker: opencv's own would fight over the cores."""
         cv2.setNumThreads(0)
+
+
+def stack(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:
+    """A batch (count, height, width, 3) with `image` as its `i`-th photo; made when the first comes.
+
+    Raises DataError where the photos differ in size.
+    """
+    if batch is None:
+        batch = np.empty((count, *image.shape), np.uint8)
+    if image.shape != batch.shape[1:]:
+        raise DataError(
+            f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x "
+            f"{image.shape[1]}: the augmentation must end in one size; add a crop or a resize."
+        )
+    batch[i] = image
+    return batch
+
+
+def channels_first(batch: Any) -> TensorPhotos:
+    """(B, height, width, 3) -> (B, 3, height, width), the same memory."""
+    return TensorPhotos(torch.from_numpy(batch).permute(0, 3, 1, 2))
 
 
 def columns_of(dataset: Any) -> tuple[list[Any], list[torch.Tensor]] | None:

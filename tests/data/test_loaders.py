@@ -251,6 +251,16 @@ def test_an_augmentation_that_writes_into_its_photo_spoils_no_map(table):
     assert np.array_equal(before, maps[0].get(str(table.photo(0))))
 
 
+def test_an_augmentation_may_give_back_a_view_of_its_photo(table):
+    def mirrored(image, rng):
+        return image[:, ::-1]
+
+    maps = photo_maps(table, (mirrored,))
+    x, _ = loaders(table, augments=(mirrored, mirrored), maps=maps).valid.one_batch()
+    plain, _ = loaders(table, augments=(lambda image, rng: image,) * 2, maps=maps).valid.one_batch()
+    assert torch.equal(torch.Tensor(x), torch.Tensor(plain).flip(-1))
+
+
 def test_photos_that_come_out_in_two_sizes_are_refused(table):
     def cut(image, rng):
         return image[: 64 - rng.integers(2)]
