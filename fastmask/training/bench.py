@@ -15,12 +15,16 @@ from fastai.data.core import TfmdDL
 
 from fastmask.data.loaders import default_workers, pick_device
 from fastmask.model.adamp import AdamP
+from fastmask.model.schedule import lr_schedule
+from fastmask.training.callbacks import FiniteLoss
 from fastmask.training.plan import Plan, build
 from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
 from fastmask.training.step import autocast, fitting
 
 # how many pairs of steps are timed at least, after some that warm up
 _ROUNDS, _WARM = 5, 2
+# steps of a GPU's turn
+_GPU_TURN = 10
 # a part of a step under which nothing is worth changing
 _SMALL = 0.05
 
@@ -73,16 +77,17 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
     Training and bare steps take turns, so that what else the machine does is shared out between them.
     """
     rehearsal = rehearse(plan)
-    learn = plan.learner(0)
+    config = plan.config
+    # what of a fold's callbacks works in a step
+    schedule = lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma)
+    learn = plan.learner(0, [*schedule, FiniteLoss()])
     load = loading_seconds(learn.dls.train, seconds / 10)
-    turns = Turns(bare_step(plan, learn.dls.train.one_batch()), 2 * learn.dls.train.num_workers, seconds)
+    turns = Turns(bare_step(plan, learn.dls.train.one_batch()), seconds)
     learn.add_cb(turns)
-    with fitting(learn, plan.config.tf32):
+    with fitting(learn, config.tf32):
         # more epochs than it takes; the callback ends them
         learn.fit(10**6)
-    pairs = turns.pairs[_WARM:]
-    train, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
-    efficiency = statistics.median(bare / train for train, bare in pairs)
+    train, bare, efficiency = turns.medians()
     return Bench(
         bs=learn.dls.train.bs,
         load=load,
@@ -128,37 +133,52 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
 
 
 class Turns(Callback):
-    """Times training steps and bare steps in turn, into `pairs` of seconds, and ends the fit when it has enough.
+    """Times training steps and bare steps in turn, into `pairs` of seconds a step, and ends the fit when it has enough.
 
-    After a turn of the bare step, loading processes have `ahead` batches ready: so many training steps are not timed.
+    On a GPU a turn has several steps: it works on while the host prepares the next, and waiting for each would hide
+    that. After a bare turn loading processes have batches ready, so the steps that use those up are not timed.
     Validation is left out.
     """
 
     order = 100
 
-    def __init__(self, bare: Callable[[], None], ahead: int, seconds: float) -> None:
-        self.bare, self.ahead, self.seconds = bare, ahead, seconds
+    def __init__(self, bare: Callable[[], None], seconds: float) -> None:
+        self.bare, self.seconds = bare, seconds
         self.pairs: list[tuple[float, float]] = []
 
     def before_fit(self) -> None:
-        self._steps, self._until = 0, time.perf_counter() + self.seconds
+        train, self._until = self.learn.dls.train, time.perf_counter() + self.seconds
+        self.turn = min(_GPU_TURN if self.learn.dls.device.type == "cuda" else 1, len(train))
+        self.ahead = min(2 * train.num_workers, len(train) - self.turn)
 
     def before_train(self) -> None:
-        self._last = time.perf_counter()
+        self._begin()
 
     def after_batch(self) -> None:
-        device = self.learn.dls.device
-        synchronize(device)
-        now = time.perf_counter()
-        train, self._steps = now - self._last, self._steps + 1
-        if self._steps > self.ahead:
-            self.bare()
-            synchronize(device)
-            self.pairs.append((train, time.perf_counter() - now))
-            self._steps = 0
-            if len(self.pairs) >= _WARM + _ROUNDS and time.perf_counter() > self._until:
+        self._steps += 1
+        if self._steps == self.ahead:
+            self._start = self._now()
+        elif self._steps == self.ahead + self.turn:
+            middle = self._now()
+            for _ in range(self.turn):
+                self.bare()
+            self.pairs.append(((middle - self._start) / self.turn, (self._now() - middle) / self.turn))
+            if len(self.pairs) >= _WARM + _ROUNDS and middle > self._until:
                 raise CancelFitException
-        self._last = time.perf_counter()
+            self._begin()
+
+    def medians(self) -> tuple[float, float, float]:
+        """Seconds of a training step and of a bare step, and what training reaches of the bare step's speed."""
+        pairs = self.pairs[_WARM:]
+        train, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+        return train, bare, statistics.median(bare / train for train, bare in pairs)
+
+    def _begin(self) -> None:
+        self._steps, self._start = 0, self._now()
+
+    def _now(self) -> float:
+        synchronize(self.learn.dls.device)
+        return time.perf_counter()
 
     def before_validate(self) -> None:
         raise CancelEpochException
