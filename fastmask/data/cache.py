@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
-
 from fastmask.data.augment import Prefix, is_photo, unfit
 from fastmask.data.photo import decode_named, in_threads, read_bytes
 from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.files import cache_home, read_json, replacing, write_json
 from fastmask.terminal import bar
+from filelock import FileLock, Timeout
 
 FORMAT = 1
 # what is left free on the disk, and how many photos foretell the size of all

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
 from fastmask.data.photo import SUFFIXES
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, UsageError

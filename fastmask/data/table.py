@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 

@@ -4,25 +4,17 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from fastai.torch_core import TensorImage, to_device
+from fastai.torch_core import TensorImage
 from fasttransform import Transform
 from PIL import Image
 
-import fastmask.data.loaders
+import fastmask.data.transforms
 from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import (
-    NormalizeBatch,
-    TensorHeads,
-    TensorPhotos,
-    batch_stats,
-    dataloaders,
-    photo_loader,
-    photo_maps,
-    pick_device,
-)
+from fastmask.data.loaders import batch_stats, dataloaders, photo_loader, photo_maps, pick_device
 from fastmask.data.photo import read_photo
+from fastmask.data.transforms import TensorHeads, TensorPhotos
 from fastmask.errors import DataError, UsageError
 
 SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
@@ -64,12 +56,6 @@ def test_the_batch_equals_albumentations_normalize_and_totensor(table):
     rows = [row for row, fold in enumerate(assign_folds(table, 3, stratify="gender")) if fold == 0]
     expected = torch.stack([whole(image=read_photo(table.photo(row)))["image"] for row in rows])
     torch.testing.assert_close(torch.cat([torch.Tensor(x) for x, _ in dl]), expected, atol=1e-5, rtol=0)
-
-
-def test_normalising_can_be_undone():
-    x = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    normalize = NormalizeBatch(*REPORT_STATS)
-    torch.testing.assert_close(torch.Tensor(normalize.decode(normalize(TensorImage(x)))), x / 255)
 
 
 def test_training_leaves_the_fold_out_and_drops_the_last_batch(table):
@@ -229,7 +215,7 @@ def test_types_are_the_same_whichever_way_a_batch_is_made(table):
 def test_a_photo_outside_the_map_is_decoded_on_the_spot(table, monkeypatch):
     dls = loaders(table, maps=photo_maps(table.select(range(7, len(table))), (TRAIN, VALID)))
     assert equal(batches(dls.train), batches(loaders(table, maps=[]).train))
-    monkeypatch.setattr(fastmask.data.loaders, "read_photo", lambda path: pytest.fail("it is in the map"))
+    monkeypatch.setattr(fastmask.data.transforms, "read_photo", lambda path: pytest.fail("it is in the map"))
     dls.train.new(get_idxs=lambda: [9] * 8).one_batch()
 
 
@@ -269,16 +255,6 @@ def test_photos_that_come_out_in_two_sizes_are_refused(table):
         batches(loaders(table, augments=(cut, cut)).train)
 
 
-def test_normalising_in_the_table_is_normalising_in_floats():
-    normalize = NormalizeBatch(*REPORT_STATS)
-    photos = torch.randint(0, 256, (3, 40, 20, 3), dtype=torch.uint8)
-    fast = normalize(TensorImage(photos.permute(0, 3, 1, 2)))
-    slow = normalize(TensorImage(photos.permute(0, 3, 1, 2).contiguous()))
-    assert torch.equal(torch.Tensor(fast), torch.Tensor(slow))
-    assert fast.is_contiguous(memory_format=torch.channels_last)
-    assert (fast.dtype, type(fast)) == (torch.float32, TensorImage)
-
-
 def test_batches_that_are_held_stay_as_they_are(table):
     dl = loaders(table).train
     held = list(dl)
@@ -286,16 +262,6 @@ def test_batches_that_are_held_stay_as_they_are(table):
     for _ in dl:
         pass
     assert sums == [x.sum().item() for x, _ in held]
-
-
-def test_pinned_memory_goes_to_the_device_without_waiting(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: asked.append(kwargs) or self)
-    x = TensorPhotos(torch.zeros(1, 3, 2, 2))
-    to_device(x, "cpu")
-    monkeypatch.setattr(TensorPhotos, "is_pinned", lambda self: True)
-    to_device((x,), "cpu")
-    assert asked == [{"non_blocking": False}, {"non_blocking": True}]
 
 
 def test_augmented_with_maps_two_workers_give_what_none_gives(table):

@@ -1,0 +1,147 @@
+"""Transforms: what the DataBlock does to photos and labels, and the tensors that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from fastai.torch_core import TensorBase, TensorImage, show_title
+from fastmask.data.augment import is_photo
+from fastmask.data.photo import read_photo
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Heads
+from fasttransform import DisplayedTransform, Transform
+from PIL import Image
+
+
+class Handed(TensorBase):
+    """A tensor of a batch, which goes from pinned memory to a GPU without anybody waiting for it."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """`Tensor.to`; fastai asks it to wait, which would be for all that the GPU still has to do."""
+        if self.is_pinned():
+            kwargs["non_blocking"] = True
+        return super().to(*args, **kwargs)
+
+
+class TensorPhotos(Handed, TensorImage):
+    """Photos of a batch: (B, 3, H, W)."""
+
+
+class TensorHeads(Handed):
+    """A class number a head: (heads,) or (B, heads) int64, -1 where unknown."""
+
+
+class HeadNames(list[str]):
+    """A class name a head, shown as the title of its photo."""
+
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """Set the title of a matplotlib axis, or print."""
+        return show_title(str(self), ctx=ctx, **kwargs)
+
+    def __str__(self) -> str:
+        return " ".join(name or "?" for name in self)
+
+
+class EncodeHeads(DisplayedTransform):
+    """Class numbers or names, one a head -> TensorHeads, and back to names."""
+
+    def __init__(self, heads: Heads) -> None:
+        self.heads = heads
+
+    def encodes(self, y: np.ndarray | list) -> TensorHeads:  # type: ignore[type-arg] # plum dispatches on it
+        codes: Any = self.heads.encode(list(y)) if isinstance(y[0], str) else y
+        return TensorHeads(torch.as_tensor(codes, dtype=torch.int64))
+
+    def decodes(self, y: TensorHeads) -> HeadNames:
+        return HeadNames(self.heads.decode(y.tolist()))
+
+    @property
+    def vocab(self) -> Any:
+        """Refused: fastai would take it for that of one target, and count class 0 of two heads as the same class."""
+        raise UsageError(
+            f"A photo here has a class of each of {', '.join(self.heads.names)}, so there is no one vocabulary: "
+            "take fm.interpretation(learn, head) for what fastai would interpret, or heads_of(dls) for the classes."
+        )
+
+
+class ReadPhoto(Transform):
+    """A path or an opened image -> (height, width, 3) uint8 RGB; an array is taken as one already."""
+
+    input_types = (str, Path, Image.Image)
+
+    def encodes(self, photo: str | Path | Image.Image) -> np.ndarray:
+        return read(photo)
+
+
+def read(photo: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """What `ReadPhoto` does, without fastai's dispatch."""
+    if isinstance(photo, str | Path):
+        return read_photo(photo)
+    image = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
+    if not is_photo(image):
+        raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
+    return image
+
+
+class Lookup(Transform):
+    """A row number -> what `values` has there: its path, its labels."""
+
+    input_types = int
+
+    def __init__(self, values: Sequence[Any] | np.ndarray) -> None:
+        super().__init__()
+        self.values = values
+
+    def encodes(self, row: int) -> object:
+        return self.values[row]
+
+
+class NormalizeBatch(DisplayedTransform):
+    """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, as albumentations' Normalize and ToTensorV2 a photo."""
+
+    order = 99
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def encodes(self, x: TensorImage) -> TensorImage:
+        if x.dtype != torch.uint8:
+            return x
+        pixels = x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)
+        if x.device.type == "cpu" and pixels.is_contiguous() and pixels.numel():
+            return TensorImage(self._looked_up(pixels.numpy()).permute(0, 3, 1, 2))
+        return self._normalized(x)
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = self._per_channel(x)
+        return x.float().sub_(mean * 255).div_(std * 255)
+
+    def _looked_up(self, pixels: np.ndarray) -> torch.Tensor:
+        """(B, H, W, 3): the same numbers, but each of the 256 values of a channel is normalized once."""
+        values = torch.arange(256, dtype=torch.uint8).view(1, 1, 256, 1).expand(1, 3, 256, 1)
+        table = self._normalized(values)[0, ..., 0].T.reshape(256, 1, 3).numpy()
+        out = np.empty(pixels.shape, np.float32)
+        width = pixels.shape[2]
+        cv2.LUT(pixels.reshape(-1, width, 3), table, dst=out.reshape(-1, width, 3))
+        return torch.from_numpy(out)
+
+    def decodes(self, x: TensorImage) -> TensorImage:
+        mean, std = self._per_channel(x)
+        return (x * std + mean).clamp(0, 1)
+
+    def _per_channel(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and deviations as (1, channels, 1, 1), sent to a device once: sending waits for it."""
+        if x.device not in self._on_device:
+            mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            self._on_device[x.device] = mean, std
+        return self._on_device[x.device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a learner that is exported may be loaded where there is no such device
+        return {**self.__dict__, "_on_device": {}}
