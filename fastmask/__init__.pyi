@@ -14,6 +14,7 @@ from .data.loaders import PhotoDL as PhotoDL
 from .data.loaders import dataloaders as dataloaders
 from .data.loaders import heads_block as heads_block
 from .data.loaders import photo_block as photo_block
+from .data.loaders import photo_maps as photo_maps
 from .data.readers import read_csv as read_csv
 from .data.readers import read_data as read_data
 from .data.readers import read_folders as read_folders

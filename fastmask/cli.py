@@ -7,7 +7,6 @@ heavy is imported before a command runs.
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ import typer
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_target
 from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers, option, with_settings, words
-from fastmask.terminal import bar, say
+from fastmask.terminal import bar, in_bytes, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -80,16 +79,17 @@ def fit(
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
     table = _read_table(settings)
-    from fastmask.training.budget import fit_into
-    from fastmask.training.crossval import reopen
+    from fastmask.training.budget import RESERVE, check_whole, shorten
+    from fastmask.training.crossval import reopen, resumed
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import rehearse
 
-    plan = prepare(table, settings, say=say)
-    chosen = plan.check_folds(folds)
+    check_whole(settings.hours, folds)
+    plan = prepare(table, resumed(settings, out) if resume else settings, say=say)
+    plan.check_folds(folds)
     if settings.hours is not None and not resume:
-        plan, _ = fit_into(plan, settings.hours, time.monotonic(), folds, say)
-        chosen = plan.check_folds(folds)
+        plan = shorten(plan, rehearse(plan), settings.hours * 3600 * (1 - RESERVE))
+    chosen = plan.check_folds(folds)
     if resume:
         done = reopen(out, plan).trained_folds
         chosen = [fold for fold in chosen if fold not in done]
@@ -245,7 +245,7 @@ def list_(cache_dir: _CACHE_DIR = None) -> None:
     found = list_caches(cache_dir)
     for cache in found:
         typer.echo(str(cache))
-    say(f"{cache_dir or photos_folder()}: {len(found)} caches, {sum(c.bytes for c in found) / 1e9:.2f} GB")
+    say(f"{cache_dir or photos_folder()}: caches {len(found)}, {in_bytes(sum(c.bytes for c in found))}")
 
 
 @caches.command("clear")
@@ -259,7 +259,7 @@ def clear(
     from fastmask.data.cache import clear_cache
 
     gone = clear_cache(names or (), cache_dir)
-    typer.echo(f"{len(gone)} caches removed, {sum(c.bytes for c in gone) / 1e9:.2f} GB")
+    typer.echo(f"caches removed: {len(gone)}, {in_bytes(sum(c.bytes for c in gone))}")
 
 
 @app.command()
@@ -290,7 +290,7 @@ def predict(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda:0. (default: the GPU if there is one)", show_default=False)
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16, as in fit.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (the run's; on a CPU fp32), fp32, bf16 or fp16.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
 ) -> None:
     """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file."""

@@ -9,7 +9,9 @@ from functools import cache
 
 # of malloc.h, and what they are set to: freed memory is given back only above these bytes
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT, _LARGEST = 2**31 - 1, 2**30
+_KEPT = 2**31 - 1
+# glibc before 2.35 takes no more than the second
+_LARGEST = (2**30, 2**25)
 # by these a user has had a say already
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
@@ -19,10 +21,11 @@ def keep_memory() -> bool:
     """Let the C library keep freed memory instead of giving it back to the system; returns whether it does.
 
     A network on a CPU frees and takes gigabytes a step, and the system's fresh pages cost up to as much time as the
-    arithmetic. It holds for the whole process, whose peak stays as it is, and is for glibc (Linux); elsewhere, and
-    where the user has set malloc's own variables, nothing is changed. Source: mallopt(3).
+    arithmetic. It holds for the whole process, which then keeps what it once had, and is for glibc (Linux); elsewhere,
+    and where the user has set malloc's own variables, nothing is changed. Source: mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _VARIABLES):
         return False
     library = ctypes.CDLL(None)
-    return all([library.mallopt(_MMAP_THRESHOLD, _LARGEST), library.mallopt(_TRIM_THRESHOLD, _KEPT)])
+    taken = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST)
+    return taken and bool(library.mallopt(_TRIM_THRESHOLD, _KEPT))

@@ -26,3 +26,22 @@ def bar(what: str) -> Iterator[Progress]:
     with Bar(console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def in_bytes(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

@@ -1054,7 +1054,8 @@ def test_bench_says_what_limits_a_run(small: list[str], fastmask: Command, work:
     assert [line.split()[0] for line in answer.out.splitlines()] == rows
     plain = json.loads(fastmask("bench", *small[1:], "--seconds", 1, "--json").out)
     assert plain["bs"] == 16
-    assert plain["load"] < plain["train"]
+    assert plain["load_seconds_a_batch"] < plain["train_seconds_a_batch"]
+    assert fastmask("bench", *small[1:], "--seconds", "nan").code == ASKED_WRONGLY
     assert snapshot(work) == before
 
 
@@ -1063,24 +1064,27 @@ def test_photos_are_decoded_once_and_caches_can_be_listed_and_cleared(
 ) -> None:
     here = ["--cache-dir", "decoded"]
     first = fastmask(*small, *here, "--cache", "disk", "--dry-run")
-    assert any(line.startswith("Decoded 84 photos in") for line in first.err)
+    assert any(line.startswith("Decoded 84 different photos in") for line in first.err)
     assert not any("Decoded" in line for line in fastmask(*small, *here, "--dry-run").err)
     listed = fastmask("cache", "list", *here)
     assert listed.out.split()[1:3] == ["84", "photos"]
-    assert listed.err == ["decoded: 1 caches, 0.00 GB"]
+    assert listed.err == ["decoded: caches 1, 516 kB"]
     name = listed.out.split()[0]
     assert fastmask("cache", "clear", "other", *here).code == ASKED_WRONGLY
-    assert fastmask("cache", "clear", name, *here).out == "1 caches removed, 0.00 GB\n"
+    assert fastmask("cache", "clear", name, *here).out == "caches removed: 1, 516 kB\n"
     assert fastmask("cache", "list", *here).out == ""
 
 
 def test_hours_choose_the_epochs(small: list[str], fastmask: Command) -> None:
     answer = fastmask(*small, "--hours", 2, "--dry-run")
     assert answer.code == DONE
-    assert any(line.startswith("--hours 2: 2 folds of 2 epochs, ") for line in answer.err)
+    assert "2 folds of 2 epochs" in answer.out
     refused = fastmask(*small, "--hours", 0.00001, "--out", "run")
     assert refused.code == ASKED_WRONGLY
-    assert "--hours is too short: 2 folds of one epoch take" in refused.errors[0]
+    assert "--hours is too short: one epoch of all folds takes" in refused.errors[0]
+    apart = fastmask(*small, "--hours", 2, "--fold", 0, "--out", "run")
+    assert apart.code == ASKED_WRONGLY
+    assert "--hours chooses the epochs of a whole run" in apart.errors[0]
     assert not Path("run").exists()
 
 

@@ -1,5 +1,6 @@
 """Every example runs."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -84,3 +85,13 @@ def test_the_saved_notebook_is_an_executed_one():
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+
+
+# twelve persons are few for five folds
+@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")
+def test_adamp_step(example, contest, monkeypatch, capsys):
+    monkeypatch.setattr("fastmask.data.sample.cached_sample", lambda **_: contest)
+    example("benchmarks/adamp_step.py", "test_resnet")
+    out = capsys.readouterr().out
+    assert float(re.search(r"after 50 steps: (\S+)", out)[1]) <= 1e-5
+    assert float(re.search(r"channel by channel (\S+?),", out)[1]) > 1

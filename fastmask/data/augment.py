@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from fastmask.config import Config
 from fastmask.errors import DataError, UsageError, one_line
 

@@ -15,23 +15,25 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
+
 from fastmask.data.augment import Prefix, is_photo, unfit
 from fastmask.data.photo import decode_named, in_threads, read_bytes
 from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.files import cache_home, read_json, replacing, write_json
-from fastmask.terminal import bar
-from filelock import FileLock, Timeout
+from fastmask.terminal import bar, duration, in_bytes
 
 FORMAT = 1
-# what is left free on the disk, and how many photos foretell the size of all
+# what is left free on the disk, and how many photos stand for all
 _RESERVE, _PROBED = 10**9, 16
 _PIXELS, _INDEX = ".photos", ".json"
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
@@ -60,15 +62,14 @@ class PhotoMap:
         """What is kept of the photo at `path`, None where nothing is."""
         return self._photos.get(path)
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of each photo, in the order that the map was asked for."""
-        return [(photo.shape[0], photo.shape[1]) for photo in self._photos.values()]
+    def sizes(self, paths: Iterable[str]) -> list[tuple[int, int]]:
+        """(height, width) of what is kept of each of `paths`."""
+        return [(self._photos[path].shape[0], self._photos[path].shape[1]) for path in paths]
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.file is None:
             return PhotoMap, (self.prefix,)
-        return _reopen, (self.prefix, self.file, list(self._photos), self.sizes, self._starts())
+        return _reopen, (self.prefix, self.file, list(self._photos), self.sizes(self._photos), self._starts())
 
     def _starts(self) -> list[int]:
         first = min(_address(photo) for photo in self._photos.values())
@@ -99,12 +100,13 @@ def photo_map(
         return PhotoMap(prefix.plain)
     source = _Source(paths, digests, prefix)
     refusals: list[str] = []
-    for place, make in (("disk", _on_disk), ("ram", _in_memory)):
+    on_disk = partial(_on_disk, folder=Path(folder or photos_folder()))
+    for place, make in (("disk", on_disk), ("ram", _in_memory)):
         if cache in (place, "auto"):
             try:
-                return make(source, Path(folder) if folder else photos_folder(), say)
+                return make(source, say=say)
             except (OSError, UsageError) as error:
-                refusals.append(f"{place}: {getattr(error, 'strerror', None) or one_line(error)}")
+                refusals.append(f"{place}: {one_line(error)}")
     message = f"Photos are decoded anew in every epoch, for want of a cache ({'; '.join(refusals)})"
     if cache == "auto":
         say(message)
@@ -155,10 +157,14 @@ class _Source:
         """What the prefix makes of each photo, in the order of the digests."""
         return _shown("decoding photos", in_threads(self.decode, self.unique), len(self.unique))
 
+    @property
+    def probed(self) -> range:
+        """A few photos that stand for all."""
+        return range(0, len(self.unique), -(-len(self.unique) // _PROBED))
+
     def bytes_needed(self) -> int:
         """How much all photos take, by a few of them."""
-        probed = self.unique[:: -(-len(self.unique) // _PROBED)]
-        return sum(self.decode(photo).nbytes for photo in probed) * len(self.unique) // len(probed)
+        return sum(self.decode(self.unique[i]).nbytes for i in self.probed) * len(self.unique) // len(self.probed)
 
     def map(self, photos: Sequence[np.ndarray], file: Path | None = None) -> PhotoMap:
         """The map of all paths, given the photos in the order of the digests."""
@@ -192,7 +198,7 @@ def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
         left.unlink()
     needed, free = source.bytes_needed(), shutil.disk_usage(file.parent).free
     if needed + _RESERVE > free:
-        raise OSError(f"{file.parent} has {free / 1e9:.1f} GB free, photos take {needed / 1e9:.1f} GB")
+        raise OSError(f"{file.parent} has {in_bytes(free)} free, photos take {in_bytes(needed)}")
     start, sizes = time.perf_counter(), []
     with replacing(file) as beside, beside.open("wb") as out:
         for photo in source.decoded():
@@ -202,21 +208,22 @@ def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
     index = {"format": FORMAT, "photos": len(sizes), "sizes": _runs(sizes), "prefix": source.prefix.plain}
     write_json(file.with_suffix(_INDEX), index)
     seconds = time.perf_counter() - start
-    say(f"Decoded {len(sizes)} photos in {seconds:.0f} s into {file.parent} ({file.stat().st_size / 1e9:.2g} GB)")
+    size = in_bytes(file.stat().st_size)
+    say(f"Decoded {len(sizes)} different photos in {duration(seconds)} into {file.parent} ({size})")
     made = _open(source, file)
     if made is None:
         raise OSError(f"{file} is not what was written")
     return made
 
 
-def _in_memory(source: _Source, _: Path, say: Say) -> PhotoMap:
+def _in_memory(source: _Source, say: Say) -> PhotoMap:
     needed, memory = source.bytes_needed(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed * 2 > memory:
-        raise OSError(f"photos take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB")
+        raise OSError(f"photos take {in_bytes(needed)}, this machine has {in_bytes(memory)}")
     photos = list(source.decoded())
     for photo in photos:
         photo.flags.writeable = False
-    say(f"Decoded {len(photos)} photos into memory ({sum(p.nbytes for p in photos) / 1e9:.2g} GB)")
+    say(f"Decoded {len(photos)} different photos into memory ({in_bytes(sum(p.nbytes for p in photos))})")
     return source.map(photos)
 
 
@@ -230,7 +237,9 @@ def _open(source: _Source, file: Path) -> PhotoMap | None:
         return None
     pixels = np.asarray(np.memmap(file, np.uint8, "r"))
     photos = [pixels[a:b].reshape(*size, 3) for (a, b), size in zip(pairwise(ends), sizes, strict=True)]
-    return source.map(photos, file)
+    # whatever has happened to the files, a few photos tell
+    same = all(np.array_equal(photos[i], source.decode(source.unique[i])) for i in source.probed)
+    return source.map(photos, file) if same else None
 
 
 def _reopen(
@@ -273,23 +282,38 @@ def _runs(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A cache on the disk: its name, how many photos, bytes, when it was made (seconds since 1970)."""
+    """A cache on the disk: its file, of what transforms, how many photos, bytes, made when (seconds since 1970)."""
 
     path: Path
+    prefix: list[str]
     photos: int
     bytes: int
     made: float
 
     def __str__(self) -> str:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.made))
-        return f"{self.path.stem}  {self.photos:7d} photos  {self.bytes / 1e9:8.2f} GB  {made}"
+        what = ", ".join(self.prefix) or "whole photos"
+        return f"{self.path.stem}  {self.photos:7d} photos  {in_bytes(self.bytes):>8}  {made}  {what}"
 
 
 def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
-    """The caches in a folder, the newest first."""
-    files = Path(folder or photos_folder()).glob(f"*{_PIXELS}")
-    found = [CacheFile(f, len(_read_sizes(f) or ()), f.stat().st_size, f.stat().st_mtime) for f in files if f.is_file()]
+    """The caches in a folder, the newest first; raises UsageError if there is no such folder."""
+    if folder and not Path(folder).is_dir():
+        raise UsageError(f"{folder} is not a folder; expected the --cache-dir of a run.")
+    files = [file for file in Path(folder or photos_folder()).glob(f"*{_PIXELS}") if file.is_file()]
+    found = [
+        CacheFile(file, _transforms(file), len(_read_sizes(file) or ()), file.stat().st_size, file.stat().st_mtime)
+        for file in files
+    ]
     return sorted(found, key=lambda cache: -cache.made)
+
+
+def _transforms(file: Path) -> list[str]:
+    """The names of the transforms of a cache's prefix, for a person to read."""
+    try:
+        return [t["transform"]["__class_fullname__"] for t in read_json(file.with_suffix(_INDEX))["prefix"]]
+    except (DataError, KeyError, TypeError):
+        return ["broken: made anew when it is needed"]
 
 
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
@@ -306,8 +330,20 @@ def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> 
         # the index first: without it nobody takes the pixels for whole
         cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
         cache.path.unlink(missing_ok=True)
-        _lock_file(cache.path).unlink(missing_ok=True)
+    if not names:
+        _clear_left(Path(folder or photos_folder()))
     return chosen
+
+
+def _clear_left(folder: Path) -> None:
+    """Remove what builds that were killed have left, but not what a build writes now."""
+    for left in folder.glob(f".*{_PIXELS}.*.part"):
+        lock = FileLock(folder / f"{left.name.split(_PIXELS)[0]}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                left.unlink(missing_ok=True)
+        except Timeout:
+            continue
 
 
 def _lock_file(file: Path) -> Path:

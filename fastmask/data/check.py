@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from fastmask.config import Config
 from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
 from fastmask.data.check_labels import check_labels

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 import pandas as pd
+
 from fastmask.data.findings import ERROR, WARNING, Finding, count
 from fastmask.data.folds import assign_folds, units_of_classes
 from fastmask.data.table import Table

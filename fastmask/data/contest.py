@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from fastmask.data.photo import SUFFIXES
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, UsageError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings

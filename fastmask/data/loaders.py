@@ -15,6 +15,7 @@ import torch
 from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL, TfmdLists
 from fastai.data.transforms import ToTensor
+
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, is_photo, parts, report_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
@@ -254,7 +255,8 @@ def _column(items: TfmdLists) -> list[Any] | None:
     transforms = list(items.tfms.fs)
     if not all(isinstance(transform, Lookup | ReadPhoto | EncodeHeads) for transform in transforms):
         return None
-    values = list(items.items)
+    # a file that is named is read as it is now: only the rows of a table are in a map
+    values: list[Any] = [Path(item) if isinstance(item, str) else item for item in items.items]
     for lookup in (transform for transform in transforms if isinstance(transform, Lookup)):
         values = [lookup.values[value] if isinstance(value, int) else value for value in values]
     named = any(isinstance(t, EncodeHeads) for t in transforms) and any(isinstance(value[0], str) for value in values)

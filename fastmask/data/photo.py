@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 import simplejpeg
-from fastmask.errors import DataError
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fastmask.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _ORIENTATION = 0x0112

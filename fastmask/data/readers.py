@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
 from fastmask.data.contest import CONTEST_COLUMNS, contest_folder, read_contest
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.photo import SUFFIXES, photos_in

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
 from fastmask.data.drawing import STEMS, Person, take_photo
 from fastmask.errors import UsageError
 from fastmask.files import cache_home

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 

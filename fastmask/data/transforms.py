@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import torch
 from fastai.torch_core import TensorBase, TensorImage, show_title
+from fasttransform import DisplayedTransform, Transform
+from PIL import Image
+
 from fastmask.data.augment import is_photo
 from fastmask.data.photo import read_photo
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import Heads
-from fasttransform import DisplayedTransform, Transform
-from PIL import Image
 
 
 class Handed(TensorBase):
@@ -82,7 +83,8 @@ def read(photo: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     """What `ReadPhoto` does, without fastai's dispatch."""
     if isinstance(photo, str | Path):
         return read_photo(photo)
-    image = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
+    # a copy, since what augments may write to it
+    image = np.array(photo.convert("RGB") if isinstance(photo, Image.Image) else photo)
     if not is_photo(image):
         raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
     return image

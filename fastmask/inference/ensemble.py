@@ -97,8 +97,8 @@ def predict(
 
     The inference transform is the run's validation transform, one object. `tta` views are averaged: the photo, its
     mirror image, then passes of the training augmentation, every second one mirrored. `members` are the folds to use,
-    such as ["fold0", "fold2"]; all by default. `precision` is as in `fit`. Memory grows with the photos by their
-    probabilities only. `progress` is called with (batches done, batches in all).
+    such as ["fold0", "fold2"]; all by default. `precision` "auto" is that of the run, on a CPU fp32. Memory grows with
+    the photos by their probabilities only. `progress` is called with (batches done, batches in all).
     """
     run = run if isinstance(run, Run) else Run.load(run)
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
@@ -106,6 +106,8 @@ def predict(
             raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
     names, paths = find_photos(images)
     picked = pick_device(device)
+    if precision == "auto":
+        precision = "fp32" if picked.type == "cpu" else run.config.precision
     computing = autocast(picked, resolve_precision(precision, picked))
     augments = augmentations(run.pipelines)
     stats = batch_stats(augments)

@@ -233,7 +233,7 @@ class _Projection:
         weights = channels[:4].sum(2)
         by_channel = channels[4].amax(1) < delta / self.root_width
         by_weight = _cosine(weights, eps) < delta / self.root_size
-        decay = group["lr"] * group["weight_decay"]
+        decay = group["lr"] * max(group["weight_decay"], 0.0)
         decays = torch.where(by_channel | by_weight, decay * group["wd_ratio"], decay)
         radial = torch.where(by_weight, _radial(weights, eps), 0.0)
         radial = torch.where(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import chain, islice, repeat
+from dataclasses import dataclass, replace
+from itertools import chain, count, islice, repeat
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from fastai.callback.core import Callback, CancelEpochException, CancelFitExcept
 from fastai.data.core import TfmdDL
 
 from fastmask.data.loaders import default_workers, pick_device
+from fastmask.errors import UsageError
 from fastmask.model.adamp import AdamP
 from fastmask.model.schedule import lr_schedule
 from fastmask.training.callbacks import FiniteLoss
@@ -25,6 +26,7 @@ from fastmask.training.step import autocast, fitting
 _ROUNDS, _WARM = 5, 2
 # steps of a GPU's turn
 _GPU_TURN = 10
+_MOST_SECONDS = 86400
 # a part of a step under which nothing is worth changing
 _SMALL = 0.05
 
@@ -33,7 +35,7 @@ _SMALL = 0.05
 class Bench:
     """Seconds a batch of `bs` photos: `load` alone, the `bare` step alone, a step of `train`, loading included.
 
-    `efficiency` is what training reaches of the bare step, the median of pairs timed one after the other.
+    All are medians; `efficiency` is what training reaches of the bare step's speed.
     """
 
     bs: int
@@ -66,9 +68,20 @@ class Bench:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        rehearsal = self.rehearsal
-        seconds = {"epoch_seconds": rehearsal.epoch_seconds, "run_seconds": rehearsal.run_seconds}
-        return {**asdict(self), "limit": self.limit, **seconds}
+        return {
+            "bs": self.bs,
+            "load_seconds_a_batch": self.load,
+            "bare_seconds_a_batch": self.bare,
+            "train_seconds_a_batch": self.train,
+            "efficiency": self.efficiency,
+            "limit": self.limit,
+            "advice": self.advice,
+            "epoch_seconds": self.rehearsal.epoch_seconds,
+            "run_seconds": self.rehearsal.run_seconds,
+            "memory_bytes": self.rehearsal.memory,
+            "device_memory_bytes": self.rehearsal.device_memory,
+            "disk_bytes": self.rehearsal.disk,
+        }
 
 
 def bench(plan: Plan, seconds: float = 20.0) -> Bench:
@@ -76,6 +89,8 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
 
     Training and bare steps take turns, so that what else the machine does is shared out between them.
     """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise UsageError(f"--seconds is {seconds:g}; expected more than 0, at most {_MOST_SECONDS}.")
     rehearsal = rehearse(plan)
     config = plan.config
     # what of a fold's callbacks works in a step
@@ -94,8 +109,8 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
         bare=bare,
         train=train,
         efficiency=efficiency,
-        advice=advice(plan, load, bare, rehearsal.device_memory),
-        rehearsal=rehearsal,
+        advice=advice(plan, load, bare, train, rehearsal.device_memory),
+        rehearsal=replace(rehearsal, train_step=train),
     )
 
 
@@ -113,21 +128,25 @@ def loading_seconds(dl: TfmdDL, seconds: float) -> float:
 
 
 def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
-    """One step of a plain PyTorch loop on a batch that is on the device: the plan's network, loss and optimizer."""
+    """One step of a plain PyTorch loop on a batch that is on the device: what the plan does with it, and no more."""
     config = plan.config
     x, y = (tensor.as_subclass(torch.Tensor) for tensor in batch)
     network = build(config, plan.table.heads, 0, plan.size).to(x.device)
     loss_func = plan.loss().to(x.device)
     optimizer = AdamP(network.parameters(), lr=config.lr, weight_decay=config.wd)
+    scaler = torch.amp.GradScaler(x.device.type, enabled=config.precision == "fp16")
+    calls = count(1)
     if config.compile:
         network.compile()
 
     def step() -> None:
         with autocast(x.device, config.precision):
-            loss = loss_func(network(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+            loss = loss_func(network(x), y) / config.accumulate
+        scaler.scale(loss).backward()
+        if next(calls) % config.accumulate == 0:
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
 
     return step
 
@@ -171,7 +190,7 @@ class Turns(Callback):
         """Seconds of a training step and of a bare step, and what training reaches of the bare step's speed."""
         pairs = self.pairs[_WARM:]
         train, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
-        return train, bare, statistics.median(bare / train for train, bare in pairs)
+        return train, bare, bare / train
 
     def _begin(self) -> None:
         self._steps, self._start = 0, self._now()
@@ -184,7 +203,7 @@ class Turns(Callback):
         raise CancelEpochException
 
 
-def advice(plan: Plan, load: float, bare: float, device_memory: int) -> list[str]:
+def advice(plan: Plan, load: float, bare: float, train: float, device_memory: int) -> list[str]:
     """What would make a run faster, as far as the measurements tell."""
     config, device = plan.config, pick_device(plan.config.device)
     tips = []
@@ -193,8 +212,9 @@ def advice(plan: Plan, load: float, bare: float, device_memory: int) -> list[str
     if load > bare * (1 - _SMALL):
         workers = default_workers(device) if config.workers is None else config.workers
         tips.append(f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation")
-    if device.type != "cuda":
+    if device.type != "cuda" and bare > train * (1 - 2 * _SMALL):
         tips.append("the network takes nearly all: fewer pixels (--crop, --resize) or a smaller --arch cost less")
+    if device.type != "cuda":
         return tips
     if config.precision == "fp32":
         tips.append("fp32: --precision auto takes half of the bits where the GPU is made for that")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastai.callback.core import CancelFitException, CancelTrainException
 
 from fastmask.errors import UsageError
+from fastmask.terminal import duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.plan import Plan, check_known, deal
-from fastmask.training.rehearsal import Rehearsal, duration, rehearse
+from fastmask.training.rehearsal import Rehearsal
 
 # a fold of fewer epochs learns so little that fewer folds are given up first
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
 # the share of the time that is kept for what no rehearsal tells: building networks, saving, scoring, other work
-_RESERVE = 0.1
+RESERVE = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,52 +65,56 @@ class Deadline(TrainedEpochs):
             raise CancelFitException
 
 
-def fit_into(
-    plan: Plan,
-    hours: float,
-    start: float,
-    chosen: Sequence[int] | None = None,
-    say: Callable[[str], None] = print,
-    fixed: bool = False,
-) -> tuple[Plan, Budget]:
-    """The plan with as many epochs, at most its own, as end `hours` after `start` (a `time.monotonic()`).
-
-    A few steps are timed. Where under three epochs would fit, folds are given up before epochs, down to two, unless
-    somebody has chosen them: by `chosen`, by the setting folds or by a file. `say` takes what was given up. With
-    `fixed` nothing is, as the run has begun. Raises UsageError where not even one epoch fits.
-    """
-    rehearsal = rehearse(plan, chosen)
-    seconds = hours * 3600
-    if not fixed:
-        left = start + seconds - time.monotonic()
-        plan = shorten(plan, rehearsal, left * (1 - _RESERVE), chosen is not None)
-        told = f"{plan.config.folds} folds of {plan.config.epochs} epochs, {duration(rehearsal.epoch_seconds)} each"
-        say(f"--hours {hours:g}: {told}")
-    return plan, Budget(start + seconds * (1 - _RESERVE / 2), rehearsal.valid_step * rehearsal.valid_steps)
-
-
-def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float, folds_chosen: bool = False) -> Plan:
-    """The plan with as many epochs and folds as fit into `seconds`; see `fit_into`."""
-    config = plan.config
-    given = folds_chosen or bool({"folds", "folds_file"} & config.model_fields_set)
-    folds, epochs = affordable(rehearsal, seconds, config.folds, config.folds if given else FEWEST_FOLDS)
-    if epochs < 1:
+def check_whole(hours: float | None, fold: Sequence[int] | None) -> None:
+    """Raise UsageError for hours of some folds: other machines would choose other epochs, which cannot be merged."""
+    if hours is not None and fold is not None:
         raise UsageError(
-            f"--hours is too short: {folds} folds of one epoch take {duration(rehearsal.epoch_seconds * folds)}; give "
-            "it more, or take a smaller --arch or fewer pixels (--crop, --resize)."
+            "--hours chooses the epochs of a whole run; for folds that are trained apart give all the same --epochs."
         )
+
+
+def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
+    """The plan with as many epochs, at most its own, as end in `seconds` by what `rehearsal` tells.
+
+    Where under three epochs would fit, folds are given up before epochs, down to two, unless somebody has chosen them
+    by the setting folds or by a file. Raises UsageError where not even one epoch fits.
+    """
+    config = plan.config
+    given = bool({"folds", "folds_file"} & config.model_fields_set)
+    fewest = config.folds if given else FEWEST_FOLDS
+    folds, epochs = affordable(rehearsal, seconds, config.folds, fewest, min(FEWEST_EPOCHS, config.epochs))
+    if epochs < 1:
+        raise too_short(folds * epoch_seconds(rehearsal, config.folds, folds))
     return replan(plan, min(epochs, config.epochs), folds)
 
 
-def affordable(rehearsal: Rehearsal, seconds: float, folds: int, fewest: int) -> tuple[int, int]:
-    """(folds, epochs of each) that fit into `seconds`."""
-    for count in range(folds, fewest - 1, -1):
-        # of as many folds as there are, some may be for another machine
-        trained = rehearsal.folds if count == folds else count
-        epochs = int(seconds / trained / epoch_seconds(rehearsal, folds, count))
-        if epochs >= FEWEST_EPOCHS or count == fewest:
-            return count, max(epochs, 0)
-    raise ValueError(f"{folds} folds are fewer than {fewest}")
+def budget_of(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:
+    """The budget of the `folds` that are left to train until `end`; raises UsageError if they have no epoch each.
+
+    `rehearsal` may be of the plan before it was shortened.
+    """
+    seconds = epoch_seconds(rehearsal, rehearsal.of_folds, plan.config.folds)
+    if time.monotonic() + folds * seconds > end:
+        raise too_short(folds * seconds)
+    return Budget(end, rehearsal.valid_step * rehearsal.valid_steps * rehearsal.of_folds / plan.config.folds)
+
+
+def too_short(seconds: float) -> UsageError:
+    """The error of hours in which not even one epoch of each fold fits."""
+    return UsageError(
+        f"--hours is too short: one epoch of all folds takes {duration(seconds)}, and a tenth of the time is kept for "
+        "what is not training; give it more, or take a smaller --arch or fewer pixels (--crop, --resize)."
+    )
+
+
+def affordable(
+    rehearsal: Rehearsal, seconds: float, folds: int, fewest: int, epochs: int = FEWEST_EPOCHS
+) -> tuple[int, int]:
+    """(folds, epochs of each) that fit into `seconds`: the most folds, from `fewest` on, that have `epochs` each."""
+    tried = [
+        (count, int(seconds / count / epoch_seconds(rehearsal, folds, count))) for count in range(folds, fewest - 1, -1)
+    ]
+    return next((both for both in tried if both[1] >= epochs), tried[-1])
 
 
 def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:

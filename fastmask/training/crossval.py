@@ -23,7 +23,7 @@ from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import frame_to_csv, write_json
 from fastmask.model.schedule import lr_schedule
 from fastmask.run import DONE, FOLDS, PIPELINES, Run, check_free, differing_settings, differing_start
-from fastmask.training.budget import Deadline, fit_into
+from fastmask.training.budget import RESERVE, Deadline, budget_of, check_whole, shorten
 from fastmask.training.callbacks import (
     Checkpoint,
     DivergenceError,
@@ -35,6 +35,7 @@ from fastmask.training.callbacks import (
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress import EpochLines
+from fastmask.training.rehearsal import rehearse
 from fastmask.training.step import fitting
 
 
@@ -66,19 +67,20 @@ def cross_validate(
     say = partial(print, file=stream, flush=True)
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
-    if resume and wanted.hours is not None:
-        # what the hours gave up when the run was started
-        saved = Run.load(out).config
-        wanted = wanted.model_copy(update={"epochs": saved.epochs, "folds": saved.folds})
-    plan = prepare(table, wanted, loss_func, say)
+    check_whole(wanted.hours, fold)
+    plan = prepare(table, resumed(wanted, out) if resume else wanted, loss_func, say)
     plan.check_folds(fold)
-    budget = None
-    if plan.config.hours is not None:
-        plan, budget = fit_into(plan, plan.config.hours, start, fold, say, fixed=resume)
+    seconds = (wanted.hours or 0.0) * 3600
+    rehearsal = rehearse(plan) if seconds else None
+    if rehearsal is not None and not resume:
+        plan = shorten(plan, rehearsal, (start + seconds - time.monotonic()) * (1 - RESERVE))
     with held(out):
         run = reopen(out, plan) if resume else create(out, plan, overwrite)
         say(f"{plan}; run {out}")
         left = [number for number in plan.check_folds(fold) if not run.is_done(number)]
+        budget = None
+        if rehearsal is not None:
+            budget = budget_of(plan, rehearsal, start + seconds * (1 - RESERVE / 2), len(left))
         try:
             for done, number in enumerate(left):
                 train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
@@ -106,6 +108,14 @@ def held(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def resumed(config: Config, out: Path) -> Config:
+    """The settings to go on with: those that hours gave up, when the run was started, stay as they were."""
+    saved = Run.load(out).config
+    if config.hours is None:
+        return config
+    return config.model_copy(update={"epochs": saved.epochs, "folds": saved.folds})
+
+
 def create(out: Path, plan: Plan, overwrite: bool) -> Run:
     """The directory of a new run."""
     return Run.create(
@@ -129,9 +139,10 @@ def reopen(out: Path, plan: Plan) -> Run:
     differing = differing_settings(run.config, plan.config)
     if differing:
         name = differing[0]
+        chosen = " --hours had chosen that: give --hours again." if run.config.hours and not plan.config.hours else ""
         raise UsageError(
             f"{out} was started with {name} {run.config.to_plain()[name]}, now it is {plan.config.to_plain()[name]}; "
-            f"--resume needs the same settings (differing: {', '.join(differing)})."
+            f"--resume needs the same settings (differing: {', '.join(differing)}).{chosen}"
         )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)
@@ -142,8 +153,8 @@ def reopen(out: Path, plan: Plan) -> Run:
     differing = differing_start(run.start, plan.environment["start"])
     if differing:
         raise UsageError(
-            f"{out} was started with another {', '.join(differing)}: {run.start}, now {plan.environment['start']}; "
-            "--resume needs the same."
+            f"{out} was started with another {' and another '.join(differing)} than there is now; --resume needs the "
+            "same, another --out starts anew."
         )
     return run
 

@@ -17,14 +17,15 @@ from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastai.torch_core import TensorCategory
 from fastcore.foundation import L
+from fasttransform import DisplayedTransform
+from torch import Tensor, nn
+
 from fastmask.data.loaders import PhotoDL
 from fastmask.data.transforms import EncodeHeads
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.scoring import target_of
 from fastmask.training.learner import heads_of
-from fasttransform import DisplayedTransform
-from torch import Tensor, nn
 
 
 def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) -> ClassificationInterpretation:

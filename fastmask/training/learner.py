@@ -21,6 +21,8 @@ from fastai.learner import AvgMetric, Learner, Metric, mk_metric
 from fastai.metrics import AccumMetric
 from fastai.torch_core import to_detach, trainable_params
 from fastcore.foundation import L
+from torch import nn
+
 from fastmask.data.loaders import pick_device
 from fastmask.data.transforms import EncodeHeads
 from fastmask.errors import UsageError, one_line
@@ -34,7 +36,6 @@ from fastmask.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.step import LossesToHost, record_on_device, resolve_precision, step_callbacks
-from torch import nn
 
 
 def mask_learner(

@@ -13,6 +13,7 @@ from fastai.data.core import show_results
 from fastai.interpret import plot_top_losses
 from fastai.torch_core import TensorImage
 from fastai.vision.data import get_grid
+
 from fastmask.data.transforms import TensorHeads
 
 

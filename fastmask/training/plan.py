@@ -164,12 +164,13 @@ def prepare(
     config, folds = deal(table, config)
     check_known(config, table, folds)
     check_start(config.arch, config.pretrained, config.weights)
+    check_batches(config, folds)
+    if config.compile:
+        check_compiler(device)
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     maps, size = decode(table, pipelines, config, digests, say)
     network = build(config, table.heads, fold=0, size=size)
     check_size(network, config.arch, size)
-    if config.compile:
-        check_compiler(device)
     start = {
         "tag": network.tag,
         "weights": digest(config.weights),
@@ -195,7 +196,7 @@ def decode(
         kept = next((m for m in maps if len(m) and m.prefix == augment.prefix.plain), None)
         if kept is None:
             whole = whole or check_photos(photos)
-        fits[what] = (augment, whole or ()) if kept is None else (augment.vary, kept.sizes)
+        fits[what] = (augment, whole or ()) if kept is None else (augment.vary, kept.sizes(map(str, photos)))
     return maps, check_fit(fits, photos)
 
 
@@ -309,6 +310,17 @@ def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
                     f"Setting monitor is {config.monitor}, but no photo of fold {without[0]} has a label of {what}; "
                     f"watch another metric, such as {LOSS}, or deal the folds otherwise."
                 )
+
+
+def check_batches(config: Config, folds: np.ndarray) -> None:
+    """Raise UsageError if an epoch of some fold has fewer batches than make one optimizer step."""
+    photos = len(folds) - int(np.bincount(folds).max())
+    batches = photos // min(config.bs, photos)
+    if config.accumulate > batches:
+        raise UsageError(
+            f"Setting accumulate is {config.accumulate}, but an epoch has {batches} batches of {config.bs}, so it has "
+            "no step; take fewer, or a smaller --bs."
+        )
 
 
 def environment(network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
+from fastmask.terminal import duration, in_bytes
 from fastmask.training.plan import Plan
 from fastmask.training.step import fitting
 
-# steps that are timed, after one that warms up; with loading processes as many more as they load beforehand, twice,
-# because the first would come out of what they have loaded while nobody waited
+# steps that are timed, after one that warms up; with loading processes after those that they load beforehand, and as
+# many more, because the last of them are loaded while nobody waits
 STEPS = 3
 _LOADED_AHEAD = 2
 # bytes of a number in oof.csv
@@ -27,7 +28,7 @@ _CSV_NUMBER = 12
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was measured in a few steps, seconds and bytes, and what a run of `folds` x `epochs` would cost."""
+    """What was measured in a few steps, seconds and bytes, and what `folds` x `epochs` would cost, of `of_folds`."""
 
     train_step: float
     valid_step: float
@@ -35,6 +36,7 @@ class Rehearsal:
     valid_steps: int
     epochs: int
     folds: int
+    of_folds: int
     patience: int
     loss: float
     memory: int
@@ -73,7 +75,7 @@ class _Stopwatch(Callback):
     order = 100
 
     def __init__(self, steps: int) -> None:
-        self.steps = steps
+        self.steps, self.warm = steps, 1
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
 
     def before_train(self) -> None:
@@ -97,9 +99,9 @@ class _Stopwatch(Callback):
         raise CancelEpochException
 
     def step(self, training: bool) -> float:
-        """Seconds a batch; without loading processes the first, which warms up, is left out where there are others."""
+        """Seconds a batch, without those that warm up where there are others."""
         timed = self.seconds[training]
-        return statistics.fmean(timed if self.steps > STEPS else timed[1:] or timed)
+        return statistics.fmean(timed[self.warm :] or timed[-1:])
 
 
 def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".") -> Rehearsal:
@@ -109,7 +111,8 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     learn = plan.learner(chosen[0], [watch])
     workers = learn.dls.train.num_workers
     if workers:
-        watch.steps = 2 * _LOADED_AHEAD * workers + STEPS
+        watch.warm = 1 + _LOADED_AHEAD * workers
+        watch.steps = watch.warm + _LOADED_AHEAD * workers + STEPS
     with fitting(learn, plan.config.tf32):
         learn.fit(1)
     config, device = plan.config, learn.dls.device
@@ -122,6 +125,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         valid_steps=len(learn.dls.valid),
         epochs=config.epochs,
         folds=len(chosen),
+        of_folds=config.folds,
         patience=config.patience,
         loss=watch.last_loss,
         memory=peak_memory(),
@@ -144,20 +148,3 @@ def peak_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # kilobytes, but on a Mac bytes
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def in_bytes(count: float) -> str:
-    """Bytes in words."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

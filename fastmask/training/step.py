@@ -147,8 +147,9 @@ class EMA(Callback):
     The average is exponential with `decay` (`timm.utils.ModelEmaV3`), which is lower in the first steps of a fit: after
     n it is at most 1 - n^-0.75, so that a short fit does not average its own start. Batch norm's statistics are
     averaged with the weights: those of the last weights belong to other activations. Training goes on from the weights
-    that it left; they are swapped, and take the memory of one network. A fit that ends, early or not, leaves the
-    average in the network, as its last validation saw it; the next starts from there with an average of its own.
+    that it left; they are swapped, and take the memory of one network. A fit that ends by itself leaves the average in
+    the network, as its last validation saw it; the next starts from there with an average of its own. One that is
+    interrupted leaves what was in place; the next goes on from the weights that were trained.
     """
 
     # the average is in place until the last callback has kept or judged it
@@ -165,6 +166,8 @@ class EMA(Callback):
         self._steps, self._swapped, self._skipped = 0, False, False
 
     def before_fit(self) -> None:
+        # a fit that was interrupted in its validation has left the average in place
+        self._show(average=False)
         self._forget()
 
     def before_train(self) -> None:

@@ -219,6 +219,28 @@ def test_a_photo_outside_the_map_is_decoded_on_the_spot(table, monkeypatch):
     dls.train.new(get_idxs=lambda: [9] * 8).one_batch()
 
 
+def test_a_file_that_is_named_is_read_as_it_is_now(contest_copy):
+    table = read_contest(contest_copy)
+    dls = loaders(table)
+    path, other = table.photo(3), table.photo(11)
+    before = dls.test_dl([str(path)]).one_batch()[0]
+    path.write_bytes(other.read_bytes())
+    now = [dls.test_dl([named]).one_batch()[0] for named in (str(path), path, str(other))]
+    assert (now[0] == now[1]).all()
+    assert (now[0] == now[2]).all()
+    assert (now[0] != before).any()
+
+
+def test_an_array_that_is_given_stays_as_it_is(table):
+    def blacken(image, rng):
+        image[:] = 0
+        return image
+
+    photo = read_photo(table.photo(0))
+    loaders(table, augments=(blacken, blacken)).test_dl([photo]).one_batch()
+    assert photo.any()
+
+
 def test_a_map_of_another_prefix_is_not_used(table):
     other = (Augmentation(A.Compose([A.CenterCrop(300, 200), A.Resize(64, 32)])),) * 2
     made = loaders(table).train.new(augments=other)

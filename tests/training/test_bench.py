@@ -29,8 +29,10 @@ def test_a_bench_gives_times_of_all_three_and_a_whole_run(plan):
     assert 0 < made.load < made.train
     assert made.bare > 0
     assert 0.2 < made.efficiency < 2
+    assert made.efficiency == made.bare / made.train
     plain = json.loads(json.dumps(made.to_plain()))
     assert plain["run_seconds"] == pytest.approx(made.rehearsal.run_seconds)
+    assert made.rehearsal.train_step == made.train
     assert plain["limit"] == made.limit
 
 
@@ -95,6 +97,8 @@ def test_words_and_limits():
 
 
 def test_advice_is_of_what_was_measured(plan):
-    assert any("fewer pixels" in tip for tip in advice(plan, 0.001, 1.0, 0))
-    assert any("loading is as slow as the network: more than --workers 0" in tip for tip in advice(plan, 1.0, 1.0, 0))
-    assert any("--cache disk" in tip for tip in advice(replace(plan, maps=()), 0.001, 1.0, 0))
+    assert any("fewer pixels" in tip for tip in advice(plan, 0.001, 1.0, 1.0, 0))
+    assert any(
+        "loading is as slow as the network: more than --workers 0" in tip for tip in advice(plan, 1.0, 1.0, 2.0, 0)
+    )
+    assert any("--cache disk" in tip for tip in advice(replace(plan, maps=()), 0.001, 1.0, 1.0, 0))

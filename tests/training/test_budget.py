@@ -4,12 +4,13 @@ import time
 from dataclasses import replace
 
 import pytest
+from fastai.callback.core import CancelFitException, CancelTrainException
 
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.errors import UsageError
 from fastmask.training import budget, crossval
-from fastmask.training.budget import Deadline, affordable, fit_into
+from fastmask.training.budget import Deadline, affordable, budget_of, shorten
 from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import Rehearsal
@@ -17,9 +18,9 @@ from fastmask.training.rehearsal import Rehearsal
 HOUR = 3600.0
 
 
-def rehearsal(train_step=1.0, train_steps=80, valid_step=0.5, valid_steps=20, folds=5):
+def rehearsal(train_step=1.0, train_steps=80, valid_step=0.5, valid_steps=20, folds=5, of_folds=5):
     """An epoch of 80 s of training and 10 s of validation."""
-    return Rehearsal(train_step, valid_step, train_steps, valid_steps, 20, folds, 0, 0.5, 0, 0, 0, 0, 0)
+    return Rehearsal(train_step, valid_step, train_steps, valid_steps, 20, folds, of_folds, 0, 0.5, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +48,88 @@ def test_epochs_are_given_up_before_folds_down_to_three_epochs(seconds, fewest, 
     assert affordable(rehearsal(), seconds, 5, fewest) == expected
 
 
-def test_of_folds_for_several_machines_only_these_count():
-    assert affordable(rehearsal(folds=2), 1800, 5, 5) == (5, 10)
+def test_fewer_epochs_that_were_asked_for_give_up_no_folds(plan):
+    # 5 folds of 1 epoch take 450 s
+    one = replace(plan, config=plan.config.model_copy(update={"epochs": 1}))
+    made = shorten(one, rehearsal(), 451)
+    assert (made.config.folds, made.config.epochs) == (5, 1)
 
 
-def test_the_plan_has_the_epochs_that_fit_and_at_most_its_own(plan, monkeypatch):
-    monkeypatch.setattr(budget, "rehearse", lambda *_: rehearsal())
-    said = []
-    made, kept = fit_into(plan, 100, time.monotonic(), say=said.append)
-    assert (made.config.epochs, made.config.folds) == (2, 5)
-    assert kept.validation == 10
-    assert 0 < kept.end - time.monotonic() < 100 * HOUR
-    assert "5 folds of 2 epochs, 90 s each" in said[0]
+def test_the_plan_has_the_epochs_that_fit_and_at_most_its_own(plan):
+    assert shorten(plan, rehearsal(), 10**6).config.epochs == plan.config.epochs == 2
     longer = replace(plan, config=plan.config.model_copy(update={"epochs": 20}))
-    assert fit_into(longer, 1, time.monotonic())[0].config.epochs == int(HOUR * 0.9 / 450)
+    assert shorten(longer, rehearsal(), 3240).config.epochs == 7
 
 
-def test_folds_that_are_given_up_are_dealt_anew_with_persons_whole(plan, monkeypatch):
-    monkeypatch.setattr(budget, "rehearse", lambda *_: rehearsal())
-    made, _ = fit_into(plan, 500 / HOUR, time.monotonic())
-    assert (made.config.folds, set(made.folds.tolist())) == (2, {0, 1})
+def test_folds_that_are_given_up_are_dealt_anew_with_persons_whole(plan):
+    made = shorten(plan, rehearsal(), 301)
+    assert (made.config.folds, made.config.epochs, set(made.folds.tolist())) == (2, 2, {0, 1})
     persons = made.table.frame["person"]
     assert all(len(set(made.folds[persons == person])) == 1 for person in set(persons))
 
 
-def test_folds_that_somebody_chose_are_kept(contest, small_settings, monkeypatch):
-    monkeypatch.setattr(budget, "rehearse", lambda *_: rehearsal(folds=2))
-    given = prepare(read_contest(contest), make_config(small_settings, {"folds": 4}))
-    assert fit_into(given, 600 / HOUR, time.monotonic())[0].config.folds == 4
-    with pytest.raises(UsageError, match="--hours is too short: 4 folds of one epoch take"):
-        fit_into(given, 100 / HOUR, time.monotonic())
+def test_folds_that_somebody_chose_are_kept(contest, small_settings):
+    given = prepare(read_contest(contest), make_config(small_settings, {"folds": 4, "stratify": "gender"}))
+    assert shorten(given, rehearsal(of_folds=4), 600).config.folds == 4
+    with pytest.raises(UsageError, match="--hours is too short: one epoch of all folds takes 6 min"):
+        shorten(given, rehearsal(of_folds=4), 100)
+
+
+def test_the_budget_knows_the_validation_of_fewer_folds(plan):
+    made = shorten(plan, rehearsal(), 301)
+    end = time.monotonic() + 1000
+    assert budget_of(made, rehearsal(), end, 2).validation == 25
+    # what is left of a run that goes on has to have an epoch each: 75 s a fold
+    with pytest.raises(UsageError, match="--hours is too short"):
+        budget_of(made, rehearsal(), time.monotonic() + 149, 2)
+    assert budget_of(made, rehearsal(), time.monotonic() + 80, 1)
+
+
+def test_hours_are_of_a_whole_run(contest, small_settings, tmp_path):
+    with pytest.raises(UsageError, match="for folds that are trained apart give all the same --epochs"):
+        fit(contest, small_settings, tmp_path / "run", hours=1, fold=[0])
+    assert not (tmp_path / "run").exists()
+
+
+class Clock:
+    """Time that passes as a test says, and a fit that tells a callback of it."""
+
+    def __init__(self, callback, epochs):
+        self.now, self.callback = 0.0, callback
+        self.training, self.epoch, self.n_epoch = True, 0, epochs
+        self.dls, self.recorder = None, None
+        callback.learn, callback.trained = self, False
+
+    def epoch_of(self, steps, step_seconds, validation):
+        self.callback.before_epoch()
+        for _ in range(steps):
+            self.now += step_seconds
+            self.callback.after_batch()
+        self.now += validation
+        self.callback.after_trained_epoch()
+        self.epoch += 1
+
+
+def clocked(monkeypatch, until, validation, epochs=10):
+    clock = Clock(Deadline(until, validation), epochs)
+    monkeypatch.setattr(budget.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def test_an_epoch_that_would_be_late_is_not_begun(monkeypatch):
+    clock = clocked(monkeypatch, until=39, validation=2)
+    for _ in range(2):
+        clock.epoch_of(steps=8, step_seconds=1, validation=2)
+    with pytest.raises(CancelFitException):
+        clock.epoch_of(steps=8, step_seconds=1, validation=2)
+    assert (clock.now, clock.callback.cut) == (30, True)
+
+
+def test_training_stops_where_only_the_validation_has_time_left(monkeypatch):
+    clock = clocked(monkeypatch, until=39, validation=5)
+    with pytest.raises(CancelTrainException):
+        clock.epoch_of(steps=100, step_seconds=1, validation=5)
+    assert clock.now == 35
 
 
 def fit(contest, settings, out, **options):
@@ -87,13 +140,13 @@ def fit(contest, settings, out, **options):
 def test_a_run_in_ample_time_is_the_run_without_hours(contest, small_settings, finished_run, tmp_path):
     run, log = fit(contest, small_settings, tmp_path / "run", hours=1)
     assert (run.path / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
-    assert "--hours 1: 2 folds of 2 epochs" in log
+    assert "2 folds of 2 epochs" in log
 
 
 def test_where_the_foretelling_was_wrong_all_folds_are_scored_in_time(contest, small_settings, tmp_path, monkeypatch):
     # it foretells 2 folds x 500 epochs of 8 ms, of which each takes much longer
-    quick = rehearsal(train_step=0.008, train_steps=1, valid_step=0, valid_steps=1, folds=2)
-    monkeypatch.setattr(budget, "rehearse", lambda *_: quick)
+    quick = rehearsal(train_step=0.008, train_steps=1, valid_step=0, valid_steps=1, folds=2, of_folds=2)
+    monkeypatch.setattr(crossval, "rehearse", lambda *_: quick)
     start = time.monotonic()
     run, log = fit(contest, small_settings, tmp_path / "run", hours=10 / HOUR, epochs=500, patience=0)
     assert time.monotonic() - start < 20
@@ -111,7 +164,7 @@ def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(contest, small
                 time.sleep(0.2)
 
     monkeypatch.setattr(budget, "Deadline", Slow)
-    monkeypatch.setattr(budget, "rehearse", lambda *_: rehearsal(0.01, 1, 0, 1, 2))
+    monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(0.01, 1, 0, 1, 2, 2))
     run, _ = fit(contest, small_settings, tmp_path / "run", hours=1 / HOUR, bs=4)
     for fold in (0, 1):
         history = run.history(fold)
@@ -121,7 +174,7 @@ def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(contest, small
 
 
 def test_resuming_keeps_the_epochs_that_were_chosen(contest, small_settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "rehearse", lambda *_: rehearsal(folds=2))
+    monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(folds=2, of_folds=2))
     settings = {**small_settings, "epochs": 7}
     train = crossval.train_fold
 

@@ -11,8 +11,9 @@ from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelin
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv
 from fastmask.errors import DataError, UsageError
+from fastmask.training import plan as plan_module
 from fastmask.training.crossval import cross_validate
-from fastmask.training.plan import effective_config, resolve_stats
+from fastmask.training.plan import effective_config, prepare, resolve_stats
 
 
 def quiet(table, out, **settings):
@@ -63,6 +64,28 @@ def test_a_photo_that_a_crop_does_not_fit_is_said_before_a_directory_is_made(con
     with pytest.raises(DataError, match=r"\w+\.\w+ is 512 high and 384 wide, and the pipeline does not fit"):
         quiet(read_contest(contest), tmp_path / "run", **settings, crop=(600, 200))
     assert not (tmp_path / "run").exists()
+
+
+def test_more_batches_a_step_than_an_epoch_has_are_refused(contest, small_settings, tmp_path):
+    with pytest.raises(UsageError, match="Setting accumulate is 64, but an epoch has 2 batches of 16"):
+        quiet(read_contest(contest), tmp_path / "run", **small_settings, accumulate=64)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_that_has_a_photo_twice_can_be_decoded_once(contest, small_settings):
+    table = read_contest(contest)
+    twice = table.select([*range(len(table)), *range(len(table))])
+    plan = prepare(twice, make_config(small_settings))
+    assert plan.size == (64, 32)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_compile_compiles_the_network_in_place(contest, small_settings, asked, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(plan_module, "check_compiler", lambda device: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    prepare(read_contest(contest), make_config(small_settings, {"compile": asked})).learner(0)
+    assert compiled == (["MultiHeadNet"] if asked else [])
 
 
 def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest):

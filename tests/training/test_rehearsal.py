@@ -3,7 +3,7 @@ import pytest
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.training.plan import prepare
-from fastmask.training.rehearsal import rehearse
+from fastmask.training.rehearsal import _Stopwatch, rehearse
 
 
 @pytest.fixture
@@ -39,3 +39,12 @@ def test_it_says_so_in_words_and_leaves_nothing(plan, tmp_path, monkeypatch):
     assert [line.split()[0] for line in words.splitlines()] == ["step", "epoch", "run", "memory", "disk"]
     assert "2 folds of 7 epochs" in words
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("warm", "seconds", "expected"), [(1, [9, 1, 2, 3], 2), (3, [90, 0, 0, 1, 2, 3], 2), (1, [5], 5)]
+)
+def test_steps_that_warm_up_do_not_count(warm, seconds, expected):
+    watch = _Stopwatch(3)
+    watch.warm, watch.seconds[True] = warm, seconds
+    assert watch.step(True) == expected

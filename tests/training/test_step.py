@@ -377,21 +377,34 @@ def test_a_fit_leaves_the_average_as_it_was_last_validated(make, tmp_path):
 
 
 class Interrupts(Callback):
-    """Ends the second validation of the fit with an error."""
+    """Ends the second validation of the fit with an error, when the average is in place."""
+
+    order = EMA.order + 1
 
     def before_validate(self):
         if self.learn.epoch == 1:
             raise KeyboardInterrupt
 
 
-def test_a_fit_that_was_interrupted_can_be_followed_by_another(make):
+def test_a_fit_that_was_interrupted_in_its_validation_goes_on_from_the_trained_weights(make):
     learn = make(Interrupts(), ema=0.9)
     with pytest.raises(KeyboardInterrupt):
-        learn.fit(3)
+        learn.fit(2)
+    # in validation the average is in place, and the trained weights wait beside it
+    trained = {name: t.clone() for name, t in learn.ema._average.module.state_dict().items()}
+    assert any((t != trained[name]).any() for name, t in learn.model.state_dict().items())
     learn.remove_cbs(Interrupts)
-    learn.validate()
-    learn.fit(1)
-    assert np.isfinite(learn.recorder.values[0][:2]).all()
+    seen = []
+
+    class Start(Callback):
+        order = EMA.order + 1
+
+        def before_train(self):
+            seen.append({name: t.clone() for name, t in learn.model.state_dict().items()})
+
+    learn.fit(1, cbs=Start())
+    assert all((t == trained[name]).all() for name, t in seen[0].items())
+    assert all(np.isfinite(learn.recorder.values[-1][:2]))
 
 
 def test_the_finder_averages_nothing(make):
