@@ -21,8 +21,9 @@ def keep_memory() -> bool:
     """Let the C library keep freed memory instead of giving it back to the system; returns whether it does.
 
     A network on a CPU frees and takes gigabytes a step, and the system's fresh pages cost up to as much time as the
-    arithmetic. It holds for the whole process, which then keeps what it once had, and is for glibc (Linux); elsewhere,
-    and where the user has set malloc's own variables, nothing is changed. Source: mallopt(3).
+    arithmetic. It holds for the whole process, which then keeps what it once had, at its peak about a tenth more, and
+    is for glibc (Linux); elsewhere, and where the user has set malloc's own variables, nothing is changed. Source:
+    mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _VARIABLES):
         return False
