@@ -79,7 +79,7 @@ def fit(
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
     table = _read_table(settings)
-    from fastmask.training.budget import RESERVE, check_whole, shorten
+    from fastmask.training.budget import RESERVE, check_whole, given_up, shorten
     from fastmask.training.crossval import reopen, resumed
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import rehearse
@@ -88,7 +88,9 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     plan = prepare(table, resumed(settings, out) if resume else settings, say=say)
     plan.check_folds(folds)
     if settings.hours is not None and not resume:
+        asked = plan.config
         plan = shorten(plan, rehearse(plan), settings.hours * 3600 * (1 - RESERVE))
+        say(given_up(asked, plan.config))
     chosen = plan.check_folds(folds)
     if resume:
         done = reopen(out, plan).trained_folds

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from fastai.callback.core import CancelFitException, CancelTrainException
 
+from fastmask.config import Config
 from fastmask.errors import UsageError
 from fastmask.terminal import duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
@@ -86,6 +87,12 @@ def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     if epochs < 1:
         raise too_short(folds * epoch_seconds(rehearsal, config.folds, folds))
     return replan(plan, min(epochs, config.epochs), folds)
+
+
+def given_up(wanted: Config, made: Config) -> str:
+    """A line that says what the hours cost."""
+    now, before = (f"{config.folds} folds of {config.epochs} epochs" for config in (made, wanted))
+    return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as asked")
 
 
 def budget_of(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:

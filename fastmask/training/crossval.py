@@ -23,7 +23,7 @@ from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import frame_to_csv, write_json
 from fastmask.model.schedule import lr_schedule
 from fastmask.run import DONE, FOLDS, PIPELINES, Run, check_free, differing_settings, differing_start
-from fastmask.training.budget import RESERVE, Deadline, budget_of, check_whole, shorten
+from fastmask.training.budget import RESERVE, Deadline, budget_of, check_whole, given_up, shorten
 from fastmask.training.callbacks import (
     Checkpoint,
     DivergenceError,
@@ -56,9 +56,10 @@ def cross_validate(
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
     made: the settings, the folds, every photo, the network and its weights. `fold` are the folds to train; `merge_runs`
     joins folds trained apart. `resume` goes on with a run that was stopped: finished folds stay as they are, the others
-    are trained from their start, and the result is the same as that of a run that was never stopped. `loss_func` makes
-    a loss of your own from the heads; a body or an augmentation of your own is registered with timm or albumentations
-    and named by its arch or its pipeline. `log` takes a line an epoch (stderr by default).
+    are trained from their start, and the result is the same as that of a run that was never stopped, unless `hours`
+    cuts a fold short. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your own is
+    registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch (stderr by
+    default).
     """
     out, start = Path(out), time.monotonic()
     if not resume:
@@ -73,7 +74,9 @@ def cross_validate(
     seconds = (wanted.hours or 0.0) * 3600
     rehearsal = rehearse(plan) if seconds else None
     if rehearsal is not None and not resume:
+        asked = plan.config
         plan = shorten(plan, rehearsal, (start + seconds - time.monotonic()) * (1 - RESERVE))
+        say(given_up(asked, plan.config))
     with held(out):
         run = reopen(out, plan) if resume else create(out, plan, overwrite)
         say(f"{plan}; run {out}")

@@ -140,7 +140,7 @@ def fit(contest, settings, out, **options):
 def test_a_run_in_ample_time_is_the_run_without_hours(contest, small_settings, finished_run, tmp_path):
     run, log = fit(contest, small_settings, tmp_path / "run", hours=1)
     assert (run.path / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
-    assert "2 folds of 2 epochs" in log
+    assert "--hours 1: 2 folds of 2 epochs, as asked" in log
 
 
 def test_where_the_foretelling_was_wrong_all_folds_are_scored_in_time(contest, small_settings, tmp_path, monkeypatch):
@@ -190,3 +190,11 @@ def test_resuming_keeps_the_epochs_that_were_chosen(contest, small_settings, tmp
     run, _ = fit(contest, settings, tmp_path / "run", hours=900 / HOUR, resume=True)
     assert run.config.epochs == 2
     assert run.trained_folds == [0, 1]
+    with pytest.raises(UsageError, match=r"epochs 2, now it is 7.*--hours had chosen that"):
+        fit(contest, settings, tmp_path / "run", resume=True)
+
+
+def test_what_the_hours_cost_is_said():
+    wanted = make_config({"hours": 2})
+    made = wanted.model_copy(update={"folds": 3, "epochs": 4})
+    assert budget.given_up(wanted, made) == "--hours 2: 3 folds of 4 epochs instead of 5 folds of 20 epochs"
