@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_yaml
+from fastmask.errors import DataError, UsageError, one_line
+from fastmask.files import parse_yaml, read_yaml
 
+# how deep --set may reach into a setting, the characters of a value that a sentence shows, and sentences at once
+_MOST_KEYS, _MOST_SHOWN, _MOST_SENTENCES = 20, 200, 10
 CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipeline belongs into those"
-Positive = Annotated[int, Field(ge=1)]
+# more is a slip of the keyboard
+Positive = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -50,7 +54,7 @@ class Config(BaseModel):
     score_age_bounds: tuple[float, float] = Field(
         (30.0, 60.0), description="Age bounds to score by: the official ones."
     )
-    folds: Annotated[int, Field(ge=2)] = Field(5, description="Folds of the cross-validation.")
+    folds: Annotated[int, Field(ge=2, le=9999)] = Field(5, description="Folds of the cross-validation.")
     folds_file: str | None = Field(None, description="A CSV that deals photos or persons into folds.")
     stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
     group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
@@ -66,7 +70,7 @@ class Config(BaseModel):
     # network
     arch: str = Field("tf_efficientnet_b4", description="A timm model.")
     pretrained: bool = Field(True, description="Start from the weights of timm's hub.")
-    weights: str | None = Field(None, description="Start from a file of weights.")
+    weights: str | None = Field(None, description="Start from a file of weights, or each fold from that of a run.")
     drop_rate: Share = Field(0.0, description="Dropout before the heads.")
     drop_path: Share = Field(0.0, description="Stochastic depth of the body.")
     # loss
@@ -80,7 +84,7 @@ class Config(BaseModel):
     head_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(None, description="Shares of the loss.")
     # optimizer and schedule
     epochs: Positive = Field(20, description="Epochs of each fold.")
-    bs: Annotated[int, Field(ge=1, le=65536)] = Field(32, description="Photos a batch.")
+    bs: Literal["auto"] | Positive = Field(32, description="Photos a batch, or auto: as many of 32 as fit into memory.")
     lr: Annotated[float, Field(gt=0)] = Field(3e-4, description="Learning rate; the highest of one-cycle.")
     wd: Annotated[float, Field(ge=0)] = Field(1e-5, description="Weight decay.")
     sched: Literal["multistep", "onecycle", "cosine", "constant"] = Field("multistep", description="Schedule.")
@@ -90,8 +94,16 @@ class Config(BaseModel):
     ema: Share = Field(0.0, description="Decay of the averaged weights that are validated and kept; 0 has none.")
     # callbacks
     monitor: str = Field("macro_f1", description="The metric that stops and saves.")
-    patience: Annotated[int, Field(ge=0)] = Field(5, description="Epochs without a better one; 0 never stops.")
+    patience: Annotated[int, Field(ge=0, le=65536)] = Field(
+        5, description="Epochs without a better one; 0 never stops."
+    )
     top_k: Positive = Field(1, description="Checkpoints kept a fold; their probabilities are averaged.")
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="A loss that is no number ends the run, or its step is left out."
+    )
+    on_bad_photo: Literal["error", "skip"] = Field(
+        "error", description="A photo that cannot be read ends the run, or is left out and listed."
+    )
     # machine
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="What the network computes in.")
     tf32: bool = Field(True, description="TF32 where a GPU computes in fp32.")
@@ -99,8 +111,11 @@ class Config(BaseModel):
     cache: Literal["auto", "disk", "ram", "off"] = Field("auto", description="Where decoded photos are kept.")
     cache_dir: str | None = Field(None, description="The folder of decoded photos that runs share.")
     hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Time in which all folds are to end.")
-    workers: Annotated[int, Field(ge=0)] | None = Field(None, description="Loading processes.")
-    device: str | None = Field(None, description="Such as cpu or cuda:0.")
+    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = Field(
+        "60s", description="Steps, or time such as 90s or 5m, between saved states within an epoch."
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(None, description="Loading processes.")
+    device: Annotated[str, Field(min_length=1)] | None = Field(None, description="Such as cpu or cuda:0.")
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
@@ -122,6 +137,11 @@ class Config(BaseModel):
         if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
             raise ValueError(f"stats are three means and three positive deviations, found {self.stats}")
         return self
+
+    @property
+    def batch(self) -> int:
+        """Photos a batch; where `bs` is "auto" the most that are tried."""
+        return self.default("bs") if self.bs == "auto" else self.bs
 
     @classmethod
     def default(cls, name: str) -> Any:
@@ -172,7 +192,7 @@ def _sentences(error: pydantic.ValidationError) -> list[str]:
     by_setting: dict[str, list[Any]] = {}
     for one in error.errors():
         by_setting.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
-    return [_sentence(name, errors) for name, errors in by_setting.items()]
+    return [_sentence(name, errors) for name, errors in islice(by_setting.items(), _MOST_SENTENCES)]
 
 
 def _sentence(name: str, errors: Sequence[Any]) -> str:
@@ -181,11 +201,17 @@ def _sentence(name: str, errors: Sequence[Any]) -> str:
         return f"{one['msg'].removeprefix('Value error, ')}."
     if one["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, Config.model_fields, n=1)
-        return f"There is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    if len(errors) > 1:
+        return f"There is no setting {_short(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    if len(errors) > 1 or one["type"] == "string_pattern_mismatch":
         # a setting of several forms fails once a form
-        return f"Setting {name}: expected {Config.model_fields[name].description} Found {one['input']!r}."
-    return f"Setting {name}: {one['msg'][0].lower()}{one['msg'][1:]}, found {one['input']!r}."
+        return f"Setting {name}: expected {Config.model_fields[name].description} Found {_short(one['input'])}."
+    return f"Setting {name}: {one['msg'][0].lower()}{one['msg'][1:]}, found {_short(one['input'])}."
+
+
+def _short(value: Any) -> str:
+    """A value as a sentence shows it."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
 
 
 def recipes() -> list[str]:
@@ -216,18 +242,17 @@ def read_settings(file: str | Path) -> dict[str, Any]:
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
     """`a.b=c` pairs of --set as nested settings; the value is read as YAML."""
-    import yaml
-
     settings: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
-        if not equals or not path:
-            raise UsageError(f"--set {pair!r} is not of the form name=value, such as focal_gamma=1.5.")
+        keys = path.replace("-", "_").split(".")
+        if not equals or not path or len(keys) > _MOST_KEYS:
+            raise UsageError(f"--set {_short(pair)} is not of the form name=value, such as focal_gamma=1.5.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair!r}: {' '.join(str(error).split())}.") from error
-        for key in reversed(path.replace("-", "_").split(".")):
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise UsageError(f"--set {_short(pair)}: {one_line(error)}.") from error
+        for key in reversed(keys):
             value = {key: value}
         settings = _merge(settings, value)
     return settings

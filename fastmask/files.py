@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, UsageError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# what nobody writes by hand or by fastmask, and what a forged file could fill the memory with: bytes, values of YAML
+# with its aliases unfolded, digits, characters of a line and of a cell, columns
+_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**25, 100_000, 40, 100
+_MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**20, 4096, 10_000
+_LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
 
 
 def cache_home() -> Path:
@@ -31,13 +37,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # a link that somebody has put there would be followed
+    beside.unlink(missing_ok=True)
     try:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def real(path: str | Path) -> Path:
+    """Where a path leads to, links followed; `Path.resolve` raises for links that go round in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, too, so that a power cut cannot bring an old file back."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def check_target(path: Path) -> None:
@@ -82,19 +106,91 @@ def to_yaml(value: Any) -> str:
 def read_json(path: str | Path) -> Any:
     """Read JSON; raises DataError naming the file and the line."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = _read_text(Path(path), _MOST_JSON)
+        value = json.loads(text, parse_int=_whole, parse_constant=_no_number)
+        if "\\u" in text:
+            # an escape may be half a character, which nothing could write or print
+            json.dumps(value, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
+        raise DataError(f"{path} cannot be read as JSON: {one_line(error)}.") from error
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"found a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"found {text}, expected a number or null")
 
 
 def read_yaml(path: str | Path) -> Any:
     """Read YAML without letting it build objects; raises DataError naming the file and the line."""
+    try:
+        return parse_yaml(_read_text(Path(path), _MOST_YAML))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as YAML: {one_line(error)}.") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain values of YAML; raises ValueError where it is broken, builds objects, or unfolds into too much."""
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        _check_size(yaml.parse(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_size(events: Iterator[Any]) -> None:
+    """Raise ValueError where YAML holds too many values, counting an alias as all that it stands for."""
+    sizes: dict[str, int] = {}
+    # of each list or mapping that is open: its anchor, and how many values it holds so far
+    within: list[tuple[str | None, int]] = [(None, 0)]
+    for event in events:
+        what, anchor, size = type(event).__name__, getattr(event, "anchor", None), 1
+        if what in ("SequenceStartEvent", "MappingStartEvent"):
+            within.append((anchor, 1))
+            if len(within) > _MOST_DEPTH:
+                raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+            continue
+        if what in ("SequenceEndEvent", "MappingEndEvent"):
+            anchor, size = within.pop()
+        elif what == "AliasEvent":
+            if anchor not in sizes:
+                raise ValueError(f"*{anchor} stands for nothing, or for what it is a part of")
+            size = sizes[anchor]
+        elif what == "ScalarEvent":
+            _check_scalar(event)
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        outer, count = within[-1]
+        within[-1] = (outer, count + size)
+        if count + size > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+
+
+def _check_scalar(event: Any) -> None:
+    # half a character cannot be written or printed
+    event.value.encode()
+    if "\0" in event.value:
+        raise ValueError(f"found the character \\0 in line {event.start_mark.line + 1}")
+    if event.style is None and _LONG_NUMBER.fullmatch(event.value):
+        raise ValueError(f"found a number of {len(event.value)} digits in line {event.start_mark.line + 1}")
+
+
+def _read_text(path: Path, most: int) -> str:
+    """The text of a plain file; raises ValueError where it is none (a pipe would never end), or is too long."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a plain file")
+    if path.stat().st_size > most:
+        raise ValueError(f"it is longer than {most >> 20} MB")
+    return path.read_text(encoding="utf-8")
 
 
 def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -109,15 +205,17 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise UsageError(f"{file} is not a file; expected {expected}.")
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = list(_lines(csv.reader(opened, strict=True)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({error}); save it as one.") from error
+            lines = list(_lines(csv.reader(_short_lines(opened), strict=True)))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({one_line(error)}); save it as one.") from error
     if not lines:
         raise DataError(f"{file} is empty; expected {expected}.")
     (_, header), *rows = lines
     other = next((name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]), None)
     if other:
         raise DataError(f"{file} parts its cells by {other}; expected commas: save it as a CSV with commas.")
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(f"{file} has {len(header)} columns; expected at most {_MOST_COLUMNS}.")
     require_columns(file, header, columns)
     if len(set(header)) < len(header):
         raise DataError(f"{file} has two columns of one name; found {', '.join(header)}.")
@@ -138,10 +236,24 @@ def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -
         )
 
 
+def _short_lines(opened: TextIO) -> Iterator[str]:
+    """The lines of a text file; raises ValueError at one that is no line of a table, before it fills the memory."""
+    number = 0
+    while line := opened.readline(_MOST_LINE + 1):
+        number += 1
+        if len(line) > _MOST_LINE:
+            raise ValueError(f"line {number} is longer than {_MOST_LINE} characters")
+        if "\0" in line:
+            raise ValueError(f"line {number} holds the character \\0")
+        yield line
+
+
 def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
     """(line of the file, cells) of each row of a CSV that is not blank."""
     start = 1
     for cells in reader:
+        if any(len(cell) > _MOST_CELL for cell in cells):
+            raise ValueError(f"line {start} has a cell of more than {_MOST_CELL} characters")
         if any(cells):
             yield start, [cell.strip() for cell in cells]
         start = reader.line_num + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
@@ -54,19 +55,22 @@ class Head:
             raise UsageError(f"Head {self.name!r} has a blank at an end or a line break in {bad!r}; take it out.")
         if self.name in RESERVED:
             raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} mean something else.")
-        if self.weight < 0:
+        if not 0 <= self.weight < math.inf:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):
             self._check_bounds(field)
         if self.limits is not None:
-            object.__setattr__(self, "limits", tuple(float(limit) for limit in self.limits))
+            limits = tuple(float(limit) for limit in self.limits)
+            if len(limits) != 2 or not limits[0] <= limits[1]:
+                raise UsageError(f"Head {self.name!r}: limits {limits} must be two rising numbers.")
+            object.__setattr__(self, "limits", limits)
 
     def _check_bounds(self, field: str) -> None:
         bounds = getattr(self, field)
         if bounds is None:
             return
         object.__setattr__(self, field, tuple(float(b) for b in bounds))
-        rising = all(a < b for a, b in pairwise(bounds))
+        rising = all(a < b for a, b in pairwise(bounds)) and all(map(math.isfinite, bounds))
         if len(bounds) != len(self.classes) - 1 or not rising:
             raise UsageError(
                 f"Head {self.name!r}: {field} {tuple(bounds)} must be {len(self.classes) - 1} rising numbers, "
@@ -123,7 +127,7 @@ class Heads(Sequence[Head]):
             raise UsageError("At least one head is needed.")
         if len({h.name for h in self._heads}) < len(self._heads):
             raise UsageError(f"Two heads share a name: {', '.join(h.name for h in self._heads)}.")
-        twice = next((c for c in self.columns if self.columns.count(c) > 1), None)
+        twice = next((c for c, times in Counter(self.columns).items() if times > 1), None)
         if twice is not None:
             raise UsageError(f"Two heads have classes that are both called {twice!r} in tables; rename one.")
         self.sizes = tuple(len(h.classes) for h in self._heads)
@@ -246,5 +250,21 @@ class Heads(Sequence[Head]):
 
     @classmethod
     def from_plain(cls, plain: Sequence[Mapping[str, Any]]) -> Heads:
-        """The reverse of `to_plain`."""
+        """The reverse of `to_plain`; raises UsageError where `plain` is anything else."""
+        if not isinstance(plain, list) or not all(map(_is_plain, plain)):
+            raise UsageError("The heads are not a list of names, classes, weights and bounds.")
         return cls([Head(**head) for head in plain])
+
+
+def _is_plain(head: Any) -> bool:
+    """Whether a value read from a file has the form of a head."""
+    if not isinstance(head, dict) or not {"name", "classes"} <= set(head) <= set(Head.__dataclass_fields__):
+        return False
+    numbers = [head.get(name) or [] for name in ("bounds", "train_bounds", "limits")]
+    return (
+        isinstance(head["name"], str)
+        and isinstance(head["classes"], list)
+        and all(isinstance(name, str) for name in head["classes"])
+        and all(isinstance(row, list) for row in numbers)
+        and all(type(n) in (int, float) for row in [*numbers, [head.get("weight", 1.0)]] for n in row)
+    )

@@ -84,3 +84,25 @@ def test_a_mapping_of_heads_is_replaced_as_a_whole():
 def test_a_file_of_folds_above_takes_the_number_below_away():
     assert "folds" not in make_config({"folds": 3}, {"folds_file": "split.csv"}).model_fields_set
     assert make_config({"folds_file": "split.csv"}, {"folds": 3}).folds == 3
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "epochs=2020-13-45",
+        "epochs=" + "9" * 5000,
+        "epochs=!!python/object/apply:os.system [true]",
+        "epochs=" + "[" * 999,
+        ".".join("a" * 1000) + "=1",
+    ],
+)
+def test_what_no_value_can_be_is_said_in_a_short_sentence(pair):
+    with pytest.raises(UsageError, match="--set") as caught:
+        parse_sets([pair])
+    assert len(str(caught.value)) < 500
+
+
+def test_a_file_of_anything_else_is_answered_in_a_few_sentences():
+    with pytest.raises(UsageError, match="There is no setting 'a0'") as caught:
+        make_config({f"a{i}": "x" * 5000 for i in range(5000)} | {"epochs": "x" * 5000})
+    assert len(str(caught.value)) < 3000

@@ -1,10 +1,12 @@
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 
-from fastmask.errors import DataError
-from fastmask.files import read_json, read_yaml, replacing, write_json, write_text, write_yaml
+from fastmask.errors import DataError, UsageError
+from fastmask.files import read_json, read_strings, read_yaml, replacing, write_json, write_text, write_yaml
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -43,3 +45,94 @@ def test_a_broken_json_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DataError, match=r"a\.json cannot be read as JSON"):
         read_json(tmp_path / "a.json")
+
+
+def laughs(levels):
+    """YAML whose last list stands for 9 ** levels words."""
+    lines = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, levels + 1)]
+    return "\n".join(["l0: &l0 [ha]", *lines])
+
+
+def test_an_alias_stands_for_what_it_names(tmp_path):
+    (tmp_path / "a.yaml").write_text(laughs(2))
+    assert read_yaml(tmp_path / "a.yaml")["l2"] == [[["ha"]] * 9] * 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (laughs(12), "more than 100000 values"),
+        (laughs(12).replace("[*", "{<<: [*").replace("]", "]}").replace("[ha]}", "{ha: 1}"), "more than 100000 values"),
+        ("a: [" + "1," * 200_000 + "1]", "more than 100000 values"),
+        ("a: &b [*b]", r"\*b stands for nothing, or for what it is a part of"),
+        ("a: *b", r"\*b stands for nothing"),
+        ("[" * 100_000, "nested more than 40 deep"),
+        ("a: " + "9" * 5000, "a number of 5000 digits in line 1"),
+        ("a: 0x" + "f" * 5000, "a number of 5002 digits"),
+        ('a: "\\0"', r"the character \\0 in line 1"),
+        ('a: "\\ud800"', "surrogates not allowed"),
+        ("a: 2020-13-45", "month must be in 1..12"),
+        ("a: " + "x" * 5_000_000, "longer than 4 MB"),
+    ],
+)
+def test_yaml_that_would_fill_the_memory_or_cannot_be_printed_is_refused(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match=f"a.yaml cannot be read as YAML: .*{message}"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("9" * 5000, "a number of 5000 digits"),
+        ("[NaN]", "found NaN, expected a number or null"),
+        ("[-Infinity]", "found -Infinity"),
+        ('["\\ud800"]', "surrogates not allowed"),
+        ("[" * 100_000, "recursion"),
+        (" " * 40_000_000, "longer than 32 MB"),
+    ],
+)
+def test_json_that_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=f"a.json cannot be read as JSON: .*{message}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_an_escaped_character_of_two_halves_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('["\\ud83d\\ude37"]')
+    assert read_json(tmp_path / "a.json") == ["😷"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_no_plain_file_is_not_opened(tmp_path, make):
+    make(tmp_path / "a")
+    for read in (read_json, read_yaml):
+        with pytest.raises(DataError, match="is not a plain file"):
+            read(tmp_path / "a")
+    with pytest.raises(UsageError, match="is not a file"):
+        read_strings(tmp_path / "a", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\0\n", r"line 2 holds the character \\0"),
+        ("a,b\n1," + "x" * 2_000_000, "line 2 is longer than 1048576 characters"),
+        ("a,b\n1," + "x" * 5000, "line 2 has a cell of more than 4096 characters"),
+        (",".join(map(str, range(10_001))), "has 10001 columns"),
+        ('a,b\n"1,2\n', "unexpected end of data"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=f"a.csv .*{message}"):
+        read_strings(tmp_path / "a.csv", ())
+
+
+def test_a_file_of_nothing_does_not_fill_the_memory(tmp_path):
+    with (tmp_path / "a.csv").open("wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(DataError, match="line 1 is longer than"):
+        read_strings(tmp_path / "a.csv", ())
+    with pytest.raises(DataError, match="longer than 32 MB"):
+        read_json(tmp_path / "a.csv")

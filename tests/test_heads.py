@@ -126,3 +126,27 @@ def test_forty_heads_have_joint_classes_that_can_be_named():
     y = np.random.default_rng(0).integers(0, 2, (5, 40))
     assert (heads.unjoint(heads.joint(y)) == y).all()
     assert heads.joint_name(heads.joint(y)[0]) == " ".join(heads.decode(y[0]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": 1},
+        {"classes": "abc"},
+        {"classes": [1, 2]},
+        {"weight": "1"},
+        {"weight": True},
+        {"weight": float("inf")},
+        {"weight": float("nan")},
+        {"bounds": ["1"]},
+        {"bounds": [float("nan")]},
+        {"limits": [1.0]},
+        {"limits": [2.0, 1.0]},
+        {"hat": 1},
+    ],
+)
+def test_what_was_not_written_by_to_plain_is_refused(changed):
+    plain = {"name": "age", "classes": ["young", "old"], "weight": 1.0, "bounds": [40.0], "limits": [0.0, 150.0]}
+    assert Heads.from_plain([plain])["age"].limits == (0, 150)
+    with pytest.raises(UsageError):
+        Heads.from_plain([{**plain, **changed}])

@@ -39,6 +39,11 @@ _FIXED = (
     A.VerticalFlip,
 )
 
+# arguments by which a transform reads files of its own choice, and the most that a number may be, by a part of its
+# argument's name: a photo of 16384 x 16384 takes 0.8 GB
+_READING = ("font_path", "read_fn", "reference_images")
+_MOST, _MOST_NUMBER = {"seed": 2.0**64, "max_value": 2.0**32, "max_pixel_value": 2.0**32, "scale": 16.0}, 16384.0
+
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -68,6 +73,7 @@ def to_plain(pipeline: A.Compose | A.BasicTransform) -> dict[str, Any]:
 def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Compose:
     """The reverse of `to_plain`, strict: raises UsageError for an unknown transform or argument, naming `option`."""
     try:
+        _check_plain(plain)
         with warnings.catch_warnings():
             # albumentations only warns of an unknown argument, and of a missing p, which it takes as 0.5
             warnings.simplefilter("error", UserWarning)
@@ -76,9 +82,25 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
             raise ValueError(f"expected a Compose, found {type(pipeline).__name__}")
     except KeyError as error:
         raise UsageError(f"{option}: there is no {error} in albumentations {A.__version__}.") from error
-    except (ValueError, TypeError, AttributeError, UserWarning) as error:
+    except Exception as error:
         raise UsageError(f"{option} is not a pipeline that albumentations can build: {one_line(error)}.") from error
     return pipeline
+
+
+def _check_plain(plain: Any, key: str = "") -> None:
+    """Raise ValueError where a pipeline, which may be somebody else's, would read other files or fill the memory."""
+    if isinstance(plain, Mapping):
+        for name, value in plain.items():
+            if name in _READING and value:
+                raise ValueError(f"{name} reads other files than the photo")
+            _check_plain(value, str(name))
+    elif isinstance(plain, list | tuple):
+        for value in plain:
+            _check_plain(value, key)
+    elif isinstance(plain, int | float):
+        most = next((most for part, most in _MOST.items() if part in key), _MOST_NUMBER)
+        if not abs(plain) <= most:
+            raise ValueError(f"{key} is {plain:g}, expected at most {most:g}")
 
 
 def completed(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:

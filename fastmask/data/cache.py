@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -229,12 +229,11 @@ def _in_memory(source: _Source, say: Say) -> PhotoMap:
 
 def _open(source: _Source, file: Path) -> PhotoMap | None:
     """The map of a file of pixels; None where there is none, or not a whole one."""
-    sizes = _read_sizes(file)
-    if sizes is None or len(sizes) != len(source.unique):
+    runs = _read_runs(file)
+    if runs is None or sum(n for _, _, n in runs) != len(source.unique):
         return None
-    ends = np.cumsum([0, *(height * width * 3 for height, width in sizes)]).tolist()
-    if file.stat().st_size != ends[-1]:
-        return None
+    sizes = [(h, w) for h, w, n in runs for _ in range(n)]
+    ends = [0, *accumulate(height * width * 3 for height, width in sizes)]
     pixels = np.asarray(np.memmap(file, np.uint8, "r"))
     photos = [pixels[a:b].reshape(*size, 3) for (a, b), size in zip(pairwise(ends), sizes, strict=True)]
     # whatever has happened to the files, a few photos tell
@@ -254,19 +253,22 @@ def _reopen(
     return PhotoMap(prefix, photos, file)
 
 
-def _read_sizes(file: Path) -> list[tuple[int, int]] | None:
-    """(height, width) of each photo of a file of pixels, from its index; None where that is not whole."""
-    if not file.is_file() or not file.with_suffix(_INDEX).is_file():
+def _read_runs(file: Path) -> list[tuple[int, int, int]] | None:
+    """[height, width, how many photos in a row] of a file of pixels, from its index; None where that is not whole.
+
+    It may have been written by anybody, so nothing is laid out by it before it agrees with the size of the file.
+    """
+    if not all(part.is_file() and not part.is_symlink() for part in (file, file.with_suffix(_INDEX))):
         return None
     try:
         index = read_json(file.with_suffix(_INDEX))
-        photos, runs = int(index["photos"]), [(int(h), int(w), int(n)) for h, w, n in index["sizes"]]
+        photos, runs = index["photos"], [(h, w, n) for h, w, n in index["sizes"]]
     except (DataError, KeyError, TypeError, ValueError):
         return None
-    # nothing is laid out before the index agrees with itself: it may have been written by anybody
-    if any(min(run) < 1 for run in runs) or sum(n for _, _, n in runs) != photos or photos > file.stat().st_size:
+    if any(type(number) is not int or number < 1 for run in runs for number in run):
         return None
-    return [(h, w) for h, w, n in runs for _ in range(n)]
+    whole = sum(n for _, _, n in runs) == photos and sum(h * w * 3 * n for h, w, n in runs) == file.stat().st_size
+    return runs if whole else None
 
 
 def _runs(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -301,19 +303,20 @@ def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
     if folder and not Path(folder).is_dir():
         raise UsageError(f"{folder} is not a folder; expected the --cache-dir of a run.")
     files = [file for file in Path(folder or photos_folder()).glob(f"*{_PIXELS}") if file.is_file()]
-    found = [
-        CacheFile(file, _transforms(file), len(_read_sizes(file) or ()), file.stat().st_size, file.stat().st_mtime)
-        for file in files
-    ]
+    found = [CacheFile(file, *_told(file), file.stat().st_size, file.stat().st_mtime) for file in files]
     return sorted(found, key=lambda cache: -cache.made)
 
 
-def _transforms(file: Path) -> list[str]:
-    """The names of the transforms of a cache's prefix, for a person to read."""
+def _told(file: Path) -> tuple[list[str], int]:
+    """What a cache's index says for a person to read: the names of its transforms, and how many photos it holds."""
+    runs = _read_runs(file)
     try:
-        return [t["transform"]["__class_fullname__"] for t in read_json(file.with_suffix(_INDEX))["prefix"]]
+        names = [t["transform"]["__class_fullname__"] for t in read_json(file.with_suffix(_INDEX))["prefix"]]
     except (DataError, KeyError, TypeError):
-        return ["broken: made anew when it is needed"]
+        names = [None]
+    if runs is None or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        return ["broken: made anew when it is needed"], 0
+    return names, sum(n for _, _, n in runs)
 
 
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from fastmask.data.photo import SUFFIXES
+from fastmask.data.photo import SUFFIXES, leaves
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, UsageError
 from fastmask.files import read_strings
@@ -125,6 +125,10 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
         on_fault(
             DataError(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row.")
         )
+        return {}
+    linked = next((name for name in names if leaves(folder / name, folder.parent)), None)
+    if linked is not None:
+        on_fault(DataError(f"{folder / linked} is a link out of {folder.parent}; put the photo itself there."))
         return {}
     photos: dict[str, str] = {}
     for name in names:

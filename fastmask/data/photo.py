@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,12 +15,22 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastmask.errors import DataError
+from fastmask.errors import DataError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+# those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+# pixels of a photo, where Pillow starts to warn, and bytes of its file: a small file may claim to be enormous
+MOST_PIXELS, _MOST_BYTES = 178_956_970, 2**28
 _ORIENTATION = 0x0112
+# control characters, and the bytes of a name that are no UTF-8
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+class TooLargeError(ValueError):
+    """A photo that would take gigabytes once it is decoded."""
 
 
 def read_photo(path: str | Path) -> np.ndarray:
@@ -35,6 +46,8 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         if not Path(path).is_file():
             raise DataError(f"{path} is not a file; expected a photo there.")
+        if Path(path).stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} is longer than {_MOST_BYTES >> 20} MB, which no photo is; replace it.")
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error
@@ -49,13 +62,23 @@ def decode_named(data: bytes, path: str | Path) -> np.ndarray:
         return decode_photo(data)
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image that can be read; replace it or remove its row.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); copy the file again or remove its row.") from error
+    except (TooLargeError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} has too many pixels ({one_line(error)}), expected at most {MOST_PIXELS}; scale it down or remove "
+            "its row."
+        ) from error
+    except Exception as error:
+        # whatever a decoder stumbles at: nobody lists what Pillow raises for bytes that were tampered with
+        raise DataError(
+            f"{path} is damaged or cut short ({one_line(error)}); copy the file again or remove its row."
+        ) from error
 
 
 def decode_photo(data: bytes) -> np.ndarray:
     """Decode the bytes of a photo; plain JPEGs by simplejpeg (4 times as fast, the same pixels), all else by Pillow."""
-    image = Image.open(BytesIO(data))
+    image = Image.open(BytesIO(data), formats=_FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        raise TooLargeError(f"it is {image.height} high and {image.width} wide")
     if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     image.load()
@@ -76,8 +99,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def photos_in(folder: Path) -> list[Path]:
     """The photos in a folder and the folders inside it, sorted; hidden ones are left out."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    photos = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    unnamed = next((p for p in photos if _UNWRITABLE.search(str(p))), None)
+    if unnamed is not None:
+        raise DataError(f"{str(unnamed)!r} has characters in its name that a table cannot hold; rename it.")
+    special = next((p for p in photos if not p.is_file()), None)
+    if special is not None:
+        raise DataError(f"{special} is neither a file nor a folder, or a link to nothing; remove it.")
+    return photos
+
+
+def leaves(path: Path, folder: Path) -> bool:
+    """Whether `path`, which starts with `folder`, leads out of it by a link."""
+    between = [path, *path.parents[: len(path.parts) - len(folder.parts) - 1]]
+    return any(p.is_symlink() for p in between) and not Path(os.path.realpath(path)).is_relative_to(
+        os.path.realpath(folder)
+    )
 
 
 def check_photos(paths: Sequence[Path]) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fastmask.data.contest import CONTEST_COLUMNS, contest_folder, read_contest
 from fastmask.data.fixes import apply_fixes
-from fastmask.data.photo import SUFFIXES, photos_in
+from fastmask.data.photo import SUFFIXES, leaves, photos_in
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings
@@ -67,7 +67,7 @@ def read_csv(
     group = group or ("person" if "person" in frame.columns else None)
     made = _make_heads(file, frame, heads, {image_column, group})
     folder = Path(images) if images is not None else file.parent
-    paths = _paths(file, frame[image_column], folder)
+    paths = _paths(file, frame[image_column], folder, linked=images is not None)
     persons = _persons(frame, group)
     rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
     for head in made:
@@ -106,6 +106,9 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
             on_fault(
                 DataError(f"{folder / name} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it.")
             )
+        linked = next((p for p in photos if leaves(p, folder)), None)
+        if linked is not None:
+            on_fault(DataError(f"{linked} is a link out of {folder}; put the photo itself there."))
         rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
     _warn_of_others(folder, names)
     frame = pd.DataFrame(rows, columns=["path", head])
@@ -151,6 +154,8 @@ def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], N
 
 
 def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:
+    if not config.data:
+        raise UsageError("--data is empty; name a contest folder, a CSV, a folder a class, or sample.")
     data = Path(config.data)
     if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
         _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
@@ -282,27 +287,41 @@ def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
     )
 
 
-def _paths(file: Path, cells: pd.Series, folder: Path) -> pd.Series:
-    """The photos' paths relative to `folder`; a DataError in the cells that name none."""
+def _paths(file: Path, cells: pd.Series, folder: Path, linked: bool) -> pd.Series:
+    """The photos' paths relative to `folder`; a DataError in the cells that name none.
+
+    `linked` says that photos may be links out of the folder, because somebody has named it.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from (--images).")
-    paths = cells.map({cell: _path(cell, folder) for cell in cells.unique()})
+    paths = cells.map({cell: _path(cell, folder, linked) for cell in cells.unique()})
     again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
     return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
 
 
-def _path(cell: str, folder: Path) -> str | DataError:
+def _path(cell: str, folder: Path, linked: bool) -> str | DataError:
     path = Path(cell)
     if path.is_absolute() and path.is_relative_to(folder.absolute()):
         path = path.relative_to(folder.absolute())
-    if not cell or path.is_absolute() or ".." in path.parts or "\0" in cell:
+    if not cell or path.is_absolute() or ".." in path.parts:
         return DataError(f"found {cell!r}, expected a photo inside {folder}; another folder is named by --images.")
+    try:
+        found = _found(path, folder)
+    except OSError as error:
+        return DataError(f"found {cell!r}, which cannot be a photo's name ({error.strerror}).")
+    if found is None:
+        return DataError(f"{folder / path} does not exist; expected a photo there.")
+    if not linked and leaves(folder / found, folder):
+        return DataError(f"{folder / found} is a link out of {folder}; name the folder by --images to allow that.")
+    return found.as_posix()
+
+
+def _found(path: Path, folder: Path) -> Path | None:
+    """The photo at `path` in `folder`, or the one that has an ending besides; None where there is none."""
     if (folder / path).is_file():
-        return path.as_posix()
-    endings = [s for s in SUFFIXES if (folder / f"{path}{s}").is_file()]
-    if path.suffix.lower() not in SUFFIXES and len(endings) == 1:
-        return f"{path.as_posix()}{endings[0]}"
-    return DataError(f"{folder / path} does not exist; expected a photo there.")
+        return path
+    endings = [Path(f"{path}{s}") for s in SUFFIXES if (folder / f"{path}{s}").is_file()]
+    return endings[0] if path.suffix.lower() not in SUFFIXES and len(endings) == 1 else None
 
 
 def _cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ GENDERS = ("male", "female")
 RACE = "Asian"
 # Persons of the contest by (gender, age band): the sample keeps their proportions.
 CONTEST_PERSONS = {(0, 0): 549, (0, 1): 410, (0, 2): 83, (1, 0): 732, (1, 1): 817, (1, 2): 109}
-FEWEST_PERSONS = 6
+FEWEST_PERSONS, MOST_PERSONS = 6, 999_999  # their names have six digits
 SPLITS = {"train": 0, "eval": 1}
 # Raised whenever the drawing changes, so that a cached sample is never an older drawing.
 VERSION = 1
@@ -31,7 +32,7 @@ def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_per
     all is drawn. `eval_persons` is a third of `persons` unless given. `eval/answers.csv`, which a contest keeps to
     itself, holds the true classes.
     """
-    folder = Path(folder).resolve()
+    folder = Path(os.path.realpath(folder))
     eval_persons = max(2, persons // 3) if eval_persons is None else eval_persons
     _check(folder, persons, seed, eval_persons)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,8 @@ def class_of(person: Person, stem: str) -> int:
 def _check(folder: Path, persons: int, seed: int, eval_persons: int) -> None:
     if persons < FEWEST_PERSONS:
         raise UsageError(f"A sample needs at least {FEWEST_PERSONS} persons, not {persons}: ask for more.")
+    if max(persons, eval_persons) > MOST_PERSONS:
+        raise UsageError(f"A sample has at most {MOST_PERSONS} persons, not {max(persons, eval_persons)}.")
     if eval_persons < 1:
         raise UsageError(f"A sample needs at least 1 person for evaluation, not {eval_persons}: ask for more.")
     if seed < 0:

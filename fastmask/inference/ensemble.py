@@ -5,29 +5,32 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fastmask.data.augment import augmentations, check_fit
 from fastmask.data.loaders import Passes, batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES, check_photos, photos_in
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.files import write_csv
 from fastmask.heads import Heads
+from fastmask.model.archs import check_arch, describe
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.run import Run
+from fastmask.run import PIPELINES, Run
 from fastmask.training.step import autocast, resolve_precision
 
 # views, photos a batch or processes: more is a slip of the keyboard
 MOST = 65536
+# characters of another library's error
+_MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,10 @@ def predict(
     if precision == "auto":
         precision = "fp32" if picked.type == "cpu" else run.config.precision
     computing = autocast(picked, resolve_precision(precision, picked))
-    augments = augmentations(run.pipelines)
+    try:
+        augments = augmentations(run.pipelines)
+    except UsageError as error:
+        raise DataError(f"{run.path / PIPELINES}: {error}") from error
     stats = batch_stats(augments)
     # a broken photo at the end would cost the work on all before it
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths))}, paths)
@@ -205,11 +211,20 @@ def load_network(run: Run, file: Path, device: torch.device, size: tuple[int, in
 
     Bodies that are made for one size of photos, such as Swin, need `size`; it is that of the validation pipeline.
     """
-    network = build_network(run.config.arch, run.heads, size=size)
+    arch = run.config.arch
+    if file.stat().st_size < _least_bytes(arch):
+        # before the network takes the memory that only its name asks for
+        raise DataError(f"{file} is too short for the weights of {arch}; train the fold again, or restore it.")
+    network = build_network(arch, run.heads, size=size)
     try:
         network.load_state_dict(load_file(file))
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"{file} does not hold the weights of {run.config.arch}: {str(error).splitlines()[0]}."
-        ) from error
+    except Exception as error:
+        raise DataError(f"{file} does not hold the weights of {arch}: {one_line(error)[:_MOST_SHOWN]}.") from error
     return network.to(device).eval()
+
+
+@cache
+def _least_bytes(arch: str) -> int:
+    """What the weights of a body take at least, at two bytes a parameter."""
+    check_arch(arch)
+    return 2 * (describe(arch).parameters or 0)

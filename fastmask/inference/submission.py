@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,8 @@ def check_heads(heads: Heads) -> None:
 
 def check_out(info: Path, out: Path) -> None:
     """Raise UsageError if the answers would be written over the questions."""
-    if out.resolve() == info.resolve():
+    # which, unlike Path.resolve, takes a link to itself for a file that is not there
+    if os.path.realpath(out) == os.path.realpath(info):
         raise UsageError(f"--out {out} is the file of questions itself; name another file.")
 
 

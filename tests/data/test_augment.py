@@ -121,3 +121,25 @@ def test_sizes_that_come_out_differently_are_named():
 def test_a_callable_must_give_a_photo(augment):
     with pytest.raises(DataError, match="the pipeline made"):
         fit(augment, (40, 20))
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        ({"__class_fullname__": "Lambda", "__name__": "f", "p": 1}, "non-serializable"),
+        ({"__class_fullname__": "os.system", "command": "true", "p": 1}, "there is no 'os.system'"),
+        ({"__class_fullname__": 5, "p": 1}, "cannot|can build"),
+        ({"__class_fullname__": "TextImage", "font_path": "/etc/passwd", "p": 1}, "font_path reads other files"),
+        ({"__class_fullname__": "FDA", "reference_images": ["/etc/passwd"], "p": 1}, "reference_images reads other"),
+        ({"__class_fullname__": "Resize", "height": 100_000, "width": 9, "p": 1}, "height is 100000, expected at most"),
+        (
+            {"__class_fullname__": "RandomScale", "scale_limit": [0, 500], "p": 1},
+            "scale_limit is 500, expected at most",
+        ),
+        ({"__class_fullname__": "Resize", "height": float("nan"), "width": 9, "p": 1}, "height is nan"),
+    ],
+)
+def test_a_pipeline_of_somebody_else_reads_nothing_and_stays_small(transform, message):
+    plain = {"transform": {"__class_fullname__": "Compose", "transforms": [transform]}}
+    with pytest.raises(UsageError, match=message):
+        from_plain(plain)

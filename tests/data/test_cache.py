@@ -126,7 +126,29 @@ def lose_index(file):
     file.with_suffix(".json").unlink()
 
 
-@pytest.mark.parametrize("spoil", [spoil_pixels, blank_pixels, spoil_index, forge_index, turn_sizes, lose_index])
+def forge_file(file):
+    """An index that agrees with the size of a file that takes no room."""
+    index = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps({**index, "photos": 10**12, "sizes": [[1, 1, 10**12]]}))
+    with file.open("wb") as opened:
+        opened.truncate(3 * 10**12)
+
+
+def forge_numbers(file):
+    index = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps({**index, "sizes": [[1e999, -1, True]]}))
+
+
+def link_pixels(file):
+    (file.with_name("elsewhere")).write_bytes(file.read_bytes())
+    file.unlink()
+    file.symlink_to("elsewhere")
+
+
+SPOIL = [spoil_pixels, blank_pixels, spoil_index, forge_index, forge_numbers, turn_sizes, lose_index, link_pixels]
+
+
+@pytest.mark.parametrize("spoil", [*SPOIL, forge_file])
 def test_a_cache_that_is_not_whole_is_made_anew(photos, folder, spoil):
     spoil(kept(photos, folder).file)
     assert holds(kept(photos, folder), photos)
@@ -310,3 +332,13 @@ def test_the_prefix_is_the_longest_beginning_that_draws_nothing(transforms, fixe
     assert np.array_equal(rest, augment(image, np.random.default_rng(3)))
     drawn = {augment.prefix(image).tobytes() for _ in range(5)}
     assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", 5, None, "Crop\n0 photos"])
+def test_what_an_index_says_of_itself_is_not_printed_as_it_stands(photos, folder, name):
+    file = kept(photos, folder).file
+    index = json.loads(file.with_suffix(".json").read_text())
+    prefix = [{"transform": {"__class_fullname__": name}}]
+    assert "CenterCrop" in str(list_caches(folder)[0])
+    file.with_suffix(".json").write_text(json.dumps({**index, "prefix": prefix}))
+    assert str(list_caches(folder)[0]).endswith("broken: made anew when it is needed")

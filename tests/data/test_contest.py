@@ -103,3 +103,20 @@ def test_missing_doubled_and_foreign_photos_are_named(contest_copy):
 def test_no_folder_is_a_mistake_of_the_command(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere is not a contest folder \(no such folder\)"):
         read_contest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("what", ["photo", "folder"])
+def test_a_link_out_of_images_is_told(contest_copy, what):
+    one = persons(contest_copy)[0]
+    linked = next(one.glob("mask1.*")) if what == "photo" else one
+    moved = linked.rename(contest_copy / linked.name)
+    linked.symlink_to(moved)
+    with pytest.raises(DataError, match=f"{one.name}/.* is a link out of .*images"):
+        read_contest(contest_copy)
+
+
+def test_the_folder_of_images_may_be_a_link(contest_copy):
+    count = len(read_contest(contest_copy))
+    (contest_copy / "train" / "images").rename(contest_copy / "elsewhere")
+    (contest_copy / "train" / "images").symlink_to(contest_copy / "elsewhere")
+    assert len(read_contest(contest_copy)) == count

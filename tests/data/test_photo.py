@@ -1,3 +1,7 @@
+import os
+import struct
+import tracemalloc
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -5,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastmask.data.contest import read_contest
-from fastmask.data.photo import check_photos, decode_photo, read_photo
+from fastmask.data.photo import check_photos, decode_photo, leaves, photos_in, read_photo
 from fastmask.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
@@ -87,3 +91,88 @@ def test_every_photo_is_decoded_before_anything_starts(contest_copy):
     photos[17].write_bytes(photos[17].read_bytes()[:-999])
     with pytest.raises(DataError, match=photos[17].name):
         check_photos(photos)
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_of(width, height):
+    """A PNG of a few bytes that says it is so large."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width, height):
+    plain = encoded(Image.fromarray(RGB), "JPEG")
+    assert plain.count(struct.pack(">HH", 60, 40)) == 1
+    return plain.replace(struct.pack(">HH", 60, 40), struct.pack(">HH", height, width))
+
+
+# 13377 x 13378 pixels are the first above the bound, and Pillow itself refuses only twice that
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("make", [png_of, jpeg_of])
+@pytest.mark.parametrize("size", [(60_000, 60_000), (13_377, 13_378)])
+def test_a_photo_that_says_it_is_enormous_is_refused_before_it_takes_memory(tmp_path, make, size):
+    (tmp_path / "a.jpg").write_bytes(make(*size))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a.jpg has too many pixels .*, expected at most 178956970; scale it down"):
+        read_photo(tmp_path / "a.jpg")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10**7
+
+
+def test_what_is_no_photo_s_format_is_not_opened(tmp_path):
+    # Pillow would start Ghostscript for it
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    assert Image.open(tmp_path / "a.jpg").format == "EPS"
+    with pytest.raises(DataError, match="is not an image that can be read"):
+        read_photo(tmp_path / "a.jpg")
+
+
+def test_a_file_longer_than_any_photo_is_not_read(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(DataError, match="a.jpg is longer than 256 MB"):
+        read_photo(tmp_path / "a.jpg")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_bytes_that_were_tampered_with_give_a_photo_or_a_sentence(tmp_path, format_):
+    whole, rng = encoded(Image.fromarray(RGB), format_), np.random.default_rng(0)
+    said = []
+    for _ in range(100):
+        data = bytearray(whole)
+        for at in rng.integers(0, min(len(data), 300), 8):
+            data[at] = rng.integers(256)
+        (tmp_path / "a.jpg").write_bytes(data)
+        try:
+            assert read_photo(tmp_path / "a.jpg").dtype == np.uint8
+        except DataError as error:
+            said.append(str(error))
+    assert len(said) > 10
+    assert all(sentence.startswith(str(tmp_path / "a.jpg")) for sentence in said)
+
+
+@pytest.mark.parametrize("name", [b"\xff.jpg", b"a\nb.jpg", b"\x1b[2J.jpg"])
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path, name):
+    (tmp_path / "photos").mkdir()
+    with open(os.fsencode(tmp_path / "photos") + b"/" + name, "wb"):
+        pass
+    with pytest.raises(DataError, match="has characters in its name that a table cannot hold; rename it"):
+        photos_in(tmp_path / "photos")
+
+
+def test_a_link_leaves_its_folder_or_not(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("in/a.jpg", "out.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "deep" / "near.jpg").symlink_to("../a.jpg")
+    (tmp_path / "in" / "deep" / "far.jpg").symlink_to("../../out.jpg")
+    (tmp_path / "in" / "up").symlink_to("..")
+    (tmp_path / "link").symlink_to("in")
+    for folder in (tmp_path / "in", tmp_path / "link"):
+        names = ("a.jpg", "deep/near.jpg", "deep/far.jpg", "up/out.jpg")
+        assert [leaves(folder / name, folder) for name in names] == [False, False, True, True]

@@ -314,3 +314,26 @@ def test_the_photo_s_own_column_may_tell_persons_apart(photos):
     table = read_csv(photos, ["shape"], image_column="file", group="file", on_fault=told.append)
     assert len(told) == 1
     assert table.persons.tolist() == ["b.png", "c.jpg", "d.jpg"]
+
+
+def test_a_photo_that_is_a_link_out_of_the_folder_needs_the_folder_s_name(tmp_path, photos):
+    (tmp_path / "a.jpg").rename(tmp_path.parent / "private.jpg")
+    (tmp_path / "a.jpg").symlink_to("../private.jpg")
+    with pytest.raises(DataError, match=r"line 2, column file: .*a.jpg is a link out of .*--images"):
+        read_csv(photos, ["colour"], image_column="file")
+    assert len(read_csv(photos, ["colour"], image_column="file", images=tmp_path)) == 4
+
+
+def test_a_name_that_is_too_long_is_told_with_its_line(photos):
+    write(photos, ROWS.replace("a.jpg", f"{'a' * 3000}.jpg", 1))
+    with pytest.raises(DataError, match=r"line 2, column file: found 'a+.jpg', which cannot be a photo's name"):
+        read_csv(photos, ["colour"], image_column="file")
+
+
+def test_a_linked_photo_in_a_folder_of_a_class_is_told(tmp_path):
+    for name in ("pets/cat/a.jpg", "pets/dog/b.jpg", "private.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "pets" / "dog" / "c.jpg").symlink_to(tmp_path / "private.jpg")
+    with pytest.raises(DataError, match="c.jpg is a link out of .*pets"):
+        read_folders(tmp_path / "pets")

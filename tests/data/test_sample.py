@@ -177,6 +177,8 @@ def test_cached_sample_passes_failures_on(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="at least 6"):
         cached_sample(5)
+    with pytest.raises(UsageError, match="at most 999999"):
+        cached_sample(10**12)
 
 
 def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):

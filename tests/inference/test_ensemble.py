@@ -163,3 +163,18 @@ def test_what_cannot_be_predicted_is_said(finished_run, run_copy, photos, tmp_pa
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(DataError, match="does not hold the weights of test_resnet"):
         predicted(run_copy, photos)
+
+
+def test_a_run_that_names_an_enormous_network_is_refused_before_it_is_built(run_copy, photos, monkeypatch):
+    config = (run_copy / "config.yaml").read_text()
+    assert "arch: test_resnet\n" in config
+    (run_copy / "config.yaml").write_text(config.replace("arch: test_resnet", "arch: eva02_enormous_patch14_clip_224"))
+    monkeypatch.setattr("fastmask.inference.ensemble.build_network", pytest.fail)
+    with pytest.raises(DataError, match=r"epoch00\d.safetensors is too short for the weights of eva02_enormous"):
+        predicted(run_copy, photos[:2])
+
+
+def test_a_pipeline_that_cannot_be_built_names_the_run(run_copy, photos):
+    (run_copy / "pipelines.yaml").write_text("train: {transform: 3}\nvalid: {transform: 3}\n")
+    with pytest.raises(DataError, match="run_copy/pipelines.yaml: train_pipeline is not a pipeline"):
+        predicted(run_copy, photos[:2])

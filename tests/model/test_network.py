@@ -1,5 +1,6 @@
 import socket
 import warnings
+import zipfile
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from fastmask.data.contest import contest_heads
 from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
-from fastmask.model.network import body_and_heads, build_network, load_body
+from fastmask.model.network import body_and_heads, build_network, load_body, read_weights
 
 HEADS = contest_heads()
 
@@ -214,3 +215,33 @@ def test_one_head_and_seven_heads():
     for count in (1, 7):
         heads = Heads([Head(f"h{i}", ("a", "b", "c")) for i in range(count)])
         assert build_network("test_resnet", heads).eval()(torch.randn(1, 3, 64, 32)).shape == (1, 3 * count)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": torch.zeros(9, 9).to_sparse()}, "something else than plain numbers at 'a'"),
+        ({"a": torch.zeros(1).expand(10**6, 10**6)}, "something else than plain numbers at 'a'"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "something else than plain numbers at 'a'"),
+        ({"a": torch.zeros(2, device="meta")}, "something else than plain numbers at 'a'"),
+        ({1: torch.zeros(2)}, "something else than plain numbers at 1"),
+    ],
+)
+def test_tensors_that_no_body_has_are_refused(tmp_path, tensors, message):
+    torch.save(tensors, tmp_path / "a.pth")
+    with pytest.raises(DataError, match=message):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_file_that_unpacks_to_more_than_it_weighs_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    assert read_weights(tmp_path / "plain.pth")["a"].shape == (10**6,)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain:
+        entries = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in entries.items():
+            packed.writestr(name, data)
+    assert (tmp_path / "packed.pth").stat().st_size < 20_000
+    assert torch.load(tmp_path / "packed.pth", weights_only=True)["a"].shape == (10**6,)
+    with pytest.raises(DataError, match="it unpacks to 40.* bytes, which torch.save never does"):
+        read_weights(tmp_path / "packed.pth")
