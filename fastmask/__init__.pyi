@@ -39,10 +39,10 @@ from .model.network import build_network as build_network
 from .run import Run as Run
 from .scoring import Score as Score
 from .scoring import Scores as Scores
-from .training.callbacks import FiniteLoss as FiniteLoss
 from .training.crossval import cross_validate as cross_validate
 from .training.finder import Found as Found
 from .training.finder import lr_find as lr_find
+from .training.guards import FiniteLoss as FiniteLoss
 from .training.interpret import interpretation as interpretation
 from .training.learner import heads_of as heads_of
 from .training.learner import mask_learner as mask_learner

@@ -1,11 +1,12 @@
 """The command line: parse, call, print.
 
-Results go to stdout, everything else to stderr. Exit 0: done; 1: failed; 2: asked wrongly; 130: interrupted. Nothing
-heavy is imported before a command runs.
+Results go to stdout, everything else to stderr. Exit 0: done; 1: failed; 2: asked wrongly; 130, 143: interrupted by a
+Ctrl-C, by SIGTERM. Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -32,8 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# the exit code that typer gives a Ctrl-C
-INTERRUPTED = 130
+# the exit codes that typer gives a Ctrl-C, and that we give what a scheduler sends
+INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 
 
 @app.command()
@@ -59,6 +60,10 @@ def fit(
         return
     folds = None if fold is None else numbers("--fold", fold, int)
     _check_out(out, resume, overwrite)
+    if resume and out is not None:
+        from fastmask.run import resumed
+
+        settings = resumed(settings, out)
     if dry_run:
         _rehearse(settings, folds, out or Path("runs") / settings.arch, resume)
         return
@@ -80,12 +85,12 @@ def fit(
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
     table = _read_table(settings)
     from fastmask.training.budget import RESERVE, check_whole, given_up, shorten
-    from fastmask.training.crossval import reopen, resumed
+    from fastmask.training.crossval import reopen
     from fastmask.training.plan import prepare
-    from fastmask.training.rehearsal import rehearse
+    from fastmask.training.rehearsal import fitted, rehearse
 
     check_whole(settings.hours, folds)
-    plan = prepare(table, resumed(settings, out) if resume else settings, say=say)
+    plan = fitted(prepare(table, settings, say=say), say)
     plan.check_folds(folds)
     if settings.hours is not None and not resume:
         asked = plan.config
@@ -141,9 +146,10 @@ def lr_find(
     from fastmask.files import write_json
     from fastmask.training import finder
     from fastmask.training.plan import prepare
+    from fastmask.training.rehearsal import fitted
     from fastmask.training.step import fitting
 
-    plan = prepare(table, settings, say=say)
+    plan = fitted(prepare(table, settings, say=say), say)
     learn = plan.learner(fold)
     say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
     with fitting(learn, settings.tf32):
@@ -196,8 +202,9 @@ def bench(
     table = _read_table(settings)
     from fastmask.training.bench import bench as measure
     from fastmask.training.plan import prepare
+    from fastmask.training.rehearsal import fitted
 
-    plan = prepare(table, settings, say=say)
+    plan = fitted(prepare(table, settings, say=say), say)
     say(str(plan))
     measured = measure(plan, seconds)
     if json:
@@ -380,6 +387,8 @@ _plain_warning = warnings.showwarning
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake becomes one sentence on stderr and an exit code."""
     warnings.showwarning = _show_warning
+    # so that temporary files go, and a lock with them
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     # torch and pandas speak of fastai's and timm's own code, about which a user can do nothing
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     try:
@@ -391,7 +400,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # a full disk, a folder that vanished, a name too long: the system's own words and the file
         say(f"fastmask: error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         sys.exit(1)
+    except MemoryError:
+        say("fastmask: error: This machine's memory does not suffice; take smaller photos or a smaller --bs.")
+        sys.exit(1)
     except SystemExit as done:
-        if done.code == INTERRUPTED:
+        if done.code in (INTERRUPTED, TERMINATED):
             say("fastmask: interrupted")
         raise

@@ -1,10 +1,22 @@
 """What can go wrong for a user, in a user's words."""
 
+from collections.abc import Sequence
+
 
 class FastmaskError(Exception):
-    """An error whose message is one sentence for the user: what was found, what was expected, how to mend it."""
+    """An error whose message is one sentence for the user: what was found, what was expected, how to mend it.
+
+    fastai puts a callback's name before the text of what that raises; this one keeps its own.
+    """
 
     exit_code = 1
+
+    def __init__(self, told: str) -> None:
+        super().__init__(told)
+        self.told = told
+
+    def __str__(self) -> str:
+        return self.told
 
 
 class DataError(FastmaskError):
@@ -15,6 +27,17 @@ class UsageError(FastmaskError):
     """What was asked for does not exist or contradicts itself; the command exits 2."""
 
     exit_code = 2
+
+
+class DivergenceError(FastmaskError):
+    """The training has gone to a loss, weights or answers that are no numbers; its text says in which epoch and batch.
+
+    `photos` are those of the batch.
+    """
+
+    def __init__(self, told: str, photos: Sequence[str] = ()) -> None:
+        super().__init__(told)
+        self.photos = list(photos)
 
 
 class FastmaskWarning(UserWarning):

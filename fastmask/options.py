@@ -43,12 +43,12 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
         bool,
         option("Start from the weights of timm's hub. (default: yes)", NETWORK, "--pretrained/--no-pretrained"),
     ),
-    "weights": (str, option("Start from this file (safetensors, .pth).", NETWORK)),
+    "weights": (str, option("Start from this file (safetensors, .pth), or each fold from that of a run.", NETWORK)),
     "drop_rate": (float, option("Dropout before the heads. (default: 0)", NETWORK)),
     "drop_path": (float, option("Stochastic depth of the body. (default: 0)", NETWORK)),
     "epochs": (int, option("Epochs of each fold. (default: 20)", TRAINING)),
     "hours": (float, option("Time for all folds: takes as many epochs, at most --epochs, as fit.", TRAINING)),
-    "bs": (int, option("Photos a batch. (default: 32)", TRAINING)),
+    "bs": (str, option("Photos a batch, or auto: as many of 32 as fit into memory. (default: 32)", TRAINING)),
     "lr": (float, option("Learning rate; one-cycle's highest. (default: 3e-4)", TRAINING)),
     "wd": (float, option("Weight decay. (default: 1e-5)", TRAINING)),
     "sched": (str, option("multistep, onecycle, cosine or constant. (default: multistep)", TRAINING)),
@@ -64,6 +64,12 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "monitor": (str, option("Metric that stops and saves. (default: macro_f1)", TRAINING)),
     "patience": (int, option("Epochs without a better one before a fold stops; 0: never. (default: 5)", TRAINING)),
     "top_k": (int, option("Checkpoints kept a fold, and averaged. (default: 1)", TRAINING)),
+    "on_nan": (str, option("A loss that is no number: stop, or skip the step. (default: stop)", TRAINING)),
+    "on_bad_photo": (str, option("A photo that cannot be read: error, or skip it. (default: error)", TRAINING)),
+    "save_every": (
+        str,
+        option("Steps (500) or time (90s, 5m) between states to go on from within an epoch. (default: 60s)", RUN),
+    ),
     "precision": (str, option("auto, fp32, bf16 or fp16. (default: auto: GPU: bf16 or fp16, CPU: fp32)", RUN)),
     "tf32": (bool, option("TF32 where a GPU computes in fp32. (default: yes)", RUN, "--tf32/--no-tf32")),
     "compile": (bool, option("Compile the network. (default: no)", RUN, "--compile/--no-compile")),
@@ -119,6 +125,8 @@ def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets
     for name in ("stats", "milestones"):
         if name in given and given[name] not in ("report", "pretrained"):
             given[name] = numbers(f"--{name}", given[name])
+    if given.get("bs", "").isdigit():
+        given["bs"] = int(given["bs"])
     if "heads" in given:
         given["heads"] = words(given["heads"])
     return make_config(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,33 +19,48 @@ import pandas as pd
 
 from fastmask.config import Config, make_config
 from fastmask.errors import DataError, UsageError
-from fastmask.files import check_parent, read_json, read_strings, read_yaml, write_csv, write_json, write_yaml
+from fastmask.files import (
+    check_parent,
+    read_json,
+    read_strings,
+    read_yaml,
+    real,
+    sync_folder,
+    write_csv,
+    write_json,
+    write_yaml,
+)
 from fastmask.heads import Heads
+from fastmask.lock import ASIDE, REPLACED, held
 from fastmask.scoring import DRAWS, Scores, score_heads
 
 if TYPE_CHECKING:
     from fastmask.inference.ensemble import Predictions
 
-CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES = (
+CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
     "config.yaml",
     "pipelines.yaml",
     "heads.json",
     "environment.json",
     "folds.csv",
+    "skipped.csv",
     "oof.csv",
     "scores.json",
 )
-FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, OOF, SCORES}
+FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES}
 # the last file of a fold
 DONE = "done.json"
-# settings that say where to work and to read, not what to do: folds.csv and what environment.json says of a fold's
-# start tell whether what was read is the same
+# settings that say where to work and to read, and what to do where that fails, not what to do: folds.csv and what
+# environment.json says of a fold's start tell whether what was read is the same
 MACHINE_SETTINGS = (
     "workers",
     "device",
     "cache",
     "cache_dir",
     "hours",
+    "save_every",
+    "on_nan",
+    "on_bad_photo",
     "data",
     "images",
     "fixes",
@@ -70,18 +87,19 @@ class Run:
         pipelines: Mapping[str, Any],
         folds: pd.DataFrame,
         environment: Any,
+        skipped: Sequence[tuple[str, str]] = (),
         trained: Mapping[int, Path] | None = None,
         overwrite: bool = False,
     ) -> Run:
         """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run.
 
-        `trained` are directories of folds to copy.
+        `skipped` are photos that were left out and why, `trained` directories of folds to copy.
         """
         path = Path(path)
         check_free(path, overwrite)
-        place = path.resolve()
+        place = real(path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as aside:
+        with TemporaryDirectory(prefix=f".{place.name}.", suffix=ASIDE, dir=place.parent) as aside:
             made = Path(aside) / "new"
             made.mkdir()
             write_yaml(made / CONFIG, config.to_plain())
@@ -89,14 +107,17 @@ class Run:
             write_json(made / HEADS, heads.to_plain())
             write_json(made / ENVIRONMENT, environment)
             write_csv(made / FOLDS, folds)
+            if skipped:
+                write_csv(made / SKIPPED, pd.DataFrame(skipped, columns=["path", "why"]))
             for fold, source in (trained or {}).items():
                 shutil.copytree(source, made / f"fold{fold}")
-            old = Path(aside) / "old"
+            old = Path(aside) / REPLACED
             try:
                 if overwrite and place.exists():
                     place.rename(old)
                 # replaces an empty folder, and fails where another run has appeared in the meantime
                 made.rename(place)
+                sync_folder(place.parent)
             except BaseException:
                 # what is left in `aside` goes with it, and the old run must not
                 if old.exists() and not place.exists():
@@ -108,17 +129,16 @@ class Run:
     def load(cls, path: str | Path) -> Run:
         """Open a run directory; raises UsageError if there is none, DataError if a file of it is broken."""
         path = Path(path)
+        _check_inside(path)
         if not (path / CONFIG).is_file() or not (path / HEADS).is_file():
             raise UsageError(f"{path} is not a run directory: it has no {CONFIG}; name the --out of a fit.")
         plain = read_yaml(path / CONFIG)
-        if not isinstance(plain, dict):
+        if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
             raise DataError(f"{path / CONFIG} holds {type(plain).__name__}; expected the settings of a run.")
         try:
             return cls(path, make_config(plain), Heads.from_plain(read_json(path / HEADS)))
         except UsageError as error:
             raise DataError(f"{path} was not written by this version of fastmask: {error}") from error
-        except (TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"{path / HEADS} does not hold the heads of a run.") from error
 
     def fold_path(self, fold: int) -> Path:
         """The directory of one fold."""
@@ -135,7 +155,15 @@ class Run:
     @cached_property
     def folds(self) -> pd.DataFrame:
         """One row a photo: path, person, a column a head, fold."""
-        return self._read(FOLDS, ["path", "person", *self.heads.names, "fold"])
+        frame = self._read(FOLDS, ["path", "person", *self.heads.names, "fold"])
+        for head in self.heads:
+            unknown = sorted(set(frame[head.name]) - {"", *head.classes})
+            if unknown:
+                raise DataError(
+                    f"{self.path / FOLDS}, column {head.name}: found {unknown[0]!r}, expected one of "
+                    f"{', '.join(head.classes)}, or nothing if unknown."
+                )
+        return frame
 
     @cached_property
     def oof(self) -> pd.DataFrame:
@@ -149,17 +177,44 @@ class Run:
         """A CSV of the run: text in the columns that name things, numbers in all others."""
         if not (self.path / name).is_file():
             raise UsageError(f"{self.path} has no {name}: the run has not finished.")
-        frame = read_strings(self.path / name, columns)
+        file = self.path / name
+        frame = read_strings(file, columns)
+        if frame.empty:
+            raise DataError(f"{file} has no rows, which no run leaves behind; restore it.")
+        if "path" in columns and frame["path"].duplicated().any():
+            raise DataError(
+                f"{file} has two rows of {frame['path'][frame['path'].duplicated()].iloc[0]!r}; restore it."
+            )
         text = {"path", "person", *self.heads.names}
-        try:
-            return frame.reset_index(drop=True).apply(lambda c: c if c.name in text else pd.to_numeric(c))
-        except ValueError as error:
-            raise DataError(f"{self.path / name} has something else than numbers: {error}.") from error
+        made = {c: frame[c] if c in text else self._numbers(file, frame[c]) for c in frame.columns}
+        return pd.DataFrame(made).reset_index(drop=True)
+
+    def _numbers(self, file: Path, cells: pd.Series) -> pd.Series:
+        """A column of a CSV of the run as numbers; raises DataError naming a cell that cannot be one of it."""
+        joint = (-1, self.heads.n_joint - 1)
+        whole = {"fold": (0, self.config.folds - 1), "true": joint, "predicted": joint}.get(str(cells.name))
+        numbers = pd.to_numeric(cells, errors="coerce")
+        if whole is not None:
+            good, expected = (
+                numbers.between(*whole) & (numbers % 1 == 0),
+                f"a whole number from {whole[0]} to {whole[1]}",
+            )
+        elif cells.name in self.heads.columns:
+            good, expected = np.isfinite(numbers), "a probability"
+        else:
+            good, expected = numbers.notna() | cells.isin(["", "nan"]), "a number"
+        if not good.all():
+            line = good.index[~good][0]
+            raise DataError(f"{file}, line {line}, column {cells.name}: found {cells[line]!r}, expected {expected}.")
+        return numbers if whole is None else numbers.astype(np.int64)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What environment.json holds."""
-        environment: dict[str, Any] = read_json(self.path / ENVIRONMENT)
+        environment: dict[str, Any] = _mapping(self.path / ENVIRONMENT)
+        for name in ("start", "packages"):
+            if not isinstance(environment.get(name, {}), dict):
+                raise DataError(f"{self.path / ENVIRONMENT} holds no mapping under {name}; restore it.")
         return environment
 
     @property
@@ -175,7 +230,9 @@ class Run:
     @property
     def trained_folds(self) -> list[int]:
         """The folds that are trained to their end."""
-        return [f for f in range(self.config.folds) if self.is_done(f)]
+        # of the folders that there are: how many folds there should be is only what a file says
+        named = (re.fullmatch("fold([0-9]{1,4})", folder.name) for folder in self.path.glob("fold*"))
+        return sorted(f for f in {int(m[1]) for m in named if m} if f < self.config.folds and self.is_done(f))
 
     def checkpoints(self, fold: int) -> list[Path]:
         """The best checkpoints of a fold, by epoch."""
@@ -193,8 +250,7 @@ class Run:
     @property
     def scores(self) -> dict[str, Any]:
         """What scores.json holds."""
-        scores: dict[str, Any] = read_json(self.path / SCORES)
-        return scores
+        return _mapping(self.path / SCORES)
 
     def score(self, draws: int = DRAWS) -> Scores:
         """Macro-F1 and accuracy of the OOF predictions, with 95 % intervals by bootstrap over persons.
@@ -242,6 +298,30 @@ class Run:
         return predict(self, images, tta=tta, **options)
 
 
+def _mapping(file: Path) -> dict[str, Any]:
+    plain = read_json(file)
+    if not isinstance(plain, dict):
+        raise DataError(f"{file} holds {type(plain).__name__}; expected a mapping.")
+    return plain
+
+
+def _check_inside(path: Path) -> None:
+    """Raise DataError where something of a run is a link out of its directory, or neither a file nor a folder.
+
+    A run may be somebody else's: what is read of it, copied or written into it, is its own.
+    """
+    folds = [folder for folder in path.glob("fold*") if folder.is_dir() and not folder.is_symlink()]
+    within = [entry for folder in folds for entry in folder.rglob("*")]
+    place = os.path.realpath(path)
+    for entry in (*(path / name for name in sorted(FILES)), *path.glob("fold*"), *within):
+        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(place):
+            raise DataError(f"{entry} is a link out of the run; put what it points to in its place.")
+        special = entry.exists() and not entry.is_file() and not entry.is_dir()
+        # only a folder of a fold has no ending
+        if special or (entry.suffix and entry.is_dir()) or (entry.is_symlink() and not entry.exists()):
+            raise DataError(f"{entry} is not a plain file; restore it.")
+
+
 def differing_settings(one: Config, other: Config) -> list[str]:
     """The names of the settings in which two configurations ask for different results."""
     a, b = one.to_plain(), other.to_plain()
@@ -256,7 +336,7 @@ def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
 
 def check_free(path: Path, overwrite: bool = False) -> None:
     """Raise UsageError if a run cannot be written at `path`."""
-    place = path.resolve()
+    place = real(path)
     check_parent(place)
     if place.exists() and not place.is_dir():
         raise UsageError(f"{path} is a file; name another folder with --out.")
@@ -269,3 +349,25 @@ def check_free(path: Path, overwrite: bool = False) -> None:
     if foreign or not {CONFIG, HEADS, FOLDS} <= names:
         why = f"it holds {foreign[0]}" if foreign else "it lacks a run's files"
         raise UsageError(f"{path} is not a run ({why}), so --overwrite leaves it alone; name another --out.")
+
+
+def resumed(config: Config, out: str | Path) -> Config:
+    """The settings to go on with: those that the run at `out` was started with, under those that are given now.
+
+    Hours are not taken over; what they gave up, or what bs auto found, stays as it was.
+    """
+    if not Path(out).exists():
+        # somebody who held it may have been killed while he replaced it
+        with held(Path(out)):
+            pass
+    saved, given = Run.load(out).config, config.model_dump(exclude_unset=True)
+    fixed = {"epochs", "folds"} if config.hours is not None else set()
+    fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
+    # a file of folds says how many there are
+    without = {"hours", "folds"} if saved.folds_file is not None else {"hours"}
+    return make_config(saved.model_dump(exclude=without), {n: v for n, v in given.items() if n not in fixed})
+
+
+def go_on(out: Path) -> str:
+    """The line to type to go on with a run."""
+    return f"fastmask fit --resume --out {shlex.quote(str(out))}"

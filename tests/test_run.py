@@ -1,8 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from fastmask.errors import DataError, UsageError
+from fastmask.files import read_strings, write_csv
 from fastmask.run import Run, check_free
 
 
@@ -64,3 +66,72 @@ def test_a_free_place_is_empty_or_new(tmp_path):
         check_free(tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         check_free(tmp_path / "file", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["oof.csv", "config.yaml", "fold0", "fold0/history.csv"])
+def test_a_link_out_of_a_run_is_not_followed(run_copy, name):
+    moved = (run_copy / name).rename(run_copy.parent / "elsewhere")
+    (run_copy / name).symlink_to(moved)
+    with pytest.raises(DataError, match=f"{name} is a link out of the run"):
+        Run.load(run_copy)
+
+
+def test_a_link_to_a_run_and_one_inside_it_are_followed(run_copy, finished_run, tmp_path):
+    (run_copy / "oof.csv").rename(run_copy / "fold0" / "collected.csv")
+    (run_copy / "oof.csv").symlink_to("fold0/collected.csv")
+    (tmp_path / "link").symlink_to(run_copy)
+    assert str(Run.load(tmp_path / "link").score()) == str(finished_run.score())
+
+
+@pytest.mark.parametrize("name", ["scores.json", "fold1/epoch009.safetensors"])
+def test_a_pipe_in_a_run_is_not_opened(run_copy, name):
+    (run_copy / name).unlink(missing_ok=True)
+    os.mkfifo(run_copy / name)
+    with pytest.raises(DataError, match=f"{name} is not a plain file"):
+        Run.load(run_copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "cell", "message"),
+    [
+        ("oof.csv", "mask.wear", "nan", "found 'nan', expected a probability"),
+        ("oof.csv", "true", "0.5", "found '0.5', expected a whole number from -1 to 17"),
+        ("oof.csv", "fold", "", "found '', expected a whole number from 0 to 1"),
+        ("folds.csv", "fold", "2", "found '2', expected a whole number from 0 to 1"),
+        ("folds.csv", "age_value", "old", "found 'old', expected a number"),
+        ("folds.csv", "gender", "robot", "found 'robot', expected one of male, female, or nothing if unknown"),
+    ],
+)
+def test_a_cell_that_no_run_writes_is_named(run_copy, name, column, cell, message):
+    frame = read_strings(run_copy / name, ())
+    if column not in frame.columns:
+        frame[column] = "1"
+    frame.iloc[3, list(frame.columns).index(column)] = cell
+    write_csv(run_copy / name, frame)
+    with pytest.raises(DataError, match=f"{name}.* column {column}: {message}"):
+        Run.load(run_copy).score()
+
+
+@pytest.mark.parametrize("name", ["folds.csv", "oof.csv"])
+def test_a_photo_stands_once_in_a_run(run_copy, name):
+    text = (run_copy / name).read_text()
+    (run_copy / name).write_text(text + text.splitlines()[-1] + "\n")
+    with pytest.raises(DataError, match=f"{name} has two rows of"):
+        Run.load(run_copy).score()
+
+
+def test_the_folds_that_a_run_has_are_those_on_the_disk(run_copy):
+    config = (run_copy / "config.yaml").read_text()
+    assert "\nfolds: 2\n" in config
+    (run_copy / "config.yaml").write_text(config.replace("\nfolds: 2\n", "\nfolds: 9000\n"))
+    assert Run.load(run_copy).trained_folds == [0, 1]
+    (run_copy / "config.yaml").write_text(config.replace("\nfolds: 2\n", "\nfolds: 1000000000\n"))
+    with pytest.raises(DataError, match="folds: input should be less than or equal to 9999, found 1000000000"):
+        Run.load(run_copy)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"start": 1}', '{"packages": []}'])
+def test_an_environment_of_another_form_is_said(run_copy, content):
+    (run_copy / "environment.json").write_text(content)
+    with pytest.raises(DataError, match="environment.json holds"):
+        Run.load(run_copy).start  # noqa: B018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,16 @@ from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
-from fastmask.data.transforms import EncodeHeads, Lookup, NormalizeBatch, ReadPhoto, TensorHeads, TensorPhotos, read
+from fastmask.data.transforms import (
+    UNREADABLE,
+    EncodeHeads,
+    Lookup,
+    NormalizeBatch,
+    ReadPhoto,
+    TensorHeads,
+    TensorPhotos,
+    read,
+)
 from fastmask.errors import DataError, FastmaskError, UsageError
 from fastmask.heads import Heads
 from fastmask.memory import keep_memory
@@ -55,6 +65,9 @@ class PhotoDL(TfmdDL):
     the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies. `maps`
     keep what their prefixes make of photos, so that those are decoded once and not in every pass.
 
+    With `substitute`, a (height, width), a training photo that cannot be read when its turn comes is a grey one of that
+    size, with the class number UNREADABLE of every head.
+
     Batches are made whole, where fastai would send each photo through its pipelines; a data set with item transforms
     or getters of one's own goes photo by photo, and gives the same batches.
     """
@@ -68,19 +81,21 @@ class PhotoDL(TfmdDL):
         seed: int = 0,
         fold: int = 0,
         passes: Passes | None = None,
+        substitute: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
         self.augments, self.maps, self.seed, self.fold = augments, maps, seed, fold
+        self.substitute = substitute
         self.passes = passes or Passes()
         self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
-        self.pass_ = 0
+        self.pass_ = self._left_out = self._first = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
         kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
         super().__init__(dataset, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
         """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
-        names = ("augments", "maps", "seed", "fold", "passes")
+        names = ("augments", "maps", "seed", "fold", "passes", "substitute")
         kept = {name: getattr(self, name) for name in names}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
@@ -119,16 +134,28 @@ class PhotoDL(TfmdDL):
         order = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_).permutation(len(idxs))
         return [idxs[i] for i in order]
 
+    def photos_of(self, batch: int) -> list[str]:
+        """The photos of a batch of the last pass, counted from 0: their paths, or the numbers of their rows."""
+        rows = self.order[batch * self.bs : (batch + 1) * self.bs]
+        columns = columns_of(self.dataset)
+        return [str(columns[0][row]) if columns else f"row {row}" for row in rows]
+
+    def beginning(self, batch: int) -> PhotoDL:
+        """This loader, whose next pass leaves out the batches before `batch`, unread; the others are as ever."""
+        self._left_out = batch
+        return self
+
     def get_idxs(self) -> list[int]:
-        """The rows in the order of this pass; kept as `order`, so that results can be put back in place."""
+        """The rows in the order of this pass; kept whole as `order`, so that results can be put back in place."""
         self.order = list(super().get_idxs())
-        return self.order
+        self._first, self._left_out = self._left_out * self.bs, 0
+        return self.order[self._first :]
 
     def sample(self) -> Iterator[tuple[int, int]]:
         """This worker's share of the pass as (position in the pass, row)."""
         for i, row in enumerate(super().sample()):
             block, within = divmod(i, self.bs)
-            yield (block * self.num_workers + self.offs) * self.bs + within, row
+            yield self._first + (block * self.num_workers + self.offs) * self.bs + within, row
 
     def create_batches(self, samps: Iterable[tuple[int, int]]) -> Iterator[Any]:
         """Batches of (position in the pass, row)."""
@@ -139,13 +166,23 @@ class PhotoDL(TfmdDL):
         kept = self._kept()
         for chosen in self.chunkify(samps):
             batch: np.ndarray | None = None
+            unreadable = []
             for i, (position, row) in enumerate(chosen):
                 place = None if batch is None else batch[i]
-                image = self._augmented(photos[row], position, row, kept, place)
+                try:
+                    image = self._augmented(photos[row], position, row, kept, place)
+                except DataError:
+                    if self.substitute is None or self._which() != 0:
+                        raise
+                    image = np.full((*self.substitute, 3), 128, np.uint8)
+                    unreadable.append(i)
                 if image is not place:
                     batch = stack(image, i, len(chosen), batch)
             rows = [row for _, row in chosen]
-            yield (channels_first(batch), *(TensorHeads(target[rows]) for target in targets))
+            labels = [TensorHeads(target[rows]) for target in targets]
+            for target in labels:
+                target[unreadable] = UNREADABLE
+            yield (channels_first(batch), *labels)
 
     def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
         """One photo, augmented as (pass, position, row) says, and its target."""
@@ -211,8 +248,15 @@ class PhotoDL(TfmdDL):
             raise type(error)(told.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
     def wif(self) -> None:
-        """One thread a worker: opencv's own would fight over the cores."""
+        """One thread a worker, since opencv's own would fight over the cores; and the main process decides on an end.
+
+        A Ctrl-C, and what a scheduler sends, may reach all processes at once. A worker that obeyed would leave the main
+        one without the batch that it wants to finish with; it ends when that one does.
+        """
         cv2.setNumThreads(0)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def stack(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:
@@ -279,6 +323,7 @@ def dataloaders(
     num_workers: int | None = None,
     device: torch.device | str | None = None,
     maps: Sequence[PhotoMap] | None = None,
+    substitute: tuple[int, int] | None = None,
 ) -> DataLoaders:
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
@@ -287,6 +332,7 @@ def dataloaders(
         augments: training and validation augmentation, each a callable (image, rng); the report's by default.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
         num_workers: processes that load; by default none on a CPU, which training keeps busy, else up to 8.
+        substitute: (height, width) of what stands for a training photo that cannot be read; by default it is an error.
         maps: photos that are decoded already; by default `photo_maps`, so the first loaders of a table take their time.
 
     Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
@@ -313,6 +359,7 @@ def dataloaders(
         fold=fold,
         augments=augments,
         maps=photo_maps(table, augments, say=say) if maps is None else maps,
+        substitute=substitute,
         dl_kwargs=[{}, {"passes": Passes()}],
         num_workers=default_workers(device) if num_workers is None else num_workers,
         device=device,

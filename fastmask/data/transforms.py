@@ -48,6 +48,10 @@ class HeadNames(list[str]):
         return " ".join(name or "?" for name in self)
 
 
+# the class number, of every head, of a photo that could not be read and that another stands for
+UNREADABLE = -2
+
+
 class EncodeHeads(DisplayedTransform):
     """Class numbers or names, one a head -> TensorHeads, and back to names."""
 

@@ -1,4 +1,4 @@
-"""Callbacks: counted randomness, early stopping, checkpoints, divergence, out-of-fold predictions, history."""
+"""Callbacks: counted randomness, early stopping, checkpoints, out-of-fold predictions, history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.data.loaders import Passes, PhotoDL
-from fastmask.errors import DataError, FastmaskError
+from fastmask.errors import DataError, DivergenceError, FastmaskError, one_line
 from fastmask.files import replacing, write_csv
 from fastmask.randomness import Counted, Stream
 from fastmask.scoring import LOSS
@@ -68,6 +68,14 @@ class TrainedEpochs(Callback):
     def after_trained_epoch(self) -> None:
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it needs to go on before or within the epoch that would come next; see `state.StateSaver`."""
+        return {"number": self.number - self.trained}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.number = state["number"]
+
 
 class EarlyStopping(TrainedEpochs, TrackerCallback):
     """Ends the fit when `monitor` has not improved for `patience` epochs."""
@@ -88,11 +96,19 @@ class EarlyStopping(TrainedEpochs, TrackerCallback):
         if self.wait >= self.patience:
             raise CancelFitException()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best": float(self.best), "wait": self.wait}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.best, self.wait = state["best"], state["wait"]
+
 
 class Checkpoint(TrainedEpochs, TrackerCallback):
     """Keeps the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
 
-    A worse epoch goes only once a better one is safely on the disk. Equal values keep the earlier epoch.
+    A worse epoch goes at the start of the next epoch or the end of the fit, once a better one is safely on the disk and
+    in the fold's state. Equal values keep the earlier epoch.
     """
 
     order = TrackerCallback.order + 1
@@ -100,64 +116,40 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
     def __init__(self, folder: Path, monitor: str = "macro_f1", top_k: int = 1, **kwargs: Any) -> None:
         super().__init__(monitor=monitor, comp=better(monitor), **kwargs)
         self.folder, self.top_k = folder, top_k
-        self.kept: list[tuple[float, int, Path]] = []
+        self.kept: list[tuple[float, int]] = []
+        self._outdone: list[int] = []
 
     def after_trained_epoch(self) -> None:
         value, epoch = self._goodness(), self.number
         if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
             return
-        path = self.folder / f"epoch{epoch:03d}.safetensors"
-        save_network(self.learn.model, path)
-        self.kept = sorted([*self.kept, (value, epoch, path)], key=lambda k: (-k[0], k[1]))
-        for _, _, old in self.kept[self.top_k :]:
-            old.unlink(missing_ok=True)
+        save_network(self.learn.model, checkpoint_file(self.folder, epoch))
+        self.kept = sorted([*self.kept, (value, epoch)], key=lambda k: (-k[0], k[1]))
+        self._outdone += [old for _, old in self.kept[self.top_k :]]
         self.kept = self.kept[: self.top_k]
+
+    def before_epoch(self) -> None:
+        for epoch in self._outdone:
+            checkpoint_file(self.folder, epoch).unlink(missing_ok=True)
+        self._outdone = []
+
+    def after_fit(self) -> None:
+        super().after_fit()
+        self.before_epoch()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.kept = [(float(value), int(epoch)) for value, epoch in state["kept"]]
+        keep_only(self.folder, "epoch*.safetensors", [checkpoint_file(self.folder, epoch) for _, epoch in self.kept])
 
     def _goodness(self) -> float:
         value = float(self.learn.recorder.values[-1][self.idx])
         if np.isnan(value):
             return -np.inf
         return -value if self.comp is np.less else value
-
-
-class DivergenceError(FastmaskError):
-    """The training has gone to a loss or to answers that are no numbers; its text says in which epoch and batch.
-
-    fastai puts a callback's name before the text of what it raises; this one keeps its own.
-    """
-
-    def __init__(self, told: str) -> None:
-        super().__init__(told)
-        self.told = told
-
-    def __str__(self) -> str:
-        return self.told
-
-
-class FiniteLoss(Callback):
-    """Raises DivergenceError where the training loss is NaN or infinite; fastai's learning rate finder may go there.
-
-    It looks every `every` steps and at the end of an epoch, because looking waits for the device. The recorder's
-    smoothed loss tells the first bad batch: once it is no number, it stays so.
-    """
-
-    order, run_valid = Recorder.order + 1, False
-
-    def __init__(self, every: int = 50) -> None:
-        self.every = every
-
-    def before_train(self) -> None:
-        self._start = len(self.learn.recorder.losses)
-
-    def after_batch(self) -> None:
-        if (self.learn.iter + 1) % self.every == 0:
-            self.after_train()
-
-    def after_train(self) -> None:
-        losses = self.learn.recorder.losses[self._start :]
-        if losses and not finds_lr(self.learn) and not losses[-1].isfinite():
-            batch = next(number for number, loss in enumerate(losses, start=1) if not loss.isfinite())
-            raise DivergenceError(f"epoch {self.learn.epoch + 1}, batch {batch}: the loss is NaN or infinite")
 
 
 class OOFCollector(TrainedEpochs):
@@ -171,6 +163,10 @@ class OOFCollector(TrainedEpochs):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        keep_only(self.folder, "oof-*.safetensors", [oof_file(self.folder, e) for e in range(self.number + 1)])
 
     def before_validate(self) -> None:
         self._batches: list[Tensor] = []
@@ -189,13 +185,18 @@ class OOFCollector(TrainedEpochs):
 
 
 class History(TrainedEpochs):
-    """Writes `folder`/history.csv anew each epoch: one row an epoch with losses, metrics, learning rate and seconds."""
+    """Writes `folder`/history.csv anew each epoch: one row an epoch with losses, metrics and learning rate.
+
+    The seconds of each epoch are beside it in times.csv, because they are never the same twice.
+    """
 
     order = Recorder.order + 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._rows: list[dict[str, Any]] = []
+        self._times: list[dict[str, Any]] = []
+        self._before = 0.0
 
     def before_epoch(self) -> None:
         self._start = time.perf_counter()
@@ -204,9 +205,23 @@ class History(TrainedEpochs):
         recorder = self.learn.recorder
         names = [n for n in recorder.metric_names[1:] if n != "time"]
         values = dict(zip(names, map(float, recorder.values[-1]), strict=True))
-        seconds = round(time.perf_counter() - self._start, 3)
-        self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1], "seconds": seconds})
+        self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1]})
+        self._times.append({"epoch": self.number, "seconds": round(self._seconds(), 3)})
+        self._before = 0.0
         write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
+        write_csv(self.folder / "times.csv", pd.DataFrame(self._times))
+
+    def _seconds(self) -> float:
+        """Of this epoch so far, those before it was interrupted included."""
+        return self._before + time.perf_counter() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        seconds = self._seconds() if self.trained else 0.0
+        return {**super().state_dict(), "rows": self._rows, "times": self._times, "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._rows, self._times, self._before = list(state["rows"]), list(state["times"]), state["seconds"]
 
 
 def better(monitor: str) -> np.ufunc:
@@ -224,13 +239,29 @@ def save_network(network: torch.nn.Module, path: Path) -> None:
     save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors beside `path` and rename into place.
+def save_tensors(tensors: dict[str, Tensor], path: Path, state: str | None = None) -> None:
+    """Write tensors, and a text called `state` if there is one, as safetensors beside `path`, and rename into place.
 
-    Without metadata, whose order safetensors does not keep: the same tensors give the same bytes.
+    No more metadata, since safetensors does not keep their order: the same tensors give the same bytes. Raises
+    FastmaskError where the disk does not take them.
     """
     with replacing(path) as beside:
-        save_file(tensors, beside)
+        try:
+            save_file(tensors, beside, None if state is None else {"state": state})
+        except SafetensorError as error:
+            raise FastmaskError(f"{path} cannot be written: {one_line(error)}.") from error
+
+
+def keep_only(folder: Path, pattern: str, files: Sequence[Path]) -> None:
+    """Remove the files of a pattern that are not among `files`: what came after the state that is gone on from."""
+    for file in folder.glob(pattern):
+        if file not in files:
+            file.unlink()
+
+
+def checkpoint_file(folder: Path, epoch: int) -> Path:
+    """Where a fold keeps the weights of an epoch."""
+    return folder / f"epoch{epoch:03d}.safetensors"
 
 
 def oof_file(folder: Path, epoch: int) -> Path:
@@ -244,6 +275,6 @@ def read_oof(folder: Path, epoch: int) -> np.ndarray:
     try:
         with safe_open(path, framework="numpy") as file:
             probabilities: np.ndarray = file.get_tensor("probabilities")
-    except (OSError, SafetensorError) as error:
+    except (OSError, MemoryError, SafetensorError) as error:
         raise DataError(f"{path} does not hold the probabilities of epoch {epoch}: {error}.") from error
     return probabilities

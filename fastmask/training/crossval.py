@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import gc
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from albumentations import Compose
-from filelock import FileLock, Timeout
 
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskError, UsageError
-from fastmask.files import frame_to_csv, write_json
-from fastmask.model.schedule import lr_schedule
-from fastmask.run import DONE, FOLDS, PIPELINES, Run, check_free, differing_settings, differing_start
-from fastmask.training.budget import RESERVE, Deadline, budget_of, check_whole, given_up, shorten
-from fastmask.training.callbacks import (
-    Checkpoint,
-    DivergenceError,
-    EarlyStopping,
-    FiniteLoss,
-    History,
-    OOFCollector,
+from fastmask.files import frame_to_csv
+from fastmask.lock import held
+from fastmask.run import (
+    FOLDS,
+    PIPELINES,
+    Run,
+    check_free,
+    differing_settings,
+    differing_start,
+    go_on,
+    resumed,
 )
+from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, shorten
+from fastmask.training.fold import train_fold
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
-from fastmask.training.progress import EpochLines
-from fastmask.training.rehearsal import rehearse
-from fastmask.training.step import fitting
+from fastmask.training.rehearsal import fitted, rehearse
 
 
 def cross_validate(
@@ -55,11 +53,14 @@ def cross_validate(
 
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
     made: the settings, the folds, every photo, the network and its weights. `fold` are the folds to train; `merge_runs`
-    joins folds trained apart. `resume` goes on with a run that was stopped: finished folds stay as they are, the others
-    are trained from their start, and the result is the same as that of a run that was never stopped, unless `hours`
-    cuts a fold short. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your own is
-    registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch (stderr by
-    default).
+    joins folds trained apart. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your
+    own is registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch
+    (stderr by default).
+
+    `resume` goes on with a run that was stopped, by the settings that it was started with: finished folds stay as they
+    are, one that was being trained goes on from its last state, and on a CPU the result is, in every bit, that of a run
+    that was never stopped, unless `hours` cuts a fold short. A Ctrl-C or SIGTERM saves a state after the step that is
+    going on; a second one ends at once.
     """
     out, start = Path(out), time.monotonic()
     if not resume:
@@ -69,7 +70,7 @@ def cross_validate(
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
     check_whole(wanted.hours, fold)
-    plan = prepare(table, resumed(wanted, out) if resume else wanted, loss_func, say)
+    plan = fitted(prepare(table, resumed(wanted, out) if resume else wanted, loss_func, say), say)
     plan.check_folds(fold)
     seconds = (wanted.hours or 0.0) * 3600
     rehearsal = rehearse(plan) if seconds else None
@@ -85,38 +86,37 @@ def cross_validate(
         if rehearsal is not None:
             budget = budget_of(plan, rehearsal, start + seconds * (1 - RESERVE / 2), len(left))
         try:
-            for done, number in enumerate(left):
-                train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
-        except KeyboardInterrupt:
-            say(f"Interrupted. Finished folds are kept; --resume --out {out} goes on.")
+            with threads(run, plan, say) if resume else nullcontext():
+                for done, number in enumerate(left):
+                    train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
+        except (KeyboardInterrupt, SystemExit):
+            say(f"Interrupted. To go on: {go_on(out)}")
             raise
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {go_on(out)}") from error
         finish(run)
     return run
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
-    """A block in which no other process may write to the run at `out`; raises UsageError where one does."""
-    place = out.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"{out} is being written by another process; wait for it, or name another --out.") from None
+def threads(run: Run, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+    """A block in which a CPU adds up in as many threads as when the run was started, since their number changes bits.
+
+    Says where the machine differs in another way, which cannot be helped.
+    """
+    then, now = run.environment, plan.environment
+    before, count = torch.get_num_threads(), then.get("threads")
+    differing = [name for name in ("device", "packages") if then.get(name) != now[name]]
+    if differing:
+        say(f"Other {' and '.join(differing)} than when {run.path} was started: the result may differ in its last bits")
+    if now["device"] == "cpu" and isinstance(count, int) and 0 < count != before:
+        say(f"Computing in {count} threads, as {run.path} was started with")
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def resumed(config: Config, out: Path) -> Config:
-    """The settings to go on with: those that hours gave up, when the run was started, stay as they were."""
-    saved = Run.load(out).config
-    if config.hours is None:
-        return config
-    return config.model_copy(update={"epochs": saved.epochs, "folds": saved.folds})
+        torch.set_num_threads(before)
 
 
 def create(out: Path, plan: Plan, overwrite: bool) -> Run:
@@ -128,6 +128,7 @@ def create(out: Path, plan: Plan, overwrite: bool) -> Run:
         pipelines=plan.pipelines,
         folds=plan.folds_frame,
         environment=plan.environment,
+        skipped=plan.skipped,
         overwrite=overwrite,
     )
 
@@ -160,46 +161,3 @@ def reopen(out: Path, plan: Plan) -> Run:
             "same, another --out starts anew."
         )
     return run
-
-
-def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline | None = None) -> None:
-    """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
-    # the plan's settings are the run's, but for those of the machine, which may differ on a resume
-    config, folder = plan.config, run.fold_path(fold)
-    if folder.exists():
-        shutil.rmtree(folder)
-    start = time.perf_counter()
-    lines = EpochLines(f"fold {fold + 1}/{config.folds}", log)
-    learn = plan.learner(
-        fold,
-        [
-            *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
-            History(folder),
-            FiniteLoss(),
-            OOFCollector(folder),
-            Checkpoint(folder, config.monitor, config.top_k),
-            lines,
-            *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
-            *([deadline] if deadline else []),
-        ],
-    )
-    try:
-        with lines, fitting(learn, config.tf32):
-            learn.fit(config.epochs)
-    except DivergenceError as error:
-        raise diverged(run, fold, config, error) from error
-    if deadline is not None and deadline.cut:
-        print(f"fold {fold + 1} ends after {learn.epoch + 1} of {config.epochs} epochs, to be in time", file=log)
-    done = {"fold": fold, "photos": run.photos_digest(fold), "epochs": learn.epoch + 1}
-    write_json(folder / DONE, {**done, "seconds": round(time.perf_counter() - start, 1)})
-    # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
-    learn.remove_cbs(list(learn.cbs))
-    del learn
-    gc.collect()
-
-
-def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> FastmaskError:
-    """Where a fold's training went astray, what mends it, and what is left of it."""
-    overflow = "; fp16 may have overflowed, which --precision bf16 does not" if config.precision == "fp16" else ""
-    kept = f"checkpoints so far are in {run.fold_path(fold)}" if run.checkpoints(fold) else "it has no checkpoint yet"
-    return FastmaskError(f"Fold {fold + 1} diverged in {error}. Lower --lr{overflow}; {kept}.")

@@ -35,6 +35,7 @@ from fastmask.model.optim import adamp_opt
 from fastmask.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
 from fastmask.training.callbacks import CountedSteps
+from fastmask.training.state import ResumableLearner
 from fastmask.training.step import LossesToHost, record_on_device, resolve_precision, step_callbacks
 
 
@@ -86,7 +87,7 @@ def mask_learner(
     settings = {"opt_func": adamp_opt(), "lr": lr, "wd": wd, "wd_bn_bias": True, "splitter": splitter, **kwargs}
     precision = resolve_precision(precision, pick_device(getattr(dls, "device", None)))
     cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, accumulate, ema), *L(cbs)]
-    learn = Learner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
+    learn = ResumableLearner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
     record_on_device(learn)
     return learn
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.files import real
+from fastmask.lock import held
 from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings, differing_start
-from fastmask.training.crossval import held
 from fastmask.training.oof import check_fold, finish
 
 
@@ -23,7 +24,7 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     if len(loaded) < 2:
         raise UsageError(f"merge joins two or more runs; found {len(loaded)}.")
-    if any(run.path.resolve() == out.resolve() for run in loaded):
+    if any(real(run.path) == real(out) for run in loaded):
         raise UsageError(f"{out} is one of the runs to merge; name another --out.")
     first = loaded[0]
     for run in loaded[1:]:

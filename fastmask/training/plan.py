@@ -26,9 +26,9 @@ from fastmask.data.augment import REPORT_STATS, Augment, Stats, augmentations, c
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.loaders import dataloaders, photo_maps, pick_device
-from fastmask.data.photo import check_photos
+from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
+from fastmask.errors import DataError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
@@ -36,6 +36,7 @@ from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network, check_start
 from fastmask.scoring import LOSS, target_of
 from fastmask.training.learner import mask_learner, seeded
+from fastmask.training.start import check_no_leak, digest, file_of, load_heads
 from fastmask.training.step import check_compiler, resolve_precision
 
 LossFunc = Callable[[Heads], nn.Module]
@@ -59,7 +60,10 @@ _MOST_SHOWN = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cross-validation does, checked: the effective settings, table, folds and pipelines."""
+    """What a cross-validation does, checked: the effective settings, table, folds and pipelines.
+
+    `skipped` are the photos that were left out, because they cannot be read, and why.
+    """
 
     config: Config
     table: Table
@@ -69,13 +73,15 @@ class Plan:
     loss_func: LossFunc | None = None
     size: tuple[int, int] | None = None
     maps: Sequence[PhotoMap] = ()
+    skipped: Sequence[tuple[str, str]] = ()
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
+        without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         return "; ".join(
             (
-                f"{len(self.table)} photos of {persons} persons",
+                f"{len(self.table)} photos of {persons} persons{without}",
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}{precision}",
@@ -105,11 +111,12 @@ class Plan:
             fold,
             self.folds,
             augments=augmentations(self.pipelines),
-            bs=self.config.bs,
+            bs=self.config.batch,
             seed=self.config.seed,
             num_workers=self.config.workers,
             device=self.config.device,
             maps=self.maps,
+            substitute=self.size if self.config.on_bad_photo == "skip" else None,
         )
         learn = mask_learner(
             dls,
@@ -161,9 +168,13 @@ def prepare(
     if loss_func is None:
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
+    check_start(config.arch, config.pretrained, file_of(config.weights, 0))
+    skipped: list[tuple[str, str]] = []
+    if config.on_bad_photo == "skip":
+        table, skipped = readable(table)
     config, folds = deal(table, config)
     check_known(config, table, folds)
-    check_start(config.arch, config.pretrained, config.weights)
+    check_no_leak(config.weights, table, folds, config.group)
     check_batches(config, folds)
     if config.compile:
         check_compiler(device)
@@ -177,7 +188,26 @@ def prepare(
         "loss": name_of(loss_func),
         "photos": hashlib.sha256("".join(digests).encode()).hexdigest(),
     }
-    return Plan(config, table, folds, pipelines, environment(network, table, device, start), loss_func, size, maps)
+    surroundings = environment(network, table, device, start)
+    return Plan(config, table, folds, pipelines, surroundings, loss_func, size, maps, skipped)
+
+
+def readable(table: Table) -> tuple[Table, list[tuple[str, str]]]:
+    """The table of the photos that can be read, and the path of each other with what is wrong with it."""
+    faults = list(in_threads(_fault, [table.photo(row) for row in range(len(table))]))
+    rows = [row for row, fault in enumerate(faults) if fault is None]
+    if not rows:
+        raise DataError(f"No photo can be read; the first: {faults[0]}")
+    skipped = [(path, fault) for path, fault in zip(table.frame["path"], faults, strict=True) if fault is not None]
+    return (table.select(rows) if skipped else table), skipped
+
+
+def _fault(photo: Path) -> str | None:
+    try:
+        read_photo(photo)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def decode(
@@ -272,15 +302,17 @@ def weighted_heads(heads: Heads, config: Config) -> Heads:
 def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
     """The network of a fold at its start, for photos of `size`; what is drawn for it depends on (seed, fold) alone."""
     with seeded(config.seed, fold):
-        return build_network(
+        network = build_network(
             config.arch,
             heads,
             pretrained=config.pretrained,
-            weights=config.weights,
+            weights=file_of(config.weights, fold),
             drop_rate=config.drop_rate,
             drop_path_rate=config.drop_path,
             size=size,
         )
+    load_heads(network, heads, config.weights, fold)
+    return network
 
 
 def build_loss(config: Config, heads: Heads) -> FocalLoss:
@@ -315,11 +347,11 @@ def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
 def check_batches(config: Config, folds: np.ndarray) -> None:
     """Raise UsageError if an epoch of some fold has fewer batches than make one optimizer step."""
     photos = len(folds) - int(np.bincount(folds).max())
-    batches = photos // min(config.bs, photos)
+    batches = photos // min(config.batch, photos)
     if config.accumulate > batches:
         raise UsageError(
-            f"Setting accumulate is {config.accumulate}, but an epoch has {batches} batches of {config.bs}, so it has "
-            "no step; take fewer, or a smaller --bs."
+            f"Setting accumulate is {config.accumulate}, but an epoch has {batches} batches of {config.batch}, so it "
+            "has no step; take fewer, or a smaller --bs."
         )
 
 
@@ -346,11 +378,6 @@ def environment(network: MultiHeadNet, table: Table, device: torch.device, start
         "command": sys.argv,
         "git_commit": git_commit(),
     }
-
-
-def digest(file: str | None) -> str | None:
-    """SHA-256 of a file of weights, which may lie elsewhere on another machine, or be another under the same name."""
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def name_of(made_by: Any) -> str | None:

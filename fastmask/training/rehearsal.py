@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
+from fastmask.errors import FastmaskError
 from fastmask.terminal import duration, in_bytes
+from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.step import fitting
 
@@ -24,6 +28,7 @@ STEPS = 3
 _LOADED_AHEAD = 2
 # bytes of a number in oof.csv
 _CSV_NUMBER = 12
+LESS_MEMORY = "take fewer pixels (--crop, --resize) or a smaller --arch"
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
+    # AdamP keeps two averages of each weight; where steps take several batches, an epoch may end within one
+    state = checkpoint * (3 + bool(config.ema) + (config.accumulate > 1))
     numbers = plan.table.heads.n_logits * len(plan.table)
     return Rehearsal(
         train_step=watch.step(True),
@@ -131,10 +138,65 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         memory=peak_memory(),
         device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         checkpoint=checkpoint,
-        # the best k of a fold and the one that is being written; every epoch's predictions, and those chosen as text
-        disk=checkpoint * (config.top_k * len(chosen) + 1) + numbers * (4 * config.epochs + _CSV_NUMBER),
+        # the best k of each fold, and of the one in training the next, its state and the state that replaces it; every
+        # epoch's predictions, and those chosen as text
+        disk=checkpoint * (config.top_k * len(chosen) + 1) + 2 * state + numbers * (4 * config.epochs + _CSV_NUMBER),
         free=shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free,
     )
+
+
+def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
+    """The plan, with the largest batch that fits into memory where its setting bs is "auto".
+
+    Smaller ones than the default divide it, and as many more of them make a step: it stays the same photos. Raises
+    FastmaskError where not even one photo fits.
+    """
+    if plan.config.bs != "auto":
+        return plan
+    for tried in smaller(plan):
+        if fits(tried):
+            config = tried.config
+            batches = f", {config.accumulate} batches a step" if config.accumulate > 1 else ""
+            say(f"--bs auto: {config.bs} photos a batch{batches}")
+            return tried
+    raise FastmaskError(f"Not even one photo fits into memory; {LESS_MEMORY}.")
+
+
+def smaller(plan: Plan) -> Iterator[Plan]:
+    """The plan with batches of its size and of each that divides it, down to 1, with the same photos a step."""
+    photos = plan.config.batch
+    for bs in range(photos, 0, -1):
+        if photos % bs == 0:
+            update = {"bs": bs, "accumulate": plan.config.accumulate * photos // bs}
+            yield replace(plan, config=plan.config.model_copy(update=update))
+
+
+def fits(plan: Plan) -> bool:
+    """Whether a few steps of a plan fit into memory."""
+    try:
+        rehearse(plan)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fitting_in = False
+    else:
+        fitting_in = True
+    # only now is nobody left who holds what was allocated
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return fitting_in
+
+
+def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> FastmaskError:
+    """The error of a fold that ran out of memory, with the batch size that fits."""
+    told = f"Fold {fold + 1} ran out of memory with --bs {plan.config.bs} ({why})"
+    kept = f"its state in {out} is kept, for --resume where other work took the memory"
+    for tried in islice(smaller(plan), 1, None):
+        if fits(tried):
+            options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
+            return FastmaskError(f"{told}. What fits and makes the same steps: {options}, or --bs auto; {kept}.")
+    return FastmaskError(f"{told}, and no smaller one fits; {LESS_MEMORY}; {kept}.")
 
 
 def synchronize(device: torch.device) -> None:

@@ -73,6 +73,14 @@ class Precision(Callback):
         self.precision = precision
         self._block: torch.autocast | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The scaler's; see `state.StateSaver`."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.scaler.load_state_dict(state)
+
     def before_fit(self) -> None:
         self.leave()
         device = next(self.learn.model.parameters()).device
@@ -132,6 +140,18 @@ class Accumulation(GradientAccumulation):
         # fastai counts photos
         super().__init__(n_acc=batches)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The photos that a step is short of, and the gradients of those that it has; see `state.StateSaver`."""
+        grads = {name: p.grad for name, p in self.learn.model.named_parameters() if p.grad is not None}
+        return {"count": self.count, "gradients": grads if self.count else {}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.count = state["count"]
+        for name, p in self.learn.model.named_parameters():
+            if name in state["gradients"]:
+                p.grad = torch.empty_like(p).copy_(state["gradients"][name])
+
     def before_fit(self) -> None:
         super().before_fit()
         if self.learn.opt is not None:
@@ -159,10 +179,27 @@ class EMA(Callback):
         if not 0 < decay < 1:
             raise UsageError(f"The decay of averaged weights lies between 0 and 1, such as 0.999; found {decay:g}.")
         self.decay = decay
+        self._average: ModelEmaV3 | None = None
         self._forget()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The average and its steps; the trained weights are put back in place. See `state.StateSaver`."""
+        self._show(average=False)
+        average = {} if self._average is None else self._average.module.state_dict()
+        return {"steps": self._steps, "average": average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._steps = state["steps"]
+        if state["average"]:
+            self._average = self._new_average()
+            self._average.module.load_state_dict(state["average"])
+
+    def _new_average(self) -> ModelEmaV3:
+        return ModelEmaV3(self.learn.model, self.decay, use_warmup=True, warmup_power=_WARMUP_POWER)
+
     def _forget(self) -> None:
-        self._average: ModelEmaV3 | None = None
+        self._average = None
         self._steps, self._swapped, self._skipped = 0, False, False
 
     def before_fit(self) -> None:
@@ -172,7 +209,7 @@ class EMA(Callback):
 
     def before_train(self) -> None:
         if self._average is None and not finds_lr(self.learn):
-            self._average = ModelEmaV3(self.learn.model, self.decay, use_warmup=True, warmup_power=_WARMUP_POWER)
+            self._average = self._new_average()
 
     def after_cancel_step(self) -> None:
         self._skipped = True

@@ -1,6 +1,7 @@
 import gc
 import hashlib
 import io
+import os
 import shutil
 import weakref
 from dataclasses import replace
@@ -21,6 +22,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import Heads
+from fastmask.lock import held
 from fastmask.model.losses import FocalLoss
 from fastmask.run import Run
 from fastmask.training import crossval
@@ -227,7 +229,10 @@ def test_overwrite_replaces_a_run_and_nothing_else(run_copy, contest, small_sett
 
 def test_two_cannot_write_one_run(contest, small_settings, tmp_path):
     out = tmp_path / "run"
-    with crossval.held(out), pytest.raises(UsageError, match="is being written by another process"):
+    with (
+        held(out),
+        pytest.raises(UsageError, match=rf"is being written by process {os.getpid()} on .* since 20"),
+    ):
         quiet(read_contest(contest), out, **small_settings)
     assert list(tmp_path.iterdir()) == []
 

@@ -152,7 +152,7 @@ def test_its_epochs_are_no_epochs_of_the_callbacks(make, finder, tmp_path):
     finder(learn, num_it=20)
     assert not folder.exists()
     learn.fit(1, 1e-3)
-    assert {file.stem for file in folder.iterdir()} == {"epoch000", "oof-000", "history"}
+    assert {file.stem for file in folder.iterdir()} == {"epoch000", "oof-000", "history", "times"}
 
 
 def test_a_loss_that_runs_away_suggests_nothing(make):

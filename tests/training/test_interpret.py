@@ -5,7 +5,6 @@ import pytest
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.interpret import ClassificationInterpretation
-from fastai.learner import Learner
 from sklearn.metrics import classification_report, confusion_matrix
 
 from fastmask.data.augment import Augmentation
@@ -16,6 +15,7 @@ from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.training.interpret import interpretation
 from fastmask.training.learner import mask_learner
+from fastmask.training.state import ResumableLearner
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -155,6 +155,6 @@ def test_what_cannot_be_interpreted_is_said(learn, table):
 
 def test_the_learner_is_left_as_it_is(learn, predicted):
     interpretation(learn, "age").confusion_matrix()
-    assert type(learn) is Learner
+    assert type(learn) is ResumableLearner
     found, _ = learn.get_preds()
     assert torch.equal(found, torch.from_numpy(predicted[0]))

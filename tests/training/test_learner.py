@@ -36,7 +36,7 @@ def learn(contest):
 
 
 def test_it_is_a_plain_fastai_learner(learn):
-    assert type(learn) is Learner
+    assert isinstance(learn, Learner)
     assert heads_of(learn.dls).names == ("mask", "gender", "age")
 
 

@@ -24,9 +24,10 @@ from fastmask.files import read_yaml
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.training import plan as plan_module
-from fastmask.training.callbacks import Checkpoint, EarlyStopping, FiniteLoss, OOFCollector, finds_lr, read_oof
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, OOFCollector, finds_lr, read_oof
 from fastmask.training.crossval import cross_validate
 from fastmask.training.finder import lr_find
+from fastmask.training.guards import FiniteLoss
 from fastmask.training.learner import mask_learner
 from fastmask.training.plan import prepare
 from fastmask.training.step import (

@@ -1,0 +1,834 @@
+"""What fastmask makes of inputs that were tampered with: one sentence and an exit code each, or a line that says not.
+
+python examples/benchmarks/hostile.py WORK [PART OF A CASE'S NAME ...]
+
+Draws a small data set and trains a tiny run in WORK/good where that is not there yet, spoils a copy of them in some
+four hundred ways, always the same, and runs the command line on each: in a process of its own, with a time limit and a
+limit of memory.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import pickle
+import re
+import resource
+import shlex
+import shutil
+import signal
+import struct
+import sys
+import time
+import traceback
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+# what a command would import, so that each process that is forked from this one starts at once
+import fastmask.data.check
+import fastmask.inference.submission
+import fastmask.training.bench
+import fastmask.training.crossval
+import fastmask.training.finder
+import fastmask.training.merge  # noqa: F401
+from fastmask.cli import main as command_line
+from fastmask.data.sample import write_sample
+from fastmask.files import write_yaml
+
+SECONDS, MEMORY = 60, 2 * 10**9  # a case may take so long, and so much
+FIT = "fit --data data --config settings.yaml --out out/run"
+TABLE = "fit --data table.csv --images data/train/images --config settings.yaml --out out/run"
+PREDICT = "predict run photos --out out/predicted.csv"
+SUBMIT = "predict run photos --submission info.csv --out out/submission.csv"
+MERGE = "merge half0 half1 --out out/merged"
+SCORE = "score run"
+COMPARE = "score answers.csv answers.csv"
+FAILED, ASKED_WRONGLY = 1, 2
+Spoil = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to spoil the good inputs, a command that meets it there, and how it should end."""
+
+    name: str
+    spoil: Spoil
+    command: str
+    code: int = FAILED
+
+
+def nothing(folder: Path) -> None:
+    """The inputs stay good; the command is what is wrong."""
+
+
+def put(file: str, content: str | bytes) -> Spoil:
+    return lambda folder: (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+# texts ---------------------------------------------------------------------------------------------------------------
+
+LAUGHS = "\n".join(["l0: &l0 [ha]", *(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 12))])
+MERGED = "\n".join(
+    ["l0: &l0 {ha: 1}", *(f"l{i}: &l{i} {{<<: [{', '.join([f'*l{i - 1}'] * 9)}]}}" for i in range(1, 12))]
+)
+RUNS = "!!python/object/apply:os.system ['touch MARKER']"
+
+# neither settings, nor pipelines, nor anything else that fastmask writes
+YAMLS = {
+    "object": RUNS,
+    "object in a setting": f"epochs: {RUNS}",
+    "module": "epochs: !!python/module:os",
+    "name": "epochs: !!python/name:os.system",
+    "unknown tag": "epochs: !secret 3",
+    "alias bomb": LAUGHS,
+    "alias bomb in a setting": LAUGHS.replace("l11: &l11", "heads: &l11"),
+    "merge bomb": MERGED,
+    "endless alias": "epochs: &a [*a]",
+    "alias of nothing": "epochs: *a",
+    "nested lists": "epochs: " + "[" * 5000,
+    "closed nested lists": "epochs: " + "[" * 200 + "]" * 200,
+    "nested mappings": "epochs: " + "{a: " * 5000,
+    "open list": "a: [",
+    "two documents": "epochs: 1\n---\nepochs: 2\n",
+    "tabs": "epochs:\n\t- 1",
+    "noise": bytes(range(128, 256)) * 8,
+    "a NUL": b"epochs: 1\0",
+    "an escaped NUL": 'arch: "test\\0resnet"',
+    "half a character": 'arch: "\\ud800"',
+    "UTF-16": "epochs: 1".encode("utf-16") + b"\0",
+    "a list": "[1, 2]",
+    "a text": "just words",
+    "a date that is none": "epochs: 2020-13-45",
+    "digits": "epochs: " + "9" * 5000,
+    "hexadecimal digits": "epochs: 0x" + "f" * 50_000,
+    "sixties": "epochs: 1" + ":59" * 5000,
+    "six megabytes": "a: " + "x" * 6_000_000,
+    "many values": "a: [" + "1," * 200_000 + "1]",
+    "unhashable key": "{[a]: 1}",
+    "a number for a key": "1: 2",
+}
+SETTINGS = {
+    "epochs": ["0", "-1", "1.5", "many", ".nan", ".inf", "[]", "{}", "1e99", "true x"],
+    "folds": ["1", "two", "-3", "1000000000"],
+    "crop": ["[0, 0]", "[400]", "[1, 2, 3]", "400"],
+    "resize": ["[100000, 100000]", "[-1, 5]", "[.nan, 5]"],
+    "lr": ["0", "-1", ".nan", ".inf", "fast"],
+    "age_bounds": ["[60, 30]", "[30]", "[.nan, 60]"],
+    "seed": ["-1", "4294967296", "1.5"],
+    "bs": ["0", "65537", "-1"],
+    "group": ["nobody"],
+    "cache": ["somewhere"],
+    "stats": ["[0, 0, 0, 0, 0, 0]", "[1]", "mean"],
+    "alpha": ["{age: [0, 0, 0]}", "{age: x}", "[1]", "{hat: [1, 1]}", "{age: [1]}"],
+    "head_weights": ["{age: 0, mask: 0, gender: 0}", "{age: -1}", "{hat: 1}"],
+    "milestones": ["[0]", "[-1]", "0.5", "[x]"],
+    "device": ["gpu:x", "'cuda:99'", '"a\\0b"'],
+    "monitor": ["luck"],
+    "hat": ["1"],
+}
+TRANSFORMS = {
+    "Lambda": "{__class_fullname__: Lambda, __name__: f, p: 1.0}",
+    "os.system": "{__class_fullname__: os.system, command: touch MARKER}",
+    "a class of the package": "{__class_fullname__: fastmask.run.Run, path: x}",
+    "a number for a class": "{__class_fullname__: 5}",
+    "no class": "{height: 5}",
+    "no transform": "5",
+    "a font": "{__class_fullname__: TextImage, font_path: /etc/passwd, p: 1.0}",
+    "other photos": "{__class_fullname__: FDA, reference_images: [/etc/passwd], p: 1.0}",
+    "a function to read by": "{__class_fullname__: FDA, reference_images: [], read_fn: os.system, p: 1.0}",
+    "a giant": "{__class_fullname__: Resize, height: 100000, width: 100000, p: 1.0}",
+    "a giant by padding": "{__class_fullname__: PadIfNeeded, min_height: 100000, min_width: 100000, p: 1.0}",
+    "a giant by scale": "{__class_fullname__: RandomScale, scale_limit: [500, 500], p: 1.0}",
+    "words for numbers": "{__class_fullname__: Resize, height: high, width: wide, p: 1.0}",
+    "a negative size": "{__class_fullname__: Resize, height: -4, width: 4, p: 1.0}",
+    "no number": "{__class_fullname__: Resize, height: .nan, width: 4, p: 1.0}",
+    "an unknown argument": "{__class_fullname__: HorizontalFlip, hat: 1, p: 1.0}",
+    "boxes": "{__class_fullname__: BBoxSafeRandomCrop, p: 1.0}",
+}
+JSONS = {
+    "nothing": "",
+    "open": "{",
+    "a number": "3",
+    "null": "null",
+    "a text": '"x"',
+    "a list of numbers": "[1, 2]",
+    "a list of nothing": "[[]]",
+    "nested": "[" * 100_000,
+    "digits": "9" * 5000,
+    "NaN": "[NaN]",
+    "half a character": '["\\ud800"]',
+    "noise": bytes(range(128, 256)) * 8,
+    "a YAML tag": RUNS,
+}
+HEADS = {
+    "no classes": '[{"name": "a"}]',
+    "classes in a text": '[{"name": "a", "classes": "abc"}]',
+    "a number for a class": '[{"name": "a", "classes": [1, 2]}]',
+    "a class twice": '[{"name": "a", "classes": ["b", "b"]}]',
+    "a line break": '[{"name": "a\\n", "classes": ["b", "c"]}]',
+    "a NUL": '[{"name": "a\\u0000", "classes": ["b", "c"]}]',
+    "a weight in words": '[{"name": "a", "classes": ["b", "c"], "weight": "x"}]',
+    "an endless weight": '[{"name": "a", "classes": ["b", "c"], "weight": 1e999}]',
+    "falling bounds": '[{"name": "a", "classes": ["b", "c", "d"], "bounds": [2, 1]}]',
+    "one limit": '[{"name": "a", "classes": ["b", "c"], "bounds": [2], "limits": [1]}]',
+    "an argument too many": '[{"name": "a", "classes": ["b", "c"], "hat": 1}]',
+    "a name of the table": '[{"name": "path", "classes": ["b", "c"]}]',
+    "too many joint classes": json.dumps([{"name": f"h{i}", "classes": list("abcdefghij")} for i in range(20)]),
+    "other heads": '[{"name": "a", "classes": ["b", "c"]}]',
+}
+
+# tables --------------------------------------------------------------------------------------------------------------
+
+
+def edited(file: str, edit: Callable[[bytes], bytes]) -> Spoil:
+    return lambda folder: (folder / file).write_bytes(edit((folder / file).read_bytes()))
+
+
+def without_column(name: str) -> Callable[[bytes], bytes]:
+    return lambda data: re.sub(rf"(?m)\b{name}\b".encode(), b"x", data, count=1)
+
+
+TABLES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "header only": lambda data: data.split(b"\n")[0] + b"\n",
+    "no header": lambda data: data.split(b"\n", 1)[1],
+    "noise": lambda data: bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)),
+    "UTF-16": lambda data: data.decode().encode("utf-16"),
+    "Latin-1": lambda data: data + "é,é\n".encode("latin-1"),
+    "a NUL": lambda data: data[:-3] + b"\0" + data[-3:],
+    "semicolons": lambda data: data.replace(b",", b";"),
+    "an open quote": lambda data: data.replace(b"\n", b'\n"', 1),
+    "a cell too many": lambda data: data + b"1," * 99 + b"1\n",
+    "a cell too few": lambda data: data + b"1\n",
+    "a column twice": lambda data: re.sub(rb"^([^,\n]+),([^,\n]+)", rb"\1,\1", data),
+    "a long line": lambda data: data + b"x" * 2_000_000,
+    "a long cell": lambda data: data + b"x" * 100_000 + b"," * data.split(b"\n")[0].count(b",") + b"\n",
+    "a pickle": lambda data: pickle.dumps(Bomb()),
+}
+# file, a column that it needs, the command that reads it
+READ_BY = [
+    ("data/train/train.csv", "gender", FIT),
+    ("table.csv", "path", f"{TABLE} --image-column path"),
+    ("dealt.csv", "fold", f"{FIT} --folds-file dealt.csv"),
+    ("fixes.csv", "column", f"{FIT} --fixes fixes.csv"),
+    ("info.csv", "ImageID", SUBMIT),
+    ("answers.csv", "ImageID", COMPARE),
+    ("run/folds.csv", "person", SCORE),
+    ("run/oof.csv", "predicted", SCORE),
+    ("half0/fold0/history.csv", "epoch", MERGE),
+]
+
+
+def cell(file: str, column: str, value: str) -> Spoil:
+    """A cell of the last row."""
+
+    def spoil(folder: Path) -> None:
+        with (folder / file).open(newline="") as opened:
+            rows = list(csv.reader(opened))
+        rows[-1][rows[0].index(column)] = value
+        with (folder / file).open("w", newline="") as opened:
+            csv.writer(opened, lineterminator="\n").writerows(rows)
+
+    return spoil
+
+
+CELLS = {
+    ("data/train/train.csv", FIT): {
+        "path": ["", "..", "../../run", "/etc", "a/b", "nobody", "x" * 4000, "."],
+        "age": ["", "old", "-1", "151", "nan", "1e3", "9" * 400],
+        "gender": ["", "robot", "Male"],
+    },
+    ("table.csv", TABLE): {
+        "path": ["", "..", "../../train.csv", "/etc/passwd", "nobody.jpg", "x" * 4000, ".", "/dev/zero"],
+        "person": [""],
+    },
+    ("dealt.csv", f"{FIT} --folds-file dealt.csv"): {
+        "fold": ["", "-1", "x", "1.0", "99999999999", "7", "nan"],
+        "path": ["", "nobody", "../x"],
+    },
+    ("fixes.csv", f"{FIT} --fixes fixes.csv"): {
+        "column": ["", "hat", "path"],
+        "value": ["robot"],
+        "path": ["nobody", "../../etc/passwd"],
+    },
+    ("info.csv", SUBMIT): {"ImageID": ["", "../run/oof.csv", "/etc/passwd", "nobody.jpg", "x" * 4000]},
+    ("answers.csv", COMPARE): {"ans": ["", "x", "18", "-1", "1.5", "9" * 19, "9" * 400]},
+    ("run/folds.csv", SCORE): {"fold": ["", "x", "9", "-1", "0.5", "nan", "inf"], "mask": ["hat"], "path": ["nobody"]},
+    ("run/oof.csv", SCORE): {
+        "path": ["nobody", "/etc/passwd"],
+        "fold": ["", "9", "1e999"],
+        "true": ["99", "x", "0.5"],
+        "mask.wear": ["", "nan", "inf", "x"],
+    },
+    ("half0/fold0/history.csv", MERGE): {"macro_f1": ["x", "1;2"]},
+}
+
+# photos --------------------------------------------------------------------------------------------------------------
+
+PHOTO, FIRST = "photos/0.jpg", "data/train/images/first/normal.jpg"
+
+
+def encoded(format_: str, **options: object) -> bytes:
+    file = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 32, 3), np.uint8)).save(file, format_, **options)
+    return file.getvalue()
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of the chunks given, behind a header of 8-bit grey."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    made = (struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+
+def forged(data: bytes, sizes: bytes, forgery: bytes) -> bytes:
+    assert sizes in data
+    return data.replace(sizes, forgery, 1)
+
+
+def zeros(count: int) -> bytes:
+    """So many bytes, packed."""
+    packer = zlib.compressobj()
+    return b"".join(packer.compress(bytes(10**6)) for _ in range(count // 10**6)) + packer.flush()
+
+
+BIG = 60_000
+PHOTOS = {
+    "PNG bomb": png(BIG, BIG, (b"IDAT", zlib.compress(bytes(10**6)))),
+    "PNG under Pillow's own bound": png(17_000, 17_000, (b"IDAT", zlib.compress(bytes(10**6)))),
+    "PNG text bomb": png(8, 8, (b"zTXt", b"a\0\0" + zeros(3 * 10**8))),
+    "JPEG bomb": forged(encoded("JPEG"), struct.pack(">HH", 48, 32), struct.pack(">HH", BIG, BIG)),
+    "JPEG under Pillow's own bound": forged(
+        encoded("JPEG"), struct.pack(">HH", 48, 32), struct.pack(">HH", 17_000, 17_000)
+    ),
+    "WebP bomb": b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + b"\0" * 4 + b"\x5f\xea\0" * 2,
+    "GIF bomb": forged(encoded("GIF"), struct.pack("<HH", 32, 48), struct.pack("<HH", BIG, BIG)),
+    "TIFF bomb": forged(
+        forged(encoded("TIFF"), struct.pack("<HHII", 256, 4, 1, 32), struct.pack("<HHII", 256, 4, 1, BIG)),
+        struct.pack("<HHII", 257, 4, 1, 48),
+        struct.pack("<HHII", 257, 4, 1, BIG),
+    ),
+    "BMP bomb": forged(encoded("BMP"), struct.pack("<ii", 32, 48), struct.pack("<ii", BIG, BIG)),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(MARKER) (w) file closefile\nshowpage\n%%EOF\n",
+    "text": b"This is no photo.",
+    "empty": b"",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="/etc/passwd"/></svg>',
+    "a bare beginning": b"\xff\xd8\xff",
+    "JPEG cut short": encoded("JPEG")[:-100],
+    "PNG cut short": encoded("PNG")[:-1000],
+    "WebP cut short": encoded("WEBP")[:-500],
+    "TIFF cut short": encoded("TIFF")[:-2000],
+    "no pixels": png(0, 0, (b"IDAT", b"")),
+}
+
+# things that are no plain files --------------------------------------------------------------------------------------
+
+
+def instead(file: str, make: Callable[[Path], object]) -> Spoil:
+    """Something else where a file or a folder was."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / file
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        make(path)
+
+    return spoil
+
+
+def moved_and_linked(file: str) -> Spoil:
+    """A file or a folder put elsewhere, and a link to it in its place."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "elsewhere").mkdir()
+        moved = shutil.move(folder / file, folder / "elsewhere" / Path(file).name)
+        (folder / file).symlink_to(moved)
+
+    return spoil
+
+
+def socket_at(path: Path) -> None:
+    import socket
+
+    here = Path.cwd()
+    # the name of a socket must be short
+    os.chdir(path.parent)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+    os.chdir(here)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**31)
+
+
+VAST = "two gigabytes of nothing"
+SPECIALS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a link to endless zeros": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+    "a socket": socket_at,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to("nobody"),
+    VAST: sparse,
+}
+PLACES = {
+    "run/config.yaml": SCORE,
+    "run/heads.json": SCORE,
+    "run/folds.csv": SCORE,
+    "run/oof.csv": SCORE,
+    "run/pipelines.yaml": PREDICT,
+    "run/fold0/epoch.safetensors": PREDICT,
+    "half0/fold0/done.json": MERGE,
+    "half0/fold0/history.csv": MERGE,
+    "half0/fold0/oof-001.safetensors": MERGE,
+    "half0/environment.json": MERGE,
+    "data/train/train.csv": FIT,
+    FIRST: FIT,
+    PHOTO: PREDICT,
+    "table.csv": TABLE,
+    "settings.yaml": FIT,
+    "info.csv": SUBMIT,
+    "weights.safetensors": f"{FIT} --weights weights.safetensors",
+    "weights.pth": f"{FIT} --weights weights.pth",
+}
+# named by the user, so what is not there was asked for wrongly
+NAMED = {"data/train/train.csv", "settings.yaml", "table.csv", "info.csv", "weights.safetensors", "weights.pth"}
+
+# weights -------------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Makes a file where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch MARKER",)
+
+
+def header(length: int, text: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", length) + text + data
+
+
+def tensors(plain: object, data: bytes = b"") -> bytes:
+    text = json.dumps(plain).encode()
+    return header(len(text), text, data)
+
+
+def saved(value: object, **options: object) -> bytes:
+    file = BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
+
+
+def zipped(data: bytes) -> bytes:
+    """A .pth whose tensor is hundreds of megabytes of zeros, packed."""
+    file = BytesIO()
+    with zipfile.ZipFile(BytesIO(data)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            if name.endswith("data/0"):
+                with new.open(name, "w", force_zip64=True) as entry:
+                    for _ in range(300):
+                        entry.write(bytes(10**6))
+            else:
+                new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
+def tensor_of(dtype: str, shape: list[int], start: int, end: int) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+SAFETENSORS = {
+    "empty": b"",
+    "an endless header": header(2**63, b"{}"),
+    "a header beyond the file": header(10**6, b"{}"),
+    "a hundred gigabytes of header": header(10**11, b"{}"),
+    "no JSON": header(4, b"{{{{"),
+    "nested JSON": header(100_000, b"[" * 100_000),
+    "offsets outside": tensors({"a": tensor_of("F32", [4], 0, 16)}),
+    "falling offsets": tensors({"a": tensor_of("F32", [4], 16, 0)}, bytes(16)),
+    "overlapping": tensors({"a": tensor_of("F32", [4], 0, 16), "b": tensor_of("F32", [4], 8, 24)}, bytes(24)),
+    "a hole": tensors({"a": tensor_of("F32", [4], 8, 24)}, bytes(24)),
+    "a shape of 10^12": tensors({"a": tensor_of("F32", [10**6, 10**6], 0, 16)}, bytes(16)),
+    "a shape that overflows": tensors({"a": tensor_of("F32", [2**32, 2**32], 0, 16)}, bytes(16)),
+    "a negative shape": tensors({"a": tensor_of("F32", [-4], 0, 16)}, bytes(16)),
+    "an unknown type": tensors({"a": tensor_of("F33", [4], 0, 16)}, bytes(16)),
+    "another type": tensors({"a": tensor_of("F64", [4], 0, 16)}, bytes(16)),
+    "a pickle": pickle.dumps(Bomb()),
+    "a torch file": saved({"a": torch.zeros(2)}),
+    "other tensors": tensors({"a": tensor_of("F32", [4], 0, 16)}, bytes(16)),
+    "noise": bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)),
+}
+PTHS: dict[str, bytes] = {
+    "a pickle": pickle.dumps(Bomb()),
+    "a pickle by torch": saved({"a": Bomb()}),
+    "a pickle by torch, the old way": saved({"a": Bomb()}, _use_new_zipfile_serialization=False),
+    "no tensors": saved({"a": 1}),
+    "a list": saved([torch.zeros(2)]),
+    "a sparse tensor": saved({"a": torch.zeros(9, 9).to_sparse()}),
+    "an expanded tensor": saved({"a": torch.zeros(1).expand(10**6, 10**6)}),
+    "a tensor without numbers": saved({"a": torch.zeros(9, device="meta")}),
+    "complex numbers": saved({"a": torch.zeros(9, dtype=torch.complex64)}),
+    "numbers for names": saved({1: torch.zeros(9)}),
+    "a zip bomb": zipped(saved({"a": torch.zeros(9)})),
+    "an empty zip": b"PK\x05\x06" + bytes(18),
+    "cut short": saved({"a": torch.zeros(999)})[:-900],
+    "cut short, the old way": saved({"a": torch.zeros(999)}, _use_new_zipfile_serialization=False)[:-900],
+    "noise": bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)),
+    "nothing": b"",
+}
+
+
+def changed_tensors(file: str, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        given = load_file(folder / file)
+        save_file({name: change(name, tensor) for name, tensor in given.items()}, folder / file)
+
+    return spoil
+
+
+# options -------------------------------------------------------------------------------------------------------------
+
+LONG = "x" * 5000
+OPTIONS = {
+    FIT: f"""--data nobody|--data ''|--data photos|--data settings.yaml|--data info.csv|--data /dev/null|--config nobody
+        |--config data|--config /dev/null/x|--recipe nobody|--recipe ../report|--epochs 0|--epochs -1|--epochs x
+        |--epochs 1.5|--epochs nan|--epochs ''|--folds 1|--folds 0|--folds 99999
+        |--folds x|--fold x|--fold 9|--fold -1|--fold ''|--fold 0,0,x|--bs 0|--bs 100000|--lr 0|--lr -1|--lr nan
+        |--lr inf|--lr x|--wd -1|--wd nan|--sched nobody|--milestones x|--milestones 0|--milestones nan|--lr-gamma 0
+        |--lr-gamma 2|--accumulate 0|--ema 1|--ema -1|--ema nan|--loss nobody|--focal-gamma -1|--focal-gamma inf
+        |--monitor nobody|--patience -1|--top-k 0|--precision fp8|--cache nobody|--workers -1|--workers x
+        |--device nobody|--device cuda:99|--seed -1|--seed 4294967296|--crop 0 0|--crop 1|--resize 5
+        |--resize 100000 100000|--stats x|--stats 1 2|--stats 0 0 0 0 0 0|--stats nan 0 0 1 1 1|--age-bounds 60 30
+        |--age-bounds nan 60|--arch nobody|--arch ''|--arch ../../x|--arch hf-hub:x/y|--drop-rate 1|--drop-rate nan
+        |--drop-path -1|--weights nobody|--weights data|--hours 0|--hours -1|--hours nan|--group nobody
+        |--arch {LONG}|--recipe {LONG}|--epochs {LONG}|--device {LONG}|--stratify nobody
+        |--folds-file nobody|--folds-file data|--fixes nobody|--fixes data|--heads a|--images photos
+        |--image-column a|--group-column a|--set x|--set =1|--set x=1|--set epochs=[|--set epochs=2020-13-45
+        |--set epochs=!!python/object:os.system|--set a.b.c.d=1|--set epochs.a=1|--nobody|--out run|--out settings.yaml
+        |--out settings.yaml/run|--resume --overwrite|--resume --out nobody|--out photos --overwrite|extra words""",
+    TABLE: """--heads nobody|--heads ''|--heads mask,mask|--heads path|--images nobody|--images settings.yaml
+        |--age-bounds 20 30|--stratify nobody""",
+    PREDICT: """--tta 0|--tta -1|--tta x|--tta 99999999|--members nobody|--members ''|--members fold9|--bs 0|--bs x
+        |--workers -1|--device nobody|--precision fp8|--submission nobody|--submission data|--out run
+        |--out settings.yaml|--out settings.yaml/x|--submission info.csv --out info.csv --overwrite|extra""",
+    "predict nobody photos --out out/x": "|--tta 1",
+    "predict run nobody --out out/x": "|--tta 1",
+    "predict photos photos --out out/x": "|--tta 1",
+    "predict run run/fold0 --out out/x": "|--tta 1",
+    "predict": "|run|run photos",
+    "score": "|nobody|photos|settings.yaml|run run run|nobody answers.csv|answers.csv nobody|data answers.csv",
+    "check": "|nobody|photos|settings.yaml|data --out run|data --out settings.yaml|data --folds x"
+    "|data --stratify nobody|data --group nobody|data --crop x y|data --out settings.yaml/x|data --nobody",
+    MERGE: "--out run|--out settings.yaml|--nobody|nobody|half0|photos",
+    "merge": "|run|run --out out/x|run run --out out/x|half0 --out out/x|half0 half1",
+    "cache list": "--cache-dir nobody|--cache-dir settings.yaml|extra|--nobody",
+    "cache clear": "--cache-dir nobody|nobody --cache-dir cache|../run --cache-dir cache|'' --cache-dir cache",
+    "sample": "|run|settings.yaml|out/x --persons 0|out/x --persons -1|out/x --persons x|out/x --seed -1"
+    "|out/x --persons 999999999999|out/x --seed x",
+    "lr-find --data data --config settings.yaml": """--fold 9|--fold -1|--fold x|--out out/x.txt|--out settings.yaml
+        |--out settings.yaml/x.png|--lr nan|--data nobody|--arch nobody""",
+    "bench --data data --config settings.yaml": """--seconds nan|--seconds -1|--seconds 0|--seconds inf|--seconds x
+        |--data nobody|--arch nobody|--bs 0|--device nobody""",
+    "archs": "nobody*|[|--nobody",
+    "nobody": "|--help me",
+    "cache": "nobody",
+}
+
+
+# asked for rightly, but the system or a file does not have it
+FAILING = {
+    FIT: "|".join(f"--{option} {LONG}" for option in ("data", "out", "config", "weights", "fixes", "folds-file")),
+    TABLE: "--image-column nobody|--group-column nobody",
+}
+
+
+def option_cases() -> Iterator[Case]:
+    for options, code in ((OPTIONS, ASKED_WRONGLY), (FAILING, FAILED)):
+        for command, words in options.items():
+            for word in (w.strip() for w in words.split("|")):
+                name = command.partition(" --config")[0].partition(" --out")[0]
+                yield Case(f"options: {name} {word[:40]}", nothing, f"{command} {word}", code)
+
+
+# all of them ---------------------------------------------------------------------------------------------------------
+
+
+def text_cases() -> Iterator[Case]:
+    for name, text in YAMLS.items():
+        yield Case(f"settings: {name}", put("settings.yaml", text), FIT, ASKED_WRONGLY)
+        yield Case(f"config.yaml: {name}", put("run/config.yaml", text), SCORE)
+        yield Case(f"pipelines.yaml: {name}", put("run/pipelines.yaml", text), PREDICT)
+    for setting, values in SETTINGS.items():
+        for value in values:
+            line = f"\n{setting}: {value}\n".encode()
+            spoil = edited("settings.yaml", lambda data, line=line: data + line)
+            yield Case(f"settings: {setting} {value[:30]}", spoil, FIT, ASKED_WRONGLY)
+    for name, transform in TRANSFORMS.items():
+        one = f"{{transform: {{__class_fullname__: Compose, transforms: [{transform}]}}}}"
+        text = f"train: {one}\nvalid: {one}\n"
+        yield Case(f"pipelines.yaml: {name}", put("run/pipelines.yaml", text), PREDICT)
+    for name, text in JSONS.items():
+        yield Case(f"heads.json: {name}", put("run/heads.json", text), SCORE)
+        yield Case(f"done.json: {name}", put("half0/fold0/done.json", text), MERGE)
+        yield Case(f"environment.json: {name}", put("half0/environment.json", text), MERGE)
+    for name, text in HEADS.items():
+        yield Case(f"heads.json: {name}", put("run/heads.json", text), SCORE)
+
+
+def table_cases() -> Iterator[Case]:
+    for file, column, command in READ_BY:
+        for name, edit in {**TABLES, f"no {column}": without_column(column)}.items():
+            if (file, name) != ("fixes.csv", "header only"):
+                # which corrects nothing, and is no mistake
+                yield Case(f"{file}: {name}", edited(file, edit), command)
+    for (file, command), columns in CELLS.items():
+        for column, values in columns.items():
+            for value in values:
+                yield Case(f"{file}: {column} {value[:20]!r}", cell(file, column, value), command)
+
+
+def file_cases() -> Iterator[Case]:
+    for name, data in PHOTOS.items():
+        yield Case(f"photo: {name}", put(PHOTO, data), PREDICT)
+        yield Case(f"photo of the data: {name}", put(FIRST, data), FIT)
+    yield Case("check: PNG bomb", put(FIRST, PHOTOS["PNG bomb"]), "check data")
+    yield Case(
+        "photo: a name that is no text", lambda f: shutil.copy(f / PHOTO, os.fsencode(f) + b"/photos/\xff.jpg"), PREDICT
+    )
+    for name, data in SAFETENSORS.items():
+        code = ASKED_WRONGLY if name == "other tensors" else FAILED
+        yield Case(f"weights: {name}", put("weights.safetensors", data), f"{FIT} --weights weights.safetensors", code)
+        yield Case(f"checkpoint: {name}", put("run/fold0/epoch.safetensors", data), PREDICT)
+        yield Case(f"OOF: {name}", put("half0/fold0/oof-001.safetensors", data), MERGE)
+    for name, data in PTHS.items():
+        yield Case(f".pth: {name}", put("weights.pth", data), f"{FIT} --weights weights.pth")
+    for name, change in {
+        "shorter": lambda name, tensor: tensor.flatten()[:-1].clone(),
+        "renamed to integers": lambda name, tensor: tensor.unsqueeze(0),
+    }.items():
+        yield Case(f"checkpoint: tensors {name}", changed_tensors("run/fold0/epoch.safetensors", change), PREDICT)
+        yield Case(f"OOF: tensors {name}", changed_tensors("half0/fold0/oof-001.safetensors", change), MERGE)
+    giant = edited(
+        "run/config.yaml", lambda data: data.replace(b"arch: test_resnet", b"arch: eva02_enormous_patch14_clip_224")
+    )
+    yield Case("config.yaml: an enormous network", giant, PREDICT)
+    many = edited("half0/config.yaml", lambda data: data.replace(b"\nfolds: 2\n", b"\nfolds: 1000000000\n"))
+    yield Case("config.yaml: a billion folds", many, MERGE)
+
+
+def place_cases() -> Iterator[Case]:
+    for file, command in PLACES.items():
+        # a folder may be called as if it were a photo
+        for name, make in ((n, m) for n, m in SPECIALS.items() if (file, n) != (PHOTO, "a folder")):
+            yield Case(f"{file}: {name}", instead(file, make), command, code_of(file, name))
+    for file in [f for f in PLACES if f.startswith(("run", "half0"))]:
+        yield Case(f"{file}: a link out", moved_and_linked(file), PLACES[file])
+    for file, command in {
+        "run/fold0": PREDICT,
+        "half0/fold0": MERGE,
+        "data/train/images/first": FIT,
+        FIRST: FIT,
+    }.items():
+        yield Case(f"{file}: a link out of its folder", moved_and_linked(file), command)
+    yield Case("table.csv: a link out", moved_and_linked(FIRST), TABLE.replace("--images data/train/images", ""))
+
+
+def code_of(file: str, what: str) -> int:
+    """What a user names and is no file was asked for wrongly; what it holds failed."""
+    return ASKED_WRONGLY if file == "settings.yaml" or (file in NAMED and what != VAST) else FAILED
+
+
+def cases() -> list[Case]:
+    return [*option_cases(), *text_cases(), *table_cases(), *file_cases(), *place_cases()]
+
+
+# running -------------------------------------------------------------------------------------------------------------
+
+PIPELINE = {
+    "transform": {
+        "__class_fullname__": "Compose",
+        "transforms": [
+            {"__class_fullname__": "CenterCrop", "height": 400, "width": 200, "p": 1.0},
+            {"__class_fullname__": "Resize", "height": 32, "width": 16, "p": 1.0},
+        ],
+    }
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, or minus the signal that ended it; what it said; the most memory it had."""
+
+    code: int
+    out: str
+    said: str
+    memory: int
+
+
+def in_a_process(folder: Path, arguments: Sequence[str]) -> Ended:
+    """Run the command line in `folder`, in a fork of this process."""
+    said = [folder.parent / name for name in ("stdout", "stderr")]
+    child = os.fork()
+    if child == 0:
+        _become(folder, arguments, said)
+    _, status, used = os.wait4(child, 0)
+    out, err = (file.read_text(encoding="utf-8", errors="replace") for file in said)
+    return Ended(os.waitstatus_to_exitcode(status), out, err, used.ru_maxrss * 1024)
+
+
+def _become(folder: Path, arguments: Sequence[str], said: Sequence[Path]) -> None:
+    """The forked process, which never returns."""
+    code = 70
+    try:
+        os.chdir(folder)
+        for number, file in enumerate(said, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        signal.alarm(SECONDS)
+        asked_for = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most = asked_for + 2 * MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        try:
+            command_line(arguments)
+            code = 0
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+        except BaseException:  # noqa: BLE001 - what must not come out of it is what is looked for
+            traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def make_good(good: Path) -> None:
+    """The inputs that are spoilt: a data set and a run, unless they are there, and what commands read besides."""
+    if not (good / "data").is_dir():
+        write_sample(good / "data", persons=6)
+    settings = {"arch": "test_resnet", "pretrained": False, "folds": 2, "epochs": 2, "bs": 16, "cache_dir": "cache"}
+    write_yaml(good / "settings.yaml", {**settings, "train_pipeline": PIPELINE, "valid_pipeline": PIPELINE})
+    if not (good / "run").is_dir():
+        ended = in_a_process(good, FIT.replace("out/run", "run").split())
+        if ended.code:
+            sys.exit(f"the good run failed: {ended.said}")
+    for half in (0, 1):
+        shutil.copytree(good / "run", good / f"half{half}")
+        shutil.rmtree(good / f"half{half}" / f"fold{1 - half}")
+    best = next((good / "run" / "fold0").glob("epoch*"))
+    best.rename(good / "run" / "fold0" / "epoch.safetensors")
+    body = {name: t for name, t in load_file(good / "run" / "fold0" / "epoch.safetensors").items() if "body" in name}
+    save_file(body, good / "weights.safetensors")
+    torch.save(body, good / "weights.pth")
+    first_of(good)
+    (good / "photos").mkdir()
+    eval_ = good / "data" / "eval"
+    for i, photo in enumerate(sorted((eval_ / "images").iterdir())[:4]):
+        Image.open(photo).convert("RGB").save(good / "photos" / f"{i}.jpg")
+    (good / "info.csv").write_text("ImageID,ans\n" + "".join(f"{i}.jpg,0\n" for i in range(4)))
+    shutil.copy(eval_ / "answers.csv", good / "answers.csv")
+    with (good / "run" / "folds.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    for file, columns in (("table.csv", ["path", "person", "mask"]), ("dealt.csv", ["path", "fold"])):
+        lines = [",".join(columns), *(",".join(row[c] for c in columns) for row in rows)]
+        (good / file).write_text("\n".join(lines) + "\n")
+    photos = [row["path"] for row in rows if row["mask"] == "none"]
+    (good / "fixes.csv").write_text("path,column,value\n" + "".join(f"{p},mask,incorrect\n" for p in photos[:4]))
+
+
+def first_of(good: Path) -> None:
+    """Call the first person "first", and that person's photo without a mask normal.jpg, wherever they are named."""
+    folder = min((good / "data" / "train" / "images").iterdir())
+    photo = next(folder.glob("normal.*"))
+    for file in (p for p in good.rglob("*.csv") if "eval" not in p.parts):
+        text = file.read_text().replace(f"{folder.name}/{photo.name}", f"{folder.name}/normal.jpg")
+        file.write_text(text.replace(folder.name, "first"))
+    Image.open(photo).convert("RGB").save(folder / "made.jpg")
+    photo.unlink()
+    (folder / "made.jpg").rename(folder / "normal.jpg")
+    folder.rename(folder.with_name("first"))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every entry of a folder and a digest of what it holds."""
+    return {str(p.relative_to(folder)): content(p) for p in sorted(folder.rglob("*")) if "cache" not in p.parts}
+
+
+def content(path: Path) -> str:
+    if path.is_symlink():
+        return f"link to {path.readlink()}"
+    if not path.is_file() or path.stat().st_size > 10**9:
+        return f"mode {path.stat().st_mode}, {path.stat().st_size if path.is_file() else 0} bytes"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def faults(case: Case, ended: Ended, before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """What is wrong with how a case ended; nothing where all is well."""
+    last = (ended.said.strip().splitlines() or [""])[-1]
+    # check puts its findings where results go; typer's own words for an option come in a frame
+    sentence = (
+        last.startswith("fastmask: error:")
+        or (ended.code == ASKED_WRONGLY and re.search("Usage:|─ Error ─", ended.said + ended.out))
+        or (case.command.startswith("check") and "error" in ended.out.lower())
+    )
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    found = {
+        f"exit code {ended.code}, expected {case.code}": ended.code != case.code,
+        "no sentence": not sentence,
+        "a traceback": "Traceback" in ended.said + ended.out,
+        f"a sentence of {len(last)} characters": len(last) > 5000 and LONG not in case.command,
+        f"{ended.memory / 1e9:.1f} GB": ended.memory > MEMORY,
+        f"changed {', '.join(changed[:3])}": bool(changed),
+        "code was run": any(name.endswith("MARKER") for name in after),
+    }
+    return [what for what, wrong in found.items() if wrong]
+
+
+def run_case(case: Case, good: Path, folder: Path) -> tuple[Ended, list[str]]:
+    shutil.copytree(good, folder, symlinks=True)
+    try:
+        case.spoil(folder)
+        before = tree(folder)
+        ended = in_a_process(folder, shlex.split(case.command))
+        return ended, faults(case, ended, before, tree(folder))
+    finally:
+        shutil.rmtree(folder)
+
+
+def main(work: str, *parts: str) -> None:
+    place = Path(work).resolve()
+    good = place / "good"
+    good.mkdir(parents=True, exist_ok=True)
+    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
+    # a fork has no threads but its own
+    torch.set_num_threads(1)
+    if not (good / "settings.yaml").is_file():
+        make_good(good)
+    chosen = [case for case in cases() if not parts or any(part in case.name for part in parts)]
+    start, failed, sentences, most = time.perf_counter(), 0, 0, 0
+    for case in chosen:
+        ended, wrong = run_case(case, good, place / "case")
+        last = (ended.said.strip().splitlines() or [""])[-1]
+        sentences += "no sentence" not in wrong
+        most = max(most, ended.memory)
+        if os.environ.get("HOSTILE_SHOW"):
+            print(f"{case.name} -> {ended.code} {last[:240]}", flush=True)
+        if wrong:
+            failed += 1
+            print(f"FAILED {case.name}: {'; '.join(wrong)}: {last[:300]}", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"{seconds:.0f} s, at most {most / 1e9:.2f} GB of memory")
+    print(f"cases {len(chosen)}, sentences {sentences}, failures {failed}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

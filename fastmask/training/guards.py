@@ -1,0 +1,185 @@
+"""Guards: losses and weights that are no numbers, photos that cannot be read, memory that runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from fastai.callback.core import CancelBatchException, CancelStepException
+from fastai.callback.fp16 import MixedPrecision
+from fastai.learner import Callback, Recorder
+from torch import Tensor
+
+from fastmask.data.transforms import UNREADABLE
+from fastmask.errors import DivergenceError
+from fastmask.files import write_csv
+from fastmask.heads import UNKNOWN
+from fastmask.training.callbacks import TrainedEpochs, finds_lr
+
+# photos of a batch that a sentence names
+_NAMED = 3
+# steps in a row without a number after which nothing is left to save
+_HOPELESS = 50
+
+
+class FiniteLoss(Callback):
+    """Raises DivergenceError where the training loss is NaN or infinite; fastai's learning rate finder may go there.
+
+    It looks every `every` steps and at the end of an epoch, because looking waits for the device. The recorder's
+    smoothed loss tells the first bad batch: once it is no number, it stays so.
+    """
+
+    order, run_valid = Recorder.order + 1, False
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+
+    def before_train(self) -> None:
+        self._start = len(self.learn.recorder.losses)
+
+    def after_batch(self) -> None:
+        if (self.learn.iter + 1) % self.every == 0:
+            self.check()
+
+    def after_train(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Look at the losses of this epoch."""
+        losses = self.learn.recorder.losses[self._start :]
+        if losses and not finds_lr(self.learn) and not losses[-1].isfinite():
+            # an epoch that is gone on with does not begin with its first batch
+            first = self.learn.iter + 1 - len(losses)
+            batch = first + next(number for number, loss in enumerate(losses) if not loss.isfinite())
+            photos = photos_of(self.learn, batch)
+            raise DivergenceError(
+                f"epoch {self.learn.epoch + 1}, batch {batch + 1} ({some(photos)}): the loss is NaN or infinite", photos
+            )
+
+
+class Skipping(TrainedEpochs):
+    """A callback that leaves something out of the training, and lists it in a file of `folder` after each epoch."""
+
+    columns: tuple[str, ...] = ()
+    name_of_file = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[list[Any]] = []
+
+    @property
+    def file(self) -> Path:
+        """Where the rows are listed."""
+        return self.folder / self.name_of_file
+
+    def list_rows(self) -> None:
+        """Write what was left out so far, if anything was."""
+        if self.rows:
+            write_csv(self.file, pd.DataFrame(self.rows, columns=list(self.columns)))
+
+    def after_trained_epoch(self) -> None:
+        self.list_rows()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.rows = list(state["rows"])
+        self.list_rows()
+
+
+class SkipNonFinite(Skipping):
+    """Leaves out a step whose loss or gradients are no numbers, as if its batch had not been there.
+
+    What the batch did to the buffers (batch norm's statistics) is taken back. Looking waits for the device once a step.
+    Raises DivergenceError after 50 such steps in a row.
+    """
+
+    # its `before_step` after the gradients have their true scale
+    order, run_valid = MixedPrecision.order + 2, False
+    columns, name_of_file = ("epoch", "batch", "what", "photo"), "skipped-batches.csv"
+    _in_a_row = 0
+
+    def before_fit(self) -> None:
+        self._live = list(self.learn.model.buffers())
+        self._before_step = [buffer.clone() for buffer in self._live]
+
+    def before_batch(self) -> None:
+        for kept, buffer in zip(self._before_step, self._live, strict=True):
+            kept.copy_(buffer)
+
+    def after_loss(self) -> None:
+        if not self.learn.loss.isfinite().all():
+            smooth = self.learn.recorder.smooth_loss
+            # the recorder's mean would never be a number again
+            self.learn.loss = smooth.value.detach() if smooth.count else torch.zeros_like(self.learn.loss.detach())
+            self._skip("loss")
+            raise CancelBatchException
+
+    def before_step(self) -> None:
+        grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
+        if torch.nn.utils.get_total_norm(grads).isfinite():
+            self._in_a_row = 0
+            return
+        self._skip("gradients")
+        raise CancelStepException
+
+    def _skip(self, what: str) -> None:
+        for kept, buffer in zip(self._before_step, self._live, strict=True):
+            buffer.copy_(kept)
+        epoch, batch = self.learn.epoch + 1, self.learn.iter + 1
+        photos = photos_of(self.learn, self.learn.iter)
+        self.rows += [[epoch, batch, what, photo] for photo in photos]
+        self._in_a_row += 1
+        if self._in_a_row >= _HOPELESS:
+            self.list_rows()
+            told = f"epoch {epoch}, batch {batch} ({some(photos)}): the {_HOPELESS}th step in a row without a number"
+            raise DivergenceError(told, photos)
+
+
+class SkipUnreadable(Skipping):
+    """Takes the labels from photos that a loader could not read and has put a grey one for, so that they teach nothing.
+
+    Only training goes on without them: a photo of the validation has to have a prediction.
+    """
+
+    order, run_valid = -15, False
+    columns, name_of_file = ("epoch", "batch", "photo"), "skipped-photos.csv"
+
+    def before_batch(self) -> None:
+        (y,) = self.learn.yb
+        unreadable = (y == UNREADABLE).all(1)
+        if unreadable.any():
+            photos = photos_of(self.learn, self.learn.iter)
+            epoch, batch = self.learn.epoch + 1, self.learn.iter + 1
+            self.rows += [[epoch, batch, photos[i]] for i in unreadable.nonzero().flatten().tolist()]
+            self.learn.yb = (y.masked_fill(unreadable[:, None], UNKNOWN),)
+
+
+def photos_of(learn: Any, batch: int) -> list[str]:
+    """The photos of a training batch of this epoch; empty for loaders that are not fastmask's."""
+    dl = learn.dls.train
+    return dl.photos_of(batch) if hasattr(dl, "photos_of") else []
+
+
+def some(photos: Sequence[str]) -> str:
+    """The first few photos in words."""
+    named = ", ".join(photos[:_NAMED])
+    return f"{named} and {len(photos) - _NAMED} more" if len(photos) > _NAMED else named or "photos unknown"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a GPU or of the machine did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # what torch raises on a CPU has no class of its own
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all numbers of all tensors are numbers, with one look at the device."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()) if tensors else True

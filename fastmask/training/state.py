@@ -1,0 +1,287 @@
+"""State: what a fold in training needs to go on from where it stood, to the bit.
+
+This is the one place that knows fastai's loop from inside. Random numbers need no state: they are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastai.callback.core import CancelEpochException
+from fastai.learner import Callback, Learner
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from fastmask.errors import DataError, DivergenceError, one_line
+from fastmask.training.callbacks import EarlyStopping, save_tensors
+from fastmask.training.guards import Skipping, all_finite
+from fastmask.training.interrupts import end
+
+STATE = "state.safetensors"
+_FORMAT = 1
+# the share of the time that saving states within an epoch may take, where it goes by the clock
+_SHARE = 0.01
+# bytes, far more than there can be: a file that somebody else has made would fill the memory
+_MOST_OF_A_PARAMETER, _MOST_OF_A_LOSS = 64, 2**30
+
+
+class ResumableLearner(Learner):
+    """A fastai Learner whose next fit begins at step `first_step` of epoch `first_epoch`, both counted from 0.
+
+    Everything counts as if the steps before had been made: the schedule, the batches, fastai's own counters.
+    """
+
+    first_epoch, first_step = 0, 0
+
+    def _do_fit(self) -> None:
+        first, self.first_epoch = self.first_epoch, 0
+        for epoch in range(first, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+    def all_batches(self) -> None:
+        """Walk through the loader that is set, from the first step on."""
+        self.n_iter = len(self.dl)
+        first = 0
+        if self.training:
+            first, self.first_step = self.first_step, 0
+        for number, batch in enumerate(self.dl.beginning(first) if first else self.dl, first):
+            self.one_batch(number, batch)
+
+
+@dataclass(frozen=True)
+class SaveEvery:
+    """How often a state is saved within an epoch: every so many `steps`, or else after so many `seconds`."""
+
+    steps: int | None = None
+    seconds: float = 60.0
+
+    @classmethod
+    def parse(cls, text: str) -> SaveEvery:
+        """Of "500" (steps), "90s" or "5m"."""
+        if text.isdigit():
+            return cls(steps=int(text))
+        return cls(seconds=float(text[:-1]) * (60 if text.endswith("m") else 1))
+
+
+class StateSaver(Callback):
+    """Saves what the fold needs to go on into `folder`, and ends the fit where `asked` gives the number of a signal.
+
+    A state is saved after each epoch but the last, and within one as `every` says, where the optimizer has stepped; in
+    seconds it is stretched so that saving takes a hundredth of the time. It replaces the one before once it is safely
+    on the disk. `belongs` says what it is of, and `state`, as `read_state` gives it, is gone on from.
+
+    Besides what is fastai's and torch's, each callback says by `state_dict` what it would need, and takes it by
+    `load_state_dict`.
+    """
+
+    # after all that count or judge an epoch, and in the batch after all that change the weights
+    order = EarlyStopping.order + 3
+
+    def __init__(
+        self,
+        folder: Path,
+        belongs: Mapping[str, Any],
+        every: SaveEvery,
+        asked: Callable[[], int | None],
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.belongs, self.every, self.asked, self.state = folder, dict(belongs), every, asked, state
+        self.seconds, self._cost = 0.0, 0.0
+
+    def before_fit(self) -> None:
+        self._last = time.monotonic()
+        if self.state is not None:
+            self._load(self.state)
+
+    def before_train(self) -> None:
+        # fastai has just set the share that is done to that of whole epochs
+        if self.state is not None and self.state["step"]:
+            self.learn.pct_train = self.state["pct_train"]
+        self.state = None
+
+    def after_batch(self) -> None:
+        step = self.learn.iter + 1 if self.training else len(self.learn.dls.train)
+        number = self.asked()
+        if number is not None:
+            self.save(self.learn.epoch, step)
+            end(number)
+        if self.training and self._is_due(step):
+            self.save(self.learn.epoch, step)
+
+    def after_epoch(self) -> None:
+        number, following = self.asked(), self.learn.epoch + 1
+        if following < self.learn.n_epoch:
+            self.save(following, 0)
+            if number is not None:
+                end(number)
+
+    def _is_due(self, step: int) -> bool:
+        accumulation = getattr(self.learn, "accumulation", None)
+        if accumulation is not None and accumulation.count:
+            # the gradients would have to be kept as well
+            return False
+        if self.every.steps is not None:
+            return step % self.every.steps == 0
+        return time.monotonic() - self._last >= max(self.every.seconds, self._cost / _SHARE)
+
+    def save(self, epoch: int, step: int) -> None:
+        """Save the state before step `step` of `epoch`; raises DivergenceError for weights that are no numbers."""
+        start = time.monotonic()
+        finite_loss = getattr(self.learn, "finite_loss", None)
+        if finite_loss is not None and self.training:
+            # it tells the batch, which the weights do not
+            finite_loss.check()
+        # first, because the average of the weights leaves the network to those that are trained
+        callbacks = {cb.name: cb.state_dict() for cb in self._callbacks()}
+        tensors: dict[str, Tensor] = {}
+        plain = _taken_apart(
+            {
+                "format": _FORMAT,
+                **self.belongs,
+                "epoch": epoch,
+                "step": step,
+                "pct_train": self.learn.pct_train,
+                "train_iter": self.learn.train_iter,
+                "network": self.learn.model.state_dict(),
+                "loss": self._loss_state(),
+                "optimizer": self.learn.opt.state_dict(),
+                "recorder": _recorder_state(self.learn.recorder),
+                "callbacks": callbacks,
+            },
+            "",
+            tensors,
+        )
+        if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
+            raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights are no numbers")
+        save_tensors(tensors, self.folder / STATE, json.dumps(plain))
+        self._last = time.monotonic()
+        self._cost = self._last - start
+        self.seconds += self._cost
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Put everything where `save` found it; raises DataError for a state that is of something else."""
+        learn, file = self.learn, self.folder / STATE
+        try:
+            learn.model.load_state_dict(state["network"])
+            if isinstance(learn.loss_func, nn.Module):
+                learn.loss_func.load_state_dict(state["loss"])
+            _load_optimizer(learn.opt.opt, state["optimizer"])
+            _load_recorder(learn.recorder, state["recorder"])
+            for cb in self._callbacks():
+                # what is to be left out may be asked for only now
+                if cb.name in state["callbacks"] or not isinstance(cb, Skipping):
+                    cb.load_state_dict(state["callbacks"][cb.name])
+            learn.first_epoch, learn.first_step = state["epoch"], state["step"]
+            learn.train_iter = state["train_iter"]
+            for dl in learn.dls.loaders:
+                # an epoch is one pass through each
+                dl.passes.next = state["epoch"]
+            if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
+                raise ValueError(f"it stands at step {state['step']} of epoch {state['epoch']}")
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise unfit(file, one_line(error)) from error
+
+    def _callbacks(self) -> list[Any]:
+        # of their own: what fastai's callbacks lack they take from the learner, and that from the network
+        return [cb for cb in self.learn.cbs if hasattr(type(cb), "state_dict")]
+
+    def _loss_state(self) -> dict[str, Tensor]:
+        loss = self.learn.loss_func
+        return loss.state_dict() if isinstance(loss, nn.Module) else {}
+
+
+def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dict[str, Any] | None:
+    """The state that a fold's folder keeps, None where there is none.
+
+    Raises DataError if it is of something else, or larger than the state of so many parameters and a loss can be.
+    """
+    file = folder / STATE
+    if not file.exists():
+        return None
+    try:
+        if file.stat().st_size > _MOST_OF_A_PARAMETER * parameters + _MOST_OF_A_LOSS:
+            raise ValueError(f"it is {file.stat().st_size} bytes long")
+        with safe_open(file, framework="pt") as opened:
+            plain = json.loads((opened.metadata() or {})["state"])
+            state = _put_together(plain, opened.get_tensor)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise unfit(file, one_line(error)) from error
+    expected = {"format": _FORMAT, **belongs}
+    differing = [name for name, value in expected.items() if not isinstance(state, dict) or state.get(name) != value]
+    if differing:
+        raise unfit(file, f"it is of another {differing[0]}")
+    return dict(state)
+
+
+def unfit(file: Path, why: str) -> DataError:
+    """The error of a state that cannot be gone on from."""
+    return DataError(f"{file} is not a state that this fold can go on from ({why}); remove it to train the fold anew.")
+
+
+_TENSOR = "tensor:"
+
+
+def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` in plain values, with names instead of tensors, which go into `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().contiguous()
+        return _TENSOR + name
+    if isinstance(value, Mapping):
+        return {str(key): _taken_apart(v, f"{name}.{key}", tensors) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_taken_apart(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+    return value
+
+
+def _put_together(plain: Any, tensor: Callable[[str], Tensor]) -> Any:
+    """What `_taken_apart` took apart, but for the names of mappings, which are text."""
+    if isinstance(plain, dict):
+        return {key: _put_together(value, tensor) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_put_together(value, tensor) for value in plain]
+    return tensor(plain.removeprefix(_TENSOR)) if isinstance(plain, str) and plain.startswith(_TENSOR) else plain
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load what `state_dict` gave; averages take the memory format of their weights, which they had."""
+    now = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group, saved in zip(now["param_groups"], state["param_groups"], strict=True):
+        group.update({k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in saved.items()})
+    now["state"] = {
+        int(number): {name: _laid_out_as(parameters[int(number)], value) for name, value in saved.items()}
+        for number, saved in state["state"].items()
+    }
+    optimizer.load_state_dict(now)
+
+
+def _laid_out_as(parameter: Tensor, value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if value.shape != parameter.shape:
+        raise ValueError(f"an average is {tuple(value.shape)}, its weights {tuple(parameter.shape)}")
+    return torch.empty_like(parameter).copy_(value)
+
+
+def _recorder_state(recorder: Any) -> dict[str, Any]:
+    losses = recorder.losses
+    return {
+        "lrs": torch.tensor(recorder.lrs, dtype=torch.float64),
+        "losses": torch.stack([loss.cpu() for loss in losses]) if losses else torch.zeros(0),
+        "values": [list(row) for row in recorder.values],
+        "iters": list(recorder.iters),
+        "smooth": {"value": recorder.smooth_loss.val, "count": recorder.smooth_loss.count},
+    }
+
+
+def _load_recorder(recorder: Any, state: Mapping[str, Any]) -> None:
+    recorder.lrs, recorder.losses = state["lrs"].tolist(), list(state["losses"].unbind())
+    recorder.values, recorder.iters = list(state["values"]), list(state["iters"])
+    recorder.smooth_loss.val, recorder.smooth_loss.count = state["smooth"]["value"], state["smooth"]["count"]

@@ -1,0 +1,93 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmask.errors import UsageError
+from fastmask.lock import held
+from fastmask.run import Run, resumed
+
+
+def hold(out: str, holding: "multiprocessing.synchronize.Event", over: "multiprocessing.synchronize.Event") -> None:
+    with held(Path(out)):
+        holding.set()
+        over.wait(60)
+
+
+def test_a_second_process_is_told_who_holds_a_run(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    holding, over = processes.Event(), processes.Event()
+    other = processes.Process(target=hold, args=(str(tmp_path / "run"), holding, over))
+    other.start()
+    try:
+        assert holding.wait(60)
+        with (
+            pytest.raises(
+                UsageError, match=rf"run is being written by process {other.pid} on \S+ since 20.*; wait for it"
+            ),
+            held(tmp_path / "run"),
+        ):
+            raise AssertionError("both hold it")
+    finally:
+        over.set()
+        other.join()
+    with held(tmp_path / "run"):
+        assert f"process {os.getpid()} on" in (tmp_path / ".run.lock").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from fastmask.lock import held
+with held(Path({str(tmp_path / "run")!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+    with held(tmp_path / "run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_one_has_left_is_cleared_away(run_copy: Path) -> None:
+    place = run_copy.parent
+    (place / f".{run_copy.name}.abcdefgh.new" / "new").mkdir(parents=True)
+    (run_copy / "fold0" / ".epoch001.safetensors.123.part").write_text("half")
+    # of other runs, and of nobody
+    others = [
+        place / f".{run_copy.name}-2.abcdefgh.new",
+        place / f".{run_copy.name}.notes",
+        run_copy / "fold0" / "a.part",
+    ]
+    for other in others:
+        other.mkdir()
+    before = {path.name for path in (run_copy / "fold0").iterdir()}
+    with held(run_copy):
+        pass
+    assert {path.name for path in (run_copy / "fold0").iterdir()} == before - {".epoch001.safetensors.123.part"}
+    assert sorted(path for path in place.iterdir() if path.name.startswith(".")) == sorted(others[:2])
+
+
+def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
+    """Killed between the two renames of --overwrite: the old run is aside, the new one not yet in its place."""
+    aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
+    (aside / "new").mkdir(parents=True)
+    before = Run.load(run_copy).config
+    run_copy.rename(aside / "old")
+    assert resumed(before, run_copy) == before
+    assert Run.load(run_copy).trained_folds == [0, 1]
+    assert not aside.exists()
+
+
+def test_what_replaced_a_run_stays(run_copy: Path) -> None:
+    aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
+    (aside / "old").mkdir(parents=True)
+    with held(run_copy):
+        pass
+    assert Run.load(run_copy).trained_folds == [0, 1]
+    assert not aside.exists()

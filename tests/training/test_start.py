@@ -1,0 +1,111 @@
+import io
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastmask.config import make_config
+from fastmask.data.contest import read_contest
+from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.files import read_json, write_csv, write_json
+from fastmask.run import Run
+from fastmask.training.crossval import cross_validate
+from fastmask.training.plan import build, prepare
+from fastmask.training.start import best_checkpoint, digest
+
+
+@pytest.fixture
+def settings(small_settings, finished_run):
+    return {k: v for k, v in small_settings.items() if k != "pretrained"} | {"weights": str(finished_run.path)}
+
+
+def test_each_fold_starts_from_its_own_best_checkpoint(contest, settings, finished_run):
+    plan = prepare(read_contest(contest), make_config(settings))
+    for fold in (0, 1):
+        (file,) = (finished_run.path / f"fold{fold}").glob("epoch*.safetensors")
+        network = build(plan.config, plan.table.heads, fold, plan.size).state_dict()
+        assert {name for name, t in load_file(file).items() if not torch.equal(t, network[name])} == set()
+    assert plan.environment["body"]["initial_weights"].startswith(str(finished_run.path / "fold0" / "epoch"))
+
+
+def test_the_best_is_the_best_by_the_history(run_copy):
+    folder = run_copy / "fold0"
+    (kept,) = folder.glob("epoch*.safetensors")
+    for epoch in (0, 1):
+        if not (folder / f"epoch00{epoch}.safetensors").exists():
+            shutil.copy(kept, folder / f"epoch00{epoch}.safetensors")
+    history = pd.read_csv(folder / "history.csv")
+    for values, best in (([0.1, 0.2], 1), ([0.2, 0.1], 0), ([0.2, 0.2], 0), ([float("nan"), 0.0], 1)):
+        write_csv(folder / "history.csv", history.assign(macro_f1=values))
+        assert best_checkpoint(Run.load(run_copy), 0).name == f"epoch00{best}.safetensors"
+
+
+def test_heads_of_other_classes_start_anew(contest, settings, run_copy, finished_run):
+    heads = read_json(run_copy / "heads.json")
+    heads[0]["name"] = "cap"
+    write_json(run_copy / "heads.json", heads)
+    folds = pd.read_csv(run_copy / "folds.csv").rename(columns={"mask": "cap"})
+    write_csv(run_copy / "folds.csv", folds)
+    plan = prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
+    network = build(plan.config, plan.table.heads, 0, plan.size).state_dict()
+    (file,) = (finished_run.path / "fold0").glob("epoch*.safetensors")
+    differing = {name for name, t in load_file(file).items() if not torch.equal(t, network[name])}
+    assert differing == {"heads.0.weight", "heads.0.bias"}
+
+
+def test_it_trains_on_from_there(contest, settings, tmp_path):
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **{**settings, "epochs": 1})
+    assert run.trained_folds == [0, 1]
+    assert run.start["weights"] == digest(settings["weights"])
+
+
+def test_weights_that_have_seen_what_a_fold_is_judged_on_are_refused(contest, settings, finished_run):
+    table = read_contest(contest)
+    with pytest.raises(UsageError, match=r"Fold 0 would be judged on (photo|person) .* --folds-file .*folds\.csv"):
+        prepare(table, make_config(settings, {"seed": 1}))
+    leaky = make_config(settings, {"seed": 1, "group": "none"})
+    with pytest.warns(FastmaskWarning), pytest.raises(UsageError, match="Fold 0 would be judged on photo "):
+        prepare(table, leaky)
+    # one file of a run for all folds has seen all that it did not validate
+    (file,) = (finished_run.path / "fold1").glob("epoch*.safetensors")
+    with pytest.raises(UsageError, match="Fold 0 would be judged on photo "):
+        prepare(table, make_config(settings, {"weights": str(file)}))
+    alike = {"seed": 1, "folds_file": str(finished_run.path / "folds.csv")}
+    plan = prepare(table, make_config({k: v for k, v in settings.items() if k != "folds"}, alike))
+    np.testing.assert_array_equal(plan.folds, finished_run.folds["fold"])
+
+
+def test_other_people_may_be_judged(settings, tmp_path):
+    from fastmask.data.sample import write_sample
+
+    table = read_contest(write_sample(tmp_path / "others", persons=12, seed=5))
+    frame = table.frame.assign(
+        person=[f"other {person}" for person in table.persons],
+        path=[f"{table.root.name}/{path}" for path in table.frame["path"]],
+    )
+    others = replace(table, root=table.root.parent, frame=frame)
+    assert len(prepare(others, make_config(settings)).table) == 84
+
+
+def test_a_run_that_lacks_a_fold_is_refused(contest, settings, run_copy):
+    (run_copy / "fold1" / "done.json").unlink()
+    with pytest.raises(UsageError, match="has not finished a fold 1, so fold 1 has no weights to start from"):
+        prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
+
+
+def test_a_folder_that_is_no_run_is_refused(contest, settings, tmp_path):
+    with pytest.raises(UsageError, match="is not a run directory"):
+        prepare(read_contest(contest), make_config(settings, {"weights": str(tmp_path)}))
+
+
+def test_another_checkpoint_is_another_start(run_copy):
+    before = digest(str(run_copy))
+    (file,) = (run_copy / "fold1").glob("epoch*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    assert digest(str(run_copy)) != before
