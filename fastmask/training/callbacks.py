@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.data.loaders import Passes, PhotoDL
-from fastmask.errors import DataError, DivergenceError, FastmaskError, one_line
+from fastmask.errors import DataError, DivergenceError, one_line
 from fastmask.files import replacing, write_csv
 from fastmask.randomness import Counted, Stream
 from fastmask.scoring import LOSS
@@ -242,14 +244,17 @@ def save_network(network: torch.nn.Module, path: Path) -> None:
 def save_tensors(tensors: dict[str, Tensor], path: Path, state: str | None = None) -> None:
     """Write tensors, and a text called `state` if there is one, as safetensors beside `path`, and rename into place.
 
-    No more metadata, since safetensors does not keep their order: the same tensors give the same bytes. Raises
-    FastmaskError where the disk does not take them.
+    No more metadata, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
+    where the disk does not take them.
     """
     with replacing(path) as beside:
         try:
             save_file(tensors, beside, None if state is None else {"state": state})
         except SafetensorError as error:
-            raise FastmaskError(f"{path} cannot be written: {one_line(error)}.") from error
+            number = re.search("os error ([0-9]+)", str(error))
+            if number is None:
+                raise OSError(f"{path} cannot be written: {one_line(error)}") from error
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def keep_only(folder: Path, pattern: str, files: Sequence[Path]) -> None:

@@ -35,6 +35,7 @@ from fastmask.training.fold import train_fold
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.rehearsal import fitted, rehearse
+from fastmask.training.state import STATE
 
 
 def cross_validate(
@@ -89,13 +90,13 @@ def cross_validate(
             with threads(run, plan, say) if resume else nullcontext():
                 for done, number in enumerate(left):
                     train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
+            finish(run)
         except (KeyboardInterrupt, SystemExit):
             say(f"Interrupted. To go on: {go_on(out)}")
             raise
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {go_on(out)}") from error
-        finish(run)
     return run
 
 
@@ -160,4 +161,7 @@ def reopen(out: Path, plan: Plan) -> Run:
             f"{out} was started with another {' and another '.join(differing)} than there is now; --resume needs the "
             "same, another --out starts anew."
         )
+    for fold in run.trained_folds:
+        # of a process that was killed when it had just ended the fold
+        (run.fold_path(fold) / STATE).unlink(missing_ok=True)
     return run

@@ -37,6 +37,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
         shutil.rmtree(folder)
     if state is not None:
         print(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps", file=log)
+    (folder / DIVERGED).unlink(missing_ok=True)
     lines, interrupts = EpochLines(f"fold {fold + 1}/{config.folds}", log), Interrupts()
     skips: list[Skipping] = [
         *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),

@@ -17,6 +17,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
 from fastmask.errors import FastmaskError
+from fastmask.run import go_on
 from fastmask.terminal import duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
@@ -191,7 +192,7 @@ def fits(plan: Plan) -> bool:
 def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> FastmaskError:
     """The error of a fold that ran out of memory, with the batch size that fits."""
     told = f"Fold {fold + 1} ran out of memory with --bs {plan.config.bs} ({why})"
-    kept = f"its state in {out} is kept, for --resume where other work took the memory"
+    kept = f"where other work took the memory: {go_on(out)}"
     for tried in islice(smaller(plan), 1, None):
         if fits(tried):
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"

@@ -217,6 +217,10 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
     differing = [name for name, value in expected.items() if not isinstance(state, dict) or state.get(name) != value]
     if differing:
         raise unfit(file, f"it is of another {differing[0]}")
+    counters = {"epoch": int, "step": int, "train_iter": int, "pct_train": float}
+    odd = [name for name, kind in counters.items() if type(state.get(name)) is not kind]
+    if odd:
+        raise unfit(file, f"it lacks the {odd[0]}")
     return dict(state)
 
 

@@ -87,7 +87,10 @@ def test_no_memory_for_one_photo_is_told(contest, small_settings, monkeypatch):
 @pytest.mark.parametrize(
     ("room", "told"),
     [
-        (5, "What fits and makes the same steps: --bs 4 --accumulate 4, or --bs auto; its state in"),
+        (
+            5,
+            "--bs 4 --accumulate 4, or --bs auto; where other work took the memory: fastmask fit ",
+        ),
         (0, "and no smaller one fits; take fewer pixels"),
     ],
 )
