@@ -60,5 +60,7 @@ def clear_left(path: str | Path) -> None:
         if (aside / REPLACED).exists() and not place.exists():
             (aside / REPLACED).rename(place)
         shutil.rmtree(aside)
-    for left in place.rglob(".*.part"):
-        left.unlink()
+    for left in (*place.glob(".*.part"), *place.glob("fold*/.*")):
+        # ours, and those in which safetensors writes
+        if left.is_file():
+            left.unlink()

@@ -57,7 +57,8 @@ with held(Path({str(tmp_path / "run")!r})):
 def test_what_a_killed_one_has_left_is_cleared_away(run_copy: Path) -> None:
     place = run_copy.parent
     (place / f".{run_copy.name}.abcdefgh.new" / "new").mkdir(parents=True)
-    (run_copy / "fold0" / ".epoch001.safetensors.123.part").write_text("half")
+    for name in (".epoch001.safetensors.123.part", ".tmpZE1znb"):
+        (run_copy / "fold0" / name).write_text("half")
     # of other runs, and of nobody
     others = [
         place / f".{run_copy.name}-2.abcdefgh.new",
@@ -69,7 +70,10 @@ def test_what_a_killed_one_has_left_is_cleared_away(run_copy: Path) -> None:
     before = {path.name for path in (run_copy / "fold0").iterdir()}
     with held(run_copy):
         pass
-    assert {path.name for path in (run_copy / "fold0").iterdir()} == before - {".epoch001.safetensors.123.part"}
+    assert {path.name for path in (run_copy / "fold0").iterdir()} == before - {
+        ".epoch001.safetensors.123.part",
+        ".tmpZE1znb",
+    }
     assert sorted(path for path in place.iterdir() if path.name.startswith(".")) == sorted(others[:2])
 
 

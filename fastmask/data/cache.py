@@ -193,7 +193,7 @@ def _on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
 
 def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
     """Decode all photos into `file`, whole or not at all."""
-    for left in file.parent.glob(f".{file.name}.*.part"):
+    for left in file.parent.glob(f".{file.stem}.*.part"):
         # of a process that was killed: whoever holds the lock is the only one that writes
         left.unlink()
     needed, free = source.bytes_needed(), shutil.disk_usage(file.parent).free
@@ -340,8 +340,8 @@ def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> 
 
 def _clear_left(folder: Path) -> None:
     """Remove what builds that were killed have left, but not what a build writes now."""
-    for left in folder.glob(f".*{_PIXELS}.*.part"):
-        lock = FileLock(folder / f"{left.name.split(_PIXELS)[0]}.lock")
+    for left in folder.glob(".*.*.part"):
+        lock = FileLock(folder / f".{left.name.split('.')[1]}.lock")
         try:
             with lock.acquire(timeout=0):
                 left.unlink(missing_ok=True)

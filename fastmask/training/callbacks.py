@@ -248,8 +248,12 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, state: str | None = Non
     where the disk does not take them.
     """
     with replacing(path) as beside:
+        # safetensors would let nobody else read the file
+        beside.touch()
+        mode = beside.stat().st_mode
         try:
             save_file(tensors, beside, None if state is None else {"state": state})
+            beside.chmod(mode)
         except SafetensorError as error:
             number = re.search("os error ([0-9]+)", str(error))
             if number is None:

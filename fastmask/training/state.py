@@ -93,7 +93,7 @@ class StateSaver(Callback):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.belongs, self.every, self.asked, self.state = folder, dict(belongs), every, asked, state
-        self.seconds, self._cost = 0.0, 0.0
+        self._cost = 0.0
 
     def before_fit(self) -> None:
         self._last = time.monotonic()
@@ -163,7 +163,6 @@ class StateSaver(Callback):
         save_tensors(tensors, self.folder / STATE, json.dumps(plain))
         self._last = time.monotonic()
         self._cost = self._last - start
-        self.seconds += self._cost
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Put everything where `save` found it; raises DataError for a state that is of something else."""

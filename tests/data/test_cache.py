@@ -171,9 +171,10 @@ def test_an_interrupted_build_leaves_nothing_and_the_next_one_ends(photos, folde
     assert holds(kept(photos, folder), photos)
 
 
-def test_what_a_killed_build_left_is_cleared_away(photos, folder):
+@pytest.mark.parametrize("ending", [".photos", ".json"])
+def test_what_a_killed_build_left_is_cleared_away(photos, folder, ending):
     file = kept(photos, folder).file
-    left = file.with_name(f".{file.name}.4711.part")
+    left = file.with_name(f".{file.stem}{ending}.4711.part")
     left.write_bytes(b"half")
     lose_index(file)
     kept(photos, folder)

@@ -19,6 +19,7 @@ from fastmask.training.callbacks import (
     History,
     OOFCollector,
     read_oof,
+    save_tensors,
 )
 from fastmask.training.learner import mask_learner
 
@@ -163,3 +164,9 @@ def test_answers_that_are_no_numbers_end_the_fit(learner, tmp_path):
     with pytest.raises(DivergenceError, match="^epoch 1: the network's answers are no numbers$"):
         learn.fit(1, 1e-3)
     assert not list(tmp_path.iterdir())
+
+
+def test_others_may_read_a_checkpoint_as_they_may_read_any_file(tmp_path):
+    save_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
