@@ -48,6 +48,7 @@ class Rehearsal:
     memory: int
     device_memory: int
     checkpoint: int
+    state: int
     disk: int
     free: int
 
@@ -63,7 +64,10 @@ class Rehearsal:
 
     def __str__(self) -> str:
         early = f"; a fold may stop earlier, after {self.patience} epochs without a better one" if self.patience else ""
-        disk = f"{in_bytes(self.disk)}, of which a checkpoint takes {in_bytes(self.checkpoint)}"
+        disk = (
+            f"{in_bytes(self.disk)} at most, of which a checkpoint takes {in_bytes(self.checkpoint)}, the state of the "
+            f"fold in training {in_bytes(self.state)}"
+        )
         device = f", {in_bytes(self.device_memory)} of the GPU" if self.device_memory else ""
         rows = {
             "step": f"{self.train_step:.3g} s with loading, loss {self.loss:.4f}; validation {self.valid_step:.3g} s",
@@ -139,6 +143,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         memory=peak_memory(),
         device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         checkpoint=checkpoint,
+        state=state,
         # the best k of each fold, and of the one in training the next, its state and the state that replaces it; every
         # epoch's predictions, and those chosen as text
         disk=checkpoint * (config.top_k * len(chosen) + 1) + 2 * state + numbers * (4 * config.epochs + _CSV_NUMBER),

@@ -20,7 +20,7 @@ HOUR = 3600.0
 
 def rehearsal(train_step=1.0, train_steps=80, valid_step=0.5, valid_steps=20, folds=5, of_folds=5):
     """An epoch of 80 s of training and 10 s of validation."""
-    return Rehearsal(train_step, valid_step, train_steps, valid_steps, 20, folds, of_folds, 0, 0.5, 0, 0, 0, 0, 0)
+    return Rehearsal(train_step, valid_step, train_steps, valid_steps, 20, folds, of_folds, 0, 0.5, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
