@@ -6,12 +6,14 @@ Ctrl-C, by SIGTERM. Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,7 +80,8 @@ def fit(
     if optimistic is not None:
         say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
     say(
-        f"Written to {run.path}: oof.csv, scores.json, checkpoints. Next: fastmask predict {run.path} IMAGES --out FILE"
+        f"Written to {run.path}: oof.csv, scores.json, checkpoints. "
+        f"Next: fastmask predict {quote(str(run.path))} IMAGES --out FILE"
     )
 
 
@@ -106,12 +109,15 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     """Refuse a directory in use before torch takes its seconds to load."""
+    from fastmask.lock import check_not_held
     from fastmask.run import check_free
 
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     if resume and out is None:
         raise UsageError("--resume needs --out, the run directory to go on with.")
+    if out is not None:
+        check_not_held(out)
     if out is not None and not resume:
         check_free(out, overwrite)
 
@@ -384,11 +390,18 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 _plain_warning = warnings.showwarning
 
 
+def _end_in_peace() -> None:
+    """What was asked for is done or told by now: a signal while Python clears up must not change the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake becomes one sentence on stderr and an exit code."""
     warnings.showwarning = _show_warning
     # so that temporary files go, and a lock with them
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    atexit.register(_end_in_peace)
     # torch and pandas speak of fastai's and timm's own code, about which a user can do nothing
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     try:

@@ -23,6 +23,10 @@ class DataError(FastmaskError):
     """A table, a photo or a run directory holds something that cannot be used; the command exits 1."""
 
 
+class UnreadableError(DataError):
+    """A photo cannot be read."""
+
+
 class UsageError(FastmaskError):
     """What was asked for does not exist or contradicts itself; the command exits 2."""
 

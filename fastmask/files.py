@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # what nobody writes by hand or by fastmask, and what a forged file could fill the memory with: bytes, values of YAML
 # with its aliases unfolded, digits, characters of a line and of a cell, columns
-_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**25, 100_000, 40, 100
+_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**24, 2**27, 500_000, 40, 100
 _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
 
@@ -31,27 +33,57 @@ def cache_home() -> Path:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which replaces `path` when the block ends well and vanishes when it does not."""
+def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
+    """A path to write to, which replaces `path` when the block ends well and vanishes when it does not.
+
+    `parents` makes the folders above it. Without, an OSError tells that they are gone: a run whose folder was taken
+    away must not grow another.
+    """
     path = Path(path)
-    check_target(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        check_target(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     # a link that somebody has put there would be followed
-    beside.unlink(missing_ok=True)
     try:
+        beside.unlink(missing_ok=True)
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync_folder(path.parent)
+    except OSError as error:
+        # a write that fails does not say where, and the name beside says nothing to anybody
+        if str(error.filename or beside) == str(beside):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def real(path: str | Path) -> Path:
     """Where a path leads to, links followed; `Path.resolve` raises for links that go round in a circle."""
     return Path(os.path.realpath(path))
+
+
+def copy_folder(source: Path, target: Path, without: str) -> None:
+    """Copy a folder's files to the disk, but for hidden ones and those called `without`.
+
+    `shutil.copytree` would go on after an error, and waits for no disk.
+    """
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            copy_folder(entry, target / entry.name, without)
+        elif entry.name != without and not entry.name.startswith("."):
+            try:
+                shutil.copy2(entry, target / entry.name)
+                with (target / entry.name).open("rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                error.filename, error.filename2 = str(target / entry.name), None
+                raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,6 +92,10 @@ def sync_folder(folder: Path) -> None:
         opened = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(opened)
+        except OSError as error:
+            # some file systems (FUSE, SMB) know no such thing
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
         finally:
             os.close(opened)
 
@@ -80,15 +116,15 @@ def check_parent(path: Path) -> None:
         )
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, parents: bool = True) -> None:
     """Write `text` as UTF-8."""
-    with replacing(path) as beside:
+    with replacing(path, parents) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, parents: bool = True) -> None:
     """Write plain values as JSON; NaN becomes null, which every JSON reader accepts."""
-    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n", parents)
 
 
 def write_yaml(path: str | Path, value: Any) -> None:
@@ -259,9 +295,9 @@ def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
         start = reader.line_num + 1
 
 
-def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+def write_csv(path: str | Path, frame: pd.DataFrame, parents: bool = True) -> None:
     """Write a frame as CSV; numbers with nine significant digits, enough for float32 to come back as it was."""
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as opened:
+    with replacing(path, parents) as beside, beside.open("w", encoding="utf-8", newline="") as opened:
         frame_to_csv(frame, opened)
 
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,21 +24,48 @@ ASIDE, REPLACED = ".new", "old"
 def held(out: Path) -> Iterator[None]:
     """A block in which no other process may write to the run at `out`; raises UsageError where one does."""
     place = real(out)
+    made = [parent for parent in place.parents if not parent.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        holder = holder_of(Path(lock.lock_file))
-        raise UsageError(f"{out} is being written by {holder}; wait for it, or name another --out.") from None
+        raise taken(out, Path(lock.lock_file)) from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        Path(lock.lock_file).write_text(f"process {os.getpid()} on {platform.node()} since {since}", encoding="utf-8")
+        # the lock holds without the words, and whatever the disk does at its end is no news
+        with suppress(OSError):
+            words = f"process {os.getpid()} on {platform.node()} since {since}"
+            Path(lock.lock_file).write_text(words, encoding="utf-8")
         clear_left(out)
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+        # what was made for a run that came to nothing; one that holds something stays
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+
+
+def check_not_held(out: Path) -> None:
+    """Raise UsageError if another process writes to the run at `out`."""
+    place = real(out)
+    file = place.with_name(f".{place.name}.lock")
+    if file.exists():
+        try:
+            with FileLock(file, timeout=0):
+                return
+        except Timeout:
+            raise taken(out, file) from None
+
+
+def taken(out: Path, lock: Path) -> UsageError:
+    """The error of a run that cannot be held, because another process holds it or nothing can be written there."""
+    if not lock.exists():
+        return UsageError(f"{out} cannot be written, no file can be made beside it; name another --out.")
+    return UsageError(f"{out} is being written by {holder_of(lock)}; wait for it, or name another --out.")
 
 
 def holder_of(lock: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from fastmask.config import Config, make_config
 from fastmask.errors import DataError, UsageError
 from fastmask.files import (
     check_parent,
+    copy_folder,
     read_json,
     read_strings,
     read_yaml,
@@ -48,8 +50,8 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
     "scores.json",
 )
 FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES}
-# the last file of a fold
-DONE = "done.json"
+# the last file of a fold, and what it goes on from until then
+DONE, STATE = "done.json", "state.safetensors"
 # settings that say where to work and to read, and what to do where that fails, not what to do: folds.csv and what
 # environment.json says of a fold's start tell whether what was read is the same
 MACHINE_SETTINGS = (
@@ -99,7 +101,9 @@ class Run:
         check_free(path, overwrite)
         place = real(path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{place.name}.", suffix=ASIDE, dir=place.parent) as aside:
+        with TemporaryDirectory(
+            prefix=f".{place.name}.", suffix=ASIDE, dir=place.parent, ignore_cleanup_errors=True
+        ) as aside:
             made = Path(aside) / "new"
             made.mkdir()
             write_yaml(made / CONFIG, config.to_plain())
@@ -110,7 +114,7 @@ class Run:
             if skipped:
                 write_csv(made / SKIPPED, pd.DataFrame(skipped, columns=["path", "why"]))
             for fold, source in (trained or {}).items():
-                shutil.copytree(source, made / f"fold{fold}")
+                copy_folder(source, made / f"fold{fold}", without=STATE)
             old = Path(aside) / REPLACED
             try:
                 if overwrite and place.exists():
@@ -248,6 +252,13 @@ class Run:
         return (self.fold_path(fold) / DONE).is_file()
 
     @property
+    def identity(self) -> str:
+        """SHA-256 of all that decides what it comes to: settings, pipelines, heads, what it starts from."""
+        settings = {name: value for name, value in self.config.to_plain().items() if name not in MACHINE_SETTINGS}
+        what = [settings, self.pipelines, self.heads.to_plain(), self.start]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    @property
     def scores(self) -> dict[str, Any]:
         """What scores.json holds."""
         return _mapping(self.path / SCORES)
@@ -263,6 +274,11 @@ class Run:
         if len(trained) < self.config.folds:
             scores.notes.append(
                 f"Of {self.config.folds} folds only {', '.join(map(str, trained))}: a part of the photos."
+            )
+        if self.start.get("chosen_weights"):
+            scores.notes.append(
+                "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
+                "little; compare it only with runs that started there, too."
             )
         if self.config.group == "none":
             scores.notes.append("Leaky split (--group none): this score flatters and says nothing about new people.")
@@ -344,7 +360,7 @@ def check_free(path: Path, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise UsageError(f"{path} exists; name another folder with --out, or replace it with --overwrite.")
-    names = {entry.name for entry in place.iterdir()}
+    names = {entry.name for entry in place.iterdir() if not fnmatch(entry.name, ".*.part")}
     foreign = sorted(n for n in names - FILES if not re.fullmatch(r"fold[0-9]+", n))
     if foreign or not {CONFIG, HEADS, FOLDS} <= names:
         why = f"it holds {foreign[0]}" if foreign else "it lacks a run's files"
@@ -361,6 +377,8 @@ def resumed(config: Config, out: str | Path) -> Config:
         with held(Path(out)):
             pass
     saved, given = Run.load(out).config, config.model_dump(exclude_unset=True)
+    if "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
+        raise UsageError(f"{out} was trained on {saved.data}, which is not there any more, or from here; give --data.")
     fixed = {"epochs", "folds"} if config.hours is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
     # a file of folds says how many there are
@@ -368,6 +386,6 @@ def resumed(config: Config, out: str | Path) -> Config:
     return make_config(saved.model_dump(exclude=without), {n: v for n, v in given.items() if n not in fixed})
 
 
-def go_on(out: Path) -> str:
-    """The line to type to go on with a run."""
-    return f"fastmask fit --resume --out {shlex.quote(str(out))}"
+def go_on(out: Path, *options: str) -> str:
+    """The line to type to go on with a run, with what its own settings do not tell."""
+    return shlex.join(["fastmask", "fit", "--resume", "--out", str(out), *options])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 Progress = Callable[[int, int], None]
 
 
-def say(message: str) -> None:
-    """Print a line to stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+def say(message: str, stream: TextIO | None = None) -> None:
+    """Print a line to a stream, by default stderr; where nobody reads it any more, the work goes on without."""
+    with suppress(OSError):
+        print(message, file=stream or sys.stderr, flush=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastmask.errors import UsageError
-from fastmask.lock import held
+from fastmask.lock import check_not_held, held
 from fastmask.run import Run, resumed
 
 
@@ -31,9 +31,12 @@ def test_a_second_process_is_told_who_holds_a_run(tmp_path: Path) -> None:
             held(tmp_path / "run"),
         ):
             raise AssertionError("both hold it")
+        with pytest.raises(UsageError, match=f"written by process {other.pid} on"):
+            check_not_held(tmp_path / "run")
     finally:
         over.set()
         other.join()
+    check_not_held(tmp_path / "run")
     with held(tmp_path / "run"):
         assert f"process {os.getpid()} on" in (tmp_path / ".run.lock").read_text()
     assert list(tmp_path.iterdir()) == []

@@ -104,15 +104,25 @@ def photo_map(
     for place, make in (("disk", on_disk), ("ram", _in_memory)):
         if cache in (place, "auto"):
             try:
-                return make(source, say=say)
+                made = make(source, say=say)
             except (OSError, UsageError) as error:
-                refusals.append(f"{place}: {one_line(error)}")
+                refusals.append(f"{place}: {_why(error)}")
+            else:
+                if refusals:
+                    say(f"Not kept on the {refusals[0]}")
+                return made
     message = f"Photos are decoded anew in every epoch, for want of a cache ({'; '.join(refusals)})"
     if cache == "auto":
         say(message)
     else:
         warnings.warn(f"{message}.", FastmaskWarning, stacklevel=2)
     return PhotoMap(prefix.plain)
+
+
+def _why(error: OSError | UsageError) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return one_line(error)
 
 
 def photos_folder() -> Path:

@@ -32,7 +32,7 @@ from fastmask.data.transforms import (
     TensorPhotos,
     read,
 )
-from fastmask.errors import DataError, FastmaskError, UsageError
+from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
 from fastmask.heads import Heads
 from fastmask.memory import keep_memory
 from fastmask.randomness import Counted, Stream
@@ -171,7 +171,7 @@ class PhotoDL(TfmdDL):
                 place = None if batch is None else batch[i]
                 try:
                     image = self._augmented(photos[row], position, row, kept, place)
-                except DataError:
+                except UnreadableError:
                     if self.substitute is None or self._which() != 0:
                         raise
                     image = np.full((*self.substitute, 3), 128, np.uint8)
@@ -251,12 +251,13 @@ class PhotoDL(TfmdDL):
         """One thread a worker, since opencv's own would fight over the cores; and the main process decides on an end.
 
         A Ctrl-C, and what a scheduler sends, may reach all processes at once. A worker that obeyed would leave the main
-        one without the batch that it wants to finish with; it ends when that one does.
+        one without the batch that it wants to finish with; it ends when that one does, or on a second SIGTERM.
         """
         cv2.setNumThreads(0)
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        for name in ("SIGINT", "SIGHUP"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def stack(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:

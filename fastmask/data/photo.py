@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastmask.errors import DataError, one_line
+from fastmask.errors import DataError, UnreadableError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file
@@ -45,14 +45,14 @@ def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file; raises DataError naming it if it is missing or empty or cannot be read."""
     try:
         if not Path(path).is_file():
-            raise DataError(f"{path} is not a file; expected a photo there.")
+            raise UnreadableError(f"{path} is not a file; expected a photo there.")
         if Path(path).stat().st_size > _MOST_BYTES:
-            raise DataError(f"{path} is longer than {_MOST_BYTES >> 20} MB, which no photo is; replace it.")
+            raise UnreadableError(f"{path} is longer than {_MOST_BYTES >> 20} MB, which no photo is; replace it.")
         data = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error
+        raise UnreadableError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error
     if not data:
-        raise DataError(f"{path} is empty; expected a photo. Copy the file again or remove its row.")
+        raise UnreadableError(f"{path} is empty; expected a photo. Copy the file again or remove its row.")
     return data
 
 
@@ -61,15 +61,15 @@ def decode_named(data: bytes, path: str | Path) -> np.ndarray:
     try:
         return decode_photo(data)
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that can be read; replace it or remove its row.") from error
+        raise UnreadableError(f"{path} is not an image that can be read; replace it or remove its row.") from error
     except (TooLargeError, Image.DecompressionBombError) as error:
-        raise DataError(
+        raise UnreadableError(
             f"{path} has too many pixels ({one_line(error)}), expected at most {MOST_PIXELS}; scale it down or remove "
             "its row."
         ) from error
     except Exception as error:
         # whatever a decoder stumbles at: nobody lists what Pillow raises for bytes that were tampered with
-        raise DataError(
+        raise UnreadableError(
             f"{path} is damaged or cut short ({one_line(error)}); copy the file again or remove its row."
         ) from error
 

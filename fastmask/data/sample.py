@@ -38,7 +38,8 @@ def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_per
     folder.parent.mkdir(parents=True, exist_ok=True)
     # An empty folder stays in place, because it may be a mount point or somebody's working directory.
     is_new = not folder.exists()
-    with tempfile.TemporaryDirectory(prefix=".sample-", dir=folder.parent if is_new else folder) as temporary:
+    place = folder.parent if is_new else folder
+    with tempfile.TemporaryDirectory(prefix=".sample-", dir=place, ignore_cleanup_errors=True) as temporary:
         # Inside a folder of its own, because temporary folders are closed to other users and the result should not be.
         drawn = Path(temporary) / "sample"
         _write_train(drawn / "train", people(seed, "train", persons))

@@ -109,8 +109,9 @@ class EarlyStopping(TrainedEpochs, TrackerCallback):
 class Checkpoint(TrainedEpochs, TrackerCallback):
     """Keeps the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
 
-    A worse epoch goes at the start of the next epoch or the end of the fit, once a better one is safely on the disk and
-    in the fold's state. Equal values keep the earlier epoch.
+    A worse epoch goes at the start of the next epoch, once a better one is safely on the disk and in the fold's state;
+    after the last epoch `prune` lets it go, which the fit itself calls where no state is kept. Equal values keep the
+    earlier epoch.
     """
 
     order = TrackerCallback.order + 1
@@ -120,6 +121,10 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         self.folder, self.top_k = folder, top_k
         self.kept: list[tuple[float, int]] = []
         self._outdone: list[int] = []
+
+    def before_fit(self) -> None:
+        super().before_fit()
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def after_trained_epoch(self) -> None:
         value, epoch = self._goodness(), self.number
@@ -131,13 +136,18 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         self.kept = self.kept[: self.top_k]
 
     def before_epoch(self) -> None:
-        for epoch in self._outdone:
-            checkpoint_file(self.folder, epoch).unlink(missing_ok=True)
-        self._outdone = []
+        self.prune()
 
     def after_fit(self) -> None:
         super().after_fit()
-        self.before_epoch()
+        if not hasattr(self.learn, "state_saver"):
+            self.prune()
+
+    def prune(self) -> None:
+        """Remove the epochs that better ones have outdone."""
+        for epoch in self._outdone:
+            checkpoint_file(self.folder, epoch).unlink(missing_ok=True)
+        self._outdone = []
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "kept": self.kept}
@@ -145,7 +155,11 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.kept = [(float(value), int(epoch)) for value, epoch in state["kept"]]
-        keep_only(self.folder, "epoch*.safetensors", [checkpoint_file(self.folder, epoch) for _, epoch in self.kept])
+        files = [checkpoint_file(self.folder, epoch) for _, epoch in self.kept]
+        gone = [file.name for file in files if not file.is_file()]
+        if gone:
+            raise ValueError(f"{gone[0]}, which it names, is not there")
+        keep_only(self.folder, "epoch*.safetensors", files)
 
     def _goodness(self) -> float:
         value = float(self.learn.recorder.values[-1][self.idx])
@@ -165,6 +179,9 @@ class OOFCollector(TrainedEpochs):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def before_fit(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -200,6 +217,9 @@ class History(TrainedEpochs):
         self._times: list[dict[str, Any]] = []
         self._before = 0.0
 
+    def before_fit(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
     def before_epoch(self) -> None:
         self._start = time.perf_counter()
 
@@ -210,8 +230,8 @@ class History(TrainedEpochs):
         self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1]})
         self._times.append({"epoch": self.number, "seconds": round(self._seconds(), 3)})
         self._before = 0.0
-        write_csv(self.folder / "history.csv", pd.DataFrame(self._rows))
-        write_csv(self.folder / "times.csv", pd.DataFrame(self._times))
+        write_csv(self.folder / "history.csv", pd.DataFrame(self._rows), parents=False)
+        write_csv(self.folder / "times.csv", pd.DataFrame(self._times), parents=False)
 
     def _seconds(self) -> float:
         """Of this epoch so far, those before it was interrupted included."""
@@ -247,7 +267,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, state: str | None = Non
     No more metadata, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
     where the disk does not take them.
     """
-    with replacing(path) as beside:
+    with replacing(path, parents=False) as beside:
         # safetensors would let nobody else read the file
         beside.touch()
         mode = beside.stat().st_mode

@@ -17,10 +17,11 @@ from albumentations import Compose
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
-from fastmask.errors import FastmaskError, UsageError
+from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
 from fastmask.files import frame_to_csv
 from fastmask.lock import held
 from fastmask.run import (
+    CONFIG,
     FOLDS,
     PIPELINES,
     Run,
@@ -30,12 +31,15 @@ from fastmask.run import (
     go_on,
     resumed,
 )
+from fastmask.terminal import say
 from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, shorten
-from fastmask.training.fold import train_fold
+from fastmask.training.fold import clear_fold, train_fold
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.rehearsal import fitted, rehearse
-from fastmask.training.state import STATE
+
+# more would bring torch down
+_MOST_THREADS = 1024
 
 
 def cross_validate(
@@ -64,40 +68,71 @@ def cross_validate(
     going on; a second one ends at once.
     """
     out, start = Path(out), time.monotonic()
-    if not resume:
-        check_free(out, overwrite)
     stream = log or sys.stderr
-    say = partial(print, file=stream, flush=True)
+    tell = partial(say, stream=stream)
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
     check_whole(wanted.hours, fold)
-    plan = fitted(prepare(table, resumed(wanted, out) if resume else wanted, loss_func, say), say)
-    plan.check_folds(fold)
-    seconds = (wanted.hours or 0.0) * 3600
-    rehearsal = rehearse(plan) if seconds else None
-    if rehearsal is not None and not resume:
-        asked = plan.config
-        plan = shorten(plan, rehearsal, (start + seconds - time.monotonic()) * (1 - RESERVE))
-        say(given_up(asked, plan.config))
+    # held from here on, so that a second process does not even decode
     with held(out):
+        if not resume:
+            check_free(out, overwrite)
+        plan = prepare(table, resumed(wanted, out) if resume else wanted, loss_func, tell, fold)
+        plan.check_folds(fold)
+        plan = fitted(plan, tell)
+        seconds = (wanted.hours or 0.0) * 3600
+        rehearsal = rehearse(plan) if seconds else None
+        if rehearsal is not None and not resume:
+            asked = plan.config
+            plan = shorten(plan, rehearsal, (start + seconds - time.monotonic()) * (1 - RESERVE))
+            tell(given_up(asked, plan.config))
         run = reopen(out, plan) if resume else create(out, plan, overwrite)
-        say(f"{plan}; run {out}")
-        left = [number for number in plan.check_folds(fold) if not run.is_done(number)]
+        tell(f"{plan}; run {out}")
+        trained: list[int] = []
+        left: list[int] = []
+        for number in plan.check_folds(fold):
+            (trained if run.is_done(number) else left).append(number)
         budget = None
         if rehearsal is not None:
             budget = budget_of(plan, rehearsal, start + seconds * (1 - RESERVE / 2), len(left))
+        line = line_to_go_on(run, plan, fold)
         try:
-            with threads(run, plan, say) if resume else nullcontext():
+            with threads(run, plan, tell) if resume else nullcontext():
                 for done, number in enumerate(left):
+                    check_there(run, trained)
                     train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
+                    trained.append(number)
+            check_there(run, trained)
             finish(run)
         except (KeyboardInterrupt, SystemExit):
-            say(f"Interrupted. To go on: {go_on(out)}")
+            tell(f"Interrupted. To go on: {line}")
             raise
+        except UnreadableError as error:
+            raise UnreadableError(f"{error} To go on once it is there again: {line}") from error
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
-            raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {go_on(out)}") from error
+            raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {line}") from error
     return run
+
+
+def line_to_go_on(run: Run, plan: Plan, fold: Sequence[int] | None) -> str:
+    """What to type to go on with the same folds, and what else was asked for and is no setting of the run."""
+    if plan.loss_func is not None:
+        return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
+    options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
+    for name, default in (("hours", None), ("on_nan", run.config.on_nan), ("on_bad_photo", run.config.on_bad_photo)):
+        value = getattr(plan.config, name)
+        if value != default:
+            options += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else value]
+    return go_on(run.path, *options)
+
+
+def check_there(run: Run, folds: Sequence[int]) -> None:
+    """Raise DataError where a run, or a fold that was trained, has been taken away in the meantime."""
+    gone = next((fold for fold in folds if not run.is_done(fold)), None)
+    if gone is not None or not (run.path / CONFIG).is_file():
+        what = run.path if gone is None else run.fold_path(gone)
+        raise DataError(f"{what} was taken away while it was in use; put it back, then: {go_on(run.path)}")
 
 
 @contextmanager
@@ -111,8 +146,8 @@ def threads(run: Run, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
     differing = [name for name in ("device", "packages") if then.get(name) != now[name]]
     if differing:
         say(f"Other {' and '.join(differing)} than when {run.path} was started: the result may differ in its last bits")
-    if now["device"] == "cpu" and isinstance(count, int) and 0 < count != before:
-        say(f"Computing in {count} threads, as {run.path} was started with")
+    if now["device"] == "cpu" and isinstance(count, int) and 0 < count <= _MOST_THREADS and count != before:
+        say(f"Torch's threads: {count}, as {run.path} was started with")
         torch.set_num_threads(count)
     try:
         yield
@@ -163,5 +198,5 @@ def reopen(out: Path, plan: Plan) -> Run:
         )
     for fold in run.trained_folds:
         # of a process that was killed when it had just ended the fold
-        (run.fold_path(fold) / STATE).unlink(missing_ok=True)
+        clear_fold(run, fold)
     return run

@@ -10,17 +10,25 @@ import pandas as pd
 
 from fastmask.config import Config
 from fastmask.errors import DivergenceError, FastmaskError, one_line
-from fastmask.files import write_csv, write_json
+from fastmask.files import read_json, write_csv, write_json
 from fastmask.model.schedule import lr_schedule
-from fastmask.run import DONE, Run, go_on
+from fastmask.run import DONE, STATE, Run, go_on
+from fastmask.terminal import say
 from fastmask.training.budget import Deadline
-from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector
+from fastmask.training.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    History,
+    OOFCollector,
+    checkpoint_file,
+    keep_only,
+)
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, Skipping, SkipUnreadable, is_out_of_memory
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import Plan
 from fastmask.training.progress import EpochLines
 from fastmask.training.rehearsal import out_of_memory
-from fastmask.training.state import STATE, SaveEvery, StateSaver, read_state
+from fastmask.training.state import SaveEvery, StateSaver, read_state
 from fastmask.training.step import fitting
 
 # the photos of the batch at which a training went astray
@@ -31,18 +39,20 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     # the plan's settings are the run's, but for those of the machine, which may differ on a resume
     config, folder = plan.config, run.fold_path(fold)
-    belongs = {"fold": fold, "photos": run.photos_digest(fold)}
+    done = {"fold": fold, "photos": run.photos_digest(fold)}
+    belongs = {**done, "run": run.identity}
     state = read_state(folder, belongs, plan.environment["body"]["parameters"])
     if state is None and folder.exists():
         shutil.rmtree(folder)
     if state is not None:
-        print(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps", file=log)
+        say(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps", log)
     (folder / DIVERGED).unlink(missing_ok=True)
     lines, interrupts = EpochLines(f"fold {fold + 1}/{config.folds}", log), Interrupts()
     skips: list[Skipping] = [
         *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
         *([SkipUnreadable(folder)] if config.on_bad_photo == "skip" else []),
     ]
+    checkpoint = Checkpoint(folder, config.monitor, config.top_k)
     learn = plan.learner(
         fold,
         [
@@ -51,13 +61,15 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
             History(folder),
             FiniteLoss(),
             OOFCollector(folder),
-            Checkpoint(folder, config.monitor, config.top_k),
+            checkpoint,
             lines,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
             *([deadline] if deadline else []),
             StateSaver(folder, belongs, SaveEvery.parse(config.save_every), lambda: interrupts.asked, state),
         ],
     )
+    # as large as the network and its averages together
+    del state
     no_memory = None
     try:
         with interrupts, lines, fitting(learn, config.tf32):
@@ -76,14 +88,27 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
     if no_memory is not None:
         raise out_of_memory(plan, fold, no_memory, run.path)
     if deadline is not None and deadline.cut:
-        print(f"fold {fold + 1} ends after {epochs} of {config.epochs} epochs, to be in time", file=log)
+        say(f"fold {fold + 1} ends after {epochs} of {config.epochs} epochs, to be in time", log)
     for skip in skips:
         if skip.rows:
-            print(f"fold {fold + 1} left out what {skip.file} lists", file=log)
-    write_json(folder / DONE, {**belongs, "epochs": epochs})
-    (folder / STATE).unlink(missing_ok=True)
+            say(f"fold {fold + 1} left out what {skip.file} lists", log)
+    kept = sorted(epoch for _, epoch in checkpoint.kept)
+    write_json(folder / DONE, {**done, "epochs": epochs, "checkpoints": kept}, parents=False)
+    clear_fold(run, fold)
     if interrupts.asked is not None:
         end(interrupts.asked)
+
+
+def clear_fold(run: Run, fold: int) -> None:
+    """Remove what a fold that is trained needs no more: its state, and the epochs that better ones have outdone.
+
+    Only now that its end is on the disk, because until then the state may be gone on from, which names them.
+    """
+    folder = run.fold_path(fold)
+    kept = read_json(folder / DONE).get("checkpoints")
+    if kept:
+        keep_only(folder, "epoch*.safetensors", [checkpoint_file(folder, int(epoch)) for epoch in kept])
+    (folder / STATE).unlink(missing_ok=True)
 
 
 def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> FastmaskError:
@@ -91,12 +116,14 @@ def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> Fas
     folder = run.fold_path(fold)
     listed = ""
     if error.photos:
-        write_csv(folder / DIVERGED, pd.DataFrame({"photo": error.photos}))
+        write_csv(folder / DIVERGED, pd.DataFrame({"photo": error.photos}), parents=False)
         listed = f"; {folder / DIVERGED} lists all photos of the batch"
     overflow = ", an overflow of fp16 (--precision bf16 has none)" if config.precision == "fp16" else ""
     kept = "It has no state to go on from yet."
     if (folder / STATE).exists():
-        kept = f"The last good state is kept: {go_on(run.path)} --on-nan skip leaves such steps out."
+        kept = "The last good state is kept."
+        if config.on_nan == "stop":
+            kept = f"The last good state is kept; to go on without such steps: {go_on(run.path, '--on-nan', 'skip')}"
     return FastmaskError(
         f"Fold {fold + 1} diverged in {error}{listed}. Likely causes: too high a learning rate (start anew with a "
         f"lower --lr){overflow}, a loss of your own, a label that is nonsense. {kept}"

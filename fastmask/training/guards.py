@@ -14,8 +14,8 @@ from fastai.learner import Callback, Recorder
 from torch import Tensor
 
 from fastmask.data.transforms import UNREADABLE
-from fastmask.errors import DivergenceError
-from fastmask.files import write_csv
+from fastmask.errors import DataError, DivergenceError
+from fastmask.files import read_strings, write_csv
 from fastmask.heads import UNKNOWN
 from fastmask.training.callbacks import TrainedEpochs, finds_lr
 
@@ -23,6 +23,16 @@ from fastmask.training.callbacks import TrainedEpochs, finds_lr
 _NAMED = 3
 # steps in a row without a number after which nothing is left to save
 _HOPELESS = 50
+# the share of a pass that may be left out because it cannot be read
+_MOST_UNREADABLE = 0.1
+# what torch says where memory ends, without a class of its own
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "could not create a primitive",
+)
 
 
 class FiniteLoss(Callback):
@@ -78,25 +88,32 @@ class Skipping(TrainedEpochs):
     def list_rows(self) -> None:
         """Write what was left out so far, if anything was."""
         if self.rows:
-            write_csv(self.file, pd.DataFrame(self.rows, columns=list(self.columns)))
+            write_csv(self.file, pd.DataFrame(self.rows, columns=list(self.columns)), parents=False)
 
     def after_trained_epoch(self) -> None:
         self.list_rows()
 
+    def before_fit(self) -> None:
+        # of before the run was gone on with; `load_state_dict` knows how many of them stay
+        columns = list(self.columns)
+        self.rows = read_strings(self.file, columns)[columns].to_numpy().tolist() if self.file.exists() else []
+
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rows": self.rows}
+        self.list_rows()
+        return {**super().state_dict(), "rows": len(self.rows)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.rows = list(state["rows"])
+        self.rows = self.rows[: state["rows"]]
         self.list_rows()
 
 
 class SkipNonFinite(Skipping):
     """Leaves out a step whose loss or gradients are no numbers, as if its batch had not been there.
 
-    What the batch did to the buffers (batch norm's statistics) is taken back. Looking waits for the device once a step.
-    Raises DivergenceError after 50 such steps in a row.
+    What the batch did to the buffers (batch norm's statistics) is taken back. Of a step of several batches all are
+    listed where its gradients are none, since any may be the cause. Looking waits for the device once a step. Raises
+    DivergenceError after 50 such steps in a row.
     """
 
     # its `before_step` after the gradients have their true scale
@@ -105,6 +122,8 @@ class SkipNonFinite(Skipping):
     _in_a_row = 0
 
     def before_fit(self) -> None:
+        super().before_fit()
+        self._batches: list[int] = []
         self._live = list(self.learn.model.buffers())
         self._before_step = [buffer.clone() for buffer in self._live]
 
@@ -116,24 +135,27 @@ class SkipNonFinite(Skipping):
         if not self.learn.loss.isfinite().all():
             smooth = self.learn.recorder.smooth_loss
             # the recorder's mean would never be a number again
-            self.learn.loss = smooth.value.detach() if smooth.count else torch.zeros_like(self.learn.loss.detach())
-            self._skip("loss")
+            value = smooth.value if smooth.count else torch.zeros(())
+            self.learn.loss = value.detach().to(self.learn.loss.device)
+            self._skip("loss", [self.learn.iter])
             raise CancelBatchException
+        self._batches.append(self.learn.iter)
 
     def before_step(self) -> None:
         grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
+        batches, self._batches = self._batches, []
         if torch.nn.utils.get_total_norm(grads).isfinite():
             self._in_a_row = 0
             return
-        self._skip("gradients")
+        self._skip("gradients", batches)
         raise CancelStepException
 
-    def _skip(self, what: str) -> None:
+    def _skip(self, what: str, batches: Sequence[int]) -> None:
         for kept, buffer in zip(self._before_step, self._live, strict=True):
             buffer.copy_(kept)
         epoch, batch = self.learn.epoch + 1, self.learn.iter + 1
         photos = photos_of(self.learn, self.learn.iter)
-        self.rows += [[epoch, batch, what, photo] for photo in photos]
+        self.rows += [[epoch, number + 1, what, photo] for number in batches for photo in photos_of(self.learn, number)]
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             self.list_rows()
@@ -142,13 +164,18 @@ class SkipNonFinite(Skipping):
 
 
 class SkipUnreadable(Skipping):
-    """Takes the labels from photos that a loader could not read and has put a grey one for, so that they teach nothing.
+    """Takes the labels from photos that a loader could not read and has put a grey one for: the loss leaves them out.
 
-    Only training goes on without them: a photo of the validation has to have a prediction.
+    Only training goes on without them: a photo of the validation has to have a prediction. Raises DataError where more
+    than a tenth of a pass cannot be read: that is no photo, but a disk.
     """
 
     order, run_valid = -15, False
     columns, name_of_file = ("epoch", "batch", "photo"), "skipped-photos.csv"
+
+    def before_train(self) -> None:
+        super().before_train()
+        self._in_pass = 0
 
     def before_batch(self) -> None:
         (y,) = self.learn.yb
@@ -157,6 +184,10 @@ class SkipUnreadable(Skipping):
             photos = photos_of(self.learn, self.learn.iter)
             epoch, batch = self.learn.epoch + 1, self.learn.iter + 1
             self.rows += [[epoch, batch, photos[i]] for i in unreadable.nonzero().flatten().tolist()]
+            self._in_pass += int(unreadable.sum())
+            if self._in_pass > _MOST_UNREADABLE * len(self.learn.dls.train.order):
+                self.list_rows()
+                raise DataError(f"More than a tenth of the photos cannot be read, the last {self.rows[-1][-1]}.")
             self.learn.yb = (y.masked_fill(unreadable[:, None], UNKNOWN),)
 
 
@@ -176,8 +207,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a GPU or of the machine did not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # what torch raises on a CPU has no class of its own
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:

@@ -28,7 +28,7 @@ from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.loaders import dataloaders, photo_maps, pick_device
 from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.table import Table
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, UnreadableError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
@@ -153,11 +153,15 @@ def _heads_line(head: Head) -> str:
 
 
 def prepare(
-    table: Table, config: Config, loss_func: LossFunc | None = None, say: Callable[[str], None] = lambda _: None
+    table: Table,
+    config: Config,
+    loss_func: LossFunc | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    chosen: Sequence[int] | None = None,
 ) -> Plan:
     """Check everything that can be checked before training, the cheap things first; only the cache is written.
 
-    `say` takes a line where the photos' decoding is worth one.
+    `say` takes a line where the photos' decoding is worth one; `chosen` are the folds that will be trained, else all.
     """
     config = effective_config(table, config)
     config = settle_loss(config, loss_func)
@@ -168,23 +172,26 @@ def prepare(
     if loss_func is None:
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
-    check_start(config.arch, config.pretrained, file_of(config.weights, 0))
+    first = min(chosen or [0])
+    check_start(config.arch, config.pretrained, file_of(config.weights, first))
+    config, folds = deal(table, config)
     skipped: list[tuple[str, str]] = []
     if config.on_bad_photo == "skip":
-        table, skipped = readable(table)
-    config, folds = deal(table, config)
+        rows, skipped = readable(table)
+        table, folds = table.select(rows), folds[rows]
     check_known(config, table, folds)
-    check_no_leak(config.weights, table, folds, config.group)
+    check_no_leak(config.weights, table, folds, config.group, chosen)
     check_batches(config, folds)
     if config.compile:
         check_compiler(device)
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     maps, size = decode(table, pipelines, config, digests, say)
-    network = build(config, table.heads, fold=0, size=size)
+    network = build(config, table.heads, fold=first, size=size)
     check_size(network, config.arch, size)
     start = {
         "tag": network.tag,
         "weights": digest(config.weights),
+        "chosen_weights": config.weights is not None and Path(config.weights).is_dir(),
         "loss": name_of(loss_func),
         "photos": hashlib.sha256("".join(digests).encode()).hexdigest(),
     }
@@ -192,20 +199,20 @@ def prepare(
     return Plan(config, table, folds, pipelines, surroundings, loss_func, size, maps, skipped)
 
 
-def readable(table: Table) -> tuple[Table, list[tuple[str, str]]]:
-    """The table of the photos that can be read, and the path of each other with what is wrong with it."""
+def readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
+    """The rows of the photos that can be read, and the path of each other with what is wrong with it."""
     faults = list(in_threads(_fault, [table.photo(row) for row in range(len(table))]))
     rows = [row for row, fault in enumerate(faults) if fault is None]
     if not rows:
         raise DataError(f"No photo can be read; the first: {faults[0]}")
     skipped = [(path, fault) for path, fault in zip(table.frame["path"], faults, strict=True) if fault is not None]
-    return (table.select(rows) if skipped else table), skipped
+    return rows, skipped
 
 
 def _fault(photo: Path) -> str | None:
     try:
         read_photo(photo)
-    except DataError as error:
+    except UnreadableError as error:
         return str(error)
     return None
 

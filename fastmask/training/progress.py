@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from fastai.learner import Recorder
 
+from fastmask.terminal import say
 from fastmask.training.callbacks import TrainedEpochs
 
 
@@ -41,7 +42,7 @@ class EpochLines(TrainedEpochs):
 
     def after_trained_epoch(self) -> None:
         if self._bar is None:
-            print(self._line(), file=self.stream, flush=True)
+            say(self._line(), self.stream)
         else:
             self._bar.remove_task(self._task)
             self._bar.console.print(self._line(), markup=False, highlight=False)

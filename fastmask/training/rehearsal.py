@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
-from fastmask.errors import FastmaskError
+from fastmask.errors import FastmaskError, UsageError
 from fastmask.run import go_on
 from fastmask.terminal import duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
-from fastmask.training.plan import Plan
+from fastmask.training.plan import Plan, check_batches
 from fastmask.training.step import fitting
 
 # steps that are timed, after one that warms up; with loading processes after those that they load beforehand, and as
@@ -114,15 +115,16 @@ class _Stopwatch(Callback):
         return statistics.fmean(timed[self.warm :] or timed[-1:])
 
 
-def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".") -> Rehearsal:
-    """Load, train and validate a few batches of the first fold, and reckon what training `folds` into `out` costs."""
+def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".", steps: int = STEPS) -> Rehearsal:
+    """Load, train and validate `steps` batches of the first fold, and reckon what training `folds` into `out` costs."""
     chosen = plan.check_folds(folds)
-    watch = _Stopwatch(STEPS)
+    watch = _Stopwatch(steps)
     learn = plan.learner(chosen[0], [watch])
-    workers = learn.dls.train.num_workers
+    # fastai's own `num_workers` is of the process that one is in
+    workers = learn.dls.train.fake_l.num_workers
     if workers:
         watch.warm = 1 + _LOADED_AHEAD * workers
-        watch.steps = watch.warm + _LOADED_AHEAD * workers + STEPS
+        watch.steps = watch.warm + _LOADED_AHEAD * workers + steps
     with fitting(learn, plan.config.tf32):
         learn.fit(1)
     config, device = plan.config, learn.dls.device
@@ -174,13 +176,16 @@ def smaller(plan: Plan) -> Iterator[Plan]:
     for bs in range(photos, 0, -1):
         if photos % bs == 0:
             update = {"bs": bs, "accumulate": plan.config.accumulate * photos // bs}
-            yield replace(plan, config=plan.config.model_copy(update=update))
+            tried = replace(plan, config=plan.config.model_copy(update=update))
+            check_batches(tried.config, tried.folds)
+            yield tried
 
 
 def fits(plan: Plan) -> bool:
     """Whether a few steps of a plan fit into memory."""
     try:
-        rehearse(plan)
+        # the optimizer takes its memory in its first step
+        rehearse(plan, steps=max(STEPS, plan.config.accumulate))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -198,11 +203,14 @@ def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> FastmaskError:
     """The error of a fold that ran out of memory, with the batch size that fits."""
     told = f"Fold {fold + 1} ran out of memory with --bs {plan.config.bs} ({why})"
     kept = f"where other work took the memory: {go_on(out)}"
-    for tried in islice(smaller(plan), 1, None):
-        if fits(tried):
+    with suppress(RuntimeError, UsageError):
+        # whatever else a trial stumbles at must not take the place of what is to be told
+        tried = next((tried for tried in islice(smaller(plan), 1, None) if fits(tried)), None)
+        if tried is not None:
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
-            return FastmaskError(f"{told}. What fits and makes the same steps: {options}, or --bs auto; {kept}.")
-    return FastmaskError(f"{told}, and no smaller one fits; {LESS_MEMORY}; {kept}.")
+            anew = f"start anew with another --out and {options}, or --bs auto"
+            return FastmaskError(f"{told}. What fits, with as many photos a step: {anew}; {kept}")
+    return FastmaskError(f"{told}, and no smaller one fits; {LESS_MEMORY}; {kept}")
 
 
 def synchronize(device: torch.device) -> None:

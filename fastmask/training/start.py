@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,26 +47,43 @@ def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: i
             network.heads[number].load_state_dict(state)
 
 
-def check_no_leak(weights: str | None, table: Table, folds: np.ndarray, group: str) -> None:
-    """Raise UsageError if weights of a run have seen a photo, or a person, that their fold is judged on here."""
-    for fold in range(int(folds.max()) + 1):
-        file = file_of(weights, fold)
-        if file is None:
+def check_no_leak(
+    weights: str | None, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None = None
+) -> None:
+    """Raise UsageError if weights of a run have seen a photo, or a person, that their fold is judged on here.
+
+    What those weights started from counts, too, back to the first. `chosen` are the folds to train, else all.
+    """
+    for fold in range(int(folds.max()) + 1) if chosen is None else chosen:
+        judged = {"photo": set(table.frame["path"][folds == fold])}
+        if group == "person":
+            judged["person"] = set(table.persons[folds == fold])
+        for run, trained in ancestors(weights, fold):
+            seen = run.folds[run.folds["fold"] != trained]
+            for what, column in (("photo", "path"), ("person", "person")):
+                both = sorted(judged.get(what, set()) & set(seen[column]))
+                if both:
+                    raise UsageError(
+                        f"Fold {fold} would be judged on {what} {both[0]}, which the weights of "
+                        f"{run.fold_path(trained)} were trained on: its score would flatter. Start from a run "
+                        f"({run.path}), and deal the folds as it did: --folds-file {run.path / FOLDS}."
+                    )
+
+
+def ancestors(weights: str | None, fold: int) -> Iterator[tuple[Run, int]]:
+    """Each run whose training is in the weights that a fold starts from, and the fold of it, the last first."""
+    seen: list[Path] = []
+    while weights is not None:
+        if not Path(weights).exists():
+            raise UsageError(f"{weights} is gone, so nobody knows what was learnt from it; put it back, or start anew.")
+        file = Path(str(file_of(weights, fold)))
+        named = re.fullmatch(r"fold([0-9]+)", file.parent.name)
+        if named is None or not (file.parent.parent / FOLDS).is_file() or file.parent in seen:
             return
-        trained = re.fullmatch(r"fold([0-9]+)", Path(file).parent.name)
-        if trained is None or not (Path(file).parent.parent / FOLDS).is_file():
-            return
-        run = Run.load(Path(file).parent.parent)
-        seen = run.folds[run.folds["fold"] != int(trained[1])]
-        columns = {"photo": ("path", table.frame["path"]), "person": ("person", table.persons)}
-        for what, (column, here) in columns.items():
-            both = sorted(set(seen[column]) & set(np.asarray(here)[folds == fold]))
-            if both and (what == "photo" or group == "person"):
-                raise UsageError(
-                    f"Fold {fold} would be judged on {what} {both[0]}, which the weights of {Path(file).parent} were "
-                    f"trained on: its score would flatter. Start from the run ({run.path}), and deal the folds as it "
-                    f"did: --folds-file {run.path / FOLDS}."
-                )
+        run, fold = Run.load(file.parent.parent), int(named[1])
+        yield run, fold
+        seen.append(file.parent)
+        weights = run.config.weights
 
 
 def digest(weights: str | None) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastmask.errors import DataError, DivergenceError, one_line
+from fastmask.run import STATE
 from fastmask.training.callbacks import EarlyStopping, save_tensors
 from fastmask.training.guards import Skipping, all_finite
 from fastmask.training.interrupts import end
 
-STATE = "state.safetensors"
 _FORMAT = 1
 # the share of the time that saving states within an epoch may take, where it goes by the clock
 _SHARE = 0.01
@@ -93,7 +94,7 @@ class StateSaver(Callback):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.belongs, self.every, self.asked, self.state = folder, dict(belongs), every, asked, state
-        self._cost = 0.0
+        self._cost, self._saved_step = 0.0, 0
 
     def before_fit(self) -> None:
         self._last = time.monotonic()
@@ -104,6 +105,7 @@ class StateSaver(Callback):
         # fastai has just set the share that is done to that of whole epochs
         if self.state is not None and self.state["step"]:
             self.learn.pct_train = self.state["pct_train"]
+        self._saved_step = self.state["step"] if self.state is not None else 0
         self.state = None
 
     def after_batch(self) -> None:
@@ -128,7 +130,8 @@ class StateSaver(Callback):
             # the gradients would have to be kept as well
             return False
         if self.every.steps is not None:
-            return step % self.every.steps == 0
+            # on the first step of the optimizer after it
+            return step // self.every.steps > self._saved_step // self.every.steps
         return time.monotonic() - self._last >= max(self.every.seconds, self._cost / _SHARE)
 
     def save(self, epoch: int, step: int) -> None:
@@ -160,14 +163,16 @@ class StateSaver(Callback):
         )
         if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
             raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights are no numbers")
-        save_tensors(tensors, self.folder / STATE, json.dumps(plain))
-        self._last = time.monotonic()
+        save_tensors(tensors, self.folder / STATE, json.dumps({"sum": _sum(plain, tensors), "state": plain}))
+        self._last, self._saved_step = time.monotonic(), step
         self._cost = self._last - start
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Put everything where `save` found it; raises DataError for a state that is of something else."""
         learn, file = self.learn, self.folder / STATE
         try:
+            if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
+                raise ValueError(f"it stands at step {state['step']} of epoch {state['epoch']}")
             learn.model.load_state_dict(state["network"])
             if isinstance(learn.loss_func, nn.Module):
                 learn.loss_func.load_state_dict(state["loss"])
@@ -182,8 +187,6 @@ class StateSaver(Callback):
             for dl in learn.dls.loaders:
                 # an epoch is one pass through each
                 dl.passes.next = state["epoch"]
-            if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
-                raise ValueError(f"it stands at step {state['step']} of epoch {state['epoch']}")
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise unfit(file, one_line(error)) from error
 
@@ -208,8 +211,11 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
         if file.stat().st_size > _MOST_OF_A_PARAMETER * parameters + _MOST_OF_A_LOSS:
             raise ValueError(f"it is {file.stat().st_size} bytes long")
         with safe_open(file, framework="pt") as opened:
-            plain = json.loads((opened.metadata() or {})["state"])
-            state = _put_together(plain, opened.get_tensor)
+            saved = json.loads((opened.metadata() or {})["state"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+        if saved["sum"] != _sum(saved["state"], tensors):
+            raise ValueError("it is damaged")
+        state = _put_together(saved["state"], tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise unfit(file, one_line(error)) from error
     expected = {"format": _FORMAT, **belongs}
@@ -234,7 +240,7 @@ _TENSOR = "tensor:"
 def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` in plain values, with names instead of tensors, which go into `tensors`."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().contiguous()
+        tensors[name] = value.detach().cpu().contiguous()
         return _TENSOR + name
     if isinstance(value, Mapping):
         return {str(key): _taken_apart(v, f"{name}.{key}", tensors) for key, v in value.items()}
@@ -243,13 +249,21 @@ def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _put_together(plain: Any, tensor: Callable[[str], Tensor]) -> Any:
+def _sum(plain: Any, tensors: Mapping[str, Tensor]) -> int:
+    """A checksum, by which a disk that has changed a bit is found out."""
+    total = zlib.crc32(json.dumps(plain).encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What `_taken_apart` took apart, but for the names of mappings, which are text."""
     if isinstance(plain, dict):
-        return {key: _put_together(value, tensor) for key, value in plain.items()}
+        return {key: _put_together(value, tensors) for key, value in plain.items()}
     if isinstance(plain, list):
-        return [_put_together(value, tensor) for value in plain]
-    return tensor(plain.removeprefix(_TENSOR)) if isinstance(plain, str) and plain.startswith(_TENSOR) else plain
+        return [_put_together(value, tensors) for value in plain]
+    return tensors[plain.removeprefix(_TENSOR)] if isinstance(plain, str) and plain.startswith(_TENSOR) else plain
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

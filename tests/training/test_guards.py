@@ -1,5 +1,6 @@
 import io
 import shutil
+import signal
 
 import albumentations as A
 import numpy as np
@@ -22,7 +23,8 @@ from fastmask.training.callbacks import Checkpoint
 from fastmask.training.crossval import cross_validate
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory, some
 from fastmask.training.learner import mask_learner
-from fastmask.training.state import STATE
+from fastmask.training.state import STATE, StateSaver
+from fastmask.training.step import Accumulation
 
 SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(32, 16)]))
 NAN, INF = float("nan"), float("inf")
@@ -134,7 +136,10 @@ def test_a_run_that_diverged_goes_on_from_its_last_good_state_without_the_step(
     out, table, settings = tmp_path / "run", read_contest(contest), {**small_settings, "epochs": 3}
     monkeypatch.setattr(Broken, "calls", 0)
     monkeypatch.setattr(Broken, "bad", range(4, 5))
-    with pytest.raises(FastmaskError, match=r"epoch 2, batch 2 .*The last good state is kept: fastmask fit --resume"):
+    with pytest.raises(
+        FastmaskError,
+        match=r"epoch 2, batch 2 .*The last good state is kept; to go on without such steps: fastmask fit --resume",
+    ):
         cross_validate(table, out=out, log=io.StringIO(), loss_func=Broken, **settings)
     assert (out / "fold0" / STATE).is_file()
     # it goes on after two steps
@@ -198,6 +203,45 @@ def test_good_steps_between_bad_ones_are_no_row(learner, tmp_path):
     skips = SkipNonFinite(tmp_path)
     learner(BadLoss(NAN, *places), skips).fit(52, 1e-3)
     assert len(skips.rows) == 52 * 16
+
+
+def test_a_step_of_several_batches_lists_them_all(learner, tmp_path):
+    """Any of them may be the cause."""
+    skips = SkipNonFinite(tmp_path)
+    learner(BadGradient(NAN, (1, 1)), skips, Accumulation(2)).fit(1, 1e-3)
+    assert sorted({tuple(row[:3]) for row in skips.rows}) == [(1, 1, "gradients"), (1, 2, "gradients")]
+
+
+def test_what_was_left_out_stays_listed_when_nothing_is_to_be_left_out_any_more(
+    contest, small_settings, tmp_path, monkeypatch
+):
+    """Left out in the first epoch, then interrupted, gone on without leaving out, and with it again."""
+    out, table, settings = tmp_path / "run", read_contest(contest), {**small_settings, "epochs": 5, "patience": 0}
+    listed = out / "fold0" / "skipped-batches.csv"
+    monkeypatch.setattr(Broken, "calls", 0)
+    monkeypatch.setattr(Broken, "bad", range(1, 2))
+    saver = StateSaver.after_batch
+
+    def interrupted_at(call):
+        def after_batch(self):
+            if self.training and Broken.calls == call:
+                signal.raise_signal(signal.SIGINT)
+            saver(self)
+
+        return after_batch
+
+    for call, on_nan in ((2, "skip"), (5, "stop")):
+        monkeypatch.setattr(StateSaver, "after_batch", interrupted_at(call))
+        with pytest.raises(KeyboardInterrupt):
+            cross_validate(
+                table, out=out, log=io.StringIO(), loss_func=Broken, resume=call > 2, on_nan=on_nan, **settings
+            )
+        assert len(pd.read_csv(listed)) == 16
+    monkeypatch.setattr(StateSaver, "after_batch", saver)
+    monkeypatch.setattr(Broken, "bad", range(7, 8))
+    run = cross_validate(table, out=out, log=io.StringIO(), loss_func=Broken, resume=True, on_nan="skip", **settings)
+    assert pd.read_csv(listed)["epoch"].unique().tolist() == [1, 4]
+    assert run.trained_folds == [0, 1]
 
 
 class TestBadPhotos:
@@ -278,10 +322,45 @@ class TestBadPhotos:
         skips = SkipUnreadable(tmp_path)
         skips.learn = learn
         learn.epoch, learn.iter, learn.yb = 0, 0, (y_bad,)
+        skips.before_train()
         skips.before_batch()
         assert (learn.yb[0][4] == -1).all()
         assert torch.equal(learn.yb[0][others], y[others])
         assert skips.rows == [[1, 1, str(photo)]]
+
+    def test_are_an_error_where_they_are_too_many(self, learner, contest_copy, tmp_path):
+        table = read_contest(contest_copy)
+        folds = assign_folds(table, 2, stratify="gender")
+        options = {"augments": (SMALL, SMALL), "bs": 16, "num_workers": 0, "device": "cpu", "maps": []}
+        dls = dataloaders(table, 0, folds, substitute=(32, 16), **options)
+        skips = SkipUnreadable(tmp_path)
+        learn = learner(skips)
+        learn.dls = dls
+        for row in list(dls.train_ds.items)[:10]:
+            table.photo(row).unlink()
+        with pytest.raises(DataError, match="More than a tenth of the photos cannot be read, the last /"):
+            learn.fit(1)
+        assert len(pd.read_csv(skips.file)) >= 5
+
+    def test_are_no_excuse_for_an_augmentation_that_fails(self, contest):
+        def fails(image, rng):
+            raise ValueError("a mistake of its author")
+
+        table = read_contest(contest)
+        folds = assign_folds(table, 2, stratify="gender")
+        options = {"substitute": (32, 16), "num_workers": 0, "device": "cpu", "maps": []}
+        # fastai tries the first photo, so the loaders do not come to be
+        with pytest.raises(DataError, match="the augmentation fails on it: a mistake of its author"):
+            dataloaders(table, 0, folds, augments=(fails, SMALL), **options).train.one_batch()
+
+    def test_may_be_named_in_a_file_of_folds(self, contest_copy, photos, small_settings, finished_run, tmp_path):
+        photos[3].write_text("no photo")
+        settings = {k: v for k, v in small_settings.items() if k != "folds"}
+        settings |= {"folds_file": str(finished_run.path / "folds.csv"), "on_bad_photo": "skip"}
+        run = cross_validate(read_contest(contest_copy), out=tmp_path / "b", log=io.StringIO(), **settings)
+        assert len(run.oof) == len(finished_run.oof) - 1
+        whole = finished_run.folds.set_index("path")["fold"]
+        assert (whole[run.folds["path"]].to_numpy() == run.folds["fold"].to_numpy()).all()
 
     def test_of_the_validation_are_an_error(self, contest_copy):
         table = read_contest(contest_copy)
@@ -300,6 +379,8 @@ class TestBadPhotos:
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (MemoryError(), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
         (RuntimeError("shape mismatch"), False),
         (ValueError("can't allocate memory"), False),
     ],

@@ -89,7 +89,7 @@ def test_no_memory_for_one_photo_is_told(contest, small_settings, monkeypatch):
     [
         (
             5,
-            "--bs 4 --accumulate 4, or --bs auto; where other work took the memory: fastmask fit ",
+            "another --out and --bs 4 --accumulate 4, or --bs auto; where other work took the memory: fastmask fit ",
         ),
         (0, "and no smaller one fits; take fewer pixels"),
     ],

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
+from fastmask.data.sample import write_sample
 from fastmask.errors import FastmaskWarning, UsageError
-from fastmask.files import read_json, write_csv, write_json
+from fastmask.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from fastmask.run import Run
 from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import build, prepare
@@ -79,15 +80,46 @@ def test_weights_that_have_seen_what_a_fold_is_judged_on_are_refused(contest, se
     np.testing.assert_array_equal(plan.folds, finished_run.folds["fold"])
 
 
-def test_other_people_may_be_judged(settings, tmp_path):
-    from fastmask.data.sample import write_sample
+def test_what_the_weights_themselves_started_from_counts(contest, settings, tmp_path):
+    """The first run learnt from its people, the second only from others, the third is judged on people of the first."""
+    others = renamed(read_contest(write_sample(tmp_path / "others", persons=12, seed=5)))
+    second = cross_validate(others, out=tmp_path / "second", log=io.StringIO(), **{**settings, "epochs": 1})
+    third = make_config(settings, {"weights": str(second.path), "seed": 1})
+    with pytest.raises(UsageError, match=r"Fold 0 would be judged on photo .* of .*small/fold0 were trained on"):
+        prepare(read_contest(contest), third)
 
-    table = read_contest(write_sample(tmp_path / "others", persons=12, seed=5))
+
+def test_an_origin_that_is_gone_is_refused(contest, settings, run_copy):
+    config = read_yaml(run_copy / "config.yaml")
+    write_yaml(run_copy / "config.yaml", {**config, "weights": str(run_copy / "gone")})
+    with pytest.raises(UsageError, match="gone is gone, so nobody knows what was learnt from it"):
+        prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
+
+
+def test_folds_that_are_trained_apart_need_their_own_weights_alone(contest, settings, run_copy):
+    (run_copy / "fold1" / "done.json").unlink()
+    config = make_config(settings, {"weights": str(run_copy)})
+    assert prepare(read_contest(contest), config, chosen=[0]).config.folds == 2
+    with pytest.raises(UsageError, match="has not finished a fold 1"):
+        prepare(read_contest(contest), config, chosen=[1])
+
+
+def test_a_score_that_started_from_a_choice_says_so(contest, settings, tmp_path):
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **{**settings, "epochs": 1})
+    assert any("this score flatters a little" in note for note in run.score().notes)
+
+
+def renamed(table):
+    """The table with names of its own for photos and persons."""
     frame = table.frame.assign(
         person=[f"other {person}" for person in table.persons],
         path=[f"{table.root.name}/{path}" for path in table.frame["path"]],
     )
-    others = replace(table, root=table.root.parent, frame=frame)
+    return replace(table, root=table.root.parent, frame=frame)
+
+
+def test_other_people_may_be_judged(settings, tmp_path):
+    others = renamed(read_contest(write_sample(tmp_path / "others", persons=12, seed=5)))
     assert len(prepare(others, make_config(settings)).table) == 84
 
 

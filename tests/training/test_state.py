@@ -19,7 +19,7 @@ from fastmask.files import read_yaml, write_yaml
 from fastmask.run import Run
 from fastmask.training import fold as fold_module
 from fastmask.training.crossval import cross_validate
-from fastmask.training.state import STATE, SaveEvery, StateSaver
+from fastmask.training.state import STATE, SaveEvery, StateSaver, _sum
 
 # two batches of 21 an epoch, so that a step of three batches ends in another epoch
 PENDING = {"bs": 21, "accumulate": 2, "epochs": 3}
@@ -268,8 +268,9 @@ class TestAState:
     def change(self, stopped, tensors=None, **plain):
         file = stopped / "fold0" / STATE
         with safe_open(file, framework="pt") as opened:
-            state = json.loads(opened.metadata()["state"])
-        save_file({**load_file(file), **(tensors or {})}, file, {"state": json.dumps({**state, **plain})})
+            state = {**json.loads(opened.metadata()["state"])["state"], **plain}
+        tensors = {**load_file(file), **(tensors or {})}
+        save_file(tensors, file, {"state": json.dumps({"sum": _sum(state, tensors), "state": state})})
 
     def test_another_fold_s(self, fit, stopped):
         self.change(stopped, fold=1)
@@ -293,6 +294,13 @@ class TestAState:
         self.change(stopped, {f".{name}": torch.zeros(2, *tensors[f".{name}"].shape)})
         self.refused(fit, stopped, "size mismatch" if "network" in name else "an average is")
 
+    def test_with_a_bit_that_the_disk_has_changed(self, fit, stopped):
+        file = stopped / "fold0" / STATE
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(bytes(data))
+        self.refused(fit, stopped, "it is damaged")
+
     def test_cut_short(self, fit, stopped):
         file = stopped / "fold0" / STATE
         file.write_bytes(file.read_bytes()[:-1000])
@@ -307,16 +315,64 @@ def test_what_came_after_the_state_is_made_anew(fit, whole, tmp_path):
     """Five batches an epoch: files of later epochs than the state's are none of its business."""
     with pytest.raises(KilledError):
         fit(tmp_path / "run", at=(6, kill))
-    state = (tmp_path / "run" / "fold0" / STATE).read_bytes()
+    folder = tmp_path / "run" / "fold0"
+    shutil.copytree(folder, tmp_path / "then")
     with pytest.raises(KilledError):
         fit(tmp_path / "run", at=(10, kill), resume=True)
-    folder = tmp_path / "run" / "fold0"
-    (folder / STATE).write_bytes(state)
+    shutil.copy(tmp_path / "then" / STATE, folder)
+    shutil.copy(tmp_path / "then" / "epoch000.safetensors", folder)
     (folder / "done.json").unlink(missing_ok=True)
     shutil.copy(next(folder.glob("epoch*")), folder / "epoch007.safetensors")
     shutil.copy(folder / "oof-000.safetensors", folder / "oof-007.safetensors")
     fit(tmp_path / "run", resume=True)
     assert files(tmp_path / "run") == whole("plain")
+
+
+def test_a_checkpoint_goes_only_when_no_state_names_it(fit, whole, tmp_path, monkeypatch):
+    """Killed between the last epoch and the end of the fold: the state is of an epoch earlier, and needs its best."""
+
+    def killed(*_, **__):
+        raise KilledError
+
+    monkeypatch.setattr(fold_module, "write_json", killed)
+    with pytest.raises(KilledError):
+        fit(tmp_path / "run")
+    folder = tmp_path / "run" / "fold0"
+    named = json.loads(safe_open(folder / STATE, "pt").metadata()["state"])["state"]["callbacks"]["checkpoint"]["kept"]
+    assert [(folder / f"epoch{epoch:03d}.safetensors").is_file() for _, epoch in named] == [True] * len(named)
+    monkeypatch.undo()
+    fit(tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == whole("plain")
+
+
+@pytest.mark.parametrize("outdone", [0, 1])
+def test_a_fold_that_ended_keeps_its_best_alone(run_copy, fit, outdone):
+    """Killed just after its end: what better epochs had outdone is still there."""
+    folder, before = run_copy / f"fold{outdone}", files(run_copy)
+    (kept,) = folder.glob("epoch*.safetensors")
+    shutil.copy(
+        kept, folder / ("epoch001.safetensors" if kept.name == "epoch000.safetensors" else "epoch000.safetensors")
+    )
+    (folder / STATE).write_bytes(b"left")
+    fit(run_copy, resume=True)
+    assert files(run_copy) == before
+
+
+def test_a_state_of_other_settings_is_refused(fit, tmp_path):
+    for name, lr in (("one", 1e-3), ("other", 1e-5)):
+        with pytest.raises(KilledError):
+            fit(tmp_path / name, at=(6, kill), lr=lr)
+    shutil.copy(tmp_path / "one" / "fold0" / STATE, tmp_path / "other" / "fold0" / STATE)
+    with pytest.raises(DataError, match="it is of another run"):
+        fit(tmp_path / "other", resume=True, lr=1e-5)
+
+
+def test_so_many_threads_that_torch_would_fall_are_not_taken_over(fit, tmp_path):
+    with pytest.raises(KilledError):
+        fit(tmp_path / "run", at=(5, kill))
+    file = tmp_path / "run" / "environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "threads": 200_000}))
+    assert "threads:" not in fit(tmp_path / "run", resume=True)
 
 
 def test_other_threads_are_the_run_s_again(fit, tmp_path):
@@ -329,7 +385,7 @@ def test_other_threads_are_the_run_s_again(fit, tmp_path):
     seen = []
     said = fit(tmp_path / "run", at=(1, lambda: seen.append(torch.get_num_threads())), resume=True)
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
-    assert f"Computing in {before + 1} threads" in said
+    assert f"Torch's threads: {before + 1}, as" in said
     assert "Other packages than when" in said
 
 
