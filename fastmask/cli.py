@@ -109,7 +109,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     """Refuse a directory in use before torch takes its seconds to load."""
-    from fastmask.lock import check_not_held
+    from fastmask.lock import check_not_held, held
     from fastmask.run import check_free
 
     if resume and overwrite:
@@ -118,6 +118,10 @@ def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
         raise UsageError("--resume needs --out, the run directory to go on with.")
     if out is not None:
         check_not_held(out)
+    if resume and out is not None and not out.exists():
+        # somebody who held it may have been killed while he replaced it, and then it is given back
+        with held(out):
+            pass
     if out is not None and not resume:
         check_free(out, overwrite)
 

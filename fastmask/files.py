@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # what nobody writes by hand or by fastmask, and what a forged file could fill the memory with: bytes, values of YAML
 # with its aliases unfolded, digits, characters of a line and of a cell, columns
-_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**24, 2**27, 500_000, 40, 100
+_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 500_000, 40, 100
 _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
 

@@ -33,7 +33,7 @@ from fastmask.files import (
     write_yaml,
 )
 from fastmask.heads import Heads
-from fastmask.lock import ASIDE, REPLACED, held
+from fastmask.lock import ASIDE, REPLACED
 from fastmask.scoring import DRAWS, Scores, score_heads
 
 if TYPE_CHECKING:
@@ -372,10 +372,6 @@ def resumed(config: Config, out: str | Path) -> Config:
 
     Hours are not taken over; what they gave up, or what bs auto found, stays as it was.
     """
-    if not Path(out).exists():
-        # somebody who held it may have been killed while he replaced it
-        with held(Path(out)):
-            pass
     saved, given = Run.load(out).config, config.model_dump(exclude_unset=True)
     if "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
         raise UsageError(f"{out} was trained on {saved.data}, which is not there any more, or from here; give --data.")

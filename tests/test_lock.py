@@ -86,7 +86,8 @@ def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
     (aside / "new").mkdir(parents=True)
     before = Run.load(run_copy).config
     run_copy.rename(aside / "old")
-    assert resumed(before, run_copy) == before
+    with held(run_copy):
+        assert resumed(before, run_copy) == before
     assert Run.load(run_copy).trained_folds == [0, 1]
     assert not aside.exists()
 

@@ -244,7 +244,7 @@ def state_of(run: Path) -> str:
     if not file.exists():
         return f"fold {fold}, no state"
     with safe_open(file, "numpy") as opened:
-        state = json.loads(opened.metadata()["state"])
+        state = json.loads(opened.metadata()["state"])["state"]
     if not state["step"]:
         return f"fold {fold}, before an epoch"
     return f"fold {fold}, {'within' if state['step'] < 7 else 'at the end of'} an epoch"

@@ -124,7 +124,8 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
 
     def before_fit(self) -> None:
         super().before_fit()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not finds_lr(self.learn):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def after_trained_epoch(self) -> None:
         value, epoch = self._goodness(), self.number
@@ -181,7 +182,8 @@ class OOFCollector(TrainedEpochs):
         self.folder = folder
 
     def before_fit(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not finds_lr(self.learn):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -218,7 +220,8 @@ class History(TrainedEpochs):
         self._before = 0.0
 
     def before_fit(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not finds_lr(self.learn):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def before_epoch(self) -> None:
         self._start = time.perf_counter()
