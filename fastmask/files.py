@@ -242,7 +242,9 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             lines = list(_lines(csv.reader(_short_lines(opened), strict=True)))
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); expected {expected}.") from error
+    except (ValueError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({one_line(error)}); save it as one.") from error
     if not lines:
         raise DataError(f"{file} is empty; expected {expected}.")
