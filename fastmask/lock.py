@@ -26,7 +26,7 @@ def held(out: Path) -> Iterator[None]:
     place = real(out)
     made = [parent for parent in place.parents if not parent.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    lock = _lock_of(place)
     try:
         lock.acquire()
     except Timeout:
@@ -51,14 +51,17 @@ def held(out: Path) -> Iterator[None]:
 
 def check_not_held(out: Path) -> None:
     """Raise UsageError if another process writes to the run at `out`."""
-    place = real(out)
-    file = place.with_name(f".{place.name}.lock")
-    if file.exists():
+    lock = _lock_of(real(out))
+    if Path(lock.lock_file).exists():
         try:
-            with FileLock(file, timeout=0):
+            with lock:
                 return
         except Timeout:
-            raise taken(out, file) from None
+            raise taken(out, Path(lock.lock_file)) from None
+
+
+def _lock_of(place: Path) -> FileLock:
+    return FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
 
 
 def taken(out: Path, lock: Path) -> UsageError:
@@ -77,7 +80,7 @@ def holder_of(lock: Path) -> str:
         return "another process"
 
 
-def clear_left(path: str | Path) -> None:
+def clear_left(path: Path) -> None:
     """Clear away what a process that was killed has left of a run, and give back the run that it was replacing.
 
     Nobody else may be writing to the run.
