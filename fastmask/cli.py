@@ -11,16 +11,16 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastmask import answers
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
-from fastmask.files import check_target
-from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers, option, with_settings, words
+from fastmask.files import check_new
+from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers, option, with_settings
 from fastmask.terminal import bar, in_bytes, say
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def lr_find(
         raise UsageError(f"--out is {out}; expected a name ending in .png.")
     json = out.with_suffix(".json")
     for file in (out, json):
-        _check_new(file, overwrite)
+        check_new(file, overwrite)
     table = _read_table(settings)
     from fastmask.files import write_json
     from fastmask.training import finder
@@ -170,13 +170,6 @@ def lr_find(
     say(f"Written: {out}, {json}. Next: fastmask fit --lr {found.suggestion:.1e} with the same options")
 
 
-def _check_new(file: Path, overwrite: bool) -> None:
-    """Refuse a file to write that exists or cannot be written, before torch takes its seconds to load."""
-    if file.exists() and not overwrite:
-        raise UsageError(f"{file} exists; name another file with --out, or replace it with --overwrite.")
-    check_target(file)
-
-
 @app.command()
 @with_settings(DATA, without=("data",))
 def check(
@@ -187,7 +180,7 @@ def check(
 ) -> None:
     """Read every photo and report all that is wrong with the data; exit 1 if training would fail."""
     if out is not None:
-        _check_new(out, overwrite)
+        check_new(out, overwrite)
     from fastmask.data.check import check_data
     from fastmask.data.findings import ERROR, findings_frame, summary
     from fastmask.files import write_csv
@@ -291,87 +284,6 @@ def doctor() -> None:
 
 
 @app.command()
-def predict(
-    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The CSV to write.", show_default=False)],
-    submission: Annotated[
-        Path | None, typer.Option(help="An info.csv to fill in: its photos, its order.", show_default=False)
-    ] = None,
-    tta: Annotated[int, typer.Option(help="Views a photo: itself, its mirror image, training augmentations.")] = 1,
-    members: Annotated[
-        str | None, typer.Option(help="Folds to average, such as fold0,fold2. (default: all)", show_default=False)
-    ] = None,
-    bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
-    workers: Annotated[
-        int | None, typer.Option(help="Loading processes. (default: CPU: 0, GPU: up to 8)", show_default=False)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0. (default: the GPU if there is one)", show_default=False)
-    ] = None,
-    precision: Annotated[str, typer.Option(help="auto (the run's; on a CPU fp32), fp32, bf16 or fp16.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --out.")] = False,
-) -> None:
-    """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file."""
-    _check_new(out, overwrite)
-    from fastmask.run import Run
-
-    loaded = Run.load(run)
-    photos: Any = images
-    if submission is not None:
-        from fastmask.inference.submission import check_heads, check_out, photos_of_info
-
-        check_heads(loaded.heads)
-        check_out(submission, out)
-        photos = photos_of_info(submission, images)
-    chosen = None if members is None else words(members)
-    with bar("predicting") as progress:
-        predictions = loaded.predict(
-            photos,
-            tta=tta,
-            members=chosen,
-            bs=bs,
-            workers=workers,
-            device=device,
-            precision=precision,
-            progress=progress,
-        )
-    if submission is not None:
-        # named as in the file of questions, whose order they have
-        names = [path.relative_to(images).as_posix() for path in photos]
-        replace(predictions, names=names).to_submission(submission, out)
-    else:
-        predictions.to_csv(out)
-    typer.echo(f"{out}: {len(predictions)} photos, mean of {', '.join(predictions.members)}, {tta} view(s) each")
-
-
-@app.command()
-def score(
-    paths: Annotated[
-        list[Path], typer.Argument(help="A run, or PREDICTIONS ANSWERS.", metavar="RUN | PREDICTIONS ANSWERS")
-    ],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Score a run's out-of-fold predictions, or a submission against answers: macro-F1, accuracy, 95 % intervals."""
-    if len(paths) == 1:
-        from fastmask.run import Run
-
-        scores = Run.load(paths[0]).score()
-    elif len(paths) == 2:
-        from fastmask.inference.submission import score_files
-
-        scores = score_files(paths[0], paths[1])
-    else:
-        raise UsageError(f"score takes a run, or predictions and answers; found {len(paths)} paths.")
-    if json:
-        from json import dumps
-
-        typer.echo(dumps(scores.to_plain(), indent=2))
-    else:
-        typer.echo(str(scores))
-
-
-@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     persons: Annotated[int, typer.Option(help="Persons to train on, seven photos each.")] = 160,
@@ -382,6 +294,9 @@ def sample(
 
     written = write_sample(folder, persons, seed)
     typer.echo(f"{written}: {persons * 7} photos of {persons} persons in train, and others with answers.csv in eval")
+
+
+app.add_typer(answers.app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:

@@ -107,6 +107,13 @@ def check_target(path: Path) -> None:
     check_parent(path)
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raise UsageError for a file to write that exists, unless it may be replaced, or that cannot be written."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; name another file, or replace it with --overwrite.")
+    check_target(path)
+
+
 def check_parent(path: Path) -> None:
     """Raise UsageError if nothing can be made at `path`, because of the folders above it."""
     above = next(parent for parent in path.absolute().parents if parent.exists())

@@ -252,6 +252,11 @@ class Run:
         return (self.fold_path(fold) / DONE).is_file()
 
     @property
+    def is_scored(self) -> bool:
+        """Whether there are out-of-fold predictions of it yet."""
+        return (self.path / OOF).is_file()
+
+    @property
     def identity(self) -> str:
         """SHA-256 of all that decides what it comes to: settings, pipelines, heads, what it starts from."""
         settings = {name: value for name, value in self.config.to_plain().items() if name not in MACHINE_SETTINGS}
@@ -268,9 +273,8 @@ class Run:
 
         By the score's age bounds, whatever training used; a fold's epoch is the one that the other folds chose.
         """
-        oof, true = self.oof, self.true
-        scores = score_heads(self.heads, self.predicted, true, oof["person"].to_numpy(dtype=object), draws, self.y)
-        trained = sorted(set(oof["fold"].astype(int)))
+        scores = score_heads(self.heads, self.predicted, self.true, self.persons, draws, self.y)
+        trained = sorted(set(self.oof["fold"].astype(int)))
         if len(trained) < self.config.folds:
             scores.notes.append(
                 f"Of {self.config.folds} folds only {', '.join(map(str, trained))}: a part of the photos."
@@ -283,6 +287,11 @@ class Run:
         if self.config.group == "none":
             scores.notes.append("Leaky split (--group none): this score flatters and says nothing about new people.")
         return scores
+
+    @property
+    def persons(self) -> np.ndarray:
+        """(N,) whose photo each of `oof` is."""
+        return self.oof["person"].to_numpy(dtype=object)
 
     @property
     def probabilities(self) -> np.ndarray:

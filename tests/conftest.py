@@ -1,15 +1,18 @@
 """What all tests share: drawn photos in the contest's format, and a run that was trained on them."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastmask import cli
 from fastmask.data.sample import write_sample
 from fastmask.run import Run
 
+ERROR, WARNING = "fastmask: error: ", "fastmask: warning: "
+Command = Callable[..., "Answer"]
 SMALL_PIPELINE = {
     "transform": {
         "__class_fullname__": "Compose",
@@ -69,3 +72,72 @@ def finished_run(contest: Path, small_settings: dict[str, Any], tmp_path_factory
 def run_copy(finished_run: Run, tmp_path: Path) -> Path:
     """A run directory of one's own, to break things in; file times are kept."""
     return Path(shutil.copytree(finished_run.path, tmp_path / "run_copy"))
+
+
+class Answer:
+    """What a command gave back: exit code, stdout, lines of stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err.splitlines()
+
+    @property
+    def errors(self) -> list[str]:
+        return [line.removeprefix(ERROR) for line in self.err if line.startswith(ERROR)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line.removeprefix(WARNING) for line in self.err if line.startswith(WARNING)]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def fastmask(work: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, run in this process in the folder `work`."""
+
+    def command(*arguments: Any) -> Answer:
+        capsys.readouterr()
+        try:
+            cli.main([str(a) for a in arguments])
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def refused(fastmask: Command, work: Path) -> Callable[..., str]:
+    """Run a command that must be refused with one sentence and leave nothing behind; return the sentence."""
+
+    def command(code: int, *arguments: Any) -> str:
+        before = _snapshot(work.parent)
+        answer = fastmask(*arguments)
+        assert answer.errors, f"exit {answer.code} without a sentence: {answer.err}"
+        assert answer.code == code, answer.errors
+        assert answer.out == ""
+        assert len(answer.errors) == 1
+        assert answer.err[-1] == ERROR + answer.errors[0]
+        assert answer.errors[0][-1] in ".?"
+        assert _snapshot(work.parent) == before
+        return answer.errors[0]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, bytes | None]]:
+    """A function that gives what a folder holds, by name."""
+    return _snapshot
+
+
+def _snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}

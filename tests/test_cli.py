@@ -23,71 +23,8 @@ from fastmask.config import Config
 from fastmask.run import Run
 
 DONE, FAILED, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
-ERROR, WARNING = "fastmask: error: ", "fastmask: warning: "
-Command = Callable[..., "Answer"]
-
-
-class Answer:
-    """What a command gave back: exit code, stdout, lines of stderr."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err.splitlines()
-
-    @property
-    def errors(self) -> list[str]:
-        return [line.removeprefix(ERROR) for line in self.err if line.startswith(ERROR)]
-
-    @property
-    def warnings(self) -> list[str]:
-        return [line.removeprefix(WARNING) for line in self.err if line.startswith(WARNING)]
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def fastmask(work: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command, run in this process in the folder `work`."""
-
-    def command(*arguments: Any) -> Answer:
-        capsys.readouterr()
-        try:
-            cli.main([str(a) for a in arguments])
-            code = DONE
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Answer(code, *capsys.readouterr())
-
-    return command
-
-
-@pytest.fixture
-def refused(fastmask: Command, work: Path) -> Callable[..., str]:
-    """Run a command that must be refused with one sentence and leave nothing behind; return the sentence."""
-
-    def command(code: int, *arguments: Any) -> str:
-        before = snapshot(work.parent)
-        answer = fastmask(*arguments)
-        assert answer.errors, f"exit {answer.code} without a sentence: {answer.err}"
-        assert answer.code == code, answer.errors
-        assert answer.out == ""
-        assert len(answer.errors) == 1
-        assert answer.err[-1] == ERROR + answer.errors[0]
-        assert answer.errors[0][-1] in ".?"
-        assert snapshot(work.parent) == before
-        return answer.errors[0]
-
-    return command
-
-
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+ERROR = "fastmask: error: "
+Command = Callable[..., Any]
 
 
 @pytest.fixture
@@ -370,7 +307,7 @@ def test_an_output_folder_in_use_is_left_alone(small: list[str], work: Path, ref
 
 @pytest.mark.parametrize("words", [["--folds", 99], ["--monitor", "f2"], ["--device", "tpu"], ["--crop", 900, 900]])
 def test_overwrite_keeps_the_old_run_until_all_is_checked(
-    words: list[Any], contest: Path, run_copy: Path, fastmask: Command
+    words: list[Any], contest: Path, run_copy: Path, fastmask: Command, snapshot: Callable[..., Any]
 ) -> None:
     before = snapshot(run_copy)
     settings = ["--data", contest, "--arch", "test_resnet", "--no-pretrained", "--folds", 2]
@@ -548,7 +485,7 @@ def test_overwrite_replaces_a_run(small: list[str], run_copy: Path, fastmask: Co
 
 
 def test_resume_trains_what_is_missing_and_gives_the_same_bytes(
-    small: list[str], run_copy: Path, fastmask: Command
+    small: list[str], run_copy: Path, fastmask: Command, snapshot: Callable[..., Any]
 ) -> None:
     before = snapshot(run_copy)
     kept = {p: p.stat().st_mtime_ns for p in (run_copy / "fold0").iterdir()}
@@ -928,7 +865,9 @@ def test_runs_that_do_not_belong_together_are_not_merged(
     assert "have both trained fold 0" in sentence
 
 
-def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(small: list[str], fastmask: Command, work: Path) -> None:
+def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(
+    small: list[str], fastmask: Command, work: Path, snapshot: Callable[..., Any]
+) -> None:
     before = snapshot(work)
     answer = fastmask(*small, "--dry-run", "--fold", 1, "--out", "run")
     assert answer.code == DONE
@@ -1050,7 +989,9 @@ def test_a_member_without_a_checkpoint_is_named(run_copy: Path, contest: Path, r
     assert "fold1 has no checkpoint" in sentence
 
 
-def test_bench_says_what_limits_a_run(small: list[str], fastmask: Command, work: Path) -> None:
+def test_bench_says_what_limits_a_run(
+    small: list[str], fastmask: Command, work: Path, snapshot: Callable[..., Any]
+) -> None:
     before = snapshot(work)
     answer = fastmask("bench", *small[1:], "--seconds", 1)
     assert answer.code == DONE, answer.errors

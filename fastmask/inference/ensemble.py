@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,9 @@ from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run import PIPELINES, Run
 from fastmask.training.step import autocast, resolve_precision
 
+if TYPE_CHECKING:
+    from fastmask.decision.rule import Rule
+
 # views, photos a batch or processes: more is a slip of the keyboard
 MOST = 65536
 # characters of another library's error
@@ -38,21 +42,32 @@ class Predictions:
     """Probabilities of photos, in the order asked for.
 
     `names` are the photos (relative to the folder where one was given), `probabilities` (N, classes of all heads) the
-    mean of `members`, which holds each fold's own.
+    mean of `members`, which holds each fold's own, `decided` (N, heads) the classes that a rule has chosen.
     """
 
     names: list[str]
     heads: Heads
     probabilities: np.ndarray
     members: dict[str, np.ndarray]
+    decided: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def decide(self, rule: Rule, persons: np.ndarray | None = None) -> Predictions:
+        """The same photos, answered by a rule.
+
+        Each member is calibrated by itself, as the rule was fitted on single models' probabilities. `persons` (N,) say
+        whose photos they are, where the rule averages over persons.
+        """
+        members = {member: rule.calibrated(each) for member, each in self.members.items()}
+        probabilities = rule.averaged(np.mean(list(members.values()), axis=0), persons)
+        return replace(self, probabilities=probabilities, members=members, decided=rule.choose(probabilities))
+
     @property
     def y(self) -> np.ndarray:
-        """(N, heads) most probable class of each head."""
-        return self.heads.argmax(self.probabilities)
+        """(N, heads) class numbers: the most probable of each head, or what the rule of `decide` says."""
+        return self.heads.argmax(self.probabilities) if self.decided is None else self.decided
 
     @property
     def joint(self) -> np.ndarray:

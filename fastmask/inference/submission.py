@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from fastmask.heads import Heads
 from fastmask.scoring import Scores, score_heads
 
 ID, ANSWER = "ImageID", "ans"
+# photos of one folder are one person's
+FOLDER = "folder"
 
 
 def read_info(file: str | Path) -> pd.DataFrame:
@@ -48,6 +50,35 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
             raise DataError(f"{file}, line {line}, column {ID}: {path} does not exist; expected a photo there.")
         paths.append(path)
     return paths
+
+
+def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
+    """(N,) whose photo each is: by a column of an info.csv in its order, or by `column` "folder" the photo's folder.
+
+    Raises UsageError where the column is not there, DataError where it has an empty cell.
+    """
+    if column == FOLDER:
+        folders = np.array([str(photo.parent) for photo in photos], dtype=object)
+        if len(photos) > 1 and len(set(folders)) == 1:
+            raise UsageError(
+                f"--same-person {FOLDER}: all {len(photos)} photos lie in one folder, {folders[0]}, so it does not say "
+                "whose they are; name a column of the file of --submission."
+            )
+        return folders
+    if info is None:
+        raise UsageError(
+            f"--same-person {column} is a column of the file of --submission, which is not given; without one, "
+            f"--same-person {FOLDER} takes the photos of a folder for one person's."
+        )
+    frame = read_info(info)
+    if column not in frame.columns or column in (ID, ANSWER):
+        raise UsageError(
+            f"{info} has no column {column!r} that says whose photo it is; found {', '.join(frame.columns)}."
+        )
+    empty = frame.index[frame[column] == ""]
+    if len(empty):
+        raise DataError(f"{info}, line {empty[0]}, column {column}: found nothing, expected whose photo it is.")
+    return frame[column].to_numpy(dtype=object)
 
 
 def check_heads(heads: Heads) -> None:
@@ -96,7 +127,7 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
     then look surer than they are.
     """
     heads = heads or contest_heads()
-    predicted, true = _read_classes(Path(predictions), heads), _read_classes(Path(answers), heads)
+    predicted, true = read_classes(Path(predictions), heads), read_classes(Path(answers), heads)
     missing = true.index.difference(predicted.index)
     if len(missing):
         raise DataError(
@@ -113,8 +144,11 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
     return scores
 
 
-def _read_classes(file: Path, heads: Heads) -> pd.DataFrame:
-    """The column class, and person where the file has it, by the photos' file names."""
+def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
+    """The joint class of each photo of a submission or of a file of `predict`, by the photos' file names.
+
+    Columns class, and person where the file has it; raises DataError for a class that is none, a photo twice.
+    """
     frame = read_strings(file, ())
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
     require_columns(file, list(frame.columns), (name, value))

@@ -1,0 +1,287 @@
+"""The commands on what a run answers: predict, score, decide, label-errors, diff, ledger."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
+from fastmask.files import check_new
+from fastmask.options import option, words
+from fastmask.terminal import bar, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastmask.decision.rule import Rule
+    from fastmask.inference.ensemble import Predictions
+    from fastmask.run import Run
+
+app = typer.Typer()
+
+_RUN = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
+_OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")]
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def predict(
+    run: _RUN,
+    images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The CSV to write.", show_default=False)],
+    submission: Annotated[Path | None, option("An info.csv to fill in: its photos, its order.")] = None,
+    decision: Annotated[str, typer.Option(help="plain, calibrated, f1, or auto: the best of `decide`.")] = "plain",
+    same_person: Annotated[
+        str | None,
+        option("Average over persons what belongs to them: a column of --submission's file, or 'folder'."),
+    ] = None,
+    tta: Annotated[int, typer.Option(help="Views a photo: itself, its mirror image, training augmentations.")] = 1,
+    members: Annotated[str | None, option("Folds to average, such as fold0,fold2. (default: all)")] = None,
+    bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
+    workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
+    device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
+    precision: Annotated[str, typer.Option(help="auto (the run's; on a CPU fp32), fp32, bf16 or fp16.")] = "auto",
+    overwrite: _OVERWRITE = False,
+) -> None:
+    """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file.
+
+    A submission is noted in ledger.csv beside the run.
+    """
+    check_new(out, overwrite)
+    from fastmask.decision.decide import name_of, rule_for
+    from fastmask.run import Run
+
+    loaded = Run.load(run)
+    photos: Any = images
+    if submission is not None:
+        from fastmask.decision.ledger import check_ledger
+        from fastmask.inference.submission import check_heads, check_out, photos_of_info
+
+        check_heads(loaded.heads)
+        check_out(submission, out)
+        photos = photos_of_info(submission, images)
+        check_ledger(loaded.path)
+    persons = None if same_person is None else _persons(photos, same_person, submission)
+    rule = rule_for(loaded, decision, persons is not None)
+    if rule is not None:
+        say(f"Decision {name_of(rule.name, persons is not None)}, fitted on the run's out-of-fold predictions")
+    chosen = None if members is None else words(members)
+    with bar("predicting") as progress:
+        predictions = loaded.predict(
+            photos,
+            tta=tta,
+            members=chosen,
+            bs=bs,
+            workers=workers,
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
+    answered = predictions if rule is None else predictions.decide(rule, persons)
+    if submission is None:
+        answered.to_csv(out)
+    else:
+        # named as in the file of questions, whose order they have
+        names = [path.relative_to(images).as_posix() for path in photos]
+        replace(answered, names=names).to_submission(submission, out)
+        _note(loaded, out, predictions, rule, persons is not None, tta)
+    typer.echo(f"{out}: {len(answered)} photos, mean of {', '.join(answered.members)}, {tta} view(s) each")
+
+
+def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
+    from fastmask.inference.ensemble import find_photos
+    from fastmask.inference.submission import persons_of
+
+    return persons_of(find_photos(photos)[1], same_person, submission)
+
+
+def _note(run: Run, out: Path, predictions: Predictions, rule: Rule | None, persons: bool, tta: int) -> None:
+    """Write a submission into the ledger, and say how far its photos are from those that the score was made on."""
+    from fastmask.decision.decide import name_of, score_of
+    from fastmask.decision.ledger import entry_of, ledger_of, note
+    from fastmask.decision.rule import PLAIN
+    from fastmask.decision.shift import shift
+
+    decision, ledger = rule.name if rule else PLAIN, ledger_of(run.path)
+    scored = score_of(run, decision, persons) if run.is_scored else None
+    what = {"run": str(run.path), "members": ",".join(predictions.members), "tta": tta}
+    entry = entry_of(out, scored, decision=name_of(decision, persons), **what)
+    try:
+        note(ledger, entry)
+        say(f"Noted in {ledger}" + (f": OOF {scored}" if scored else ""))
+    except (FastmaskError, OSError) as error:
+        # the submission is whole, and a run may lie where others may only read
+        warnings.warn(f"The submission is not noted in {ledger}: {one_line(error)}.", FastmaskWarning, stacklevel=2)
+    if scored and tta == 1:
+        # of several views the mean is less sure than what it would be compared with
+        say(shift(run, predictions).verdict)
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(help="A run, or PREDICTIONS ANSWERS.", metavar="RUN | PREDICTIONS ANSWERS")
+    ],
+    json: _JSON = False,
+) -> None:
+    """Score a run's out-of-fold predictions, or a submission against answers: macro-F1, accuracy, 95 % intervals."""
+    if len(paths) == 1:
+        from fastmask.run import Run
+
+        scores = Run.load(paths[0]).score()
+    elif len(paths) == 2:
+        from fastmask.inference.submission import score_files
+
+        scores = score_files(paths[0], paths[1])
+    else:
+        raise UsageError(f"score takes a run, or predictions and answers; found {len(paths)} paths.")
+    _show(scores, json)
+
+
+def _show(result: Any, json: bool) -> None:
+    """Print a result as text, or its plain values as JSON."""
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(result.to_plain(), indent=2))
+    else:
+        typer.echo(str(result))
+
+
+@app.command()
+def decide(
+    run: _RUN,
+    same_person: Annotated[
+        bool, typer.Option("--same-person", help="Also average over persons: it must be known whose new photos are.")
+    ] = False,
+    plot: Annotated[Path | None, option("A PNG of each head's reliability to write.")] = None,
+    json: _JSON = False,
+    overwrite: _OVERWRITE = False,
+) -> None:
+    """Score the ways to decide (plain, calibrated, f1) on the out-of-fold predictions, and say which to take."""
+    _check_png(plot, overwrite)
+    from fastmask.decision.calibration import plot_reliability
+    from fastmask.decision.decide import decide as compare
+    from fastmask.decision.rule import PLAIN
+
+    decisions = compare(run, same_person)
+    if plot is not None:
+        plot_reliability(decisions.calibration, plot)
+    _show(decisions, json)
+    asked = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
+    say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *asked, "--out FILE"]))
+
+
+def _check_png(file: Path | None, overwrite: bool) -> None:
+    if file is None:
+        return
+    if file.suffix != ".png":
+        raise UsageError(f"The picture is called {file}; expected a name ending in .png.")
+    check_new(file, overwrite)
+
+
+@app.command()
+def label_errors(
+    run: _RUN,
+    out: Annotated[Path | None, option("A table of fixes to write, for fit --fixes.")] = None,
+    heads: Annotated[str | None, option("Only these heads, such as gender,mask. (default: all)")] = None,
+    most: Annotated[int, typer.Option(help="Rows shown a head.")] = 20,
+    overwrite: _OVERWRITE = False,
+) -> None:
+    """List the photos and persons whose label the out-of-fold predictions contradict, the most suspicious first."""
+    if out is not None:
+        check_new(out, overwrite)
+    from fastmask.decision.label_errors import find_label_errors, summary, to_fixes
+    from fastmask.files import write_csv
+    from fastmask.run import Run
+
+    errors = find_label_errors(Run.load(run), None if heads is None else words(heads))
+    if out is not None:
+        write_csv(out, to_fixes(errors))
+    typer.echo(summary(errors, most))
+    if out is not None:
+        say(f"Written: {out}. Look at each photo and keep the rows that are right; then fastmask fit --fixes FILE")
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A submission.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another on the same photos.", show_default=False)],
+    runs: Annotated[
+        tuple[Path, Path] | None, option("The runs that they are of. (default: as the ledger knows)", None, "--runs")
+    ] = None,
+    ledger: Annotated[Path | None, option("The ledger. (default: runs/ledger.csv)")] = None,
+    out: Annotated[Path | None, option("A CSV of the photos that differ to write.")] = None,
+    json: _JSON = False,
+    overwrite: _OVERWRITE = False,
+) -> None:
+    """Say where two submissions differ, and what change of score their runs' OOF predictions lead one to expect."""
+    if out is not None:
+        check_new(out, overwrite)
+    from fastmask.decision.decide import answers_of
+    from fastmask.decision.diff import diff_files, expect_files
+
+    found = diff_files(a, b)
+    expected = expect_files(a, b, runs, ledger or _there(_LEDGER), answers_of)
+    if out is not None:
+        found.to_csv(out)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps({**found.to_plain(), "expected": expected.to_plain()}, indent=2))
+    else:
+        typer.echo(f"{found}\n\n{expected}")
+
+
+ledgers = typer.Typer(no_args_is_help=True, help="What was handed in, and what the leaderboard said: show, add, plot.")
+app.add_typer(ledgers, name="ledger")
+_LEDGER = Path("runs") / "ledger.csv"
+_LEDGER_OPTION = Annotated[Path, option("The ledger. (default: runs/ledger.csv)")]
+
+
+def _there(file: Path) -> Path | None:
+    return file if file.exists() else None
+
+
+@ledgers.command("show")
+def show(ledger: _LEDGER_OPTION = _LEDGER) -> None:
+    """Show the submissions, the newest last, and how well OOF foretells the leaderboard."""
+    from fastmask.decision.ledger import read_ledger, summary
+
+    typer.echo(summary(read_ledger(ledger)))
+
+
+@ledgers.command("add")
+def add(
+    file: Annotated[Path, typer.Argument(help="The submission, under whatever name.", show_default=False)],
+    public: Annotated[float, typer.Option(help="The leaderboard's macro-F1, such as 0.757.", show_default=False)],
+    accuracy: Annotated[float | None, option("The leaderboard's accuracy, such as 79.476.")] = None,
+    text: Annotated[str, option("A note of yours.", None, "--note")] = "",
+    ledger: _LEDGER_OPTION = _LEDGER,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the score that is there.")] = False,
+) -> None:
+    """Keep what the leaderboard said of a submission."""
+    from fastmask.decision.ledger import add_public, read_ledger, summary
+
+    add_public(ledger, file, public, accuracy, text, overwrite)
+    typer.echo(summary(read_ledger(ledger)))
+
+
+@ledgers.command("plot")
+def plot(
+    out: Annotated[Path, option("The PNG to write.")],
+    ledger: _LEDGER_OPTION = _LEDGER,
+    overwrite: _OVERWRITE = False,
+) -> None:
+    """Draw OOF against leaderboard."""
+    _check_png(out, overwrite)
+    from fastmask.decision.ledger import plot as draw
+    from fastmask.decision.ledger import read_ledger
+
+    draw(read_ledger(ledger), out)
+    typer.echo(str(out))

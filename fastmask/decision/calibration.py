@@ -1,0 +1,135 @@
+"""Calibration: whether a head's 80 % are right eight times in ten, and the temperature that makes them so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+
+from fastmask.files import replacing
+from fastmask.heads import UNKNOWN, Heads
+
+BINS = 15
+# beyond these a temperature says that the labels have little to do with the answers
+_LEAST, _MOST = 0.05, 20.0
+# what float32 can hold of a probability that is as good as 0
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A head's temperature and its reliability before and after: see `reliability`, `calibration_error`."""
+
+    temperature: float
+    before: pd.DataFrame
+    after: pd.DataFrame
+    error_before: float
+    error_after: float
+
+    def __str__(self) -> str:
+        return f"{self.temperature:11.3f}  {self.error_before:.4f} -> {self.error_after:.4f}"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: v.to_dict("records") if isinstance(v, pd.DataFrame) else v for name, v in vars(self).items()}
+
+
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """The logarithms of probabilities, finite also where one has been rounded to 0."""
+    return np.log(np.maximum(probabilities, _TINY, dtype=np.float64))
+
+
+def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """(N, classes) probabilities of one head as softmax(logits / temperature): above 1 they are less sure."""
+    scaled = log_probabilities(probabilities) / temperature
+    return np.exp(scaled - logsumexp(scaled, axis=-1, keepdims=True))
+
+
+def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
+    """The temperature at which (N, classes) probabilities give (N,) labels the highest likelihood (Guo et al. 2017).
+
+    Labels of -1 are left out; without any it is 1. It changes no most probable class.
+    """
+    known = y != UNKNOWN
+    logs, labels = log_probabilities(probabilities[known]), y[known]
+    if not len(labels):
+        return 1.0
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logs / np.exp(log_temperature)
+        return float((logsumexp(scaled, axis=1) - scaled[rows, labels]).mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def reliability(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+    """How often the most probable class is right, by how sure it is: low, high, n, confidence, accuracy a bin.
+
+    (N, classes) probabilities of one head, (N,) labels, those of -1 left out; bins of one width, empty ones left out.
+    """
+    known = y != UNKNOWN
+    sure, right = probabilities[known].max(-1), probabilities[known].argmax(-1) == y[known]
+    bin_of = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    n = np.bincount(bin_of, minlength=bins)
+    some = np.flatnonzero(n)
+    mean = [np.bincount(bin_of, weights, minlength=bins)[some] / n[some] for weights in (sure, right)]
+    return pd.DataFrame(
+        {"low": some / bins, "high": (some + 1) / bins, "n": n[some], "confidence": mean[0], "accuracy": mean[1]}
+    )
+
+
+def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> float:
+    """The expected calibration error (ECE): the mean distance of confidence and accuracy over bins, by their photos.
+
+    NaN where no label is known. See `reliability`; Naeini et al. 2015, Guo et al. 2017.
+    """
+    table = reliability(probabilities, y, bins)
+    distance = (table["confidence"] - table["accuracy"]).abs()
+    return float((distance * table["n"]).sum() / table["n"].sum()) if len(table) else float("nan")
+
+
+def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndarray) -> dict[str, Calibration]:
+    """The calibration of each head, from (N, classes of all heads) probabilities before and after, (N, heads) labels.
+
+    `after` should have been fitted on others than these photos; the temperature told is that of all of them.
+    """
+    return {
+        head.name: Calibration(
+            fit_temperature(raw, labels),
+            reliability(raw, labels),
+            reliability(scaled, labels),
+            calibration_error(raw, labels),
+            calibration_error(scaled, labels),
+        )
+        for head, raw, scaled, labels in zip(heads, heads.split(before), heads.split(after), y.T, strict=True)
+    }
+
+
+def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) -> Path:
+    """Write a PNG of each head's reliability before and after: on the diagonal it is as sure as it is right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(calibration), 3.9), layout="constrained")
+    for axes, (head, one) in zip(
+        np.atleast_1d(figure.subplots(1, len(calibration), sharey=True)), calibration.items(), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        named = (("as it is", one.before), (f"at temperature {one.temperature:.2f}", one.after))
+        for (label, table), error in zip(named, (one.error_before, one.error_after), strict=True):
+            (line,) = axes.plot(table["confidence"], table["accuracy"], label=f"{label}: {error:.3f}")
+            size = 10 + 200 * table["n"] / table["n"].sum()
+            axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
+        axes.set(title=head, xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.legend(title="calibration error", loc="lower right", fontsize=8, title_fontsize=8)
+    figure.axes[0].set_ylabel("how often right")
+    with replacing(out) as beside:
+        figure.savefig(beside, format="png", dpi=110)
+    return Path(out)

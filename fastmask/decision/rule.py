@@ -1,0 +1,164 @@
+"""Rule: how the heads' probabilities become one class of each head.
+
+`plain` takes the most probable class of each head. `calibrated` first brings each head to its own temperature. `f1`
+then takes the joint class that adds most to the macro-F1 to be expected: see `fit_gains`. Where it is known which
+photos are of one person, the heads that belong to the person are averaged over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastmask.decision.calibration import at_temperature, fit_temperature
+from fastmask.decision.persons import average_persons, shared_heads
+from fastmask.errors import UsageError
+from fastmask.heads import UNKNOWN, Heads
+from fastmask.scoring import f1
+
+PLAIN, CALIBRATED, F1 = "plain", "calibrated", "f1"
+RULES = (PLAIN, CALIBRATED, F1)
+# joint classes of which each photo has a probability at once
+_MOST_JOINT = 1000
+# photos that a class's probabilities and its labels are taken to agree on beforehand, so that a few labels say little
+_AGREED = 5
+# of Frank and Wolfe
+_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What answering a joint class adds to macro-F1: `weight` x its probability - `cost`, (n_joint,) each.
+
+    Its probability is the heads' product x `share`, scaled to sum to 1 over the classes.
+    """
+
+    share: np.ndarray
+    weight: np.ndarray
+    cost: np.ndarray
+
+    def choose(self, joint: np.ndarray) -> np.ndarray:
+        """(N, n_joint) products of the heads' probabilities -> (N,) the joint class that adds most."""
+        return (_shared(joint, self.share) * self.weight - self.cost).argmax(-1)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule fitted on out-of-fold predictions: a temperature a head, `gains` of `f1`, the heads that a person shares.
+
+    `shared` is empty where nothing says which photos are whose.
+    """
+
+    name: str
+    heads: Heads
+    temperatures: tuple[float, ...]
+    shared: tuple[str, ...] = ()
+    gains: Gains | None = None
+
+    def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        """(N, classes of all heads) probabilities of one model, each head's at its temperature."""
+        parts = zip(self.heads.split(probabilities), self.temperatures, strict=True)
+        return np.concatenate([at_temperature(part, t) if t != 1 else part for part, t in parts], axis=-1)
+
+    def averaged(self, probabilities: np.ndarray, persons: np.ndarray | None) -> np.ndarray:
+        """The same, those of the shared heads averaged over the photos of each of (N,) persons."""
+        if not self.shared:
+            return probabilities
+        if persons is None:
+            raise UsageError("The rule averages over persons; say which photo is whose.")
+        return average_persons(self.heads, probabilities, persons, self.shared)
+
+    def choose(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated and averaged probabilities -> (N, heads) class numbers."""
+        if self.gains is None:
+            return self.heads.argmax(probabilities)
+        return self.heads.unjoint(self.gains.choose(self.heads.joint_probabilities(probabilities)))
+
+    def decide(self, probabilities: np.ndarray, persons: np.ndarray | None = None) -> np.ndarray:
+        """(N, classes of all heads) probabilities of one model -> (N, heads) class numbers."""
+        return self.choose(self.averaged(self.calibrated(probabilities), persons))
+
+
+def fit_rule(
+    name: str, heads: Heads, probabilities: np.ndarray, y: np.ndarray, persons: np.ndarray | None = None
+) -> Rule:
+    """Fit a rule on (N, classes of all heads) out-of-fold probabilities and their (N, heads) labels, -1 unknown.
+
+    With (N,) `persons` the heads that these labels show to be a person's own are averaged. Raises UsageError for a name
+    that is none of RULES, and for `f1` over too many joint classes or without a photo of which all heads are known.
+    """
+    if name not in RULES:
+        raise UsageError(f"There is no decision {name!r}; expected one of {', '.join(RULES)}.")
+    columns = zip(heads.split(probabilities), y.T, strict=True)
+    temperatures = tuple(1.0 if name == PLAIN else fit_temperature(part, labels) for part, labels in columns)
+    rule = Rule(name, heads, temperatures, () if persons is None else shared_heads(heads, y, persons))
+    if name != F1:
+        return rule
+    if heads.n_joint > _MOST_JOINT:
+        raise UsageError(
+            f"The heads make {heads.n_joint} joint classes, and the decision f1 weighs at most {_MOST_JOINT}; "
+            f"take {CALIBRATED} or {PLAIN}."
+        )
+    labels = heads.joint(y)
+    known = labels != UNKNOWN
+    if not known.any():
+        raise UsageError(f"No photo has a label of every head, which the decision {F1} is fitted on; take {PLAIN}.")
+    joint = heads.joint_probabilities(rule.averaged(rule.calibrated(probabilities), persons))
+    return replace(rule, gains=fit_gains(joint[known], labels[known]))
+
+
+def fit_gains(joint: np.ndarray, y: np.ndarray) -> Gains:
+    """The gains of `f1` from the products (N, n_joint) of the heads' probabilities and the labels (N,).
+
+    A product takes the heads as independent, which they are not; so each class is first scaled to the share that it has
+    of the labels, as far as these are many.
+    """
+    labels, sums = np.bincount(y, minlength=joint.shape[1]), joint.sum(0)
+    share = np.where(labels, (labels + _AGREED) / (sums + _AGREED), 0.0)
+    return Gains(share, *expected_gains(_shared(joint, share), np.flatnonzero(labels)))
+
+
+def _shared(joint: np.ndarray, share: np.ndarray) -> np.ndarray:
+    scaled = joint * share
+    return scaled / np.maximum(scaled.sum(-1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def expected_gains(joint: np.ndarray, classes: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and cost a class whose answers have the highest macro-F1 over `classes` that is to be expected.
+
+    Expected by (N, n_joint) probabilities: an answer is the class of which weight x probability - cost is highest.
+
+    Of answers x the expected F1 of a class is near 2 tp / (true + answered), with tp = sum p x, true = sum p,
+    answered = sum x. What one more answer of the class adds is its derivative, (2 p - F1) / (true + answered): linear
+    in p, as the best classifiers for such scores are (Koyejo et al. 2015, Narasimhan et al. 2015). Frank and Wolfe's
+    steps bring the answers and the derivative to agree; the best of the answers met on the way decides. Only the
+    probabilities are asked, not the labels: thresholds that are fitted to a rare class's few labels fit their noise.
+    Classes that are not in `classes` are never answered.
+    """
+    scored = np.isin(np.arange(joint.shape[1]), classes)
+    true, rows = joint.sum(0), np.arange(len(joint))
+
+    def counts(choice: np.ndarray) -> np.ndarray:
+        hits = np.bincount(choice, joint[rows, choice], minlength=len(true))
+        return np.stack([hits, np.bincount(choice, minlength=len(true))])
+
+    state, tried = counts(joint.argmax(1)), []
+    for step in range(_STEPS):
+        weight, cost = _derivative(state, true, scored)
+        reached = counts((joint * weight - cost).argmax(1))
+        tried.append((_expected_f1(reached, true)[scored].mean(), (weight, cost)))
+        state = state + 2 / (step + 3) * (reached - state)
+    return max(tried, key=lambda one: one[0])[1]
+
+
+def _derivative(counts: np.ndarray, true: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and cost of one more answer of each class; one that is not to be answered costs all."""
+    both = np.where(scored, true + counts[1], np.inf)
+    return 2 / both, np.where(scored, _expected_f1(counts, true) / both, np.inf)
+
+
+def _expected_f1(counts: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(2, classes) expected right answers and answers -> the F1 a class."""
+    return f1(counts[0], counts[1], true)

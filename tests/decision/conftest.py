@@ -1,0 +1,74 @@
+"""Runs made of numbers, without training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastmask.config import make_config
+from fastmask.data.contest import contest_heads
+from fastmask.files import write_csv
+from fastmask.heads import Heads
+from fastmask.run import Run
+
+PHOTOS = 7
+
+
+def _draw(persons: int = 120, seed: int = 0, sure: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the contest's heads for persons of seven photos, and labels (N, heads).
+
+    Gender and age belong to the person; what is drawn from the probabilities is the label, which a model that says
+    their power `sure` is too sure about.
+    """
+    rng = np.random.default_rng(seed)
+    common = [(0.5, 0.5), (0.5, 0.42, 0.08)]
+    parts = [np.eye(3)[np.tile([0, 0, 0, 0, 0, 1, 2], persons)] * 0.9 + 0.1 / 3]
+    labels = [np.tile([0, 0, 0, 0, 0, 1, 2], persons)]
+    for prior in common:
+        p = rng.dirichlet(2 * np.array(prior), persons)
+        labels.append((p.cumsum(1) > rng.random((persons, 1))).argmax(1).repeat(PHOTOS))
+        noise = rng.gamma(20, 1 / 20, (persons * PHOTOS, len(prior)))
+        parts.append((p.repeat(PHOTOS, axis=0) * noise) ** sure)
+    probabilities = np.concatenate([part / part.sum(1, keepdims=True) for part in parts], axis=1)
+    return probabilities.clip(1e-7), np.stack(labels, axis=1)
+
+
+@pytest.fixture(scope="session")
+def draw_oof() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """`_draw`, for tests."""
+    return _draw
+
+
+@pytest.fixture
+def run_of(tmp_path: Path) -> Callable[..., Run]:
+    """A function that makes a finished run of probabilities and labels; persons of seven photos, dealt into folds."""
+
+    def make(
+        probabilities: np.ndarray,
+        y: np.ndarray,
+        name: str = "made",
+        folds: int = 5,
+        heads: Heads | None = None,
+        persons: np.ndarray | None = None,
+        **settings: Any,
+    ) -> Run:
+        heads = heads or contest_heads()
+        n = len(y)
+        owner = np.arange(n) // PHOTOS if persons is None else persons
+        frame = pd.DataFrame({"path": [f"{i:05}.jpg" for i in range(n)], "person": [f"p{i:04}" for i in owner]})
+        for head, codes in zip(heads, y.T, strict=True):
+            frame[head.name] = [head.decode(code) for code in codes]
+        frame["fold"] = owner % folds
+        config = make_config({"arch": "test_resnet", "folds": max(2, folds), **settings})
+        run = Run.create(
+            tmp_path / name, config, heads, pipelines={"train": {}, "valid": {}}, folds=frame, environment={}
+        )
+        oof = frame[["path", "person", "fold"]].assign(**dict(zip(heads.columns, probabilities.T, strict=True)))
+        joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
+        write_csv(run.path / "oof.csv", oof.assign(**joint))
+        return Run.load(run.path)
+
+    return make

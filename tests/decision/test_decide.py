@@ -1,0 +1,133 @@
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from fastmask.decision.decide import answers_of, cross_fit, decide, fit_run, rule_for, score_of
+from fastmask.decision.rule import fit_rule
+from fastmask.errors import UsageError
+from fastmask.heads import Head, Heads
+
+
+@pytest.fixture
+def run(run_of, draw_oof):
+    return run_of(*draw_oof(persons=400))
+
+
+def macro(run, y):
+    true = run.heads.joint(run.true)
+    return f1_score(true, run.heads.joint(y), labels=np.unique(true), average="macro", zero_division=0)
+
+
+def test_the_plain_row_is_the_runs_own_score(run):
+    plain = decide(run, draws=100).rows[0]
+    assert (plain.name, plain.score) == ("plain", run.score(100).joint)
+    assert plain.gain is None
+
+
+def test_each_part_is_answered_by_the_rule_fitted_on_the_other_persons(run):
+    answers = cross_fit(run, "f1")[1]
+    folds = run.oof["fold"].to_numpy()
+    for fold in range(5):
+        others, here = folds != fold, folds == fold
+        rule = fit_rule("f1", run.heads, run.probabilities[others], run.true[others])
+        assert (answers[here] == rule.decide(run.probabilities[here])).all()
+
+
+def test_labels_of_the_part_that_is_scored_change_no_answer_to_it(run_of, draw_oof):
+    probabilities, y = draw_oof(persons=60)
+    swapped = y.copy()
+    first = (np.arange(len(y)) // 7) % 5 == 0
+    swapped[first] = y[first][::-1]
+    before, after = (
+        cross_fit(run_of(probabilities, labels, name), "f1")[1] for labels, name in ((y, "a"), (swapped, "b"))
+    )
+    assert (before[first] == after[first]).all()
+    assert (before[~first] != after[~first]).any()
+
+
+def test_f1_gains_what_scikit_learn_sees_and_is_taken(run_of, draw_oof):
+    run = run_of(*draw_oof(persons=1000, seed=2))
+    decisions = decide(run)
+    f1 = next(row for row in decisions.rows if row.rule == "f1")
+    assert f1.score.macro_f1 == pytest.approx(macro(run, answers_of(run, "f1")))
+    assert f1.gain.macro_f1 == pytest.approx(f1.score.macro_f1 - macro(run, run.predicted))
+    assert f1.gain.macro_f1_interval[0] > 0
+    assert decisions.best == "f1"
+    assert "Take f1." in str(decisions)
+    assert rule_for(run, "auto").name == "f1"
+
+
+def test_a_gain_within_noise_is_said_to_be_so_and_plain_stays(run_of, draw_oof):
+    # nobody is in doubt, so nothing is to be gained
+    y = draw_oof(persons=60)[1]
+    heads = [np.eye(k)[labels] * 0.9 + 0.1 / k for k, labels in zip((3, 2, 3), y.T, strict=True)]
+    decisions = decide(run_of(np.concatenate(heads, axis=1), y))
+    assert decisions.best == "plain"
+    assert "No gain is beyond noise: plain stays." in str(decisions)
+    assert all(row.gain.is_noise for row in decisions.rows[1:])
+
+
+def test_persons_are_averaged_only_where_that_is_asked_for(run):
+    assert [row.name for row in decide(run, draws=50).rows] == ["plain", "calibrated", "f1"]
+    rows = {row.name: row for row in decide(run, same_person=True, draws=50).rows}
+    assert [*rows][3:] == [f"{rule}, persons averaged" for rule in ("plain", "calibrated", "f1")]
+    averaged = answers_of(run, "plain, persons averaged")
+    assert all(len(set(averaged[i : i + 7, 2])) == 1 for i in range(0, len(averaged), 7))
+    gain = rows["plain, persons averaged"].gain.macro_f1
+    assert gain == pytest.approx(macro(run, averaged) - macro(run, run.predicted))
+    over = rows["f1, persons averaged"].gain.macro_f1
+    assert over == pytest.approx(macro(run, answers_of(run, "f1, persons averaged")) - macro(run, averaged))
+
+
+def test_a_head_that_is_too_sure_errs_less_at_its_temperature(run):
+    calibration = decide(run, draws=10).calibration["age"]
+    assert calibration.temperature == pytest.approx(2, rel=0.3)
+    assert calibration.error_after < calibration.error_before / 2
+    assert sum(row["n"] for row in calibration.to_plain()["before"]) == 2800
+
+
+def test_one_fold_or_torn_persons_are_dealt_anew_with_persons_whole(run_of, draw_oof):
+    probabilities, y = draw_oof(persons=30)
+    for made in (
+        run_of(probabilities, y, "one", folds=1),
+        run_of(probabilities, y, "torn", persons=np.arange(210) % 30),
+    ):
+        first = decide(made, draws=10)
+        assert [row.rule for row in first.rows] == ["plain", "calibrated", "f1"]
+    torn = run_of(probabilities, y, "whole", persons=np.repeat(np.arange(30), 7))
+    assert (cross_fit(torn, "calibrated")[1] == torn.predicted).all()
+
+
+def test_what_is_fitted_for_new_photos_is_fitted_on_all(run):
+    whole = fit_rule("f1", run.heads, run.probabilities, run.true)
+    assert fit_run(run, "f1").temperatures == whole.temperatures
+    assert rule_for(run, "plain") is None
+    assert rule_for(run, "plain", same_person=True).shared == ("gender", "age")
+    with pytest.raises(UsageError, match="no decision 'best'; expected one of auto, plain, calibrated, f1"):
+        rule_for(run, "best")
+
+
+def test_a_rules_score_is_that_of_its_row(run):
+    rows = {row.name: row.score for row in decide(run, same_person=True, draws=100).rows}
+    assert score_of(run, "f1", True, draws=100) == rows["f1, persons averaged"]
+    assert score_of(run, "plain", draws=100) == rows["plain"]
+
+
+def test_heads_with_too_many_joint_classes_are_decided_without_f1(run_of, draw_oof):
+    heads = Heads([Head(f"h{i}", ("a", "b")) for i in range(11)])
+    rng = np.random.default_rng(0)
+    one = rng.random((140, 11))
+    y = (rng.random((140, 11)) < one).astype(int)
+    probabilities = np.stack([1 - one, one], axis=2).reshape(140, 22)
+    decisions = decide(run_of(probabilities, y, heads=heads), draws=20)
+    assert [row.rule for row in decisions.rows] == ["plain", "calibrated"]
+    assert any("2048 joint classes" in note for note in decisions.notes)
+
+
+def test_a_contests_worth_of_photos_is_decided_in_seconds(run_of, draw_oof):
+    run = run_of(*draw_oof(persons=2700))
+    start = time.perf_counter()
+    decide(run, same_person=True)
+    assert time.perf_counter() - start < 30

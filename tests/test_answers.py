@@ -1,0 +1,159 @@
+"""The command line on what a run answers: decide, predict by a rule, label-errors, diff, ledger."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastmask.decision.decide import decide, fit_run
+from fastmask.run import Run
+
+DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def submit(run_copy: Path, contest: Path, fastmask: Command) -> Command:
+    """Predict eval by a run of one's own, as a submission."""
+
+    def command(out: str, *words: Any, info: Path = contest / "eval" / "info.csv") -> Any:
+        return fastmask("predict", run_copy, contest / "eval" / "images", "--submission", info, "--out", out, *words)
+
+    return command
+
+
+def test_decide_prints_the_rules_side_by_side(run_copy: Path, fastmask: Command) -> None:
+    answer = fastmask("decide", run_copy, "--same-person", "--plot", "reliability.png")
+    assert answer.code == DONE, answer.errors
+    assert answer.out == f"{decide(run_copy, same_person=True)}\n"
+    assert Path("reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert answer.err[-1].startswith("Next: fastmask predict ")
+    plain = json.loads(fastmask("decide", run_copy, "--json").out)
+    assert [row["rule"] for row in plain["decisions"]] == ["plain", "calibrated", "f1"]
+    assert plain["decisions"][0]["macro_f1"] == Run.load(run_copy).score().joint.macro_f1
+
+
+def test_decide_refuses_what_is_no_run_and_a_picture_that_is_there(
+    contest: Path, run_copy: Path, work: Path, refused: Callable[..., str]
+) -> None:
+    (work / "mine.png").write_text("mine")
+    assert "mine.png exists" in refused(ASKED_WRONGLY, "decide", run_copy, "--plot", "mine.png")
+    assert "ending in .png" in refused(ASKED_WRONGLY, "decide", run_copy, "--plot", "mine.jpg")
+    assert "not a run" in refused(ASKED_WRONGLY, "decide", contest)
+    (run_copy / "oof.csv").unlink()
+    assert "has not finished" in refused(ASKED_WRONGLY, "decide", run_copy)
+
+
+def test_predict_by_a_rule_answers_as_the_rule_does(run_copy: Path, contest: Path, fastmask: Command) -> None:
+    images = contest / "eval" / "images"
+    fastmask("predict", run_copy, images, "--out", "plain.csv")
+    answer = fastmask("predict", run_copy, images, "--decision", "f1", "--out", "f1.csv")
+    assert answer.err[0] == "Decision f1, fitted on the run's out-of-fold predictions"
+    plain, f1, run = pd.read_csv("plain.csv"), pd.read_csv("f1.csv"), Run.load(run_copy)
+    rule, columns = fit_run(run, "f1"), run.heads.columns
+    members = [plain[[f"{member}:{c}" for c in columns]].to_numpy() for member in ("fold0", "fold1")]
+    mean = np.mean([rule.calibrated(member) for member in members], axis=0)
+    assert f1[columns].to_numpy() == pytest.approx(mean, abs=1e-5)
+    assert (f1["predicted"] == run.heads.joint(rule.choose(mean))).all()
+
+
+def test_persons_are_averaged_over_a_column_of_the_file_of_questions_or_over_folders(
+    submit: Command, run_copy: Path, contest: Path, fastmask: Command, tmp_path: Path
+) -> None:
+    info = pd.read_csv(contest / "eval" / "info.csv").assign(who=np.arange(28) // 7)
+    info.to_csv(tmp_path / "who.csv", index=False)
+    answer = submit("s.csv", "--same-person", "who", info=tmp_path / "who.csv")
+    assert answer.err[0].startswith("Decision plain, persons averaged")
+    age_of = pd.read_csv("s.csv")["ans"] % 6
+    assert all(len(set(age_of[info["who"] == who])) == 1 for who in range(4))
+    train = contest / "train" / "images"
+    fastmask("predict", run_copy, train, "--same-person", "folder", "--out", "folders.csv")
+    frame = pd.read_csv("folders.csv")
+    assert frame.groupby(frame["path"].str.split("/").str[0])[["gender", "age"]].nunique().to_numpy().max() == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--decision", "best"], ["'best'", "auto, plain, calibrated, f1"]),
+        (["--same-person", "who"], ["info.csv", "'who'", "ImageID, ans"]),
+        (["--same-person", "ans"], ["info.csv", "'ans'"]),
+        (["--same-person", "folder"], ["28 photos", "one folder"]),
+    ],
+)
+def test_a_rule_or_a_column_that_is_not_there_is_refused(
+    words: list[str], named: list[str], run_copy: Path, contest: Path, refused: Callable[..., str]
+) -> None:
+    info, images = contest / "eval" / "info.csv", contest / "eval" / "images"
+    sentence = refused(ASKED_WRONGLY, "predict", run_copy, images, "--submission", info, "--out", "s.csv", *words)
+    assert [part for part in named if part not in sentence] == []
+
+
+def test_a_column_of_persons_needs_the_file_that_has_it(
+    run_copy: Path, contest: Path, refused: Callable[..., str]
+) -> None:
+    images = contest / "eval" / "images"
+    sentence = refused(ASKED_WRONGLY, "predict", run_copy, images, "--same-person", "who", "--out", "s.csv")
+    assert "--submission" in sentence
+
+
+def test_a_submission_is_noted_with_its_score_and_what_the_leaderboard_said_is_kept(
+    submit: Command, run_copy: Path, fastmask: Command
+) -> None:
+    answer = submit("s.csv", "--decision", "f1")
+    ledger = run_copy.parent / "ledger.csv"
+    assert any(f"Noted in {ledger}: OOF macro-F1" in line for line in answer.err)
+    row = pd.read_csv(ledger).iloc[0]
+    f1 = next(row for row in decide(run_copy).rows if row.rule == "f1")
+    assert (row["run"], row["decision"], row["tta"]) == (str(run_copy), "f1", 1)
+    assert row["oof_macro_f1"] == pytest.approx(f1.score.macro_f1)
+    answer = fastmask("ledger", "add", "s.csv", "--public", 0.757, "--accuracy", 79.476, "--ledger", ledger)
+    assert answer.code == DONE
+    assert "0.757" in answer.out
+    assert fastmask("ledger", "show", "--ledger", ledger).out == answer.out
+    assert pd.read_csv(ledger).loc[0, ["public", "public_accuracy"]].tolist() == [0.757, 0.79476]
+    assert fastmask("ledger", "plot", "--ledger", ledger, "--out", "ledger.png").code == DONE
+    assert Path("ledger.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_broken_ledger_is_found_before_anything_is_predicted(
+    run_copy: Path, contest: Path, refused: Callable[..., str]
+) -> None:
+    (run_copy.parent / "ledger.csv").write_text("date,file\n1,2\n")
+    info, images = contest / "eval" / "info.csv", contest / "eval" / "images"
+    sentence = refused(FAILED, "predict", run_copy, images, "--submission", info, "--out", "s.csv")
+    assert "ledger.csv has no column" in sentence
+
+
+def test_a_submission_says_how_far_its_photos_are_from_the_runs(submit: Command) -> None:
+    said = [line for line in submit("s.csv").err if "random persons of OOF" in line]
+    assert len(said) == 1
+    assert not [line for line in submit("t.csv", "--tta", 2).err if "random persons of OOF" in line]
+
+
+def test_diff_says_where_two_submissions_differ_and_what_to_expect(
+    submit: Command, run_copy: Path, fastmask: Command
+) -> None:
+    submit("a.csv")
+    submit("b.csv", "--decision", "f1")
+    a, b = (pd.read_csv(name)["ans"] for name in ("a.csv", "b.csv"))
+    ledger = run_copy.parent / "ledger.csv"
+    answer = fastmask("diff", "a.csv", "b.csv", "--ledger", ledger, "--json", "--out", "differing.csv")
+    assert answer.code == DONE, answer.errors
+    told = json.loads(answer.out)
+    assert told["differing"] == int((a != b).sum()) == len(pd.read_csv("differing.csv"))
+    rows = decide(run_copy).rows
+    assert told["expected"]["difference"]["macro_f1"] == pytest.approx(rows[2].score.macro_f1 - rows[0].score.macro_f1)
+    assert "No expectation" in fastmask("diff", "a.csv", "b.csv").out
+
+
+def test_label_errors_are_listed_and_written_as_fixes(run_copy: Path, contest: Path, fastmask: Command) -> None:
+    answer = fastmask("label-errors", run_copy, "--heads", "gender,mask", "--out", "suspects.csv")
+    assert answer.code == DONE, answer.errors
+    assert {"person", "path", "column", "value"} <= set(pd.read_csv("suspects.csv").columns)
+    assert set(pd.read_csv("suspects.csv")["column"]) <= {"gender", "mask"}
+    assert "no head 'shape'" in fastmask("label-errors", run_copy, "--heads", "shape").errors[0]
