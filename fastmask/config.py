@@ -81,6 +81,10 @@ class Config(BaseModel):
     alpha: dict[str, list[Annotated[float, Field(ge=0)]]] | None = Field(
         None, description="Class weights a head, such as age: [1, 1, 4]."
     )
+    order: str | None = Field(
+        None, description="A head of which the number behind its bands is learned too, as a distribution."
+    )
+    order_spread: Annotated[float, Field(gt=0)] = Field(2.0, description="Deviation of the targets of order.")
     head_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(None, description="Shares of the loss.")
     # optimizer and schedule
     epochs: Positive = Field(20, description="Epochs of each fold.")

@@ -26,6 +26,11 @@ JOINT = "joint"
 RESERVED = ("path", "person", "fold", "source", "true", "predicted", JOINT)
 
 
+def number_of(head: str) -> str:
+    """The name of the head that learns the number behind a head's bands."""
+    return f"{head}_number"
+
+
 @dataclass(frozen=True)
 class Head:
     """One attribute of a photo: its name, its classes in the order of their numbers, its share of the loss.
@@ -33,6 +38,10 @@ class Head:
     `bounds` are set where the classes are bands of a number (an age in years): class i holds bounds[i-1] <= number <
     bounds[i]. `train_bounds` then are the bounds that training uses, `bounds` those that the score uses; a number
     outside `limits`, both included, is a mistake.
+
+    `spread` is set where the classes are whole numbers in order, which are learned as a distribution: the target is a
+    normal one of that deviation around the label. Such a head stands beside the others and is no part of the joint
+    class.
     """
 
     name: str
@@ -41,6 +50,7 @@ class Head:
     bounds: tuple[float, ...] | None = None
     train_bounds: tuple[float, ...] | None = None
     limits: tuple[float, float] | None = None
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
@@ -59,6 +69,8 @@ class Head:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):
             self._check_bounds(field)
+        if self.spread is not None:
+            self._check_spread(self.spread)
         if self.limits is not None:
             limits = tuple(float(limit) for limit in self.limits)
             if len(limits) != 2 or not limits[0] <= limits[1]:
@@ -76,6 +88,18 @@ class Head:
                 f"Head {self.name!r}: {field} {tuple(bounds)} must be {len(self.classes) - 1} rising numbers, "
                 f"one between each two of its {len(self.classes)} classes."
             )
+
+    def _check_spread(self, spread: float) -> None:
+        if not 0 < spread < math.inf:
+            raise UsageError(f"Head {self.name!r} has spread {spread}; expected a number above 0.")
+        whole = all(_NUMBER.fullmatch(name) and "." not in name for name in self.classes)
+        if self.bounds is not None or not whole or sorted(self.classes, key=int) != list(self.classes):
+            raise UsageError(f"Head {self.name!r} is a distribution: its classes must be rising whole numbers.")
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(classes,) the numbers that the classes of a distribution are."""
+        return np.array(self.classes, dtype=np.float64)
 
     def encode(self, name: str) -> int:
         """The number of the class called `name`; "" is UNKNOWN (-1); raises DataError for any other name."""
@@ -118,7 +142,8 @@ class Heads(Sequence[Head]):
     """The heads of a data set in order; splits logits, joins classes.
 
     The joint class is the mixed-radix number of the heads' classes, the first head the most significant: for
-    (mask, gender, age) of 3, 2, 3 classes it is mask*6 + gender*3 + age.
+    (mask, gender, age) of 3, 2, 3 classes it is mask*6 + gender*3 + age. `joined` are the places of the heads that it
+    is made of: all but those that are distributions over a number.
     """
 
     def __init__(self, heads: Sequence[Head]) -> None:
@@ -133,7 +158,11 @@ class Heads(Sequence[Head]):
         self.sizes = tuple(len(h.classes) for h in self._heads)
         self.offsets = (0, *accumulate(self.sizes))
         self.n_logits = self.offsets[-1]
-        self.n_joint = math.prod(self.sizes)
+        self.joined = tuple(i for i, head in enumerate(self._heads) if head.spread is None)
+        if not self.joined:
+            raise UsageError(f"{', '.join(self.names)}: at least one head with classes to tell apart is needed.")
+        self._joint_sizes = tuple(self.sizes[i] for i in self.joined)
+        self.n_joint = math.prod(self._joint_sizes)
         if self.n_joint > _MOST_JOINT:
             raise UsageError(
                 f"{len(self)} heads of {', '.join(map(str, self.sizes))} classes make more joint classes than a 64-bit "
@@ -164,6 +193,11 @@ class Heads(Sequence[Head]):
     def names(self) -> tuple[str, ...]:
         """The heads' names in order."""
         return tuple(h.name for h in self._heads)
+
+    @property
+    def classified(self) -> tuple[str, ...]:
+        """The names of the heads that the joint class is made of, which scores are of."""
+        return tuple(self._heads[i].name for i in self.joined)
 
     @property
     def columns(self) -> list[str]:
@@ -197,33 +231,34 @@ class Heads(Sequence[Head]):
         return [logits[..., a:b] for a, b in pairwise(self.offsets)]
 
     def joint(self, y: Any) -> Any:
-        """(..., heads) class numbers -> (...) joint class; UNKNOWN where any head is unknown."""
-        joint, known = y[..., 0] * 0, y[..., 0] >= 0
-        for i, size in enumerate(self.sizes):
+        """(..., heads) class numbers -> (...) joint class; UNKNOWN where any of its heads is unknown."""
+        joint, known = y[..., 0] * 0, y[..., self.joined[0]] >= 0
+        for i, size in zip(self.joined, self._joint_sizes, strict=True):
             joint = joint * size + y[..., i]
             known = known & (y[..., i] >= 0)
         return joint * known - (~known) * 1
 
     def unjoint(self, joint: np.ndarray) -> np.ndarray:
-        """(N,) joint class -> (N, heads) class numbers; UNKNOWN stays UNKNOWN in every head."""
+        """(N,) joint class -> (N, heads) class numbers; UNKNOWN is so in every head, and a distribution always."""
         joint = np.asarray(joint, dtype=np.int64)
         known = np.where(joint < 0, 0, joint)
-        y = np.stack(np.unravel_index(known, self.sizes), axis=-1)
+        y = np.full((*joint.shape, len(self)), UNKNOWN, np.int64)
+        y[..., self.joined] = np.stack(np.unravel_index(known, self._joint_sizes), axis=-1)
         return np.where(joint[..., None] < 0, UNKNOWN, y)
 
     def joint_name(self, joint: int) -> str:
         """The name of a joint class, such as "wear female 60+"; "" for UNKNOWN."""
-        return " ".join(self.decode(self.unjoint(np.array([joint]))[0])).strip()
+        return " ".join(filter(None, self.decode(self.unjoint(np.array([joint]))[0])))
 
     def joint_names(self) -> list[str]:
         """The names of all joint classes in order: with many heads, many."""
-        return [" ".join(names) for names in product(*(h.classes for h in self._heads))]
+        return [" ".join(names) for names in product(*(self._heads[i].classes for i in self.joined))]
 
     def joint_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
         """(N, n_logits) probabilities -> (N, n_joint): the product of the heads, taken as independent."""
         parts = self.split(probabilities)
-        joint = parts[0]
-        for part in parts[1:]:
+        joint = parts[self.joined[0]]
+        for part in (parts[i] for i in self.joined[1:]):
             joint = (joint[..., :, None] * part[..., None, :]).reshape(*joint.shape[:-1], -1)
         return joint
 
@@ -244,6 +279,7 @@ class Heads(Sequence[Head]):
                 "bounds": list(h.bounds) if h.bounds else None,
                 "train_bounds": list(h.train_bounds) if h.train_bounds else None,
                 "limits": list(h.limits) if h.limits else None,
+                "spread": h.spread,
             }
             for h in self._heads
         ]
@@ -267,4 +303,5 @@ def _is_plain(head: Any) -> bool:
         and all(isinstance(name, str) for name in head["classes"])
         and all(isinstance(row, list) for row in numbers)
         and all(type(n) in (int, float) for row in [*numbers, [head.get("weight", 1.0)]] for n in row)
+        and isinstance(head.get("spread"), float | None)
     )

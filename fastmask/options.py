@@ -61,6 +61,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     ),
     "loss": (str, option("focal or ce. (default: focal)", TRAINING)),
     "focal_gamma": (float, option("Gamma of the focal loss. (default: 2)", TRAINING)),
+    "order": (str, option("Also learn the number behind a head, such as age, as a distribution.", TRAINING)),
     "monitor": (str, option("Metric that stops and saves. (default: macro_f1)", TRAINING)),
     "patience": (int, option("Epochs without a better one before a fold stops; 0: never. (default: 5)", TRAINING)),
     "top_k": (int, option("Checkpoints kept a fold, and averaged. (default: 1)", TRAINING)),

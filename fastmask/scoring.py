@@ -296,19 +296,19 @@ def score_heads(
     draws: int = DRAWS,
     whole: np.ndarray | None = None,
 ) -> Scores:
-    """(N, heads) class numbers -> the scores of the joint class and of each head.
+    """(N, heads) class numbers -> the scores of the joint class and of each head, but for those that are distributions.
 
     A head counts the photos whose label it knows, the joint class those of which all heads are known. The means are
     over the classes of `true`, or of `whole`: give it the labels (M, heads) of the table that `true` is a part of.
     """
     whole = true if whole is None else whole
-    names = (JOINT, *heads.names)
+    names = (JOINT, *heads.classified)
     targets = [make_target(heads, predicted, true, name, whole) for name in names]
     joint, *each = score_together(targets, groups, draws)
     notes = []
     if joint.n < len(true):
         notes.append(f"{len(true) - joint.n} of {len(true)} photos lack a label and are left out of the joint score.")
-    return Scores(joint, dict(zip(heads.names, each, strict=True)), notes)
+    return Scores(joint, dict(zip(heads.classified, each, strict=True)), notes)
 
 
 def known_classes(labels: np.ndarray) -> list[int]:

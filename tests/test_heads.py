@@ -150,3 +150,34 @@ def test_what_was_not_written_by_to_plain_is_refused(changed):
     assert Heads.from_plain([plain])["age"].limits == (0, 150)
     with pytest.raises(UsageError):
         Heads.from_plain([{**plain, **changed}])
+
+
+WITH_YEARS = Heads([*CONTEST, Head("age_number", tuple(map(str, range(18, 61))), spread=2.0)])
+
+
+def test_a_distribution_stands_beside_the_joint_class():
+    y = np.array([[1, 1, 2, 40], [1, 1, 2, -1], [1, -1, 2, 40]])
+    assert WITH_YEARS.joint(y).tolist() == CONTEST.joint(y[:, :3]).tolist() == [11, 11, -1]
+    assert WITH_YEARS.unjoint(np.array([11, -1])).tolist() == [[1, 1, 2, -1], [-1, -1, -1, -1]]
+    assert WITH_YEARS.joint_name(11) == "incorrect female 60+"
+    assert WITH_YEARS.joint_names() == CONTEST.joint_names()
+    assert (WITH_YEARS.n_joint, WITH_YEARS.n_logits) == (18, 8 + 43)
+    assert WITH_YEARS.classified == CONTEST.names
+    p = np.random.default_rng(0).random((5, 51))
+    assert (WITH_YEARS.joint_probabilities(p) == CONTEST.joint_probabilities(p[:, :8])).all()
+    assert Heads.from_plain(WITH_YEARS.to_plain()) == WITH_YEARS
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Head("years", ("1", "3", "2"), spread=1.0),
+        lambda: Head("years", ("1", "2.5"), spread=1.0),
+        lambda: Head("years", ("young", "old"), spread=1.0),
+        lambda: Head("years", ("1", "2"), spread=0.0),
+        lambda: Heads([Head("years", ("1", "2"), spread=1.0)]),
+    ],
+)
+def test_a_distribution_is_over_rising_whole_numbers_and_never_alone(make):
+    with pytest.raises(UsageError):
+        make()

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from fastmask.errors import DataError, UsageError
-from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.heads import JOINT, UNKNOWN, Head, Heads, number_of
 
 OnFault = Callable[[DataError], None]
+# that are learned in order
+_MOST_NUMBERS = 300
 
 
 def strict(fault: DataError) -> None:
@@ -45,6 +47,26 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def with_number(self, name: str, spread: float) -> Table:
+        """The table with a head NAME_number beside the head `name`, whose classes are bands of that number.
+
+        Its classes are the whole numbers from the least to the greatest, its targets have the deviation `spread`. It
+        stands beside the others: no part of the joint class. Raises UsageError for a head that has no number behind it.
+        """
+        head = self.heads[name]
+        if head.bounds is None:
+            raise UsageError(f"Head {name} has no number behind it, so there is none to learn in order.")
+        numbers = self.frame[f"{name}_value"].round()
+        low, high = numbers.min(), numbers.max()
+        if not 1 <= high - low < _MOST_NUMBERS:
+            raise UsageError(
+                f"The numbers of {name} go from {low:g} to {high:g}; to be learned in order they must be 2 to "
+                f"{_MOST_NUMBERS} whole ones, such as years."
+            )
+        beside = Head(number_of(name), tuple(str(n) for n in range(int(low), int(high) + 1)), spread=spread)
+        texts = [str(int(n)) if known else "" for n, known in zip(numbers.fillna(0), numbers.notna(), strict=True)]
+        return replace(self, frame=self.frame.assign(**{beside.name: texts}), heads=Heads([*self.heads, beside]))
 
     @property
     def y(self) -> np.ndarray:

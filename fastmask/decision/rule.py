@@ -74,7 +74,8 @@ class Rule:
         """Calibrated and averaged probabilities -> (N, heads) class numbers."""
         if self.gains is None:
             return self.heads.argmax(probabilities)
-        return self.heads.unjoint(self.gains.choose(self.heads.joint_probabilities(probabilities)))
+        y = self.heads.unjoint(self.gains.choose(self.heads.joint_probabilities(probabilities)))
+        return np.where(y == UNKNOWN, self.heads.argmax(probabilities), y)
 
     def decide(self, probabilities: np.ndarray, persons: np.ndarray | None = None) -> np.ndarray:
         """(N, classes of all heads) probabilities of one model -> (N, heads) class numbers."""

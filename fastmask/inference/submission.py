@@ -84,10 +84,11 @@ def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) ->
 def check_heads(heads: Heads) -> None:
     """Raise UsageError if the joint classes of `heads` are not those that the contest counts by."""
     contest = contest_heads()
-    if (heads.names, heads.sizes) != (contest.names, contest.sizes):
+    sizes = tuple(heads.sizes[i] for i in heads.joined)
+    if (heads.classified, sizes) != (contest.names, contest.sizes):
         raise UsageError(
-            f"A submission holds classes of {', '.join(contest.names)}, the run's heads are {', '.join(heads.names)}; "
-            "leave --submission out: the CSV of --out has a column a head."
+            f"A submission holds classes of {', '.join(contest.names)}, the run's are of "
+            f"{', '.join(heads.classified)}; leave --submission out: the CSV of --out has a column a head."
         )
 
 

@@ -120,7 +120,7 @@ class Accuracy(_Counting):
 def default_metrics(heads: Heads, y: np.ndarray | None = None) -> list[Metric]:
     """Macro-F1 and accuracy of the joint class, then of each head; `y` (N, heads) is the truth of the whole table."""
     metrics: list[Metric] = []
-    for target in (JOINT, *heads.names) if len(heads) > 1 else (JOINT,):
+    for target in (JOINT, *heads.classified) if len(heads.joined) > 1 else (JOINT,):
         classes = None
         if y is not None:
             truth = target_of(heads, y, target)

@@ -106,7 +106,8 @@ class OneTarget(DisplayedTransform):
         self.every, self.target, self.classes = EncodeHeads(heads), target, classes.tolist()
         if target == JOINT:
             codes = heads.unjoint(classes)
-            names, self.columns = [heads.joint_name(c) for c in self.classes], codes + np.array(heads.offsets[:-1])
+            names = [heads.joint_name(c) for c in self.classes]
+            self.columns = (codes + np.array(heads.offsets[:-1]))[:, heads.joined]
         else:
             i = heads.position(target)
             names, self.columns = heads[i].classes, classes[:, None] + heads.offsets[i]

@@ -167,6 +167,8 @@ def prepare(
     config = settle_loss(config, loss_func)
     device = pick_device(config.device)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
+    if config.order is not None:
+        table = table.with_number(config.order, config.order_spread)
     table = replace(table, heads=weighted_heads(table.heads, config))
     check_monitor(config, table)
     if loss_func is None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,3 +37,32 @@ def test_a_table_has_a_column_a_head_and_the_numbers_of_its_bands():
     with pytest.raises(UsageError, match="needs the column 'age_value'"):
         Table(frame, contest_heads(), root=None)
     assert len(Table(frame.assign(age_value=20.0), contest_heads(), root=None)) == 1
+
+
+def test_the_number_behind_a_head_becomes_a_head_beside_it(contest):
+    table = read_contest(contest)
+    wide = table.with_number("age", spread=2.0)
+    years = wide.frame["age_value"]
+    head = wide.heads["age_number"]
+    assert (head.classes[0], head.classes[-1], head.spread) == (f"{years.min():g}", f"{years.max():g}", 2.0)
+    assert (head.numbers[wide.y[:, -1]] == years).all()
+    assert (wide.y[:, :3] == table.y).all()
+    assert (wide.heads.joint(wide.y) == table.heads.joint(table.y)).all()
+
+
+def test_a_number_that_is_not_known_is_an_unknown_label(contest):
+    table = read_contest(contest)
+    frame = table.frame.copy()
+    frame.loc[:6, ["age", "age_value"]] = "", np.nan
+    assert (replace(table, frame=frame).with_number("age", 2.0).train_y[:7, -1] == -1).all()
+
+
+def test_a_head_without_a_number_or_with_too_many_is_refused(contest):
+    table = read_contest(contest)
+    with pytest.raises(UsageError, match="gender has no number behind it"):
+        table.with_number("gender", 2.0)
+    with pytest.raises(UsageError, match="no head 'shape'"):
+        table.with_number("shape", 2.0)
+    wide = replace(table, frame=table.frame.assign(age_value=np.arange(len(table)) * 100.0))
+    with pytest.raises(UsageError, match="from 0 to 8300; to be learned in order they must be 2 to 300 whole ones"):
+        wide.with_number("age", 2.0)

@@ -126,3 +126,36 @@ def test_what_cannot_be_is_refused():
         FocalLoss(HEADS, gamma=-1)
     with pytest.raises(UsageError, match="alpha of head age has 2 numbers for 3 classes"):
         FocalLoss(HEADS, alpha=[None, None, [1.0, 2.0]])
+
+
+YEARS = Heads([Head("age", ("young", "old")), Head("age_number", tuple(map(str, range(18, 61))), spread=2.0)])
+
+
+def test_a_number_is_learned_as_pytorchs_divergence_from_a_normal_distribution_around_it():
+    logits, y = torch.randn(6, 45, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 0], [1, 42]] * 3)
+    normal = torch.distributions.Normal(y[:, 1:].double(), 2.0).log_prob(torch.arange(43)).exp()
+    target = normal / normal.sum(1, keepdim=True)
+    log_p = logits[:, 2:].double().log_softmax(1)
+    each = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(target), torch.distributions.Categorical(logits=log_p)
+    )
+    bands = F.cross_entropy(logits[:, :2], y[:, 0], reduction="none")
+    loss = CrossEntropyLoss(YEARS, reduction="none")
+    torch.testing.assert_close(loss(logits, y), bands + each.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(CrossEntropyLoss(YEARS)(logits, y), (bands + each.float()).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_nearer_a_number_the_less_it_costs():
+    cost = [CrossEntropyLoss(YEARS)(torch.eye(45)[None, 2 + said] * 9, torch.tensor([[-1, 20]])) for said in range(43)]
+    assert torch.stack(cost).argmin() == 20
+    assert cost[21] < cost[24] < cost[35]
+
+
+def test_a_number_that_nobody_knows_costs_nothing_and_takes_no_alpha():
+    logits = torch.randn(4, 45, requires_grad=True)
+    loss = FocalLoss(YEARS)(logits, torch.full((4, 2), -1))
+    loss.backward()
+    assert loss == 0
+    assert (logits.grad == 0).all()
+    with pytest.raises(UsageError, match="age_number is a distribution"):
+        FocalLoss(YEARS, alpha=[None, [1.0] * 43])

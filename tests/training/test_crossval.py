@@ -20,6 +20,7 @@ from fastmask.config import make_config
 from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
+from fastmask.decision.bound import bound_curve
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import Heads
 from fastmask.lock import held
@@ -379,3 +380,15 @@ def test_resume_refuses_other_weights_under_the_same_name(contest, small_setting
     with pytest.raises(UsageError, match="started with another weights than there is now"):
         quiet(table, tmp_path / "run", weights=str(body), resume=True, **settings)
     assert quiet(table, tmp_path / "run", weights=str(moved), resume=True, **settings).trained_folds == [0, 1]
+
+
+def test_the_number_behind_a_head_is_learned_beside_it(contest, small_settings, tmp_path):
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", order="age", **{**small_settings, "epochs": 1})
+    years = run.probabilities[:, run.heads.offsets[3] :]
+    assert years.sum(1) == pytest.approx(1, abs=1e-4)
+    assert set(run.score().heads) == {"mask", "gender", "age"}
+    assert "age_number_macro_f1" not in run.history(0)
+    assert bound_curve(run).official == 60
+    images = contest / "eval" / "images"
+    written = run.predict(images).to_submission(contest / "eval" / "info.csv", tmp_path / "s.csv")
+    assert pd.read_csv(written)["ans"].between(0, 17).all()
