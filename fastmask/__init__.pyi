@@ -20,6 +20,15 @@ from .data.readers import read_data as read_data
 from .data.readers import read_folders as read_folders
 from .data.sample import write_sample as write_sample
 from .data.table import Table as Table
+from .decision.bound import BoundCurve as BoundCurve
+from .decision.bound import bound_curve as bound_curve
+from .decision.decide import Decisions as Decisions
+from .decision.decide import decide as decide
+from .decision.decide import fit_run as fit_run
+from .decision.diff import diff_files as diff_files
+from .decision.label_errors import find_label_errors as find_label_errors
+from .decision.rule import Rule as Rule
+from .decision.shift import shift as shift
 from .errors import DataError as DataError
 from .errors import FastmaskError as FastmaskError
 from .errors import FastmaskWarning as FastmaskWarning

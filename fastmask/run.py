@@ -284,6 +284,11 @@ class Run:
                 "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
                 "little; compare it only with runs that started there, too."
             )
+        if self.environment.get("proposed_fixes"):
+            scores.notes.append(
+                f"{self.environment['proposed_fixes']} labels were corrected as a model proposed and nobody has looked "
+                "at them: this score flatters."
+            )
         if self.config.group == "none":
             scores.notes.append("Leaky split (--group none): this score flatters and says nothing about new people.")
         return scores

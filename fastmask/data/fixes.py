@@ -16,6 +16,8 @@ from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings
 
 PERSON = "person"
+# the column that is not empty where a model proposes a correction that nobody has looked at
+PROPOSED = "proposed"
 # the first letters that a misspelt name still has
 _ALIKE = 4
 
@@ -42,7 +44,15 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> T
         if fault := making.correct(fix):
             on_fault(DataError(f"{file}, line {line}, {fault}"))
     _warn_of_emptied(table, making.frame, file)
-    return replace(table, frame=making.frame, reading={**table.reading, "fixes": str(file)})
+    unseen = int((fixes[PROPOSED] != "").sum()) if PROPOSED in fixes.columns else 0
+    if unseen:
+        warnings.warn(
+            f"{unseen} corrections of {file} are a model's own, as their column {PROPOSED} says: a score on labels "
+            "that predictions have changed flatters. Look at each photo, and empty that cell of those you have seen.",
+            FastmaskWarning,
+            stacklevel=2,
+        )
+    return replace(table, frame=making.frame, reading={**table.reading, "fixes": str(file)}, proposed=unseen)
 
 
 def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) -> None:

@@ -30,7 +30,8 @@ class Table:
     `frame` has the columns path (relative to `root`), person, source, one a head with the class's name ("" where it is
     unknown) by the score's bounds, and HEAD_value with the number behind a head whose classes are bands of a number.
     `stratify` is what folds are stratified on where nobody says otherwise: a head's name or "joint". `reading` are the
-    settings of `Config` that the table was read with.
+    settings of `Config` that the table was read with. `proposed` counts corrections that a model proposed and nobody
+    has looked at.
     """
 
     frame: pd.DataFrame
@@ -38,6 +39,7 @@ class Table:
     root: Path
     stratify: str = JOINT
     reading: Mapping[str, Any] = field(default_factory=dict)
+    proposed: int = 0
 
     def __post_init__(self) -> None:
         columns = ["path", "person", *self.heads.names, *(f"{h.name}_value" for h in self.heads if h.bounds)]

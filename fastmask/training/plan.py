@@ -384,6 +384,7 @@ def environment(network: MultiHeadNet, table: Table, device: torch.device, start
         },
         "start": dict(start),
         "photos": {"root": str(table.root.resolve()), "count": len(table), "persons": len(set(table.persons))},
+        "proposed_fixes": table.proposed,
         "command": sys.argv,
         "git_commit": git_commit(),
     }

@@ -99,3 +99,9 @@ def test_a_class_that_no_photo_is_left_of_is_said(fix, table):
     rows = "".join(f"{person},age,59\n" for person in old)
     with pytest.warns(FastmaskWarning, match=r"no photo is left of age 60\+, which stays a class"):
         fix(f"person,column,value\n{rows}")
+
+
+def test_corrections_that_only_a_model_has_seen_are_counted_and_warned_of(fix):
+    with pytest.warns(FastmaskWarning, match="1 corrections of .* are a model's own.* flatters"):
+        fixed = fix("person,column,value,proposed\nAA,gender,male,\nBB,gender,male,oof\n")
+    assert fixed.proposed == 1

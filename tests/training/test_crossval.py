@@ -392,3 +392,11 @@ def test_the_number_behind_a_head_is_learned_beside_it(contest, small_settings, 
     images = contest / "eval" / "images"
     written = run.predict(images).to_submission(contest / "eval" / "info.csv", tmp_path / "s.csv")
     assert pd.read_csv(written)["ans"].between(0, 17).all()
+
+
+def test_a_run_on_labels_that_a_model_proposed_says_that_its_score_flatters(contest, small_settings, tmp_path):
+    table = replace(read_contest(contest), proposed=3)
+    run = cross_validate(table, out=tmp_path / "run", **{**small_settings, "epochs": 1})
+    note = "3 labels were corrected as a model proposed and nobody has looked at them: this score flatters."
+    assert note in run.score(draws=0).notes
+    assert note in run.scores["notes"]
