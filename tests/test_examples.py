@@ -95,3 +95,25 @@ def test_adamp_step(example, contest, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert float(re.search(r"after 50 steps: (\S+)", out)[1]) <= 1e-5
     assert float(re.search(r"channel by channel (\S+?),", out)[1]) > 1
+
+
+def test_coverage(example, capsys):
+    example("benchmarks/coverage.py", 2)
+    rows = capsys.readouterr().out.splitlines()
+    assert "two more" in rows[1]
+    assert [row.split()[0] for row in rows[2:6]] == ["60", "160", "600", "2700"]
+
+
+def test_decisions(example, capsys):
+    example("benchmarks/decisions.py", 1)
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split()[:3] == ["persons", "plain", "f1"]
+    # of ways fitted on 2,700 persons, that to decide for macro-F1 beats the most probable class
+    assert float(rows[3].split()[2]) > 0
+
+
+def test_planted(example, contest, run_copy, tmp_path, capsys):
+    example("benchmarks/planted.py", "--plant", contest, tmp_path / "planted.csv")
+    assert "planted.csv: 2 wrong labels" in capsys.readouterr().out
+    example("benchmarks/planted.py", run_copy, tmp_path / "planted.csv")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("all heads")
