@@ -209,12 +209,16 @@ def _common(run_a: Run, run_b: Run) -> tuple[pd.Index, np.ndarray, np.ndarray]:
 
 
 def _check_labels(run_a: Run, run_b: Run, paths: pd.Index, a: np.ndarray, b: np.ndarray) -> None:
-    classes = [[(head.name, head.classes) for head in run.heads] for run in (run_a, run_b)]
+    heads = [[run.heads[name] for name in run.heads.classified] for run in (run_a, run_b)]
+    classes = [[(head.name, head.classes) for head in each] for each in heads]
     if classes[0] != classes[1]:
-        raise DataError(f"{run_a.path} has {run_a.heads}, {run_b.path} {run_b.heads}; expected the same.")
+        one, other = (Heads(each) for each in heads)
+        raise DataError(f"{run_a.path} has {one}, {run_b.path} {other}; expected the same.")
+    # a number that one has learned beside them is no part of the score
+    a, b = a[:, run_a.heads.joined], b[:, run_b.heads.joined]
     if (a != b).any():
         row, column = np.argwhere(a != b)[0]
-        head = run_a.heads[int(column)]
+        head = heads[0][int(column)]
         found = " and ".join(repr(head.decode(int(y[row, column]))) for y in (a, b))
         raise DataError(
             f"{run_a.path} and {run_b.path} differ in the label of {paths[row]}: {head.name} {found}; expected runs "

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from fastmask.data.contest import contest_heads
 from fastmask.decision.diff import diff_files, expect_files, expected_change
 from fastmask.decision.ledger import entry_of, note
 from fastmask.errors import DataError, UsageError
@@ -242,3 +243,14 @@ def test_without_runs_there_is_no_expectation_but_a_reason(
     # what was asked for by name, and cannot be had, is an error
     with pytest.raises(UsageError, match="is not a run directory"):
         expect_files(*files, ("runs/gone", runs[0].path))
+
+
+def test_a_run_that_has_learned_a_number_beside_its_heads_is_compared_by_the_others(run_of, draw_oof):
+    probabilities, y = draw_oof(persons=30)
+    years = Heads([*contest_heads(), Head("age_number", ("20", "40", "60"), spread=5.0)])
+    more = np.concatenate([probabilities[::-1], np.full((210, 3), 1 / 3)], axis=1)
+    plain = run_of(probabilities, y)
+    wide = run_of(more, np.concatenate([y, y[:, 2:]], axis=1), "wide", heads=years)
+    change = expected_change(plain, wide).difference
+    expected = wide.score(draws=0).joint.macro_f1 - plain.score(draws=0).joint.macro_f1
+    assert change.macro_f1 == pytest.approx(expected)
