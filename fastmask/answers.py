@@ -18,7 +18,6 @@ from fastmask.terminal import bar, say
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastmask.decision.rule import Rule
     from fastmask.inference.ensemble import Predictions
     from fastmask.run import Run
 
@@ -46,6 +45,9 @@ def predict(
     workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
     device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
     precision: Annotated[str, typer.Option(help="auto (the run's; on a CPU fp32), fp32, bf16 or fp16.")] = "auto",
+    whole_shift: Annotated[
+        bool, typer.Option("--shift", help="Say how far the photos are from the run's. (default: with --submission)")
+    ] = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
     """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file.
@@ -54,22 +56,25 @@ def predict(
     """
     check_new(out, overwrite)
     from fastmask.decision.decide import name_of, rule_for
+    from fastmask.decision.rule import PLAIN
     from fastmask.run import Run
 
     loaded = Run.load(run)
     photos: Any = images
     if submission is not None:
-        from fastmask.decision.ledger import check_ledger
         from fastmask.inference.submission import check_heads, check_out, photos_of_info
 
         check_heads(loaded.heads)
         check_out(submission, out)
         photos = photos_of_info(submission, images)
-        check_ledger(loaded.path)
     persons = None if same_person is None else _persons(photos, same_person, submission)
+    if whole_shift and tta > 1:
+        raise UsageError("--shift needs one view a photo (--tta 1): the mean of several is less sure than OOF.")
     rule = rule_for(loaded, decision, persons is not None)
+    name = name_of(rule.name if rule else PLAIN, persons is not None)
     if rule is not None:
-        say(f"Decision {name_of(rule.name, persons is not None)}, fitted on the run's out-of-fold predictions")
+        say(f"Decision {name}, fitted on the run's out-of-fold predictions")
+    entry = _entry(loaded, name, tta) if submission is not None else {}
     chosen = None if members is None else words(members)
     with bar("predicting") as progress:
         predictions = loaded.predict(
@@ -89,7 +94,9 @@ def predict(
         # named as in the file of questions, whose order they have
         names = [path.relative_to(images).as_posix() for path in photos]
         replace(answered, names=names).to_submission(submission, out)
-        _note(loaded, out, predictions, rule, persons is not None, tta)
+        _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
+    if whole_shift or (entry.get("oof") and tta == 1):
+        _say_shift(loaded, predictions, whole_shift)
     typer.echo(f"{out}: {len(answered)} photos, mean of {', '.join(answered.members)}, {tta} view(s) each")
 
 
@@ -100,26 +107,44 @@ def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarr
     return persons_of(find_photos(photos)[1], same_person, submission)
 
 
-def _note(run: Run, out: Path, predictions: Predictions, rule: Rule | None, persons: bool, tta: int) -> None:
-    """Write a submission into the ledger, and say how far its photos are from those that the score was made on."""
-    from fastmask.decision.decide import name_of, score_of
-    from fastmask.decision.ledger import entry_of, ledger_of, note
-    from fastmask.decision.rule import PLAIN
-    from fastmask.decision.shift import shift
+def _entry(run: Run, decision: str, tta: int) -> dict[str, Any]:
+    """What the ledger will know of a submission, as far as the run tells; raises DataError for a broken ledger."""
+    from fastmask.decision.decide import score_of
+    from fastmask.decision.ledger import ledger_of, read_ledger
+    from fastmask.files import real
 
-    decision, ledger = rule.name if rule else PLAIN, ledger_of(run.path)
-    scored = score_of(run, decision, persons) if run.is_scored else None
-    what = {"run": str(run.path), "members": ",".join(predictions.members), "tta": tta}
-    entry = entry_of(out, scored, decision=name_of(decision, persons), **what)
+    if ledger_of(run.path).exists():
+        read_ledger(ledger_of(run.path))
+    oof = score_of(run, decision) if run.is_scored else None
+    return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta}
+
+
+def _note(run: Run, out: Path, entry: dict[str, Any]) -> None:
+    """Write a submission into the ledger."""
+    from fastmask.decision.ledger import entry_of, ledger_of, note
+
+    ledger = ledger_of(run.path)
     try:
-        note(ledger, entry)
-        say(f"Noted in {ledger}" + (f": OOF {scored}" if scored else ""))
+        note(ledger, entry_of(out, **entry))
+        say(f"Noted in {ledger}" + (f": OOF {entry['oof']}" if entry["oof"] else ""))
     except (FastmaskError, OSError) as error:
         # the submission is whole, and a run may lie where others may only read
-        warnings.warn(f"The submission is not noted in {ledger}: {one_line(error)}.", FastmaskWarning, stacklevel=2)
-    if scored and tta == 1:
-        # of several views the mean is less sure than what it would be compared with
-        say(shift(run, predictions).verdict)
+        _warn(f"The submission is not noted in {ledger}: {one_line(error)}.")
+
+
+def _say_shift(run: Run, predictions: Predictions, whole: bool) -> None:
+    from fastmask.decision.shift import shift
+
+    try:
+        found = shift(run, predictions)
+        say(str(found) if whole else found.verdict)
+    except FastmaskError as error:
+        # the photos are predicted; this was only to be said besides
+        _warn(f"How far the photos are from the run's is not known: {one_line(error)}.")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, FastmaskWarning, stacklevel=3)
 
 
 @app.command()
@@ -165,12 +190,13 @@ def decide(
 ) -> None:
     """Score the ways to decide (plain, calibrated, f1) on the out-of-fold predictions, and say which to take."""
     _check_png(plot, overwrite)
-    from fastmask.decision.calibration import plot_reliability
     from fastmask.decision.decide import decide as compare
     from fastmask.decision.rule import PLAIN
 
     decisions = compare(run, same_person)
     if plot is not None:
+        from fastmask.decision.pictures import plot_reliability
+
         plot_reliability(decisions.calibration, plot)
     _show(decisions, json)
     asked = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
@@ -200,7 +226,9 @@ def bound(
 
     curve = bound_curve(run, head, None if bounds is None else numbers("--bounds", bounds))
     if plot is not None:
-        curve.plot(plot)
+        from fastmask.decision.pictures import plot_bound
+
+        plot_bound(curve, plot)
     _show(curve, json)
 
 
@@ -227,7 +255,7 @@ def label_errors(
         write_csv(out, to_fixes([error for error in errors if error.head not in banded]))
         for name in banded:
             say(f"{name} is not in {out}: a class of it does not tell the number. Name it by --heads to have its rows.")
-    typer.echo(summary(errors, most))
+    typer.echo("\n".join([summary(errors, most), *loaded.score(draws=0).notes]))
     if out is not None:
         say(f"Written: {out}. Look at each photo and keep the rows that are right; then fastmask fit --fixes FILE")
 
@@ -247,11 +275,10 @@ def diff(
     """Say where two submissions differ, and what change of score their runs' OOF predictions lead one to expect."""
     if out is not None:
         check_new(out, overwrite)
-    from fastmask.decision.decide import answers_of
     from fastmask.decision.diff import diff_files, expect_files
 
     found = diff_files(a, b)
-    expected = expect_files(a, b, runs, ledger or _there(_LEDGER), answers_of)
+    expected = expect_files(a, b, runs, ledger or _there(_LEDGER))
     if out is not None:
         found.to_csv(out)
     if json:
@@ -304,8 +331,8 @@ def plot(
 ) -> None:
     """Draw OOF against leaderboard."""
     _check_png(out, overwrite)
-    from fastmask.decision.ledger import plot as draw
     from fastmask.decision.ledger import read_ledger
+    from fastmask.decision.pictures import plot_ledger
 
-    draw(read_ledger(ledger), out)
+    plot_ledger(read_ledger(ledger), out)
     typer.echo(str(out))

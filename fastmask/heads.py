@@ -70,7 +70,8 @@ class Head:
         for field in ("bounds", "train_bounds"):
             self._check_bounds(field)
         if self.spread is not None:
-            self._check_spread(self.spread)
+            object.__setattr__(self, "spread", float(self.spread))
+            self._check_spread(float(self.spread))
         if self.limits is not None:
             limits = tuple(float(limit) for limit in self.limits)
             if len(limits) != 2 or not limits[0] <= limits[1]:
@@ -204,6 +205,11 @@ class Heads(Sequence[Head]):
         """A column name a logit, such as "mask.wear"."""
         return [f"{h.name}.{c}" for h in self._heads for c in h.classes]
 
+    @property
+    def joined_columns(self) -> list[int]:
+        """The places in the logits of the heads that the joint class is made of."""
+        return [j for i in self.joined for j in range(self.offsets[i], self.offsets[i + 1])]
+
     def position(self, name: str) -> int:
         """Where the head called `name` stands; raises UsageError naming the heads there are."""
         if name not in self.names:
@@ -303,5 +309,5 @@ def _is_plain(head: Any) -> bool:
         and all(isinstance(name, str) for name in head["classes"])
         and all(isinstance(row, list) for row in numbers)
         and all(type(n) in (int, float) for row in [*numbers, [head.get("weight", 1.0)]] for n in row)
-        and isinstance(head.get("spread"), float | None)
+        and type(head.get("spread")) in (int, float, type(None))
     )

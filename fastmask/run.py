@@ -144,6 +144,11 @@ class Run:
         except UsageError as error:
             raise DataError(f"{path} was not written by this version of fastmask: {error}") from error
 
+    @classmethod
+    def of(cls, run: Run | str | Path) -> Run:
+        """A run, or the one at a path."""
+        return run if isinstance(run, Run) else cls.load(run)
+
     def fold_path(self, fold: int) -> Path:
         """The directory of one fold."""
         return self.path / f"fold{fold}"
@@ -204,7 +209,8 @@ class Run:
                 f"a whole number from {whole[0]} to {whole[1]}",
             )
         elif cells.name in self.heads.columns:
-            good, expected = np.isfinite(numbers), "a probability"
+            # half precision and means round
+            good, expected = numbers.between(0, 1 + 1e-3), "a probability from 0 to 1"
         else:
             good, expected = numbers.notna() | cells.isin(["", "nan"]), "a number"
         if not good.all():
@@ -219,6 +225,8 @@ class Run:
         for name in ("start", "packages"):
             if not isinstance(environment.get(name, {}), dict):
                 raise DataError(f"{self.path / ENVIRONMENT} holds no mapping under {name}; restore it.")
+        if type(environment.get("proposed_fixes", 0)) is not int:
+            raise DataError(f"{self.path / ENVIRONMENT} holds no whole number under proposed_fixes; restore it.")
         return environment
 
     @property
@@ -286,7 +294,7 @@ class Run:
             )
         if self.environment.get("proposed_fixes"):
             scores.notes.append(
-                f"{self.environment['proposed_fixes']} labels were corrected as a model proposed and nobody has looked "
+                f"{self.environment['proposed_fixes']} corrections of labels are a model's own and nobody has looked "
                 "at them: this score flatters."
             )
         if self.config.group == "none":

@@ -24,6 +24,9 @@ _FEW_GROUPS = 30
 LOSS = "valid_loss"
 
 
+CELLS = f"{'macro-F1':24}  accuracy"
+
+
 @dataclass(frozen=True)
 class Score:
     """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None where not asked for)."""
@@ -38,6 +41,11 @@ class Score:
         return f"macro-F1 {with_interval(self.macro_f1, self.macro_f1_interval)}, accuracy " + with_interval(
             self.accuracy, self.accuracy_interval
         )
+
+    @property
+    def cells(self) -> str:
+        """Its macro-F1 with its interval and its accuracy as cells of a table, under `CELLS`."""
+        return f"{with_interval(self.macro_f1, self.macro_f1_interval):24}  {self.accuracy:.4f}  "
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -109,7 +109,7 @@ def test_a_submission_is_noted_with_its_score_and_what_the_leaderboard_said_is_k
     assert any(f"Noted in {ledger}: OOF macro-F1" in line for line in answer.err)
     row = pd.read_csv(ledger).iloc[0]
     f1 = next(row for row in decide(run_copy).rows if row.rule == "f1")
-    assert (row["run"], row["decision"], row["tta"]) == (str(run_copy), "f1", 1)
+    assert (row["run"], row["decision"], row["tta"]) == (str(run_copy.resolve()), "f1", 1)
     assert row["oof_macro_f1"] == pytest.approx(f1.score.macro_f1)
     answer = fastmask("ledger", "add", "s.csv", "--public", 0.757, "--accuracy", 79.476, "--ledger", ledger)
     assert answer.code == DONE
@@ -157,3 +157,39 @@ def test_label_errors_are_listed_and_written_as_fixes(run_copy: Path, contest: P
     assert {"person", "path", "column", "value"} <= set(pd.read_csv("suspects.csv").columns)
     assert set(pd.read_csv("suspects.csv")["column"]) <= {"gender", "mask"}
     assert "no head 'shape'" in fastmask("label-errors", run_copy, "--heads", "shape").errors[0]
+
+
+def test_nothing_is_written_where_the_out_of_fold_predictions_are_broken(
+    run_copy: Path, contest: Path, refused: Callable[..., str]
+) -> None:
+    oof = pd.read_csv(run_copy / "oof.csv")
+    oof.assign(**{"age.60+": 1e308}).to_csv(run_copy / "oof.csv", index=False)
+    info, images = contest / "eval" / "info.csv", contest / "eval" / "images"
+    sentence = refused(FAILED, "predict", run_copy, images, "--submission", info, "--out", "s.csv")
+    assert "column age.60+: found '1e+308', expected a probability from 0 to 1" in sentence
+
+
+def test_a_submission_is_whole_where_its_shift_cannot_be_told(submit: Command, run_copy: Path) -> None:
+    for file in (run_copy / "fold0").glob("oof*"):
+        file.unlink()
+    answer = submit("s.csv")
+    assert answer.code == DONE
+    assert "How far the photos are from the run's is not known" in answer.warnings[0]
+    assert answer.out.startswith("s.csv: 28 photos")
+    assert len(pd.read_csv(run_copy.parent / "ledger.csv")) == 1
+
+
+def test_predict_says_how_far_photos_are_from_the_runs_where_that_is_asked_for(
+    run_copy: Path, contest: Path, fastmask: Command
+) -> None:
+    images = contest / "eval" / "images"
+    answer = fastmask("predict", run_copy, images, "--out", "p.csv", "--shift")
+    assert any(line.startswith("age.60+") for line in answer.err)
+    refused = fastmask("predict", run_copy, images, "--out", "q.csv", "--shift", "--tta", 2)
+    assert (refused.code, "one view" in refused.errors[0]) == (ASKED_WRONGLY, True)
+
+
+def test_a_number_behind_a_head_has_no_label_errors(run_copy: Path, fastmask: Command) -> None:
+    answer = fastmask("label-errors", run_copy, "--out", "suspects.csv")
+    assert any("age is not in suspects.csv" in line for line in answer.err)
+    assert "age" not in set(pd.read_csv("suspects.csv")["column"])

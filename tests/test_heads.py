@@ -181,3 +181,9 @@ def test_a_distribution_stands_beside_the_joint_class():
 def test_a_distribution_is_over_rising_whole_numbers_and_never_alone(make):
     with pytest.raises(UsageError):
         make()
+
+
+def test_a_spread_may_be_given_as_a_whole_number():
+    heads = Heads([*CONTEST, Head("age_number", ("18", "19"), spread=2)])
+    assert Heads.from_plain(heads.to_plain()) == heads
+    assert Heads.from_plain([{**head, "spread": head["spread"] and 2} for head in heads.to_plain()]) == heads

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from fastmask.decision.decide import notes_of
+from fastmask.decision.persons import parts_of
 from fastmask.errors import UsageError
-from fastmask.files import replacing
 from fastmask.heads import JOINT, Head, number_of
 from fastmask.run import Run
-from fastmask.scoring import DRAWS, Difference, Score, draw_scores, make_target, thin, with_interval
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score_together
 
 # how far below the official bound is tried where nobody says
 _BELOW = 5
@@ -37,7 +38,7 @@ class Bound:
 class BoundCurve:
     """The bounds tried, rising, by the official score of the joint class, and what to read the figures with.
 
-    `honest` is the score where each fold's bound is the best one of the others: what choosing the best has to show for.
+    `honest` is the score where each person's bound is the one that is best for others: what choosing has to show for.
     """
 
     head: str
@@ -49,18 +50,15 @@ class BoundCurve:
 
     @property
     def best(self) -> Bound:
-        """The bound of the highest score."""
-        return max(self.rows, key=lambda row: row.score.macro_f1)
+        """The bound of the highest score, of equal ones the nearest to the official."""
+        return max(self.rows, key=lambda row: (row.score.macro_f1, -abs(row.bound - self.official)))
 
     def __str__(self) -> str:
-        lines = [f"{self.head + ' from':>12}  {'macro-F1':24}  accuracy  gain over {self.official:g}"]
-        for row in self.rows:
-            f1 = with_interval(row.score.macro_f1, row.score.macro_f1_interval)
-            lines.append(f"{row.bound:12g}  {f1:24}  {row.score.accuracy:.4f}    {row.gain or ''}".rstrip())
-        f1 = with_interval(self.honest.macro_f1, self.honest.macro_f1_interval)
-        lines.append(f"{'by others':>12}  {f1:24}  {self.honest.accuracy:.4f}    {self.honest_gain}")
+        lines = [f"{self.head + ' from':>12}  {CELLS}  gain over {self.official:g}"]
+        lines += [f"{row.bound:12g}  {row.score.cells}  {row.gain or ''}".rstrip() for row in self.rows]
+        lines.append(f"{'by others':>12}  {self.honest.cells}  {self.honest_gain}")
         noise = "within noise" if self.honest_gain.is_noise else "beyond noise"
-        verdict = f"Chosen by the other folds a bound's gain is {noise}; the highest score is at {self.best.bound:g}."
+        verdict = f"Chosen on other persons a bound's gain is {noise}; the highest score is at {self.best.bound:g}."
         return "\n".join([*lines, "", *self.notes, verdict])
 
     def to_plain(self) -> dict[str, Any]:
@@ -70,23 +68,6 @@ class BoundCurve:
         ]
         honest = {**self.honest.to_plain(), "gain": self.honest_gain.to_plain()}
         return {"head": self.head, "official": self.official, "bounds": rows, "honest": honest, "notes": self.notes}
-
-    def plot(self, out: str | Path) -> Path:
-        """Write a PNG of the score against the bound."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.subplots()
-        bounds, scores = [row.bound for row in self.rows], [row.score for row in self.rows]
-        low, high = np.array([score.macro_f1_interval for score in scores]).T
-        axes.fill_between(bounds, low, high, alpha=0.2, label="95 % interval")
-        axes.plot(bounds, [score.macro_f1 for score in scores], "o-", label="official macro-F1")
-        axes.axvline(self.official, color="0.6", linewidth=1, label="official bound")
-        axes.set(xlabel=f"{self.head}: the last class from", ylabel="official macro-F1", xticks=bounds)
-        axes.legend()
-        with replacing(out) as beside:
-            figure.savefig(beside, format="png", dpi=110)
-        return Path(out)
 
 
 def in_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
@@ -104,13 +85,13 @@ def bound_curve(
     Raises UsageError for a head without bounds or a run that has not learned its number, and for bounds that do not lie
     above the bound before.
     """
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.of(run)
     banded = run.heads[head]
     distribution = _distribution(run, banded)
     assert banded.bounds is not None
     tried = _tried(banded, bounds)
     every = {bound: _answers(run, banded, distribution, bound) for bound in tried}
-    honest = _chosen_by_others(run, every)
+    honest = _chosen_by_others(run, every, banded.bounds[-1])
     targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in (*every.values(), honest)]
     *drawn, chosen = draw_scores(targets, run.persons, draws)
     official = drawn[tried.index(banded.bounds[-1])]
@@ -118,8 +99,7 @@ def bound_curve(
         Bound(bound, one.score(), None if one is official else one.less(official))
         for bound, one in zip(tried, drawn, strict=True)
     ]
-    notes = run.score(draws=0).notes + thin(run.heads.joint(run.true), run.persons)
-    return BoundCurve(head, banded.bounds[-1], rows, chosen.score(), chosen.less(official), notes)
+    return BoundCurve(head, banded.bounds[-1], rows, chosen.score(), chosen.less(official), notes_of(run))
 
 
 def _distribution(run: Run, head: Head) -> np.ndarray:
@@ -137,7 +117,9 @@ def _distribution(run: Run, head: Head) -> np.ndarray:
 def _tried(head: Head, bounds: Sequence[float] | None) -> list[float]:
     assert head.bounds is not None
     own = head.bounds[-1]
-    tried = sorted({*(bounds or np.arange(own - _BELOW, own)), own})
+    tried = sorted({*(np.arange(own - _BELOW, own) if bounds is None else bounds), own})
+    if not np.isfinite(tried).all():
+        raise UsageError(f"The bounds of {head.name} are {', '.join(map(str, tried))}; expected finite numbers.")
     if len(head.bounds) > 1 and tried[0] <= head.bounds[-2]:
         raise UsageError(f"Bound {tried[0]:g} of {head.name} lies not above {head.bounds[-2]:g}, the one before it.")
     return [float(bound) for bound in tried]
@@ -152,17 +134,13 @@ def _answers(run: Run, head: Head, distribution: np.ndarray, bound: float) -> np
     return y
 
 
-def _chosen_by_others(run: Run, every: dict[float, np.ndarray]) -> np.ndarray:
-    """(N, heads) answers to each fold by the bound that is best for the other folds."""
-    folds = run.oof["fold"].to_numpy()
-    chosen = np.empty_like(run.predicted)
-    for fold in np.unique(folds):
-        others, here = folds != fold, folds == fold
-        if not others.any():
-            raise UsageError(f"{run.path} has one fold only; a bound is chosen by some and scored on others.")
-        scores = {
-            bound: draw_scores([make_target(run.heads, y[others], run.true[others], JOINT, run.y)], None)[0].score()
-            for bound, y in every.items()
-        }
-        chosen[here] = every[max(scores, key=lambda bound: scores[bound].macro_f1)][here]
+def _chosen_by_others(run: Run, every: dict[float, np.ndarray], official: float) -> np.ndarray:
+    """(N, heads) answers to each person by the bound best for others; of equal ones the nearest to the official."""
+    parts, chosen = parts_of(run), np.empty_like(run.predicted)
+    for part in np.unique(parts):
+        others, here = parts != part, parts == part
+        targets = [make_target(run.heads, y[others], run.true[others], JOINT, run.y) for y in every.values()]
+        scores = dict(zip(every, score_together(targets), strict=True))
+        best = max(every, key=lambda bound: (scores[bound].macro_f1, -abs(bound - official)))
+        chosen[here] = every[best][here]
     return chosen

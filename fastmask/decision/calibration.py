@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from fastmask.files import replacing
 from fastmask.heads import UNKNOWN, Heads
 
 BINS = 15
@@ -99,6 +96,8 @@ def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS
 def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndarray) -> dict[str, Calibration]:
     """The calibration of each head, from (N, classes of all heads) probabilities before and after, (N, heads) labels.
 
+    A distribution over a number is left out: it need not be right to the very number.
+
     `after` should have been fitted on others than these photos; the temperature told is that of all of them.
     """
     return {
@@ -110,26 +109,5 @@ def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndar
             calibration_error(scaled, labels),
         )
         for head, raw, scaled, labels in zip(heads, heads.split(before), heads.split(after), y.T, strict=True)
+        if head.spread is None
     }
-
-
-def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) -> Path:
-    """Write a PNG of each head's reliability before and after: on the diagonal it is as sure as it is right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.6 * len(calibration), 3.9), layout="constrained")
-    for axes, (head, one) in zip(
-        np.atleast_1d(figure.subplots(1, len(calibration), sharey=True)), calibration.items(), strict=True
-    ):
-        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        named = (("as it is", one.before), (f"at temperature {one.temperature:.2f}", one.after))
-        for (label, table), error in zip(named, (one.error_before, one.error_after), strict=True):
-            (line,) = axes.plot(table["confidence"], table["accuracy"], label=f"{label}: {error:.3f}")
-            size = 10 + 200 * table["n"] / table["n"].sum()
-            axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
-        axes.set(title=head, xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
-        axes.legend(title="calibration error", loc="lower right", fontsize=8, title_fontsize=8)
-    figure.axes[0].set_ylabel("how often right")
-    with replacing(out) as beside:
-        figure.savefig(beside, format="png", dpi=110)
-    return Path(out)

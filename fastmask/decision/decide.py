@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from fastmask.decision.calibration import Calibration, calibrations
-from fastmask.decision.rule import CALIBRATED, PLAIN, RULES, Rule, fit_rule
+from fastmask.decision.persons import parts_of
+from fastmask.decision.rule import CALIBRATED, F1, PLAIN, RULES, Rule, check_f1, fit_rule
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT
 from fastmask.run import Run
 from fastmask.scoring import (
+    CELLS,
     DRAWS,
     Difference,
     Score,
@@ -24,14 +25,11 @@ from fastmask.scoring import (
     make_target,
     score_together,
     thin,
-    with_interval,
 )
 
 # the best of them
 AUTO = "auto"
 _AVERAGED = ", persons averaged"
-# into how many parts persons are dealt where the run's folds do not part them
-_PARTS = 5
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,20 @@ class Decisions:
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
-        lines = [f"{'decision':{width}}  {'macro-F1':24}  accuracy  gain"]
-        for row in self.rows:
-            macro_f1 = with_interval(row.score.macro_f1, row.score.macro_f1_interval)
-            lines.append(f"{row.name:{width}}  {macro_f1:24}  {row.score.accuracy:.4f}    {_gain(row)}".rstrip())
+        lines = [f"{'decision':{width}}  {CELLS}  gain"]
+        lines += [f"{row.name:{width}}  {row.score.cells}  {_gain(row)}".rstrip() for row in self.rows]
         width = max(len("head"), *map(len, self.calibration))
         lines += ["", f"{'head':{width}}  temperature  calibration error, and at that temperature"]
         lines += [f"{head:{width}}  {one}" for head, one in self.calibration.items()]
-        verdict = f"Take {self.best}." if self.best != PLAIN else f"No gain is beyond noise: {PLAIN} stays."
-        return "\n".join([*lines, "", "Each was fitted on other persons than it is scored on.", *self.notes, verdict])
+        honest = "Each was fitted on other persons than it is scored on."
+        return "\n".join([*lines, "", honest, *self.notes, *self._verdicts()])
+
+    def _verdicts(self) -> Iterator[str]:
+        for row in self.rows:
+            if row.rule == PLAIN and row.gain:
+                does = "gains" if row.gain.macro_f1 > 0 else "loses"
+                yield f"Averaging over persons {'changes nothing beyond noise' if row.gain.is_noise else does}."
+        yield f"Take {self.best}." if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -105,32 +108,34 @@ def decide(run: Run | str | Path, same_person: bool = False, draws: int = DRAWS)
     `same_person` also averages over persons the heads that belong to them: for where it is known at prediction, too,
     which photos are whose. `best` is the rule whose gain is beyond noise; `plain` where none is.
     """
-    run = run if isinstance(run, Run) else Run.load(run)
-    notes = run.score(draws=0).notes + thin(run.heads.joint(run.true), run.persons)
-    answers, calibrated = {}, run.probabilities
-    for averaged, rule in product((False, True) if same_person else (False,), RULES):
-        try:
-            probabilities, answers[rule, averaged] = cross_fit(run, rule, averaged)
-        except UsageError as error:
-            # too many joint classes, or none that is known
-            notes.append(str(error))
-            continue
-        if (rule, averaged) == (CALIBRATED, False):
-            calibrated = probabilities
-    rows = _score(run, answers, draws)
+    run = Run.of(run)
+    notes, rules = notes_of(run), list(RULES)
+    try:
+        check_f1(run.heads, run.true)
+    except UsageError as error:
+        notes.append(str(error))
+        rules.remove(F1)
+    grouped = (False, True) if same_person else (False,)
+    found = {(rule, averaged): cross_fit(run, rule, averaged) for averaged, rule in product(grouped, rules)}
+    calibrated = found[CALIBRATED, False][0]
+    rows = _score(run, {key: y for key, (_, y) in found.items()}, draws)
     return Decisions(
         rows, calibrations(run.heads, run.probabilities, calibrated, run.true), _best(rows, same_person), notes
     )
 
 
+def notes_of(run: Run) -> list[str]:
+    """What to read differences of a run's scores with."""
+    return run.score(draws=0).notes + thin(run.heads.joint(run.true), run.persons)
+
+
 def cross_fit(run: Run, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated and averaged probabilities (N, classes of all heads) and answers (N, heads) to the OOF photos.
 
-    Those of each part of the persons are by the rule that is fitted on the others. The parts are the run's folds, or,
-    where it has but one or they tear persons apart, a fifth of the persons each.
+    Those of each part of the persons are by the rule that is fitted on the others.
     """
     probabilities, y = np.empty_like(run.probabilities), np.empty_like(run.true)
-    parts = _parts(run)
+    parts = parts_of(run)
     for part in np.unique(parts):
         here = parts == part
         fitted = _fit(run, rule, same_person, ~here)
@@ -147,7 +152,7 @@ def fit_run(run: Run, rule: str, same_person: bool = False) -> Rule:
 def rule_for(run: Run, decision: str, same_person: bool = False) -> Rule | None:
     """The rule to answer new photos by, fitted on a run; None for `plain` without averaging, which needs no OOF.
 
-    `auto` is the best of `decide`.
+    `auto` is the best of `decide`, and its score, on the same OOF, has been chosen a little too.
     """
     if decision not in (AUTO, *RULES):
         raise UsageError(f"There is no decision {decision!r}; expected one of {', '.join((AUTO, *RULES))}.")
@@ -162,30 +167,15 @@ def answers_of(run: Run, name: str) -> np.ndarray:
     return cross_fit(run, rule, rule != name)[1] if name != PLAIN else run.predicted
 
 
-def score_of(run: Run, rule: str, averaged: bool = False, draws: int = DRAWS) -> Score:
-    """The score of the joint class by a rule that is fitted on other persons than it is scored on."""
-    answers = answers_of(run, name_of(rule, averaged))
-    return score_together([make_target(run.heads, answers, run.true, JOINT, run.y)], run.persons, draws)[0]
+def score_of(run: Run, name: str, draws: int = DRAWS) -> Score:
+    """The score of the joint class by a rule as `name_of` names it, fitted on other persons than it is scored on."""
+    target = make_target(run.heads, answers_of(run, name), run.true, JOINT, run.y)
+    return score_together([target], run.persons, draws)[0]
 
 
 def _fit(run: Run, rule: str, same_person: bool, rows: np.ndarray) -> Rule:
     persons = run.persons[rows] if same_person else None
     return fit_rule(rule, run.heads, run.probabilities[rows], run.true[rows], persons)
-
-
-def _parts(run: Run) -> np.ndarray:
-    """(N,) the part of each photo's person."""
-    folds, owner = run.oof["fold"].to_numpy(), np.unique(run.persons, return_inverse=True)[1]
-    whole = len(np.unique(np.stack([folds, owner]), axis=1).T) == owner.max() + 1
-    if whole and len(np.unique(folds)) > 1:
-        return folds
-    k = min(_PARTS, int(owner.max()) + 1)
-    if k < 2:
-        raise UsageError(f"{run.path} has one person only; a decision is fitted on one and scored on others.")
-    parts = np.empty_like(folds)
-    for part, (_, rows) in enumerate(GroupKFold(k).split(folds, groups=owner)):
-        parts[rows] = part
-    return parts
 
 
 def _score(run: Run, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[Decided]:

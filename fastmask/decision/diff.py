@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
+from fastmask.decision.decide import answers_of, score_of
 from fastmask.decision.ledger import Entry, digest, read_ledger
 from fastmask.decision.rule import PLAIN
 from fastmask.errors import DataError, FastmaskError, UsageError
@@ -19,10 +20,12 @@ from fastmask.files import write_csv
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.inference.submission import read_classes
 from fastmask.run import Run
-from fastmask.scoring import DRAWS, Difference, score_differences, thin
+from fastmask.scoring import DRAWS, Difference, known_classes, score_differences, thin
 
 # changes that a terminal shows
 _SHOWN = 20
+# what writing a score to a file may change of it
+_ROUNDED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,48 +155,33 @@ class Expectation:
         return {**vars(self), "difference": difference, "runs": list(self.runs), "notes": list(self.notes)}
 
 
-Answers = Callable[[Run, str], np.ndarray]
-
-
-def plain_answers(run: Run, decision: str) -> np.ndarray:
-    """(N,) joint classes of the OOF predictions, each head's most probable; raises UsageError for another decision."""
-    if decision not in ("", PLAIN):
-        raise UsageError(f"{run.path} was handed in by the decision {decision!r}, which is not known here.")
-    joint: np.ndarray = run.heads.joint(run.predicted)
-    return joint
-
-
 def expected_change(
     run_a: Run,
     run_b: Run,
     decisions: tuple[str, str] = (PLAIN, PLAIN),
-    answers_of: Answers = plain_answers,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Expectation:
     """How much better `run_b` is than `run_a` on the photos that both have predicted out of fold, by their paths.
 
-    `answers_of(run, decision)` gives a run's (N,) joint classes, or (N, heads) classes, in the order of its `oof`. The
-    interval is that of a paired bootstrap over the persons of `run_a`. Raises DataError where the runs have other
-    classes, other labels, or no labelled photo in common.
+    `decisions` are rules as the ledger names them. The interval is that of a paired bootstrap over the persons of
+    `run_a`, the macro-F1 over the classes of its table. Raises DataError where the runs have other classes, other
+    labels, or no labelled photo in common.
     """
     paths, rows_a, rows_b = _common(run_a, run_b)
     y = run_a.true[rows_a]
     _check_labels(run_a, run_b, paths, y, run_b.true[rows_b])
-    true, persons = run_a.heads.joint(y), run_a.oof["person"].to_numpy(dtype=object)[rows_a]
+    true, persons = run_a.heads.joint(y), run_a.persons[rows_a]
     if (true == UNKNOWN).all():
         raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
     sides = ((run_a, rows_a, decisions[0]), (run_b, rows_b, decisions[1]))
-    targets = [(_joint(run, answers_of(run, decision))[rows], true, None) for run, rows, decision in sides]
+    classes = known_classes(run_a.heads.joint(run_a.y))
+    targets = [(run.heads.joint(answers_of(run, rule)[rows]), true, classes) for run, rows, rule in sides]
     names = tuple(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else "") for run, _, rule in sides)
     notes = dict.fromkeys(f"{run.path}: {text}" for run in (run_a, run_b) for text in run.score(draws=0).notes)
     notes |= dict.fromkeys(thin(true, persons))
     (difference,) = score_differences(targets, persons, draws, seed)
     return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
-
-
-def _joint(run: Run, answers: np.ndarray) -> np.ndarray:
-    return np.asarray(run.heads.joint(answers) if answers.ndim == 2 else answers)
 
 
 def _common(run_a: Run, run_b: Run) -> tuple[pd.Index, np.ndarray, np.ndarray]:
@@ -231,7 +219,6 @@ def expect_files(
     b: str | Path,
     runs: tuple[str | Path, str | Path] | None = None,
     ledger: str | Path | None = None,
-    answers_of: Answers = plain_answers,
 ) -> Expectation:
     """What OOF leads one to expect of a change from submission `a` to `b`: of `runs`, or of those in the ledger.
 
@@ -240,15 +227,24 @@ def expect_files(
     """
     entries = {entry.sha256: entry for entry in read_ledger(ledger)} if ledger is not None else {}
     known = [entries.get(digest(file)) for file in (a, b)]
-    decisions = known[0].decision if known[0] else PLAIN, known[1].decision if known[1] else PLAIN
+    first, second = ((entry.decision if entry else "") or PLAIN for entry in known)
     if runs is not None:
-        return expected_change(Run.load(runs[0]), Run.load(runs[1]), decisions, answers_of)
+        return expected_change(Run.load(runs[0]), Run.load(runs[1]), (first, second))
     try:
         pairs = zip((a, b), known, strict=True)
-        first, second = [Run.load(_run_of(file, entry, ledger)) for file, entry in pairs]
-        return expected_change(first, second, decisions, answers_of)
+        opened = [Run.load(_run_of(file, entry, ledger)) for file, entry in pairs]
+        expected = expected_change(opened[0], opened[1], (first, second))
     except FastmaskError as error:
         return Expectation(reason=str(error))
+    changed = {str(run.path): None for run, one in zip(opened, known, strict=True) if _has_changed(run, one)}
+    return replace(expected, notes=(*expected.notes, *(f"{run} has been trained anew since." for run in changed)))
+
+
+def _has_changed(run: Run, entry: Entry | None) -> bool:
+    """Whether a run has another OOF score now than when a submission of it was noted."""
+    if entry is None or entry.oof_macro_f1 is None:
+        return False
+    return abs(score_of(run, entry.decision or PLAIN, draws=0).macro_f1 - entry.oof_macro_f1) > _ROUNDED
 
 
 def _run_of(file: str | Path, entry: Entry | None, ledger: str | Path | None) -> Path:

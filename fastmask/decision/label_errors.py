@@ -19,6 +19,7 @@ import pandas as pd
 from fastmask.data.findings import count
 from fastmask.decision.calibration import at_temperature, fit_temperature
 from fastmask.decision.persons import average_persons, shared_heads
+from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Head
 from fastmask.run import Run
 
@@ -97,8 +98,13 @@ def find_label_errors(run: Run, heads: Sequence[str] | None = None) -> list[Labe
     Raises UsageError for a head that there is not.
     """
     shared = shared_heads(run.heads, run.y, run.folds["person"].to_numpy(dtype=object))
-    averaged = average_persons(run.heads, run.probabilities, run.oof["person"].to_numpy(dtype=object), shared)
+    averaged = average_persons(run.heads, run.probabilities, run.persons, shared)
     names = tuple(dict.fromkeys(run.heads.classified if heads is None else heads))
+    for name in names:
+        if run.heads[name].spread is not None:
+            raise UsageError(
+                f"{name} is a number that is learned beside a head; name the head, whose labels these are."
+            )
     parts = [run.heads.split(averaged)[run.heads.position(name)] for name in names]
     found = [e for name, p in zip(names, parts, strict=True) for e in _errors_of(run, name, p, name in shared)]
     return sorted(found, key=lambda error: error.self_confidence)
@@ -107,7 +113,7 @@ def find_label_errors(run: Run, heads: Sequence[str] | None = None) -> list[Labe
 def _errors_of(run: Run, name: str, probabilities: np.ndarray, shared: bool) -> Iterator[LabelError]:
     """The suspicious labels of one head, most so first; in a `shared` one, photos of a person have one probability."""
     y = run.true[:, run.heads.position(name)]
-    units = _units(y, run.oof["person"].to_numpy(dtype=object) if shared else None)
+    units = _units(y, run.persons if shared else None)
     if not units:
         return
     first = np.array([rows[0] for rows in units])
@@ -187,7 +193,7 @@ def _section(head: str, errors: Sequence[LabelError], most: int, width: int) -> 
         first, *others = textwrap.wrap(subject, left, break_on_hyphens=False)
         yield from (f"  {first:{left}}  {detail}", *(f"  {line}" for line in others))
     if len(errors) > most:
-        yield f"  ... and {len(errors) - most:,} more; the CSV of --out has all"
+        yield f"  ... and {len(errors) - most:,} more"
 
 
 def _subject(error: LabelError) -> str:

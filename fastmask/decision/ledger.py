@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from fastmask.errors import DataError, UsageError
-from fastmask.files import check_target, read_strings, real, replacing, write_csv
+from fastmask.files import check_target, read_strings, real, write_csv
 
 if TYPE_CHECKING:
     from fastmask.scoring import Score
@@ -104,17 +104,10 @@ def read_ledger(path: str | Path) -> list[Entry]:
             f"{file}, line {line}, column sha256: found {frame['sha256'][line]!r} a second time, expected each "
             "submission once; remove one of the rows."
         )
-    return [_read_entry(f"{file}, line {line}", row) for line, row in zip(frame.index, _rows(frame), strict=True)]
-
-
-def check_ledger(run: str | Path) -> None:
-    """Raise DataError if the ledger beside a run is broken."""
-    if ledger_of(run).exists():
-        read_ledger(ledger_of(run))
-
-
-def _rows(frame: Any) -> list[dict[str, str]]:
-    return list(frame.to_dict("records"))
+    return [
+        _read_entry(f"{file}, line {line}", row)
+        for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
+    ]
 
 
 def _read_entry(where: str, row: dict[str, str]) -> Entry:
@@ -274,21 +267,21 @@ def _row(entry: Entry) -> tuple[str, ...]:
     interval = "" if low is None or high is None else f" ({low:.4f} … {high:.4f})"
     return (
         entry.date[:16].replace("T", " "),
-        _shortened(entry.file),
-        _shortened(entry.run),
-        _shortened(entry.decision),
+        shortened(entry.file),
+        shortened(entry.run),
+        shortened(entry.decision),
         "" if oof is None else f"{oof:.4f}{interval}",
         "" if public is None else f"{public:.4f}",
         "" if oof is None or public is None else f"{public - oof:+.4f}",
     )
 
 
-def _shortened(text: str, most: int = 32) -> str:
+def shortened(text: str, most: int = 32) -> str:
     """The end of a long text, which tells paths apart."""
     return text if len(text) <= most else "…" + text[1 - most :]
 
 
-def _scored(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
+def both_scores(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
     """(entry, OOF, public) of those that have both."""
     both = ((entry, entry.oof_macro_f1, entry.public) for entry in entries)
     return [(entry, oof, public) for entry, oof, public in both if oof is not None and public is not None]
@@ -296,7 +289,7 @@ def _scored(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
 
 def _agreement(entries: Sequence[Entry]) -> list[str]:
     """In words, how the leaderboard's scores go with OOF's; nothing of fewer than three."""
-    scored = _scored(entries)
+    scored = both_scores(entries)
     if len(scored) < _FEWEST:
         return []
     mean = sum(public - oof for _, oof, public in scored) / len(scored)
@@ -320,61 +313,3 @@ def _rank_correlation(scored: Sequence[tuple[Entry, float, float]]) -> str:
     if len(set(oof)) == 1 or len(set(public)) == 1:
         return "there is no rank correlation, as one of the two is always the same"
     return f"Spearman's rank correlation of the two is {spearmanr(oof, public).statistic:+.2f}"
-
-
-def plot(entries: Sequence[Entry], out: str | Path) -> None:
-    """Write a picture (PNG) of the leaderboard's macro-F1 over that of OOF with its interval, and the diagonal.
-
-    Raises UsageError where no submission has both.
-    """
-    from matplotlib.figure import Figure
-
-    # from the lowest up, so that the labels beside do not cross
-    scored = sorted(_scored(entries), key=lambda row: row[2])
-    if not scored:
-        raise UsageError("No submission has both an OOF score and a public one; add what the leaderboard showed first.")
-    oof, public = [oof for _, oof, _ in scored], [public for *_, public in scored]
-    lows, highs = zip(*(_interval(entry, oof) for entry, oof, _ in scored), strict=True)
-    bottom, top = min(*lows, *public), max(*highs, *public)
-    room = (top - bottom or 0.1) / 20
-    limits = bottom - room, top + room
-    figure = Figure(figsize=(8, max(5.0, len(scored) / 4)), layout="constrained")
-    axes = figure.subplots()
-    axes.axline((bottom, bottom), slope=1, color="0.6", linestyle=":", label="public = OOF")
-    errors = [[x - low for x, low in zip(oof, lows, strict=True)], [h - x for x, h in zip(oof, highs, strict=True)]]
-    axes.errorbar(oof, public, xerr=errors, fmt="o", capsize=3, label="submission, 95 % interval of OOF")
-    axes.set(xlim=limits, ylim=limits, xlabel="OOF macro-F1", ylabel="leaderboard macro-F1", title="Submissions")
-    axes.legend(loc="upper left")
-    _label(axes, scored)
-    with replacing(out) as beside:
-        figure.savefig(beside, format="png", dpi=120)
-
-
-def _interval(entry: Entry, oof: float) -> tuple[float, float]:
-    return oof if entry.oof_low is None else entry.oof_low, oof if entry.oof_high is None else entry.oof_high
-
-
-def _label(axes: Any, scored: Sequence[tuple[Entry, float, float]]) -> None:
-    """Name the points of a picture, from the lowest up, in a column on the right."""
-    low, high = axes.get_ylim()
-    heights = _apart([(public - low) / (high - low) for *_, public in scored])
-    for (entry, oof, public), height in zip(scored, heights, strict=True):
-        axes.annotate(
-            _shortened(entry.label),
-            (oof, public),
-            (1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.7, "relpos": (0, 0.5)},
-        )
-
-
-def _apart(heights: Sequence[float]) -> list[float]:
-    """Rising heights, 0 to 1, moved by as little as leaves room for a line of text between each two."""
-    from sklearn.isotonic import isotonic_regression
-
-    gap, n = min(0.055, 0.8 / len(heights)), len(heights)
-    # with the gaps taken out they need only rise, and the nearest rising numbers are known
-    free = isotonic_regression([y - i * gap for i, y in enumerate(heights)], y_min=0, y_max=1 - (n - 1) * gap)
-    return [float(y) + i * gap for i, y in enumerate(free)]

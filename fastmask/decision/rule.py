@@ -97,17 +97,22 @@ def fit_rule(
     rule = Rule(name, heads, temperatures, () if persons is None else shared_heads(heads, y, persons))
     if name != F1:
         return rule
+    check_f1(heads, y)
+    labels = heads.joint(y)
+    known = labels != UNKNOWN
+    joint = heads.joint_probabilities(rule.averaged(rule.calibrated(probabilities), persons))
+    return replace(rule, gains=fit_gains(joint[known], labels[known]))
+
+
+def check_f1(heads: Heads, y: np.ndarray) -> None:
+    """Raise UsageError where `f1` cannot be fitted on (N, heads) labels."""
     if heads.n_joint > _MOST_JOINT:
         raise UsageError(
             f"The heads make {heads.n_joint} joint classes, and the decision f1 weighs at most {_MOST_JOINT}; "
             f"take {CALIBRATED} or {PLAIN}."
         )
-    labels = heads.joint(y)
-    known = labels != UNKNOWN
-    if not known.any():
+    if (heads.joint(y) == UNKNOWN).all():
         raise UsageError(f"No photo has a label of every head, which the decision {F1} is fitted on; take {PLAIN}.")
-    joint = heads.joint_probabilities(rule.averaged(rule.calibrated(probabilities), persons))
-    return replace(rule, gains=fit_gains(joint[known], labels[known]))
 
 
 def fit_gains(joint: np.ndarray, y: np.ndarray) -> Gains:

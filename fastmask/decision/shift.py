@@ -114,13 +114,18 @@ def shift(run: Run, predictions: Predictions, draws: int = DRAWS) -> Shift:
         raise UsageError(f"{draws} draws say nothing; expected 1 or more.")
     if predictions.heads != run.heads:
         raise UsageError(f"The predictions are of other heads than those of {run.path}.")
+    if predictions.decided is not None:
+        raise UsageError(
+            "These predictions have been calibrated by a rule; give those of predict, as the OOF ones are."
+        )
     there = [fold for fold in run.trained_folds if f"fold{fold}" in predictions.members]
     if not there or not len(predictions):
         raise UsageError(f"The predictions hold no photos predicted by a fold of {run.path}; predict with that run.")
     members = [_member(run, fold, predictions.members[f"fold{fold}"]) for fold in there]
-    overall, heads = _judged(run.heads, *distances(members, draws))
+    heads = Heads([run.heads[name] for name in run.heads.classified])
+    overall, each = _judged(heads, *distances(members, draws))
     unused = [name for name in predictions.members if name not in {f"fold{fold}" for fold in there}]
-    return Shift(overall, heads, _shares(run.heads, members), _notes(members, unused))
+    return Shift(overall, each, _shares(heads, members), _notes(members, unused))
 
 
 def _judged(heads: Heads, observed: np.ndarray, null: np.ndarray) -> tuple[Distance, dict[str, Distance]]:
@@ -142,7 +147,9 @@ def _member(run: Run, fold: int, new: np.ndarray) -> Member:
     persons = run.folds["person"].to_numpy(dtype=object)[run.folds["fold"] == fold]
     if oof.shape != (len(persons), run.heads.n_logits):
         raise DataError(f"{run.fold_path(fold)} does not hold the OOF probabilities of its {len(persons)} photos.")
-    return Member(np.round(oof, _DECIMALS), persons, np.round(new, _DECIMALS))
+    # a number that is learned beside a head's bands says the same again
+    columns = run.heads.joined_columns
+    return Member(np.round(oof[:, columns], _DECIMALS), persons, np.round(new[:, columns], _DECIMALS))
 
 
 def _shares(heads: Heads, members: Sequence[Member]) -> pd.DataFrame:

@@ -60,6 +60,8 @@ class Predictions:
         Each member is calibrated by itself, as the rule was fitted on single models' probabilities. `persons` (N,) say
         whose photos they are, where the rule averages over persons.
         """
+        if self.decided is not None:
+            raise UsageError("These predictions are decided already; take those of predict.")
         members = {member: rule.calibrated(each) for member, each in self.members.items()}
         probabilities = rule.averaged(np.mean(list(members.values()), axis=0), persons)
         return replace(self, probabilities=probabilities, members=members, decided=rule.choose(probabilities))
@@ -118,7 +120,7 @@ def predict(
     such as ["fold0", "fold2"]; all by default. `precision` "auto" is that of the run, on a CPU fp32. Memory grows with
     the photos by their probabilities only. `progress` is called with (batches done, batches in all).
     """
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.of(run)
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
         if not least <= value <= MOST:
             raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")

@@ -34,7 +34,7 @@ def distribution(logits: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Te
     y is -1, and (B,) weights: 1, or 0 where unknown.
     """
     known = y != UNKNOWN
-    target = targets.to(logits.device)[y.clamp(min=0)]
+    target = targets[y.clamp(min=0)]
     loss = F.kl_div(F.log_softmax(logits.float(), dim=-1), target, reduction="none").sum(-1)
     return torch.where(known, loss, torch.zeros_like(loss)), known.to(loss.dtype)
 

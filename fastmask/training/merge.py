@@ -21,7 +21,7 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     """
     out = Path(out)
     check_free(out, overwrite)
-    loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
+    loaded = [Run.of(run) for run in runs]
     if len(loaded) < 2:
         raise UsageError(f"merge joins two or more runs; found {len(loaded)}.")
     if any(real(run.path) == real(out) for run in loaded):

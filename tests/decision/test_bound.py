@@ -4,6 +4,7 @@ from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
 from fastmask.decision.bound import bound_curve, in_bands
+from fastmask.decision.pictures import plot_bound
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 
@@ -78,7 +79,8 @@ def test_the_honest_score_is_by_bounds_that_other_folds_chose(aged):
 
 
 def test_a_picture_of_it(aged, tmp_path):
-    assert bound_curve(aged(late=3), draws=50).plot(tmp_path / "bound.png").read_bytes().startswith(b"\x89PNG")
+    plot_bound(bound_curve(aged(late=3), draws=50), tmp_path / "bound.png")
+    assert (tmp_path / "bound.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_cannot_be_asked_is_said(aged, finished_run):
@@ -88,3 +90,24 @@ def test_what_cannot_be_asked_is_said(aged, finished_run):
         bound_curve(finished_run, "gender")
     with pytest.raises(UsageError, match="Bound 30 of age lies not above 30"):
         bound_curve(aged(persons=20), bounds=[30, 58])
+
+
+@pytest.mark.parametrize("bound", [np.nan, np.inf])
+def test_a_bound_is_a_finite_number(aged, bound):
+    with pytest.raises(UsageError, match="expected finite numbers"):
+        bound_curve(aged(persons=20), bounds=[58, bound])
+
+
+def test_where_bounds_are_equal_the_official_one_is_best(aged):
+    # nobody is between 55 and 60, nor thought to be
+    run = aged(persons=40)
+    numbers = run.heads.split(run.oof[run.heads.columns].to_numpy())[3]
+    numbers[:] = np.eye(len(YEARS))[np.where(run.true[:, 2] == 2, 50, 5)]
+    run.oof[run.heads.columns[8:]] = numbers
+    curve = bound_curve(run, draws=10)
+    assert curve.best.bound == 60
+    assert curve.honest_gain.macro_f1 == 0
+
+
+def test_one_fold_is_dealt_into_parts_of_persons(aged):
+    assert bound_curve(aged(folds=1, persons=40), draws=10).honest.n == 280

@@ -8,9 +8,9 @@ from fastmask.decision.calibration import (
     calibration_error,
     calibrations,
     fit_temperature,
-    plot_reliability,
     reliability,
 )
+from fastmask.decision.pictures import plot_reliability
 from fastmask.heads import Head, Heads
 
 
@@ -95,4 +95,5 @@ def test_a_picture_of_each_heads_reliability(tmp_path):
     heads = Heads([Head("one", ("a", "b", "c")), Head("two", ("d", "e", "f"))])
     each = calibrations(heads, both, cooled, np.stack([y, y], axis=1))
     assert each["one"].error_after < each["two"].error_after == each["two"].error_before
-    assert plot_reliability(each, tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    plot_reliability(each, tmp_path / "reliability.png")
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")

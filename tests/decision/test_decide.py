@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from fastmask.decision.calibration import at_temperature, calibration_error, fit_temperature
 from fastmask.decision.decide import answers_of, cross_fit, decide, fit_run, rule_for, score_of
+from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import fit_rule
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
@@ -65,7 +67,7 @@ def test_a_gain_within_noise_is_said_to_be_so_and_plain_stays(run_of, draw_oof):
     heads = [np.eye(k)[labels] * 0.9 + 0.1 / k for k, labels in zip((3, 2, 3), y.T, strict=True)]
     decisions = decide(run_of(np.concatenate(heads, axis=1), y))
     assert decisions.best == "plain"
-    assert "No gain is beyond noise: plain stays." in str(decisions)
+    assert "No rule gains beyond noise: plain stays." in str(decisions)
     assert all(row.gain.is_noise for row in decisions.rows[1:])
 
 
@@ -88,16 +90,60 @@ def test_a_head_that_is_too_sure_errs_less_at_its_temperature(run):
     assert sum(row["n"] for row in calibration.to_plain()["before"]) == 2800
 
 
-def test_one_fold_or_torn_persons_are_dealt_anew_with_persons_whole(run_of, draw_oof):
+@pytest.mark.parametrize("torn", [False, True])
+def test_one_fold_or_torn_persons_are_dealt_anew_with_persons_whole(run_of, draw_oof, torn):
     probabilities, y = draw_oof(persons=30)
-    for made in (
-        run_of(probabilities, y, "one", folds=1),
-        run_of(probabilities, y, "torn", persons=np.arange(210) % 30),
-    ):
-        first = decide(made, draws=10)
-        assert [row.rule for row in first.rows] == ["plain", "calibrated", "f1"]
-    torn = run_of(probabilities, y, "whole", persons=np.repeat(np.arange(30), 7))
-    assert (cross_fit(torn, "calibrated")[1] == torn.predicted).all()
+    run = run_of(probabilities, y, folds=5 if torn else 1)
+    if torn:
+        run.oof["fold"] = np.arange(210) % 5
+    parts = parts_of(run)
+    assert sorted(set(parts)) == [0, 1, 2, 3, 4]
+    assert all(len(set(parts[run.persons == person])) == 1 for person in set(run.persons))
+    assert [row.rule for row in decide(run, draws=10).rows] == ["plain", "calibrated", "f1"]
+
+
+def test_whole_persons_are_parted_by_the_runs_folds(run):
+    assert (parts_of(run) == run.oof["fold"]).all()
+
+
+def test_one_person_is_not_enough(run_of, draw_oof):
+    with pytest.raises(UsageError, match="has one person only"):
+        decide(run_of(*draw_oof(persons=1)))
+
+
+def test_the_calibration_error_after_is_at_temperatures_of_other_persons(run):
+    folds, i = run.oof["fold"].to_numpy(), run.heads.position("age")
+    p, y = run.heads.split(run.probabilities)[i], run.true[:, i]
+    after = np.empty_like(p)
+    for fold in range(5):
+        here = folds == fold
+        after[here] = at_temperature(p[here], fit_temperature(p[~here], y[~here]))
+    assert decide(run, draws=10).calibration["age"].error_after == pytest.approx(calibration_error(after, y))
+
+
+def test_what_averaging_persons_does_and_what_a_rule_gains_are_told_apart(run_of, draw_oof):
+    # photos of a person are noisy, their mean is not, and the mask is in no doubt
+    rng = np.random.default_rng(0)
+    y = draw_oof(persons=200)[1]
+    parts = [np.eye(k)[labels] for k, labels in zip((3, 2, 3), y.T, strict=True)]
+    noisy = [parts[0] + 0.01, *(part + rng.gamma(1.0, 1.0, part.shape) for part in parts[1:])]
+    run = run_of(np.concatenate([part / part.sum(1, keepdims=True) for part in noisy], axis=1), y)
+    decisions = decide(run, same_person=True)
+    averaged = decisions.rows[3]
+    assert (averaged.rule, averaged.averaged, averaged.gain.is_noise) == ("plain", True, False)
+    assert "Averaging over persons gains." in str(decisions)
+    best = [row for row in decisions.rows if row.averaged and row.rule != "plain" and row.gain.macro_f1_interval[0] > 0]
+    assert decisions.best == (best[0].rule if best else "plain")
+
+
+def test_a_class_that_oof_lacks_counts_as_in_the_runs_score(run_of, draw_oof):
+    run = run_of(*draw_oof(persons=60))
+    old = np.unique(run.folds["person"][run.folds["age"] == "60+"])
+    kept = ~np.isin(run.persons, old)
+    part = run.oof[kept].reset_index(drop=True)
+    run.__dict__["oof"] = part
+    assert decide(run, draws=10).rows[0].score.macro_f1 == run.score(draws=0).joint.macro_f1
+    assert score_of(run, "plain", draws=0).macro_f1 == run.score(draws=0).joint.macro_f1
 
 
 def test_what_is_fitted_for_new_photos_is_fitted_on_all(run):
@@ -111,7 +157,7 @@ def test_what_is_fitted_for_new_photos_is_fitted_on_all(run):
 
 def test_a_rules_score_is_that_of_its_row(run):
     rows = {row.name: row.score for row in decide(run, same_person=True, draws=100).rows}
-    assert score_of(run, "f1", True, draws=100) == rows["f1, persons averaged"]
+    assert score_of(run, "f1, persons averaged", draws=100) == rows["f1, persons averaged"]
     assert score_of(run, "plain", draws=100) == rows["plain"]
 
 

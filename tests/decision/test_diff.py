@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.data.contest import contest_heads
+from fastmask.decision.decide import decide
 from fastmask.decision.diff import diff_files, expect_files, expected_change
 from fastmask.decision.ledger import entry_of, note
 from fastmask.errors import DataError, UsageError
@@ -161,20 +163,30 @@ def test_it_says_of_what_it_is(runs: tuple[Run, Run]) -> None:
     assert "The interval holds 0" in str(same)
 
 
-def test_the_rule_of_each_side_is_asked_for(runs: tuple[Run, Run]) -> None:
-    asked = []
+def test_each_side_is_answered_by_its_rule(run_of, draw_oof) -> None:
+    run = run_of(*draw_oof(persons=60))
+    found = expected_change(run, run, ("plain", "f1"))
+    rows = {row.rule: row for row in decide(run).rows}
+    assert found.difference == rows["f1"].gain
+    assert found.runs == (str(run.path), f"{run.path} (f1)")
 
-    def answers_of(run: Run, decision: str) -> np.ndarray:
-        asked.append((run.path, decision))
-        # as classes of the heads, or as joint ones
-        return run.true if decision == "f1" else run.heads.joint(run.true)
 
-    found = expected_change(*runs, ("plain", "f1"), answers_of, draws=20)
-    assert asked == [(runs[0].path, "plain"), (runs[1].path, "f1")]
-    assert (found.difference.macro_f1, found.difference.accuracy) == (0, 0)
-    assert found.runs == (str(runs[0].path), f"{runs[1].path} (f1)")
-    with pytest.raises(UsageError, match="by the decision 'f1', which is not known here"):
-        expected_change(*runs, ("plain", "f1"))
+def test_a_run_that_is_not_what_it_was_is_told(files: tuple[Path, Path], runs: tuple[Run, Run], tmp_path: Path) -> None:
+    ledger, scores = tmp_path / "ledger.csv", [run.score(draws=0).joint for run in runs]
+    for file, run, score in zip(files, runs, scores, strict=True):
+        note(ledger, entry_of(file, score, run=str(run.path), decision="plain"))
+    assert "trained anew" not in str(expect_files(*files, ledger=ledger))
+    note(ledger, entry_of(files[1], replace(scores[1], macro_f1=0.9), run=str(runs[1].path), decision="plain"))
+    assert f"{runs[1].path} has been trained anew since." in str(expect_files(*files, ledger=ledger))
+
+
+def test_a_submission_of_nobody_is_taken_for_a_plain_one_of_the_run_that_is_named(
+    files: tuple[Path, Path], runs: tuple[Run, Run], tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger.csv"
+    note(ledger, entry_of(files[0], public=0.7))
+    named = (runs[0].path, runs[1].path)
+    assert expect_files(*files, named, ledger).difference == expected_change(*runs).difference
 
 
 def change(file: Path, column: str, row: int, cell: str) -> str:
@@ -237,8 +249,8 @@ def test_without_runs_there_is_no_expectation_but_a_reason(
     assert f"what run {files[1]} is of, {ledger} knows no run of it" in str(expect_files(*files, ledger=ledger))
     note(ledger, entry_of(files[1], run="runs/gone"))
     assert "runs/gone is not a run directory" in str(expect_files(*files, ledger=ledger))
-    note(ledger, entry_of(files[1], run=str(runs[1].path), decision="f1"))
-    assert "decision 'f1', which is not known here" in str(expect_files(*files, ledger=ledger))
+    note(ledger, entry_of(files[1], run=str(runs[1].path), decision="best"))
+    assert "no decision 'best'" in str(expect_files(*files, ledger=ledger))
     assert json.loads(json.dumps(found.to_plain()))["difference"] is None
     # what was asked for by name, and cannot be had, is an error
     with pytest.raises(UsageError, match="is not a run directory"):

@@ -4,10 +4,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 from fastmask.decision import ledger as module
 from fastmask.decision.ledger import (
@@ -18,7 +16,6 @@ from fastmask.decision.ledger import (
     entry_of,
     ledger_of,
     note,
-    plot,
     read_ledger,
     summary,
 )
@@ -298,22 +295,3 @@ def test_a_summary_of_few_or_equal_scores_says_no_more_than_it_can() -> None:
 
 def test_long_names_keep_their_end() -> None:
     assert "…" + "x" * 25 + "/7.csv" in summary([replace(entry(7), file="x" * 100 + "/7.csv")])
-
-
-def test_the_picture_is_drawn_without_a_window(tmp_path: Path) -> None:
-    backend = mpl.rcParams._get_backend_or_none()
-    # a dollar does not make a formula, and an interval may be missing
-    odd = [replace(FOUR[0], run="runs/a$\\frac$"), replace(FOUR[1], oof_low=None, oof_high=None), entry(5, 0.7)]
-    for count, rows in enumerate((FOUR, odd, FOUR[:1], FOUR * 20)):
-        plot(rows, tmp_path / f"{count}.png")
-        assert Image.open(tmp_path / f"{count}.png").width >= 900
-    assert mpl.rcParams._get_backend_or_none() == backend
-    with pytest.raises(UsageError, match="No submission has both an OOF score and a public one"):
-        plot([entry(1, 0.7), entry(2, public=0.8)], tmp_path / "none.png")
-
-
-def test_labels_stand_apart_and_in_order() -> None:
-    # worked by hand: three at one height part around it, one far away stays
-    assert module._apart([0.5, 0.5, 0.5, 0.9]) == pytest.approx([0.445, 0.5, 0.555, 0.9])
-    assert module._apart([0.0, 0.0]) == pytest.approx([0.0, 0.055])
-    assert max(module._apart([1.0] * 40)) <= 1

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
+from fastmask.decision.decide import fit_run
 from fastmask.decision.shift import Member, distances, judge, shift
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
@@ -138,6 +139,14 @@ def test_a_shift_is_told_in_plain_words(finished_run, new):
     assert "differ from OOF's by" in str(found)
     assert f"may not hold there; most: {found.shifted[0]}" in found.verdict
     assert found.shares.set_index("class")["new"]["age.60+"] == 1
+
+
+def test_what_a_rule_has_calibrated_is_not_compared(finished_run, new):
+    decided = new.decide(fit_run(finished_run, "calibrated"))
+    with pytest.raises(UsageError, match="calibrated by a rule"):
+        shift(finished_run, decided)
+    with pytest.raises(UsageError, match="decided already"):
+        decided.decide(fit_run(finished_run, "calibrated"))
 
 
 def test_members_that_the_run_does_not_have_are_left_out_and_told(finished_run, new):

@@ -397,6 +397,6 @@ def test_the_number_behind_a_head_is_learned_beside_it(contest, small_settings, 
 def test_a_run_on_labels_that_a_model_proposed_says_that_its_score_flatters(contest, small_settings, tmp_path):
     table = replace(read_contest(contest), proposed=3)
     run = cross_validate(table, out=tmp_path / "run", **{**small_settings, "epochs": 1})
-    note = "3 labels were corrected as a model proposed and nobody has looked at them: this score flatters."
+    note = "3 corrections of labels are a model's own and nobody has looked at them: this score flatters."
     assert note in run.score(draws=0).notes
     assert note in run.scores["notes"]

@@ -1,0 +1,104 @@
+"""Pictures of decisions: how reliable heads are, what a bound is worth, what the leaderboard made of OOF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.isotonic import isotonic_regression
+
+from fastmask.decision.ledger import both_scores, shortened
+from fastmask.errors import UsageError
+from fastmask.files import replacing
+
+if TYPE_CHECKING:
+    from fastmask.decision.bound import BoundCurve
+    from fastmask.decision.calibration import Calibration
+    from fastmask.decision.ledger import Entry
+
+
+def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) -> None:
+    """Write a PNG of each head's reliability before and after: on the diagonal it is as sure as it is right."""
+    figure = Figure(figsize=(3.6 * len(calibration), 3.9), layout="constrained")
+    every = np.atleast_1d(figure.subplots(1, len(calibration), sharey=True))
+    for axes, (head, one) in zip(every, calibration.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        named = (("as it is", one.before), (f"at temperature {one.temperature:.2f}", one.after))
+        for (label, table), error in zip(named, (one.error_before, one.error_after), strict=True):
+            (line,) = axes.plot(table["confidence"], table["accuracy"], label=f"{label}: {error:.3f}")
+            size = 10 + 200 * table["n"] / table["n"].sum()
+            axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
+        axes.set(title=head, xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.legend(title="calibration error", loc="lower right", fontsize=8, title_fontsize=8)
+    every[0].set_ylabel("how often right")
+    _save(figure, out)
+
+
+def plot_bound(curve: BoundCurve, out: str | Path) -> None:
+    """Write a PNG of the official score against the bound."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    bounds, scores = [row.bound for row in curve.rows], [row.score for row in curve.rows]
+    low, high = np.array([score.macro_f1_interval for score in scores]).T
+    axes.fill_between(bounds, low, high, alpha=0.2, label="95 % interval")
+    axes.plot(bounds, [score.macro_f1 for score in scores], "o-", label="official macro-F1")
+    axes.axvline(curve.official, color="0.6", linewidth=1, label="official bound")
+    axes.set(xlabel=f"{curve.head}: the last class from", ylabel="official macro-F1", xticks=bounds)
+    axes.legend()
+    _save(figure, out)
+
+
+def plot_ledger(entries: Sequence[Entry], out: str | Path) -> None:
+    """Write a PNG of the leaderboard's macro-F1 over that of OOF with its interval, and the diagonal.
+
+    Raises UsageError where no submission has both.
+    """
+    # from the lowest up, so that the labels beside do not cross
+    rows = sorted(both_scores(entries), key=lambda row: row[2])
+    if not rows:
+        raise UsageError("No submission has both an OOF score and a public one; add what the leaderboard showed first.")
+    oof, public = np.array([row[1:] for row in rows]).T
+    ends = [(entry.oof_low, entry.oof_high) for entry, *_ in rows]
+    lows, highs = np.array([[x if end is None else end for end in both] for both, x in zip(ends, oof, strict=True)]).T
+    bottom, top = min(*lows, *public), max(*highs, *public)
+    room = (top - bottom or 0.1) / 20
+    limits = bottom - room, top + room
+    figure = Figure(figsize=(8, max(5.0, len(rows) / 4)), layout="constrained")
+    axes = figure.subplots()
+    axes.axline((bottom, bottom), slope=1, color="0.6", linestyle=":", label="public = OOF")
+    axes.errorbar(oof, public, xerr=[oof - lows, highs - oof], fmt="o", capsize=3, label="submission, 95 % of OOF")
+    axes.set(xlim=limits, ylim=limits, xlabel="OOF macro-F1", ylabel="leaderboard macro-F1", title="Submissions")
+    axes.legend(loc="upper left")
+    _label(axes, [entry.label for entry, *_ in rows], oof, public)
+    _save(figure, out)
+
+
+def _label(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
+    """Name the points of a picture, from the lowest up, in a column on the right."""
+    low, high = axes.get_ylim()
+    for name, *point, height in zip(names, x, y, _apart((y - low) / (high - low)), strict=True):
+        axes.annotate(
+            shortened(name),
+            point,
+            (1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.7, "relpos": (0, 0.5)},
+        )
+
+
+def _apart(heights: np.ndarray) -> np.ndarray:
+    """Rising heights, 0 to 1, moved by as little as leaves room for a line of text between each two."""
+    gap, n = min(0.055, 0.8 / len(heights)), len(heights)
+    steps = gap * np.arange(n)
+    # with the gaps taken out they need only rise, and the nearest rising numbers are known
+    return np.asarray(isotonic_regression(heights - steps, y_min=0, y_max=1 - (n - 1) * gap)) + steps
+
+
+def _save(figure: Figure, out: str | Path) -> None:
+    with replacing(out) as beside:
+        figure.savefig(beside, format="png", dpi=110)
