@@ -169,6 +169,7 @@ def test_nothing_is_written_where_the_out_of_fold_predictions_are_broken(
     assert "column age.60+: found '1e+308', expected a probability from 0 to 1" in sentence
 
 
+@pytest.mark.filterwarnings("default::fastmask.errors.FastmaskWarning")
 def test_a_submission_is_whole_where_its_shift_cannot_be_told(submit: Command, run_copy: Path) -> None:
     for file in (run_copy / "fold0").glob("oof*"):
         file.unlink()
