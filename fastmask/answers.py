@@ -18,6 +18,7 @@ from fastmask.terminal import bar, say
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastmask.decision.rule import Rule
     from fastmask.inference.ensemble import Predictions
     from fastmask.run import Run
 
@@ -55,9 +56,10 @@ def predict(
     A submission is noted in ledger.csv beside the run.
     """
     check_new(out, overwrite)
-    from fastmask.decision.decide import name_of, rule_for
-    from fastmask.decision.rule import PLAIN
+    from fastmask.decision.decide import check_decision
     from fastmask.run import Run
+
+    check_decision(decision)
 
     loaded = Run.load(run)
     photos: Any = images
@@ -70,10 +72,7 @@ def predict(
     persons = None if same_person is None else _persons(photos, same_person, submission)
     if whole_shift and tta > 1:
         raise UsageError("--shift needs one view a photo (--tta 1): the mean of several is less sure than OOF.")
-    rule = rule_for(loaded, decision, persons is not None)
-    name = name_of(rule.name if rule else PLAIN, persons is not None)
-    if rule is not None:
-        say(f"Decision {name}, fitted on the run's out-of-fold predictions")
+    rule, name = _rule(loaded, decision, persons is not None)
     entry = _entry(loaded, name, tta) if submission is not None else {}
     chosen = None if members is None else words(members)
     with bar("predicting") as progress:
@@ -107,6 +106,21 @@ def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarr
     return persons_of(find_photos(photos)[1], same_person, submission)
 
 
+def _rule(run: Run, decision: str, averaged: bool) -> tuple[Rule | None, str]:
+    """The rule to answer by, fitted on the run, and its name; none for plain answers, which need no OOF."""
+    from fastmask.decision.decide import AUTO, decide, fit_run, name_of
+    from fastmask.decision.rule import PLAIN
+
+    if decision == AUTO:
+        found = decide(run, averaged)
+        decision = found.best
+        say("\n".join(found.verdicts))
+    if decision == PLAIN and not averaged:
+        return None, PLAIN
+    say(f"Decision {name_of(decision, averaged)}, by the run's out-of-fold predictions")
+    return fit_run(run, decision, averaged), name_of(decision, averaged)
+
+
 def _entry(run: Run, decision: str, tta: int) -> dict[str, Any]:
     """What the ledger will know of a submission, as far as the run tells; raises DataError for a broken ledger."""
     from fastmask.decision.decide import score_of
@@ -116,7 +130,8 @@ def _entry(run: Run, decision: str, tta: int) -> dict[str, Any]:
     if ledger_of(run.path).exists():
         read_ledger(ledger_of(run.path))
     oof = score_of(run, decision) if run.is_scored else None
-    return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta}
+    caveats = " ".join(run.caveats) if oof else ""
+    return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta, "caveats": caveats}
 
 
 def _note(run: Run, out: Path, entry: dict[str, Any]) -> None:
@@ -125,11 +140,19 @@ def _note(run: Run, out: Path, entry: dict[str, Any]) -> None:
 
     ledger = ledger_of(run.path)
     try:
-        note(ledger, entry_of(out, **entry))
-        say(f"Noted in {ledger}" + (f": OOF {entry['oof']}" if entry["oof"] else ""))
+        before = note(ledger, entry_of(out, **entry))
     except (FastmaskError, OSError) as error:
         # the submission is whole, and a run may lie where others may only read
-        _warn(f"The submission is not noted in {ledger}: {one_line(error)}.")
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        _warn(
+            f"The submission is not noted in {ledger}: {why}; note it elsewhere by fastmask ledger add --ledger FILE."
+        )
+        return
+    say(f"Noted in {ledger}" + (f": OOF {entry['oof']}" if entry["oof"] else ""))
+    if before and before.file != str(out.resolve()):
+        say(f"These are the same answers as {before.file}, which was noted before.")
+    for caveat in run.caveats if entry["oof"] else ():
+        say(caveat)
 
 
 def _say_shift(run: Run, predictions: Predictions, whole: bool) -> None:
@@ -198,6 +221,7 @@ def decide(
         from fastmask.decision.pictures import plot_reliability
 
         plot_reliability(decisions.calibration, plot)
+        say(f"Written: {plot}")
     _show(decisions, json)
     asked = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
     say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *asked, "--out FILE"]))
@@ -229,6 +253,7 @@ def bound(
         from fastmask.decision.pictures import plot_bound
 
         plot_bound(curve, plot)
+        say(f"Written: {plot}")
     _show(curve, json)
 
 
@@ -237,7 +262,7 @@ def label_errors(
     run: _RUN,
     out: Annotated[Path | None, option("A table of fixes to write, for fit --fixes.")] = None,
     heads: Annotated[str | None, option("Only these heads, such as gender,mask. (default: all)")] = None,
-    most: Annotated[int, typer.Option(help="Rows shown a head.")] = 20,
+    most: Annotated[int, typer.Option(help="Rows shown a head.", min=0)] = 20,
     overwrite: _OVERWRITE = False,
 ) -> None:
     """List the photos and persons whose label the out-of-fold predictions contradict, the most suspicious first."""
@@ -255,7 +280,9 @@ def label_errors(
         write_csv(out, to_fixes([error for error in errors if error.head not in banded]))
         for name in banded:
             say(f"{name} is not in {out}: a class of it does not tell the number. Name it by --heads to have its rows.")
-    typer.echo("\n".join([summary(errors, most), *loaded.score(draws=0).notes]))
+    typer.echo(summary(errors, most))
+    if loaded.config.group == "none":
+        say("The split is leaky (--group none): the models have seen these persons, and their wrong labels are hidden.")
     if out is not None:
         say(f"Written: {out}. Look at each photo and keep the rows that are right; then fastmask fit --fixes FILE")
 
@@ -274,7 +301,7 @@ def diff(
 ) -> None:
     """Say where two submissions differ, and what change of score their runs' OOF predictions lead one to expect."""
     if out is not None:
-        check_new(out, overwrite)
+        check_new(out, overwrite, a, b)
     from fastmask.decision.diff import diff_files, expect_files
 
     found = diff_files(a, b)
@@ -319,7 +346,8 @@ def add(
     """Keep what the leaderboard said of a submission."""
     from fastmask.decision.ledger import add_public, read_ledger, summary
 
-    add_public(ledger, file, public, accuracy, text, overwrite)
+    if not add_public(ledger, file, public, accuracy, text, overwrite).run:
+        say(f"{file} is of no run that {ledger} knows; it is kept without one.")
     typer.echo(summary(read_ledger(ledger)))
 
 

@@ -27,6 +27,10 @@ _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
 
 
+# the submissions of the runs in one folder
+LEDGER = "ledger.csv"
+
+
 def cache_home() -> Path:
     """The folder of what fastmask keeps for a user between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
@@ -107,11 +111,19 @@ def check_target(path: Path) -> None:
     check_parent(path)
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Raise UsageError for a file to write that exists, unless it may be replaced, or that cannot be written."""
+def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise UsageError for a file to write that exists, unless it may be replaced, or that cannot be written.
+
+    What is read, a ledger, and what lies in a run are never replaced.
+    """
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; name another file, or replace it with --overwrite.")
     check_target(path)
+    if path.exists():
+        place = real(path)
+        in_run = any((folder / "heads.json").is_file() for folder in list(place.parents)[:2])
+        if in_run or path.name == LEDGER or any(place == real(file) for file in inputs):
+            raise UsageError(f"{path} is read, or part of a run or its ledger, and is not replaced; name another file.")
 
 
 def check_parent(path: Path) -> None:

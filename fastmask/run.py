@@ -180,7 +180,15 @@ class Run:
 
         `true` and `predicted` are joint classes; -1 where a label is unknown.
         """
-        return self._read(OOF, ["path", "person", "fold", *self.heads.columns, "true", "predicted"])
+        oof = self._read(OOF, ["path", "person", "fold", *self.heads.columns, "true", "predicted"])
+        columns = ["path", "person", "fold"]
+        expected = self.folds[self.folds["fold"].isin(oof["fold"])][columns].reset_index(drop=True)
+        if not oof[columns].equals(expected):
+            raise DataError(
+                f"{self.path / OOF} has {len(oof)} rows that are not the {len(expected)} photos of {self.path / FOLDS} "
+                "in their order and folds; restore both."
+            )
+        return oof
 
     def _read(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """A CSV of the run: text in the columns that name things, numbers in all others."""
@@ -282,24 +290,29 @@ class Run:
         By the score's age bounds, whatever training used; a fold's epoch is the one that the other folds chose.
         """
         scores = score_heads(self.heads, self.predicted, self.true, self.persons, draws, self.y)
+        scores.notes.extend(self.caveats)
+        return scores
+
+    @property
+    def caveats(self) -> list[str]:
+        """What makes its score another than that of an honest, whole cross-validation; mostly nothing."""
         trained = sorted(set(self.oof["fold"].astype(int)))
+        caveats = []
         if len(trained) < self.config.folds:
-            scores.notes.append(
-                f"Of {self.config.folds} folds only {', '.join(map(str, trained))}: a part of the photos."
-            )
+            caveats.append(f"Of {self.config.folds} folds only {', '.join(map(str, trained))}: a part of the photos.")
         if self.start.get("chosen_weights"):
-            scores.notes.append(
+            caveats.append(
                 "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
                 "little; compare it only with runs that started there, too."
             )
         if self.environment.get("proposed_fixes"):
-            scores.notes.append(
+            caveats.append(
                 f"{self.environment['proposed_fixes']} corrections of labels are a model's own and nobody has looked "
                 "at them: this score flatters."
             )
         if self.config.group == "none":
-            scores.notes.append("Leaky split (--group none): this score flatters and says nothing about new people.")
-        return scores
+            caveats.append("Leaky split (--group none): this score flatters and says nothing about new people.")
+        return caveats
 
     @property
     def persons(self) -> np.ndarray:

@@ -69,7 +69,7 @@ class Difference:
 
     def __str__(self) -> str:
         low, high = self.macro_f1_interval
-        return f"{self.macro_f1:+.4f} ({low:+.4f} … {high:+.4f})"
+        return f"{self.macro_f1:+.4f} ({low:+.4f} … {high:+.4f}){', within noise' if self.is_noise else ''}"
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

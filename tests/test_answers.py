@@ -52,7 +52,7 @@ def test_predict_by_a_rule_answers_as_the_rule_does(run_copy: Path, contest: Pat
     images = contest / "eval" / "images"
     fastmask("predict", run_copy, images, "--out", "plain.csv")
     answer = fastmask("predict", run_copy, images, "--decision", "f1", "--out", "f1.csv")
-    assert answer.err[0] == "Decision f1, fitted on the run's out-of-fold predictions"
+    assert answer.err[0] == "Decision f1, by the run's out-of-fold predictions"
     plain, f1, run = pd.read_csv("plain.csv"), pd.read_csv("f1.csv"), Run.load(run_copy)
     rule, columns = fit_run(run, "f1"), run.heads.columns
     members = [plain[[f"{member}:{c}" for c in columns]].to_numpy() for member in ("fold0", "fold1")]
@@ -80,7 +80,7 @@ def test_persons_are_averaged_over_a_column_of_the_file_of_questions_or_over_fol
     ("words", "named"),
     [
         (["--decision", "best"], ["'best'", "auto, plain, calibrated, f1"]),
-        (["--same-person", "who"], ["info.csv", "'who'", "ImageID, ans"]),
+        (["--same-person", "who"], ["info.csv", "'who'", "none besides its own"]),
         (["--same-person", "ans"], ["info.csv", "'ans'"]),
         (["--same-person", "folder"], ["28 photos", "one folder"]),
     ],
@@ -194,3 +194,52 @@ def test_a_number_behind_a_head_has_no_label_errors(run_copy: Path, fastmask: Co
     answer = fastmask("label-errors", run_copy, "--out", "suspects.csv")
     assert any("age is not in suspects.csv" in line for line in answer.err)
     assert "age" not in set(pd.read_csv("suspects.csv")["column"])
+
+
+def test_a_column_that_puts_all_photos_under_one_person_is_refused(
+    run_copy: Path, contest: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    pd.read_csv(contest / "eval" / "info.csv").assign(who="me").to_csv(tmp_path / "who.csv", index=False)
+    words = ["--submission", tmp_path / "who.csv", "--same-person", "who", "--out", "s.csv"]
+    assert "all 28 photos" in refused(ASKED_WRONGLY, "predict", run_copy, contest / "eval" / "images", *words)
+
+
+def test_what_is_read_and_what_a_run_is_made_of_are_never_written_over(
+    submit: Command, run_copy: Path, contest: Path, refused: Callable[..., str]
+) -> None:
+    submit("a.csv")
+    ledger, images = run_copy.parent / "ledger.csv", contest / "eval" / "images"
+    for out, command in (
+        ("a.csv", ["diff", "a.csv", "b.csv"]),
+        (run_copy / "folds.csv", ["label-errors", run_copy]),
+        (run_copy / "fold0" / "history.csv", ["predict", run_copy, images]),
+        (ledger, ["predict", run_copy, images]),
+    ):
+        assert "is not replaced" in refused(ASKED_WRONGLY, *command, "--out", out, "--overwrite")
+
+
+def test_auto_says_what_it_takes_and_why(submit: Command, run_copy: Path) -> None:
+    answer = submit("s.csv", "--decision", "auto")
+    assert answer.err[0] == decide(run_copy).verdicts[-1]
+
+
+def test_the_same_answers_again_and_a_score_that_flatters_are_told(submit: Command, run_copy: Path) -> None:
+    environment = json.loads((run_copy / "environment.json").read_text())
+    (run_copy / "environment.json").write_text(json.dumps({**environment, "proposed_fixes": 2}))
+    submit("a.csv")
+    answer = submit("b.csv")
+    assert any(line.startswith("These are the same answers as ") and "a.csv" in line for line in answer.err)
+    assert any("a model's own" in line for line in answer.err)
+    assert "a model's own" in pd.read_csv(run_copy.parent / "ledger.csv")["caveats"][0]
+
+
+def test_what_is_no_submission_is_not_kept(work: Path, refused: Callable[..., str]) -> None:
+    (work / "probabilities.csv").write_text("path,predicted\na.jpg,3\n")
+    assert "no column 'ImageID'" in refused(FAILED, "ledger", "add", "probabilities.csv", "--public", 0.5)
+
+
+def test_out_of_fold_predictions_of_other_photos_are_not_believed(run_copy: Path, refused: Callable[..., str]) -> None:
+    rows = (run_copy / "oof.csv").read_text().splitlines(keepends=True)
+    (run_copy / "oof.csv").write_text("".join(rows[:20]))
+    for command in ("decide", "score", "label-errors"):
+        assert "has 19 rows that are not the" in refused(FAILED, command, run_copy)

@@ -177,7 +177,7 @@ def test_the_same_answers_differ_by_nothing_and_that_is_noise():
     same = score_differences([(one, true, None), (one, true, None)], persons)[0]
     assert (same.macro_f1, same.macro_f1_interval) == (0, (0, 0))
     assert same.is_noise
-    assert str(same) == "+0.0000 (+0.0000 … +0.0000)"
+    assert str(same) == "+0.0000 (+0.0000 … +0.0000), within noise"
 
 
 def test_many_answers_are_each_compared_with_the_first():

@@ -38,11 +38,13 @@ class Bound:
 class BoundCurve:
     """The bounds tried, rising, by the official score of the joint class, and what to read the figures with.
 
+    The rows are of the answers that the distribution gives; `plain` are those of the head itself, as the run is scored.
     `honest` is the score where each person's bound is the one that is best for others: what choosing has to show for.
     """
 
     head: str
     official: float
+    plain: Score
     rows: list[Bound]
     honest: Score
     honest_gain: Difference
@@ -55,6 +57,7 @@ class BoundCurve:
 
     def __str__(self) -> str:
         lines = [f"{self.head + ' from':>12}  {CELLS}  gain over {self.official:g}"]
+        lines.append(f"{'as trained':>12}  {self.plain.cells}".rstrip())
         lines += [f"{row.bound:12g}  {row.score.cells}  {row.gain or ''}".rstrip() for row in self.rows]
         lines.append(f"{'by others':>12}  {self.honest.cells}  {self.honest_gain}")
         noise = "within noise" if self.honest_gain.is_noise else "beyond noise"
@@ -67,7 +70,15 @@ class BoundCurve:
             {"bound": row.bound, **row.score.to_plain(), "gain": row.gain and row.gain.to_plain()} for row in self.rows
         ]
         honest = {**self.honest.to_plain(), "gain": self.honest_gain.to_plain()}
-        return {"head": self.head, "official": self.official, "bounds": rows, "honest": honest, "notes": self.notes}
+        plain = self.plain.to_plain()
+        return {
+            "head": self.head,
+            "official": self.official,
+            "plain": plain,
+            "bounds": rows,
+            "honest": honest,
+            "notes": self.notes,
+        }
 
 
 def in_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
@@ -92,14 +103,17 @@ def bound_curve(
     tried = _tried(banded, bounds)
     every = {bound: _answers(run, banded, distribution, bound) for bound in tried}
     honest = _chosen_by_others(run, every, banded.bounds[-1])
-    targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in (*every.values(), honest)]
-    *drawn, chosen = draw_scores(targets, run.persons, draws)
+    answers = (run.predicted, *every.values(), honest)
+    targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in answers]
+    plain, *drawn, chosen = draw_scores(targets, run.persons, draws)
     official = drawn[tried.index(banded.bounds[-1])]
     rows = [
         Bound(bound, one.score(), None if one is official else one.less(official))
         for bound, one in zip(tried, drawn, strict=True)
     ]
-    return BoundCurve(head, banded.bounds[-1], rows, chosen.score(), chosen.less(official), notes_of(run))
+    return BoundCurve(
+        head, banded.bounds[-1], plain.score(), rows, chosen.score(), chosen.less(official), notes_of(run)
+    )
 
 
 def _distribution(run: Run, head: Head) -> np.ndarray:
@@ -118,8 +132,12 @@ def _tried(head: Head, bounds: Sequence[float] | None) -> list[float]:
     assert head.bounds is not None
     own = head.bounds[-1]
     tried = sorted({*(np.arange(own - _BELOW, own) if bounds is None else bounds), own})
-    if not np.isfinite(tried).all():
-        raise UsageError(f"The bounds of {head.name} are {', '.join(map(str, tried))}; expected finite numbers.")
+    low, high = head.limits or (-np.inf, np.inf)
+    if not all(np.isfinite(bound) and low <= bound <= high for bound in tried):
+        limits = f" from {low:g} to {high:g}" if head.limits else ""
+        raise UsageError(
+            f"The bounds of {head.name} are {', '.join(map(str, tried))}; expected finite numbers{limits}."
+        )
     if len(head.bounds) > 1 and tried[0] <= head.bounds[-2]:
         raise UsageError(f"Bound {tried[0]:g} of {head.name} lies not above {head.bounds[-2]:g}, the one before it.")
     return [float(bound) for bound in tried]

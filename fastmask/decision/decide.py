@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -61,20 +61,23 @@ class Decisions:
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
-        lines = [f"{'decision':{width}}  {CELLS}  gain"]
-        lines += [f"{row.name:{width}}  {row.score.cells}  {_gain(row)}".rstrip() for row in self.rows]
+        lines = [f"{'decision':{width}}  {CELLS}  gain over the nearest plain above"]
+        lines += [f"{row.name:{width}}  {row.score.cells}  {row.gain or ''}".rstrip() for row in self.rows]
         width = max(len("head"), *map(len, self.calibration))
         lines += ["", f"{'head':{width}}  temperature  calibration error, and at that temperature"]
         lines += [f"{head:{width}}  {one}" for head, one in self.calibration.items()]
         honest = "Each was fitted on other persons than it is scored on."
-        return "\n".join([*lines, "", honest, *self.notes, *self._verdicts()])
+        return "\n".join([*lines, "", honest, *self.notes, *self.verdicts])
 
-    def _verdicts(self) -> Iterator[str]:
-        for row in self.rows:
-            if row.rule == PLAIN and row.gain:
-                does = "gains" if row.gain.macro_f1 > 0 else "loses"
-                yield f"Averaging over persons {'changes nothing beyond noise' if row.gain.is_noise else does}."
-        yield f"Take {self.best}." if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."
+    @property
+    def verdicts(self) -> list[str]:
+        """What it comes to, a sentence each: whether to average over persons, which rule to take."""
+        averaging = next((row.gain for row in self.rows if row.rule == PLAIN and row.gain), None)
+        said = []
+        if averaging:
+            does = "gains" if averaging.macro_f1 > 0 else "loses: leave it out"
+            said.append(f"Averaging over persons {'changes nothing beyond noise' if averaging.is_noise else does}.")
+        return [*said, f"Take {self.best}." if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."]
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -94,12 +97,6 @@ class Decisions:
 def name_of(rule: str, averaged: bool) -> str:
     """`f1`, or `f1, persons averaged`."""
     return f"{rule}{_AVERAGED}" if averaged else rule
-
-
-def _gain(row: Decided) -> str:
-    if row.gain is None:
-        return ""
-    return f"{row.gain}{', within noise' if row.gain.is_noise else ''}"
 
 
 def decide(run: Run | str | Path, same_person: bool = False, draws: int = DRAWS) -> Decisions:
@@ -144,21 +141,21 @@ def cross_fit(run: Run, rule: str, same_person: bool = False) -> tuple[np.ndarra
     return probabilities, y
 
 
-def fit_run(run: Run, rule: str, same_person: bool = False) -> Rule:
-    """The rule fitted on all out-of-fold predictions of a run, to be used on new photos."""
+def fit_run(run: Run | str | Path, rule: str = AUTO, same_person: bool = False) -> Rule:
+    """The rule fitted on all out-of-fold predictions of a run, to be used on new photos.
+
+    `auto` is the best of `decide`: its score, on the same OOF, has been chosen a little too.
+    """
+    run = Run.of(run)
+    check_decision(rule)
+    rule = decide(run, same_person).best if rule == AUTO else rule
     return _fit(run, rule, same_person, np.ones(len(run.oof), dtype=bool))
 
 
-def rule_for(run: Run, decision: str, same_person: bool = False) -> Rule | None:
-    """The rule to answer new photos by, fitted on a run; None for `plain` without averaging, which needs no OOF.
-
-    `auto` is the best of `decide`, and its score, on the same OOF, has been chosen a little too.
-    """
-    if decision not in (AUTO, *RULES):
-        raise UsageError(f"There is no decision {decision!r}; expected one of {', '.join((AUTO, *RULES))}.")
-    if decision == AUTO:
-        decision = decide(run, same_person).best
-    return None if decision == PLAIN and not same_person else fit_run(run, decision, same_person)
+def check_decision(name: str) -> None:
+    """Raise UsageError for a decision that there is not."""
+    if name not in (AUTO, *RULES):
+        raise UsageError(f"There is no decision {name!r}; expected one of {', '.join((AUTO, *RULES))}.")
 
 
 def answers_of(run: Run, name: str) -> np.ndarray:

@@ -140,10 +140,9 @@ class Expectation:
     def __str__(self) -> str:
         if self.difference is None:
             return f"No expectation of the score: {self.reason}"
-        noise = " The interval holds 0: other persons might show no difference." if self.difference.is_noise else ""
         lines = [
             f"Expected change of macro-F1 from A to B, by OOF: {self.difference}; accuracy "
-            f"{self.difference.accuracy:+.4f}.{noise}",
+            f"{self.difference.accuracy:+.4f}.",
             f"It is of the OOF predictions of {self.runs[0]} and {self.runs[1]}, each photo by the one model that had "
             f"not seen it ({self.photos} photos of both), not of the photos and the averaged models of these files.",
         ]

@@ -11,6 +11,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
     return order[(probabilities.max(axis=1) > own)[order]][:most]
 
 
-def find_label_errors(run: Run, heads: Sequence[str] | None = None) -> list[LabelError]:
+def find_label_errors(run: Run | str | Path, heads: Sequence[str] | None = None) -> list[LabelError]:
     """The suspicious labels of a run's OOF photos, of all heads or of those named, most suspicious first.
 
     The first in the list are those of lowest `self_confidence`; a head's own are in its own order. In a head that
@@ -97,6 +98,7 @@ def find_label_errors(run: Run, heads: Sequence[str] | None = None) -> list[Labe
     other, each label is. Photos without a label are left out. A leaky split (--group none) hides errors of persons.
     Raises UsageError for a head that there is not.
     """
+    run = Run.of(run)
     shared = shared_heads(run.heads, run.y, run.folds["person"].to_numpy(dtype=object))
     averaged = average_persons(run.heads, run.probabilities, run.persons, shared)
     names = tuple(dict.fromkeys(run.heads.classified if heads is None else heads))
@@ -204,4 +206,4 @@ def _subject(error: LabelError) -> str:
 
 
 def _detail(error: LabelError) -> str:
-    return f"{error.label} -> {error.suggested}  {error.probability:.3f}"
+    return f"{error.label} {error.self_confidence:.3f} -> {error.suggested} {error.probability:.3f}"

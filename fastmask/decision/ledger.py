@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from fastmask.errors import DataError, UsageError
-from fastmask.files import check_target, read_strings, real, write_csv
+from fastmask.files import LEDGER, check_target, read_strings, real, write_csv
+from fastmask.inference.submission import read_info
 
 if TYPE_CHECKING:
     from fastmask.scoring import Score
 
-LEDGER = "ledger.csv"
 # seconds to wait for another process that writes to the ledger, which takes it a few milliseconds
 _WAIT = 60.0
 # characters that a cell of a table may have
@@ -34,8 +34,8 @@ _FEWEST = 3
 class Entry:
     """A submission: when and of what it was made, what it promised out of fold, what the leaderboard showed.
 
-    Scores are shares from 0 to 1, None where nobody knows them. `date` is in UTC (ISO 8601), `file` and `run` are paths
-    as they were given, `oof_low` and `oof_high` the ends of the 95 % interval. What cannot be printed becomes "�".
+    Scores are shares from 0 to 1, None where nobody knows them. `date` is in UTC (ISO 8601), `oof_low` and `oof_high`
+    are the ends of the 95 % interval, `caveats` what flatters that score. What cannot be printed becomes "�".
     """
 
     date: str
@@ -52,11 +52,12 @@ class Entry:
     public: float | None = None
     public_accuracy: float | None = None
     note: str = ""
+    caveats: str = ""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, str):
-                text = "".join(c if c.isprintable() else "�" for c in value.strip())
+                text = "".join(c if c.isprintable() else "�" for c in " ".join(value.split()))
                 object.__setattr__(self, name, text[:_MOST_CELL])
 
     @property
@@ -87,7 +88,7 @@ def entry_of(file: str | Path, oof: Score | None = None, **known: Any) -> Entry:
     if oof is not None:
         low, high = oof.macro_f1_interval or (None, None)
         known |= {"oof_macro_f1": oof.macro_f1, "oof_low": low, "oof_high": high, "oof_accuracy": oof.accuracy}
-    return Entry(now, str(file), digest(file), **known)
+    return Entry(now, str(real(file)), digest(file), **known)
 
 
 def read_ledger(path: str | Path) -> list[Entry]:
@@ -192,16 +193,18 @@ def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
         lock.release()
 
 
-def note(path: str | Path, entry: Entry) -> None:
-    """Write a submission at the end of a ledger, in place of the same bytes that were noted before.
+def note(path: str | Path, entry: Entry) -> Entry | None:
+    """Write a submission at the end of a ledger, in place of the same bytes that were noted before, which it returns.
 
     What the leaderboard and the user said of those stays, where `entry` says nothing. Raises DataError, and leaves the
     file as it is, if it is broken.
     """
     with _changing(path) as entries:
-        known = entries.pop(entry.sha256, entry)
+        before = entries.pop(entry.sha256, None)
+        known = before or entry
         kept = {name: getattr(known, name) for name in ("public", "public_accuracy") if getattr(entry, name) is None}
         entries[entry.sha256] = replace(entry, **kept, note=entry.note or known.note)
+    return before
 
 
 def add_public(
@@ -222,6 +225,7 @@ def add_public(
     _check_public(public)
     shown = {"public": public, "public_accuracy": _as_share(accuracy)}
     given: dict[str, Any] = {name: value for name, value in shown.items() if value is not None}
+    read_info(file)
     found = entry_of(file)
     with _changing(path) as entries:
         entry = entries.get(found.sha256, found)
@@ -255,11 +259,12 @@ def summary(entries: Sequence[Entry]) -> str:
     """A table of the submissions, the newest last; and, of three scored ones or more, how OOF and leaderboard agree."""
     if not entries:
         return "No submission is noted."
-    header = ("date", "file", "run", "decision", "OOF macro-F1", "public", "public - OOF")
+    header = ("date", "file", "run", "decision", "OOF macro-F1", "public", "public - OOF", "accuracy")
     rows = [header, *map(_row, sorted(entries, key=lambda entry: entry.date))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *_agreement(entries)])
+    said = [f"{shortened(e.file)}: {text}" for e in entries for text in (e.note, e.caveats) if text]
+    return "\n".join([*lines, *([""] if said else []), *said, *_agreement(entries)])
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -270,9 +275,10 @@ def _row(entry: Entry) -> tuple[str, ...]:
         shortened(entry.file),
         shortened(entry.run),
         shortened(entry.decision),
-        "" if oof is None else f"{oof:.4f}{interval}",
+        "" if oof is None else f"{oof:.4f}{interval}{' !' if entry.caveats else ''}",
         "" if public is None else f"{public:.4f}",
         "" if oof is None or public is None else f"{public - oof:+.4f}",
+        "" if entry.public_accuracy is None else f"{entry.public_accuracy:.4f}",
     )
 
 
@@ -282,8 +288,8 @@ def shortened(text: str, most: int = 32) -> str:
 
 
 def both_scores(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
-    """(entry, OOF, public) of those that have both."""
-    both = ((entry, entry.oof_macro_f1, entry.public) for entry in entries)
+    """(entry, OOF, public) of those that have both, but for those whose OOF score flatters."""
+    both = ((entry, entry.oof_macro_f1, entry.public) for entry in entries if not entry.caveats)
     return [(entry, oof, public) for entry, oof, public in both if oof is not None and public is not None]
 
 

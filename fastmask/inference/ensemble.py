@@ -62,6 +62,13 @@ class Predictions:
         """
         if self.decided is not None:
             raise UsageError("These predictions are decided already; take those of predict.")
+        if rule.heads != self.heads:
+            raise UsageError("The rule is fitted on a run with other heads than these predictions have.")
+        if persons is not None and (not rule.shared or len(persons) != len(self)):
+            raise UsageError(
+                f"Found {len(persons)} persons for {len(self)} photos and a rule that averages over "
+                f"{', '.join(rule.shared) or 'none'}; expected one a photo, and a rule of fit_run(same_person=True)."
+            )
         members = {member: rule.calibrated(each) for member, each in self.members.items()}
         probabilities = rule.averaged(np.mean(list(members.values()), axis=0), persons)
         return replace(self, probabilities=probabilities, members=members, decided=rule.choose(probabilities))

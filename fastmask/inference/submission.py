@@ -71,13 +71,17 @@ def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) ->
             f"--same-person {FOLDER} takes the photos of a folder for one person's."
         )
     frame = read_info(info)
-    if column not in frame.columns or column in (ID, ANSWER):
-        raise UsageError(
-            f"{info} has no column {column!r} that says whose photo it is; found {', '.join(frame.columns)}."
-        )
+    others = [name for name in frame.columns if name not in (ID, ANSWER)]
+    if column not in others:
+        found = ", ".join(others) or "none besides its own"
+        raise UsageError(f"{info} has no column {column!r} that says whose photo it is; found {found}.")
     empty = frame.index[frame[column] == ""]
     if len(empty):
         raise DataError(f"{info}, line {empty[0]}, column {column}: found nothing, expected whose photo it is.")
+    if len(frame) > 1 and frame[column].nunique() == 1:
+        raise UsageError(
+            f"{info}, column {column}: all {len(frame)} photos would be one person's; name another column."
+        )
     return frame[column].to_numpy(dtype=object)
 
 

@@ -111,3 +111,15 @@ def test_where_bounds_are_equal_the_official_one_is_best(aged):
 
 def test_one_fold_is_dealt_into_parts_of_persons(aged):
     assert bound_curve(aged(folds=1, persons=40), draws=10).honest.n == 280
+
+
+def test_what_the_head_itself_answers_stands_beside(aged):
+    run = aged(late=2)
+    curve = bound_curve(run, draws=10)
+    assert curve.plain.macro_f1 == run.score(draws=0).joint.macro_f1
+    assert "as trained" in str(curve)
+
+
+def test_a_bound_lies_within_what_the_numbers_can_be(aged):
+    with pytest.raises(UsageError, match="expected finite numbers from 0 to 150"):
+        bound_curve(aged(persons=20), bounds=[500])

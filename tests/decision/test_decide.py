@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.decision.calibration import at_temperature, calibration_error, fit_temperature
-from fastmask.decision.decide import answers_of, cross_fit, decide, fit_run, rule_for, score_of
+from fastmask.decision.decide import answers_of, cross_fit, decide, fit_run, score_of
 from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import fit_rule
 from fastmask.errors import UsageError
@@ -58,7 +58,7 @@ def test_f1_gains_what_scikit_learn_sees_and_is_taken(run_of, draw_oof):
     assert f1.gain.macro_f1_interval[0] > 0
     assert decisions.best == "f1"
     assert "Take f1." in str(decisions)
-    assert rule_for(run, "auto").name == "f1"
+    assert fit_run(run).name == fit_run(run, "auto").name == "f1"
 
 
 def test_a_gain_within_noise_is_said_to_be_so_and_plain_stays(run_of, draw_oof):
@@ -148,11 +148,10 @@ def test_a_class_that_oof_lacks_counts_as_in_the_runs_score(run_of, draw_oof):
 
 def test_what_is_fitted_for_new_photos_is_fitted_on_all(run):
     whole = fit_rule("f1", run.heads, run.probabilities, run.true)
-    assert fit_run(run, "f1").temperatures == whole.temperatures
-    assert rule_for(run, "plain") is None
-    assert rule_for(run, "plain", same_person=True).shared == ("gender", "age")
+    assert fit_run(run.path, "f1").temperatures == pytest.approx(whole.temperatures)
+    assert fit_run(run, "plain", same_person=True).shared == ("gender", "age")
     with pytest.raises(UsageError, match="no decision 'best'; expected one of auto, plain, calibrated, f1"):
-        rule_for(run, "best")
+        fit_run(run, "best")
 
 
 def test_a_rules_score_is_that_of_its_row(run):

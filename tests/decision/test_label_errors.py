@@ -174,8 +174,8 @@ def test_summary(made):
     text = summary(errors, most=2, width=60)
     assert "mask          1 of     360 labels suspicious" in text
     assert "gender        3 of     120 labels suspicious" in text
-    assert "  p002/mask1.jpg  none -> wear  0." in text
-    assert text.count("male -> female  0.9") == 2
+    assert "  p002/mask1.jpg  none 0.00" in text
+    assert text.count("-> female 0.9") == 2
     assert "... and 1 more" in text
     assert max(map(len, text.splitlines())) <= 60
     assert summary([]) == "No suspicious labels found."

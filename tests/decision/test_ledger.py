@@ -173,7 +173,9 @@ def test_a_damaged_cell_is_named_and_the_file_stays(
     note(file, FULL)
     rows = [line.split(",") for line in file.read_text().splitlines()]
     # the cells before the last do not hold commas, but for these two
-    cells = dict(zip(COLUMNS, [*rows[2][:4], "m", rows[2][6], "f1", *rows[2][9:15], "n"], strict=True)) | {column: cell}
+    cells = dict(zip(COLUMNS, [*rows[2][:4], "m", rows[2][6], "f1", *rows[2][9:15], "n", ""], strict=True)) | {
+        column: cell
+    }
     head, first = file.read_text().splitlines()[:2]
     file.write_text("\n".join([head, first, ",".join(f'"{c}"' for c in cells.values())]) + "\n")
     before = file.read_bytes()
@@ -188,7 +190,7 @@ def test_a_damaged_cell_is_named_and_the_file_stays(
 
 def test_other_columns_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",".join(COLUMNS[:-1]))
-    with pytest.raises(DataError, match=r"a\.csv has no column 'note'"):
+    with pytest.raises(DataError, match=r"a\.csv has no column 'caveats'"):
         read_ledger(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text(",".join([*COLUMNS, "mine"]))
     with pytest.raises(DataError, match=r"a\.csv has a column 'mine', which no ledger has"):
@@ -202,7 +204,7 @@ def test_other_columns_are_named(tmp_path: Path) -> None:
 def test_names_that_cannot_be_printed_do_not_damage_it(tmp_path: Path) -> None:
     note(tmp_path / "ledger.csv", replace(FULL, file="a\udcff\x1b[2J\n.csv", note="x" * 5000))
     (row,) = read_ledger(tmp_path / "ledger.csv")
-    assert (row.file, row.note) == ("a��[2J�.csv", "x" * 4096)
+    assert (row.file, row.note) == ("a��[2J .csv", "x" * 4096)
 
 
 def test_a_link_to_a_shared_ledger_stays_one(tmp_path: Path) -> None:
@@ -295,3 +297,13 @@ def test_a_summary_of_few_or_equal_scores_says_no_more_than_it_can() -> None:
 
 def test_long_names_keep_their_end() -> None:
     assert "…" + "x" * 25 + "/7.csv" in summary([replace(entry(7), file="x" * 100 + "/7.csv")])
+
+
+def test_a_score_that_flatters_is_marked_and_counts_for_nothing() -> None:
+    rows = [entry(i, 0.7 + i / 100, 0.6 + i / 50) for i in range(3)]
+    leaky = replace(entry(4, 0.95, 0.5), caveats="Leaky split.", note="mine")
+    text = summary([*rows, leaky])
+    assert summary(rows).splitlines()[-2:] == text.splitlines()[-2:]
+    assert "0.9500 (0.9400 … 0.9600) !" in text
+    assert "4.csv: Leaky split." in text
+    assert "4.csv: mine" in text
