@@ -35,6 +35,10 @@ from safetensors.torch import load_file, save_file
 
 # what a command would import, so that each process that is forked from this one starts at once
 import fastmask.data.check
+import fastmask.decision.bound
+import fastmask.decision.diff
+import fastmask.decision.label_errors
+import fastmask.decision.pictures
 import fastmask.inference.submission
 import fastmask.training.bench
 import fastmask.training.crossval
@@ -42,6 +46,7 @@ import fastmask.training.finder
 import fastmask.training.merge  # noqa: F401
 from fastmask.cli import main as command_line
 from fastmask.data.sample import write_sample
+from fastmask.decision.ledger import COLUMNS
 from fastmask.files import write_yaml
 
 SECONDS, MEMORY = 60, 2 * 10**9  # a case may take so long, and so much
@@ -51,6 +56,7 @@ PREDICT = "predict run photos --out out/predicted.csv"
 SUBMIT = "predict run photos --submission info.csv --out out/submission.csv"
 MERGE = "merge half0 half1 --out out/merged"
 SCORE = "score run"
+LEDGER = "ledger show --ledger ledger.csv"
 COMPARE = "score answers.csv answers.csv"
 FAILED, ASKED_WRONGLY = 1, 2
 Spoil = Callable[[Path], object]
@@ -224,6 +230,8 @@ READ_BY = [
     ("answers.csv", "ImageID", COMPARE),
     ("run/folds.csv", "person", SCORE),
     ("run/oof.csv", "predicted", SCORE),
+    ("run/oof.csv", "mask.wear", "decide run"),
+    ("ledger.csv", "sha256", LEDGER),
     ("half0/fold0/history.csv", "epoch", MERGE),
 ]
 
@@ -528,6 +536,18 @@ OPTIONS = {
     "predict run run/fold0 --out out/x": "|--tta 1",
     "predict": "|run|run photos",
     "score": "|nobody|photos|settings.yaml|run run run|nobody answers.csv|answers.csv nobody|data answers.csv",
+    "decide": "|nobody|photos|run --plot out/x.jpg|run --plot settings.yaml|run --nobody|run run",
+    "bound": "|nobody|run|run --head nobody|run --head gender|run --bounds x|run --bounds nan|run --plot x",
+    "label-errors": "|nobody|run --heads nobody|run --most -1|run --most x|run --out settings.yaml"
+    "|run --out run/folds.csv --overwrite",
+    "diff": "|info.csv|info.csv nobody|nobody info.csv|info.csv info.csv --runs nobody run|info.csv info.csv --runs run"
+    "|info.csv info.csv --ledger nobody|info.csv info.csv --out info.csv --overwrite",
+    "ledger": "nobody|add|plot",
+    "ledger show": "--ledger nobody|--ledger data|extra",
+    "ledger add": "info.csv|nobody --public 0.5|info.csv --public 75|info.csv --public nan|info.csv --public x"
+    "|info.csv --public 0.5 --accuracy -1|info.csv --public 0.5 --ledger data",
+    "ledger plot --ledger ledger.csv": "--out x.jpg|--out settings.yaml|--out out/x.png",
+    f"{PREDICT} --decision": "nobody|''|f1 --same-person nobody",
     "check": "|nobody|photos|settings.yaml|data --out run|data --out settings.yaml|data --folds x"
     "|data --stratify nobody|data --group nobody|data --crop x y|data --out settings.yaml/x|data --nobody",
     MERGE: "--out run|--out settings.yaml|--nobody|nobody|half0|photos",
@@ -589,8 +609,8 @@ def text_cases() -> Iterator[Case]:
 def table_cases() -> Iterator[Case]:
     for file, column, command in READ_BY:
         for name, edit in {**TABLES, f"no {column}": without_column(column)}.items():
-            if (file, name) != ("fixes.csv", "header only"):
-                # which corrects nothing, and is no mistake
+            # a table that corrects or notes nothing is no mistake
+            if name != "header only" or file not in ("fixes.csv", "ledger.csv"):
                 yield Case(f"{file}: {name}", edited(file, edit), command)
     for (file, command), columns in CELLS.items():
         for column, values in columns.items():
@@ -734,6 +754,7 @@ def make_good(good: Path) -> None:
     eval_ = good / "data" / "eval"
     for i, photo in enumerate(sorted((eval_ / "images").iterdir())[:4]):
         Image.open(photo).convert("RGB").save(good / "photos" / f"{i}.jpg")
+    (good / "ledger.csv").write_text(f"{','.join(COLUMNS)}\n2026-01-31T12:00:00+00:00,s.csv,{'0' * 64}{',' * 12}\n")
     (good / "info.csv").write_text("ImageID,ans\n" + "".join(f"{i}.jpg,0\n" for i in range(4)))
     shutil.copy(eval_ / "answers.csv", good / "answers.csv")
     with (good / "run" / "folds.csv").open(newline="") as opened:
