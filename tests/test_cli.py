@@ -80,6 +80,7 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "lr_gamma": ([0.1], 0.1),
     "accumulate": ([2], 2),
     "ema": ([0.99], 0.99),
+    "order": (["age"], "age"),
     "loss": (["ce"], "ce"),
     "focal_gamma": ([1.5], 1.5),
     "monitor": (["age_macro_f1"], "age_macro_f1"),
@@ -892,7 +893,7 @@ def test_a_csv_with_other_heads(small: list[str], contest: Path, fastmask: Comma
     info = contest / "eval" / "info.csv"
     handed_in = fastmask("predict", "run", contest / "eval" / "images", "--submission", info, "--out", "s.csv")
     assert handed_in.code == ASKED_WRONGLY
-    assert "the run's heads are colour, shape" in handed_in.errors[0]
+    assert "the run's are of colour, shape" in handed_in.errors[0]
     predicted = pd.read_csv("p.csv")
     assert set(predicted["colour"]) <= {"red", "green"}
     assert set(predicted["shape"]) <= {"s0", "s1"}
