@@ -60,7 +60,6 @@ def predict(
     from fastmask.run import Run
 
     check_decision(decision)
-
     loaded = Run.load(run)
     photos: Any = images
     if submission is not None:
