@@ -230,7 +230,6 @@ READ_BY = [
     ("answers.csv", "ImageID", COMPARE),
     ("run/folds.csv", "person", SCORE),
     ("run/oof.csv", "predicted", SCORE),
-    ("run/oof.csv", "mask.wear", "decide run"),
     ("ledger.csv", "sha256", LEDGER),
     ("half0/fold0/history.csv", "epoch", MERGE),
 ]
