@@ -12,7 +12,7 @@ import typer
 
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new
-from fastmask.options import numbers, option, words
+from fastmask.options import echo, numbers, option, words
 from fastmask.terminal import bar, say
 
 if TYPE_CHECKING:
@@ -187,17 +187,7 @@ def score(
         scores = score_files(paths[0], paths[1])
     else:
         raise UsageError(f"score takes a run, or predictions and answers; found {len(paths)} paths.")
-    _show(scores, json)
-
-
-def _show(result: Any, json: bool) -> None:
-    """Print a result as text, or its plain values as JSON."""
-    if json:
-        from json import dumps
-
-        typer.echo(dumps(result.to_plain(), indent=2))
-    else:
-        typer.echo(str(result))
+    echo(scores, json)
 
 
 @app.command()
@@ -221,7 +211,7 @@ def decide(
 
         plot_reliability(decisions.calibration, plot)
         say(f"Written: {plot}")
-    _show(decisions, json)
+    echo(decisions, json)
     asked = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
     say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *asked, "--out FILE"]))
 
@@ -253,7 +243,7 @@ def bound(
 
         plot_bound(curve, plot)
         say(f"Written: {plot}")
-    _show(curve, json)
+    echo(curve, json)
 
 
 @app.command()

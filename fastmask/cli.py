@@ -20,7 +20,7 @@ import typer
 from fastmask import answers
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_new
-from fastmask.options import DATA, NETWORK, RUN, TRAINING, join_numbers, numbers, option, with_settings
+from fastmask.options import DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
 from fastmask.terminal import bar, in_bytes, say
 
 if TYPE_CHECKING:
@@ -210,12 +210,7 @@ def bench(
     plan = fitted(prepare(table, settings, say=say), say)
     say(str(plan))
     measured = measure(plan, seconds)
-    if json:
-        from json import dumps
-
-        typer.echo(dumps(measured.to_plain(), indent=2))
-    else:
-        typer.echo(str(measured))
+    echo(measured, json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Options: the settings of a run as options of several commands, each written once."""
+"""Options: the settings of a run as options of several commands, each written once, and what --json asks of them."""
 
 from __future__ import annotations
 
@@ -136,6 +136,16 @@ def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets
         parse_sets(sets or []),
         given,
     )
+
+
+def echo(result: Any, json: bool) -> None:
+    """Print a result as text, or, as its --json asks, its plain values."""
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(result.to_plain(), indent=2))
+    else:
+        typer.echo(str(result))
 
 
 def words(text: str) -> list[str]:
