@@ -19,11 +19,12 @@ class FocalAndDistance(fm.FocalLoss):
         self.position, self.share = heads.position(head), share
 
     def forward(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """(B, classes of all heads) logits, (B, heads) labels -> a scalar; or (B,) where fastai asks for "none"."""
-        truth = y[:, self.position].as_subclass(torch.Tensor)
+        """(B, classes of all heads) logits, labels of either kind -> a scalar; (B,) where fastai asks for "none"."""
+        labels = self.heads.split(fm.soft_labels(y.as_subclass(torch.Tensor), self.heads))[self.position]
         probabilities = self.heads.split(self.activation(logits.as_subclass(torch.Tensor)))[self.position]
-        bands = torch.arange(probabilities.shape[1], device=truth.device)
-        distance = (probabilities * (bands - truth[:, None]) ** 2).sum(1) * (truth >= 0)
+        bands = torch.arange(probabilities.shape[1], device=labels.device)
+        # (B, said, true): an unknown label weighs nothing
+        distance = (probabilities[:, :, None] * labels[:, None] * (bands[:, None] - bands) ** 2).sum((1, 2))
         return super().forward(logits, y) + self.share * (distance if self.reduction == "none" else distance.mean())
 
 

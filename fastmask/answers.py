@@ -1,8 +1,9 @@
-"""The commands on what a run answers: predict, score, decide, bound, label-errors, diff, ledger."""
+"""The commands on what a run answers: predict, ensemble, score, decide, bound, label-errors, diff, ledger."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -41,6 +42,10 @@ def predict(
         option("Average over persons what belongs to them: a column of --submission's file, or 'folder'."),
     ] = None,
     tta: Annotated[int, typer.Option(help="Views a photo: itself, its mirror image, training augmentations.")] = 1,
+    views: Annotated[str | None, option("Instead, views beside the photo: some of flip,shift,scale.")] = None,
+    soup: Annotated[
+        bool, typer.Option("--soup", help="Average the weights of a fold's checkpoints (--top-k).")
+    ] = False,
     members: Annotated[str | None, option("Folds to average, such as fold0,fold2. (default: all)")] = None,
     bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
     workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
@@ -51,7 +56,7 @@ def predict(
     ] = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Predict photos by the mean of the fold models: probabilities, or with --submission the contest's file.
+    """Predict photos by the mean of the fold models, or an ensemble's blend: probabilities, or the contest's file.
 
     A submission is noted in ledger.csv beside the run.
     """
@@ -61,30 +66,30 @@ def predict(
 
     check_decision(decision)
     loaded = Run.load(run)
-    photos: Any = images
-    if submission is not None:
-        from fastmask.inference.submission import check_heads, check_out, photos_of_info
-
-        check_heads(loaded.heads)
-        check_out(submission, out)
-        photos = photos_of_info(submission, images)
+    photos: Any = images if submission is None else _questions(loaded, submission, images, out)
     persons = None if same_person is None else _persons(photos, same_person, submission)
-    if whole_shift and tta > 1:
-        raise UsageError("--shift needs one view a photo (--tta 1): the mean of several is less sure than OOF.")
+    seen = [] if views is None else words(views)
+    count = _count_views(tta, seen)
+    unlike = _unlike_oof(loaded, count, soup)
+    if whole_shift and unlike:
+        raise UsageError(f"--shift needs {unlike}.")
     rule, name = _rule(loaded, decision, persons is not None)
-    entry = _entry(loaded, name, tta) if submission is not None else {}
-    chosen = None if members is None else words(members)
+    entry = _entry(loaded, name, count, seen, soup) if submission is not None else {}
     with bar("predicting") as progress:
         predictions = loaded.predict(
             photos,
             tta=tta,
-            members=chosen,
+            views=seen,
+            soup=soup,
+            members=None if members is None else words(members),
             bs=bs,
             workers=workers,
             device=device,
             precision=precision,
             progress=progress,
         )
+    if soup:
+        say("No out-of-fold prediction is of a soup: the run's scores are of its checkpoints' mean probabilities.")
     answered = predictions if rule is None else predictions.decide(rule, persons)
     if submission is None:
         answered.to_csv(out)
@@ -93,9 +98,37 @@ def predict(
         names = [path.relative_to(images).as_posix() for path in photos]
         replace(answered, names=names).to_submission(submission, out)
         _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
-    if whole_shift or (entry.get("oof") and tta == 1):
+    if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, whole_shift)
-    typer.echo(f"{out}: {len(answered)} photos, mean of {', '.join(answered.members)}, {tta} view(s) each")
+    how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
+    typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {count} view(s) each")
+
+
+def _questions(run: Run, submission: Path, images: Path, out: Path) -> list[Path]:
+    """The photos of a file of questions, in its order."""
+    from fastmask.inference.submission import check_heads, check_out, photos_of_info
+
+    check_heads(run.heads)
+    check_out(submission, out)
+    return photos_of_info(submission, images)
+
+
+def _count_views(tta: int, views: Sequence[str]) -> int:
+    """How often each photo is seen."""
+    if not views:
+        return tta
+    from fastmask.inference.views import make_views
+
+    return len(make_views(views))
+
+
+def _unlike_oof(run: Run, views: int, soup: bool) -> str | None:
+    """In words, what predictions must be to be compared with the run's OOF ones, and are not; None where they are."""
+    if run.is_ensemble:
+        return f"a run of single models, each with its own OOF: {run.path} is an ensemble, so name one of its runs"
+    if views > 1:
+        return "one view a photo (no --tta, no --views): the mean of several is less sure than OOF"
+    return "the models that OOF is of, and a soup is another: leave --soup out" if soup else None
 
 
 def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
@@ -120,17 +153,21 @@ def _rule(run: Run, decision: str, averaged: bool) -> tuple[Rule | None, str]:
     return fit_run(run, decision, averaged), name_of(decision, averaged)
 
 
-def _entry(run: Run, decision: str, tta: int) -> dict[str, Any]:
-    """What the ledger will know of a submission, as far as the run tells; raises DataError for a broken ledger."""
+def _entry(run: Run, decision: str, tta: int, views: Sequence[str], soup: bool) -> dict[str, Any]:
+    """What the ledger will know of a submission, as far as the run tells; raises DataError for a broken ledger.
+
+    A soup has no score.
+    """
     from fastmask.decision.decide import score_of
     from fastmask.decision.ledger import ledger_of, read_ledger
     from fastmask.files import real
 
     if ledger_of(run.path).exists():
         read_ledger(ledger_of(run.path))
-    oof = score_of(run, decision) if run.is_scored else None
+    oof = score_of(run, decision) if run.is_scored and not soup else None
     caveats = " ".join(run.caveats) if oof else ""
-    return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta, "caveats": caveats}
+    note = ", ".join([f"views {','.join(views)}"] * bool(views) + ["soup"] * soup)
+    return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta, "caveats": caveats, "note": note}
 
 
 def _note(run: Run, out: Path, entry: dict[str, Any]) -> None:
@@ -167,6 +204,23 @@ def _say_shift(run: Run, predictions: Predictions, whole: bool) -> None:
 
 def _warn(message: str) -> None:
     warnings.warn(message, FastmaskWarning, stacklevel=3)
+
+
+@app.command()
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the same photos and labels.", metavar="RUN RUN ...")],
+    out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
+    blend: Annotated[
+        str, typer.Option(help="mean of probabilities, vote of classes, or oof: weights a head fitted on OOF.")
+    ] = "mean",
+    json: _JSON = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+) -> None:
+    """Make one run of several, and score it beside each: what it predicts is their blend, head by head."""
+    from fastmask.inference.blend import blend_runs
+
+    echo(blend_runs(runs, blend, out=out, overwrite=overwrite), json)
+    say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")
 
 
 @app.command()

@@ -20,7 +20,7 @@ import typer
 from fastmask import answers
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_new
-from fastmask.options import DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
+from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
 from fastmask.terminal import bar, in_bytes, say
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 
 
 @app.command()
-@with_settings(DATA, NETWORK, TRAINING, RUN)
+@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN)
 def fit(
     settings: Config,
     out: Annotated[Path | None, option("The run directory. (default: runs/ARCH)", RUN)] = None,
@@ -138,7 +138,7 @@ def _read_table(settings: Config) -> Table:
 
 
 @app.command()
-@with_settings(DATA, NETWORK, TRAINING, RUN)
+@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN)
 def lr_find(
     settings: Config,
     out: Annotated[Path | None, option("The picture; JSON beside it. (default: lr-find.png)", RUN)] = None,
@@ -195,7 +195,7 @@ def check(
 
 
 @app.command()
-@with_settings(DATA, NETWORK, TRAINING, RUN)
+@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN)
 def bench(
     settings: Config,
     seconds: Annotated[float, typer.Option(help="How long to measure, at least.", rich_help_panel=RUN)] = 20,

@@ -21,6 +21,15 @@ CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipe
 # more is a slip of the keyboard
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+# settings that do nothing without another
+_NEEDS = {
+    "unfreeze": "freeze",
+    "extra_images": "extra",
+    "extra_weight": "extra",
+    "half_shares": "half_cutmix",
+    "half_partner": "half_cutmix",
+}
 
 
 class Bands(BaseModel):
@@ -59,6 +68,15 @@ class Config(BaseModel):
     stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
     group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of everything that is drawn.")
+    # what is trained on
+    extra: str | None = Field(None, description="A CSV of photos for training alone, with any of the heads.")
+    extra_images: str | None = Field(None, description="The folder that the paths of extra start from.")
+    extra_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What a photo of extra counts.")
+    drop: dict[str, list[tuple[float, float]]] | None = Field(
+        None,
+        description="Numbers behind a head, such as age: [[27, 29]], whose photos are validated but not trained on.",
+    )
+    sampler: str | None = Field(None, description="A head or 'joint', whose classes are drawn alike in training.")
     # augmentation
     crop: tuple[Positive, Positive] = Field((400, 200), description="Height and width of the centre crop.")
     resize: tuple[Positive, Positive] | None = Field(None, description="Height and width to scale the crop to.")
@@ -67,19 +85,44 @@ class Config(BaseModel):
     stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = Field(
         None, description="'report', 'pretrained', or three means and three deviations."
     )
+    erase: Share = Field(0.0, description="Probability that a rectangle of a training photo is erased.")
+    mixup: NotNegative = Field(0.0, description="Mix-up: alpha of the Beta that shares are drawn from; 0 has none.")
+    cutmix: NotNegative = Field(0.0, description="CutMix: alpha of the Beta that areas are drawn from; 0 has none.")
+    mix_prob: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Probability that a batch is mixed by mixup or cutmix."
+    )
+    half_cutmix: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Probability that one side of a training photo becomes a partner's."
+    )
+    half_shares: tuple[float, float] = Field((0.5, 0.5), description="Least and greatest share of the partner's side.")
+    half_partner: str = Field("same", description="Partners: same (joint class), any, or a joint class by its name.")
     # network
     arch: str = Field("tf_efficientnet_b4", description="A timm model.")
     pretrained: bool = Field(True, description="Start from the weights of timm's hub.")
     weights: str | None = Field(None, description="Start from a file of weights, or each fold from that of a run.")
     drop_rate: Share = Field(0.0, description="Dropout before the heads.")
     drop_path: Share = Field(0.0, description="Stochastic depth of the body.")
+    freeze: Literal["body"] | Positive | None = Field(
+        None, description="The part of the body that does not train: body, or its first stages by their number."
+    )
+    unfreeze: Positive | None = Field(None, description="The epoch, from 1, from which a frozen part trains.")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the learning rate of each block of the body, of that of the one above it."
+    )
     # loss
     loss: Literal["focal", "ce", "own"] = Field(
         "focal", description="focal, ce (cross-entropy), or own: the loss_func of cross_validate."
     )
     focal_gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Gamma of the focal loss.")
-    alpha: dict[str, list[Annotated[float, Field(ge=0)]]] | None = Field(
-        None, description="Class weights a head, such as age: [1, 1, 4]."
+    alpha: dict[str, list[NotNegative] | dict[str, NotNegative]] | None = Field(
+        None, description="Class weights a head, such as age: [1, 1, 4], or age: {60+: 4}."
+    )
+    class_weight: Literal["none", "auto"] = Field(
+        "none", description="none, or auto: each class of a head weighs alike, by its training photos."
+    )
+    label_smoothing: Share = Field(0.0, description="Share of each label that is dealt to all classes.")
+    f1_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the loss that is the batch's soft F1; 1 is soft F1 alone."
     )
     order: str | None = Field(
         None, description="A head of which the number behind its bands is learned too, as a distribution."
@@ -96,6 +139,9 @@ class Config(BaseModel):
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Factor at each milestone.")
     accumulate: Positive = Field(1, description="Batches whose gradients make one step.")
     ema: Share = Field(0.0, description="Decay of the averaged weights that are validated and kept; 0 has none.")
+    swa: Share = Field(
+        0.0, description="Share of the epochs before those whose weights are averaged, such as 0.75; 0 has none."
+    )
     # callbacks
     monitor: str = Field("macro_f1", description="The metric that stops and saves.")
     patience: Annotated[int, Field(ge=0, le=65536)] = Field(
@@ -129,7 +175,7 @@ class Config(BaseModel):
                 raise ValueError(f"{name} must rise, found {low:g} {high:g}")
         if self.head_weights and not any(self.head_weights.values()):
             raise ValueError("head_weights are all 0, so there is nothing to learn")
-        if any(not any(row) for row in (self.alpha or {}).values()):
+        if any(not any(row.values() if isinstance(row, dict) else row) for row in (self.alpha or {}).values()):
             raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out by head_weights")
         if self.weights is not None and self.pretrained:
             raise ValueError("weights and pretrained exclude each other: give one of the two")
@@ -140,7 +186,25 @@ class Config(BaseModel):
             raise ValueError(CROP_BESIDE_PIPELINES)
         if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
             raise ValueError(f"stats are three means and three positive deviations, found {self.stats}")
+        self._agree_on_training()
         return self
+
+    def _agree_on_training(self) -> None:
+        for name, needed in _NEEDS.items():
+            if getattr(self, name) != self.default(name) and not getattr(self, needed):
+                raise ValueError(f"{name} does nothing without {needed}: give both or neither")
+        for one, other in (("ema", "swa"), ("alpha", "class_weight")):
+            if all(getattr(self, name) != self.default(name) for name in (one, other)):
+                raise ValueError(f"{one} and {other} exclude each other: give one of the two")
+        if self.mix_prob != 1 and not self.mixup and not self.cutmix:
+            raise ValueError("mix_prob does nothing without mixup or cutmix: give one of them")
+        if self.erase and self.train_pipeline is not None:
+            raise ValueError("erase beside train_pipeline belongs into that, as albumentations' Erasing")
+        if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
+            raise ValueError(f"half_shares are two rising shares between 0 and 1, found {self.half_shares}")
+        wrong = [pair for pairs in (self.drop or {}).values() for pair in pairs if pair[0] > pair[1]]
+        if wrong:
+            raise ValueError(f"drop has the range {wrong[0][0]:g} to {wrong[0][1]:g}, which must rise")
 
     @property
     def batch(self) -> int:

@@ -275,6 +275,11 @@ class Heads(Sequence[Head]):
         """
         return np.stack([part.argmax(-1) for part in self.split(scores)], axis=-1)
 
+    def harden(self, labels: np.ndarray) -> np.ndarray:
+        """(..., n_logits) soft labels -> (..., heads) the class of most weight; UNKNOWN where a head has none."""
+        known = np.stack([part.sum(-1) > 0 for part in self.split(labels)], axis=-1)
+        return np.where(known, self.argmax(labels), UNKNOWN)
+
     def to_plain(self) -> list[dict[str, Any]]:
         """The heads as lists and plain values, for YAML and JSON."""
         return [

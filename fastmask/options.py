@@ -13,7 +13,7 @@ from fastmask.errors import UsageError
 
 # options that take as many numbers as follow them
 _NUMBER_LISTS = ("--stats", "--milestones")
-DATA, NETWORK, TRAINING, RUN = "Data", "Network", "Training", "Run"
+DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 
 
 def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
@@ -38,6 +38,29 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "resize": (tuple[int, int], option("Height and width to scale the crop to.", DATA)),
     "stats": (str, option("report, pretrained, or three means and three deviations. (default: report)", DATA)),
     "seed": (int, option("Seed of everything that is drawn. (default: 0)", DATA)),
+    "extra": (str, option("A CSV of photos for training alone, with labels of any of the heads.", DATA)),
+    "extra_images": (str, option("The folder that the paths of --extra start from. (default: the CSV's)", DATA)),
+    "extra_weight": (float, option("What a photo of --extra counts. (default: 1)", DATA)),
+    "drop": (
+        str,
+        option("Ages to validate but not to train on, such as 27-29,57-59.", DATA, "--drop-ages"),
+    ),
+    "sampler": (str, option("Draw the classes of joint, or of a head, alike. (default: as they are)", DATA)),
+    "erase": (float, option("Probability that a rectangle of a photo is erased. (default: 0)", AUGMENT)),
+    "mixup": (float, option("Mix-up: alpha of the shares' Beta, such as 0.4. (default: 0: none)", AUGMENT)),
+    "cutmix": (float, option("CutMix: alpha of the areas' Beta, such as 1. (default: 0: none)", AUGMENT)),
+    "mix_prob": (float, option("Probability that --mixup or --cutmix mixes a batch. (default: 1)", AUGMENT)),
+    "half_cutmix": (float, option("Probability that a side of a photo becomes a partner's. (default: 0)", AUGMENT)),
+    "half_shares": (
+        tuple[float, float],
+        option("Least and greatest share of the partner's side. (default: 0.5 0.5)", AUGMENT),
+    ),
+    "half_partner": (
+        str,
+        option(
+            "Partners: same (joint class), any, or a class such as 'incorrect female 60+'. (default: same)", AUGMENT
+        ),
+    ),
     "arch": (str, option("A timm model. (default: tf_efficientnet_b4)", NETWORK)),
     "pretrained": (
         bool,
@@ -46,6 +69,12 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "weights": (str, option("Start from this file (safetensors, .pth), or each fold from that of a run.", NETWORK)),
     "drop_rate": (float, option("Dropout before the heads. (default: 0)", NETWORK)),
     "drop_path": (float, option("Stochastic depth of the body. (default: 0)", NETWORK)),
+    "freeze": (str, option("Keep the body, or its first so many stages, as they are: body, 3.", NETWORK)),
+    "unfreeze": (int, option("The epoch from which what --freeze keeps trains, too. (default: never)", NETWORK)),
+    "layer_decay": (
+        float,
+        option("Learning rate of each block of the body, of that above it, such as 0.8. (default: 1)", NETWORK),
+    ),
     "epochs": (int, option("Epochs of each fold. (default: 20)", TRAINING)),
     "hours": (float, option("Time for all folds: takes as many epochs, at most --epochs, as fit.", TRAINING)),
     "bs": (str, option("Photos a batch, or auto: as many of 32 as fit into memory. (default: 32)", TRAINING)),
@@ -59,8 +88,15 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
         float,
         option("Decay of averaged weights that are kept, such as 0.999. (default: 0: none)", TRAINING),
     ),
+    "swa": (float, option("Average the weights of the epochs after this share, such as 0.75. (default: 0)", TRAINING)),
     "loss": (str, option("focal or ce. (default: focal)", TRAINING)),
     "focal_gamma": (float, option("Gamma of the focal loss. (default: 2)", TRAINING)),
+    "f1_share": (float, option("Share of soft F1 in the loss; 1: soft F1 alone. (default: 0)", TRAINING)),
+    "label_smoothing": (float, option("Share of each label dealt to all classes. (default: 0)", TRAINING)),
+    "class_weight": (
+        str,
+        option("none, auto (each class weighs alike), or a YAML of age: [1, 1, 4]. (default: none)", TRAINING),
+    ),
     "order": (str, option("Also learn the number behind a head, such as age, as a distribution.", TRAINING)),
     "monitor": (str, option("Metric that stops and saves. (default: macro_f1)", TRAINING)),
     "patience": (int, option("Epochs without a better one before a fold stops; 0: never. (default: 5)", TRAINING)),
@@ -126,8 +162,13 @@ def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets
     for name in ("stats", "milestones"):
         if name in given and given[name] not in ("report", "pretrained"):
             given[name] = numbers(f"--{name}", given[name])
-    if given.get("bs", "").isdigit():
-        given["bs"] = int(given["bs"])
+    for name in ("bs", "freeze"):
+        if given.get(name, "").isdigit():
+            given[name] = int(given[name])
+    if "drop" in given:
+        given["drop"] = {"age": ranges("--drop-ages", given["drop"])}
+    if given.get("class_weight") not in (None, "none", "auto"):
+        given["alpha"] = read_settings(Path(given.pop("class_weight")))
     if "heads" in given:
         given["heads"] = words(given["heads"])
     return make_config(
@@ -146,6 +187,15 @@ def echo(result: Any, json: bool) -> None:
         typer.echo(dumps(result.to_plain(), indent=2))
     else:
         typer.echo(str(result))
+
+
+def ranges(option_: str, text: str) -> list[list[float]]:
+    """`27-29,57` -> [[27, 29], [57, 57]]; raises UsageError naming the option."""
+    try:
+        ends = [[float(end) for end in part.split("-")] for part in text.split(",")]
+        return [[low, high] for low, high in ([*both, *both][:2] if len(both) == 1 else both for both in ends)]
+    except ValueError:
+        raise UsageError(f"{option_} {text}: expected ranges such as 27-29,57-59.") from None
 
 
 def words(text: str) -> list[str]:

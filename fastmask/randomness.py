@@ -22,6 +22,8 @@ class Stream(IntEnum):
     STEP = 2
     INIT = 3
     BOOTSTRAP = 4
+    PAINT = 5
+    PARTNER = 6
 
 
 class Counted:

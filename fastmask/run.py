@@ -49,7 +49,9 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
     "oof.csv",
     "scores.json",
 )
-FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES}
+# what a run that was made of other runs has instead of pipelines and folds of its own
+ENSEMBLE = "ensemble.json"
+FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE}
 # the last file of a fold, and what it goes on from until then
 DONE, STATE = "done.json", "state.safetensors"
 # settings that say where to work and to read, and what to do where that fails, not what to do: folds.csv and what
@@ -66,6 +68,8 @@ MACHINE_SETTINGS = (
     "data",
     "images",
     "fixes",
+    "extra",
+    "extra_images",
     "folds_file",
     "weights",
 )
@@ -86,16 +90,18 @@ class Run:
         config: Config,
         heads: Heads,
         *,
-        pipelines: Mapping[str, Any],
+        pipelines: Mapping[str, Any] | None,
         folds: pd.DataFrame,
         environment: Any,
         skipped: Sequence[tuple[str, str]] = (),
         trained: Mapping[int, Path] | None = None,
+        ensemble: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> Run:
         """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run.
 
-        `skipped` are photos that were left out and why, `trained` directories of folds to copy.
+        `skipped` are photos that were left out and why, `trained` directories of folds to copy. What is made of other
+        runs says in `ensemble` how, and has no pipelines.
         """
         path = Path(path)
         check_free(path, overwrite)
@@ -107,7 +113,10 @@ class Run:
             made = Path(aside) / "new"
             made.mkdir()
             write_yaml(made / CONFIG, config.to_plain())
-            write_yaml(made / PIPELINES, dict(pipelines))
+            if pipelines is not None:
+                write_yaml(made / PIPELINES, dict(pipelines))
+            if ensemble is not None:
+                write_json(made / ENSEMBLE, dict(ensemble))
             write_json(made / HEADS, heads.to_plain())
             write_json(made / ENVIRONMENT, environment)
             write_csv(made / FOLDS, folds)
@@ -156,6 +165,7 @@ class Run:
     @cached_property
     def pipelines(self) -> dict[str, Any]:
         """The augmentation as albumentations' own serialisation: {"train": ..., "valid": ...}."""
+        self.check_trained()
         plain = read_yaml(self.path / PIPELINES)
         if not isinstance(plain, dict) or not {"train", "valid"} <= set(plain):
             raise DataError(f"{self.path / PIPELINES} does not hold the pipelines train and valid.")
@@ -245,17 +255,19 @@ class Run:
 
     def history(self, fold: int) -> pd.DataFrame:
         """One row an epoch of a fold: losses, metrics, learning rate, seconds."""
+        self.check_trained()
         return self._read(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
 
     @property
     def trained_folds(self) -> list[int]:
-        """The folds that are trained to their end."""
+        """The folds that are trained to their end; an ensemble has none of its own."""
         # of the folders that there are: how many folds there should be is only what a file says
         named = (re.fullmatch("fold([0-9]{1,4})", folder.name) for folder in self.path.glob("fold*"))
         return sorted(f for f in {int(m[1]) for m in named if m} if f < self.config.folds and self.is_done(f))
 
     def checkpoints(self, fold: int) -> list[Path]:
         """The best checkpoints of a fold, by epoch."""
+        self.check_trained()
         return sorted(self.fold_path(fold).glob("epoch*.safetensors"))
 
     def photos_digest(self, fold: int) -> str:
@@ -268,6 +280,38 @@ class Run:
         return (self.fold_path(fold) / DONE).is_file()
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether it was made of other runs, and has no models of its own."""
+        return (self.path / ENSEMBLE).is_file()
+
+    @cached_property
+    def ensemble(self) -> dict[str, Any]:
+        """What ensemble.json holds: the `blend`, its `weights`, the `members`, the `caveats` of their scores."""
+        plain = _mapping(self.path / ENSEMBLE)
+        members, texts = plain.get("members"), ("name", "path", "identity", "oof")
+        whole = (
+            isinstance(members, list)
+            and all(isinstance(m, dict) and all(isinstance(m.get(text), str) for text in texts) for m in members)
+            and isinstance(plain.get("blend"), str)
+            and isinstance(plain.get("weights"), dict)
+            and isinstance(plain.get("caveats"), list)
+            and all(isinstance(caveat, str) for caveat in plain["caveats"])
+        )
+        if not whole:
+            raise DataError(
+                f"{self.path / ENSEMBLE} does not hold a blend, its weights, members and caveats; restore it."
+            )
+        return plain
+
+    def check_trained(self) -> None:
+        """Raise UsageError for an ensemble, which has no models of its own."""
+        if self.is_ensemble:
+            raise UsageError(
+                f"{self.path} is an ensemble, which was not trained and has no models of its own; name one of its "
+                f"runs, as {ENSEMBLE} lists them."
+            )
+
+    @property
     def is_scored(self) -> bool:
         """Whether there are out-of-fold predictions of it yet."""
         return (self.path / OOF).is_file()
@@ -276,8 +320,15 @@ class Run:
     def identity(self) -> str:
         """SHA-256 of all that decides what it comes to: settings, pipelines, heads, what it starts from."""
         settings = {name: value for name, value in self.config.to_plain().items() if name not in MACHINE_SETTINGS}
-        what = [settings, self.pipelines, self.heads.to_plain(), self.start]
+        made = self._made_of if self.is_ensemble else self.pipelines
+        what = [settings, made, self.heads.to_plain(), self.start]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _made_of(self) -> list[Any]:
+        """The blend of an ensemble and its members, wherever they lie."""
+        members = [(member["identity"], member["oof"]) for member in self.ensemble["members"]]
+        return [self.ensemble["blend"], self.ensemble["weights"], members]
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -295,7 +346,12 @@ class Run:
 
     @property
     def caveats(self) -> list[str]:
-        """What makes its score another than that of an honest, whole cross-validation; mostly nothing."""
+        """What makes its score another than that of an honest, whole cross-validation; mostly nothing.
+
+        Those of an ensemble are its members'.
+        """
+        if self.is_ensemble:
+            return list(self.ensemble["caveats"])
         trained = sorted(set(self.oof["fold"].astype(int)))
         caveats = []
         if len(trained) < self.config.folds:
@@ -381,7 +437,13 @@ def differing_settings(one: Config, other: Config) -> list[str]:
 
 def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """In words, what two runs start from that differs."""
-    words = {"tag": "body", "weights": "weights", "loss": "loss", "photos": "content of the photos"}
+    words = {
+        "tag": "body",
+        "weights": "weights",
+        "loss": "loss",
+        "photos": "content of the photos",
+        "extra": "extra photos or labels",
+    }
     return [what for name, what in words.items() if one.get(name) != other.get(name)]
 
 
@@ -407,7 +469,9 @@ def resumed(config: Config, out: str | Path) -> Config:
 
     Hours are not taken over; what they gave up, or what bs auto found, stays as it was.
     """
-    saved, given = Run.load(out).config, config.model_dump(exclude_unset=True)
+    run = Run.load(out)
+    run.check_trained()
+    saved, given = run.config, config.model_dump(exclude_unset=True)
     if "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
         raise UsageError(f"{out} was trained on {saved.data}, which is not there any more, or from here; give --data.")
     fixed = {"epochs", "folds"} if config.hours is not None else set()

@@ -1,6 +1,7 @@
-"""The command line on what a run answers: decide, predict by a rule, label-errors, diff, ledger."""
+"""The command line on what a run answers: decide, predict by a rule, ensemble, label-errors, diff, ledger."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fastmask.decision.decide import decide, fit_run
+from fastmask.files import write_csv
 from fastmask.run import Run
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
@@ -24,6 +26,18 @@ def submit(run_copy: Path, contest: Path, fastmask: Command) -> Command:
         return fastmask("predict", run_copy, contest / "eval" / "images", "--submission", info, "--out", out, *words)
 
     return command
+
+
+@pytest.fixture
+def second_run(run_copy: Path, tmp_path: Path) -> Path:
+    """A copy of a run whose mask answers are other ones."""
+    copy = Path(shutil.copytree(run_copy, tmp_path / "second"))
+    oof, run = pd.read_csv(copy / "oof.csv"), Run.load(copy)
+    columns = run.heads.columns[:3]
+    oof[columns] = oof[columns].to_numpy()[:, ::-1]
+    oof["predicted"] = run.heads.joint(run.heads.argmax(oof[run.heads.columns].to_numpy()))
+    write_csv(copy / "oof.csv", oof)
+    return copy
 
 
 def test_decide_prints_the_rules_side_by_side(run_copy: Path, fastmask: Command) -> None:
@@ -243,3 +257,85 @@ def test_out_of_fold_predictions_of_other_photos_are_not_believed(run_copy: Path
     (run_copy / "oof.csv").write_text("".join(rows[:20]))
     for command in ("decide", "score", "label-errors"):
         assert "has 19 rows that are not the" in refused(FAILED, command, run_copy)
+
+
+def test_an_ensemble_is_made_scored_and_handed_in_like_a_run(
+    run_copy: Path, second_run: Path, contest: Path, fastmask: Command
+) -> None:
+    answer = fastmask("ensemble", run_copy, second_run, "--blend", "oof", "--out", "both", "--json")
+    assert answer.code == DONE, answer.errors
+    assert answer.err[-1] == "Written to both. Next: fastmask predict both IMAGES --out FILE"
+    told, run = json.loads(answer.out), Run.load("both")
+    assert told["targets"]["joint"]["macro_f1"] == run.score().joint.macro_f1
+    assert list(told["targets"]["joint"]["members"]) == ["run_copy", "second"] == list(told["weights"]["mask"])
+    images, info = contest / "eval" / "images", contest / "eval" / "info.csv"
+    answer = fastmask("predict", "both", images, "--submission", info, "--out", "s.csv")
+    assert answer.out == "s.csv: 28 photos, oof blend of run_copy, second, 1 view(s) each\n"
+    assert not [line for line in answer.err if "random persons of OOF" in line]
+    row = pd.read_csv("ledger.csv").iloc[0]
+    assert (row["members"], row["decision"]) == ("run_copy,second", "plain")
+    assert row["oof_macro_f1"] == pytest.approx(run.score().joint.macro_f1)
+    fastmask("predict", run_copy, images, "--submission", info, "--out", "one.csv")
+    told = json.loads(fastmask("diff", "one.csv", "s.csv", "--runs", run_copy, "both", "--json").out)
+    gain = run.score().joint.macro_f1 - Run.load(run_copy).score().joint.macro_f1
+    assert told["expected"]["difference"]["macro_f1"] == pytest.approx(gain)
+    for command in ("decide", "score", "label-errors"):
+        assert fastmask(command, "both").code == DONE
+
+
+def test_an_ensemble_prints_each_run_beside_it(run_copy: Path, second_run: Path, fastmask: Command) -> None:
+    answer = fastmask("ensemble", run_copy, second_run, "--out", "both")
+    lines = answer.out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["run", "run_copy", "second", "ensemble"]
+    assert f"{Run.load('both').score().joint.macro_f1:.4f}" in lines[3]
+    assert "is the best run by these same OOF predictions" in answer.out
+    again = fastmask("ensemble", run_copy, second_run, "--out", "both", "--blend", "vote", "--overwrite")
+    assert again.code == DONE
+    assert json.loads(Path("both/ensemble.json").read_text())["blend"] == "vote"
+
+
+def test_what_needs_models_of_its_own_refuses_an_ensemble(
+    run_copy: Path, second_run: Path, contest: Path, fastmask: Command, refused: Callable[..., str]
+) -> None:
+    fastmask("ensemble", run_copy, second_run, "--out", "both")
+    own = "both is an ensemble, which was not trained and has no models of its own"
+    assert own in refused(ASKED_WRONGLY, "fit", "--resume", "--out", "both")
+    assert own in refused(ASKED_WRONGLY, "merge", "both", run_copy, "--out", "m")
+    assert own in refused(ASKED_WRONGLY, "ensemble", "both", run_copy, "--out", "m")
+    assert own in refused(ASKED_WRONGLY, "fit", "--weights", "both", "--data", contest, "--arch", "test_resnet")
+    images = contest / "eval" / "images"
+    assert "name one of its runs" in refused(ASKED_WRONGLY, "predict", "both", images, "--out", "p.csv", "--shift")
+    assert "all its runs" in refused(ASKED_WRONGLY, "predict", "both", images, "--out", "p.csv", "--members", "fold0")
+    assert "both exists" in refused(ASKED_WRONGLY, "ensemble", run_copy, second_run, "--out", "both")
+    assert "no blend 'best'" in refused(
+        ASKED_WRONGLY, "ensemble", run_copy, second_run, "--blend", "best", "--out", "m"
+    )
+    shutil.rmtree(second_run)
+    assert "is not there" in refused(FAILED, "predict", "both", images, "--out", "p.csv")
+
+
+def test_views_are_predicted_and_noted(submit: Command, run_copy: Path, contest: Path, fastmask: Command) -> None:
+    answer = submit("s.csv", "--views", "flip,shift,scale")
+    assert answer.out == "s.csv: 28 photos, mean of fold0, fold1, 8 view(s) each\n"
+    row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
+    assert (row["tta"], row["note"]) == (8, "views flip,shift,scale")
+    images = contest / "eval" / "images"
+    for words, named in (
+        (["--views", "up"], "no views 'up'"),
+        (["--views", "flip", "--tta", 2], "exclude each other"),
+        (["--views", "flip", "--shift"], "one view a photo (no --tta, no --views)"),
+    ):
+        answer = fastmask("predict", run_copy, images, "--out", "p.csv", *words)
+        assert (answer.code, named in answer.errors[0]) == (ASKED_WRONGLY, True)
+
+
+def test_a_soup_says_that_it_has_no_score(submit: Command, run_copy: Path) -> None:
+    assert "keeps one checkpoint" in submit("s.csv", "--soup").errors[0]
+    for fold in (0, 1):
+        (file,) = Run.load(run_copy).checkpoints(fold)
+        shutil.copy(file, file.with_name("epoch009.safetensors"))
+    answer = submit("s.csv", "--soup")
+    assert answer.code == DONE, answer.errors
+    assert any(line.startswith("No out-of-fold prediction is of a soup") for line in answer.err)
+    row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
+    assert (row["note"], np.isnan(row["oof_macro_f1"])) == ("soup", True)

@@ -65,11 +65,26 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "resize": ([100, 50], [100, 50]),
     "stats": (["pretrained"], "pretrained"),
     "seed": ([7], 7),
+    "extra": (["more.csv"], "more.csv"),
+    "extra_images": (["photos"], "photos"),
+    "extra_weight": ([0.5], 0.5),
+    "drop": (["27-29,57"], {"age": [[27, 29], [57, 57]]}),
+    "sampler": (["joint"], "joint"),
+    "erase": ([0.3], 0.3),
+    "mixup": ([0.4], 0.4),
+    "cutmix": ([1], 1),
+    "mix_prob": ([0.5], 0.5),
+    "half_cutmix": ([0.7], 0.7),
+    "half_shares": ([0.3, 0.6], [0.3, 0.6]),
+    "half_partner": (["any"], "any"),
     "arch": (["resnet18"], "resnet18"),
     "pretrained": (None, False),
     "weights": (["body.pth"], "body.pth"),
     "drop_rate": ([0.2], 0.2),
     "drop_path": ([0.1], 0.1),
+    "freeze": ([3], 3),
+    "unfreeze": ([2], 2),
+    "layer_decay": ([0.8], 0.8),
     "epochs": ([3], 3),
     "hours": ([2], 2.0),
     "bs": ([8], 8),
@@ -80,7 +95,11 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "lr_gamma": ([0.1], 0.1),
     "accumulate": ([2], 2),
     "ema": ([0.99], 0.99),
+    "swa": ([0.75], 0.75),
     "order": (["age"], "age"),
+    "f1_share": ([0.5], 0.5),
+    "label_smoothing": ([0.1], 0.1),
+    "class_weight": (["auto"], "auto"),
     "loss": (["ce"], "ce"),
     "focal_gamma": ([1.5], 1.5),
     "monitor": (["age_macro_f1"], "age_macro_f1"),
@@ -96,6 +115,18 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "cache_dir": (["decoded"], "decoded"),
     "workers": ([2], 2),
     "device": (["cpu"], "cpu"),
+}
+
+
+# the word on the command line where it is not the setting's, and what an option does nothing without
+NAMES = {"drop": "drop_ages"}
+BESIDE: dict[str, Sequence[Any]] = {
+    "extra_images": ["--extra", "more.csv"],
+    "extra_weight": ["--extra", "more.csv"],
+    "mix_prob": ["--mixup", 1],
+    "half_shares": ["--half-cutmix", 0.5],
+    "half_partner": ["--half-cutmix", 0.5],
+    "unfreeze": ["--freeze", "body"],
 }
 
 
@@ -117,8 +148,9 @@ def test_every_option_of_fit_is_a_setting_and_is_tried_below() -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_changes_its_setting_and_no_other(name: str, fastmask: Command) -> None:
     words, expected = OPTIONS[name]
-    option = [f"--no-{name}"] if words is None else [f"--{name.replace('_', '-')}", *words]
-    defaults, changed = printed(fastmask), printed(fastmask, *option)
+    option = [f"--no-{name}"] if words is None else [f"--{NAMES.get(name, name).replace('_', '-')}", *words]
+    beside = BESIDE.get(name, [])
+    defaults, changed = printed(fastmask, *beside), printed(fastmask, *beside, *option)
     # weights from a file take the place of the hub's
     also = {"pretrained": False} if name == "weights" else {}
     assert changed == {**defaults, name: expected, **also}
@@ -147,6 +179,14 @@ def test_an_option_changes_its_setting_and_no_other(name: str, fastmask: Command
 )
 def test_lists_of_numbers_and_nested_settings(words: list[Any], name: str, expected: Any, fastmask: Command) -> None:
     assert printed(fastmask, *words)[name] == expected
+
+
+def test_class_weights_may_come_from_a_file(fastmask: Command, work: Path) -> None:
+    (work / "weights.yaml").write_text("age: {60+: 4}\nmask: [1, 2, 1]\n")
+    settings = printed(fastmask, "--class-weight", "weights.yaml")
+    assert settings["alpha"] == {"age": {"60+": 4}, "mask": [1, 2, 1]}
+    assert settings["class_weight"] == "none"
+    assert printed(fastmask, "--freeze", "body")["freeze"] == "body"
 
 
 def test_precedence_is_command_line_set_config_recipe_default(fastmask: Command, work: Path) -> None:
@@ -198,6 +238,25 @@ def test_printed_settings_read_back_as_the_same(words: list[Any], fastmask: Comm
         (["--lr", "nan"], ["lr"]),
         (["--lr", 0], ["lr", "0"]),
         (["--drop-rate", 1], ["drop_rate", "1"]),
+        (["--drop-ages", "old"], ["--drop-ages old", "27-29,57-59"]),
+        (["--drop-ages", "29-27"], ["drop", "29 to 27", "rise"]),
+        (["--drop-ages", "0-150"], ["drop", "fold 0", "nothing to train on"]),
+        (["--set", "drop={mask: [[1, 2]]}"], ["drop", "mask", "no number"]),
+        (["--unfreeze", 3], ["unfreeze", "without freeze"]),
+        (["--freeze", 9], ["freeze is 9", "1 to 5"]),
+        (["--freeze", "head"], ["freeze", "head"]),
+        (["--extra-weight", 2], ["extra_weight", "without extra"]),
+        (["--extra", "nowhere.csv"], ["nowhere.csv"]),
+        (["--mix-prob", 0.5], ["mix_prob", "mixup or cutmix"]),
+        (["--half-partner", "any"], ["half_partner", "without half_cutmix"]),
+        (["--half-cutmix", 0.5, "--half-partner", "old"], ["joint class 'old'", "same, any"]),
+        (["--half-cutmix", 0.5, "--half-shares", 0.5, 1], ["half_shares", "between 0 and 1"]),
+        (["--ema", 0.9, "--swa", 0.5], ["ema and swa", "exclude"]),
+        (["--set", "alpha.age=[1, 1, 4]", "--class-weight", "auto"], ["alpha and class_weight", "exclude"]),
+        (["--set", "alpha={age: {old: 4}}"], ["alpha of head age", "'old'", "60+"]),
+        (["--class-weight", "none.yaml"], ["none.yaml"]),
+        (["--sampler", "hat"], ["no head 'hat'"]),
+        (["--erase", 0.5], ["erase", "train_pipeline", "Erasing"]),
         (["--seed", -1], ["seed", "-1"]),
         (["--seed", 2**32], ["seed", str(2**32)]),
         (["--crop", 300, 150], ["crop", "train_pipeline"]),

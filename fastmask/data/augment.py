@@ -49,19 +49,23 @@ Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def report_pipelines(
-    crop: tuple[int, int] = (400, 200), stats: Stats = REPORT_STATS, resize: tuple[int, int] | None = None
+    crop: tuple[int, int] = (400, 200),
+    stats: Stats = REPORT_STATS,
+    resize: tuple[int, int] | None = None,
+    erase: float = 0.0,
 ) -> tuple[A.Compose, A.Compose]:
     """The report's training and validation pipelines; `crop` is (height, width) in pixels.
 
     `resize` (height, width) scales what was cropped, which the report did not do: for a network of fixed input size, or
-    for speed.
+    for speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
     """
     before = [A.CenterCrop(height=crop[0], width=crop[1])]
     if resize is not None:
         before.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
     after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
     light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
-    return A.Compose([*before, light, *after], strict=True), A.Compose([*before, *after], strict=True)
+    erasing = [A.Erasing(fill=tuple(round(255 * mean) for mean in stats[0]), p=erase)] if erase else []
+    return A.Compose([*before, light, *erasing, *after], strict=True), A.Compose([*before, *after], strict=True)
 
 
 def to_plain(pipeline: A.Compose | A.BasicTransform) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def completed(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.C
 def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
     """The pipelines that a configuration asks for, normalising by `stats`, as {"train": ..., "valid": ...}."""
     if config.train_pipeline is None or config.valid_pipeline is None:
-        train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize)
+        train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize, config.erase)
         return {"train": to_plain(train), "valid": to_plain(valid)}
     return {
         "train": to_plain(completed(config.train_pipeline, stats, "train_pipeline")),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskWarning, UsageError
@@ -20,6 +20,8 @@ LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
     "backgrounds that it has seen: the score will flatter, and says nothing about new people. Use it to see the leak."
 )
+# of the persons, where the folds do not part them
+_PARTS = 5
 # rare classes that a warning names
 _MOST_SHOWN = 8
 
@@ -89,6 +91,23 @@ def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
             raise UsageError(
                 f"Person {person} lies in folds {first[person]} and {fold}: photos of one person must share one."
             )
+
+
+def whole_parts(folds: np.ndarray, persons: np.ndarray) -> np.ndarray:
+    """(N,) into which part each photo is dealt, so that what is fitted on some of (N,) persons is scored on others.
+
+    The folds themselves, or, where there is but one or they tear persons apart, a fifth of the persons each. There must
+    be two persons or more.
+    """
+    owner = np.unique(persons, return_inverse=True)[1]
+    count = int(owner.max()) + 1
+    whole = len(np.unique(np.stack([folds, owner]), axis=1).T) == count
+    if whole and len(np.unique(folds)) > 1:
+        return folds
+    parts = np.empty_like(folds)
+    for part, (_, rows) in enumerate(GroupKFold(min(_PARTS, count)).split(folds, groups=owner)):
+        parts[rows] = part
+    return parts
 
 
 def _check_count(k: int, units: int, what: str) -> None:

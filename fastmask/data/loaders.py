@@ -20,8 +20,10 @@ from fastai.data.transforms import ToTensor
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, is_photo, parts, report_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
+from fastmask.data.halves import Half, Halves
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
+from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.data.transforms import (
     UNREADABLE,
     EncodeHeads,
@@ -31,6 +33,7 @@ from fastmask.data.transforms import (
     TensorHeads,
     TensorPhotos,
     read,
+    targets_of,
 )
 from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
 from fastmask.heads import Heads
@@ -65,8 +68,11 @@ class PhotoDL(TfmdDL):
     the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies. `maps`
     keep what their prefixes make of photos, so that those are decoded once and not in every pass.
 
+    With `chances` (N,) a shuffled pass draws its photos by them, each as often as it comes. With `halves` a side of a
+    photo may be a partner's, and the targets are soft labels.
+
     With `substitute`, a (height, width), a training photo that cannot be read when its turn comes is a grey one of that
-    size, with the class number UNREADABLE of every head.
+    size, with labels that are UNREADABLE throughout.
 
     Batches are made whole, where fastai would send each photo through its pipelines; a data set with item transforms
     or getters of one's own goes photo by photo, and gives the same batches.
@@ -82,20 +88,26 @@ class PhotoDL(TfmdDL):
         fold: int = 0,
         passes: Passes | None = None,
         substitute: tuple[int, int] | None = None,
+        chances: np.ndarray | None = None,
+        halves: Halves | None = None,
         **kwargs: Any,
     ) -> None:
         self.augments, self.maps, self.seed, self.fold = augments, maps, seed, fold
-        self.substitute = substitute
+        self.substitute, self.chances, self.halves = substitute, chances, halves
         self.passes = passes or Passes()
         self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
         self.pass_ = self._left_out = self._first = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
+        self._partners = Counted(Stream.PARTNER, seed, fold)
         kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
         super().__init__(dataset, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
         """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
-        names = ("augments", "maps", "seed", "fold", "passes", "substitute")
+        # what is of the rows of one data set, and for training, stays with that
+        trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
+        rows = ("chances", "halves") if trains else ()
+        names = ("augments", "maps", "seed", "fold", "passes", "substitute", *rows)
         kept = {name: getattr(self, name) for name in names}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
@@ -130,8 +142,9 @@ class PhotoDL(TfmdDL):
         return super().show_results(b, out, **kwargs)
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
-        """The order of this pass: a permutation drawn from (seed, fold, pass)."""
-        order = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_).permutation(len(idxs))
+        """The order of this pass, drawn from (seed, fold, pass): a permutation, or as many draws by `chances`."""
+        rng, count = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_), len(idxs)
+        order = rng.permutation(count) if self.chances is None else rng.choice(count, count, p=self.chances)
         return [idxs[i] for i in order]
 
     def photos_of(self, batch: int) -> list[str]:
@@ -167,28 +180,40 @@ class PhotoDL(TfmdDL):
         for chosen in self.chunkify(samps):
             batch: np.ndarray | None = None
             unreadable = []
+            rows = [row for _, row in chosen]
+            partners, shares = list(rows), [0.0] * len(rows)
             for i, (position, row) in enumerate(chosen):
                 place = None if batch is None else batch[i]
-                try:
-                    image = self._augmented(photos[row], position, row, kept, place)
-                except UnreadableError:
-                    if self.substitute is None or self._which() != 0:
-                        raise
-                    image = np.full((*self.substitute, 3), 128, np.uint8)
+                image = self._readable(photos[row], position, row, kept, place)
+                if image is None:
+                    image = np.full((*(self.substitute or ()), 3), 128, np.uint8)
                     unreadable.append(i)
                 if image is not place:
                     batch = stack(image, i, len(chosen), batch)
-            rows = [row for _, row in chosen]
-            labels = [TensorHeads(target[rows]) for target in targets]
+                half = self._half(position, row)
+                other = None if half is None else self._readable(photos[half.partner], position, half.partner, kept)
+                if half is not None and other is not None and batch is not None:
+                    partners[i], shares[i] = half.partner, half.paste(batch[i], other)
+            labels = [target[rows] for target in targets]
+            if self.halves is not None:
+                others = [target[partners] for target in targets]
+                labels = [self.halves.labels(*pair, shares) for pair in zip(labels, others, strict=True)]
             for target in labels:
                 target[unreadable] = UNREADABLE
-            yield (channels_first(batch), *labels)
+            yield (channels_first(batch), *map(TensorHeads, labels))
 
     def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
         """One photo, augmented as (pass, position, row) says, and its target."""
         position, row = s if isinstance(s, tuple) else (0, s or 0)
-        image, *target = self.dataset[row]
-        return (self._augmented(image, position, row), *target)
+        image, *targets = self.dataset[row]
+        made, half, share = self._augmented(image, position, row), self._half(position, row), 0.0
+        if self.halves is not None:
+            others = targets
+            if half is not None:
+                image, *others = self.dataset[half.partner]
+                share = half.paste(made, self._augmented(image, position, half.partner))
+            targets = [self.halves.labels(a[None], b[None], [share])[0] for a, b in zip(targets, others, strict=True)]
+        return (made, *targets)
 
     def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
         """Items -> the photos and the targets of a batch."""
@@ -198,25 +223,41 @@ class PhotoDL(TfmdDL):
             batch = stack(image, i, len(images), batch)
         return (channels_first(batch), *(torch.stack(t) for t in targets))
 
+    def _half(self, position: int, row: int) -> Half | None:
+        """What becomes of a side of a photo, as (pass, position, row) says; None where it stays."""
+        return None if self.halves is None else self.halves.draw(self._partners.at(self.pass_, position, row), row)
+
     def _which(self) -> int:
         """0 where the photos are to be seen by the training augmentation, 1 by that of validation."""
         return 0 if getattr(self.dataset, "split_idx", 1) == 0 else 1
 
-    def _kept(self) -> PhotoMap:
-        """The map of what the augmentation's own prefix makes of photos; an empty one where there is none."""
-        if self.augments is None or not self.maps:
-            return PhotoMap()
+    def _kept(self) -> list[PhotoMap]:
+        """The maps of what the augmentation's own prefix makes of photos."""
+        if self.augments is None:
+            return []
         prefix, _ = parts(self.augments[self._which()])
-        return next((kept for kept in self.maps if kept.prefix == prefix.plain), PhotoMap())
+        return [kept for kept in self.maps if kept.prefix == prefix.plain]
+
+    def _readable(
+        self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap], place: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """As `_augmented`; None for a photo of the training that cannot be read, where another may stand for it."""
+        try:
+            return self._augmented(photo, position, row, kept, place)
+        except UnreadableError:
+            if self.substitute is None or self._which() != 0:
+                raise
+            return None
 
     def _augmented(
-        self, photo: Any, position: int, row: int, kept: PhotoMap | None = None, place: np.ndarray | None = None
+        self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap] = (), place: np.ndarray | None = None
     ) -> np.ndarray:
         """One photo, given as its path or what is read, augmented as (pass, position, row) says, at `place` if it can.
 
         What is kept of it is copied first, since what augments may write to what it is given.
         """
-        start = kept.get(photo) if kept and isinstance(photo, str) else None
+        found = (there.get(photo) for there in kept) if isinstance(photo, str) else ()
+        start = next((image for image in found if image is not None), None)
         image = read(photo) if start is None else start
         if self.augments is None:
             return image
@@ -292,7 +333,7 @@ def columns_of(dataset: Any) -> tuple[list[Any], list[torch.Tensor]] | None:
     if not columns or any(column is None for column in columns):
         return None
     photos, *targets = columns
-    return list(photos or ()), [torch.as_tensor(np.asarray(target), dtype=torch.int64) for target in targets]
+    return list(photos or ()), [targets_of(target) for target in targets]
 
 
 def _column(items: TfmdLists) -> list[Any] | None:
@@ -325,6 +366,8 @@ def dataloaders(
     device: torch.device | str | None = None,
     maps: Sequence[PhotoMap] | None = None,
     substitute: tuple[int, int] | None = None,
+    train: TrainingSet | None = None,
+    halves: Halves | None = None,
 ) -> DataLoaders:
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
@@ -335,6 +378,8 @@ def dataloaders(
         num_workers: processes that load; by default none on a CPU, which training keeps busy, else up to 8.
         substitute: (height, width) of what stands for a training photo that cannot be read; by default it is an error.
         maps: photos that are decoded already; by default `photo_maps`, so the first loaders of a table take their time.
+        train: what to train on; by default `training_set` of the photos of the other folds.
+        halves: half-face CutMix among the photos of `train`.
 
     Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
     incomplete batch, validation is in the table's order.
@@ -347,21 +392,22 @@ def dataloaders(
         raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
     augments = augments or default_augments(stats or REPORT_STATS)
-    block = data_block(table, np.where(valid[:, None], table.y, table.train_y), valid, batch_stats(augments, stats))
+    train = train or training_set(table, ~valid)
+    block = data_block(table.heads, train, training_set(table, valid, scored=True), batch_stats(augments, stats))
     device = pick_device(device)
     if device.type == "cpu":
         keep_memory()
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
-    bs = min(bs, int((~valid).sum()))
+    bs = min(bs, len(train))
     dls = block.dataloaders(
-        list(range(len(table))),
+        list(range(len(train) + int(valid.sum()))),
         bs=bs,
         seed=seed,
         fold=fold,
         augments=augments,
         maps=photo_maps(table, augments, say=say) if maps is None else maps,
         substitute=substitute,
-        dl_kwargs=[{}, {"passes": Passes()}],
+        dl_kwargs=[{"chances": train.chances, "halves": halves}, {"passes": Passes()}],
         num_workers=default_workers(device) if num_workers is None else num_workers,
         device=device,
         pin_memory=device.type == "cuda",
@@ -388,13 +434,13 @@ def photo_maps(
     return [photo_map(paths, digests, prefix, cache, folder, say) for prefix in prefixes.values()]
 
 
-def data_block(table: Table, y: np.ndarray, valid: np.ndarray, stats: Stats) -> DataBlock:
-    """The DataBlock over row numbers of `table`: `y` (N, heads) are the labels to use, `valid` (N,) who validates."""
-    photos = [str(table.root / path) for path in table.frame["path"]]
+def data_block(heads: Heads, train: TrainingSet, valid: TrainingSet, stats: Stats) -> DataBlock:
+    """The DataBlock over row numbers: first the photos to train on, then those that validate."""
     return DataBlock(
-        blocks=(photo_block(), heads_block(table.heads)),
-        getters=[Lookup(photos), Lookup(y)],
-        splitter=lambda rows: (np.flatnonzero(~valid).tolist(), np.flatnonzero(valid).tolist()),
+        blocks=(photo_block(), heads_block(heads)),
+        # the labels of the two may be of either kind
+        getters=[Lookup([*train.photos, *valid.photos]), Lookup([*train.labels, *valid.labels])],
+        splitter=lambda rows: (rows[: len(train)], rows[len(train) :]),
         batch_tfms=[NormalizeBatch(*stats)],
     )
 

@@ -34,7 +34,10 @@ class TensorPhotos(Handed, TensorImage):
 
 
 class TensorHeads(Handed):
-    """A class number a head: (heads,) or (B, heads) int64, -1 where unknown."""
+    """A class number a head: (heads,) or (B, heads) int64, -1 where unknown.
+
+    Or soft labels, the weight of each class: (classes of all heads,) or (B, classes of all heads) float32.
+    """
 
 
 class HeadNames(list[str]):
@@ -53,17 +56,18 @@ UNREADABLE = -2
 
 
 class EncodeHeads(DisplayedTransform):
-    """Class numbers or names, one a head -> TensorHeads, and back to names."""
+    """Class numbers or names, one a head, or soft labels -> TensorHeads, and back to names."""
 
     def __init__(self, heads: Heads) -> None:
         self.heads = heads
 
     def encodes(self, y: np.ndarray | list) -> TensorHeads:  # type: ignore[type-arg] # plum dispatches on it
         codes: Any = self.heads.encode(list(y)) if isinstance(y[0], str) else y
-        return TensorHeads(torch.as_tensor(codes, dtype=torch.int64))
+        return TensorHeads(targets_of(codes))
 
     def decodes(self, y: TensorHeads) -> HeadNames:
-        return HeadNames(self.heads.decode(y.tolist()))
+        classes = self.heads.harden(y.cpu().numpy()).tolist() if y.is_floating_point() else y.tolist()
+        return HeadNames(self.heads.decode(classes))
 
     @property
     def vocab(self) -> Any:
@@ -72,6 +76,12 @@ class EncodeHeads(DisplayedTransform):
             f"A photo here has a class of each of {', '.join(self.heads.names)}, so there is no one vocabulary: "
             "take fm.interpretation(learn, head) for what fastai would interpret, or heads_of(dls) for the classes."
         )
+
+
+def targets_of(labels: Any) -> torch.Tensor:
+    """Class numbers as int64, soft labels as float32."""
+    array = np.asarray(labels)
+    return torch.as_tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.int64)
 
 
 class ReadPhoto(Transform):

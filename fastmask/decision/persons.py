@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
+from fastmask.data.folds import whole_parts
 from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run import Run
 
-# of the persons, where the run's folds do not part them
-_PARTS = 5
 # the share of the persons whose labels may contradict each other, by mistake, in a head that they share
 _CONTRADICTING = 0.01
 
@@ -45,17 +43,9 @@ def parts_of(run: Run) -> np.ndarray:
     The run's folds, or, where it has but one or they tear persons apart, a fifth of the persons each. Raises UsageError
     for a run of one person.
     """
-    folds, owner = run.oof["fold"].to_numpy(), np.unique(run.persons, return_inverse=True)[1]
-    persons = int(owner.max()) + 1
-    if persons < 2:
+    if len(set(run.persons)) < 2:
         raise UsageError(f"{run.path} has one person only; a decision is fitted on some and scored on others.")
-    whole = len(np.unique(np.stack([folds, owner]), axis=1).T) == persons
-    if whole and len(np.unique(folds)) > 1:
-        return folds
-    parts = np.empty_like(folds)
-    for part, (_, rows) in enumerate(GroupKFold(min(_PARTS, persons)).split(folds, groups=owner)):
-        parts[rows] = part
-    return parts
+    return whole_parts(run.oof["fold"].to_numpy(), run.persons)
 
 
 def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray, shared: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Losses over logits (B, classes of all heads) and targets y (B, heads), where -1 is a label that nobody knows."""
+"""Losses over logits (B, classes of all heads) and targets y, which are class numbers or soft labels.
+
+Class numbers are (B, heads) int64, -1 where nobody knows; soft labels (B, classes of all heads) float, see
+`fastmask.labels`.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +14,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmask.errors import UsageError
-from fastmask.heads import UNKNOWN, Heads
+from fastmask.heads import Heads
+from fastmask.labels import soft_labels
 
 
-def focal(logits: Tensor, y: Tensor, gamma: float = 2.0, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The focal loss of each photo for one head, alpha_y (1 - p_y)^gamma (-log p_y) (Lin et al. 2017).
+def smoothed(labels: Tensor, share: float) -> Tensor:
+    """(B, K) soft labels with a `share` of their weight dealt to all classes alike (Szegedy et al. 2016)."""
+    return labels * (1 - share) + labels.sum(-1, keepdim=True) * (share / labels.shape[-1])
 
-    (B, K) logits, (B,) class numbers -> (B,) losses, 0 where y is -1, and (B,) weights: alpha_y, or 1; 0 where unknown.
+
+def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The focal loss of each photo for one head, of class c alpha_c (1 - p_c)^gamma (-log p_c) (Lin et al. 2017).
+
+    (B, K) logits, (B, K) soft labels -> (B,) losses, each class's by its weight, and (B,) weights: the sums of weight x
+    alpha, which for a class number y are alpha_y, or 1; 0 where unknown.
     """
-    known = y != UNKNOWN
-    classes = y.clamp(min=0)
-    log_p = F.log_softmax(logits.float(), dim=-1).gather(1, classes[:, None]).squeeze(1)
-    weights = known.to(log_p.dtype) if alpha is None else alpha.to(log_p)[classes] * known
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    weights = labels if alpha is None else labels * alpha.to(labels)
     # the floor keeps the gradient finite at p = 1 for a gamma under 1
     loss = -log_p if gamma == 0 else -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
-    return torch.where(known, loss, torch.zeros_like(loss)) * weights, weights
+    return (weights * loss).sum(-1), weights.sum(-1)
 
 
-def distribution(logits: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def soft_f1(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - the macro-F1 of a batch for one head, probabilities in place of counts (Bénédict et al. 2021, sigmoidF1).
+
+    (B, K) logits, (B, K) soft labels -> a scalar: the mean over the classes that the labels have; 0 without a label.
+    """
+    p = F.softmax(logits.float(), dim=-1) * labels.sum(-1, keepdim=True)
+    truth = labels.sum(0)
+    tiny = torch.finfo(p.dtype).tiny
+    f1 = 2 * (p * labels).sum(0) / (p.sum(0) + truth).clamp(min=tiny)
+    there = (truth > 0).to(p.dtype)
+    return ((1 - f1) * there).sum() / there.sum().clamp(min=1)
+
+
+def distribution(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The divergence of each photo's distribution over numbers from its target (label distribution learning, Gao 2017).
 
-    (B, K) logits, (B,) class numbers, (K, K) the target of each class -> (B,) the Kullback-Leibler divergence, 0 where
-    y is -1, and (B,) weights: 1, or 0 where unknown.
+    (B, K) logits, (B, K) soft labels, (K, K) the target of each class -> (B,) the Kullback-Leibler divergence by the
+    label's weight, and (B,) weights, 0 where unknown.
     """
-    known = y != UNKNOWN
-    target = targets[y.clamp(min=0)]
+    weights = labels.sum(-1)
+    # not a matrix product, which bf16 and TF32 would round
+    target = (labels[:, :, None] * targets).sum(1)
     loss = F.kl_div(F.log_softmax(logits.float(), dim=-1), target, reduction="none").sum(-1)
-    return torch.where(known, loss, torch.zeros_like(loss)), known.to(loss.dtype)
+    return loss - torch.xlogy(weights, weights), weights
 
 
 def normal_targets(numbers: np.ndarray, spread: float) -> Tensor:
@@ -48,12 +71,14 @@ def normal_targets(numbers: np.ndarray, spread: float) -> Tensor:
 class FocalLoss(nn.Module):
     """The sum over the heads of weight x mean focal loss; `gamma` 0 is cross-entropy.
 
-    Of a head that is a distribution over a number it is the divergence from a normal one around the label.
+    Of a head that is a distribution over a number it is the divergence from a normal one around the label. Of the other
+    heads `label_smoothing` deals a share of each label to all classes, and `f1_share` is the share of the loss that is
+    the batch's soft F1 instead: 1 is soft F1 alone. It has no value of one photo, so "none" and "sum" leave it out.
 
     A head's mean is over its known labels, weighted by `alpha` as `F.cross_entropy` weighs its own; a head without a
     label in the batch adds exactly nothing, and its gradient is 0. `alpha` has a row of class weights a head, or None.
     `reduction` "none" gives (B,): the heads' weighted losses of each photo. `activation` and `decodes` let fastai turn
-    logits into probabilities (B, classes of all heads) and class numbers (B, heads).
+    logits into probabilities (B, classes of all heads) and class numbers (B, heads). Targets may be soft labels.
 
     fastai's MixUp and CutMix mix the two photos' losses, lam x loss(y) + (1 - lam) x loss(y of the other), and then
     take the mean over all photos of the batch: a label that nobody knows adds nothing, but its photo counts, and
@@ -69,11 +94,17 @@ class FocalLoss(nn.Module):
         gamma: float = 2.0,
         alpha: Sequence[Sequence[float] | None] | None = None,
         reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        f1_share: float = 0.0,
     ) -> None:
         super().__init__()
         if gamma < 0:
             raise UsageError(f"The focal loss's gamma is {gamma}; expected 0 or more.")
+        for name, share in (("label smoothing", label_smoothing), ("share of soft F1", f1_share)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"The focal loss's {name} is {share}; expected 0 to 1.")
         self.heads, self.gamma, self.reduction = heads, gamma, reduction
+        self.label_smoothing, self.f1_share = label_smoothing, f1_share
         for i, (head, row) in enumerate(zip(heads, alpha or [None] * len(heads), strict=True)):
             if row is not None and len(row) != len(head.classes):
                 raise UsageError(f"alpha of head {head.name} has {len(row)} numbers for {len(head.classes)} classes.")
@@ -84,17 +115,22 @@ class FocalLoss(nn.Module):
             self.register_buffer(f"targets{i}", targets)
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
-        """(B, classes of all heads) logits, (B, heads) class numbers -> a scalar, or (B,) with reduction "none"."""
-        logits, y = logits.as_subclass(Tensor), y.as_subclass(Tensor)
+        """(B, classes of all heads) logits, targets of either kind -> a scalar, or (B,) with reduction "none"."""
+        logits = logits.as_subclass(Tensor)
+        labels = soft_labels(y.as_subclass(Tensor), self.heads)
         total = torch.zeros(len(y), device=logits.device) if self.reduction == "none" else logits.new_zeros(())
-        for i, (head, part) in enumerate(zip(self.heads, self.heads.split(logits), strict=True)):
+        parts = zip(self.heads, self.heads.split(logits), self.heads.split(labels), strict=True)
+        for i, (head, part, wanted) in enumerate(parts):
             if head.spread is None:
-                loss, weights = focal(part, y[:, i], self.gamma, getattr(self, f"alpha{i}"))
+                wanted = smoothed(wanted, self.label_smoothing) if self.label_smoothing else wanted
+                loss, weights = focal(part, wanted, self.gamma, getattr(self, f"alpha{i}"))
             else:
-                loss, weights = distribution(part, y[:, i], getattr(self, f"targets{i}"))
+                loss, weights = distribution(part, wanted, getattr(self, f"targets{i}"))
             if self.reduction == "mean":
                 # the smallest normal number keeps an empty head at 0 / tiny = 0
                 loss = loss.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+                if self.f1_share and head.spread is None:
+                    loss = (1 - self.f1_share) * loss + self.f1_share * soft_f1(part, wanted)
             elif self.reduction == "sum":
                 loss = loss.sum()
             total = total + head.weight * loss
@@ -113,6 +149,10 @@ class CrossEntropyLoss(FocalLoss):
     """The sum over the heads of weight x mean cross-entropy: the focal loss at gamma 0."""
 
     def __init__(
-        self, heads: Heads, alpha: Sequence[Sequence[float] | None] | None = None, reduction: str = "mean"
+        self,
+        heads: Heads,
+        alpha: Sequence[Sequence[float] | None] | None = None,
+        reduction: str = "mean",
+        **options: float,
     ) -> None:
-        super().__init__(heads, gamma=0.0, alpha=alpha, reduction=reduction)
+        super().__init__(heads, gamma=0.0, alpha=alpha, reduction=reduction, **options)

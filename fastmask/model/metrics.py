@@ -54,6 +54,9 @@ class _Counting(Metric):
 
     def accumulate(self, learn: Any) -> None:
         logits, y = learn.pred.as_subclass(Tensor), learn.y.as_subclass(Tensor)
+        if y.is_floating_point():
+            # soft labels, in a metric of the training photos
+            y = torch.from_numpy(self.heads.harden(y.cpu().numpy())).to(y.device)
         counts = self.count(*self._of_target(logits, y))
         self.counts = counts if self.counts is None else self.counts.add_(counts)
 

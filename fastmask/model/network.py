@@ -16,6 +16,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
@@ -233,6 +234,35 @@ def _strip(name: str) -> str:
 def body_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
     """fastai's splitter: the body's parameters, then the heads'."""
     return [list(network.body.parameters()), list(network.heads.parameters())]
+
+
+def stages(body: nn.Module, coarse: bool = True) -> list[list[nn.Parameter]]:
+    """A body's parameters in groups from the photo to the features, as timm groups them: stages, or else each block.
+
+    A body that does not say how is one group.
+    """
+    matcher: Any = getattr(body, "group_matcher", None)
+    if matcher is None:
+        return [list(body.parameters())]
+    number_of = group_parameters(body, matcher(coarse=coarse), reverse=True)
+    groups: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in body.named_parameters():
+        groups.setdefault(int(number_of[name]), []).append(parameter)
+    return [groups[number] for number in sorted(groups)]
+
+
+def blocks_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
+    """fastai's splitter: each block of the body from the photo on, then the heads'."""
+    return [*stages(network.body, coarse=False), list(network.heads.parameters())]
+
+
+def layer_scales(network: MultiHeadNet, decay: float) -> list[float]:
+    """The share of the learning rate of each of `blocks_and_heads`: 1 of the heads, `decay` times less a block down.
+
+    Layer-wise decay, as in BEiT (Bao et al. 2021) and timm.
+    """
+    count = len(blocks_and_heads(network))
+    return [decay ** (count - 1 - i) for i in range(count)]
 
 
 def _line(error: BaseException) -> str:

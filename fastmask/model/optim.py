@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,21 @@ class GroupHypers(dict[str, Any]):
 class LiveOptim(OptimWrapper):
     """fastai's wrapper of a torch optimizer, with `hypers` that can be written to.
 
-    fastai's own optimizers have such, and its ReduceLROnPlateau writes to them; on the wrapper it does nothing.
+    fastai's own optimizers have such, and its ReduceLROnPlateau writes to them; on the wrapper it does nothing. A
+    learning rate that is set for all groups at once is multiplied by each group's of `lr_scales`, where there are any.
     """
+
+    def __init__(self, *args: Any, lr_scales: Sequence[float] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lr_scales = tuple(lr_scales)
+        if self.lr_scales:
+            self.set_hyper("lr", self.opt.defaults["lr"])
+
+    def set_hyper(self, k: str, v: Any) -> None:
+        """Set a hyper-parameter, to one value or one a group."""
+        if k == "lr" and self.lr_scales and isinstance(v, int | float):
+            v = [v * scale for scale in self.lr_scales]
+        super().set_hyper(k, v)
 
     @property
     def hypers(self) -> list[GroupHypers]:
@@ -37,5 +50,5 @@ class LiveOptim(OptimWrapper):
 
 
 def adamp_opt(**options: Any) -> Callable[..., OptimWrapper]:
-    """fastai's `opt_func` for AdamP; `options` go to the optimizer."""
+    """fastai's `opt_func` for AdamP; `options` go to the optimizer, but for the `lr_scales` of `LiveOptim`."""
     return partial(LiveOptim, opt=AdamP, **options)

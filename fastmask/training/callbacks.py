@@ -20,10 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.data.loaders import Passes, PhotoDL
+from fastmask.data.training_set import TrainingSet
 from fastmask.errors import DataError, DivergenceError, one_line
 from fastmask.files import replacing, write_csv
+from fastmask.heads import Heads
 from fastmask.randomness import Counted, Stream
 from fastmask.scoring import LOSS
+
+# how often each class was drawn
+DRAWN = "drawn.csv"
 
 
 class CountedSteps(Callback):
@@ -247,6 +252,32 @@ class History(TrainedEpochs):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._rows, self._times, self._before = list(state["rows"]), list(state["times"]), state["seconds"]
+
+
+class Drawn(TrainedEpochs):
+    """Writes `folder`/drawn.csv anew each epoch: how many photos of each joint class it has trained on."""
+
+    order = History.order
+
+    def __init__(self, folder: Path, heads: Heads, train: TrainingSet) -> None:
+        self.folder = folder
+        classes = heads.joint(train.classes(heads))
+        self._there, self._of_row = np.unique(classes, return_inverse=True)
+        self._names = [heads.joint_name(number) or "unknown" for number in self._there.tolist()]
+        self._rows: list[dict[str, int]] = []
+
+    def after_trained_epoch(self) -> None:
+        dl = self.learn.dls.train
+        counts = np.bincount(self._of_row[dl.order[: len(dl) * dl.bs]], minlength=len(self._there))
+        self._rows.append({"epoch": self.number, **dict(zip(self._names, counts.tolist(), strict=True))})
+        write_csv(self.folder / DRAWN, pd.DataFrame(self._rows), parents=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rows": self._rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._rows = list(state["rows"])
 
 
 def better(monitor: str) -> np.ufunc:

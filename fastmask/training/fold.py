@@ -16,7 +16,9 @@ from fastmask.run import DONE, STATE, Run, go_on
 from fastmask.terminal import say
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import (
+    DRAWN,
     Checkpoint,
+    Drawn,
     EarlyStopping,
     History,
     OOFCollector,
@@ -58,6 +60,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
         [
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
             *skips,
+            *([Drawn(folder, plan.table.heads, plan.training_set(fold))] if config.sampler else []),
             History(folder),
             FiniteLoss(),
             OOFCollector(folder),
@@ -87,6 +90,8 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
     gc.collect()
     if no_memory is not None:
         raise out_of_memory(plan, fold, no_memory, run.path)
+    if config.sampler:
+        say(f"fold {fold + 1}: how often each class was drawn: {folder / DRAWN}", log)
     if deadline is not None and deadline.cut:
         say(f"fold {fold + 1} ends after {epochs} of {config.epochs} epochs, to be in time", log)
     for skip in skips:

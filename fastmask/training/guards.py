@@ -188,7 +188,7 @@ class SkipUnreadable(Skipping):
             if self._in_pass > _MOST_UNREADABLE * len(self.learn.dls.train.order):
                 self.list_rows()
                 raise DataError(f"More than a tenth of the photos cannot be read, the last {self.rows[-1][-1]}.")
-            self.learn.yb = (y.masked_fill(unreadable[:, None], UNKNOWN),)
+            self.learn.yb = (y.masked_fill(unreadable[:, None], 0 if y.is_floating_point() else UNKNOWN),)
 
 
 def photos_of(learn: Any, batch: int) -> list[str]:

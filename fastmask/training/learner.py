@@ -30,7 +30,7 @@ from fastmask.heads import Heads
 from fastmask.model.archs import needs_size
 from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
-from fastmask.model.network import MultiHeadNet, body_and_heads, build_network
+from fastmask.model.network import MultiHeadNet, blocks_and_heads, body_and_heads, build_network, layer_scales
 from fastmask.model.optim import adamp_opt
 from fastmask.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
@@ -54,6 +54,8 @@ def mask_learner(
     precision: str = "fp32",
     accumulate: int = 1,
     ema: float = 0.0,
+    swa: float = 0.0,
+    layer_decay: float = 1.0,
     cbs: Any = None,
     **kwargs: Any,
 ) -> Learner:
@@ -61,8 +63,10 @@ def mask_learner(
 
     What is drawn for the network depends on the loaders' seed and fold alone. `arch` is a timm name, or a network of
     your own that gives logits (B, classes of all heads). `loss_func` must have `reduction`, `activation` and `decodes`,
-    as `FocalLoss` has. `precision` (auto, fp32, bf16, fp16), `accumulate` (batches a step) and `ema` (a decay; 0 has
-    none) add the callbacks `Precision`, `Accumulation` and `EMA`. `kwargs` go to the Learner, also in place of what is
+    as `FocalLoss` has. `precision` (auto, fp32, bf16, fp16), `accumulate` (batches a step), `ema` (a decay; 0 has none)
+    and `swa` (the share of the training before it; 0 has none) add the callbacks `Precision`, `Accumulation`, `EMA` and
+    `SWA`. `layer_decay` under 1 gives each block of the body that much less of the learning rate than the one above it,
+    each a group of its own. `kwargs` go to the Learner, also in place of what is
     set here (`opt_func`, `splitter`). Weight decay applies to every weight, as the `adamp` package does it, not only to
     those that fastai would decay. Raises UsageError for a loss or a metric that cannot work on these heads.
     """
@@ -79,14 +83,20 @@ def mask_learner(
                 drop_path_rate=drop_path,
                 size=size,
             )
-    splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
+    splitter, opt_func = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params, adamp_opt()
+    if layer_decay != 1:
+        if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:
+            raise UsageError(
+                f"layer_decay is {layer_decay:g}; expected above 0 to 1, and under 1 only for a timm body."
+            )
+        splitter, opt_func = blocks_and_heads, adamp_opt(lr_scales=layer_scales(network, layer_decay))
     loss_func = FocalLoss(heads) if loss_func is None else check_loss(loss_func, heads)
     if metrics is None:
         metrics = default_metrics(heads, getattr(dls, "truth", None))
     metrics = [check_metric(mk_metric(metric), heads) for metric in L(metrics)]
-    settings = {"opt_func": adamp_opt(), "lr": lr, "wd": wd, "wd_bn_bias": True, "splitter": splitter, **kwargs}
+    settings = {"opt_func": opt_func, "lr": lr, "wd": wd, "wd_bn_bias": True, "splitter": splitter, **kwargs}
     precision = resolve_precision(precision, pick_device(getattr(dls, "device", None)))
-    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, accumulate, ema), *L(cbs)]
+    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, accumulate, ema, swa), *L(cbs)]
     learn = ResumableLearner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
     record_on_device(learn)
     return learn
@@ -113,6 +123,19 @@ def check_loss(loss_func: Any, heads: Heads) -> Any:
             "CrossEntropyLoss of fastmask do."
         ) from error
     return loss_func
+
+
+def check_soft(loss_func: Any, heads: Heads) -> None:
+    """Raise UsageError for a loss that cannot take soft labels, which mixed and extra photos have."""
+    try:
+        loss = loss_func(torch.zeros(2, heads.n_logits), torch.full((2, heads.n_logits), 0.5))
+        if loss.shape != ():
+            raise ValueError(f"it gives {tuple(loss.shape)}")
+    except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{type(loss_func).__name__} cannot take soft labels ({one_line(error)}), which mixup, cutmix, half_cutmix "
+            f"and extra make: (B, {heads.n_logits}) weights of the classes, see fastmask.soft_labels."
+        ) from error
 
 
 def check_metric(metric: Metric, heads: Heads) -> Metric:

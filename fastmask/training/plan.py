@@ -24,18 +24,23 @@ from torch import nn
 from fastmask.config import Config, make_config
 from fastmask.data.augment import REPORT_STATS, Augment, Stats, augmentations, check_fit, effective_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos
+from fastmask.data.extra import Extra, read_extra
 from fastmask.data.folds import assign_folds, read_folds
+from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, photo_maps, pick_device
 from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.table import Table
+from fastmask.data.training_set import TrainingSet, class_weights, left_out, training_set
 from fastmask.errors import DataError, UnreadableError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
-from fastmask.model.losses import CrossEntropyLoss, FocalLoss
+from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network, check_start
 from fastmask.scoring import LOSS, target_of
-from fastmask.training.learner import mask_learner, seeded
+from fastmask.training.freeze import freeze_callbacks, frozen_part
+from fastmask.training.learner import check_soft, mask_learner, seeded
+from fastmask.training.mix import mix_callbacks
 from fastmask.training.start import check_no_leak, digest, file_of, load_heads
 from fastmask.training.step import check_compiler, resolve_precision
 
@@ -62,7 +67,8 @@ _MOST_SHOWN = 8
 class Plan:
     """What a cross-validation does, checked: the effective settings, table, folds and pipelines.
 
-    `skipped` are the photos that were left out, because they cannot be read, and why.
+    `skipped` are the photos that were left out, because they cannot be read, and why; `extra` those of another source
+    that are trained on besides.
     """
 
     config: Config
@@ -74,14 +80,18 @@ class Plan:
     size: tuple[int, int] | None = None
     maps: Sequence[PhotoMap] = ()
     skipped: Sequence[tuple[str, str]] = ()
+    extra: Extra | None = None
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
         without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
+        dropped = int(left_out(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         return "; ".join(
             (
                 f"{len(self.table)} photos of {persons} persons{without}",
+                *([f"{dropped} of them not trained on"] if dropped else []),
+                *([f"{len(self.extra)} extra photos to train on"] if self.extra else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}{precision}",
@@ -106,30 +116,43 @@ class Plan:
     def learner(self, fold: int, cbs: Sequence[Any] = ()) -> Learner:
         """The learner that trains on all folds but `fold`, at its start; it prints nothing."""
         self.check_folds([fold])
+        config, heads, train = self.config, self.table.heads, self.training_set(fold)
+        halves = None
+        if config.half_cutmix:
+            classes = heads.joint(train.classes(heads))
+            halves = Halves(classes, heads, config.half_cutmix, config.half_shares, config.half_partner)
         dls = dataloaders(
             self.table,
             fold,
             self.folds,
             augments=augmentations(self.pipelines),
-            bs=self.config.batch,
-            seed=self.config.seed,
-            num_workers=self.config.workers,
-            device=self.config.device,
+            bs=config.batch,
+            seed=config.seed,
+            num_workers=config.workers,
+            device=config.device,
             maps=self.maps,
-            substitute=self.size if self.config.on_bad_photo == "skip" else None,
+            substitute=self.size if config.on_bad_photo == "skip" else None,
+            train=train,
+            halves=halves,
         )
         learn = mask_learner(
             dls,
-            build(self.config, self.table.heads, fold, self.size),
-            loss_func=self.loss(),
-            lr=self.config.lr,
-            wd=self.config.wd,
-            precision=self.config.precision,
-            accumulate=self.config.accumulate,
-            ema=self.config.ema,
-            cbs=cbs,
+            build(config, heads, fold, self.size),
+            loss_func=self.loss(fold),
+            lr=config.lr,
+            wd=config.wd,
+            precision=config.precision,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            swa=config.swa,
+            layer_decay=config.layer_decay,
+            cbs=[
+                *mix_callbacks(heads, config.mixup, config.cutmix, config.mix_prob),
+                *freeze_callbacks(config.freeze, config.unfreeze),
+                *cbs,
+            ],
         )
-        if self.config.compile:
+        if config.compile:
             # in place: the names of the tensors stay
             learn.model.compile()
         # fastai's progress and its logger print to stdout, which is for results
@@ -137,10 +160,23 @@ class Plan:
         learn.logger = _silent
         return learn
 
-    def loss(self) -> nn.Module:
-        """The loss, of one's own or of the configuration."""
+    def training_set(self, fold: int) -> TrainingSet:
+        """What the training of a fold sees."""
+        heads, config = self.table.heads, self.config
+        made = training_set(self.table, (self.folds != fold) & ~left_out(self.table, config.drop))
+        if self.extra is not None:
+            made = made.joined(self.extra.training_set(fold), heads)
+        return made if config.sampler is None else made.balanced(heads, config.sampler)
+
+    def loss(self, fold: int = 0) -> nn.Module:
+        """The loss of a fold, of one's own or of the configuration."""
         heads = self.table.heads
-        return build_loss(self.config, heads) if self.loss_func is None else self.loss_func(heads)
+        if self.loss_func is not None:
+            return self.loss_func(heads)
+        auto = self.config.class_weight == "auto"
+        return build_loss(
+            self.config, heads, class_weights(self.training_set(fold).soft(heads), heads) if auto else None
+        )
 
 
 def _silent(*_: Any) -> None:
@@ -183,13 +219,28 @@ def prepare(
         table, folds = table.select(rows), folds[rows]
     check_known(config, table, folds)
     check_no_leak(config.weights, table, folds, config.group, chosen)
-    check_batches(config, folds)
     if config.compile:
         check_compiler(device)
+    extra = read_extra_of(config, table.heads)
     digests = digest_photos([table.photo(row) for row in range(len(table))])
+    of_extra = [] if extra is None else extra.digests()
+    if extra is not None:
+        extra = extra.kept_apart(table, folds, digests, of_extra)
+    plan = Plan(config, table, folds, pipelines, {}, loss_func, skipped=skipped, extra=extra)
+    check_training(plan, chosen)
     maps, size = decode(table, pipelines, config, digests, say)
+    if extra is not None:
+        more, own = decode(extra.table, pipelines, config, of_extra, say)
+        if own != size:
+            raise DataError(
+                f"The photos of {config.extra} come out {own[0]} high and {own[1]} wide, the others {size[0]} and "
+                f"{size[1]}: the pipelines must end in one size, so add a crop or a resize to both."
+            )
+        maps = [*maps, *more]
     network = build(config, table.heads, fold=first, size=size)
     check_size(network, config.arch, size)
+    if config.freeze is not None:
+        frozen_part(network, config.freeze)
     start = {
         "tag": network.tag,
         "weights": digest(config.weights),
@@ -197,8 +248,33 @@ def prepare(
         "loss": name_of(loss_func),
         "photos": hashlib.sha256("".join(digests).encode()).hexdigest(),
     }
-    surroundings = environment(network, table, device, start)
-    return Plan(config, table, folds, pipelines, surroundings, loss_func, size, maps, skipped)
+    if extra is not None:
+        start["extra"] = extra.digest(of_extra)
+    return replace(plan, environment=environment(network, table, device, start), size=size, maps=maps)
+
+
+def read_extra_of(config: Config, heads: Heads) -> Extra | None:
+    """The extra photos of a configuration, but for those that it drops."""
+    if config.extra is None:
+        return None
+    extra = read_extra(config.extra, heads, config.extra_images, config.extra_weight)
+    return extra.select(~left_out(extra.table, config.drop))
+
+
+def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
+    """Raise UsageError where a fold has too little to train on, or a loss of one's own cannot take its labels."""
+    config, heads = plan.config, plan.table.heads
+    if config.sampler not in (None, JOINT):
+        heads.position(config.sampler)
+    if config.half_cutmix and config.half_partner not in (SAME, ANY):
+        joint_class(heads, config.half_partner)
+    for fold in plan.check_folds(chosen):
+        photos = len(plan.training_set(fold))
+        if not photos:
+            raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
+        check_batches(config, photos)
+    if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, config.extra)):
+        check_soft(plan.loss(), heads)
 
 
 def readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
@@ -266,6 +342,10 @@ def settle_loss(config: Config, loss_func: LossFunc | None) -> Config:
     """`config` with the loss called "own" where it is; raises UsageError where it is called so and is not there."""
     if loss_func is None and config.loss == "own":
         raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
+    if loss_func is not None:
+        for name in ("class_weight", "label_smoothing", "f1_share"):
+            if getattr(config, name) != config.default(name):
+                raise UsageError(f"Setting {name} is of the focal loss, and does nothing with a loss of your own.")
     return config if loss_func is None else config.model_copy(update={"loss": "own"})
 
 
@@ -324,12 +404,23 @@ def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None 
     return network
 
 
-def build_loss(config: Config, heads: Heads) -> FocalLoss:
-    """The loss of a configuration."""
-    alpha = [(config.alpha or {}).get(name) for name in heads.names]
-    if config.loss == "ce":
-        return CrossEntropyLoss(heads, alpha)
-    return FocalLoss(heads, config.focal_gamma, alpha)
+def build_loss(config: Config, heads: Heads, weights: Sequence[Sequence[float] | None] | None = None) -> FocalLoss:
+    """The loss of a configuration; `weights` of the classes of each head go over its own."""
+    alpha = weights or [class_row(head, (config.alpha or {}).get(head.name)) for head in heads]
+    gamma = 0.0 if config.loss == "ce" else config.focal_gamma
+    return FocalLoss(heads, gamma, alpha, label_smoothing=config.label_smoothing, f1_share=config.f1_share)
+
+
+def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -> list[float] | None:
+    """A weight a class: of those that are named; the others have 1. Raises UsageError for a name that is no class."""
+    if not isinstance(given, Mapping):
+        return None if given is None else list(given)
+    unknown = next((name for name in given if name not in head.classes), None)
+    if unknown is not None:
+        raise UsageError(
+            f"alpha of head {head.name} has the class {unknown!r}; expected some of {', '.join(head.classes)}."
+        )
+    return [given.get(name, 1.0) for name in head.classes]
 
 
 def check_monitor(config: Config, table: Table) -> None:
@@ -353,9 +444,8 @@ def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
                 )
 
 
-def check_batches(config: Config, folds: np.ndarray) -> None:
-    """Raise UsageError if an epoch of some fold has fewer batches than make one optimizer step."""
-    photos = len(folds) - int(np.bincount(folds).max())
+def check_batches(config: Config, photos: int) -> None:
+    """Raise UsageError if an epoch of so many photos has fewer batches than make one optimizer step."""
     batches = photos // min(config.batch, photos)
     if config.accumulate > batches:
         raise UsageError(

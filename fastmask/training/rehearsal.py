@@ -130,7 +130,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
     # AdamP keeps two averages of each weight; where steps take several batches, an epoch may end within one
-    state = checkpoint * (3 + bool(config.ema) + (config.accumulate > 1))
+    state = checkpoint * (3 + bool(config.ema or config.swa) + (config.accumulate > 1))
     numbers = plan.table.heads.n_logits * len(plan.table)
     return Rehearsal(
         train_step=watch.step(True),
@@ -177,7 +177,7 @@ def smaller(plan: Plan) -> Iterator[Plan]:
         if photos % bs == 0:
             update = {"bs": bs, "accumulate": plan.config.accumulate * photos // bs}
             tried = replace(plan, config=plan.config.model_copy(update=update))
-            check_batches(tried.config, tried.folds)
+            check_batches(tried.config, len(tried.training_set(0)))
             yield tried
 
 

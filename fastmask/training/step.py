@@ -15,6 +15,7 @@ from fastai.learner import AvgLoss, AvgSmoothLoss, Callback, Learner, Recorder
 from fastai.torch_core import find_bs, to_float
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.training.callbacks import EarlyStopping, finds_lr
@@ -42,14 +43,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def step_callbacks(precision: str, accumulate: int = 1, ema: float = 0.0) -> list[Callback]:
-    """The callbacks of a resolved precision, batches a step and a decay of averaged weights; none where all are off."""
+def step_callbacks(precision: str, accumulate: int = 1, ema: float = 0.0, swa: float = 0.0) -> list[Callback]:
+    """The callbacks of a resolved precision, batches a step and averaged weights; none where all are off."""
     if accumulate < 1:
         raise UsageError(f"A step takes 1 batch or more, found accumulate {accumulate}.")
+    if ema and swa:
+        raise UsageError("ema and swa are two averages of the same weights; take one of them.")
     return [
         *([Precision(precision)] if precision != "fp32" else []),
         *([Accumulation(accumulate)] if accumulate > 1 else []),
         *([EMA(ema)] if ema else []),
+        *([SWA(swa)] if swa else []),
     ]
 
 
@@ -179,7 +183,7 @@ class EMA(Callback):
         if not 0 < decay < 1:
             raise UsageError(f"The decay of averaged weights lies between 0 and 1, such as 0.999; found {decay:g}.")
         self.decay = decay
-        self._average: ModelEmaV3 | None = None
+        self._average: Any = None
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,7 +199,7 @@ class EMA(Callback):
             self._average = self._new_average()
             self._average.module.load_state_dict(state["average"])
 
-    def _new_average(self) -> ModelEmaV3:
+    def _new_average(self) -> Any:
         return ModelEmaV3(self.learn.model, self.decay, use_warmup=True, warmup_power=_WARMUP_POWER)
 
     def _forget(self) -> None:
@@ -235,6 +239,49 @@ class EMA(Callback):
         if self._average is not None and self._swapped != average:
             swap_tensors(self.learn.model, self._average.module)
             self._swapped = average
+
+
+class SWA(EMA):
+    """Averages the weights at the ends of the epochs after a share `start` of a fit (Izmailov et al. 2018).
+
+    All these epochs count alike, batch norm's statistics with them (`torch.optim.swa_utils.AveragedModel`). From the
+    first of them on, validation and what it leads to are of the average, as with `EMA`.
+    """
+
+    def __init__(self, start: float = 0.75) -> None:
+        if not 0 < start < 1:
+            raise UsageError(f"swa is the share of the training before it, between 0 and 1; found {start:g}.")
+        self.start = start
+        self._average: Any = None
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._trained = False
+
+    def _new_average(self) -> Any:
+        return AveragedModel(self.learn.model, use_buffers=True)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        super().load_state_dict(state)
+        if self._average is not None:
+            self._average.n_averaged.fill_(state["steps"])
+
+    def before_train(self) -> None:
+        self._trained = not finds_lr(self.learn)
+
+    def after_step(self) -> None:
+        """Nothing: an epoch counts when it is over."""
+
+    def before_validate(self) -> None:
+        if self._trained and self.learn.epoch >= self.learn.n_epoch * self.start:
+            if self._average is None:
+                self._average = self._new_average()
+            self._average.update_parameters(self.learn.model)
+            self._steps += 1
+        self._trained = False
+        super().before_validate()
 
 
 def swap_tensors(one: nn.Module, other: nn.Module) -> None:

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import albumentations as A
 import numpy as np
@@ -12,10 +13,13 @@ import fastmask.data.transforms
 from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
+from fastmask.data.halves import Halves
 from fastmask.data.loaders import batch_stats, dataloaders, photo_loader, photo_maps, pick_device
 from fastmask.data.photo import read_photo
+from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.data.transforms import TensorHeads, TensorPhotos
 from fastmask.errors import DataError, UsageError
+from fastmask.labels import mixed, soft_labels
 
 SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
 TRAIN = Augmentation(A.Compose([*SMALL, A.HorizontalFlip(p=0.5), A.RandomBrightnessContrast(p=0.8)]))
@@ -289,3 +293,87 @@ def test_batches_that_are_held_stay_as_they_are(table):
 def test_augmented_with_maps_two_workers_give_what_none_gives(table):
     maps = photo_maps(table, (TRAIN, VALID), "ram")
     assert equal(batches(loaders(table, maps=maps, num_workers=2).train), batches(loaders(table, maps=[]).train))
+
+
+def of_the_training(table, **options):
+    """The photos of folds 1 and 2 as a training set, and its halves."""
+    made = training_set(table, assign_folds(table, 3, stratify="gender") != 0)
+    classes = table.heads.joint(made.labels)
+    return made, Halves(classes, table.heads, **{"probability": 0.7, "shares": (0.3, 0.6), **options})
+
+
+def test_a_training_set_may_have_other_photos_and_soft_labels(table):
+    made, _ = of_the_training(table)
+    extra = TrainingSet(made.photos[:4], np.full((4, table.heads.n_logits), 0.5, np.float32))
+    dls = loaders(table, train=made.joined(extra, table.heads))
+    assert len(dls.train_ds) == len(made) + 4
+    y = torch.cat([y for _, y in dls.train])
+    assert (y.shape[1], y.dtype) == (table.heads.n_logits, torch.float32)
+    valid = torch.cat([y for _, y in dls.valid])
+    assert valid.tolist() == table.y[assign_folds(table, 3, stratify="gender") == 0].tolist()
+    dls.train.show_batch(show=False)
+
+
+def test_a_pass_draws_its_photos_by_their_chances(table):
+    made, _ = of_the_training(table)
+    chances = np.zeros(len(made))
+    chances[3], chances[7] = 0.75, 0.25
+    dls = loaders(table, train=replace(made, chances=chances))
+    drawn = [row for _ in range(30) for _ in [batches(dls.train)] for row in dls.train.order]
+    assert set(drawn) == {3, 7}
+    assert np.mean(np.array(drawn) == 3) == pytest.approx(0.75, abs=0.03)
+    # the same photo twice in a pass is augmented twice
+    x = torch.cat([x for x, _ in dls.train])
+    assert len(x.flatten(1).unique(dim=0)) > 2
+    # for predictions of the training photos each is seen once
+    assert sorted(dls.train.new(shuffle=False, drop_last=False).get_idxs()) == list(range(len(made)))
+
+
+def test_a_half_comes_from_the_partner_and_so_does_its_share_of_the_label(table):
+    made, halves = of_the_training(table, partner="any", probability=1.0)
+    plain = loaders(table, augments=(VALID, VALID), train=made)
+    dls = loaders(table, augments=(VALID, VALID), train=made, halves=halves)
+    each = plain.train.new(shuffle=False, drop_last=False)
+    whole, y = (torch.cat(parts) for parts in zip(*batches(each), strict=True))
+    seen = 0
+    for (x, labels), rows in zip(batches(dls.train), np.array_split(dls.train.order, len(dls.train)), strict=False):
+        for i, row in enumerate(rows[: len(x)]):
+            changed = (x[i] != whole[row]).any(0).any(0)
+            if changed.any() and len(set(labels[i].tolist()) - {0.0, 1.0}):
+                seen += 1
+                partner = next(r for r in range(len(made)) if (x[i] == whole[r]).all(0).all(0)[changed].all())
+                width = changed.nonzero().flatten()
+                side = width.max().item() + 1 if width.min() == 0 else 32 - width.min().item()
+                expected = mixed(
+                    soft_labels(y[row : row + 1], table.heads),
+                    soft_labels(y[partner : partner + 1], table.heads),
+                    torch.tensor([side / 32]),
+                    table.heads,
+                )
+                torch.testing.assert_close(torch.Tensor(labels[i]), torch.Tensor(expected[0]))
+    assert seen > 10
+
+
+class Idle(Transform):
+    """An item transform, which makes a loader go photo by photo."""
+
+    def encodes(self, x: TensorHeads):
+        return x
+
+
+def test_halves_are_the_same_in_workers_and_photo_by_photo(table):
+    made, halves = of_the_training(table)
+    one, two = (loaders(table, train=made, halves=halves, num_workers=n) for n in (0, 2))
+    first = batches(one.train)
+    assert equal(first, batches(two.train))
+    by_photo = loaders(table, train=made, halves=halves)
+    by_photo.train.after_item.add(Idle())
+    assert equal(first, batches(by_photo.train))
+    assert not equal(first, batches(one.train))
+
+
+def test_validation_has_no_halves(table):
+    made, halves = of_the_training(table)
+    dls = loaders(table, train=made, halves=halves)
+    assert equal(batches(dls.valid), batches(loaders(table).valid))
+    assert dls.train.new(shuffle=False).halves is None

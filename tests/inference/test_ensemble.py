@@ -1,15 +1,21 @@
+import shutil
+
 import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fastmask.data.augment import REPORT_STATS
 from fastmask.data.contest import read_contest
+from fastmask.decision.decide import fit_run
 from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.files import read_json, write_json
+from fastmask.inference.blend import blend_runs
 from fastmask.inference.ensemble import find_photos, predict
+from fastmask.inference.views import make_views
 from fastmask.model.network import build_network
 from fastmask.run import Run
 from fastmask.training.callbacks import read_oof
@@ -19,13 +25,13 @@ WHOLE = A.Compose(
 )
 
 
-def by_hand(run, paths, fold, mirror=False):
+def by_hand(run, paths, fold, view=lambda x: x):
     """Pillow, albumentations' own Normalize and ToTensorV2, a plain network: the probabilities of one fold."""
     network = build_network(run.config.arch, run.heads)
     network.load_state_dict(load_file(run.checkpoints(fold)[0]))
     x = torch.stack([WHOLE(image=np.asarray(Image.open(p).convert("RGB")))["image"] for p in paths])
     with torch.no_grad():
-        logits = network.eval()(x.flip(3) if mirror else x)
+        logits = network.eval()(view(x))
     return torch.cat([part.softmax(1) for part in run.heads.split(logits)], dim=1).numpy()
 
 
@@ -60,7 +66,7 @@ def test_the_inference_transform_is_the_validation_transform(finished_run, conte
 
 def test_the_second_view_is_the_mirror_image(finished_run, photos):
     two = predicted(finished_run, photos[:5], tta=2, members=["fold1"])
-    plain, mirrored = (by_hand(finished_run, photos[:5], 1, mirror) for mirror in (False, True))
+    plain, mirrored = by_hand(finished_run, photos[:5], 1), by_hand(finished_run, photos[:5], 1, lambda x: x.flip(3))
     np.testing.assert_allclose(two.probabilities, (plain + mirrored) / 2, atol=2e-5)
 
 
@@ -106,12 +112,8 @@ def test_members_can_be_chosen_and_each_keeps_its_columns(finished_run, photos):
     np.testing.assert_allclose(frame["fold1:mask.wear"], one.probabilities[:, 0], atol=1e-6)
 
 
-def test_checkpoints_of_a_fold_are_averaged(finished_run, contest, small_settings, photos, tmp_path):
-    import io
-
-    from fastmask.training.crossval import cross_validate
-
-    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **small_settings, top_k=2)
+def test_checkpoints_of_a_fold_are_averaged(two_checkpoints, photos, tmp_path):
+    run = Run.load(shutil.copytree(two_checkpoints.path, tmp_path / "run"))
     assert [len(run.checkpoints(f)) for f in (0, 1)] == [2, 2]
     both = predicted(run, photos[:4], members=["fold0"]).probabilities
     best, last = run.checkpoints(0)
@@ -123,6 +125,144 @@ def test_checkpoints_of_a_fold_are_averaged(finished_run, contest, small_setting
         alone.append(predicted(run, photos[:4], members=["fold0"]).probabilities)
         drop.write_bytes(kept)
     np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_a_soup_is_one_network_of_the_mean_weights(two_checkpoints, photos, tmp_path):
+    run = Run.load(shutil.copytree(two_checkpoints.path, tmp_path / "run"))
+    files = run.checkpoints(0)
+    one, two = map(load_file, files)
+    soup = predicted(run, photos[:4], members=["fold0"], soup=True)
+    assert (soup.probabilities != predicted(run, photos[:4], members=["fold0"]).probabilities).any()
+    mean = {name: (one[name] + two[name]) / 2 if one[name].is_floating_point() else one[name] for name in one}
+    save_file(mean, files[0])
+    files[1].unlink()
+    np.testing.assert_allclose(
+        predicted(run, photos[:4], members=["fold0"]).probabilities, soup.probabilities, atol=1e-6
+    )
+
+
+def test_a_soup_of_equal_checkpoints_predicts_the_bits_of_one(two_checkpoints, photos, tmp_path):
+    run = Run.load(shutil.copytree(two_checkpoints.path, tmp_path / "run"))
+    for fold in (0, 1):
+        first, second = run.checkpoints(fold)
+        shutil.copy(first, second)
+    soup = predicted(run, photos[:4], soup=True).probabilities
+    for fold in (0, 1):
+        run.checkpoints(fold)[1].unlink()
+    assert np.array_equal(soup, predicted(run, photos[:4]).probabilities)
+    with pytest.raises(UsageError, match="keeps one checkpoint, so --soup has nothing to average; train with --top-k"):
+        predicted(run, photos[:4], soup=True)
+
+
+def test_views_are_averaged_with_the_photo_itself(finished_run, photos):
+    seen = predicted(finished_run, photos[:5], views=["shift", "scale"], members=["fold1"])
+    each = [by_hand(finished_run, photos[:5], 1, view) for view in make_views(["shift", "scale"])]
+    assert len(each) == 7
+    np.testing.assert_allclose(seen.probabilities, np.mean(each, axis=0), atol=2e-5)
+    flipped = predicted(finished_run, photos[:5], views=["flip"])
+    assert np.array_equal(flipped.probabilities, predicted(finished_run, photos[:5], tta=2).probabilities)
+    back = predicted(finished_run, photos[:5][::-1], views=["shift", "scale"], members=["fold1"], bs=2)
+    np.testing.assert_allclose(back.probabilities[::-1], seen.probabilities, atol=1e-5)
+
+
+def test_views_and_tta_exclude_each_other(finished_run, photos):
+    with pytest.raises(UsageError, match="--tta and --views exclude each other"):
+        predicted(finished_run, photos[:2], views=["flip"], tta=2)
+    with pytest.raises(UsageError, match="There are no views 'turn'"):
+        predicted(finished_run, photos[:2], views=["turn"])
+
+
+@pytest.mark.parametrize("how", ["mean", "vote", "oof"])
+def test_an_ensemble_blends_what_its_runs_predict(finished_run, other_run, photos, how, tmp_path):
+    blended = blend_runs([finished_run, other_run], how, out=tmp_path / "both", draws=0)
+    seen = []
+    both = predicted(blended.run, photos[:5], views=["flip"], progress=lambda *done: seen.append(done), bs=3)
+    each = [predicted(run, photos[:5], views=["flip"], bs=3).probabilities for run in (finished_run, other_run)]
+    assert list(both.members) == ["small", "other"] == blended.members
+    for member, own in zip(both.members.values(), each, strict=True):
+        assert np.array_equal(member, own)
+    np.testing.assert_allclose(both.probabilities, blended.mixture.mix(each), rtol=1e-6)
+    assert both.blend == how
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_rule_of_an_ensemble_is_of_its_blend(finished_run, other_run, photos, tmp_path):
+    run = blend_runs([finished_run, other_run], "vote", out=tmp_path / "both", draws=0).run
+    rule = fit_run(run, "calibrated")
+    both = predicted(run, photos[:5])
+    decided = both.decide(rule)
+    np.testing.assert_allclose(decided.probabilities, rule.calibrated(both.probabilities))
+    assert np.isfinite(decided.probabilities).all()
+
+
+def test_a_member_has_columns_of_the_heads_that_it_has_learned(run_copy, other_run, photos, tmp_path):
+    heads = read_json(run_copy / "heads.json")
+    write_json(run_copy / "heads.json", [heads[0], *({**head, "weight": 0} for head in heads[1:])])
+    run = blend_runs([run_copy, other_run], out=tmp_path / "both", draws=0).run
+    both = predicted(run, photos[:3])
+    assert np.isnan(both.members["run_copy"][:, 3:]).all()
+    assert np.array_equal(both.probabilities[:, 3:], both.members["other"][:, 3:])
+    columns = [c for c in both.frame.columns if c.startswith("run_copy:")]
+    assert columns == ["run_copy:mask.wear", "run_copy:mask.incorrect", "run_copy:mask.none"]
+    assert not both.frame.isna().any(axis=None)
+
+
+def test_a_member_that_is_gone_or_another_is_said(run_copy, other_run, photos, tmp_path):
+    run = blend_runs([run_copy, other_run], out=tmp_path / "both", draws=0).run
+    score, oof = str(run.score(0)), (run_copy / "oof.csv").read_text()
+    (run_copy / "oof.csv").write_text(oof.replace(",0.3", ",0.4"))
+    with pytest.raises(DataError, match="run_copy has changed since .*both was made of it; make the ensemble again"):
+        predicted(run, photos[:2])
+    (run_copy / "oof.csv").write_text(oof)
+    assert len(predicted(run, photos[:2])) == 2
+    config = (run_copy / "config.yaml").read_text()
+    (run_copy / "config.yaml").write_text(config.replace("lr: 0.0003", "lr: 0.0004"))
+    with pytest.raises(DataError, match="run_copy has changed since"):
+        predicted(run, photos[:2])
+    shutil.rmtree(run_copy)
+    with pytest.raises(DataError, match="is made of .*run_copy, which is not there; put it back"):
+        predicted(run, photos[:2])
+    # what it has scored stays
+    assert str(Run.load(run.path).score(0)) == score
+
+
+def test_an_ensemble_and_its_runs_can_be_moved_together(finished_run, other_run, photos, tmp_path, monkeypatch):
+    for run in (finished_run, other_run):
+        shutil.copytree(run.path, tmp_path / "here" / run.path.name)
+    monkeypatch.chdir(tmp_path / "here")
+    before = predicted(blend_runs(["small", "other"], out="both", draws=0).run, photos[:2]).probabilities
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert np.array_equal(predicted("there/both", photos[:2]).probabilities, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"blend": "best"}, "does not hold one of the blends mean, vote, oof"),
+        ({"weights": {"mask": [0.5, 0.5]}}, "for each head, 2 weights"),
+        ({"weights": {name: [0.9, 0.9] for name in ("mask", "gender", "age")}}, "that sum to 1"),
+        ({"weights": {name: [2, -1] for name in ("mask", "gender", "age")}}, "2 weights of 0 or more"),
+        ({"weights": {name: ["a", 1] for name in ("mask", "gender", "age")}}, "2 weights of 0 or more"),
+        ({"members": [{"name": "a"}]}, "does not hold a blend, its weights, members and caveats"),
+        ({"caveats": [3]}, "does not hold a blend, its weights, members and caveats"),
+    ],
+)
+def test_a_broken_ensemble_is_said(finished_run, other_run, photos, change, match, tmp_path):
+    run = blend_runs([finished_run, other_run], out=tmp_path / "both", draws=0).run
+    write_json(run.path / "ensemble.json", {**run.ensemble, **change})
+    with pytest.raises(DataError, match=match):
+        predicted(run.path, photos[:2])
+
+
+def test_an_ensemble_predicts_with_all_its_runs_and_each_must_be_able_to(
+    finished_run, other_run, two_checkpoints, photos, tmp_path
+):
+    run = blend_runs([two_checkpoints, other_run], out=tmp_path / "both", draws=0).run
+    with pytest.raises(UsageError, match="both is an ensemble and predicts with all its runs"):
+        predicted(run, photos[:2], members=["other"])
+    with pytest.raises(UsageError, match=r"Each fold of .*other keeps one checkpoint"):
+        predicted(run, photos[:2], soup=True)
 
 
 def test_a_fold_that_is_not_finished_predicts_nothing(run_copy, photos):

@@ -3,11 +3,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
-from fastmask.model.losses import CrossEntropyLoss, FocalLoss, focal
+from fastmask.labels import soft_labels
+from fastmask.model.losses import CrossEntropyLoss, FocalLoss, focal, soft_f1
 
 HEADS = contest_heads()
 ONE = Heads([Head("one", ("a", "b", "c"))])
@@ -100,7 +102,7 @@ def test_gradients_agree_with_differences():
     y = torch.tensor([0, 1, 2, -1, 1])
 
     def loss(x):
-        return focal(x.to(torch.float32), y)[0].sum().double()
+        return focal(x.to(torch.float32), soft_labels(y[:, None], ONE))[0].sum().double()
 
     x = logits.clone().requires_grad_()
     loss(x).backward()
@@ -159,3 +161,96 @@ def test_a_number_that_nobody_knows_costs_nothing_and_takes_no_alpha():
     assert (logits.grad == 0).all()
     with pytest.raises(UsageError, match="age_number is a distribution"):
         FocalLoss(YEARS, alpha=[None, [1.0] * 43])
+
+
+def soft(y, weight=1.0):
+    """One-hot rows by PyTorch's own function, 0 where unknown."""
+    return torch.cat(
+        [F.one_hot(y[:, i].clamp(min=0), k) * (y[:, i : i + 1] >= 0) * weight for i, k in enumerate(HEADS.sizes)], 1
+    ).float()
+
+
+def test_class_numbers_are_soft_labels_with_one_class():
+    logits, y = batch(unknown=0.3)
+    assert soft_labels(y, HEADS).equal(soft(y))
+    for gamma in (0, 2):
+        assert FocalLoss(HEADS, gamma)(logits, soft(y)) == FocalLoss(HEADS, gamma)(logits, y)
+
+
+def test_soft_labels_are_those_of_pytorchs_cross_entropy():
+    logits, y = batch()
+    other = torch.stack([torch.roll(y[:, i], 1) for i in range(3)], 1)
+    mixed = 0.3 * soft(y) + 0.7 * soft(other)
+    expected = sum(F.cross_entropy(a, b) for a, b in zip(HEADS.split(logits), HEADS.split(mixed), strict=True))
+    torch.testing.assert_close(CrossEntropyLoss(HEADS)(logits, mixed), expected)
+
+
+def test_a_label_of_half_the_weight_counts_half_in_the_mean():
+    logits = torch.tensor([[math.log(2), 0.0, 0.0], [math.log(2), 0.0, 0.0]])
+    labels = torch.tensor([[1.0, 0, 0], [0, 0.5, 0]])
+    expected = (math.log(2) + 0.5 * math.log(4)) / 1.5
+    torch.testing.assert_close(CrossEntropyLoss(ONE)(logits, labels), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_label_smoothing_is_pytorchs(reduction):
+    logits, y = batch()
+    expected = sum(
+        F.cross_entropy(p, y[:, i], label_smoothing=0.1, reduction=reduction) for i, p in enumerate(HEADS.split(logits))
+    )
+    torch.testing.assert_close(CrossEntropyLoss(HEADS, reduction=reduction, label_smoothing=0.1)(logits, y), expected)
+
+
+def test_label_smoothing_leaves_an_unknown_label_and_a_distribution_alone():
+    logits, y = batch(unknown=0.4)
+    each = CrossEntropyLoss(HEADS, reduction="none", label_smoothing=0.1)(logits, torch.full_like(y, -1))
+    assert (each == 0).all()
+    logits, y = torch.randn(6, 45), torch.tensor([[-1, 3], [-1, 42]] * 3)
+    assert CrossEntropyLoss(YEARS, label_smoothing=0.3)(logits, y) == CrossEntropyLoss(YEARS)(logits, y)
+
+
+def test_soft_f1_of_sure_answers_is_1_minus_scikit_learns_macro_f1():
+    g = torch.Generator().manual_seed(1)
+    said, true = torch.randint(0, 3, (50,), generator=g), torch.randint(0, 3, (50,), generator=g)
+    found = soft_f1(F.one_hot(said, 3) * 100.0, F.one_hot(true, 3).float())
+    assert found.item() == pytest.approx(1 - f1_score(true, said, average="macro"), abs=1e-6)
+    # a class that the batch's labels lack is not counted, wrong answers of it are
+    true = true.clamp(max=1)
+    found = soft_f1(F.one_hot(said, 3) * 100.0, F.one_hot(true, 3).float())
+    assert found.item() == pytest.approx(1 - f1_score(true, said, average="macro", labels=[0, 1]), abs=1e-6)
+
+
+def test_soft_f1_leaves_out_unknown_labels_and_a_head_without_any():
+    logits, y = batch(unknown=0.4)
+    known = y[:, 0] >= 0
+    torch.testing.assert_close(soft_f1(logits[:, :3], soft(y)[:, :3]), soft_f1(logits[known, :3], soft(y)[known, :3]))
+    nothing = FocalLoss(HEADS, f1_share=1.0)(logits, torch.full_like(y, -1))
+    assert nothing == 0
+    nothing.backward()
+    assert (logits.grad == 0).all()
+
+
+def test_the_share_of_soft_f1_mixes_it_with_the_focal_loss():
+    logits, y = batch()
+    f1 = sum(soft_f1(p, t) for p, t in zip(HEADS.split(logits), HEADS.split(soft(y)), strict=True))
+    torch.testing.assert_close(FocalLoss(HEADS, f1_share=1.0)(logits, y), f1)
+    mixed = FocalLoss(HEADS, f1_share=0.25)(logits, y)
+    torch.testing.assert_close(mixed, 0.75 * FocalLoss(HEADS)(logits, y) + 0.25 * f1)
+    with pytest.raises(UsageError, match="share of soft F1 is 2"):
+        FocalLoss(HEADS, f1_share=2)
+
+
+def test_a_mixed_number_is_learned_as_the_mixture_of_both_distributions():
+    logits = torch.randn(1, 45, generator=torch.Generator().manual_seed(0))
+    two = [torch.distributions.Normal(float(c), 2.0).log_prob(torch.arange(43).double()).softmax(0) for c in (3, 30)]
+    target = torch.distributions.Categorical(0.25 * two[0] + 0.75 * two[1])
+    log_p = torch.distributions.Categorical(logits=logits[0, 2:].double())
+    labels = torch.zeros(1, 45)
+    labels[0, 2 + 3], labels[0, 2 + 30] = 0.25, 0.75
+    expected = torch.distributions.kl_divergence(target, log_p).float()
+    torch.testing.assert_close(FocalLoss(YEARS)(logits, labels), expected, rtol=1e-4, atol=1e-5)
+    # half the weight, half the sum; the mean is the same
+    torch.testing.assert_close(
+        FocalLoss(YEARS, reduction="sum")(logits, labels / 2), expected / 2, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(FocalLoss(YEARS)(logits, labels / 2), expected, rtol=1e-4, atol=1e-5)

@@ -13,3 +13,15 @@ def test_fastai_can_schedule_it_and_give_each_group_its_rate():
     assert [g["lr"] for g in groups] == [0.1, 0.2]
     assert groups[0]["betas"] == (0.7, 0.999)
     assert groups[1]["weight_decay"] == 0.3
+
+
+def test_one_rate_for_all_groups_is_scaled_and_one_a_group_is_not():
+    layers = [[nn.Linear(2, 2).weight] for _ in range(3)]
+    opt = adamp_opt(lr_scales=(0.25, 0.5, 1.0))(layers, lr=0.4)
+    assert [g["lr"] for g in opt.opt.param_groups] == [0.1, 0.2, 0.4]
+    opt.set_hyper("lr", 4.0)
+    opt.set_hyper("mom", 0.8)
+    assert [g["lr"] for g in opt.opt.param_groups] == [1.0, 2.0, 4.0]
+    assert [g["betas"][0] for g in opt.opt.param_groups] == [0.8] * 3
+    opt.set_hyper("lr", [1.0, 1.0, 1.0])
+    assert [h["lr"] for h in opt.hypers] == [1.0] * 3

@@ -3,14 +3,19 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from scipy.stats import chisquare
+from sklearn.utils.class_weight import compute_class_weight
 
 from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv
 from fastmask.errors import DataError, UsageError
+from fastmask.model.losses import FocalLoss
 from fastmask.training import plan as plan_module
 from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import effective_config, prepare, resolve_stats
@@ -208,3 +213,110 @@ def test_a_configuration_of_a_csv_is_its_own_effective_configuration(contest, tm
         read_csv(tmp_path / "my.csv", ["gender"], images=table.root), make_config({"heads": ["gender"]})
     )
     assert by_name.heads == {"gender": ["female", "male"]}
+
+
+# --- what a fold trains on ----------------------------------------------------------------------------------------
+
+
+def plan_of(contest, small_settings, **settings):
+    table = read_contest(contest)
+    return prepare(table, make_config(small_settings, settings))
+
+
+def test_dropped_ages_are_validated_and_not_trained_on(contest, small_settings):
+    plan = plan_of(contest, small_settings, drop={"age": [[20, 29], [57, 57]]})
+    ages = plan.table.frame["age_value"]
+    dropped = ages.between(20, 29) | (ages == 57)
+    assert 0 < dropped.sum() < len(plan.table)
+    for fold in (0, 1):
+        dls = plan.learner(fold).dls
+        assert len(dls.valid_ds) == (plan.folds == fold).sum()
+        expected = [str(plan.table.photo(row)) for row in np.flatnonzero(~dropped & (plan.folds != fold))]
+        assert plan.training_set(fold).photos == expected
+        assert len(dls.train_ds) == len(expected)
+    assert f"{dropped.sum()} of them not trained on" in str(plan)
+
+
+def test_class_weights_are_of_the_photos_that_a_fold_trains_on(contest, small_settings):
+    plan = plan_of(contest, small_settings, class_weight="auto")
+    y = plan.table.train_y[plan.folds != 1][:, 0]
+    expected = compute_class_weight("balanced", classes=np.unique(y), y=y)
+    assert plan.loss(1).alpha0.tolist() == pytest.approx(expected, abs=1e-6)
+    named = plan_of(contest, small_settings, alpha={"age": {"60+": 4}})
+    assert named.loss().alpha2.tolist() == [1, 1, 4]
+    assert named.loss().alpha0 is None
+
+
+def extra_csv(folder, contest):
+    """Two photos of other people, and one of the data's own under another name."""
+    table = read_contest(contest)
+    for i in range(2):
+        Image.new("RGB", (384, 512), (90 * i, 80, 200)).save(folder / f"{i}.png")
+    (folder / "2.jpg").write_bytes(table.photo(0).read_bytes())
+    (folder / "extra.csv").write_text("path,age,gender\n0.png,72,female\n1.png,,male\n2.jpg,20,\n")
+    return str(folder / "extra.csv")
+
+
+def test_extra_photos_train_beside_the_others_but_never_in_the_fold_that_they_leak_into(
+    contest, small_settings, tmp_path
+):
+    plan = plan_of(contest, small_settings, extra=extra_csv(tmp_path, contest), extra_weight=0.5)
+    own = plan.folds[0]
+    for fold in (0, 1):
+        rows = int((plan.folds != fold).sum())
+        made = plan.training_set(fold)
+        assert len(made) == rows + (2 if fold == own else 3)
+        assert made.labels[rows].tolist() == [0, 0, 0, 0, 0.5, 0, 0, 0.5]
+        dls = plan.learner(fold).dls
+        assert len(dls.train_ds) == len(made)
+        assert len(dls.valid_ds) == len(plan.table) - rows
+        # decoded once, as the photos of the data
+        assert sum(len(kept) for kept in plan.maps) == len(plan.table) + 3
+    assert "3 extra photos to train on" in str(plan)
+
+
+def test_a_run_with_extra_photos_goes_on_only_with_the_same(contest, small_settings, tmp_path):
+    settings = {**small_settings, "extra": extra_csv(tmp_path, contest), "epochs": 1}
+    run = quiet(read_contest(contest), tmp_path / "run", fold=[0], **settings)
+    assert len(run.oof) == (run.folds["fold"] == 0).sum()
+    quiet(read_contest(contest), tmp_path / "run", resume=True)
+    text = (tmp_path / "extra.csv").read_text()
+    (tmp_path / "extra.csv").write_text(text.replace("72", "27"))
+    with pytest.raises(UsageError, match="another extra photos or labels"):
+        quiet(read_contest(contest), tmp_path / "run", resume=True)
+
+
+def test_extra_photos_must_come_out_in_the_same_size(contest, small_settings, tmp_path):
+    file = extra_csv(tmp_path, contest)
+    Image.new("RGB", (100, 100)).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"1\.png is 100 high and 100 wide, and the .*pipeline does not fit it"):
+        plan_of(contest, small_settings, extra=file)
+
+
+def test_a_loss_of_ones_own_that_cannot_take_soft_labels_is_refused_where_there_are_some(contest, small_settings):
+    class Strict(FocalLoss):
+        def forward(self, logits, y):
+            if y.is_floating_point():
+                raise TypeError("class numbers only")
+            return super().forward(logits, y)
+
+    table = read_contest(contest)
+    prepare(table, make_config(small_settings), Strict)
+    with pytest.raises(UsageError, match="Strict cannot take soft labels"):
+        prepare(table, make_config(small_settings, {"mixup": 1.0}), Strict)
+    with pytest.raises(UsageError, match="label_smoothing is of the focal loss"):
+        prepare(table, make_config(small_settings, {"label_smoothing": 0.1}), Strict)
+
+
+def test_how_often_each_class_was_drawn_is_kept(contest, small_settings, tmp_path):
+    run = quiet(read_contest(contest), tmp_path / "run", sampler="joint", fold=[0], **small_settings)
+    drawn = pd.read_csv(run.path / "fold0" / "drawn.csv")
+    assert drawn["epoch"].tolist() == [0, 1]
+    counts = drawn.drop(columns="epoch")
+    y = run.y[(run.folds["fold"] != 0).to_numpy()]
+    assert set(counts.columns) == {run.heads.joint_name(c) for c in np.unique(run.heads.joint(y))}
+    # as many as a pass has in whole batches, of each class about alike
+    assert counts.sum(1).tolist() == [len(y) // 16 * 16] * 2
+    expected = counts.to_numpy().sum() / counts.shape[1]
+    assert chisquare(counts.sum()).pvalue > 1e-4
+    assert expected > 4

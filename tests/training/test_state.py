@@ -27,6 +27,22 @@ VARIANTS = {
     "plain": {},
     "a step across epochs": {**PENDING, "bs": 14, "ema": 0.9},
     "averaged": {"ema": 0.9, "sched": "onecycle", "drop_rate": 0.3, "top_k": 2, "on_nan": "skip"},
+    "mixed, drawn, frozen, averaged at last": {
+        "mixup": 0.4,
+        "cutmix": 1.0,
+        "half_cutmix": 0.5,
+        "half_partner": "any",
+        "sampler": "joint",
+        "freeze": 2,
+        "unfreeze": 2,
+        "layer_decay": 0.7,
+        "swa": 0.4,
+        "epochs": 3,
+        "class_weight": "auto",
+        "f1_share": 0.5,
+        "label_smoothing": 0.1,
+        "drop": {"age": [[27, 29]]},
+    },
     "bf16, a process, stopping early": {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
 

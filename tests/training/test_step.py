@@ -32,6 +32,7 @@ from fastmask.training.learner import mask_learner
 from fastmask.training.plan import prepare
 from fastmask.training.step import (
     EMA,
+    SWA,
     Accumulation,
     MeanLoss,
     Precision,
@@ -375,6 +376,49 @@ def test_a_fit_leaves_the_average_as_it_was_last_validated(make, tmp_path):
     learn.model.load_state_dict(before)
     learn.fit(1)
     assert not torch.equal(learn.model[1].weight, before["1.weight"])
+
+
+def test_swa_is_the_mean_of_the_weights_at_the_ends_of_the_last_epochs(make):
+    ends, seen = [], []
+
+    class Ends(Callback):
+        # before SWA shows its average, and after
+        order = SWA.order - 1
+
+        def before_validate(self):
+            ends.append(tensors(self.learn.model))
+
+    class Seen(Callback):
+        order = SWA.order + 1
+
+        def before_validate(self):
+            seen.append(tensors(self.learn.model))
+
+    learn = make(Ends(), Seen(), swa=0.5, bn=True)
+    learn.fit(4)
+    # epochs 3 and 4 count; those before are validated as they are
+    for epoch in (0, 1, 2):
+        assert_close(seen[epoch], ends[epoch], atol=0, rtol=0)
+    mean = {name: (ends[2][name] + t) / 2 for name, t in ends[3].items() if t.is_floating_point()}
+    assert_close(seen[3], mean)
+    assert_close(learn.model.state_dict(), mean)
+    # training goes on from the weights that it left
+    plain = make(Ends(), bn=True)
+    kept, ends = ends, []
+    plain.fit(4)
+    assert_close(plain.model.state_dict(), kept[3], atol=0, rtol=0)
+
+
+def test_swa_averages_nothing_of_a_validation_or_of_the_finder(make):
+    learn = make(swa=0.5)
+    before = tensors(learn.model)
+    learn.validate()
+    learn.lr_find(num_it=20, show_plot=False)
+    assert_close(learn.model.state_dict(), before, atol=0, rtol=0)
+    with pytest.raises(UsageError, match="share of the training before it, between 0 and 1; found 2"):
+        make(swa=2)
+    with pytest.raises(UsageError, match="two averages of the same weights"):
+        make(swa=0.5, ema=0.9)
 
 
 class Interrupts(Callback):

@@ -1,0 +1,119 @@
+"""Extra: photos of another source that are trained on and never validated, with whatever labels they have."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fastmask.data.cache import digest_photos
+from fastmask.data.readers import read_csv
+from fastmask.data.table import Table
+from fastmask.data.training_set import TrainingSet, training_set
+from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.files import read_strings
+from fastmask.heads import UNKNOWN, Heads, number_of
+
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Photos to train on beside those of a table.
+
+    `table` has their labels, "" where unknown, `weights` (N,) how much each counts beside a photo of the data itself,
+    `without` (N,) the fold whose training leaves it out, because it is, or shows a person of, that fold; -1 for none.
+    """
+
+    table: Table
+    weights: np.ndarray
+    without: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def training_set(self, fold: int | None) -> TrainingSet:
+        """What the training of a fold gets of it, or, for None, one that leaves nothing out."""
+        kept = np.full(len(self), True) if fold is None else self.without != fold
+        made = training_set(self.table, kept)
+        return replace(made, labels=(made.soft(self.table.heads) * self.weights[kept, None]).astype(np.float32))
+
+    def select(self, rows: np.ndarray) -> Extra:
+        """Some of the photos, (N,) bool."""
+        kept = np.flatnonzero(rows)
+        return Extra(self.table.select(kept), self.weights[kept], self.without[kept])
+
+    def digests(self) -> list[str]:
+        """SHA-256 of each photo."""
+        return digest_photos([self.table.photo(row) for row in range(len(self))])
+
+    def digest(self, photos: Sequence[str]) -> str:
+        """SHA-256 of all that training takes from it: labels, weights, and `photos`, which are their digests."""
+        made = hashlib.sha256("".join(photos).encode())
+        made.update(self.training_set(None).labels.tobytes())
+        made.update(self.without.tobytes())
+        return made.hexdigest()
+
+    def kept_apart(self, table: Table, folds: np.ndarray, digests: Sequence[str], own: Sequence[str]) -> Extra:
+        """The same photos, each kept out of the fold that validates the same photo or person.
+
+        `digests` are those of the table's photos, `own` of these.
+        """
+        of_person = dict(zip(table.persons, folds, strict=True))
+        of_photo = dict(zip(digests, folds, strict=True))
+        without = [
+            of_photo.get(digest, of_person.get(person, -1))
+            for digest, person in zip(own, self.table.persons, strict=True)
+        ]
+        return replace(self, without=np.array(without, np.int64))
+
+
+def read_extra(file: str | Path, heads: Heads, images: str | Path | None = None, weight: float = 1.0) -> Extra:
+    """Read a CSV of photos for training alone: path, a column for any of the heads, and person and weight if you like.
+
+    A head that is bands of a number takes the number. An empty cell, and a head without a column, is a label that
+    nobody knows. The weight of a photo is its cell in the column weight, or 1, times `weight`. `images` is the folder
+    that the paths start from, by default the CSV's own. Raises DataError naming line and column of what cannot be used.
+    """
+    columns = read_strings(Path(file), ("path",))
+    known = [head for head in heads if head.name in columns and head.spread is None]
+    if not known:
+        raise UsageError(f"{file} has no column of {', '.join(heads.names)}, so there is nothing to learn from it.")
+    with warnings.catch_warnings():
+        # that nobody says whose photo it is matters for photos that validate
+        warnings.filterwarnings("ignore", "No column of .* says whose photo", FastmaskWarning)
+        table = read_csv(file, Heads(known), images, image_column="path")
+    weights = np.full(len(table), weight)
+    if WEIGHT in columns:
+        weights *= [_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]
+    return Extra(_with_all_heads(table, heads), weights, np.full(len(table), UNKNOWN))
+
+
+def _weight(file: str | Path, line: object, cell: str) -> float:
+    try:
+        weight = float(cell or 1)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise DataError(f"{file}, line {line}, column {WEIGHT}: found {cell!r}, expected a number of 0 or more.")
+    return weight
+
+
+def _with_all_heads(table: Table, heads: Heads) -> Table:
+    """The table with every head: "" where it had no such column, but a number where it is behind another head."""
+    frame = table.frame.assign(**{head.name: "" for head in heads if head.name not in table.frame})
+    for head in heads:
+        value = f"{head.name}_value"
+        if head.bounds and value not in frame:
+            frame[value] = math.nan
+        beside = number_of(head.name)
+        if head.bounds and beside in heads.names:
+            # a number that the data itself never has is no class of the distribution
+            texts = frame[value].round().map(lambda number: "" if math.isnan(number) else f"{number:.0f}")
+            frame[beside] = texts.where(texts.isin(heads[beside].classes), "")
+    return replace(table, frame=frame, heads=heads)

@@ -1,0 +1,94 @@
+"""Halves: half-face CutMix, where one side of a photo is a partner's (CutMix: Yun et al. 2019; faces: the contest)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmask.errors import UsageError
+from fastmask.heads import UNKNOWN, Heads
+from fastmask.labels import mixed, soft_labels
+
+# partners of the same joint class, of any, or else a joint class by its name
+SAME, ANY = "same", "any"
+
+
+@dataclass(frozen=True)
+class Half:
+    """What becomes of a photo: a `share` of its width, on the left or the right, is the `partner`'s, a row's photo."""
+
+    partner: int
+    share: float
+    left: bool
+
+    def paste(self, photo: np.ndarray, other: np.ndarray) -> float:
+        """Write the partner's side into a photo, both (height, width, 3), and return the share that it now has."""
+        width = photo.shape[1]
+        count = round(self.share * width)
+        columns = slice(0, count) if self.left else slice(width - count, width)
+        photo[:, columns] = other[:, columns]
+        return count / width
+
+
+class Halves:
+    """Draws for each photo whether a side of it becomes a partner's, whose, and how much of it.
+
+    A photo is cut by a vertical line with `probability`; the share of its width that becomes the partner's is drawn
+    evenly from `shares`. The partner is any photo of the same joint class (`partner` "same"), of any class ("any"), or
+    of the joint class that is named, such as "incorrect female 60+". A photo without a partner stays as it is.
+    `classes` are the joint classes of all photos, -1 where unknown.
+    """
+
+    def __init__(
+        self,
+        classes: np.ndarray,
+        heads: Heads,
+        probability: float,
+        shares: Sequence[float] = (0.5, 0.5),
+        partner: str = SAME,
+    ) -> None:
+        low, high = shares
+        if not 0 < low <= high < 1:
+            raise UsageError(f"The shares of half-face CutMix are {low:g} to {high:g}; expected two between 0 and 1.")
+        self.heads, self.classes, self.partner = heads, classes, partner
+        self.probability, self.shares = probability, (low, high)
+        if partner in (SAME, ANY):
+            self._of_class = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes)}
+        else:
+            self._of_class = {-1: np.flatnonzero(classes == joint_class(heads, partner))}
+
+    def draw(self, rng: np.random.Generator, row: int) -> Half | None:
+        """What `rng` draws for the photo of a row; None where it stays whole."""
+        if rng.random() >= self.probability:
+            return None
+        others = self._others(row)
+        if not len(others):
+            return None
+        partner = int(others[rng.integers(len(others))])
+        return None if partner == row else Half(partner, float(rng.uniform(*self.shares)), bool(rng.integers(2)))
+
+    def labels(self, own: Tensor, others: Tensor, shares: Sequence[float]) -> Tensor:
+        """The soft labels of photos of which a share is a partner's, from the labels of both, of either kind."""
+        labels, partners = (soft_labels(y, self.heads) for y in (own, others))
+        return mixed(labels, partners, torch.tensor(shares), self.heads)
+
+    def _others(self, row: int) -> np.ndarray:
+        """The rows among which the partner is drawn."""
+        if self.partner == ANY:
+            return np.arange(len(self.classes))
+        if self.partner != SAME:
+            return self._of_class[-1]
+        own = int(self.classes[row])
+        return self._of_class[own] if own != UNKNOWN else np.empty(0, np.int64)
+
+
+def joint_class(heads: Heads, name: str) -> int:
+    """The number of the joint class called `name`; raises UsageError naming those there are."""
+    names = heads.joint_names()
+    if name not in names:
+        raise UsageError(f"There is no joint class {name!r} for partners; expected same, any, or one of {names}.")
+    return names.index(name)

@@ -1,0 +1,156 @@
+"""Members: the runs that an ensemble is made of, whether they belong together, and how they are found again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastmask.errors import DataError, UsageError
+from fastmask.files import real
+from fastmask.heads import Head, Heads
+from fastmask.inference.mixture import MOST_MEMBERS, Mixture
+from fastmask.run import ENSEMBLE, OOF, Run
+
+
+def learned(run: Run) -> tuple[str, ...]:
+    """The heads that a run has learned: one of weight 0 has had no part in the loss, and its answers mean nothing."""
+    return tuple(head.name for head in run.heads if head.weight > 0)
+
+
+def all_heads(runs: Sequence[Run]) -> Heads:
+    """The heads that any of the runs has learned: those of the run that has most, then the others as they come."""
+    most = max(runs, key=lambda run: len(learned(run)))
+    found: dict[str, Head] = {}
+    for run in (most, *runs):
+        for name in learned(run):
+            found.setdefault(name, run.heads[name])
+    return Heads(list(found.values()))
+
+
+def check_members(runs: Sequence[Run], out: Path) -> None:
+    """Raise UsageError unless an ensemble at `out` can be made of the runs: two or more, none twice, none an ensemble.
+
+    Of the same photos, persons and labels, in any order; heads of one name with the same classes and bounds.
+    """
+    if not 2 <= len(runs) <= MOST_MEMBERS:
+        raise UsageError(f"An ensemble is made of 2 to {MOST_MEMBERS} runs; found {len(runs)}.")
+    places = [real(run.path) for run in runs]
+    for i, run in enumerate(runs):
+        run.check_trained()
+        if places[i] in places[:i]:
+            raise UsageError(f"{run.path} is named twice; name each run once.")
+        if places[i] == real(out):
+            raise UsageError(f"{out} is one of the runs; name another --out.")
+    for run in runs[1:]:
+        difference = _difference(runs[0], run)
+        if difference:
+            raise UsageError(f"{runs[0].path} and {run.path} do not belong together: {difference}.")
+    first: dict[str, Run] = {}
+    for run in runs:
+        for name in learned(run):
+            one = first.setdefault(name, run)
+            _check_head(one, run, name)
+            _check_labels(one, run, name)
+
+
+def _difference(one: Run, other: Run) -> str | None:
+    """In words, in what photos or persons two runs differ."""
+    for what, a, b in (("photos", one.folds, other.folds), ("OOF predictions", one.oof, other.oof)):
+        for run, there, missing in ((other, a, b), (one, b, a)):
+            lacking = pd.Index(there["path"]).difference(pd.Index(missing["path"]), sort=False)
+            if len(lacking):
+                return f"{run.path} lacks {len(lacking)} of the {len(there)} {what}, such as that of {lacking[0]}"
+    differing = np.flatnonzero(aligned(one, other, "person") != one.folds["person"])
+    if len(differing):
+        path, person = one.folds[["path", "person"]].iloc[int(differing[0])]
+        found = other.folds.loc[other.folds["path"] == path, "person"].iloc[0]
+        return f"photo {path} is of person {person} in the first, of {found} in the second"
+    return None
+
+
+def aligned(one: Run, other: Run, column: str) -> np.ndarray:
+    """A column of the photos of `other`, in the order of `one`."""
+    rows = pd.Index(other.folds["path"]).get_indexer(pd.Index(one.folds["path"]))
+    return other.folds[column].to_numpy(dtype=object)[rows]
+
+
+def _check_head(one: Run, other: Run, name: str) -> None:
+    a, b = one.heads[name], other.heads[name]
+    for what, here, there in (
+        ("classes", a.classes, b.classes),
+        ("bounds", a.bounds, b.bounds),
+        ("form", "a distribution" if a.spread else "classes", "a distribution" if b.spread else "classes"),
+    ):
+        if here != there:
+            raise UsageError(
+                f"{one.path} and {other.path} do not belong together: the {what} of head {name} are "
+                f"{_words(here)} in the first, {_words(there)} in the second."
+            )
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value or "none")
+
+
+def _check_labels(one: Run, other: Run, name: str) -> None:
+    a, b = one.folds[name].to_numpy(dtype=object), aligned(one, other, name)
+    differing = np.flatnonzero(a != b)
+    if len(differing):
+        row = int(differing[0])
+        raise UsageError(
+            f"{one.path} and {other.path} do not belong together: {len(differing)} labels differ, such as {name} of "
+            f"{one.folds['path'].iloc[row]}, {a[row]!r} in the first, {b[row]!r} in the second; take runs with the "
+            "same fixes."
+        )
+
+
+def member_names(runs: Sequence[Run]) -> list[str]:
+    """What to call each run in tables: its folder's name, with a number where another has it, too."""
+    names: list[str] = []
+    for run in runs:
+        name = real(run.path).name
+        names.append(next(n for n in (name, *(f"{name}-{i}" for i in range(2, 1000))) if n not in names))
+    return names
+
+
+def describe(run: Run, name: str, out: Path) -> dict[str, str]:
+    """How an ensemble at `out` finds a run again: its path from there, and what tells that it is still the same."""
+    try:
+        path = os.path.relpath(real(run.path), real(out))
+    except ValueError:
+        # another drive
+        path = str(real(run.path))
+    return {"name": name, "path": Path(path).as_posix(), "identity": run.identity, "oof": _digest(run.path / OOF)}
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def open_members(ensemble: Run, mixture: Mixture) -> dict[str, Run]:
+    """The runs of an ensemble by name; raises DataError where one is gone, or is another than it was made of."""
+    opened: dict[str, Run] = {}
+    for number, member in enumerate(ensemble.ensemble["members"]):
+        place = Path(os.path.normpath(real(ensemble.path) / member["path"]))
+        if not (place / OOF).is_file():
+            raise DataError(
+                f"{ensemble.path} is made of {place}, which is not there; put it back, or make the ensemble again."
+            )
+        run = Run.load(place)
+        asked = [name for name, weights in mixture.weights.items() if weights[number] > 0]
+        same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
+        alike = all(name in learned(run) and run.heads[name].classes == mixture.heads[name].classes for name in asked)
+        if not same or not alike:
+            raise DataError(
+                f"{place} has changed since {ensemble.path} was made of it; make the ensemble again with --overwrite."
+            )
+        opened[member["name"]] = run
+    if len(opened) < len(ensemble.ensemble["members"]):
+        raise DataError(f"{ensemble.path / ENSEMBLE} names two members alike; restore it.")
+    return opened

@@ -1,0 +1,140 @@
+"""Mixture: how the probabilities of several runs become one, head by head: their mean, their votes, a weighted mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import UNKNOWN, Heads
+from fastmask.run import ENSEMBLE, Run
+
+MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"
+BLENDS = (MEAN, VOTE, OOF_WEIGHTS)
+# of a vote: what the mean probability counts beside the votes; it must be less than one vote of the most members
+TIE = 1e-3
+MOST_MEMBERS = 100
+# of EM: how far the log loss may stay above the least, the steps, the least likelihood, as half precision rounds to 0
+_NEAR, _STEPS, _LEAST = 1e-6, 5000, 1e-7
+# what writing weights to a file may change of their sum
+_ROUNDED = 1e-6
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A blend and, for each head, the (members,) weights, 0 or more, which sum to 1: 0 for one that lacks the head."""
+
+    how: str
+    heads: Heads
+    weights: dict[str, np.ndarray]
+
+    def mix(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """(N, classes of all heads) probabilities of each member -> those of the blend, as `widen` lays them out."""
+        made = []
+        for place, head in enumerate(self.heads):
+            weights = self.weights[head.name]
+            there = np.flatnonzero(weights).tolist()
+            parts = np.stack([self.heads.split(members[i])[place] for i in there])
+            # a number that is learned beside a head is a distribution, which no vote tells
+            voted = self.how == VOTE and head.spread is None
+            made.append(votes(parts) if voted else np.tensordot(weights[there], parts, axes=1))
+        return np.concatenate(made, axis=-1)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"blend": self.how, "weights": {name: each.tolist() for name, each in self.weights.items()}}
+
+    @classmethod
+    def of(cls, run: Run) -> Mixture:
+        """That of an ensemble; raises DataError where its file holds none."""
+        plain, count = run.ensemble, len(run.ensemble["members"])
+        weights = plain["weights"]
+        whole = set(weights) == set(run.heads.names) and all(_are_weights(each, count) for each in weights.values())
+        if plain["blend"] not in BLENDS or not whole:
+            raise DataError(
+                f"{run.path / ENSEMBLE} does not hold one of the blends {', '.join(BLENDS)} and, for each head, "
+                f"{count} weights of 0 or more that sum to 1; restore it."
+            )
+        return cls(plain["blend"], run.heads, {name: np.array(weights[name], np.float64) for name in run.heads.names})
+
+
+def _are_weights(each: Any, count: int) -> bool:
+    return (
+        isinstance(each, list)
+        and len(each) == count
+        and all(type(weight) in (int, float) and 0 <= weight <= 1 for weight in each)
+        and math.isclose(sum(each), 1, abs_tol=_ROUNDED)
+    )
+
+
+def votes(members: np.ndarray) -> np.ndarray:
+    """(members, N, classes) probabilities of one head -> (N, classes) the shares of the votes, which sum to 1.
+
+    Each member's vote is its most probable class. Where classes have equally many, the mean of the members'
+    probabilities decides: (share + mean / 1000) / (1 + 1 / 1000), so that the highest value is the answer.
+    """
+    shares = np.eye(members.shape[-1])[members.argmax(-1)].mean(0)
+    return np.asarray((shares + TIE * members.mean(0)) / (1 + TIE))
+
+
+def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
+    """(N, members) probabilities of the true class -> the (members,) weights whose mean has the least log loss.
+
+    By EM for the proportions of a mixture (Dempster, Laird, Rubin 1977), as density estimators are stacked by their
+    out-of-fold predictions (Smyth, Wolpert 1999). The loss is convex; its gap to the least is at most the greatest
+    gradient less 1, which ends the steps.
+    """
+    likelihoods = np.maximum(likelihoods, _LEAST)
+    weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
+    if not len(likelihoods):
+        return weights
+    for _ in range(_STEPS):
+        gains = (likelihoods / (likelihoods @ weights)[:, None]).mean(0)
+        if gains.max() - 1 <= _NEAR:
+            break
+        weights = weights * gains
+    return np.asarray(weights / weights.sum())
+
+
+def fit_mixture(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Mixture:
+    """The blend of (N, classes of all heads) probabilities a member, fitted on (N, heads) labels where it has weights.
+
+    A head that a member lacks is NaN there. Labels of -1 say nothing; without any, and of a head that is a
+    distribution, the members count the same. Raises UsageError for a name that is none of BLENDS.
+    """
+    if how not in BLENDS:
+        raise UsageError(f"There is no blend {how!r}; expected one of {', '.join(BLENDS)}.")
+    weights = {}
+    for place, head in enumerate(heads):
+        parts = [heads.split(member)[place] for member in members]
+        has = np.array([not np.isnan(part).any() for part in parts])
+        weights[head.name] = has / has.sum()
+        if how == OOF_WEIGHTS and head.spread is None:
+            known = np.flatnonzero(y[:, place] != UNKNOWN)
+            true = [part[known, y[known, place]] for part, there in zip(parts, has, strict=True) if there]
+            weights[head.name][has] = fit_weights(np.stack(true, axis=1))
+    return Mixture(how, heads, weights)
+
+
+def cross_mix(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """(N, classes of all heads) the blend of the members; the rows of each part by weights fitted on the others."""
+    mixed = np.empty((len(y), heads.n_logits))
+    for part in np.unique(parts):
+        here = parts == part
+        fitted = fit_mixture(how, heads, [member[~here] for member in members], y[~here])
+        mixed[here] = fitted.mix([member[here] for member in members])
+    return mixed
+
+
+def widen(heads: Heads, own: Heads, probabilities: np.ndarray, names: Iterable[str]) -> np.ndarray:
+    """(N, classes of `own`) probabilities -> (N, classes of `heads`): those of the heads `names`, NaN of all others."""
+    wide = np.full((len(probabilities), heads.n_logits), np.nan, probabilities.dtype)
+    there = heads.split(wide)
+    for name in names:
+        # a view: what is written there stands in `wide`
+        there[heads.position(name)][:] = own.split(probabilities)[own.position(name)]
+    return wide

@@ -1,0 +1,35 @@
+"""Labels: soft labels, the weight of each class of a photo, (B, classes of all heads) float.
+
+A head's weights sum to 1 for one photo, to less or more where its label is to count so, to 0 where nobody knows it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmask.heads import UNKNOWN, Heads
+
+
+def soft_labels(y: Tensor, heads: Heads) -> Tensor:
+    """(B, heads) class numbers -> soft labels: 1 at a head's class, 0 all over one that is unknown; soft ones stay."""
+    if y.is_floating_point():
+        return y
+    known = (y != UNKNOWN).float()
+    parts = [
+        # not F.one_hot, which waits for a GPU
+        known.new_zeros(len(y), size).scatter_(1, y[:, i : i + 1].clamp(min=0), known[:, i : i + 1])
+        for i, size in enumerate(heads.sizes)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def mixed(labels: Tensor, others: Tensor, shares: Tensor, heads: Heads) -> Tensor:
+    """The soft labels of photos of which a share, (B,), is another: (1 - share) x own + share x the other's.
+
+    A head that is unknown for either is unknown: what of it would be left counts as sure as a whole label.
+    """
+    made = torch.lerp(labels, others, shares[:, None].to(labels))
+    parts = zip(*(heads.split(all_) for all_ in (made, labels, others)), strict=True)
+    known = [part * ((a.sum(1, keepdim=True) > 0) & (b.sum(1, keepdim=True) > 0)) for part, a, b in parts]
+    return torch.cat(known, dim=1)

@@ -1,0 +1,64 @@
+"""Freeze: the lower part of a body that does not train, for a fit or for its first epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastai.learner import Callback
+from torch import nn
+
+from fastmask.errors import UsageError
+from fastmask.model.network import MultiHeadNet, stages
+
+BODY = "body"
+
+
+class Freeze(Callback):
+    """Keeps a part of the body as it is: all of it ("body"), or its first so many of timm's stages from the photo on.
+
+    What is frozen gets no gradient and computes as in validation: batch norm by its own statistics, which stay. Epoch
+    `until`, counted from 1, and those after it train all; None never does. After the fit all can train again.
+    """
+
+    # when fastai has told all layers to train
+    order = -9
+
+    def __init__(self, part: str | int, until: int | None = None) -> None:
+        self.part, self.until = part, until
+
+    def before_fit(self) -> None:
+        self._frozen = frozen_part(self.learn.model, self.part)
+
+    def before_train(self) -> None:
+        freezes = self.until is None or self.learn.epoch + 1 < self.until
+        self._require_grad(not freezes)
+        if freezes:
+            ids = {id(parameter) for parameter in self._frozen}
+            for module in self.learn.model.modules():
+                within = [id(parameter) for parameter in module.parameters()]
+                if within and ids.issuperset(within):
+                    module.eval()
+
+    def after_fit(self) -> None:
+        self._require_grad(True)
+
+    def _require_grad(self, wanted: bool) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(wanted)
+
+
+def frozen_part(network: nn.Module, part: str | int) -> list[nn.Parameter]:
+    """The parameters that "body" or a number of stages names; raises UsageError where there are not so many."""
+    if not isinstance(network, MultiHeadNet):
+        raise UsageError("Only the body of a network of build_network can be frozen by its stages.")
+    groups = stages(network.body)
+    if part == BODY:
+        return list(network.body.parameters())
+    if not isinstance(part, int) or not 0 < part <= len(groups):
+        raise UsageError(f"Setting freeze is {part}; expected body, or 1 to {len(groups)}, the stages of this body.")
+    return [parameter for group in groups[:part] for parameter in group]
+
+
+def freeze_callbacks(part: str | int | None, until: int | None) -> list[Any]:
+    """The callback `Freeze`, where there is anything to freeze."""
+    return [] if part is None else [Freeze(part, until)]

@@ -1,0 +1,72 @@
+"""Mix: mix-up and CutMix of a batch and its labels, which become soft ones."""
+
+from __future__ import annotations
+
+import torch
+from fastai.learner import Callback
+from torch import Tensor
+
+from fastmask.errors import UsageError
+from fastmask.heads import Heads
+from fastmask.labels import mixed, soft_labels
+from fastmask.training.guards import SkipUnreadable
+
+
+def mix_callbacks(heads: Heads, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> list[Callback]:
+    """The callback `Mix`, where there is anything to mix."""
+    return [Mix(heads, mixup, cutmix, probability)] if (mixup or cutmix) and probability else []
+
+
+class Mix(Callback):
+    """Mixes each batch of the training with itself in another order, and the labels with it.
+
+    A batch is mixed with `probability`: by mix-up (Zhang et al. 2018), where each photo's share is drawn from
+    Beta(`mixup`, `mixup`), or by CutMix (Yun et al. 2019), where it is the area of a rectangle, from Beta(`cutmix`,
+    `cutmix`); by either, evenly, where neither is 0. Labels become soft, (B, classes of all heads), and a head that is
+    unknown for one of the two photos is unknown; the loss must take such labels, as `FocalLoss` does. What is drawn is
+    a function of (seed, fold, pass, step), by `CountedSteps`. fastai's own MixUp mixes losses instead, which counts
+    unknown labels in its mean.
+    """
+
+    # when labels of photos that could not be read are gone
+    order, run_valid = SkipUnreadable.order + 1, False
+
+    def __init__(self, heads: Heads, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> None:
+        if min(mixup, cutmix) < 0 or not 0 <= probability <= 1:
+            raise UsageError(
+                f"Mixing takes parameters of 0 or more and a probability, found {mixup:g}, {cutmix:g}, {probability:g}."
+            )
+        self.heads, self.probability = heads, probability
+        self.ways = [(way, alpha) for way, alpha in ((mix_up, mixup), (cut_mix, cutmix)) if alpha]
+
+    def before_batch(self) -> None:
+        (x,), (y,) = self.learn.xb, self.learn.yb
+        x, labels = x.as_subclass(Tensor), soft_labels(y.as_subclass(Tensor), self.heads)
+        if self.ways and torch.rand(()) < self.probability:
+            way, alpha = self.ways[int(torch.randint(len(self.ways), ()))]
+            order = torch.randperm(len(x)).to(x.device)
+            shares = torch.distributions.Beta(alpha, alpha).sample((len(x),))
+            x, shares = way(x, x[order], shares)
+            labels = mixed(labels, labels[order], shares.to(labels.device), self.heads)
+        self.learn.xb, self.learn.yb = (x,), (labels,)
+
+
+def mix_up(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) photos, the others' and the shares (B,) that these get -> (1 - share) x own + share x other's."""
+    return torch.lerp(x, others, shares.to(x)[:, None, None, None]), shares
+
+
+def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Photos with a rectangle of the other photo, and the shares (B,) of the area that they are.
+
+    A rectangle has the photo's proportions and a centre drawn evenly, and is cut at the photo's edges.
+    """
+    inside, areas = [], torch.ones(len(x))
+    for length in x.shape[-2:]:
+        centre, side = (torch.rand(len(x)) * length).long(), (shares.sqrt() * length).long()
+        low, high = (centre - side // 2).clamp(min=0), (centre - side // 2 + side).clamp(max=length)
+        place = torch.arange(length)
+        inside.append((place >= low[:, None]) & (place < high[:, None]))
+        areas *= (high - low).clamp(min=0) / length
+    rows, columns = (part.to(x.device) for part in inside)
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], others, x), areas

@@ -1,0 +1,100 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fastmask.data.contest import read_contest
+from fastmask.data.extra import read_extra
+from fastmask.data.folds import assign_folds
+from fastmask.data.training_set import soften
+from fastmask.errors import DataError, UsageError
+
+
+@pytest.fixture
+def table(contest):
+    return read_contest(contest, age_bounds=(30, 58))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A CSV of extra photos with the given columns; each photo has a colour of its own."""
+
+    def make(**columns):
+        count = len(next(iter(columns.values())))
+        for i in range(count):
+            Image.new("RGB", (384, 512), (i * 9, 80, 200)).save(tmp_path / f"{i}.png")
+        frame = pd.DataFrame({"path": [f"{i}.png" for i in range(count)], **columns})
+        frame.to_csv(tmp_path / "extra.csv", index=False)
+        return tmp_path / "extra.csv"
+
+    return make
+
+
+def test_it_takes_the_heads_that_it_has_and_leaves_the_others_unknown(table, make):
+    extra = read_extra(make(age=["72", "", "59"], gender=["female", "male", ""]), table.heads)
+    names = extra.table.frame[["mask", "gender", "age"]].to_numpy().tolist()
+    assert names == [["", "female", "60+"], ["", "male", ""], ["", "", "30-59"]]
+    made = extra.training_set(None)
+    # by the training's bounds 59 is old
+    assert made.labels.tolist() == soften(np.array([[-1, 1, 2], [-1, 0, -1], [-1, -1, 2]]), table.heads).tolist()
+    assert made.photos == [str(make(age=[1]).parent / f"{i}.png") for i in range(3)]
+
+
+def test_weights_are_a_setting_times_a_column(table, make):
+    extra = read_extra(make(age=["20", "40", "70"], weight=["0.5", "", "2"]), table.heads, weight=0.5)
+    assert extra.training_set(None).labels.sum(1).tolist() == [0.25, 0.5, 1.0]
+
+
+def test_the_number_behind_a_head_is_learned_too_where_the_data_itself_has_it(table, make):
+    heads = table.with_number("age", 2.0).heads
+    ages = sorted({int(n) for n in table.frame["age_value"]})
+    extra = read_extra(make(age=[str(ages[0]), "99"]), heads)
+    assert extra.table.frame["age_number"].tolist() == [str(ages[0]), ""]
+    assert extra.table.frame["age"].tolist()[1] == "60+"
+
+
+def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
+    folds = assign_folds(table, 3)
+    file = make(age=["20"] * 4, person=[table.persons[0], "somebody", "else", table.persons[40]])
+    # the second photo is, byte by byte, one of the data
+    (file.parent / "1.png").write_bytes(table.photo(17).read_bytes())
+    extra = read_extra(file, table.heads)
+    digests = read_digests(table)
+    apart = extra.kept_apart(table, folds, digests, extra.digests())
+    assert apart.without.tolist() == [folds[0], folds[17], -1, folds[40]]
+    for fold in range(3):
+        kept = apart.training_set(fold).photos
+        assert len(kept) == 4 - (apart.without == fold).sum()
+        assert str(file.parent / "2.png") in kept
+    assert len(apart.training_set(None)) == 4
+
+
+def read_digests(table):
+    import hashlib
+
+    return [hashlib.sha256(table.photo(row).read_bytes()).hexdigest() for row in range(len(table))]
+
+
+def test_its_digest_tells_labels_weights_and_photos(table, make):
+    extra = read_extra(make(age=["20", "40"]), table.heads)
+    digests = extra.digests()
+    same = extra.digest(digests)
+    assert read_extra(make(age=["20", "41"]), table.heads).digest(digests) == same
+    assert read_extra(make(age=["20", "61"]), table.heads).digest(digests) != same
+    assert read_extra(make(age=["20", "40"]), table.heads, weight=2).digest(digests) != same
+    assert extra.digest(digests[::-1]) != same
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({"hat": ["a"]}, UsageError, "no column of mask, gender, age, so there is nothing to learn"),
+        ({"age": ["old"]}, DataError, "line 2, column age: found 'old', expected a number"),
+        ({"age": ["20"], "gender": ["x"]}, DataError, "line 2, column gender: found 'x', expected one of male, female"),
+        ({"age": ["20"], "weight": ["-1"]}, DataError, "line 2, column weight: found '-1', expected a number of 0 or"),
+        ({"age": ["20"], "weight": ["much"]}, DataError, "line 2, column weight: found 'much'"),
+    ],
+)
+def test_what_cannot_be_used_is_named(table, make, columns, error, message):
+    with pytest.raises(error, match=message):
+        read_extra(make(**columns), table.heads)

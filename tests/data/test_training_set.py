@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from fastmask.data.contest import contest_heads, read_contest
+from fastmask.data.training_set import TrainingSet, class_weights, soften, training_set
+from fastmask.errors import UsageError
+from fastmask.heads import Head, Heads
+from fastmask.labels import soft_labels
+
+HEADS = contest_heads()
+Y = np.array([[0, 0, 0]] * 6 + [[1, 0, 0]] * 3 + [[2, 1, 2]] + [[0, 1, -1]] * 2)
+SET = TrainingSet([f"{i}.jpg" for i in range(12)], Y)
+
+
+def test_it_is_some_rows_of_a_table_by_the_training_labels(contest):
+    table = read_contest(contest, age_bounds=(20, 25))
+    rows = np.arange(len(table)) % 3 == 1
+    made = training_set(table, rows)
+    assert made.photos == [str(table.photo(row)) for row in np.flatnonzero(rows)]
+    assert made.labels.tolist() == table.train_y[rows].tolist()
+    assert training_set(table, rows, scored=True).labels.tolist() == table.y[rows].tolist()
+
+
+def test_soft_labels_are_those_of_torch():
+    assert soften(Y, HEADS).tolist() == soft_labels(torch.from_numpy(Y), HEADS).tolist()
+    assert SET.soft(HEADS).dtype == np.float32
+
+
+def test_two_sets_are_joined_by_soft_labels():
+    other = TrainingSet(["x.jpg"], np.full((1, HEADS.n_logits), 0.25, np.float32))
+    both = SET.joined(other, HEADS)
+    assert both.photos[-1] == "x.jpg"
+    assert both.labels[:12].tolist() == soften(Y, HEADS).tolist()
+    assert both.labels[12:].tolist() == other.labels.tolist()
+    assert both.classes(HEADS)[:12].tolist() == Y.tolist()
+
+
+def test_balanced_gives_every_joint_class_the_same_share_of_the_draws():
+    chances = SET.balanced(HEADS).chances
+    assert chances.sum() == pytest.approx(1)
+    # ten photos of three known classes; the two whose age nobody knows are drawn as before, 1 in 12 each
+    for rows in (slice(0, 6), slice(6, 9), slice(9, 10)):
+        assert chances[rows].sum() == pytest.approx(10 / 12 / 3)
+    assert chances[10:].tolist() == pytest.approx([1 / 12] * 2)
+
+
+def test_balanced_by_one_head():
+    chances = SET.balanced(HEADS, "gender").chances
+    assert [chances[Y[:, 1] == g].sum() for g in (0, 1)] == pytest.approx([0.5, 0.5])
+
+
+def test_class_weights_are_scikit_learns_balanced():
+    found = class_weights(soften(Y, HEADS), HEADS)
+    for i, row in enumerate(found[:2]):
+        expected = compute_class_weight("balanced", classes=np.unique(Y[:, i]), y=Y[:, i])
+        assert row == pytest.approx(expected)
+    known = Y[:, 2][Y[:, 2] >= 0]
+    # nobody has age class 1
+    assert found[2] == pytest.approx([*compute_class_weight("balanced", classes=np.array([0, 2]), y=known)[:1], 1, 5])
+
+
+def test_class_weights_count_by_the_labels_weights_and_leave_distributions_out():
+    heads = Heads([Head("a", ("x", "y")), Head("n", ("1", "2", "3"), spread=1.0)])
+    labels = np.array([[0.5, 0, 1, 0, 0], [0, 1.5, 0, 1, 0]], np.float32)
+    assert class_weights(labels, heads) == [[2.0, pytest.approx(2 / 3)], None]
+
+
+def test_rows_that_do_not_match_are_refused():
+    with pytest.raises(UsageError, match="a row of labels"):
+        TrainingSet(["a.jpg"], Y)
+    with pytest.raises(UsageError, match="a chance"):
+        TrainingSet(SET.photos, Y, np.ones(3))

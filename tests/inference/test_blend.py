@@ -1,0 +1,274 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize
+from sklearn.metrics import f1_score
+
+import fastmask as fm
+from fastmask.data.contest import contest_heads
+from fastmask.decision.decide import decide
+from fastmask.decision.diff import expected_change
+from fastmask.decision.label_errors import find_label_errors
+from fastmask.errors import UsageError
+from fastmask.heads import Heads
+from fastmask.inference.blend import blend_runs
+from fastmask.inference.members import all_heads, member_names
+from fastmask.inference.mixture import Mixture, fit_mixture
+from fastmask.run import Run
+from fastmask.scoring import make_target, score_differences
+from fastmask.training.merge import merge_runs
+
+HEADS = contest_heads()
+
+
+@pytest.fixture
+def pair(run_of, guess, labels):
+    """Two runs of the same photos, the second of them in another order."""
+    order = np.random.default_rng(5).permutation(len(labels))
+    return (
+        run_of("a", guess(labels, 1), labels),
+        run_of("b", guess(labels, 2, knows=1.8), labels, order=order),
+    )
+
+
+def in_rows_of(first, run):
+    return run.oof.set_index("path").loc[first.oof["path"]][list(run.heads.columns)].to_numpy()
+
+
+def test_the_ensemble_is_a_run_that_everything_downstream_reads(pair, tmp_path):
+    blended = fm.blend_runs(pair, out=tmp_path / "both")
+    run = Run.load(tmp_path / "both")
+    mean = (pair[0].probabilities + in_rows_of(*pair)) / 2
+    np.testing.assert_allclose(run.probabilities, mean, atol=1e-8)
+    assert run.oof["path"].tolist() == pair[0].oof["path"].tolist()
+    expected = f1_score(HEADS.joint(pair[0].true), HEADS.joint(HEADS.argmax(mean)), average="macro")
+    assert run.score().joint.macro_f1 == pytest.approx(expected) == blended.targets["joint"].score.macro_f1
+    assert run.scores["joint"]["macro_f1"] == pytest.approx(expected)
+    assert decide(run, draws=100).rows[0].score.macro_f1 == pytest.approx(expected)
+    assert find_label_errors(run)
+    gain = expected_change(pair[0], run, draws=100).difference.macro_f1
+    assert gain == pytest.approx(expected - pair[0].score(0).joint.macro_f1)
+    assert run.trained_folds == []
+    assert sorted(p.name for p in run.path.iterdir()) == sorted(
+        ["config.yaml", "heads.json", "environment.json", "folds.csv", "oof.csv", "scores.json", "ensemble.json"]
+    )
+
+
+def test_a_vote_is_counted_photo_by_photo(pair, run_of, guess, labels, tmp_path):
+    runs = [*pair, run_of("c", guess(labels, 3), labels)]
+    run = blend_runs(runs, "vote", out=tmp_path / "vote", draws=0).run
+    votes = np.stack([HEADS.argmax(in_rows_of(runs[0], each)) for each in runs])
+    counts = np.stack([(votes[:, :, 2] == c).sum(0) for c in range(3)], axis=1)
+    clear = counts.max(1) > 1
+    assert (run.predicted[clear, 2] == counts[clear].argmax(1)).all()
+    mean = np.mean([in_rows_of(runs[0], each) for each in runs], axis=0)
+    assert (run.predicted[~clear, 2] == mean[~clear, 5:].argmax(1)).all()
+    assert (~clear).any()
+
+
+def test_weights_are_scored_on_folds_that_they_were_not_fitted_on(pair, tmp_path):
+    blended = blend_runs(pair, "oof", out=tmp_path / "oof", draws=0)
+    run, members = blended.run, [pair[0].probabilities, in_rows_of(*pair)]
+    y, fold_of = pair[0].true[:, 2], pair[0].oof["fold"].to_numpy()
+    parts = [member[:, 5:] for member in members]
+    likelihoods = np.stack([part[np.arange(len(y)), y] for part in parts], axis=1)
+
+    def best(rows):
+        loss = lambda w: -np.log(likelihoods[rows] @ [w[0], 1 - w[0]]).mean()  # noqa: E731
+        (weight,) = minimize(loss, [0.5], bounds=[(0, 1)], tol=1e-12).x
+        return [weight, 1 - weight]
+
+    for fold in range(5):
+        here = fold_of == fold
+        w = best(~here)
+        np.testing.assert_allclose(
+            run.probabilities[here, 5:], w[0] * parts[0][here] + w[1] * parts[1][here], atol=2e-3
+        )
+    np.testing.assert_allclose(Mixture.of(run).weights["age"], best(slice(None)), atol=2e-3)
+    # the optimistic figure is of those weights
+    mixed = fit_mixture("oof", HEADS, members, pair[0].true).mix(members)
+    flattering = f1_score(HEADS.joint(pair[0].true), HEADS.joint(HEADS.argmax(mixed)), average="macro")
+    assert run.scores["optimistic"]["joint"]["macro_f1"] == pytest.approx(flattering)
+
+
+def test_what_it_gains_is_paired_by_person(pair, tmp_path):
+    blended = blend_runs(pair, out=tmp_path / "both")
+    joint = blended.targets["joint"]
+    assert [one.member for one in joint.members] == ["a", "b"]
+    members = [pair[0].predicted, HEADS.argmax(in_rows_of(*pair))]
+    for one, predicted in zip(joint.members, members, strict=True):
+        targets = [make_target(HEADS, y, pair[0].true, "joint", pair[0].y) for y in (predicted, blended.run.predicted)]
+        assert [one.gain] == score_differences(targets, pair[0].persons)
+    assert joint.best.member == max(joint.members, key=lambda one: one.score.macro_f1).member
+    assert f"{joint.best.member} is the best run by these same OOF predictions" in str(blended)
+    assert blended.to_plain()["best"] == joint.best.member
+
+
+def test_a_model_an_attribute_makes_a_whole(run_of, guess, labels, tmp_path):
+    mask, age = Heads([HEADS["mask"]]), Heads([HEADS["age"], HEADS["gender"]])
+    runs = [
+        run_of("mask", guess(labels[:, :1], 1, heads=mask), labels[:, :1], mask),
+        run_of("rest", guess(labels[:, [2, 1]], 2, heads=age), labels[:, [2, 1]], age),
+    ]
+    blended = blend_runs(runs, "oof", out=tmp_path / "whole", draws=0)
+    # as the run that has most has them, then the others
+    assert blended.run.heads.names == ("age", "gender", "mask")
+    np.testing.assert_allclose(blended.run.probabilities[:, 5:], runs[0].probabilities)
+    np.testing.assert_allclose(blended.run.probabilities[:, :5], runs[1].probabilities)
+    assert blended.targets["joint"].members == []
+    assert [one.member for one in blended.targets["mask"].members] == ["mask"]
+    assert "has not all heads" in str(blended)
+    assert blended.to_plain()["best"] is None
+    assert list(blended.run.folds.columns) == ["path", "person", "age", "gender", "mask", "fold"]
+
+
+def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(pair, run_of, guess, labels, tmp_path):
+    only_mask = Heads([HEADS["mask"], *(replace(HEADS[name], weight=0.0) for name in ("gender", "age"))])
+    noise = run_of("mask", guess(labels, 9, knows=0), labels, only_mask)
+    run = blend_runs([pair[0], noise], out=tmp_path / "both", draws=0).run
+    np.testing.assert_allclose(run.probabilities[:, 3:], pair[0].probabilities[:, 3:])
+    np.testing.assert_allclose(run.probabilities[:, :3], (pair[0].probabilities + noise.probabilities)[:, :3] / 2)
+
+
+def test_what_makes_a_members_score_another_is_carried_to_the_ensemble(run_of, guess, labels, tmp_path):
+    runs = [
+        run_of("honest", guess(labels, 1), labels),
+        run_of("leaky", guess(labels, 2), labels, group="none"),
+        run_of("chosen", guess(labels, 3), labels, environment={"start": {"chosen_weights": True}}),
+        run_of("proposed", guess(labels, 4), labels, environment={"proposed_fixes": 3}),
+    ]
+    run = Run.load(blend_runs(runs, out=tmp_path / "all", draws=0).run.path)
+    assert [c.split(": ")[0] for c in run.caveats] == [str(r.path) for r in runs[1:]]
+    for words in ("Leaky split", "its own photos had chosen", "3 corrections of labels"):
+        assert any(words in note for note in run.score(0).notes)
+        assert any(words in note for note in run.scores["notes"])
+    assert run.config.group == "none"
+
+
+def test_parts_of_runs_are_blended_where_they_are_the_same_part(run_of, guess, labels, tmp_path):
+    runs = []
+    for name, seed in (("a", 1), ("b", 2)):
+        run = run_of(name, guess(labels, seed), labels)
+        oof = pd.read_csv(run.path / "oof.csv")
+        oof[oof["fold"] < 2].to_csv(run.path / "oof.csv", index=False)
+        runs.append(run)
+    run = blend_runs([Run.load(run.path) for run in runs], out=tmp_path / "both", draws=0).run
+    assert len(run.oof) == 2 * len(labels) // 5
+    assert all("Of 5 folds only 0, 1: a part of the photos." in caveat for caveat in run.caveats)
+    whole = run_of("whole", guess(labels, 3), labels)
+    with pytest.raises(UsageError, match=r"a lacks 252 of the 420 OOF predictions, such as that of 00014\.jpg"):
+        blend_runs([runs[0].path, whole], out=tmp_path / "no")
+
+
+def test_folds_may_differ_and_torn_persons_are_dealt_anew(run_of, guess, labels, tmp_path):
+    one = run_of("five", guess(labels, 1), labels)
+    two = run_of("three", guess(labels, 2), labels, folds=3)
+    blended = blend_runs([one, two], "oof", out=tmp_path / "both", draws=0)
+    assert (blended.run.folds["fold"] == one.folds["fold"]).all()
+    assert any(note.startswith("Other folds than") and "three" in note for note in blended.notes)
+    torn = run_of("torn", guess(labels, 3), labels, group="none")
+    frames = {name: pd.read_csv(torn.path / name) for name in ("folds.csv", "oof.csv")}
+    for name, frame in frames.items():
+        frame.assign(fold=np.arange(len(frame)) % 5).to_csv(torn.path / name, index=False)
+    run = blend_runs([torn.path, one], "oof", out=tmp_path / "dealt", draws=0).run
+    # the seven photos of a person lie in several folds, and have one set of weights
+    ratio = (run.probabilities - in_rows_of(run, one)) / (in_rows_of(run, Run.load(torn.path)) - in_rows_of(run, one))
+    weights = pd.Series(ratio[:, 5]).groupby(run.persons).agg(["min", "max"])
+    np.testing.assert_allclose(weights["min"], weights["max"], atol=1e-4)
+    assert weights["min"].round(6).nunique() == 5
+
+
+def test_labels_that_nobody_knows_are_left_out(run_of, guess, labels, tmp_path):
+    some = labels.copy()
+    some[::3, 2] = -1
+    runs = [run_of(name, guess(labels, seed), some) for name, seed in (("a", 1), ("b", 2))]
+    run = blend_runs(runs, "oof", out=tmp_path / "both", draws=0).run
+    assert run.score(0).joint.n == (some[:, 2] >= 0).sum()
+
+
+def test_heads_may_be_trained_by_other_bounds_and_not_scored_by_others(pair, run_of, guess, labels, tmp_path):
+    def with_age(**changed):
+        return Heads([HEADS["mask"], HEADS["gender"], replace(HEADS["age"], **changed)])
+
+    trained = run_of("58", guess(labels, 3), labels, with_age(train_bounds=(30.0, 58.0)))
+    assert blend_runs([pair[0], trained], out=tmp_path / "both", draws=0).run.heads == HEADS
+    other = run_of("50", guess(labels, 4), labels, with_age(bounds=(30.0, 50.0), train_bounds=None))
+    with pytest.raises(UsageError, match=r"the bounds of head age are 30\.0, 60\.0 in the first, 30\.0, 50\.0 in the"):
+        blend_runs([pair[0], other], out=tmp_path / "no")
+
+
+def test_runs_that_do_not_belong_together_are_refused_in_a_sentence(pair, run_of, guess, labels, tmp_path):
+    def refused(match, *runs, out="no"):
+        with pytest.raises(UsageError, match=match):
+            blend_runs(runs, out=tmp_path / out)
+        assert not (tmp_path / "no").exists()
+
+    def odd(name, y=labels, **options):
+        return run_of(name, guess(y, 7, heads=options.get("heads")), y, **options)
+
+    other = labels.copy()
+    other[10, 1] = 1 - other[10, 1]
+    refused(
+        r"1 labels differ, such as gender of 00010\.jpg, '\w+' in the first, '\w+' in the second",
+        pair[0],
+        odd("y", other),
+    )
+    refused(r"few lacks 7 of the 420 photos, such as that of 00413\.jpg", pair[0], odd("few", labels[:-7]))
+    refused(
+        "photo 00000.jpg is of person p0000 in the first, of p0001", pair[0], odd("p", persons=np.arange(420) // 7 + 1)
+    )
+    classes = Heads([replace(HEADS["mask"], classes=("on", "wrong", "off")), HEADS["gender"], HEADS["age"]])
+    refused(
+        "the classes of head mask are wear, incorrect, none in the first, on, wrong, off",
+        pair[0],
+        odd("c", heads=classes),
+    )
+    refused("2 to 100 runs; found 1", pair[0])
+    refused("a is named twice", pair[0], pair[1], tmp_path / "b" / ".." / "a")
+    both = blend_runs(pair, out=tmp_path / "both", draws=0).run
+    refused("both is an ensemble, which was not trained", both, pair[0])
+    with pytest.raises(UsageError, match="a is one of the runs; name another --out"):
+        blend_runs(pair, out=tmp_path / "a", overwrite=True)
+    with pytest.raises(UsageError, match="no blend 'median'"):
+        blend_runs(pair, "median", out=tmp_path / "no")
+    (tmp_path / "b" / "oof.csv").unlink()
+    refused("b has no oof.csv: the run has not finished", pair[0], tmp_path / "b")
+
+
+def test_one_person_cannot_be_fitted_and_scored(run_of, guess, labels, tmp_path):
+    runs = [run_of(name, guess(labels[:7], 1), labels[:7], persons=np.zeros(7, int)) for name in ("a", "b")]
+    with pytest.raises(UsageError, match="a has one person only"):
+        blend_runs(runs, out=tmp_path / "no")
+
+
+def test_an_ensemble_is_replaced_only_where_that_is_asked_for_and_by_nothing_half(pair, tmp_path):
+    blend_runs(pair, out=tmp_path / "both", draws=0)
+    with pytest.raises(UsageError, match="both exists"):
+        blend_runs(pair, "vote", out=tmp_path / "both")
+    blend_runs(pair, "vote", out=tmp_path / "both", overwrite=True, draws=0)
+    assert json.loads((tmp_path / "both" / "ensemble.json").read_text())["blend"] == "vote"
+
+
+def test_it_has_no_models_to_go_on_with_to_merge_or_to_look_at(pair, tmp_path):
+    run = blend_runs(pair, out=tmp_path / "both", draws=0).run
+    for ask in (lambda: merge_runs([run, pair[0]], tmp_path / "m"), lambda: run.history(0), lambda: run.checkpoints(0)):
+        with pytest.raises(UsageError, match="both is an ensemble, which was not trained and has no models of its own"):
+            ask()
+
+
+def test_its_identity_is_that_of_its_members_and_their_blend(pair, tmp_path):
+    one, same = (blend_runs(pair, out=tmp_path / name, draws=0).run for name in ("one", "same"))
+    assert one.identity == same.identity != blend_runs(pair, "vote", out=tmp_path / "vote", draws=0).run.identity
+
+
+def test_heads_and_names_of_several_runs(run_of, guess, labels):
+    def made(name, names):
+        heads, columns = Heads([HEADS[n] for n in names]), [HEADS.position(n) for n in names]
+        return run_of(name, guess(labels[:, columns], 1, heads=heads), labels[:, columns], heads)
+
+    runs = [made("x/run", ["gender"]), made("y/run", ["age", "mask"]), made("z/run", ["mask", "gender"])]
+    assert all_heads(runs).names == ("age", "mask", "gender")
+    assert member_names(runs) == ["run", "run-2", "run-3"]

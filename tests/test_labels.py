@@ -1,0 +1,42 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastmask.heads import Head, Heads
+from fastmask.labels import mixed, soft_labels
+
+HEADS = Heads([Head("shape", ("round", "square", "long")), Head("colour", ("red", "blue"))])
+
+
+def test_a_class_number_is_pytorchs_one_hot_and_an_unknown_one_weighs_nothing():
+    y = torch.tensor([[0, 1], [2, -1], [-1, -1]])
+    soft = soft_labels(y, HEADS)
+    assert soft[0].tolist() == [*F.one_hot(torch.tensor(0), 3), *F.one_hot(torch.tensor(1), 2)]
+    assert soft[1].tolist() == [0, 0, 1, 0, 0]
+    assert soft[2].tolist() == [0] * 5
+    assert soft_labels(soft, HEADS) is soft
+
+
+def test_a_number_that_is_no_class_raises():
+    with pytest.raises(RuntimeError):
+        soft_labels(torch.tensor([[3, 0]]), HEADS)
+
+
+def test_a_mixture_worked_by_hand():
+    own, other = soft_labels(torch.tensor([[0, 1], [1, 0]]), HEADS), soft_labels(torch.tensor([[2, 1], [1, 1]]), HEADS)
+    made = mixed(own, other, torch.tensor([0.25, 0.0]), HEADS)
+    assert made.tolist() == [[0.75, 0, 0.25, 0, 1], [0, 1, 0, 1, 0]]
+
+
+def test_a_head_that_is_unknown_for_either_is_unknown():
+    own, other = (
+        soft_labels(torch.tensor([[0, -1], [0, 1]]), HEADS),
+        soft_labels(torch.tensor([[-1, 1], [2, 1]]), HEADS),
+    )
+    made = mixed(own, other, torch.tensor([0.5, 0.5]), HEADS)
+    assert made.tolist() == [[0] * 5, [0.5, 0, 0.5, 0, 1]]
+
+
+def test_weights_are_mixed_with_the_classes():
+    own, other = torch.tensor([[2.0, 0, 0, 0, 0]]), torch.tensor([[0, 0.5, 0, 0, 0]])
+    assert mixed(own, other, torch.tensor([0.5]), HEADS).tolist() == [[1, 0.25, 0, 0, 0]]

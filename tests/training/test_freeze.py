@@ -1,0 +1,120 @@
+from functools import partial
+
+import pytest
+import torch
+from fastai.callback.core import Callback, CancelFitException
+
+from fastmask.config import make_config
+from fastmask.data.contest import read_contest
+from fastmask.errors import UsageError
+from fastmask.model.network import stages
+from fastmask.training.freeze import frozen_part
+from fastmask.training.plan import prepare
+
+
+@pytest.fixture
+def make(contest, small_settings):
+    def make(**settings):
+        config = make_config(small_settings, {"weights": None, "lr": 1e-2, **settings})
+        return partial(prepare(read_contest(contest), config).learner, 0)
+
+    return make
+
+
+class Epochs(Callback):
+    """Keeps the network as each epoch of the training leaves it, and what trained in it."""
+
+    def before_fit(self):
+        self.states = [self.state()]
+        self.trains = []
+
+    def state(self):
+        return {name: t.clone() for name, t in self.learn.model.state_dict().items()}
+
+    def before_step(self):
+        self.trains.append({name for name, p in self.learn.model.named_parameters() if p.grad is not None})
+
+    def after_train(self):
+        self.states.append(self.state())
+
+
+def changed(one, other):
+    return {name for name, t in one.items() if not t.equal(other[name])}
+
+
+def test_a_frozen_body_keeps_every_weight_and_statistic(make):
+    epochs = Epochs()
+    learn = make(freeze="body")([epochs])
+    learn.fit(1)
+    moved = changed(*epochs.states)
+    assert moved
+    assert all(name.startswith("heads.") for name in moved)
+    # the optimizer is not asked to, and the body computes as in validation
+    assert epochs.trains[0] == {name for name, _ in learn.model.named_parameters() if name.startswith("heads.")}
+    assert all(p.requires_grad for p in learn.model.parameters())
+
+
+def test_the_first_stages_stay_and_train_from_the_epoch_that_is_asked(make):
+    epochs = Epochs()
+    learn = make(freeze=2, unfreeze=3, epochs=3)([epochs])
+    learn.fit(3)
+    lowest = ("body.conv1", "body.bn1", "body.layer1")
+    stem_and_first = {name for name in epochs.states[0] if name.startswith(lowest)}
+    for before, after in ((0, 1), (1, 2)):
+        moved = changed(epochs.states[before], epochs.states[after])
+        assert not moved & stem_and_first
+        assert {"body.layer2.0.conv1.weight", "body.layer4.0.bn1.running_mean"} <= moved
+    assert stem_and_first <= changed(epochs.states[2], epochs.states[3])
+
+
+def test_what_is_frozen_is_what_timm_calls_the_stages(make):
+    network = make()().model
+    groups = stages(network.body)
+    assert len(groups) == 5
+    assert sum(map(len, groups)) == len(list(network.body.parameters()))
+    names = {id(p): name for name, p in network.body.named_parameters()}
+    assert {names[id(p)].split(".")[0] for p in frozen_part(network, 2)} == {"conv1", "bn1", "layer1"}
+    assert len(frozen_part(network, "body")) == len(list(network.body.parameters()))
+
+
+@pytest.mark.parametrize("part", [0, 6, "head"])
+def test_a_part_that_there_is_not_is_refused(make, part):
+    with pytest.raises(UsageError, match=f"freeze is {part}; expected body, or 1 to 5"):
+        frozen_part(make()().model, part)
+
+
+def test_another_network_has_no_stages():
+    with pytest.raises(UsageError, match="network of build_network"):
+        frozen_part(torch.nn.Linear(2, 2), "body")
+
+
+def test_layer_decay_gives_each_block_its_rate_under_any_schedule(make):
+    learn = make(layer_decay=0.5)()
+    seen = []
+
+    class Rates(Callback):
+        def before_step(self):
+            seen.append([group["lr"] for group in self.learn.opt.opt.param_groups])
+
+    learn.fit_one_cycle(1, 1e-2, cbs=Rates())
+    # five blocks of the body, then the heads
+    assert len(seen[0]) == 6
+    for rates in seen:
+        assert rates == pytest.approx([rates[-1] * 0.5**n for n in (5, 4, 3, 2, 1, 0)])
+    assert learn.opt.hypers[-1]["lr"] == seen[-1][-1]
+
+
+def test_a_step_moves_a_lower_block_less(make):
+    class One(Callback):
+        def after_step(self):
+            raise CancelFitException
+
+    weights = {}
+    for decay in (1.0, 0.1):
+        learn = make(layer_decay=decay, wd=0)()
+        before = {name: p.detach().clone() for name, p in learn.model.named_parameters()}
+        learn.fit(1, cbs=One())
+        weights[decay] = {name: (p - before[name]).norm() for name, p in learn.model.named_parameters()}
+    # AdamP's first step is as long as the rate, whatever the gradient; the stem is the fifth block below the heads
+    for name, expected in (("body.conv1.0.weight", 1e-5), ("heads.0.weight", 1.0)):
+        assert (weights[0.1][name] / weights[1.0][name]).item() == pytest.approx(expected, rel=0.05)
