@@ -27,6 +27,8 @@ from .data.training_set import TrainingSet as TrainingSet
 from .data.training_set import training_set as training_set
 from .decision.bound import BoundCurve as BoundCurve
 from .decision.bound import bound_curve as bound_curve
+from .decision.compare import Comparison as Comparison
+from .decision.compare import compare as compare
 from .decision.decide import Decisions as Decisions
 from .decision.decide import decide as decide
 from .decision.decide import fit_run as fit_run
@@ -67,6 +69,8 @@ from .training.learner import mask_learner as mask_learner
 from .training.merge import merge_runs as merge_runs
 from .training.mix import Mix as Mix
 from .training.rehearsal import rehearse as rehearse
+from .training.screen import Screening as Screening
+from .training.screen import screen as screen
 from .training.step import EMA as EMA
 from .training.step import SWA as SWA
 from .training.step import Accumulation as Accumulation

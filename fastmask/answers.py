@@ -46,6 +46,7 @@ def predict(
     soup: Annotated[
         bool, typer.Option("--soup", help="Average the weights of a fold's checkpoints (--top-k).")
     ] = False,
+    boxes: Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")] = None,
     members: Annotated[str | None, option("Folds to average, such as fold0,fold2. (default: all)")] = None,
     bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
     workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
@@ -81,6 +82,7 @@ def predict(
             tta=tta,
             views=seen,
             soup=soup,
+            boxes=boxes,
             members=None if members is None else words(members),
             bs=bs,
             workers=workers,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastmask import answers
+from fastmask import answers, choices, photos
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_new
 from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
@@ -292,6 +292,8 @@ def sample(
 
 
 app.add_typer(answers.app)
+app.add_typer(choices.app)
+app.add_typer(photos.app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:

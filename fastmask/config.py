@@ -27,6 +27,8 @@ _NEEDS = {
     "unfreeze": "freeze",
     "extra_images": "extra",
     "extra_weight": "extra",
+    "margin": "boxes",
+    "region": "boxes",
     "half_shares": "half_cutmix",
     "half_partner": "half_cutmix",
 }
@@ -77,6 +79,11 @@ class Config(BaseModel):
         description="Numbers behind a head, such as age: [[27, 29]], whose photos are validated but not trained on.",
     )
     sampler: str | None = Field(None, description="A head or 'joint', whose classes are drawn alike in training.")
+    boxes: str | None = Field(None, description="A CSV of faces, to which photos are cut first, to the size of crop.")
+    margin: Annotated[float, Field(ge=0, le=10)] = Field(0.3, description="What a face's box is widened by each side.")
+    region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = Field(
+        "face", description="The part of the face."
+    )
     # augmentation
     crop: tuple[Positive, Positive] = Field((400, 200), description="Height and width of the centre crop.")
     resize: tuple[Positive, Positive] | None = Field(None, description="Height and width to scale the crop to.")

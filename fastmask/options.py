@@ -37,6 +37,12 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "crop": (tuple[int, int], option("Height and width of the crop. (default: 400 200)", DATA)),
     "resize": (tuple[int, int], option("Height and width to scale the crop to.", DATA)),
     "stats": (str, option("report, pretrained, or three means and three deviations. (default: report)", DATA)),
+    "boxes": (
+        str,
+        option("A CSV of faces, as `faces` writes it: photos are cut to them, to the size of --crop.", DATA),
+    ),
+    "margin": (float, option("What a face's box is widened by on each side. (default: 0.3)", DATA)),
+    "region": (str, option("face, forehead, nose-to-chin or chin-to-neck. (default: face)", DATA)),
     "seed": (int, option("Seed of everything that is drawn. (default: 0)", DATA)),
     "extra": (str, option("A CSV of photos for training alone, with labels of any of the heads.", DATA)),
     "extra_images": (str, option("The folder that the paths of --extra start from. (default: the CSV's)", DATA)),
@@ -122,12 +128,16 @@ _SOURCES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def with_settings(*panels: str, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings(
+    *panels: str, without: Sequence[str] = (), only: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command whose first parameter is a `Config` made of the options in `panels` and those that name files of them.
 
-    The command line goes over --set, over --config, over --recipe, over the defaults.
+    Of the options some may be left `without`, or `only` some taken. The command line goes over --set, over --config,
+    over --recipe, over the defaults.
     """
-    names = [n for n, (_, made) in _SETTINGS.items() if made.rich_help_panel in panels and n not in without]
+    there = [n for n, (_, made) in _SETTINGS.items() if made.rich_help_panel in panels]
+    names = [n for n in there if n not in without and (not only or n in only)]
     options = {**{n: _SETTINGS[n] for n in names}, **_SOURCES}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -68,6 +68,7 @@ MACHINE_SETTINGS = (
     "data",
     "images",
     "fixes",
+    "boxes",
     "extra",
     "extra_images",
     "folds_file",
@@ -443,6 +444,7 @@ def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
         "loss": "loss",
         "photos": "content of the photos",
         "extra": "extra photos or labels",
+        "boxes": "boxes of faces",
     }
     return [what for name, what in words.items() if one.get(name) != other.get(name)]
 

@@ -65,6 +65,9 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "resize": ([100, 50], [100, 50]),
     "stats": (["pretrained"], "pretrained"),
     "seed": ([7], 7),
+    "boxes": (["boxes.csv"], "boxes.csv"),
+    "margin": ([0.5], 0.5),
+    "region": (["forehead"], "forehead"),
     "extra": (["more.csv"], "more.csv"),
     "extra_images": (["photos"], "photos"),
     "extra_weight": ([0.5], 0.5),
@@ -121,6 +124,8 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
 # the word on the command line where it is not the setting's, and what an option does nothing without
 NAMES = {"drop": "drop_ages"}
 BESIDE: dict[str, Sequence[Any]] = {
+    "margin": ["--boxes", "boxes.csv"],
+    "region": ["--boxes", "boxes.csv"],
     "extra_images": ["--extra", "more.csv"],
     "extra_weight": ["--extra", "more.csv"],
     "mix_prob": ["--mixup", 1],
@@ -242,6 +247,9 @@ def test_printed_settings_read_back_as_the_same(words: list[Any], fastmask: Comm
         (["--drop-ages", "29-27"], ["drop", "29 to 27", "rise"]),
         (["--drop-ages", "0-150"], ["drop", "fold 0", "nothing to train on"]),
         (["--set", "drop={mask: [[1, 2]]}"], ["drop", "mask", "no number"]),
+        (["--boxes", "nowhere.csv"], ["nowhere.csv", "path, x0, y0, x1, y1"]),
+        (["--margin", 0.5], ["margin", "without boxes"]),
+        (["--boxes", "boxes.csv", "--region", "ear"], ["region", "ear"]),
         (["--unfreeze", 3], ["unfreeze", "without freeze"]),
         (["--freeze", 9], ["freeze is 9", "1 to 5"]),
         (["--freeze", "head"], ["freeze", "head"]),

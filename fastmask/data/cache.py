@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fastmask.data.augment import Prefix, is_photo, unfit
+from fastmask.data.boxes import FaceCut
 from fastmask.data.photo import decode_named, in_threads, read_bytes
 from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.files import cache_home, read_json, replacing, write_json
@@ -88,8 +89,9 @@ def photo_map(
     cache: str = "auto",
     folder: str | Path | None = None,
     say: Say = lambda _: None,
+    faces: FaceCut | None = None,
 ) -> PhotoMap:
-    """What `prefix` makes of photos, from a cache in `folder` or decoded into one now.
+    """What `prefix` makes of photos, cut to their `faces` where there are any, from a cache in `folder` or made now.
 
     `digests` are those of `digest_photos`. `cache` is "disk", "ram" (this process and those that it forks), "off" (an
     empty map, so that every photo is decoded whenever it is needed), or "auto": the first of disk, ram and off for
@@ -98,7 +100,7 @@ def photo_map(
     """
     if cache == "off" or not len(paths):
         return PhotoMap(prefix.plain)
-    source = _Source(paths, digests, prefix)
+    source = _Source(paths, digests, prefix, faces)
     refusals: list[str] = []
     on_disk = partial(_on_disk, folder=Path(folder or photos_folder()))
     for place, make in (("disk", on_disk), ("ram", _in_memory)):
@@ -131,11 +133,15 @@ def photos_folder() -> Path:
 
 
 class _Source:
-    """Photos and the prefix to apply: each content once, in the order of the digests."""
+    """Photos and the prefix to apply: each content once, and each face of it, in the order of the digests."""
 
-    def __init__(self, paths: Sequence[Path], digests: Sequence[str], prefix: Prefix) -> None:
-        self.names = dict(zip(map(str, paths), digests, strict=True))
-        self.prefix = prefix
+    def __init__(
+        self, paths: Sequence[Path], digests: Sequence[str], prefix: Prefix, faces: FaceCut | None = None
+    ) -> None:
+        # a digest, and the face of a photo behind it
+        marks = ("" if faces is None else f" {faces.mark(path)}" for path in paths)
+        self.names = {str(path): f"{d}{mark}" for path, d, mark in zip(paths, digests, marks, strict=True)}
+        self.prefix, self.faces = prefix, faces
         self.unique = sorted({digest: path for path, digest in self.names.items()}.items())
         self._local = threading.local()
 
@@ -149,9 +155,11 @@ class _Source:
         """What the prefix makes of one (digest, path)."""
         digest, path = photo
         data = read_bytes(path)
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != digest.partition(" ")[0]:
             raise DataError(f"{path} was changed while it was read; start again once nobody writes to it.")
         image = decode_named(data, path)
+        if self.faces is not None:
+            image = self.faces(image, path)
         if not hasattr(self._local, "prefix"):
             # nobody says that a pipeline may be used by several threads
             self._local.prefix = copy.deepcopy(self.prefix)

@@ -18,6 +18,7 @@ from fastai.data.core import DataLoaders, TfmdDL, TfmdLists
 from fastai.data.transforms import ToTensor
 
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, is_photo, parts, report_pipelines
+from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
 from fastmask.data.halves import Half, Halves
@@ -42,9 +43,9 @@ from fastmask.randomness import Counted, Stream
 from fastmask.terminal import say
 
 
-def photo_block() -> TransformBlock:
+def photo_block(faces: FaceCut | None = None) -> TransformBlock:
     """The DataBlock's input: a photo read from its path, fetched and augmented by `PhotoDL`."""
-    return TransformBlock(type_tfms=[ReadPhoto()], dl_type=PhotoDL)
+    return TransformBlock(type_tfms=[ReadPhoto(faces)], dl_type=PhotoDL)
 
 
 def heads_block(heads: Heads) -> TransformBlock:
@@ -66,7 +67,8 @@ class PhotoDL(TfmdDL):
     row). So the number of workers changes no batch. A pass is one walk through this loader or one made from it by
     `new`, counted on the main process; looking at one batch (`one_batch`, `show_batch`) counts as none. `augments` are
     the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies. `maps`
-    keep what their prefixes make of photos, so that those are decoded once and not in every pass.
+    keep what their prefixes make of photos, so that those are decoded once and not in every pass. With `faces` photos
+    are cut to their faces first, those of the maps as well.
 
     With `chances` (N,) a shuffled pass draws its photos by them, each as often as it comes. With `halves` a side of a
     photo may be a partner's, and the targets are soft labels.
@@ -90,9 +92,10 @@ class PhotoDL(TfmdDL):
         substitute: tuple[int, int] | None = None,
         chances: np.ndarray | None = None,
         halves: Halves | None = None,
+        faces: FaceCut | None = None,
         **kwargs: Any,
     ) -> None:
-        self.augments, self.maps, self.seed, self.fold = augments, maps, seed, fold
+        self.augments, self.maps, self.seed, self.fold, self.faces = augments, maps, seed, fold, faces
         self.substitute, self.chances, self.halves = substitute, chances, halves
         self.passes = passes or Passes()
         self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
@@ -107,7 +110,7 @@ class PhotoDL(TfmdDL):
         # what is of the rows of one data set, and for training, stays with that
         trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
         rows = ("chances", "halves") if trains else ()
-        names = ("augments", "maps", "seed", "fold", "passes", "substitute", *rows)
+        names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", *rows)
         kept = {name: getattr(self, name) for name in names}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
@@ -258,7 +261,7 @@ class PhotoDL(TfmdDL):
         """
         found = (there.get(photo) for there in kept) if isinstance(photo, str) else ()
         start = next((image for image in found if image is not None), None)
-        image = read(photo) if start is None else start
+        image = read(photo, self.faces) if start is None else start
         if self.augments is None:
             return image
         prefix, vary = parts(self.augments[self._which()])
@@ -393,7 +396,8 @@ def dataloaders(
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
     augments = augments or default_augments(stats or REPORT_STATS)
     train = train or training_set(table, ~valid)
-    block = data_block(table.heads, train, training_set(table, valid, scored=True), batch_stats(augments, stats))
+    validated = training_set(table, valid, scored=True)
+    block = data_block(table.heads, train, validated, batch_stats(augments, stats), table.faces)
     device = pick_device(device)
     if device.type == "cpu":
         keep_memory()
@@ -406,6 +410,7 @@ def dataloaders(
         fold=fold,
         augments=augments,
         maps=photo_maps(table, augments, say=say) if maps is None else maps,
+        faces=table.faces,
         substitute=substitute,
         dl_kwargs=[{"chances": train.chances, "halves": halves}, {"passes": Passes()}],
         num_workers=default_workers(device) if num_workers is None else num_workers,
@@ -431,13 +436,15 @@ def photo_maps(
     paths = [table.photo(row) for row in range(len(table))]
     digests = digest_photos(paths) if digests is None else digests
     prefixes = {str(prefix.plain): prefix for prefix, _ in map(parts, augments)}
-    return [photo_map(paths, digests, prefix, cache, folder, say) for prefix in prefixes.values()]
+    return [photo_map(paths, digests, prefix, cache, folder, say, table.faces) for prefix in prefixes.values()]
 
 
-def data_block(heads: Heads, train: TrainingSet, valid: TrainingSet, stats: Stats) -> DataBlock:
+def data_block(
+    heads: Heads, train: TrainingSet, valid: TrainingSet, stats: Stats, faces: FaceCut | None = None
+) -> DataBlock:
     """The DataBlock over row numbers: first the photos to train on, then those that validate."""
     return DataBlock(
-        blocks=(photo_block(), heads_block(heads)),
+        blocks=(photo_block(faces), heads_block(heads)),
         # the labels of the two may be of either kind
         getters=[Lookup([*train.photos, *valid.photos]), Lookup([*train.labels, *valid.labels])],
         splitter=lambda rows: (rows[: len(train)], rows[len(train) :]),
@@ -499,6 +506,7 @@ def photo_loader(
     stats: Stats,
     *,
     training: bool = False,
+    faces: FaceCut | None = None,
     bs: int = 64,
     seed: int = 0,
     passes: Passes | None = None,
@@ -516,6 +524,7 @@ def photo_loader(
         PhotoList(paths, split_idx=0 if training else 1),
         bs=bs,
         augments=augments,
+        faces=faces,
         seed=seed,
         passes=passes,
         after_batch=[NormalizeBatch(*stats)],

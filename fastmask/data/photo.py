@@ -25,6 +25,8 @@ MOST_PIXELS, _MOST_BYTES = 178_956_970, 2**28
 _ORIENTATION = 0x0112
 # control characters, and the bytes of a name that are no UTF-8
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+# what a photo at a path is cut to before anything else sees it
+Cut = Callable[[np.ndarray, Path], np.ndarray]
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -118,17 +120,18 @@ def leaves(path: Path, folder: Path) -> bool:
     )
 
 
-def check_photos(paths: Sequence[Path]) -> list[tuple[int, int]]:
+def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[int, int]]:
     """Decode every photo once and return its (height, width); raises DataError naming the first that cannot be read.
 
-    Decoding is the only sure check: a file cut short has a perfect header.
+    Decoding is the only sure check: a file cut short has a perfect header. With `cut` the size is that of what it cuts.
     """
-    return list(in_threads(_size, paths))
 
+    def size(path: Path) -> tuple[int, int]:
+        photo = read_photo(path)
+        height, width, _ = (photo if cut is None else cut(photo, path)).shape
+        return height, width
 
-def _size(path: Path) -> tuple[int, int]:
-    height, width, _ = read_photo(path).shape
-    return height, width
+    return list(in_threads(size, paths))
 
 
 def in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads, number_of
+
+if TYPE_CHECKING:
+    from fastmask.data.boxes import FaceCut, Framing
 
 OnFault = Callable[[DataError], None]
 # that are learned in order
@@ -31,7 +34,7 @@ class Table:
     unknown) by the score's bounds, and HEAD_value with the number behind a head whose classes are bands of a number.
     `stratify` is what folds are stratified on where nobody says otherwise: a head's name or "joint". `reading` are the
     settings of `Config` that the table was read with. `proposed` counts corrections that a model proposed and nobody
-    has looked at.
+    has looked at. `faces` says what photos are cut to before anything else sees them; None leaves them whole.
     """
 
     frame: pd.DataFrame
@@ -40,6 +43,7 @@ class Table:
     stratify: str = JOINT
     reading: Mapping[str, Any] = field(default_factory=dict)
     proposed: int = 0
+    faces: FaceCut | None = None
 
     def __post_init__(self) -> None:
         columns = ["path", "person", *self.heads.names, *(f"{h.name}_value" for h in self.heads if h.bounds)]
@@ -93,6 +97,13 @@ class Table:
     def photo(self, row: int) -> Path:
         """Where the photo of row `row` lies."""
         return self.root / self.frame["path"].iat[row]
+
+    def cut_to_faces(self, file: str | Path, framing: Framing) -> Table:
+        """The table with photos cut to the faces of a CSV; raises DataError where one has no row in it."""
+        from fastmask.data.boxes import FaceCut, read_boxes
+
+        paths = self.frame["path"].tolist()
+        return replace(self, faces=FaceCut(read_boxes(file), framing, {str(self.root / path): path for path in paths}))
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Table:
         """The table of some rows."""

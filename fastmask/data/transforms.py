@@ -14,6 +14,7 @@ from fasttransform import DisplayedTransform, Transform
 from PIL import Image
 
 from fastmask.data.augment import is_photo
+from fastmask.data.boxes import FaceCut
 from fastmask.data.photo import read_photo
 from fastmask.errors import DataError, UsageError
 from fastmask.heads import Heads
@@ -85,23 +86,31 @@ def targets_of(labels: Any) -> torch.Tensor:
 
 
 class ReadPhoto(Transform):
-    """A path or an opened image -> (height, width, 3) uint8 RGB; an array is taken as one already."""
+    """A path or an opened image -> (height, width, 3) uint8 RGB; an array is taken as one already.
+
+    With `faces` it is cut to its face.
+    """
 
     input_types = (str, Path, Image.Image)
 
+    def __init__(self, faces: FaceCut | None = None) -> None:
+        super().__init__()
+        self.faces = faces
+
     def encodes(self, photo: str | Path | Image.Image) -> np.ndarray:
-        return read(photo)
+        return read(photo, self.faces)
 
 
-def read(photo: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def read(photo: str | Path | Image.Image | np.ndarray, faces: FaceCut | None = None) -> np.ndarray:
     """What `ReadPhoto` does, without fastai's dispatch."""
     if isinstance(photo, str | Path):
-        return read_photo(photo)
+        whole = read_photo(photo)
+        return whole if faces is None else faces(whole, photo)
     # a copy, since what augments may write to it
     image = np.array(photo.convert("RGB") if isinstance(photo, Image.Image) else photo)
     if not is_photo(image):
         raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
-    return image
+    return image if faces is None else faces.check_cut(image)
 
 
 class Lookup(Transform):

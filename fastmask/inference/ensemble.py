@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastmask.data.augment import augmentations, check_fit
+from fastmask.data.boxes import FaceCut, Framing, read_boxes
 from fastmask.data.loaders import Passes, batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES, check_photos, photos_in
 from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
@@ -132,6 +133,7 @@ def predict(
     *,
     views: Sequence[str] = (),
     soup: bool = False,
+    boxes: str | Path | None = None,
     bs: int = 64,
     workers: int | None = None,
     device: str | None = None,
@@ -144,13 +146,22 @@ def predict(
     mirror image, then passes of the training augmentation, every second one mirrored. Or `views`, beside the photo:
     "flip" its mirror image, "shift" four that are moved by 4 %, "scale" one closer and one farther by 8 %; nothing is
     drawn, and the views of several names add up. `members` are the folds to use, such as ["fold0", "fold2"]; all by
-    default. `soup` predicts by the mean of the weights of a fold's checkpoints, not of their probabilities. `precision`
-    "auto" is that of the run, on a CPU fp32. Memory grows with the photos by their probabilities only. `progress` is
-    called with (batches done, batches in all).
+    default. `soup` predicts by the mean of the weights of a fold's checkpoints, not of their probabilities. `boxes` is
+    the CSV of these photos' faces, which a run that was trained with boxes needs. `precision` "auto" is that of the
+    run, on a CPU fp32. Memory grows with the photos by their probabilities only. `progress` is called with (batches
+    done, batches in all).
     """
     run = Run.of(run)
     if run.is_ensemble:
-        options = {"views": views, "soup": soup, "bs": bs, "workers": workers, "device": device, "precision": precision}
+        options = {
+            "views": views,
+            "soup": soup,
+            "boxes": boxes,
+            "bs": bs,
+            "workers": workers,
+            "device": device,
+            "precision": precision,
+        }
         return _predict_runs(run, images, members, progress, {"tta": tta, **options})
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
         if not least <= value <= MOST:
@@ -167,7 +178,8 @@ def predict(
         raise DataError(f"{run.path / PIPELINES}: {error}") from error
     stats = batch_stats(augments)
     # a broken photo at the end would cost the work on all before it
-    size = check_fit({"the validation pipeline": (augments[1], check_photos(paths))}, paths)
+    faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
+    size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
     networks = load_members(run, members, picked, size, soup)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
@@ -179,6 +191,7 @@ def predict(
             augments,
             stats,
             training=training is not None,
+            faces=faces,
             bs=bs,
             seed=run.config.seed,
             passes=Passes(training or 0),
@@ -193,6 +206,23 @@ def predict(
                 progress(next(done), batches)
     each = {member: (s / sum(len(seen) for _, seen in walks)).astype(np.float32) for member, s in sums.items()}
     return Predictions(names, run.heads, np.mean(list(each.values()), axis=0), each)
+
+
+def face_cut(run: Run, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
+    """What the photos of a run are cut by, None where it was trained on whole ones; `names` are theirs by their paths.
+
+    Raises UsageError where the boxes do not go with the run.
+    """
+    config = run.config
+    if config.boxes is None and boxes is not None:
+        raise UsageError(f"--boxes goes with a run that was trained with boxes, and {run.path} was not.")
+    if config.boxes is None or boxes is not None:
+        framing = Framing(config.crop, config.margin, config.region)
+        return None if boxes is None else FaceCut(read_boxes(boxes), framing, names)
+    raise UsageError(
+        f"{run.path} was trained on faces (boxes {config.boxes}), so it needs those of these photos: --boxes FILE, as "
+        "fastmask faces writes it."
+    )
 
 
 def _predict_runs(
@@ -212,9 +242,13 @@ def _predict_runs(
     for run in runs.values():
         # what the last one lacks would cost the work of all before it
         checkpoints_of(run, None, bool(options["soup"]))
+    boxes = options["boxes"]
+    if boxes is not None and not any(run.config.boxes for run in runs.values()):
+        raise UsageError(f"--boxes goes with a run that was trained with boxes, and none of {ensemble.path} was.")
     made, names = {}, []
     for place, (name, run) in enumerate(runs.items()):
-        each = predict(run, images, progress=_part(progress, place, len(runs)), **options)
+        own = {**options, "boxes": boxes if run.config.boxes else None}
+        each = predict(run, images, progress=_part(progress, place, len(runs)), **own)
         there = [head for head in learned(run) if head in ensemble.heads.names]
         made[name], names = widen(ensemble.heads, each.heads, each.probabilities, there), each.names
     mixed = mixture.mix(list(made.values())).astype(np.float32)

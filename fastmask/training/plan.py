@@ -23,6 +23,7 @@ from torch import nn
 
 from fastmask.config import Config, make_config
 from fastmask.data.augment import REPORT_STATS, Augment, Stats, augmentations, check_fit, effective_pipelines
+from fastmask.data.boxes import Framing
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.folds import assign_folds, read_folds
@@ -85,6 +86,7 @@ class Plan:
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
         without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
+        faces = self.table.faces
         dropped = int(left_out(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         return "; ".join(
@@ -92,6 +94,7 @@ class Plan:
                 f"{len(self.table)} photos of {persons} persons{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
                 *([f"{len(self.extra)} extra photos to train on"] if self.extra else []),
+                *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}{precision}",
@@ -205,6 +208,8 @@ def prepare(
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     if config.order is not None:
         table = table.with_number(config.order, config.order_spread)
+    if config.boxes is not None:
+        table = table.cut_to_faces(config.boxes, framing(config))
     table = replace(table, heads=weighted_heads(table.heads, config))
     check_monitor(config, table)
     if loss_func is None:
@@ -221,7 +226,9 @@ def prepare(
     check_no_leak(config.weights, table, folds, config.group, chosen)
     if config.compile:
         check_compiler(device)
-    extra = read_extra_of(config, table.heads)
+    extra = read_extra_of(config, table)
+    if table.faces is not None and extra is not None and extra.table.faces is not None:
+        table = replace(table, faces=table.faces.joined(extra.table.faces))
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     of_extra = [] if extra is None else extra.digests()
     if extra is not None:
@@ -250,14 +257,23 @@ def prepare(
     }
     if extra is not None:
         start["extra"] = extra.digest(of_extra)
+    if table.faces is not None:
+        start["boxes"] = table.faces.digest()
     return replace(plan, environment=environment(network, table, device, start), size=size, maps=maps)
 
 
-def read_extra_of(config: Config, heads: Heads) -> Extra | None:
-    """The extra photos of a configuration, but for those that it drops."""
+def framing(config: Config) -> Framing:
+    """How a configuration cuts photos to their faces."""
+    return Framing(config.crop, config.margin, config.region)
+
+
+def read_extra_of(config: Config, table: Table) -> Extra | None:
+    """The extra photos of a configuration, but for those that it drops, cut to their faces as the table's are."""
     if config.extra is None:
         return None
-    extra = read_extra(config.extra, heads, config.extra_images, config.extra_weight)
+    extra = read_extra(config.extra, table.heads, config.extra_images, config.extra_weight)
+    if config.boxes is not None:
+        extra = replace(extra, table=extra.table.cut_to_faces(config.boxes, framing(config)))
     return extra.select(~left_out(extra.table, config.drop))
 
 
@@ -310,7 +326,7 @@ def decode(
     for what, augment in named.items():
         kept = next((m for m in maps if len(m) and m.prefix == augment.prefix.plain), None)
         if kept is None:
-            whole = whole or check_photos(photos)
+            whole = whole or check_photos(photos, table.faces)
         fits[what] = (augment, whole or ()) if kept is None else (augment.vary, kept.sizes(map(str, photos)))
     return maps, check_fit(fits, photos)
 

@@ -1,0 +1,358 @@
+"""Boxes: a CSV of where the face of each photo is, from any detector, and a photo cut to the face or a part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from fastmask.errors import DataError, UsageError
+from fastmask.files import read_strings
+
+BOX = ("x0", "y0", "x1", "y1")
+SCORE = "score"
+# right and left are the person's own
+POINTS = ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")
+LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
+COLUMNS = ("path", *BOX, SCORE, *LANDMARKS)
+REGIONS = ("face", "forehead", "nose-to-chin", "chin-to-neck")
+DEFAULT_MARGIN, MOST_MARGIN = 0.3, 10.0
+
+# the lines of the eyes, the tip of the nose and the mouth, as shares of the height of a box that has no landmarks:
+# the medians of MTCNN's and RetinaFace's boxes
+_SHARES = (0.40, 0.59, 0.765)
+# from the mouth down to the chin, and from the chin down the neck, as shares of the way from the eyes to the mouth, and
+# to the chin
+_CHIN, _NECK = 0.65, 0.5
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+# pixels that no photo has
+_MOST = 1e6
+
+Rectangle = tuple[float, float, float, float]
+
+
+class Face(NamedTuple):
+    """A face in pixels of the photo as a person sees it, turned as its EXIF says: x0 < x1, y0 < y1, 0 is an edge.
+
+    `score` is NaN where nobody knows it; `landmarks` are the numbers of the columns LANDMARKS, in order.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    score: float = float("nan")
+    landmarks: tuple[float, ...] | None = None
+
+    @property
+    def area(self) -> float:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+
+class Window(NamedTuple):
+    """A rectangle of whole pixels inside a photo: photo[y0:y1, x0:x1]."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How photos are cut to their faces: the output's (height, width), the margin and the region.
+
+    `margin` widens the region by that share of its width and of its height on each side. Raises UsageError for a
+    margin or a region that does not exist.
+    """
+
+    size: tuple[int, int]
+    margin: float = DEFAULT_MARGIN
+    region: str = "face"
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise UsageError(f"A face is cut to a height and a width of 1 or more; found {self.size}.")
+        if not 0 <= self.margin <= MOST_MARGIN:
+            raise UsageError(f"--margin is {self.margin:g}; expected 0 to {MOST_MARGIN:g}, 0.3 is 30 % on each side.")
+        if self.region not in REGIONS:
+            raise UsageError(f"--region is {self.region!r}; expected one of {', '.join(REGIONS)}.")
+
+    def window(self, face: Face | None, height: int, width: int) -> Window:
+        """The pixels that are cut of a photo of that size; without a face the whole photo as far as the shape allows.
+
+        What does not fit into the photo is moved into it, and made smaller where it is larger than the photo.
+        """
+        if face is None:
+            return fit((0, 0, width, height), self.size, height, width)
+        return fit(widen(region_of(face, self.region), self.margin), self.size, height, width)
+
+    def cut(self, photo: np.ndarray, face: Face | None) -> np.ndarray:
+        """(H, W, 3) uint8 -> (height, width, 3) uint8 of the size."""
+        return cut(photo, self.window(face, *photo.shape[:2]), self.size)
+
+
+def region_of(face: Face, region: str) -> Rectangle:
+    """The rectangle of a part of the face: as wide as the box, from above to below as follows.
+
+    - face: the box.
+    - forehead: the top of the box to the eyes.
+    - nose-to-chin: midway between the eyes and the tip of the nose, to the chin.
+    - chin-to-neck: midway between the mouth and the chin, to half the way from the eyes to the chin below the chin.
+
+    The heights of the eyes, the nose and the mouth are those of the landmarks; where there are none, or they do not
+    stand one below the other as in a face that is upright, they are fixed shares of the box. The chin follows from
+    them. The regions are those of a contest team that let models of each vote.
+    """
+    eyes, nose, mouth = _lines(face)
+    chin = mouth + _CHIN * (mouth - eyes)
+    top, bottom = {
+        "face": (face.y0, face.y1),
+        "forehead": (face.y0, eyes),
+        "nose-to-chin": ((eyes + nose) / 2, chin),
+        "chin-to-neck": ((mouth + chin) / 2, chin + _NECK * (chin - eyes)),
+    }[region]
+    return face.x0, top, face.x1, bottom
+
+
+def _lines(face: Face) -> tuple[float, float, float]:
+    """The heights of the eyes, the nose and the mouth."""
+    if face.landmarks is not None:
+        right_eye, left_eye, nose, right_mouth, left_mouth = face.landmarks[1::2]
+        eyes, mouth = (right_eye + left_eye) / 2, (right_mouth + left_mouth) / 2
+        if face.y0 < eyes < nose < mouth:
+            return eyes, nose, mouth
+    eyes, nose, mouth = (face.y0 + share * (face.y1 - face.y0) for share in _SHARES)
+    return eyes, nose, mouth
+
+
+def widen(rectangle: Rectangle, margin: float) -> Rectangle:
+    """The rectangle with `margin` times its width, and its height, more on each side."""
+    x0, y0, x1, y1 = rectangle
+    beside, above = margin * (x1 - x0), margin * (y1 - y0)
+    return x0 - beside, y0 - above, x1 + beside, y1 + above
+
+
+def fit(rectangle: Rectangle, size: tuple[int, int], height: int, width: int) -> Window:
+    """The rectangle grown around its centre to the shape of `size` (height, width), inside a photo of height x width.
+
+    One that is larger than the photo becomes the largest of that shape; one that sticks out is moved inside.
+    """
+    x0, y0, x1, y1 = rectangle
+    shape = size[1] / size[0]
+    wide, high = max(x1 - x0, (y1 - y0) * shape), max(y1 - y0, (x1 - x0) / shape)
+    smaller = min(1.0, width / wide, height / high)
+    left, right = _within((x0 + x1) / 2, wide * smaller, width)
+    top, bottom = _within((y0 + y1) / 2, high * smaller, height)
+    return Window(left, top, right, bottom)
+
+
+def _within(centre: float, length: float, end: int) -> tuple[int, int]:
+    """Whole pixels from 0 to `end`, `length` long, as near around the centre as there is room; at least one."""
+    pixels = min(max(_nearest(length), 1), end)
+    start = min(max(_nearest(centre - pixels / 2), 0), end - pixels)
+    return start, start + pixels
+
+
+def _nearest(value: float) -> int:
+    # `round` goes to the even one of two, so that a box moved by a pixel would not move its window by one
+    return int(np.floor(value + 0.5))
+
+
+def cut(photo: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 -> the window scaled to (height, width, 3): the mean of areas to shrink it, else bilinear."""
+    part = photo[window.y0 : window.y1, window.x0 : window.x1]
+    shrinks = part.shape[0] * part.shape[1] > size[0] * size[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, (size[1], size[0]), interpolation=how))
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The faces of a CSV by the photo's path, None where no face was found; `lines` are those of the file."""
+
+    file: Path
+    faces: Mapping[str, Face | None]
+    lines: Mapping[str, int]
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Raise DataError if a photo has no row."""
+        missing = [path for path in paths if path not in self.faces]
+        if missing:
+            raise DataError(
+                f"{self.file} has no row for {missing[0]} ({len(missing)} of {len(paths)} photos have none, its first "
+                f"is for {next(iter(self.faces))}); find the faces of these photos with fastmask faces, or add a row "
+                "with empty cells where there is none."
+            )
+
+    def without(self, paths: Iterable[str]) -> int:
+        """How many of the photos have a row that says that no face was found."""
+        return sum(self.faces[path] is None for path in paths)
+
+    def cut(self, photo: np.ndarray, path: str, framing: Framing) -> np.ndarray:
+        """The photo at `path`, (H, W, 3) uint8, cut to its face; raises DataError for a box that lies beside it."""
+        face = self.faces[path]
+        height, width = photo.shape[:2]
+        if face is not None and not (face.x0 < width and face.y0 < height and face.x1 > 0 and face.y1 > 0):
+            raise DataError(
+                f"{self.file}, line {self.lines[path]}: the box ({', '.join(f'{v:g}' for v in face[:4])}) lies outside "
+                f"{path}, which is {width} wide and {height} high; expected pixels of the photo as it is shown."
+            )
+        return framing.cut(photo, face)
+
+    def digest(self, paths: Iterable[str] | None = None) -> str:
+        """A SHA-256 of what photos are cut by, in any order, of some photos or of all."""
+        found = hashlib.sha256()
+        for path in sorted(self.faces if paths is None else paths):
+            face = self.faces[path]
+            values = () if face is None else (*face[:4], *(face.landmarks or ()))
+            found.update("\t".join([path, *(repr(float(value)) for value in values)]).encode() + b"\n")
+        return found.hexdigest()
+
+
+class FaceCut:
+    """Cuts photos to their faces: a callable (photo, path) -> (height, width, 3) uint8 of the framing's size.
+
+    `names` say for the path of each photo which row of the boxes is its. Raises DataError where one has no row.
+    """
+
+    def __init__(self, boxes: Boxes, framing: Framing, names: Mapping[str, str]) -> None:
+        boxes.check(list(names.values()))
+        self.boxes, self.framing, self.names = boxes, framing, dict(names)
+
+    def __call__(self, photo: np.ndarray, path: str | Path) -> np.ndarray:
+        """The photo at `path` cut to its face."""
+        return self.boxes.cut(photo, self._name(path), self.framing)
+
+    def check_cut(self, photo: np.ndarray) -> np.ndarray:
+        """A photo that came without its path; raises UsageError unless it has been cut already."""
+        if photo.shape[:2] != self.framing.size:
+            raise UsageError(
+                f"A photo is {photo.shape[0]} high and {photo.shape[1]} wide, and comes without a path by which its "
+                f"face would be known: give its path, or the photo cut to {self.framing.size[0]} by "
+                f"{self.framing.size[1]}."
+            )
+        return photo
+
+    def mark(self, path: str | Path) -> str:
+        """What the photo at `path` is cut by, as text."""
+        face = self.boxes.faces[self._name(path)]
+        return f"{self.framing} {None if face is None else (*face[:4], face.landmarks)}"
+
+    def joined(self, other: FaceCut) -> FaceCut:
+        """Of the photos of both, which are cut alike."""
+        return FaceCut(self.boxes, self.framing, {**self.names, **other.names})
+
+    def without(self) -> int:
+        """How many of the photos have no face, and stay whole."""
+        return self.boxes.without(self.names.values())
+
+    def digest(self) -> str:
+        """SHA-256 of what all photos are cut by."""
+        return self.boxes.digest(sorted(set(self.names.values())))
+
+    def _name(self, path: str | Path) -> str:
+        if str(path) not in self.names:
+            raise DataError(f"{self.boxes.file} was not read for {path}, so nobody knows where its face is.")
+        return self.names[str(path)]
+
+
+def read_boxes(file: str | Path) -> Boxes:
+    """Read a CSV of faces: path, x0, y0, x1, y1, and perhaps score and the ten columns LANDMARKS, in pixels.
+
+    The paths are those of the data, relative to the folder of its photos. Empty cells say that no face was found. Of
+    several rows of a photo the one with the highest score is taken, then the largest box, then the first row. Raises
+    UsageError if there is no such file, DataError naming line and column of what cannot be used.
+    """
+    file = Path(file)
+    frame = read_strings(file, ("path", *BOX))
+    if frame.empty:
+        raise DataError(f"{file} has no rows; expected one a photo.")
+    marks = _landmark_columns(file, list(frame.columns))
+    faces: dict[str, Face | None] = {}
+    lines: dict[str, int] = {}
+    for line, row in zip(frame.index.tolist(), frame.to_dict("records"), strict=True):
+        try:
+            path, face = _read_row(row, marks)
+        except DataError as fault:
+            raise DataError(f"{file}, line {line}, {fault}") from fault
+        if path not in faces or _rank(face) > _rank(faces[path]):
+            faces[path], lines[path] = face, line
+    return Boxes(file, faces, lines)
+
+
+def _landmark_columns(file: Path, header: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the landmarks, all or none."""
+    missing = [column for column in LANDMARKS if column not in header]
+    if 0 < len(missing) < len(LANDMARKS):
+        raise DataError(
+            f"{file} has no column {missing[0]!r}, but others of the landmarks; expected all of {', '.join(LANDMARKS)} "
+            "or none."
+        )
+    return () if missing else LANDMARKS
+
+
+def _read_row(row: Mapping[str, str], marks: Sequence[str]) -> tuple[str, Face | None]:
+    if not row["path"]:
+        raise DataError("column path: found nothing, expected the path of a photo.")
+    box = _numbers(row, BOX, "all four of the box, or none where no face was found")
+    score = _number(row, SCORE) if row.get(SCORE) else float("nan")
+    landmarks = _numbers(row, marks, "all ten of the landmarks, or none")
+    if box is None:
+        if landmarks is not None:
+            raise DataError("column x0: found nothing, expected a number: the row has landmarks, but no box.")
+        return row["path"], None
+    for low, high in (("x0", "x1"), ("y0", "y1")):
+        if box[BOX.index(high)] <= box[BOX.index(low)]:
+            raise DataError(f"column {high}: found {row[high]}, expected more than {low}, which is {row[low]}.")
+    x0, y0, x1, y1 = box
+    return row["path"], Face(x0, y0, x1, y1, score, landmarks)
+
+
+def _numbers(row: Mapping[str, str], columns: Sequence[str], all_or_none: str) -> tuple[float, ...] | None:
+    """The numbers of some columns; None where all their cells are empty."""
+    empty = [column for column in columns if not row[column]]
+    if len(empty) == len(columns):
+        return None
+    if empty:
+        raise DataError(f"column {empty[0]}: found nothing, expected a number: {all_or_none}.")
+    return tuple(_number(row, column) for column in columns)
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    cell = row[column]
+    if _NUMBER.fullmatch(cell) is None:
+        raise DataError(f"column {column}: found {cell!r}, expected a number.")
+    if abs(float(cell)) > _MOST:
+        raise DataError(f"column {column}: found {cell}, expected a number from {-_MOST:.0f} to {_MOST:.0f}.")
+    return float(cell)
+
+
+def _rank(face: Face | None) -> tuple[float, float]:
+    """What the best of several rows of a photo has the most of."""
+    if face is None:
+        return -np.inf, -1.0
+    return (-np.inf if np.isnan(face.score) else face.score), face.area
+
+
+def to_frame(paths: Sequence[str], faces: Sequence[Face | None]) -> pd.DataFrame:
+    """One row a photo with COLUMNS, as `read_boxes` reads it; NaN, an empty cell, where there is no face."""
+    rows = [_cells(face) for face in faces]
+    numbers = np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS) - 1)
+    frame = pd.DataFrame(numbers, columns=list(COLUMNS[1:]))
+    frame.insert(0, "path", pd.Series(list(paths), dtype=str))
+    return frame
+
+
+def _cells(face: Face | None) -> list[float]:
+    nothing = float("nan")
+    if face is None:
+        return [nothing] * (len(COLUMNS) - 1)
+    return [*face[:4], face.score, *(face.landmarks or [nothing] * len(LANDMARKS))]

@@ -1,0 +1,221 @@
+"""Linear: softmax heads on fixed features, for many sets of training photos and many penalties at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmask.heads import UNKNOWN, Heads
+
+# of a problem: the largest component of its gradient at the end, steps at most, steps that its curvature is told by
+TOLERANCE, _MOST_STEPS, _REMEMBERED = 1e-5, 500, 10
+# of a class that nobody has, so that nothing is divided by 0
+_LEAST_SPREAD = 1e-3
+# of a line search (Armijo)
+_SUFFICIENT, _MOST_HALVINGS = 1e-4, 30
+# numbers that a tensor of (photos or features, models, classes) may have
+_MOST_NUMBERS = 2 * 10**7
+
+Value = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class LinearHeads:
+    """M models of all heads: `weight` (M, features, classes of all heads), `bias` (M, classes of all heads), float64.
+
+    `seen` (M, classes of all heads) are the classes that a model has been shown; of others it gives 0. `unfinished`
+    counts the heads of models that would still have changed when their steps were used up.
+    """
+
+    heads: Heads
+    weight: Tensor
+    bias: Tensor
+    seen: Tensor
+    unfinished: int = 0
+
+    def probabilities(self, model: int, features: np.ndarray) -> np.ndarray:
+        """(N, features) -> (N, classes of all heads) of one model."""
+        x = torch.as_tensor(features, dtype=torch.float64, device=self.weight.device)
+        logits = x @ self.weight[model] + self.bias[model]
+        parts = self.heads.split(logits.masked_fill(~self.seen[model], -torch.inf))
+        return torch.cat([part.softmax(-1) for part in parts], dim=-1).cpu().numpy()
+
+
+def fit_linear(
+    features: np.ndarray,
+    y: np.ndarray,
+    heads: Heads,
+    rows: np.ndarray,
+    penalties: np.ndarray,
+    device: torch.device | str = "cpu",
+    tolerance: float = TOLERANCE,
+    together: int | None = None,
+) -> LinearHeads:
+    """Fit M models of all heads, each on its own photos, features standardised by these, all models together.
+
+    Args:
+        features: (N, features).
+        y: (N, heads) class numbers, -1 where unknown: such a photo does not count for that head.
+        rows: (M, N) bool, the photos that each model is fitted on; no other can reach it.
+        penalties: (M, heads): the loss of a head is the mean cross-entropy + penalty / 2 * the squares of its weights
+            on standardised features, the bias not penalised. Of scikit-learn's LogisticRegression that is C = 1 /
+            (penalty * photos), for two classes, which have one row of weights there, twice that.
+        tolerance: the largest component of a head's gradient at the end.
+        together: models that are fitted in one go, which ends with the slowest of them; by default all.
+
+    Full-batch L-BFGS (Liu and Nocedal 1989) in float64, each head of each model with a step of its own. It starts from
+    the inverse Hessian that the covariance of all features and the shares of the classes would give.
+    """
+    x = torch.as_tensor(features, dtype=torch.float64, device=device)
+    # only to be solved more easily: each model standardises anew, by its own photos
+    mean, scale = _moments(x, torch.ones(1, len(x), dtype=torch.float64, device=x.device))
+    x = (x - mean) / scale
+    spectrum = torch.linalg.eigh(x.T @ x / len(x))
+    most = _MOST_NUMBERS // (max(len(x), _REMEMBERED * x.shape[1]) * heads.n_logits)
+    at_once = max(1, min(together or len(rows), most))
+    parts = [
+        _fit(x, spectrum, torch.as_tensor(y, device=x.device), heads, *chunk, tolerance)
+        for chunk in zip(
+            torch.as_tensor(rows, device=x.device).split(at_once),
+            torch.as_tensor(penalties, dtype=torch.float64, device=x.device).split(at_once),
+            strict=True,
+        )
+    ]
+    weights, biases, seen, unfinished = zip(*parts, strict=True)
+    weight = torch.cat(weights) / scale.T
+    bias = torch.cat(biases) - torch.einsum("d,mdk->mk", mean[0], weight)
+    return LinearHeads(heads, weight, bias, torch.cat(seen), sum(unfinished))
+
+
+def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations (M, features) of (N, features) over (M, N) weights; a deviation of 0 counts as 1."""
+    share = weights / weights.sum(1, keepdim=True)
+    mean = share @ x
+    deviation = (share @ x.square() - mean.square()).clamp(min=0).sqrt()
+    # what does not vary, but for rounding, would be blown up
+    return mean, torch.where(deviation > 1e-6, deviation, 1.0)
+
+
+def _fit(
+    x: Tensor,
+    spectrum: tuple[Tensor, Tensor],
+    y: Tensor,
+    heads: Heads,
+    rows: Tensor,
+    penalties: Tensor,
+    tolerance: float,
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    mean, scale = _moments(x, rows.double())
+    owner = torch.repeat_interleave(torch.arange(len(heads)), torch.tensor(heads.sizes)).to(x.device)
+    known = rows[:, :, None] & (y != UNKNOWN)
+    counts = known.sum(1)
+    shares = (known.double() / counts[:, None].clamp(min=1)).transpose(0, 1)
+    classes = torch.cat([y[:, [i]] == torch.arange(size, device=x.device) for i, size in enumerate(heads.sizes)], dim=1)
+    labelled = rows.double() @ classes.double()
+    seen = labelled > 0
+    # a head without labels learns nothing; its classes are left as likely as each other
+    seen |= (counts == 0)[:, owner]
+
+    def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(features + 1, M, classes) -> losses (M, heads) and their gradient; the last row is the bias."""
+        weight, bias = parameters[:-1], parameters[-1]
+        scaled = weight / scale.T[:, :, None]
+        logits = (x @ scaled.flatten(1)).view(len(x), *bias.shape)
+        logits += bias - torch.einsum("md,dmk->mk", mean, scaled)
+        logits.masked_fill_(~seen, -torch.inf)
+        losses = []
+        for i, (a, b) in enumerate(pairwise(heads.offsets)):
+            logs = logits[..., a:b].log_softmax(-1)
+            right = logs.gather(-1, y[:, i].clamp(min=0)[:, None, None].expand(-1, len(bias), 1))[..., 0]
+            # of a photo that does not count the loss may be infinite
+            losses.append(-torch.where(shares[..., i] > 0, shares[..., i] * right, 0.0).sum(0))
+            logits[..., a:b] = (logs.exp() - classes[:, None, a:b].double()) * shares[..., i, None]
+        towards = logits.sum(0)
+        slope = (x.T @ logits.flatten(1)).view(*weight.shape)
+        slope = (slope - mean.T[:, :, None] * towards) / scale.T[:, :, None] + penalties[:, owner] * weight
+        squares = _by_head(weight.square().sum(0), owner, len(heads))
+        return torch.stack(losses, dim=1) + penalties / 2 * squares, torch.cat([slope, towards[None]])
+
+    prior = labelled / counts.clamp(min=1)[:, owner]
+    spread = (prior * (1 - prior)).clamp(min=_LEAST_SPREAD)
+    values, vectors = spectrum
+    steep = values.clamp(min=0)[:, None, None] * spread + penalties[:, owner]
+
+    def inverse(slope: Tensor) -> Tensor:
+        """A gradient times the inverse Hessian, about."""
+        weight = (vectors.T @ slope[:-1].flatten(1)).view(*steep.shape) / steep
+        return torch.cat([(vectors @ weight.flatten(1)).view(*steep.shape), (slope[-1] / spread)[None]])
+
+    start = x.new_zeros(x.shape[1] + 1, len(rows), heads.n_logits)
+    found, unfinished = _minimize(value, inverse, start, owner, len(heads), tolerance)
+    weight = (found[:-1] / scale.T[:, :, None]).transpose(0, 1)
+    return weight, found[-1] - torch.einsum("md,mdk->mk", mean, weight), seen, unfinished
+
+
+def _by_head(columns: Tensor, owner: Tensor, heads: int) -> Tensor:
+    """(M, classes of all heads) -> (M, heads) sums."""
+    return columns.new_zeros(len(columns), heads).index_add_(1, owner, columns)
+
+
+def _minimize(
+    value: Value, inverse: Callable[[Tensor], Tensor], start: Tensor, owner: Tensor, heads: int, tolerance: float
+) -> tuple[Tensor, int]:
+    """Minimize (M, heads) functions at once, each of its own columns of (features + 1, M, classes) parameters."""
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return _by_head((a * b).sum(0), owner, heads)
+
+    at = start
+    loss, slope = value(at)
+    remembered: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
+    for _ in range(_MOST_STEPS):
+        active = _largest(slope, owner, heads) > tolerance
+        if not active.any():
+            break
+        direction = -_times_inverse(slope, remembered, inverse, dot, owner)
+        downhill = dot(slope, direction)
+        step = active.double()
+        for _ in range(_MOST_HALVINGS):
+            then = at + step[:, owner] * direction
+            new_loss, new_slope = value(then)
+            enough = new_loss <= loss + _SUFFICIENT * step * downhill + 1e-14 * loss.abs()
+            if enough.all():
+                break
+            step = torch.where(enough, step, step / 2)
+        moved, turned = then - at, new_slope - slope
+        both = dot(moved, turned)
+        good = both > 1e-12 * dot(turned, turned)
+        remembered.append((moved, turned, torch.where(good, 1 / both, 0.0)))
+        at, loss, slope = then, new_loss, new_slope
+    return at, int((_largest(slope, owner, heads) > tolerance).sum())
+
+
+def _largest(slope: Tensor, owner: Tensor, heads: int) -> Tensor:
+    """(features + 1, M, classes) -> (M, heads): the largest component of each problem's gradient."""
+    columns = slope.abs().amax(0)
+    return torch.stack([columns[:, owner == head].amax(1) for head in range(heads)], dim=1)
+
+
+def _times_inverse(
+    slope: Tensor,
+    remembered: deque[tuple[Tensor, Tensor, Tensor]],
+    inverse: Callable[[Tensor], Tensor],
+    dot: Callable[[Tensor, Tensor], Tensor],
+    owner: Tensor,
+) -> Tensor:
+    """The gradients times the inverse Hessians, as the last steps mend them (L-BFGS, the two loops)."""
+    found, kept = slope, []
+    for moved, turned, rho in reversed(remembered):
+        share = rho * dot(moved, found)
+        kept.append(share)
+        found = found - share[:, owner] * turned
+    found = inverse(found)
+    for (moved, turned, rho), share in zip(remembered, reversed(kept), strict=True):
+        found = found + (share - rho * dot(turned, found))[:, owner] * moved
+    return found
