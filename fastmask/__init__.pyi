@@ -18,6 +18,7 @@ from .data.loaders import dataloaders as dataloaders
 from .data.loaders import heads_block as heads_block
 from .data.loaders import photo_block as photo_block
 from .data.loaders import photo_maps as photo_maps
+from .data.pseudo import read_pseudo as read_pseudo
 from .data.readers import read_csv as read_csv
 from .data.readers import read_data as read_data
 from .data.readers import read_folders as read_folders
@@ -46,6 +47,7 @@ from .inference.blend import Blended as Blended
 from .inference.blend import blend_runs as blend_runs
 from .inference.ensemble import Predictions as Predictions
 from .inference.ensemble import predict as predict
+from .inference.pseudo import make_pseudo as make_pseudo
 from .labels import soft_labels as soft_labels
 from .model.adamp import AdamP as AdamP
 from .model.archs import list_archs as list_archs

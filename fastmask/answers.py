@@ -47,6 +47,10 @@ def predict(
         bool, typer.Option("--soup", help="Average the weights of a fold's checkpoints (--top-k).")
     ] = False,
     boxes: Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")] = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit/--no-refit", help="Of a run with --refit: by its last networks, or by its checkpoints."),
+    ] = True,
     members: Annotated[str | None, option("Folds to average, such as fold0,fold2. (default: all)")] = None,
     bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
     workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
@@ -83,6 +87,7 @@ def predict(
             views=seen,
             soup=soup,
             boxes=boxes,
+            refit=refit,
             members=None if members is None else words(members),
             bs=bs,
             workers=workers,
@@ -223,6 +228,24 @@ def ensemble(
 
     echo(blend_runs(runs, blend, out=out, overwrite=overwrite), json)
     say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")
+
+
+@app.command()
+def pseudo(
+    run: _RUN,
+    images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
+    out: Annotated[Path, option("A new or empty folder.")],
+    boxes: Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")] = None,
+    workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
+    device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
+) -> None:
+    """Let each fold's models label photos, for the same fold of a student to learn from: fit --pseudo."""
+    from fastmask.inference.pseudo import make_pseudo
+
+    with bar("predicting") as progress:
+        made = make_pseudo(run, images, out, boxes=boxes, workers=workers, device=device, progress=progress)
+    typer.echo(f"{out}: {len(made.paths)} photos, labelled by {len(made.probabilities)} folds, each apart")
+    say(f"Next: fastmask fit --pseudo {quote(str(out))} --folds-file {quote(str(run / 'folds.csv'))}")
 
 
 @app.command()

@@ -29,6 +29,8 @@ _NEEDS = {
     "extra_weight": "extra",
     "margin": "boxes",
     "region": "boxes",
+    "pseudo_weight": "pseudo",
+    "pseudo_least": "pseudo",
     "half_shares": "half_cutmix",
     "half_partner": "half_cutmix",
 }
@@ -74,6 +76,11 @@ class Config(BaseModel):
     extra: str | None = Field(None, description="A CSV of photos for training alone, with any of the heads.")
     extra_images: str | None = Field(None, description="The folder that the paths of extra start from.")
     extra_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What a photo of extra counts.")
+    pseudo: str | None = Field(None, description="A folder of pseudo-labels, as the command pseudo makes it.")
+    pseudo_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What a photo of pseudo counts.")
+    pseudo_least: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="A pseudo-label counts where its most probable class is at least so probable."
+    )
     drop: dict[str, list[tuple[float, float]]] | None = Field(
         None,
         description="Numbers behind a head, such as age: [[27, 29]], whose photos are validated but not trained on.",
@@ -149,6 +156,9 @@ class Config(BaseModel):
     swa: Share = Field(
         0.0, description="Share of the epochs before those whose weights are averaged, such as 0.75; 0 has none."
     )
+    refit: Annotated[int, Field(ge=0, le=65536)] = Field(
+        0, description="Epochs on all photos at the end, at the last learning rate, for the models that predict."
+    )
     # callbacks
     monitor: str = Field("macro_f1", description="The metric that stops and saves.")
     patience: Annotated[int, Field(ge=0, le=65536)] = Field(
@@ -200,7 +210,7 @@ class Config(BaseModel):
         for name, needed in _NEEDS.items():
             if getattr(self, name) != self.default(name) and not getattr(self, needed):
                 raise ValueError(f"{name} does nothing without {needed}: give both or neither")
-        for one, other in (("ema", "swa"), ("alpha", "class_weight")):
+        for one, other in (("ema", "swa"), ("alpha", "class_weight"), ("refit", "hours")):
             if all(getattr(self, name) != self.default(name) for name in (one, other)):
                 raise ValueError(f"{one} and {other} exclude each other: give one of the two")
         if self.mix_prob != 1 and not self.mixup and not self.cutmix:

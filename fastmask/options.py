@@ -47,6 +47,9 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "extra": (str, option("A CSV of photos for training alone, with labels of any of the heads.", DATA)),
     "extra_images": (str, option("The folder that the paths of --extra start from. (default: the CSV's)", DATA)),
     "extra_weight": (float, option("What a photo of --extra counts. (default: 1)", DATA)),
+    "pseudo": (str, option("A folder of pseudo-labels, as `pseudo` makes it, to train on besides.", DATA)),
+    "pseudo_weight": (float, option("What a photo of --pseudo counts. (default: 1)", DATA)),
+    "pseudo_least": (float, option("Least probability of a pseudo-label that counts. (default: 0)", DATA)),
     "drop": (
         str,
         option("Ages to validate but not to train on, such as 27-29,57-59.", DATA, "--drop-ages"),
@@ -83,6 +86,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     ),
     "epochs": (int, option("Epochs of each fold. (default: 20)", TRAINING)),
     "hours": (float, option("Time for all folds: takes as many epochs, at most --epochs, as fit.", TRAINING)),
+    "refit": (int, option("Epochs on all photos at the end, for the models that predict. (default: 0)", TRAINING)),
     "bs": (str, option("Photos a batch, or auto: as many of 32 as fit into memory. (default: 32)", TRAINING)),
     "lr": (float, option("Learning rate; one-cycle's highest. (default: 3e-4)", TRAINING)),
     "wd": (float, option("Weight decay. (default: 1e-5)", TRAINING)),

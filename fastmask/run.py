@@ -54,6 +54,8 @@ ENSEMBLE = "ensemble.json"
 FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE}
 # the last file of a fold, and what it goes on from until then
 DONE, STATE = "done.json", "state.safetensors"
+# a fold's network after its last epochs on all photos
+REFIT = "refit.safetensors"
 # settings that say where to work and to read, and what to do where that fails, not what to do: folds.csv and what
 # environment.json says of a fold's start tell whether what was read is the same
 MACHINE_SETTINGS = (
@@ -71,6 +73,7 @@ MACHINE_SETTINGS = (
     "boxes",
     "extra",
     "extra_images",
+    "pseudo",
     "folds_file",
     "weights",
 )
@@ -270,6 +273,11 @@ class Run:
         """The best checkpoints of a fold, by epoch."""
         self.check_trained()
         return sorted(self.fold_path(fold).glob("epoch*.safetensors"))
+
+    def models(self, fold: int, refit: bool = True) -> list[Path]:
+        """What a fold predicts with: its network that was trained on all photos at last, or its best checkpoints."""
+        last = self.fold_path(fold) / REFIT
+        return [last] if refit and last.is_file() else self.checkpoints(fold)
 
     def photos_digest(self, fold: int) -> str:
         """SHA-256 of the paths of the photos that a fold validates, in their order."""

@@ -28,25 +28,29 @@ class Extra:
 
     `table` has their labels, "" where unknown, `weights` (N,) how much each counts beside a photo of the data itself,
     `without` (N,) the fold whose training leaves it out, because it is, or shows a person of, that fold; -1 for none.
+    `soft` (folds, N, classes of all heads) are soft labels in place of the table's, each fold's own.
     """
 
     table: Table
     weights: np.ndarray
     without: np.ndarray
+    soft: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def training_set(self, fold: int | None) -> TrainingSet:
-        """What the training of a fold gets of it, or, for None, one that leaves nothing out."""
-        kept = np.full(len(self), True) if fold is None else self.without != fold
+    def training_set(self, fold: int) -> TrainingSet:
+        """What the training of a fold gets of it."""
+        kept = self.without != fold
         made = training_set(self.table, kept)
-        return replace(made, labels=(made.soft(self.table.heads) * self.weights[kept, None]).astype(np.float32))
+        labels = made.soft(self.table.heads) if self.soft is None else self.soft[fold][kept]
+        return replace(made, labels=(labels * self.weights[kept, None]).astype(np.float32))
 
     def select(self, rows: np.ndarray) -> Extra:
         """Some of the photos, (N,) bool."""
         kept = np.flatnonzero(rows)
-        return Extra(self.table.select(kept), self.weights[kept], self.without[kept])
+        soft = None if self.soft is None else self.soft[:, kept]
+        return Extra(self.table.select(kept), self.weights[kept], self.without[kept], soft)
 
     def digests(self) -> list[str]:
         """SHA-256 of each photo."""
@@ -55,8 +59,8 @@ class Extra:
     def digest(self, photos: Sequence[str]) -> str:
         """SHA-256 of all that training takes from it: labels, weights, and `photos`, which are their digests."""
         made = hashlib.sha256("".join(photos).encode())
-        made.update(self.training_set(None).labels.tobytes())
-        made.update(self.without.tobytes())
+        made.update((self.table.train_y if self.soft is None else self.soft).tobytes())
+        made.update(self.weights.tobytes() + self.without.tobytes())
         return made.hexdigest()
 
     def kept_apart(self, table: Table, folds: np.ndarray, digests: Sequence[str], own: Sequence[str]) -> Extra:

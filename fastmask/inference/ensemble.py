@@ -134,6 +134,7 @@ def predict(
     views: Sequence[str] = (),
     soup: bool = False,
     boxes: str | Path | None = None,
+    refit: bool = True,
     bs: int = 64,
     workers: int | None = None,
     device: str | None = None,
@@ -147,9 +148,10 @@ def predict(
     "flip" its mirror image, "shift" four that are moved by 4 %, "scale" one closer and one farther by 8 %; nothing is
     drawn, and the views of several names add up. `members` are the folds to use, such as ["fold0", "fold2"]; all by
     default. `soup` predicts by the mean of the weights of a fold's checkpoints, not of their probabilities. `boxes` is
-    the CSV of these photos' faces, which a run that was trained with boxes needs. `precision` "auto" is that of the
-    run, on a CPU fp32. Memory grows with the photos by their probabilities only. `progress` is called with (batches
-    done, batches in all).
+    the CSV of these photos' faces, which a run that was trained with boxes needs. A run with refit
+    predicts by the networks that were trained on all photos at last; without `refit` by the checkpoints that its score
+    is of, as a soup does. `precision` "auto" is that of the run, on a CPU fp32. Memory grows with the photos by their
+    probabilities only. `progress` is called with (batches done, batches in all).
     """
     run = Run.of(run)
     if run.is_ensemble:
@@ -180,7 +182,7 @@ def predict(
     # a broken photo at the end would cost the work on all before it
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-    networks = load_members(run, members, picked, size, soup)
+    networks = load_members(run, members, picked, size, soup, refit)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
     batches, done = len(walks) * -(-len(paths) // bs), count(1)
@@ -305,12 +307,13 @@ def load_members(
     device: torch.device,
     size: tuple[int, int] | None = None,
     soup: bool = False,
+    refit: bool = True,
 ) -> dict[str, list[MultiHeadNet]]:
     """The networks of each member ("fold0", ...), one a checkpoint or a `soup` of them, to predict photos of `size`.
 
     Warns where folds are missing.
     """
-    found = checkpoints_of(run, members, soup)
+    found = checkpoints_of(run, members, soup, refit)
     if len(found) < run.config.folds and not members:
         warnings.warn(
             f"{run.path} has finished {len(found)} of {run.config.folds} folds; the mean is over those.",
@@ -323,12 +326,14 @@ def load_members(
     }
 
 
-def checkpoints_of(run: Run, members: Sequence[str] | None, soup: bool = False) -> dict[str, list[Path]]:
+def checkpoints_of(
+    run: Run, members: Sequence[str] | None, soup: bool = False, refit: bool = True
+) -> dict[str, list[Path]]:
     """The checkpoints of each member; raises UsageError or DataError where there is nothing to predict with.
 
     Or, for a `soup`, nothing to average.
     """
-    there = {f"fold{fold}": run.checkpoints(fold) for fold in run.trained_folds}
+    there = {f"fold{fold}": run.models(fold, refit and not soup) for fold in run.trained_folds}
     if not there:
         raise UsageError(f"{run.path} has not finished a fold yet, so there is nothing to predict with.")
     empty = next((m for m in members or there if m in there and not there[m]), None)

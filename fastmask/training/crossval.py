@@ -36,6 +36,7 @@ from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, 
 from fastmask.training.fold import clear_fold, train_fold
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
+from fastmask.training.refit import refit_fold
 from fastmask.training.rehearsal import fitted, rehearse
 
 # more would bring torch down
@@ -104,6 +105,9 @@ def cross_validate(
                     trained.append(number)
             check_there(run, trained)
             finish(run)
+            if plan.config.refit:
+                for number in plan.check_folds(fold):
+                    refit_fold(run, plan, number, stream)
         except (KeyboardInterrupt, SystemExit):
             tell(f"Interrupted. To go on: {line}")
             raise

@@ -30,6 +30,7 @@ from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, photo_maps, pick_device
 from fastmask.data.photo import check_photos, in_threads, read_photo
+from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, class_weights, left_out, training_set
 from fastmask.errors import DataError, UnreadableError, UsageError
@@ -68,8 +69,8 @@ _MOST_SHOWN = 8
 class Plan:
     """What a cross-validation does, checked: the effective settings, table, folds and pipelines.
 
-    `skipped` are the photos that were left out, because they cannot be read, and why; `extra` those of another source
-    that are trained on besides.
+    `skipped` are the photos that were left out, because they cannot be read, and why; `extras` those of other
+    sources that are trained on besides.
     """
 
     config: Config
@@ -81,7 +82,7 @@ class Plan:
     size: tuple[int, int] | None = None
     maps: Sequence[PhotoMap] = ()
     skipped: Sequence[tuple[str, str]] = ()
-    extra: Extra | None = None
+    extras: Sequence[Extra] = ()
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
@@ -93,7 +94,7 @@ class Plan:
             (
                 f"{len(self.table)} photos of {persons} persons{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
-                *([f"{len(self.extra)} extra photos to train on"] if self.extra else []),
+                *([f"{sum(map(len, self.extras))} extra photos to train on"] if self.extras else []),
                 *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
@@ -116,10 +117,15 @@ class Plan:
             raise UsageError(f"There is no fold {wrong[0]}; expected some of {', '.join(map(str, every))}.")
         return sorted(set(every if chosen is None else chosen))
 
-    def learner(self, fold: int, cbs: Sequence[Any] = ()) -> Learner:
-        """The learner that trains on all folds but `fold`, at its start; it prints nothing."""
+    def learner(self, fold: int, cbs: Sequence[Any] = (), whole: bool = False) -> Learner:
+        """The learner that trains on all folds but `fold`, or on the `whole` of the photos, at its start.
+
+        It prints nothing.
+        """
         self.check_folds([fold])
-        config, heads, train = self.config, self.table.heads, self.training_set(fold)
+        config, heads, train = self.config, self.table.heads, self.training_set(fold, whole)
+        # what was frozen for the first epochs is not frozen again for the last
+        unfreeze = 1 if whole and config.unfreeze else config.unfreeze
         halves = None
         if config.half_cutmix:
             classes = heads.joint(train.classes(heads))
@@ -151,7 +157,7 @@ class Plan:
             layer_decay=config.layer_decay,
             cbs=[
                 *mix_callbacks(heads, config.mixup, config.cutmix, config.mix_prob),
-                *freeze_callbacks(config.freeze, config.unfreeze),
+                *freeze_callbacks(config.freeze, unfreeze),
                 *cbs,
             ],
         )
@@ -163,12 +169,12 @@ class Plan:
         learn.logger = _silent
         return learn
 
-    def training_set(self, fold: int) -> TrainingSet:
-        """What the training of a fold sees."""
+    def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
+        """What the training of a fold sees; or its last epochs on the `whole` of the photos."""
         heads, config = self.table.heads, self.config
-        made = training_set(self.table, (self.folds != fold) & ~left_out(self.table, config.drop))
-        if self.extra is not None:
-            made = made.joined(self.extra.training_set(fold), heads)
+        made = training_set(self.table, (whole | (self.folds != fold)) & ~left_out(self.table, config.drop))
+        for extra in self.extras:
+            made = made.joined(extra.training_set(fold), heads)
         return made if config.sampler is None else made.balanced(heads, config.sampler)
 
     def loss(self, fold: int = 0) -> nn.Module:
@@ -226,22 +232,21 @@ def prepare(
     check_no_leak(config.weights, table, folds, config.group, chosen)
     if config.compile:
         check_compiler(device)
-    extra = read_extra_of(config, table)
-    if table.faces is not None and extra is not None and extra.table.faces is not None:
-        table = replace(table, faces=table.faces.joined(extra.table.faces))
+    extras = read_extras(config, table, folds)
+    for faces in (extra.table.faces for extra in extras):
+        table = table if faces is None or table.faces is None else replace(table, faces=table.faces.joined(faces))
     digests = digest_photos([table.photo(row) for row in range(len(table))])
-    of_extra = [] if extra is None else extra.digests()
-    if extra is not None:
-        extra = extra.kept_apart(table, folds, digests, of_extra)
-    plan = Plan(config, table, folds, pipelines, {}, loss_func, skipped=skipped, extra=extra)
+    own = [extra.digests() for extra in extras]
+    extras = [extra.kept_apart(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
+    plan = Plan(config, table, folds, pipelines, {}, loss_func, skipped=skipped, extras=extras)
     check_training(plan, chosen)
     maps, size = decode(table, pipelines, config, digests, say)
-    if extra is not None:
-        more, own = decode(extra.table, pipelines, config, of_extra, say)
-        if own != size:
+    for extra, each in zip(extras, own, strict=True):
+        more, other = decode(extra.table, pipelines, config, each, say)
+        if other != size:
             raise DataError(
-                f"The photos of {config.extra} come out {own[0]} high and {own[1]} wide, the others {size[0]} and "
-                f"{size[1]}: the pipelines must end in one size, so add a crop or a resize to both."
+                f"The photos below {extra.table.root} come out {other[0]} high and {other[1]} wide, the others "
+                f"{size[0]} and {size[1]}: the pipelines must end in one size, so add a crop or a resize to both."
             )
         maps = [*maps, *more]
     network = build(config, table.heads, fold=first, size=size)
@@ -255,8 +260,8 @@ def prepare(
         "loss": name_of(loss_func),
         "photos": hashlib.sha256("".join(digests).encode()).hexdigest(),
     }
-    if extra is not None:
-        start["extra"] = extra.digest(of_extra)
+    if extras:
+        start["extra"] = "".join(extra.digest(each) for extra, each in zip(extras, own, strict=True))
     if table.faces is not None:
         start["boxes"] = table.faces.digest()
     return replace(plan, environment=environment(network, table, device, start), size=size, maps=maps)
@@ -267,14 +272,19 @@ def framing(config: Config) -> Framing:
     return Framing(config.crop, config.margin, config.region)
 
 
-def read_extra_of(config: Config, table: Table) -> Extra | None:
-    """The extra photos of a configuration, but for those that it drops, cut to their faces as the table's are."""
-    if config.extra is None:
-        return None
-    extra = read_extra(config.extra, table.heads, config.extra_images, config.extra_weight)
+def read_extras(config: Config, table: Table, folds: np.ndarray) -> list[Extra]:
+    """The photos of other sources that a configuration trains on, but for those that it drops."""
+    extras = []
+    if config.extra is not None:
+        extras.append(read_extra(config.extra, table.heads, config.extra_images, config.extra_weight))
+    if config.pseudo is not None:
+        pseudo = read_pseudo(config.pseudo)
+        pseudo.check_unseen(table, folds, config.group)
+        extras.append(pseudo.extra(table.heads, config.pseudo_weight, config.pseudo_least))
     if config.boxes is not None:
-        extra = replace(extra, table=extra.table.cut_to_faces(config.boxes, framing(config)))
-    return extra.select(~left_out(extra.table, config.drop))
+        cuts = [extra.table.cut_to_faces(config.boxes, framing(config)) for extra in extras]
+        extras = [replace(extra, table=cut) for extra, cut in zip(extras, cuts, strict=True)]
+    return [extra.select(~left_out(extra.table, config.drop)) for extra in extras]
 
 
 def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
@@ -289,7 +299,7 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
         if not photos:
             raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
         check_batches(config, photos)
-    if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, config.extra)):
+    if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, plan.extras)):
         check_soft(plan.loss(), heads)
 
 

@@ -137,7 +137,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         valid_step=watch.step(False),
         train_steps=len(learn.dls.train),
         valid_steps=len(learn.dls.valid),
-        epochs=config.epochs,
+        epochs=config.epochs + config.refit,
         folds=len(chosen),
         of_folds=config.folds,
         patience=config.patience,
@@ -148,7 +148,9 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         state=state,
         # the best k of each fold, and of the one in training the next, its state and the state that replaces it; every
         # epoch's predictions, and those chosen as text
-        disk=checkpoint * (config.top_k * len(chosen) + 1) + 2 * state + numbers * (4 * config.epochs + _CSV_NUMBER),
+        disk=checkpoint * ((config.top_k + bool(config.refit)) * len(chosen) + 1)
+        + 2 * state
+        + numbers * (4 * config.epochs + _CSV_NUMBER),
         free=shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free,
     )
 

@@ -1,0 +1,137 @@
+"""Pseudo-labels: what the models of a run say of photos that nobody has labelled, for a student to learn from.
+
+A folder holds them: pseudo.json says of which photos and by what, labels.csv what each fold's model says, folds.csv
+whom that model has not seen. A student's fold learns only from the model of the same fold, so that nothing of the
+persons that it is judged on comes back to it by way of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastmask.data.extra import Extra
+from fastmask.data.table import Table
+from fastmask.errors import DataError, UsageError
+from fastmask.files import read_json, read_strings, write_csv, write_json
+from fastmask.heads import UNKNOWN, Heads
+
+MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
+# half precision and means round
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """Photos below `root`, what the model of each fold says of them, (folds, N, classes), and whom it has not seen."""
+
+    root: Path
+    paths: list[str]
+    heads: Heads
+    probabilities: np.ndarray
+    folds: pd.DataFrame
+
+    def write(self, folder: Path, made_by: Mapping[str, Any]) -> None:
+        """Write it into a folder; pseudo.json last, without which nobody takes it for whole."""
+        columns = {
+            f"fold{fold}:{column}": values
+            for fold, each in enumerate(self.probabilities)
+            for column, values in zip(self.heads.columns, each.T, strict=True)
+        }
+        write_csv(folder / LABELS, pd.DataFrame({"path": self.paths, **columns}))
+        write_csv(folder / FOLDS, self.folds[["path", "person", "fold"]])
+        of = {"photos": str(self.root.absolute()), "heads": self.heads.to_plain(), "folds": len(self.probabilities)}
+        write_json(folder / MARK, {**of, **made_by})
+
+    def soft(self, heads: Heads, least: float) -> np.ndarray:
+        """(folds, N, classes of all `heads`) soft labels.
+
+        A head is unknown where its most probable class is less probable than `least`, and where the teacher has no such
+        head; so is a distribution over a number. Raises UsageError where the teacher has none of the heads, or one of
+        other classes.
+        """
+        known = [head for head in heads if head.name in self.heads.names and head.spread is None]
+        other = next((head for head in known if self.heads[head.name].classes != head.classes), None)
+        if not known or other is not None:
+            what = f"other classes of {other.name}" if other else f"none of {', '.join(heads.names)}"
+            raise UsageError(f"The pseudo-labels have {what}; take a teacher that was trained on the same heads.")
+        labels = np.zeros((*self.probabilities.shape[:2], heads.n_logits), np.float32)
+        parts = self.heads.split(self.probabilities)
+        for head, place in zip(heads, heads.split(labels), strict=True):
+            if head in known:
+                part = parts[self.heads.position(head.name)]
+                place[:] = np.where(part.max(-1, keepdims=True) >= least, part, 0)
+        return labels
+
+    def extra(self, heads: Heads, weight: float, least: float) -> Extra:
+        """The photos to train on beside a table's, by soft labels of their own for each fold."""
+        blank = {head.name: "" for head in heads}
+        numbers = {f"{head.name}_value": np.nan for head in heads if head.bounds}
+        frame = pd.DataFrame({"path": self.paths, "person": self.paths, "source": "pseudo"}).assign(**blank, **numbers)
+        count = len(self.paths)
+        table = Table(frame, heads, self.root)
+        return Extra(table, np.full(count, weight), np.full(count, UNKNOWN), self.soft(heads, least))
+
+    def check_unseen(self, table: Table, folds: np.ndarray, group: str) -> None:
+        """Raise UsageError if the model of a fold has seen a photo, or a person, that the fold is judged on."""
+        if int(folds.max()) + 1 != len(self.probabilities):
+            raise UsageError(
+                f"The pseudo-labels are of {len(self.probabilities)} folds, here are {int(folds.max()) + 1}; deal them "
+                "as the teacher's: --folds-file with its folds.csv."
+            )
+        for column in ("path", "person") if group == "person" else ("path",):
+            own = table.frame[column].to_numpy()
+            theirs = dict(zip(self.folds[column], self.folds["fold"], strict=True))
+            wrong = next((name for name, fold in zip(own, folds, strict=True) if theirs.get(name, fold) != fold), None)
+            if wrong is not None:
+                raise UsageError(
+                    f"The fold that {column} {wrong} validates here is another than the teacher's, which has seen it: "
+                    "the score would flatter. Deal the folds as the teacher's: --folds-file with its folds.csv."
+                )
+
+
+def read_pseudo(folder: str | Path) -> Pseudo:
+    """Read a folder of pseudo-labels; raises UsageError where it is none, DataError naming what of it is broken."""
+    folder = Path(folder)
+    if not (folder / MARK).is_file():
+        raise UsageError(f"{folder} is no folder of pseudo-labels (it has no {MARK}); make one: fastmask pseudo.")
+    plain = read_json(folder / MARK)
+    if not isinstance(plain, dict) or not isinstance(plain.get("photos"), str) or type(plain.get("folds")) is not int:
+        raise DataError(f"{folder / MARK} does not say of which photos and folds it is; make it anew: fastmask pseudo.")
+    try:
+        heads = Heads.from_plain(plain.get("heads", []))
+    except UsageError as error:
+        raise DataError(f"{folder / MARK}: {error}") from error
+    if not 2 <= plain["folds"] <= 9999:
+        raise DataError(f"{folder / MARK} says that it is of {plain['folds']} folds; expected 2 to 9999.")
+    columns = [f"fold{fold}:{column}" for fold in range(plain["folds"]) for column in heads.columns]
+    cells = read_strings(folder / LABELS, ["path", *columns])
+    probabilities = _numbers(folder / LABELS, cells, columns).reshape(len(cells), plain["folds"], heads.n_logits)
+    folds = read_strings(folder / FOLDS, ["path", "person", "fold"])
+    odd = ~folds["fold"].str.fullmatch("[0-9]{1,4}")
+    if odd.any():
+        line = folds.index[odd][0]
+        raise DataError(f"{folder / FOLDS}, line {line}, column fold: found {folds['fold'][line]!r}, not a number.")
+    root, paths = Path(plain["photos"]), cells["path"].tolist()
+    missing = next((path for path in paths if not (root / path).is_file()), None)
+    if missing is not None or not paths:
+        raise DataError(f"{root / (missing or '')} is not there; put the photos of {folder} back, or make it anew.")
+    return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), folds.assign(fold=folds["fold"].astype(int)))
+
+
+def _numbers(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """(N, columns) probabilities; raises DataError naming a cell that is none."""
+    values = cells[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    bad = ~((values >= 0) & (values <= 1 + _ROUNDING))
+    if bad.any():
+        row, column = (int(where[0]) for where in bad.nonzero())
+        raise DataError(
+            f"{file}, line {cells.index[row]}, column {columns[column]}: found {cells[columns[column]].iloc[row]!r}, "
+            "expected a probability from 0 to 1."
+        )
+    return np.asarray(values)

@@ -1,0 +1,147 @@
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastmask.config import make_config
+from fastmask.data.contest import read_contest
+from fastmask.data.pseudo import read_pseudo
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Head, Heads
+from fastmask.inference.ensemble import predict
+from fastmask.inference.pseudo import make_pseudo
+from fastmask.training.crossval import cross_validate
+from fastmask.training.plan import prepare
+
+
+@pytest.fixture(scope="module")
+def made(finished_run, contest, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pseudo") / "labels"
+    make_pseudo(finished_run, contest / "eval" / "images", out)
+    return out
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "labels")
+
+
+def student(contest, small_settings, finished_run, folder, **settings):
+    split = str(finished_run.path / "folds.csv")
+    given = {**small_settings, "folds_file": split, "pseudo": str(folder), **settings}
+    given.pop("folds")
+    return prepare(read_contest(contest), make_config(given))
+
+
+def test_the_student_of_a_fold_learns_from_the_model_of_that_fold_alone(contest, small_settings, finished_run, made):
+    plan = student(contest, small_settings, finished_run, made, pseudo_weight=0.5)
+    photos = sorted((contest / "eval" / "images").iterdir())
+    for fold in (0, 1):
+        own = predict(finished_run, photos, members=[f"fold{fold}"]).probabilities
+        train = plan.training_set(fold)
+        assert train.photos[-len(photos) :] == [str(photo) for photo in photos]
+        np.testing.assert_allclose(train.labels[-len(photos) :], own * 0.5, atol=1e-6)
+        # and nobody is judged on them
+        assert len(plan.learner(fold).dls.valid_ds) == (plan.folds == fold).sum()
+
+
+def test_what_the_teacher_is_not_sure_of_is_unknown(contest, small_settings, finished_run, made):
+    labels = student(contest, small_settings, finished_run, made, pseudo_least=0.5).training_set(0).labels[-28:]
+    soft = read_pseudo(made).probabilities[0]
+    for part, whole in zip(finished_run.heads.split(labels), finished_run.heads.split(soft), strict=True):
+        sure = whole.max(1) >= 0.5
+        np.testing.assert_allclose(part[sure], whole[sure], atol=1e-6)
+        assert (part[~sure] == 0).all()
+    assert (labels.sum(1) == 0).sum() > 0 or (labels == 0).any()
+
+
+def test_a_student_trains_and_is_judged_on_its_own_photos(contest, small_settings, finished_run, made, tmp_path):
+    given = {**small_settings, "folds_file": str(finished_run.path / "folds.csv"), "pseudo": str(made)}
+    given.pop("folds")
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **given)
+    assert run.oof["path"].tolist() == finished_run.oof["path"].tolist()
+    assert not run.oof.equals(finished_run.oof)
+
+
+def test_a_teacher_with_other_folds_is_refused(contest, small_settings, finished_run, made, tmp_path):
+    folds = finished_run.folds[["path", "person", "fold"]].copy()
+    person = folds["person"][0]
+    folds.loc[folds["person"] == person, "fold"] = 1 - folds["fold"][0]
+    folds.to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(UsageError, match="validates here is another than the teacher's, which has seen it"):
+        student(contest, small_settings, finished_run, made, folds_file=str(tmp_path / "other.csv"))
+    # the same photos under other names do not hide a person
+    copied = shutil.copytree(made, tmp_path / "copied")
+    named = pd.read_csv(copied / "folds.csv", dtype=str).assign(path=lambda f: "x" + f["path"])
+    named.to_csv(copied / "folds.csv", index=False)
+    with pytest.raises(UsageError, match=f"person {person}"):
+        student(contest, small_settings, finished_run, copied, folds_file=str(tmp_path / "other.csv"))
+    with pytest.raises(UsageError, match="of 2 folds, here are 3"):
+        prepare(read_contest(contest), make_config(small_settings, {"folds": 3, "pseudo": str(made)}))
+
+
+def test_photos_of_the_data_are_kept_out_of_the_fold_that_validates_them(
+    contest, small_settings, finished_run, tmp_path
+):
+    images = contest / "train" / "images"
+    make_pseudo(finished_run, images, tmp_path / "own")
+    plan = student(contest, small_settings, finished_run, tmp_path / "own")
+    for fold in (0, 1):
+        assert set(plan.training_set(fold).photos) == {
+            str(plan.table.photo(row)) for row in np.flatnonzero(plan.folds != fold)
+        } | {str(images / path) for path in plan.table.frame["path"][plan.folds != fold]}
+
+
+def test_a_teacher_must_have_all_folds_and_an_honest_split(finished_run, run_copy, contest, tmp_path):
+    (run_copy / "fold1" / "done.json").unlink()
+    with pytest.raises(UsageError, match="lacks fold 1"):
+        make_pseudo(run_copy, contest / "eval" / "images", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    text = (finished_run.path / "config.yaml").read_text().replace("group: person", "group: none")
+    (run_copy / "config.yaml").write_text(text)
+    (run_copy / "fold1" / "done.json").write_text("{}")
+    with pytest.raises(UsageError, match="its models have seen all persons"):
+        make_pseudo(run_copy, contest / "eval" / "images", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(UsageError, match="name a new or an empty folder"):
+        make_pseudo(finished_run, contest / "eval" / "images", tmp_path / "out")
+
+
+def test_heads_must_be_the_teachers(made):
+    pseudo = read_pseudo(made)
+    with pytest.raises(UsageError, match="none of hat"):
+        pseudo.soft(Heads([Head("hat", ("a", "b"))]), 0)
+    with pytest.raises(UsageError, match="other classes of mask"):
+        pseudo.soft(Heads([Head("mask", ("a", "b"))]), 0)
+    # a head that the teacher lacks is unknown
+    both = pseudo.soft(Heads([Head("hat", ("a", "b")), pseudo.heads["gender"]]), 0)
+    assert (both[..., :2] == 0).all()
+    np.testing.assert_allclose(both[..., 2:], pseudo.probabilities[..., 3:5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "error", "message"),
+    [
+        ("pseudo.json", lambda text: "[]", DataError, "does not say of which photos"),
+        ("pseudo.json", lambda text: text.replace('"folds": 2', '"folds": 1'), DataError, "of 1 folds"),
+        ("pseudo.json", lambda text: text.replace('"mask"', '""'), DataError, "needs a name"),
+        ("pseudo.json", lambda text: json.dumps({**json.loads(text), "photos": "/no"}), DataError, "is not there; put"),
+        ("labels.csv", lambda text: text.replace("0.", "2.", 1), DataError, "line 2, column fold0:mask"),
+        ("labels.csv", lambda text: text.replace("fold1:age.60+", "age"), DataError, "fold1:age.60+"),
+        ("folds.csv", lambda text: text.replace(",0\n", ",x\n", 1), DataError, "column fold: found 'x'"),
+    ],
+)
+def test_what_is_broken_is_named(copy, file, change, error, message):
+    (copy / file).write_text(change((copy / file).read_text()))
+    with pytest.raises(error, match=message.replace("+", r"\+")):
+        read_pseudo(copy)
+
+
+def test_a_folder_that_was_not_finished_is_none(copy):
+    (copy / "pseudo.json").unlink()
+    with pytest.raises(UsageError, match=r"it has no pseudo\.json"):
+        read_pseudo(copy)

@@ -1,0 +1,80 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastmask.data.contest import read_contest
+from fastmask.run import Run
+from fastmask.training.callbacks import CountedSteps
+from fastmask.training.crossval import cross_validate
+from fastmask.training.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def refitted(contest, small_settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("refit") / "run"
+    table = read_contest(contest)
+    return cross_validate(table, out=out, log=io.StringIO(), refit=2, workers=0, **small_settings)
+
+
+def test_the_score_is_that_of_the_run_without_it(refitted, finished_run):
+    assert refitted.oof.equals(finished_run.oof)
+
+
+def test_each_fold_goes_on_from_its_best_checkpoint_over_all_photos(refitted, monkeypatch, tmp_path, contest):
+    seen = []
+    learner = Plan.learner
+
+    def watched(plan, fold, cbs=(), whole=False):
+        made = learner(plan, fold, cbs, whole)
+        if whole:
+            seen.append((fold, made))
+        return made
+
+    (refitted.fold_path(0) / "refit.safetensors").unlink()
+    monkeypatch.setattr(Plan, "learner", watched)
+    cross_validate(read_contest(contest), out=refitted.path, log=io.StringIO(), resume=True)
+    ((fold, learn),) = seen
+    assert fold == 0
+    assert len(learn.dls.train_ds) == 84
+    history = refitted.history(0)
+    best = int(refitted.checkpoints(0)[0].stem.removeprefix("epoch"))
+    assert learn.opt.hypers[-1]["lr"] == pytest.approx(history["lr"][best])
+    assert learn.train_iter == 2 * (84 // 16)
+    # two passes after the fold's own
+    assert learn.dls.train.passes.next == len(history) + 2
+
+
+def test_it_is_the_plain_loop_on_all_photos(refitted, contest):
+    """fastai's loop against one written out: the same batches, from the same weights, by the same optimizer."""
+    from fastmask.training.plan import prepare
+
+    run = Run.load(refitted.path)
+    learn = prepare(read_contest(contest), run.config).learner(1, whole=True)
+    best = run.checkpoints(1)[0]
+    learn.model.load_state_dict(load_file(best))
+    dl, model = learn.dls.train, learn.model.train()
+    dl.passes.next = len(run.history(1))
+    lr = float(run.history(1)["lr"][int(best.stem.removeprefix("epoch"))])
+    learn.create_opt()
+    learn.opt.set_hyper("lr", lr)
+    assert any(isinstance(cb, CountedSteps) for cb in learn.cbs)
+    for _ in range(2):
+        for x, y in dl:
+            learn.loss_func(model(x), y).backward()
+            learn.opt.step()
+            learn.opt.zero_grad()
+    kept = load_file(run.fold_path(1) / "refit.safetensors")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, kept[name], atol=2e-5, rtol=1e-3)
+
+
+def test_it_is_what_the_fold_predicts_with_unless_asked_otherwise(refitted, finished_run, contest):
+    photos = sorted((contest / "eval" / "images").iterdir())[:6]
+    new, old = refitted.predict(photos), refitted.predict(photos, refit=False)
+    np.testing.assert_array_equal(old.probabilities, finished_run.predict(photos).probabilities)
+    assert np.abs(new.probabilities - old.probabilities).max() > 1e-3
+    with pytest.raises(Exception, match="one checkpoint"):
+        refitted.predict(photos, soup=True)
