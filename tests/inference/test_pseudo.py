@@ -55,7 +55,7 @@ def test_what_the_teacher_is_not_sure_of_is_unknown(contest, small_settings, fin
         sure = whole.max(1) >= 0.5
         np.testing.assert_allclose(part[sure], whole[sure], atol=1e-6)
         assert (part[~sure] == 0).all()
-    assert (labels.sum(1) == 0).sum() > 0 or (labels == 0).any()
+    assert (labels == 0).any()
 
 
 def test_a_student_trains_and_is_judged_on_its_own_photos(contest, small_settings, finished_run, made, tmp_path):
