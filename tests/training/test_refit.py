@@ -67,9 +67,12 @@ def test_it_is_the_plain_loop_on_all_photos(refitted, contest):
             learn.opt.step()
             learn.opt.zero_grad()
     kept, before = load_file(run.fold_path(1) / "refit.safetensors"), load_file(best)
-    for name, tensor in model.named_parameters():
-        # an adaptive optimizer's first steps make much of a rounding, so by what the refit has changed
-        assert (tensor - kept[name]).norm() <= 0.02 * (kept[name] - before[name]).norm()
+    off, moved = (
+        torch.cat([(tensor - other[name]).flatten() for name, tensor in model.named_parameters()]).norm()
+        for other in (kept, before)
+    )
+    # an adaptive optimizer's first steps make much of a rounding, so by what the refit has changed
+    assert off <= 0.01 * moved
 
 
 def test_it_is_what_the_fold_predicts_with_unless_asked_otherwise(refitted, finished_run, contest):
