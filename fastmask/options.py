@@ -126,7 +126,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "device": (str, option("cpu, cuda:0. (default: the GPU if there is one)", RUN)),
 }
 _SOURCES: dict[str, tuple[Any, Any]] = {
-    "recipe": (str, option("Settings by name: report, quick.", RUN)),
+    "recipe": (str, option("Settings by name: report, quick, winner.", RUN)),
     "config": (Path, option("Settings from a YAML file, over the recipe.", RUN)),
     "set_": (list[str], option("Any setting, over --config; may be repeated.", RUN, "--set", metavar="NAME=VALUE")),
 }

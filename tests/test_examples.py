@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
+
+import fastmask as fm
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = ["arch=test_resnet", "epochs=1", "folds=2", "resize=[32, 16]"]
@@ -117,3 +120,29 @@ def test_planted(example, contest, run_copy, tmp_path, capsys):
     assert "planted.csv: 2 wrong labels" in capsys.readouterr().out
     example("benchmarks/planted.py", run_copy, tmp_path / "planted.csv")
     assert capsys.readouterr().out.splitlines()[-1].startswith("all heads")
+
+
+@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # twelve persons are few
+def test_ablation(example, contest, tmp_path, capsys):
+    """A step of the ladder, an option and one that only answers otherwise; a second time nothing is trained."""
+    settings = [part for pair in (*TINY[1:], "bs=16") for part in ("--set", pair)]
+    arguments = [contest, tmp_path / "out", "--arch", "test_resnet", *settings]
+    rows = ["focal", "mean of the folds", "three heads", "mix-up", "flip"]
+    chosen = [part for name in rows for part in ("--row", name)]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as done:
+            example("ablation.py", *arguments, *chosen)
+        assert done.value.code == 0
+    err = capsys.readouterr().err
+    assert err.count("fold 1/2 epoch 1/1") == len({"cross-entropy", "focal", "three heads", "mix-up"})
+    table = pd.read_csv(tmp_path / "out" / "ablation.csv")
+    assert table["row"].tolist() == rows
+    by_row = table.set_index("row")
+    # the same models out of fold; held out they answer together
+    assert by_row["oof"]["mean of the folds"] == by_row["oof"]["focal"]
+    run = fm.Run.load(tmp_path / "out" / "three-heads")
+    assert by_row["oof"]["three heads"] == pytest.approx(run.score(draws=0).joint.macro_f1, abs=1e-4)
+    # persons that are held out are in no fold
+    persons = set(run.folds["person"])
+    assert len(persons) + len(set(fm.read_contest(contest).persons) - persons) == 12
+    assert len(persons) < 12

@@ -1,0 +1,206 @@
+"""What each thing that the contest's teams tried is worth on your photos: the report's ladder, then one option a row.
+
+python examples/ablation.py DATA OUT --weights FILE --set crop=[200,100] --set epochs=4     all rows, resumable
+python examples/ablation.py DATA OUT --row focal --row mix-up                               some of them
+
+A fifth of the persons is held out of everything and answered by each row's models: what one fold, the mean of the folds
+and views of a photo are worth shows only there. The other persons are cross-validated. Differences are paired over
+persons, of the ladder to the step before, of the options to the ladder's last step. A row that is there already is not
+trained again. The table is OUT/ablation.csv.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+import fastmask as fm
+from fastmask.config import parse_sets
+from fastmask.scoring import known_classes, score, score_differences
+
+Answers = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: settings over the base, a run of another row to take, how its models answer."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    predict: dict[str, Any] = field(default_factory=dict)
+    against: str | None = None
+    joined: bool = False
+    needs: str | None = None
+
+
+LADDER = [
+    Row("cross-entropy", {"loss": "ce"}, predict={"members": ["fold0"]}, joined=True),
+    Row("focal", {"top_k": 3}, predict={"members": ["fold0"]}, against="cross-entropy", joined=True),
+    Row("mean of the folds", run="focal", against="focal", joined=True),
+    Row("three heads", {"top_k": 3}, against="mean of the folds"),
+]
+BASE = LADDER[-1].name
+OPTIONS = [
+    Row("flip", run=BASE, predict={"views": ["flip"]}),
+    Row("flip, shift, scale", run=BASE, predict={"views": ["flip", "shift", "scale"]}),
+    Row("soup", run=BASE, predict={"soup": True}),
+    Row("top 1", {"top_k": 1}),
+    Row("mix-up", {"mixup": 0.4}),
+    Row("CutMix", {"cutmix": 1.0}),
+    Row("half CutMix, same class", {"half_cutmix": 0.7, "half_shares": [0.3, 0.7]}),
+    Row("half CutMix, any class", {"half_cutmix": 0.7, "half_shares": [0.3, 0.7], "half_partner": "any"}),
+    Row("label smoothing", {"label_smoothing": 0.1}),
+    Row("random erasing", {"erase": 0.25}),
+    Row("soft F1, half", {"f1_share": 0.5}),
+    Row("soft F1 alone", {"f1_share": 1.0}),
+    Row("class weights", {"class_weight": "auto"}),
+    Row("sampler", {"sampler": "joint"}),
+    Row("ages 27-29, 57-59 dropped", {"drop": {"age": [[27, 29], [57, 59]]}}),
+    Row("age bound 58", {"age_bounds": [30, 58]}),
+    Row("age as an order", {"order": "age"}),
+    Row("body frozen", {"freeze": "body"}),
+    Row("body frozen for one epoch", {"freeze": "body", "unfreeze": 2}),
+    Row("three stages frozen", {"freeze": 3}),
+    Row("layer decay 0.8", {"layer_decay": 0.8}),
+    Row("EMA", {"ema": 0.99}),
+    Row("SWA", {"swa": 0.5}),
+    Row("refit", {"refit": 1}),
+    Row("pseudo-labels of the held out", {"pseudo": "pseudo"}, needs="pseudo"),
+    Row("face crop", {"boxes": "boxes"}, needs="boxes"),
+    Row("nose to chin", {"boxes": "boxes", "region": "nose-to-chin"}, needs="boxes"),
+    Row("forehead", {"boxes": "boxes", "region": "forehead"}, needs="boxes"),
+    Row("extra photos", {"extra": "extra"}, needs="extra"),
+]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The photos and what all rows share."""
+
+    data: str
+    out: Path
+    settings: dict[str, Any]
+    files: dict[str, str]
+
+    def tables(self, row: Row) -> tuple[fm.Table, fm.Table]:
+        """The table to cross-validate and the one that is held out, by the row's bounds of age."""
+        bounds = {"age_bounds": row.settings["age_bounds"]} if "age_bounds" in row.settings else {}
+        table = fm.read_data(fm.make_config({"data": self.data, **bounds}))
+        # dealt by the official bounds, so that every row has the same persons
+        held = fm.assign_folds(fm.read_data(fm.make_config({"data": self.data})), 5, seed=1) == 0
+        rows, rest = (table.select(np.flatnonzero(which)) for which in (~held, held))
+        return (joined(rows), joined(rest)) if row.joined else (rows, rest)
+
+    def run(self, row: Row) -> fm.Run:
+        """The row's run, trained now or before."""
+        if row.run is not None:
+            return self.run(next(other for other in (*LADDER, *OPTIONS) if other.name == row.run))
+        path = self.out / row.name.replace(" ", "-").replace(",", "")
+        rows, _ = self.tables(row)
+        settings = {
+            name: self.files.get(row.needs or "", value) if value == row.needs else value
+            for name, value in row.settings.items()
+        }
+        if row.needs == "pseudo":
+            base = self.run(next(other for other in LADDER if other.name == BASE))
+            settings |= {"pseudo": str(self.pseudo(base)), "folds_file": str(base.path / "folds.csv")}
+        given = {**self.settings, "stratify": "joint" if row.joined else None, **settings}
+        if "folds_file" in given:
+            given.pop("folds", None)
+        return fm.cross_validate(rows, out=path, resume=path.exists(), **given)
+
+    def pseudo(self, teacher: fm.Run) -> Path:
+        """The teacher's labels of the photos that are held out."""
+        folder = self.out / "pseudo"
+        if not (folder / "pseudo.json").exists():
+            _, held = self.tables(LADDER[-1])
+            place = self.out / "held-out"
+            place.mkdir(exist_ok=True)
+            for row, path in enumerate(held.frame["path"]):
+                (place / path).parent.mkdir(exist_ok=True, parents=True)
+                if not (place / path).exists():
+                    (place / path).symlink_to(held.photo(row).absolute())
+            fm.make_pseudo(teacher, place, folder)
+        return folder
+
+    def answers(self, row: Row) -> tuple[Answers, Answers, np.ndarray, np.ndarray, float]:
+        """(said, true) joint classes out of fold and held out, the persons of both, seconds of training."""
+        run, (_, held) = self.run(row), self.tables(row)
+        photos = [held.photo(i) for i in range(len(held))]
+        boxes = {"boxes": self.named_boxes(held)} if run.config.boxes else {}
+        said = run.predict(photos, **boxes, **row.predict)
+        seconds = sum(pd.read_csv(file)["seconds"].sum() for file in run.path.glob("fold*/times.csv"))
+        oof = np.asarray(run.heads.joint(run.predicted)), np.asarray(run.heads.joint(run.true))
+        return oof, (said.joint, np.asarray(held.heads.joint(held.y))), run.persons, held.persons, float(seconds)
+
+    def named_boxes(self, held: fm.Table) -> Path:
+        """The boxes under the paths by which the photos that are held out are asked for."""
+        frame = pd.read_csv(self.files["boxes"], dtype=str)
+        file = self.out / "held-out-boxes.csv"
+        frame.assign(path=[str(held.root / path) for path in frame["path"]]).to_csv(file, index=False)
+        return file
+
+
+def joined(table: fm.Table) -> fm.Table:
+    """The table with one head whose classes are the joint classes, as before the report's team took three heads."""
+    names = table.heads.joint_names()
+    classes = [names[number] if number >= 0 else "" for number in np.asarray(table.heads.joint(table.y))]
+    return replace(
+        table, frame=table.frame.assign(joined=classes), heads=fm.Heads([fm.Head("joined", names)]), stratify="joint"
+    )
+
+
+def row_of(study: Study, row: Row, against: Row | None) -> dict[str, Any]:
+    """The figures of a row, and its differences to another."""
+    oof, held, persons, others, seconds = study.answers(row)
+    made: dict[str, Any] = {"row": row.name, "against": against.name if against else ""}
+    them = study.answers(against) if against else None
+    for name, (said, true), groups, theirs in (
+        ("oof", oof, persons, them and them[0]),
+        ("held_out", held, others, them and them[1]),
+    ):
+        classes = known_classes(true)
+        found = score(said, true, classes=classes, draws=0)
+        made |= {name: round(found.macro_f1, 4), f"{name}_accuracy": round(found.accuracy, 4)}
+        if theirs is not None:
+            (difference,) = score_differences([(theirs[0], true, classes), (said, true, classes)], groups)
+            made[f"{name}_less"] = str(difference)
+    return {**made, "seconds": round(seconds)}
+
+
+def main(
+    data: str,
+    out: Path,
+    row: Annotated[list[str] | None, typer.Option(help="Only these rows; may be repeated.")] = None,
+    arch: str = "tf_efficientnet_lite0",
+    weights: Annotated[str | None, typer.Option(help="The body's weights; random without.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="The photos' faces, for the rows that need them.")] = None,
+    extra: Annotated[str | None, typer.Option(help="Extra photos, for the row that needs them.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of all rows, such as epochs=4.")] = None,
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    start: dict[str, Any] = {"weights": weights} if weights else {"pretrained": False}
+    files = {name: file for name, file in (("boxes", boxes), ("extra", extra)) if file} | {"pseudo": ""}
+    study = Study(data, out, {"arch": arch, **start, "patience": 0, **parse_sets(set_ or [])}, files)
+    every = [*LADDER, *OPTIONS]
+    by_name = {one.name: one for one in every}
+    chosen = [by_name[name] for name in row or by_name]
+    made = []
+    for one in chosen:
+        if one.needs is not None and one.needs not in files:
+            print(f"{one.name}: needs --{one.needs}")
+            continue
+        against = one.against or (BASE if one in OPTIONS else None)
+        made.append(row_of(study, one, by_name[against] if against else None))
+        pd.DataFrame(made).to_csv(out / "ablation.csv", index=False)
+        print(" | ".join(f"{name} {value}" for name, value in made[-1].items()), flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
