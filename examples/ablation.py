@@ -69,7 +69,7 @@ OPTIONS = [
     Row("three stages frozen", {"freeze": 3}),
     Row("layer decay 0.8", {"layer_decay": 0.8}),
     Row("EMA", {"ema": 0.99}),
-    Row("SWA", {"swa": 0.5}),
+    Row("SWA", {"swa": 0.3}),
     Row("refit", {"refit": 1}),
     Row("pseudo-labels of the held out", {"pseudo": "pseudo"}, needs="pseudo"),
     Row("face crop", {"boxes": "boxes"}, needs="boxes"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,11 +74,12 @@ def predict(
     persons = None if same_person is None else _persons(photos, same_person, submission)
     seen = [] if views is None else words(views)
     count = _count_views(tta, seen)
-    unlike = _unlike_oof(loaded, count, soup)
+    other = "a soup" if soup else "refitted" if refit and _is_refitted(loaded) else None
+    unlike = _unlike_oof(loaded, count, other)
     if whole_shift and unlike:
         raise UsageError(f"--shift needs {unlike}.")
     rule, name = _rule(loaded, decision, persons is not None)
-    entry = _entry(loaded, name, count, seen, soup) if submission is not None else {}
+    entry = _entry(loaded, name, count, seen, other) if submission is not None else {}
     with bar("predicting") as progress:
         predictions = loaded.predict(
             photos,
@@ -88,6 +88,7 @@ def predict(
             soup=soup,
             boxes=boxes,
             refit=refit,
+            root=images,
             members=None if members is None else words(members),
             bs=bs,
             workers=workers,
@@ -95,15 +96,13 @@ def predict(
             precision=precision,
             progress=progress,
         )
-    if soup:
-        say("No out-of-fold prediction is of a soup: the run's scores are of its checkpoints' mean probabilities.")
+    if other is not None:
+        say(f"No out-of-fold prediction is of these models ({other}): the run's scores are of its checkpoints.")
     answered = predictions if rule is None else predictions.decide(rule, persons)
     if submission is None:
         answered.to_csv(out)
     else:
-        # named as in the file of questions, whose order they have
-        names = [path.relative_to(images).as_posix() for path in photos]
-        replace(answered, names=names).to_submission(submission, out)
+        answered.to_submission(submission, out)
         _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
     if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, whole_shift)
@@ -129,13 +128,23 @@ def _count_views(tta: int, views: Sequence[str]) -> int:
     return len(make_views(views))
 
 
-def _unlike_oof(run: Run, views: int, soup: bool) -> str | None:
+def _is_refitted(run: Run) -> bool:
+    """Whether it would predict by networks that were trained on all photos at last."""
+    from fastmask.run import Run
+
+    members = [run]
+    if run.is_ensemble:
+        members = [Run.load(run.path / member["path"]) for member in run.ensemble["members"]]
+    return any(member.refitted for member in members)
+
+
+def _unlike_oof(run: Run, views: int, other: str | None) -> str | None:
     """In words, what predictions must be to be compared with the run's OOF ones, and are not; None where they are."""
     if run.is_ensemble:
         return f"a run of single models, each with its own OOF: {run.path} is an ensemble, so name one of its runs"
     if views > 1:
         return "one view a photo (no --tta, no --views): the mean of several is less sure than OOF"
-    return "the models that OOF is of, and a soup is another: leave --soup out" if soup else None
+    return f"the models that OOF is of (no --soup, and --no-refit), and these are {other}" if other else None
 
 
 def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
@@ -160,10 +169,10 @@ def _rule(run: Run, decision: str, averaged: bool) -> tuple[Rule | None, str]:
     return fit_run(run, decision, averaged), name_of(decision, averaged)
 
 
-def _entry(run: Run, decision: str, tta: int, views: Sequence[str], soup: bool) -> dict[str, Any]:
+def _entry(run: Run, decision: str, tta: int, views: Sequence[str], other: str | None) -> dict[str, Any]:
     """What the ledger will know of a submission, as far as the run tells; raises DataError for a broken ledger.
 
-    A soup has no score.
+    What is of `other` models than OOF has no score.
     """
     from fastmask.decision.decide import score_of
     from fastmask.decision.ledger import ledger_of, read_ledger
@@ -171,9 +180,9 @@ def _entry(run: Run, decision: str, tta: int, views: Sequence[str], soup: bool) 
 
     if ledger_of(run.path).exists():
         read_ledger(ledger_of(run.path))
-    oof = score_of(run, decision) if run.is_scored and not soup else None
+    oof = score_of(run, decision) if run.is_scored and other is None else None
     caveats = " ".join(run.caveats) if oof else ""
-    note = ", ".join([f"views {','.join(views)}"] * bool(views) + ["soup"] * soup)
+    note = ", ".join([f"views {','.join(views)}"] * bool(views) + ([other] if other else []))
     return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta, "caveats": caveats, "note": note}
 
 

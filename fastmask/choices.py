@@ -22,7 +22,8 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the files to write.")]
 # settings of the panels of `screen` that it has no use for, or has in its own way
 _TRAINING_ALONE = (
-    *("extra", "extra_images", "extra_weight", "drop", "sampler", "arch", "weights", "drop_rate", "drop_path"),
+    *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
+    *("arch", "weights", "drop_rate", "drop_path"),
     *("freeze", "unfreeze", "layer_decay", "save_every", "compile"),
 )
 

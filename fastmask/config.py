@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import islice
@@ -34,6 +35,28 @@ _NEEDS = {
     "half_shares": "half_cutmix",
     "half_partner": "half_cutmix",
 }
+
+
+# settings that say how something is trained, and nothing of what is learned from or by what it is judged
+TRAINING_ALONE = frozenset(
+    (
+        *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
+        *("erase", "mixup", "cutmix", "mix_prob", "half_cutmix", "half_shares", "half_partner", "drop_rate"),
+        *("drop_path", "freeze", "unfreeze", "layer_decay", "loss", "focal_gamma", "alpha", "class_weight"),
+        *(
+            "label_smoothing",
+            "f1_share",
+            "head_weights",
+            "order",
+            "order_spread",
+            "epochs",
+            "refit",
+            "bs",
+            "accumulate",
+        ),
+        *("ema", "swa", "compile", "hours", "monitor", "save_every"),
+    )
+)
 
 
 class Bands(BaseModel):
@@ -210,9 +233,13 @@ class Config(BaseModel):
         for name, needed in _NEEDS.items():
             if getattr(self, name) != self.default(name) and not getattr(self, needed):
                 raise ValueError(f"{name} does nothing without {needed}: give both or neither")
-        for one, other in (("ema", "swa"), ("alpha", "class_weight"), ("refit", "hours")):
+        for one, other in (("ema", "swa"), ("alpha", "class_weight"), ("refit", "hours"), ("refit", "swa")):
             if all(getattr(self, name) != self.default(name) for name in (one, other)):
                 raise ValueError(f"{one} and {other} exclude each other: give one of the two")
+        if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
+            raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
+        if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
+            raise ValueError(f"unfreeze is epoch {self.unfreeze}; expected 2 to the last one, {self.epochs}")
         if self.mix_prob != 1 and not self.mixup and not self.cutmix:
             raise ValueError("mix_prob does nothing without mixup or cutmix: give one of them")
         if self.erase and self.train_pipeline is not None:

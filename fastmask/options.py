@@ -177,7 +177,7 @@ def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets
         if name in given and given[name] not in ("report", "pretrained"):
             given[name] = numbers(f"--{name}", given[name])
     for name in ("bs", "freeze"):
-        if given.get(name, "").isdigit():
+        if given.get(name, "").isdecimal() and given[name].isascii():
             given[name] = int(given[name])
     if "drop" in given:
         given["drop"] = {"age": ranges("--drop-ages", given["drop"])}

@@ -51,7 +51,9 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
 )
 # what a run that was made of other runs has instead of pipelines and folds of its own
 ENSEMBLE = "ensemble.json"
-FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE}
+# photos of other sources that it was trained on
+EXTRA = "extra.csv"
+FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE, EXTRA}
 # the last file of a fold, and what it goes on from until then
 DONE, STATE = "done.json", "state.safetensors"
 # a fold's network after its last epochs on all photos
@@ -100,6 +102,7 @@ class Run:
         skipped: Sequence[tuple[str, str]] = (),
         trained: Mapping[int, Path] | None = None,
         ensemble: Mapping[str, Any] | None = None,
+        extra: pd.DataFrame | None = None,
         overwrite: bool = False,
     ) -> Run:
         """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run.
@@ -124,6 +127,8 @@ class Run:
             write_json(made / HEADS, heads.to_plain())
             write_json(made / ENVIRONMENT, environment)
             write_csv(made / FOLDS, folds)
+            if extra is not None:
+                write_csv(made / EXTRA, extra)
             if skipped:
                 write_csv(made / SKIPPED, pd.DataFrame(skipped, columns=["path", "why"]))
             for fold, source in (trained or {}).items():
@@ -274,10 +279,40 @@ class Run:
         self.check_trained()
         return sorted(self.fold_path(fold).glob("epoch*.safetensors"))
 
+    @property
+    def refitted(self) -> list[int]:
+        """The folds that have a network that was trained on all photos at last."""
+        return [fold for fold in self.trained_folds if (self.fold_path(fold) / REFIT).is_file()]
+
     def models(self, fold: int, refit: bool = True) -> list[Path]:
-        """What a fold predicts with: its network that was trained on all photos at last, or its best checkpoints."""
-        last = self.fold_path(fold) / REFIT
-        return [last] if refit and last.is_file() else self.checkpoints(fold)
+        """What a fold predicts with: its network that was trained on all photos at last, or its best checkpoints.
+
+        Raises UsageError where only some of the folds have such a network.
+        """
+        if not refit or not self.refitted:
+            return self.checkpoints(fold)
+        if self.refitted != self.trained_folds:
+            raise UsageError(
+                f"{self.path} has fold {self.refitted[0]} refitted, and not all others: finish it "
+                f"({go_on(self.path)}), or predict by the checkpoints (--no-refit)."
+            )
+        return [self.fold_path(fold) / REFIT]
+
+    def seen_by(self, fold: int) -> pd.DataFrame:
+        """Path and person of each photo that the models of a fold were trained on, extra ones included."""
+        own = self.folds.loc[self.folds["fold"] != fold, ["path", "person"]]
+        if self.extra is None:
+            return own
+        kept = [str(fold) not in left.split() for left in self.extra["without"]]
+        # their paths start from another folder
+        return pd.concat([own, self.extra.loc[kept, ["person"]].assign(path="")], ignore_index=True)
+
+    @cached_property
+    def extra(self) -> pd.DataFrame | None:
+        """Path, person and `without` (the folds that left it out) of each photo of other sources; None without any."""
+        if not (self.path / EXTRA).is_file():
+            return None
+        return read_strings(self.path / EXTRA, ("path", "person", "without"))
 
     def photos_digest(self, fold: int) -> str:
         """SHA-256 of the paths of the photos that a fold validates, in their order."""
@@ -369,6 +404,11 @@ class Run:
             caveats.append(
                 "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
                 "little; compare it only with runs that started there, too."
+            )
+        if self.config.pseudo:
+            caveats.append(
+                "Each fold learned from a teacher's epoch that its own photos had chosen (--pseudo): this score "
+                "flatters a little; compare it only with runs that did so, too."
             )
         if self.environment.get("proposed_fixes"):
             caveats.append(

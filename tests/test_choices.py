@@ -7,8 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 import yaml
 
+from fastmask import cli
+from fastmask.config import TRAINING_ALONE
 from fastmask.decision.compare import compare
 from fastmask.run import Run
 
@@ -109,3 +112,8 @@ def test_screen_leaves_files_alone(small: list[str], work: Path, refused: Callab
     (work / "oof" / "test_vit.csv").write_text("mine")
     sentence = refused(ASKED_WRONGLY, "screen", *small, "--archs", "test_vit", "--oof", "oof")
     assert "test_vit.csv exists" in sentence
+
+
+def test_screen_offers_no_option_of_training_alone() -> None:
+    screen = typer.main.get_command(cli.app).commands["screen"]  # type: ignore[attr-defined]
+    assert {p.name for p in screen.params} & (TRAINING_ALONE - {"bs"}) == set()

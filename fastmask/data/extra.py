@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fastmask.data.cache import digest_photos
 from fastmask.data.readers import read_csv
@@ -17,9 +18,9 @@ from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.files import read_strings
-from fastmask.heads import UNKNOWN, Heads, number_of
+from fastmask.heads import Heads, number_of
 
-WEIGHT = "weight"
+WEIGHT, PERSON = "weight", "person"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Extra:
     """Photos to train on beside those of a table.
 
     `table` has their labels, "" where unknown, `weights` (N,) how much each counts beside a photo of the data itself,
-    `without` (N,) the fold whose training leaves it out, because it is, or shows a person of, that fold; -1 for none.
+    `without` (N, folds) which folds' training leaves it out, because it is a photo, or shows a person, of that fold.
     `soft` (folds, N, classes of all heads) are soft labels in place of the table's, each fold's own.
     """
 
@@ -41,7 +42,7 @@ class Extra:
 
     def training_set(self, fold: int) -> TrainingSet:
         """What the training of a fold gets of it."""
-        kept = self.without != fold
+        kept = ~self.without[:, fold] if self.without.size else np.full(len(self), True)
         made = training_set(self.table, kept)
         labels = made.soft(self.table.heads) if self.soft is None else self.soft[fold][kept]
         return replace(made, labels=(labels * self.weights[kept, None]).astype(np.float32))
@@ -68,34 +69,55 @@ class Extra:
 
         `digests` are those of the table's photos, `own` of these.
         """
-        of_person = dict(zip(table.persons, folds, strict=True))
-        of_photo = dict(zip(digests, folds, strict=True))
-        without = [
-            of_photo.get(digest, of_person.get(person, -1))
-            for digest, person in zip(own, self.table.persons, strict=True)
-        ]
-        return replace(self, without=np.array(without, np.int64))
+        without = np.zeros((len(self), int(folds.max()) + 1), bool)
+        for theirs, ours in ((table.persons, self.table.persons), (digests, own)):
+            lies_in: dict[str, set[int]] = {}
+            for name, fold in zip(theirs, folds.tolist(), strict=True):
+                lies_in.setdefault(name, set()).add(fold)
+            for row, name in enumerate(ours):
+                without[row, list(lies_in.get(name, ()))] = True
+        return replace(self, without=without)
+
+    def frame(self) -> pd.DataFrame:
+        """What extra.csv of a run holds: one row a photo with its path, person, and the folds that leave it out."""
+        left = [" ".join(map(str, np.flatnonzero(row))) for row in self.without]
+        return pd.DataFrame({"path": self.table.frame["path"], "person": self.table.persons, "without": left})
 
 
-def read_extra(file: str | Path, heads: Heads, images: str | Path | None = None, weight: float = 1.0) -> Extra:
+def read_extra(
+    file: str | Path,
+    heads: Heads,
+    images: str | Path | None = None,
+    weight: float = 1.0,
+    group: str | None = None,
+) -> Extra:
     """Read a CSV of photos for training alone: path, a column for any of the heads, and person and weight if you like.
 
-    A head that is bands of a number takes the number. An empty cell, and a head without a column, is a label that
-    nobody knows. The weight of a photo is its cell in the column weight, or 1, times `weight`. `images` is the folder
-    that the paths start from, by default the CSV's own. Raises DataError naming line and column of what cannot be used.
+    `group` is the column that says whose photo it is, by default person; without one there is a warning. A head that is
+    bands of a number takes the number. An empty cell, and a head without a column, is a label that nobody knows. The
+    weight of a photo is its cell in the column weight, or 1, times `weight`. `images` is the folder that the paths
+    start from, by default the CSV's own. Raises DataError naming line and column of what cannot be used.
     """
     columns = read_strings(Path(file), ("path",))
     known = [head for head in heads if head.name in columns and head.spread is None]
     if not known:
         raise UsageError(f"{file} has no column of {', '.join(heads.names)}, so there is nothing to learn from it.")
+    group = group if group in columns else PERSON
+    if group not in columns:
+        warnings.warn(
+            f"{file} has no column {group!r}, so nobody knows whether the data has the same people: they would be "
+            "trained on in the fold that is judged on them.",
+            FastmaskWarning,
+            stacklevel=2,
+        )
     with warnings.catch_warnings():
-        # that nobody says whose photo it is matters for photos that validate
+        # said above, as it matters here
         warnings.filterwarnings("ignore", "No column of .* says whose photo", FastmaskWarning)
-        table = read_csv(file, Heads(known), images, image_column="path")
+        table = read_csv(file, Heads(known), images, group if group in columns else None, image_column="path")
     weights = np.full(len(table), weight)
     if WEIGHT in columns:
         weights *= [_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]
-    return Extra(_with_all_heads(table, heads), weights, np.full(len(table), UNKNOWN))
+    return Extra(_with_all_heads(table, heads), weights, np.zeros((len(table), 0), bool))
 
 
 def _weight(file: str | Path, line: object, cell: str) -> float:

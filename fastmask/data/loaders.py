@@ -395,16 +395,15 @@ def dataloaders(
         raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
     augments = augments or default_augments(stats or REPORT_STATS)
-    train = train or training_set(table, ~valid)
-    validated = training_set(table, valid, scored=True)
-    block = data_block(table.heads, train, validated, batch_stats(augments, stats), table.faces)
+    photos, labels, validates = _rows(table, valid, train)
+    block = data_block(table.heads, photos, labels, validates, batch_stats(augments, stats), table.faces)
     device = pick_device(device)
     if device.type == "cpu":
         keep_memory()
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
-    bs = min(bs, len(train))
+    bs = min(bs, int((~validates).sum()))
     dls = block.dataloaders(
-        list(range(len(train) + int(valid.sum()))),
+        list(range(len(photos))),
         bs=bs,
         seed=seed,
         fold=fold,
@@ -412,7 +411,7 @@ def dataloaders(
         maps=photo_maps(table, augments, say=say) if maps is None else maps,
         faces=table.faces,
         substitute=substitute,
-        dl_kwargs=[{"chances": train.chances, "halves": halves}, {"passes": Passes()}],
+        dl_kwargs=[{"chances": None if train is None else train.chances, "halves": halves}, {"passes": Passes()}],
         num_workers=default_workers(device) if num_workers is None else num_workers,
         device=device,
         pin_memory=device.type == "cuda",
@@ -420,6 +419,19 @@ def dataloaders(
     # metrics need the classes of the whole table, so that a macro mean is the same in every fold
     dls.truth = table.y
     return dls
+
+
+def _rows(
+    table: Table, valid: np.ndarray, train: TrainingSet | None
+) -> tuple[list[str], Sequence[np.ndarray], np.ndarray]:
+    """The paths, the labels and whether it validates of each row: those of the table, or first those to train on."""
+    if train is None:
+        photos = [str(table.root / path) for path in table.frame["path"]]
+        return photos, list(np.where(valid[:, None], table.y, table.train_y)), valid
+    scored = training_set(table, valid, scored=True)
+    both = [*train.photos, *scored.photos]
+    # the labels of the two may be of either kind
+    return both, [*train.labels, *scored.labels], np.arange(len(both)) >= len(train)
 
 
 def photo_maps(
@@ -440,14 +452,18 @@ def photo_maps(
 
 
 def data_block(
-    heads: Heads, train: TrainingSet, valid: TrainingSet, stats: Stats, faces: FaceCut | None = None
+    heads: Heads,
+    photos: Sequence[str],
+    labels: Sequence[np.ndarray],
+    valid: np.ndarray,
+    stats: Stats,
+    faces: FaceCut | None = None,
 ) -> DataBlock:
-    """The DataBlock over row numbers: first the photos to train on, then those that validate."""
+    """The DataBlock over row numbers: the path and the labels of each, of either kind, and (N,) bool who validates."""
     return DataBlock(
         blocks=(photo_block(faces), heads_block(heads)),
-        # the labels of the two may be of either kind
-        getters=[Lookup([*train.photos, *valid.photos]), Lookup([*train.labels, *valid.labels])],
-        splitter=lambda rows: (rows[: len(train)], rows[len(train) :]),
+        getters=[Lookup(photos), Lookup(labels)],
+        splitter=lambda rows: (np.flatnonzero(~valid).tolist(), np.flatnonzero(valid).tolist()),
         batch_tfms=[NormalizeBatch(*stats)],
     )
 

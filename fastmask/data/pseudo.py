@@ -19,7 +19,7 @@ from fastmask.data.extra import Extra
 from fastmask.data.table import Table
 from fastmask.errors import DataError, UsageError
 from fastmask.files import read_json, read_strings, write_csv, write_json
-from fastmask.heads import UNKNOWN, Heads
+from fastmask.heads import Heads
 
 MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
 # half precision and means round
@@ -28,7 +28,10 @@ _ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Pseudo:
-    """Photos below `root`, what the model of each fold says of them, (folds, N, classes), and whom it has not seen."""
+    """Photos below `root`, what the model of each fold says of them, (folds, N, classes), and whom it has not seen.
+
+    `folds` has a row a photo of the teacher's: path, person, and the fold whose model has not seen it; -1: all have.
+    """
 
     root: Path
     paths: list[str]
@@ -75,7 +78,7 @@ class Pseudo:
         frame = pd.DataFrame({"path": self.paths, "person": self.paths, "source": "pseudo"}).assign(**blank, **numbers)
         count = len(self.paths)
         table = Table(frame, heads, self.root)
-        return Extra(table, np.full(count, weight), np.full(count, UNKNOWN), self.soft(heads, least))
+        return Extra(table, np.full(count, weight), np.zeros((count, 0), bool), self.soft(heads, least))
 
     def check_unseen(self, table: Table, folds: np.ndarray, group: str) -> None:
         """Raise UsageError if the model of a fold has seen a photo, or a person, that the fold is judged on."""
@@ -112,8 +115,14 @@ def read_pseudo(folder: str | Path) -> Pseudo:
     columns = [f"fold{fold}:{column}" for fold in range(plain["folds"]) for column in heads.columns]
     cells = read_strings(folder / LABELS, ["path", *columns])
     probabilities = _numbers(folder / LABELS, cells, columns).reshape(len(cells), plain["folds"], heads.n_logits)
+    for head, part in zip(heads, heads.split(probabilities), strict=True):
+        wrong = np.flatnonzero((abs(part.sum(-1) - 1) > _ROUNDING * len(head.classes)).any(1))
+        if len(wrong):
+            raise DataError(
+                f"{folder / LABELS}, line {cells.index[wrong[0]]}: the {head.name} columns do not sum to 1."
+            )
     folds = read_strings(folder / FOLDS, ["path", "person", "fold"])
-    odd = ~folds["fold"].str.fullmatch("[0-9]{1,4}")
+    odd = ~folds["fold"].str.fullmatch("-1|[0-9]{1,4}")
     if odd.any():
         line = folds.index[odd][0]
         raise DataError(f"{folder / FOLDS}, line {line}, column fold: found {folds['fold'][line]!r}, not a number.")

@@ -135,6 +135,7 @@ def predict(
     soup: bool = False,
     boxes: str | Path | None = None,
     refit: bool = True,
+    root: str | Path | None = None,
     bs: int = 64,
     workers: int | None = None,
     device: str | None = None,
@@ -148,7 +149,8 @@ def predict(
     "flip" its mirror image, "shift" four that are moved by 4 %, "scale" one closer and one farther by 8 %; nothing is
     drawn, and the views of several names add up. `members` are the folds to use, such as ["fold0", "fold2"]; all by
     default. `soup` predicts by the mean of the weights of a fold's checkpoints, not of their probabilities. `boxes` is
-    the CSV of these photos' faces, which a run that was trained with boxes needs. A run with refit
+    the CSV of these photos' faces, which a run that was trained with boxes needs; of a list of photos `root` is the
+    folder that their names, and those in `boxes`, start from. A run with refit
     predicts by the networks that were trained on all photos at last; without `refit` by the checkpoints that its score
     is of, as a soup does. `precision` "auto" is that of the run, on a CPU fp32. Memory grows with the photos by their
     probabilities only. `progress` is called with (batches done, batches in all).
@@ -159,6 +161,8 @@ def predict(
             "views": views,
             "soup": soup,
             "boxes": boxes,
+            "refit": refit,
+            "root": root,
             "bs": bs,
             "workers": workers,
             "device": device,
@@ -169,7 +173,7 @@ def predict(
         if not least <= value <= MOST:
             raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
     walks = _walks(tta, views)
-    names, paths = find_photos(images)
+    names, paths = find_photos(images, root)
     picked = pick_device(device)
     if precision == "auto":
         precision = "fp32" if picked.type == "cpu" else run.config.precision
@@ -243,7 +247,7 @@ def _predict_runs(
     runs = open_members(ensemble, mixture)
     for run in runs.values():
         # what the last one lacks would cost the work of all before it
-        checkpoints_of(run, None, bool(options["soup"]))
+        checkpoints_of(run, None, bool(options["soup"]), bool(options["refit"]))
     boxes = options["boxes"]
     if boxes is not None and not any(run.config.boxes for run in runs.values()):
         raise UsageError(f"--boxes goes with a run that was trained with boxes, and none of {ensemble.path} was.")
@@ -282,11 +286,19 @@ def _view_sum(networks: Sequence[MultiHeadNet], x: Tensor, seen: Sequence[View],
     return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
 
 
-def find_photos(images: str | Path | Sequence[str | Path]) -> tuple[list[str], list[Path]]:
-    """Names and paths of the photos of a folder (sorted, hidden files left out) or of a list (as given)."""
+def find_photos(
+    images: str | Path | Sequence[str | Path], root: str | Path | None = None
+) -> tuple[list[str], list[Path]]:
+    """Names and paths of the photos of a folder (sorted, hidden files left out) or of a list.
+
+    Those of a list are named as they are given, or from the folder `root` on.
+    """
     if not isinstance(images, str | Path):
         paths = [Path(p) for p in images]
-        names = [str(p) for p in images]
+        outside = next((p for p in paths if root is not None and not p.is_relative_to(root)), None)
+        if outside is not None:
+            raise UsageError(f"{outside} does not lie in {root}, which the names of the photos start from.")
+        names = [str(p) if root is None else p.relative_to(root).as_posix() for p in paths]
     else:
         folder = Path(images)
         if not folder.is_dir():

@@ -6,11 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fastmask.data.pseudo import Pseudo
 from fastmask.errors import UsageError
 from fastmask.inference.ensemble import predict
 from fastmask.run import Run
+
+
+def _unseen(run: Run) -> pd.DataFrame:
+    """Path, person and the fold whose model has not seen them; -1 for extra photos that more than one has seen."""
+    folds = run.folds[["path", "person", "fold"]]
+    if run.extra is None:
+        return folds
+    fold = [int(left) if left.isdecimal() else -1 for left in run.extra["without"]]
+    return pd.concat([folds, run.extra[["person"]].assign(path="", fold=fold)], ignore_index=True)
 
 
 def make_pseudo(
@@ -39,6 +49,6 @@ def make_pseudo(
         raise UsageError(f"{folder} exists; name a new or an empty folder.")
     found = predict(run, images, boxes=boxes, refit=False, device=device, workers=workers, progress=progress)
     each = np.stack([found.members[f"fold{fold}"] for fold in range(run.config.folds)])
-    made = Pseudo(Path(images), found.names, run.heads, each, run.folds)
+    made = Pseudo(Path(images), found.names, run.heads, each, _unseen(run))
     made.write(folder, {"run": str(run.path), "identity": run.identity})
     return made

@@ -75,8 +75,9 @@ class FocalLoss(nn.Module):
     heads `label_smoothing` deals a share of each label to all classes, and `f1_share` is the share of the loss that is
     the batch's soft F1 instead: 1 is soft F1 alone. It has no value of one photo, so "none" and "sum" leave it out.
 
-    A head's mean is over its known labels, weighted by `alpha` as `F.cross_entropy` weighs its own; a head without a
-    label in the batch adds exactly nothing, and its gradient is 0. `alpha` has a row of class weights a head, or None.
+    A head's mean is over its known labels, weighted by `alpha` as `F.cross_entropy` weighs its own class numbers (of
+    soft and smoothed labels each class by its alpha, where PyTorch divides by the photos); a head without a label in
+    the batch adds exactly nothing, and its gradient is 0. `alpha` has a row of class weights a head, or None.
     `reduction` "none" gives (B,): the heads' weighted losses of each photo. `activation` and `decodes` let fastai turn
     logits into probabilities (B, classes of all heads) and class numbers (B, heads). Targets may be soft labels.
 
@@ -122,8 +123,8 @@ class FocalLoss(nn.Module):
         parts = zip(self.heads, self.heads.split(logits), self.heads.split(labels), strict=True)
         for i, (head, part, wanted) in enumerate(parts):
             if head.spread is None:
-                wanted = smoothed(wanted, self.label_smoothing) if self.label_smoothing else wanted
-                loss, weights = focal(part, wanted, self.gamma, getattr(self, f"alpha{i}"))
+                target = smoothed(wanted, self.label_smoothing) if self.label_smoothing else wanted
+                loss, weights = focal(part, target, self.gamma, getattr(self, f"alpha{i}"))
             else:
                 loss, weights = distribution(part, wanted, getattr(self, f"targets{i}"))
             if self.reduction == "mean":

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
 
+import pandas as pd
 import torch
 from albumentations import Compose
 
@@ -169,6 +170,7 @@ def create(out: Path, plan: Plan, overwrite: bool) -> Run:
         folds=plan.folds_frame,
         environment=plan.environment,
         skipped=plan.skipped,
+        extra=pd.concat([extra.frame() for extra in plan.extras]) if plan.extras else None,
         overwrite=overwrite,
     )
 

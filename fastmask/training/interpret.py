@@ -37,7 +37,7 @@ def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) 
     """
     heads = heads_of(learn.dls)
     dl = learn.dls.valid if dl is None else dl
-    y = np.array([codes.tolist() for codes in labels_of(dl, heads)], np.int64).reshape(-1, len(heads))
+    y = np.array([classes_of(codes, heads) for codes in labels_of(dl, heads)], np.int64).reshape(-1, len(heads))
     true = target_of(heads, y, head)
     rows = np.flatnonzero(true != UNKNOWN).tolist()
     if not rows:
@@ -73,6 +73,12 @@ def labels_of(dl: TfmdDL, heads: Heads) -> TfmdLists:
     raise UsageError(f"The photos of this loader have no labels of {', '.join(heads.names)}; give one of dataloaders.")
 
 
+def classes_of(labels: Tensor, heads: Heads) -> np.ndarray:
+    """(heads,) class numbers of a photo's labels; of soft ones the classes of most weight."""
+    plain = labels.numpy()
+    return heads.harden(plain) if plain.dtype.kind == "f" else plain
+
+
 def loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
     """A loader of `items` as validation sees them, with `target` for their labels.
 
@@ -92,7 +98,9 @@ def loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
     transforms = {"after_item": dl.after_item, "before_batch": dl.before_batch, "after_batch": dl.after_batch}
     options: dict[str, Any] = {"bs": dl.bs, "num_workers": dl.fake_l.num_workers, "device": dl.device, **transforms}
     if isinstance(dl, PhotoDL):
-        return PhotoDL(made, augments=dl.augments, seed=dl.seed, fold=dl.fold, do_setup=False, **options)
+        return PhotoDL(
+            made, augments=dl.augments, seed=dl.seed, fold=dl.fold, faces=dl.faces, do_setup=False, **options
+        )
     return TfmdDL(made, do_setup=False, **options)
 
 
@@ -114,7 +122,8 @@ class OneTarget(DisplayedTransform):
         self.vocab = CategoryMap(list(names), sort=False)
 
     def encodes(self, y: np.ndarray | list) -> TensorCategory:  # type: ignore[type-arg] # plum dispatches on it
-        codes, heads = self.every.encodes(y), self.every.heads
+        heads = self.every.heads
+        codes = classes_of(self.every.encodes(y), heads)
         code = heads.joint(codes) if self.target == JOINT else codes[heads.position(self.target)]
         return TensorCategory(self.classes.index(int(code)))
 

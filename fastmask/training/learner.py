@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from fastmask.data.loaders import pick_device
 from fastmask.data.transforms import EncodeHeads
 from fastmask.errors import UsageError, one_line
 from fastmask.heads import Heads
+from fastmask.labels import soft_labels
 from fastmask.model.archs import needs_size
 from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
@@ -85,6 +87,8 @@ def mask_learner(
             )
     splitter, opt_func = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params, adamp_opt()
     if layer_decay != 1:
+        if {"splitter", "opt_func"} & set(kwargs):
+            raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
         if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:
             raise UsageError(
                 f"layer_decay is {layer_decay:g}; expected above 0 to 1, and under 1 only for a timm body."
@@ -127,10 +131,14 @@ def check_loss(loss_func: Any, heads: Heads) -> Any:
 
 def check_soft(loss_func: Any, heads: Heads) -> None:
     """Raise UsageError for a loss that cannot take soft labels, which mixed and extra photos have."""
+    buffer = next(loss_func.buffers(), None) if isinstance(loss_func, nn.Module) else None
+    logits = torch.linspace(-1, 1, 3 * heads.n_logits).reshape(3, -1).to(None if buffer is None else buffer.device)
+    y = torch.tensor([[i % size for size in heads.sizes] for i in range(3)], device=logits.device)
     try:
-        loss = loss_func(torch.zeros(2, heads.n_logits), torch.full((2, heads.n_logits), 0.5))
-        if loss.shape != ():
-            raise ValueError(f"it gives {tuple(loss.shape)}")
+        with torch.no_grad():
+            hard, soft = (float(loss_func(logits, labels)) for labels in (y, soft_labels(y, heads)))
+        if not math.isclose(hard, soft, rel_tol=1e-3, abs_tol=1e-6):
+            raise ValueError(f"of the same labels it gives {hard:.4g} as class numbers and {soft:.4g} as soft ones")
     except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"{type(loss_func).__name__} cannot take soft labels ({one_line(error)}), which mixup, cutmix, half_cutmix "

@@ -47,6 +47,7 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
             pipelines=first.pipelines,
             folds=first.folds,
             environment={**first.environment, "merged": [str(run.path) for run in loaded]},
+            extra=first.extra,
             trained={fold: run.fold_path(fold) for fold, run in owner.items()},
             overwrite=overwrite,
         )

@@ -87,14 +87,15 @@ class Plan:
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
         without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
-        faces = self.table.faces
+        faces, any_ = self.table.faces, bool(self.extras)
+        apart = sum(int(extra.without.any(axis=1).sum()) for extra in self.extras)
         dropped = int(left_out(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         return "; ".join(
             (
                 f"{len(self.table)} photos of {persons} persons{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
-                *([f"{sum(map(len, self.extras))} extra photos to train on"] if self.extras else []),
+                *([f"{sum(map(len, self.extras))} extra photos to train on, {apart} of them not in every fold"] * any_),
                 *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
@@ -182,10 +183,11 @@ class Plan:
         heads = self.table.heads
         if self.loss_func is not None:
             return self.loss_func(heads)
-        auto = self.config.class_weight == "auto"
-        return build_loss(
-            self.config, heads, class_weights(self.training_set(fold).soft(heads), heads) if auto else None
-        )
+        if self.config.class_weight != "auto":
+            return build_loss(self.config, heads)
+        train = self.training_set(fold)
+        often = 1.0 if train.chances is None else train.chances[:, None] * len(train)
+        return build_loss(self.config, heads, class_weights(train.soft(heads) * often, heads))
 
 
 def _silent(*_: Any) -> None:
@@ -233,6 +235,11 @@ def prepare(
     if config.compile:
         check_compiler(device)
     extras = read_extras(config, table, folds)
+    if config.on_bad_photo == "skip":
+        for place, extra in enumerate(extras):
+            rows, gone = readable(extra.table)
+            extras[place] = extra.select(np.isin(np.arange(len(extra)), rows))
+            skipped += gone
     for faces in (extra.table.faces for extra in extras):
         table = table if faces is None or table.faces is None else replace(table, faces=table.faces.joined(faces))
     digests = digest_photos([table.photo(row) for row in range(len(table))])
@@ -276,7 +283,9 @@ def read_extras(config: Config, table: Table, folds: np.ndarray) -> list[Extra]:
     """The photos of other sources that a configuration trains on, but for those that it drops."""
     extras = []
     if config.extra is not None:
-        extras.append(read_extra(config.extra, table.heads, config.extra_images, config.extra_weight))
+        extras.append(
+            read_extra(config.extra, table.heads, config.extra_images, config.extra_weight, config.group_column)
+        )
     if config.pseudo is not None:
         pseudo = read_pseudo(config.pseudo)
         pseudo.check_unseen(table, folds, config.group)

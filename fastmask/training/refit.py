@@ -8,12 +8,14 @@ from typing import Any, TextIO
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
 
+from fastmask.errors import DivergenceError, FastmaskError, one_line
 from fastmask.files import read_json
 from fastmask.run import DONE, REFIT, Run
 from fastmask.terminal import say
 from fastmask.training.callbacks import save_network
-from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable
+from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
 from fastmask.training.plan import Plan
+from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.start import best_checkpoint
 from fastmask.training.step import fitting
 
@@ -26,7 +28,9 @@ class NoValidation(Callback):
 
 
 def refit_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
-    """Train a fold's best checkpoint for a few epochs more on all photos, at the learning rate of that checkpoint.
+    """Train a fold's best checkpoint for a few epochs more on all photos.
+
+    The learning rate is that of the checkpoint, or a tenth of the setting where a schedule had come down below that.
 
     The network goes beside the checkpoints, and is what the fold predicts with. The out-of-fold predictions are of the
     checkpoints: no photo is left that could judge it. Where it is there already, nothing is done; an interruption
@@ -45,8 +49,19 @@ def refit_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     learn.model.load_state_dict(load_file(best))
     # passes go on where the fold's ended, so that no draw is made twice
     learn.dls.train.passes.next = int(read_json(run.fold_path(fold) / DONE)["epochs"])
-    with fitting(learn, config.tf32):
-        learn.fit(config.refit, lr=float(run.history(fold)["lr"][epoch]))
+    rate = max(float(run.history(fold)["lr"][epoch]), config.lr / 10)
+    try:
+        with fitting(learn, config.tf32):
+            learn.fit(config.refit, lr=rate)
+    except DivergenceError as error:
+        raise FastmaskError(
+            f"The refit of fold {fold + 1} at a learning rate of {rate:.1e} diverged in {error}. The folds and their "
+            f"scores are whole: predict --no-refit answers by them; a lower --lr starts anew."
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(plan, fold, one_line(error), run.path) from error
     save_network(learn.model, file)
     learn.remove_cbs(list(learn.cbs))
     del learn

@@ -118,6 +118,9 @@ class _Stopwatch(Callback):
 def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".", steps: int = STEPS) -> Rehearsal:
     """Load, train and validate `steps` batches of the first fold, and reckon what training `folds` into `out` costs."""
     chosen = plan.check_folds(folds)
+    if plan.config.unfreeze:
+        # what trains in the end takes the most
+        plan = replace(plan, config=plan.config.model_copy(update={"freeze": None, "unfreeze": None}))
     watch = _Stopwatch(steps)
     learn = plan.learner(chosen[0], [watch])
     # fastai's own `num_workers` is of the process that one is in

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastmask.config import Config, make_config
+from fastmask.config import TRAINING_ALONE, Config, make_config
 from fastmask.data.augment import Augmentation, augmentations, effective_pipelines
 from fastmask.data.loaders import PhotoDL, PhotoList, batch_stats, default_workers, pick_device
 from fastmask.data.table import Table
@@ -52,13 +52,6 @@ _PROBED, _OFF = 8, 0.05
 _HEADER = 2**16
 # what a probability of 0 counts as where a logarithm is taken
 _LEAST = 1e-7
-# settings that are of training alone: they are not used, and must stand in no way
-_UNUSED = (
-    *("extra", "extra_images", "extra_weight", "drop", "sampler", "erase", "mixup", "cutmix", "mix_prob"),
-    *("half_cutmix", "half_shares", "half_partner", "freeze", "unfreeze", "layer_decay", "swa", "ema", "drop_rate"),
-    *("drop_path", "loss", "focal_gamma", "f1_share", "label_smoothing", "class_weight", "alpha", "head_weights"),
-    *("order", "order_spread", "epochs", "bs", "accumulate", "compile", "hours", "monitor"),
-)
 
 Say = Callable[[str], None]
 
@@ -299,7 +292,7 @@ def _check_asked(archs: Sequence[str], weights: Mapping[str, str | Path], wanted
 def _config_of(wanted: Config, arch: str, file: str | Path | None, bs: int) -> Config:
     """The settings of one body."""
     start = {"pretrained": wanted.pretrained} if file is None else {"weights": str(file), "pretrained": False}
-    used = {name: value for name, value in wanted.model_dump(exclude_unset=True).items() if name not in _UNUSED}
+    used = {name: value for name, value in wanted.model_dump(exclude_unset=True).items() if name not in TRAINING_ALONE}
     # a loss asks nothing of the labels
     return make_config(used, {"arch": arch, "bs": bs, "monitor": LOSS, **start})
 

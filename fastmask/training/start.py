@@ -13,7 +13,7 @@ from fastmask.data.table import Table
 from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.model.network import MultiHeadNet, read_weights
-from fastmask.run import FOLDS, Run
+from fastmask.run import FOLDS, REFIT, Run
 from fastmask.scoring import LOSS
 
 
@@ -59,7 +59,7 @@ def check_no_leak(
         if group == "person":
             judged["person"] = set(table.persons[folds == fold])
         for run, trained in ancestors(weights, fold):
-            seen = run.folds[run.folds["fold"] != trained]
+            seen = run.seen_by(trained)
             for what, column in (("photo", "path"), ("person", "person")):
                 both = sorted(judged.get(what, set()) & set(seen[column]))
                 if both:
@@ -81,6 +81,11 @@ def ancestors(weights: str | None, fold: int) -> Iterator[tuple[Run, int]]:
         if named is None or not (file.parent.parent / FOLDS).is_file() or file.parent in seen:
             return
         run, fold = Run.load(file.parent.parent), int(named[1])
+        if file.name == REFIT:
+            raise UsageError(
+                f"{file} was trained on all photos at last, so it has seen whoever it would be judged on; start from "
+                f"the run, {run.path}, or from a checkpoint."
+            )
         yield run, fold
         seen.append(file.parent)
         weights = run.config.weights

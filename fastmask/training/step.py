@@ -257,14 +257,19 @@ class SWA(EMA):
 
     def _forget(self) -> None:
         super()._forget()
-        self._trained = False
+        self._trained, self._counted = False, -1
 
     def _new_average(self) -> Any:
-        return AveragedModel(self.learn.model, use_buffers=True)
+        # torch's own way on a GPU divides integers, and batch norm counts its batches
+        return AveragedModel(self.learn.model, avg_fn=_running_mean, use_buffers=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "counted": self._counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         super().load_state_dict(state)
+        self._counted = state["counted"]
         if self._average is not None:
             self._average.n_averaged.fill_(state["steps"])
 
@@ -275,13 +280,21 @@ class SWA(EMA):
         """Nothing: an epoch counts when it is over."""
 
     def before_validate(self) -> None:
-        if self._trained and self.learn.epoch >= self.learn.n_epoch * self.start:
+        # an epoch that was interrupted in its validation has counted already
+        due = self.learn.epoch >= self.learn.n_epoch * self.start and self.learn.epoch != self._counted
+        if self._trained and due:
             if self._average is None:
                 self._average = self._new_average()
             self._average.update_parameters(self.learn.model)
             self._steps += 1
+            self._counted = self.learn.epoch
         self._trained = False
         super().before_validate()
+
+
+def _running_mean(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+    """The mean of `count` values and one more; of integers the last."""
+    return mean + (value - mean) / (count + 1) if mean.is_floating_point() else value
 
 
 def swap_tensors(one: nn.Module, other: nn.Module) -> None:

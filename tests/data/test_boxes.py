@@ -332,3 +332,17 @@ def test_a_run_on_faces_needs_those_of_the_photos_that_it_predicts(contest, smal
     boxes.write_text(boxes.read_text().replace("61,80", "62,80"))
     with pytest.raises(UsageError, match="another boxes of faces"):
         cross_validate(table, out=tmp_path / "run", log=io.StringIO(), resume=True)
+
+
+def test_a_submission_of_faces_by_the_boxes_of_its_folder(contest, small_settings, faces, tmp_path, fastmask):
+    settings = {**small_settings, "train_pipeline": None, "valid_pipeline": None, "crop": [64, 32], "epochs": 1}
+    boxes = str(tmp_path / "boxes.csv")
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), boxes=boxes, **settings)
+    photos = sorted(path.name for path in (contest / "eval" / "images").iterdir())
+    rows = [f"{name},60,80,260,330" for name in photos]
+    (tmp_path / "eval.csv").write_text("\n".join(["path,x0,y0,x1,y1", *rows]))
+    words = ["predict", run.path, contest / "eval" / "images", "--boxes", tmp_path / "eval.csv"]
+    answer = fastmask(*words, "--submission", contest / "eval" / "info.csv", "--out", tmp_path / "s.csv")
+    assert answer.code == 0, answer.err
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == len(photos) + 1
+    assert fastmask(*words, "--out", tmp_path / "p.csv").code == 0

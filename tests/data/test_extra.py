@@ -7,7 +7,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.extra import read_extra
 from fastmask.data.folds import assign_folds
 from fastmask.data.training_set import soften
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, FastmaskWarning, UsageError
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def make(tmp_path):
         count = len(next(iter(columns.values())))
         for i in range(count):
             Image.new("RGB", (384, 512), (i * 9, 80, 200)).save(tmp_path / f"{i}.png")
-        frame = pd.DataFrame({"path": [f"{i}.png" for i in range(count)], **columns})
+        paths = [f"{i}.png" for i in range(count)]
+        frame = pd.DataFrame({"path": paths, "person": paths, **columns})
         frame.to_csv(tmp_path / "extra.csv", index=False)
         return tmp_path / "extra.csv"
 
@@ -61,11 +62,31 @@ def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
     extra = read_extra(file, table.heads)
     digests = read_digests(table)
     apart = extra.kept_apart(table, folds, digests, extra.digests())
-    assert apart.without.tolist() == [folds[0], folds[17], -1, folds[40]]
+    assert [np.flatnonzero(row).tolist() for row in apart.without] == [[folds[0]], [folds[17]], [], [folds[40]]]
+    assert apart.frame()["without"].tolist() == [str(folds[0]), str(folds[17]), "", str(folds[40])]
     for fold in range(3):
         kept = apart.training_set(fold).photos
-        assert len(kept) == 4 - (apart.without == fold).sum()
+        assert len(kept) == 4 - apart.without[:, fold].sum()
         assert str(file.parent / "2.png") in kept
+
+
+def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table, make):
+    folds = assign_folds(table, 3)
+    one, other = 0, int(np.flatnonzero(folds != folds[0])[0])
+    file = make(age=["20"], person=[table.persons[other]])
+    (file.parent / "0.png").write_bytes(table.photo(one).read_bytes())
+    extra = read_extra(file, table.heads)
+    apart = extra.kept_apart(table, folds, read_digests(table), extra.digests())
+    assert set(np.flatnonzero(apart.without[0])) == {folds[one], folds[other]}
+
+
+def test_without_a_column_of_persons_there_is_a_warning(table, make):
+    file = make(age=["20"], owner=["somebody"])
+    frame = pd.read_csv(file, dtype=str).drop(columns="person")
+    frame.to_csv(file, index=False)
+    with pytest.warns(FastmaskWarning, match="no column 'person'"):
+        read_extra(file, table.heads)
+    assert read_extra(file, table.heads, group="owner").table.persons.tolist() == ["somebody"]
 
 
 def read_digests(table):

@@ -254,3 +254,16 @@ def test_a_mixed_number_is_learned_as_the_mixture_of_both_distributions():
         FocalLoss(YEARS, reduction="sum")(logits, labels / 2), expected / 2, rtol=1e-4, atol=1e-5
     )
     torch.testing.assert_close(FocalLoss(YEARS)(logits, labels / 2), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_soft_f1_is_of_the_labels_as_they_are_and_not_smoothed():
+    logits, y = torch.eye(3)[[0, 1, 0, 1]] * 100, torch.tensor([[0], [1], [0], [1]])
+    # class 2 is in no label, and all answers are right
+    assert FocalLoss(ONE, f1_share=1.0, label_smoothing=0.1)(logits, y).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_class_weights_weigh_each_class_of_a_soft_label():
+    logits, labels = torch.tensor([[math.log(2), 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0]])
+    # 1 x 0.5 x log 2 + 3 x 0.5 x log 4, over 0.5 + 1.5
+    expected = (0.5 * math.log(2) + 1.5 * math.log(4)) / 2
+    torch.testing.assert_close(CrossEntropyLoss(ONE, [[1.0, 3.0, 1.0]])(logits, labels), torch.tensor(expected))

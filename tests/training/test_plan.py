@@ -253,7 +253,7 @@ def extra_csv(folder, contest):
     for i in range(2):
         Image.new("RGB", (384, 512), (90 * i, 80, 200)).save(folder / f"{i}.png")
     (folder / "2.jpg").write_bytes(table.photo(0).read_bytes())
-    (folder / "extra.csv").write_text("path,age,gender\n0.png,72,female\n1.png,,male\n2.jpg,20,\n")
+    (folder / "extra.csv").write_text("path,person,age,gender\n0.png,a,72,female\n1.png,b,,male\n2.jpg,c,20,\n")
     return str(folder / "extra.csv")
 
 
@@ -272,13 +272,16 @@ def test_extra_photos_train_beside_the_others_but_never_in_the_fold_that_they_le
         assert len(dls.valid_ds) == len(plan.table) - rows
         # decoded once, as the photos of the data
         assert sum(len(kept) for kept in plan.maps) == len(plan.table) + 3
-    assert "3 extra photos to train on" in str(plan)
+    assert "3 extra photos to train on, 1 of them not in every fold" in str(plan)
 
 
 def test_a_run_with_extra_photos_goes_on_only_with_the_same(contest, small_settings, tmp_path):
     settings = {**small_settings, "extra": extra_csv(tmp_path, contest), "epochs": 1}
     run = quiet(read_contest(contest), tmp_path / "run", fold=[0], **settings)
     assert len(run.oof) == (run.folds["fold"] == 0).sum()
+    assert run.extra["person"].tolist() == ["a", "b", "c"]
+    assert run.extra["without"].tolist() == ["", "", str(run.folds["fold"][0])]
+    assert set("ab") <= set(run.seen_by(0)["person"])
     quiet(read_contest(contest), tmp_path / "run", resume=True)
     text = (tmp_path / "extra.csv").read_text()
     (tmp_path / "extra.csv").write_text(text.replace("72", "27"))
@@ -300,7 +303,13 @@ def test_a_loss_of_ones_own_that_cannot_take_soft_labels_is_refused_where_there_
                 raise TypeError("class numbers only")
             return super().forward(logits, y)
 
+    class Blind(FocalLoss):
+        def forward(self, logits, y):
+            return super().forward(logits, y[:, :3].long())
+
     table = read_contest(contest)
+    with pytest.raises(UsageError, match="Blind cannot take soft labels .of the same labels it gives"):
+        prepare(table, make_config(small_settings, {"mixup": 1.0}), Blind)
     prepare(table, make_config(small_settings), Strict)
     with pytest.raises(UsageError, match="Strict cannot take soft labels"):
         prepare(table, make_config(small_settings, {"mixup": 1.0}), Strict)
@@ -320,3 +329,19 @@ def test_how_often_each_class_was_drawn_is_kept(contest, small_settings, tmp_pat
     expected = counts.to_numpy().sum() / counts.shape[1]
     assert chisquare(counts.sum()).pvalue > 1e-4
     assert expected > 4
+
+
+@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # six persons are few
+def test_weights_of_a_run_that_has_seen_a_person_as_an_extra_photo_are_refused(contest, small_settings, tmp_path):
+    file = extra_csv(tmp_path, contest)
+    table = read_contest(contest)
+    run = quiet(table.select(range(42)), tmp_path / "first", extra=file, **{**small_settings, "epochs": 1})
+    renamed = replace(table, frame=table.frame.assign(person=table.frame["person"].replace(table.persons[42], "a")))
+    late = renamed.select(range(42, 84))
+    with pytest.raises(UsageError, match=r"judged on person a, which the weights of .* were trained on"):
+        quiet(late, tmp_path / "second", weights=str(run.path), **{**small_settings, "pretrained": False})
+
+
+def test_a_balanced_sampler_and_balanced_weights_do_not_balance_twice(contest, small_settings):
+    plan = plan_of(contest, small_settings, class_weight="auto", sampler="gender")
+    assert plan.loss(0).alpha1.tolist() == pytest.approx([1, 1], abs=1e-3)

@@ -1,11 +1,14 @@
 import io
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fastmask.data.contest import read_contest
+from fastmask.errors import UsageError
 from fastmask.run import Run
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.crossval import cross_validate
@@ -41,7 +44,7 @@ def test_each_fold_goes_on_from_its_best_checkpoint_over_all_photos(refitted, mo
     assert len(learn.dls.train_ds) == 84
     history = refitted.history(0)
     best = int(refitted.checkpoints(0)[0].stem.removeprefix("epoch"))
-    assert learn.opt.hypers[-1]["lr"] == pytest.approx(history["lr"][best])
+    assert learn.opt.hypers[-1]["lr"] == pytest.approx(max(history["lr"][best], 3e-5))
     assert learn.train_iter == 2 * (84 // 16)
     # two passes after the fold's own
     assert learn.dls.train.passes.next == len(history) + 2
@@ -57,7 +60,7 @@ def test_it_is_the_plain_loop_on_all_photos(refitted, contest):
     learn.model.load_state_dict(load_file(best))
     dl, model = learn.dls.train, learn.model.train()
     dl.passes.next = len(run.history(1))
-    lr = float(run.history(1)["lr"][int(best.stem.removeprefix("epoch"))])
+    lr = max(float(run.history(1)["lr"][int(best.stem.removeprefix("epoch"))]), 3e-5)
     learn.create_opt()
     learn.opt.set_hyper("lr", lr)
     assert any(isinstance(cb, CountedSteps) for cb in learn.cbs)
@@ -82,3 +85,30 @@ def test_it_is_what_the_fold_predicts_with_unless_asked_otherwise(refitted, fini
     assert np.abs(new.probabilities - old.probabilities).max() > 1e-3
     with pytest.raises(Exception, match="one checkpoint"):
         refitted.predict(photos, soup=True)
+
+
+def test_weights_that_have_seen_everybody_are_refused(refitted, contest, small_settings, tmp_path):
+    file = str(refitted.fold_path(0) / "refit.safetensors")
+    with pytest.raises(UsageError, match="trained on all photos at last"):
+        cross_validate(read_contest(contest), out=tmp_path / "run", weights=file, **small_settings)
+
+
+def test_a_run_that_is_half_refitted_says_so(refitted, contest, tmp_path):
+    copy = Run.load(shutil.copytree(refitted.path, tmp_path / "copy"))
+    (copy.fold_path(1) / "refit.safetensors").unlink()
+    photos = sorted((contest / "eval" / "images").iterdir())[:2]
+    with pytest.raises(UsageError, match="fold 0 refitted, and not all others"):
+        copy.predict(photos)
+    assert len(copy.predict(photos, refit=False)) == 2
+
+
+def test_a_submission_by_refitted_networks_has_no_score_of_the_checkpoints(refitted, contest, tmp_path, fastmask):
+    run = shutil.copytree(refitted.path, tmp_path / "runs" / "copy")
+    words = ["predict", run, contest / "eval" / "images", "--submission", contest / "eval" / "info.csv", "--out"]
+    answer = fastmask(*words, tmp_path / "refit.csv")
+    assert answer.code == 0
+    assert any("No out-of-fold prediction is of these models (refitted)" in line for line in answer.err)
+    assert fastmask(*words, tmp_path / "plain.csv", "--no-refit").code == 0
+    ledger = pd.read_csv(tmp_path / "runs" / "ledger.csv")
+    assert ledger["oof_macro_f1"].isna().tolist() == [True, False]
+    assert "refitted" in ledger["note"][0]

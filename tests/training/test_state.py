@@ -37,7 +37,7 @@ VARIANTS = {
         "unfreeze": 2,
         "layer_decay": 0.7,
         "swa": 0.4,
-        "epochs": 3,
+        "epochs": 4,
         "class_weight": "auto",
         "f1_share": 0.5,
         "label_smoothing": 0.1,
@@ -130,6 +130,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(fit, whole, tmp_path, v
     expected = dict(whole(variant))
     expected["config.yaml"] = expected["config.yaml"].replace(b"save_every: 60s", b"save_every: '1'")
     assert files(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize("batch", range(14, 21))
+def test_an_average_counts_an_epoch_once_wherever_it_was_interrupted(fit, whole, tmp_path, batch):
+    """Batches 14 to 20 are the validation of the first epoch that is averaged, and the training of the second."""
+    variant = "mixed, drawn, frozen, averaged at last"
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", at=(batch, interrupt), **VARIANTS[variant])
+    fit(tmp_path / "run", resume=True, **VARIANTS[variant])
+    assert files(tmp_path / "run") == whole(variant)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -409,6 +409,14 @@ def test_swa_is_the_mean_of_the_weights_at_the_ends_of_the_last_epochs(make):
     assert_close(plain.model.state_dict(), kept[3], atol=0, rtol=0)
 
 
+def test_swa_averages_as_a_gpu_does_it(make, monkeypatch):
+    """torch takes another path where a device multiplies many tensors at once; integers must survive it."""
+    monkeypatch.setattr("torch.optim.swa_utils._get_foreach_kernels_supported_devices", lambda: ["cpu"])
+    learn = make(swa=0.3, bn=True)
+    learn.fit(3)
+    assert all(np.isfinite(learn.recorder.values[-1][:2]))
+
+
 def test_swa_averages_nothing_of_a_validation_or_of_the_finder(make):
     learn = make(swa=0.5)
     before = tensors(learn.model)
