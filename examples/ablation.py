@@ -107,6 +107,11 @@ class Study:
             name: self.files.get(row.needs or "", value) if value == row.needs else value
             for name, value in row.settings.items()
         }
+        if row.needs == "extra":
+            settings |= {
+                "extra": str(self.extra_without_held_out()),
+                "extra_images": str(Path(self.files["extra"]).parent),
+            }
         if row.needs == "pseudo":
             base = self.run(next(other for other in LADDER if other.name == BASE))
             settings |= {"pseudo": str(self.pseudo(base)), "folds_file": str(base.path / "folds.csv")}
@@ -114,6 +119,15 @@ class Study:
         if "folds_file" in given:
             given.pop("folds", None)
         return fm.cross_validate(rows, out=path, resume=path.exists(), **given)
+
+    def extra_without_held_out(self) -> Path:
+        """The extra photos but for those of persons that are held out."""
+        _, held = self.tables(LADDER[-1])
+        frame, file = pd.read_csv(self.files["extra"], dtype=str), self.out / "extra.csv"
+        if "person" in frame:
+            frame = frame[~frame["person"].isin(set(held.persons))]
+        frame.to_csv(file, index=False)
+        return file
 
     def pseudo(self, teacher: fm.Run) -> Path:
         """The teacher's labels of the photos that are held out."""

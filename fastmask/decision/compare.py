@@ -94,7 +94,10 @@ class Against:
         """Whether the difference is beyond noise: by itself, and among all comparisons."""
         if self.difference.is_noise:
             return "within noise"
-        return "beyond noise" if self.p_holm < _LEVEL else f"beyond noise alone, not among {self.comparisons}"
+        if self.p_holm < _LEVEL:
+            return "beyond noise"
+        # the interval and p are of the same draws, but do not round alike
+        return f"beyond noise alone, not among {self.comparisons}" if self.comparisons > 1 else "at the edge of noise"
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -623,8 +626,8 @@ def _seconds(run: Run, fold: int) -> list[float] | None:
 
 
 def _trained_photos(run: Run, fold: int) -> int:
-    """The photos of an epoch's batches, of which the last, incomplete one is left out."""
-    photos = int((run.folds["fold"] != fold).sum())
+    """The photos of an epoch's batches, of which the last, incomplete one is left out; 0 where nobody kept it."""
+    photos = 0 if run.config.drop else len(run.seen_by(fold))
     bs = max(1, min(run.config.batch, photos))
     return photos // bs * bs
 

@@ -44,16 +44,16 @@ class Mix(Callback):
         x, labels = x.as_subclass(Tensor), soft_labels(y.as_subclass(Tensor), self.heads)
         if self.ways and torch.rand(()) < self.probability:
             way, alpha = self.ways[int(torch.randint(len(self.ways), ()))]
-            order = torch.randperm(len(x)).to(x.device)
+            order = sent(torch.randperm(len(x)), x.device)
             shares = torch.distributions.Beta(alpha, alpha).sample((len(x),))
             x, shares = way(x, x[order], shares)
-            labels = mixed(labels, labels[order], shares.to(labels.device), self.heads)
+            labels = mixed(labels, labels[order], sent(shares, labels.device), self.heads)
         self.learn.xb, self.learn.yb = (x,), (labels,)
 
 
 def mix_up(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) photos, the others' and the shares (B,) that these get -> (1 - share) x own + share x other's."""
-    return torch.lerp(x, others, shares.to(x)[:, None, None, None]), shares
+    return torch.lerp(x, others, sent(shares.to(x.dtype), x.device)[:, None, None, None]), shares
 
 
 def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,5 +68,10 @@ def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         place = torch.arange(length)
         inside.append((place >= low[:, None]) & (place < high[:, None]))
         areas *= (high - low).clamp(min=0) / length
-    rows, columns = (part.to(x.device) for part in inside)
+    rows, columns = (sent(part, x.device) for part in inside)
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], others, x), areas
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, to which it goes without waiting for what that still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
