@@ -66,5 +66,6 @@ def paint(
             progress=progress,
         )
     left = f"left out: {painted.faceless} photos without a face, {painted.covered} that are not bare"
-    typer.echo(f"{painted.folder}: {painted.photos} photos of {painted.faces} faces; {left}")
+    made = ", ".join(f"{count} {kind}" for kind, count in painted.photos.items() if count)
+    typer.echo(f"{painted.folder}: photos {made}, of {painted.faces} faces; {left}")
     say(f"Next: fastmask fit --extra {painted.folder / 'labels.csv'}")
