@@ -130,12 +130,13 @@ def _count_views(tta: int, views: Sequence[str]) -> int:
 
 def _is_refitted(run: Run) -> bool:
     """Whether it would predict by networks that were trained on all photos at last."""
-    from fastmask.run import Run
+    from fastmask.run import CONFIG, Run
 
-    members = [run]
-    if run.is_ensemble:
-        members = [Run.load(run.path / member["path"]) for member in run.ensemble["members"]]
-    return any(member.refitted for member in members)
+    if not run.is_ensemble:
+        return bool(run.refitted)
+    # what is gone is told where it is needed
+    paths = [run.path / member["path"] for member in run.ensemble["members"]]
+    return any(Run.load(path).refitted for path in paths if (path / CONFIG).is_file())
 
 
 def _unlike_oof(run: Run, views: int, other: str | None) -> str | None:

@@ -336,6 +336,6 @@ def test_a_soup_says_that_it_has_no_score(submit: Command, run_copy: Path) -> No
         shutil.copy(file, file.with_name("epoch009.safetensors"))
     answer = submit("s.csv", "--soup")
     assert answer.code == DONE, answer.errors
-    assert any(line.startswith("No out-of-fold prediction is of a soup") for line in answer.err)
+    assert any("prediction is of these models (a soup)" in line for line in answer.err)
     row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
-    assert (row["note"], np.isnan(row["oof_macro_f1"])) == ("soup", True)
+    assert (row["note"], np.isnan(row["oof_macro_f1"])) == ("a soup", True)

@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score
 from fastmask.config import make_config
 from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
-from fastmask.data.loaders import dataloaders
+from fastmask.data.loaders import columns_of, dataloaders
 from fastmask.decision.bound import bound_curve
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import Heads
@@ -270,8 +270,9 @@ def test_persons_of_training_and_validation_are_others(contest, small_settings, 
     table = read_contest(contest)
     quiet(table, tmp_path / "run", **{**small_settings, "epochs": 1})
     validated = []
+    person_of = {str(table.photo(row)): person for row, person in enumerate(table.persons)}
     for dls in seen:
-        train, valid = ({table.persons[row] for row in ds.items} for ds in (dls.train_ds, dls.valid_ds))
+        train, valid = ({person_of[path] for path in columns_of(ds)[0]} for ds in (dls.train_ds, dls.valid_ds))
         assert not train & valid
         assert train | valid == set(table.persons)
         validated += sorted(valid)

@@ -13,7 +13,7 @@ from fastai.callback.progress import ProgressCallback
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import dataloaders
+from fastmask.data.loaders import columns_of, dataloaders
 from fastmask.data.transforms import UNREADABLE
 from fastmask.errors import DataError, DivergenceError, FastmaskError
 from fastmask.model.losses import FocalLoss
@@ -279,7 +279,7 @@ class TestBadPhotos:
 
         class Vanish(Callback):
             def before_epoch(self):
-                if self.learn.epoch == 1 and 5 in self.learn.dls.train_ds.items:
+                if self.learn.epoch == 1 and str(gone) in columns_of(self.learn.dls.train_ds)[0]:
                     gone.rename(tmp_path / "gone.jpg")
 
             def after_fit(self):
