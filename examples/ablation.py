@@ -2,6 +2,7 @@
 
 python examples/ablation.py DATA OUT --weights FILE --set crop=[200,100] --set epochs=4     all rows, resumable
 python examples/ablation.py DATA OUT --row focal --row mix-up                               some of them
+python examples/ablation.py DATA OUT --photos 3 ...                                         three photos a person
 
 A fifth of the persons is held out of everything and answered by each row's models: what one fold, the mean of the folds
 and views of a photo are worth shows only there. The other persons are cross-validated. Differences are paired over
@@ -87,6 +88,7 @@ class Study:
     out: Path
     settings: dict[str, Any]
     files: dict[str, str]
+    photos: int | None = None
 
     def tables(self, row: Row) -> tuple[fm.Table, fm.Table]:
         """The table to cross-validate and the one that is held out, by the row's bounds of age."""
@@ -94,7 +96,8 @@ class Study:
         table = fm.read_data(fm.make_config({"data": self.data, **bounds}))
         # dealt by the official bounds, so that every row has the same persons
         held = fm.assign_folds(fm.read_data(fm.make_config({"data": self.data})), 5, seed=1) == 0
-        rows, rest = (table.select(np.flatnonzero(which)) for which in (~held, held))
+        kept = np.ones(len(table), bool) if self.photos is None else few_of_each(table, self.photos)
+        rows, rest = (table.select(np.flatnonzero(which & kept)) for which in (~held, held))
         return (joined(rows), joined(rest)) if row.joined else (rows, rest)
 
     def run(self, row: Row) -> fm.Run:
@@ -161,6 +164,14 @@ class Study:
         return file
 
 
+def few_of_each(table: fm.Table, most: int) -> np.ndarray:
+    """(N,) which photos to keep for at most so many a person: first one of each joint class, then the second ones."""
+    frame = table.frame
+    nth = frame.groupby(["person", *table.heads.names]).cumcount()
+    place = nth.sort_values(kind="stable").groupby(frame["person"]).cumcount()
+    return np.asarray(place.sort_index() < most)
+
+
 def joined(table: fm.Table) -> fm.Table:
     """The table with one head whose classes are the joint classes, as before the report's team took three heads."""
     names = table.heads.joint_names()
@@ -196,12 +207,13 @@ def main(
     weights: Annotated[str | None, typer.Option(help="The body's weights; random without.")] = None,
     boxes: Annotated[str | None, typer.Option(help="The photos' faces, for the rows that need them.")] = None,
     extra: Annotated[str | None, typer.Option(help="Extra photos, for the row that needs them.")] = None,
+    photos: Annotated[int | None, typer.Option(help="Most photos of a person, to be done sooner.", min=1)] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of all rows, such as epochs=4.")] = None,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     start: dict[str, Any] = {"weights": weights} if weights else {"pretrained": False}
     files = {name: file for name, file in (("boxes", boxes), ("extra", extra)) if file} | {"pseudo": ""}
-    study = Study(data, out, {"arch": arch, **start, "patience": 0, **parse_sets(set_ or [])}, files)
+    study = Study(data, out, {"arch": arch, **start, "patience": 0, **parse_sets(set_ or [])}, files, photos)
     every = [*LADDER, *OPTIONS]
     by_name = {one.name: one for one in every}
     chosen = [by_name[name] for name in row or by_name]
