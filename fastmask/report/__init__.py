@@ -1,0 +1,1 @@
+"""Report: a run at a glance, and its mistakes photo by photo."""
