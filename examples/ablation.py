@@ -118,10 +118,17 @@ class Study:
         if row.needs == "pseudo":
             base = self.run(next(other for other in LADDER if other.name == BASE))
             settings |= {"pseudo": str(self.pseudo(base)), "folds_file": str(base.path / "folds.csv")}
+        if "region" in row.settings:
+            settings |= self.on_their_side()
         given = {**self.settings, "stratify": "joint" if row.joined else None, **settings}
         if "folds_file" in given:
             given.pop("folds", None)
         return fm.cross_validate(rows, out=path, resume=path.exists(), **given)
+
+    def on_their_side(self) -> dict[str, Any]:
+        """The crop and the resize with height and width exchanged, for regions, which are wider than high."""
+        config = fm.make_config(self.settings)
+        return {"crop": config.crop[::-1], "resize": config.resize and config.resize[::-1]}
 
     def extra_without_held_out(self) -> Path:
         """The extra photos but for those of persons that are held out."""

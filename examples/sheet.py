@@ -73,7 +73,8 @@ def on_faces(table: fm.Table, file: str, size: tuple[int, int]) -> Iterator[tupl
     names = [table.frame["path"][row] for row in bare[:COUNT]]
     photos = [read_photo(table.root / name) for name in names]
     for region in REGIONS:
-        framing = Framing(size, region=region)
+        # all but the face are wider than high
+        framing = Framing(size if region == "face" else size[::-1], region=region)
         yield region, [(boxes.cut(p, name, framing), "") for p, name in zip(photos, names, strict=True)]
     rng = np.random.default_rng(0)
     looks = [list(LOOKS)[i % len(LOOKS)] for i in range(COUNT)]

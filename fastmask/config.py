@@ -236,6 +236,10 @@ class Config(BaseModel):
         for one, other in (("ema", "swa"), ("alpha", "class_weight"), ("refit", "hours"), ("refit", "swa")):
             if all(getattr(self, name) != self.default(name) for name in (one, other)):
                 raise ValueError(f"{one} and {other} exclude each other: give one of the two")
+        for told, names in self._idle():
+            idle = [name for name in names if getattr(self, name) != self.default(name)]
+            if idle:
+                raise ValueError(f"{idle[0]} does nothing beside {told}: leave one of the two out")
         if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
             raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
         if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
@@ -246,9 +250,25 @@ class Config(BaseModel):
             raise ValueError("erase beside train_pipeline belongs into that, as albumentations' Erasing")
         if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
             raise ValueError(f"half_shares are two rising shares between 0 and 1, found {self.half_shares}")
+        if self.region != "face" and self.crop[0] > self.crop[1]:
+            raise ValueError(
+                f"region {self.region} is wider than high, and a crop of {self.crop[0]} by {self.crop[1]} would show "
+                "nearly the whole face: give a wide one, such as crop 112 224"
+            )
         wrong = [pair for pairs in (self.drop or {}).values() for pair in pairs if pair[0] > pair[1]]
         if wrong:
             raise ValueError(f"drop has the range {wrong[0][0]:g} to {wrong[0][1]:g}, which must rise")
+
+    def _idle(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Settings, in words, beside which others come to nothing."""
+        found: list[tuple[str, tuple[str, ...]]] = []
+        if self.loss == "ce":
+            found.append(("loss ce", ("focal_gamma",)))
+        if self.f1_share == 1:
+            found.append(("f1_share 1", ("loss", "focal_gamma", "alpha", "class_weight", "label_smoothing")))
+        if self.freeze == "body" and self.unfreeze is None:
+            found.append(("a body that is frozen to the end", ("layer_decay", "drop_path")))
+        return found
 
     @property
     def batch(self) -> int:

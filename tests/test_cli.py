@@ -131,7 +131,7 @@ BESIDE: dict[str, Sequence[Any]] = {
     "margin": ["--boxes", "boxes.csv"],
     "pseudo_weight": ["--pseudo", "labels"],
     "pseudo_least": ["--pseudo", "labels"],
-    "region": ["--boxes", "boxes.csv"],
+    "region": ["--boxes", "boxes.csv", "--crop", "112", "224"],
     "extra_images": ["--extra", "more.csv"],
     "extra_weight": ["--extra", "more.csv"],
     "mix_prob": ["--mixup", 1],

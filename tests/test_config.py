@@ -81,6 +81,33 @@ def test_a_mapping_of_heads_is_replaced_as_a_whole():
     assert make_config(config.to_plain()) == config
 
 
+def test_a_region_in_a_tall_crop_would_be_nearly_the_whole_face():
+    tall = {"boxes": "boxes.csv", "region": "forehead"}
+    with pytest.raises(UsageError, match="forehead is wider than high, and a crop of 400 by 200 .* crop 112 224"):
+        make_config(tall)
+    assert make_config(tall, {"crop": [112, 224]}).region == "forehead"
+    assert make_config(tall, {"crop": [200, 200], "region": "chin-to-neck"}).crop == (200, 200)
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        ({"loss": "ce", "focal_gamma": 3}, "focal_gamma does nothing beside loss ce"),
+        ({"f1_share": 1, "label_smoothing": 0.1}, "label_smoothing does nothing beside f1_share 1"),
+        ({"f1_share": 1, "class_weight": "auto"}, "class_weight does nothing beside f1_share 1"),
+        ({"freeze": "body", "layer_decay": 0.5}, "layer_decay does nothing beside a body that is frozen to the end"),
+    ],
+)
+def test_what_would_come_to_nothing_is_refused(settings, idle):
+    with pytest.raises(UsageError, match=idle):
+        make_config(settings)
+
+
+def test_a_body_that_thaws_may_decay_by_layer():
+    assert make_config({"freeze": "body", "unfreeze": 2, "layer_decay": 0.5}).layer_decay == 0.5
+    assert make_config({"f1_share": 0.9, "label_smoothing": 0.1}).label_smoothing == 0.1
+
+
 def test_a_file_of_folds_above_takes_the_number_below_away():
     assert "folds" not in make_config({"folds": 3}, {"folds_file": "split.csv"}).model_fields_set
     assert make_config({"folds_file": "split.csv"}, {"folds": 3}).folds == 3

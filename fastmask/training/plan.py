@@ -378,7 +378,7 @@ def settle_loss(config: Config, loss_func: LossFunc | None) -> Config:
     if loss_func is None and config.loss == "own":
         raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
     if loss_func is not None:
-        for name in ("class_weight", "label_smoothing", "f1_share"):
+        for name in ("focal_gamma", "alpha", "class_weight", "label_smoothing", "f1_share"):
             if getattr(config, name) != config.default(name):
                 raise UsageError(f"Setting {name} is of the focal loss, and does nothing with a loss of your own.")
     return config if loss_func is None else config.model_copy(update={"loss": "own"})

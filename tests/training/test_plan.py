@@ -33,6 +33,12 @@ def pipelines_of(config):
     return effective_pipelines(config, resolve_stats(config))
 
 
+@pytest.mark.parametrize("setting", [{"focal_gamma": 3}, {"label_smoothing": 0.1}, {"alpha": {"age": [1, 1, 4]}}])
+def test_settings_of_the_focal_loss_are_refused_beside_a_loss_of_one_s_own(contest, small_settings, setting):
+    with pytest.raises(UsageError, match=f"Setting {next(iter(setting))} is of the focal loss"):
+        prepare(read_contest(contest), make_config(small_settings, setting), loss_func=FocalLoss)
+
+
 def test_the_environment_says_what_made_the_run(finished_run):
     environment = json.loads((finished_run.path / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
