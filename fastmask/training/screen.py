@@ -28,7 +28,18 @@ from fastmask.files import cache_home, write_csv
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.memory import keep_memory
 from fastmask.model.network import MultiHeadNet, check_start
-from fastmask.scoring import DRAWS, LOSS, Difference, Score, Scores, draw_scores, make_target, thin, with_interval
+from fastmask.scoring import (
+    DRAWS,
+    LOSS,
+    Difference,
+    Score,
+    Scores,
+    draw_scores,
+    make_target,
+    thin,
+    with_ends,
+    with_interval,
+)
 from fastmask.tables import table_lines
 from fastmask.terminal import Progress, duration
 from fastmask.training.callbacks import save_tensors
@@ -504,19 +515,10 @@ def _row(rank: int, row: Screened) -> dict[str, Any]:
     """A body as a row of a table."""
     made: dict[str, Any] = {"rank": rank, "arch": row.arch}
     for name, score in ((None, row.scores.joint), *row.scores.heads.items()):
-        made |= _figures("" if name is None else f"{name}_", score)
+        before = "" if name is None else f"{name}_"
+        made |= with_ends(f"{before}macro_f1", score.macro_f1, score.macro_f1_interval)
+        made[f"{before}accuracy"] = score.accuracy
     if row.behind is not None:
-        low, high = row.behind.macro_f1_interval
-        made |= {"difference": row.behind.macro_f1, "difference_low": low, "difference_high": high}
+        made |= with_ends("difference", row.behind.macro_f1, row.behind.macro_f1_interval)
     kept = ("parameters", "features", "seconds", "ms_a_photo", "kept", "initial_weights")
     return {**made, **{name: getattr(row, name) for name in kept}}
-
-
-def _figures(before: str, score: Score) -> dict[str, float | None]:
-    low, high = score.macro_f1_interval or (None, None)
-    return {
-        f"{before}macro_f1": score.macro_f1,
-        f"{before}macro_f1_low": low,
-        f"{before}macro_f1_high": high,
-        f"{before}accuracy": score.accuracy,
-    }
