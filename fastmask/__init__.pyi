@@ -28,8 +28,8 @@ from .data.training_set import TrainingSet as TrainingSet
 from .data.training_set import training_set as training_set
 from .decision.bound import BoundCurve as BoundCurve
 from .decision.bound import bound_curve as bound_curve
-from .decision.compare import Comparison as Comparison
 from .decision.compare import compare as compare
+from .decision.comparison import Comparison as Comparison
 from .decision.decide import Decisions as Decisions
 from .decision.decide import decide as decide
 from .decision.decide import fit_run as fit_run

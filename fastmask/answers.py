@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
-from fastmask.files import check_new
+from fastmask.files import check_new, check_new_picture
 from fastmask.options import echo, numbers, option, words
 from fastmask.terminal import bar, say
 
@@ -290,7 +290,8 @@ def decide(
     overwrite: _OVERWRITE = False,
 ) -> None:
     """Score the ways to decide (plain, calibrated, f1) on the out-of-fold predictions, and say which to take."""
-    _check_png(plot, overwrite)
+    if plot is not None:
+        check_new_picture(plot, overwrite)
     from fastmask.decision.decide import decide as compare
     from fastmask.decision.rule import PLAIN
 
@@ -305,14 +306,6 @@ def decide(
     say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *asked, "--out FILE"]))
 
 
-def _check_png(file: Path | None, overwrite: bool) -> None:
-    if file is None:
-        return
-    if file.suffix != ".png":
-        raise UsageError(f"The picture is called {file}; expected a name ending in .png.")
-    check_new(file, overwrite)
-
-
 @app.command()
 def bound(
     run: _RUN,
@@ -323,7 +316,8 @@ def bound(
     overwrite: _OVERWRITE = False,
 ) -> None:
     """Score the out-of-fold answers officially at each bound, of a run trained with --order."""
-    _check_png(plot, overwrite)
+    if plot is not None:
+        check_new_picture(plot, overwrite)
     from fastmask.decision.bound import bound_curve
 
     curve = bound_curve(run, head, None if bounds is None else numbers("--bounds", bounds))
@@ -436,7 +430,7 @@ def plot(
     overwrite: _OVERWRITE = False,
 ) -> None:
     """Draw OOF against leaderboard."""
-    _check_png(out, overwrite)
+    check_new_picture(out, overwrite)
     from fastmask.decision.ledger import read_ledger
     from fastmask.decision.pictures import plot_ledger
 

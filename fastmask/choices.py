@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastmask.errors import UsageError
-from fastmask.files import check_new, check_parent
+from fastmask.files import check_new, check_new_picture, check_parent
 from fastmask.options import DATA, NETWORK, RUN, echo, option, with_settings, words
 from fastmask.terminal import bar, say
 
@@ -44,11 +44,10 @@ def compare(
     overwrite: _OVERWRITE = False,
 ) -> None:
     """Compare results on the same photos and labels: scores, classes, cost, and which differences are beyond noise."""
-    if plot is not None and plot.suffix != ".png":
-        raise UsageError(f"The picture is called {plot}; expected a name ending in .png.")
-    for file in (plot, out):
-        if file is not None:
-            check_new(file, overwrite, *results)
+    if plot is not None:
+        check_new_picture(plot, overwrite, *results)
+    if out is not None:
+        check_new(out, overwrite, *results)
     from fastmask.decision.compare import compare as beside
 
     comparison = beside(results, None if names is None else words(names), draws)

@@ -19,7 +19,7 @@ import typer
 
 from fastmask import answers, choices, photos
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
-from fastmask.files import check_new
+from fastmask.files import check_new, check_new_picture
 from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
 from fastmask.terminal import bar, in_bytes, say
 
@@ -147,11 +147,9 @@ def lr_find(
 ) -> None:
     """Suggest a learning rate: fastai's finder, with a picture and the curve as JSON."""
     out = out or _free_name(Path("lr-find.png"))
-    if out.suffix != ".png":
-        raise UsageError(f"--out is {out}; expected a name ending in .png.")
+    check_new_picture(out, overwrite)
     json = out.with_suffix(".json")
-    for file in (out, json):
-        check_new(file, overwrite)
+    check_new(json, overwrite)
     table = _read_table(settings)
     from fastmask.files import write_json
     from fastmask.training import finder

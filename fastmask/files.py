@@ -126,6 +126,13 @@ def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
             raise UsageError(f"{path} is read, or part of a run or its ledger, and is not replaced; name another file.")
 
 
+def check_new_picture(path: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise UsageError for a picture to write that is not called .png, or where `check_new` does."""
+    if path.suffix != ".png":
+        raise UsageError(f"The picture is called {path}; expected a name ending in .png.")
+    check_new(path, overwrite, *inputs)
+
+
 def check_parent(path: Path) -> None:
     """Raise UsageError if nothing can be made at `path`, because of the folders above it."""
     above = next(parent for parent in path.absolute().parents if parent.exists())

@@ -114,6 +114,11 @@ class Head:
         """The name of class number `code`; UNKNOWN (-1) is ""."""
         return "" if code == UNKNOWN else self.classes[code]
 
+    def decode_all(self, codes: np.ndarray) -> np.ndarray:
+        """(N,) class numbers -> (N,) class names, as `decode` gives each."""
+        # -1 takes the last
+        return np.array([*self.classes, ""], dtype=object)[codes]
+
     def read(self, cell: str) -> tuple[str, float]:
         """A cell of a table -> the class's name and the number behind it: NaN where there is none; "" is unknown.
 

@@ -68,8 +68,13 @@ class Difference:
         return not (low > 0 or high < 0)
 
     def __str__(self) -> str:
+        return f"{self.cell}{', within noise' if self.is_noise else ''}"
+
+    @property
+    def cell(self) -> str:
+        """Its macro-F1 with its interval as a cell of a table."""
         low, high = self.macro_f1_interval
-        return f"{self.macro_f1:+.4f} ({low:+.4f} … {high:+.4f}){', within noise' if self.is_noise else ''}"
+        return f"{self.macro_f1:+.4f} ({low:+.4f} … {high:+.4f})"
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -107,6 +112,12 @@ def _as_lists(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     """A figure and its interval as tables show them."""
     return f"{value:.4f}" + (f" ({interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
+
+
+def with_ends(name: str, value: float, interval: tuple[float, float] | None) -> dict[str, float | None]:
+    """A figure and the ends of its interval as the columns `name`, NAME_low and NAME_high of a table."""
+    low, high = interval or (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from fastmask.errors import DataError, UsageError
-from fastmask.files import read_json, read_strings, read_yaml, replacing, write_json, write_text, write_yaml
+from fastmask.files import (
+    check_new_picture,
+    read_json,
+    read_strings,
+    read_yaml,
+    replacing,
+    write_json,
+    write_text,
+    write_yaml,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -136,3 +145,17 @@ def test_a_file_of_nothing_does_not_fill_the_memory(tmp_path):
         read_strings(tmp_path / "a.csv", ())
     with pytest.raises(DataError, match="longer than 128 MB"):
         read_json(tmp_path / "a.csv")
+
+
+def test_a_picture_to_write_is_called_so_and_is_new(tmp_path):
+    there = tmp_path / "there.png"
+    there.touch()
+    check_new_picture(tmp_path / "new.png", overwrite=False)
+    check_new_picture(there, overwrite=True)
+    for file, overwrite, inputs, message in (
+        (tmp_path / "new.jpg", False, [], r"new\.jpg; expected a name ending in \.png"),
+        (there, False, [], r"there\.png exists"),
+        (there, True, [there], r"there\.png is read"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_new_picture(file, overwrite, *inputs)

@@ -13,6 +13,7 @@ def test_a_head_turns_names_into_numbers_and_back():
     head = Head("mask", ("wear", "incorrect", "none"))
     assert [head.encode(n) for n in ("wear", "none", "")] == [0, 2, -1]
     assert [head.decode(c) for c in (0, 2, -1)] == ["wear", "none", ""]
+    assert head.decode_all(np.array([0, 2, -1])).tolist() == ["wear", "none", ""]
     with pytest.raises(DataError, match=r"mask 'hat' is not one of wear, incorrect, none"):
         head.encode("hat")
 

@@ -506,7 +506,7 @@ class PhotoList:
 
     n_inp = 1
 
-    def __init__(self, paths: Sequence[Path], split_idx: int = 1) -> None:
+    def __init__(self, paths: Sequence[str | Path], split_idx: int = 1) -> None:
         self.paths, self.split_idx = list(paths), split_idx
 
     def __len__(self) -> int:
@@ -517,12 +517,13 @@ class PhotoList:
 
 
 def photo_loader(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     augments: tuple[Augment, Augment],
     stats: Stats,
     *,
     training: bool = False,
     faces: FaceCut | None = None,
+    maps: Sequence[PhotoMap] = (),
     bs: int = 64,
     seed: int = 0,
     passes: Passes | None = None,
@@ -531,7 +532,8 @@ def photo_loader(
 ) -> PhotoDL:
     """A loader of photos to predict: batches (x,), in the order given, by the validation augmentation.
 
-    `training` takes the training augmentation instead, as counted by `passes`.
+    `training` takes the training augmentation instead, as counted by `passes`. What `maps` keep is found by paths that
+    are texts.
     """
     device = pick_device(device)
     if device.type == "cpu":
@@ -541,6 +543,7 @@ def photo_loader(
         bs=bs,
         augments=augments,
         faces=faces,
+        maps=maps,
         seed=seed,
         passes=passes,
         after_batch=[NormalizeBatch(*stats)],

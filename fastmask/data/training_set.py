@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from fastmask.data.table import Table
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.labels import soft_labels
 from fastmask.scoring import target_of
 
 
@@ -39,7 +41,7 @@ class TrainingSet:
 
     def soft(self, heads: Heads) -> np.ndarray:
         """(N, classes of all heads) float32 soft labels."""
-        return soften(self.labels, heads)
+        return soft_labels(torch.from_numpy(self.labels), heads).numpy()
 
     def joined(self, other: TrainingSet, heads: Heads) -> TrainingSet:
         """The photos of both, by soft labels."""
@@ -57,14 +59,6 @@ class TrainingSet:
         _, which, counts = np.unique(classes[known], return_inverse=True, return_counts=True)
         chances[known] = known.sum() / (len(counts) * counts[which])
         return replace(self, chances=chances / chances.sum())
-
-
-def soften(labels: np.ndarray, heads: Heads) -> np.ndarray:
-    """Labels of either kind -> (N, classes of all heads) float32 soft labels: see `fastmask.labels`."""
-    if labels.dtype.kind == "f":
-        return labels
-    parts = [column[:, None] == np.arange(size) for column, size in zip(labels.T, heads.sizes, strict=True)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def training_set(table: Table, rows: np.ndarray, scored: bool = False) -> TrainingSet:

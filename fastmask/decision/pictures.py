@@ -1,4 +1,4 @@
-"""Pictures of decisions: how reliable heads are, what a bound is worth, what the leaderboard made of OOF."""
+"""Pictures of decisions: results beside each other, how reliable heads are, what bounds and OOF scores are worth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,33 @@ from fastmask.files import replacing
 if TYPE_CHECKING:
     from fastmask.decision.bound import BoundCurve
     from fastmask.decision.calibration import Calibration
+    from fastmask.decision.comparison import Comparison
     from fastmask.decision.ledger import Entry
+
+
+def plot_comparison(comparison: Comparison, out: str | Path) -> None:
+    """Write a PNG: macro-F1 of each result with its interval, and the difference to the baseline with its own."""
+    results = comparison.results
+    figure = Figure(figsize=(9, 1.6 + 0.4 * len(results)), layout="constrained")
+    scores, differences = figure.subplots(1, 2, sharey=True)
+    for row, result in enumerate(results):
+        _with_interval(scores, row, result.joint.macro_f1, result.joint.macro_f1_interval)
+        if result.against is not None:
+            difference = result.against.difference
+            _with_interval(differences, row, difference.macro_f1, difference.macro_f1_interval)
+    differences.axvline(0, color="0.6", linewidth=1)
+    names = [shortened(result.name) for result in results]
+    scores.set_yticks(range(len(names)), names, parse_math=False)
+    scores.invert_yaxis()
+    scores.set(title="macro-F1, 95 % interval")
+    differences.set_title(f"less {names[0]}, paired", parse_math=False)
+    _save(figure, out)
+
+
+def _with_interval(axes: Any, row: int, value: float, interval: tuple[float, float] | None) -> None:
+    """Draw a figure and its interval, if it has one, in a row of a picture."""
+    low, high = interval or (value, value)
+    axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", capsize=3, color="C0")
 
 
 def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) -> None:

@@ -105,7 +105,7 @@ class Predictions:
         """
         columns = {"path": self.names, "predicted": self.joint}
         for head, codes in zip(self.heads, self.y.T, strict=True):
-            columns[head.name] = np.array(head.classes, dtype=object)[codes]
+            columns[head.name] = head.decode_all(codes)
         columns.update(zip(self.heads.columns, self.probabilities.T, strict=True))
         for member, probabilities in self.members.items():
             named = zip(self.heads.columns, probabilities.T, strict=True)

@@ -159,15 +159,22 @@ def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
     require_columns(file, list(frame.columns), (name, value))
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one a photo.")
-    for line, text in frame[value].items():
-        if re.fullmatch("[0-9]{1,19}", text) is None or int(text) >= heads.n_joint:
-            raise DataError(
-                f"{file}, line {line}, column {value}: found {text!r}, expected a class from 0 to {heads.n_joint - 1}."
-            )
+    classes = joint_classes(file, frame[value], heads)
     names = [Path(n).name for n in frame[name]]
     twice = pd.Index(names).duplicated()
     if twice.any():
         i = int(np.flatnonzero(twice)[0])
         raise DataError(f"{file}, line {frame.index[i]}, column {name}: {names[i]!r} stands twice; remove one row.")
     kept = [c for c in ("person",) if c in frame.columns]
-    return frame[kept].assign(**{"class": frame[value].astype(int)}).set_axis(names)
+    return frame[kept].assign(**{"class": classes}).set_axis(names)
+
+
+def joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
+    """(N,) joint classes of a column of a CSV, as `read_strings` gives it; raises DataError for a cell that is none."""
+    for line, text in cells.items():
+        if re.fullmatch("[0-9]{1,19}", text) is None or int(text) >= heads.n_joint:
+            raise DataError(
+                f"{file}, line {line}, column {cells.name}: found {text!r}, expected a class from 0 to "
+                f"{heads.n_joint - 1}."
+            )
+    return cells.astype(np.int64).to_numpy()

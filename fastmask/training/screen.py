@@ -2,67 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
 from fastmask.config import TRAINING_ALONE, Config, make_config
-from fastmask.data.augment import Augmentation, augmentations, effective_pipelines
-from fastmask.data.loaders import PhotoDL, PhotoList, batch_stats, default_workers, pick_device
+from fastmask.data.augment import effective_pipelines
+from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
-from fastmask.data.transforms import NormalizeBatch
-from fastmask.errors import DataError, FastmaskError, UsageError
-from fastmask.files import cache_home, write_csv
+from fastmask.errors import DataError, UsageError
+from fastmask.files import write_csv
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.memory import keep_memory
-from fastmask.model.network import MultiHeadNet, check_start
-from fastmask.scoring import DRAWS, LOSS, Difference, Score, Scores, draw_scores, make_target, thin, with_interval
+from fastmask.model.network import check_start
+from fastmask.scoring import (
+    DRAWS,
+    LOSS,
+    Difference,
+    Score,
+    Scores,
+    draw_scores,
+    make_target,
+    thin,
+    with_ends,
+    with_interval,
+)
 from fastmask.tables import table_lines
 from fastmask.terminal import Progress, duration
-from fastmask.training.callbacks import save_tensors
-from fastmask.training.guards import is_out_of_memory
-from fastmask.training.linear import fit_linear
+from fastmask.training.features import features_of
+from fastmask.training.linear_oof import LEAST_FOLDS, UNCHOSEN, oof_of_features
 from fastmask.training.plan import Plan, build, check_size, prepare, resolve_stats
-from fastmask.training.rehearsal import synchronize
 from fastmask.training.start import check_no_leak
-from fastmask.training.step import autocast, tf32
-
-# on the weights of standardised features; where nothing is left to choose by, the second; how well heads are fitted
-# that only choose
-PENALTIES = (0.01, 0.1, 1.0, 10.0)
-_UNCHOSEN, _ROUGH = 1, 1e-4
-# the fewest folds of which two can be left out
-_LEAST_FOLDS = 3
-_FORMAT = 1
-# photos whose features are computed again to see whether kept ones are theirs, and how far they may be off
-_PROBED, _OFF = 8, 0.05
-# bytes of a file besides its features
-_HEADER = 2**16
-# what a probability of 0 counts as where a logarithm is taken
-_LEAST = 1e-7
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Features:
-    """(N, features) float32 of photos, the seconds that they took when they were computed, whether they were kept."""
-
-    values: np.ndarray
-    seconds: float
-    kept: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,18 +190,7 @@ def screen(
             "fewer by --heads."
         )
     bodies = [_screened(plan, heads, trained, say, progress) for plan in plans]
-    names = (JOINT, *heads.names)
-    targets = [make_target(heads, heads.argmax(body.probabilities), y, name, y) for body in bodies for name in names]
-    drawn = iter(draw_scores(targets, first.table.persons, draws))
-    judged = [(body, {name: next(drawn) for name in names}) for body in bodies]
-    judged.sort(key=lambda one: -one[1][JOINT].score().macro_f1)
-    best = judged[0][1][JOINT]
-    rows = []
-    for body, each in judged:
-        joint, *by_head = (one.score() for one in each.values())
-        scores = Scores(joint, dict(zip(heads.names, by_head, strict=True)))
-        behind = None if each[JOINT] is best else each[JOINT].less(best)
-        rows.append(replace(body, scores=scores, behind=behind))
+    rows = _ranked(bodies, heads, y, first.table.persons, draws)
     paths = first.table.frame["path"].tolist()
     notes = _notes(first, rows, heads.joint(y))
     return Screening(rows, heads, paths, first.config.folds, first.environment["device"], notes)
@@ -255,6 +220,23 @@ def _screened(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progr
         penalties,
         unfinished,
     )
+
+
+def _ranked(bodies: Sequence[Screened], heads: Heads, y: np.ndarray, persons: np.ndarray, draws: int) -> list[Screened]:
+    """The bodies with their scores, the best first, all in the same draws of persons."""
+    names = (JOINT, *heads.names)
+    targets = [make_target(heads, heads.argmax(body.probabilities), y, name, y) for body in bodies for name in names]
+    drawn = iter(draw_scores(targets, persons, draws))
+    judged = [(body, {name: next(drawn) for name in names}) for body in bodies]
+    judged.sort(key=lambda one: -one[1][JOINT].score().macro_f1)
+    best = judged[0][1][JOINT]
+    rows = []
+    for body, each in judged:
+        joint, *by_head = (one.score() for one in each.values())
+        scores = Scores(joint, dict(zip(heads.names, by_head, strict=True)))
+        behind = None if each[JOINT] is best else each[JOINT].less(best)
+        rows.append(replace(body, scores=scores, behind=behind))
+    return rows
 
 
 def plan_bodies(
@@ -309,176 +291,6 @@ def _beside(first: Plan, config: Config) -> Plan:
     return replace(first, config=config, pipelines=pipelines)
 
 
-def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress = lambda done, total: None) -> Features:
-    """The body's pooled features of all photos by the validation transform, as kept or computed now.
-
-    They are kept where the plan keeps photos on the disk, in a file named by all that they depend on.
-    """
-    device = pick_device(plan.config.device)
-    body = network.body.eval().to(device)
-    file = _file_of(plan, network.body)
-    paths = [str(plan.table.photo(row)) for row in range(len(plan.table))]
-    probed = sorted({i * (len(paths) - 1) // max(1, _PROBED - 1) for i in range(_PROBED)})
-    kept = None
-    if file is not None and file.exists():
-        probe = _computed(plan, body, [paths[i] for i in probed], device)
-        kept = read_features(file, len(paths), probe, probed)
-    if kept is not None:
-        return kept
-    synchronize(device)
-    start = time.perf_counter()
-    values = _computed(plan, body, paths, device, progress)
-    computed = Features(values, time.perf_counter() - start)
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            tensors = {"features": torch.from_numpy(values), "seconds": torch.tensor([computed.seconds])}
-            save_tensors(tensors, file)
-        except OSError as error:
-            say(f"The features of {plan.config.arch} are not kept: {error.strerror or error}")
-    return computed
-
-
-def _computed(
-    plan: Plan,
-    body: nn.Module,
-    paths: Sequence[str],
-    device: torch.device,
-    progress: Progress = lambda done, total: None,
-) -> np.ndarray:
-    """(photos, features) float32; raises FastmaskError where they are no numbers, or the memory does not suffice."""
-    config = plan.config
-    loader, found = photos_of(plan, paths, device), []
-    try:
-        with torch.inference_mode(), tf32(device, config.tf32), autocast(device, config.precision):
-            for done, (x,) in enumerate(loader, 1):
-                found.append(body(x.as_subclass(Tensor)).float())
-                progress(done, len(loader))
-            values = torch.cat(found).cpu().numpy()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise FastmaskError(f"{config.arch} on {config.batch} photos at once needs more memory; --bs less.") from error
-    if not np.isfinite(values).all():
-        raise FastmaskError(
-            f"{config.arch} makes features of these photos that are no numbers; try --precision fp32, or leave it out."
-        )
-    return np.asarray(values, dtype=np.float32)
-
-
-def photos_of(plan: Plan, paths: Sequence[str], device: torch.device) -> PhotoDL:
-    """Batches (x,) of the photos at `paths`, in their order, by the plan's validation transform and from its cache."""
-    if device.type == "cpu":
-        keep_memory()
-    augments: tuple[Augmentation, Augmentation] = augmentations(plan.pipelines)
-    # as text: a photo of the cache is found by it
-    photos: Any = list(paths)
-    workers = default_workers(device) if plan.config.workers is None else plan.config.workers
-    return PhotoDL(
-        PhotoList(photos),
-        faces=plan.table.faces,
-        bs=plan.config.batch,
-        augments=augments,
-        maps=plan.maps,
-        after_batch=[NormalizeBatch(*batch_stats(augments))],
-        # a few are loaded before another process has started
-        num_workers=0 if len(photos) <= _PROBED else workers,
-        device=device,
-        pin_memory=device.type == "cuda",
-    )
-
-
-def _file_of(plan: Plan, body: nn.Module) -> Path | None:
-    """Where the features of a body are kept: named by photos, pipeline, weights, precision and versions; or nowhere."""
-    config = plan.config
-    if config.cache not in ("auto", "disk"):
-        return None
-    weights = hashlib.sha256()
-    for name, tensor in body.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    packages = ("torch", "timm", "albumentations", "opencv-python-headless")
-    what = [
-        *(_FORMAT, config.arch, plan.size, weights.hexdigest(), plan.environment["start"]["photos"]),
-        *(plan.pipelines["valid"], config.precision, [version(name) for name in packages]),
-        *(plan.environment["start"].get("boxes"), config.margin, config.region),
-    ]
-    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-    folder = Path(config.cache_dir) if config.cache_dir else cache_home()
-    return folder / "features" / f"{name}.safetensors"
-
-
-def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:
-    """Kept features of `photos` photos; None where they are not whole, or not near `probe`, those of some rows.
-
-    Anybody may have written the file, so nothing is read of it before its size and shape are as expected.
-    """
-    shape = [photos, probe.shape[1]]
-    if not file.is_file() or file.is_symlink() or not 0 <= file.stat().st_size - 4 * photos * shape[1] < _HEADER:
-        return None
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            slices = [opened.get_slice(name) for name in ("features", "seconds")]
-            if [(s.get_shape(), s.get_dtype()) for s in slices] != [(shape, "F32"), ([1], "F32")]:
-                return None
-            values, seconds = (opened.get_tensor(name) for name in ("features", "seconds"))
-    except (OSError, SafetensorError):
-        return None
-    if not np.isfinite(values).all() or not 0 < float(seconds[0]) < np.inf:
-        return None
-    near = np.linalg.norm(values[list(probed)] - probe) <= _OFF * np.linalg.norm(probe)
-    return Features(values, float(seconds[0]), kept=True) if near else None
-
-
-def oof_of_features(
-    features: np.ndarray, y: np.ndarray, heads: Heads, folds: np.ndarray, device: torch.device | str = "cpu"
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """(N, classes of all heads) out-of-fold probabilities of linear heads, (folds, heads) penalties, unfinished fits.
-
-    A fold's heads are fitted on the photos of the others; their penalty is the one of `PENALTIES` whose cross-entropy
-    is least on the fold's two neighbours, by models that were fitted without the neighbour and without the fold: no
-    label of a fold reaches its predictions. With two folds there is nothing to choose by.
-    """
-    count = int(folds.max()) + 1
-    penalties = np.full((count, len(heads)), PENALTIES[_UNCHOSEN])
-    unfinished = 0
-    if count >= _LEAST_FOLDS:
-        penalties, unfinished = choose_penalties(features, y, heads, folds, device)
-    rows = np.stack([folds != fold for fold in range(count)])
-    fitted = fit_linear(features, y, heads, rows, penalties, device)
-    probabilities = np.empty((len(y), heads.n_logits))
-    for fold in range(count):
-        probabilities[folds == fold] = fitted.probabilities(fold, features[folds == fold])
-    return probabilities, penalties, unfinished + fitted.unfinished
-
-
-def choose_penalties(
-    features: np.ndarray, y: np.ndarray, heads: Heads, folds: np.ndarray, device: torch.device | str = "cpu"
-) -> tuple[np.ndarray, int]:
-    """(folds, heads) penalties: see `oof_of_features`. The folds stand in a ring, a model leaves out two neighbours."""
-    count = int(folds.max()) + 1
-    edges = [(fold, (fold + 1) % count) for fold in range(count)]
-    rows = np.tile([~np.isin(folds, edge) for edge in edges], (len(PENALTIES), 1))
-    grid = np.tile(np.repeat(PENALTIES, count)[:, None], len(heads))
-    # the weaker a penalty, the slower
-    fitted = fit_linear(features, y, heads, rows, grid, device, _ROUGH, together=count)
-    losses = np.zeros((count, len(PENALTIES), len(heads)))
-    for model, (tried, (one, other)) in enumerate(product(range(len(PENALTIES)), edges)):
-        for judged, chooser in ((one, other), (other, one)):
-            here = folds == judged
-            losses[chooser, tried] += _cross_entropies(heads, fitted.probabilities(model, features[here]), y[here])
-    return np.array(PENALTIES)[losses.argmin(axis=1)], fitted.unfinished
-
-
-def _cross_entropies(heads: Heads, probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(heads,) sums over the photos whose label is known."""
-    sums = []
-    for part, labels in zip(heads.split(probabilities), y.T, strict=True):
-        known = labels != UNKNOWN
-        sums.append(-np.log(part[known, labels[known]].clip(_LEAST)).sum())
-    return np.array(sums)
-
-
 def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
     """What to read a ranking with."""
     notes = ["Linear heads on frozen features: training the bodies may turn the order round."]
@@ -487,8 +299,8 @@ def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
     random = [row.arch for row in rows if row.initial_weights == "random"]
     if random:
         notes.append(f"Random weights, which say nothing of the body when pretrained: {', '.join(random)}.")
-    if plan.config.folds < _LEAST_FOLDS:
-        notes.append(f"With two folds the penalty is not chosen but {PENALTIES[_UNCHOSEN]:g}.")
+    if plan.config.folds < LEAST_FOLDS:
+        notes.append(f"With two folds the penalty is not chosen but {UNCHOSEN:g}.")
     if plan.config.group == "none":
         notes.append("Leaky split (--group none): these scores flatter and say nothing about new people.")
     unfinished = [f"{row.arch} ({row.unfinished})" for row in rows if row.unfinished]
@@ -504,19 +316,10 @@ def _row(rank: int, row: Screened) -> dict[str, Any]:
     """A body as a row of a table."""
     made: dict[str, Any] = {"rank": rank, "arch": row.arch}
     for name, score in ((None, row.scores.joint), *row.scores.heads.items()):
-        made |= _figures("" if name is None else f"{name}_", score)
+        before = "" if name is None else f"{name}_"
+        made |= with_ends(f"{before}macro_f1", score.macro_f1, score.macro_f1_interval)
+        made[f"{before}accuracy"] = score.accuracy
     if row.behind is not None:
-        low, high = row.behind.macro_f1_interval
-        made |= {"difference": row.behind.macro_f1, "difference_low": low, "difference_high": high}
+        made |= with_ends("difference", row.behind.macro_f1, row.behind.macro_f1_interval)
     kept = ("parameters", "features", "seconds", "ms_a_photo", "kept", "initial_weights")
     return {**made, **{name: getattr(row, name) for name in kept}}
-
-
-def _figures(before: str, score: Score) -> dict[str, float | None]:
-    low, high = score.macro_f1_interval or (None, None)
-    return {
-        f"{before}macro_f1": score.macro_f1,
-        f"{before}macro_f1_low": low,
-        f"{before}macro_f1_high": high,
-        f"{before}accuracy": score.accuracy,
-    }

@@ -1,13 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from fastmask.data.contest import read_contest
 from fastmask.data.extra import read_extra
 from fastmask.data.folds import assign_folds
-from fastmask.data.training_set import soften
 from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.labels import soft_labels
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def test_it_takes_the_heads_that_it_has_and_leaves_the_others_unknown(table, mak
     assert names == [["", "female", "60+"], ["", "male", ""], ["", "", "30-59"]]
     made = extra.training_set(0)
     # by the training's bounds 59 is old
-    assert made.labels.tolist() == soften(np.array([[-1, 1, 2], [-1, 0, -1], [-1, -1, 2]]), table.heads).tolist()
+    y = torch.tensor([[-1, 1, 2], [-1, 0, -1], [-1, -1, 2]])
+    assert made.labels.tolist() == soft_labels(y, table.heads).tolist()
     assert made.photos == [str(make(age=[1]).parent / f"{i}.png") for i in range(3)]
 
 

@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmask.data.contest import contest_heads, read_contest
-from fastmask.data.training_set import TrainingSet, class_weights, soften, training_set
+from fastmask.data.training_set import TrainingSet, class_weights, training_set
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
@@ -24,7 +24,10 @@ def test_it_is_some_rows_of_a_table_by_the_training_labels(contest):
 
 
 def test_soft_labels_are_those_of_torch():
-    assert soften(Y, HEADS).tolist() == soft_labels(torch.from_numpy(Y), HEADS).tolist()
+    assert SET.soft(HEADS).tolist() == soft_labels(torch.from_numpy(Y), HEADS).tolist()
+    # the last row of eye is the unknown's
+    one_hot = [np.eye(size + 1)[column, :size] for column, size in zip(Y.T, HEADS.sizes, strict=True)]
+    assert SET.soft(HEADS).tolist() == np.concatenate(one_hot, axis=1).tolist()
     assert SET.soft(HEADS).dtype == np.float32
 
 
@@ -32,7 +35,7 @@ def test_two_sets_are_joined_by_soft_labels():
     other = TrainingSet(["x.jpg"], np.full((1, HEADS.n_logits), 0.25, np.float32))
     both = SET.joined(other, HEADS)
     assert both.photos[-1] == "x.jpg"
-    assert both.labels[:12].tolist() == soften(Y, HEADS).tolist()
+    assert both.labels[:12].tolist() == soft_labels(torch.from_numpy(Y), HEADS).tolist()
     assert both.labels[12:].tolist() == other.labels.tolist()
     assert both.classes(HEADS)[:12].tolist() == Y.tolist()
 
@@ -52,7 +55,7 @@ def test_balanced_by_one_head():
 
 
 def test_class_weights_are_scikit_learns_balanced():
-    found = class_weights(soften(Y, HEADS), HEADS)
+    found = class_weights(SET.soft(HEADS), HEADS)
     for i, row in enumerate(found[:2]):
         expected = compute_class_weight("balanced", classes=np.unique(Y[:, i]), y=Y[:, i])
         assert row == pytest.approx(expected)

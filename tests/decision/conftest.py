@@ -1,4 +1,4 @@
-"""Runs made of numbers, without training."""
+"""Runs made of numbers, without training, and files of answers to their photos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -72,3 +72,54 @@ def run_of(tmp_path: Path) -> Callable[..., Run]:
         return Run.load(run.path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def better_than() -> Callable[..., np.ndarray]:
+    """A function that replaces a share of (N, classes) probabilities by the truth."""
+
+    def make(probabilities: np.ndarray, y: np.ndarray, heads: Heads, share: float, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        truth = np.concatenate([np.eye(k)[labels] for k, labels in zip(heads.sizes, y.T, strict=True)], axis=1)
+        return np.where(rng.random((len(y), 1)) < share, truth, probabilities)
+
+    return make
+
+
+@pytest.fixture
+def drawn(draw_oof: Callable[..., tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of 300 persons."""
+    return draw_oof(persons=300)
+
+
+@pytest.fixture
+def three(
+    run_of: Callable[..., Run], drawn: tuple[np.ndarray, np.ndarray], better_than: Callable[..., np.ndarray]
+) -> list[Run]:
+    """A run, a clearly better one, and one that is as good as the first."""
+    probabilities, y = drawn
+    nearly = probabilities * np.random.default_rng(3).gamma(100, 0.01, probabilities.shape)
+    return [
+        run_of(probabilities, y, "base"),
+        run_of(better_than(probabilities, y, contest_heads(), 0.3), y, "better"),
+        run_of(nearly.clip(max=1), y, "alike"),
+    ]
+
+
+@pytest.fixture
+def files(three: list[Run], tmp_path: Path) -> dict[str, Path]:
+    """The answers of the better run as others would hand them in."""
+    run = three[1]
+    oof, joint = run.oof, run.heads.joint(run.predicted)
+    names = [run.heads.decode(codes) for codes in run.predicted]
+    frames = {
+        "probabilities": oof[["path", *run.heads.columns]],
+        "submission": pd.DataFrame({"ImageID": oof["path"], "ans": joint}),
+        "classes": pd.DataFrame({"path": oof["path"], "ans": joint}).iloc[::-1],
+        "names": pd.DataFrame(
+            {"path": oof["path"], **dict(zip(run.heads.names, zip(*names, strict=True), strict=True))}
+        ),
+    }
+    for name, frame in frames.items():
+        write_csv(tmp_path / f"{name}.csv", frame)
+    return {name: tmp_path / f"{name}.csv" for name in frames}

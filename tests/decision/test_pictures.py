@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastmask.decision.comparison import Comparison, Result
 from fastmask.decision.ledger import Entry
-from fastmask.decision.pictures import _apart, plot_ledger
+from fastmask.decision.pictures import _apart, plot_comparison, plot_ledger
 from fastmask.errors import UsageError
+from fastmask.scoring import Score
 
 
 def entry(i: int, oof: float | None = None, public: float | None = None) -> Entry:
@@ -31,6 +33,16 @@ def test_the_picture_is_drawn_without_a_window(tmp_path: Path) -> None:
     assert mpl.rcParams._get_backend_or_none() == backend
     with pytest.raises(UsageError, match="No submission has both an OOF score and a public one"):
         plot_ledger([entry(1, 0.7), entry(2, public=0.8)], tmp_path / "none.png")
+
+
+def test_results_are_drawn_in_rows_with_an_interval_or_without(tmp_path: Path) -> None:
+    # a dollar does not make a formula
+    scores = {"a$\\frac$": Score(0.5, 0.9, 50, (0.4, 0.6)), "b": Score(0.7, 0.9, 50)}
+    results = [Result(name, Path(name), score, {}, {}) for name, score in scores.items()]
+    for count in (1, 2):
+        plot_comparison(Comparison(results[:count], 50, {}, {}), tmp_path / f"{count}.png")
+    one, two = (Image.open(tmp_path / f"{count}.png") for count in (1, 2))
+    assert two.height > one.height
 
 
 def test_labels_stand_apart_and_in_order() -> None:
