@@ -41,11 +41,14 @@ class Extra:
         return len(self.table)
 
     def training_set(self, fold: int) -> TrainingSet:
-        """What the training of a fold gets of it."""
-        kept = ~self.without[:, fold] if self.without.size else np.full(len(self), True)
-        made = training_set(self.table, kept)
-        labels = made.soft(self.table.heads) if self.soft is None else self.soft[fold][kept]
-        return replace(made, labels=(labels * self.weights[kept, None]).astype(np.float32))
+        """What a fold trains on of it: not the photos that it leaves out, nor those that would teach it nothing."""
+        every = training_set(self.table, np.full(len(self), True))
+        labels = every.soft(self.table.heads) if self.soft is None else self.soft[fold]
+        labels = (labels * self.weights[:, None]).astype(np.float32)
+        kept = labels.any(axis=1)
+        if self.without.size:
+            kept &= ~self.without[:, fold]
+        return TrainingSet([every.photos[row] for row in np.flatnonzero(kept)], labels[kept])
 
     def select(self, rows: np.ndarray) -> Extra:
         """Some of the photos, (N,) bool."""

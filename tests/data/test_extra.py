@@ -48,6 +48,13 @@ def test_weights_are_a_setting_times_a_column(table, make):
     assert extra.training_set(0).labels.sum(1).tolist() == [0.25, 0.5, 1.0]
 
 
+def test_a_photo_that_teaches_nothing_is_left_out(table, make):
+    extra = read_extra(make(age=["20", "", "70", "40"], weight=["1", "1", "0", "0.1"]), table.heads)
+    made = extra.training_set(0)
+    assert [photo.rsplit("/")[-1] for photo in made.photos] == ["0.png", "3.png"]
+    assert made.labels.sum(1).tolist() == pytest.approx([1, 0.1])
+
+
 def test_the_number_behind_a_head_is_learned_too_where_the_data_itself_has_it(table, make):
     heads = table.with_number("age", 2.0).heads
     ages = sorted({int(n) for n in table.frame["age_value"]})
