@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fastmask.data.augment import augmentations, check_fit
 from fastmask.data.boxes import FaceCut, Framing, read_boxes
-from fastmask.data.loaders import Passes, batch_stats, photo_loader, pick_device
+from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES, check_photos, photos_in
+from fastmask.data.photo_dl import Passes
 from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.files import write_csv
 from fastmask.heads import Heads
