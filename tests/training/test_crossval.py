@@ -29,9 +29,10 @@ from fastmask.model.losses import FocalLoss
 from fastmask.run import Run
 from fastmask.training import crossval
 from fastmask.training import plan as plan_module
+from fastmask.training.build import build
 from fastmask.training.callbacks import read_oof
 from fastmask.training.crossval import cross_validate
-from fastmask.training.plan import build, prepare
+from fastmask.training.plan import prepare
 
 
 def quiet(table, out, **settings):
