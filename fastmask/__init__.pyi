@@ -13,11 +13,11 @@ from .data.fixes import apply_fixes as apply_fixes
 from .data.folds import assign_folds as assign_folds
 from .data.folds import read_folds as read_folds
 from .data.halves import Halves as Halves
-from .data.loaders import PhotoDL as PhotoDL
 from .data.loaders import dataloaders as dataloaders
 from .data.loaders import heads_block as heads_block
 from .data.loaders import photo_block as photo_block
 from .data.loaders import photo_maps as photo_maps
+from .data.photo_dl import PhotoDL as PhotoDL
 from .data.pseudo import read_pseudo as read_pseudo
 from .data.readers import read_csv as read_csv
 from .data.readers import read_data as read_data

@@ -24,7 +24,7 @@ from fastmask.data.readers import read_data
 from fastmask.data.sample import write_sample
 from fastmask.errors import FastmaskError
 from fastmask.training.crossval import cross_validate
-from fastmask.training.plan import PACKAGES
+from fastmask.training.environment import PACKAGES
 
 _WAIT = 5.0
 _SMALL = {"resize": [64, 32], "folds": 2, "epochs": 2, "group": "person"}

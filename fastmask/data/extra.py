@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,27 @@ class Extra:
 
     def training_set(self, fold: int) -> TrainingSet:
         """What a fold trains on of it: not the photos that it leaves out, nor those that would teach it nothing."""
-        every = training_set(self.table, np.full(len(self), True))
-        labels = every.soft(self.table.heads) if self.soft is None else self.soft[fold]
-        labels = (labels * self.weights[:, None]).astype(np.float32)
+        labels = self._labels(fold)
         kept = labels.any(axis=1)
         if self.without.size:
             kept &= ~self.without[:, fold]
-        return TrainingSet([every.photos[row] for row in np.flatnonzero(kept)], labels[kept])
+        photos = [str(self.table.photo(row)) for row in np.flatnonzero(kept).tolist()]
+        return TrainingSet(photos, labels[kept])
+
+    @property
+    def teaches(self) -> np.ndarray:
+        """(N,) whether a photo has a label, and a weight, in any fold."""
+        each = [self._labels(fold).any(axis=1) for fold in range(1 if self.soft is None else len(self.soft))]
+        return np.any(each, axis=0)
+
+    def _labels(self, fold: int) -> np.ndarray:
+        """(N, classes of all heads) float32 soft labels by their weights."""
+        labels = self.soft[fold] if self.soft is not None else self._hard
+        return (labels * self.weights[:, None]).astype(np.float32)
+
+    @cached_property
+    def _hard(self) -> np.ndarray:
+        return training_set(self.table, np.full(len(self), True)).soft(self.table.heads)
 
     def select(self, rows: np.ndarray) -> Extra:
         """Some of the photos, (N,) bool."""

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fastmask.data.augment import augmentations, check_fit
-from fastmask.data.boxes import FaceCut, Framing, read_boxes
-from fastmask.data.loaders import Passes, batch_stats, photo_loader, pick_device
+from fastmask.data.augment import Augmentation, augmentations, check_fit
+from fastmask.data.boxes import FaceCut, read_boxes
+from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES, check_photos, photos_in
-from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
+from fastmask.data.photo_dl import Passes, PhotoDL
+from fastmask.errors import DataError, UsageError
 from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import Mixture, widen
-from fastmask.inference.soup import average_states
+from fastmask.inference.networks import checkpoints_of, load_members
 from fastmask.inference.views import View, flip, make_views, plain
-from fastmask.model.archs import check_arch, describe
 from fastmask.model.losses import FocalLoss
-from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.network import MultiHeadNet
 from fastmask.run import PIPELINES, Run
+from fastmask.terminal import Progress
+from fastmask.training.build import framing
 from fastmask.training.step import autocast, resolve_precision
 
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ if TYPE_CHECKING:
 
 # views, photos a batch or processes: more is a slip of the keyboard
 MOST = 65536
-# characters of another library's error
-_MOST_SHOWN = 200
+# through the photos: the pass of the training augmentation, None where it is validation's, and the views that it takes
+Walk = tuple[int | None, Sequence[View]]
 
 
 @dataclass(frozen=True)
@@ -140,24 +139,31 @@ def predict(
     workers: int | None = None,
     device: str | None = None,
     precision: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Predictions:
     """The mean of the fold models' probabilities for a folder or a list of photos; of an ensemble, its runs' blend.
 
-    The inference transform is the run's validation transform, one object. `tta` views are averaged: the photo, its
-    mirror image, then passes of the training augmentation, every second one mirrored. Or `views`, beside the photo:
-    "flip" its mirror image, "shift" four that are moved by 4 %, "scale" one closer and one farther by 8 %; nothing is
-    drawn, and the views of several names add up. `members` are the folds to use, such as ["fold0", "fold2"]; all by
-    default. `soup` predicts by the mean of the weights of a fold's checkpoints, not of their probabilities. `boxes` is
-    the CSV of these photos' faces, which a run that was trained with boxes needs; of a list of photos `root` is the
-    folder that their names, and those in `boxes`, start from. A run with refit
-    predicts by the networks that were trained on all photos at last; without `refit` by the checkpoints that its score
-    is of, as a soup does. `precision` "auto" is that of the run, on a CPU fp32. Memory grows with the photos by their
-    probabilities only. `progress` is called with (batches done, batches in all).
+    Args:
+        tta: views that are averaged: the photo, its mirror image, then passes of the training augmentation, every
+            second one mirrored.
+        members: the folds to use, such as ["fold0", "fold2"]; all by default.
+        views: instead of `tta`, what is seen beside the photo: "flip" its mirror image, "shift" four that are moved by
+            4 %, "scale" one closer and one farther by 8 %. Nothing is drawn, and the views of several names add up.
+        soup: predict by the mean of the weights of a fold's checkpoints, not of their probabilities.
+        boxes: the CSV of these photos' faces, which a run that was trained with boxes needs.
+        refit: a run with refit predicts by the networks that were trained on all photos at last; without, by the
+            checkpoints that its score is of, as a soup does.
+        root: of a list of photos, the folder that their names, and those in `boxes`, start from.
+        precision: "auto" is that of the run, on a CPU fp32.
+        progress: is called with (batches done, batches in all).
+
+    The inference transform is the run's validation transform, one object. Memory grows with the photos by their
+    probabilities only.
     """
     run = Run.of(run)
     if run.is_ensemble:
         options = {
+            "tta": tta,
             "views": views,
             "soup": soup,
             "boxes": boxes,
@@ -168,112 +174,62 @@ def predict(
             "device": device,
             "precision": precision,
         }
-        return _predict_runs(run, images, members, progress, {"tta": tta, **options})
+        return _predict_runs(run, images, members, progress, options)
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
         if not least <= value <= MOST:
             raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
     walks = _walks(tta, views)
     names, paths = find_photos(images, root)
     picked = pick_device(device)
-    if precision == "auto":
-        precision = "fp32" if picked.type == "cpu" else run.config.precision
-    computing = autocast(picked, resolve_precision(precision, picked))
-    try:
-        augments = augmentations(run.pipelines)
-    except UsageError as error:
-        raise DataError(f"{run.path / PIPELINES}: {error}") from error
+    computing = autocast(picked, _precision(run, precision, picked))
+    augments = _augments(run)
     stats = batch_stats(augments)
     # a broken photo at the end would cost the work on all before it
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
     networks = load_members(run, members, picked, size, soup, refit)
+    load = partial(photo_loader, paths, augments, stats, faces=faces, bs=bs, seed=run.config.seed)
+    batches = _batches(walks, partial(load, num_workers=workers, device=picked))
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
-    loss = FocalLoss(run.heads)
-    batches, done = len(walks) * -(-len(paths) // bs), count(1)
-    for training, seen in walks:
-        start = 0
-        for (x,) in photo_loader(
-            paths,
-            augments,
-            stats,
-            training=training is not None,
-            faces=faces,
-            bs=bs,
-            seed=run.config.seed,
-            passes=Passes(training or 0),
-            num_workers=workers,
-            device=picked,
-        ):
-            for member, nets in networks.items():
-                with computing:
-                    sums[member][start : start + len(x)] += _view_sum(nets, x, seen, loss)
-            start += len(x)
-            if progress is not None:
-                progress(next(done), batches)
+    loss, count = FocalLoss(run.heads), len(walks) * -(-len(paths) // bs)
+    for done, (rows, x, seen) in enumerate(batches, 1):
+        for member, nets in networks.items():
+            with computing:
+                sums[member][rows] += _view_sum(nets, x, seen, loss)
+        if progress is not None:
+            progress(done, count)
     each = {member: (s / sum(len(seen) for _, seen in walks)).astype(np.float32) for member, s in sums.items()}
     return Predictions(names, run.heads, np.mean(list(each.values()), axis=0), each)
 
 
-def face_cut(run: Run, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
-    """What the photos of a run are cut by, None where it was trained on whole ones; `names` are theirs by their paths.
-
-    Raises UsageError where the boxes do not go with the run.
-    """
-    config = run.config
-    if config.boxes is None and boxes is not None:
-        raise UsageError(f"--boxes goes with a run that was trained with boxes, and {run.path} was not.")
-    if config.boxes is None or boxes is not None:
-        framing = Framing(config.crop, config.margin, config.region)
-        return None if boxes is None else FaceCut(read_boxes(boxes), framing, names)
-    raise UsageError(
-        f"{run.path} was trained on faces (boxes {config.boxes}), so it needs those of these photos: --boxes FILE, as "
-        "fastmask faces writes it."
-    )
+def _precision(run: Run, asked: str, device: torch.device) -> str:
+    if asked == "auto":
+        asked = "fp32" if device.type == "cpu" else run.config.precision
+    return resolve_precision(asked, device)
 
 
-def _predict_runs(
-    ensemble: Run,
-    images: str | Path | Sequence[str | Path],
-    members: Sequence[str] | None,
-    progress: Callable[[int, int], None] | None,
-    options: Mapping[str, Any],
-) -> Predictions:
-    """The blend of what each run of an ensemble predicts, each by its own transform."""
-    if members:
-        raise UsageError(
-            f"{ensemble.path} is an ensemble and predicts with all its runs; make another of those that you want."
-        )
-    mixture = Mixture.of(ensemble)
-    runs = open_members(ensemble, mixture)
-    for run in runs.values():
-        # what the last one lacks would cost the work of all before it
-        checkpoints_of(run, None, bool(options["soup"]), bool(options["refit"]))
-    boxes = options["boxes"]
-    if boxes is not None and not any(run.config.boxes for run in runs.values()):
-        raise UsageError(f"--boxes goes with a run that was trained with boxes, and none of {ensemble.path} was.")
-    made, names = {}, []
-    for place, (name, run) in enumerate(runs.items()):
-        own = {**options, "boxes": boxes if run.config.boxes else None}
-        each = predict(run, images, progress=_part(progress, place, len(runs)), **own)
-        there = [head for head in learned(run) if head in ensemble.heads.names]
-        made[name], names = widen(ensemble.heads, each.heads, each.probabilities, there), each.names
-    mixed = mixture.mix(list(made.values())).astype(np.float32)
-    return Predictions(names, ensemble.heads, mixed, made, blend=mixture.how)
+def _augments(run: Run) -> tuple[Augmentation, Augmentation]:
+    try:
+        return augmentations(run.pipelines)
+    except UsageError as error:
+        raise DataError(f"{run.path / PIPELINES}: {error}") from error
 
 
-def _part(progress: Callable[[int, int], None] | None, place: int, parts: int) -> Callable[[int, int], None] | None:
-    """What to call in one of several parts of the work that have as many batches each."""
-    if progress is None:
-        return None
-    return lambda done, batches: progress(place * batches + done, parts * batches)
+def _batches(walks: Sequence[Walk], load: Callable[..., PhotoDL]) -> Iterator[tuple[slice, Tensor, Sequence[View]]]:
+    """The batches of all walks: the rows of the photos, the photos, and how they are to be seen."""
+    for training, seen in walks:
+        start = 0
+        for (x,) in load(training=training is not None, passes=Passes(training or 0)):
+            yield slice(start, start + len(x)), x, seen
+            start += len(x)
 
 
-def _walks(tta: int, views: Sequence[str]) -> list[tuple[int | None, list[View]]]:
-    """For each walk through the photos: (pass of the training augmentation or None, the views that it takes)."""
+def _walks(tta: int, views: Sequence[str]) -> list[Walk]:
+    """The walks through the photos that see them as often as is asked."""
     if views and tta > 1:
         raise UsageError("--tta and --views exclude each other: both say what is averaged.")
     both: list[View] = [plain, flip]
-    walks: list[tuple[int | None, list[View]]] = [(None, make_views(views) if views else both[:tta])]
+    walks: list[Walk] = [(None, make_views(views) if views else both[:tta])]
     walks.extend((number, [both[number % 2]]) for number in range(tta - 2))
     return walks
 
@@ -284,6 +240,24 @@ def _view_sum(networks: Sequence[MultiHeadNet], x: Tensor, seen: Sequence[View],
     x = x.as_subclass(Tensor)
     total = sum(loss.activation(net(photos)) for photos in (view(x) for view in seen) for net in networks)
     return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
+
+
+def face_cut(run: Run, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
+    """What the photos of a run are cut by, None where it was trained on whole ones; `names` are theirs by their paths.
+
+    Raises UsageError where the boxes do not go with the run.
+    """
+    trained = run.config.boxes
+    if trained is None and boxes is None:
+        return None
+    if trained is None:
+        raise UsageError(f"--boxes goes with a run that was trained with boxes, and {run.path} was not.")
+    if boxes is None:
+        raise UsageError(
+            f"{run.path} was trained on faces (boxes {trained}), so it needs those of these photos: --boxes FILE, as "
+            "fastmask faces writes it."
+        )
+    return FaceCut(read_boxes(boxes), framing(run.config), names)
 
 
 def find_photos(
@@ -313,105 +287,38 @@ def find_photos(
     return names, paths
 
 
-def load_members(
-    run: Run,
+def _predict_runs(
+    ensemble: Run,
+    images: str | Path | Sequence[str | Path],
     members: Sequence[str] | None,
-    device: torch.device,
-    size: tuple[int, int] | None = None,
-    soup: bool = False,
-    refit: bool = True,
-) -> dict[str, list[MultiHeadNet]]:
-    """The networks of each member ("fold0", ...), one a checkpoint or a `soup` of them, to predict photos of `size`.
-
-    Warns where folds are missing.
-    """
-    found = checkpoints_of(run, members, soup, refit)
-    if len(found) < run.config.folds and not members:
-        warnings.warn(
-            f"{run.path} has finished {len(found)} of {run.config.folds} folds; the mean is over those.",
-            FastmaskWarning,
-            stacklevel=3,
-        )
-    return {
-        member: [load_soup(run, files, device, size)] if soup else [load_network(run, f, device, size) for f in files]
-        for member, files in found.items()
-    }
-
-
-def checkpoints_of(
-    run: Run, members: Sequence[str] | None, soup: bool = False, refit: bool = True
-) -> dict[str, list[Path]]:
-    """The checkpoints of each member; raises UsageError or DataError where there is nothing to predict with.
-
-    Or, for a `soup`, nothing to average.
-    """
-    there = {f"fold{fold}": run.models(fold, refit and not soup) for fold in run.trained_folds}
-    if not there:
-        raise UsageError(f"{run.path} has not finished a fold yet, so there is nothing to predict with.")
-    empty = next((m for m in members or there if m in there and not there[m]), None)
-    if empty is not None:
-        raise DataError(
-            f"{run.path / empty} has no checkpoint (epoch*.safetensors); train the fold again, or restore it."
-        )
-    unknown = [m for m in members or [] if m not in there]
-    if unknown:
-        raise UsageError(f"{run.path} has no member {unknown[0]!r}; expected some of {', '.join(there)}.")
-    found = {m: there[m] for m in members or there}
-    if soup and all(len(files) == 1 for files in found.values()):
+    progress: Progress | None,
+    options: Mapping[str, Any],
+) -> Predictions:
+    """The blend of what each run of an ensemble predicts, each by its own transform."""
+    if members:
         raise UsageError(
-            f"Each fold of {run.path} keeps one checkpoint, so --soup has nothing to average; train with --top-k 3, or "
-            "leave it out."
+            f"{ensemble.path} is an ensemble and predicts with all its runs; make another of those that you want."
         )
-    return found
+    mixture = Mixture.of(ensemble)
+    runs = open_members(ensemble, mixture)
+    for run in runs.values():
+        # what the last one lacks would cost the work of all before it
+        checkpoints_of(run, None, bool(options["soup"]), bool(options["refit"]))
+    boxes = options["boxes"]
+    if boxes is not None and not any(run.config.boxes for run in runs.values()):
+        raise UsageError(f"--boxes goes with a run that was trained with boxes, and none of {ensemble.path} was.")
+    made, names = {}, []
+    for place, (name, run) in enumerate(runs.items()):
+        own = {**options, "boxes": boxes if run.config.boxes else None}
+        each = predict(run, images, progress=_part(progress, place, len(runs)), **own)
+        there = [head for head in learned(run) if head in ensemble.heads.names]
+        made[name], names = widen(ensemble.heads, each.heads, each.probabilities, there), each.names
+    mixed = mixture.mix(list(made.values())).astype(np.float32)
+    return Predictions(names, ensemble.heads, mixed, made, blend=mixture.how)
 
 
-def load_network(run: Run, file: Path, device: torch.device, size: tuple[int, int] | None = None) -> MultiHeadNet:
-    """The network of a checkpoint, ready to predict photos of `size`; raises DataError where it does not fit the run.
-
-    Bodies that are made for one size of photos, such as Swin, need `size`; it is that of the validation pipeline.
-    """
-    _check_long(run, file)
-    network = build_network(run.config.arch, run.heads, size=size)
-    _load(run, network, file)
-    return network.to(device).eval()
-
-
-def load_soup(
-    run: Run, files: Sequence[Path], device: torch.device, size: tuple[int, int] | None = None
-) -> MultiHeadNet:
-    """The one network whose weights are the mean of those of checkpoints, as `load_network` makes each."""
-    for file in files:
-        _check_long(run, file)
-    network = build_network(run.config.arch, run.heads, size=size)
-
-    def states() -> Iterator[dict[str, Tensor]]:
-        for file in files:
-            # what comes out of the network is in its form, whatever form the file has
-            _load(run, network, file)
-            yield {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-    network.load_state_dict(average_states(states()))
-    return network.to(device).eval()
-
-
-def _check_long(run: Run, file: Path) -> None:
-    arch = run.config.arch
-    if file.stat().st_size < _least_bytes(arch):
-        # before the network takes the memory that only its name asks for
-        raise DataError(f"{file} is too short for the weights of {arch}; train the fold again, or restore it.")
-
-
-def _load(run: Run, network: MultiHeadNet, file: Path) -> None:
-    try:
-        network.load_state_dict(load_file(file))
-    except Exception as error:
-        raise DataError(
-            f"{file} does not hold the weights of {run.config.arch}: {one_line(error)[:_MOST_SHOWN]}."
-        ) from error
-
-
-@cache
-def _least_bytes(arch: str) -> int:
-    """What the weights of a body take at least, at two bytes a parameter."""
-    check_arch(arch)
-    return 2 * (describe(arch).parameters or 0)
+def _part(progress: Progress | None, place: int, parts: int) -> Progress | None:
+    """What to call in one of several parts of the work that have as many batches each."""
+    if progress is None:
+        return None
+    return lambda done, batches: progress(place * batches + done, parts * batches)

@@ -19,7 +19,8 @@ from fastmask.data.photo import check_photos
 from fastmask.data.transforms import NormalizeBatch
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, Heads
-from fastmask.inference.ensemble import face_cut, find_photos, load_members
+from fastmask.inference.ensemble import face_cut, find_photos
+from fastmask.inference.networks import load_members
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.run import Run

@@ -17,8 +17,9 @@ from fastmask.data.loaders import default_workers, pick_device
 from fastmask.errors import UsageError
 from fastmask.model.adamp import AdamP
 from fastmask.model.schedule import lr_schedule
+from fastmask.training.build import build
 from fastmask.training.guards import FiniteLoss
-from fastmask.training.plan import Plan, build
+from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
 from fastmask.training.step import autocast, fitting
 

@@ -12,8 +12,9 @@ from fastmask.config import Config
 from fastmask.errors import UsageError
 from fastmask.terminal import duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
-from fastmask.training.plan import Plan, check_known, deal
+from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal
+from fastmask.training.settle import check_known, deal
 
 # a fold of fewer epochs learns so little that fewer folds are given up first
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2

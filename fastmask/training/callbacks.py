@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastmask.data.loaders import Passes, PhotoDL
+from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.data.training_set import TrainingSet
 from fastmask.errors import DataError, DivergenceError, one_line
 from fastmask.files import replacing, write_csv

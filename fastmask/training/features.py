@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastmask.data.augment import augmentations
-from fastmask.data.loaders import PhotoDL, batch_stats, photo_loader, pick_device
+from fastmask.data.loaders import batch_stats, photo_loader, pick_device
+from fastmask.data.photo_dl import PhotoDL
 from fastmask.errors import FastmaskError
 from fastmask.files import cache_home
 from fastmask.model.network import MultiHeadNet

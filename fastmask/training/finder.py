@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from matplotlib.figure import Figure
 from torch import nn
 
-from fastmask.data.loaders import PhotoDL
+from fastmask.data.photo_dl import PhotoDL
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import replacing
 

@@ -20,7 +20,7 @@ from fastcore.foundation import L
 from fasttransform import DisplayedTransform
 from torch import Tensor, nn
 
-from fastmask.data.loaders import PhotoDL
+from fastmask.data.photo_dl import PhotoDL
 from fastmask.data.transforms import EncodeHeads
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads

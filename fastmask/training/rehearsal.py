@@ -21,7 +21,8 @@ from fastmask.errors import FastmaskError, UsageError
 from fastmask.run import go_on
 from fastmask.terminal import duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
-from fastmask.training.plan import Plan, check_batches
+from fastmask.training.plan import Plan
+from fastmask.training.settle import check_batches
 from fastmask.training.step import fitting
 
 # steps that are timed, after one that warms up; with loading processes after those that they load beforehand, and as

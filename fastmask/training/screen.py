@@ -33,9 +33,10 @@ from fastmask.scoring import (
 )
 from fastmask.tables import table_lines
 from fastmask.terminal import Progress, duration
+from fastmask.training.build import build, check_size, resolve_stats
 from fastmask.training.features import features_of
 from fastmask.training.linear_oof import LEAST_FOLDS, UNCHOSEN, oof_of_features
-from fastmask.training.plan import Plan, build, check_size, prepare, resolve_stats
+from fastmask.training.plan import Plan, prepare
 from fastmask.training.start import check_no_leak
 
 Say = Callable[[str], None]

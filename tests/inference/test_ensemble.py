@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from fastmask.data.augment import REPORT_STATS
 from fastmask.data.contest import read_contest
 from fastmask.decision.decide import fit_run
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.errors import DataError, UsageError
 from fastmask.files import read_json, write_json
 from fastmask.inference.blend import blend_runs
 from fastmask.inference.ensemble import find_photos, predict
@@ -265,15 +265,6 @@ def test_an_ensemble_predicts_with_all_its_runs_and_each_must_be_able_to(
         predicted(run, photos[:2], soup=True)
 
 
-def test_a_fold_that_is_not_finished_predicts_nothing(run_copy, photos):
-    (run_copy / "fold1" / "done.json").unlink()
-    with pytest.warns(FastmaskWarning, match="has finished 1 of 2 folds"):
-        assert list(predicted(run_copy, photos[:2]).members) == ["fold0"]
-    (run_copy / "fold0" / "done.json").unlink()
-    with pytest.raises(UsageError, match="has not finished a fold yet"):
-        predicted(run_copy, photos[:2])
-
-
 def test_a_csv_of_predictions_comes_back(finished_run, photos, tmp_path):
     predictions = predicted(finished_run, photos[0].parent)
     frame = pd.read_csv(predictions.to_csv(tmp_path / "p.csv"))
@@ -303,15 +294,6 @@ def test_what_cannot_be_predicted_is_said(finished_run, run_copy, photos, tmp_pa
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(DataError, match="does not hold the weights of test_resnet"):
         predicted(run_copy, photos)
-
-
-def test_a_run_that_names_an_enormous_network_is_refused_before_it_is_built(run_copy, photos, monkeypatch):
-    config = (run_copy / "config.yaml").read_text()
-    assert "arch: test_resnet\n" in config
-    (run_copy / "config.yaml").write_text(config.replace("arch: test_resnet", "arch: eva02_enormous_patch14_clip_224"))
-    monkeypatch.setattr("fastmask.inference.ensemble.build_network", pytest.fail)
-    with pytest.raises(DataError, match=r"epoch00\d.safetensors is too short for the weights of eva02_enormous"):
-        predicted(run_copy, photos[:2])
 
 
 def test_a_pipeline_that_cannot_be_built_names_the_run(run_copy, photos):

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from fastmask.inference.ensemble import load_soup
+from fastmask.inference.networks import load_soup
 from fastmask.inference.soup import average_states
 
 

@@ -10,7 +10,7 @@ from fastai.data.core import DataLoaders
 
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.inference.ensemble import load_network
+from fastmask.inference.networks import load_network
 from fastmask.model.archs import size_flaw
 from fastmask.model.network import build_network
 from fastmask.training.callbacks import save_network

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import Passes, dataloaders
+from fastmask.data.loaders import dataloaders
+from fastmask.data.photo_dl import Passes
 from fastmask.errors import DivergenceError
 from fastmask.model.network import build_network
 from fastmask.training.callbacks import (

@@ -19,7 +19,8 @@ from sklearn.metrics import f1_score
 from fastmask.config import make_config
 from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
-from fastmask.data.loaders import columns_of, dataloaders
+from fastmask.data.loaders import dataloaders
+from fastmask.data.photo_dl import columns_of
 from fastmask.decision.bound import bound_curve
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import Heads
@@ -28,9 +29,10 @@ from fastmask.model.losses import FocalLoss
 from fastmask.run import Run
 from fastmask.training import crossval
 from fastmask.training import plan as plan_module
+from fastmask.training.build import build
 from fastmask.training.callbacks import read_oof
 from fastmask.training.crossval import cross_validate
-from fastmask.training.plan import build, prepare
+from fastmask.training.plan import prepare
 
 
 def quiet(table, out, **settings):

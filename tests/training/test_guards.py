@@ -13,7 +13,8 @@ from fastai.callback.progress import ProgressCallback
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import columns_of, dataloaders
+from fastmask.data.loaders import dataloaders
+from fastmask.data.photo_dl import columns_of
 from fastmask.data.transforms import UNREADABLE
 from fastmask.errors import DataError, DivergenceError, FastmaskError
 from fastmask.model.losses import FocalLoss

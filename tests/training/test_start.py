@@ -14,8 +14,9 @@ from fastmask.data.sample import write_sample
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from fastmask.run import Run
+from fastmask.training.build import build
 from fastmask.training.crossval import cross_validate
-from fastmask.training.plan import build, prepare
+from fastmask.training.plan import prepare
 from fastmask.training.start import best_checkpoint, digest
 
 

@@ -18,7 +18,8 @@ from fastmask.config import make_config
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import Passes, dataloaders
+from fastmask.data.loaders import dataloaders
+from fastmask.data.photo_dl import Passes
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import read_yaml
 from fastmask.heads import Head, Heads

@@ -1,0 +1,361 @@
+"""PhotoDL: a fastai loader that makes batches of photos whole, its order and its augmentation counted."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from fastai.data.core import TfmdDL, TfmdLists
+from fastai.data.transforms import ToTensor
+
+from fastmask.data.augment import Augment, is_photo, parts
+from fastmask.data.boxes import FaceCut
+from fastmask.data.cache import PhotoMap
+from fastmask.data.halves import Half, Halves
+from fastmask.data.photo import read_photo
+from fastmask.data.transforms import (
+    UNREADABLE,
+    EncodeHeads,
+    Lookup,
+    NormalizeBatch,
+    ReadPhoto,
+    TensorHeads,
+    TensorPhotos,
+    read,
+    targets_of,
+)
+from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
+from fastmask.randomness import Counted, Stream
+
+
+@dataclass
+class Passes:
+    """The number of the next pass, shared by a loader and those made from it."""
+
+    next: int = 0
+
+
+class PhotoDL(TfmdDL):
+    """A fastai loader whose order and augmentation are counted, not carried.
+
+    The order of a pass is a function of (seed, fold, pass); what happens to a photo of (seed, fold, pass, position,
+    row). So the number of workers changes no batch. A pass is one walk through this loader or one made from it by
+    `new`, counted on the main process; looking at one batch (`one_batch`, `show_batch`) counts as none. `augments` are
+    the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies. `maps`
+    keep what their prefixes make of photos, so that those are decoded once and not in every pass. With `faces` photos
+    are cut to their faces first, those of the maps as well.
+
+    With `chances` (N,) a shuffled pass draws its photos by them, each as often as it comes. With `halves` a side of a
+    photo may be a partner's, and the targets are soft labels.
+
+    With `substitute`, a (height, width), a training photo that cannot be read when its turn comes is a grey one of that
+    size, with labels that are UNREADABLE throughout.
+
+    Batches are made whole, where fastai would send each photo through its pipelines; a data set with item transforms
+    or getters of one's own goes photo by photo, and gives the same batches.
+    """
+
+    def __init__(
+        self,
+        dataset: Any = None,
+        *,
+        augments: tuple[Augment, Augment] | None = None,
+        maps: Sequence[PhotoMap] = (),
+        seed: int = 0,
+        fold: int = 0,
+        passes: Passes | None = None,
+        substitute: tuple[int, int] | None = None,
+        chances: np.ndarray | None = None,
+        halves: Halves | None = None,
+        faces: FaceCut | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.augments, self.maps, self.seed, self.fold, self.faces = augments, maps, seed, fold, faces
+        self.substitute, self.chances, self.halves = substitute, chances, halves
+        self.passes = passes or Passes()
+        self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
+        self.pass_ = self._left_out = self._first = 0
+        self._rng = Counted(Stream.AUGMENT, seed, fold)
+        self._partners = Counted(Stream.PARTNER, seed, fold)
+        kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
+        super().__init__(dataset, **kwargs)
+
+    def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
+        """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
+        # what is of the rows of one data set, and for training, stays with that
+        trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
+        rows = ("chances", "halves") if trains else ()
+        names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", *rows)
+        kept = {name: getattr(self, name) for name in names}
+        made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
+        if _normalizes(self) and not _normalizes(made):
+            raise UsageError(
+                "Without NormalizeBatch the network would see raw bytes: keep it in after_batch; what learn.tta draws "
+                "is the training augmentation, so give item_tfms and batch_tfms to dataloaders(augments=...) instead."
+            )
+        return made
+
+    def before_iter(self) -> None:
+        """Count the pass, on the main process, before the order is drawn and workers start."""
+        if self.n == 0:
+            raise UsageError("There is no photo in this loader; give it one or more.")
+        super().before_iter()
+        own = [t for t in (*self.after_item.fs, *self.before_batch.fs) if not isinstance(t, ToTensor)]
+        self._columns = None if own else columns_of(self.dataset)
+        self.pass_, self.passes.next = self.passes.next, self.passes.next + 1
+
+    def one_batch(self) -> Any:
+        """The first batch of the next pass, without counting one."""
+        kept = self.passes.next
+        batch = super().one_batch()
+        self.passes.next = kept
+        return batch
+
+    def show_results(self, b: Any, out: Any, **kwargs: Any) -> Any:
+        """Show photos with their true and their predicted classes, as fastai's loader does."""
+        if len(b) <= self.n_inp:
+            raise UsageError(
+                "Photos without labels have no results to show; take learn.predict(photo) for their classes."
+            )
+        return super().show_results(b, out, **kwargs)
+
+    def shuffle_fn(self, idxs: list[int]) -> list[int]:
+        """The order of this pass, drawn from (seed, fold, pass): a permutation, or as many draws by `chances`."""
+        rng, count = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_), len(idxs)
+        order = rng.permutation(count) if self.chances is None else rng.choice(count, count, p=self.chances)
+        return [idxs[i] for i in order]
+
+    def photos_of(self, batch: int) -> list[str]:
+        """The photos of a batch of the last pass, counted from 0: their paths, or the numbers of their rows."""
+        rows = self.order[batch * self.bs : (batch + 1) * self.bs]
+        columns = columns_of(self.dataset)
+        return [str(columns[0][row]) if columns else f"row {row}" for row in rows]
+
+    def beginning(self, batch: int) -> PhotoDL:
+        """This loader, whose next pass leaves out the batches before `batch`, unread; the others are as ever."""
+        self._left_out = batch
+        return self
+
+    def get_idxs(self) -> list[int]:
+        """The rows in the order of this pass; kept whole as `order`, so that results can be put back in place."""
+        self.order = list(super().get_idxs())
+        self._first, self._left_out = self._left_out * self.bs, 0
+        return self.order[self._first :]
+
+    def sample(self) -> Iterator[tuple[int, int]]:
+        """This worker's share of the pass as (position in the pass, row)."""
+        for i, row in enumerate(super().sample()):
+            block, within = divmod(i, self.bs)
+            yield self._first + (block * self.num_workers + self.offs) * self.bs + within, row
+
+    def create_batches(self, samps: Iterable[tuple[int, int]]) -> Iterator[Any]:
+        """Batches of (position in the pass, row)."""
+        if self._columns is None:
+            yield from super().create_batches(samps)
+            return
+        kept = self._kept()
+        for chosen in self.chunkify(samps):
+            yield self._whole(chosen, *self._columns, kept)
+
+    def _whole(
+        self,
+        chosen: Sequence[tuple[int, int]],
+        photos: Sequence[Any],
+        targets: Sequence[torch.Tensor],
+        kept: Sequence[PhotoMap],
+    ) -> tuple[torch.Tensor, ...]:
+        """One batch of (position in the pass, row), made whole of a data set's columns."""
+        batch: np.ndarray | None = None
+        unreadable = []
+        rows = [row for _, row in chosen]
+        partners, shares = list(rows), [0.0] * len(rows)
+        for i, (position, row) in enumerate(chosen):
+            place = None if batch is None else batch[i]
+            image = self._readable(photos[row], position, row, kept, place)
+            if image is None:
+                image = np.full((*(self.substitute or ()), 3), 128, np.uint8)
+                unreadable.append(i)
+            if image is not place:
+                batch = stack(image, i, len(chosen), batch)
+            half = self._half(position, row)
+            other = None if half is None else self._readable(photos[half.partner], position, half.partner, kept)
+            if half is not None and other is not None and batch is not None:
+                partners[i], shares[i] = half.partner, half.paste(batch[i], other)
+        labels = [target[rows] for target in targets]
+        if self.halves is not None:
+            others = [target[partners] for target in targets]
+            labels = [self.halves.labels(*pair, shares) for pair in zip(labels, others, strict=True)]
+        for target in labels:
+            target[unreadable] = UNREADABLE
+        return channels_first(batch), *map(TensorHeads, labels)
+
+    def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
+        """One photo, augmented as (pass, position, row) says, and its target."""
+        position, row = s if isinstance(s, tuple) else (0, s or 0)
+        image, *targets = self.dataset[row]
+        made, half, share = self._augmented(image, position, row), self._half(position, row), 0.0
+        if self.halves is not None:
+            others = targets
+            if half is not None:
+                image, *others = self.dataset[half.partner]
+                share = half.paste(made, self._augmented(image, position, half.partner))
+            targets = [self.halves.labels(a[None], b[None], [share])[0] for a, b in zip(targets, others, strict=True)]
+        return (made, *targets)
+
+    def do_batch(self, items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Items -> the photos and the targets of a batch."""
+        images, *targets = zip(*items, strict=True)
+        batch: np.ndarray | None = None
+        for i, image in enumerate(images):
+            batch = stack(image, i, len(images), batch)
+        return (channels_first(batch), *(torch.stack(t) for t in targets))
+
+    def _half(self, position: int, row: int) -> Half | None:
+        """What becomes of a side of a photo, as (pass, position, row) says; None where it stays."""
+        return None if self.halves is None else self.halves.draw(self._partners.at(self.pass_, position, row), row)
+
+    def _which(self) -> int:
+        """0 where the photos are to be seen by the training augmentation, 1 by that of validation."""
+        return 0 if getattr(self.dataset, "split_idx", 1) == 0 else 1
+
+    def _kept(self) -> list[PhotoMap]:
+        """The maps of what the augmentation's own prefix makes of photos."""
+        if self.augments is None:
+            return []
+        prefix, _ = parts(self.augments[self._which()])
+        return [kept for kept in self.maps if kept.prefix == prefix.plain]
+
+    def _readable(
+        self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap], place: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """As `_augmented`; None for a photo of the training that cannot be read, where another may stand for it."""
+        try:
+            return self._augmented(photo, position, row, kept, place)
+        except UnreadableError:
+            if self.substitute is None or self._which() != 0:
+                raise
+            return None
+
+    def _augmented(
+        self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap] = (), place: np.ndarray | None = None
+    ) -> np.ndarray:
+        """One photo, given as its path or what is read, augmented as (pass, position, row) says, at `place` if it can.
+
+        What is kept of it is copied first, since what augments may write to what it is given.
+        """
+        found = (there.get(photo) for there in kept) if isinstance(photo, str) else ()
+        start = next((image for image in found if image is not None), None)
+        image = read(photo, self.faces) if start is None else start
+        if self.augments is None:
+            return image
+        prefix, vary = parts(self.augments[self._which()])
+        try:
+            if start is None:
+                start = prefix(image)
+            elif place is not None and place.shape == start.shape:
+                place[:] = start
+                start = place
+            else:
+                start = start.copy()
+            made = vary(start, self._rng.at(self.pass_, position, row))
+            if not is_photo(made):
+                raise ValueError(f"it gives {made.dtype} {made.shape}, not uint8 (height, width, 3)")
+        except Exception as error:
+            what = photo if isinstance(photo, str | Path) else getattr(self.dataset, "paths", range(row + 1))[row]
+            size = f"{image.shape[0]} high and {image.shape[1]} wide"
+            raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
+        return made
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass; a mistake found in a worker is told as if it had been found here."""
+        try:
+            yield from super().__iter__()
+        except FastmaskError as error:
+            # torch puts the worker's traceback into the message, and our sentence last
+            told = str(error).strip().splitlines()[-1]
+            raise type(error)(told.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+    def wif(self) -> None:
+        """One thread a worker, since opencv's own would fight over the cores; and the main process decides on an end.
+
+        A Ctrl-C, and what a scheduler sends, may reach all processes at once. A worker that obeyed would leave the main
+        one without the batch that it wants to finish with; it ends when that one does, or on a second SIGTERM.
+        """
+        cv2.setNumThreads(0)
+        for name in ("SIGINT", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+class PhotoList:
+    """Photos without labels, in the order given, as the data set of a `PhotoDL`; `split_idx` 1 is validation."""
+
+    n_inp = 1
+
+    def __init__(self, paths: Sequence[str | Path], split_idx: int = 1) -> None:
+        self.paths, self.split_idx = list(paths), split_idx
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray]:
+        return (read_photo(self.paths[row]),)
+
+
+def stack(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:
+    """A batch (count, height, width, 3) with `image` as its `i`-th photo; made when the first comes.
+
+    Raises DataError where the photos differ in size.
+    """
+    if batch is None:
+        batch = np.empty((count, *image.shape), np.uint8)
+    if image.shape != batch.shape[1:]:
+        raise DataError(
+            f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x "
+            f"{image.shape[1]}: the augmentation must end in one size; add a crop or a resize."
+        )
+    batch[i] = image
+    return batch
+
+
+def channels_first(batch: Any) -> TensorPhotos:
+    """(B, height, width, 3) -> (B, 3, height, width), the same memory."""
+    return TensorPhotos(torch.from_numpy(batch).permute(0, 3, 1, 2))
+
+
+def columns_of(dataset: Any) -> tuple[list[Any], list[torch.Tensor]] | None:
+    """A data set's photos, as their paths or what is there of them, and each of its targets (N, heads) int64.
+
+    None where photos or targets go through more than `Lookup`, `ReadPhoto` and `EncodeHeads`.
+    """
+    if isinstance(dataset, PhotoList):
+        return list(dataset.paths), []
+    columns = [_column(tl) for tl in getattr(dataset, "tls", ())]
+    if not columns or any(column is None for column in columns):
+        return None
+    photos, *targets = columns
+    return list(photos or ()), [targets_of(target) for target in targets]
+
+
+def _column(items: TfmdLists) -> list[Any] | None:
+    """What a list of items has before it is read or encoded, None where other transforms come first."""
+    transforms = list(items.tfms.fs)
+    if not all(isinstance(transform, Lookup | ReadPhoto | EncodeHeads) for transform in transforms):
+        return None
+    # a file that is named is read as it is now: only the rows of a table are in a map
+    values: list[Any] = [Path(item) if isinstance(item, str) else item for item in items.items]
+    for lookup in (transform for transform in transforms if isinstance(transform, Lookup)):
+        values = [lookup.values[value] if isinstance(value, int) else value for value in values]
+    named = any(isinstance(t, EncodeHeads) for t in transforms) and any(isinstance(value[0], str) for value in values)
+    return None if named else values
+
+
+def _normalizes(dl: TfmdDL) -> bool:
+    return any(isinstance(transform, NormalizeBatch) for transform in dl.after_batch.fs)

@@ -1,0 +1,87 @@
+"""Build: what a configuration asks for, made: the network, the loss, the heads' shares, statistics, cuts to faces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import timm
+
+from fastmask.config import Config
+from fastmask.data.augment import REPORT_STATS, Stats
+from fastmask.data.boxes import Framing
+from fastmask.errors import UsageError
+from fastmask.heads import Head, Heads
+from fastmask.model.archs import nearest_size, size_flaw
+from fastmask.model.losses import FocalLoss
+from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.training.learner import seeded
+from fastmask.training.start import file_of, load_heads
+
+
+def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
+    """The network of a fold at its start, for photos of `size`; what is drawn for it depends on (seed, fold) alone."""
+    with seeded(config.seed, fold):
+        network = build_network(
+            config.arch,
+            heads,
+            pretrained=config.pretrained,
+            weights=file_of(config.weights, fold),
+            drop_rate=config.drop_rate,
+            drop_path_rate=config.drop_path,
+            size=size,
+        )
+    load_heads(network, heads, config.weights, fold)
+    return network
+
+
+def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
+    """Raise UsageError, naming a size that works, if the network cannot take, or cuts, photos of `size`."""
+    flaw = size_flaw(network, size)
+    if flaw is not None:
+        sides = nearest_size(arch, size) or ("HEIGHT", "WIDTH")
+        raise UsageError(f"{arch} {flaw}; give it a size that it takes whole: --resize {sides[0]} {sides[1]}.")
+
+
+def build_loss(config: Config, heads: Heads, weights: Sequence[Sequence[float] | None] | None = None) -> FocalLoss:
+    """The loss of a configuration; `weights` of the classes of each head go over its own."""
+    alpha = weights or [class_row(head, (config.alpha or {}).get(head.name)) for head in heads]
+    gamma = 0.0 if config.loss == "ce" else config.focal_gamma
+    return FocalLoss(heads, gamma, alpha, label_smoothing=config.label_smoothing, f1_share=config.f1_share)
+
+
+def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -> list[float] | None:
+    """A weight a class: of those that are named; the others have 1. Raises UsageError for a name that is no class."""
+    if not isinstance(given, Mapping):
+        return None if given is None else list(given)
+    unknown = next((name for name in given if name not in head.classes), None)
+    if unknown is not None:
+        raise UsageError(
+            f"alpha of head {head.name} has the class {unknown!r}; expected some of {', '.join(head.classes)}."
+        )
+    return [given.get(name, 1.0) for name in head.classes]
+
+
+def weighted_heads(heads: Heads, config: Config) -> Heads:
+    """The heads with the configuration's shares of the loss."""
+    weights = config.head_weights or {}
+    for name in (*weights, *(config.alpha or {})):
+        heads.position(name)
+    return Heads([replace(h, weight=weights.get(h.name, h.weight)) for h in heads])
+
+
+def resolve_stats(config: Config) -> Stats | None:
+    """The channel statistics that a configuration names; None where it leaves them to the pipelines."""
+    if isinstance(config.stats, tuple):
+        return config.stats[:3], config.stats[3:]
+    if config.stats == "pretrained":
+        cfg = timm.get_pretrained_cfg(config.arch)
+        if cfg is None:
+            raise UsageError(f"timm keeps no statistics for {config.arch!r}; give --stats six numbers.")
+        return tuple(cfg.mean), tuple(cfg.std)
+    return REPORT_STATS if config.stats == "report" else None
+
+
+def framing(config: Config) -> Framing:
+    """How a configuration cuts photos to their faces."""
+    return Framing(config.crop, config.margin, config.region)

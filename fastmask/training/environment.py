@@ -1,0 +1,71 @@
+"""Environment: what a run keeps of the machine, the versions and the weights that it was made with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from fastmask.data.table import Table
+from fastmask.model.network import MultiHeadNet
+
+PACKAGES = (
+    "fastmask",
+    "torch",
+    "fastai",
+    "fastcore",
+    "timm",
+    "albumentations",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "adamp",
+)
+
+
+def environment(network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, device, the body's full timm tag and the weights it starts from, git commit, where the photos lie.
+
+    `start` is what a fold starts from that the configuration only names.
+    """
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "body": {
+            "tag": network.tag,
+            "initial_weights": network.initial_weights,
+            "stats": network.stats,
+            "parameters": sum(p.numel() for p in network.parameters()),
+        },
+        "start": dict(start),
+        "photos": {"root": str(table.root.resolve()), "count": len(table), "persons": len(set(table.persons))},
+        "proposed_fixes": table.proposed,
+        "command": sys.argv,
+        "git_commit": git_commit(),
+    }
+
+
+def name_of(made_by: Any) -> str | None:
+    """Where a loss of one's own is defined."""
+    if made_by is None:
+        return None
+    return f"{made_by.__module__}.{getattr(made_by, '__qualname__', type(made_by).__name__)}"
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that the run was started in, if it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,94 @@
+"""Settle: a configuration against a table: what it leaves open decided, what cannot go with the table refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastmask.config import Config, make_config
+from fastmask.data.folds import assign_folds, read_folds
+from fastmask.data.table import Table
+from fastmask.errors import UsageError
+from fastmask.heads import JOINT, UNKNOWN
+from fastmask.model.metrics import default_metrics
+from fastmask.scoring import LOSS, target_of
+
+# settings by which a table is read
+READING = ("heads", "images", "image_column", "group_column", "fixes", "age_bounds", "score_age_bounds")
+
+
+def effective_config(table: Table, config: Config) -> Config:
+    """`config` with every default that depends on the table filled in, so that the run keeps what it did."""
+    default = Config().to_plain()
+    given, read = config.to_plain(), make_config(table.reading).to_plain()
+    for name in READING:
+        if given[name] not in (default[name], read[name]) and not _names(given[name], read[name]):
+            raise UsageError(
+                f"Setting {name} is {given[name]}, but the table was read with {read[name]}: "
+                "give it where the table is read."
+            )
+    settings = config.model_dump(exclude_unset=True)
+    return make_config(
+        settings,
+        {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))},
+        {"stratify": config.stratify or table.stratify},
+    )
+
+
+def _names(given: Any, read: Any) -> bool:
+    """Whether heads that are given by their names are those that were read."""
+    return isinstance(given, list) and isinstance(read, dict) and given == list(read)
+
+
+def settle_loss(config: Config, own: bool) -> Config:
+    """`config` with the loss called "own" where there is one; raises UsageError where the two do not go together."""
+    if not own and config.loss == "own":
+        raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
+    if own:
+        for name in ("focal_gamma", "alpha", "class_weight", "label_smoothing", "f1_share"):
+            if getattr(config, name) != config.default(name):
+                raise UsageError(f"Setting {name} is of the focal loss, and does nothing with a loss of your own.")
+    return config.model_copy(update={"loss": "own"}) if own else config
+
+
+def deal(table: Table, config: Config) -> tuple[Config, np.ndarray]:
+    """The fold of every photo, and `config` with the number of folds that a file of them has."""
+    if config.folds_file is None:
+        return config, assign_folds(table, config.folds, config.stratify, config.group, config.seed)
+    folds = read_folds(table, config.folds_file, config.group)
+    count = int(folds.max()) + 1
+    if "folds" in config.model_fields_set and config.folds != count:
+        raise UsageError(f"Setting folds is {config.folds}, but {config.folds_file} has {count}; leave it out.")
+    return config.model_copy(update={"folds": count}), folds
+
+
+def check_monitor(config: Config, table: Table) -> None:
+    """Raise UsageError if no metric is called as the one to watch."""
+    names = [LOSS, *(m.name for m in default_metrics(table.heads, table.y))]
+    if config.monitor not in names:
+        raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
+
+
+def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
+    """Raise UsageError if some fold has no photo with the labels that the metric to watch is of."""
+    for metric in default_metrics(table.heads, table.y):
+        if metric.name == config.monitor:
+            known = target_of(table.heads, table.y, metric.target) != UNKNOWN
+            without = sorted(set(folds.tolist()) - set(folds[known].tolist()))
+            if without:
+                what = "all heads" if metric.target == JOINT else metric.target
+                raise UsageError(
+                    f"Setting monitor is {config.monitor}, but no photo of fold {without[0]} has a label of {what}; "
+                    f"watch another metric, such as {LOSS}, or deal the folds otherwise."
+                )
+
+
+def check_batches(config: Config, photos: int) -> None:
+    """Raise UsageError if an epoch of so many photos has fewer batches than make one optimizer step."""
+    batches = photos // min(config.batch, photos)
+    if config.accumulate > batches:
+        raise UsageError(
+            f"Setting accumulate is {config.accumulate}, but an epoch has {batches} batches of {config.batch}, so it "
+            "has no step; take fewer, or a smaller --bs."
+        )

@@ -1,0 +1,252 @@
+import pickle
+from dataclasses import replace
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from fastai.torch_core import TensorImage
+from fasttransform import Transform
+from small_loaders import TRAIN, VALID, batches, equal, loaders, of_the_training
+
+import fastmask.data.transforms
+from fastmask.data.augment import Augmentation
+from fastmask.data.contest import read_contest
+from fastmask.data.loaders import photo_maps
+from fastmask.data.photo import read_photo
+from fastmask.data.transforms import TensorHeads, TensorPhotos
+from fastmask.errors import DataError
+from fastmask.labels import mixed, soft_labels
+
+
+@pytest.fixture(scope="module")
+def table(contest):
+    return read_contest(contest)
+
+
+def test_two_workers_give_what_none_gives(table):
+    one, two = loaders(table), loaders(table, num_workers=2)
+    for _ in range(2):
+        assert equal(batches(one.train), batches(two.train))
+    assert equal(batches(one.valid), batches(two.valid))
+
+
+def test_a_seed_repeats_and_passes_seeds_and_folds_differ(table):
+    one, other = loaders(table), loaders(table)
+    first, second = batches(one.train), batches(one.train)
+    assert equal(first, batches(other.train))
+    assert not equal(first, second)
+    assert not equal(first, batches(loaders(table, seed=1).train))
+
+
+def test_looking_at_a_batch_changes_nothing_that_follows(table):
+    one, other = loaders(table), loaders(table)
+    seen = one.train.one_batch()
+    one.train.show_batch(show=False)
+    first = batches(one.train)
+    assert equal(first, batches(other.train))
+    assert all((a == b).all() for a, b in zip(seen, first[0], strict=True))
+
+
+def test_loaders_can_be_sent_to_another_process(table):
+    sent = pickle.loads(pickle.dumps(loaders(table).train))
+    assert equal(batches(sent), batches(loaders(table).train))
+
+
+def test_an_augmentation_that_gives_no_uint8_photo_is_refused(table):
+    with pytest.raises(DataError, match="it gives float64"):
+        loaders(table, augments=(VALID, lambda i, rng: VALID(i, rng) / 255)).valid.one_batch()
+
+
+def test_order_and_augmentation_each_differ_between_passes(table):
+    still = loaders(table, augments=(VALID, VALID)).train
+    assert [y.tolist() for _, y in batches(still)] != [y.tolist() for _, y in batches(still)]
+    dl = loaders(table).train.new(shuffle=False)
+    assert not equal(batches(dl), batches(dl))
+
+
+def test_a_photo_drawn_twice_in_a_pass_is_augmented_twice(table):
+    dl = loaders(table).train.new(get_idxs=lambda: [3] * 8, shuffle=False)
+    x, y = dl.one_batch()
+    assert (y == y[0]).all()
+    assert len({image.sum().item() for image in x}) > 1
+
+
+def test_validation_is_never_augmented_at_random(table):
+    dl = loaders(table).valid
+    assert equal(batches(dl), batches(dl))
+
+
+def test_new_keeps_what_this_loader_adds(table):
+    dl = loaders(table, seed=5).train
+    made = dl.new(bs=2)
+    assert (made.augments, made.seed, made.fold, made.bs) == (dl.augments, 5, 0, 2)
+    assert made.passes is dl.passes
+
+
+def test_batches_made_whole_are_those_made_photo_by_photo(table):
+    class Nothing(Transform):
+        """An item transform of one's own, which leaves all as it is."""
+
+    maps = [[], photo_maps(table, (TRAIN, VALID))]
+    whole, kept = (loaders(table, maps=m) for m in maps)
+    single = loaders(table, maps=[])
+    for dl in single.loaders:
+        dl.after_item.add([Nothing()])
+    for _ in range(2):
+        expected = batches(single.train)
+        assert equal(expected, batches(whole.train))
+        assert equal(expected, batches(kept.train))
+    assert equal(batches(single.valid), batches(kept.valid))
+
+
+def test_types_are_the_same_whichever_way_a_batch_is_made(table):
+    dl = loaders(table).train
+    assert [type(t) for t in dl.one_batch()] == [TensorImage, TensorHeads]
+    # fastai finds out by one item what decoding has to give back
+    assert [type(t) for t in dl.do_batch([dl.do_item(None)])] == [TensorPhotos, TensorHeads]
+    assert [type(t) for t in next(iter(dl.create_batches([(0, 0)] * 8)))] == [TensorPhotos, TensorHeads]
+
+
+def test_a_photo_outside_the_map_is_decoded_on_the_spot(table, monkeypatch):
+    dls = loaders(table, maps=photo_maps(table.select(range(7, len(table))), (TRAIN, VALID)))
+    assert equal(batches(dls.train), batches(loaders(table, maps=[]).train))
+    monkeypatch.setattr(fastmask.data.transforms, "read_photo", lambda path: pytest.fail("it is in the map"))
+    dls.train.new(get_idxs=lambda: [9] * 8).one_batch()
+
+
+def test_a_file_that_is_named_is_read_as_it_is_now(contest_copy):
+    table = read_contest(contest_copy)
+    dls = loaders(table)
+    path, other = table.photo(3), table.photo(11)
+    before = dls.test_dl([str(path)]).one_batch()[0]
+    path.write_bytes(other.read_bytes())
+    now = [dls.test_dl([named]).one_batch()[0] for named in (str(path), path, str(other))]
+    assert (now[0] == now[1]).all()
+    assert (now[0] == now[2]).all()
+    assert (now[0] != before).any()
+
+
+def test_an_array_that_is_given_stays_as_it_is(table):
+    def blacken(image, rng):
+        image[:] = 0
+        return image
+
+    photo = read_photo(table.photo(0))
+    loaders(table, augments=(blacken, blacken)).test_dl([photo]).one_batch()
+    assert photo.any()
+
+
+def test_a_map_of_another_prefix_is_not_used(table):
+    other = (Augmentation(A.Compose([A.CenterCrop(300, 200), A.Resize(64, 32)])),) * 2
+    made = loaders(table).train.new(augments=other)
+    assert equal(batches(made), batches(loaders(table, augments=other, maps=[]).train))
+
+
+def test_an_augmentation_that_writes_into_its_photo_spoils_no_map(table):
+    def blacken(image, rng):
+        image[:] = 0
+        return image
+
+    maps = photo_maps(table, (blacken,))
+    before = maps[0].get(str(table.photo(0))).copy()
+    x, _ = loaders(table, augments=(blacken, blacken), maps=maps).train.one_batch()
+    assert x.unique().numel() == 3
+    assert np.array_equal(before, maps[0].get(str(table.photo(0))))
+
+
+def test_an_augmentation_may_give_back_a_view_of_its_photo(table):
+    def mirrored(image, rng):
+        return image[:, ::-1]
+
+    maps = photo_maps(table, (mirrored,))
+    x, _ = loaders(table, augments=(mirrored, mirrored), maps=maps).valid.one_batch()
+    plain, _ = loaders(table, augments=(lambda image, rng: image,) * 2, maps=maps).valid.one_batch()
+    assert torch.equal(torch.Tensor(x), torch.Tensor(plain).flip(-1))
+
+
+def test_photos_that_come_out_in_two_sizes_are_refused(table):
+    def cut(image, rng):
+        return image[: 64 - rng.integers(2)]
+
+    with pytest.raises(DataError, match=r"Photos of a batch come out 6\d x 384 and 6\d x 384"):
+        batches(loaders(table, augments=(cut, cut)).train)
+
+
+def test_batches_that_are_held_stay_as_they_are(table):
+    dl = loaders(table).train
+    held = list(dl)
+    sums = [x.sum().item() for x, _ in held]
+    for _ in dl:
+        pass
+    assert sums == [x.sum().item() for x, _ in held]
+
+
+def test_augmented_with_maps_two_workers_give_what_none_gives(table):
+    maps = photo_maps(table, (TRAIN, VALID), "ram")
+    assert equal(batches(loaders(table, maps=maps, num_workers=2).train), batches(loaders(table, maps=[]).train))
+
+
+def test_a_pass_draws_its_photos_by_their_chances(table):
+    made, _ = of_the_training(table)
+    chances = np.zeros(len(made))
+    chances[3], chances[7] = 0.75, 0.25
+    dls = loaders(table, train=replace(made, chances=chances))
+    drawn = [row for _ in range(30) for _ in [batches(dls.train)] for row in dls.train.order]
+    assert set(drawn) == {3, 7}
+    assert np.mean(np.array(drawn) == 3) == pytest.approx(0.75, abs=0.03)
+    # the same photo twice in a pass is augmented twice
+    x = torch.cat([x for x, _ in dls.train])
+    assert len(x.flatten(1).unique(dim=0)) > 2
+    # for predictions of the training photos each is seen once
+    assert sorted(dls.train.new(shuffle=False, drop_last=False).get_idxs()) == list(range(len(made)))
+
+
+def test_a_half_comes_from_the_partner_and_so_does_its_share_of_the_label(table):
+    made, halves = of_the_training(table, partner="any", probability=1.0)
+    plain = loaders(table, augments=(VALID, VALID), train=made)
+    dls = loaders(table, augments=(VALID, VALID), train=made, halves=halves)
+    each = plain.train.new(shuffle=False, drop_last=False)
+    whole, y = (torch.cat(parts) for parts in zip(*batches(each), strict=True))
+    seen = 0
+    for (x, labels), rows in zip(batches(dls.train), np.array_split(dls.train.order, len(dls.train)), strict=False):
+        for i, row in enumerate(rows[: len(x)]):
+            changed = (x[i] != whole[row]).any(0).any(0)
+            if changed.any() and len(set(labels[i].tolist()) - {0.0, 1.0}):
+                seen += 1
+                partner = next(r for r in range(len(made)) if (x[i] == whole[r]).all(0).all(0)[changed].all())
+                width = changed.nonzero().flatten()
+                side = width.max().item() + 1 if width.min() == 0 else 32 - width.min().item()
+                expected = mixed(
+                    soft_labels(y[row : row + 1], table.heads),
+                    soft_labels(y[partner : partner + 1], table.heads),
+                    torch.tensor([side / 32]),
+                    table.heads,
+                )
+                torch.testing.assert_close(torch.Tensor(labels[i]), torch.Tensor(expected[0]))
+    assert seen > 10
+
+
+class Idle(Transform):
+    """An item transform, which makes a loader go photo by photo."""
+
+    def encodes(self, x: TensorHeads):
+        return x
+
+
+def test_halves_are_the_same_in_workers_and_photo_by_photo(table):
+    made, halves = of_the_training(table)
+    one, two = (loaders(table, train=made, halves=halves, num_workers=n) for n in (0, 2))
+    first = batches(one.train)
+    assert equal(first, batches(two.train))
+    by_photo = loaders(table, train=made, halves=halves)
+    by_photo.train.after_item.add(Idle())
+    assert equal(first, batches(by_photo.train))
+    assert not equal(first, batches(one.train))
+
+
+def test_validation_has_no_halves(table):
+    made, halves = of_the_training(table)
+    dls = loaders(table, train=made, halves=halves)
+    assert equal(batches(dls.valid), batches(loaders(table).valid))
+    assert dls.train.new(shuffle=False).halves is None

@@ -1,0 +1,63 @@
+import pytest
+
+from fastmask.config import make_config
+from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
+from fastmask.data.contest import read_contest
+from fastmask.errors import UsageError
+from fastmask.training.build import resolve_stats
+from fastmask.training.crossval import cross_validate
+from fastmask.training.settle import effective_config
+
+
+def pipelines_of(config):
+    return effective_pipelines(config, resolve_stats(config))
+
+
+def test_statistics_can_be_the_report_s_the_body_s_or_six_numbers():
+    def stats(value):
+        return resolve_stats(make_config({"arch": "tf_efficientnet_lite0", "stats": value}))
+
+    assert stats(None) is None
+    assert stats("report") == ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
+    assert stats("pretrained") == ((0.5,) * 3, (0.5,) * 3)
+    assert stats([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_crop_resize_and_statistics_end_in_the_pipelines():
+    config = make_config({"crop": [300, 150], "resize": [60, 30], "stats": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    for plain in pipelines_of(config).values():
+        crop, resize, *_, normalize, _ = plain["transform"]["transforms"]
+        assert (crop["height"], crop["width"], resize["height"], resize["width"]) == (300, 150, 60, 30)
+        assert list(normalize["mean"]) + list(normalize["std"]) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_statistics_reach_a_pipeline_of_one_s_own(small_settings):
+    pipelines = {name: small_settings[name] for name in ("train_pipeline", "valid_pipeline")}
+    for stats, expected in (([0.5] * 6, ((0.5,) * 3, (0.5,) * 3)), (None, REPORT_STATS)):
+        made = pipelines_of(make_config({"stats": stats, **pipelines}))
+        assert [a.stats for a in augmentations(made)] == [expected] * 2
+    own = to_plain(report_pipelines(stats=((0.1,) * 3, (0.9,) * 3))[1])
+    both = {"train_pipeline": own, "valid_pipeline": own}
+    assert augmentations(pipelines_of(make_config(both)))[0].stats == ((0.1,) * 3, (0.9,) * 3)
+    with pytest.raises(UsageError, match="give the statistics once"):
+        pipelines_of(make_config({**both, "stats": "report"}))
+
+
+@pytest.mark.parametrize("crop", [[100, 50], [400, 200]])
+def test_a_crop_over_pipelines_of_one_s_own_is_refused(small_settings, crop):
+    with pytest.raises(UsageError, match="A crop or a resize beside train_pipeline"):
+        pipelines_of(make_config(small_settings, {"crop": crop}))
+
+
+def test_a_saved_configuration_can_be_varied(finished_run, contest):
+    saved = effective_config(read_contest(contest), make_config({"arch": "test_resnet", "crop": [300, 150]})).to_plain()
+    varied = pipelines_of(make_config(saved, {"crop": [400, 200]}))
+    assert varied["train"]["transform"]["transforms"][0]["height"] == 400
+
+
+def test_a_network_that_cannot_take_the_photos_is_refused_before_anything_starts(contest, small_settings, tmp_path):
+    with pytest.raises(
+        UsageError, match="inception_v3 cannot take photos 64 high and 32 wide .* whole: --resize 299 299"
+    ):
+        cross_validate(read_contest(contest), out=tmp_path / "run", **{**small_settings, "arch": "inception_v3"})
+    assert not (tmp_path / "run").exists()

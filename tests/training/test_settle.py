@@ -1,0 +1,100 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fastmask.config import make_config
+from fastmask.data.contest import read_contest
+from fastmask.data.readers import read_csv
+from fastmask.errors import UsageError
+from fastmask.training.crossval import cross_validate
+from fastmask.training.settle import effective_config, settle_loss
+
+
+def quiet(table, out, **settings):
+    return cross_validate(table, out=out, log=io.StringIO(), **settings)
+
+
+def effective(table, **settings):
+    return effective_config(table, make_config({"arch": "test_resnet", "pretrained": False}, settings))
+
+
+def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest):
+    config = effective(read_contest(contest))
+    assert config.stratify == "age"
+    assert make_config(config.to_plain()) == config
+
+
+def test_an_effective_configuration_is_its_own_effective_configuration(contest):
+    table = read_contest(contest)
+    once = effective(table, crop=[300, 150], resize=[60, 30], stats="report")
+    assert effective_config(table, once) == once
+
+
+def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
+    table = read_contest(contest, age_bounds=(30, 58))
+    assert effective(table).age_bounds == (30, 58)
+    assert effective(table).data == str(contest)
+    assert effective(table, data="sample").data == "sample"
+    with pytest.raises(
+        UsageError, match=r"age_bounds is \[30\.0, 59\.0\], but the table was read with \[30\.0, 58\.0\]"
+    ):
+        effective(table, age_bounds=[30, 59])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fixes": "fixes.csv"}, {"heads": ["age"]}, {"images": "photos"}, {"score_age_bounds": [30, 59]}]
+)
+def test_settings_of_reading_must_be_those_that_the_table_was_read_with(contest, settings):
+    with pytest.raises(UsageError, match=f"Setting {next(iter(settings))} is .*, but the table was read with"):
+        effective(read_contest(contest), **settings)
+
+
+def test_a_configuration_of_a_csv_is_its_own_effective_configuration(contest, tmp_path):
+    table = read_contest(contest)
+    table.frame.drop(columns="age").rename(columns={"age_value": "age"}).to_csv(tmp_path / "my.csv", index=False)
+    bands = {"classes": ["young", "old"], "bounds": [40.0], "train_bounds": [38.0]}
+    given = make_config({"heads": {"age": bands, "mask": ["wear", "incorrect", "none"]}, "arch": "test_resnet"})
+    read = read_csv(tmp_path / "my.csv", given.to_plain()["heads"], images=table.root)
+    once = effective_config(read, given)
+    assert once.to_plain()["heads"]["age"] == bands
+    assert effective_config(read, make_config(once.to_plain())) == once
+    by_name = effective_config(
+        read_csv(tmp_path / "my.csv", ["gender"], images=table.root), make_config({"heads": ["gender"]})
+    )
+    assert by_name.heads == {"gender": ["female", "male"]}
+
+
+def test_more_batches_a_step_than_an_epoch_has_are_refused(contest, small_settings, tmp_path):
+    with pytest.raises(UsageError, match="Setting accumulate is 64, but an epoch has 2 batches of 16"):
+        quiet(read_contest(contest), tmp_path / "run", **small_settings, accumulate=64)
+    assert not (tmp_path / "run").exists()
+
+
+def table_of_halves(contest):
+    """Half of the photos know their mask, the others their gender; none both."""
+    table = read_contest(contest)
+    frame, even = table.frame.copy(), np.arange(len(table)) % 2 == 0
+    frame.loc[even, ["gender"]] = ""
+    frame.loc[~even, ["mask"]] = ""
+    return replace(table, frame=frame)
+
+
+def test_a_metric_that_no_photo_of_a_fold_can_be_judged_by_is_not_watched(contest, small_settings, tmp_path):
+    table = table_of_halves(contest)
+    with pytest.raises(
+        UsageError, match="monitor is macro_f1, but no photo of fold 0 has a label of all heads; .* valid_loss"
+    ):
+        quiet(table, tmp_path / "run", **small_settings)
+    run = quiet(table, tmp_path / "run", **{**small_settings, "monitor": "mask_macro_f1", "epochs": 1})
+    assert np.isnan(run.score().joint.macro_f1)
+    assert run.score().heads["mask"].n == 42
+    assert run.scores["optimistic"]["joint"]["macro_f1"] is None
+
+
+@pytest.mark.parametrize("setting", [{"focal_gamma": 3}, {"label_smoothing": 0.1}, {"alpha": {"age": [1, 1, 4]}}])
+def test_settings_of_the_focal_loss_are_refused_beside_a_loss_of_one_s_own(setting):
+    with pytest.raises(UsageError, match=f"Setting {next(iter(setting))} is of the focal loss"):
+        settle_loss(make_config(setting), own=True)
+    assert settle_loss(make_config(setting), own=False).loss == "focal"
