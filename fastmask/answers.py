@@ -27,6 +27,9 @@ app = typer.Typer()
 _RUN = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_BOXES = Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")]
+_WORKERS = Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")]
+_DEVICE = Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")]
 
 
 @app.command()
@@ -45,15 +48,15 @@ def predict(
     soup: Annotated[
         bool, typer.Option("--soup", help="Average the weights of a fold's checkpoints (--top-k).")
     ] = False,
-    boxes: Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")] = None,
+    boxes: _BOXES = None,
     refit: Annotated[
         bool,
         typer.Option("--refit/--no-refit", help="Of a run with --refit: by its last networks, or by its checkpoints."),
     ] = True,
     members: Annotated[str | None, option("Folds to average, such as fold0,fold2. (default: all)")] = None,
     bs: Annotated[int, typer.Option(help="Photos a batch.")] = 64,
-    workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
-    device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
+    workers: _WORKERS = None,
+    device: _DEVICE = None,
     precision: Annotated[str, typer.Option(help="auto (the run's; on a CPU fp32), fp32, bf16 or fp16.")] = "auto",
     whole_shift: Annotated[
         bool, typer.Option("--shift", help="Say how far the photos are from the run's. (default: with --submission)")
@@ -74,7 +77,7 @@ def predict(
     persons = None if same_person is None else _persons(photos, same_person, submission)
     seen = [] if views is None else words(views)
     count = _count_views(tta, seen)
-    other = "a soup" if soup else "refitted" if refit and _is_refitted(loaded) else None
+    other = _other_models(loaded, soup, refit)
     unlike = _unlike_oof(loaded, count, other)
     if whole_shift and unlike:
         raise UsageError(f"--shift needs {unlike}.")
@@ -126,6 +129,11 @@ def _count_views(tta: int, views: Sequence[str]) -> int:
     from fastmask.inference.views import make_views
 
     return len(make_views(views))
+
+
+def _other_models(run: Run, soup: bool, refit: bool) -> str | None:
+    """In words, what predicts in place of the checkpoints that OOF is of; None where these do."""
+    return "a soup" if soup else "refitted" if refit and _is_refitted(run) else None
 
 
 def _is_refitted(run: Run) -> bool:
@@ -245,9 +253,9 @@ def pseudo(
     run: _RUN,
     images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
     out: Annotated[Path, option("A new or empty folder.")],
-    boxes: Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")] = None,
-    workers: Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")] = None,
-    device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
+    boxes: _BOXES = None,
+    workers: _WORKERS = None,
+    device: _DEVICE = None,
 ) -> None:
     """Let each fold's models label photos, for the same fold of a student to learn from: fit --pseudo."""
     from fastmask.inference.pseudo import make_pseudo

@@ -5,10 +5,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from fastmask import cli
+from fastmask.config import make_config
+from fastmask.data.contest import contest_heads
 from fastmask.data.sample import write_sample
+from fastmask.files import write_csv
+from fastmask.heads import Heads
 from fastmask.run import Run
 
 ERROR, WARNING = "fastmask: error: ", "fastmask: warning: "
@@ -72,6 +78,48 @@ def finished_run(contest: Path, small_settings: dict[str, Any], tmp_path_factory
 def run_copy(finished_run: Run, tmp_path: Path) -> Path:
     """A run directory of one's own, to break things in; file times are kept."""
     return Path(shutil.copytree(finished_run.path, tmp_path / "run_copy"))
+
+
+@pytest.fixture
+def run_of(tmp_path: Path) -> Callable[..., Run]:
+    """A function that makes a finished run of probabilities and labels, without training.
+
+    Persons have seven photos and are dealt into folds; its rows stand in any `order`.
+    """
+
+    def make(
+        probabilities: np.ndarray,
+        y: np.ndarray,
+        name: str = "made",
+        *,
+        heads: Heads | None = None,
+        folds: int = 5,
+        persons: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+        environment: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Run:
+        heads, n = heads or contest_heads(), len(y)
+        owner = np.arange(n) // 7 if persons is None else persons
+        rows = np.arange(n) if order is None else order
+        frame = pd.DataFrame({"path": [f"{i:05}.jpg" for i in range(n)], "person": [f"p{i:04}" for i in owner]})
+        for head, codes in zip(heads, y.T, strict=True):
+            frame[head.name] = head.decode_all(codes)
+        frame["fold"] = owner % folds
+        run = Run.create(
+            tmp_path / name,
+            make_config({"arch": "test_resnet", "folds": max(2, folds), **settings}),
+            heads,
+            pipelines={"train": {}, "valid": {}},
+            folds=frame.iloc[rows],
+            environment=environment or {},
+        )
+        oof = frame[["path", "person", "fold"]].assign(**dict(zip(heads.columns, probabilities.T, strict=True)))
+        joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
+        write_csv(run.path / "oof.csv", oof.assign(**joint).iloc[rows])
+        return Run.load(run.path)
+
+    return make
 
 
 class Answer:

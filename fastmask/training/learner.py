@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,47 +63,65 @@ def mask_learner(
 ) -> Learner:
     """A fastai Learner for the heads of `dls`: a timm body with a linear layer a head, focal loss, AdamP.
 
-    What is drawn for the network depends on the loaders' seed and fold alone. `arch` is a timm name, or a network of
-    your own that gives logits (B, classes of all heads). `loss_func` must have `reduction`, `activation` and `decodes`,
-    as `FocalLoss` has. `precision` (auto, fp32, bf16, fp16), `accumulate` (batches a step), `ema` (a decay; 0 has none)
-    and `swa` (the share of the training before it; 0 has none) add the callbacks `Precision`, `Accumulation`, `EMA` and
-    `SWA`. `layer_decay` under 1 gives each block of the body that much less of the learning rate than the one above it,
-    each a group of its own. `kwargs` go to the Learner, also in place of what is
-    set here (`opt_func`, `splitter`). Weight decay applies to every weight, as the `adamp` package does it, not only to
-    those that fastai would decay. Raises UsageError for a loss or a metric that cannot work on these heads.
+    Args:
+        arch: a timm name, or a network of your own that gives logits (B, classes of all heads). What is drawn for the
+            one that is named depends on the loaders' seed and fold alone.
+        loss_func: must have `reduction`, `activation` and `decodes`, as `FocalLoss` has.
+        wd: applies to every weight, as the `adamp` package does it, not only to those that fastai would decay.
+        precision: auto, fp32, bf16 or fp16: the callback `Precision`.
+        accumulate: batches a step: the callback `Accumulation`.
+        ema: a decay; 0 has none: the callback `EMA`.
+        swa: the share of the training before it; 0 has none: the callback `SWA`.
+        layer_decay: under 1, each block of the body has that much less of the learning rate than the one above it, each
+            a group of its own.
+        kwargs: go to the Learner, also in place of what is set here (`opt_func`, `splitter`).
+
+    Raises UsageError for a loss or a metric that cannot work on these heads.
     """
     heads, network = heads_of(dls), arch
     if isinstance(network, str):
-        size = tuple(dls.valid.one_batch()[0].shape[-2:]) if needs_size(network) else None
-        with seeded(getattr(dls.train, "seed", 0), getattr(dls.train, "fold", 0)):
-            network = build_network(
-                network,
-                heads,
-                pretrained=pretrained,
-                weights=weights,
-                drop_rate=drop_rate,
-                drop_path_rate=drop_path,
-                size=size,
-            )
-    splitter, opt_func = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params, adamp_opt()
-    if layer_decay != 1:
-        if {"splitter", "opt_func"} & set(kwargs):
-            raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
-        if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:
-            raise UsageError(
-                f"layer_decay is {layer_decay:g}; expected above 0 to 1, and under 1 only for a timm body."
-            )
-        splitter, opt_func = blocks_and_heads, adamp_opt(lr_scales=layer_scales(network, layer_decay))
+        network = _drawn_network(
+            dls,
+            heads,
+            network,
+            pretrained=pretrained,
+            weights=weights,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path,
+        )
+    groups = _groups(network) if layer_decay == 1 else _decaying_groups(network, layer_decay, kwargs)
     loss_func = FocalLoss(heads) if loss_func is None else check_loss(loss_func, heads)
     if metrics is None:
         metrics = default_metrics(heads, getattr(dls, "truth", None))
     metrics = [check_metric(mk_metric(metric), heads) for metric in L(metrics)]
-    settings = {"opt_func": opt_func, "lr": lr, "wd": wd, "wd_bn_bias": True, "splitter": splitter, **kwargs}
+    settings = {**groups, "lr": lr, "wd": wd, "wd_bn_bias": True, **kwargs}
     precision = resolve_precision(precision, pick_device(getattr(dls, "device", None)))
     cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, accumulate, ema, swa), *L(cbs)]
     learn = ResumableLearner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
     record_on_device(learn)
     return learn
+
+
+def _drawn_network(dls: DataLoaders, heads: Heads, arch: str, **options: Any) -> MultiHeadNet:
+    """The network of a timm name for the photos of `dls`, drawn by their seed and fold."""
+    size = tuple(dls.valid.one_batch()[0].shape[-2:]) if needs_size(arch) else None
+    with seeded(getattr(dls.train, "seed", 0), getattr(dls.train, "fold", 0)):
+        return build_network(arch, heads, size=size, **options)
+
+
+def _groups(network: nn.Module) -> dict[str, Any]:
+    """What parts the weights into groups, and the optimizer."""
+    splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
+    return {"splitter": splitter, "opt_func": adamp_opt()}
+
+
+def _decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str, Any]) -> dict[str, Any]:
+    """As `_groups`, each block of the body a group whose learning rate is a share of that of the one above it."""
+    if {"splitter", "opt_func"} & set(given):
+        raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
+    if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:
+        raise UsageError(f"layer_decay is {layer_decay:g}; expected above 0 to 1, and under 1 only for a timm body.")
+    return {"splitter": blocks_and_heads, "opt_func": adamp_opt(lr_scales=layer_scales(network, layer_decay))}
 
 
 def check_loss(loss_func: Any, heads: Heads) -> Any:

@@ -1,14 +1,12 @@
-"""Runs made of numbers, without training, and files of answers to their photos."""
+"""Probabilities and labels, runs made of them, and files of answers to their photos."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fastmask.config import make_config
 from fastmask.data.contest import contest_heads
 from fastmask.files import write_csv
 from fastmask.heads import Heads
@@ -40,38 +38,6 @@ def _draw(persons: int = 120, seed: int = 0, sure: float = 2.0) -> tuple[np.ndar
 def draw_oof() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """`_draw`, for tests."""
     return _draw
-
-
-@pytest.fixture
-def run_of(tmp_path: Path) -> Callable[..., Run]:
-    """A function that makes a finished run of probabilities and labels; persons of seven photos, dealt into folds."""
-
-    def make(
-        probabilities: np.ndarray,
-        y: np.ndarray,
-        name: str = "made",
-        folds: int = 5,
-        heads: Heads | None = None,
-        persons: np.ndarray | None = None,
-        **settings: Any,
-    ) -> Run:
-        heads = heads or contest_heads()
-        n = len(y)
-        owner = np.arange(n) // PHOTOS if persons is None else persons
-        frame = pd.DataFrame({"path": [f"{i:05}.jpg" for i in range(n)], "person": [f"p{i:04}" for i in owner]})
-        for head, codes in zip(heads, y.T, strict=True):
-            frame[head.name] = [head.decode(code) for code in codes]
-        frame["fold"] = owner % folds
-        config = make_config({"arch": "test_resnet", "folds": max(2, folds), **settings})
-        run = Run.create(
-            tmp_path / name, config, heads, pipelines={"train": {}, "valid": {}}, folds=frame, environment={}
-        )
-        oof = frame[["path", "person", "fold"]].assign(**dict(zip(heads.columns, probabilities.T, strict=True)))
-        joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
-        write_csv(run.path / "oof.csv", oof.assign(**joint))
-        return Run.load(run.path)
-
-    return make
 
 
 @pytest.fixture(scope="session")

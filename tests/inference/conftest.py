@@ -1,4 +1,4 @@
-"""Runs made of numbers, and small trained ones to put together."""
+"""Labels and guesses to make runs of, and small trained runs to put together."""
 
 import io
 from collections.abc import Callable
@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from fastmask.config import make_config
 from fastmask.data.contest import contest_heads, read_contest
-from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.run import Run
 
@@ -40,44 +37,6 @@ def guess() -> Callable[..., np.ndarray]:
         return np.concatenate(parts, axis=1)
 
     return draw
-
-
-@pytest.fixture
-def run_of(tmp_path: Path) -> Callable[..., Run]:
-    """A function that makes a finished run of probabilities and labels, its rows in any `order`."""
-
-    def make(
-        name: str,
-        probabilities: np.ndarray,
-        y: np.ndarray,
-        heads: Heads | None = None,
-        folds: int = 5,
-        order: np.ndarray | None = None,
-        persons: np.ndarray | None = None,
-        environment: dict[str, Any] | None = None,
-        **settings: Any,
-    ) -> Run:
-        heads, n = heads or contest_heads(), len(y)
-        owner = np.arange(n) // PHOTOS if persons is None else persons
-        frame = pd.DataFrame({"path": [f"{i:05}.jpg" for i in range(n)], "person": [f"p{i:04}" for i in owner]})
-        for head, codes in zip(heads, y.T, strict=True):
-            frame[head.name] = [head.decode(code) for code in codes]
-        frame["fold"] = owner % folds
-        joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
-        oof = frame[["path", "person", "fold"]].assign(**dict(zip(heads.columns, probabilities.T, strict=True)))
-        rows = np.arange(n) if order is None else order
-        run = Run.create(
-            tmp_path / name,
-            make_config({"arch": "test_resnet", "folds": max(2, folds), **settings}),
-            heads,
-            pipelines={"train": {}, "valid": {}},
-            folds=frame.iloc[rows],
-            environment=environment or {},
-        )
-        write_csv(run.path / "oof.csv", oof.assign(**joint).iloc[rows])
-        return Run.load(run.path)
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ def pair(run_of, guess, labels):
     """Two runs of the same photos, the second of them in another order."""
     order = np.random.default_rng(5).permutation(len(labels))
     return (
-        run_of("a", guess(labels, 1), labels),
-        run_of("b", guess(labels, 2, knows=1.8), labels, order=order),
+        run_of(guess(labels, 1), labels, "a"),
+        run_of(guess(labels, 2, knows=1.8), labels, "b", order=order),
     )
 
 
@@ -58,7 +58,7 @@ def test_the_ensemble_is_a_run_that_everything_downstream_reads(pair, tmp_path):
 
 
 def test_a_vote_is_counted_photo_by_photo(pair, run_of, guess, labels, tmp_path):
-    runs = [*pair, run_of("c", guess(labels, 3), labels)]
+    runs = [*pair, run_of(guess(labels, 3), labels, "c")]
     run = blend_runs(runs, "vote", out=tmp_path / "vote", draws=0).run
     votes = np.stack([HEADS.argmax(in_rows_of(runs[0], each)) for each in runs])
     counts = np.stack([(votes[:, :, 2] == c).sum(0) for c in range(3)], axis=1)
@@ -110,8 +110,8 @@ def test_what_it_gains_is_paired_by_person(pair, tmp_path):
 def test_a_model_an_attribute_makes_a_whole(run_of, guess, labels, tmp_path):
     mask, age = Heads([HEADS["mask"]]), Heads([HEADS["age"], HEADS["gender"]])
     runs = [
-        run_of("mask", guess(labels[:, :1], 1, heads=mask), labels[:, :1], mask),
-        run_of("rest", guess(labels[:, [2, 1]], 2, heads=age), labels[:, [2, 1]], age),
+        run_of(guess(labels[:, :1], 1, heads=mask), labels[:, :1], "mask", heads=mask),
+        run_of(guess(labels[:, [2, 1]], 2, heads=age), labels[:, [2, 1]], "rest", heads=age),
     ]
     blended = blend_runs(runs, "oof", out=tmp_path / "whole", draws=0)
     # as the run that has most has them, then the others
@@ -127,7 +127,7 @@ def test_a_model_an_attribute_makes_a_whole(run_of, guess, labels, tmp_path):
 
 def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(pair, run_of, guess, labels, tmp_path):
     only_mask = Heads([HEADS["mask"], *(replace(HEADS[name], weight=0.0) for name in ("gender", "age"))])
-    noise = run_of("mask", guess(labels, 9, knows=0), labels, only_mask)
+    noise = run_of(guess(labels, 9, knows=0), labels, "mask", heads=only_mask)
     run = blend_runs([pair[0], noise], out=tmp_path / "both", draws=0).run
     np.testing.assert_allclose(run.probabilities[:, 3:], pair[0].probabilities[:, 3:])
     np.testing.assert_allclose(run.probabilities[:, :3], (pair[0].probabilities + noise.probabilities)[:, :3] / 2)
@@ -135,10 +135,10 @@ def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(pair, run_of, g
 
 def test_what_makes_a_members_score_another_is_carried_to_the_ensemble(run_of, guess, labels, tmp_path):
     runs = [
-        run_of("honest", guess(labels, 1), labels),
-        run_of("leaky", guess(labels, 2), labels, group="none"),
-        run_of("chosen", guess(labels, 3), labels, environment={"start": {"chosen_weights": True}}),
-        run_of("proposed", guess(labels, 4), labels, environment={"proposed_fixes": 3}),
+        run_of(guess(labels, 1), labels, "honest"),
+        run_of(guess(labels, 2), labels, "leaky", group="none"),
+        run_of(guess(labels, 3), labels, "chosen", environment={"start": {"chosen_weights": True}}),
+        run_of(guess(labels, 4), labels, "proposed", environment={"proposed_fixes": 3}),
     ]
     run = Run.load(blend_runs(runs, out=tmp_path / "all", draws=0).run.path)
     assert [c.split(": ")[0] for c in run.caveats] == [str(r.path) for r in runs[1:]]
@@ -151,25 +151,25 @@ def test_what_makes_a_members_score_another_is_carried_to_the_ensemble(run_of, g
 def test_parts_of_runs_are_blended_where_they_are_the_same_part(run_of, guess, labels, tmp_path):
     runs = []
     for name, seed in (("a", 1), ("b", 2)):
-        run = run_of(name, guess(labels, seed), labels)
+        run = run_of(guess(labels, seed), labels, name)
         oof = pd.read_csv(run.path / "oof.csv")
         oof[oof["fold"] < 2].to_csv(run.path / "oof.csv", index=False)
         runs.append(run)
     run = blend_runs([Run.load(run.path) for run in runs], out=tmp_path / "both", draws=0).run
     assert len(run.oof) == 2 * len(labels) // 5
     assert all("Of 5 folds only 0, 1: a part of the photos." in caveat for caveat in run.caveats)
-    whole = run_of("whole", guess(labels, 3), labels)
+    whole = run_of(guess(labels, 3), labels, "whole")
     with pytest.raises(UsageError, match=r"a lacks 252 of the 420 OOF predictions, such as that of 00014\.jpg"):
         blend_runs([runs[0].path, whole], out=tmp_path / "no")
 
 
 def test_folds_may_differ_and_torn_persons_are_dealt_anew(run_of, guess, labels, tmp_path):
-    one = run_of("five", guess(labels, 1), labels)
-    two = run_of("three", guess(labels, 2), labels, folds=3)
+    one = run_of(guess(labels, 1), labels, "five")
+    two = run_of(guess(labels, 2), labels, "three", folds=3)
     blended = blend_runs([one, two], "oof", out=tmp_path / "both", draws=0)
     assert (blended.run.folds["fold"] == one.folds["fold"]).all()
     assert any(note.startswith("Other folds than") and "three" in note for note in blended.notes)
-    torn = run_of("torn", guess(labels, 3), labels, group="none")
+    torn = run_of(guess(labels, 3), labels, "torn", group="none")
     frames = {name: pd.read_csv(torn.path / name) for name in ("folds.csv", "oof.csv")}
     for name, frame in frames.items():
         frame.assign(fold=np.arange(len(frame)) % 5).to_csv(torn.path / name, index=False)
@@ -184,7 +184,7 @@ def test_folds_may_differ_and_torn_persons_are_dealt_anew(run_of, guess, labels,
 def test_labels_that_nobody_knows_are_left_out(run_of, guess, labels, tmp_path):
     some = labels.copy()
     some[::3, 2] = -1
-    runs = [run_of(name, guess(labels, seed), some) for name, seed in (("a", 1), ("b", 2))]
+    runs = [run_of(guess(labels, seed), some, name) for name, seed in (("a", 1), ("b", 2))]
     run = blend_runs(runs, "oof", out=tmp_path / "both", draws=0).run
     assert run.score(0).joint.n == (some[:, 2] >= 0).sum()
 
@@ -193,9 +193,9 @@ def test_heads_may_be_trained_by_other_bounds_and_not_scored_by_others(pair, run
     def with_age(**changed):
         return Heads([HEADS["mask"], HEADS["gender"], replace(HEADS["age"], **changed)])
 
-    trained = run_of("58", guess(labels, 3), labels, with_age(train_bounds=(30.0, 58.0)))
+    trained = run_of(guess(labels, 3), labels, "58", heads=with_age(train_bounds=(30.0, 58.0)))
     assert blend_runs([pair[0], trained], out=tmp_path / "both", draws=0).run.heads == HEADS
-    other = run_of("50", guess(labels, 4), labels, with_age(bounds=(30.0, 50.0), train_bounds=None))
+    other = run_of(guess(labels, 4), labels, "50", heads=with_age(bounds=(30.0, 50.0), train_bounds=None))
     with pytest.raises(UsageError, match=r"the bounds of head age are 30\.0, 60\.0 in the first, 30\.0, 50\.0 in the"):
         blend_runs([pair[0], other], out=tmp_path / "no")
 
@@ -207,7 +207,7 @@ def test_runs_that_do_not_belong_together_are_refused_in_a_sentence(pair, run_of
         assert not (tmp_path / "no").exists()
 
     def odd(name, y=labels, **options):
-        return run_of(name, guess(y, 7, heads=options.get("heads")), y, **options)
+        return run_of(guess(y, 7, heads=options.get("heads")), y, name, **options)
 
     other = labels.copy()
     other[10, 1] = 1 - other[10, 1]
@@ -239,7 +239,7 @@ def test_runs_that_do_not_belong_together_are_refused_in_a_sentence(pair, run_of
 
 
 def test_one_person_cannot_be_fitted_and_scored(run_of, guess, labels, tmp_path):
-    runs = [run_of(name, guess(labels[:7], 1), labels[:7], persons=np.zeros(7, int)) for name in ("a", "b")]
+    runs = [run_of(guess(labels[:7], 1), labels[:7], name, persons=np.zeros(7, int)) for name in ("a", "b")]
     with pytest.raises(UsageError, match="a has one person only"):
         blend_runs(runs, out=tmp_path / "no")
 
@@ -267,7 +267,7 @@ def test_its_identity_is_that_of_its_members_and_their_blend(pair, tmp_path):
 def test_heads_and_names_of_several_runs(run_of, guess, labels):
     def made(name, names):
         heads, columns = Heads([HEADS[n] for n in names]), [HEADS.position(n) for n in names]
-        return run_of(name, guess(labels[:, columns], 1, heads=heads), labels[:, columns], heads)
+        return run_of(guess(labels[:, columns], 1, heads=heads), labels[:, columns], name, heads=heads)
 
     runs = [made("x/run", ["gender"]), made("y/run", ["age", "mask"]), made("z/run", ["mask", "gender"])]
     assert all_heads(runs).names == ("age", "mask", "gender")

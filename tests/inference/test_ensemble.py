@@ -14,7 +14,7 @@ from fastmask.decision.decide import fit_run
 from fastmask.errors import DataError, UsageError
 from fastmask.files import read_json, write_json
 from fastmask.inference.blend import blend_runs
-from fastmask.inference.ensemble import find_photos, predict
+from fastmask.inference.ensemble import face_cut, find_photos, predict
 from fastmask.inference.views import make_views
 from fastmask.model.network import build_network
 from fastmask.run import Run
@@ -294,6 +294,12 @@ def test_what_cannot_be_predicted_is_said(finished_run, run_copy, photos, tmp_pa
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(DataError, match="does not hold the weights of test_resnet"):
         predicted(run_copy, photos)
+
+
+def test_boxes_go_with_a_run_that_was_trained_with_them(finished_run):
+    assert face_cut(finished_run, None, {}) is None
+    with pytest.raises(UsageError, match="--boxes goes with a run that was trained with boxes, and .*small was not"):
+        face_cut(finished_run, "boxes.csv", {})
 
 
 def test_a_pipeline_that_cannot_be_built_names_the_run(run_copy, photos):
