@@ -213,8 +213,6 @@ class Config(BaseModel):
             low, high = getattr(self, name)
             if not 0 < low < high:
                 raise ValueError(f"{name} must rise, found {low:g} {high:g}")
-        if self.head_weights and not any(self.head_weights.values()):
-            raise ValueError("head_weights are all 0, so there is nothing to learn")
         if any(not any(row.values() if isinstance(row, dict) else row) for row in (self.alpha or {}).values()):
             raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out by head_weights")
         if self.weights is not None and self.pretrained:

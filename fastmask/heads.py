@@ -206,6 +206,11 @@ class Heads(Sequence[Head]):
         return tuple(self._heads[i].name for i in self.joined)
 
     @property
+    def unlearned(self) -> tuple[str, ...]:
+        """The names of the heads of the joint class that have no part in the loss, so that answers mean nothing."""
+        return tuple(self._heads[i].name for i in self.joined if not self._heads[i].weight)
+
+    @property
     def columns(self) -> list[str]:
         """A column name a logit, such as "mask.wear"."""
         return [f"{h.name}.{c}" for h in self._heads for c in h.classes]

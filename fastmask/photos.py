@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,4 +69,4 @@ def paint(
     left = f"left out: {painted.faceless} photos without a face, {painted.covered} that are not bare"
     made = ", ".join(f"{count} {kind}" for kind, count in painted.photos.items() if count)
     typer.echo(f"{painted.folder}: photos {made}, of {painted.faces} faces; {left}")
-    say(f"Next: fastmask fit --extra {painted.folder / 'labels.csv'}")
+    say(f"Next: fastmask fit --extra {quote(str(painted.folder / 'labels.csv'))}")

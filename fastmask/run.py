@@ -392,8 +392,17 @@ class Run:
     def caveats(self) -> list[str]:
         """What makes its score another than that of an honest, whole cross-validation; mostly nothing.
 
-        Those of an ensemble are its members'.
+        Those of an ensemble are its members', but for heads that one has not learned and another has.
         """
+        unlearned = self.heads.unlearned
+        if not unlearned:
+            return self.doubts
+        what = f"{', '.join(unlearned)} (weight 0) was never learned: its score and the joint one mean nothing."
+        return [what, *self.doubts]
+
+    @property
+    def doubts(self) -> list[str]:
+        """Its caveats but for those of the heads."""
         if self.is_ensemble:
             return list(self.ensemble["caveats"])
         trained = sorted(set(self.oof["fold"].astype(int)))

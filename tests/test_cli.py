@@ -954,7 +954,7 @@ def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(
     answer = fastmask(*small, "--dry-run", "--fold", 1, "--out", "run")
     assert answer.code == DONE
     assert [line.split()[0] for line in answer.out.splitlines()] == ["step", "epoch", "run", "memory", "disk"]
-    assert "1 folds of 2 epochs" in answer.out
+    assert "1 fold of 2 epochs" in answer.out
     assert snapshot(work) == before
 
 

@@ -158,7 +158,7 @@ def blend_runs(
             ensemble={
                 **mixture.to_plain(),
                 "members": [describe(run, name, out) for run, name in zip(loaded, names, strict=True)],
-                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in run.caveats],
+                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in run.doubts],
             },
             overwrite=overwrite,
         )

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fastmask.errors import DataError, UsageError
 from fastmask.files import real
-from fastmask.heads import Head, Heads
+from fastmask.heads import Heads
 from fastmask.inference.mixture import MOST_MEMBERS, Mixture
 from fastmask.run import ENSEMBLE, OOF, Run
 
@@ -24,13 +24,11 @@ def learned(run: Run) -> tuple[str, ...]:
 
 
 def all_heads(runs: Sequence[Run]) -> Heads:
-    """The heads that any of the runs has learned: those of the run that has most, then the others as they come."""
-    most = max(runs, key=lambda run: len(learned(run)))
-    found: dict[str, Head] = {}
-    for run in (most, *runs):
-        for name in learned(run):
-            found.setdefault(name, run.heads[name])
-    return Heads(list(found.values()))
+    """The heads that any of the runs has learned: in the order of the run that has most heads, then as they come."""
+    found = {name: run.heads[name] for run in reversed(runs) for name in learned(run)}
+    most = max(runs, key=lambda run: len(run.heads))
+    order = dict.fromkeys(name for run in (most, *runs) for name in run.heads.names if name in found)
+    return Heads([found[name] for name in order])
 
 
 def check_members(runs: Sequence[Run], out: Path) -> None:

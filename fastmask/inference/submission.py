@@ -94,6 +94,11 @@ def check_heads(heads: Heads) -> None:
             f"A submission holds classes of {', '.join(contest.names)}, the run's are of "
             f"{', '.join(heads.classified)}; leave --submission out: the CSV of --out has a column a head."
         )
+    if heads.unlearned:
+        raise UsageError(
+            f"The run has not learned {', '.join(heads.unlearned)} (weight 0), so a submission would guess at it; make "
+            "one run of it and of those that have: fastmask ensemble."
+        )
 
 
 def check_out(info: Path, out: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fastai.callback.core import CancelFitException, CancelTrainException
 
 from fastmask.config import Config
+from fastmask.data.findings import count
 from fastmask.errors import UsageError
 from fastmask.terminal import duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
@@ -92,7 +93,7 @@ def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
 
 def given_up(wanted: Config, made: Config) -> str:
     """A line that says what the hours cost."""
-    now, before = (f"{config.folds} folds of {config.epochs} epochs" for config in (made, wanted))
+    now, before = (f"{count(config.folds, 'fold')} of {count(config.epochs, 'epoch')}" for config in (made, wanted))
     return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as asked")
 
 

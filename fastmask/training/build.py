@@ -67,7 +67,10 @@ def weighted_heads(heads: Heads, config: Config) -> Heads:
     weights = config.head_weights or {}
     for name in (*weights, *(config.alpha or {})):
         heads.position(name)
-    return Heads([replace(h, weight=weights.get(h.name, h.weight)) for h in heads])
+    weighted = Heads([replace(h, weight=weights.get(h.name, h.weight)) for h in heads])
+    if not any(head.weight for head in weighted):
+        raise UsageError("Setting head_weights is 0 for every head, so there is nothing to learn; leave one out of it.")
+    return weighted
 
 
 def resolve_stats(config: Config) -> Stats | None:

@@ -23,9 +23,9 @@ from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.data.training_set import TrainingSet
 from fastmask.errors import DataError, DivergenceError, one_line
 from fastmask.files import replacing, write_csv
-from fastmask.heads import Heads
+from fastmask.heads import JOINT, Heads
 from fastmask.randomness import Counted, Stream
-from fastmask.scoring import LOSS
+from fastmask.scoring import LOSS, target_of
 
 # how often each class was drawn
 DRAWN = "drawn.csv"
@@ -255,15 +255,19 @@ class History(TrainedEpochs):
 
 
 class Drawn(TrainedEpochs):
-    """Writes `folder`/drawn.csv anew each epoch: how many photos of each joint class it has trained on."""
+    """Writes `folder`/drawn.csv anew each epoch: how many photos of each class of `target` it has trained on.
+
+    `target` is a head or "joint", by which the photos are drawn.
+    """
 
     order = History.order
 
-    def __init__(self, folder: Path, heads: Heads, train: TrainingSet) -> None:
+    def __init__(self, folder: Path, heads: Heads, train: TrainingSet, target: str = JOINT) -> None:
         self.folder = folder
-        classes = heads.joint(train.classes(heads))
+        classes = target_of(heads, train.classes(heads), target)
         self._there, self._of_row = np.unique(classes, return_inverse=True)
-        self._names = [heads.joint_name(number) or "unknown" for number in self._there.tolist()]
+        name_of = heads.joint_name if target == JOINT else heads[target].decode
+        self._names = [name_of(number) or "unknown" for number in self._there.tolist()]
         self._rows: list[dict[str, int]] = []
 
     def after_trained_epoch(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from pathlib import Path
 from typing import TextIO
 
 import pandas as pd
@@ -60,7 +61,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
         [
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
             *skips,
-            *([Drawn(folder, plan.table.heads, plan.training_set(fold))] if config.sampler else []),
+            *drawn_callbacks(folder, plan, fold),
             History(folder),
             FiniteLoss(),
             OOFCollector(folder),
@@ -102,6 +103,12 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
     clear_fold(run, fold)
     if interrupts.asked is not None:
         end(interrupts.asked)
+
+
+def drawn_callbacks(folder: Path, plan: Plan, fold: int) -> list[Drawn]:
+    """What keeps how often each class was drawn, where photos are drawn by their class."""
+    sampler = plan.config.sampler
+    return [] if sampler is None else [Drawn(folder, plan.table.heads, plan.training_set(fold), sampler)]
 
 
 def clear_fold(run: Run, fold: int) -> None:

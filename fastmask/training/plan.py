@@ -18,6 +18,7 @@ from fastmask.config import Config
 from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
+from fastmask.data.findings import count
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, photo_maps, pick_device
 from fastmask.data.photo import check_photos, in_threads, read_photo
@@ -63,6 +64,7 @@ class Plan:
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
         without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
+        folds = count(self.config.folds, "fold")
         faces, extra = self.table.faces, _extra_line(self.extras)
         dropped = int(left_out(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
@@ -74,7 +76,7 @@ class Plan:
                 *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
-                f"{self.config.folds} folds of {self.config.epochs} epochs on {self.environment['device']}{precision}",
+                f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}",
             )
         )
 
@@ -295,13 +297,15 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
     config, heads = plan.config, plan.table.heads
     if config.sampler not in (None, JOINT):
         heads.position(config.sampler)
-    if config.half_cutmix and config.half_partner not in (SAME, ANY):
-        joint_class(heads, config.half_partner)
+    named = config.half_partner if config.half_cutmix and config.half_partner not in (SAME, ANY) else None
     for extra in plan.extras:
         if not extra.teaches.any():
             raise UsageError(f"No photo of those below {extra.table.root} has a label, and a weight, to learn from.")
     for fold in plan.check_folds(chosen):
-        photos = len(plan.training_set(fold))
+        train = plan.training_set(fold)
+        photos = len(train)
+        if named is not None and joint_class(heads, named) not in heads.joint(train.classes(heads)):
+            raise UsageError(f"Setting half_partner is {named!r}, of which fold {fold} has no photo to train on.")
         if not photos:
             raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
         check_batches(config, photos)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
 
+from fastmask.data.findings import count
 from fastmask.errors import DivergenceError, FastmaskError, one_line
 from fastmask.files import read_json
 from fastmask.run import DONE, REFIT, Run
@@ -66,4 +67,4 @@ def refit_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
-    say(f"fold {fold + 1}/{config.folds}: {config.refit} epochs on all photos", log)
+    say(f"fold {fold + 1}/{config.folds}: {count(config.refit, 'epoch')} on all photos", log)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
+from fastmask.data.findings import count
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.run import go_on
 from fastmask.terminal import duration, in_bytes
@@ -74,7 +75,7 @@ class Rehearsal:
         rows = {
             "step": f"{self.train_step:.3g} s with loading, loss {self.loss:.4f}; validation {self.valid_step:.3g} s",
             "epoch": f"{duration(self.epoch_seconds)}: {self.train_steps} steps and {self.valid_steps} of validation",
-            "run": f"{duration(self.run_seconds)}: {self.folds} folds of {self.epochs} epochs{early}",
+            "run": f"{duration(self.run_seconds)}: {count(self.folds, 'fold')} of {count(self.epochs, 'epoch')}{early}",
             "memory": f"{in_bytes(self.memory)} of this process{device}",
             "disk": f"{disk}; {in_bytes(self.free)} free",
         }

@@ -252,6 +252,23 @@ def test_an_ensemble_is_replaced_only_where_that_is_asked_for_and_by_nothing_hal
     assert json.loads((tmp_path / "both" / "ensemble.json").read_text())["blend"] == "vote"
 
 
+def test_models_that_learned_one_head_each_keep_the_order_that_they_share(run_of, guess, labels, tmp_path):
+    def learned(*names):
+        return Heads([replace(head, weight=float(head.name in names)) for head in HEADS])
+
+    runs = [
+        run_of(guess(labels, seed, heads=heads), labels, "-".join(heads.unlearned), heads=heads)
+        for seed, heads in enumerate((learned("mask"), learned("gender", "age")))
+    ]
+    assert "gender, age (weight 0) was never learned" in str(runs[0].score(draws=0))
+    run = blend_runs(runs, out=tmp_path / "whole", draws=0).run
+    assert run.heads.names == HEADS.names
+    assert run.caveats == []
+    for name, source in (("mask", runs[0]), ("gender", runs[1]), ("age", runs[1])):
+        columns = [column for column in HEADS.columns if column.startswith(f"{name}.")]
+        np.testing.assert_allclose(run.oof[columns], source.oof[columns])
+
+
 def test_it_has_no_models_to_go_on_with_to_merge_or_to_look_at(pair, tmp_path):
     run = blend_runs(pair, out=tmp_path / "both", draws=0).run
     for ask in (lambda: merge_runs([run, pair[0]], tmp_path / "m"), lambda: run.history(0), lambda: run.checkpoints(0)):

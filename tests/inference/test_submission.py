@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from fastmask.data.contest import contest_heads
 from fastmask.errors import DataError, UsageError
-from fastmask.inference.submission import photos_of_info, read_info, score_files, write_submission
+from fastmask.heads import Heads
+from fastmask.inference.submission import check_heads, photos_of_info, read_info, score_files, write_submission
 
 NAMES = [f"{i:040x}.jpg" for i in range(60)]
 
@@ -25,6 +29,13 @@ def test_a_submission_has_the_rows_of_info_in_their_order(info, tmp_path):
     frame = pd.read_csv(write_submission({f"images/{n}": c for n, c in classes.items()}, info, tmp_path / "out.csv"))
     assert frame["ImageID"].tolist() == NAMES
     assert frame["ans"].tolist() == [classes[n] for n in NAMES]
+
+
+def test_what_was_not_learned_is_not_handed_in():
+    heads = [replace(head, weight=float(head.name == "mask")) for head in contest_heads()]
+    with pytest.raises(UsageError, match=r"has not learned gender, age \(weight 0\), .* fastmask ensemble"):
+        check_heads(Heads(heads))
+    check_heads(contest_heads())
 
 
 def test_a_photo_that_was_not_predicted_is_said_and_nothing_is_written(info, tmp_path):

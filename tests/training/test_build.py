@@ -4,7 +4,7 @@ from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
 from fastmask.data.contest import read_contest
 from fastmask.errors import UsageError
-from fastmask.training.build import resolve_stats
+from fastmask.training.build import resolve_stats, weighted_heads
 from fastmask.training.crossval import cross_validate
 from fastmask.training.settle import effective_config
 
@@ -61,3 +61,12 @@ def test_a_network_that_cannot_take_the_photos_is_refused_before_anything_starts
     ):
         cross_validate(read_contest(contest), out=tmp_path / "run", **{**small_settings, "arch": "inception_v3"})
     assert not (tmp_path / "run").exists()
+
+
+def test_heads_that_are_not_named_keep_their_share(contest):
+    heads = read_contest(contest).heads
+    weighted = weighted_heads(heads, make_config({"head_weights": {"gender": 0, "age": 0.5}}))
+    assert [head.weight for head in weighted] == [1, 0, 0.5]
+    assert weighted.unlearned == ("gender",)
+    with pytest.raises(UsageError, match="head_weights is 0 for every head"):
+        weighted_heads(heads, make_config({"head_weights": dict.fromkeys(heads.names, 0)}))

@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -193,6 +194,23 @@ def test_how_often_each_class_was_drawn_is_kept(contest, small_settings, tmp_pat
     expected = counts.to_numpy().sum() / counts.shape[1]
     assert chisquare(counts.sum()).pvalue > 1e-4
     assert expected > 4
+
+
+def test_of_a_sampler_of_a_head_its_classes_are_counted(contest, small_settings, tmp_path):
+    run = quiet(read_contest(contest), tmp_path / "run", sampler="gender", fold=[0], **small_settings)
+    drawn = pd.read_csv(run.path / "fold0" / "drawn.csv")
+    assert drawn.columns.tolist() == ["epoch", "male", "female"]
+    # whole batches of the photos that the fold trains on
+    assert (drawn[["male", "female"]].sum(axis=1) == (run.folds["fold"] != 0).sum() // 16 * 16).all()
+
+
+def test_a_named_partner_that_a_fold_lacks_is_refused(contest, small_settings):
+    table = read_contest(contest)
+    person = table.persons[0]
+    partner = f"none {' '.join(table.frame.iloc[0][['gender', 'age']])}"
+    alone = table.select(np.flatnonzero((table.persons == person) | (table.y[:, 0] != 2)))
+    with pytest.raises(UsageError, match=rf"half_partner is '{re.escape(partner)}', of which fold [01] has no photo"):
+        prepare(alone, make_config(small_settings, {"half_cutmix": 0.5, "half_partner": partner}))
 
 
 @pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # six persons are few
