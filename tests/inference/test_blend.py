@@ -15,7 +15,6 @@ from fastmask.decision.label_errors import find_label_errors
 from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.inference.blend import blend_runs
-from fastmask.inference.members import all_heads, member_names
 from fastmask.inference.mixture import Mixture, fit_mixture
 from fastmask.run import Run
 from fastmask.scoring import make_target, score_differences
@@ -279,13 +278,3 @@ def test_it_has_no_models_to_go_on_with_to_merge_or_to_look_at(pair, tmp_path):
 def test_its_identity_is_that_of_its_members_and_their_blend(pair, tmp_path):
     one, same = (blend_runs(pair, out=tmp_path / name, draws=0).run for name in ("one", "same"))
     assert one.identity == same.identity != blend_runs(pair, "vote", out=tmp_path / "vote", draws=0).run.identity
-
-
-def test_heads_and_names_of_several_runs(run_of, guess, labels):
-    def made(name, names):
-        heads, columns = Heads([HEADS[n] for n in names]), [HEADS.position(n) for n in names]
-        return run_of(guess(labels[:, columns], 1, heads=heads), labels[:, columns], name, heads=heads)
-
-    runs = [made("x/run", ["gender"]), made("y/run", ["age", "mask"]), made("z/run", ["mask", "gender"])]
-    assert all_heads(runs).names == ("age", "mask", "gender")
-    assert member_names(runs) == ["run", "run-2", "run-3"]
