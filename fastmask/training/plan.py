@@ -45,6 +45,7 @@ from fastmask.training.learner import check_soft, mask_learner, seeded
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.start import check_no_leak, digest, file_of, load_heads
 from fastmask.training.step import check_compiler, resolve_precision
+from fastmask.training.trackers import check_trackers
 
 LossFunc = Callable[[Heads], nn.Module]
 PACKAGES = (
@@ -210,6 +211,7 @@ def prepare(
 
     `say` takes a line where the photos' decoding is worth one; `chosen` are the folds that will be trained, else all.
     """
+    check_trackers(config)
     config = effective_config(table, config)
     config = settle_loss(config, loss_func)
     device = pick_device(config.device)
