@@ -24,7 +24,7 @@ _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the files
 _TRAINING_ALONE = (
     *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
     *("arch", "weights", "drop_rate", "drop_path"),
-    *("freeze", "unfreeze", "layer_decay", "save_every", "compile"),
+    *("freeze", "unfreeze", "layer_decay", "save_every", "tensorboard", "wandb", "mlflow", "compile"),
 )
 
 

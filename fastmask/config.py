@@ -54,7 +54,7 @@ TRAINING_ALONE = frozenset(
             "bs",
             "accumulate",
         ),
-        *("ema", "swa", "compile", "hours", "monitor", "save_every"),
+        *("ema", "swa", "compile", "hours", "monitor", "save_every", "tensorboard", "wandb", "mlflow"),
     )
 )
 
@@ -204,6 +204,9 @@ class Config(BaseModel):
     save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = Field(
         "60s", description="Steps, or time such as 90s or 5m, between saved states within an epoch."
     )
+    tensorboard: bool = Field(False, description="Write event files of TensorBoard into the folder of each fold.")
+    wandb: Annotated[str, Field(min_length=1)] | None = Field(None, description="A project of Weights & Biases.")
+    mlflow: Annotated[str, Field(min_length=1)] | None = Field(None, description="An experiment of MLflow.")
     workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(None, description="Loading processes.")
     device: Annotated[str, Field(min_length=1)] | None = Field(None, description="Such as cpu or cuda:0.")
 

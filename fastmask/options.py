@@ -117,6 +117,12 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
         str,
         option("Steps (500) or time (90s, 5m) between states to go on from within an epoch. (default: 60s)", RUN),
     ),
+    "tensorboard": (
+        bool,
+        option("Event files of TensorBoard beside each fold. (default: no)", RUN, "--tensorboard/--no-tensorboard"),
+    ),
+    "wandb": (str, option("Report to this project of Weights & Biases, a run a fold.", RUN)),
+    "mlflow": (str, option("Report to this experiment of MLflow, a run a fold.", RUN)),
     "precision": (str, option("auto, fp32, bf16 or fp16. (default: auto: GPU: bf16 or fp16, CPU: fp32)", RUN)),
     "tf32": (bool, option("TF32 where a GPU computes in fp32. (default: yes)", RUN, "--tf32/--no-tf32")),
     "compile": (bool, option("Compile the network. (default: no)", RUN, "--compile/--no-compile")),

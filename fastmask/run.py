@@ -58,8 +58,8 @@ FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENS
 DONE, STATE = "done.json", "state.safetensors"
 # a fold's network after its last epochs on all photos
 REFIT = "refit.safetensors"
-# settings that say where to work and to read, and what to do where that fails, not what to do: folds.csv and what
-# environment.json says of a fold's start tell whether what was read is the same
+# settings that say where to work, to read and to report, and what to do where that fails, not what to do: folds.csv and
+# what environment.json says of a fold's start tell whether what was read is the same
 MACHINE_SETTINGS = (
     "workers",
     "device",
@@ -67,6 +67,9 @@ MACHINE_SETTINGS = (
     "cache_dir",
     "hours",
     "save_every",
+    "tensorboard",
+    "wandb",
+    "mlflow",
     "on_nan",
     "on_bad_photo",
     "data",
@@ -263,9 +266,14 @@ class Run:
         return start
 
     def history(self, fold: int) -> pd.DataFrame:
-        """One row an epoch of a fold: losses, metrics, learning rate, seconds."""
+        """One row an epoch of a fold: losses, metrics, learning rate."""
         self.check_trained()
         return self._read(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
+
+    def times(self, fold: int) -> pd.DataFrame:
+        """One row an epoch of a fold: its seconds."""
+        self.check_trained()
+        return self._read(f"fold{fold}/times.csv", ["epoch", "seconds"])
 
     @property
     def trained_folds(self) -> list[int]:

@@ -57,10 +57,11 @@ class CountedSteps(Callback):
 class TrainedEpochs(Callback):
     """A callback for the end of epochs that train; fastai sends `validate`, `get_preds`, `lr_find` the same events.
 
-    `number` counts them from 0 over all fits, where fastai's `epoch` starts anew with each.
+    `number` counts them from 0 over all fits, where fastai's `epoch` starts anew with each. One that is `optional` may
+    be asked for only when a fold is gone on with, so that its state does not know of it.
     """
 
-    trained, number = False, -1
+    trained, number, optional = False, -1, False
 
     def before_train(self) -> None:
         if not finds_lr(self.learn):
@@ -213,15 +214,16 @@ class OOFCollector(TrainedEpochs):
 class History(TrainedEpochs):
     """Writes `folder`/history.csv anew each epoch: one row an epoch with losses, metrics and learning rate.
 
-    The seconds of each epoch are beside it in times.csv, because they are never the same twice.
+    The seconds of each epoch are beside it in times.csv, because they are never the same twice. `rows` and `times` are
+    what the two hold.
     """
 
     order = Recorder.order + 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows: list[dict[str, Any]] = []
-        self._times: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.times: list[dict[str, Any]] = []
         self._before = 0.0
 
     def before_fit(self) -> None:
@@ -235,11 +237,11 @@ class History(TrainedEpochs):
         recorder = self.learn.recorder
         names = [n for n in recorder.metric_names[1:] if n != "time"]
         values = dict(zip(names, map(float, recorder.values[-1]), strict=True))
-        self._rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1]})
-        self._times.append({"epoch": self.number, "seconds": round(self._seconds(), 3)})
+        self.rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1]})
+        self.times.append({"epoch": self.number, "seconds": round(self._seconds(), 3)})
         self._before = 0.0
-        write_csv(self.folder / "history.csv", pd.DataFrame(self._rows), parents=False)
-        write_csv(self.folder / "times.csv", pd.DataFrame(self._times), parents=False)
+        write_csv(self.folder / "history.csv", pd.DataFrame(self.rows), parents=False)
+        write_csv(self.folder / "times.csv", pd.DataFrame(self.times), parents=False)
 
     def _seconds(self) -> float:
         """Of this epoch so far, those before it was interrupted included."""
@@ -247,11 +249,11 @@ class History(TrainedEpochs):
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self._seconds() if self.trained else 0.0
-        return {**super().state_dict(), "rows": self._rows, "times": self._times, "seconds": seconds}
+        return {**super().state_dict(), "rows": self.rows, "times": self.times, "seconds": seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._rows, self._times, self._before = list(state["rows"]), list(state["times"]), state["seconds"]
+        self.rows, self.times, self._before = list(state["rows"]), list(state["times"]), state["seconds"]
 
 
 class Drawn(TrainedEpochs):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,13 +30,14 @@ from fastmask.run import (
     go_on,
     resumed,
 )
-from fastmask.terminal import say
 from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, shorten
 from fastmask.training.fold import clear_fold, train_fold
+from fastmask.training.live import Log, view_on
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
-from fastmask.training.refit import refit_fold
-from fastmask.training.rehearsal import fitted, rehearse
+from fastmask.training.progress import RunProgress
+from fastmask.training.refit import left_to_refit, refit_fold
+from fastmask.training.rehearsal import Rehearsal, fitted, rehearse
 
 # more would bring torch down
 _MOST_THREADS = 1024
@@ -61,8 +60,8 @@ def cross_validate(
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
     made: the settings, the folds, every photo, the network and its weights. `fold` are the folds to train; `merge_runs`
     joins folds trained apart. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your
-    own is registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch
-    (stderr by default).
+    own is registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch,
+    or is a terminal and shows more; by default it is stderr, and in a notebook an output of the cell.
 
     `resume` goes on with a run that was stopped, by the settings that it was started with: finished folds stay as they
     are, one that was being trained goes on from its last state, and on a CPU the result is, in every bit, that of a run
@@ -70,8 +69,7 @@ def cross_validate(
     going on; a second one ends at once.
     """
     out, start = Path(out), time.monotonic()
-    stream = log or sys.stderr
-    tell = partial(say, stream=stream)
+    view = view_on(log)
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
     check_whole(wanted.hours, fold)
@@ -79,45 +77,71 @@ def cross_validate(
     with held(out):
         if not resume:
             check_free(out, overwrite)
-        plan = prepare(table, resumed(wanted, out) if resume else wanted, loss_func, tell, fold)
+        plan = prepare(table, resumed(wanted, out) if resume else wanted, loss_func, view.say, fold)
         plan.check_folds(fold)
-        plan = fitted(plan, tell)
-        seconds = (wanted.hours or 0.0) * 3600
-        rehearsal = rehearse(plan) if seconds else None
-        if rehearsal is not None and not resume:
-            asked = plan.config
-            plan = shorten(plan, rehearsal, (start + seconds - time.monotonic()) * (1 - RESERVE))
-            tell(given_up(asked, plan.config))
+        plan, rehearsal = in_time(fitted(plan, view.say), start, resume, view.say)
         run = reopen(out, plan) if resume else create(out, plan, overwrite)
-        tell(f"{plan}; run {out}")
-        trained: list[int] = []
-        left: list[int] = []
-        for number in plan.check_folds(fold):
-            (trained if run.is_done(number) else left).append(number)
-        budget = None
-        if rehearsal is not None:
-            budget = budget_of(plan, rehearsal, start + seconds * (1 - RESERVE / 2), len(left))
-        line = line_to_go_on(run, plan, fold)
-        try:
-            with threads(run, plan, tell) if resume else nullcontext():
-                for done, number in enumerate(left):
-                    check_there(run, trained)
-                    train_fold(run, plan, number, stream, budget.deadline(len(left) - done) if budget else None)
-                    trained.append(number)
-            check_there(run, trained)
-            finish(run)
-            if plan.config.refit:
-                for number in plan.check_folds(fold):
-                    refit_fold(run, plan, number, stream)
-        except (KeyboardInterrupt, SystemExit):
-            tell(f"Interrupted. To go on: {line}")
-            raise
-        except UnreadableError as error:
-            raise UnreadableError(f"{error} To go on once it is there again: {line}") from error
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {line}") from error
+        view.say(f"{plan}; run {out}")
+        with (
+            saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
+            threads(run, plan, view.say) if resume else nullcontext(),
+        ):
+            train(run, plan, plan.check_folds(fold), view, start, rehearsal)
     return run
+
+
+def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) -> tuple[Plan, Rehearsal | None]:
+    """The plan as its hours from `start` on allow, and what was measured for that; as it is where it has no hours.
+
+    What they gave up when the run was begun stays given up on a `resume`.
+    """
+    if not plan.config.hours:
+        return plan, None
+    rehearsal = rehearse(plan)
+    if resume:
+        return plan, rehearsal
+    seconds = start + plan.config.hours * 3600 - time.monotonic()
+    shorter = shorten(plan, rehearsal, seconds * (1 - RESERVE))
+    say(given_up(plan.config, shorter.config))
+    return shorter, rehearsal
+
+
+def train(
+    run: Run, plan: Plan, folds: Sequence[int], view: Log, start: float, rehearsal: Rehearsal | None = None
+) -> None:
+    """Train those of the folds that are not, collect what they say of their photos, and train them on all at last."""
+    trained = [fold for fold in folds if run.is_done(fold)]
+    left = [fold for fold in folds if fold not in trained]
+    budget = None
+    if rehearsal is not None:
+        end = start + (plan.config.hours or 0.0) * 3600 * (1 - RESERVE / 2)
+        budget = budget_of(plan, rehearsal, end, len(left))
+    refits = left_to_refit(run, plan, folds)
+    progress = RunProgress(view, plan.config, len(left), len(refits), budget.end if budget else None)
+    for done, fold in enumerate(left):
+        check_there(run, trained)
+        train_fold(run, plan, fold, progress, budget.deadline(len(left) - done) if budget else None)
+        trained.append(fold)
+    check_there(run, trained)
+    finish(run)
+    for fold in refits:
+        refit_fold(run, plan, fold, progress)
+    progress.summary(run, folds)
+
+
+@contextmanager
+def saying_how_to_go_on(line: str, say: Callable[[str], None]) -> Iterator[None]:
+    """A block in which the end of a training, whatever brings it, comes with the line to type to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        say(f"Interrupted. To go on: {line}")
+        raise
+    except UnreadableError as error:
+        raise UnreadableError(f"{error} To go on once it is there again: {line}") from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {line}") from error
 
 
 def line_to_go_on(run: Run, plan: Plan, fold: Sequence[int] | None) -> str:
@@ -125,11 +149,19 @@ def line_to_go_on(run: Run, plan: Plan, fold: Sequence[int] | None) -> str:
     if plan.loss_func is not None:
         return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
     options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
-    for name, default in (("hours", None), ("on_nan", run.config.on_nan), ("on_bad_photo", run.config.on_bad_photo)):
-        value = getattr(plan.config, name)
+    for name in ("hours", "on_nan", "on_bad_photo", "tensorboard", "wandb", "mlflow"):
+        value, default = getattr(plan.config, name), None if name == "hours" else getattr(run.config, name)
         if value != default:
-            options += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else value]
+            options += option_of(name, value)
     return go_on(run.path, *options)
+
+
+def option_of(name: str, value: Any) -> list[str]:
+    """What to type for a setting."""
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{words}" if value else f"--no-{words}"]
+    return [f"--{words}", f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def check_there(run: Run, folds: Sequence[int]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import pandas as pd
+from fastai.callback.core import Callback
 
 from fastmask.config import Config
 from fastmask.errors import DivergenceError, FastmaskError, one_line
-from fastmask.files import read_json, write_csv, write_json
+from fastmask.files import read_json, real, write_csv, write_json
 from fastmask.model.schedule import lr_schedule
 from fastmask.run import DONE, STATE, Run, go_on
-from fastmask.terminal import say
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import (
     DRAWN,
@@ -29,80 +32,132 @@ from fastmask.training.callbacks import (
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, Skipping, SkipUnreadable, is_out_of_memory
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import Plan
-from fastmask.training.progress import EpochLines
+from fastmask.training.progress import FoldProgress, RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
 from fastmask.training.step import fitting
+from fastmask.training.trackers import Told, Trackers, trackers_of
 
 # the photos of the batch at which a training went astray
 DIVERGED = "diverged.csv"
 
 
-def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline | None = None) -> None:
+def train_fold(run: Run, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None = None) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
-    # the plan's settings are the run's, but for those of the machine, which may differ on a resume
-    config, folder = plan.config, run.fold_path(fold)
-    done = {"fold": fold, "photos": run.photos_digest(fold)}
-    belongs = {**done, "run": run.identity}
+    interrupts = Interrupts()
+    saver = begin(run, plan, fold, interrupts, progress.say)
+    callbacks = callbacks_of(run, plan, fold, progress, deadline, saver)
+    epochs = fit(run, plan, fold, callbacks, interrupts)
+    tell_of(run, plan, fold, callbacks, epochs, progress.say)
+    kept = sorted(epoch for _, epoch in callbacks.checkpoint.kept)
+    done = {**belonging(run, fold), "epochs": epochs, "checkpoints": kept}
+    write_json(run.fold_path(fold) / DONE, done, parents=False)
+    clear_fold(run, fold)
+    if interrupts.asked is not None:
+        end(interrupts.asked)
+
+
+def belonging(run: Run, fold: int) -> dict[str, Any]:
+    """What says of which fold a file is."""
+    return {"fold": fold, "photos": run.photos_digest(fold)}
+
+
+def begin(run: Run, plan: Plan, fold: int, interrupts: Interrupts, say: Callable[[str], None]) -> StateSaver:
+    """The callback that goes on from the state in the fold's folder; where there is none, the folder is cleared."""
+    folder = run.fold_path(fold)
+    belongs = {**belonging(run, fold), "run": run.identity}
     state = read_state(folder, belongs, plan.environment["body"]["parameters"])
     if state is None and folder.exists():
         shutil.rmtree(folder)
     if state is not None:
-        say(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps", log)
+        say(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps")
     (folder / DIVERGED).unlink(missing_ok=True)
-    lines, interrupts = EpochLines(f"fold {fold + 1}/{config.folds}", log), Interrupts()
-    skips: list[Skipping] = [
-        *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
-        *([SkipUnreadable(folder)] if config.on_bad_photo == "skip" else []),
-    ]
-    checkpoint = Checkpoint(folder, config.monitor, config.top_k)
-    learn = plan.learner(
-        fold,
-        [
+    return StateSaver(folder, belongs, SaveEvery.parse(plan.config.save_every), lambda: interrupts.asked, state)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """The callbacks of a fold, with names for those that are asked for something besides."""
+
+    skips: list[Skipping]
+    checkpoint: Checkpoint
+    progress: FoldProgress
+    trackers: Trackers | None
+    saver: StateSaver
+    deadline: Deadline | None
+    others: list[Callback]
+
+    def __iter__(self) -> Iterator[Callback]:
+        named = [*self.skips, self.checkpoint, self.progress, self.trackers, self.saver, self.deadline]
+        return iter([*self.others, *(callback for callback in named if callback is not None)])
+
+
+def callbacks_of(
+    run: Run, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None, saver: StateSaver
+) -> Callbacks:
+    """All that a fold's training calls back."""
+    # the plan's settings are the run's, but for those of the machine, which may differ on a resume
+    config, folder = plan.config, run.fold_path(fold)
+    history = History(folder)
+    trackers, told = trackers_of(config, folder), Told(real(run.path).name, fold, config.to_plain())
+    return Callbacks(
+        skips=[
+            *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
+            *([SkipUnreadable(folder)] if config.on_bad_photo == "skip" else []),
+        ],
+        checkpoint=Checkpoint(folder, config.monitor, config.top_k),
+        progress=progress.fold(fold, history, deadline),
+        trackers=Trackers(trackers, told, history, progress.say) if trackers else None,
+        saver=saver,
+        deadline=deadline,
+        others=[
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
-            *skips,
             *drawn_callbacks(folder, plan, fold),
-            History(folder),
+            *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
+            history,
             FiniteLoss(),
             OOFCollector(folder),
-            checkpoint,
-            lines,
-            *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
-            *([deadline] if deadline else []),
-            StateSaver(folder, belongs, SaveEvery.parse(config.save_every), lambda: interrupts.asked, state),
         ],
     )
-    # as large as the network and its averages together
-    del state
+
+
+def fit(run: Run, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Interrupts) -> int:
+    """Train a fold to its end; gives the number of its epochs, and the memory of it all back."""
+    learn = plan.learner(fold, list(callbacks))
     no_memory = None
     try:
-        with interrupts, lines, fitting(learn, config.tf32):
-            learn.fit(config.epochs)
+        with (
+            interrupts,
+            callbacks.trackers or nullcontext(),
+            callbacks.progress,
+            fitting(learn, plan.config.tf32),
+        ):
+            learn.fit(plan.config.epochs)
     except DivergenceError as error:
-        raise diverged(run, fold, config, error) from error
+        raise diverged(run, fold, plan.config, error) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         no_memory = one_line(error)
-    epochs = learn.epoch + 1
+    epochs = int(learn.epoch) + 1
     # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
     if no_memory is not None:
         raise out_of_memory(plan, fold, no_memory, run.path)
-    if config.sampler:
-        say(f"fold {fold + 1}: how often each class was drawn: {folder / DRAWN}", log)
-    if deadline is not None and deadline.cut:
-        say(f"fold {fold + 1} ends after {epochs} of {config.epochs} epochs, to be in time", log)
-    for skip in skips:
+    return epochs
+
+
+def tell_of(run: Run, plan: Plan, fold: int, callbacks: Callbacks, epochs: int, say: Callable[[str], None]) -> None:
+    """Say what a fold that is trained has left out, and where that is listed."""
+    if plan.config.sampler:
+        say(f"fold {fold + 1}: how often each class was drawn: {run.fold_path(fold) / DRAWN}")
+    if callbacks.deadline is not None and callbacks.deadline.cut:
+        say(f"fold {fold + 1} ends after {epochs} of {plan.config.epochs} epochs, to be in time")
+    for skip in callbacks.skips:
         if skip.rows:
-            say(f"fold {fold + 1} left out what {skip.file} lists", log)
-    kept = sorted(epoch for _, epoch in checkpoint.kept)
-    write_json(folder / DONE, {**done, "epochs": epochs, "checkpoints": kept}, parents=False)
-    clear_fold(run, fold)
-    if interrupts.asked is not None:
-        end(interrupts.asked)
+            say(f"fold {fold + 1} left out what {skip.file} lists")
 
 
 def drawn_callbacks(folder: Path, plan: Plan, fold: int) -> list[Drawn]:

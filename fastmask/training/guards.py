@@ -73,6 +73,7 @@ class FiniteLoss(Callback):
 class Skipping(TrainedEpochs):
     """A callback that leaves something out of the training, and lists it in a file of `folder` after each epoch."""
 
+    optional = True
     columns: tuple[str, ...] = ()
     name_of_file = ""
 

@@ -36,6 +36,7 @@ from fastmask.training.mix import mix_callbacks
 from fastmask.training.settle import check_batches, check_known, check_monitor, deal, effective_config, settle_loss
 from fastmask.training.start import check_no_leak, digest, file_of
 from fastmask.training.step import check_compiler, resolve_precision
+from fastmask.training.trackers import check_trackers
 
 LossFunc = Callable[[Heads], nn.Module]
 # classes of a head in the line that says what a run does
@@ -198,6 +199,7 @@ def prepare(
 
     `say` takes a line where the photos' decoding is worth one; `chosen` are the folds that will be trained, else all.
     """
+    check_trackers(config)
     config = settle_loss(effective_config(table, config), own=loss_func is not None)
     device = pick_device(config.device)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})

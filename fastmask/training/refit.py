@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import Any
 
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
@@ -12,10 +13,10 @@ from fastmask.data.findings import count
 from fastmask.errors import DivergenceError, FastmaskError, one_line
 from fastmask.files import read_json
 from fastmask.run import DONE, REFIT, Run
-from fastmask.terminal import say
 from fastmask.training.callbacks import save_network
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
 from fastmask.training.plan import Plan
+from fastmask.training.progress import RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.start import best_checkpoint
 from fastmask.training.step import fitting
@@ -28,31 +29,34 @@ class NoValidation(Callback):
         raise CancelValidException
 
 
-def refit_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
+def left_to_refit(run: Run, plan: Plan, folds: Sequence[int]) -> list[int]:
+    """Those of the folds that are to be trained on all photos, and are not yet."""
+    return [fold for fold in folds if plan.config.refit and not (run.fold_path(fold) / REFIT).is_file()]
+
+
+def refit_fold(run: Run, plan: Plan, fold: int, progress: RunProgress) -> None:
     """Train a fold's best checkpoint for a few epochs more on all photos.
 
     The learning rate is that of the checkpoint, or a tenth of the setting where a schedule had come down below that.
 
     The network goes beside the checkpoints, and is what the fold predicts with. The out-of-fold predictions are of the
-    checkpoints: no photo is left that could judge it. Where it is there already, nothing is done; an interruption
-    begins it anew.
+    checkpoints: no photo is left that could judge it. An interruption begins it anew.
     """
     file, config = run.fold_path(fold) / REFIT, plan.config
-    if file.is_file():
-        return
     best = best_checkpoint(run, fold)
     epoch = int(best.stem.removeprefix("epoch"))
     skips: list[Any] = [
         *([SkipNonFinite(run.fold_path(fold))] if config.on_nan == "skip" else []),
         *([SkipUnreadable(run.fold_path(fold))] if config.on_bad_photo == "skip" else []),
     ]
-    learn = plan.learner(fold, [*skips, FiniteLoss(), NoValidation()], whole=True)
+    shown = progress.refit(fold)
+    learn = plan.learner(fold, [*skips, FiniteLoss(), NoValidation(), shown], whole=True)
     learn.model.load_state_dict(load_file(best))
     # passes go on where the fold's ended, so that no draw is made twice
     learn.dls.train.passes.next = int(read_json(run.fold_path(fold) / DONE)["epochs"])
     rate = max(float(run.history(fold)["lr"][epoch]), config.lr / 10)
     try:
-        with fitting(learn, config.tf32):
+        with shown, fitting(learn, config.tf32):
             learn.fit(config.refit, lr=rate)
     except DivergenceError as error:
         raise FastmaskError(
@@ -67,4 +71,4 @@ def refit_fold(run: Run, plan: Plan, fold: int, log: TextIO) -> None:
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
-    say(f"fold {fold + 1}/{config.folds}: {count(config.refit, 'epoch')} on all photos", log)
+    progress.say(f"fold {fold + 1}/{config.folds}: {count(config.refit, 'epoch')} on all photos")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastmask.errors import DataError, DivergenceError, one_line
 from fastmask.run import STATE
 from fastmask.training.callbacks import EarlyStopping, save_tensors
-from fastmask.training.guards import Skipping, all_finite
+from fastmask.training.guards import all_finite
 from fastmask.training.interrupts import end
 
 _FORMAT = 1
@@ -179,8 +179,8 @@ class StateSaver(Callback):
             _load_optimizer(learn.opt.opt, state["optimizer"])
             _load_recorder(learn.recorder, state["recorder"])
             for cb in self._callbacks():
-                # what is to be left out may be asked for only now
-                if cb.name in state["callbacks"] or not isinstance(cb, Skipping):
+                # of its own, as below
+                if cb.name in state["callbacks"] or not getattr(type(cb), "optional", False):
                     cb.load_state_dict(state["callbacks"][cb.name])
             learn.first_epoch, learn.first_step = state["epoch"], state["step"]
             learn.train_iter = state["train_iter"]
