@@ -157,12 +157,12 @@ def lr_find(
     from fastmask.training import finder
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import fitted
-    from fastmask.training.step import fitting
+    from fastmask.training.step import tf32
 
     plan = fitted(prepare(table, settings, say=say), say)
     learn = plan.learner(fold)
     say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
-    with fitting(learn, settings.tf32):
+    with tf32(learn.dls.device, settings.tf32):
         found = finder.lr_find(learn)
     found.plot(out)
     write_json(json, found.to_plain())

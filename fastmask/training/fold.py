@@ -31,7 +31,7 @@ from fastmask.training.plan import Plan
 from fastmask.training.progress import EpochLines
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
-from fastmask.training.step import fitting
+from fastmask.training.step import tf32
 
 # the photos of the batch at which a training went astray
 DIVERGED = "diverged.csv"
@@ -75,7 +75,7 @@ def train_fold(run: Run, plan: Plan, fold: int, log: TextIO, deadline: Deadline 
     del state
     no_memory = None
     try:
-        with interrupts, lines, fitting(learn, config.tf32):
+        with interrupts, lines, tf32(learn.dls.device, config.tf32):
             learn.fit(config.epochs)
     except DivergenceError as error:
         raise diverged(run, fold, config, error) from error
