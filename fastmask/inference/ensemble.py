@@ -206,7 +206,14 @@ def predict(
         ):
             for member, nets in networks.items():
                 with computing:
-                    sums[member][start : start + len(x)] += _view_sum(nets, x, seen, loss)
+                    answers = _view_sum(nets, x, seen, loss)
+                odd = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+                if len(odd):
+                    raise DataError(
+                        f"{run.path / member} answers {names[start + odd[0]]} with what is no number: its weights are "
+                        f"damaged, or too large for {precision}; restore the fold, or take another --precision."
+                    )
+                sums[member][start : start + len(x)] += answers
             start += len(x)
             if progress is not None:
                 progress(next(done), batches)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from fastmask.config import TRAINING_ALONE, Config, make_config
 from fastmask.data.augment import Augmentation, augmentations, effective_pipelines
+from fastmask.data.cache import features_file
 from fastmask.data.loaders import PhotoDL, PhotoList, batch_stats, default_workers, pick_device
 from fastmask.data.table import Table
 from fastmask.data.transforms import NormalizeBatch
 from fastmask.errors import DataError, FastmaskError, UsageError
-from fastmask.files import cache_home, write_csv
+from fastmask.files import write_csv
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.memory import keep_memory
 from fastmask.model.network import MultiHeadNet, check_start
@@ -333,7 +334,7 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             tensors = {"features": torch.from_numpy(values), "seconds": torch.tensor([computed.seconds])}
-            save_tensors(tensors, file)
+            save_tensors(tensors, file, body=plan.config.arch)
         except OSError as error:
             say(f"The features of {plan.config.arch} are not kept: {error.strerror or error}")
     return computed
@@ -404,8 +405,7 @@ def _file_of(plan: Plan, body: nn.Module) -> Path | None:
         *(plan.environment["start"].get("boxes"), config.margin, config.region),
     ]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-    folder = Path(config.cache_dir) if config.cache_dir else cache_home()
-    return folder / "features" / f"{name}.safetensors"
+    return features_file(name, config.cache_dir)
 
 
 def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:

@@ -177,7 +177,7 @@ class StateSaver(Callback):
         )
         if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
             raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights are no numbers")
-        save_tensors(tensors, self.folder / STATE, json.dumps({"sum": _sum(plain, tensors), "state": plain}))
+        save_tensors(tensors, self.folder / STATE, state=json.dumps({"sum": _sum(plain, tensors), "state": plain}))
         self._last, self._saved_step = time.monotonic(), step
         self._cost = self._last - start
 
