@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +91,7 @@ def screen(
             check_new(file, overwrite)
     if oof is not None:
         check_parent(oof / "any.csv")
-    files = dict(_file_of(pair) for pair in weights or [])
+    files = _files_of(weights or [])
     from fastmask.data.readers import read_data
 
     table = read_data(settings, log=say)
@@ -107,8 +108,14 @@ def screen(
     echo(screening, json)
 
 
-def _file_of(pair: str) -> tuple[str, str]:
-    arch, equals, file = pair.partition("=")
-    if not arch or not equals or not file:
-        raise UsageError(f"--weights {pair}: expected ARCH=FILE, such as resnet50=resnet50.safetensors.")
-    return arch, file
+def _files_of(pairs: Sequence[str]) -> dict[str, str]:
+    """ARCH=FILE pairs as {arch: file}; raises UsageError for anything else, and for an arch twice."""
+    files: dict[str, str] = {}
+    for pair in pairs:
+        arch, equals, file = pair.partition("=")
+        if not arch or not equals or not file:
+            raise UsageError(f"--weights {pair}: expected ARCH=FILE, such as resnet50=resnet50.safetensors.")
+        if arch in files:
+            raise UsageError(f"--weights {pair}: {arch} has {files[arch]} already; name one file an arch.")
+        files[arch] = file
+    return files

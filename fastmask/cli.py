@@ -35,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# characters of a path that a sentence shows; one that stands in a file may be longer than any
+_MOST_SHOWN = 1000
 # the exit codes that typer gives a Ctrl-C, and that we give what a scheduler sends
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 
@@ -155,12 +157,12 @@ def lr_find(
     from fastmask.training import finder
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import fitted
-    from fastmask.training.step import fitting
+    from fastmask.training.step import tf32
 
     plan = fitted(prepare(table, settings, say=say), say)
     learn = plan.learner(fold)
     say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
-    with fitting(learn, settings.tf32):
+    with tf32(learn.dls.device, settings.tf32):
         found = finder.lr_find(learn)
     found.plot(out)
     write_json(json, found.to_plain())
@@ -237,20 +239,25 @@ def merge(
     typer.echo(str(run.score()))
 
 
-caches = typer.Typer(no_args_is_help=True, help="The photos that runs have decoded: list them, clear them.")
+caches = typer.Typer(
+    no_args_is_help=True, help="The photos that runs have decoded, and screenings' features of photos: list, clear."
+)
 app.add_typer(caches, name="cache")
-_CACHE_DIR = Annotated[Path | None, option("The folder of decoded photos. (default: the user's cache)")]
+_CACHE_DIR = Annotated[
+    Path | None, option("The folder that runs and screenings were given. (default: the user's cache)")
+]
 
 
 @caches.command("list")
 def list_(cache_dir: _CACHE_DIR = None) -> None:
-    """List the caches, the newest first: name, photos, size, when it was made."""
-    from fastmask.data.cache import list_caches, photos_folder
+    """List the caches, the newest first: name, photos, size, when it was made, what it holds."""
+    from fastmask.data.cache import list_caches
+    from fastmask.files import cache_home
 
     found = list_caches(cache_dir)
     for cache in found:
         typer.echo(str(cache))
-    say(f"{cache_dir or photos_folder()}: caches {len(found)}, {in_bytes(sum(c.bytes for c in found))}")
+    say(f"{cache_dir or cache_home()}: caches {len(found)}, {in_bytes(sum(c.bytes for c in found))}")
 
 
 @caches.command("clear")
@@ -260,7 +267,7 @@ def clear(
     ] = None,
     cache_dir: _CACHE_DIR = None,
 ) -> None:
-    """Remove caches; the next run decodes its photos anew."""
+    """Remove caches; the next run decodes its photos anew, the next screening computes its features."""
     from fastmask.data.cache import clear_cache
 
     gone = clear_cache(names or (), cache_dir)
@@ -325,7 +332,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         # a full disk, a folder that vanished, a name too long: the system's own words and the file
-        say(f"fastmask: error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        place = str(error.filename or "")
+        shown = place if len(place) <= _MOST_SHOWN else f"{place[:_MOST_SHOWN]} …"
+        say(f"fastmask: error: {error.strerror or error}{f': {shown}' if shown else ''}.")
         sys.exit(1)
     except MemoryError:
         say("fastmask: error: This machine's memory does not suffice; take smaller photos or a smaller --bs.")

@@ -23,6 +23,10 @@ CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipe
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+# beside it a weight of 1 counts nothing, and float32 still has room
+MOST_WEIGHT = 1e6
+Weight = Annotated[float, Field(ge=0, le=MOST_WEIGHT)]
+PositiveWeight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
 # settings that do nothing without another
 _NEEDS = {
     "unfreeze": "freeze",
@@ -98,9 +102,9 @@ class Config(BaseModel):
     # what is trained on
     extra: str | None = Field(None, description="A CSV of photos for training alone, with any of the heads.")
     extra_images: str | None = Field(None, description="The folder that the paths of extra start from.")
-    extra_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What a photo of extra counts.")
+    extra_weight: PositiveWeight = Field(1.0, description="What a photo of extra counts.")
     pseudo: str | None = Field(None, description="A folder of pseudo-labels, as the command pseudo makes it.")
-    pseudo_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What a photo of pseudo counts.")
+    pseudo_weight: PositiveWeight = Field(1.0, description="What a photo of pseudo counts.")
     pseudo_least: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="A pseudo-label counts where its most probable class is at least so probable."
     )
@@ -151,7 +155,7 @@ class Config(BaseModel):
         "focal", description="focal, ce (cross-entropy), or own: the loss_func of cross_validate."
     )
     focal_gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Gamma of the focal loss.")
-    alpha: dict[str, list[NotNegative] | dict[str, NotNegative]] | None = Field(
+    alpha: dict[str, list[Weight] | dict[str, Weight]] | None = Field(
         None, description="Class weights a head, such as age: [1, 1, 4], or age: {60+: 4}."
     )
     class_weight: Literal["none", "auto"] = Field(
@@ -165,7 +169,7 @@ class Config(BaseModel):
         None, description="A head of which the number behind its bands is learned too, as a distribution."
     )
     order_spread: Annotated[float, Field(gt=0)] = Field(2.0, description="Deviation of the targets of order.")
-    head_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(None, description="Shares of the loss.")
+    head_weights: dict[str, Weight] | None = Field(None, description="Shares of the loss.")
     # optimizer and schedule
     epochs: Positive = Field(20, description="Epochs of each fold.")
     bs: Literal["auto"] | Positive = Field(32, description="Photos a batch, or auto: as many of 32 as fit into memory.")
@@ -337,7 +341,8 @@ def _sentence(name: str, errors: Sequence[Any]) -> str:
         return f"There is no setting {_short(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
     if len(errors) > 1 or one["type"] == "string_pattern_mismatch":
         # a setting of several forms fails once a form
-        return f"Setting {name}: expected {Config.model_fields[name].description} Found {_short(one['input'])}."
+        described = str(Config.model_fields[name].description).removesuffix(".")
+        return f"Setting {name}: expected {described[0].lower()}{described[1:]}; found {_short(one['input'])}."
     return f"Setting {name}: {one['msg'][0].lower()}{one['msg'][1:]}, found {_short(one['input'])}."
 
 
@@ -361,16 +366,30 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
+    return {key.replace("-", "_"): value for key, value in _read_mapping(file, "settings", "epochs: 20").items()}
+
+
+def read_class_weights(file: str | Path) -> dict[str, Any]:
+    """The class weights of a YAML file, by head; raises UsageError where it is missing, empty or not a mapping."""
+    example = "age: [1, 1, 4]"
+    weights = _read_mapping(file, "class weights", example)
+    if not weights:
+        raise UsageError(f"{file} holds no class weights; expected lines such as {example!r}.")
+    return weights
+
+
+def _read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
+    """What a YAML file says of each name; nothing of an empty one."""
     if not Path(file).is_file():
-        raise UsageError(f"{file} does not exist; expected a YAML file of settings.")
+        raise UsageError(f"{file} does not exist; expected a YAML file of {what}.")
     try:
-        settings = read_yaml(file)
+        plain = read_yaml(file)
     except DataError as error:
         raise UsageError(str(error)) from error
-    settings = {} if settings is None else settings
-    if not isinstance(settings, dict):
-        raise UsageError(f"{file} holds {type(settings).__name__}; expected lines such as 'epochs: 20'.")
-    return {str(key).replace("-", "_"): value for key, value in settings.items()}
+    plain = {} if plain is None else plain
+    if not isinstance(plain, dict):
+        raise UsageError(f"{file} holds {type(plain).__name__}; expected lines such as {example!r}.")
+    return {str(key): value for key, value in plain.items()}
 
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:

@@ -49,5 +49,8 @@ class FastmaskWarning(UserWarning):
 
 
 def one_line(error: BaseException) -> str:
-    """The words of another library's error in one line, without a full stop, to be put into a sentence."""
-    return " ".join(str(error).split()).rstrip(".")
+    """The words of another library's error in one line, without a full stop, to be put into a sentence.
+
+    Of one without words its name.
+    """
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

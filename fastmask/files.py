@@ -24,6 +24,8 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # with its aliases unfolded, digits, characters of a line and of a cell, columns
 _MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 500_000, 40, 100
 _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
+# columns that a sentence names
+_MOST_NAMED = 30
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
 
 
@@ -174,7 +176,7 @@ def read_json(path: str | Path) -> Any:
             # an escape may be half a character, which nothing could write or print
             json.dumps(value, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {one_line(error)}.") from error
+        raise DataError(f"{path} cannot be read as JSON: {_why(error)}.") from error
     return value
 
 
@@ -193,7 +195,12 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return parse_yaml(_read_text(Path(path), _MOST_YAML))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as YAML: {one_line(error)}.") from error
+        raise DataError(f"{path} cannot be read as YAML: {_why(error)}.") from error
+
+
+def _why(error: Exception) -> str:
+    # the system's own words name the file once more
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
 def parse_yaml(text: str) -> Any:
@@ -262,7 +269,7 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    expected = f"a CSV with the columns {', '.join(columns)}" if columns else "a CSV"
+    expected = f"a CSV with the columns {_named(columns)}" if columns else "a CSV"
     if not file.is_file():
         raise UsageError(f"{file} is not a file; expected {expected}.")
     try:
@@ -282,12 +289,10 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise DataError(f"{file} has {len(header)} columns; expected at most {_MOST_COLUMNS}.")
     require_columns(file, header, columns)
     if len(set(header)) < len(header):
-        raise DataError(f"{file} has two columns of one name; found {', '.join(header)}.")
+        raise DataError(f"{file} has two columns of one name; found {_named(header)}.")
     for line, cells in rows:
         if len(cells) != len(header):
-            raise DataError(
-                f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}: {', '.join(header)}."
-            )
+            raise DataError(f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}: {_named(header)}.")
     return pd.DataFrame([cells for _, cells in rows], columns=header, index=[line for line, _ in rows], dtype=str)
 
 
@@ -295,9 +300,13 @@ def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -
     """Raise DataError naming the first of `columns` that the header of a CSV lacks."""
     missing = [c for c in columns if c not in header]
     if missing:
-        raise DataError(
-            f"{file} has no column {missing[0]!r}; found {', '.join(header)}, expected {', '.join(columns)}."
-        )
+        raise DataError(f"{file} has no column {missing[0]!r}; found {_named(header)}, expected {_named(columns)}.")
+
+
+def _named(columns: Sequence[str]) -> str:
+    """The names of columns as a sentence shows them."""
+    more = len(columns) - _MOST_NAMED
+    return ", ".join(columns[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _short_lines(opened: TextIO) -> Iterator[str]:

@@ -177,7 +177,7 @@ def with_settings(
 
 
 def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets: list[str] | None) -> Any:
-    from fastmask.config import make_config, parse_sets, read_recipe, read_settings
+    from fastmask.config import make_config, parse_sets, read_class_weights, read_recipe, read_settings
 
     for name in ("stats", "milestones"):
         if name in given and given[name] not in ("report", "pretrained"):
@@ -188,7 +188,7 @@ def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets
     if "drop" in given:
         given["drop"] = {"age": ranges("--drop-ages", given["drop"])}
     if given.get("class_weight") not in (None, "none", "auto"):
-        given["alpha"] = read_settings(Path(given.pop("class_weight")))
+        given["alpha"] = read_class_weights(given.pop("class_weight"))
     if "heads" in given:
         given["heads"] = words(given["heads"])
     return make_config(

@@ -58,6 +58,8 @@ FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENS
 DONE, STATE = "done.json", "state.safetensors"
 # a fold's network after its last epochs on all photos
 REFIT = "refit.safetensors"
+# runs of an ensemble
+MOST_MEMBERS = 100
 # settings that say where to work, to read and to report, and what to do where that fails, not what to do: folds.csv and
 # what environment.json says of a fold's start tell whether what was read is the same
 MACHINE_SETTINGS = (
@@ -155,8 +157,9 @@ class Run:
         """Open a run directory; raises UsageError if there is none, DataError if a file of it is broken."""
         path = Path(path)
         _check_inside(path)
-        if not (path / CONFIG).is_file() or not (path / HEADS).is_file():
-            raise UsageError(f"{path} is not a run directory: it has no {CONFIG}; name the --out of a fit.")
+        missing = next((name for name in (CONFIG, HEADS) if not (path / name).is_file()), None)
+        if missing is not None:
+            raise UsageError(f"{path} is not a run directory: it has no {missing}; name the --out of a fit.")
         plain = read_yaml(path / CONFIG)
         if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
             raise DataError(f"{path / CONFIG} holds {type(plain).__name__}; expected the settings of a run.")
@@ -352,6 +355,11 @@ class Run:
         if not whole:
             raise DataError(
                 f"{self.path / ENSEMBLE} does not hold a blend, its weights, members and caveats; restore it."
+            )
+        if not 2 <= len(plain["members"]) <= MOST_MEMBERS:
+            raise DataError(
+                f"An ensemble is made of 2 to {MOST_MEMBERS} runs; {self.path / ENSEMBLE} names "
+                f"{len(plain['members'])}: restore it."
             )
         return plain
 

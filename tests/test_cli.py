@@ -1106,6 +1106,12 @@ def test_photos_are_decoded_once_and_caches_can_be_listed_and_cleared(
     assert fastmask("cache", "list", *here).out == ""
 
 
+def test_a_name_that_no_system_takes_is_not_shown_whole(fastmask: Command) -> None:
+    answer = fastmask("fit", "--config", "x" * 6000)
+    assert answer.code == FAILED
+    assert answer.errors == [f"File name too long: {'x' * 1000} …."]
+
+
 def test_hours_choose_the_epochs(small: list[str], fastmask: Command) -> None:
     answer = fastmask(*small, "--hours", 2, "--dry-run")
     assert answer.code == DONE

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from fastmask.config import Config, make_config, parse_sets, read_recipe, read_settings, recipes
+from fastmask.config import Config, make_config, parse_sets, read_class_weights, read_recipe, read_settings, recipes
 from fastmask.errors import UsageError
 
 
@@ -47,6 +47,9 @@ def test_every_recipe_is_a_configuration(name):
         ({"epochs": 0}, "Setting epochs: .*greater than or equal to 1, found 0"),
         ({"crop": [0, 10]}, "Setting crop: .*greater than or equal to 1, found 0"),
         ({"lr": float("nan")}, "Setting lr: .*found nan"),
+        ({"alpha": {"age": [1, 1, 1e300]}}, "Setting alpha: expected class weights a head, .*; found 1e\\+300"),
+        ({"head_weights": {"age": 1e7}}, "Setting head_weights: .*less than or equal to 1000000, found 10000000"),
+        ({"extra": "a.csv", "extra_weight": 1e7}, "Setting extra_weight: .*less than or equal to 1000000"),
         ({"sched": "steps"}, "Setting sched: .*'multistep', 'onecycle', 'cosine' or 'constant', found 'steps'"),
         ({"age_bounds": [60, 30]}, "age_bounds must rise, found 60 30"),
         ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
@@ -71,6 +74,20 @@ def test_missing_files_and_recipes_are_named(tmp_path):
         read_settings(tmp_path / "list.yaml")
     with pytest.raises(UsageError, match="name=value"):
         parse_sets(["epochs"])
+
+
+def test_class_weights_are_of_heads_as_they_are_called_and_not_nothing(tmp_path):
+    file = tmp_path / "weights.yaml"
+    file.write_text("skin-tone: [1, 2]")
+    assert read_class_weights(file) == {"skin-tone": [1, 2]}
+    file.write_text("")
+    with pytest.raises(UsageError, match=r"weights\.yaml holds no class weights; expected lines such as 'age: \[1"):
+        read_class_weights(file)
+    file.write_text("- 1")
+    with pytest.raises(UsageError, match=r"holds list; expected lines such as 'age: \[1"):
+        read_class_weights(file)
+    with pytest.raises(UsageError, match="does not exist; expected a YAML file of class weights"):
+        read_class_weights(tmp_path / "none.yaml")
 
 
 def test_a_mapping_of_heads_is_replaced_as_a_whole():

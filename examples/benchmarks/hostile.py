@@ -35,16 +35,23 @@ from safetensors.torch import load_file, save_file
 
 # what a command would import, so that each process that is forked from this one starts at once
 import fastmask.data.check
+import fastmask.data.faces
+import fastmask.data.painted
 import fastmask.decision.bound
+import fastmask.decision.compare
 import fastmask.decision.diff
 import fastmask.decision.label_errors
 import fastmask.decision.pictures
+import fastmask.inference.blend
+import fastmask.inference.pseudo
 import fastmask.inference.submission
 import fastmask.training.bench
 import fastmask.training.crossval
 import fastmask.training.finder
-import fastmask.training.merge  # noqa: F401
+import fastmask.training.merge
+import fastmask.training.screen  # noqa: F401
 from fastmask.cli import main as command_line
+from fastmask.data.boxes import COLUMNS as FACE_COLUMNS
 from fastmask.data.sample import write_sample
 from fastmask.decision.ledger import COLUMNS
 from fastmask.files import write_yaml
@@ -56,6 +63,17 @@ PREDICT = "predict run photos --out out/predicted.csv"
 SUBMIT = "predict run photos --submission info.csv --out out/submission.csv"
 MERGE = "merge half0 half1 --out out/merged"
 SCORE = "score run"
+BLENDED, SCORE_BLENDED = "predict both photos --out out/predicted.csv", "score both"
+FACES = "predict faced photos --boxes eval.csv --out out/predicted.csv"
+SOUP = "predict souped photos --soup --out out/predicted.csv"
+BOXES = f"{FIT} --boxes boxes.csv"
+STUDENT = f"{FIT} --pseudo labels --folds-file run/folds.csv"
+EXTRA = f"{FIT} --extra extra.csv"
+CLASS_WEIGHT = f"{FIT} --class-weight weights.yaml"
+SCREEN = "screen --data data --config settings.yaml --cache-dir cache --archs test_resnet"
+THEIRS = "compare run theirs.csv"
+PAINT = "paint --data data --landmarks landmarks.csv --per-face wear=1 --out out/painted"
+FIND = "faces photos --out out/boxes.csv"
 LEDGER = "ledger show --ledger ledger.csv"
 COMPARE = "score answers.csv answers.csv"
 FAILED, ASKED_WRONGLY = 1, 2
@@ -192,11 +210,102 @@ HEADS = {
     "other heads": '[{"name": "a", "classes": ["b", "c"]}]',
 }
 
+# what is wrong with a file of class weights, and with what an ensemble and a folder of pseudo-labels say of themselves
+CLASS_WEIGHTS = {
+    "nothing": "",
+    "an unknown head": "hat: [1, 1]",
+    "an unknown class": "age: {70+: 4}",
+    "too few": "age: [1, 1]",
+    "zeros": "age: [0, 0, 0]",
+    "a zero for all": "age: {<30: 0, 30-59: 0, 60+: 0}",
+    "negative": "age: [1, 1, -4]",
+    "NaN": "age: [1, 1, .nan]",
+    "endless": "age: {60+: .inf}",
+    "beyond float32": "age: [1, 1, 1.0e+300]",
+    "words": "age: [a, b, c]",
+    "a number": "age: 4",
+    "nested": "age: {60+: {60+: 4}}",
+}
+Plain = dict[str, object]
+ENSEMBLES: dict[str, Callable[[Plain], object]] = {
+    "an unknown blend": lambda plain: plain.update(blend="luck"),
+    "a number for a blend": lambda plain: plain.update(blend=5),
+    "no blend": lambda plain: plain.pop("blend"),
+    "weights in a list": lambda plain: plain.update(weights=[0.5, 0.5]),
+    "weights in words": lambda plain: plain["weights"].update(mask=["a", "b"]),
+    "weights true": lambda plain: plain["weights"].update(mask=[True, False]),
+    "weights negative": lambda plain: plain["weights"].update(mask=[-1, 2]),
+    "weights NaN": lambda plain: plain["weights"].update(mask=[float("nan"), 1]),
+    "weights endless": lambda plain: plain["weights"].update(mask=[float("inf"), 1]),
+    "weights huge": lambda plain: plain["weights"].update(mask=[1e308, 1e308]),
+    "weights of 400 digits": lambda plain: plain["weights"].update(mask=[10**99, 1]),
+    "weights of zero": lambda plain: plain["weights"].update(mask=[0, 0]),
+    "weights too many": lambda plain: plain["weights"].update(mask=[0.5, 0.25, 0.25]),
+    "weights of a head that is none": lambda plain: plain["weights"].update(hat=[0.5, 0.5]),
+    "weights of a head missing": lambda plain: plain["weights"].pop("mask"),
+    "no members": lambda plain: plain.update(members=[]),
+    "members in words": lambda plain: plain.update(members=["run", "twin"]),
+    "one member": lambda plain: plain["members"].pop(),
+    "a member twice": lambda plain: plain["members"].append(plain["members"][0]),
+    "two members of one name": lambda plain: plain["members"][1].update(name=plain["members"][0]["name"]),
+    "one run under two names": lambda plain: plain["members"][1].update(
+        {name: plain["members"][0][name] for name in ("path", "identity", "oof")}
+    ),
+    "a hundred thousand members": lambda plain: plain.update(members=plain["members"] * 50_000),
+    "a member without a path": lambda plain: plain["members"][1].pop("path"),
+    "a number for a path": lambda plain: plain["members"][1].update(path=5),
+    "a member that is not there": lambda plain: plain["members"][1].update(path="../nobody"),
+    "a member of another name": lambda plain: plain["members"][1].update(path="../half1"),
+    "a member that is a file": lambda plain: plain["members"][1].update(path="../run/oof.csv"),
+    "a member that is no run": lambda plain: plain["members"][1].update(path="../photos"),
+    "a member that is itself": lambda plain: plain["members"][1].update(path="."),
+    "a member at a NUL": lambda plain: plain["members"][1].update(path="../a\0b"),
+    "a member at a long path": lambda plain: plain["members"][1].update(path="x" * 6000),
+    "another identity": lambda plain: plain["members"][1].update(identity="0" * 64),
+    "other predictions": lambda plain: plain["members"][1].update(oof="0" * 64),
+}
+CAVEATS: dict[str, Callable[[Plain], object]] = {
+    "caveats in a text": lambda plain: plain.update(caveats="none"),
+    "caveats of numbers": lambda plain: plain.update(caveats=[1]),
+    "no caveats": lambda plain: plain.pop("caveats"),
+}
+PSEUDOS: dict[str, Callable[[Plain], object]] = {
+    "no photos": lambda plain: plain.pop("photos"),
+    "a number for the photos": lambda plain: plain.update(photos=5),
+    "photos that are gone": lambda plain: plain.update(photos="nobody"),
+    "photos in a file": lambda plain: plain.update(photos="settings.yaml"),
+    "photos at a NUL": lambda plain: plain.update(photos="a\0b"),
+    "photos at a long path": lambda plain: plain.update(photos="x" * 6000),
+    "no folds": lambda plain: plain.pop("folds"),
+    "folds in words": lambda plain: plain.update(folds="2"),
+    "a true fold": lambda plain: plain.update(folds=True),
+    "one fold": lambda plain: plain.update(folds=1),
+    "minus two folds": lambda plain: plain.update(folds=-2),
+    "two and a half folds": lambda plain: plain.update(folds=2.5),
+    "three folds": lambda plain: plain.update(folds=3),
+    "thousands of folds": lambda plain: plain.update(folds=9999),
+    "a billion folds": lambda plain: plain.update(folds=10**9),
+    "no heads": lambda plain: plain.pop("heads"),
+    "heads in a text": lambda plain: plain.update(heads="mask"),
+    "a class less": lambda plain: plain["heads"][0]["classes"].pop(),
+}
+
 # tables --------------------------------------------------------------------------------------------------------------
 
 
 def edited(file: str, edit: Callable[[bytes], bytes]) -> Spoil:
     return lambda folder: (folder / file).write_bytes(edit((folder / file).read_bytes()))
+
+
+def told(file: str, change: Callable[[Plain], object]) -> Spoil:
+    """A JSON file that says something else."""
+
+    def spoil(folder: Path) -> None:
+        plain = json.loads((folder / file).read_text())
+        change(plain)
+        (folder / file).write_text(json.dumps(plain))
+
+    return spoil
 
 
 def without_column(name: str) -> Callable[[bytes], bytes]:
@@ -232,6 +341,15 @@ READ_BY = [
     ("run/oof.csv", "predicted", SCORE),
     ("ledger.csv", "sha256", LEDGER),
     ("half0/fold0/history.csv", "epoch", MERGE),
+    ("both/folds.csv", "person", SCORE_BLENDED),
+    ("both/oof.csv", "predicted", SCORE_BLENDED),
+    ("theirs.csv", "path", THEIRS),
+    ("boxes.csv", "x1", BOXES),
+    ("eval.csv", "x1", FACES),
+    ("landmarks.csv", "nose_y", PAINT),
+    ("extra.csv", "path", EXTRA),
+    ("labels/labels.csv", "path", STUDENT),
+    ("labels/folds.csv", "fold", STUDENT),
 ]
 
 
@@ -277,11 +395,48 @@ CELLS = {
         "mask.wear": ["", "nan", "inf", "x"],
     },
     ("half0/fold0/history.csv", MERGE): {"macro_f1": ["x", "1;2"]},
+    ("theirs.csv", THEIRS): {"path": ["first/normal.jpg"], "mask.wear": ["", "nan", "inf", "x", "-1", "2"]},
+    ("boxes.csv", BOXES): {
+        "path": ["", "nobody", "../x", "x" * 4000],
+        "x0": ["", "x", "nan", "inf", "1e9", "9" * 400, "300", "0x1"],
+        "y1": ["", "0", "-inf", "1e999"],
+        "score": ["x", "nan"],
+    },
+    ("eval.csv", FACES): {
+        "path": ["", "nobody", "/etc/passwd"],
+        "x0": ["", "left", "nan", "inf", "1e9", "500"],
+        "y1": ["", "0", "1e999"],
+    },
+    ("landmarks.csv", PAINT): {
+        "path": ["", "nobody", "../x"],
+        "x0": ["", "x", "nan", "500"],
+        "nose_x": ["", "x", "nan", "inf", "1e9", "-900", "900"],
+        "nose_y": ["-900", "900", "0"],
+        "left_eye_x": ["0", "9e5"],
+    },
+    ("extra.csv", EXTRA): {
+        "path": ["", "..", "../run/oof.csv", "/etc/passwd", "nobody.jpg", "x" * 4000, ".", "/dev/zero", "photos/0.jpg"],
+        "person": [""],
+        "mask": ["hat"],
+        "gender": ["Male"],
+        "age": ["old", "nan", "-1", "151", "1e3", "9" * 400],
+        "weight": ["x", "-1", "nan", "inf", "1e400", "1e300", "9" * 400],
+    },
+    ("labels/labels.csv", STUDENT): {
+        "path": ["", "..", "../run/oof.csv", "/etc/passwd", "nobody.jpg", "x" * 4000, ".", "/dev/zero", "0.jpg"],
+        "fold0:mask.wear": ["", "nan", "inf", "x", "-1", "2", "9" * 400],
+        "fold1:age.60+": ["", "1", "0"],
+    },
+    ("labels/folds.csv", STUDENT): {
+        "fold": ["", "x", "-2", "0.5", "nan", "99999", "7"],
+    },
 }
 
 # photos --------------------------------------------------------------------------------------------------------------
 
 PHOTO, FIRST = "photos/0.jpg", "data/train/images/first/normal.jpg"
+# box, score and landmarks of a face in the middle of a drawn photo
+FACE = "112,96,272,336,0.9,152,200,232,200,192,248,160,296,224,296"
 
 
 def encoded(format_: str, **options: object) -> bytes:
@@ -400,6 +555,12 @@ PLACES = {
     "half0/fold0/history.csv": MERGE,
     "half0/fold0/oof-001.safetensors": MERGE,
     "half0/environment.json": MERGE,
+    "both/ensemble.json": SCORE_BLENDED,
+    "twin/oof.csv": BLENDED,
+    "twin/fold0/epoch.safetensors": BLENDED,
+    "labels/pseudo.json": STUDENT,
+    "labels/labels.csv": STUDENT,
+    "labels/folds.csv": STUDENT,
     "data/train/train.csv": FIT,
     FIRST: FIT,
     PHOTO: PREDICT,
@@ -408,9 +569,18 @@ PLACES = {
     "info.csv": SUBMIT,
     "weights.safetensors": f"{FIT} --weights weights.safetensors",
     "weights.pth": f"{FIT} --weights weights.pth",
+    "theirs.csv": THEIRS,
+    "boxes.csv": BOXES,
+    "eval.csv": FACES,
+    "landmarks.csv": PAINT,
+    "extra.csv": EXTRA,
+    "weights.yaml": CLASS_WEIGHT,
 }
 # named by the user, so what is not there was asked for wrongly
-NAMED = {"data/train/train.csv", "settings.yaml", "table.csv", "info.csv", "weights.safetensors", "weights.pth"}
+NAMED = {
+    *("data/train/train.csv", "settings.yaml", "table.csv", "info.csv", "weights.safetensors", "weights.pth"),
+    *("theirs.csv", "boxes.csv", "eval.csv", "landmarks.csv", "extra.csv", "weights.yaml", "labels/pseudo.json"),
+}
 
 # weights -------------------------------------------------------------------------------------------------------------
 
@@ -504,6 +674,81 @@ def changed_tensors(file: str, change: Callable[[str, torch.Tensor], torch.Tenso
     return spoil
 
 
+# what is learned from others -----------------------------------------------------------------------------------------
+
+
+def gone(file: str) -> Spoil:
+    return lambda folder: shutil.rmtree(folder / file) if (folder / file).is_dir() else (folder / file).unlink()
+
+
+def last_row_twice(data: bytes) -> bytes:
+    return data + data.rstrip().rsplit(b"\n", 1)[1] + b"\n"
+
+
+def columns_kept(*kept: str) -> Callable[[bytes], bytes]:
+    """A table with some of its columns."""
+
+    def edit(data: bytes) -> bytes:
+        rows = list(csv.DictReader(data.decode().splitlines()))
+        return "\n".join([",".join(kept), *(",".join(row[name] for name in kept) for row in rows)]).encode() + b"\n"
+
+    return edit
+
+
+RUNS_OF_OTHERS: dict[str, Spoil] = {
+    "a run that is gone": gone("twin"),
+    "a run of other settings": edited("twin/config.yaml", lambda data: data.replace(b"\nseed: 0\n", b"\nseed: 1\n")),
+    "a run of other heads": put("twin/heads.json", HEADS["other heads"]),
+    "a run of other predictions": edited("twin/oof.csv", lambda data: data + b"\n"),
+    "a run without predictions": gone("twin/oof.csv"),
+    "a run without checkpoints": gone("twin/fold0/epoch.safetensors"),
+    "a run of folds that are gone": gone("twin/fold0"),
+    "a run without pipelines": gone("twin/pipelines.yaml"),
+    "a run without an environment": gone("twin/environment.json"),
+    "a run of broken settings": put("twin/config.yaml", YAMLS["endless alias"]),
+    "a checkpoint of no numbers": changed_tensors(
+        "twin/fold0/epoch.safetensors", lambda name, tensor: tensor * float("nan") if "heads" in name else tensor
+    ),
+    "no heads": gone("both/heads.json"),
+    "other heads": put("both/heads.json", HEADS["other heads"]),
+}
+OTHER_PHOTOS: dict[str, Spoil] = {
+    "a row twice": edited("extra.csv", last_row_twice),
+    "no head": edited("extra.csv", columns_kept("path", "person", "weight")),
+    "nothing but photos": edited("extra.csv", columns_kept("path")),
+    "weights alone": edited("extra.csv", columns_kept("weight")),
+    "photos that are gone": gone("photos"),
+    "a photo that is text": put(PHOTO, PHOTOS["text"]),
+    "a photo that is a bomb": put(PHOTO, PHOTOS["PNG bomb"]),
+    "a photo that is a pipe": instead(PHOTO, os.mkfifo),
+    # to the photo among the good inputs
+    "a photo that is a link out": instead(PHOTO, lambda path: path.symlink_to(path.parents[2] / "good" / PHOTO)),
+}
+STUDENTS: dict[str, Spoil] = {
+    "no labels": gone("labels/labels.csv"),
+    "no folds": gone("labels/folds.csv"),
+    "nothing of it": gone("labels/pseudo.json"),
+    "a photo twice": edited("labels/labels.csv", last_row_twice),
+    "a photo of two folds": edited(
+        "labels/folds.csv", lambda data: last_row_twice(data)[:-2] + b"%d\n" % (data[-2] == 48)
+    ),
+    "probabilities that sum to 2": cell("labels/labels.csv", "fold0:mask.wear", "1"),
+    "folds of another teacher": edited(
+        "labels/folds.csv", lambda data: re.sub(rb"(?m),([01])$", lambda m: b",0" if m[1] == b"1" else b",1", data)
+    ),
+    "photos that are gone": gone("photos"),
+    "a photo that is gone": gone(PHOTO),
+    "a photo that is text": put(PHOTO, PHOTOS["text"]),
+    "a photo that is a bomb": put(PHOTO, PHOTOS["PNG bomb"]),
+    "a photo that is a pipe": instead(PHOTO, os.mkfifo),
+}
+
+# of those above: what is whole, but not what was asked for
+OTHERS = {
+    *("no heads", "no head", "nothing but photos", "nothing of it"),
+    *("a photo of two folds", "folds of another teacher"),
+}
+
 # options -------------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 5000
@@ -523,12 +768,66 @@ OPTIONS = {
         |--folds-file nobody|--folds-file data|--fixes nobody|--fixes data|--heads a|--images photos
         |--image-column a|--group-column a|--set x|--set =1|--set x=1|--set epochs=[|--set epochs=2020-13-45
         |--set epochs=!!python/object:os.system|--set a.b.c.d=1|--set epochs.a=1|--nobody|--out run|--out settings.yaml
-        |--out settings.yaml/run|--resume --overwrite|--resume --out nobody|--out photos --overwrite|extra words""",
+        |--out settings.yaml/run|--resume --overwrite|--resume --out nobody|--out photos --overwrite|extra words
+        |--mixup -1|--mixup nan|--mixup x|--cutmix -1|--cutmix inf|--mix-prob 0|--mix-prob 0.5|--mix-prob 2 --mixup 1
+        |--half-cutmix 2|--half-cutmix nan|--half-shares 0.2 0.8|--half-cutmix 1 --half-shares 0.8 0.2
+        |--half-cutmix 1 --half-shares 0 1|--half-partner any|--half-cutmix 1 --half-partner nobody
+        |--half-cutmix 1 --half-partner 'wear female'|--erase 1|--erase -1|--erase 0.5|--label-smoothing 1
+        |--label-smoothing nan|--f1-share 2|--f1-share x|--sampler nobody|--sampler ''|--drop-ages x|--drop-ages 59-57
+        |--drop-ages 0-150|--drop-ages nan-60|--set drop.hat=[[1,2]]|--set drop.mask=[[1,2]]|--set drop.age=5
+        |--freeze x|--freeze 0|--freeze 99|--unfreeze 2|--freeze body --unfreeze 1|--freeze body --unfreeze 99
+        |--layer-decay 0|--layer-decay 2|--layer-decay nan|--swa 1|--swa 0.9|--swa 0.5 --ema 0.9|--refit -1
+        |--refit 1 --hours 1|--order nobody|--order mask|--set order_spread=0|--save-every 0|--save-every 5h
+        |--extra nobody|--extra data|--extra ''|--extra-images photos|--extra-weight 2
+        |--extra extra.csv --extra-weight 0|--extra extra.csv --extra-weight nan
+        |--extra extra.csv --extra-weight 1e300|--extra extra.csv --extra-images nobody
+        |--extra extra.csv --extra-images settings.yaml|--pseudo nobody|--pseudo data|--pseudo ''
+        |--pseudo settings.yaml|--pseudo run|--pseudo labels --pseudo-weight 0|--pseudo labels --pseudo-least 2
+        |--pseudo-least 0.5|--pseudo labels --folds 3|--boxes nobody|--boxes data|--boxes ''|--margin 0.5
+        |--region forehead|--boxes boxes.csv --margin -1|--boxes boxes.csv --margin nan|--boxes boxes.csv --region ear
+        |--class-weight nobody|--class-weight data|--class-weight ''|--class-weight weights.yaml --set class_weight=auto
+        |--weights both""",
     TABLE: """--heads nobody|--heads ''|--heads mask,mask|--heads path|--images nobody|--images settings.yaml
         |--age-bounds 20 30|--stratify nobody""",
     PREDICT: """--tta 0|--tta -1|--tta x|--tta 99999999|--members nobody|--members ''|--members fold9|--bs 0|--bs x
         |--workers -1|--device nobody|--precision fp8|--submission nobody|--submission data|--out run
-        |--out settings.yaml|--out settings.yaml/x|--submission info.csv --out info.csv --overwrite|extra""",
+        |--out settings.yaml|--out settings.yaml/x|--submission info.csv --out info.csv --overwrite|extra
+        |--soup|--views x|--views ''|--views flip,flip|--views flip --tta 2|--boxes eval.csv|--boxes nobody""",
+    BLENDED: """--members run|--members fold0|--tta 0|--views x|--soup|--boxes eval.csv|--bs 0|--device nobody
+        |--out both/oof.csv --overwrite""",
+    FACES: "--boxes nobody|--boxes data|--boxes boxes.csv --tta 0",
+    SOUP: "--tta 0|--members fold9|--views x",
+    "predict faced photos --out out/x": "|--tta 1",
+    "ensemble --out out/both": "|run|run run|run nobody|run photos|run settings.yaml|both run"
+    "|run twin --blend luck|run twin --blend ''|run twin --nobody|nobody twin",
+    "ensemble run twin": "|--out run|--out twin --overwrite|--out photos|--out photos --overwrite|--out settings.yaml"
+    "|--out settings.yaml/x",
+    "pseudo": "|run|run photos|nobody photos --out out/x|photos photos --out out/x|run nobody --out out/x"
+    "|run run --out out/x|run photos --out run|run photos --out photos|run photos --out settings.yaml"
+    "|run photos --out settings.yaml/x|half0 photos --out out/x|both photos --out out/x"
+    "|run photos --out out/x --boxes eval.csv|faced photos --out out/x|faced photos --out out/x --boxes nobody"
+    "|run photos --out out/x --workers -1|run photos --out out/x --device nobody",
+    "screen --data data --config settings.yaml --cache-dir cache": "|--archs ''|--archs nobody"
+    "|--archs test_resnet,test_resnet|--archs test_resnet,|--archs ../x",
+    SCREEN: """--weights x|--weights =|--weights test_resnet=|--weights =weights.pth|--weights nobody=weights.pth
+        |--weights test_resnet=nobody|--weights test_resnet=data|--weights test_resnet=/dev/null
+        |--set weights=weights.pth|--weights test_resnet=weights.pth --weights test_resnet=weights.safetensors|--bs 0
+        |--bs x|--folds 1|--data nobody|--out settings.yaml|--out settings.yaml/x|--oof settings.yaml
+        |--oof settings.yaml/x|--device nobody|--epochs 5
+        |--mixup 1|--boxes nobody|--precision fp8|--stats x|extra""",
+    "compare": "|run|run run|run nobody|run photos|answers.csv answers.csv|theirs.csv info.csv|run settings.yaml/x"
+    "|run twin --names a|run twin --names a,a|run twin --names a,|run twin --draws 0|run twin --draws x"
+    "|run twin --draws 999999999|run twin --plot x.jpg|run twin --plot settings.yaml|run twin --out settings.yaml"
+    "|run twin --out run/oof.csv --overwrite|run theirs.csv --out theirs.csv --overwrite|run twin --nobody",
+    PAINT: """--per-face ''|--per-face wear|--per-face wear=-1|--per-face wear=1,wear=2|--per-face hat=1
+        |--per-face none=1|--per-face wear=0|--per-face wear=101|--per-face wear=1,none=2|--per-face wear=9999999999
+        |--classes a,b|--classes ''|--classes wear,incorrect,hat|--head gender|--head ''|--landmarks nobody
+        |--landmarks data|--data nobody|--data settings.yaml|--out data|--out data/train|--out data/train/images/x
+        |--out photos|--out settings.yaml|--out settings.yaml/x|--seed -1|--workers -1|--workers 0|--workers x|extra""",
+    "paint --data data": "|--out out/x|--landmarks landmarks.csv",
+    FIND: """--detector nobody|--detector ''|--out photos|--out settings.yaml|--out settings.yaml/x|--images photos
+        |--image-column path|--nobody|extra""",
+    "faces --out out/x": "|nobody|''|settings.yaml|/dev/null|cache|run/fold0|half0",
     "predict nobody photos --out out/x": "|--tta 1",
     "predict run nobody --out out/x": "|--tta 1",
     "predict photos photos --out out/x": "|--tta 1",
@@ -562,12 +861,18 @@ OPTIONS = {
     "archs": "nobody*|[|--nobody",
     "nobody": "|--help me",
     "cache": "nobody",
+    "cache clear --cache-dir cache": "nobody|../features",
 }
 
 
 # asked for rightly, but the system or a file does not have it
 FAILING = {
-    FIT: "|".join(f"--{option} {LONG}" for option in ("data", "out", "config", "weights", "fixes", "folds-file")),
+    FIT: "|".join(
+        f"--{option} {LONG}"
+        for option in (
+            *("data", "out", "config", "weights", "fixes", "folds-file", "extra", "pseudo", "boxes", "class-weight"),
+        )
+    ),
     TABLE: "--image-column nobody|--group-column nobody",
 }
 
@@ -603,6 +908,27 @@ def text_cases() -> Iterator[Case]:
         yield Case(f"environment.json: {name}", put("half0/environment.json", text), MERGE)
     for name, text in HEADS.items():
         yield Case(f"heads.json: {name}", put("run/heads.json", text), SCORE)
+    yield from told_cases()
+
+
+def told_cases() -> Iterator[Case]:
+    """What an ensemble, a folder of pseudo-labels and a file of class weights say of themselves."""
+    for name, text in JSONS.items():
+        yield Case(f"ensemble.json: {name}", put("both/ensemble.json", text), SCORE_BLENDED)
+        yield Case(f"pseudo.json: {name}", put("labels/pseudo.json", text), STUDENT)
+    for name, change in CAVEATS.items():
+        yield Case(f"ensemble.json: {name}", told("both/ensemble.json", change), SCORE_BLENDED)
+    for name, change in ENSEMBLES.items():
+        yield Case(f"ensemble.json: {name}", told("both/ensemble.json", change), BLENDED)
+    for name, change in PSEUDOS.items():
+        yield Case(f"pseudo.json: {name}", told("labels/pseudo.json", change), STUDENT)
+    for name, text in HEADS.items():
+        spoil = told("labels/pseudo.json", lambda plain, text=text: plain.update(heads=json.loads(text)))
+        yield Case(f"pseudo.json: heads: {name}", spoil, STUDENT)
+    for name, text in YAMLS.items():
+        yield Case(f"class weights: {name}", put("weights.yaml", text), CLASS_WEIGHT, ASKED_WRONGLY)
+    for name, text in CLASS_WEIGHTS.items():
+        yield Case(f"class weights: {name}", put("weights.yaml", text), CLASS_WEIGHT, ASKED_WRONGLY)
 
 
 def table_cases() -> Iterator[Case]:
@@ -635,15 +961,39 @@ def file_cases() -> Iterator[Case]:
     for name, change in {
         "shorter": lambda name, tensor: tensor.flatten()[:-1].clone(),
         "renamed to integers": lambda name, tensor: tensor.unsqueeze(0),
+        "without numbers": lambda name, tensor: tensor * float("nan") if tensor.is_floating_point() else tensor,
     }.items():
         yield Case(f"checkpoint: tensors {name}", changed_tensors("run/fold0/epoch.safetensors", change), PREDICT)
         yield Case(f"OOF: tensors {name}", changed_tensors("half0/fold0/oof-001.safetensors", change), MERGE)
+    yield from learned_cases()
     giant = edited(
         "run/config.yaml", lambda data: data.replace(b"arch: test_resnet", b"arch: eva02_enormous_patch14_clip_224")
     )
     yield Case("config.yaml: an enormous network", giant, PREDICT)
     many = edited("half0/config.yaml", lambda data: data.replace(b"\nfolds: 2\n", b"\nfolds: 1000000000\n"))
     yield Case("config.yaml: a billion folds", many, MERGE)
+
+
+def learned_cases() -> Iterator[Case]:
+    """Runs that something else is made of, other photos, weights to screen, checkpoints to average."""
+    for what, spoils, command in (
+        ("ensemble", RUNS_OF_OTHERS, BLENDED),
+        ("extra", OTHER_PHOTOS, EXTRA),
+        ("pseudo-labels", STUDENTS, STUDENT),
+    ):
+        for name, spoil in spoils.items():
+            yield Case(f"{what}: {name}", spoil, command, ASKED_WRONGLY if name in OTHERS else FAILED)
+    for name, data in PHOTOS.items():
+        yield Case(f"photo to search: {name}", put(PHOTO, data), FIND)
+        yield Case(f"photo to paint: {name}", put(FIRST, data), PAINT)
+    for name, data in SAFETENSORS.items():
+        code = ASKED_WRONGLY if name == "other tensors" else FAILED
+        spoil, command = put("weights.safetensors", data), f"{SCREEN} --weights test_resnet=weights.safetensors"
+        yield Case(f"weights to screen: {name}", spoil, command, code)
+        yield Case(f"checkpoint to average: {name}", put("souped/fold0/epoch-0.safetensors", data), SOUP)
+    for name, data in PTHS.items():
+        spoil, command = put("weights.pth", data), f"{SCREEN} --weights test_resnet=weights.pth"
+        yield Case(f".pth to screen: {name}", spoil, command)
 
 
 def place_cases() -> Iterator[Case]:
@@ -763,6 +1113,30 @@ def make_good(good: Path) -> None:
         (good / file).write_text("\n".join(lines) + "\n")
     photos = [row["path"] for row in rows if row["mask"] == "none"]
     (good / "fixes.csv").write_text("path,column,value\n" + "".join(f"{p},mask,incorrect\n" for p in photos[:4]))
+    make_more(good, [row["path"] for row in rows], photos)
+
+
+def make_more(good: Path, photos: Sequence[str], bare: Sequence[str]) -> None:
+    """What is learned from others or cut to faces: an ensemble, pseudo-labels, extra photos, boxes, class weights."""
+    for copy in ("twin", "souped", "faced"):
+        shutil.copytree(good / "run", good / copy)
+    shutil.copy(good / "souped" / "fold0" / "epoch.safetensors", good / "souped" / "fold0" / "epoch-0.safetensors")
+    config = good / "faced" / "config.yaml"
+    config.write_text(config.read_text().replace("\nboxes: null\n", "\nboxes: boxes.csv\n"))
+    for command in ("ensemble run twin --out both", "pseudo run photos --out labels"):
+        ended = in_a_process(good, command.split())
+        if ended.code:
+            sys.exit(f"{command} failed: {ended.said}")
+    # where the case runs, not where it was made
+    told("labels/pseudo.json", lambda plain: plain.update(photos="photos"))(good)
+    shutil.copy(good / "run" / "oof.csv", good / "theirs.csv")
+    (good / "weights.yaml").write_text("age: [1, 1, 4]\nmask: {incorrect: 2}\n")
+    names = [f"{i}.jpg" for i in range(4)]
+    rows = (f"photos/{name},somebody,wear,male,40,1\n" for name in names)
+    (good / "extra.csv").write_text("path,person,mask,gender,age,weight\n" + "".join(rows))
+    for file, paths in (("boxes.csv", photos), ("eval.csv", names), ("landmarks.csv", bare)):
+        lines = (f"{path},{FACE}\n" for path in paths)
+        (good / file).write_text(",".join(FACE_COLUMNS) + "\n" + "".join(lines))
 
 
 def first_of(good: Path) -> None:

@@ -3,6 +3,9 @@
 A cache on the disk is one file of pixels in the order of the photos' digests, and an index beside it. Its name is a
 digest of the photos' content, of the prefix and of what decodes, so another photo or prefix is another cache. Reading
 takes no lock; building does, so that of several processes one builds and the others wait for it.
+
+Beside the photos, in a folder of their own, lie the features that a screening has computed of them: a file a body. They
+are listed and cleared here, and made and read there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -25,6 +29,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from fastmask.data.augment import Prefix, is_photo, unfit
 from fastmask.data.boxes import FaceCut
@@ -36,7 +41,13 @@ from fastmask.terminal import bar, duration, in_bytes
 FORMAT = 1
 # what is left free on the disk, and how many photos stand for all
 _RESERVE, _PROBED = 10**9, 16
-_PIXELS, _INDEX = ".photos", ".json"
+_PIXELS, _INDEX, _FEATURES = ".photos", ".json", ".safetensors"
+# no other file of somebody's folder is called so
+_NAME = "[0-9a-f]{32}"
+_BODY = re.compile(r"[\w.:/-]{1,100}", re.ASCII)
+_BROKEN = "broken: made anew when it is needed"
+# seconds after which nobody writes any more to a file of features that is not whole
+_ABANDONED = 3600
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
 
 Say = Callable[[str], None]
@@ -130,6 +141,16 @@ def _why(error: OSError | UsageError) -> str:
 def photos_folder() -> Path:
     """Where photos are kept unless somebody says otherwise."""
     return cache_home() / "photos"
+
+
+def features_folder(folder: str | Path | None = None) -> Path:
+    """Where features lie: in a folder that somebody has named for photos, or beside the one of photos."""
+    return Path(folder or cache_home()) / "features"
+
+
+def features_file(name: str, folder: str | Path | None = None) -> Path:
+    """Where the features lie whose `name` is a digest, 32 hexadecimal digits, of all that they depend on."""
+    return features_folder(folder) / f"{name}{_FEATURES}"
 
 
 class _Source:
@@ -302,30 +323,49 @@ def _runs(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A cache on the disk: its file, of what transforms, how many photos, bytes, made when (seconds since 1970)."""
+    """A cache on the disk: its file, what it holds, of how many photos, bytes, made when (seconds since 1970)."""
 
     path: Path
-    prefix: list[str]
+    what: str
     photos: int
     bytes: int
     made: float
 
     def __str__(self) -> str:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.made))
-        what = ", ".join(self.prefix) or "whole photos"
-        return f"{self.path.stem}  {self.photos:7d} photos  {in_bytes(self.bytes):>8}  {made}  {what}"
+        return f"{self.path.stem}  {self.photos:7d} photos  {in_bytes(self.bytes):>8}  {made}  {self.what}"
 
 
 def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
-    """The caches in a folder, the newest first; raises UsageError if there is no such folder."""
+    """The photos and features kept in a folder, the newest first; raises UsageError if there is no such folder."""
     if folder and not Path(folder).is_dir():
         raise UsageError(f"{folder} is not a folder; expected the --cache-dir of a run.")
-    files = [file for file in Path(folder or photos_folder()).glob(f"*{_PIXELS}") if file.is_file()]
-    found = [CacheFile(file, *_told(file), file.stat().st_size, file.stat().st_mtime) for file in files]
+    photos = [file for file in Path(folder or photos_folder()).glob(f"*{_PIXELS}") if file.is_file()]
+    features = _features_in(features_folder(folder), f"{_NAME}{re.escape(_FEATURES)}")
+    told = {**{file: _told(file) for file in photos}, **{file: _told_of_features(file) for file in features}}
+    found = [CacheFile(file, *said, file.stat().st_size, file.stat().st_mtime) for file, said in told.items()]
     return sorted(found, key=lambda cache: -cache.made)
 
 
-def _told(file: Path) -> tuple[list[str], int]:
+def _features_in(folder: Path, names: str) -> list[Path]:
+    """The files of a folder of features whose names are of a pattern; none of one that a link has put there."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [file for file in folder.iterdir() if re.fullmatch(names, file.name) and file.is_file()]
+
+
+def _told_of_features(file: Path) -> tuple[str, int]:
+    """What a file of features says for a person to read: of which body they are, and of how many photos."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            body = (opened.metadata() or {}).get("body", "")
+            photos, each = opened.get_slice("features").get_shape()
+    except (OSError, SafetensorError, ValueError):
+        return _BROKEN, 0
+    return f"{each} features of {body if _BODY.fullmatch(body) else 'a body'}", photos
+
+
+def _told(file: Path) -> tuple[str, int]:
     """What a cache's index says for a person to read: the names of its transforms, and how many photos it holds."""
     runs = _read_runs(file)
     try:
@@ -333,31 +373,34 @@ def _told(file: Path) -> tuple[list[str], int]:
     except (DataError, KeyError, TypeError):
         names = [None]
     if runs is None or not all(isinstance(name, str) and name.isidentifier() for name in names):
-        return ["broken: made anew when it is needed"], 0
-    return names, sum(n for _, _, n in runs)
+        return _BROKEN, 0
+    return ", ".join(names) or "whole photos", sum(n for _, _, n in runs)
 
 
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
-    """Remove the named caches of a folder, or all where none is named; a run that reads one keeps what it has open.
+    """Remove the named photos or features of a folder, or all; a run that reads them keeps what it has open.
 
     Raises UsageError for a name that there is not.
     """
     found = list_caches(folder)
     unknown = sorted(set(names) - {cache.path.stem for cache in found})
     if unknown:
-        raise UsageError(f"{folder or photos_folder()} has no cache {unknown[0]!r}; fastmask cache list names them.")
+        raise UsageError(f"{folder or cache_home()} has no cache {unknown[0]!r}; fastmask cache list names them.")
     chosen = [cache for cache in found if not names or cache.path.stem in names]
     for cache in chosen:
         # the index first: without it nobody takes the pixels for whole
         cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
         cache.path.unlink(missing_ok=True)
     if not names:
-        _clear_left(Path(folder or photos_folder()))
+        _clear_left(Path(folder or photos_folder()), features_folder(folder))
     return chosen
 
 
-def _clear_left(folder: Path) -> None:
-    """Remove what builds that were killed have left, but not what a build writes now."""
+def _clear_left(folder: Path, features: Path) -> None:
+    """Remove what builds and screenings that were killed have left, but not what one writes now."""
+    for left in _features_in(features, rf"\.{_NAME}{re.escape(_FEATURES)}\.[0-9]+\.part"):
+        if left.stat().st_mtime < time.time() - _ABANDONED:
+            left.unlink(missing_ok=True)
     for left in folder.glob(".*.*.part"):
         lock = FileLock(folder / f".{left.name.split('.')[1]}.lock")
         try:

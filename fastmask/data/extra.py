@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fastmask.config import MOST_WEIGHT
 from fastmask.data.cache import digest_photos
 from fastmask.data.readers import read_csv
 from fastmask.data.table import Table
@@ -131,7 +132,8 @@ def read_extra(
     with warnings.catch_warnings():
         # said above, as it matters here
         warnings.filterwarnings("ignore", "No column of .* says whose photo", FastmaskWarning)
-        table = read_csv(file, Heads(known), images, group if group in columns else None, image_column="path")
+        group = group if group in columns else None
+        table = read_csv(file, Heads(known), images, group, image_column="path", option="--extra-images")
     weights = np.full(len(table), weight)
     if WEIGHT in columns:
         weights *= [_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]
@@ -143,8 +145,10 @@ def _weight(file: str | Path, line: object, cell: str) -> float:
         weight = float(cell or 1)
     except ValueError:
         weight = math.nan
-    if not 0 <= weight < math.inf:
-        raise DataError(f"{file}, line {line}, column {WEIGHT}: found {cell!r}, expected a number of 0 or more.")
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise DataError(
+            f"{file}, line {line}, column {WEIGHT}: found {cell!r}, expected a number from 0 to {MOST_WEIGHT:.0f}."
+        )
     return weight
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastmask.errors import UsageError
-from fastmask.heads import UNKNOWN, Heads
+from fastmask.heads import UNKNOWN, Head, Heads
 from fastmask.labels import mixed, soft_labels
 
 # partners of the same joint class, of any, or else a joint class by its name
@@ -87,8 +87,23 @@ class Halves:
 
 
 def joint_class(heads: Heads, name: str) -> int:
-    """The number of the joint class called `name`; raises UsageError naming those there are."""
-    names = heads.joint_names()
-    if name not in names:
-        raise UsageError(f"There is no joint class {name!r} for partners; expected same, any, or one of {names}.")
-    return names.index(name)
+    """The number of the joint class called `name`, a class of each head in order; raises UsageError for any other."""
+    joined = [heads[place] for place in heads.joined]
+    codes = next(_read(joined, name), None)
+    if codes is None:
+        raise UsageError(
+            f"There is no joint class {name!r} for partners; expected same, any, or a class of each of "
+            f"{', '.join(head.name for head in joined)}, such as {heads.joint_name(0)!r}."
+        )
+    y = np.full(len(heads), UNKNOWN)
+    y[list(heads.joined)] = codes
+    return int(heads.joint(y))
+
+
+def _read(heads: Sequence[Head], text: str) -> Iterator[tuple[int, ...]]:
+    """The class numbers that a text may name, a class a head; not by all joint classes, which may be billions."""
+    for code, name in enumerate(heads[0].classes):
+        if len(heads) > 1 and text.startswith(f"{name} "):
+            yield from ((code, *rest) for rest in _read(heads[1:], text[len(name) + 1 :]))
+        elif len(heads) == 1 and text == name:
+            yield (code,)

@@ -62,13 +62,21 @@ class Landmarks:
             raise DataError(
                 f"its eyes are on one point, {_told(self.right_eye)}; detect the face again or empty the row's cells."
             )
-        right, left, _, *mouth = self.points
+        right, left, nose, *mouth = self.points
         across = (left - right) / self.eye_distance
-        fall = float((np.mean(mouth, axis=0) - (right + left) / 2) @ (-across[1], across[0]))
+        fall, of_nose = (
+            float((point - (right + left) / 2) @ (-across[1], across[0])) for point in (np.mean(mouth, axis=0), nose)
+        )
         if fall < 0.25 * self.eye_distance:
             raise DataError(
                 "its mouth is not below its eyes; right and left must be the person's own, so the right eye is on the "
                 "photo's left."
+            )
+        # a head that looks far up or down has it above its eyes or below its mouth, but no farther than that
+        if not -0.5 * fall <= of_nose <= 1.5 * fall:
+            raise DataError(
+                f"its nose at {_told(self.nose)} is far from its eyes and its mouth; detect the face again or empty "
+                "the row's cells."
             )
 
     @property

@@ -25,7 +25,7 @@ from fastmask.randomness import Counted, Stream
 
 LABELS, IMAGES = "labels.csv", "images"
 SUFFIXES = (".jpg", ".png")
-MOST_PER_FACE = 100
+MOST_PER_FACE, MOST_WORKERS = 100, 1024
 _QUALITY = 95
 
 
@@ -104,14 +104,17 @@ def paint_set(
     """
     out, counts = Path(out), _counts(per_face)
     named = _check_settings(table, head, classes, looks, suffix, seed)
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"--workers is {workers}; expected 1 to {MOST_WORKERS}.")
     _check_out(out, table)
     boxes = read_boxes(landmarks)
     jobs, rows, faceless, covered = _plan(table, boxes, counts, named, suffix)
     labels = pd.DataFrame(rows, columns=["path", "person", head, *_carried(table, head)], dtype=str)
     # An empty folder stays in place, because it may be a mount point or somebody's working directory.
     is_new = not out.exists()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".paint-", dir=out.parent if is_new else out) as temporary:
+    # folders above it are made only when all is painted
+    beside = next(above for above in out.absolute().parents if above.exists()) if is_new else out
+    with tempfile.TemporaryDirectory(prefix=".paint-", dir=beside) as temporary:
         # Inside a folder of its own, because temporary folders are closed to other users and the result should not be.
         made = Path(temporary) / "painted"
         for folder in sorted({(made / name).parent for job in jobs for _, _, name in job.copies}):
@@ -120,6 +123,7 @@ def paint_set(
             progress(done, len(jobs))
         write_csv(made / LABELS, labels)
         if is_new:
+            out.parent.mkdir(parents=True, exist_ok=True)
             made.rename(out)
         else:
             # The labels last, because those are what a reader looks for.

@@ -22,6 +22,8 @@ from fastmask.files import read_json, read_strings, write_csv, write_json
 from fastmask.heads import Heads
 
 MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
+# the fold of whom all models have seen
+SEEN = -1
 # half precision and means round
 _ROUNDING = 1e-3
 
@@ -30,7 +32,7 @@ _ROUNDING = 1e-3
 class Pseudo:
     """Photos below `root`, what the model of each fold says of them, (folds, N, classes), and whom it has not seen.
 
-    `folds` has a row a photo of the teacher's: path, person, and the fold whose model has not seen it; -1: all have.
+    `folds` has a row a photo of the teacher's: path, person, and the fold whose model has not seen it; SEEN: all have.
     """
 
     root: Path
@@ -89,7 +91,10 @@ class Pseudo:
             )
         for column in ("path", "person") if group == "person" else ("path",):
             own = table.frame[column].to_numpy()
-            theirs = dict(zip(self.folds[column], self.folds["fold"], strict=True))
+            theirs: dict[str, int] = {}
+            for name, fold in zip(self.folds[column], self.folds["fold"].tolist(), strict=True):
+                # who is of two folds has been seen by the models of both
+                theirs[name] = fold if theirs.get(name, fold) == fold else SEEN
             wrong = next((name for name, fold in zip(own, folds, strict=True) if theirs.get(name, fold) != fold), None)
             if wrong is not None:
                 raise UsageError(
@@ -113,7 +118,7 @@ def read_pseudo(folder: str | Path) -> Pseudo:
     if not 2 <= plain["folds"] <= 9999:
         raise DataError(f"{folder / MARK} says that it is of {plain['folds']} folds; expected 2 to 9999.")
     columns = [f"fold{fold}:{column}" for fold in range(plain["folds"]) for column in heads.columns]
-    cells = read_strings(folder / LABELS, ["path", *columns])
+    cells = _rows(folder / LABELS, ["path", *columns])
     probabilities = _numbers(folder / LABELS, cells, columns).reshape(len(cells), plain["folds"], heads.n_logits)
     for head, part in zip(heads, heads.split(probabilities), strict=True):
         wrong = np.flatnonzero((abs(part.sum(-1) - 1) > _ROUNDING * len(head.classes)).any(1))
@@ -121,16 +126,47 @@ def read_pseudo(folder: str | Path) -> Pseudo:
             raise DataError(
                 f"{folder / LABELS}, line {cells.index[wrong[0]]}: the {head.name} columns do not sum to 1."
             )
-    folds = read_strings(folder / FOLDS, ["path", "person", "fold"])
-    odd = ~folds["fold"].str.fullmatch("-1|[0-9]{1,4}")
-    if odd.any():
-        line = folds.index[odd][0]
-        raise DataError(f"{folder / FOLDS}, line {line}, column fold: found {folds['fold'][line]!r}, not a number.")
     root, paths = Path(plain["photos"]), cells["path"].tolist()
-    missing = next((path for path in paths if not (root / path).is_file()), None)
-    if missing is not None or not paths:
-        raise DataError(f"{root / (missing or '')} is not there; put the photos of {folder} back, or make it anew.")
-    return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), folds.assign(fold=folds["fold"].astype(int)))
+    _check_paths(folder, cells["path"], root)
+    return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), _read_folds(folder / FOLDS, plain["folds"]))
+
+
+def _rows(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV of the folder, of a row or more."""
+    if not file.is_file():
+        raise DataError(f"{file} is not there, or no plain file; restore it, or make the folder anew: fastmask pseudo.")
+    frame = read_strings(file, columns)
+    if frame.empty:
+        raise DataError(f"{file} has no rows; restore it, or make the folder anew: fastmask pseudo.")
+    return frame
+
+
+def _read_folds(file: Path, count: int) -> pd.DataFrame:
+    frame = _rows(file, ["path", "person", "fold"])
+    folds = frame["fold"].where(frame["fold"].str.fullmatch(f"{SEEN}|[0-9]{{1,4}}"), str(count)).astype(int)
+    odd = folds >= count
+    if odd.any():
+        line = frame.index[odd][0]
+        raise DataError(
+            f"{file}, line {line}, column fold: found {frame['fold'][line]!r}, expected one of the {count} folds from "
+            f"0 on, or {SEEN}."
+        )
+    return frame.assign(fold=folds)
+
+
+def _check_paths(folder: Path, paths: pd.Series, root: Path) -> None:
+    """Raise DataError unless each path is a photo's, below the root, and none stands twice."""
+    twice = paths.duplicated()
+    if twice.any():
+        line = paths.index[twice][0]
+        raise DataError(f"{folder / LABELS}, line {line}, column path: found {paths[line]!r} a second time.")
+    for line, path in paths.items():
+        if not path or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise DataError(
+                f"{folder / LABELS}, line {line}, column path: found {path!r}, expected a photo below {root}."
+            )
+        if not (root / path).is_file():
+            raise DataError(f"{root / path} is not there; put the photos of {folder} back, or make it anew.")
 
 
 def _numbers(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:

@@ -45,6 +45,7 @@ def read_csv(
     *,
     image_column: str | None = None,
     on_fault: OnFault = strict,
+    option: str = "--images",
 ) -> Table:
     """Read a CSV with one row a photo and one column a head; an empty cell is a label that nobody knows.
 
@@ -58,6 +59,7 @@ def read_csv(
         image_column: by default `path`, or the one column whose cells end as photos do. A name without an ending is
             found with any.
         on_fault: called with a DataError naming line and column for each row that cannot be used.
+        option: what names the folder on the command line.
     """
     file = Path(file)
     frame = read_strings(file, [c for c in (image_column, group) if c])
@@ -67,7 +69,7 @@ def read_csv(
     group = group or ("person" if "person" in frame.columns else None)
     made = _make_heads(file, frame, heads, {image_column, group})
     folder = Path(images) if images is not None else file.parent
-    paths = _paths(file, frame[image_column], folder, linked=images is not None)
+    paths = _paths(file, frame[image_column], folder, images is not None, option)
     persons = _persons(frame, group)
     rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
     for head in made:
@@ -287,24 +289,24 @@ def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
     )
 
 
-def _paths(file: Path, cells: pd.Series, folder: Path, linked: bool) -> pd.Series:
+def _paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option: str) -> pd.Series:
     """The photos' paths relative to `folder`; a DataError in the cells that name none.
 
     `linked` says that photos may be links out of the folder, because somebody has named it.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from (--images).")
-    paths = cells.map({cell: _path(cell, folder, linked) for cell in cells.unique()})
+        raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from ({option}).")
+    paths = cells.map({cell: _path(cell, folder, linked, option) for cell in cells.unique()})
     again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
     return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
 
 
-def _path(cell: str, folder: Path, linked: bool) -> str | DataError:
+def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError:
     path = Path(cell)
     if path.is_absolute() and path.is_relative_to(folder.absolute()):
         path = path.relative_to(folder.absolute())
     if not cell or path.is_absolute() or ".." in path.parts:
-        return DataError(f"found {cell!r}, expected a photo inside {folder}; another folder is named by --images.")
+        return DataError(f"found {cell!r}, expected a photo inside {folder}; another folder is named by {option}.")
     try:
         found = _found(path, folder)
     except OSError as error:
@@ -312,7 +314,7 @@ def _path(cell: str, folder: Path, linked: bool) -> str | DataError:
     if found is None:
         return DataError(f"{folder / path} does not exist; expected a photo there.")
     if not linked and leaves(folder / found, folder):
-        return DataError(f"{folder / found} is a link out of {folder}; name the folder by --images to allow that.")
+        return DataError(f"{folder / found} is a link out of {folder}; name the folder by {option} to allow that.")
     return found.as_posix()
 
 

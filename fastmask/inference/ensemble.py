@@ -195,7 +195,14 @@ def predict(
     for done, (rows, x, seen) in enumerate(batches, 1):
         for member, nets in networks.items():
             with computing:
-                sums[member][rows] += _view_sum(nets, x, seen, loss)
+                answers = _view_sum(nets, x, seen, loss)
+            odd = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+            if len(odd):
+                raise DataError(
+                    f"{run.path / member} answers {names[rows.start + odd[0]]} with what is no number: its weights are "
+                    f"damaged, or too large for {precision}; restore the fold, or take another --precision."
+                )
+            sums[member][rows] += answers
         if progress is not None:
             progress(done, count)
     each = {member: (s / sum(len(seen) for _, seen in walks)).astype(np.float32) for member, s in sums.items()}

@@ -14,8 +14,11 @@ import pandas as pd
 from fastmask.errors import DataError, UsageError
 from fastmask.files import real
 from fastmask.heads import Heads
-from fastmask.inference.mixture import MOST_MEMBERS, Mixture
-from fastmask.run import ENSEMBLE, OOF, Run
+from fastmask.inference.mixture import Mixture
+from fastmask.run import ENSEMBLE, MOST_MEMBERS, OOF, Run
+
+# bytes read at once
+_PART = 2**20
 
 
 def learned(run: Run) -> tuple[str, ...]:
@@ -128,12 +131,18 @@ def describe(run: Run, name: str, out: Path) -> dict[str, str]:
 
 
 def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    made = hashlib.sha256()
+    with file.open("rb") as opened:
+        # whatever somebody has put there does not fill the memory
+        while part := opened.read(_PART):
+            made.update(part)
+    return made.hexdigest()
 
 
 def open_members(ensemble: Run, mixture: Mixture) -> dict[str, Run]:
     """The runs of an ensemble by name; raises DataError where one is gone, or is another than it was made of."""
     opened: dict[str, Run] = {}
+    places: list[Path] = []
     for number, member in enumerate(ensemble.ensemble["members"]):
         place = Path(os.path.normpath(real(ensemble.path) / member["path"]))
         if not (place / OOF).is_file():
@@ -144,11 +153,13 @@ def open_members(ensemble: Run, mixture: Mixture) -> dict[str, Run]:
         asked = [name for name, weights in mixture.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
         alike = all(name in learned(run) and run.heads[name].classes == mixture.heads[name].classes for name in asked)
-        if not same or not alike:
+        # the last: predictions that are the same may be read
+        if not same or not alike or not set(run.oof["fold"]) <= set(run.trained_folds):
             raise DataError(
                 f"{place} has changed since {ensemble.path} was made of it; make the ensemble again with --overwrite."
             )
+        if member["name"] in opened or real(place) in places:
+            raise DataError(f"{ensemble.path / ENSEMBLE} names {member['name']} twice; restore it.")
         opened[member["name"]] = run
-    if len(opened) < len(ensemble.ensemble["members"]):
-        raise DataError(f"{ensemble.path / ENSEMBLE} names two members alike; restore it.")
+        places.append(real(place))
     return opened

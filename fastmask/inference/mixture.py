@@ -17,7 +17,6 @@ MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"
 BLENDS = (MEAN, VOTE, OOF_WEIGHTS)
 # of a vote: what the mean probability counts beside the votes; it must be less than one vote of the most members
 TIE = 1e-3
-MOST_MEMBERS = 100
 # of EM: how far the log loss may stay above the least, the steps, the least likelihood, as half precision rounds to 0
 _NEAR, _STEPS, _LEAST = 1e-6, 5000, 1e-7
 # what writing weights to a file may change of their sum

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastmask.data.pseudo import Pseudo
+from fastmask.data.pseudo import MARK, SEEN, Pseudo
 from fastmask.errors import UsageError
+from fastmask.files import check_parent
 from fastmask.inference.ensemble import predict
 from fastmask.run import Run
 
 
 def _unseen(run: Run) -> pd.DataFrame:
-    """Path, person and the fold whose model has not seen them; -1 for extra photos that more than one has seen."""
+    """Path, person and the fold whose model has not seen them; SEEN for extra photos that more than one has seen."""
     folds = run.folds[["path", "person", "fold"]]
     if run.extra is None:
         return folds
-    fold = [int(left) if left.isdecimal() else -1 for left in run.extra["without"]]
+    fold = [int(left) if left.isdecimal() else SEEN for left in run.extra["without"]]
     return pd.concat([folds, run.extra[["person"]].assign(path="", fold=fold)], ignore_index=True)
 
 
@@ -47,6 +48,7 @@ def make_pseudo(
         raise UsageError(f"{run.path} was split by photos (--group none), so its models have seen all persons.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists; name a new or an empty folder.")
+    check_parent(folder / MARK)
     found = predict(run, images, boxes=boxes, refit=False, device=device, workers=workers, progress=progress)
     each = np.stack([found.members[f"fold{fold}"] for fold in range(run.config.folds)])
     made = Pseudo(Path(images), found.names, run.heads, each, _unseen(run))

@@ -21,7 +21,7 @@ from fastmask.training.build import build
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
-from fastmask.training.step import autocast, fitting
+from fastmask.training.step import autocast, tf32
 
 # how many pairs of steps are timed at least, after some that warm up
 _ROUNDS, _WARM = 5, 2
@@ -100,7 +100,7 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
     load = loading_seconds(learn.dls.train, seconds / 10)
     turns = Turns(bare_step(plan, learn.dls.train.one_batch()), seconds)
     learn.add_cb(turns)
-    with fitting(learn, config.tf32):
+    with tf32(learn.dls.device, config.tf32):
         # more epochs than it takes; the callback ends them
         learn.fit(10**6)
     train, bare, efficiency = turns.medians()

@@ -301,10 +301,10 @@ def save_network(network: torch.nn.Module, path: Path) -> None:
     save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, state: str | None = None) -> None:
-    """Write tensors, and a text called `state` if there is one, as safetensors beside `path`, and rename into place.
+def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
+    """Write tensors, and a text by its name if there is one, as safetensors beside `path`, and rename into place.
 
-    No more metadata, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
+    No more than one, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
     where the disk does not take them.
     """
     with replacing(path, parents=False) as beside:
@@ -312,7 +312,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, state: str | None = Non
         beside.touch()
         mode = beside.stat().st_mode
         try:
-            save_file(tensors, beside, None if state is None else {"state": state})
+            save_file(tensors, beside, text or None)
             beside.chmod(mode)
         except SafetensorError as error:
             number = re.search("os error ([0-9]+)", str(error))

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastmask.data.augment import augmentations
+from fastmask.data.cache import features_file
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.errors import FastmaskError
-from fastmask.files import cache_home
 from fastmask.model.network import MultiHeadNet
 from fastmask.terminal import Progress
 from fastmask.training.callbacks import save_tensors
@@ -64,7 +64,7 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
     computed = Features(values, time.perf_counter() - start)
     if file is not None:
         try:
-            _keep(computed, file)
+            _keep(computed, file, plan.config.arch)
         except OSError as error:
             say(f"The features of {plan.config.arch} are not kept: {error.strerror or error}")
     return computed
@@ -130,8 +130,7 @@ def _file_of(plan: Plan, body: nn.Module) -> Path | None:
         *(plan.environment["start"].get("boxes"), config.margin, config.region),
     ]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-    folder = Path(config.cache_dir) if config.cache_dir else cache_home()
-    return folder / "features" / f"{name}.safetensors"
+    return features_file(name, config.cache_dir)
 
 
 def _kept(file: Path, plan: Plan, body: nn.Module, paths: Sequence[str], device: torch.device) -> Features | None:
@@ -141,10 +140,10 @@ def _kept(file: Path, plan: Plan, body: nn.Module, paths: Sequence[str], device:
     return read_features(file, len(paths), probe, probed)
 
 
-def _keep(computed: Features, file: Path) -> None:
+def _keep(computed: Features, file: Path, arch: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     seconds = torch.tensor([computed.seconds])
-    save_tensors({"features": torch.from_numpy(computed.values), "seconds": seconds}, file)
+    save_tensors({"features": torch.from_numpy(computed.values), "seconds": seconds}, file, body=arch)
 
 
 def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:

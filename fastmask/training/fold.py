@@ -35,7 +35,7 @@ from fastmask.training.plan import Plan
 from fastmask.training.progress import FoldProgress, RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
-from fastmask.training.step import fitting
+from fastmask.training.step import tf32
 from fastmask.training.trackers import Told, Trackers, trackers_of
 
 # the photos of the batch at which a training went astray
@@ -130,7 +130,7 @@ def fit(run: Run, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Inter
             interrupts,
             callbacks.trackers or nullcontext(),
             callbacks.progress,
-            fitting(learn, plan.config.tf32),
+            tf32(learn.dls.device, plan.config.tf32),
         ):
             learn.fit(plan.config.epochs)
     except DivergenceError as error:

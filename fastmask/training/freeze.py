@@ -17,7 +17,8 @@ class Freeze(Callback):
     """Keeps a part of the body as it is: all of it ("body"), or its first so many of timm's stages from the photo on.
 
     What is frozen gets no gradient and computes as in validation: batch norm by its own statistics, which stay. Epoch
-    `until`, counted from 1, and those after it train all; None never does. After the fit all can train again.
+    `until`, counted from 1, and those after it train all; None never does. After the fit, whatever ends it, all can
+    train again.
     """
 
     # when fastai has told all layers to train
@@ -25,6 +26,7 @@ class Freeze(Callback):
 
     def __init__(self, part: str | int, until: int | None = None) -> None:
         self.part, self.until = part, until
+        self._frozen: list[nn.Parameter] = []
 
     def before_fit(self) -> None:
         self._frozen = frozen_part(self.learn.model, self.part)
@@ -40,6 +42,10 @@ class Freeze(Callback):
                     module.eval()
 
     def after_fit(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let all train again, which `ResumableLearner.fit` asks for after an interruption, too."""
         self._require_grad(True)
 
     def _require_grad(self, wanted: bool) -> None:

@@ -19,7 +19,7 @@ from fastmask.training.plan import Plan
 from fastmask.training.progress import RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.start import best_checkpoint
-from fastmask.training.step import fitting
+from fastmask.training.step import tf32
 
 
 class NoValidation(Callback):
@@ -56,7 +56,7 @@ def refit_fold(run: Run, plan: Plan, fold: int, progress: RunProgress) -> None:
     learn.dls.train.passes.next = int(read_json(run.fold_path(fold) / DONE)["epochs"])
     rate = max(float(run.history(fold)["lr"][epoch]), config.lr / 10)
     try:
-        with shown, fitting(learn, config.tf32):
+        with shown, tf32(learn.dls.device, config.tf32):
             learn.fit(config.refit, lr=rate)
     except DivergenceError as error:
         raise FastmaskError(

@@ -24,7 +24,7 @@ from fastmask.terminal import duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.settle import check_batches
-from fastmask.training.step import fitting
+from fastmask.training.step import tf32
 
 # steps that are timed, after one that warms up; with loading processes after those that they load beforehand, and as
 # many more, because the last of them are loaded while nobody waits
@@ -130,7 +130,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     if workers:
         watch.warm = 1 + _LOADED_AHEAD * workers
         watch.steps = watch.warm + _LOADED_AHEAD * workers + steps
-    with fitting(learn, plan.config.tf32):
+    with tf32(learn.dls.device, plan.config.tf32):
         learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())

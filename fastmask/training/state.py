@@ -40,6 +40,20 @@ class ResumableLearner(Learner):
 
     first_epoch, first_step = 0, 0
 
+    def fit(self, n_epoch: int, lr: Any = None, wd: Any = None, cbs: Any = None, **kwargs: Any) -> None:
+        """fastai's `fit`; whatever ends it, callbacks with a `leave` take back what they have set for the fit alone.
+
+        After an error or a Ctrl-C fastai calls none of them.
+        """
+        with self.added_cbs(cbs):
+            try:
+                super().fit(n_epoch, lr, wd, **kwargs)
+            finally:
+                for cb in self.cbs:
+                    # of their own: fastai's callbacks ask the learner, and that the network
+                    if hasattr(type(cb), "leave"):
+                        cb.leave()
+
     def _do_fit(self) -> None:
         first, self.first_epoch = self.first_epoch, 0
         for epoch in range(first, self.n_epoch):
@@ -163,7 +177,7 @@ class StateSaver(Callback):
         )
         if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
             raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights are no numbers")
-        save_tensors(tensors, self.folder / STATE, json.dumps({"sum": _sum(plain, tensors), "state": plain}))
+        save_tensors(tensors, self.folder / STATE, state=json.dumps({"sum": _sum(plain, tensors), "state": plain}))
         self._last, self._saved_step = time.monotonic(), step
         self._cost = self._last - start
 

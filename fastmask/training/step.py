@@ -68,7 +68,7 @@ class Precision(Callback):
     Predictions are handed on as float32, also in validation. In fp16 the loss is scaled, and a step whose gradients
     overflow is left out (`torch.amp.GradScaler`, which asks the device for that once a step); each fit has a scaler of
     its own. fastai's MixedPrecision does the same, but on CUDA alone. After a Ctrl-C within a forward pass torch would
-    stay in this precision until the next fit or prediction; `fitting` ends it at once.
+    stay in this precision until the next fit or prediction; `ResumableLearner.fit` ends it at once.
     """
 
     order = MixedPrecision.order
@@ -381,18 +381,6 @@ def tf32(device: torch.device, allowed: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32 = before[1]
-
-
-@contextmanager
-def fitting(learn: Learner, allow_tf32: bool) -> Iterator[None]:
-    """A block around a fit, in TF32 where that is allowed; whatever ends it, torch computes as before afterwards."""
-    precision = getattr(learn, "precision", None)
-    try:
-        with tf32(learn.dls.device, allow_tf32):
-            yield
-    finally:
-        if isinstance(precision, Precision):
-            precision.leave()
 
 
 def check_compiler(device: torch.device) -> None:

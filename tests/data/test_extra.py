@@ -120,10 +120,34 @@ def test_its_digest_tells_labels_weights_and_photos(table, make):
         ({"hat": ["a"]}, UsageError, "no column of mask, gender, age, so there is nothing to learn"),
         ({"age": ["old"]}, DataError, "line 2, column age: found 'old', expected a number"),
         ({"age": ["20"], "gender": ["x"]}, DataError, "line 2, column gender: found 'x', expected one of male, female"),
-        ({"age": ["20"], "weight": ["-1"]}, DataError, "line 2, column weight: found '-1', expected a number of 0 or"),
+        (
+            {"age": ["20"], "weight": ["-1"]},
+            DataError,
+            "line 2, column weight: found '-1', expected a number from 0 to",
+        ),
+        (
+            {"age": ["20"], "weight": ["1e300"]},
+            DataError,
+            "line 2, column weight: found '1e300', expected .* to 1000000",
+        ),
         ({"age": ["20"], "weight": ["much"]}, DataError, "line 2, column weight: found 'much'"),
     ],
 )
 def test_what_cannot_be_used_is_named(table, make, columns, error, message):
     with pytest.raises(error, match=message):
         read_extra(make(**columns), table.heads)
+
+
+def test_photos_outside_their_folder_are_refused_and_the_option_that_names_it_is_told(table, make, tmp_path):
+    file = make(age=["20"])
+    file.write_text("path,person,age\n/etc/passwd,a,20\n")
+    with pytest.raises(DataError, match=r"line 2, column path: found '/etc/passwd', .* is named by --extra-images\."):
+        read_extra(file, table.heads)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "a.png").symlink_to(tmp_path / "0.png")
+    (tmp_path / "inside" / "extra.csv").write_text("path,person,age\na.png,a,20\n")
+    with pytest.raises(
+        DataError, match=r"is a link out of .*inside; name the folder by --extra-images to allow that\."
+    ):
+        read_extra(tmp_path / "inside" / "extra.csv", table.heads)
+    assert len(read_extra(tmp_path / "inside" / "extra.csv", table.heads, tmp_path / "inside")) == 1

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from fastmask.data.contest import contest_heads
-from fastmask.data.halves import Half, Halves
+from fastmask.data.halves import Half, Halves, joint_class
 from fastmask.errors import UsageError
+from fastmask.heads import Head, Heads
 
 HEADS = contest_heads()
 CLASSES = np.array([0, 0, 0, 5, 5, -1, 11])
@@ -42,8 +43,23 @@ def test_partners_are_of_the_class_that_is_named():
     assert {h.partner for h in draws(Halves(CLASSES, HEADS, 1.0, partner=rare), 0) if h} == {6}
     absent = HEADS.joint_name(17)
     assert set(draws(Halves(CLASSES, HEADS, 1.0, partner=absent), 0)) == {None}
-    with pytest.raises(UsageError, match="There is no joint class 'masked'"):
+    with pytest.raises(UsageError, match="There is no joint class 'masked' .* such as 'wear male <30'"):
         Halves(CLASSES, HEADS, 1.0, partner="masked")
+
+
+def test_the_class_of_many_heads_is_found_and_of_words_with_blanks():
+    heads = Heads([Head("colour", ("red", "red and")), Head("form", ("and blue", "blue"))])
+    # the first and the last are called alike
+    assert heads.joint_names() == ["red and blue", "red blue", "red and and blue", "red and blue"]
+    assert [joint_class(heads, name) for name in heads.joint_names()] == [0, 1, 2, 0]
+    years = Head("years", ("1", "2", "3"), spread=1.0)
+    beside = Heads([HEADS["mask"], years, HEADS["age"]])
+    assert [joint_class(beside, name) for name in beside.joint_names()] == list(range(9))
+    many = Heads([Head(f"h{i}", ("no", "yes")) for i in range(60)])
+    name = many.joint_name(2**59 + 5)
+    assert joint_class(many, name) == 2**59 + 5
+    with pytest.raises(UsageError, match="There is no joint class 'no yes'"):
+        joint_class(many, "no yes")
 
 
 def test_probability_shares_and_sides_are_as_asked():

@@ -147,12 +147,10 @@ def test_an_empty_folder_is_filled_and_another_refused(bare, tmp_path):
         paint_set(table_of(bare), bare / "faces.csv", bare, {"wear": 1})
 
 
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("existing", ["", "place", "place/set"])
 def test_a_photo_that_fails_leaves_nothing_behind(bare, tmp_path, existing):
-    table, out = table_of(bare), tmp_path / "place/set"
-    out.parent.mkdir()
-    if existing:
-        out.mkdir()
+    table, out = table_of(bare), tmp_path / "here/place/set"
+    (tmp_path / "here" / existing).mkdir(parents=True)
     broken = table.select([0, 1, 2])
     broken.frame.loc[2, "path"] = "broken.jpg"
     faces = (bare / "faces.csv").read_text().splitlines()
@@ -160,7 +158,8 @@ def test_a_photo_that_fails_leaves_nothing_behind(bare, tmp_path, existing):
     (tmp_path / "faces.csv").write_text("\n".join([*faces, faces[1].replace("p0/photo0.png", "broken.jpg")]))
     with pytest.raises(DataError, match=r"broken\.jpg is not an image"):
         paint_set(broken, tmp_path / "faces.csv", out, {"wear": 1})
-    assert [p.name for p in out.parent.rglob("*")] == (["set"] if existing else [])
+    left = [p.relative_to(tmp_path / "here").as_posix() for p in (tmp_path / "here").rglob("*")]
+    assert left == [place for place in ("place", "place/set") if existing.startswith(place)]
 
 
 def spoilt(bare, tmp_path, change):
@@ -184,6 +183,10 @@ def spoilt(bare, tmp_path, change):
             lambda f: f.assign(left_eye_x=f["right_eye_x"], left_eye_y=f["right_eye_y"]),
             "line 2: p0/photo0.png: its eyes are on one point",
         ),
+        (
+            lambda f: f.assign(nose_y=f["nose_y"] * 0),
+            r"line 2: p0/photo0.png: its nose at \(.*, 0\) is far from its eyes",
+        ),
         (lambda f: f.assign(x0=float("nan")), "column x0"),
     ],
 )
@@ -205,6 +208,8 @@ def test_landmarks_that_cannot_be_used(bare, tmp_path, change, sentence):
         ({"looks": []}, "no look"),
         ({"suffix": ".gif"}, "found '.gif'"),
         ({"seed": -1}, "seed is -1"),
+        ({"workers": 0}, "--workers is 0; expected 1 to 1024"),
+        ({"workers": -1}, "--workers is -1"),
     ],
 )
 def test_settings_that_cannot_be_used(bare, tmp_path, settings, sentence):

@@ -245,6 +245,8 @@ def test_an_ensemble_and_its_runs_can_be_moved_together(finished_run, other_run,
         ({"weights": {name: [2, -1] for name in ("mask", "gender", "age")}}, "2 weights of 0 or more"),
         ({"weights": {name: ["a", 1] for name in ("mask", "gender", "age")}}, "2 weights of 0 or more"),
         ({"members": [{"name": "a"}]}, "does not hold a blend, its weights, members and caveats"),
+        ({"members": []}, "made of 2 to 100 runs; .*ensemble.json names 0"),
+        ({"members": [dict.fromkeys(("name", "path", "identity", "oof"), "a")] * 101}, "ensemble.json names 101"),
         ({"caveats": [3]}, "does not hold a blend, its weights, members and caveats"),
     ],
 )
@@ -253,6 +255,31 @@ def test_a_broken_ensemble_is_said(finished_run, other_run, photos, change, matc
     write_json(run.path / "ensemble.json", {**run.ensemble, **change})
     with pytest.raises(DataError, match=match):
         predicted(run.path, photos[:2])
+
+
+@pytest.mark.parametrize("same", ["name", "path"])
+def test_a_member_that_is_named_twice_is_said(finished_run, other_run, photos, same, tmp_path):
+    run = blend_runs([finished_run, other_run], out=tmp_path / "both", draws=0).run
+    one, other = run.ensemble["members"]
+    taken = (same,) if same == "name" else ("path", "identity", "oof")
+    write_json(run.path / "ensemble.json", {**run.ensemble, "members": [one, {**other, **{t: one[t] for t in taken}}]})
+    with pytest.raises(DataError, match=f"ensemble.json names {one['name'] if same == 'name' else 'other'} twice"):
+        predicted(run.path, photos[:2])
+
+
+def test_a_member_whose_folds_are_gone_has_changed(run_copy, other_run, photos, tmp_path):
+    run = blend_runs([run_copy, other_run], out=tmp_path / "both", draws=0).run
+    shutil.rmtree(run_copy / "fold1")
+    with pytest.raises(DataError, match="run_copy has changed since"):
+        predicted(run, photos[:2])
+
+
+def test_weights_that_answer_with_no_numbers_are_said(run_copy, photos):
+    file = Run.load(run_copy).checkpoints(1)[0]
+    tensors = load_file(file)
+    save_file({name: t * float("nan") if "heads.1" in name else t for name, t in tensors.items()}, file)
+    with pytest.raises(DataError, match=rf"run_copy/fold1 answers .*{photos[0].name} with what is no number"):
+        predicted(run_copy, photos[:3])
 
 
 def test_an_ensemble_predicts_with_all_its_runs_and_each_must_be_able_to(

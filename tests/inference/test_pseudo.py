@@ -123,6 +123,28 @@ def test_heads_must_be_the_teachers(made):
     np.testing.assert_allclose(both[..., 2:], pseudo.probabilities[..., 3:5], atol=1e-6)
 
 
+def first_cell(text, value):
+    """The path of the first row is another."""
+    header, first, *rest = text.splitlines()
+    return "\n".join([header, value + first[first.index(",") :], *rest])
+
+
+def test_who_the_teacher_has_in_two_folds_was_seen(contest, small_settings, finished_run, copy):
+    folds = pd.read_csv(copy / "folds.csv", dtype=str)
+    again = folds.iloc[:1].assign(fold=str(1 - int(folds["fold"][0])))
+    for rows in ([folds, again], [again, folds]):
+        pd.concat(rows).to_csv(copy / "folds.csv", index=False)
+        with pytest.raises(UsageError, match=f"path {folds['path'][0]} validates here is another"):
+            student(contest, small_settings, finished_run, copy)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "folds.csv"])
+def test_a_part_that_is_gone_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(DataError, match=f"{name} is not there, or no plain file; restore it"):
+        read_pseudo(copy)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "error", "message"),
     [
@@ -133,6 +155,30 @@ def test_heads_must_be_the_teachers(made):
         ("labels.csv", lambda text: text.replace("0.", "2.", 1), DataError, "line 2, column fold0:mask"),
         ("labels.csv", lambda text: text.replace("fold1:age.60+", "age"), DataError, "fold1:age.60+"),
         ("folds.csv", lambda text: text.replace(",0\n", ",x\n", 1), DataError, "column fold: found 'x'"),
+        (
+            "folds.csv",
+            lambda text: text.replace(",0\n", ",2\n", 1),
+            DataError,
+            "found '2', expected one of the 2 folds",
+        ),
+        ("folds.csv", lambda text: text.replace(",0\n", ",-2\n", 1), DataError, "found '-2'"),
+        ("folds.csv", lambda text: text.splitlines()[0], DataError, "folds.csv has no rows; restore it"),
+        ("labels.csv", lambda text: text.splitlines()[0], DataError, "labels.csv has no rows; restore it"),
+        (
+            "labels.csv",
+            lambda text: text + text.splitlines()[1] + "\n",
+            DataError,
+            "line 30, column path: .* second time",
+        ),
+        (
+            "labels.csv",
+            lambda text: first_cell(text, "/etc/passwd"),
+            DataError,
+            "'/etc/passwd', expected a photo below",
+        ),
+        ("labels.csv", lambda text: first_cell(text, "../x.jpg"), DataError, "'../x.jpg', expected a photo below"),
+        ("labels.csv", lambda text: first_cell(text, ""), DataError, "found '', expected a photo below"),
+        ("labels.csv", lambda text: first_cell(text, "."), DataError, "is not there; put the photos"),
     ],
 )
 def test_what_is_broken_is_named(copy, file, change, error, message):

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from fastmask.data.cache import clear_cache, list_caches
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.errors import FastmaskError
 from fastmask.model.network import build_network
@@ -57,6 +58,13 @@ def test_a_second_screening_computes_only_what_is_new(contest, screening_setting
     assert (kept["test_resnet"].probabilities == first.rows[0].probabilities).all()
     assert kept["test_resnet"].seconds == pytest.approx(first.rows[0].seconds)
     assert "(kept)" in str(second)
+    # as fastmask cache shows and clears them
+    said = [str(each).rsplit("  ", 1)[-1] for each in list_caches(tmp_path)]
+    assert said[:2] == [f"{kept[arch].features} features of {arch}" for arch in ("test_vit", "test_resnet")]
+    assert len(said) == len(clear_cache(folder=tmp_path)) == 3
+    computed.clear()
+    screen(table, ["test_resnet"], **where, **screening_settings)
+    assert computed == [("test_resnet", 84)]
 
 
 @pytest.mark.parametrize(("cache", "seed"), [("off", 0), ("ram", 0), ("disk", 1)])

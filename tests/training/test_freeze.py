@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.errors import UsageError
 from fastmask.model.network import stages
-from fastmask.training.freeze import frozen_part
+from fastmask.training.freeze import Freeze, frozen_part
 from fastmask.training.plan import prepare
 
 
@@ -52,6 +53,30 @@ def test_a_frozen_body_keeps_every_weight_and_statistic(make):
     # the optimizer is not asked to, and the body computes as in validation
     assert epochs.trains[0] == {name for name, _ in learn.model.named_parameters() if name.startswith("heads.")}
     assert all(p.requires_grad for p in learn.model.parameters())
+
+
+class Stops(Callback):
+    """An end in the middle of an epoch."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def after_step(self):
+        raise self.error("here")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, CancelFitException])
+def test_however_a_fit_ends_all_can_train_again(make, error):
+    learn = make(freeze="body")()
+    with nullcontext() if error is CancelFitException else pytest.raises(error):
+        learn.fit(1, cbs=Stops(error))
+    assert all(p.requires_grad for p in learn.model.parameters())
+    # one that is given for a fit alone
+    learn = make()()
+    with nullcontext() if error is CancelFitException else pytest.raises(error):
+        learn.fit(1, cbs=[Freeze("body"), Stops(error)])
+    assert all(p.requires_grad for p in learn.model.parameters())
+    assert not any(isinstance(cb, Freeze | Stops) for cb in learn.cbs)
 
 
 def test_the_first_stages_stay_and_train_from_the_epoch_that_is_asked(make):

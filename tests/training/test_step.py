@@ -40,7 +40,6 @@ from fastmask.training.step import (
     SmoothLoss,
     autocast,
     check_compiler,
-    fitting,
     resolve_precision,
     swap_tensors,
     tf32,
@@ -189,7 +188,7 @@ class FailsOnce(Callback):
 
 def test_an_interruption_does_not_leave_torch_in_bf16(make):
     learn = make(FailsOnce(), precision="bf16")
-    with pytest.raises(KeyboardInterrupt), fitting(learn, True):
+    with pytest.raises(KeyboardInterrupt):
         learn.fit(1)
     assert not torch.is_autocast_enabled("cpu")
     learn.add_cb(FailsOnce())
