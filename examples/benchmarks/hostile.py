@@ -50,8 +50,8 @@ from fastmask.decision.ledger import COLUMNS
 from fastmask.files import write_yaml
 
 SECONDS, MEMORY = 60, 2 * 10**9  # a case may take so long, and so much
-FIT = "fit --data data --config settings.yaml --out out/run"
-TABLE = "fit --data table.csv --images data/train/images --config settings.yaml --out out/run"
+FIT = "fit --data data --config settings.yaml --no-report --out out/run"
+TABLE = "fit --data table.csv --images data/train/images --config settings.yaml --no-report --out out/run"
 PREDICT = "predict run photos --out out/predicted.csv"
 SUBMIT = "predict run photos --submission info.csv --out out/submission.csv"
 MERGE = "merge half0 half1 --out out/merged"
