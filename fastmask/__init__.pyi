@@ -57,6 +57,8 @@ from .model.metrics import Accuracy as Accuracy
 from .model.metrics import MacroF1 as MacroF1
 from .model.network import MultiHeadNet as MultiHeadNet
 from .model.network import build_network as build_network
+from .report.write import Report as Report
+from .report.write import write_report as write_report
 from .run import Run as Run
 from .scoring import Score as Score
 from .scoring import Scores as Scores

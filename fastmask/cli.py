@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastmask import answers, choices, photos
-from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
+from fastmask import answers, choices, looks, photos
+from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
 from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
 from fastmask.terminal import bar, in_bytes, say
@@ -26,6 +26,7 @@ from fastmask.terminal import bar, in_bytes, say
 if TYPE_CHECKING:
     from fastmask.config import Config
     from fastmask.data.table import Table
+    from fastmask.run import Run
 
 app = typer.Typer(
     name="fastmask",
@@ -51,6 +52,7 @@ def fit(
     overwrite: Annotated[bool, option("Replace the run in --out.", RUN, "--overwrite")] = False,
     dry_run: Annotated[bool, option("Check all, try one step, say what a run would cost.", RUN, "--dry-run")] = False,
     print_config: Annotated[bool, option("Print the effective settings and stop.", RUN, "--print-config")] = False,
+    report: Annotated[bool, option("Write a report at the end. (default: yes)", RUN, "--report/--no-report")] = True,
 ) -> None:
     """Train every fold, and print the out-of-fold score.
 
@@ -85,6 +87,22 @@ def fit(
         f"Written to {run.path}: oof.csv, scores.json, checkpoints. "
         f"Next: fastmask predict {quote(str(run.path))} IMAGES --out FILE"
     )
+    if report:
+        _report(run)
+
+
+def _report(run: Run) -> None:
+    """Write the report of a finished run, which is whole whatever goes wrong with that."""
+    try:
+        from fastmask.report.write import write_report
+
+        say(f"Report: {write_report(run)}")
+    except Exception as error:  # noqa: BLE001 - the work of days must not end in an error of its picture
+        why = one_line(error) or type(error).__name__
+        again = f"fastmask report {quote(str(run.path))}"
+        _show_warning(
+            f"The run is whole, but its report is not written ({why}); to try again: {again}", FastmaskWarning
+        )
 
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
@@ -298,6 +316,7 @@ def sample(
 
 app.add_typer(answers.app)
 app.add_typer(choices.app)
+app.add_typer(looks.app)
 app.add_typer(photos.app)
 
 

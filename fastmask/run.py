@@ -32,12 +32,15 @@ from fastmask.files import (
     write_json,
     write_yaml,
 )
-from fastmask.heads import Heads
+from fastmask.heads import JOINT, Heads
 from fastmask.lock import ASIDE, REPLACED
 from fastmask.scoring import DRAWS, Scores, score_heads
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from fastmask.inference.ensemble import Predictions
+    from fastmask.report.write import Report
 
 CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
     "config.yaml",
@@ -53,7 +56,9 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
 ENSEMBLE = "ensemble.json"
 # photos of other sources that it was trained on
 EXTRA = "extra.csv"
-FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE, EXTRA}
+# what is written about it: the page, the model card, and the folder of their pictures
+PAGE, CARD, PICTURES = "report.html", "README.md", "report"
+FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE, EXTRA, PAGE, CARD}
 # the last file of a fold, and what it goes on from until then
 DONE, STATE = "done.json", "state.safetensors"
 # a fold's network after its last epochs on all photos
@@ -478,6 +483,41 @@ class Run:
 
         return predict(self, images, tta=tta, **options)
 
+    def report(self, data: str | None = None, out: str | Path | None = None, **options: Any) -> Report:
+        """Write report.html, its pictures and a model card: see `fastmask.report.write.write_report`."""
+        from fastmask.report.write import write_report
+
+        return write_report(self, data, out, **options)
+
+    def plot_curves(self) -> Figure:
+        """Losses and macro-F1 of each fold by epoch, the kept and the scored epochs marked."""
+        from fastmask.report.curves import plot_curves
+
+        return plot_curves(self)
+
+    def plot_confusion(self, head: str = JOINT) -> Figure:
+        """The confusion of a head, or of the joint class: see `fastmask.report.confusion.plot_confusion`."""
+        from fastmask.report.confusion import plot_confusion
+
+        return plot_confusion(self, head)
+
+    def top_losses(self, n: int = 16, head: str = JOINT, data: str | None = None) -> Figure:
+        """The photos of the highest -log of the probability of the true class: see `fastmask.report.losses`."""
+        from fastmask.report.losses import plot_top_losses
+
+        return plot_top_losses(self, n, head, data)
+
+    def explain(self, photo: str | Path, heads: Sequence[str] | None = None, **options: Any) -> Figure:
+        """Where the networks look on a photo: see `fastmask.report.explained.plot_explanation`."""
+        from fastmask.report.explained import plot_explanation
+
+        return plot_explanation(self, photo, heads, **options)
+
+    def _repr_html_(self) -> str:
+        from fastmask.report.summary import run_html
+
+        return run_html(self)
+
 
 def _mapping(file: Path) -> dict[str, Any]:
     plain = read_json(file)
@@ -491,14 +531,14 @@ def _check_inside(path: Path) -> None:
 
     A run may be somebody else's: what is read of it, copied or written into it, is its own.
     """
-    folds = [folder for folder in path.glob("fold*") if folder.is_dir() and not folder.is_symlink()]
-    within = [entry for folder in folds for entry in folder.rglob("*")]
+    named = [*path.glob("fold*"), path / PICTURES]
+    within = [e for folder in named if folder.is_dir() and not folder.is_symlink() for e in folder.rglob("*")]
     place = os.path.realpath(path)
-    for entry in (*(path / name for name in sorted(FILES)), *path.glob("fold*"), *within):
+    for entry in (*(path / name for name in sorted(FILES)), *named, *within):
         if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(place):
             raise DataError(f"{entry} is a link out of the run; put what it points to in its place.")
         special = entry.exists() and not entry.is_file() and not entry.is_dir()
-        # only a folder of a fold has no ending
+        # only folders have no ending
         if special or (entry.suffix and entry.is_dir()) or (entry.is_symlink() and not entry.exists()):
             raise DataError(f"{entry} is not a plain file; restore it.")
 
@@ -533,10 +573,15 @@ def check_free(path: Path, overwrite: bool = False) -> None:
     if not overwrite:
         raise UsageError(f"{path} exists; name another folder with --out, or replace it with --overwrite.")
     names = {entry.name for entry in place.iterdir() if not fnmatch(entry.name, ".*.part")}
-    foreign = sorted(n for n in names - FILES if not re.fullmatch(r"fold[0-9]+", n))
+    foreign = sorted(n for n in names - FILES - {PICTURES} if not re.fullmatch(r"fold[0-9]+", n))
+    foreign += sorted(f"{PICTURES}/{e.name}" for e in (place / PICTURES).glob("*") if not _is_picture(e))
     if foreign or not {CONFIG, HEADS, FOLDS} <= names:
         why = f"it holds {foreign[0]}" if foreign else "it lacks a run's files"
         raise UsageError(f"{path} is not a run ({why}), so --overwrite leaves it alone; name another --out.")
+
+
+def _is_picture(entry: Path) -> bool:
+    return entry.suffix == ".png" or fnmatch(entry.name, ".*.part")
 
 
 def resumed(config: Config, out: str | Path) -> Config:

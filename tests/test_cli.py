@@ -29,10 +29,10 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def small(work: Path, small_settings: dict[str, Any], contest: Path) -> list[str]:
-    """`fit` with settings that train in two seconds."""
+    """`fit` with settings that train in two seconds, and without a report, which would take as long."""
     file = work.parent / "small.yaml"
     file.write_text(yaml.safe_dump({**small_settings, "data": str(contest)}))
-    return ["fit", "--config", str(file)]
+    return ["fit", "--config", str(file), "--no-report"]
 
 
 def first_photo(contest: Path, stem: str = "normal") -> Path:
@@ -153,7 +153,18 @@ def printed(fastmask: Command, *arguments: Any) -> dict[str, Any]:
 
 def test_every_option_of_fit_is_a_setting_and_is_tried_below() -> None:
     fit = typer.main.get_command(cli.app).commands["fit"]  # type: ignore[attr-defined]
-    about_the_run = {"out", "fold", "resume", "overwrite", "config", "recipe", "set_", "dry_run", "print_config"}
+    about_the_run = {
+        "out",
+        "fold",
+        "resume",
+        "overwrite",
+        "config",
+        "recipe",
+        "set_",
+        "dry_run",
+        "print_config",
+        "report",
+    }
     options = {parameter.name for parameter in fit.params} - about_the_run
     assert options == set(OPTIONS)
     assert options <= set(Config.model_fields)
@@ -590,7 +601,7 @@ def test_a_run_goes_on_from_its_own_settings(contest: Path, run_copy: Path, fast
     before = (run_copy / "oof.csv").read_bytes()
     (run_copy / "fold1" / "done.json").unlink()
     settings = ["--config", run_copy / "config.yaml", "--data", contest, "--workers", 1]
-    assert fastmask("fit", *settings, "--out", run_copy, "--resume").code == DONE
+    assert fastmask("fit", *settings, "--out", run_copy, "--resume", "--no-report").code == DONE
     assert (run_copy / "oof.csv").read_bytes() == before
 
 

@@ -44,6 +44,21 @@ CHOSEN = [
     "run/heads.json: a link to endless zeros",
     "photos/0.jpg: a pipe",
     "options: fit --data data --lr nan",
+    "ensemble.json: weights negative",
+    "ensemble.json: a hundred thousand members",
+    "ensemble: a checkpoint of no numbers",
+    "pseudo.json: thousands of folds",
+    "labels/labels.csv: path '/etc/passwd'",
+    "pseudo-labels: a photo of two folds",
+    "extra: a photo that is a link out",
+    "class weights: alias bomb in a setting",
+    "boxes.csv: x0 'nan'",
+    "eval.csv: x0 '500'",
+    "landmarks.csv: nose_x '900'",
+    "theirs.csv: mask.wear 'inf'",
+    ".pth to screen: a pickle by torch",
+    "checkpoint to average: a pickle",
+    "photo to search: PNG bomb",
 ]
 
 
@@ -61,9 +76,9 @@ def test_a_selection_ends_in_sentences(contest, finished_run, tmp_path):
     assert ended.stdout.splitlines()[-1] == f"cases {count}, sentences {count}, failures 0", ended.stdout
 
 
-def test_two_hundred_cases_and_more_have_names_of_their_own(hostile):
+def test_eighteen_hundred_cases_and_more_have_names_of_their_own(hostile):
     names = [case.name for case in hostile["cases"]()]
-    assert len(names) >= 200
+    assert len(names) >= 1800
     assert len(set(names)) == len(names)
 
 

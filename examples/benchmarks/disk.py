@@ -52,10 +52,10 @@ from fastmask.files import read_json, read_yaml, write_yaml
 SECONDS, PAGE = 60, 4096  # a command may take so long; a tmpfs counts in these
 DISK, ROOM = "disk", "256m"
 RUN = f"{DISK}/run"
-FIT = f"fit --config ../settings.yaml --out {RUN}"
+FIT = f"fit --config ../settings.yaml --no-report --out {RUN}"
 RESUME = "fit --resume --out"
 # with all that it keeps beside the photos on the disk that is put to the test
-CACHED = f"fit --config ../settings.yaml --cache-dir {DISK}/cache --out run"
+CACHED = f"fit --config ../settings.yaml --no-report --cache-dir {DISK}/cache --out run"
 NEVER_THE_SAME = ("environment.json", "times.csv")
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir"}
 INSIDE = "FASTMASK_DISK_INSIDE"
@@ -430,7 +430,7 @@ def go_on(case: Case, ended: Ended, folder: Path) -> bool:
     if ended.code == 0:
         wrong = differing(files(run), whole(case.command))
         ended.wrong += [f"exit code 0, but differing: {', '.join(wrong[:3])}"] if wrong else []
-    command = f"{RESUME} {case.out}" if run.exists() and any(run.iterdir()) else case.command
+    command = f"{RESUME} {case.out} --no-report" if run.exists() and any(run.iterdir()) else case.command
     if not again(command, ended, folder):
         return False
     wrong = differing(files(run), whole(case.command))

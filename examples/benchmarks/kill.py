@@ -50,7 +50,7 @@ from fastmask.data.sample import write_sample
 
 FIT = "fit --data ../data --arch test_resnet --no-pretrained --resize 64 32 --folds 3 --epochs 4 --bs 8 --save-every 2"
 GO_ON = "fit --resume"
-OUT = " --out run"
+OUT = " --out run --no-report"
 # an epoch has seven batches, so a step of two goes on in the next
 VARIANTS = {
     "averaged": "--ema 0.9 --accumulate 2 --sched onecycle --drop-rate 0.2",

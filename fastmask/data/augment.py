@@ -6,6 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,14 @@ def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentat
         Augmentation(from_plain(pipelines["train"], "train_pipeline")),
         Augmentation(from_plain(pipelines["valid"], "valid_pipeline")),
     )
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """The arguments of an albumentations transform, and what each is where nobody gives it; none of what is none."""
+    made = getattr(A, name, None)
+    if not isinstance(made, type) or not issubclass(made, A.BasicTransform):
+        return {}
+    return {argument: one.default for argument, one in signature(made).parameters.items()}
 
 
 class Prefix:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from sklearn.isotonic import isotonic_regression
 
 from fastmask.decision.ledger import both_scores, shortened
@@ -47,20 +48,32 @@ def _with_interval(axes: Any, row: int, value: float, interval: tuple[float, flo
 
 
 def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) -> None:
-    """Write a PNG of each head's reliability before and after: on the diagonal it is as sure as it is right."""
-    figure = Figure(figsize=(3.6 * len(calibration), 3.9), layout="constrained")
-    every = np.atleast_1d(figure.subplots(1, len(calibration), sharey=True))
-    for axes, (head, one) in zip(every, calibration.items(), strict=True):
+    """Write a PNG of each head's reliability before and after: see `reliability_figure`."""
+    _save(reliability_figure(calibration), out)
+
+
+def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure] = Figure) -> Figure:
+    """Each head's reliability before and after, three in a row: on the diagonal it is as sure as it is right."""
+    columns = min(3, len(calibration))
+    rows = -(-len(calibration) // columns)
+    # padded so that the last number of one axis is not read with the first of the next
+    figure = kind(figsize=(3.6 * columns, 3.9 * rows), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    every = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in every.flat[len(calibration) :]:
+        axes.remove()
+    for axes, (head, one) in zip(every.flat, calibration.items(), strict=False):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         named = (("as it is", one.before), (f"at temperature {one.temperature:.2f}", one.after))
         for (label, table), error in zip(named, (one.error_before, one.error_after), strict=True):
             (line,) = axes.plot(table["confidence"], table["accuracy"], label=f"{label}: {error:.3f}")
             size = 10 + 200 * table["n"] / table["n"].sum()
             axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
-        axes.set(title=head, xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set(xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set_title(shortened(head), parse_math=False)
         axes.legend(title="calibration error", loc="lower right", fontsize=8, title_fontsize=8)
-    every[0].set_ylabel("how often right")
-    _save(figure, out)
+    for axes in every[:, 0]:
+        axes.set_ylabel("how often right")
+    return figure
 
 
 def plot_bound(curve: BoundCurve, out: str | Path) -> None:

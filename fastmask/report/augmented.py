@@ -1,0 +1,116 @@
+"""Augmented: the photos of a run's training as its network got them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from fastai.torch_core import TensorImage
+
+from fastmask.data.augment import augmentations
+from fastmask.data.boxes import Framing
+from fastmask.data.halves import Halves
+from fastmask.data.loaders import dataloaders
+from fastmask.data.table import Table
+from fastmask.data.training_set import TrainingSet, left_out, training_set
+from fastmask.heads import Heads
+from fastmask.labels import soft_labels
+from fastmask.randomness import Counted, Stream
+from fastmask.report.blocks import Album, Block, Shown, Text, cut
+from fastmask.report.material import Material
+from fastmask.report.photos import small
+from fastmask.run import Run
+from fastmask.training.mix import mix_callbacks
+
+_MOST, _LINES, _NAME = 12, 4, 28
+
+
+def first_batch(run: Run, table: Table, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first batch of a fold's training: (B, height, width, 3) uint8 photos, (B, classes of all heads) labels.
+
+    As the network got them, cut, augmented and mixed: what is drawn is a function of the run's own seed, fold and pass.
+    Photos of other sources (`extra`, `pseudo`) are not among them, and then it is another batch than the first.
+    """
+    config = run.config
+    if config.boxes is not None:
+        table = table.cut_to_faces(config.boxes, Framing(config.crop, config.margin, config.region))
+    train = _training_set(run, table, run.folds["fold"].to_numpy() != fold)
+    halves = None
+    if config.half_cutmix:
+        classes = run.heads.joint(train.classes(run.heads))
+        halves = Halves(classes, run.heads, config.half_cutmix, config.half_shares, config.half_partner)
+    # a loader draws from torch's own generator, which is somebody else's
+    with torch.random.fork_rng(devices=[]):
+        return _batch_of(run, table, fold, train, halves)
+
+
+def _batch_of(
+    run: Run, table: Table, fold: int, train: TrainingSet, halves: Halves | None
+) -> tuple[np.ndarray, np.ndarray]:
+    config = run.config
+    dls = dataloaders(
+        table,
+        fold,
+        run.folds["fold"].to_numpy(),
+        augments=augmentations(run.pipelines),
+        bs=config.batch,
+        seed=config.seed,
+        num_workers=0,
+        device="cpu",
+        maps=[],
+        train=train,
+        halves=halves,
+    )
+    x, y = _mixed(run, fold, *dls.train.one_batch())
+    pixels = dls.train.after_batch.decode(TensorImage(x)) * 255
+    photos = pixels.round().byte().permute(0, 2, 3, 1).numpy()
+    return photos, soft_labels(y.as_subclass(torch.Tensor), run.heads).numpy()
+
+
+def _training_set(run: Run, table: Table, rows: np.ndarray) -> TrainingSet:
+    config = run.config
+    made = training_set(table, rows & ~left_out(table, config.drop))
+    return made if config.sampler is None else made.balanced(run.heads, config.sampler)
+
+
+def _mixed(run: Run, fold: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch as mix-up or CutMix makes it in the first step."""
+    config, learn = run.config, SimpleNamespace(xb=(x,), yb=(y,))
+    torch.manual_seed(Counted(Stream.STEP, config.seed, fold).seed_at(0, 0))
+    for mix in mix_callbacks(run.heads, config.mixup, config.cutmix, config.mix_prob):
+        mix.learn = learn
+        mix.before_batch()
+    return learn.xb[0], learn.yb[0]
+
+
+def label_lines(heads: Heads, labels: np.ndarray) -> list[tuple[str, str]]:
+    """The class of most weight of each head, and its weight where that is under 1; of (classes of all heads,)."""
+    lines = []
+    for i in heads.joined[:_LINES]:
+        part = heads.split(labels)[i]
+        best = int(part.argmax())
+        share = "" if part[best] > 0.995 else f" {part[best]:.2f}"
+        lines.append((cut(f"{heads[i].classes[best]}{share}" if part.any() else f"{heads[i].name} unknown", _NAME), ""))
+    return lines
+
+
+def section(material: Material) -> list[Block]:
+    """Photos of the first batch of the first fold."""
+    run = material.run
+    run.check_trained()
+    fold = (run.trained_folds or [0])[0]
+    photos, labels = first_batch(run, material.table, fold)
+    shown = []
+    for photo, label in zip(photos[:_MOST], labels, strict=False):
+        lines = label_lines(run.heads, label)
+        names = ", ".join(text for text, _ in lines)
+        shown.append(Shown(small(photo), f"Training photo, augmented: {names}", lines))
+    height, width = photos.shape[1:3]
+    others = run.config.extra or run.config.pseudo
+    said = (
+        f"Photos of the training of fold {fold + 1} as its network gets them, {width} × {height} pixels: "
+        + ("of its own data, without those of other sources." if others else "the beginning of its first batch.")
+        + " Under each stands its label, with its weight where a mix gives it less than all."
+    )
+    return [Text(said), Album("augmented", shown)]

@@ -1,0 +1,111 @@
+"""Blocks: what a section of a report is made of, before anything is said of how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+# what a line under a photo says: of an answer that is right, of one that is wrong, or beside the point
+RIGHT, WRONG, QUIET = "right", "wrong", "quiet"
+# what stands where there is no figure
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; one that is a `warning` stands out."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and what is known of each."""
+
+    kind: ClassVar[str] = "facts"
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under the names of the columns; the first cell of a row is its name."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A picture of numbers, `name` that of its file; `alt` says what it shows to who does not see it, `table` all."""
+
+    kind: ClassVar[str] = "drawing"
+    name: str
+    picture: Figure
+    alt: str
+    caption: str = ""
+    table: Table | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A small photo, (height, width, 3) uint8, and the lines under it, each with RIGHT, WRONG, QUIET or nothing."""
+
+    image: np.ndarray
+    alt: str
+    lines: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Album:
+    """Photos, in rows of `columns` where they belong together, else as many as there is room for."""
+
+    kind: ClassVar[str] = "album"
+    name: str
+    photos: Sequence[Shown]
+    caption: str = ""
+    columns: int = 0
+
+
+Block = Text | Facts | Table | Drawing | Album
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report; one that is left out says why in `missing`, and has no blocks."""
+
+    name: str
+    title: str
+    blocks: Sequence[Block] = field(default=())
+    missing: str = ""
+
+
+def rounded(value: float | None, digits: int = 4) -> str:
+    """A figure as a table shows it."""
+    return NOTHING if value is None or value != value else f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """A share in words: as a whole number of hundredths, but for what is nearly nothing, or nearly all."""
+    if share != share:
+        return NOTHING
+    words = "<1" if 0 < share < 0.005 else ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+    # which no line breaks
+    return f"{words}\N{NO-BREAK SPACE}%"
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of a text that is too long for its place."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def joined(words: Sequence[str], most: int = 8) -> str:
+    """Words in a row, the last of very many only counted."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -1,0 +1,163 @@
+"""Facts: what was run, what it cost and on what, as far as the run's own files tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastmask.config import Config
+from fastmask.data.augment import defaults_of
+from fastmask.decision.cost import COST_CELLS, cost_of
+from fastmask.errors import UsageError
+from fastmask.files import read_strings
+from fastmask.heads import Head
+from fastmask.report.blocks import Block, Facts, Table, Text, cut, joined
+from fastmask.report.material import Material
+from fastmask.run import SKIPPED, Run
+
+# settings that are told in their own place
+_ELSEWHERE = ("data", "heads", "train_pipeline", "valid_pipeline", "arch")
+_MOST = 160
+
+
+def run_section(material: Material) -> list[Block]:
+    """The network, the photos, the folds, the heads; what differs from the defaults; the augmentation."""
+    run = material.run
+    blocks: list[Block] = [Facts([*_made(run), *_data(run)])]
+    if run.is_ensemble:
+        return blocks
+    differing = settings(run.config)
+    if differing:
+        caption = "Settings that differ from the defaults"
+        blocks.append(Table(caption, ["setting", "here", "default", "what it is"], differing))
+    else:
+        blocks.append(Text("All settings are the defaults."))
+    steps = [[name, arguments] for name, arguments in augmentation(run)]
+    caption = "What a training photo goes through; in validation and prediction what is random is left out"
+    return [*blocks, Table(caption, ["step", "how"], steps)] if steps else blocks
+
+
+def _made(run: Run) -> list[tuple[str, str]]:
+    if run.is_ensemble:
+        members = [member["name"] for member in run.ensemble["members"]]
+        weights = run.ensemble["weights"]
+        told = "; ".join(f"{head}: {_figures(each)}" for head, each in weights.items())
+        return [
+            ("Ensemble", f"{run.ensemble['blend']} of {joined(members)}"),
+            *([("Weights", cut(told, _MOST))] if told else []),
+        ]
+    body = _mapping(run.environment.get("body"))
+    parameters = body.get("parameters")
+    network = [run.config.arch, *([f"{parameters / 1e6:.1f} M parameters"] if type(parameters) is int else [])]
+    started = body.get("initial_weights")
+    return [("Network", ", ".join(network)), *([("Started from", cut(str(started), _MOST))] if started else [])]
+
+
+def _figures(values: Any) -> str:
+    listed = values if isinstance(values, list) else [values]
+    return ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in listed)
+
+
+def _data(run: Run) -> list[tuple[str, str]]:
+    config, folds = run.config, run.folds
+    whole = "the persons of a fold whole" if config.group == "person" else "persons torn apart (--group none): a leak"
+    rows = [
+        ("Data", f"{config.data}: {len(folds):,} photos of {folds['person'].nunique():,} persons"),
+        ("Folds", f"{config.folds}, {whole}, stratified on {config.stratify or 'what the data asks for'}"),
+    ]
+    rows += [(f"Head {head.name}", _told(head, run)) for head in list(run.heads)[:12]]
+    if len(run.heads) > 12:
+        rows.append(("More heads", joined([head.name for head in list(run.heads)[12:]], 40)))
+    if run.extra is not None:
+        rows.append(("Extra", f"{len(run.extra):,} photos of other sources, for training alone"))
+    if (run.path / SKIPPED).is_file():
+        rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} photos that cannot be read"))
+    return rows
+
+
+def _told(head: Head, run: Run) -> str:
+    known = int((run.folds[head.name] != "").sum())
+    labels = "" if known == len(run.folds) else f"; {known:,} photos have the label"
+    if head.spread is not None:
+        return f"a number from {head.classes[0]} to {head.classes[-1]}, learned as a distribution{labels}"
+    bounds = ""
+    if head.bounds:
+        bounds = f"; bounds {', '.join(f'{bound:g}' for bound in head.bounds)}"
+        if head.train_bounds and head.train_bounds != head.bounds:
+            bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
+    weight = "" if head.weight == 1 else f"; {head.weight:g} of the loss"
+    return f"{joined(head.classes, 12)}{bounds}{weight}{labels}"
+
+
+def settings(config: Config) -> list[list[str]]:
+    """The settings that differ from the defaults: name, value, default, description."""
+    here, default = config.to_plain(), Config().to_plain()
+    return [
+        [name, _value(value), _value(default[name]), str(Config.model_fields[name].description)]
+        for name, value in here.items()
+        if value != default[name] and name not in _ELSEWHERE
+    ]
+
+
+def _value(value: Any) -> str:
+    return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _MOST)
+
+
+def augmentation(run: Run) -> list[tuple[str, str]]:
+    """The steps of the training pipeline, each with its arguments in words."""
+    steps = _mapping(_mapping(run.pipelines["train"]).get("transform")).get("transforms")
+    if not isinstance(steps, list):
+        return []
+    return [(str(step.get("__class_fullname__")), _arguments(step)) for step in steps if isinstance(step, dict)]
+
+
+def _arguments(step: Mapping[str, Any]) -> str:
+    """What a step is given that differs from what it does by itself, and with what probability it happens."""
+    default = defaults_of(str(step.get("__class_fullname__")))
+    given = {n: v for n, v in step.items() if n not in ("__class_fullname__", "p") and not _same(v, default.get(n))}
+    sure = "" if step.get("p") == 1 else f"with probability {_value(step.get('p'))}"
+    words = [f"{name} {_value(value)}" for name, value in given.items()]
+    return cut(", ".join(filter(None, [sure, *words])), _MOST)
+
+
+def _same(value: Any, other: Any) -> bool:
+    return bool(value == (list(other) if isinstance(other, tuple) else other))
+
+
+def cost_section(material: Material) -> list[Block]:
+    """What the run took."""
+    run = material.run
+    if run.is_ensemble:
+        raise UsageError("An ensemble was not trained; what its runs cost stands in their own reports.")
+    cells = cost_of(run).cells
+    return [Facts([(name, cell) for name, cell in zip(COST_CELLS, cells, strict=True) if cell])]
+
+
+def environment_section(material: Material) -> list[Block]:
+    """Versions, device, command, commit."""
+    environment = material.run.environment
+    names = {"time": "Started", "python": "Python", "platform": "Platform", "device": "Device", "threads": "Threads"}
+    rows = [(word, str(environment[name])) for name, word in names.items() if environment.get(name) is not None]
+    packages = _mapping(environment.get("packages"))
+    if packages:
+        rows.append(("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())))
+    command = environment.get("command")
+    if isinstance(command, list):
+        rows.append(("Command", cut(" ".join(map(str, command)), 4 * _MOST)))
+    if environment.get("git_commit"):
+        rows.append(("Git commit", str(environment["git_commit"])))
+    if not rows:
+        raise UsageError("The run keeps nothing about it.")
+    return [Facts(rows)]
+
+
+def data_name(run: Run) -> str:
+    """What the data is called, without where it lies."""
+    return Path(run.config.data).absolute().name or run.config.data
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping, or an empty one where a file holds something else."""
+    return value if isinstance(value, dict) else {}

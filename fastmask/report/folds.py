@@ -1,0 +1,84 @@
+"""Folds: the score of each fold beside that of all, which says how much one fold alone would mislead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fastmask.errors import UsageError
+from fastmask.heads import JOINT
+from fastmask.report.blocks import Block, Drawing, Table, Text, cut, rounded
+from fastmask.report.curves import fold_colours
+from fastmask.report.material import Material
+from fastmask.report.style import FAINT, INK, Picture, styled
+from fastmask.run import Run
+from fastmask.scoring import Scores, score_heads
+
+_HEADS, _NAME = 10, 28
+
+
+def fold_scores(run: Run) -> pd.DataFrame:
+    """One row a fold and target ("joint" or a head): fold, target, macro_f1, accuracy, n; NaN without a label.
+
+    The mean of each F1 is over the classes of the whole table, so a fold that lacks a class has 0 for it.
+    """
+    fold_of, rows = run.oof["fold"].to_numpy(), []
+    for fold in np.unique(fold_of).tolist():
+        here = fold_of == fold
+        scores = score_heads(run.heads, run.predicted[here], run.true[here], None, 0, run.y)
+        for target, score in ((JOINT, scores.joint), *scores.heads.items()):
+            rows.append((fold, target, score.macro_f1, score.accuracy, score.n))
+    return pd.DataFrame(rows, columns=["fold", "target", "macro_f1", "accuracy", "n"])
+
+
+@styled()
+def plot_folds(frame: pd.DataFrame, scores: Scores) -> Picture:
+    """Macro-F1 of each fold as a dot, that of all folds together with its interval as a cross; a row a target."""
+    targets = list(frame["target"].unique())
+    whole = {JOINT: scores.joint, **scores.heads}
+    figure = Picture(figsize=(7.6, 0.95 + 0.42 * len(targets)), layout="constrained")
+    axes = figure.subplots()
+    colours = fold_colours(list(frame["fold"].unique()))
+    for row, target in enumerate(targets):
+        axes.axhline(row, color=FAINT, linewidth=0.8)
+        score = whole[target]
+        if score.macro_f1_interval:
+            axes.plot(score.macro_f1_interval, [row + 0.2] * 2, color=INK, linewidth=1.4)
+            axes.plot(score.macro_f1, row + 0.2, marker="x", color=INK, markersize=6)
+    for fold, of in frame.groupby("fold"):
+        rows = [targets.index(target) - 0.08 for target in of["target"]]
+        axes.plot(of["macro_f1"], rows, "o", color=colours[fold], markersize=6, alpha=0.9, label=f"fold {fold + 1}")
+    axes.plot([], [], marker="x", color=INK, linewidth=1.4, label="all, 95 % interval")
+    axes.set_yticks(range(len(targets)), [cut(target, _NAME) for target in targets])
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlabel="macro-F1", ylim=(len(targets) - 0.4, -0.6))
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside lower left", ncols=6, columnspacing=1.4, handletextpad=0.4)
+    return figure
+
+
+def section(material: Material) -> list[Block]:
+    """The scores by fold."""
+    run = material.run
+    frame = fold_scores(run)
+    if frame["fold"].nunique() < 2:
+        raise UsageError("There is one fold only, whose score is the one above.")
+    persons = run.oof.groupby("fold")["person"].nunique()
+    photos = run.oof["fold"].value_counts()
+    targets = list(material.targets)[: _HEADS + 1]
+    shown = frame[frame["target"].isin(targets)]
+    wide = shown.pivot(index="fold", columns="target", values="macro_f1")[targets]
+    rows = [
+        [f"fold {fold + 1}", f"{photos[fold]:,}", f"{persons[fold]:,}", *map(rounded, figures)]
+        for fold, figures in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    first = wide[targets[0]]
+    alt = (
+        f"Dots of macro-F1 by fold: {targets[0]} from {rounded(first.min(), 3)} to {rounded(first.max(), 3)}; the "
+        "figures follow."
+    )
+    said = "Each fold is judged by models that have not seen its persons; folds differ by their persons as by chance."
+    few = [Text(f"Of {len(material.targets) - 1} heads the first {_HEADS} are shown.")]
+    table = Table("Macro-F1 by fold", ["", "photos", "persons", *targets], rows)
+    drawing = Drawing("folds", plot_folds(shown, material.scores), alt, table=table)
+    return [Text(said), *(few if len(targets) < len(material.targets) else []), drawing]

@@ -1,0 +1,135 @@
+"""Style: how the pictures of a report look, in a notebook, as a PNG, and as an SVG that follows the reader's theme."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+# text, lines beside it, lines behind it: an SVG has other ones on a dark page
+INK, QUIET, FAINT = "#1d2833", "#5d6975", "#d4dae0"
+_DARK = {INK: "#e4e9ee", QUIET: "#a3afba", FAINT: "#36424d"}
+# told apart by people who see few colours, and on white as on black
+SERIES = ("#2f6fbb", "#d1602d", "#2e8f68", "#9058b8", "#a8830f", "#2b93a8", "#c04a86", "#74808c")
+RIGHT, WRONG = SERIES[2], SERIES[1]
+DPI = 110
+# of text on a page that has no DejaVu Sans: the others are as wide, or narrower
+_FONTS = "'DejaVu Sans', Verdana, system-ui, sans-serif"
+# letters that DejaVu Sans lacks, where a machine has one of these
+_OTHER_LETTERS = (
+    "Noto Sans CJK KR",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "NanumGothic",
+    "Malgun Gothic",
+    "Apple SD Gothic Neo",
+    "Arial Unicode MS",
+)
+_SETTINGS: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "none",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": f"cycler(color={list(SERIES)})",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "font.size": 9,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "text.color": INK,
+    # a name may hold a dollar
+    "text.parse_math": False,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    # text stays text, which is searched, read out and drawn by the page's own letters
+    "svg.fonttype": "none",
+    # the same figure gives the same bytes
+    "svg.hashsalt": "fastmask",
+}
+
+
+class Picture(Figure):
+    """A matplotlib Figure that is drawn in the style of a report, and that a notebook shows, whatever its backend."""
+
+    def draw(self, renderer: Any) -> None:
+        # ticks are made when they are drawn, by the settings of that moment
+        with styled():
+            super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """A block, or a function under `@styled()`, whose figures have the style of a report."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # whatever style somebody else has chosen
+        mpl.rcdefaults()
+        mpl.rcParams.update({**_SETTINGS, "font.family": list(_families())})
+        # a letter that no font has is an empty box, about which nobody can do anything here
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    from matplotlib.font_manager import get_font_names
+
+    there = set(get_font_names())
+    return ("DejaVu Sans", *(name for name in _OTHER_LETTERS if name in there))
+
+
+def to_png(picture: Figure) -> bytes:
+    """A picture as a PNG, on white."""
+    buffer = io.BytesIO()
+    with styled():
+        picture.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
+    return buffer.getvalue()
+
+
+def to_svg(picture: Figure) -> str:
+    """A picture as an SVG without ground, whose text and lines turn light where the reader asks for a dark page."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with styled():
+        picture.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    # without the declaration before, which names an address
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    names = {colour: f"--c{i}" for i, colour in enumerate(_DARK)}
+    for colour, name in names.items():
+        text = text.replace(colour, f"var({name})")
+    light, dark = (
+        ";".join(f"{name}:{colours[colour]}" for colour, name in names.items())
+        for colours in ({colour: colour for colour in _DARK}, _DARK)
+    )
+    rules = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", _FONTS, text)
+    return text.replace('<style type="text/css">', f'<style type="text/css">{rules}', 1)
+
+
+def width_of(picture: Figure) -> int:
+    """How wide a picture is on a page, in CSS pixels."""
+    return round(picture.get_size_inches()[0] * 96)

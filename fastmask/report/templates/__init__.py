@@ -1,0 +1,1 @@
+"""Templates: the page and the model card, and how the page looks."""

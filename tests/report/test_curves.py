@@ -1,0 +1,62 @@
+"""Curves: against the files of the folds, read by pandas and json."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from fastmask.errors import UsageError
+from fastmask.report.curves import curves, plot_curves
+from fastmask.run import Run
+
+
+def test_curves_are_the_histories_with_what_was_kept_and_chosen(finished_run: Run) -> None:
+    found, scores = curves(finished_run), json.loads((finished_run.path / "scores.json").read_text())
+    for fold in (0, 1):
+        history = pd.read_csv(finished_run.path / f"fold{fold}" / "history.csv")
+        of = found[found["fold"] == fold]
+        assert of["epoch"].tolist() == [1, 2]
+        for name in ("train_loss", "valid_loss", "macro_f1"):
+            assert of[name].tolist() == pytest.approx(history[name].tolist())
+        done = json.loads((finished_run.path / f"fold{fold}" / "done.json").read_text())
+        assert (of["epoch"][of["kept"]] - 1).tolist() == done["checkpoints"]
+        assert (of["epoch"][of["chosen"]] - 1).tolist() == scores["folds"][fold]["epochs"]
+
+
+def test_the_picture_draws_each_fold_and_marks_its_epochs(finished_run: Run) -> None:
+    losses, scores = plot_curves(finished_run).axes
+    frame = curves(finished_run)
+    assert len(losses.lines) == 4
+    assert losses.lines[1].get_ydata().tolist() == frame["valid_loss"][frame["fold"] == 0].tolist()
+    marks = [line for line in scores.lines if line.get_marker() == "o"]
+    assert sum(len(line.get_xdata()) for line in marks) == frame["kept"].sum() + frame["chosen"].sum()
+
+
+def test_many_folds_are_told_apart(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmask.report import curves as module
+
+    frame = curves(finished_run)
+    many = pd.concat([frame.assign(fold=fold) for fold in range(12)])
+    monkeypatch.setattr(module, "curves", lambda run: many)
+    colours = {line.get_color() if isinstance(c := line.get_color(), str) else tuple(c)
+               for line in plot_curves(finished_run).axes[0].lines}  # fmt: skip
+    assert len(colours) == 12
+
+
+def test_an_ensemble_has_none(finished_run: Run, tmp_path) -> None:
+    from fastmask.inference.blend import blend_runs
+
+    ensemble = blend_runs([finished_run, finished_run_copy(finished_run, tmp_path)], out=tmp_path / "both", draws=0).run
+    with pytest.raises(UsageError, match="is an ensemble, which was not trained"):
+        plot_curves(ensemble)
+
+
+def finished_run_copy(run: Run, folder) -> Run:
+    import shutil
+
+    copy = folder / "other"
+    shutil.copytree(run.path, copy)
+    oof = pd.read_csv(copy / "oof.csv", dtype=str)
+    oof.iloc[:, 3:6] = oof.iloc[:, [4, 5, 3]].to_numpy()
+    oof.to_csv(copy / "oof.csv", index=False)
+    return Run.load(copy)

@@ -1,0 +1,80 @@
+"""Losses: against scikit-learn's log loss, photo by photo."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from fastmask.errors import UsageError
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album
+from fastmask.report.losses import answer_lines, losses, plot_top_losses, section
+from fastmask.report.material import Material
+from fastmask.report.mistakes import mistakes
+from fastmask.run import Run
+
+
+def test_a_loss_is_minus_log_of_the_true_classes_probability(finished_run: Run) -> None:
+    found, place = losses(finished_run, "age"), finished_run.heads.position("age")
+    probabilities = finished_run.heads.split(finished_run.probabilities)[place]
+    probabilities = probabilities / probabilities.sum(1, keepdims=True)
+    for row in found.head(5).itertuples():
+        expected = log_loss([finished_run.true[row.row, place]], probabilities[[row.row]], labels=[0, 1, 2])
+        assert row.loss == pytest.approx(expected, rel=1e-4)
+    assert found["loss"].is_monotonic_decreasing
+    assert len(found) == 84
+    joint = losses(finished_run).set_index("row")["loss"]
+    parts = [losses(finished_run, head).set_index("row")["loss"] for head in finished_run.heads.names]
+    np.testing.assert_allclose(joint.sort_index(), sum(part.sort_index() for part in parts))
+
+
+def test_top_losses_are_shown_with_true_and_predicted(finished_run: Run) -> None:
+    figure = plot_top_losses(finished_run, 3, "mask")
+    assert len(figure.axes) == 3
+    texts = [text.get_text() for text in figure.texts]
+    first = losses(finished_run, "mask").iloc[0]
+    assert texts[0] == "Highest loss, mask: -log of the probability of the true class"
+    assert texts[1].startswith(f"loss {first['loss']:.2f}")
+    assert texts[2] == first["true"]
+    assert texts[3].startswith(f"said {first['predicted']}")
+
+
+def test_top_losses_without_photos_or_labels_say_so(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="give --data"):
+        plot_top_losses(make_run(labels, photos=False))
+    with pytest.raises(UsageError, match="No photo has a label of age"):
+        plot_top_losses(make_run(np.where([True, True, False], labels, -1), name="other"), head="age")
+
+
+def test_lines_tell_what_is_wrong_and_what_is_right(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    ages = np.array([25.0, 45.0, 66.0])[labels[:, 2]]
+    run = make_run(labels, numbers={"age_value": ages})
+    row = int(np.flatnonzero(((run.true != run.predicted) == [False, False, True]).all(1))[0])
+    (wrong, kind), right = answer_lines(run, row)
+    age, said = run.heads["age"].decode(run.true[row, 2]), run.heads["age"].decode(run.predicted[row, 2])
+    assert wrong.startswith(f"{age} ({ages[row]:g}), answered {said} ")
+    assert kind == WRONG
+    mask, gender = (run.heads[i].decode(run.true[row, i]) for i in (0, 1))
+    assert right == (f"right: {mask}, {gender}", RIGHT)
+
+
+def test_the_section_shows_each_person_once_the_surest_first(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    run = make_run(labels)
+    album = next(block for block in section(Material(run)) if isinstance(block, Album))
+    expected = mistakes(run).drop_duplicates("person").head(24)
+    shown = [next(text for text, kind in one.lines if kind == QUIET) for one in album.photos]
+    assert shown == expected["path"].tolist()
+    first = expected.iloc[0]
+    assert f"Photo of a true {first['true']}, answered {first['predicted']}" in album.photos[0].alt
+
+
+def test_photos_that_cannot_be_read_are_counted(
+    make_run: Callable[..., Run], labels: np.ndarray, tmp_path: Path
+) -> None:
+    run = make_run(labels)
+    path = mistakes(run)["path"][0]
+    (tmp_path / "made-photos" / path).write_bytes(b"no photo")
+    blocks = section(Material(run))
+    assert "1 more cannot be read." in [getattr(block, "text", "") for block in blocks]
+    assert len(next(block for block in blocks if isinstance(block, Album)).photos) == 23

@@ -1,0 +1,59 @@
+"""Style: pictures as PNG and SVG, the same each time, and of no concern to matplotlib's settings."""
+
+import xml.etree.ElementTree as ET
+from io import BytesIO
+
+import matplotlib as mpl
+import pytest
+from PIL import Image
+
+from fastmask.report.style import DPI, INK, Picture, styled, to_png, to_svg, width_of
+
+
+@styled()
+def drawn() -> Picture:
+    figure = Picture(figsize=(3, 2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 2], [3, 4])
+    axes.set(title="한글 $\\frac <script>", xlabel="age")
+    return figure
+
+
+def test_an_svg_is_text_that_follows_the_theme() -> None:
+    svg = to_svg(drawn())
+    root = ET.fromstring(svg)
+    texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"한글 $\\frac <script>", "age"} <= set(texts)
+    assert "prefers-color-scheme:dark" in svg
+    assert svg.count(INK) == 1
+    assert "var(--c0)" in svg
+    assert not [word for word in ("<script>", "DOCTYPE", "metadata", "http://purl", "fill: #ffffff") if word in svg]
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    assert to_svg(drawn()) == to_svg(drawn())
+    assert to_png(drawn()) == to_png(drawn())
+
+
+def test_a_png_is_on_white_and_as_large_as_was_asked() -> None:
+    image = Image.open(BytesIO(to_png(drawn()))).convert("RGB")
+    assert image.size == (3 * DPI, 2 * DPI)
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert width_of(drawn()) == 288
+
+
+def test_the_settings_of_others_stay_and_do_not_matter() -> None:
+    expected, before = to_png(drawn()), dict(mpl.rcParams)
+    with mpl.rc_context({"axes.grid": True, "xtick.color": "red", "font.size": 30}):
+        assert to_png(drawn()) == expected
+        assert mpl.rcParams["font.size"] == 30
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_letter_that_no_font_has_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    to_png(drawn())
+    assert [w for w in recwarn if "Glyph" in str(w.message)] == []
+
+
+def test_a_notebook_shows_a_picture_by_itself() -> None:
+    assert drawn()._repr_png_().startswith(b"\x89PNG")
