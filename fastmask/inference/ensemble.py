@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # views, photos a batch or processes: more is a slip of the keyboard
 MOST = 65536
+# what loads a checkpoint of a run to predict photos of a size, as `load_network`
+Load = Callable[[Run, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
 # characters of another library's error
 _MOST_SHOWN = 200
 
@@ -141,6 +143,7 @@ def predict(
     device: str | None = None,
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    load: Load | None = None,
 ) -> Predictions:
     """The mean of the fold models' probabilities for a folder or a list of photos; of an ensemble, its runs' blend.
 
@@ -153,7 +156,8 @@ def predict(
     folder that their names, and those in `boxes`, start from. A run with refit
     predicts by the networks that were trained on all photos at last; without `refit` by the checkpoints that its score
     is of, as a soup does. `precision` "auto" is that of the run, on a CPU fp32. Memory grows with the photos by their
-    probabilities only. `progress` is called with (batches done, batches in all).
+    probabilities only. `progress` is called with (batches done, batches in all). `load` loads each checkpoint, by
+    default `load_network`; one that keeps what it has loaded spares the next call the time.
     """
     run = Run.of(run)
     if run.is_ensemble:
@@ -167,6 +171,7 @@ def predict(
             "workers": workers,
             "device": device,
             "precision": precision,
+            "load": load,
         }
         return _predict_runs(run, images, members, progress, {"tta": tta, **options})
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
@@ -186,7 +191,7 @@ def predict(
     # a broken photo at the end would cost the work on all before it
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-    networks = load_members(run, members, picked, size, soup, refit)
+    networks = load_members(run, members, picked, size, soup, refit, load)
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss = FocalLoss(run.heads)
     batches, done = len(walks) * -(-len(paths) // bs), count(1)
@@ -320,12 +325,13 @@ def load_members(
     size: tuple[int, int] | None = None,
     soup: bool = False,
     refit: bool = True,
+    load: Load | None = None,
 ) -> dict[str, list[MultiHeadNet]]:
     """The networks of each member ("fold0", ...), one a checkpoint or a `soup` of them, to predict photos of `size`.
 
     Warns where folds are missing.
     """
-    found = checkpoints_of(run, members, soup, refit)
+    found, load = checkpoints_of(run, members, soup, refit), load or load_network
     if len(found) < run.config.folds and not members:
         warnings.warn(
             f"{run.path} has finished {len(found)} of {run.config.folds} folds; the mean is over those.",
@@ -333,7 +339,7 @@ def load_members(
             stacklevel=3,
         )
     return {
-        member: [load_soup(run, files, device, size)] if soup else [load_network(run, f, device, size) for f in files]
+        member: [load_soup(run, files, device, size)] if soup else [load(run, f, device, size) for f in files]
         for member, files in found.items()
     }
 
