@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastmask import answers, choices, photos
+from fastmask import answers, choices, pages, photos
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_new
 from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
@@ -294,6 +294,7 @@ def sample(
 app.add_typer(answers.app)
 app.add_typer(choices.app)
 app.add_typer(photos.app)
+app.add_typer(pages.app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:
