@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ app = typer.Typer()
 def open_page(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     data: Annotated[str | None, option("Where the run's photos lie now. (default: where it was trained)")] = None,
+    boxes: Annotated[Path | None, option("Their faces, of a run with --boxes. (default: as it was trained)")] = None,
     fixes: Annotated[
         Path | None, option("The table that marked labels go to. (default: the run's own, or fixes.csv beside it)")
     ] = None,
@@ -26,13 +28,12 @@ def open_page(
     device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
 ) -> None:
     """Open a page in the browser: try a photo, browse the out-of-fold answers, mark wrong labels."""
-    try:
-        from fastmask.app import open_viewer, serve
-    except ImportError as error:
-        raise UsageError(
-            f"The page needs a package that is missing ({error}); install it with pip install 'fastmask[app]'."
-        ) from error
-    viewer = open_viewer(run, data=data, fixes=fixes, device=device)
+    if find_spec("gradio") is None:
+        raise UsageError("The page needs the package gradio; install it with pip install 'fastmask[app]'.")
+    from fastmask.report.viewer import open_viewer
+    from fastmask.serve import serve
+
+    viewer = open_viewer(run, data=data, boxes=boxes, fixes=fixes, device=device)
     if viewer.why_not:
         say(f"Only photos of your own can be looked at: {viewer.why_not}")
     else:

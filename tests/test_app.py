@@ -1,7 +1,9 @@
 """The page, over HTTP as a browser or a program asks it, and what it must not give."""
 
 import json
+import os
 import re
+import sys
 import threading
 import time
 import warnings
@@ -24,11 +26,12 @@ from fastmask.run import Run
 gradio_client = pytest.importorskip("gradio_client")
 pytest.importorskip("gradio")
 
-from fastmask.app import free_socket, open_viewer, served  # noqa: E402
 from fastmask.report.trial import MOST_BYTES, Trial, check_photo  # noqa: E402
+from fastmask.report.viewer import open_viewer  # noqa: E402
+from fastmask.serve import free_socket, serve, served  # noqa: E402
 
 ASKED_WRONGLY = 2
-ANY = ["joint", "mistakes", "any", "any", "any", "surest first", 0, 100, ""]
+ANY = ["joint", "mistakes", "*", "*", "*", "surest", 0, 100, ""]
 
 
 class Served:
@@ -196,10 +199,12 @@ def test_mistakes_come_in_pages(page: Served, finished_run: Run) -> None:
 
 def test_filters_reach_the_page(page: Served, finished_run: Run) -> None:
     oof = pd.read_csv(finished_run.path / "oof.csv")
-    rows, where = browse(page, (1, "all photos"), (4, "1"), (5, "as in the table"))
+    rows, where = browse(page, (1, "all"), (4, "1"), (5, "table"))
     assert rows == np.flatnonzero(oof["fold"] == 1)[:24].tolist()
     assert f"of {(oof['fold'] == 1).sum()} page" in where
-    rows, where = browse(page, (1, "all photos"), (8, "nobody of that name"))
+    rows, _ = browse(page, (1, "all"), (5, "table"), (3, f"={finished_run.heads.joint_name(oof['predicted'][0])}"))
+    assert rows == np.flatnonzero(oof["predicted"] == oof["predicted"][0])[:24].tolist()
+    rows, where = browse(page, (1, "all"), (8, "nobody of that name"))
     assert (rows, where) == ([], "0 photos page 1 of 1")
 
 
@@ -415,9 +420,6 @@ def test_what_is_asked_wrongly_is_told(finished_run: Run, refused: Callable[...,
 def test_without_gradio_one_sentence_says_how_to_get_it(
     finished_run: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
-    monkeypatch.delitem(sys.modules, "fastmask.app")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert "install it with pip install 'fastmask[app]'" in refused(ASKED_WRONGLY, "app", finished_run.path)
 
@@ -432,30 +434,29 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
 
 
 def test_who_lets_others_in_is_warned(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmask import app
-
     started: list[Any] = []
-    monkeypatch.setattr(app.uvicorn.Server, "run", lambda server, sockets: started.append(sockets))
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: started.append(sockets))
     viewer, told = open_viewer(finished_run), []
     with pytest.warns(FastmaskWarning, match=r"--host 0.0.0.0 shows the photos.* to everybody"):
-        app.serve(viewer, "0.0.0.0", 0, told.append)
+        serve(viewer, "0.0.0.0", 0, told.append)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FastmaskWarning)
-        app.serve(viewer, "127.0.0.1", 0, told.append)
+        serve(viewer, "127.0.0.1", 0, told.append)
     assert len(started) == 2
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", told[1])
 
 
-def test_nothing_is_left_of_photos_that_were_sent(
-    finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-    import tempfile
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = os.environ.get("GRADIO_TEMP_DIR")
+def test_nothing_is_left_of_photos_that_were_sent(finished_run: Run, page: Served) -> None:
+    before = os.environ["GRADIO_TEMP_DIR"]
     with served(open_viewer(finished_run)) as application:
         assert os.environ["GRADIO_TEMP_DIR"] == str(application.uploads)
-        assert application.uploads.is_relative_to(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert os.environ.get("GRADIO_TEMP_DIR") == before
+        (application.uploads / "a.jpg").touch()
+    assert not application.uploads.exists()
+    assert os.environ["GRADIO_TEMP_DIR"] == before
+
+
+def test_no_telemetry(page: Served) -> None:
+    import gradio.analytics
+
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert not gradio.analytics.analytics_enabled()

@@ -15,10 +15,10 @@ from fastmask.run import Run
 from fastmask.scoring import target_of
 
 # which answers are shown
-WRONG, RIGHT, MARKED, ALL = "mistakes", "right answers", "marked", "all photos"
+WRONG, RIGHT, MARKED, ALL = "mistakes", "right", "marked", "all"
 SHOWN = (WRONG, RIGHT, MARKED, ALL)
 # in which order
-SUREST, LEAST_SURE, TABLE = "surest first", "least sure first", "as in the table"
+SUREST, LEAST_SURE, TABLE = "surest", "least sure", "table"
 ORDERS = (SUREST, LEAST_SURE, TABLE)
 # photos a page
 PAGE = 24

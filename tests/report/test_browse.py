@@ -98,8 +98,8 @@ def test_a_photo_without_a_label_is_neither_right_nor_wrong(run_copy) -> None:
 def test_what_there_is_not_is_said(finished_run: Run) -> None:
     with pytest.raises(UsageError, match="There is no head 'hat'"):
         answers(finished_run, "hat")
-    with pytest.raises(UsageError, match="nothing to show called 'all'; expected one of mistakes"):
-        Filter("all")
+    with pytest.raises(UsageError, match="nothing to show called 'none'; expected one of mistakes"):
+        Filter("none")
 
 
 def test_pages() -> None:
