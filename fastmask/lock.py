@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fastmask.errors import UsageError
-from fastmask.files import real
+from fastmask.files import check_target, real
 
 # the end of the name of a folder beside a run, in which it is made, and what a run that it replaces is called there
 ASIDE, REPLACED = ".new", "old"
@@ -47,6 +47,32 @@ def held(out: Path) -> Iterator[None]:
         with suppress(OSError):
             for parent in made:
                 parent.rmdir()
+
+
+@contextmanager
+def changing(file: str | Path, wait: float) -> Iterator[Path]:
+    """A block in which no other process changes a file; yields where it really lies, links followed.
+
+    Raises UsageError where nothing can be written there, or another process takes more than `wait` seconds.
+    """
+    # a link to a file that several share stays one
+    place = real(file)
+    check_target(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock_of(place)
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise UsageError(f"{file} has been written by another process for {wait:.0f} s; end it, or wait.") from None
+    try:
+        for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+            # of a process that was killed: whoever holds the lock is the only one that writes
+            left.unlink()
+        yield place
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def check_not_held(out: Path) -> None:

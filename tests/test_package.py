@@ -19,7 +19,20 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_stages_import_only_from_stages_before_them():
-    order = ["", "data", "model", "training", "inference", "decision", "report", "doctor", "answers", "cli"]
+    order = [
+        "",
+        "data",
+        "model",
+        "training",
+        "inference",
+        "decision",
+        "report",
+        "app",
+        "serve",
+        "doctor",
+        "answers",
+        "cli",
+    ]
     package = Path(fm.__file__).parent
     for path in package.rglob("*.py"):
         room = path.relative_to(package).parts[0].removesuffix(".py")

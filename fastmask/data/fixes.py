@@ -37,7 +37,7 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> T
     if not keys:
         raise DataError(f"{file} has no column 'person' and none 'path'; found {', '.join(fixes.columns)}.")
     if "path" in keys:
-        fixes["path"] = [_relative(cell, table.root) for cell in fixes["path"]]
+        fixes["path"] = [path_in(table.root, cell) for cell in fixes["path"]]
     # found by what was read: a correction does not hide the rows of the next one
     making = _Making(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved(fixes))
     for line, fix in fixes.iterrows():
@@ -67,8 +67,8 @@ def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) ->
             )
 
 
-def _relative(cell: str, root: Path) -> str:
-    """A photo's path as the table has it."""
+def path_in(root: Path, cell: str) -> str:
+    """A photo's path as the table has it; "" stays."""
     path = Path(cell)
     inside = path.is_absolute() and path.is_relative_to(root.absolute())
     return (path.relative_to(root.absolute()) if inside else path).as_posix() if cell else ""

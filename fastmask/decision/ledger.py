@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from fastmask.errors import DataError, UsageError
-from fastmask.files import LEDGER, check_target, read_strings, real, write_csv
+from fastmask.files import LEDGER, read_strings, real, write_csv
 from fastmask.inference.submission import read_info
+from fastmask.lock import changing
 
 if TYPE_CHECKING:
     from fastmask.scoring import Score
@@ -171,26 +169,10 @@ def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
     """A ledger's entries by SHA-256, written when the block ends well; no other process changes them meanwhile."""
     import pandas as pd
 
-    # a link to a ledger that several share stays one
-    place = real(path)
-    check_target(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        lock.acquire(timeout=_WAIT)
-    except Timeout:
-        raise UsageError(f"{path} has been written by another process for {_WAIT:.0f} s; end it, or wait.") from None
-    try:
-        for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
-            # of a process that was killed: whoever holds the lock is the only one that writes
-            left.unlink()
+    with changing(path, _WAIT) as place:
         entries = {entry.sha256: entry for entry in (read_ledger(path) if place.exists() else [])}
         yield entries
         write_csv(place, pd.DataFrame([vars(entry) for entry in entries.values()], columns=COLUMNS))
-    finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def note(path: str | Path, entry: Entry) -> Entry | None:

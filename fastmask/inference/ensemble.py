@@ -23,7 +23,7 @@ from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import Mixture, widen
-from fastmask.inference.networks import checkpoints_of, load_members
+from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.views import View, flip, make_views, plain
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
@@ -140,6 +140,7 @@ def predict(
     device: str | None = None,
     precision: str = "auto",
     progress: Progress | None = None,
+    load: Load | None = None,
 ) -> Predictions:
     """The mean of the fold models' probabilities for a folder or a list of photos; of an ensemble, its runs' blend.
 
@@ -156,6 +157,8 @@ def predict(
         root: of a list of photos, the folder that their names, and those in `boxes`, start from.
         precision: "auto" is that of the run, on a CPU fp32.
         progress: is called with (batches done, batches in all).
+        load: loads each checkpoint, by default `load_network`; one that keeps what it has loaded spares the next call
+            the time.
 
     The inference transform is the run's validation transform, one object. Memory grows with the photos by their
     probabilities only.
@@ -173,6 +176,7 @@ def predict(
             "workers": workers,
             "device": device,
             "precision": precision,
+            "load": load,
         }
         return _predict_runs(run, images, members, progress, options)
     for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
@@ -187,9 +191,9 @@ def predict(
     # a broken photo at the end would cost the work on all before it
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-    networks = load_members(run, members, picked, size, soup, refit)
-    load = partial(photo_loader, paths, augments, stats, faces=faces, bs=bs, seed=run.config.seed)
-    batches = _batches(walks, partial(load, num_workers=workers, device=picked))
+    networks = load_members(run, members, picked, size, soup, refit, load)
+    loader = partial(photo_loader, paths, augments, stats, faces=faces, bs=bs, seed=run.config.seed)
+    batches = _batches(walks, partial(loader, num_workers=workers, device=picked))
     sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
     loss, count = FocalLoss(run.heads), len(walks) * -(-len(paths) // bs)
     for done, (rows, x, seen) in enumerate(batches, 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from fastmask.model.archs import check_arch, describe
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run import Run
 
+# what loads a checkpoint of a run to predict photos of a size, as `load_network`
+Load = Callable[[Run, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
 # characters of another library's error
 _MOST_SHOWN = 200
 
@@ -28,12 +30,13 @@ def load_members(
     size: tuple[int, int] | None = None,
     soup: bool = False,
     refit: bool = True,
+    load: Load | None = None,
 ) -> dict[str, list[MultiHeadNet]]:
     """The networks of each member ("fold0", ...), one a checkpoint or a `soup` of them, to predict photos of `size`.
 
     Warns where folds are missing.
     """
-    found = checkpoints_of(run, members, soup, refit)
+    found, load = checkpoints_of(run, members, soup, refit), load or load_network
     if len(found) < run.config.folds and not members:
         warnings.warn(
             f"{run.path} has finished {len(found)} of {run.config.folds} folds; the mean is over those.",
@@ -41,7 +44,7 @@ def load_members(
             stacklevel=3,
         )
     return {
-        member: [load_soup(run, files, device, size)] if soup else [load_network(run, f, device, size) for f in files]
+        member: [load_soup(run, files, device, size)] if soup else [load(run, f, device, size) for f in files]
         for member, files in found.items()
     }
 

@@ -20,7 +20,7 @@ from fastmask.data.transforms import NormalizeBatch
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.ensemble import face_cut, find_photos
-from fastmask.inference.networks import load_members
+from fastmask.inference.networks import Load, load_members
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.run import Run
@@ -65,13 +65,16 @@ def explain(
     boxes: str | Path | None = None,
     root: str | Path | None = None,
     device: torch.device | str | None = None,
+    refit: bool = False,
+    load: Load | None = None,
 ) -> list[Explanation]:
     """Grad-CAM of each photo (a folder, a list, or one file) by the networks of one fold, the first by default.
 
     For the class `label` of `head`, by default the one that they answer. Of the joint class it is what speaks for the
-    classes of all its heads together. `boxes` and `root` are those of `predict`. Several checkpoints give the mean of
-    their maps. Raises UsageError for a head or class that there is not, a fold that has not been trained, or a body
-    without a map of features.
+    classes of all its heads together. `boxes`, `root` and `load` are those of `predict`; `refit` explains the network
+    that was trained on all photos at last, where there is one. Several checkpoints give the mean of their maps. Raises
+    UsageError for a head or class that there is not, a fold that has not been trained, or a body without a map of
+    features.
     """
     run = Run.of(run)
     run.check_trained()
@@ -84,7 +87,7 @@ def explain(
     picked, augments = pick_device(device), augmentations(run.pipelines)
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-    networks = load_members(run, [member], picked, size, refit=False)[member]
+    networks = load_members(run, [member], picked, size, refit=refit, load=load)[member]
     stats, loss = batch_stats(augments), FocalLoss(run.heads)
     decoder = NormalizeBatch(*stats)
     found: list[Explanation] = []

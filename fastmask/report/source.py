@@ -19,15 +19,18 @@ from fastmask.run import FOLDS, Run, resumed
 _LEAVES = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"
 
 
-def table_of(run: Run, data: str | None = None) -> Table:
+def table_of(run: Run, data: str | None = None, fixes: bool = True) -> Table:
     """The photos of a run's `folds`, in their order, as the table that they came from has them.
 
     The run names its data as it was given when it was trained; `data` says where that lies now. The labels are those
-    that the table has today. Raises UsageError where the data is not there, or lacks a photo of the run.
+    that the table has today, without `fixes` as they were before any correction. Raises UsageError where the data is
+    not there, or lacks a photo of the run.
     """
     given = make_config({} if data is None else {"data": data})
     # an ensemble has the settings of its first run, and is not gone on with
     config = _settings(run, given) if run.is_ensemble else resumed(given, run.path)
+    if not fixes:
+        config = config.model_copy(update={"fixes": None})
     table = read_data(config)
     rows = pd.Index(table.frame["path"]).get_indexer(pd.Index(run.folds["path"]))
     if (rows < 0).any():

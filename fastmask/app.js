@@ -1,0 +1,85 @@
+// What the page does by itself: choosing photos by mouse and keyboard. Loaded before the page is built.
+const fm = {
+  grids: null,
+  then: null,
+
+  // photos to choose from: `trigger` tells the server which, under the name `chosen`
+  grid(element, trigger, watch, chosen) {
+    fm.grids = element;
+    const pick = (button) => {
+      fm.current(button);
+      trigger(chosen, { row: Number(button.dataset.row) });
+    };
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-row]");
+      if (!button) return;
+      pick(button);
+      // where the photo comes below the others, go there
+      const detail = document.getElementById("fm-detail");
+      if (detail && detail.offsetTop > element.offsetTop + 100) detail.scrollIntoView({ behavior: "smooth" });
+    });
+    element.addEventListener("keydown", (event) => {
+      const button = event.target.closest("button[data-row]");
+      const to = button && fm.beside(button, event.key);
+      if (!to) return;
+      event.preventDefault();
+      to.focus();
+      pick(to);
+    });
+    watch("value", () => {
+      if (fm.then === null) return;
+      const tiles = fm.tiles();
+      const button = fm.then < 0 ? tiles[tiles.length - 1] : tiles[0];
+      fm.then = null;
+      if (button) pick(button);
+    });
+  },
+
+  tiles: () => (fm.grids ? [...fm.grids.querySelectorAll("button[data-row]")] : []),
+
+  current(button) {
+    for (const tile of fm.tiles()) {
+      tile.removeAttribute("aria-current");
+      tile.tabIndex = -1;
+    }
+    button.setAttribute("aria-current", "true");
+    button.tabIndex = 0;
+  },
+
+  // the photo that a key leads to from another
+  beside(button, key) {
+    const tiles = fm.tiles();
+    const at = tiles.indexOf(button);
+    const columns = Math.max(1, tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length);
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    if (key === "Home") return tiles[0];
+    if (key === "End") return tiles[tiles.length - 1];
+    return key in steps ? tiles[at + steps[key]] : undefined;
+  },
+
+  // the photo before or after the one that is shown, on the next page where need be
+  step(by) {
+    const tiles = fm.tiles();
+    const at = tiles.findIndex((tile) => tile.hasAttribute("aria-current"));
+    const to = tiles[at + by];
+    if (to) {
+      to.click();
+      return;
+    }
+    const page = document.getElementById(by < 0 ? "fm-before" : "fm-after");
+    const words = document.querySelector("#fm-where small");
+    const [, number, pages] = (words && words.textContent.match(/(\d+) of (\d+)/)) || [];
+    if (by < 0 ? Number(number) > 1 : Number(number) < Number(pages)) {
+      fm.then = by;
+      page.click();
+    }
+  },
+
+  // marks, each with a button to take it back
+  marks(element, trigger, chosen) {
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-target]");
+      if (button) trigger(chosen, { target_: JSON.parse(button.dataset.target) });
+    });
+  },
+};
