@@ -22,7 +22,9 @@ CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipe
 # more is a slip of the keyboard
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
+# parameters of a Beta, or 0; what lies beyond draws nothing but ends or halves, or no number
+LEAST_BETA, MOST_BETA = 1e-3, 1e3
+Beta = Annotated[float, Field(ge=0, le=MOST_BETA)]
 # beside it a weight of 1 counts nothing, and float32 still has room
 MOST_WEIGHT = 1e6
 Weight = Annotated[float, Field(ge=0, le=MOST_WEIGHT)]
@@ -127,8 +129,8 @@ class Config(BaseModel):
         None, description="'report', 'pretrained', or three means and three deviations."
     )
     erase: Share = Field(0.0, description="Probability that a rectangle of a training photo is erased.")
-    mixup: NotNegative = Field(0.0, description="Mix-up: alpha of the Beta that shares are drawn from; 0 has none.")
-    cutmix: NotNegative = Field(0.0, description="CutMix: alpha of the Beta that areas are drawn from; 0 has none.")
+    mixup: Beta = Field(0.0, description="Mix-up: alpha of the Beta that shares are drawn from; 0 has none.")
+    cutmix: Beta = Field(0.0, description="CutMix: alpha of the Beta that areas are drawn from; 0 has none.")
     mix_prob: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Probability that a batch is mixed by mixup or cutmix."
     )
@@ -154,7 +156,7 @@ class Config(BaseModel):
     loss: Literal["focal", "ce", "own"] = Field(
         "focal", description="focal, ce (cross-entropy), or own: the loss_func of cross_validate."
     )
-    focal_gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Gamma of the focal loss.")
+    focal_gamma: Annotated[float, Field(ge=0, le=100)] = Field(2.0, description="Gamma of the focal loss.")
     alpha: dict[str, list[Weight] | dict[str, Weight]] | None = Field(
         None, description="Class weights a head, such as age: [1, 1, 4], or age: {60+: 4}."
     )
@@ -173,8 +175,9 @@ class Config(BaseModel):
     # optimizer and schedule
     epochs: Positive = Field(20, description="Epochs of each fold.")
     bs: Literal["auto"] | Positive = Field(32, description="Photos a batch, or auto: as many of 32 as fit into memory.")
-    lr: Annotated[float, Field(gt=0)] = Field(3e-4, description="Learning rate; the highest of one-cycle.")
-    wd: Annotated[float, Field(ge=0)] = Field(1e-5, description="Weight decay.")
+    # times the weight decay it is still a float32
+    lr: Annotated[float, Field(gt=0, le=1e30)] = Field(3e-4, description="Learning rate; the highest of one-cycle.")
+    wd: Annotated[float, Field(ge=0, le=1000)] = Field(1e-5, description="Weight decay.")
     sched: Literal["multistep", "onecycle", "cosine", "constant"] = Field("multistep", description="Schedule.")
     milestones: list[Annotated[float, Field(gt=0)]] = Field([0.5, 0.75], description="Epochs, or shares under 1.")
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Factor at each milestone.")
@@ -249,6 +252,11 @@ class Config(BaseModel):
             raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
         if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
             raise ValueError(f"unfreeze is epoch {self.unfreeze}; expected 2 to the last one, {self.epochs}")
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < LEAST_BETA:
+                raise ValueError(
+                    f"{name} is {getattr(self, name):g}; expected 0 for none, or {LEAST_BETA:g} to {MOST_BETA:g}"
+                )
         if self.mix_prob != 1 and not self.mixup and not self.cutmix:
             raise ValueError("mix_prob does nothing without mixup or cutmix: give one of them")
         if self.erase and self.train_pipeline is not None:

@@ -769,7 +769,8 @@ OPTIONS = {
         |--image-column a|--group-column a|--set x|--set =1|--set x=1|--set epochs=[|--set epochs=2020-13-45
         |--set epochs=!!python/object:os.system|--set a.b.c.d=1|--set epochs.a=1|--nobody|--out run|--out settings.yaml
         |--out settings.yaml/run|--resume --overwrite|--resume --out nobody|--out photos --overwrite|extra words
-        |--mixup -1|--mixup nan|--mixup x|--cutmix -1|--cutmix inf|--mix-prob 0|--mix-prob 0.5|--mix-prob 2 --mixup 1
+        |--mixup -1|--mixup nan|--mixup x|--mixup 1e300|--cutmix -1|--cutmix inf|--cutmix 1e-300|--lr 1e300|--wd 1e300
+        |--focal-gamma 1e300|--mix-prob 0|--mix-prob 0.5|--mix-prob 2 --mixup 1
         |--half-cutmix 2|--half-cutmix nan|--half-shares 0.2 0.8|--half-cutmix 1 --half-shares 0.8 0.2
         |--half-cutmix 1 --half-shares 0 1|--half-partner any|--half-cutmix 1 --half-partner nobody
         |--half-cutmix 1 --half-partner 'wear female'|--erase 1|--erase -1|--erase 0.5|--label-smoothing 1

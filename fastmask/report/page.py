@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
@@ -20,28 +20,28 @@ from fastmask.report.summary import interval
 from fastmask.scoring import Score
 
 Make = Callable[[Material], list[Block]]
-# the name of a section, its title, the function that makes it: what needs the networks is imported where it is made
-_SECTIONS = (
-    ("score", "Score", "summary.section"),
-    ("run", "What was run", "facts.run_section"),
-    ("curves", "Learning curves", "curves.section"),
-    ("folds", "Score by fold", "folds.section"),
-    ("confusion", "Confusion", "confusion.section"),
-    ("classes", "F1 by class", "classes.section"),
-    ("reliability", "Reliability", "reliability.section"),
-    ("numbers", "Errors by number, such as age", "numbers.section"),
-    ("mistakes", "The most confident mistakes", "losses.section"),
-    ("label-errors", "Suspicious labels", "suspects.section"),
-    ("explained", "Where the networks look", "explained.section"),
-    ("augmented", "Training photos as the network sees them", "augmented.section"),
-    ("cost", "Cost", "facts.cost_section"),
-    ("environment", "Environment", "facts.environment_section"),
-)
+# the title of a section, and the function that makes it: what needs the networks is imported where it is made
+SECTIONS = {
+    "score": ("Score", "summary.section"),
+    "run": ("What was run", "facts.run_section"),
+    "curves": ("Learning curves", "curves.section"),
+    "folds": ("Score by fold", "folds.section"),
+    "confusion": ("Confusion", "confusion.section"),
+    "classes": ("F1 by class", "classes.section"),
+    "reliability": ("Reliability", "reliability.section"),
+    "numbers": ("Errors by number, such as age", "numbers.section"),
+    "mistakes": ("The most confident mistakes", "losses.section"),
+    "label-errors": ("Suspicious labels", "suspects.section"),
+    "explained": ("Where the networks look", "explained.section"),
+    "augmented": ("Training photos as the network sees them", "augmented.section"),
+    "cost": ("Cost", "facts.cost_section"),
+    "environment": ("Environment", "facts.environment_section"),
+}
 
 
-def make_sections(material: Material) -> list[Section]:
-    """The sections of a report in order; one whose material is missing says so in a sentence."""
-    return [_made(material, *each) for each in _SECTIONS]
+def make_sections(material: Material, names: Iterable[str] = tuple(SECTIONS)) -> list[Section]:
+    """Some sections of a report, by default all; one whose material is missing says so in a sentence."""
+    return [_made(material, name, *SECTIONS[name]) for name in names]
 
 
 def _made(material: Material, name: str, title: str, where: str) -> Section:
@@ -52,8 +52,8 @@ def _made(material: Material, name: str, title: str, where: str) -> Section:
     except FastmaskError as error:
         return Section(name, title, missing=f"{one_line(error)}.")
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return Section(name, title, missing=f"{error.strerror or one_line(error)}{where}.")
+        file = f" ({error.filename})" if error.filename else ""
+        return Section(name, title, missing=f"{error.strerror or one_line(error)}{file}.")
 
 
 def to_html(material: Material, sections: Sequence[Section]) -> str:
