@@ -57,6 +57,9 @@ from .model.metrics import Accuracy as Accuracy
 from .model.metrics import MacroF1 as MacroF1
 from .model.network import MultiHeadNet as MultiHeadNet
 from .model.network import build_network as build_network
+from .report.explain import explain as explain
+from .report.mistakes import mistakes as mistakes
+from .report.source import table_of as table_of
 from .report.write import Report as Report
 from .report.write import write_report as write_report
 from .run import Run as Run

@@ -502,8 +502,8 @@ class Run:
         return plot_confusion(self, head)
 
     def top_losses(self, n: int = 16, head: str = JOINT, data: str | None = None) -> Figure:
-        """The photos of the highest -log of the probability of the true class: see `fastmask.report.losses`."""
-        from fastmask.report.losses import plot_top_losses
+        """The photos of the highest -log of the probability of the true class: see `fastmask.report.top_losses`."""
+        from fastmask.report.top_losses import plot_top_losses
 
         return plot_top_losses(self, n, head, data)
 

@@ -11,12 +11,12 @@ import pandas as pd
 from fastmask.errors import UsageError
 from fastmask.report.blocks import RIGHT, WRONG, Album, Block, Shown, Text, joined, percent
 from fastmask.report.explain import Explanation, explain
-from fastmask.report.losses import MOST as _MISTAKES
-from fastmask.report.losses import losses
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
 from fastmask.report.photos import plot_sheet, small
 from fastmask.report.style import Picture
+from fastmask.report.top_losses import MOST as _MISTAKES
+from fastmask.report.top_losses import losses
 from fastmask.run import Run
 
 # photos of each kind, and heads, each of which needs the networks once more

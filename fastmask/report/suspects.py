@@ -8,8 +8,8 @@ from fastmask.data.findings import count
 from fastmask.decision.label_errors import LabelError, find_label_errors
 from fastmask.decision.ledger import shortened
 from fastmask.report.blocks import QUIET, WRONG, Album, Block, Shown, Text, percent
-from fastmask.report.losses import photos_at
 from fastmask.report.material import Material
+from fastmask.report.top_losses import photos_at
 
 _MOST, _NAME = 24, 60
 

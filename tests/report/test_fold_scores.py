@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.report.folds import fold_scores, plot_folds
+from fastmask.report.fold_scores import fold_scores, plot_folds
 from fastmask.run import Run
 
 

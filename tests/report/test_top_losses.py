@@ -9,9 +9,9 @@ from sklearn.metrics import log_loss
 
 from fastmask.errors import UsageError
 from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album
-from fastmask.report.losses import answer_lines, losses, plot_top_losses, section
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
+from fastmask.report.top_losses import answer_lines, losses, plot_top_losses, section
 from fastmask.run import Run
 
 
