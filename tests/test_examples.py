@@ -71,20 +71,32 @@ def test_faults(example, contest, tmp_path, capsys):
     assert "found 12 of 12" in capsys.readouterr().out
 
 
-def test_notebook(tmp_path):
-    source = (EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "count", "left"),
+    [
+        # a batch, the finder's curve, results, a confusion matrix
+        ("first_run", 4, "submission.csv"),
+        # a confusion matrix, where the network looks
+        ("own_data", 2, "runs/own/scores.json"),
+        # curves, two confusion matrices, the highest losses, where the network looks
+        ("reading_a_run", 5, "runs/read/scores.json"),
+    ],
+)
+def test_notebook(name, count, left, tmp_path):
+    source = (EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8")
     assert "persons=80" in source
     notebook = nbformat.reads(source.replace("persons=80", "persons=30"), as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 4  # a batch, the finder's curve, results, a confusion matrix
-    assert (tmp_path / "submission.csv").is_file()
+    assert len(pictures) == count
+    assert (tmp_path / left).is_file()
 
 
-def test_the_saved_notebook_is_an_executed_one():
-    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+@pytest.mark.parametrize("name", ["first_run", "own_data", "reading_a_run"])
+def test_the_saved_notebook_is_an_executed_one(name):
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
