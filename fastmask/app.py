@@ -28,6 +28,7 @@ _CLEAR = (300, 1800)
 # one photo at a time goes through the networks; what no program is to call by name
 _NETWORK, _QUIET = "network", {"api_visibility": "private"}
 _HINT = '<p class="fm-empty">The answer comes here. The photo stays on this machine.</p>'
+_ASKED = "<h2>Is a label wrong?</h2>"
 _BAD = "fm-bad"
 _SYSTEM = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 
@@ -120,8 +121,7 @@ class _Form(NamedTuple):
 
 def _form(names: Sequence[str]) -> _Form:
     with gr.Column(elem_id="fm-form"):
-        gr.HTML("<h2>Is a label wrong?</h2>", apply_default_css=False, elem_classes="fm-block")
-        status = gr.HTML(apply_default_css=False, elem_classes="fm-block")
+        status = gr.HTML(_ASKED, apply_default_css=False, elem_classes="fm-block")
         with gr.Row():
             head = gr.Dropdown(list(names), value=names[0], label="Label of", min_width=120)
             right = gr.Dropdown([], label="Right is", min_width=120)
@@ -149,7 +149,7 @@ def _filled(viewer: Viewer, row: int | None, head: str) -> list[Any]:
         words = f"Marked: {markup.correction(mark)}, of {THIS if mark.path else PERSON} ({who})."
     count = viewer.photos_of(row)
     return [
-        markup.notice(words, "good" if mark else "info"),
+        _ASKED + markup.notice(words, "good" if mark else "info"),
         gr.Dropdown(list(viewer.photos.heads[head].classes), value=value or None, visible=not banded),
         gr.Number(float(value) if banded and value else None, label=f"Right is (the number of {head})", visible=banded),
         value == "",
@@ -346,7 +346,7 @@ def _marks(viewer: Viewer, tab: gr.Tab, again: Callable[[Any], Any]) -> None:
         apply_default_css=False,
         elem_classes="fm-block",
     )
-    notice = gr.HTML(apply_default_css=False)
+    notice = gr.HTML(apply_default_css=False, elem_id="fm-marks-said")
     table = gr.HTML(apply_default_css=False, elem_id="fm-marks", js_on_load="fm.marks(element, trigger, 'select')")
 
     def unmarked(event: gr.EventData) -> list[Any]:

@@ -19,7 +19,7 @@ from fastmask.run import Run
 # `label` is for who reads the table: what stood there
 COLUMNS = (PERSON, "path", "column", "value", "label")
 FILE = "fixes.csv"
-# seconds to wait for another process that writes to the table, which takes it some tens of milliseconds
+# seconds to wait for another process that writes to the table: one of a thousand rows takes it one or two
 _WAIT = 30.0
 
 
