@@ -101,8 +101,12 @@ def _try(viewer: Viewer) -> None:
 
 
 class _Form(NamedTuple):
-    """What a label is corrected with: its head, the right class or number, of whom; and what stands there."""
+    """What a label is corrected with: its head, the right class or number, of whom; and what stands there.
 
+    `row` is the photo that it is filled for: another may be chosen by now, and not yet be shown.
+    """
+
+    row: Any
     head: Any
     status: Any
     right: Any
@@ -121,6 +125,7 @@ class _Form(NamedTuple):
 
 def _form(names: Sequence[str]) -> _Form:
     with gr.Column(elem_id="fm-form"):
+        row = gr.Number(None, visible=False, precision=0)
         status = gr.HTML(_ASKED, apply_default_css=False, elem_classes="fm-block")
         with gr.Row():
             head = gr.Dropdown(list(names), value=names[0], label="Label of", min_width=120)
@@ -132,7 +137,7 @@ def _form(names: Sequence[str]) -> _Form:
             write = gr.Button("Mark as wrong", variant="primary", size="md", min_width=120, elem_id="fm-write")
             back = gr.Button("Take back", size="md", min_width=90, interactive=False, elem_id="fm-back")
         said = gr.HTML(apply_default_css=False, elem_id="fm-form-said")
-    return _Form(head, status, right, number, unknown, whole, write, back, said)
+    return _Form(row, head, status, right, number, unknown, whole, write, back, said)
 
 
 def _filled(viewer: Viewer, row: int | None, head: str) -> list[Any]:
@@ -214,9 +219,9 @@ def _browse(viewer: Viewer, tab: gr.Tab) -> Callable[[Any], Any]:
 
     def shown(row: int | None, head: str) -> list[Any]:
         if row is None:
-            return ["", "", names[0], *_filled(viewer, None, names[0])]
+            return ["", "", names[0], None, *_filled(viewer, None, names[0])]
         corrected = head if head in names else viewer.doubtful(row)
-        return [*viewer.show(row, head), corrected, *_filled(viewer, row, corrected)]
+        return [*viewer.show(row, head), corrected, row, *_filled(viewer, row, corrected)]
 
     def heated(row: int | None, head: str, of: str) -> str:
         return "" if row is None else viewer.heat(row, head, of)
@@ -232,9 +237,13 @@ def _browse(viewer: Viewer, tab: gr.Tab) -> Callable[[Any], Any]:
         said = viewer.unmark(mark.target)
         return [*_filled(viewer, row, head), markup.notice(said, "good")]
 
+    def marked(*given: Any) -> list[Any]:
+        tiles, number, _, where, _ = browsed(*given)
+        return [tiles, number, where, viewer.show(_chosen(given[-1]), given[0])[1]]
+
     def look(event: Any, name: str | None = None) -> Any:
         """What follows once a photo is chosen: what is known of it, and its map."""
-        outputs = [large, facts, form.head, *form.fields, form.said, notice]
+        outputs = [large, facts, form.head, form.row, *form.fields, form.said, notice]
         event = event.then(
             _told(len(outputs), lambda *given: [*shown(*given), "", gr.skip()]),
             [row, head],
@@ -242,7 +251,7 @@ def _browse(viewer: Viewer, tab: gr.Tab) -> Callable[[Any], Any]:
             show_progress="hidden",
             **_named(name),
         )
-        return event.then(_told(1, heated), [row, looked, of], heat, concurrency_id=_NETWORK, **_QUIET)
+        return event.then(_told(1, heated), [form.row, looked, of], heat, concurrency_id=_NETWORK, **_QUIET)
 
     def again(event: Any, name: str | None = None) -> Any:
         """What follows once the photos are others."""
@@ -261,21 +270,21 @@ def _browse(viewer: Viewer, tab: gr.Tab) -> Callable[[Any], Any]:
     look(again(after.click(lambda n: n + 1, number, number, **_QUIET)))
     look(grid.select(_row_of, None, row, **_QUIET))
     for each in (looked, of):
-        each.input(_told(1, heated), [row, looked, of], heat, concurrency_id=_NETWORK, **always)
+        each.input(_told(1, heated), [form.row, looked, of], heat, concurrency_id=_NETWORK, **always)
     fields = [*form.fields, form.said]
-    form.head.input(_told(7, lambda row, head: [*_filled(viewer, row, head), ""]), [row, form.head], fields, **always)
-    asked = [row, form.head, form.right, form.number, form.unknown, form.whole]
+    form.head.input(
+        _told(7, lambda row, head: [*_filled(viewer, row, head), ""]), [form.row, form.head], fields, **always
+    )
+    asked = [form.row, form.head, form.right, form.number, form.unknown, form.whole]
     for event in (
         form.write.click(_told(7, written), asked, fields, show_progress="hidden", api_name="mark"),
-        form.back.click(_told(7, unwritten), [row, form.head], fields, show_progress="hidden", api_name="take_back"),
+        form.back.click(
+            _told(7, unwritten), [form.row, form.head], fields, show_progress="hidden", api_name="take_back"
+        ),
     ):
-        # what was said of the mark stays
-        event.then(
-            _told(4, lambda *given: browsed(*given)[:4], None),
-            [head, *filters, number, row],
-            [grid, number, row, where],
-            **_QUIET,
-        )
+        # the photo stays, and what was said of its mark, even where the filter has it no more
+        inputs, outputs = [head, *filters, number, form.row], [grid, number, where, facts]
+        event.then(_told(4, marked, None), inputs, outputs, show_progress="hidden", **_QUIET)
     look(again(tab.select(None, None, None), "browse"), "show")
     return lambda event: look(again(event))
 

@@ -1040,14 +1040,14 @@ def test_check_of_no_data(refused: Callable[..., str]) -> None:
 
 
 def test_lr_find_suggests_draws_and_writes(small: list[str], fastmask: Command, work: Path) -> None:
-    answer = fastmask("lr-find", *small[1:], "--bs", 8)
+    answer = fastmask("lr-find", *small[1:3], "--bs", 8)
     assert answer.code == DONE, answer.errors
     found = json.loads((work / "lr-find.json").read_text())
     assert answer.out.startswith(f"suggestion {found['suggestion']:.1e}")
     assert 1e-7 < found["suggestion"] < 10
     assert len(found["lrs"]) == len(found["losses"])
     assert Image.open(work / "lr-find.png").size[0] > 600
-    assert fastmask("lr-find", *small[1:]).code == DONE
+    assert fastmask("lr-find", *small[1:3]).code == DONE
     assert (work / "lr-find-2.png").is_file()
 
 
@@ -1064,7 +1064,7 @@ def test_lr_find_refuses(
     words: list[Any], named: list[str], small: list[str], work: Path, refused: Callable[..., str]
 ) -> None:
     (work / "found.json").write_text("{}")
-    sentence = refused(ASKED_WRONGLY, "lr-find", *small[1:], *words)
+    sentence = refused(ASKED_WRONGLY, "lr-find", *small[1:3], *words)
     assert [part for part in named if part not in sentence] == []
 
 
@@ -1089,15 +1089,15 @@ def test_bench_says_what_limits_a_run(
     small: list[str], fastmask: Command, work: Path, snapshot: Callable[..., Any]
 ) -> None:
     before = snapshot(work)
-    answer = fastmask("bench", *small[1:], "--seconds", 1)
+    answer = fastmask("bench", *small[1:3], "--seconds", 1)
     assert answer.code == DONE, answer.errors
     rows = ["loading", "bare", "training", "limit", "step", "epoch", "run", "memory", "disk"]
     # advice follows where there is any
     assert [line.split()[0] for line in answer.out.splitlines()][: len(rows)] == rows
-    plain = json.loads(fastmask("bench", *small[1:], "--seconds", 1, "--json").out)
+    plain = json.loads(fastmask("bench", *small[1:3], "--seconds", 1, "--json").out)
     assert plain["bs"] == 16
     assert plain["load_seconds_a_batch"] < plain["train_seconds_a_batch"]
-    assert fastmask("bench", *small[1:], "--seconds", "nan").code == ASKED_WRONGLY
+    assert fastmask("bench", *small[1:3], "--seconds", "nan").code == ASKED_WRONGLY
     assert snapshot(work) == before
 
 

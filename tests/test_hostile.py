@@ -56,7 +56,7 @@ CHOSEN = [
     "eval.csv: x0 '500'",
     "landmarks.csv: nose_x '900'",
     "theirs.csv: mask.wear 'inf'",
-    ".pth to screen: a pickle by torch",
+    ".pth to screen: a pickle by torch, the old way",
     "checkpoint to average: a pickle",
     "photo to search: PNG bomb",
 ]
