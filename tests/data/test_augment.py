@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import yaml
 
-from fastmask.data.augment import REPORT_STATS, Augmentation, check_fit, from_plain, report_pipelines, to_plain
+from fastmask.data.augment import (
+    REPORT_STATS,
+    Augmentation,
+    check_fit,
+    defaults_of,
+    from_plain,
+    report_pipelines,
+    to_plain,
+)
 from fastmask.errors import DataError, UsageError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8)
@@ -143,3 +151,10 @@ def test_a_pipeline_of_somebody_else_reads_nothing_and_stays_small(transform, me
     plain = {"transform": {"__class_fullname__": "Compose", "transforms": [transform]}}
     with pytest.raises(UsageError, match=message):
         from_plain(plain)
+
+
+def test_what_a_transform_does_by_itself_is_known():
+    assert defaults_of("RandomBrightnessContrast")["brightness_limit"] == (-0.2, 0.2)
+    assert defaults_of("CenterCrop")["pad_if_needed"] is False
+    for name in ("NoSuchTransform", "os", "Compose", "__name__"):
+        assert defaults_of(name) == {}
