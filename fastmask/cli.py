@@ -76,9 +76,15 @@ def fit(
     table = _read_table(settings)
     # after the table, which answers at once where something is wrong with it
     from fastmask.training.crossval import cross_validate
+    from fastmask.training.processes import launched
 
+    if out is None and launched()[1] > 1:
+        raise UsageError("Several processes that train together need --out, the run directory.")
     out = out or _free_name(Path("runs") / settings.arch)
     run = cross_validate(table, settings, out=out, fold=folds, overwrite=overwrite, resume=resume)
+    if launched()[0] > 0:
+        # of several processes the first has it all
+        return
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     if optimistic is not None:

@@ -46,6 +46,6 @@ class Counted:
         self.bits.state = self._state
         return self.generator
 
-    def seed_at(self, pass_: int, position: int = 0) -> int:
-        """A 63-bit seed for another library's generator."""
-        return int(self.at(pass_, position).integers(2**63))
+    def seed_at(self, pass_: int, position: int = 0, process: int = 0) -> int:
+        """A 63-bit seed for another library's generator, in one of several processes."""
+        return int(self.at(pass_, position, process).integers(2**63))

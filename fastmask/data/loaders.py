@@ -18,7 +18,7 @@ from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
 from fastmask.data.halves import Halves
-from fastmask.data.photo_dl import Passes, PhotoDL, PhotoList
+from fastmask.data.photo_dl import ALONE, Passes, PhotoDL, PhotoList, Share
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.data.transforms import EncodeHeads, Lookup, NormalizeBatch, ReadPhoto
@@ -53,6 +53,7 @@ def dataloaders(
     substitute: tuple[int, int] | None = None,
     train: TrainingSet | None = None,
     halves: Halves | None = None,
+    share: Share = ALONE,
 ) -> DataLoaders:
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
@@ -65,6 +66,7 @@ def dataloaders(
         maps: photos that are decoded already; by default `photo_maps`, so the first loaders of a table take their time.
         train: what to train on; by default `training_set` of the photos of the other folds.
         halves: half-face CutMix among the photos of `train`.
+        share: what this process loads of each batch, where several train together.
 
     Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
     incomplete batch, validation is in the table's order.
@@ -92,6 +94,7 @@ def dataloaders(
         maps=photo_maps(table, augments, say=say) if maps is None else maps,
         faces=table.faces,
         substitute=substitute,
+        share=share,
         dl_kwargs=[{"chances": None if train is None else train.chances, "halves": halves}, {"passes": Passes()}],
         **loading,
     )

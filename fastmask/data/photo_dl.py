@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -33,12 +33,33 @@ from fastmask.data.transforms import (
 from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
 from fastmask.randomness import Counted, Stream
 
+Row = TypeVar("Row")
+
 
 @dataclass
 class Passes:
     """The number of the next pass, shared by a loader and those made from it."""
 
     next: int = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the process of a number, from 0, loads of each batch: one `of` as many parts."""
+
+    number: int = 0
+    of: int = 1
+
+    def part(self, batch: Sequence[Row]) -> Sequence[Row]:
+        """Its part of a batch, of the same size for all; what is short of that is filled up from the beginning.
+
+        The parts one after the other begin with the batch as it is.
+        """
+        size = -(-len(batch) // self.of)
+        return [batch[i % len(batch)] for i in range(self.number * size, (self.number + 1) * size)]
+
+
+ALONE = Share()
 
 
 class PhotoDL(TfmdDL):
@@ -53,6 +74,8 @@ class PhotoDL(TfmdDL):
 
     With `chances` (N,) a shuffled pass draws its photos by them, each as often as it comes. With `halves` a side of a
     photo may be a partner's, and the targets are soft labels.
+
+    With a `share` it makes that part of each batch; `bs`, the order and the positions are those of the whole batches.
 
     With `substitute`, a (height, width), a training photo that cannot be read when its turn comes is a grey one of that
     size, with labels that are UNREADABLE throughout.
@@ -74,8 +97,10 @@ class PhotoDL(TfmdDL):
         chances: np.ndarray | None = None,
         halves: Halves | None = None,
         faces: FaceCut | None = None,
+        share: Share = ALONE,
         **kwargs: Any,
     ) -> None:
+        self.share = share
         self.augments, self.maps, self.seed, self.fold, self.faces = augments, maps, seed, fold, faces
         self.substitute, self.chances, self.halves = substitute, chances, halves
         self.passes = passes or Passes()
@@ -91,7 +116,7 @@ class PhotoDL(TfmdDL):
         # what is of the rows of one data set, and for training, stays with that
         trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
         rows = ("chances", "halves") if trains else ()
-        names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", *rows)
+        names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", "share", *rows)
         kept = {name: getattr(self, name) for name in names}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
@@ -131,6 +156,10 @@ class PhotoDL(TfmdDL):
         order = rng.permutation(count) if self.chances is None else rng.choice(count, count, p=self.chances)
         return [idxs[i] for i in order]
 
+    def photos_in(self, batch: int) -> int:
+        """How many photos a batch of the last pass has, counted from 0, the other processes' among them."""
+        return len(self.order[batch * self.bs : (batch + 1) * self.bs])
+
     def photos_of(self, batch: int) -> list[str]:
         """The photos of a batch of the last pass, counted from 0: their paths, or the numbers of their rows."""
         rows = self.order[batch * self.bs : (batch + 1) * self.bs]
@@ -156,12 +185,16 @@ class PhotoDL(TfmdDL):
 
     def create_batches(self, samps: Iterable[tuple[int, int]]) -> Iterator[Any]:
         """Batches of (position in the pass, row)."""
-        if self._columns is None:
+        if self._columns is None and self.share == ALONE:
             yield from super().create_batches(samps)
             return
         kept = self._kept()
-        for chosen in self.chunkify(samps):
-            yield self._whole(chosen, *self._columns, kept)
+        for batch in self.chunkify(samps):
+            chosen = self.share.part(batch)
+            if self._columns is None:
+                yield self.do_batch([self.do_item(each) for each in chosen])
+            else:
+                yield self._whole(chosen, *self._columns, kept)
 
     def _whole(
         self,

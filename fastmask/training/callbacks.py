@@ -15,6 +15,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner, Recorder
+from fastai.torch_core import get_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +35,8 @@ DRAWN = "drawn.csv"
 class CountedSteps(Callback):
     """Seeds what the main process draws (dropout, drop-path, mix-up) by (seed, fold, pass, step).
 
+    Of several processes that train together each draws its own.
+
     The passes that fastai's learning rate finder walks do not count: training after it goes as if it had not been.
     """
 
@@ -51,7 +54,8 @@ class CountedSteps(Callback):
     def before_batch(self) -> None:
         dl = self.learn.dl
         if isinstance(dl, PhotoDL):
-            torch.manual_seed(Counted(Stream.STEP, dl.seed, dl.fold).seed_at(dl.pass_, self.learn.iter))
+            counted = Counted(Stream.STEP, dl.seed, dl.fold)
+            torch.manual_seed(counted.seed_at(dl.pass_, self.learn.iter, dl.share.number))
 
 
 class TrainedEpochs(Callback):
@@ -137,7 +141,7 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         value, epoch = self._goodness(), self.number
         if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
             return
-        save_network(self.learn.model, checkpoint_file(self.folder, epoch))
+        save_network(get_model(self.learn.model), checkpoint_file(self.folder, epoch))
         self.kept = sorted([*self.kept, (value, epoch)], key=lambda k: (-k[0], k[1]))
         self._outdone += [old for _, old in self.kept[self.top_k :]]
         self.kept = self.kept[: self.top_k]

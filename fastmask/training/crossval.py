@@ -35,6 +35,7 @@ from fastmask.training.fold import clear_fold, train_fold
 from fastmask.training.live import Log, view_on
 from fastmask.training.oof import finish
 from fastmask.training.plan import LossFunc, Plan, prepare
+from fastmask.training.processes import join
 from fastmask.training.progress import RunProgress
 from fastmask.training.refit import left_to_refit, refit_fold
 from fastmask.training.rehearsal import Rehearsal, fitted, rehearse
@@ -67,20 +68,27 @@ def cross_validate(
     are, one that was being trained goes on from its last state, and on a CPU the result is, in every bit, that of a run
     that was never stopped, unless `hours` cuts a fold short. A Ctrl-C or SIGTERM saves a state after the step that is
     going on; a second one ends at once.
+
+    Where a launcher has started several processes they train each fold together: see `processes`. All return the run;
+    the first alone writes and speaks.
     """
     out, start = Path(out), time.monotonic()
-    view = view_on(log)
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
     check_whole(wanted.hours, fold)
+    processes = join(wanted)
+    view = view_on(log) if processes.first else Log(StringIO())
     # held from here on, so that a second process does not even decode
-    with held(out):
-        if not resume:
-            check_free(out, overwrite)
-        plan = prepare(table, resumed(wanted, out) if resume else wanted, loss_func, view.say, fold)
-        plan.check_folds(fold)
+    with held(out) if processes.first else nullcontext():
+        with processes.first_alone():
+            if not resume and processes.first:
+                check_free(out, overwrite)
+            wanted = resumed(wanted, out) if resume else wanted
+            plan = prepare(table, wanted, loss_func, view.say, fold, processes)
+            plan.check_folds(fold)
         plan, rehearsal = in_time(fitted(plan, view.say), start, resume, view.say)
-        run = reopen(out, plan) if resume else create(out, plan, overwrite)
+        with processes.first_alone():
+            run = open_run(out, plan, resume, overwrite)
         view.say(f"{plan}; run {out}")
         with (
             saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
@@ -123,7 +131,9 @@ def train(
         train_fold(run, plan, fold, progress, budget.deadline(len(left) - done) if budget else None)
         trained.append(fold)
     check_there(run, trained)
-    finish(run)
+    with plan.processes.first_alone():
+        if plan.processes.first:
+            finish(run)
     for fold in refits:
         refit_fold(run, plan, fold, progress)
     progress.summary(run, folds)
@@ -181,6 +191,7 @@ def threads(run: Run, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
     then, now = run.environment, plan.environment
     before, count = torch.get_num_threads(), then.get("threads")
     differing = [name for name in ("device", "packages") if then.get(name) != now[name]]
+    differing += ["processes"] if then.get("processes", 1) != now["processes"] else []
     if differing:
         say(f"Other {' and '.join(differing)} than when {run.path} was started: the result may differ in its last bits")
     if now["device"] == "cpu" and isinstance(count, int) and 0 < count <= _MOST_THREADS and count != before:
@@ -205,6 +216,13 @@ def create(out: Path, plan: Plan, overwrite: bool) -> Run:
         extra=pd.concat([extra.frame() for extra in plan.extras]) if plan.extras else None,
         overwrite=overwrite,
     )
+
+
+def open_run(out: Path, plan: Plan, resume: bool, overwrite: bool) -> Run:
+    """The run directory to train into: a new one, or the one to go on with, which the first of several opens."""
+    if not plan.processes.first:
+        return Run.load(out)
+    return reopen(out, plan) if resume else create(out, plan, overwrite)
 
 
 def reopen(out: Path, plan: Plan) -> Run:

@@ -29,10 +29,12 @@ PACKAGES = (
 )
 
 
-def environment(network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any]) -> dict[str, Any]:
+def environment(
+    network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any], processes: int = 1
+) -> dict[str, Any]:
     """Versions, device, the body's full timm tag and the weights it starts from, git commit, where the photos lie.
 
-    `start` is what a fold starts from that the configuration only names.
+    `start` is what a fold starts from that the configuration only names; so many `processes` train a fold together.
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -41,6 +43,7 @@ def environment(network: MultiHeadNet, table: Table, device: torch.device, start
         "packages": {name: version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "body": {
             "tag": network.tag,
             "initial_weights": network.initial_weights,

@@ -32,6 +32,7 @@ from fastmask.training.callbacks import (
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, Skipping, SkipUnreadable, is_out_of_memory
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import Plan
+from fastmask.training.processes import Processes
 from fastmask.training.progress import FoldProgress, RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
@@ -44,15 +45,17 @@ DIVERGED = "diverged.csv"
 
 def train_fold(run: Run, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None = None) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
-    interrupts = Interrupts()
+    interrupts = Interrupts(plan.processes.count > 1)
     saver = begin(run, plan, fold, interrupts, progress.say)
     callbacks = callbacks_of(run, plan, fold, progress, deadline, saver)
     epochs = fit(run, plan, fold, callbacks, interrupts)
     tell_of(run, plan, fold, callbacks, epochs, progress.say)
-    kept = sorted(epoch for _, epoch in callbacks.checkpoint.kept)
+    kept = sorted(epoch for _, epoch in callbacks.checkpoint.kept) if callbacks.checkpoint else []
     done = {**belonging(run, fold), "epochs": epochs, "checkpoints": kept}
-    write_json(run.fold_path(fold) / DONE, done, parents=False)
-    clear_fold(run, fold)
+    if plan.processes.first:
+        write_json(run.fold_path(fold) / DONE, done, parents=False)
+        clear_fold(run, fold)
+    plan.processes.wait()
     if interrupts.asked is not None:
         end(interrupts.asked)
 
@@ -67,20 +70,33 @@ def begin(run: Run, plan: Plan, fold: int, interrupts: Interrupts, say: Callable
     folder = run.fold_path(fold)
     belongs = {**belonging(run, fold), "run": run.identity}
     state = read_state(folder, belongs, plan.environment["body"]["parameters"])
-    if state is None and folder.exists():
-        shutil.rmtree(folder)
     if state is not None:
         say(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps")
-    (folder / DIVERGED).unlink(missing_ok=True)
-    return StateSaver(folder, belongs, SaveEvery.parse(plan.config.save_every), lambda: interrupts.asked, state)
+    processes = plan.processes
+    # all have looked
+    processes.wait()
+    if processes.first:
+        if state is None and folder.exists():
+            shutil.rmtree(folder)
+        (folder / DIVERGED).unlink(missing_ok=True)
+    every = SaveEvery.parse(plan.config.save_every)
+    return StateSaver(folder, belongs, every, lambda: asked_of(interrupts, processes), state, writes=processes.first)
+
+
+def asked_of(interrupts: Interrupts, processes: Processes) -> int | None:
+    """The signal that one of the processes was sent, for all of them to end at the same step."""
+    return processes.highest(interrupts.asked or 0) or None
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The callbacks of a fold, with names for those that are asked for something besides."""
+    """The callbacks of a fold, with names for those that are asked for something besides.
+
+    Of several processes one has those that write.
+    """
 
     skips: list[Skipping]
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     progress: FoldProgress
     trackers: Trackers | None
     saver: StateSaver
@@ -99,24 +115,25 @@ def callbacks_of(
     # the plan's settings are the run's, but for those of the machine, which may differ on a resume
     config, folder = plan.config, run.fold_path(fold)
     history = History(folder)
-    trackers, told = trackers_of(config, folder), Told(real(run.path).name, fold, config.to_plain())
+    writes = plan.processes.first
+    trackers, told = trackers_of(config, folder) if writes else None, Told(real(run.path).name, fold, config.to_plain())
     return Callbacks(
         skips=[
             *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
             *([SkipUnreadable(folder)] if config.on_bad_photo == "skip" else []),
         ],
-        checkpoint=Checkpoint(folder, config.monitor, config.top_k),
+        checkpoint=Checkpoint(folder, config.monitor, config.top_k) if writes else None,
         progress=progress.fold(fold, history, deadline),
         trackers=Trackers(trackers, told, history, progress.say) if trackers else None,
         saver=saver,
         deadline=deadline,
         others=[
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
-            *drawn_callbacks(folder, plan, fold),
+            *(drawn_callbacks(folder, plan, fold) if writes else []),
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
-            history,
+            *([history] if writes else []),
             FiniteLoss(),
-            OOFCollector(folder),
+            *([OOFCollector(folder)] if writes else []),
         ],
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastai.learner import Callback
+from fastai.torch_core import get_model
 from torch import nn
 
 from fastmask.errors import UsageError
@@ -29,14 +30,14 @@ class Freeze(Callback):
         self._frozen: list[nn.Parameter] = []
 
     def before_fit(self) -> None:
-        self._frozen = frozen_part(self.learn.model, self.part)
+        self._frozen = frozen_part(get_model(self.learn.model), self.part)
 
     def before_train(self) -> None:
         freezes = self.until is None or self.learn.epoch + 1 < self.until
         self._require_grad(not freezes)
         if freezes:
             ids = {id(parameter) for parameter in self._frozen}
-            for module in self.learn.model.modules():
+            for module in get_model(self.learn.model).modules():
                 within = [id(parameter) for parameter in module.parameters()]
                 if within and ids.issuperset(within):
                     module.eval()

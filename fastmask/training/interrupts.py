@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, NoReturn
 
 # Ctrl-C, what a scheduler sends, a terminal that is closed
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+# seconds
+_SOON = 5.0
+
 
 class Interrupts:
     """A block in which the first signal to end is only noted, as `asked`; the second one ends the work at once.
+
+    Where a launcher `passes_on` what a terminal has sent its processes already, another one soon after is not a second.
 
     Signals that are ignored stay so (`nohup`), and outside the main thread none is caught, because Python allows it
     only there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, passes_on: bool = False) -> None:
         self.asked: int | None = None
+        self._until = 0.0
+        self._passes_on = passes_on
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -34,9 +42,10 @@ class Interrupts:
             signal.signal(number, before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.asked is None:
+            self.asked, self._until = number, time.monotonic() + _SOON * self._passes_on
+        elif time.monotonic() > self._until:
             end(number)
-        self.asked = number
 
 
 def end(number: int) -> NoReturn:

@@ -33,6 +33,7 @@ from fastmask.training.environment import environment, name_of
 from fastmask.training.freeze import freeze_callbacks, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
 from fastmask.training.mix import mix_callbacks
+from fastmask.training.processes import ALONE, Processes, together
 from fastmask.training.settle import check_batches, check_known, check_monitor, deal, effective_config, settle_loss
 from fastmask.training.start import check_no_leak, digest, file_of
 from fastmask.training.step import check_compiler, resolve_precision
@@ -48,7 +49,7 @@ class Plan:
     """What a cross-validation does, checked: the effective settings, table, folds and pipelines.
 
     `skipped` are the photos that were left out, because they cannot be read, and why; `extras` those of other
-    sources that are trained on besides.
+    sources that are trained on besides; `processes` train a fold together.
     """
 
     config: Config
@@ -61,6 +62,7 @@ class Plan:
     maps: Sequence[PhotoMap] = ()
     skipped: Sequence[tuple[str, str]] = ()
     extras: Sequence[Extra] = ()
+    processes: Processes = ALONE
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
@@ -69,6 +71,7 @@ class Plan:
         faces, extra = self.table.faces, _extra_line(self.extras)
         dropped = int(left_out(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
+        several = "" if self.processes == ALONE else f", {self.processes.count} processes together"
         return "; ".join(
             (
                 f"{len(self.table)} photos of {persons} persons{without}",
@@ -77,7 +80,7 @@ class Plan:
                 *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
-                f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}",
+                f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}{several}",
             )
         )
 
@@ -117,11 +120,12 @@ class Plan:
             bs=config.batch,
             seed=config.seed,
             num_workers=config.workers,
-            device=config.device,
+            device=self.processes.device or config.device,
             maps=self.maps,
             substitute=self.size if config.on_bad_photo == "skip" else None,
             train=train,
             halves=halves,
+            share=self.processes.share,
         )
         learn = mask_learner(
             dls,
@@ -137,6 +141,7 @@ class Plan:
             cbs=[
                 *mix_callbacks(heads, config.mixup, config.cutmix, config.mix_prob),
                 *freeze_callbacks(config.freeze, unfreeze),
+                *together(self.processes, dls.device, unused=config.freeze is not None),
                 *cbs,
             ],
         )
@@ -194,6 +199,7 @@ def prepare(
     loss_func: LossFunc | None = None,
     say: Callable[[str], None] = lambda _: None,
     chosen: Sequence[int] | None = None,
+    processes: Processes = ALONE,
 ) -> Plan:
     """Check everything that can be checked before training, the cheap things first; only the cache is written.
 
@@ -201,7 +207,7 @@ def prepare(
     """
     check_trackers(config)
     config = settle_loss(effective_config(table, config), own=loss_func is not None)
-    device = pick_device(config.device)
+    device = pick_device(processes.device or config.device)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     table = _configured(table, config)
     check_monitor(config, table)
@@ -224,7 +230,9 @@ def prepare(
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     own = [extra.digests() for extra in extras]
     extras = [extra.kept_apart(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
-    plan = Plan(config, table, folds, pipelines, {}, loss_func, skipped=[*skipped, *gone], extras=extras)
+    plan = Plan(
+        config, table, folds, pipelines, {}, loss_func, skipped=[*skipped, *gone], extras=extras, processes=processes
+    )
     check_training(plan, chosen)
     maps, size = _decode_all(plan, digests, own, say)
     network = build(config, table.heads, fold=first, size=size)
@@ -232,7 +240,7 @@ def prepare(
     if config.freeze is not None:
         frozen_part(network, config.freeze)
     start = _start(plan, network, digests, own)
-    return replace(plan, environment=environment(network, table, device, start), size=size, maps=maps)
+    return replace(plan, environment=environment(network, table, device, start, processes.count), size=size, maps=maps)
 
 
 def _configured(table: Table, config: Config) -> Table:

@@ -67,7 +67,9 @@ def refit_fold(run: Run, plan: Plan, fold: int, progress: RunProgress) -> None:
         if not is_out_of_memory(error):
             raise
         raise out_of_memory(plan, fold, one_line(error), run.path) from error
-    save_network(learn.model, file)
+    if plan.processes.first:
+        save_network(learn.model, file)
+    plan.processes.wait()
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()

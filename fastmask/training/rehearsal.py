@@ -212,7 +212,9 @@ def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> FastmaskError:
     kept = f"where other work took the memory: {go_on(out)}"
     with suppress(RuntimeError, UsageError):
         # whatever else a trial stumbles at must not take the place of what is to be told
-        tried = next((tried for tried in islice(smaller(plan), 1, None) if fits(tried)), None)
+        # of several processes perhaps only this one is here
+        trials = [] if plan.processes.count > 1 else islice(smaller(plan), 1, None)
+        tried = next((tried for tried in trials if fits(tried)), None)
         if tried is not None:
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
             anew = f"start anew with another --out and {options}, or --bs auto"

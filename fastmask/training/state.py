@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from fastai.callback.core import CancelEpochException
 from fastai.learner import Callback, Learner
+from fastai.torch_core import get_model
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -93,7 +94,7 @@ class StateSaver(Callback):
     on the disk. `belongs` says what it is of, and `state`, as `read_state` gives it, is gone on from.
 
     Besides what is fastai's and torch's, each callback says by `state_dict` what it would need, and takes it by
-    `load_state_dict`.
+    `load_state_dict`. Of several processes that train together one `writes`.
     """
 
     # after all that count or judge an epoch, and in the batch after all that change the weights
@@ -106,7 +107,9 @@ class StateSaver(Callback):
         every: SaveEvery,
         asked: Callable[[], int | None],
         state: Mapping[str, Any] | None = None,
+        writes: bool = True,
     ) -> None:
+        self.writes = writes
         self.folder, self.belongs, self.every, self.asked, self.state = folder, dict(belongs), every, asked, state
         self._cost, self._saved_step = 0.0, 0
 
@@ -157,6 +160,8 @@ class StateSaver(Callback):
             finite_loss.check()
         # first, because the average of the weights leaves the network to those that are trained
         callbacks = {cb.name: cb.state_dict() for cb in self._callbacks()}
+        if not self.writes:
+            return
         tensors: dict[str, Tensor] = {}
         plain = _taken_apart(
             {
@@ -166,7 +171,7 @@ class StateSaver(Callback):
                 "step": step,
                 "pct_train": self.learn.pct_train,
                 "train_iter": self.learn.train_iter,
-                "network": self.learn.model.state_dict(),
+                "network": get_model(self.learn.model).state_dict(),
                 "loss": self._loss_state(),
                 "optimizer": self.learn.opt.state_dict(),
                 "recorder": _recorder_state(self.learn.recorder),
@@ -187,7 +192,7 @@ class StateSaver(Callback):
         try:
             if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
                 raise ValueError(f"it stands at step {state['step']} of epoch {state['epoch']}")
-            learn.model.load_state_dict(state["network"])
+            get_model(learn.model).load_state_dict(state["network"])
             if isinstance(learn.loss_func, nn.Module):
                 learn.loss_func.load_state_dict(state["loss"])
             _load_optimizer(learn.opt.opt, state["optimizer"])

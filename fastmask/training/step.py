@@ -12,7 +12,7 @@ from fastai.callback.core import CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import AvgLoss, AvgSmoothLoss, Callback, Learner, Recorder
-from fastai.torch_core import find_bs, to_float
+from fastai.torch_core import find_bs, get_model, to_float
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -146,13 +146,13 @@ class Accumulation(GradientAccumulation):
 
     def state_dict(self) -> dict[str, Any]:
         """The photos that a step is short of, and the gradients of those that it has; see `state.StateSaver`."""
-        grads = {name: p.grad for name, p in self.learn.model.named_parameters() if p.grad is not None}
+        grads = {name: p.grad for name, p in get_model(self.learn.model).named_parameters() if p.grad is not None}
         return {"count": self.count, "gradients": grads if self.count else {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.count = state["count"]
-        for name, p in self.learn.model.named_parameters():
+        for name, p in get_model(self.learn.model).named_parameters():
             if name in state["gradients"]:
                 p.grad = torch.empty_like(p).copy_(state["gradients"][name])
 
@@ -200,7 +200,7 @@ class EMA(Callback):
             self._average.module.load_state_dict(state["average"])
 
     def _new_average(self) -> Any:
-        return ModelEmaV3(self.learn.model, self.decay, use_warmup=True, warmup_power=_WARMUP_POWER)
+        return ModelEmaV3(get_model(self.learn.model), self.decay, use_warmup=True, warmup_power=_WARMUP_POWER)
 
     def _forget(self) -> None:
         self._average = None
@@ -222,7 +222,7 @@ class EMA(Callback):
         # fastai sends it for a step that was left out, too
         if self._average is not None and not self._skipped:
             self._steps += 1
-            self._average.update(self.learn.model, self._steps)
+            self._average.update(get_model(self.learn.model), self._steps)
         self._skipped = False
 
     def before_validate(self) -> None:
@@ -237,7 +237,7 @@ class EMA(Callback):
 
     def _show(self, average: bool) -> None:
         if self._average is not None and self._swapped != average:
-            swap_tensors(self.learn.model, self._average.module)
+            swap_tensors(get_model(self.learn.model), self._average.module)
             self._swapped = average
 
 
@@ -261,7 +261,7 @@ class SWA(EMA):
 
     def _new_average(self) -> Any:
         # torch's own way on a GPU divides integers, and batch norm counts its batches
-        return AveragedModel(self.learn.model, avg_fn=_running_mean, use_buffers=True)
+        return AveragedModel(get_model(self.learn.model), avg_fn=_running_mean, use_buffers=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "counted": self._counted}
@@ -285,7 +285,7 @@ class SWA(EMA):
         if self._trained and due:
             if self._average is None:
                 self._average = self._new_average()
-            self._average.update_parameters(self.learn.model)
+            self._average.update_parameters(get_model(self.learn.model))
             self._steps += 1
             self._counted = self.learn.epoch
         self._trained = False

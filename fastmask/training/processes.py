@@ -1,0 +1,183 @@
+"""Processes: one fold trained by several of them, each with a GPU or a share of the cores, as one would.
+
+A launcher starts them (`accelerate launch -m fastmask fit ...`, or torchrun), and Accelerate makes them a group. A
+batch keeps its size: each process loads its share of it, and the loss, the metrics and the out-of-fold predictions are
+of the whole. So what is learned is what one process would learn, to the rounding of sums, and all of them stop and
+choose alike. The first alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fastai.distributed import DistributedTrainer
+from fastai.learner import Callback
+from torch import Tensor, nn
+
+from fastmask.config import Config
+from fastmask.data.loaders import pick_device
+from fastmask.data.photo_dl import PhotoDL, Share
+from fastmask.errors import UsageError
+
+INSTALL = "pip install 'fastmask[parallel]'"
+# how long a process waits for one that decodes all photos
+_PATIENCE = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Those that train a fold together, as one of them sees it: its number from 0, how many they are, its device."""
+
+    number: int = 0
+    count: int = 1
+    device: torch.device | None = None
+    # over which they agree without asking a GPU
+    group: Any = field(default=None, repr=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes, and speaks."""
+        return self.number == 0
+
+    @property
+    def share(self) -> Share:
+        """What this one loads of a batch."""
+        return Share(self.number, self.count)
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.count > 1:
+            dist.monitored_barrier(self.group, timeout=_PATIENCE)
+
+    def highest(self, value: int) -> int:
+        """The highest of all processes' values."""
+        if self.count == 1:
+            return value
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return int(found)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """A block that the first process goes through before the others do, such as one that fills a cache.
+
+        Where it fails there, the others wait for the launcher to end them.
+        """
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+
+ALONE = Processes()
+
+
+def launched() -> tuple[int, int]:
+    """The number of this process and how many a launcher has started, as the environment says; (0, 1) without one."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if not all(os.environ.get(name) for name in names):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def join(config: Config) -> Processes:
+    """Join the others that a launcher has started, if it has.
+
+    Raises UsageError where Accelerate is missing, or for settings that several processes cannot have.
+    """
+    number, count = launched()
+    if count == 1:
+        return ALONE
+    check_settings(config)
+    from accelerate import PartialState
+
+    device = pick_device(config.device)
+    state = PartialState(cpu=device.type == "cpu")
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return Processes(number, count, device if device.type == "cpu" else state.device, group)
+
+
+def check_settings(config: Config) -> None:
+    """Raise UsageError for settings that several processes cannot have."""
+    if find_spec("accelerate") is None:
+        raise UsageError(f"Several processes need Accelerate: {INSTALL}")
+    if config.device is not None and ":" in config.device:
+        raise UsageError(f"Several processes have a GPU each: leave out --device {config.device}.")
+    for name, wrong, why in (
+        ("hours", config.hours is not None, "their clocks would end a fold at different steps; set --epochs"),
+        ("bs auto", config.bs == "auto", "each would find another size; set a number"),
+        ("on-bad-photo skip", config.on_bad_photo == "skip", "each sees its share alone; see fastmask check"),
+    ):
+        if wrong:
+            raise UsageError(f"Several processes cannot have --{name}: {why}.")
+
+
+class Together(DistributedTrainer):
+    """fastai's distributed training, in which the loss and the metrics see the whole batch.
+
+    fastai's own loader deals photos in another order, pads them where they do not come out even, and works on GPUs
+    alone; `PhotoDL` deals each batch. The loss of the whole batch is the one that a single process computes, also where
+    it is no mean over photos (soft F1, labels that are unknown), so its gradients are added up, not averaged.
+    """
+
+    def __init__(self, processes: Processes, device: torch.device, unused: bool = False) -> None:
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        self.processes = processes
+        # a body that is frozen for a while has no gradients to wait for
+        kwargs = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        super().__init__(sync_bn=device.type == "cuda", cpu=device.type == "cpu", kwargs_handlers=[kwargs])
+
+    def before_fit(self) -> None:
+        if self.sync_bn:
+            # torch's own converter, which fastai takes, loses the activation of timm's layers
+            from timm.layers import convert_sync_batchnorm
+
+            self.learn.model = convert_sync_batchnorm(self.learn.model)
+        self.learn.model = self.accelerator.prepare_model(self.learn.model)
+
+    def before_train(self) -> None:
+        """Nothing: the loaders know their share."""
+
+    before_validate = before_train
+
+    def after_pred(self) -> None:
+        learn = self.learn
+        dl = learn.dl
+        photos = dl.photos_in(learn.iter) if isinstance(dl, PhotoDL) else len(learn.pred) * self.processes.count
+        whole = list(self._gather(learn.pred.detach()))
+        # the others' are numbers here; each process has the gradient of its own
+        whole[self.processes.number] = learn.pred
+        learn.pred = torch.cat(whole)[:photos]
+        learn.yb = tuple(torch.cat(self._gather(y))[:photos] for y in learn.yb)
+
+    def _gather(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Each process's own, of the same shape."""
+        found: Tensor = self.accelerator.gather(tensor.as_subclass(Tensor).contiguous())
+        return found.chunk(self.processes.count)
+
+    def before_backward(self) -> None:
+        # DDP divides by the number of processes
+        self.learn.loss_grad = self.learn.loss_grad * self.processes.count
+
+    def after_fit(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Take the network out again, which `ResumableLearner.fit` asks for after an interruption, too."""
+        if isinstance(self.learn.model, nn.parallel.DistributedDataParallel):
+            self.learn.model = self.learn.model.module
+
+
+def together(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
+    """The callback of several processes, where there are several."""
+    return [Together(processes, device, unused)] if processes.count > 1 else []
