@@ -9,6 +9,7 @@ choose alike. The first alone writes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from fastmask.errors import UsageError
 INSTALL = "pip install 'fastmask[parallel]'"
 # how long a process waits for one that decodes all photos
 _PATIENCE = timedelta(hours=12)
+# seconds
+_LOOK = 0.005
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ class Processes:
     def wait(self) -> None:
         """Wait for the others."""
         if self.count > 1:
-            dist.monitored_barrier(self.group, timeout=_PATIENCE)
+            met = dist.barrier(self.group, async_op=True)
+            # not in torch, which would hold back a signal: where one process fails, the launcher ends the others
+            while not met.is_completed():
+                time.sleep(_LOOK)
 
     def highest(self, value: int) -> int:
         """The highest of all processes' values."""
@@ -133,9 +139,11 @@ class Together(DistributedTrainer):
         from accelerate.utils import DistributedDataParallelKwargs
 
         self.processes = processes
+        on_cpu = device.type == "cpu"
         # a body that is frozen for a while has no gradients to wait for
-        kwargs = DistributedDataParallelKwargs(find_unused_parameters=unused)
-        super().__init__(sync_bn=device.type == "cuda", cpu=device.type == "cpu", kwargs_handlers=[kwargs])
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
+        # the precision is that of the settings, whatever the launcher says
+        super().__init__(sync_bn=not on_cpu, cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
 
     def before_fit(self) -> None:
         if self.sync_bn:
