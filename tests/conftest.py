@@ -1,5 +1,6 @@
 """What all tests share: drawn photos in the contest's format, and a run that was trained on them."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from fastmask.data.sample import write_sample
 from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.run import Run
+
+# before torch counts the cores: the tests run side by side, and threads that fight over cores are slower than one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ERROR, WARNING = "fastmask: error: ", "fastmask: warning: "
 Command = Callable[..., "Answer"]
