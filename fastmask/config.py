@@ -317,6 +317,16 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         raise UsageError(" ".join(_sentences(error))) from None
 
 
+def check_value(name: str, value: Any) -> None:
+    """Raise UsageError where a setting cannot have a value, whatever the others are."""
+    try:
+        Config(**{name: value})
+    except pydantic.ValidationError as error:
+        own = [one for one in error.errors() if one["loc"]]
+        if own:
+            raise UsageError(_sentence(name, own)) from None
+
+
 def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
     """What a layer's weights say of the hub's, and the other way round: the later layer wins over both."""
     if layer.get("weights") is not None and "pretrained" not in layer:
@@ -374,20 +384,20 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
-    return {key.replace("-", "_"): value for key, value in _read_mapping(file, "settings", "epochs: 20").items()}
+    return {key.replace("-", "_"): value for key, value in read_mapping(file, "settings", "epochs: 20").items()}
 
 
 def read_class_weights(file: str | Path) -> dict[str, Any]:
     """The class weights of a YAML file, by head; raises UsageError where it is missing, empty or not a mapping."""
     example = "age: [1, 1, 4]"
-    weights = _read_mapping(file, "class weights", example)
+    weights = read_mapping(file, "class weights", example)
     if not weights:
         raise UsageError(f"{file} holds no class weights; expected lines such as {example!r}.")
     return weights
 
 
-def _read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
-    """What a YAML file says of each name; nothing of an empty one."""
+def read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
+    """What a YAML file says of each name; nothing of an empty one. Raises UsageError where it is no such file."""
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a YAML file of {what}.")
     try:

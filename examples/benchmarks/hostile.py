@@ -49,7 +49,8 @@ import fastmask.training.bench
 import fastmask.training.crossval
 import fastmask.training.finder
 import fastmask.training.merge
-import fastmask.training.screen  # noqa: F401
+import fastmask.training.screen
+import fastmask.training.tune  # noqa: F401
 from fastmask.cli import main as command_line
 from fastmask.data.boxes import COLUMNS as FACE_COLUMNS
 from fastmask.data.sample import write_sample
@@ -70,6 +71,8 @@ BOXES = f"{FIT} --boxes boxes.csv"
 STUDENT = f"{FIT} --pseudo labels --folds-file run/folds.csv"
 EXTRA = f"{FIT} --extra extra.csv"
 CLASS_WEIGHT = f"{FIT} --class-weight weights.yaml"
+TUNE = "tune --data data --config settings.yaml --space space.yaml --trials 1 --out out/tuned"
+TUNE_ON = "tune --resume --out tuned"
 SCREEN = "screen --data data --config settings.yaml --cache-dir cache --archs test_resnet"
 THEIRS = "compare run theirs.csv"
 PAINT = "paint --data data --landmarks landmarks.csv --per-face wear=1 --out out/painted"
@@ -225,6 +228,45 @@ CLASS_WEIGHTS = {
     "words": "age: [a, b, c]",
     "a number": "age: 4",
     "nested": "age: {60+: {60+: 4}}",
+}
+# what is no space of settings to search
+SPACES = {
+    "nothing": "",
+    "a setting alone": "lr: 0.1",
+    "a setting of nothing": "lr:",
+    "an unknown setting": "lrr: [0.1, 0.2]",
+    "what is scored": "seed: [0, 1]",
+    "the machine's": "workers: [0, 1]",
+    "a start that flatters": "weights: [run, half0]",
+    "an unknown word": "lr: {low: 0.1, high: 0.2, base: 10}",
+    "choices and a range": "lr: {low: 0.1, high: 0.2, choices: [0.1, 0.2]}",
+    "no high": "lr: {low: 0.1}",
+    "falling": "lr: {low: 0.2, high: 0.1}",
+    "words": "lr: {low: little, high: much}",
+    "NaN": "lr: {low: .nan, high: 1}",
+    "endless": "lr: {low: 0.1, high: .inf}",
+    "a logarithm of 0": "wd: {low: 0, high: 1, log: true}",
+    "a logarithm in steps": "lr: {low: 0.1, high: 0.4, log: true, step: 0.1}",
+    "log in words": "lr: {low: 0.1, high: 0.4, log: maybe}",
+    "no whole number of steps": "lr: {low: 0.1, high: 0.2, step: 0.07}",
+    "steps of 0": "lr: {low: 0.1, high: 0.2, step: 0}",
+    "halves of an epoch": "epochs: {low: 0.5, high: 1.5}",
+    "beyond what the setting takes": "drop_rate: {low: 0, high: 2}",
+    "a range of words": "sched: {low: 1, high: 2}",
+    "one choice": "sched: [onecycle]",
+    "a choice twice": "sched: [onecycle, onecycle]",
+    "an unknown choice": "sched: [onecycle, luck]",
+    "a thousand choices": f"lr: [{', '.join(str(i) for i in range(1, 1001))}]",
+    "a choice that is a date": "arch: [test_resnet, 2020-01-01]",
+}
+# what a search says of itself in tune.yaml
+SEARCHES: dict[str, tuple[bytes, bytes]] = {
+    "no trials": (b"trials: 1", b"trials: 0"),
+    "trials in words": (b"trials: 1", b"trials: all"),
+    "an unknown pruner": (b"pruner: median", b"pruner: axe"),
+    "a space of the seed": (b"  lr:", b"  seed:"),
+    "an unknown setting": (b"arch: test_resnet", b"arc: test_resnet"),
+    "hours": (b"arch: test_resnet", b"hours: 1"),
 }
 Plain = dict[str, object]
 ENSEMBLES: dict[str, Callable[[Plain], object]] = {
@@ -930,6 +972,20 @@ def told_cases() -> Iterator[Case]:
         yield Case(f"class weights: {name}", put("weights.yaml", text), CLASS_WEIGHT, ASKED_WRONGLY)
     for name, text in CLASS_WEIGHTS.items():
         yield Case(f"class weights: {name}", put("weights.yaml", text), CLASS_WEIGHT, ASKED_WRONGLY)
+    yield from search_cases()
+
+
+def search_cases() -> Iterator[Case]:
+    """A space of settings, and what a search keeps of itself."""
+    for name, text in YAMLS.items():
+        yield Case(f"space: {name}", put("space.yaml", text), TUNE, ASKED_WRONGLY)
+        yield Case(f"tune.yaml: {name}", put("tuned/tune.yaml", text), TUNE_ON)
+    for name, text in SPACES.items():
+        yield Case(f"space: {name}", put("space.yaml", text), TUNE, ASKED_WRONGLY)
+    for name, (old, new) in SEARCHES.items():
+        yield Case(f"tune.yaml: {name}", edited("tuned/tune.yaml", lambda d, o=old, n=new: d.replace(o, n)), TUNE_ON)
+    for name, data in {"noise": bytes(range(256)) * 64, "a text": b"just words", "a pickle": pickle.dumps([1])}.items():
+        yield Case(f"study.db: {name}", put("tuned/study.db", data), TUNE_ON)
 
 
 def table_cases() -> Iterator[Case]:
@@ -1130,6 +1186,10 @@ def make_more(good: Path, photos: Sequence[str], bare: Sequence[str]) -> None:
             sys.exit(f"{command} failed: {ended.said}")
     # where the case runs, not where it was made
     told("labels/pseudo.json", lambda plain: plain.update(photos="photos"))(good)
+    (good / "space.yaml").write_text("lr: {low: 0.001, high: 0.01, log: true}\n")
+    ended = in_a_process(good, f"{TUNE.replace('out/tuned', 'tuned')}".split())
+    if ended.code:
+        sys.exit(f"tune failed: {ended.said}")
     shutil.copy(good / "run" / "oof.csv", good / "theirs.csv")
     (good / "weights.yaml").write_text("age: [1, 1, 4]\nmask: {incorrect: 2}\n")
     names = [f"{i}.jpg" for i in range(4)]
