@@ -21,6 +21,8 @@ from fastmask.scoring import DRAWS, Difference, Score, draw_scores, known_classe
 
 COMPLETE, PRUNED, REFUSED, FAILED, RUNNING = "complete", "pruned", "refused", "failed", "running"
 TABLE, BEST, HISTORY, IMPORTANCE = "trials.csv", "best.yaml", "history.png", "importance.png"
+# settings of this machine that another run is not to inherit
+_ELSEWHERE = ("workers", "device", "cache", "cache_dir", "save_every", "tensorboard", "wandb", "mlflow")
 # trials in a table for people, and characters of a setting's value there
 _SHOWN, _MOST_SHOWN = 10, 24
 
@@ -116,8 +118,9 @@ class Tuned:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The best trial's settings, as `fit --config` takes them."""
-        return {**self.base, **(self.best.settings if self.best else {})}
+        """The best trial's settings, as `fit --config` takes them; where it was computed and followed is no part."""
+        base = {name: value for name, value in self.base.items() if name not in _ELSEWHERE}
+        return {**base, **(self.best.settings if self.best else {})}
 
     def __str__(self) -> str:
         return "\n".join([*self._rows(), "", *self._words(), *self.notes])

@@ -101,18 +101,18 @@ def test_killed_and_gone_on_with_it_is_the_same_search(searched, table, settings
     monkeypatch.setattr(crossval, "train_fold", killed)
     log = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        tune(table, SPACE, out=out, trials=2, log=log, **settings)
+        tune(table, SPACE, out=out, trials=1, log=log, **settings)
     assert f"Interrupted. To go on: fastmask tune --resume --out {out}" in log.getvalue()
     with pytest.raises(KeyboardInterrupt):
-        tune(table, out=out, resume=True, log=io.StringIO())
-    tuned = tune(table, SPACE, out=out, resume=True, trials=3, log=io.StringIO(), workers=0)
+        tune(table, out=out, resume=True, trials=2, log=io.StringIO())
+    tuned = tune(table, SPACE, out=out, resume=True, trials=2, log=io.StringIO(), workers=0)
     # what was trained before is not trained again
     assert trained.count(("0000", 0)) == 1
-    assert len(trained) == 6 + 2
-    assert rows(out).equals(rows(searched.out))
-    for one, other in zip(tuned.trials, searched.trials, strict=True):
+    assert len(trained) == 4 + 2
+    assert rows(out).equals(rows(searched.out).head(2))
+    for one, other in zip(tuned.trials, searched.trials[:2], strict=True):
         assert Run.load(one.path).oof.equals(Run.load(other.path).oof)
-    assert (out / "best.yaml").read_bytes() == (searched.out / "best.yaml").read_bytes().replace(b"workers: 0\n", b"")
+    assert "workers" not in (out / "best.yaml").read_text()
 
 
 def test_processes_that_share_a_search_take_different_trials(tmp_path):
@@ -202,7 +202,7 @@ def test_a_search_goes_on_only_as_it_was_begun(copied, table, tmp_path):
         tune(table.select(np.arange(70)), **quietly)
     for name in ("hours", "refit"):
         with pytest.raises(UsageError, match=f"cannot have the setting {name}"):
-            tune(table, SPACE, out=tmp_path / "new", log=io.StringIO(), **{name: 2})
+            tune(table, SPACE, make_config({name: 2}), out=tmp_path / "new", log=io.StringIO())
     assert not (tmp_path / "new").exists()
     (copied / "study.db").write_bytes(b"no database, but long enough to be looked at")
     with pytest.raises(DataError, match="cannot be opened as the study of a search"):
