@@ -178,6 +178,8 @@ def lr_find(
     from fastmask.training.step import tf32
 
     plan = fitted(prepare(table, settings, say=say), say)
+    if plan.teacher is not None:
+        plan = plan.taught_by(plan.teacher.answers(plan, say))
     learn = plan.learner(fold)
     say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
     with tf32(learn.dls.device, settings.tf32):

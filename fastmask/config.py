@@ -38,6 +38,8 @@ _NEEDS = {
     "region": "boxes",
     "pseudo_weight": "pseudo",
     "pseudo_least": "pseudo",
+    "teacher_weight": "teacher",
+    "teacher_temperature": "teacher",
     "half_shares": "half_cutmix",
     "half_partner": "half_cutmix",
 }
@@ -47,6 +49,7 @@ _NEEDS = {
 TRAINING_ALONE = frozenset(
     (
         *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
+        *("teacher", "teacher_weight", "teacher_temperature"),
         *("erase", "mixup", "cutmix", "mix_prob", "half_cutmix", "half_shares", "half_partner", "drop_rate"),
         *("drop_path", "freeze", "unfreeze", "layer_decay", "loss", "focal_gamma", "alpha", "class_weight"),
         *(
@@ -109,6 +112,13 @@ class Config(BaseModel):
     pseudo_weight: PositiveWeight = Field(1.0, description="What a photo of pseudo counts.")
     pseudo_least: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="A pseudo-label counts where its most probable class is at least so probable."
+    )
+    teacher: str | None = Field(None, description="A run or an ensemble that each fold learns from, too.")
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Share of the teacher's probabilities in the label of a photo."
+    )
+    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = Field(
+        1.0, description="Temperature of the teacher's probabilities; above 1 they are less sure."
     )
     drop: dict[str, list[tuple[float, float]]] | None = Field(
         None,

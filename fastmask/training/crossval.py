@@ -86,8 +86,13 @@ def cross_validate(
             saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
             threads(run, plan, view.say) if resume else nullcontext(),
         ):
-            train(run, plan, plan.check_folds(fold), view, start, rehearsal)
+            train(run, taught(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal)
     return run
+
+
+def taught(plan: Plan, run: Run, say: Callable[[str], None]) -> Plan:
+    """The plan with what its teacher, if it has one, makes of the labels; its answers are kept with the run."""
+    return plan if plan.teacher is None else plan.taught_by(plan.teacher.answers_kept(run, plan, say))
 
 
 def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) -> tuple[Plan, Rehearsal | None]:

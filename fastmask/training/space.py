@@ -23,7 +23,7 @@ _OUTSIDE = {
         *("data", "heads", "images", "image_column", "group_column", "fixes", "age_bounds", "score_age_bounds"),
         *("folds", "folds_file", "stratify", "group", "seed", "on_bad_photo"),
     ),
-    "makes the score of one trial flatter more than another's": ("weights", "pseudo"),
+    "makes the score of one trial flatter more than another's": ("weights", "pseudo", "teacher"),
     "belongs to the machine, and what is found is to hold on others": (
         *("precision", "tf32", "compile", "cache", "cache_dir", "hours", "save_every", "tensorboard", "wandb"),
         *("mlflow", "workers", "device", "on_nan"),

@@ -21,7 +21,7 @@ from fastmask.errors import DataError, FastmaskError, UntrainableError, UsageErr
 from fastmask.lock import held
 from fastmask.run import CONFIG, STATE, Run, resumed
 from fastmask.scoring import LOSS
-from fastmask.training.crossval import create, reopen, saying_how_to_go_on, threads, train
+from fastmask.training.crossval import create, reopen, saying_how_to_go_on, taught, threads, train
 from fastmask.training.environment import name_of
 from fastmask.training.live import Log, view_on
 from fastmask.training.oof import best_epochs, finish
@@ -191,9 +191,10 @@ class Worker:
         with held(path), saying_how_to_go_on(self.search.go_on, say):
             run = reopen(path, plan) if (path / CONFIG).is_file() else create(path, plan, overwrite=False)
             self.study.check_photos(run.start.get("photos"))
+            folds = plan.check_folds(None)
             with threads(run, plan, say):
                 try:
-                    train(run, plan, plan.check_folds(None), self.view, start, after_fold=self._judge(trial, run))
+                    train(run, taught(plan, run, say), folds, self.view, start, after_fold=self._judge(trial, run))
                 except _Pruned:
                     finish(run)
                     raise
