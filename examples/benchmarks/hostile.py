@@ -45,6 +45,7 @@ import fastmask.decision.pictures
 import fastmask.inference.blend
 import fastmask.inference.pseudo
 import fastmask.inference.submission
+import fastmask.inference.teacher
 import fastmask.training.bench
 import fastmask.training.crossval
 import fastmask.training.finder
@@ -69,6 +70,7 @@ FACES = "predict faced photos --boxes eval.csv --out out/predicted.csv"
 SOUP = "predict souped photos --soup --out out/predicted.csv"
 BOXES = f"{FIT} --boxes boxes.csv"
 STUDENT = f"{FIT} --pseudo labels --folds-file run/folds.csv"
+TAUGHT = "fit --resume --no-report --out taught"
 EXTRA = f"{FIT} --extra extra.csv"
 CLASS_WEIGHT = f"{FIT} --class-weight weights.yaml"
 TUNE = "tune --data data --config settings.yaml --space space.yaml --trials 1 --out out/tuned"
@@ -829,7 +831,9 @@ OPTIONS = {
         |--pseudo-least 0.5|--pseudo labels --folds 3|--boxes nobody|--boxes data|--boxes ''|--margin 0.5
         |--region forehead|--boxes boxes.csv --margin -1|--boxes boxes.csv --margin nan|--boxes boxes.csv --region ear
         |--class-weight nobody|--class-weight data|--class-weight ''|--class-weight weights.yaml --set class_weight=auto
-        |--weights both""",
+        |--weights both|--teacher nobody|--teacher data|--teacher half0|--teacher run --folds 3|--teacher-weight 0.5
+        |--teacher teacher --teacher-weight 0|--teacher teacher --teacher-weight 2|--teacher teacher --seed 1
+        |--teacher teacher --teacher-temperature 0|--teacher teacher --teacher-temperature nan""",
     TABLE: """--heads nobody|--heads ''|--heads mask,mask|--heads path|--images nobody|--images settings.yaml
         |--age-bounds 20 30|--stratify nobody""",
     PREDICT: """--tta 0|--tta -1|--tta x|--tta 99999999|--members nobody|--members ''|--members fold9|--bs 0|--bs x
@@ -1047,6 +1051,7 @@ def learned_cases() -> Iterator[Case]:
         code = ASKED_WRONGLY if name == "other tensors" else FAILED
         spoil, command = put("weights.safetensors", data), f"{SCREEN} --weights test_resnet=weights.safetensors"
         yield Case(f"weights to screen: {name}", spoil, command, code)
+        yield Case(f"teacher.safetensors: {name}", put("taught/teacher.safetensors", data), TAUGHT)
         yield Case(f"checkpoint to average: {name}", put("souped/fold0/epoch-0.safetensors", data), SOUP)
     for name, data in PTHS.items():
         spoil, command = put("weights.pth", data), f"{SCREEN} --weights test_resnet=weights.pth"
@@ -1147,6 +1152,7 @@ def make_good(good: Path) -> None:
         ended = in_a_process(good, FIT.replace("out/run", "run").split())
         if ended.code:
             sys.exit(f"the good run failed: {ended.said}")
+    shutil.copytree(good / "run", good / "teacher")
     for half in (0, 1):
         shutil.copytree(good / "run", good / f"half{half}")
         shutil.rmtree(good / f"half{half}" / f"fold{1 - half}")
@@ -1180,7 +1186,8 @@ def make_more(good: Path, photos: Sequence[str], bare: Sequence[str]) -> None:
     shutil.copy(good / "souped" / "fold0" / "epoch.safetensors", good / "souped" / "fold0" / "epoch-0.safetensors")
     config = good / "faced" / "config.yaml"
     config.write_text(config.read_text().replace("\nboxes: null\n", "\nboxes: boxes.csv\n"))
-    for command in ("ensemble run twin --out both", "pseudo run photos --out labels"):
+    taught = f"{FIT.replace('out/run', 'taught')} --teacher teacher --fold 0"
+    for command in ("ensemble run twin --out both", "pseudo run photos --out labels", taught):
         ended = in_a_process(good, command.split())
         if ended.code:
             sys.exit(f"{command} failed: {ended.said}")

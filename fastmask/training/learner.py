@@ -160,7 +160,8 @@ def check_soft(loss_func: Any, heads: Heads) -> None:
     except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"{type(loss_func).__name__} cannot take soft labels ({one_line(error)}), which mixup, cutmix, "
-            f"half_cutmix, extra and teacher make: (B, {heads.n_logits}) weights of the classes, see fastmask.soft_labels."
+            f"half_cutmix, extra and teacher make: (B, {heads.n_logits}) weights of the classes, see "
+            "fastmask.soft_labels."
         ) from error
 
 

@@ -26,7 +26,8 @@ def file_of(weights: str | None, fold: int) -> str | None:
 
 def best_checkpoint(run: Run, fold: int) -> Path:
     """The best checkpoint of a fold by its own history; raises UsageError where the fold is not trained to its end."""
-    files = {int(file.stem.removeprefix("epoch")): file for file in run.checkpoints(fold)}
+    named = ((re.fullmatch("epoch([0-9]+)", file.stem), file) for file in run.checkpoints(fold))
+    files = {int(match[1]): file for match, file in named if match}
     if not files or not run.is_done(fold):
         raise UsageError(f"{run.path} has not finished a fold {fold}, so fold {fold} has no weights to start from.")
     values = run.history(fold)[run.config.monitor].to_numpy(np.float64)
