@@ -70,7 +70,7 @@ FACES = "predict faced photos --boxes eval.csv --out out/predicted.csv"
 SOUP = "predict souped photos --soup --out out/predicted.csv"
 BOXES = f"{FIT} --boxes boxes.csv"
 STUDENT = f"{FIT} --pseudo labels --folds-file run/folds.csv"
-TAUGHT = "fit --resume --no-report --out taught"
+TAUGHT = "fit --resume --no-report --out taught --fold 1"
 EXTRA = f"{FIT} --extra extra.csv"
 CLASS_WEIGHT = f"{FIT} --class-weight weights.yaml"
 TUNE = "tune --data data --config settings.yaml --space space.yaml --trials 1 --out out/tuned"
@@ -831,7 +831,7 @@ OPTIONS = {
         |--pseudo-least 0.5|--pseudo labels --folds 3|--boxes nobody|--boxes data|--boxes ''|--margin 0.5
         |--region forehead|--boxes boxes.csv --margin -1|--boxes boxes.csv --margin nan|--boxes boxes.csv --region ear
         |--class-weight nobody|--class-weight data|--class-weight ''|--class-weight weights.yaml --set class_weight=auto
-        |--weights both|--teacher nobody|--teacher data|--teacher half0|--teacher run --folds 3|--teacher-weight 0.5
+        |--weights both|--teacher nobody|--teacher data|--teacher half0|--teacher run --folds 3|--teacher-weight 0.7
         |--teacher teacher --teacher-weight 0|--teacher teacher --teacher-weight 2|--teacher teacher --seed 1
         |--teacher teacher --teacher-temperature 0|--teacher teacher --teacher-temperature nan""",
     TABLE: """--heads nobody|--heads ''|--heads mask,mask|--heads path|--images nobody|--images settings.yaml
@@ -1186,7 +1186,7 @@ def make_more(good: Path, photos: Sequence[str], bare: Sequence[str]) -> None:
     shutil.copy(good / "souped" / "fold0" / "epoch.safetensors", good / "souped" / "fold0" / "epoch-0.safetensors")
     config = good / "faced" / "config.yaml"
     config.write_text(config.read_text().replace("\nboxes: null\n", "\nboxes: boxes.csv\n"))
-    taught = f"{FIT.replace('out/run', 'taught')} --teacher teacher --fold 0"
+    taught = f"{FIT.replace('out/run', 'taught')} --teacher teacher --folds-file run/folds.csv --fold 0"
     for command in ("ensemble run twin --out both", "pseudo run photos --out labels", taught):
         ended = in_a_process(good, command.split())
         if ended.code:

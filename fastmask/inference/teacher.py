@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Teacher:
         for name, run in self.runs.items():
             # what it was cut to, where the student is not
             boxes = (config.boxes or run.config.boxes) if run.config.boxes else None
-            options = {"boxes": boxes, "device": config.device, "workers": config.workers}
+            options: dict[str, Any] = {"boxes": boxes, "device": config.device, "workers": config.workers}
             found = predict(run, photos, refit=False, root=table.root, **options)
             by_fold = [found.members[f"fold{fold}"] for fold in range(config.folds)]
             each[name] = [*by_fold, found.probabilities]
