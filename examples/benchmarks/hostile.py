@@ -833,7 +833,7 @@ OPTIONS = {
         |--class-weight nobody|--class-weight data|--class-weight ''|--class-weight weights.yaml --set class_weight=auto
         |--weights both|--teacher nobody|--teacher data|--teacher half0|--teacher run --folds 3|--teacher-weight 0.7
         |--teacher teacher --teacher-weight 0|--teacher teacher --teacher-weight 2|--teacher teacher --seed 1
-        |--teacher teacher --teacher-temperature 0|--teacher teacher --teacher-temperature nan""",
+        |--teacher teacher --teacher-temperature 0|--teacher-temperature nan --teacher teacher""",
     TABLE: """--heads nobody|--heads ''|--heads mask,mask|--heads path|--images nobody|--images settings.yaml
         |--age-bounds 20 30|--stratify nobody""",
     PREDICT: """--tta 0|--tta -1|--tta x|--tta 99999999|--members nobody|--members ''|--members fold9|--bs 0|--bs x
