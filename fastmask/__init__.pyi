@@ -82,3 +82,5 @@ from .training.step import EMA as EMA
 from .training.step import SWA as SWA
 from .training.step import Accumulation as Accumulation
 from .training.step import Precision as Precision
+from .training.tune import tune as tune
+from .training.tuned import Tuned as Tuned

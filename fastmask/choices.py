@@ -24,6 +24,7 @@ _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the files
 # settings of the panels of `screen` that it has no use for, or has in its own way
 _TRAINING_ALONE = (
     *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
+    *("teacher", "teacher_weight", "teacher_temperature"),
     *("arch", "weights", "drop_rate", "drop_path"),
     *("freeze", "unfreeze", "layer_decay", "save_every", "tensorboard", "wandb", "mlflow", "compile"),
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastmask import answers, choices, looks, pages, photos
+from fastmask import answers, choices, looks, pages, photos, searches
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
 from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
@@ -184,6 +184,8 @@ def lr_find(
     from fastmask.training.step import tf32
 
     plan = fitted(prepare(table, settings, say=say), say)
+    if plan.teacher is not None:
+        plan = plan.taught_by(plan.teacher.answers(plan, say))
     learn = plan.learner(fold)
     say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
     with tf32(learn.dls.device, settings.tf32):
@@ -325,6 +327,7 @@ app.add_typer(choices.app)
 app.add_typer(looks.app)
 app.add_typer(photos.app)
 app.add_typer(pages.app)
+app.add_typer(searches.app)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:

@@ -38,6 +38,8 @@ _NEEDS = {
     "region": "boxes",
     "pseudo_weight": "pseudo",
     "pseudo_least": "pseudo",
+    "teacher_weight": "teacher",
+    "teacher_temperature": "teacher",
     "half_shares": "half_cutmix",
     "half_partner": "half_cutmix",
 }
@@ -47,6 +49,7 @@ _NEEDS = {
 TRAINING_ALONE = frozenset(
     (
         *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
+        *("teacher", "teacher_weight", "teacher_temperature"),
         *("erase", "mixup", "cutmix", "mix_prob", "half_cutmix", "half_shares", "half_partner", "drop_rate"),
         *("drop_path", "freeze", "unfreeze", "layer_decay", "loss", "focal_gamma", "alpha", "class_weight"),
         *(
@@ -109,6 +112,13 @@ class Config(BaseModel):
     pseudo_weight: PositiveWeight = Field(1.0, description="What a photo of pseudo counts.")
     pseudo_least: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="A pseudo-label counts where its most probable class is at least so probable."
+    )
+    teacher: str | None = Field(None, description="A run or an ensemble that each fold learns from, too.")
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Share of the teacher's probabilities in the label of a photo."
+    )
+    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = Field(
+        1.0, description="Temperature of the teacher's probabilities; above 1 they are less sure."
     )
     drop: dict[str, list[tuple[float, float]]] | None = Field(
         None,
@@ -317,6 +327,16 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         raise UsageError(" ".join(_sentences(error))) from None
 
 
+def check_value(name: str, value: Any) -> None:
+    """Raise UsageError where a setting cannot have a value, whatever the others are."""
+    try:
+        Config(**{name: value})
+    except pydantic.ValidationError as error:
+        own = [one for one in error.errors() if one["loc"]]
+        if own:
+            raise UsageError(_sentence(name, own)) from None
+
+
 def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
     """What a layer's weights say of the hub's, and the other way round: the later layer wins over both."""
     if layer.get("weights") is not None and "pretrained" not in layer:
@@ -374,20 +394,20 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
-    return {key.replace("-", "_"): value for key, value in _read_mapping(file, "settings", "epochs: 20").items()}
+    return {key.replace("-", "_"): value for key, value in read_mapping(file, "settings", "epochs: 20").items()}
 
 
 def read_class_weights(file: str | Path) -> dict[str, Any]:
     """The class weights of a YAML file, by head; raises UsageError where it is missing, empty or not a mapping."""
     example = "age: [1, 1, 4]"
-    weights = _read_mapping(file, "class weights", example)
+    weights = read_mapping(file, "class weights", example)
     if not weights:
         raise UsageError(f"{file} holds no class weights; expected lines such as {example!r}.")
     return weights
 
 
-def _read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
-    """What a YAML file says of each name; nothing of an empty one."""
+def read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
+    """What a YAML file says of each name; nothing of an empty one. Raises UsageError where it is no such file."""
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a YAML file of {what}.")
     try:

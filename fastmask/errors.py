@@ -33,6 +33,10 @@ class UsageError(FastmaskError):
     exit_code = 2
 
 
+class UntrainableError(FastmaskError):
+    """A fold cannot be trained by its settings: its loss is no number any more, or the memory does not suffice."""
+
+
 class DivergenceError(FastmaskError):
     """The training has gone to a loss, weights or answers that are no numbers; its text says in which epoch and batch.
 

@@ -50,6 +50,9 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "pseudo": (str, option("A folder of pseudo-labels, as `pseudo` makes it, to train on besides.", DATA)),
     "pseudo_weight": (float, option("What a photo of --pseudo counts. (default: 1)", DATA)),
     "pseudo_least": (float, option("Least probability of a pseudo-label that counts. (default: 0)", DATA)),
+    "teacher": (str, option("A run or an ensemble: each fold learns from its models of that fold, besides.", DATA)),
+    "teacher_weight": (float, option("Share of the teacher's probabilities in a label. (default: 0.5)", DATA)),
+    "teacher_temperature": (float, option("Above 1 the teacher is taken for less sure. (default: 1)", DATA)),
     "drop": (
         str,
         option("Ages to validate but not to train on, such as 27-29,57-59.", DATA, "--drop-ages"),

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     BOOTSTRAP = 4
     PAINT = 5
     PARTNER = 6
+    SEARCH = 7
 
 
 class Counted:

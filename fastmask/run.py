@@ -56,9 +56,11 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
 ENSEMBLE = "ensemble.json"
 # photos of other sources that it was trained on
 EXTRA = "extra.csv"
+# what its teacher says of its photos
+TEACHER = "teacher.safetensors"
 # what is written about it: the page, the model card, and the folder of their pictures
 PAGE, CARD, PICTURES = "report.html", "README.md", "report"
-FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE, EXTRA, PAGE, CARD}
+FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE, EXTRA, TEACHER, PAGE, CARD}
 # the last file of a fold, and what it goes on from until then
 DONE, STATE = "done.json", "state.safetensors"
 # a fold's network after its last epochs on all photos
@@ -86,6 +88,7 @@ MACHINE_SETTINGS = (
     "extra",
     "extra_images",
     "pseudo",
+    "teacher",
     "folds_file",
     "weights",
 )
@@ -435,10 +438,11 @@ class Run:
                 "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
                 "little; compare it only with runs that started there, too."
             )
-        if self.config.pseudo:
+        taught = [name for name in ("pseudo", "teacher") if getattr(self.config, name)]
+        if taught:
             caveats.append(
-                "Each fold learned from a teacher's epoch that its own photos had chosen (--pseudo): this score "
-                "flatters a little; compare it only with runs that did so, too."
+                f"Each fold learned from a teacher's epoch that its own photos had chosen (--{', --'.join(taught)}): "
+                "this score flatters a little; compare it only with runs that did so, too."
             )
         if self.environment.get("proposed_fixes"):
             caveats.append(
@@ -557,6 +561,7 @@ def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
         "loss": "loss",
         "photos": "content of the photos",
         "extra": "extra photos or labels",
+        "teacher": "teacher",
         "boxes": "boxes of faces",
     }
     return [what for name, what in words.items() if one.get(name) != other.get(name)]

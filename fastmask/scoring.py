@@ -114,7 +114,7 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     return f"{value:.4f}" + (f" ({interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
 
 
-def with_ends(name: str, value: float, interval: tuple[float, float] | None) -> dict[str, float | None]:
+def with_ends(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float | None]:
     """A figure and the ends of its interval as the columns `name`, NAME_low and NAME_high of a table."""
     low, high = interval or (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}

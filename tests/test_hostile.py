@@ -58,6 +58,12 @@ CHOSEN = [
     "theirs.csv: mask.wear 'inf'",
     ".pth to screen: a pickle by torch, the old way",
     "checkpoint to average: a pickle",
+    "teacher.safetensors: other tensors",
+    "options: fit --data data --teacher half0",
+    "space: alias bomb in a setting",
+    "space: a logarithm of 0",
+    "tune.yaml: a space of the seed",
+    "study.db: noise",
     "photo to search: PNG bomb",
 ]
 

@@ -45,11 +45,13 @@ import fastmask.decision.pictures
 import fastmask.inference.blend
 import fastmask.inference.pseudo
 import fastmask.inference.submission
+import fastmask.inference.teacher
 import fastmask.training.bench
 import fastmask.training.crossval
 import fastmask.training.finder
 import fastmask.training.merge
-import fastmask.training.screen  # noqa: F401
+import fastmask.training.screen
+import fastmask.training.tune  # noqa: F401
 from fastmask.cli import main as command_line
 from fastmask.data.boxes import COLUMNS as FACE_COLUMNS
 from fastmask.data.sample import write_sample
@@ -68,8 +70,11 @@ FACES = "predict faced photos --boxes eval.csv --out out/predicted.csv"
 SOUP = "predict souped photos --soup --out out/predicted.csv"
 BOXES = f"{FIT} --boxes boxes.csv"
 STUDENT = f"{FIT} --pseudo labels --folds-file run/folds.csv"
+TAUGHT = "fit --resume --no-report --out taught --fold 1"
 EXTRA = f"{FIT} --extra extra.csv"
 CLASS_WEIGHT = f"{FIT} --class-weight weights.yaml"
+TUNE = "tune --data data --config settings.yaml --space space.yaml --trials 1 --out out/tuned"
+TUNE_ON = "tune --resume --out tuned"
 SCREEN = "screen --data data --config settings.yaml --cache-dir cache --archs test_resnet"
 THEIRS = "compare run theirs.csv"
 PAINT = "paint --data data --landmarks landmarks.csv --per-face wear=1 --out out/painted"
@@ -225,6 +230,45 @@ CLASS_WEIGHTS = {
     "words": "age: [a, b, c]",
     "a number": "age: 4",
     "nested": "age: {60+: {60+: 4}}",
+}
+# what is no space of settings to search
+SPACES = {
+    "nothing": "",
+    "a setting alone": "lr: 0.1",
+    "a setting of nothing": "lr:",
+    "an unknown setting": "lrr: [0.1, 0.2]",
+    "what is scored": "seed: [0, 1]",
+    "the machine's": "workers: [0, 1]",
+    "a start that flatters": "weights: [run, half0]",
+    "an unknown word": "lr: {low: 0.1, high: 0.2, base: 10}",
+    "choices and a range": "lr: {low: 0.1, high: 0.2, choices: [0.1, 0.2]}",
+    "no high": "lr: {low: 0.1}",
+    "falling": "lr: {low: 0.2, high: 0.1}",
+    "words": "lr: {low: little, high: much}",
+    "NaN": "lr: {low: .nan, high: 1}",
+    "endless": "lr: {low: 0.1, high: .inf}",
+    "a logarithm of 0": "wd: {low: 0, high: 1, log: true}",
+    "a logarithm in steps": "lr: {low: 0.1, high: 0.4, log: true, step: 0.1}",
+    "log in words": "lr: {low: 0.1, high: 0.4, log: maybe}",
+    "no whole number of steps": "lr: {low: 0.1, high: 0.2, step: 0.07}",
+    "steps of 0": "lr: {low: 0.1, high: 0.2, step: 0}",
+    "halves of an epoch": "epochs: {low: 0.5, high: 1.5}",
+    "beyond what the setting takes": "drop_rate: {low: 0, high: 2}",
+    "a range of words": "sched: {low: 1, high: 2}",
+    "one choice": "sched: [onecycle]",
+    "a choice twice": "sched: [onecycle, onecycle]",
+    "an unknown choice": "sched: [onecycle, luck]",
+    "a thousand choices": f"lr: [{', '.join(str(i) for i in range(1, 1001))}]",
+    "a choice that is a date": "arch: [test_resnet, 2020-01-01]",
+}
+# what a search says of itself in tune.yaml
+SEARCHES: dict[str, tuple[bytes, bytes]] = {
+    "no trials": (b"trials: 1", b"trials: 0"),
+    "trials in words": (b"trials: 1", b"trials: all"),
+    "an unknown pruner": (b"pruner: median", b"pruner: axe"),
+    "a space of the seed": (b"  lr:", b"  seed:"),
+    "an unknown setting": (b"arch: test_resnet", b"arc: test_resnet"),
+    "hours": (b"arch: test_resnet", b"hours: 1"),
 }
 Plain = dict[str, object]
 ENSEMBLES: dict[str, Callable[[Plain], object]] = {
@@ -787,7 +831,9 @@ OPTIONS = {
         |--pseudo-least 0.5|--pseudo labels --folds 3|--boxes nobody|--boxes data|--boxes ''|--margin 0.5
         |--region forehead|--boxes boxes.csv --margin -1|--boxes boxes.csv --margin nan|--boxes boxes.csv --region ear
         |--class-weight nobody|--class-weight data|--class-weight ''|--class-weight weights.yaml --set class_weight=auto
-        |--weights both""",
+        |--weights both|--teacher nobody|--teacher data|--teacher half0|--teacher run --folds 3|--teacher-weight 0.7
+        |--teacher teacher --teacher-weight 0|--teacher teacher --teacher-weight 2|--teacher teacher --seed 1
+        |--teacher teacher --teacher-temperature 0|--teacher-temperature nan --teacher teacher""",
     TABLE: """--heads nobody|--heads ''|--heads mask,mask|--heads path|--images nobody|--images settings.yaml
         |--age-bounds 20 30|--stratify nobody""",
     PREDICT: """--tta 0|--tta -1|--tta x|--tta 99999999|--members nobody|--members ''|--members fold9|--bs 0|--bs x
@@ -930,6 +976,20 @@ def told_cases() -> Iterator[Case]:
         yield Case(f"class weights: {name}", put("weights.yaml", text), CLASS_WEIGHT, ASKED_WRONGLY)
     for name, text in CLASS_WEIGHTS.items():
         yield Case(f"class weights: {name}", put("weights.yaml", text), CLASS_WEIGHT, ASKED_WRONGLY)
+    yield from search_cases()
+
+
+def search_cases() -> Iterator[Case]:
+    """A space of settings, and what a search keeps of itself."""
+    for name, text in YAMLS.items():
+        yield Case(f"space: {name}", put("space.yaml", text), TUNE, ASKED_WRONGLY)
+        yield Case(f"tune.yaml: {name}", put("tuned/tune.yaml", text), TUNE_ON)
+    for name, text in SPACES.items():
+        yield Case(f"space: {name}", put("space.yaml", text), TUNE, ASKED_WRONGLY)
+    for name, (old, new) in SEARCHES.items():
+        yield Case(f"tune.yaml: {name}", edited("tuned/tune.yaml", lambda d, o=old, n=new: d.replace(o, n)), TUNE_ON)
+    for name, data in {"noise": bytes(range(256)) * 64, "a text": b"just words", "a pickle": pickle.dumps([1])}.items():
+        yield Case(f"study.db: {name}", put("tuned/study.db", data), TUNE_ON)
 
 
 def table_cases() -> Iterator[Case]:
@@ -991,6 +1051,7 @@ def learned_cases() -> Iterator[Case]:
         code = ASKED_WRONGLY if name == "other tensors" else FAILED
         spoil, command = put("weights.safetensors", data), f"{SCREEN} --weights test_resnet=weights.safetensors"
         yield Case(f"weights to screen: {name}", spoil, command, code)
+        yield Case(f"teacher.safetensors: {name}", put("taught/teacher.safetensors", data), TAUGHT)
         yield Case(f"checkpoint to average: {name}", put("souped/fold0/epoch-0.safetensors", data), SOUP)
     for name, data in PTHS.items():
         spoil, command = put("weights.pth", data), f"{SCREEN} --weights test_resnet=weights.pth"
@@ -1091,6 +1152,7 @@ def make_good(good: Path) -> None:
         ended = in_a_process(good, FIT.replace("out/run", "run").split())
         if ended.code:
             sys.exit(f"the good run failed: {ended.said}")
+    shutil.copytree(good / "run", good / "teacher")
     for half in (0, 1):
         shutil.copytree(good / "run", good / f"half{half}")
         shutil.rmtree(good / f"half{half}" / f"fold{1 - half}")
@@ -1124,12 +1186,17 @@ def make_more(good: Path, photos: Sequence[str], bare: Sequence[str]) -> None:
     shutil.copy(good / "souped" / "fold0" / "epoch.safetensors", good / "souped" / "fold0" / "epoch-0.safetensors")
     config = good / "faced" / "config.yaml"
     config.write_text(config.read_text().replace("\nboxes: null\n", "\nboxes: boxes.csv\n"))
-    for command in ("ensemble run twin --out both", "pseudo run photos --out labels"):
+    taught = f"{FIT.replace('out/run', 'taught')} --teacher teacher --folds-file run/folds.csv --fold 0"
+    for command in ("ensemble run twin --out both", "pseudo run photos --out labels", taught):
         ended = in_a_process(good, command.split())
         if ended.code:
             sys.exit(f"{command} failed: {ended.said}")
     # where the case runs, not where it was made
     told("labels/pseudo.json", lambda plain: plain.update(photos="photos"))(good)
+    (good / "space.yaml").write_text("lr: {low: 0.001, high: 0.01, log: true}\n")
+    ended = in_a_process(good, f"{TUNE.replace('out/tuned', 'tuned')}".split())
+    if ended.code:
+        sys.exit(f"tune failed: {ended.said}")
     shutil.copy(good / "run" / "oof.csv", good / "theirs.csv")
     (good / "weights.yaml").write_text("age: [1, 1, 4]\nmask: {incorrect: 2}\n")
     names = [f"{i}.jpg" for i in range(4)]

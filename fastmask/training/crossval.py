@@ -94,8 +94,16 @@ def cross_validate(
             saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
             threads(run, plan, view.say) if resume else nullcontext(),
         ):
-            train(run, plan, plan.check_folds(fold), view, start, rehearsal)
+            train(run, taught(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal)
     return run
+
+
+def taught(plan: Plan, run: Run, say: Callable[[str], None]) -> Plan:
+    """The plan with what its teacher, if it has one, makes of the labels; its answers are kept with the run."""
+    if plan.teacher is None:
+        return plan
+    with plan.processes.first_alone():
+        return plan.taught_by(plan.teacher.answers_kept(run, plan, say))
 
 
 def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) -> tuple[Plan, Rehearsal | None]:
@@ -115,9 +123,19 @@ def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) 
 
 
 def train(
-    run: Run, plan: Plan, folds: Sequence[int], view: Log, start: float, rehearsal: Rehearsal | None = None
+    run: Run,
+    plan: Plan,
+    folds: Sequence[int],
+    view: Log,
+    start: float,
+    rehearsal: Rehearsal | None = None,
+    after_fold: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Train those of the folds that are not, collect what they say of their photos, and train them on all at last."""
+    """Train those of the folds that are not, collect what they say of their photos, and train them on all at last.
+
+    `after_fold` is called with each fold that is trained, those that were before come first; what it raises ends the
+    training there.
+    """
     trained = [fold for fold in folds if run.is_done(fold)]
     left = [fold for fold in folds if fold not in trained]
     budget = None
@@ -126,10 +144,13 @@ def train(
         budget = budget_of(plan, rehearsal, end, len(left))
     refits = left_to_refit(run, plan, folds)
     progress = RunProgress(view, plan.config, len(left), len(refits), budget.end if budget else None)
+    for fold in tuple(trained):
+        after_fold(fold)
     for done, fold in enumerate(left):
         check_there(run, trained)
         train_fold(run, plan, fold, progress, budget.deadline(len(left) - done) if budget else None)
         trained.append(fold)
+        after_fold(fold)
     check_there(run, trained)
     with plan.processes.first_alone():
         if plan.processes.first:

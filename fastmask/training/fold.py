@@ -14,7 +14,7 @@ import pandas as pd
 from fastai.callback.core import Callback
 
 from fastmask.config import Config
-from fastmask.errors import DivergenceError, FastmaskError, one_line
+from fastmask.errors import DivergenceError, UntrainableError, one_line
 from fastmask.files import read_json, real, write_csv, write_json
 from fastmask.model.schedule import lr_schedule
 from fastmask.run import DONE, STATE, Run, go_on
@@ -195,7 +195,7 @@ def clear_fold(run: Run, fold: int) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
-def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> FastmaskError:
+def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> UntrainableError:
     """Where a fold's training went astray, what mends it, and what is left of it."""
     folder = run.fold_path(fold)
     listed = ""
@@ -208,7 +208,7 @@ def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> Fas
         kept = "The last good state is kept."
         if config.on_nan == "stop":
             kept = f"The last good state is kept; to go on without such steps: {go_on(run.path, '--on-nan', 'skip')}"
-    return FastmaskError(
+    return UntrainableError(
         f"Fold {fold + 1} diverged in {error}{listed}. Likely causes: too high a learning rate (start anew with a "
         f"lower --lr){overflow}, a loss of your own, a label that is nonsense. {kept}"
     )

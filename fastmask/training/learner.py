@@ -159,8 +159,9 @@ def check_soft(loss_func: Any, heads: Heads) -> None:
             raise ValueError(f"of the same labels it gives {hard:.4g} as class numbers and {soft:.4g} as soft ones")
     except (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{type(loss_func).__name__} cannot take soft labels ({one_line(error)}), which mixup, cutmix, half_cutmix "
-            f"and extra make: (B, {heads.n_logits}) weights of the classes, see fastmask.soft_labels."
+            f"{type(loss_func).__name__} cannot take soft labels ({one_line(error)}), which mixup, cutmix, "
+            f"half_cutmix, extra and teacher make: (B, {heads.n_logits}) weights of the classes, see "
+            "fastmask.soft_labels."
         ) from error
 
 

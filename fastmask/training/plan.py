@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,9 @@ from fastmask.training.start import check_no_leak, digest, file_of
 from fastmask.training.step import check_compiler, resolve_precision
 from fastmask.training.trackers import check_trackers
 
+if TYPE_CHECKING:
+    from fastmask.inference.teacher import Teacher
+
 LossFunc = Callable[[Heads], nn.Module]
 # classes of a head in the line that says what a run does
 _MOST_SHOWN = 8
@@ -49,7 +52,9 @@ class Plan:
     """What a cross-validation does, checked: the effective settings, table, folds and pipelines.
 
     `skipped` are the photos that were left out, because they cannot be read, and why; `extras` those of other
-    sources that are trained on besides; `processes` train a fold together.
+    sources that are trained on besides; `processes` train a fold together. What a `teacher` makes of the labels stands
+    in `taught`, (folds + 1, photos, classes of all heads), the last those of the training on all photos; until it is
+    asked, the table's stand.
     """
 
     config: Config
@@ -63,6 +68,8 @@ class Plan:
     skipped: Sequence[tuple[str, str]] = ()
     extras: Sequence[Extra] = ()
     processes: Processes = ALONE
+    teacher: Teacher | None = None
+    taught: np.ndarray | None = None
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
@@ -77,6 +84,7 @@ class Plan:
                 f"{len(self.table)} photos of {persons} persons{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
                 *([extra] if extra else []),
+                *([f"taught by {self.config.teacher}"] if self.teacher else []),
                 *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
                 *(_heads_line(head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
@@ -156,10 +164,20 @@ class Plan:
     def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
         """What the training of a fold sees; or its last epochs on the `whole` of the photos."""
         heads, config = self.table.heads, self.config
-        made = training_set(self.table, (whole | (self.folds != fold)) & ~left_out(self.table, config.drop))
+        rows = (whole | (self.folds != fold)) & ~left_out(self.table, config.drop)
+        made = training_set(self.table, rows)
+        if self.taught is not None:
+            made = replace(made, labels=self.taught[-1 if whole else fold][rows])
         for extra in self.extras:
             made = made.joined(extra.training_set(fold), heads)
         return made if config.sampler is None else made.balanced(heads, config.sampler)
+
+    def taught_by(self, answers: np.ndarray) -> Plan:
+        """The plan whose labels are mixed with what the teacher answers: see `Teacher.answers`."""
+        if self.teacher is None:
+            return self
+        own = training_set(self.table, np.full(len(self.table), True)).soft(self.table.heads)
+        return replace(self, taught=np.stack([self.teacher.mix(own, each, self.table.heads) for each in answers]))
 
     def loss(self, fold: int = 0) -> nn.Module:
         """The loss of a fold, of one's own or of the configuration."""
@@ -226,12 +244,22 @@ def prepare(
     if config.compile:
         check_compiler(device)
     extras, gone = read_extras(config, table, folds)
+    teacher = _teacher(config, table, folds, chosen)
     table = _with_faces_of(table, extras)
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     own = [extra.digests() for extra in extras]
     extras = [extra.kept_apart(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
     plan = Plan(
-        config, table, folds, pipelines, {}, loss_func, skipped=[*skipped, *gone], extras=extras, processes=processes
+        config,
+        table,
+        folds,
+        pipelines,
+        {},
+        loss_func,
+        skipped=[*skipped, *gone],
+        extras=extras,
+        processes=processes,
+        teacher=teacher,
     )
     check_training(plan, chosen)
     maps, size = _decode_all(plan, digests, own, say)
@@ -241,6 +269,16 @@ def prepare(
         frozen_part(network, config.freeze)
     start = _start(plan, network, digests, own)
     return replace(plan, environment=environment(network, table, device, start, processes.count), size=size, maps=maps)
+
+
+def _teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None) -> Teacher | None:
+    """The teacher of a configuration, checked: it must not have seen whom a fold is judged on."""
+    if config.teacher is None:
+        return None
+    # what predicts comes after what trains, but for one that learns from it
+    from fastmask.inference.teacher import open_teacher
+
+    return open_teacher(config, table, folds, chosen)
 
 
 def _configured(table: Table, config: Config) -> Table:
@@ -271,6 +309,8 @@ def _start(plan: Plan, network: MultiHeadNet, digests: Sequence[str], own: Seque
     }
     if plan.extras:
         start["extra"] = "".join(extra.digest(each) for extra, each in zip(plan.extras, own, strict=True))
+    if plan.teacher is not None:
+        start["teacher"] = plan.teacher.digest()
     if faces is not None:
         start["boxes"] = faces.digest()
     return start
@@ -319,7 +359,7 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
         if not photos:
             raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
         check_batches(config, photos)
-    if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, plan.extras)):
+    if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, plan.extras, plan.teacher)):
         check_soft(plan.loss(), heads)
 
 

@@ -18,7 +18,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
 from fastmask.data.findings import count
-from fastmask.errors import FastmaskError, UsageError
+from fastmask.errors import UntrainableError, UsageError
 from fastmask.run import go_on
 from fastmask.terminal import duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
@@ -164,7 +164,7 @@ def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
     """The plan, with the largest batch that fits into memory where its setting bs is "auto".
 
     Smaller ones than the default divide it, and as many more of them make a step: it stays the same photos. Raises
-    FastmaskError where not even one photo fits.
+    UntrainableError where not even one photo fits.
     """
     if plan.config.bs != "auto":
         return plan
@@ -174,7 +174,7 @@ def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
             batches = f", {config.accumulate} batches a step" if config.accumulate > 1 else ""
             say(f"--bs auto: {config.bs} photos a batch{batches}")
             return tried
-    raise FastmaskError(f"Not even one photo fits into memory; {LESS_MEMORY}.")
+    raise UntrainableError(f"Not even one photo fits into memory; {LESS_MEMORY}.")
 
 
 def smaller(plan: Plan) -> Iterator[Plan]:
@@ -206,7 +206,7 @@ def fits(plan: Plan) -> bool:
     return fitting_in
 
 
-def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> FastmaskError:
+def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with the batch size that fits."""
     told = f"Fold {fold + 1} ran out of memory with --bs {plan.config.bs} ({why})"
     kept = f"where other work took the memory: {go_on(out)}"
@@ -218,8 +218,8 @@ def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> FastmaskError:
         if tried is not None:
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
             anew = f"start anew with another --out and {options}, or --bs auto"
-            return FastmaskError(f"{told}. What fits, with as many photos a step: {anew}; {kept}")
-    return FastmaskError(f"{told}, and no smaller one fits; {LESS_MEMORY}; {kept}")
+            return UntrainableError(f"{told}. What fits, with as many photos a step: {anew}; {kept}")
+    return UntrainableError(f"{told}, and no smaller one fits; {LESS_MEMORY}; {kept}")
 
 
 def synchronize(device: torch.device) -> None:

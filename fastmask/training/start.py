@@ -26,7 +26,8 @@ def file_of(weights: str | None, fold: int) -> str | None:
 
 def best_checkpoint(run: Run, fold: int) -> Path:
     """The best checkpoint of a fold by its own history; raises UsageError where the fold is not trained to its end."""
-    files = {int(file.stem.removeprefix("epoch")): file for file in run.checkpoints(fold)}
+    named = ((re.fullmatch("epoch([0-9]+)", file.stem), file) for file in run.checkpoints(fold))
+    files = {int(match[1]): file for match, file in named if match}
     if not files or not run.is_done(fold):
         raise UsageError(f"{run.path} has not finished a fold {fold}, so fold {fold} has no weights to start from.")
     values = run.history(fold)[run.config.monitor].to_numpy(np.float64)
@@ -54,6 +55,20 @@ def check_no_leak(
 
     What those weights started from counts, too, back to the first. `chosen` are the folds to train, else all.
     """
+    found = first_seen(weights, table, folds, group, chosen)
+    if found is not None:
+        fold, name, run, trained = found
+        raise UsageError(
+            f"Fold {fold} would be judged on {name}, which the weights of {run.fold_path(trained)} were trained on: "
+            f"its score would flatter. Start from a run ({run.path}), and deal the folds as it did: --folds-file "
+            f"{run.path / FOLDS}."
+        )
+
+
+def first_seen(
+    weights: str | None, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None = None
+) -> tuple[int, str, Run, int] | None:
+    """The first fold that weights of a run have seen a photo or a person of, which, and the run and fold that did."""
     for fold in range(int(folds.max()) + 1) if chosen is None else chosen:
         judged = {"photo": set(table.frame["path"][folds == fold])}
         if group == "person":
@@ -63,11 +78,8 @@ def check_no_leak(
             for what, column in (("photo", "path"), ("person", "person")):
                 both = sorted(judged.get(what, set()) & set(seen[column]))
                 if both:
-                    raise UsageError(
-                        f"Fold {fold} would be judged on {what} {both[0]}, which the weights of "
-                        f"{run.fold_path(trained)} were trained on: its score would flatter. Start from a run "
-                        f"({run.path}), and deal the folds as it did: --folds-file {run.path / FOLDS}."
-                    )
+                    return fold, f"{what} {both[0]}", run, trained
+    return None
 
 
 def ancestors(weights: str | None, fold: int) -> Iterator[tuple[Run, int]]:

@@ -1,0 +1,208 @@
+"""Distillation: whose probabilities a student learns from, by hand, and that nothing of the judged fold comes back."""
+
+import io
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from fastmask.config import make_config
+from fastmask.data.augment import augmentations
+from fastmask.data.contest import read_contest
+from fastmask.data.loaders import batch_stats, photo_loader
+from fastmask.errors import DataError, UsageError
+from fastmask.heads import Head, Heads
+from fastmask.inference.blend import blend_runs
+from fastmask.inference.mixture import fit_mixture
+from fastmask.inference.teacher import Teacher, open_teacher, tempered
+from fastmask.model.network import build_network
+from fastmask.run import Run
+from fastmask.training.crossval import cross_validate, taught
+from fastmask.training.learner import check_soft
+from fastmask.training.plan import prepare
+
+
+@pytest.fixture(scope="module")
+def table(contest):
+    return read_contest(contest)
+
+
+def student(table, small_settings, teacher, **settings):
+    return prepare(table, make_config({**small_settings, "teacher": str(teacher), **settings}))
+
+
+def quietly(_):
+    pass
+
+
+def forward(run, fold, table):
+    """(N, classes) what the one checkpoint of a fold says, by plain PyTorch: a softmax a head."""
+    network = build_network(run.config.arch, run.heads, pretrained=False)
+    (file,) = run.checkpoints(fold)
+    network.load_state_dict({name: torch.from_numpy(t) for name, t in load_file(file).items()})
+    augments = augmentations(run.pipelines)
+    loader = photo_loader([table.photo(row) for row in range(len(table))], augments, batch_stats(augments))
+    with torch.inference_mode():
+        logits = torch.cat([network.eval()(x.as_subclass(Tensor)) for (x,) in loader])
+    return torch.cat([part.softmax(-1) for part in run.heads.split(logits)], dim=-1).numpy()
+
+
+def one_hot(table):
+    return np.concatenate(
+        [np.eye(len(head.classes))[y] for head, y in zip(table.heads, table.train_y.T, strict=True)], axis=1
+    )
+
+
+def test_a_fold_learns_from_its_label_and_what_the_network_of_the_same_fold_says(table, small_settings, finished_run):
+    plan = student(table, small_settings, finished_run.path, teacher_weight=0.25)
+    plan = plan.taught_by(plan.teacher.answers(plan, quietly))
+    for fold in (0, 1):
+        rows = plan.folds != fold
+        expected = (0.75 * one_hot(table) + 0.25 * forward(finished_run, fold, table))[rows]
+        train = plan.training_set(fold)
+        assert train.photos == [str(table.photo(row)) for row in np.flatnonzero(rows)]
+        np.testing.assert_allclose(train.labels, expected, atol=1e-5)
+        # labels that are scored are the table's own
+        assert len(plan.learner(fold).dls.valid_ds) == (~rows).sum()
+    both = np.mean([forward(finished_run, fold, table) for fold in (0, 1)], axis=0)
+    np.testing.assert_allclose(plan.training_set(0, whole=True).labels, 0.75 * one_hot(table) + 0.25 * both, atol=1e-5)
+
+
+def test_nothing_of_another_fold_comes_to_a_fold(table, small_settings, finished_run, run_copy):
+    """Another network in fold 1 of the teacher changes what fold 1 learns, and not a bit of what fold 0 does."""
+    plan = student(table, small_settings, finished_run.path)
+    before = plan.teacher.answers(plan, quietly)
+    (file,) = Run.load(run_copy).checkpoints(1)
+    save_file({name: t + 0.01 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
+    swapped = student(table, small_settings, run_copy)
+    after = swapped.teacher.answers(swapped, quietly)
+    assert np.array_equal(before[0], after[0])
+    assert not np.allclose(before[1], after[1])
+    assert swapped.environment["start"]["teacher"] != plan.environment["start"]["teacher"]
+
+
+def test_labels_that_are_unknown_and_heads_that_the_teacher_lacks(finished_run):
+    heads = Heads([Head("mask", ("wear", "incorrect", "normal")), Head("hat", ("no", "yes"))])
+    theirs = Heads([finished_run.heads["gender"], Head("mask", ("wear", "incorrect", "normal"))])
+    teacher = Teacher(replace(finished_run, heads=theirs), {}, weight=0.5, temperature=1)
+    own = np.array([[0, 1, 0, 0, 1], [0, 0, 0, 1, 0]], np.float32)
+    answers = np.array([[0.9, 0.1, 0.2, 0.2, 0.6], [0.9, 0.1, 0.5, 0.3, 0.2]], np.float32)
+    mixed = teacher.mix(own, answers, heads)
+    np.testing.assert_allclose(mixed, [[0.1, 0.6, 0.3, 0, 1], [0.5, 0.3, 0.2, 1, 0]], atol=1e-6)
+    assert own[0].tolist() == [0, 1, 0, 0, 1]
+
+
+def test_a_temperature_divides_logits():
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    made = tempered(logits.softmax(-1).numpy(), 4.0)
+    np.testing.assert_allclose(made, (logits / 4).softmax(-1).numpy(), atol=1e-6)
+    assert tempered(made, 1) is made
+
+
+def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_settings, run_copy, finished_run, tmp_path):
+    out, given = tmp_path / "student", {**small_settings, "epochs": 1, "teacher": str(run_copy), "refit": 1}
+    run = cross_validate(table, out=out, log=io.StringIO(), **given)
+    assert run.refitted == [0, 1]
+    assert not run.oof.equals(finished_run.oof)
+    assert "Each fold learned from a teacher's epoch that its own photos had chosen (--teacher)" in str(run.score())
+    plan = student(table, given, run_copy)
+    answers = load_file(out / "teacher.safetensors")["answers"]
+    assert np.array_equal(answers, plan.teacher.answers(plan, quietly))
+    # kept with the run, and asked no second time
+    save_file({"answers": answers[:, ::-1].copy()}, out / "teacher.safetensors")
+    assert np.array_equal(
+        taught(plan, run, quietly).taught[0], plan.teacher.mix(plan_labels(plan), answers[0, ::-1], table.heads)
+    )
+    save_file({"answers": answers[:, 1:].copy()}, out / "teacher.safetensors")
+    with pytest.raises(DataError, match=r"teacher.safetensors does not hold a teacher's answers"):
+        taught(plan, run, quietly)
+    (file,) = Run.load(run_copy).checkpoints(0)
+    save_file({name: t * 2 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
+    with pytest.raises(UsageError, match="started with another teacher than there is now"):
+        cross_validate(table, out=out, resume=True, log=io.StringIO())
+
+
+def plan_labels(plan):
+    return one_hot(plan.table).astype(np.float32)
+
+
+def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(
+    table, small_settings, finished_run, run_copy, tmp_path
+):
+    for fold in (0, 1):
+        (file,) = Run.load(run_copy).checkpoints(fold)
+        save_file({name: t * 1.2 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
+    oof = pd.read_csv(run_copy / "oof.csv", dtype={"person": str})
+    oof[finished_run.heads.columns] = oof[finished_run.heads.columns].to_numpy() ** 2
+    for part in finished_run.heads.split(np.array(finished_run.heads.columns)):
+        oof[part] = oof[part].div(oof[part].sum(axis=1), axis=0)
+    oof.to_csv(run_copy / "oof.csv", index=False)
+    blend_runs([finished_run.path, run_copy], "oof", out=tmp_path / "both", draws=0)
+    plan = student(table, small_settings, tmp_path / "both")
+    answers = plan.teacher.answers(plan, quietly)
+    runs = [finished_run, Run.load(run_copy)]
+    other = runs[0].oof["fold"].to_numpy() != 0
+    weights = fit_mixture("oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other])
+    expected = weights.mix([forward(run, 0, table) for run in runs])
+    np.testing.assert_allclose(answers[0], expected, atol=1e-5)
+
+
+def test_teachers_that_have_seen_whom_they_teach_about_are_refused(
+    table, small_settings, finished_run, run_copy, tmp_path
+):
+    def refused(teacher=finished_run.path, **settings):
+        with pytest.raises(UsageError) as caught:
+            student(table, small_settings, teacher, **settings)
+        return str(caught.value)
+
+    seen = refused(seed=5)
+    assert "Fold 0 would be judged on photo" in seen
+    assert "was trained on: its score would flatter; deal the folds as the teacher did: --folds-file" in seen
+    assert f"has 2 folds, here are 3; deal the folds as the teacher did: --folds-file {finished_run.path}" in refused(
+        folds=3
+    )
+    # the same split from a file is no leak
+    settings = {k: v for k, v in small_settings.items() if k != "folds"}
+    split = str(finished_run.path / "folds.csv")
+    assert student(table, settings, finished_run.path, folds_file=split, seed=5).teacher is not None
+    assert "is not a run directory" in refused(tmp_path)
+    shutil.rmtree(run_copy / "fold1")
+    assert "lacks fold 1, from which fold 1 is to learn" in refused(run_copy)
+
+
+def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run):
+    config = make_config({**small_settings, "teacher": str(finished_run.path)})
+    folds = finished_run.folds["fold"].to_numpy()
+    others = Heads([Head("gender", ("female", "male")), *[h for h in table.heads if h.name != "gender"]])
+    with pytest.raises(UsageError, match="has other classes of gender"):
+        open_teacher(config, replace(table, heads=others), folds)
+    hats = replace(table, frame=table.frame.assign(hat="no"), heads=Heads([Head("hat", ("no", "yes"))]))
+    with pytest.raises(UsageError, match="has learned none of hat"):
+        open_teacher(config, hats, folds)
+
+
+def test_what_does_nothing_without_a_teacher_is_refused():
+    for name in ("teacher_weight", "teacher_temperature"):
+        with pytest.raises(UsageError, match=f"{name} does nothing without teacher"):
+            make_config({name: 0.7})
+
+
+def test_a_loss_that_takes_no_soft_labels_is_refused(table, small_settings, finished_run):
+    class Hard(torch.nn.Module):
+        def __init__(self, heads):
+            super().__init__()
+            self.heads = heads
+
+        def forward(self, logits, y):
+            parts = self.heads.split(logits)
+            return sum(torch.nn.functional.cross_entropy(p, y[:, i].long()) for i, p in enumerate(parts))
+
+    with pytest.raises(UsageError, match="cannot take soft labels .* extra and teacher make"):
+        check_soft(Hard(table.heads), table.heads)
+    with pytest.raises(UsageError, match="cannot take soft labels"):
+        prepare(table, make_config({**small_settings, "teacher": str(finished_run.path)}), Hard)
