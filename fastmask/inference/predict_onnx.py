@@ -99,7 +99,7 @@ def answers(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarray
 
 
 def find_photos(given: Sequence[Path]) -> tuple[list[str], list[Path]]:
-    """Names and paths: a file as it is given, the photos of a folder by their names from there, hidden ones left out."""
+    """Names and paths: a file as it is given, those of a folder by their names from there, without hidden ones."""
     names: list[str] = []
     paths: list[Path] = []
     for place in given:
