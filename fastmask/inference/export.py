@@ -226,8 +226,8 @@ def _choose(run: Run, fold: int | None, soup: bool, refit: bool) -> _Chosen:
         )
     if needed > _MOST_BYTES:
         raise UsageError(
-            f"The networks of {run.path} take {in_bytes(needed)}, and an ONNX file holds at most 2 GB; export each fold "
-            "with --fold, or fewer networks with --soup."
+            f"The networks of {run.path} take {in_bytes(needed)}, and an ONNX file holds at most 2 GB; export each "
+            "fold with --fold, or fewer networks with --soup."
         )
     return _Chosen(run, runs, mixture, members, soup, refit, first)
 
@@ -268,11 +268,11 @@ def _difference(session: Any, chosen: _Chosen, paths: Sequence[Path], bs: int, a
     with warnings.catch_warnings():
         # said when they were loaded
         warnings.simplefilter("ignore", FastmaskWarning)
-        options = {"members": chosen.members, "soup": chosen.soup, "refit": chosen.refit}
+        options: dict[str, Any] = {"members": chosen.members, "soup": chosen.soup, "refit": chosen.refit}
         want = predict(chosen.run, paths, bs=bs, device="cpu", precision="fp32", **options).probabilities
     gaps = np.abs(asked(session, paths, bs) - want)
     gaps = np.where(np.isnan(gaps), np.inf, gaps)
-    row, column = np.unravel_index(int(gaps.argmax()), gaps.shape)
+    row, column = divmod(int(gaps.argmax()), gaps.shape[1])
     if not gaps.max() <= allowed:
         raise FastmaskError(
             f"The file answers {paths[row]} with a probability of {chosen.run.heads.columns[column]} that is "
@@ -295,7 +295,10 @@ def time_both(
     """Photos a second from a decoded batch to probabilities, ONNX Runtime and PyTorch in turns, by their medians."""
     kept = [script.checked(script.read_photo(path), meta, path) for path in paths[:bs]]
     batch = np.stack([kept[i % len(kept)] for i in range(bs)])
-    ways = (partial(script.answers, session, meta, batch), partial(_by_torch, networks, batch))
+    ways: tuple[Callable[[], object], ...] = (
+        partial(script.answers, session, meta, batch),
+        partial(_by_torch, networks, batch),
+    )
     times: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()
     while len(times[0]) < _WARM + _TURNS or (
@@ -348,7 +351,7 @@ def round_off(
     there = (
         np.arange(len(own)) if chosen.members is None else np.flatnonzero([f"fold{f}" in chosen.members for f in own])
     )
-    rows = np.array(_spread(there, most))
+    rows = np.array(_spread(there.tolist(), most))
     say(f"Predicting {len(rows)} OOF photos in fp32 and fp16, each by its own fold's networks")
     paths = run.oof["path"].to_numpy(dtype=object)[rows]
     each = [
@@ -357,7 +360,8 @@ def round_off(
     codes = [run.heads.argmax(_mixed(chosen, answers)) for answers in zip(*each, strict=True)]
     scores = [score_heads(run.heads, one, run.true[rows], None, 0, run.y).joint.macro_f1 for one in codes]
     differ = int((run.heads.joint(codes[0]) != run.heads.joint(codes[1])).sum())
-    return Rounded(len(rows), tuple(sorted(set(own[rows].tolist()))), *scores, answers=differ, whole=len(there))
+    full, half = scores
+    return Rounded(len(rows), tuple(sorted(set(own[rows].tolist()))), full, half, differ, len(there))
 
 
 def _mixed(chosen: _Chosen, each: Sequence[np.ndarray]) -> np.ndarray:
