@@ -80,9 +80,14 @@ def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecut
 def read_meta(session: Any, name: object = "The model") -> dict[str, Any]:
     """What the file says of itself: its heads, the steps before the network, the size of its photos."""
     kept = session.get_modelmeta().custom_metadata_map
-    if kept.get("fastmask_format") != FORMAT:
+    try:
+        meta = {part: json.loads(kept[part]) for part in ("heads", "joint", "steps", "size")}
+        known = kept["fastmask_format"] == FORMAT and all(step["do"] in _STEPS for step in meta["steps"])
+    except (KeyError, TypeError, ValueError):
+        known = False
+    if not known:
         raise WrongError(f"{name} was not written by a fastmask that this script goes with; export it again.")
-    return {part: json.loads(kept[part]) for part in ("heads", "joint", "steps", "size")}
+    return meta
 
 
 def predict(session: Any, meta: dict[str, Any], photos: Sequence[Path], bs: int = 32) -> Iterator[np.ndarray]:
