@@ -47,6 +47,8 @@ from .inference.blend import Blended as Blended
 from .inference.blend import blend_runs as blend_runs
 from .inference.ensemble import Predictions as Predictions
 from .inference.ensemble import predict as predict
+from .inference.export import export_onnx as export_onnx
+from .inference.exported import Exported as Exported
 from .inference.pseudo import make_pseudo as make_pseudo
 from .labels import soft_labels as soft_labels
 from .model.adamp import AdamP as AdamP

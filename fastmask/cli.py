@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastmask import answers, choices, looks, pages, photos, searches
+from fastmask import answers, choices, exports, looks, pages, photos, searches
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
 from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
@@ -324,6 +324,7 @@ def sample(
 
 app.add_typer(answers.app)
 app.add_typer(choices.app)
+app.add_typer(exports.app)
 app.add_typer(looks.app)
 app.add_typer(photos.app)
 app.add_typer(pages.app)

@@ -43,6 +43,7 @@ import fastmask.decision.diff
 import fastmask.decision.label_errors
 import fastmask.decision.pictures
 import fastmask.inference.blend
+import fastmask.inference.export
 import fastmask.inference.pseudo
 import fastmask.inference.submission
 import fastmask.inference.teacher
@@ -78,6 +79,7 @@ TUNE_ON = "tune --resume --out tuned"
 SCREEN = "screen --data data --config settings.yaml --cache-dir cache --archs test_resnet"
 THEIRS = "compare run theirs.csv"
 PAINT = "paint --data data --landmarks landmarks.csv --per-face wear=1 --out out/painted"
+EXPORT = "export run --photos 2"
 FIND = "faces photos --out out/boxes.csv"
 LEDGER = "ledger show --ledger ledger.csv"
 COMPARE = "score answers.csv answers.csv"
@@ -842,6 +844,11 @@ OPTIONS = {
         |--soup|--views x|--views ''|--views flip,flip|--views flip --tta 2|--boxes eval.csv|--boxes nobody""",
     BLENDED: """--members run|--members fold0|--tta 0|--views x|--soup|--boxes eval.csv|--bs 0|--device nobody
         |--out both/oof.csv --overwrite""",
+    EXPORT: """--format nobody|--format ''|--precision fp8|--fold 9|--fold -1|--fold x|--photos 0|--photos x|--bs 0
+        |--bs 99999999|--oof-photos 0|--images nobody|--images settings.yaml|--data nobody|--out run
+        |--out run/model.onnx|--out settings.yaml|--out settings.yaml/x|--soup|extra""",
+    "export both": "--fold 0|--soup|--precision x",
+    "export faced": "--photos 4",
     FACES: "--boxes nobody|--boxes data|--boxes boxes.csv --tta 0",
     SOUP: "--tta 0|--members fold9|--views x",
     "predict faced photos --out out/x": "|--tta 1",

@@ -186,7 +186,7 @@ def predict(
     names, paths = find_photos(images, root)
     picked = pick_device(device)
     computing = autocast(picked, _precision(run, precision, picked))
-    augments = _augments(run)
+    augments = augments_of(run)
     stats = batch_stats(augments)
     # a broken photo at the end would cost the work on all before it
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
@@ -219,7 +219,8 @@ def _precision(run: Run, asked: str, device: torch.device) -> str:
     return resolve_precision(asked, device)
 
 
-def _augments(run: Run) -> tuple[Augmentation, Augmentation]:
+def augments_of(run: Run) -> tuple[Augmentation, Augmentation]:
+    """A run's training and validation augmentation; raises DataError where what it keeps of them is broken."""
     try:
         return augmentations(run.pipelines)
     except UsageError as error:
