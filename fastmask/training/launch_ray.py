@@ -93,6 +93,9 @@ def _join(address: str) -> None:
     """Join the cluster at an address, or begin a "local" one; raises UsageError where that cannot be."""
     _check_answers(address)
     before = signal.getsignal(signal.SIGTERM)
+    if address == "local":
+        # as patient as this process, and not 15 below it
+        os.environ.setdefault("RAY_worker_niceness", "0")
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)

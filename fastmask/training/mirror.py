@@ -29,20 +29,20 @@ class Mirrored:
     """
 
     folder: Path
-    _told: dict[str, Stamp] = field(default_factory=dict)
+    _told: Mapping[str, Stamp | None] = field(default_factory=dict)
 
     def change(self) -> Change | None:
         """What has changed; None where the fold went on meanwhile, so that the files may not belong together."""
         before = _stamp(self.folder / STATE)
-        stamps = {name: _stamp(self.folder / name) for name in sorted(names_in(self.folder), key=_place)}
-        new = {name: stamp for name, stamp in stamps.items() if stamp is not None and stamp != self._told.get(name)}
         try:
+            stamps = {name: _stamp(self.folder / name) for name in sorted(names_in(self.folder), key=_place)}
+            new = [name for name, stamp in stamps.items() if stamp != self._told.get(name)]
             files = {name: (self.folder / name).read_bytes() for name in new}
         except FileNotFoundError:
             return None
         if None in stamps.values() or _stamp(self.folder / STATE) != before:
             return None
-        self._told |= new
+        self._told = stamps
         return Change(files, frozenset(stamps))
 
     @property
