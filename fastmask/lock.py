@@ -18,8 +18,8 @@ from fastmask.files import check_target, real
 
 # the end of the name of a folder beside a run, in which it is made, and what a run that it replaces is called there
 ASIDE, REPLACED = ".new", "old"
-# seconds that a worker whose driver or node is gone may still write, until it has noticed
-LINGERS = 60.0
+# seconds that a worker may still write until it has noticed that its driver is gone, or that its node was cut off
+_DRIVER_GONE, _CUT_OFF = 60.0, 300.0
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def held(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = LINGERS) -> Iterator[None]:
+def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _CUT_OFF) -> Iterator[None]:
     """A block in which no other worker may write to a fold of the run at `out`; what one half wrote is cleared away.
 
     Another may live on a node that was cut off: says so, and raises UsageError where that writes for `wait` seconds
@@ -94,7 +94,7 @@ def _clear_locks_of_folds(out: Path, place: Path) -> None:
     """Wait for workers whose driver was killed, and clear away what they have left."""
     for left in place.parent.glob(f".{glob.escape(place.name)}.fold*.lock"):
         lock = FileLock(left)
-        _wait_for(lock, out, LINGERS)
+        _wait_for(lock, out, _DRIVER_GONE)
         with suppress(OSError):
             left.unlink(missing_ok=True)
         lock.release()
