@@ -10,7 +10,7 @@ import typer
 
 from fastmask.errors import UsageError
 from fastmask.files import check_new, check_new_picture, check_parent
-from fastmask.options import DATA, NETWORK, RUN, echo, option, with_settings, words
+from fastmask.options import DATA, LAUNCHING, NETWORK, RUN, echo, option, with_settings, words
 from fastmask.terminal import bar, say
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _TRAINING_ALONE = (
     *("teacher", "teacher_weight", "teacher_temperature"),
     *("arch", "weights", "drop_rate", "drop_path"),
     *("freeze", "unfreeze", "layer_decay", "save_every", "tensorboard", "wandb", "mlflow", "compile"),
+    *LAUNCHING,
 )
 
 

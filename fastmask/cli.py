@@ -20,7 +20,19 @@ import typer
 from fastmask import answers, choices, exports, looks, pages, photos, searches
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
-from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, join_numbers, numbers, option, with_settings
+from fastmask.options import (
+    AUGMENT,
+    DATA,
+    LAUNCHING,
+    NETWORK,
+    RUN,
+    TRAINING,
+    echo,
+    join_numbers,
+    numbers,
+    option,
+    with_settings,
+)
 from fastmask.terminal import bar, in_bytes, say
 
 if TYPE_CHECKING:
@@ -164,7 +176,7 @@ def _read_table(settings: Config) -> Table:
 
 
 @app.command()
-@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN)
+@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN, without=LAUNCHING)
 def lr_find(
     settings: Config,
     out: Annotated[Path | None, option("The picture; JSON beside it. (default: lr-find.png)", RUN)] = None,
@@ -221,7 +233,7 @@ def check(
 
 
 @app.command()
-@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN)
+@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN, without=LAUNCHING)
 def bench(
     settings: Config,
     seconds: Annotated[float, typer.Option(help="How long to measure, at least.", rich_help_panel=RUN)] = 20,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastmask.errors import DataError, UsageError, one_line
 from fastmask.files import parse_yaml, read_yaml
@@ -64,6 +64,7 @@ TRAINING_ALONE = frozenset(
             "accumulate",
         ),
         *("ema", "swa", "compile", "hours", "monitor", "save_every", "tensorboard", "wandb", "mlflow"),
+        *("launcher", "address", "per_fold", "fetch"),
     )
 )
 
@@ -224,8 +225,25 @@ class Config(BaseModel):
     tensorboard: bool = Field(False, description="Write event files of TensorBoard into the folder of each fold.")
     wandb: Annotated[str, Field(min_length=1)] | None = Field(None, description="A project of Weights & Biases.")
     mlflow: Annotated[str, Field(min_length=1)] | None = Field(None, description="An experiment of MLflow.")
+    launcher: Literal["local", "ray"] = Field(
+        "local", description="Folds in turn on this machine, or side by side as tasks of a Ray cluster."
+    )
+    address: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Ray's cluster: auto, HOST:PORT or ray://HOST:PORT; one of this machine's own without."
+    )
+    per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = Field(
+        None, description="A fold's share of a node of Ray's, such as gpu=0.5,cpu=4."
+    )
+    fetch: bool = Field(
+        False, description="Send folds' files to the run directory even where Ray's nodes see it themselves."
+    )
     workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(None, description="Loading processes.")
     device: Annotated[str, Field(min_length=1)] | None = Field(None, description="Such as cpu or cuda:0.")
+
+    @field_validator("per_fold", mode="before")
+    @classmethod
+    def _read_shares(cls, given: Any) -> Any:
+        return read_shares(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
@@ -251,9 +269,18 @@ class Config(BaseModel):
         for name, needed in _NEEDS.items():
             if getattr(self, name) != self.default(name) and not getattr(self, needed):
                 raise ValueError(f"{name} does nothing without {needed}: give both or neither")
-        for one, other in (("ema", "swa"), ("alpha", "class_weight"), ("refit", "hours"), ("refit", "swa")):
+        for one, other in (
+            ("ema", "swa"),
+            ("alpha", "class_weight"),
+            ("refit", "hours"),
+            ("refit", "swa"),
+            ("launcher", "hours"),
+        ):
             if all(getattr(self, name) != self.default(name) for name in (one, other)):
                 raise ValueError(f"{one} and {other} exclude each other: give one of the two")
+        gpus = (self.per_fold or {}).get("gpu", 0.0)
+        if gpus > 1:
+            raise ValueError(f"per_fold gives a fold {gpus:g} GPUs, but it trains on one: give 1 or a part, as 0.5")
         for told, names in self._idle():
             idle = [name for name in names if getattr(self, name) != self.default(name)]
             if idle:
@@ -285,6 +312,8 @@ class Config(BaseModel):
     def _idle(self) -> list[tuple[str, tuple[str, ...]]]:
         """Settings, in words, beside which others come to nothing."""
         found: list[tuple[str, tuple[str, ...]]] = []
+        if self.launcher == "local":
+            found.append(("launcher local", ("address", "per_fold", "fetch")))
         if self.loss == "ce":
             found.append(("loss ce", ("focal_gamma",)))
         if self.f1_share == 1:
@@ -371,13 +400,26 @@ def _sentence(name: str, errors: Sequence[Any]) -> str:
         # a setting of several forms fails once a form
         described = str(Config.model_fields[name].description).removesuffix(".")
         return f"Setting {name}: expected {described[0].lower()}{described[1:]}; found {_short(one['input'])}."
-    return f"Setting {name}: {one['msg'][0].lower()}{one['msg'][1:]}, found {_short(one['input'])}."
+    told = one["msg"].removeprefix("Value error, ")
+    return f"Setting {name}: {told[0].lower()}{told[1:]}, found {_short(one['input'])}."
 
 
 def _short(value: Any) -> str:
     """A value as a sentence shows it."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
+
+
+def read_shares(text: str) -> dict[str, float]:
+    """`gpu=0.5,cpu=4` -> {"gpu": 0.5, "cpu": 4}; raises ValueError for anything else, and for one twice."""
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    try:
+        shares = {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        raise ValueError("expected shares such as gpu=0.5,cpu=4") from None
+    if len(shares) < len(pairs):
+        raise ValueError("expected each of cpu and gpu once")
+    return shares
 
 
 def recipes() -> list[str]:

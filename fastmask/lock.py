@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from fastmask.files import check_target, real
 
 # the end of the name of a folder beside a run, in which it is made, and what a run that it replaces is called there
 ASIDE, REPLACED = ".new", "old"
+# seconds that a worker may still write until it has noticed that its driver is gone, or that its node was cut off
+_DRIVER_GONE, _CUT_OFF = 60.0, 300.0
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def held(out: Path) -> Iterator[None]:
             words = f"process {os.getpid()} on {platform.node()} since {since}"
             Path(lock.lock_file).write_text(words, encoding="utf-8")
         clear_left(out)
+        _clear_locks_of_folds(out, place)
         yield
     finally:
         with suppress(OSError):
@@ -47,6 +50,54 @@ def held(out: Path) -> Iterator[None]:
         with suppress(OSError):
             for parent in made:
                 parent.rmdir()
+
+
+@contextmanager
+def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _CUT_OFF) -> Iterator[None]:
+    """A block in which no other worker may write to a fold of the run at `out`; what one half wrote is cleared away.
+
+    Another may live on a node that was cut off: says so, and raises UsageError where that writes for `wait` seconds
+    more.
+    """
+    place = real(out)
+    lock = _lock_of_fold(place, fold)
+    try:
+        lock.acquire()
+    except Timeout:
+        say(f"fold {fold + 1} waits for {holder_of(Path(lock.lock_file))}, which still writes to it")
+        _wait_for(lock, out, wait)
+    try:
+        with suppress(OSError):
+            Path(lock.lock_file).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        clear_files(place.glob(f"fold{fold}/.*"))
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _lock_of_fold(place: Path, fold: int) -> FileLock:
+    # beside the run, which holds results alone
+    return FileLock(place.with_name(f".{place.name}.fold{fold}.lock"), timeout=0)
+
+
+def _wait_for(lock: FileLock, out: Path, wait: float) -> None:
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        holder = holder_of(Path(lock.lock_file))
+        raise UsageError(f"A fold of {out} is still being written by {holder}; end it, or wait for it.") from None
+
+
+def _clear_locks_of_folds(out: Path, place: Path) -> None:
+    """Wait for workers whose driver was killed, and clear away what they have left."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.fold*.lock"):
+        lock = FileLock(left)
+        _wait_for(lock, out, _DRIVER_GONE)
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
@@ -86,6 +137,12 @@ def check_not_held(out: Path) -> None:
             raise taken(out, Path(lock.lock_file)) from None
 
 
+def token(out: Path) -> str:
+    """What is read only where the disk of the holder of the run at `out` is seen; nothing where nobody holds it."""
+    lock = Path(_lock_of(real(out)).lock_file)
+    return holder_of(lock) if lock.is_file() else ""
+
+
 def _lock_of(place: Path) -> FileLock:
     return FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
 
@@ -116,7 +173,12 @@ def clear_left(path: Path) -> None:
         if (aside / REPLACED).exists() and not place.exists():
             (aside / REPLACED).rename(place)
         shutil.rmtree(aside)
-    for left in (*place.glob(".*.part"), *place.glob("fold*/.*")):
-        # ours, and those in which safetensors writes
-        if left.is_file():
-            left.unlink()
+    # ours, and those in which safetensors writes
+    clear_files((*place.glob(".*.part"), *place.glob("fold*/.*")))
+
+
+def clear_files(left: Iterable[Path]) -> None:
+    """Remove those that are plain files."""
+    for file in left:
+        if file.is_file():
+            file.unlink()

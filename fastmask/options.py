@@ -14,6 +14,8 @@ from fastmask.errors import UsageError
 # options that take as many numbers as follow them
 _NUMBER_LISTS = ("--stats", "--milestones")
 DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
+# settings of the panel Run that say where folds are trained: nothing to commands that train none
+LAUNCHING = ("launcher", "address", "per_fold", "fetch")
 
 
 def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
@@ -126,6 +128,19 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     ),
     "wandb": (str, option("Report to this project of Weights & Biases, a run a fold.", RUN)),
     "mlflow": (str, option("Report to this experiment of MLflow, a run a fold.", RUN)),
+    "launcher": (str, option("Folds in turn here: local; side by side on a cluster: ray. (default: local)", RUN)),
+    "address": (
+        str,
+        option("Ray's cluster: auto, HOST:PORT, ray://HOST:PORT. (default: one of this machine's own)", RUN),
+    ),
+    "per_fold": (
+        str,
+        option("A fold's share of a node, such as gpu=0.5,cpu=4. (default: a GPU, or the cores torch takes)", RUN),
+    ),
+    "fetch": (
+        bool,
+        option("Send folds' files to --out even where Ray's nodes see it. (default: no)", RUN, "--fetch/--no-fetch"),
+    ),
     "precision": (str, option("auto, fp32, bf16 or fp16. (default: auto: GPU: bf16 or fp16, CPU: fp32)", RUN)),
     "tf32": (bool, option("TF32 where a GPU computes in fp32. (default: yes)", RUN, "--tf32/--no-tf32")),
     "compile": (bool, option("Compile the network. (default: no)", RUN, "--compile/--no-compile")),

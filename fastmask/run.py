@@ -79,6 +79,10 @@ MACHINE_SETTINGS = (
     "tensorboard",
     "wandb",
     "mlflow",
+    "launcher",
+    "address",
+    "per_fold",
+    "fetch",
     "on_nan",
     "on_bad_photo",
     "data",
@@ -92,6 +96,8 @@ MACHINE_SETTINGS = (
     "folds_file",
     "weights",
 )
+# those of them that a run is not gone on with unless they are given again
+GIVEN_ANEW = ("hours", "launcher", "address", "per_fold", "fetch")
 
 
 @dataclass(frozen=True)
@@ -592,7 +598,7 @@ def _is_picture(entry: Path) -> bool:
 def resumed(config: Config, out: str | Path) -> Config:
     """The settings to go on with: those that the run at `out` was started with, under those that are given now.
 
-    Hours are not taken over; what they gave up, or what bs auto found, stays as it was.
+    Hours and a launcher are not taken over; what hours gave up, or what bs auto found, stays as it was.
     """
     run = Run.load(out)
     run.check_trained()
@@ -602,7 +608,7 @@ def resumed(config: Config, out: str | Path) -> Config:
     fixed = {"epochs", "folds"} if config.hours is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
     # a file of folds says how many there are
-    without = {"hours", "folds"} if saved.folds_file is not None else {"hours"}
+    without = {*GIVEN_ANEW, *(["folds"] if saved.folds_file is not None else [])}
     return make_config(saved.model_dump(exclude=without), {n: v for n, v in given.items() if n not in fixed})
 
 

@@ -19,7 +19,9 @@ _SEARCH = "Search"
 
 
 @app.command()
-@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN, without=("hours", "refit"))
+@with_settings(
+    DATA, AUGMENT, NETWORK, TRAINING, RUN, without=("hours", "refit", "launcher", "address", "per_fold", "fetch")
+)
 def tune(
     settings: Config,
     out: Annotated[Path, option("The folder of the search, and of the runs in it.", _SEARCH)],

@@ -121,6 +121,10 @@ OPTIONS: dict[str, tuple[Sequence[Any], Any]] = {
     "tensorboard": ([], True),
     "wandb": (["masks"], "masks"),
     "mlflow": (["masks"], "masks"),
+    "launcher": (["ray"], "ray"),
+    "address": (["auto"], "auto"),
+    "per_fold": (["gpu=0.5,cpu=4"], {"gpu": 0.5, "cpu": 4}),
+    "fetch": ([], True),
     "precision": (["bf16"], "bf16"),
     "tf32": (None, False),
     "compile": ([], True),
@@ -146,6 +150,9 @@ BESIDE: dict[str, Sequence[Any]] = {
     "half_shares": ["--half-cutmix", 0.5],
     "half_partner": ["--half-cutmix", 0.5],
     "unfreeze": ["--freeze", "body"],
+    "address": ["--launcher", "ray"],
+    "per_fold": ["--launcher", "ray"],
+    "fetch": ["--launcher", "ray"],
 }
 
 

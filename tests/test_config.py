@@ -59,6 +59,17 @@ def test_every_recipe_is_a_configuration(name):
         ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
         ({"train_pipeline": {}}, "train_pipeline and valid_pipeline belong together"),
         ({"stats": [0.5, 0.5, 0.5, 0, 1, 1]}, "three positive deviations"),
+        ({"launcher": "slurm"}, "Setting launcher: .*'local' or 'ray', found 'slurm'"),
+        ({"launcher": "ray", "hours": 2}, "launcher and hours exclude each other"),
+        (
+            {"launcher": "ray", "per_fold": "half"},
+            "Setting per_fold: expected shares such as gpu=0.5,cpu=4, found 'half'",
+        ),
+        ({"launcher": "ray", "per_fold": "cpu=2,cpu=4"}, "Setting per_fold: expected each of cpu and gpu once, found"),
+        ({"launcher": "ray", "per_fold": "tpu=1"}, "Setting per_fold: .*'cpu' or 'gpu', found 'tpu'"),
+        ({"launcher": "ray", "per_fold": "gpu=0"}, "Setting per_fold: .*greater than or equal to 0.01, found 0"),
+        ({"launcher": "ray", "per_fold": "cpu=nan"}, "Setting per_fold: .*found nan"),
+        ({"launcher": "ray", "per_fold": {"gpu": 2}}, "per_fold gives a fold 2 GPUs, but it trains on one"),
         ({"stats": [0.5]}, "Setting stats: expected .report., .pretrained., or three means and three deviations"),
     ],
 )
@@ -116,12 +127,20 @@ def test_a_region_in_a_tall_crop_would_be_nearly_the_whole_face():
         ({"loss": "ce", "focal_gamma": 3}, "focal_gamma does nothing beside loss ce"),
         ({"f1_share": 1, "label_smoothing": 0.1}, "label_smoothing does nothing beside f1_share 1"),
         ({"f1_share": 1, "class_weight": "auto"}, "class_weight does nothing beside f1_share 1"),
+        ({"per_fold": "cpu=2"}, "per_fold does nothing beside launcher local"),
+        ({"address": "auto", "launcher": "local"}, "address does nothing beside launcher local"),
         ({"freeze": "body", "layer_decay": 0.5}, "layer_decay does nothing beside a body that is frozen to the end"),
     ],
 )
 def test_what_would_come_to_nothing_is_refused(settings, idle):
     with pytest.raises(UsageError, match=idle):
         make_config(settings)
+
+
+def test_shares_are_text_or_a_mapping():
+    text = make_config({"launcher": "ray", "per_fold": " gpu=0.5, cpu=4"})
+    assert text.per_fold == {"gpu": 0.5, "cpu": 4}
+    assert make_config(text.to_plain()) == text
 
 
 def test_a_body_that_thaws_may_decay_by_layer():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastmask.errors import UsageError
-from fastmask.lock import check_not_held, held
+from fastmask.lock import check_not_held, fold_held, held, token
 from fastmask.run import Run, resumed
 
 
@@ -90,6 +90,56 @@ def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
         assert resumed(before, run_copy) == before
     assert Run.load(run_copy).trained_folds == [0, 1]
     assert not aside.exists()
+
+
+def hold_fold(
+    run: str, holding: "multiprocessing.synchronize.Event", over: "multiprocessing.synchronize.Event"
+) -> None:
+    with fold_held(Path(run), 0, print):
+        holding.set()
+        over.wait(60)
+
+
+def test_two_workers_never_write_one_fold(run_copy: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    holding, over = processes.Event(), processes.Event()
+    other = processes.Process(target=hold_fold, args=(str(run_copy), holding, over))
+    other.start()
+    said: list[str] = []
+    try:
+        assert holding.wait(60)
+        with (
+            pytest.raises(UsageError, match=rf"A fold of {run_copy} is still being written by process {other.pid} on"),
+            fold_held(run_copy, 0, said.append, wait=0.1),
+        ):
+            raise AssertionError("both hold it")
+        assert len(said) == 1
+        assert said[0].startswith(f"fold 1 waits for process {other.pid} on ")
+        with fold_held(run_copy, 1, said.append):
+            pass
+        # and one that waits long enough has it once it is free
+        over.set()
+        (run_copy / "fold0" / ".state.safetensors.123.part").write_text("half")
+        with fold_held(run_copy, 0, said.append):
+            assert not (run_copy / "fold0" / ".state.safetensors.123.part").exists()
+    finally:
+        over.set()
+        other.join()
+    assert [path for path in run_copy.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_lock_of_a_worker_that_was_killed_goes(run_copy: Path) -> None:
+    left = run_copy.with_name(f".{run_copy.name}.fold1.lock")
+    left.write_text("process 1 on a node that is gone")
+    with held(run_copy):
+        assert not left.exists()
+
+
+def test_only_who_sees_the_disk_reads_the_token(run_copy: Path, tmp_path: Path) -> None:
+    assert token(run_copy) == ""
+    with held(run_copy):
+        assert token(run_copy).startswith(f"process {os.getpid()} on ")
+        assert token(tmp_path / "elsewhere" / run_copy.name) == ""
 
 
 def test_what_replaced_a_run_stays(run_copy: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import pandas as pd
 import torch
@@ -16,12 +16,13 @@ from albumentations import Compose
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
-from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
+from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, one_line
 from fastmask.files import frame_to_csv
 from fastmask.lock import held
 from fastmask.run import (
     CONFIG,
     FOLDS,
+    GIVEN_ANEW,
     PIPELINES,
     Run,
     check_free,
@@ -71,6 +72,9 @@ def cross_validate(
 
     Where a launcher has started several processes they train each fold together: see `processes`. All return the run;
     the first alone writes and speaks.
+
+    `launcher="ray"` trains the folds side by side on a Ray cluster, see `launch_ray`: that at `address`, that which
+    this process has joined by `ray.init`, or one of this machine's own.
     """
     out, start = Path(out), time.monotonic()
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
@@ -79,7 +83,10 @@ def cross_validate(
     processes = join(wanted)
     view = view_on(log) if processes.first else Log(StringIO())
     # held from here on, so that a second process does not even decode
-    with held(out) if processes.first else nullcontext():
+    with (
+        held(out) if processes.first else nullcontext(),
+        launcher_of(wanted, table, loss_func, view.say) as launcher,
+    ):
         with processes.first_alone():
             if not resume and processes.first:
                 check_free(out, overwrite)
@@ -87,6 +94,8 @@ def cross_validate(
             plan = prepare(table, wanted, loss_func, view.say, fold, processes)
             plan.check_folds(fold)
         plan, rehearsal = in_time(fitted(plan, view.say), start, resume, view.say)
+        if launcher is not None:
+            plan = launcher.shared(plan, None if not resume else Run.load(out))
         with processes.first_alone():
             run = open_run(out, plan, resume, overwrite)
         view.say(f"{plan}; run {out}")
@@ -94,7 +103,7 @@ def cross_validate(
             saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
             threads(run, plan, view.say) if resume else nullcontext(),
         ):
-            train(run, taught(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal)
+            train(run, taught(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal, launcher)
     return run
 
 
@@ -104,6 +113,40 @@ def taught(plan: Plan, run: Run, say: Callable[[str], None]) -> Plan:
         return plan
     with plan.processes.first_alone():
         return plan.taught_by(plan.teacher.answers_kept(run, plan, say))
+
+
+class Launcher(Protocol):
+    """Trains folds side by side, on whatever machines."""
+
+    def shared(self, plan: Plan, run: Run | None) -> Plan:
+        """The plan as its folds' shares of the machines allow, of a `run` that is gone on with as it was begun.
+
+        Raises UsageError where there is no such share.
+        """
+
+    def train(self, run: Run, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+        """Train folds to their end."""
+
+    def refit(self, run: Run, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+        """Train folds that are done on all photos."""
+
+
+@contextmanager
+def launcher_of(
+    config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
+) -> Iterator[Launcher | None]:
+    """A block in which folds are trained where a configuration says: None is here, in turn."""
+    if config.launcher == "local":
+        yield None
+        return
+    try:
+        from fastmask.training.launch_ray import joined
+    except ImportError as error:
+        raise UsageError(
+            f"Ray cannot be imported ({one_line(error)}), which --launcher ray needs: pip install 'fastmask[ray]'."
+        ) from error
+    with joined(config, table, loss_func, say) as launcher:
+        yield launcher
 
 
 def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) -> tuple[Plan, Rehearsal | None]:
@@ -129,6 +172,7 @@ def train(
     view: Log,
     start: float,
     rehearsal: Rehearsal | None = None,
+    launcher: Launcher | None = None,
     after_fold: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Train those of the folds that are not, collect what they say of their photos, and train them on all at last.
@@ -146,6 +190,9 @@ def train(
     progress = RunProgress(view, plan.config, len(left), len(refits), budget.end if budget else None)
     for fold in tuple(trained):
         after_fold(fold)
+    if launcher is not None:
+        launcher.train(run, plan, left, progress)
+        trained, left = [*trained, *left], []
     for done, fold in enumerate(left):
         check_there(run, trained)
         train_fold(run, plan, fold, progress, budget.deadline(len(left) - done) if budget else None)
@@ -155,6 +202,9 @@ def train(
     with plan.processes.first_alone():
         if plan.processes.first:
             finish(run)
+    if launcher is not None:
+        launcher.refit(run, plan, refits, progress)
+        refits = []
     for fold in refits:
         refit_fold(run, plan, fold, progress)
     progress.summary(run, folds)
@@ -180,8 +230,9 @@ def line_to_go_on(run: Run, plan: Plan, fold: Sequence[int] | None) -> str:
     if plan.loss_func is not None:
         return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
     options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
-    for name in ("hours", "on_nan", "on_bad_photo", "tensorboard", "wandb", "mlflow"):
-        value, default = getattr(plan.config, name), None if name == "hours" else getattr(run.config, name)
+    for name in (*GIVEN_ANEW, "on_nan", "on_bad_photo", "tensorboard", "wandb", "mlflow"):
+        value = getattr(plan.config, name)
+        default = plan.config.default(name) if name in GIVEN_ANEW else getattr(run.config, name)
         if value != default:
             options += option_of(name, value)
     return go_on(run.path, *options)
@@ -190,6 +241,8 @@ def line_to_go_on(run: Run, plan: Plan, fold: Sequence[int] | None) -> str:
 def option_of(name: str, value: Any) -> list[str]:
     """What to type for a setting."""
     words = name.replace("_", "-")
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={number:g}" for key, number in value.items())
     if isinstance(value, bool):
         return [f"--{words}" if value else f"--no-{words}"]
     return [f"--{words}", f"{value:g}" if isinstance(value, float) else str(value)]
@@ -249,6 +302,16 @@ def open_run(out: Path, plan: Plan, resume: bool, overwrite: bool) -> Run:
 def reopen(out: Path, plan: Plan) -> Run:
     """The run to go on with; raises UsageError naming what differs, where that would change the result."""
     run = Run.load(out)
+    check_same(run, plan)
+    for fold in run.trained_folds:
+        # of a process that was killed when it had just ended the fold
+        clear_fold(run, fold)
+    return run
+
+
+def check_same(run: Run, plan: Plan) -> None:
+    """Raise UsageError naming what differs between a run and a plan, where that would change the result."""
+    out = run.path
     if run.pipelines != plan.pipelines:
         raise UsageError(
             f"{out} was started with other pipelines, see {out / PIPELINES}; start anew with another --out."
@@ -273,7 +336,3 @@ def reopen(out: Path, plan: Plan) -> Run:
             f"{out} was started with another {' and another '.join(differing)} than there is now; --resume needs the "
             "same, another --out starts anew."
         )
-    for fold in run.trained_folds:
-        # of a process that was killed when it had just ended the fold
-        clear_fold(run, fold)
-    return run

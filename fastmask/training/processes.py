@@ -120,6 +120,7 @@ def check_settings(config: Config) -> None:
         raise UsageError(f"Several processes have a GPU each: leave out --device {config.device}.")
     for name, wrong, why in (
         ("hours", config.hours is not None, "their clocks would end a fold at different steps; set --epochs"),
+        ("launcher ray", config.launcher != "local", "each trains the same fold; start it once"),
         ("bs auto", config.bs == "auto", "each would find another size; set a number"),
         ("on-bad-photo skip", config.on_bad_photo == "skip", "each sees its share alone; see fastmask check"),
     ):

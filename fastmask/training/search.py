@@ -24,6 +24,7 @@ MOST_TRIALS = 10_000
 # settings that a search cannot have, with why
 _NO_BASE = {
     "hours": "it would make a trial's epochs depend on the clock; --hours of tune limits the search as a whole",
+    "launcher": "a trial's folds are trained in turn, so that a poor one ends early; several processes share a search",
     "refit": "no score tells what it is worth; refit what is best: fastmask fit --config best.yaml --refit N",
 }
 # what tune.yaml holds, and of what kind
