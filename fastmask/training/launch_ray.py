@@ -105,7 +105,7 @@ def _join(address: str) -> None:
             raise
         raise UsageError(
             f"Ray at {address} cannot be joined ({one_line(error)}); expected auto, HOST:PORT on a node of the cluster "
-            "itself, or ray://HOST:PORT."
+            "itself, or ray://HOST:PORT. A cluster that asks for a token needs RAY_AUTH_MODE=token here."
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -228,7 +228,7 @@ class RayLauncher:
             return
         progress.say(f"{count(len(folds), 'fold')}, each with {self.share}, on {count(len(_alive()), 'node')} of Ray")
         order = Order.of(run, self.table, self._on_a_worker(plan.config), self.loss_func)
-        with _joined_words(run):
+        with _failures_in_words(run):
             _Launch(job, run, order, self.share, _surroundings(plan.config), progress).all(folds)
 
     def _on_a_worker(self, config: Config) -> Config:
@@ -250,7 +250,7 @@ def _surroundings(config: Config) -> dict[str, str]:
 
 
 @contextmanager
-def _joined_words(run: Run) -> Iterator[None]:
+def _failures_in_words(run: Run) -> Iterator[None]:
     """A block in which an error of Ray itself ends in a sentence."""
     try:
         yield
