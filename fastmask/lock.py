@@ -139,8 +139,10 @@ def check_not_held(out: Path) -> None:
 
 def token(out: Path) -> str:
     """What is read only where the disk of the holder of the run at `out` is seen; nothing where nobody holds it."""
-    lock = Path(_lock_of(real(out)).lock_file)
-    return holder_of(lock) if lock.is_file() else ""
+    try:
+        return Path(_lock_of(real(out)).lock_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _lock_of(place: Path) -> FileLock:

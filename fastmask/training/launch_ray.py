@@ -33,6 +33,7 @@ from fastmask.errors import FastmaskError, UsageError, one_line
 from fastmask.run import STATE, Run
 from fastmask.training.crossval import check_there
 from fastmask.training.fold import clear_fold
+from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.launch_worker import Job, Letter, Order, work
 from fastmask.training.mailbox import Mailbox
 from fastmask.training.mirror import Change, take_over, whole
@@ -104,7 +105,7 @@ def _join(address: str) -> None:
             raise
         raise UsageError(
             f"Ray at {address} cannot be joined ({one_line(error)}); expected auto, HOST:PORT on a node of the cluster "
-            "itself, or ray://HOST:PORT."
+            "itself, or ray://HOST:PORT. A cluster that asks for a token needs RAY_AUTH_MODE=token here."
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -168,6 +169,10 @@ def share_of(
 
 
 def _task(order: Order, job: Job, fold: int, attempt: int, files: Change | None, mailbox: Any) -> bool:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # as the shell has it for what a script starts aside: but here it comes from `ray.cancel` alone
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def send(letter: Letter) -> None:
         ray.get(mailbox.put.remote(pickle.dumps(letter)))
 
@@ -223,7 +228,7 @@ class RayLauncher:
             return
         progress.say(f"{count(len(folds), 'fold')}, each with {self.share}, on {count(len(_alive()), 'node')} of Ray")
         order = Order.of(run, self.table, self._on_a_worker(plan.config), self.loss_func)
-        with _joined_words(run):
+        with _failures_in_words(run):
             _Launch(job, run, order, self.share, _surroundings(plan.config), progress).all(folds)
 
     def _on_a_worker(self, config: Config) -> Config:
@@ -245,7 +250,7 @@ def _surroundings(config: Config) -> dict[str, str]:
 
 
 @contextmanager
-def _joined_words(run: Run) -> Iterator[None]:
+def _failures_in_words(run: Run) -> Iterator[None]:
     """A block in which an error of Ray itself ends in a sentence."""
     try:
         yield
@@ -286,15 +291,20 @@ class _Launch:
     def all(self, folds: Sequence[int]) -> None:
         """Send the folds, and return when all are back; whatever ends that, they are stopped, and save a state."""
         self._trips = {fold: _Trip(fold, with_files=self._fetches) for fold in folds}
-        try:
-            for trip in self._trips.values():
-                self._send(trip)
-            while self._under_way:
-                for reference in self._ended():
-                    self._settle(self._under_way.pop(reference), reference)
-        except BaseException:
-            self._stop()
-            raise
+        # noted, because Ray makes something else of what is raised while it waits
+        interrupts = Interrupts()
+        with interrupts:
+            try:
+                for trip in self._trips.values():
+                    self._send(trip)
+                while self._under_way:
+                    for reference in self._ended():
+                        self._settle(self._under_way.pop(reference), reference)
+                    if interrupts.asked is not None:
+                        end(interrupts.asked)
+            except BaseException:
+                self._stop()
+                raise
 
     def _send(self, trip: _Trip) -> None:
         trip.attempt += 1

@@ -16,7 +16,7 @@ from fastmask.config import Config
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskError
 from fastmask.lock import fold_held, token
-from fastmask.run import FILES, Run
+from fastmask.run import CONFIG, ENVIRONMENT, EXTRA, FOLDS, HEADS, PIPELINES, TEACHER, Run
 from fastmask.training.crossval import check_same, taught, threads
 from fastmask.training.fold import train_fold
 from fastmask.training.live import Log
@@ -27,6 +27,8 @@ from fastmask.training.refit import refit_fold
 
 Job = Literal["train", "refit"]
 _JOBS: dict[Job, Callable[[Run, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}
+# files of a run that its folds are trained by
+_NEEDED = (CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, EXTRA, TEACHER)
 # settings that name files or folders, which a plan is made of
 _PATHS = ("extra", "extra_images", "pseudo", "weights", "boxes", "folds_file", "cache_dir", "teacher")
 # seconds between two looks whether a state was saved
@@ -53,7 +55,7 @@ class Order:
     def of(cls, run: Run, table: Table, config: Config, loss_func: LossFunc | None) -> Order:
         """The order of a run that this process holds; paths are those from the root of the disk."""
         place = Path(os.path.abspath(run.path))
-        files = {name: (run.path / name).read_bytes() for name in sorted(FILES) if (run.path / name).is_file()}
+        files = {name: (run.path / name).read_bytes() for name in _NEEDED if (run.path / name).is_file()}
         given = {name: getattr(config, name) for name in _PATHS}
         paths = {name: os.path.abspath(path) for name, path in given.items() if path is not None}
         return cls(

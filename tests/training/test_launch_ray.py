@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+from ray import exceptions
 from ray.cluster_utils import Cluster
 
 from fastmask.config import make_config
@@ -17,7 +19,7 @@ from fastmask.data.contest import read_contest
 from fastmask.errors import FastmaskError, UsageError
 from fastmask.run import GIVEN_ANEW, Run, resumed
 from fastmask.training.crossval import cross_validate
-from fastmask.training.launch_ray import Share, share_of
+from fastmask.training.launch_ray import Share, _Launch, _surroundings, _Trip, share_of
 
 NEVER_THE_SAME = {"environment.json", "times.csv", "config.yaml"}
 SECONDS = 240
@@ -82,6 +84,15 @@ def test_fetched_where_no_disk_is_shared(launch, finished_run):
     assert files(run.path) == files(finished_run.path)
 
 
+def test_folds_are_trained_on_all_photos_there_too(launch, contest, small_settings, tmp_path):
+    run, said = launch(refit=1, fetch=True)
+    assert "fold 2/2: 1 epoch on all photos\n" in said
+    settings = {**small_settings, "refit": 1}
+    here = cross_validate(read_contest(contest), out=tmp_path / "here", log=io.StringIO(), **settings)
+    assert files(run.path) == files(here.path)
+    assert len(list(here.path.glob("fold*/refit.safetensors"))) == 2
+
+
 class Interrupting(io.StringIO):
     """A log whose reader types Ctrl-C after the first epoch."""
 
@@ -129,6 +140,40 @@ def test_a_share_of_a_node():
         share_of({"gpu": 0.5}, False, 2, nodes)
     with pytest.raises(UsageError, match="A fold asks for 9 CPU and 1 GPU, which no node"):
         share_of({"cpu": 9}, True, 2, nodes)
+
+
+class Losing(_Launch):
+    """A launch that sends folds nowhere."""
+
+    def __init__(self, run, said):
+        self.job, self.run, self.progress = "train", run, SimpleNamespace(say=said.append)
+
+    def _send(self, trip):
+        trip.mark = self._state_of(trip.fold)
+
+
+def test_a_fold_that_is_lost_five_times_without_getting_on_ends_the_run(finished_run, tmp_path):
+    said, run = [], Run(tmp_path, finished_run.config, finished_run.heads)
+    launch, trip = Losing(run, said), _Trip(0)
+    launch._send(trip)
+    for _ in range(4):
+        launch._lost(trip, exceptions.WorkerCrashedError())
+    # it has got on, so it is counted anew
+    (tmp_path / "fold0").mkdir()
+    (tmp_path / "fold0" / "state.safetensors").write_bytes(b"a state")
+    for _ in range(4):
+        launch._lost(trip, exceptions.WorkerCrashedError())
+    with pytest.raises(FastmaskError, match="Fold 1 was lost for want of memory 5 times before it had saved a state"):
+        launch._lost(trip, exceptions.OutOfMemoryError("it was killed"))
+    assert said == ["fold 1 was lost with its worker or node; it goes on elsewhere from its last state"] * 8
+
+
+def test_what_a_tracker_needs_to_know_goes_with_the_folds(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
+    assert _surroundings(make_config({"wandb": "masks"}))["WANDB_MODE"] == "offline"
+    assert "MLFLOW_TRACKING_URI" not in _surroundings(make_config({"wandb": "masks"}))
+    assert _surroundings(make_config({})) == {}
 
 
 def test_a_missing_package_is_one_sentence(contest, small_settings, tmp_path, monkeypatch):
