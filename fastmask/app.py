@@ -155,7 +155,10 @@ def _filled(viewer: Viewer, row: int | None, head: str) -> list[Any]:
     count = viewer.photos_of(row)
     return [
         _ASKED + markup.notice(words, "good" if mark else "info"),
-        gr.Dropdown(list(viewer.photos.heads[head].classes), value=value or None, visible=not banded),
+        # hidden or not it goes with every question, and Gradio lets only its choices through
+        gr.Dropdown(
+            list(viewer.photos.heads[head].classes), value=None if banded else value or None, visible=not banded
+        ),
         gr.Number(float(value) if banded and value else None, label=f"Right is (the number of {head})", visible=banded),
         value == "",
         gr.Radio(

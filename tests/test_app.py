@@ -247,6 +247,30 @@ def test_a_label_is_marked_shown_and_taken_back(page: Served, finished_run: Run,
     assert words(said) == "age of this photo is not marked."
 
 
+def test_a_second_number_replaces_the_first_and_is_taken_back(page: Served, finished_run: Run, contest: Path) -> None:
+    """As the page asks it: each question is asked with what the answer before put into the fields, hidden ones too."""
+    path, person = finished_run.oof["path"][3], finished_run.oof["person"][3]
+    for given, whole in ((61, "this photo"), (62, "this photo"), (63, "all photos of the person")):
+        right = value_of(page.ask("/show", 3, "age")[5])
+        for number in (given, given + 7):
+            _, field, back, *_, said = page.ask("/mark", 3, "age", right, number, False, whole)
+            assert words(said).startswith(f"Written to {page.fixes}: age of "), said
+            assert value_of(back) == number
+            right = value_of(field)
+        marks = pd.read_csv(page.fixes, dtype=str, keep_default_na=False)
+        assert marks["value"].tolist() == [str(given + 7)]
+        assert marks[["path", "person"]].iloc[0].tolist() == ([path, ""] if whole == "this photo" else ["", person])
+        *_, said = page.ask("/take_back", 3, "age")
+        assert words(said).startswith("Taken back: age")
+        assert value_of(page.ask("/show", 3, "age")[6]) is None
+    assert apply_fixes(read_contest(contest), page.fixes).frame.equals(read_contest(contest).frame)
+
+
+def value_of(field: Any) -> Any:
+    """What an answer put into a field, which comes alone or with what else changes of it."""
+    return field["value"] if isinstance(field, dict) else field
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
