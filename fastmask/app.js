@@ -2,6 +2,8 @@
 const fm = {
   grids: null,
   then: null,
+  // whether the photo that is come to is to have the focus, because that was on one
+  focused: false,
 
   // photos to choose from: `trigger` tells the server which, under the name `chosen`
   grid(element, trigger, watch, chosen) {
@@ -21,8 +23,10 @@ const fm = {
     element.addEventListener("keydown", (event) => {
       const button = event.target.closest("button[data-row]");
       const to = button && fm.beside(button, event.key);
+      // beyond the first and the last one `arrows` turns the page
       if (!to) return;
       event.preventDefault();
+      event.stopPropagation();
       to.focus();
       pick(to);
     });
@@ -31,8 +35,21 @@ const fm = {
       const tiles = fm.tiles();
       const button = fm.then < 0 ? tiles[tiles.length - 1] : tiles[0];
       fm.then = null;
-      if (button) pick(button);
+      if (!button) return;
+      pick(button);
+      if (fm.focused) button.focus();
     });
+    document.addEventListener("keydown", fm.arrows);
+  },
+
+  // left and right go through the photos wherever the page is read, but where they have a meaning of their own
+  arrows(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const own = "input, textarea, select, [contenteditable], [role=tab], [role=listbox], [role=slider], [role=dialog]";
+    if (!fm.grids || !fm.grids.offsetParent || event.target.closest(own)) return;
+    event.preventDefault();
+    fm.step(by, event.repeat);
   },
 
   tiles: () => (fm.grids ? [...fm.grids.querySelectorAll("button[data-row]")] : []),
@@ -58,14 +75,18 @@ const fm = {
   },
 
   // the photo before or after the one that is shown, on the next page where need be
-  step(by) {
+  step(by, held = false) {
     const tiles = fm.tiles();
     const at = tiles.findIndex((tile) => tile.hasAttribute("aria-current"));
     const to = tiles[at + by];
+    fm.focused = fm.grids !== null && fm.grids.contains(document.activeElement);
     if (to) {
       to.click();
+      if (fm.focused) to.focus();
       return;
     }
+    // a key that is held down stops at the end of a page
+    if (held) return;
     const page = document.getElementById(by < 0 ? "fm-before" : "fm-after");
     const words = document.querySelector("#fm-where small");
     const [, number, pages] = (words && words.textContent.match(/(\d+) of (\d+)/)) || [];

@@ -69,7 +69,9 @@ def build(viewer: Viewer) -> gr.Blocks:
 
 
 def _header(run: Run) -> str:
-    words = f"{run.config.arch}, {run.config.folds} folds" if not run.is_ensemble else "an ensemble"
+    folds = run.config.folds
+    words = f"{run.config.arch}, folds 0 to {folds - 1}, of the folders fold0 to fold{folds - 1}"
+    words = "an ensemble" if run.is_ensemble else words
     if run.is_scored:
         joint = run.score(draws=0).joint
         words += f" · {len(run.oof)} photos · out-of-fold macro-F1 {joint.macro_f1:.4f}, accuracy {joint.accuracy:.4f}"
@@ -155,7 +157,10 @@ def _filled(viewer: Viewer, row: int | None, head: str) -> list[Any]:
     count = viewer.photos_of(row)
     return [
         _ASKED + markup.notice(words, "good" if mark else "info"),
-        gr.Dropdown(list(viewer.photos.heads[head].classes), value=value or None, visible=not banded),
+        # hidden or not it goes with every question, and Gradio lets only its choices through
+        gr.Dropdown(
+            list(viewer.photos.heads[head].classes), value=None if banded else value or None, visible=not banded
+        ),
         gr.Number(float(value) if banded and value else None, label=f"Right is (the number of {head})", visible=banded),
         value == "",
         gr.Radio(
@@ -388,6 +393,8 @@ def mounted(page: gr.Blocks, most_bytes: int) -> FastAPI:
         enable_monitoring=False,
         pwa=False,
         theme=_theme(),
+        # a word that it reads out and has no translation of
+        i18n=gr.I18n(en={"common.complete": "Done"}),
         # not as css=, which it takes apart and puts together otherwise
         head=f"<style>{_asset('app.css')}</style><script>{_asset('app.js')}</script>",
     )

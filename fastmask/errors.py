@@ -27,6 +27,14 @@ class UnreadableError(DataError):
     """A photo cannot be read."""
 
 
+class GoneError(DataError):
+    """A photo that a table names is not there."""
+
+
+class UnfitError(DataError):
+    """A photo's size does not go with an augmentation."""
+
+
 class UsageError(FastmaskError):
     """What was asked for does not exist or contradicts itself; the command exits 2."""
 

@@ -17,6 +17,7 @@ app = typer.Typer()
 def report(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     data: Annotated[str | None, option("Where its photos lie now. (default: where they lay)")] = None,
+    images: Annotated[str | None, option("The folder that their paths start from now. (default: found)")] = None,
     out: Annotated[Path | None, option("Another folder to write to, new or empty. (default: the run)")] = None,
     photos: Annotated[bool, typer.Option("--photos/--no-photos", help="Show photos on the page.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in --out.")] = False,
@@ -25,9 +26,11 @@ def report(
     from fastmask.report.write import write_report
     from fastmask.run import PICTURES
 
-    made = write_report(run, data, out, photos=photos, overwrite=overwrite)
+    made = write_report(run, data, out, images=images, photos=photos, overwrite=overwrite)
     for title, why in made.missing.items():
         say(f"Left out: {title}: {why}")
+    if made.gone:
+        say(f"Not there any more: {len(made.gone):,} of the run's photos, such as {made.gone[0]}")
     if made.kept:
         say(f"{made.card} was changed by hand and stays as it is; remove it to have it written anew.")
     typer.echo(str(made))

@@ -19,6 +19,7 @@ app = typer.Typer()
 def open_page(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     data: Annotated[str | None, option("Where the run's photos lie now. (default: where it was trained)")] = None,
+    images: Annotated[str | None, option("The folder that their paths start from now. (default: found)")] = None,
     boxes: Annotated[Path | None, option("Their faces, of a run with --boxes. (default: as it was trained)")] = None,
     fixes: Annotated[
         Path | None, option("The table that marked labels go to. (default: the run's own, or fixes.csv beside it)")
@@ -33,7 +34,7 @@ def open_page(
     from fastmask.report.viewer import open_viewer
     from fastmask.serve import serve
 
-    viewer = open_viewer(run, data=data, boxes=boxes, fixes=fixes, device=device)
+    viewer = open_viewer(run, data=data, images=images, boxes=boxes, fixes=fixes, device=device)
     if viewer.why_not:
         say(f"Only photos of your own can be looked at: {viewer.why_not}")
     else:

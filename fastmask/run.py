@@ -517,7 +517,7 @@ class Run:
 
         return plot_top_losses(self, n, head, data)
 
-    def explain(self, photo: str | Path, heads: Sequence[str] | None = None, **options: Any) -> Figure:
+    def explain(self, photo: Any, heads: str | Sequence[str] | None = None, **options: Any) -> Figure:
         """Where the networks look on a photo: see `fastmask.report.explained.plot_explanation`."""
         from fastmask.report.explained import plot_explanation
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.randomness import Counted, Stream
 
@@ -297,7 +298,11 @@ def thin(true: np.ndarray, groups: np.ndarray) -> list[str]:
 
 
 def target_of(heads: Heads, y: np.ndarray, target: str) -> np.ndarray:
-    """(N, heads) class numbers -> (N,) those of one head, or of the joint class."""
+    """(N, heads) class numbers -> (N,) those of one head, or of the joint class; raises UsageError for any other."""
+    if target != JOINT and target not in heads.names:
+        raise UsageError(
+            f"There is no head {target!r}; the heads are {', '.join(heads.names)}, and {JOINT} is all of them together."
+        )
     return np.asarray(heads.joint(y) if target == JOINT else y[:, heads.position(target)])
 
 

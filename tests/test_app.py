@@ -175,6 +175,38 @@ def test_a_photo_that_the_network_cannot_take_is_told_without_our_folders(finish
     assert "/fastmask-" not in str(told.value)
 
 
+def test_a_photo_that_is_too_small_is_told_without_options_that_the_page_has_not(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    Image.new("RGB", (10, 10)).save(tmp_path / "tiny.png")
+    with pytest.raises(DataError, match=r"^tiny.png is 10 high and 10 wide, .*; choose a larger photo\.$"):
+        Trial(finished_run).answer(tmp_path / "tiny.png")
+
+
+def test_the_map_of_an_answer_is_of_that_and_says_which_network_it_is_of(run_copy: Path) -> None:
+    """Out of fold another epoch may answer than the one whose weights are kept; here its genders are swapped."""
+    oof, heads = pd.read_csv(run_copy / "oof.csv"), Run.load(run_copy).heads
+    gender = [f"gender.{name}" for name in heads["gender"].classes]
+    kept, fold = heads["gender"].classes[int(oof[gender].iloc[0].argmax())], oof["fold"][0]
+    oof[gender] = oof[gender[::-1]].to_numpy()
+    joint = heads.joint(heads.argmax(oof[heads.columns].to_numpy()))
+    oof.assign(predicted=joint).to_csv(run_copy / "oof.csv", index=False)
+    viewer = open_viewer(run_copy)
+    other = "female" if kept == "male" else "male"
+    own = viewer.run.predict([viewer.photos.root / oof["path"][0]], members=[f"fold{fold}"])
+    network = heads["gender"].classes[own.y[0, 1]]
+    told = words(viewer.heat(0, "gender", "the answer"))
+    (epoch,) = [int(file.stem[5:]) + 1 for file in viewer.run.checkpoints(fold)]
+    assert told.startswith(f"What speaks for {other} in the network that is kept, of fold {fold}, epoch {epoch}. ")
+    if network == other:
+        assert "Its own answer is the same" in told
+    else:
+        assert f"and answers {network} itself" in told
+        assert f"Out of fold the answer is {other}" in told
+    same = own.y[0, 0] == viewer.run.predicted[0, 0]
+    assert ("Out of fold" not in words(viewer.heat(0, "mask", "the answer"))) == same
+
+
 def browse(page: Served, *changed: Any, number: int = 1, row: int | None = None) -> tuple[list[int], str]:
     """The rows of a page, and where it is."""
     given = list(ANY)
@@ -245,6 +277,30 @@ def test_a_label_is_marked_shown_and_taken_back(page: Served, finished_run: Run,
     assert apply_fixes(table, page.fixes).frame.equals(table.frame)
     *_, said = page.ask("/take_back", 3, "age")
     assert words(said) == "age of this photo is not marked."
+
+
+def test_a_second_number_replaces_the_first_and_is_taken_back(page: Served, finished_run: Run, contest: Path) -> None:
+    """As the page asks it: each question is asked with what the answer before put into the fields, hidden ones too."""
+    path, person = finished_run.oof["path"][3], finished_run.oof["person"][3]
+    for given, whole in ((61, "this photo"), (62, "this photo"), (63, "all photos of the person")):
+        right = value_of(page.ask("/show", 3, "age")[5])
+        for number in (given, given + 7):
+            _, field, back, *_, said = page.ask("/mark", 3, "age", right, number, False, whole)
+            assert words(said).startswith(f"Written to {page.fixes}: age of "), said
+            assert value_of(back) == number
+            right = value_of(field)
+        marks = pd.read_csv(page.fixes, dtype=str, keep_default_na=False)
+        assert marks["value"].tolist() == [str(given + 7)]
+        assert marks[["path", "person"]].iloc[0].tolist() == ([path, ""] if whole == "this photo" else ["", person])
+        *_, said = page.ask("/take_back", 3, "age")
+        assert words(said).startswith("Taken back: age")
+        assert value_of(page.ask("/show", 3, "age")[6]) is None
+    assert apply_fixes(read_contest(contest), page.fixes).frame.equals(read_contest(contest).frame)
+
+
+def value_of(field: Any) -> Any:
+    """What an answer put into a field, which comes alone or with what else changes of it."""
+    return field["value"] if isinstance(field, dict) else field
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,16 @@ def test_a_report_asked_wrongly_is_refused(run_copy: Path, refused: Callable[...
     assert "which is no part of a report" in refused(ASKED_WRONGLY, "report", run_copy, "--out", "there")
 
 
+@pytest.mark.parametrize("option", ["--data", "--images"])
+def test_a_place_without_the_photos_is_refused(
+    run_copy: Path, refused: Callable[..., str], work: Path, option: str
+) -> None:
+    (work / "empty").mkdir()
+    for command in ("report", "app"):
+        assert "nowhere is not a folder" in refused(ASKED_WRONGLY, command, run_copy, option, "nowhere")
+        assert "empty lacks 84 of the photos of" in refused(ASKED_WRONGLY, command, run_copy, option, "empty")
+
+
 def test_a_notebook_shows_each_picture_once(finished_run: Run) -> None:
     """With pyplot and without it."""
     notebook = nbformat.v4.new_notebook()

@@ -3,9 +3,9 @@
     python examples/benchmarks/browser.py RUN PHOTO OUT [--data DIR] [--chromium /usr/bin/chromium]
 
 Needs `pip install playwright` and Chromium. Opens `fastmask app RUN`, tries the photo and files that are none, browses,
-filters, goes through photos by keyboard, marks a label, looks into the table of fixes, takes it back. Writes pictures
-of the page, 1200 and 390 pixels wide, light and dark, to OUT. Exits 1 where the page did not do what it should, asked
-another host for anything, or complained in its console. Nothing is written beside the run.
+filters, goes through photos by keyboard, marks a number twice and a label, looks into the table of fixes, takes them
+back. Writes pictures of the page, 1200 and 390 pixels wide, light and dark, to OUT. Exits 1 where the page did not do
+what it should, asked another host for anything, or complained in its console. Nothing is written beside the run.
 """
 
 import argparse
@@ -160,6 +160,7 @@ def browse(page: Page, out: Path, name: str) -> None:
     assert total is not None
     choose(page, "Show", "all")
     expect(page.locator("#fm-where")).to_contain_text(f"of {total[1]}")
+    turn_by_key(page)
     page.get_by_role("button", name="Next ›").click()
     expect(page.locator("#fm-where")).to_contain_text("page 2")
     page.locator("#fm-grid button").last.focus()
@@ -178,6 +179,59 @@ def browse(page: Page, out: Path, name: str) -> None:
     expect(page.locator("#fm-grid")).to_contain_text("No photo is like this.")
     page.get_by_label("Search").fill("")
     expect(page.locator("#fm-where")).to_contain_text(f"of {total[1]}")
+
+
+def turn_by_key(page: Page) -> None:
+    """The arrow keys go on where no photo has the focus, and from the last photo of a page to the next page."""
+    page.locator("h1").click()
+    first = current(page)
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#fm-grid button").nth(1)).to_have_attribute("aria-current", "true")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(f'#fm-grid [data-row="{first}"]')).to_have_attribute("aria-current", "true")
+    last = page.locator("#fm-grid button").last
+    last.focus()
+    page.keyboard.press("Enter")
+    row = current(page)
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#fm-where")).to_contain_text("page 2")
+    expect(page.locator("#fm-grid button").first).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#fm-where")).to_contain_text("page 1")
+    expect(page.locator(f'#fm-grid [data-row="{row}"]')).to_be_focused()
+
+
+def mark_number(page: Page, fixes: Path) -> None:
+    """A number is marked, and marked again; the photo after is looked at, and this one again; it is taken back."""
+    page.locator("#fm-grid button").first.click()
+    choose(page, "Label of", "age")
+    right, said = page.get_by_role("spinbutton", name=re.compile("Right is")), page.locator("#fm-form-said .fm-good")
+    expect(right).to_be_visible()
+    labelled = re.search(r"Labelled .*\((\d+)\)", page.locator("#fm-form").inner_text())
+    one, two, three = [n for n in ("21", "22", "23", "24") if labelled is None or n != labelled[1]][:3]
+    for value, whole in ((one, False), (two, False), (three, True)):
+        if whole:
+            page.locator("#fm-back").click()
+            expect(said).to_contain_text("Taken back: age")
+            page.get_by_role("radio", name=re.compile("^all .* photos")).check()
+        right.fill(value)
+        page.locator("#fm-write").click()
+        expect(said).to_contain_text(f"is {value} ")
+        written = pd.read_csv(fixes, dtype=str, keep_default_na=False).to_dict("records")
+        assert [row["value"] for row in written] == [value], written
+        page.get_by_role("button", name="Photo after").click()
+        expect(page.locator("#fm-grid button").nth(1)).to_have_attribute("aria-current", "true")
+        expect(said).to_be_hidden()
+        page.locator("#fm-grid button").first.click()
+        expect(page.locator("#fm-facts")).to_contain_text(f"→ {value}")
+        choose(page, "Label of", "age")
+        expect(page.locator("#fm-form .fm-good").first).to_contain_text("Marked: age")
+        expect(right).to_have_value(value)
+    page.locator("#fm-back").click()
+    expect(said).to_contain_text("Taken back: age")
+    assert pd.read_csv(fixes).empty
+    assert page.locator(".toast-body").count() == 0, page.locator(".toast-body").all_inner_texts()
+    assert "common." not in page.locator("body").inner_text()
 
 
 def mark(page: Page, fixes: Path, out: Path, name: str) -> None:
@@ -243,8 +297,9 @@ def main() -> None:
                 try_photos(page, given.photo, Path(folder), given.out, name)
                 too_large(page, Path(folder), watch)
                 browse(page, given.out, name)
+                mark_number(page, fixes)
                 mark(page, fixes, given.out, name)
-                print(f"{name}: photo, files that are none, filters, pages, keys, mark: as they should be", flush=True)
+                print(f"{name}: photo, files that are none, filters, pages, keys, marks: as they should be", flush=True)
                 page.context.close()
             page = watch.open(browser, WIDE, "dark")
             print("tab key:", json.dumps(tab_order(page), ensure_ascii=False))

@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 
 from fastmask.config import Config
-from fastmask.errors import DataError, UsageError, one_line
+from fastmask.errors import DataError, UnfitError, UsageError, one_line
 
 # albumentations asks the package index for news at import unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 from albumentations.core.serialization import serialize_enum
 
+# what mends a photo that an augmentation does not fit, for who trains
+CHANGE = "change --crop HEIGHT WIDTH or the pipeline."
 REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
 
 # transforms that draw nothing when they are sure to happen (p=1), but for the arguments that `_draws_nothing` looks at
@@ -276,9 +278,8 @@ def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) 
 
 def unfit(name: Path, size: Sequence[int], what: str, error: Exception) -> DataError:
     """The error of a photo on which an augmentation fails, in a sentence."""
-    return DataError(
-        f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); "
-        "change --crop HEIGHT WIDTH or the pipeline."
+    return UnfitError(
+        f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); {CHANGE}"
     )
 
 

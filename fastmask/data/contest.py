@@ -11,7 +11,7 @@ import pandas as pd
 
 from fastmask.data.photo import SUFFIXES, leaves
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError, UsageError
+from fastmask.errors import DataError, GoneError, UsageError
 from fastmask.files import read_strings
 from fastmask.heads import Head, Heads
 
@@ -122,9 +122,8 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
     try:
         names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
-        on_fault(
-            DataError(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row.")
-        )
+        kind = GoneError if isinstance(error, FileNotFoundError) else DataError
+        on_fault(kind(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row."))
         return {}
     linked = next((name for name in names if leaves(folder / name, folder.parent)), None)
     if linked is not None:
@@ -144,6 +143,6 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
             photos[stem] = name
     for stem in (s for s in MASK_OF_STEM if s not in photos):
         on_fault(
-            DataError(f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos.")
+            GoneError(f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos.")
         )
     return photos

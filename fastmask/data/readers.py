@@ -15,7 +15,7 @@ from fastmask.data.contest import CONTEST_COLUMNS, contest_folder, read_contest
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.photo import SUFFIXES, leaves, photos_in
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.errors import DataError, FastmaskWarning, GoneError, UsageError
 from fastmask.files import read_strings
 from fastmask.heads import JOINT, RESERVED, Head, Heads
 
@@ -312,7 +312,7 @@ def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError
     except OSError as error:
         return DataError(f"found {cell!r}, which cannot be a photo's name ({error.strerror}).")
     if found is None:
-        return DataError(f"{folder / path} does not exist; expected a photo there.")
+        return GoneError(f"{folder / path} does not exist; expected a photo there.")
     if not linked and leaves(folder / found, folder):
         return DataError(f"{folder / found} is a link out of {folder}; name the folder by {option} to allow that.")
     return found.as_posix()
@@ -361,5 +361,5 @@ def _without_faults(columns: Sequence[tuple[str | None, pd.Series]], file: Path,
     for line in broken.index[broken]:
         for name, cells, found in faults:
             if found[line]:
-                on_fault(DataError(f"{file}, line {line}, column {name}: {cells[line]}"))
+                on_fault(type(cells[line])(f"{file}, line {line}, column {name}: {cells[line]}"))
     return ~broken

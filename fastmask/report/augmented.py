@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from fastai.torch_core import TensorImage
 
-from fastmask.data.augment import augmentations
+from fastmask.data.augment import Augment, augmentations, check_fit
 from fastmask.data.boxes import Framing
 from fastmask.data.halves import Halves
 from fastmask.data.loaders import dataloaders
+from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, left_out, training_set
-from fastmask.heads import Heads
+from fastmask.data.transforms import UNREADABLE
+from fastmask.errors import UnreadableError, UsageError
+from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import soft_labels
 from fastmask.randomness import Counted, Stream
 from fastmask.report.blocks import Album, Block, Shown, Text, cut
@@ -28,6 +32,8 @@ _MOST, _LINES, _NAME = 12, 4, 28
 
 def first_batch(run: Run, table: Table, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """The first batch of a fold's training: (B, height, width, 3) uint8 photos, (B, classes of all heads) labels.
+
+    Without those that cannot be read any more.
 
     As the network got them, cut, augmented and mixed: what is drawn is a function of the run's own seed, fold and pass.
     Photos of other sources (`extra`, `pseudo`) are not among them, and then it is another batch than the first.
@@ -48,24 +54,38 @@ def first_batch(run: Run, table: Table, fold: int) -> tuple[np.ndarray, np.ndarr
 def _batch_of(
     run: Run, table: Table, fold: int, train: TrainingSet, halves: Halves | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    config = run.config
+    config, augments = run.config, augmentations(run.pipelines)
     dls = dataloaders(
         table,
         fold,
         run.folds["fold"].to_numpy(),
-        augments=augmentations(run.pipelines),
+        augments=augments,
         bs=config.batch,
         seed=config.seed,
         num_workers=0,
         device="cpu",
         maps=[],
+        substitute=_size(table, augments[0]),
         train=train,
         halves=halves,
     )
-    x, y = _mixed(run, fold, *dls.train.one_batch())
+    x, y = dls.train.one_batch()
+    gone = (y == UNREADABLE).all(1).numpy()
+    # as the training has it, where one goes in the middle
+    y[gone] = 0 if y.is_floating_point() else UNKNOWN
+    x, y = _mixed(run, fold, x, y)
     pixels = dls.train.after_batch.decode(TensorImage(x)) * 255
     photos = pixels.round().byte().permute(0, 2, 3, 1).numpy()
-    return photos, soft_labels(y.as_subclass(torch.Tensor), run.heads).numpy()
+    return photos[~gone], soft_labels(y.as_subclass(torch.Tensor), run.heads).numpy()[~gone]
+
+
+def _size(table: Table, augment: Augment) -> tuple[int, int]:
+    """Height and width of a photo of the table as the network gets it, of the first that can be read."""
+    for row in range(len(table)):
+        with suppress(UnreadableError):
+            path = table.photo(row)
+            return check_fit({"the training pipeline": (augment, check_photos([path], table.faces))}, [path])
+    raise UsageError(f"None of the photos in {table.root} can be read.")
 
 
 def _training_set(run: Run, table: Table, rows: np.ndarray) -> TrainingSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from fastmask.data.augment import augmentations, check_fit
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import check_photos
 from fastmask.data.transforms import NormalizeBatch
-from fastmask.errors import UsageError
+from fastmask.errors import FastmaskError, UsageError
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.ensemble import face_cut, find_photos
 from fastmask.inference.networks import Load, load_members
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
+from fastmask.report.material import chosen_epochs
 from fastmask.run import Run
 
 _BATCH = 16
@@ -35,7 +37,9 @@ class Explanation:
     """Where the networks of a fold look on one photo for the class `label` of `head`.
 
     `image` is the photo as they see it, (height, width, 3) uint8, `heat` (height, width) float32 from 0 to 1, all 0
-    where nothing speaks for the class. `probabilities` (classes of all heads) are their answer.
+    where nothing speaks for the class. `probabilities` (classes of all heads) are their own: `probability` is that of
+    `label`, `answer` the class of the greatest, `answer_probability`. That may be another class than is asked for, or
+    than another epoch's network has answered out of fold. `by` says in words which networks they are.
     """
 
     name: str
@@ -45,6 +49,9 @@ class Explanation:
     label: str
     probability: float
     probabilities: np.ndarray
+    answer: str
+    answer_probability: float
+    by: str
 
     @property
     def overlay(self) -> np.ndarray:
@@ -59,7 +66,7 @@ def explain(
     run: Run | str | Path,
     photos: str | Path | Sequence[str | Path],
     head: str = JOINT,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     fold: int | None = None,
     boxes: str | Path | None = None,
@@ -70,24 +77,29 @@ def explain(
 ) -> list[Explanation]:
     """Grad-CAM of each photo (a folder, a list, or one file) by the networks of one fold, the first by default.
 
-    For the class `label` of `head`, by default the one that they answer. Of the joint class it is what speaks for the
-    classes of all its heads together. `boxes`, `root` and `load` are those of `predict`; `refit` explains the network
-    that was trained on all photos at last, where there is one. Several checkpoints give the mean of their maps. Raises
-    UsageError for a head or class that there is not, a fold that has not been trained, or a body without a map of
-    features.
+    For the class `label` of `head`, or that of each photo, by default the one that they answer. Of the joint class it
+    is what speaks for the classes of all its heads together. `boxes`, `root` and `load` are those of `predict`; `refit`
+    explains the network that was trained on all photos at last, where there is one. Several checkpoints give the mean
+    of their maps. Raises UsageError for a head or class that there is not, a fold that has not been trained, or a body
+    without a map of features.
     """
     run = Run.of(run)
     run.check_trained()
-    wanted = None if label is None else _class_of(run.heads, head, label)
     if head != JOINT:
         run.heads.position(head)
     one = isinstance(photos, str | Path) and Path(photos).is_file()
     names, paths = find_photos([photos] if one else photos, root)  # type: ignore[list-item]
-    member = f"fold{(run.trained_folds or [0])[0] if fold is None else fold}"
+    labels = [label] * len(paths) if label is None or isinstance(label, str) else list(label)
+    if len(labels) != len(paths):
+        raise UsageError(f"There are {len(labels)} classes to explain for {len(paths)} photos; expected one for each.")
+    wanted = [None if name is None else _class_of(run.heads, head, name) for name in labels]
+    fold = (run.trained_folds or [0])[0] if fold is None else fold
+    member = f"fold{fold}"
     picked, augments = pick_device(device), augmentations(run.pipelines)
     faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
     size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
     networks = load_members(run, [member], picked, size, refit=refit, load=load)[member]
+    by = networks_of(run, fold, refit)
     stats, loss = batch_stats(augments), FocalLoss(run.heads)
     decoder = NormalizeBatch(*stats)
     found: list[Explanation] = []
@@ -95,17 +107,54 @@ def explain(
         x = x.as_subclass(Tensor)
         with torch.no_grad():
             answers = torch.stack([loss.activation(network(x)) for network in networks]).mean(0)
-        columns = _columns(run.heads, head, answers if wanted is None else wanted.expand(len(x), -1))
+        own = _columns(run.heads, head, answers)
+        here = wanted[len(found) : len(found) + len(x)]
+        columns = torch.stack(
+            [o if w is None else _columns(run.heads, head, w[None])[0].to(o) for o, w in zip(own, here, strict=True)]
+        )
         heat = torch.stack([grad_cam(network, x, columns) for network in networks]).mean(0)
         images = (decoder.decode(TensorImage(x)) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        chances = answers.gather(1, columns).prod(1).tolist()
+        chances, best = (answers.gather(1, c).prod(1).tolist() for c in (columns, own))
         for i, chance in enumerate(chances):
-            text = _name_of(run.heads, head, columns[i].tolist())
-            place = names[len(found)]
+            text, said = (_name_of(run.heads, head, c[i].tolist()) for c in (columns, own))
             found.append(
-                Explanation(place, images[i], heat[i].cpu().numpy(), head, text, chance, answers[i].cpu().numpy())
+                Explanation(
+                    names[len(found)],
+                    images[i],
+                    heat[i].cpu().numpy(),
+                    head,
+                    text,
+                    chance,
+                    answers[i].cpu().numpy(),
+                    said,
+                    best[i],
+                    by,
+                )
             )
     return found
+
+
+def networks_of(run: Run, fold: int, refit: bool = False) -> str:
+    """In words, which networks of a fold explain: `fold 0, epoch 3`, folds from 0 as in the files, epochs from 1."""
+    if refit and run.refitted:
+        return f"fold {fold}, trained on all photos at last"
+    epochs = [file.stem.removeprefix("epoch") for file in run.checkpoints(fold)]
+    named = [str(int(epoch) + 1) if epoch.isdecimal() else epoch for epoch in epochs]
+    return f"fold {fold}, epoch{'s' * (len(named) > 1)} {', '.join(named)}"
+
+
+def scored_epochs(run: Run, fold: int) -> list[int]:
+    """The epochs, from 1, whose answers to the photos of a fold are the out-of-fold ones; none where nobody knows."""
+    with suppress(FastmaskError, OSError):
+        return [epoch + 1 for epoch in chosen_epochs(run).get(fold, [])]
+    return []
+
+
+def answer_of(heads: Heads, head: str, probabilities: np.ndarray) -> tuple[str, float]:
+    """(classes of all heads,) probabilities -> the answer to a head or the joint class, and its probability."""
+    scores = torch.from_numpy(probabilities.copy())[None]
+    columns = _columns(heads, head, scores)
+    return _name_of(heads, head, columns[0].tolist()), float(scores.gather(1, columns).prod())
 
 
 def grad_cam(network: MultiHeadNet, x: Tensor, columns: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from fastmask.scoring import Scores, target_of
 class Material:
     """A run, its scores, and its photos where they can be found and are wanted."""
 
-    def __init__(self, run: Run, data: str | None = None, photos: bool = True) -> None:
-        self.run, self.data, self.photos = run, data, photos
+    def __init__(self, run: Run, data: str | None = None, photos: bool = True, images: str | None = None) -> None:
+        self.run, self.data, self.photos, self.images = run, data, photos, images
 
     @cached_property
     def scores(self) -> Scores:
@@ -32,7 +32,12 @@ class Material:
         """The run's photos, where they lie now; raises UsageError where they are not there, or not wanted."""
         if not self.photos:
             raise UsageError("Photos are left out, as --no-photos asks.")
-        return photos_of(self.run, self.data)
+        return photos_of(self.run, self.data, self.images)
+
+    @cached_property
+    def gone(self) -> list[str]:
+        """The paths of the run's photos that are not there any more."""
+        return [path for row, path in enumerate(self.table.frame["path"]) if not self.table.photo(row).is_file()]
 
     @property
     def targets(self) -> tuple[str, ...]:

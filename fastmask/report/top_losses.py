@@ -22,6 +22,8 @@ from fastmask.scoring import target_of
 
 # mistakes in a report, and heads of one of them that have a line of their own
 MOST, _LINES, _NAME = 24, 4, 60
+# photos of one picture, which is as many rows high
+_MOST_PLOTTED = 200
 
 
 def losses(run: Run, head: str = JOINT) -> pd.DataFrame:
@@ -53,7 +55,7 @@ def plot_top_losses(run: Run, n: int = 16, head: str = JOINT, data: str | None =
 
     `data` says where the photos lie, where they have moved. Raises UsageError where they are not there.
     """
-    found = losses(run, head).head(n)
+    found = losses(run, head).head(_count(n))
     if found.empty:
         raise UsageError(f"No photo has a label of {'all heads' if head == JOINT else head}.")
     material = Material(run, data)
@@ -64,10 +66,18 @@ def plot_top_losses(run: Run, n: int = 16, head: str = JOINT, data: str | None =
             lines = [
                 (f"loss {row.loss:.2f}: true {percent(row.probability_true)}", QUIET),
                 (row.true, ""),
-                (f"said {row.predicted} {percent(row.probability)}" if kind == WRONG else "said so", kind),
+                (f"said {row.predicted}" if kind == WRONG else "said so", kind),
+                # a line of its own: what is too long for its place loses its end
+                *([(f"with {percent(row.probability)}", kind)] if kind == WRONG else []),
             ]
             shown.append(Shown(photo, row.path, lines))
     return plot_sheet(shown, title=f"Highest loss, {head}: -log of the probability of the true class")
+
+
+def _count(n: object) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= _MOST_PLOTTED:
+        raise UsageError(f"n is {n!r}; expected a whole number of photos to show, 1 to {_MOST_PLOTTED}.")
+    return int(n)
 
 
 def photos_at(material: Material, rows: Sequence[int]) -> list[np.ndarray | None]:
@@ -115,8 +125,7 @@ def section(material: Material) -> list[Block]:
     found = mistakes(run, target)
     if found.empty:
         return [Text("No photo was answered wrongly.")]
-    shown, told = found.drop_duplicates("person").head(MOST), len(found)
-    photos = photos_at(material, shown["row"])
+    told, (shown, photos, unread) = len(found), surest(material, found)
     album = [
         Shown(
             photo,
@@ -124,7 +133,6 @@ def section(material: Material) -> list[Block]:
             [*answer_lines(run, row.row), (shortened(row.path, _NAME), QUIET)],
         )
         for row, photo in zip(shown.itertuples(), photos, strict=True)
-        if photo is not None
     ]
     known = int(material.known(target).sum())
     said = (
@@ -132,5 +140,28 @@ def section(material: Material) -> list[Block]:
         f"{'' if target == JOINT else f' in {target}'}. These are the {len(album)} that the models were surest of, at "
         "most one of each person: under each what is true, what was answered and how sure that was."
     )
-    gone = len(shown) - len(album)
-    return [Text(said), *([Text(f"{gone} more cannot be read.")] if gone else []), Album("mistakes", album)]
+    return [
+        *_gone(material),
+        Text(said),
+        *([Text(f"{unread} more cannot be read.")] if unread else []),
+        Album("mistakes", album),
+    ]
+
+
+def surest(material: Material, found: pd.DataFrame) -> tuple[pd.DataFrame, list[np.ndarray], int]:
+    """The first mistakes of `found`, one a person, that can be read, with their photos; and how many cannot be."""
+    first = found.drop_duplicates("person").head(MOST)
+    photos = photos_at(material, first["row"])
+    there = [photo is not None for photo in photos]
+    return first[there], [photo for photo in photos if photo is not None], there.count(False)
+
+
+def _gone(material: Material) -> list[Block]:
+    """How many of the run's photos are not there any more, where some are."""
+    if not material.gone:
+        return []
+    said = (
+        f"{len(material.gone):,} of the {len(material.run.folds):,} photos of this run are not there any more, such as "
+        f"{material.gone[0]}. Here and below they are not shown; the figures above are of all."
+    )
+    return [Text(said, warning=True)]

@@ -15,18 +15,19 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from fastmask.data.augment import CHANGE
 from fastmask.data.boxes import to_frame
 from fastmask.data.faces import find_face, load_detector
 from fastmask.data.photo import MOST_PIXELS, SUFFIXES, TooLargeError, decode_photo
-from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, one_line
+from fastmask.errors import DataError, FastmaskError, UnfitError, UnreadableError, UsageError, one_line
 from fastmask.files import write_csv
-from fastmask.heads import JOINT
+from fastmask.heads import JOINT, Heads
 from fastmask.inference.ensemble import Predictions
 from fastmask.inference.members import open_members
 from fastmask.inference.mixture import Mixture
 from fastmask.inference.networks import load_network
 from fastmask.model.network import MultiHeadNet
-from fastmask.report.explain import Explanation, explain
+from fastmask.report.explain import Explanation, answer_of, explain
 from fastmask.run import Run
 
 # bytes of a photo that is handed over; those of the largest cameras are smaller
@@ -68,7 +69,7 @@ class Trial:
             folds = [
                 self._explain([place], head, label, fold=fold, refit=True, **options) for fold in self.run.trained_folds
             ]
-        return _mean(folds)
+        return _mean(self.run.heads, folds)
 
     def explain_own(
         self, photo: Path, fold: int, head: str = JOINT, label: str | None = None, **options: Any
@@ -108,7 +109,10 @@ class Trial:
                 yield place, *self._cut(place, image)
             except FastmaskError as error:
                 # nobody knows where it was put for the moment
-                raise type(error)(str(error).replace(str(place), name)) from error
+                told = str(error).replace(str(place), name)
+                # the run's crop is nothing that can be changed here
+                told = told.replace(CHANGE, "choose a larger photo.") if isinstance(error, UnfitError) else told
+                raise type(error)(told) from error
 
     def _cut(self, place: Path, image: np.ndarray) -> tuple[dict[str, Any], str]:
         if not self._framed:
@@ -150,13 +154,18 @@ def _answer(predictions: Predictions, head: str) -> str:
     return str(heads[head].decode(int(y[0, heads.position(head)])))
 
 
-def _mean(folds: Sequence[Explanation]) -> Explanation:
+def _mean(heads: Heads, folds: Sequence[Explanation]) -> Explanation:
     if not folds:
         raise DataError("No fold is finished, so there is nothing to explain.")
     heat = np.mean([each.heat for each in folds], axis=0)
+    probabilities = np.mean([each.probabilities for each in folds], axis=0)
+    answer, chance = answer_of(heads, folds[0].head, probabilities)
     return replace(
         folds[0],
         heat=heat / max(float(heat.max()), np.finfo(heat.dtype).tiny),
         probability=float(np.mean([each.probability for each in folds])),
-        probabilities=np.mean([each.probabilities for each in folds], axis=0),
+        probabilities=probabilities,
+        answer=answer,
+        answer_probability=chance,
+        by=f"the mean of {len(folds)} folds",
     )

@@ -15,6 +15,7 @@ from fastmask.errors import DataError, FastmaskError, UsageError
 from fastmask.heads import JOINT
 from fastmask.report import markup
 from fastmask.report.browse import Filter, Page, answers, page_of, photo_answer, select
+from fastmask.report.explain import Explanation, scored_epochs
 from fastmask.report.marks import Mark, add_mark, check_marks, marks_on, place_of, read_marks, take_back
 from fastmask.report.source import table_of
 from fastmask.report.trial import Trial
@@ -138,19 +139,35 @@ class Viewer:
     def heat(self, row: int, head: str, of: str) -> str:
         """Where the networks that have not seen the photo look, for their answer or for its label."""
         self._row(row)
-        label = self._answers(head).iloc[row]["true"] if of == LABEL else None
+        label = self._answers(head).iloc[row]["true" if of == LABEL else "predicted"]
         if label == "":
             raise UsageError("This photo has no label, so nothing speaks for it.")
         return self._map(row, head, label)
 
-    def _map_of(self, row: int, head: str, label: str | None) -> str:
+    def _map_of(self, row: int, head: str, label: str) -> str:
         one = self._row(row)
         framed = {} if self.boxes is None else {"boxes": self.boxes, "root": self.photos.root}
         made = self.trial.explain_own(self.photos.root / one["path"], int(one["fold"]), head, label, **framed)
         return markup.figure(
             markup.picture(made.overlay, f"The photo under a map of what speaks for {made.label}"),
-            f"What speaks for {made.label} ({markup.percent(made.probability)}), by fold {one['fold']}",
+            self._told_of(made, self._answers(head).iloc[row]["predicted"], int(one["fold"])),
         )
+
+    def _told_of(self, made: Explanation, answered: str, fold: int) -> str:
+        """Which network a map is of, what that answers itself, and where the answer beside the map is another's."""
+        told = f"What speaks for {made.label} in the network that is kept, of {made.by}. "
+        if made.label == made.answer:
+            told += f"Its own answer is the same, {markup.percent(made.answer_probability)}"
+        else:
+            told += (
+                f"It gives that {markup.percent(made.probability)}, and answers {made.answer} itself, "
+                f"{markup.percent(made.answer_probability)}"
+            )
+        if made.answer == answered:
+            return f"{told}."
+        epochs = ", ".join(map(str, scored_epochs(self.run, fold)))
+        of = f", by the network of epoch {epochs}, which the other folds chose" if epochs else ""
+        return f"{told}. Out of fold the answer is {answered}{of}."
 
     def marking(self, row: int, head: str) -> tuple[str, str, Mark | None]:
         """Of a photo and a head: what it is labelled, the number behind it where there is one, and its mark."""
@@ -218,11 +235,13 @@ def open_viewer(
     run: Run | str | Path,
     *,
     data: str | None = None,
+    images: str | None = None,
     boxes: str | Path | None = None,
     fixes: str | Path | None = None,
     device: str | None = None,
 ) -> Viewer:
-    """What the page shows of a run: its photos by its own settings, or where `data` and `boxes` say that they lie.
+    """What the page shows of a run: its photos by its own settings, or where `data`, `images`
+    and `boxes` say that they lie.
 
     Where they are not here, or nothing is out of fold yet, photos can be tried all the same. Raises UsageError or
     DataError for a run, data or a fix table that cannot be used.
@@ -236,9 +255,9 @@ def open_viewer(
         why_not = f"{run.path} has no oof.csv: the run has not finished."
     else:
         try:
-            table = table_of(run, data, fixes=False)
+            table = table_of(run, data, fixes=False, images=images)
         except FastmaskError as error:
-            if data is not None:
+            if data is not None or images is not None:
                 raise
             why_not = str(error)
     if table is not None:

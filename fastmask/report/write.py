@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastmask.errors import UsageError
+from fastmask.errors import FastmaskError, UsageError
 from fastmask.files import check_parent, real, replacing, write_text
 from fastmask.lock import held
 from fastmask.report.blocks import Album, Drawing, Section
@@ -24,7 +24,8 @@ from fastmask.terminal import in_bytes
 class Report:
     """A report that was written: its `page`, its `card`, its `pictures`.
 
-    `missing` says of each section that was left out why; `kept` whether the card is somebody's own and stayed.
+    `missing` says of each section that was left out why, `gone` which photos are not there any more; `kept` whether the
+    card is somebody's own and stayed.
     """
 
     page: Path
@@ -32,6 +33,7 @@ class Report:
     pictures: Sequence[Path]
     missing: Mapping[str, str] = field(default_factory=dict)
     kept: bool = False
+    gone: Sequence[str] = ()
 
     def __str__(self) -> str:
         return f"{self.page}: {in_bytes(self.page.stat().st_size)}"
@@ -42,21 +44,24 @@ def write_report(
     data: str | None = None,
     out: str | Path | None = None,
     *,
+    images: str | None = None,
     photos: bool = True,
     overwrite: bool = False,
 ) -> Report:
     """Write report.html, README.md (a model card) and the folder report of pictures into a run's directory, or `out`.
 
-    `data` says where the photos lie, where they have moved; without `photos` none is shown. Only those photos are read
-    that are shown. What a run lacks is left out with a sentence. The run's own report is written over, another folder's
-    with `overwrite`; a card that somebody has changed stays as it is. Raises UsageError for a run that has not
-    finished.
+    `data` or `images` says where the photos lie, where they have moved; without `photos` none is shown. Only those
+    photos are read that are shown. What a run lacks is left out with a sentence. The run's own report is written over,
+    another folder's with `overwrite`; a card that somebody has changed stays as it is. Raises UsageError for a run that
+    has not finished, and, before anything is written, where no photo lies where they are said to.
     """
     run = Run.of(run)
     folder = run.path if out is None else Path(out)
     if out is not None:
         check_folder(folder, overwrite)
-    material = Material(run, data, photos)
+    material = Material(run, data, photos, images)
+    # a good page is not to be replaced by one without photos for a slip of the pen
+    gone = _gone(material)
     # before the work: a run without scores has nothing to report
     scored = material.scores
     assert scored is not None
@@ -72,7 +77,18 @@ def write_report(
             write_text(folder / CARD, card, parents=False)
         write_text(folder / PAGE, page, parents=False)
     missing = {section.title: section.missing for section in sections if section.missing}
-    return Report(folder / PAGE, folder / CARD, written, missing, kept)
+    return Report(folder / PAGE, folder / CARD, written, missing, kept, gone)
+
+
+def _gone(material: Material) -> list[str]:
+    """The photos that are not there any more, as far as it is known where they should be."""
+    try:
+        return material.gone
+    except (FastmaskError, OSError):
+        if material.photos and (material.data is not None or material.images is not None):
+            raise
+        # the sections that need them say so
+        return []
 
 
 def pictures_of(sections: Sequence[Section]) -> dict[str, bytes]:

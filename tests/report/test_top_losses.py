@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
 from fastmask.errors import UsageError
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Text, percent
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
 from fastmask.report.top_losses import answer_lines, losses, plot_top_losses, section
@@ -67,6 +68,37 @@ def test_the_section_shows_each_person_once_the_surest_first(make_run: Callable[
     assert shown == expected["path"].tolist()
     first = expected.iloc[0]
     assert f"Photo of a true {first['true']}, answered {first['predicted']}" in album.photos[0].alt
+
+
+@pytest.mark.parametrize("n", [0, -1, None, 3.5, "x", True, 201])
+def test_a_number_of_photos_that_is_none_is_told(finished_run: Run, n: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^n is {n!r}; expected a whole number of photos to show, 1 to 200\."):
+        finished_run.top_losses(n)
+
+
+def test_joint_is_among_what_there_is(finished_run: Run) -> None:
+    for ask in (lambda: finished_run.top_losses(3, "nope"), lambda: finished_run.plot_confusion("nope")):
+        with pytest.raises(UsageError, match="There is no head 'nope'; .* mask, gender, age, and joint is all of them"):
+            ask()
+
+
+def test_how_sure_an_answer_was_is_never_cut_off(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    run = make_run(labels)
+    figure = plot_top_losses(run, 40)
+    wrong = losses(run).head(40).query("true != predicted")
+    texts = [text.get_text() for text in figure.texts]
+    shares = [text for text in texts if text.startswith("with ")]
+    assert shares == [f"with {percent(share)}" for share in wrong["probability"]]
+
+
+def test_photos_that_are_gone_are_told(make_run: Callable[..., Run], labels: np.ndarray, tmp_path: Path) -> None:
+    run = make_run(labels)
+    path = mistakes(run)["path"][0]
+    (tmp_path / "made-photos" / path).unlink()
+    said = section(Material(run))[0]
+    assert isinstance(said, Text)
+    assert said.warning
+    assert said.text.startswith(f"1 of the 180 photos of this run are not there any more, such as {path}.")
 
 
 def test_photos_that_cannot_be_read_are_counted(

@@ -39,6 +39,20 @@ def test_the_same_run_gives_the_same_report(run: Run, snapshot: Callable[[Path],
     assert snapshot(run.path) == before
 
 
+def test_a_good_page_stays_where_a_wrong_place_is_named(
+    run: Run, tmp_path: Path, snapshot: Callable[[Path], dict[str, Any]]
+) -> None:
+    write_report(run)
+    before = snapshot(run.path)
+    for place in ({"data": str(tmp_path / "nowhere")}, {"images": str(tmp_path / "nowhere")}, {"data": str(tmp_path)}):
+        with pytest.raises(UsageError, match=r"is not a folder|lacks 180 of the photos"):
+            write_report(run, **place)
+    assert snapshot(run.path) == before
+    photos = (tmp_path / "made-photos").rename(tmp_path / "moved")
+    assert write_report(run, str(photos)).pictures != []
+    assert (run.path / "report" / "mistakes.png").is_file()
+
+
 def test_pictures_of_a_report_before_go(run: Run) -> None:
     write_report(run)
     assert (run.path / "report" / "mistakes.png").is_file()
