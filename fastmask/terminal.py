@@ -32,11 +32,12 @@ def bar(what: str) -> Iterator[Progress]:
 
 def in_bytes(count: float) -> str:
     """Bytes in words."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        # what rounds to four digits is a unit more
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:,.0f} TB" if count >= 99.5 else f"{count:.3g} TB"
 
 
 def duration(seconds: float) -> str:

@@ -97,7 +97,7 @@ def section(material: Material) -> list[Block]:
     shown = [one for of, row in zip(found, rows, strict=True) for one in _shown(run, of, run.true[row])]
     which = "" if len(heads) == len(run.heads.classified) else f" Shown are {joined(heads)}, the least often right."
     said = (
-        f"Grad-CAM (Selvaraju et al. 2017) by the networks of fold {fold + 1}, which have not seen these photos: red "
+        f"Grad-CAM (Selvaraju et al. 2017) by the networks of fold {fold}, which have not seen these photos: red "
         f"is what speaks most for the answer, blue what says nothing. First {len(wrong)} of the surest mistakes, then "
         f"{len(right)} sure right answers of different classes.{which}"
     )
