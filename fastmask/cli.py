@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastmask import answers, choices, exports, looks, pages, photos, searches
-from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
+from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, is_said, one_line
 from fastmask.files import check_new, check_new_picture
 from fastmask.options import (
     AUGMENT,
@@ -33,7 +33,7 @@ from fastmask.options import (
     option,
     with_settings,
 )
-from fastmask.terminal import bar, in_bytes, say
+from fastmask.terminal import bar, between_words, in_bytes, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -97,6 +97,11 @@ def fit(
     if launched()[0] > 0:
         # of several processes the first has it all
         return
+    _tell(run, report)
+
+
+def _tell(run: Run, report: bool) -> None:
+    """Print the score of a run that is finished, and say where it lies and what comes next."""
     typer.echo(str(run.score()))
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     if optimistic is not None:
@@ -141,7 +146,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     if resume:
         done = reopen(out, plan).trained_folds
         chosen = [fold for fold in chosen if fold not in done]
-    say(str(plan))
+    say(between_words(str(plan)))
     typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
 
 
@@ -199,7 +204,7 @@ def lr_find(
     if plan.teacher is not None:
         plan = plan.taught_by(plan.teacher.answers(plan, say))
     learn = plan.learner(fold)
-    say(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}")
+    say(between_words(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}"))
     with tf32(learn.dls.device, settings.tf32):
         found = finder.lr_find(learn)
     found.plot(out)
@@ -246,7 +251,7 @@ def bench(
     from fastmask.training.rehearsal import fitted
 
     plan = fitted(prepare(table, settings, say=say), say)
-    say(str(plan))
+    say(between_words(str(plan)))
     measured = measure(plan, seconds)
     echo(measured, json)
 
@@ -269,12 +274,15 @@ def merge(
     runs: Annotated[list[Path], typer.Argument(help="Runs whose folds were trained apart.", metavar="RUN RUN ...")],
     out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write a report at the end. (default: yes)", show_default=False)
+    ] = True,
 ) -> None:
     """Join folds trained apart (fit --fold) into one run, and print its score."""
     from fastmask.training.merge import merge_runs
 
     run = merge_runs(runs, out, overwrite=overwrite)
-    typer.echo(str(run.score()))
+    _tell(run, report)
 
 
 caches = typer.Typer(
@@ -382,6 +390,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say("fastmask: error: This machine's memory does not suffice; take smaller photos or a smaller --bs.")
         sys.exit(1)
     except SystemExit as done:
-        if done.code in (INTERRUPTED, TERMINATED):
+        if done.code in (INTERRUPTED, TERMINATED) and not is_said(done):
             say("fastmask: interrupted")
         raise

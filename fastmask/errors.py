@@ -60,6 +60,18 @@ class FastmaskWarning(UserWarning):
     """Something that does not stop the work, but that its result must be read with."""
 
 
+def mark_said(error: BaseException) -> None:
+    """Note on an exception that what it means has been said."""
+    error.already_said = True  # type: ignore[attr-defined]
+
+
+def is_said(error: BaseException | None) -> bool:
+    """Whether what an exception means, or one that it comes from, has been said already."""
+    return error is not None and (
+        getattr(error, "already_said", False) or is_said(error.__cause__ or error.__context__)
+    )
+
+
 def one_line(error: BaseException) -> str:
     """The words of another library's error in one line, without a full stop, to be put into a sentence.
 

@@ -64,7 +64,7 @@ def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _C
     try:
         lock.acquire()
     except Timeout:
-        say(f"fold {fold + 1} waits for {holder_of(Path(lock.lock_file))}, which still writes to it")
+        say(f"fold{fold} waits for {holder_of(Path(lock.lock_file))}, which still writes to it")
         _wait_for(lock, out, wait)
     try:
         with suppress(OSError):

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config, make_config
+from fastmask.data.findings import listed
 from fastmask.errors import DataError, UsageError
 from fastmask.files import (
     check_parent,
@@ -419,6 +420,11 @@ class Run:
         return scores
 
     @property
+    def is_leaky(self) -> bool:
+        """Whether it, or a run that it was made of, was split by photos: models have seen persons that they judge."""
+        return self.config.group == "none"
+
+    @property
     def caveats(self) -> list[str]:
         """What makes its score another than that of an honest, whole cross-validation; mostly nothing.
 
@@ -438,7 +444,8 @@ class Run:
         trained = sorted(set(self.oof["fold"].astype(int)))
         caveats = []
         if len(trained) < self.config.folds:
-            caveats.append(f"Of {self.config.folds} folds only {', '.join(map(str, trained))}: a part of the photos.")
+            only = f"{listed(trained, 'fold')} {'is' if len(trained) == 1 else 'are'}"
+            caveats.append(f"Of {self.config.folds} folds only {only} trained: a part of the photos.")
         if self.start.get("chosen_weights"):
             caveats.append(
                 "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
@@ -455,7 +462,7 @@ class Run:
                 f"{self.environment['proposed_fixes']} corrections of labels are a model's own and nobody has looked "
                 "at them: this score flatters."
             )
-        if self.config.group == "none":
+        if self.is_leaky:
             caveats.append("Leaky split (--group none): this score flatters and says nothing about new people.")
         return caveats
 

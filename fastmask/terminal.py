@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
@@ -14,6 +16,18 @@ def say(message: str, stream: TextIO | None = None) -> None:
     """Print a line to a stream, by default stderr; where nobody reads it any more, the work goes on without."""
     with suppress(OSError):
         print(message, file=stream or sys.stderr, flush=True)
+
+
+def between_words(text: str, stream: TextIO | None = None) -> str:
+    """A text in lines that end between words where a stream, by default stderr, is a terminal, which breaks anywhere.
+
+    Elsewhere it stays one line, and nothing that is to be copied from a terminal should be given here.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns - 1
+    return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager
@@ -32,11 +46,12 @@ def bar(what: str) -> Iterator[Progress]:
 
 def in_bytes(count: float) -> str:
     """Bytes in words."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        # what rounds to four digits is a unit more
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:,.0f} TB" if count >= 99.5 else f"{count:.3g} TB"
 
 
 def duration(seconds: float) -> str:

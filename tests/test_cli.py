@@ -21,8 +21,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from fastmask import cli
 from fastmask.config import Config
 from fastmask.run import Run
+from fastmask.training.crossval import saying_how_to_go_on
 
-DONE, FAILED, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, ASKED_WRONGLY, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 ERROR = "fastmask: error: "
 Command = Callable[..., Any]
 
@@ -653,6 +654,19 @@ def test_the_leaky_split_is_warned_of_and_noted_in_the_score(small: list[str], f
     assert "flatters" in fastmask("score", "leaky").out
 
 
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), INTERRUPTED), (SystemExit(TERMINATED), TERMINATED)])
+def test_an_interruption_that_has_been_told_is_not_told_again(
+    fastmask: Command, finished_run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def interrupt(*_: Any) -> None:
+        with saying_how_to_go_on("fastmask fit", print):
+            raise error
+
+    monkeypatch.setattr(Run, "load", interrupt)
+    answer = fastmask("score", finished_run.path)
+    assert (answer.code, answer.out, answer.err) == (code, "Interrupted. To go on: fastmask fit\n", [])
+
+
 def test_an_interruption_exits_130_with_a_word_and_no_traceback(
     fastmask: Command, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -962,6 +976,11 @@ def test_folds_trained_apart_are_merged(small: list[str], fastmask: Command, wor
         assert fastmask(*small, "--fold", fold, "--out", f"half{fold}").code == DONE
     merged = fastmask("merge", "half0", "half1", "--out", "whole")
     assert merged.code == DONE, merged.errors
+    assert "Written to whole: oof.csv, scores.json, checkpoints. Next: fastmask predict whole IMAGES --out FILE" in (
+        merged.err
+    )
+    assert merged.err[-1].startswith("Report: whole/report.html: ")
+    assert (work / "whole" / "report.html").is_file()
     assert merged.out == fastmask("score", finished_run.path).out
     assert (work / "whole" / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
 

@@ -105,6 +105,8 @@ def test_told_to_end_and_gone_on_with(start, settings, contest, tmp_path):
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == code, err
         assert f"Interrupted. To go on: fastmask fit --resume --out {out}" in err.splitlines()[-3:]
+        # once is enough
+        assert err.lower().count("interrupted") == 1
         assert (out / f"fold{fold}" / STATE).is_file()
         assert Run.load(out).trained_folds == list(range(fold))
     cross_validate(read_contest(contest), out=out, resume=True, log=io.StringIO())

@@ -114,7 +114,7 @@ def test_two_workers_never_write_one_fold(run_copy: Path) -> None:
         ):
             raise AssertionError("both hold it")
         assert len(said) == 1
-        assert said[0].startswith(f"fold 1 waits for process {other.pid} on ")
+        assert said[0].startswith(f"fold0 waits for process {other.pid} on ")
         with fold_held(run_copy, 1, said.append):
             pass
         # and one that waits long enough has it once it is free

@@ -66,7 +66,7 @@ def count(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
-def listed(names: Sequence[str], word: str) -> str:
+def listed(names: Sequence[object], word: str) -> str:
     """`person a`, `persons a, b`, and how many more from the sixth on."""
     shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
     return f"{word}{'' if len(names) == 1 else 's'} {shown}"

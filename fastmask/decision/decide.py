@@ -61,7 +61,7 @@ class Decisions:
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
-        lines = [f"{'decision':{width}}  {CELLS}  gain over the nearest plain above"]
+        lines = [f"{'decision':{width}}  {CELLS}  gain over the plain row above"]
         lines += [f"{row.name:{width}}  {row.score.cells}  {row.gain or ''}".rstrip() for row in self.rows]
         width = max(len("head"), *map(len, self.calibration))
         lines += ["", f"{'head':{width}}  temperature  calibration error, and at that temperature"]

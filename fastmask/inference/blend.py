@@ -228,8 +228,8 @@ def _scores(run: Run, optimistic: np.ndarray, draws: int) -> dict[str, Any]:
         **run.score(draws).to_plain(),
         "optimistic": {
             **flattering.to_plain(),
-            "why": "weights that were fitted, on the photos that they are scored on: it flatters; the headline's, on "
-            "other persons",
+            "why": "its weights are fitted on the photos that they are scored on, which flatters; the headline's are "
+            "fitted on other persons",
         },
         "folds": folds,
         "scored_by": {h.name: list(h.bounds) for h in run.heads if h.bounds},

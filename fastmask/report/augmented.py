@@ -129,7 +129,7 @@ def section(material: Material) -> list[Block]:
     height, width = photos.shape[1:3]
     others = run.config.extra or run.config.pseudo
     said = (
-        f"Photos of the training of fold {fold + 1} as its network gets them, {width} × {height} pixels: "
+        f"Photos of the training of fold {fold} as its network gets them, {width} × {height} pixels: "
         + ("of its own data, without those of other sources." if others else "the beginning of its first batch.")
         + " Under each stands its label, with its weight where a mix gives it less than all"
         + (", and without what the teacher says." if run.config.teacher else ".")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+from html import escape
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from fastmask.data.findings import count
 from fastmask.files import to_yaml
 from fastmask.heads import JOINT
 from fastmask.report.blocks import joined, rounded
@@ -48,6 +51,7 @@ def front_matter(material: Material) -> dict[str, Any]:
 
 def _results(material: Material) -> list[dict[str, Any]]:
     scores, name = material.scores, data_name(material.run)
+    how = "out of fold by a leaky split" if material.run.is_leaky else "out of fold"
     results = []
     for target in material.targets:
         score = scores.joint if target == JOINT else scores.heads[target]
@@ -55,18 +59,30 @@ def _results(material: Material) -> list[dict[str, Any]]:
             results.append(
                 {
                     "task": {"type": "image-classification", "name": f"Image classification, {target}"},
-                    "dataset": {"name": f"{name}, out of fold, {target}", "type": name},
-                    "metrics": _metrics(score),
+                    # by its configuration a hub tells the heads apart
+                    "dataset": {"name": f"{name}, {how}, {target}", "type": identifier(name), "config": target},
+                    "metrics": _metrics(score, how + _marked(material.run)),
                 }
             )
     return results
 
 
-def _metrics(score: Score) -> list[dict[str, Any]]:
+def _metrics(score: Score, how: str) -> list[dict[str, Any]]:
     return [
-        {"type": "f1", "name": "Macro-F1, out of fold", "value": round(score.macro_f1, 4)},
-        {"type": "accuracy", "name": "Accuracy, out of fold", "value": round(score.accuracy, 4)},
+        {"type": "f1", "name": f"Macro-F1, {how}", "value": round(score.macro_f1, 4)},
+        {"type": "accuracy", "name": f"Accuracy, {how}", "value": round(score.accuracy, 4)},
     ]
+
+
+def _marked(run: Run) -> str:
+    """What goes beside a figure that is shown alone: whether the card says more of it."""
+    return " (flatters: says nothing about new people)" if run.is_leaky else " (see the card)" if run.caveats else ""
+
+
+def identifier(name: str) -> str:
+    """A name as the identifier of a data set: lower-case letters, digits and dashes."""
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    return re.sub("[^a-z0-9]+", "-", plain).strip("-") or "photos"
 
 
 def name_of_run(run: Run) -> str:
@@ -93,9 +109,10 @@ def to_card(material: Material, pictures: list[str]) -> str:
         run=run,
         heads=[(head.name, joined(head.classes, 20)) for head in run.heads if head.name in run.heads.classified],
         data=data_name(run),
-        photos=f"{len(run.folds):,}",
-        persons=f"{run.folds['person'].nunique():,}",
-        scored=f"{len(run.oof):,}",
+        leaky=run.is_leaky,
+        photos=count(len(run.folds), "photo"),
+        persons=count(run.folds["person"].nunique(), "person"),
+        scored=count(len(run.oof), "photo"),
         rows=rows,
         notes=scores.notes,
         optimistic=None if beside is None else rounded(beside[0]),
@@ -114,11 +131,11 @@ def _weak(material: Material) -> list[str]:
         scores = class_scores(material.run, target)
         worst = scores.loc[scores["f1"].idxmin()]
         found.append(
-            f"{target}: {worst['name']} is recognised worst, F1 {worst['f1']:.2f} on {worst['n']:,} photos of "
-            f"{worst['persons']:,} persons"
+            f"{target}: {worst['name']} is recognised worst, F1 {worst['f1']:.2f} on {count(worst['n'], 'photo')} of "
+            f"{count(worst['persons'], 'person')}"
         )
         rare = scores[(scores["n"] < _FEW) & (scores["name"] != worst["name"])]
-        found += [f"{target}: {row['name']} stands on {row['n']} photos only" for _, row in rare.iterrows()]
+        found += [f"{target}: {row['name']} stands on {count(row['n'], 'photo')} only" for _, row in rare.iterrows()]
     return found
 
 
@@ -126,7 +143,7 @@ def markdown(value: Any) -> Any:
     """A value as Markdown that shows it as it is, whatever it holds; what is Markup already stays."""
     if isinstance(value, Markup) or hasattr(value, "__html__"):
         return value
-    return Markup(_SPECIAL.sub(r"\\\1", str(escape(" ".join(str(value).split())))))
+    return Markup(_SPECIAL.sub(r"\\\1", escape(" ".join(str(value).split()), quote=False)))
 
 
 def _shell(name: str) -> Markup:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fastmask.data.findings import count
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.report.blocks import Block, Drawing, Table, Text, cut, rounded
@@ -61,7 +62,7 @@ def plot_classes(scores: dict[str, pd.DataFrame]) -> Picture:
             axes.barh(y, 1, color=FAINT, height=0.62, alpha=0.55)
             axes.barh(y, row.f1, color=SERIES[0], height=0.62)
             axes.text(1.015, y, f"{row.f1:.2f}", va="center")
-            axes.text(1.11, y, f"{row.n:,} photos, {row.persons:,} persons", va="center", color=QUIET)
+            axes.text(1.11, y, f"{count(row.n, 'photo')}, {count(row.persons, 'person')}", va="center", color=QUIET)
             places.append(y)
             names.append(cut(row.name, _NAME))
             y += 1

@@ -75,7 +75,7 @@ def plot_curves(run: Run) -> Picture:
 
 
 def _legend(colours: dict[int, Any]) -> list[Line2D]:
-    folds = [Line2D([], [], color=colour, linewidth=2, label=f"fold {fold + 1}") for fold, colour in colours.items()]
+    folds = [Line2D([], [], color=colour, linewidth=2, label=f"fold {fold}") for fold, colour in colours.items()]
     if len(folds) > len(SERIES):
         folds = [folds[0], folds[-1]]
     kinds = [
@@ -104,7 +104,7 @@ def section(material: Material) -> list[Block]:
         scored = of[of["chosen"]]
         rows.append(
             [
-                f"fold {fold + 1}",
+                f"fold {fold}",
                 str(len(of)),
                 ", ".join(map(str, of["epoch"][of["kept"]])),
                 ", ".join(map(str, scored["epoch"])),

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastmask.config import Config
 from fastmask.data.augment import defaults_of
+from fastmask.data.findings import count
 from fastmask.decision.cost import COST_CELLS, cost_of
 from fastmask.errors import UsageError
 from fastmask.files import read_strings
@@ -64,14 +65,14 @@ def _data(run: Run) -> list[tuple[str, str]]:
     config, folds = run.config, run.folds
     whole = "the persons of a fold whole" if config.group == "person" else "persons torn apart (--group none): a leak"
     rows = [
-        ("Data", f"{config.data}: {len(folds):,} photos of {folds['person'].nunique():,} persons"),
+        ("Data", f"{config.data}: {count(len(folds), 'photo')} of {count(folds['person'].nunique(), 'person')}"),
         ("Folds", f"{config.folds}, {whole}, stratified on {config.stratify or 'what the data asks for'}"),
     ]
     rows += [(f"Head {head.name}", _told(head, run)) for head in list(run.heads)[:12]]
     if len(run.heads) > 12:
         rows.append(("More heads", joined([head.name for head in list(run.heads)[12:]], 40)))
     if run.extra is not None:
-        rows.append(("Extra", f"{len(run.extra):,} photos of other sources, for training alone"))
+        rows.append(("Extra", f"{count(len(run.extra), 'photo')} of other sources, for training alone"))
     if (run.path / SKIPPED).is_file():
         rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} photos that cannot be read"))
     return rows

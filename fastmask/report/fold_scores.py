@@ -47,7 +47,7 @@ def plot_folds(frame: pd.DataFrame, scores: Scores) -> Picture:
             axes.plot(score.macro_f1, row + 0.2, marker="x", color=INK, markersize=6)
     for fold, of in frame.groupby("fold"):
         rows = [targets.index(target) - 0.08 for target in of["target"]]
-        axes.plot(of["macro_f1"], rows, "o", color=colours[fold], markersize=6, alpha=0.9, label=f"fold {fold + 1}")
+        axes.plot(of["macro_f1"], rows, "o", color=colours[fold], markersize=6, alpha=0.9, label=f"fold {fold}")
     axes.plot([], [], marker="x", color=INK, linewidth=1.4, label="all, 95 % interval")
     axes.set_yticks(range(len(targets)), [cut(target, _NAME) for target in targets])
     axes.tick_params(axis="y", length=0)
@@ -69,7 +69,7 @@ def section(material: Material) -> list[Block]:
     shown = frame[frame["target"].isin(targets)]
     wide = shown.pivot(index="fold", columns="target", values="macro_f1")[targets]
     rows = [
-        [f"fold {fold + 1}", f"{photos[fold]:,}", f"{persons[fold]:,}", *map(rounded, figures)]
+        [f"fold {fold}", f"{photos[fold]:,}", f"{persons[fold]:,}", *map(rounded, figures)]
         for fold, figures in zip(wide.index, wide.to_numpy(), strict=True)
     ]
     first = wide[targets[0]]
@@ -77,7 +77,12 @@ def section(material: Material) -> list[Block]:
         f"Dots of macro-F1 by fold: {targets[0]} from {rounded(first.min(), 3)} to {rounded(first.max(), 3)}; the "
         "figures follow."
     )
-    said = "Each fold is judged by models that have not seen its persons; folds differ by their persons as by chance."
+    judged = (
+        "The split is leaky: each fold is judged by models that may have seen its persons."
+        if run.is_leaky
+        else "Each fold is judged by models that have not seen its persons."
+    )
+    said = f"{judged} Each holds other persons, so folds score differently by chance alone."
     few = [Text(f"Of {len(material.targets) - 1} heads the first {_HEADS} are shown.")]
     table = Table("Macro-F1 by fold", ["", "photos", "persons", *targets], rows)
     drawing = Drawing("folds", plot_folds(shown, material.scores), alt, table=table)

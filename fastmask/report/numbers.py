@@ -164,7 +164,12 @@ def _blocks(material: Material, head: str, name: str) -> list[Block]:
     )
     if errors.learned is not None:
         off = errors.learned - errors.numbers
-        said += f" The learned number is off by {np.abs(off).mean():.2f} on average, {off.mean():+.2f} with its sign."
+        median = float(np.median(errors.numbers))
+        always = np.abs(errors.numbers - median).mean()
+        said += (
+            f" The learned number is off by {np.abs(off).mean():.2f} on average, {off.mean():+.2f} with its sign; who "
+            f"always said the median, {median:g}, would be off by {always:.2f}."
+        )
     drawing = Drawing(
         name,
         plot_numbers(errors),
@@ -176,13 +181,22 @@ def _blocks(material: Material, head: str, name: str) -> list[Block]:
 
 def _rows(errors: NumberErrors) -> Sequence[Sequence[str]]:
     """A row a third of each class: the two that lie at its bounds, and the one between."""
-    low, high = float(errors.numbers.min()), float(errors.numbers.max())
-    ends = [low, *(bound for bound in errors.head.bounds or () if low < bound < high), high + 1]
-    edges = sorted({edge for a, b in pairwise(ends) for edge in (a, *np.linspace(a, b, 4).round()[1:3].tolist(), b)})
-    rows = []
+    rows, edges = [], _thirds(errors)
     for start, end in pairwise(edges):
         here = (errors.numbers >= start) & (errors.numbers < end)
         if here.any():
             shares = (errors.wrong[here].mean(), errors.lower[here].mean(), errors.higher[here].mean())
-            rows.append([f"{start:g} to under {end:g}", f"{here.sum():,}", *map(percent, shares)])
+            name = f"{start:g} to under {end:g}" if end < edges[-1] else f"{start:g} and more"
+            rows.append([name, f"{here.sum():,}", *map(percent, shares)])
     return rows
+
+
+def _thirds(errors: NumberErrors) -> list[float]:
+    """Where each third of a class begins, of whole numbers at a whole one; the last is above all numbers."""
+    low, high = float(errors.numbers.min()), float(errors.numbers.max())
+    whole = bool((errors.numbers % 1 == 0).all())
+    above = high + 1 if whole else float(np.nextafter(high, np.inf))
+    # a bound is the first number of its class, which may be the highest there is
+    ends = [low, *(bound for bound in errors.head.bounds or () if low < bound <= high), above]
+    cuts = [np.linspace(a, b, 4)[1:3] for a, b in pairwise(ends)]
+    return sorted({*ends, *(float(cut.round() if whole else cut) for pair in cuts for cut in pair)})

@@ -74,8 +74,9 @@ def headline(material: Material) -> dict[str, str]:
     """The first figure of a page: what it is of, the figure, its interval; and the accuracy."""
     target = material.targets[0]
     score: Score = material.scores.joint if target == JOINT else material.scores.heads[target]
+    split = " by a leaky split" if material.run.is_leaky else ""
     return {
-        "what": "of the joint class" if target == JOINT else f"of {target}",
+        "what": f"of {'the joint class' if target == JOINT else target}, out of fold{split}",
         "macro_f1": rounded(score.macro_f1, 3),
         "macro_f1_interval": interval(score.macro_f1_interval, 3),
         "accuracy": rounded(score.accuracy, 3),

@@ -9,10 +9,13 @@ from fastmask.data.findings import count
 from fastmask.errors import FastmaskError
 from fastmask.heads import JOINT
 from fastmask.report.blocks import NOTHING, Block, Table, Text, rounded
+from fastmask.report.classes import class_scores
 from fastmask.report.material import Material
 from fastmask.run import SCORES, Run
 from fastmask.scoring import Score
 
+# the width of an interval that is to be explained, and the persons a class under which they explain it
+_WIDE, _FEW = 0.3, 30
 _COLUMNS = ["", "macro-F1", "95 % interval", "accuracy", "95 % interval", "photos"]
 
 
@@ -37,25 +40,56 @@ def section(material: Material) -> list[Block]:
     blocks: list[Block] = [Text(note, warning=note in run.caveats) for note in scores.notes]
     named = [(name, scores.joint if name == JOINT else scores.heads[name]) for name in material.targets]
     rows = [[name, *_figures(score)] for name, score in named]
-    blocks.append(Table("Out of fold: each photo judged by models that have not seen its person", _COLUMNS, rows))
-    beside = optimistic(run)
-    if beside is not None:
-        value, why = beside
-        more = f"{value - scores.joint.macro_f1:+.4f}, " if material.known(JOINT).any() else ""
-        blocks.append(
-            Text(
-                f"Optimistic figure: a joint macro-F1 of {value:.4f} ({more}{why or 'chosen on these photos'}). It is "
-                "here only to be compared with figures that others got that way."
-            )
-        )
-    return [*blocks, Text(_explained(run))]
+    blocks.append(Table(_caption(run), _COLUMNS, rows))
+    blocks += [Text(said) for said in (*_wide(material), *_optimistic(material), _explained(run))]
+    return blocks
+
+
+def _caption(run: Run) -> str:
+    if run.is_leaky:
+        return "Out of fold by a leaky split: each photo judged by models that may have seen its person in other photos"
+    return "Out of fold: each photo judged by models that have not seen its person"
+
+
+def _wide(material: Material) -> list[str]:
+    """Why the first interval is very wide, where it is that few persons stand behind its classes."""
+    target = material.targets[0]
+    score = material.scores.joint if target == JOINT else material.scores.heads[target]
+    low, high = score.macro_f1_interval or (0.0, 0.0)
+    if high - low < _WIDE:
+        return []
+    persons = sorted(class_scores(material.run, target)["persons"])
+    half = persons[(len(persons) - 1) // 2]
+    if half >= _FEW:
+        return []
+    return [
+        f"The interval of {target} is very wide because half of its {len(persons)} classes stand on no more than "
+        f"{count(half, 'person')}: so few cannot tell a good model from a bad one."
+    ]
+
+
+def _optimistic(material: Material) -> list[str]:
+    beside = optimistic(material.run)
+    if beside is None:
+        return []
+    value, why = beside
+    what = "joint macro-F1" if len(material.targets) > 1 else "macro-F1"
+    more = f", {value - material.scores.joint.macro_f1:+.4f} beside the score" if material.known(JOINT).any() else ""
+    why = why or "it was chosen on these photos"
+    return [
+        f"Optimistic figure: a {what} of {value:.4f}{more}. {why[0].upper()}{why[1:]}. It is here only to be compared "
+        "with figures that others got that way."
+    ]
 
 
 def _explained(run: Run) -> str:
     """How the score is to be read."""
     heads = run.heads.classified
-    classes = sum(len(run.heads[name].classes) for name in heads)
-    joint = "" if len(heads) == 1 else f" The joint class, of {classes} classes in {len(heads)} heads, needs all right."
+    joint = (
+        ""
+        if len(heads) == 1
+        else f" The joint class, one of {run.heads.n_joint:,}, is right where all {len(heads)} heads are."
+    )
     return (
         f"The score is of {len(run.oof):,} photos of {count(len(set(run.persons)), 'person')}. Macro-F1 is the mean F1 "
         f"of the classes that the data has, so a rare class counts as much as a frequent one.{joint} Intervals are by "

@@ -37,7 +37,7 @@ def section(material: Material) -> list[Block]:
         ),
         Album("label-errors", album),
     ]
-    if run.config.group == "none":
+    if run.is_leaky:
         hidden = (
             "The split is leaky (--group none): the models have seen these persons, and their wrong labels are hidden."
         )

@@ -16,7 +16,7 @@ from albumentations import Compose
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
-from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, one_line
+from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_said, one_line
 from fastmask.files import frame_to_csv
 from fastmask.lock import held
 from fastmask.run import (
@@ -31,6 +31,7 @@ from fastmask.run import (
     go_on,
     resumed,
 )
+from fastmask.terminal import between_words
 from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, shorten
 from fastmask.training.fold import clear_fold, train_fold
 from fastmask.training.live import Log, view_on
@@ -98,7 +99,7 @@ def cross_validate(
             plan = launcher.shared(plan, None if not resume else Run.load(out))
         with processes.first_alone():
             run = open_run(out, plan, resume, overwrite)
-        view.say(f"{plan}; run {out}")
+        view.say(between_words(f"{plan}; run {out}", view.stream))
         with (
             saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
             threads(run, plan, view.say) if resume else nullcontext(),
@@ -215,8 +216,9 @@ def saying_how_to_go_on(line: str, say: Callable[[str], None]) -> Iterator[None]
     """A block in which the end of a training, whatever brings it, comes with the line to type to go on."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as error:
         say(f"Interrupted. To go on: {line}")
+        mark_said(error)
         raise
     except UnreadableError as error:
         raise UnreadableError(f"{error} To go on once it is there again: {line}") from error

@@ -71,7 +71,7 @@ def begin(run: Run, plan: Plan, fold: int, interrupts: Interrupts, say: Callable
     belongs = {**belonging(run, fold), "run": run.identity}
     state = read_state(folder, belongs, plan.environment["body"]["parameters"])
     if state is not None:
-        say(f"fold {fold + 1} goes on in epoch {state['epoch'] + 1} after {state['step']} steps")
+        say(f"fold {fold + 1}/{plan.config.folds} goes on in epoch {state['epoch'] + 1} after {state['step']} steps")
     processes = plan.processes
     # all have looked
     processes.wait()
@@ -169,12 +169,12 @@ def fit(run: Run, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Inter
 def tell_of(run: Run, plan: Plan, fold: int, callbacks: Callbacks, epochs: int, say: Callable[[str], None]) -> None:
     """Say what a fold that is trained has left out, and where that is listed."""
     if plan.config.sampler:
-        say(f"fold {fold + 1}: how often each class was drawn: {run.fold_path(fold) / DRAWN}")
+        say(f"fold {fold + 1}/{plan.config.folds}: how often each class was drawn: {run.fold_path(fold) / DRAWN}")
     if callbacks.deadline is not None and callbacks.deadline.cut:
-        say(f"fold {fold + 1} ends after {epochs} of {plan.config.epochs} epochs, to be in time")
+        say(f"fold {fold + 1}/{plan.config.folds} ends after {epochs} of {plan.config.epochs} epochs, to be in time")
     for skip in callbacks.skips:
         if skip.rows:
-            say(f"fold {fold + 1} left out what {skip.file} lists")
+            say(f"fold {fold + 1}/{plan.config.folds} left out what {skip.file} lists")
 
 
 def drawn_callbacks(folder: Path, plan: Plan, fold: int) -> list[Drawn]:
@@ -209,6 +209,6 @@ def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> Unt
         if config.on_nan == "stop":
             kept = f"The last good state is kept; to go on without such steps: {go_on(run.path, '--on-nan', 'skip')}"
     return UntrainableError(
-        f"Fold {fold + 1} diverged in {error}{listed}. Likely causes: too high a learning rate (start anew with a "
-        f"lower --lr){overflow}, a loss of your own, a label that is nonsense. {kept}"
+        f"Fold {fold + 1}/{config.folds} diverged in {error}{listed}. Likely causes: too high a learning rate (start "
+        f"anew with a lower --lr){overflow}, a loss of your own, a label that is nonsense. {kept}"
     )

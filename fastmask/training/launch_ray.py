@@ -348,7 +348,7 @@ class _Launch:
             self._send(trip)
 
     def _lost(self, trip: _Trip, error: Exception) -> None:
-        fold = trip.fold
+        fold, named = trip.fold, f"{trip.fold + 1}/{self.run.config.folds}"
         if self.job == "train" and self.run.is_done(fold):
             # it had just ended, and may not have cleared up
             clear_fold(self.run, fold)
@@ -357,10 +357,10 @@ class _Launch:
         what = "for want of memory" if isinstance(error, exceptions.OutOfMemoryError) else "with its worker or node"
         if trip.lost >= _MOST_LOST:
             raise FastmaskError(
-                f"Fold {fold + 1} was lost {what} {trip.lost} times before it had saved a state; save it more often "
+                f"Fold {named} was lost {what} {trip.lost} times before it had saved a state; save it more often "
                 "(--save-every), or give it more of a node (--per-fold)."
             )
-        self.progress.say(f"fold {fold + 1} was lost {what}; it goes on elsewhere from its last state")
+        self.progress.say(f"fold {named} was lost {what}; it goes on elsewhere from its last state")
         self._send(trip)
 
     def _state_of(self, fold: int) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmask.data.findings import listed
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.files import real
 from fastmask.lock import held
@@ -32,10 +33,10 @@ def merge_runs(runs: Sequence[str | Path | Run], out: str | Path, overwrite: boo
     owner = owners(loaded)
     for fold, run in owner.items():
         check_fold(run, fold)
-    missing = [str(f) for f in range(first.config.folds) if f not in owner]
+    missing = [fold for fold in range(first.config.folds) if fold not in owner]
     if missing:
         warnings.warn(
-            f"No run has finished fold {', '.join(missing)}; fit --resume --out {out} would train what is missing.",
+            f"No run has finished {listed(missing, 'fold')}; fit --resume --out {out} would train what is missing.",
             FastmaskWarning,
             stacklevel=2,
         )

@@ -95,12 +95,14 @@ def all_scores(
         }
         for i, fold in enumerate(trained)
     ]
+    alone = "the headline's are the last ones, because with one fold no other can choose"
     flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0, whole=run.y)
     return {
         **run.score().to_plain(),
         "optimistic": {
             **flattering.to_plain(),
-            "why": "each fold's epochs are chosen by the fold's own score: it flatters; the headline's, by the others",
+            "why": "each fold's epochs are chosen by the fold's own score, which flatters; "
+            + (alone if len(trained) == 1 else "the headline's are chosen by the other folds"),
         },
         "folds": folds,
         "scored_by": {h.name: list(h.bounds) for h in heads if h.bounds},

@@ -81,7 +81,7 @@ class Plan:
         several = "" if self.processes == ALONE else f", {self.processes.count} processes together"
         return "; ".join(
             (
-                f"{len(self.table)} photos of {persons} persons{without}",
+                f"{count(len(self.table), 'photo')} of {count(persons, 'person')}{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
                 *([extra] if extra else []),
                 *([f"taught by {self.config.teacher}"] if self.teacher else []),

@@ -91,10 +91,12 @@ class FoldProgress(TrainedEpochs):
     def __enter__(self) -> FoldProgress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Give the terminal back, whatever ended the fit: fastai has no event for an exception."""
-        epochs = self._epochs()
-        self._view.end(f"{self._title}: {epochs.verdict}" if epochs else self._title, epochs.table() if epochs else [])
+        epochs, title = self._epochs(), self._title
+        if kind is not None:
+            title += f", stopped after {len(epochs.rows) if epochs else 0} of {self._of_run.config.epochs} epochs"
+        self._view.end(f"{title}: {epochs.verdict}" if epochs else title, epochs.table() if epochs else [])
 
     def before_fit(self) -> None:
         self._view.begin()

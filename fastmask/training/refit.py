@@ -60,8 +60,8 @@ def refit_fold(run: Run, plan: Plan, fold: int, progress: RunProgress) -> None:
             learn.fit(config.refit, lr=rate)
     except DivergenceError as error:
         raise FastmaskError(
-            f"The refit of fold {fold + 1} at a learning rate of {rate:.1e} diverged in {error}. The folds and their "
-            f"scores are whole: predict --no-refit answers by them; a lower --lr starts anew."
+            f"The refit of fold {fold + 1}/{config.folds} at a learning rate of {rate:.1e} diverged in {error}. The "
+            f"folds and their scores are whole: predict --no-refit answers by them; a lower --lr starts anew."
         ) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

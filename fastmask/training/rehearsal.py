@@ -208,7 +208,7 @@ def fits(plan: Plan) -> bool:
 
 def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with the batch size that fits."""
-    told = f"Fold {fold + 1} ran out of memory with --bs {plan.config.bs} ({why})"
+    told = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
     kept = f"where other work took the memory: {go_on(out)}"
     with suppress(RuntimeError, UsageError):
         # whatever else a trial stumbles at must not take the place of what is to be told

@@ -53,8 +53,8 @@ class Told:
 
     @property
     def name(self) -> str:
-        """What the fold is called beside others."""
-        return f"{self.run} fold {self.fold + 1}"
+        """What the fold is called beside others: as its folder."""
+        return f"{self.run} fold {self.fold}"
 
 
 class Tracker(Protocol):
@@ -317,8 +317,8 @@ def check_trackers(config: Config) -> None:
         except ImportError as error:
             without = "--no-tensorboard" if setting == "tensorboard" else f"--set {setting}=null"
             raise UsageError(
-                f"{name} cannot be imported ({one_line(error)}), which {setting} needs: pip install "
-                f"'fastmask[{setting}]', or do without ({without})."
+                f"{name} cannot be imported ({one_line(error)}); pip install 'fastmask[{setting}]', or do without it "
+                f"({without})."
             ) from error
     if config.wandb is not None:
         _log_in()

@@ -156,7 +156,7 @@ def test_parts_of_runs_are_blended_where_they_are_the_same_part(run_of, guess, l
         runs.append(run)
     run = blend_runs([Run.load(run.path) for run in runs], out=tmp_path / "both", draws=0).run
     assert len(run.oof) == 2 * len(labels) // 5
-    assert all("Of 5 folds only 0, 1: a part of the photos." in caveat for caveat in run.caveats)
+    assert all("Of 5 folds only folds 0, 1 are trained: a part of the photos." in caveat for caveat in run.caveats)
     whole = run_of(guess(labels, 3), labels, "whole")
     with pytest.raises(UsageError, match=r"a lacks 252 of the 420 OOF predictions, such as that of 00014\.jpg"):
         blend_runs([runs[0].path, whole], out=tmp_path / "no")

@@ -1,5 +1,6 @@
 """Card: read again as a model hub reads it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.card import is_edited, markdown, signed, to_card
+from fastmask.report.card import identifier, is_edited, markdown, signed, to_card
 from fastmask.report.material import Material
 from fastmask.report.write import Report, write_report
 from fastmask.run import Run
@@ -28,6 +29,36 @@ def test_a_hub_reads_the_scores(written: Report, finished_run: Run) -> None:
         assert results[name, "f1"] == round(score.macro_f1, 4)
         assert results[name, "accuracy"] == round(score.accuracy, 4)
     assert len(results) == 8
+
+
+def test_each_head_is_a_result_of_its_own_after_a_round_trip(written: Report, finished_run: Run) -> None:
+    plain = ModelCard(written.card.read_text(encoding="utf-8")).data.to_dict()
+    # a hub merges results of one task, data set and configuration
+    (model,) = plain["model-index"]
+    found = {r["dataset"]["config"]: {m["type"]: m["value"] for m in r["metrics"]} for r in model["results"]}
+    scores = finished_run.score(0)
+    assert found == {
+        name: {"f1": round(score.macro_f1, 4), "accuracy": round(score.accuracy, 4)}
+        for name, score in {"joint": scores.joint, **scores.heads}.items()
+    }
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", r["dataset"]["type"]) for r in model["results"])
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("nasty.csv", "nasty-csv"), ("Größe 2/", "grosse-2"), ("日本", "photos"), ("a--B", "a-b")]
+)
+def test_a_data_set_has_a_name_that_a_hub_takes(name: str, plain: str) -> None:
+    assert identifier(name) == plain
+
+
+def test_a_score_of_a_leaky_split_is_marked_in_the_header(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    honest, leaky = make_run(labels), make_run(labels, name="leaky", group="none")
+    for run, marked in ((honest, False), (leaky, True)):
+        results = ModelCard(to_card(Material(run), [])).data.eval_results
+        assert all(("leaky split (flatters" in result.metric_name) == marked for result in results)
+        assert all(("leaky split" in result.dataset_name) == marked for result in results)
+    part = make_run(labels, name="part", only=1)
+    assert ModelCard(to_card(Material(part), [])).data.eval_results[0].metric_name.endswith("(see the card)")
 
 
 def test_it_says_what_a_card_should(written: Report, finished_run: Run) -> None:
@@ -66,6 +97,12 @@ def test_names_are_text_in_markdown_too(make_run: Callable[..., Run], labels: np
     text = to_card(Material(run), [])
     assert ModelCard(text).data.to_dict()["model-index"][0]["name"] == "n: '#1'"
     assert r"| a\|b, \`c\`\](http://x), --- |" in text
+
+
+def test_quotes_stay_as_they_are(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    classes = ("\"quoted\" & 'single'", "<b>", "c")
+    text = to_card(Material(make_run(labels, Heads([Head('a "head"', classes), *list(contest_heads())[1:]]))), [])
+    assert """| a "head" | "quoted" &amp; 'single', &lt;b&gt;, c |""" in text
 
 
 def test_leaky_splits_and_few_photos_are_limits(make_run: Callable[..., Run], labels: np.ndarray) -> None:

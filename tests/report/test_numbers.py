@@ -9,7 +9,8 @@ import pytest
 from fastmask.data.contest import contest_heads
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
-from fastmask.report.numbers import by_number, near_bounds, number_errors, plot_numbers
+from fastmask.report.material import Material
+from fastmask.report.numbers import by_number, near_bounds, number_errors, plot_numbers, section
 from fastmask.run import Run
 
 
@@ -75,6 +76,37 @@ def test_near_a_bound_is_told_apart(make_run: Callable[..., Run], labels: np.nda
 def test_a_bound_lies_between_the_years_that_it_parts(finished_run: Run) -> None:
     axes = plot_numbers(number_errors(finished_run, "age")).axes[-1]
     assert [line.get_xdata()[0] for line in axes.lines] == [29.5, 59.5]
+
+
+def test_a_row_of_the_table_lies_within_a_class(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    ages = np.resize([18.0, 29.0, 30.0, 44.0, 59.0, 60.0], len(labels))
+    y = labels.copy()
+    # the highest age is the bound itself, as in the contest's data
+    y[:, 2] = np.digitize(ages, (30, 60))
+    material = Material(make_run(y, numbers={"age_value": ages}))
+    rows = {row[0]: row for row in section(material)[1].table.rows}
+    assert list(rows) == ["18 to under 22", "26 to under 30", "30 to under 40", "40 to under 50", *list(rows)[4:]]
+    assert list(rows)[4:] == ["50 to under 60", "60 and more"]
+    assert rows["60 and more"][1] == str((ages == 60).sum())
+    assert sum(int(row[1]) for row in rows.values()) == len(ages)
+
+
+def test_the_table_of_numbers_that_are_not_whole_has_all_of_them(make_run: Callable[..., Run], labels) -> None:
+    numbers = np.random.default_rng(0).uniform(0, 1, len(labels))
+    heads = Heads([Head("share", ("low", "high"), bounds=(0.5,))])
+    run = make_run((numbers >= 0.5).astype(int)[:, None], heads, numbers={"share_value": numbers})
+    rows = section(Material(run))[1].table.rows
+    assert len(rows) == 6
+    assert sum(int(row[1]) for row in rows) == len(numbers)
+
+
+def test_a_learned_number_has_the_median_beside_it(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    ages = np.array([25.0, 45.0, 66.0])[labels[:, 2]]
+    heads = Heads([*contest_heads(), Head("age_number", ("20", "40", "60"), spread=2.0)])
+    run = make_run(np.column_stack([labels, labels[:, 2]]), heads, numbers={"age_value": ages}, order="age")
+    always = np.abs(ages - np.median(ages)).mean()
+    said = section(Material(run))[0].text
+    assert f"always said the median, {np.median(ages):g}, would be off by {always:.2f}." in said
 
 
 def test_a_head_without_a_number_says_so(finished_run: Run, make_run: Callable[..., Run], labels: np.ndarray) -> None:

@@ -145,7 +145,7 @@ def test_one_fold_of_several(make_run: Callable, labels: np.ndarray) -> None:
     run = make_run(labels, only=1)
     assert "one fold only" in missing(run, "folds", "reliability", "classes")["folds"]
     page = written_out(run, "score")
-    assert '<p class="warning">Of 3 folds only 1: a part of the photos.</p>' in page
+    assert '<p class="warning">Of 3 folds only fold 1 is trained: a part of the photos.</p>' in page
 
 
 @pytest.mark.parametrize("known", [0, 2])

@@ -307,7 +307,7 @@ def test_folds_can_be_trained_apart_and_then_the_rest(finished_run, contest, sma
     run = quiet(table, tmp_path / "run", fold=[1], **small_settings)
     assert run.trained_folds == [1]
     assert set(run.oof["fold"]) == {1}
-    assert "Of 2 folds only 1: a part of the photos." in run.score().notes
+    assert "Of 2 folds only fold 1 is trained: a part of the photos." in run.score().notes
     assert run.scores["folds"][0]["epochs"] == [1]  # nobody to ask: the last
     # over the classes of the whole table, as everywhere
     assert run.score().joint.macro_f1 == run.scores["folds"][0]["joint"]["macro_f1"]

@@ -107,7 +107,7 @@ def test_the_finder_may_go_to_bad_losses(learner):
 def test_a_fold_that_diverges_says_where_and_why_it_may_be(contest, small_settings, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(
-        FastmaskError, match=r"^Fold 1 diverged in epoch 1, batch [1-9] \(.* and 13 more\): the loss "
+        FastmaskError, match=r"^Fold 1/2 diverged in epoch 1, batch [1-9] \(.* and 13 more\): the loss "
     ) as e:
         cross_validate(read_contest(contest), out=out, log=io.StringIO(), lr=1e30, **small_settings)
     told = str(e.value)
@@ -150,7 +150,7 @@ def test_a_run_that_diverged_goes_on_from_its_last_good_state_without_the_step(
     skipped = pd.read_csv(out / "fold0" / "skipped-batches.csv")
     assert skipped[["epoch", "batch", "what"]].drop_duplicates().to_numpy().tolist() == [[2, 2, "loss"]]
     assert len(skipped) == 16
-    assert f"fold 1 left out what {out / 'fold0' / 'skipped-batches.csv'} lists" in log.getvalue()
+    assert f"fold 1/2 left out what {out / 'fold0' / 'skipped-batches.csv'} lists" in log.getvalue()
     assert np.isfinite(run.history(0)["train_loss"]).all()
     assert not (out / "fold1" / "skipped-batches.csv").exists()
 

@@ -80,7 +80,9 @@ def test_the_terminal_is_given_back_after_an_interruption(terminal, contest, sma
     with pytest.raises(KeyboardInterrupt):
         shown(terminal, contest, small_settings, tmp_path / "run")
     assert terminal.cursor_is_shown
-    assert [line for line in terminal.shown if line][-1].startswith("Interrupted. To go on: fastmask fit --resume")
+    lines = [line for line in terminal.shown if line]
+    assert lines[-1].startswith("Interrupted. To go on: fastmask fit --resume")
+    assert any(line.startswith("fold 1/2, stopped after 1 of 1 epochs: best epoch 1 of 1") for line in lines)
 
 
 def test_a_fold_that_is_gone_on_with_shows_what_it_had(terminal, contest, small_settings, tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_a_fold_without_memory_says_what_fits(contest, small_settings, tmp_path,
         cross_validate(
             read_contest(contest), out=tmp_path / "run", log=io.StringIO(), loss_func=Hungry, **small_settings
         )
-    assert str(error.value).startswith("Fold 1 ran out of memory with --bs 16 (CUDA out of memory. Tried")
+    assert str(error.value).startswith("Fold 1/2 ran out of memory with --bs 16 (CUDA out of memory. Tried")
     assert told in str(error.value)
 
 

@@ -254,8 +254,8 @@ def by_name(pairs):
 def test_wandb_has_a_run_a_fold_in_a_group(tracked):
     runs = tracked.wandb.runs
     assert [(r.options["project"], r.options["group"], r.options["name"], r.ended) for r in runs] == [
+        ("masks", "lite0", "lite0 fold 0", 0),
         ("masks", "lite0", "lite0 fold 1", 0),
-        ("masks", "lite0", "lite0 fold 2", 0),
     ]
     for fold, theirs in enumerate(runs):
         steps = [step for step, _ in theirs.logged]
@@ -269,8 +269,8 @@ def test_wandb_has_a_run_a_fold_in_a_group(tracked):
 def test_mlflow_has_a_run_a_fold_with_the_run_as_a_tag(tracked):
     runs = tracked.mlflow.runs
     assert [(r.experiment, r.name, r.tags["group"], r.statuses) for r in runs] == [
+        ("2", "lite0 fold 0", "lite0", ["FINISHED"]),
         ("2", "lite0 fold 1", "lite0", ["FINISHED"]),
-        ("2", "lite0 fold 2", "lite0", ["FINISHED"]),
     ]
     for fold, theirs in enumerate(runs):
         assert (theirs.params["arch"], theirs.params["epochs"]) == ("test_resnet", "2")
@@ -284,7 +284,7 @@ def test_a_fold_that_is_gone_on_with_goes_on_in_the_same_runs(fit, tmp_path, wan
     said, _ = fit(tmp_path / "run", resume=True, fold=[0])
     first, second = (r.options["id"] for r in wandb.runs)
     assert first == second
-    assert f"run fold 1 goes on in Weights & Biases: run {first}, offline" in said
+    assert f"run fold 0 goes on in Weights & Biases: run {first}, offline" in said
     (theirs,) = mlflow.runs
     assert theirs.statuses == ["KILLED", "RUNNING", "FINISHED"]
     history = Run.load(tmp_path / "run").history(0)
@@ -301,7 +301,7 @@ def test_a_key_that_is_none_is_refused():
 def test_a_tracker_may_be_asked_for_when_a_fold_is_gone_on_with(fit, tmp_path, wandb):
     fit(tmp_path / "run", 3, fold=[0], save_every="1")
     said, _ = fit(tmp_path / "run", resume=True, fold=[0], wandb="masks")
-    assert "run fold 1 is in Weights & Biases" in said
+    assert "run fold 0 is in Weights & Biases" in said
     # its state was of the step at which it was killed
     assert min(step for step, _ in wandb.runs[0].logged) == 4
 
@@ -317,7 +317,7 @@ def test_an_interruption_hands_over_every_step_up_to_the_state(fit, tmp_path, wa
 def test_a_tracker_that_fails_is_told_once_and_ends_nothing(fit, tmp_path, wandb, call):
     wandb.fails_at = call
     said, _ = fit(tmp_path / "run", fold=[0], wandb="masks", tensorboard=True)
-    told = "Weights & Biases is told no more of run fold 1, which history.csv holds: the network is gone"
+    told = "Weights & Biases is told no more of run fold 0, which history.csv holds: the network is gone"
     assert said.splitlines().count(told) == 1
     # the others go on
     check_events(Run.load(tmp_path / "run"), 0)
@@ -329,7 +329,7 @@ def test_a_tracker_that_hangs_is_not_waited_for(fit, tmp_path, wandb, monkeypatc
     monkeypatch.setattr(wandb, "init", lambda **_: back.wait(60))
     said, _ = fit(tmp_path / "run", fold=[0], epochs=1, wandb="masks")
     back.set()
-    assert "Weights & Biases does not take all of run fold 1 now; it may do so while the run goes on" in said
+    assert "Weights & Biases does not take all of run fold 0 now; it may do so while the run goes on" in said
     assert Run.load(tmp_path / "run").trained_folds == [0]
 
 
