@@ -2,6 +2,8 @@
 const fm = {
   grids: null,
   then: null,
+  // the row of the photo that was chosen last
+  row: null,
   // whether the photo that is come to is to have the focus, because that was on one
   focused: false,
 
@@ -10,6 +12,7 @@ const fm = {
     fm.grids = element;
     const pick = (button) => {
       fm.current(button);
+      fm.row = button.dataset.row;
       trigger(chosen, { row: Number(button.dataset.row) });
     };
     element.addEventListener("click", (event) => {
@@ -31,8 +34,12 @@ const fm = {
       pick(to);
     });
     watch("value", () => {
-      if (fm.then === null) return;
       const tiles = fm.tiles();
+      // what comes late, as after a mark, may have been made for the photo before
+      const chosen = tiles.find((tile) => tile.dataset.row === fm.row);
+      if (chosen) fm.current(chosen);
+      else fm.row = tiles.find((tile) => tile.hasAttribute("aria-current"))?.dataset.row ?? null;
+      if (fm.then === null) return;
       const button = fm.then < 0 ? tiles[tiles.length - 1] : tiles[0];
       fm.then = null;
       if (!button) return;

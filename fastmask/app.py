@@ -243,8 +243,11 @@ def _browse(viewer: Viewer, tab: gr.Tab) -> Callable[[Any], Any]:
         return [*_filled(viewer, row, head), markup.notice(said, "good")]
 
     def marked(*given: Any) -> list[Any]:
-        tiles, number, _, where, _ = browsed(*given)
-        return [tiles, number, where, viewer.show(_chosen(given[-1]), given[0])[1]]
+        *asked, corrected = given
+        tiles, number, _, where, _ = browsed(*asked)
+        # another photo may have been chosen in the meantime
+        stays = asked[-1] == corrected
+        return [tiles, number, where, viewer.show(_chosen(corrected), given[0])[1] if stays else gr.skip()]
 
     def look(event: Any, name: str | None = None) -> Any:
         """What follows once a photo is chosen: what is known of it, and its map."""
@@ -288,7 +291,7 @@ def _browse(viewer: Viewer, tab: gr.Tab) -> Callable[[Any], Any]:
         ),
     ):
         # the photo stays, and what was said of its mark, even where the filter has it no more
-        inputs, outputs = [head, *filters, number, form.row], [grid, number, where, facts]
+        inputs, outputs = [head, *filters, number, row, form.row], [grid, number, where, facts]
         event.then(_told(4, marked, None), inputs, outputs, show_progress="hidden", **_QUIET)
     look(again(tab.select(None, None, None), "browse"), "show")
     return lambda event: look(again(event))

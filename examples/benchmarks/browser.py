@@ -142,6 +142,7 @@ def too_large(page: Page, folder: Path, watch: Watch) -> None:
 def choose(page: Page, label: str, option: str) -> None:
     page.get_by_role("combobox", name=label, exact=True).first.click()
     page.get_by_role("option", name=option, exact=True).click()
+    expect(page.get_by_role("option")).to_have_count(0)
 
 
 def current(page: Page) -> str:
@@ -161,8 +162,12 @@ def browse(page: Page, out: Path, name: str) -> None:
     choose(page, "Show", "all")
     expect(page.locator("#fm-where")).to_contain_text(f"of {total[1]}")
     turn_by_key(page)
-    page.get_by_role("button", name="Next ›").click()
-    expect(page.locator("#fm-where")).to_contain_text("page 2")
+    page.locator("#fm-grid button").nth(2).click()
+    for button, number in (("Next ›", 2), ("‹ Previous", 1), ("Next ›", 2)):
+        page.get_by_role("button", name=button).click()
+        expect(page.locator("#fm-where")).to_contain_text(f"page {number}")
+        # a page that is turned to begins with its first photo
+        expect(page.locator("#fm-grid button").first).to_have_attribute("aria-current", "true")
     page.locator("#fm-grid button").last.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#fm-grid button").last).to_have_attribute("aria-current", "true")
@@ -241,6 +246,7 @@ def mark(page: Page, fixes: Path, out: Path, name: str) -> None:
     expect(page.locator("#fm-facts")).to_contain_text("Photo")
     choose(page, "Label of", "mask")
     right = page.get_by_role("combobox", name="Right is", exact=True)
+    expect(right).to_be_visible()
     right.click()
     labelled = re.search(r"Labelled (\w+)", page.locator("#fm-form").inner_text())
     options = page.get_by_role("option").all_inner_texts()
