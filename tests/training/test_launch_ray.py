@@ -220,5 +220,5 @@ def test_a_lost_node_s_fold_goes_on_elsewhere(launch, cluster, finished_run, tmp
     killer.join()
     assert len(lost) == 1
     assert "fold 1/2 was lost with its worker or node; it goes on elsewhere from its last state\n" in said
-    assert "fold 1 goes on in epoch" in said
+    assert "fold 1/2 goes on in epoch" in said
     assert files(run.path) == files(finished_run.path)
