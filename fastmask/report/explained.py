@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.errors import UsageError
-from fastmask.report.blocks import RIGHT, WRONG, Album, Block, Shown, Text, joined, percent
+from fastmask.report.blocks import RIGHT, WRONG, Album, Block, Shown, Text, joined, percent, squeezed
 from fastmask.report.explain import Explanation, explain
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
@@ -21,6 +21,8 @@ from fastmask.run import Run
 
 # photos of each kind, and heads, each of which needs the networks once more
 _MOST, _HEADS = 3, 3
+# characters of the name of a class under a photo
+_CLASS = 32
 
 
 def look(
@@ -67,9 +69,9 @@ def _shown(run: Run, found: Sequence[Explanation], true: np.ndarray | None) -> l
     shown = [Shown(small(found[0].image), "The photo as the network sees it", [("as the network sees it", "")])]
     for one in found:
         label = "" if true is None else run.heads[one.head].decode(int(true[run.heads.position(one.head)]))
-        lines = [(f"{one.head}: {one.label} {percent(one.probability)}", _kind(label, one.label))]
+        lines = [(f"{one.head}: {squeezed(one.label, _CLASS)} {percent(one.probability)}", _kind(label, one.label))]
         if label not in ("", one.label):
-            lines.append((f"true: {label}", ""))
+            lines.append((f"true: {squeezed(label, _CLASS)}", ""))
         alt = f"Map of what speaks for {one.label} in {one.head}{f'; true is {label}' if label else ''}"
         shown.append(Shown(small(one.overlay), alt, lines))
     return shown
