@@ -57,7 +57,7 @@ def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure
     columns = min(3, len(calibration))
     rows = -(-len(calibration) // columns)
     # padded so that the last number of one axis is not read with the first of the next
-    figure = kind(figsize=(3.6 * columns, 3.9 * rows), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    figure = kind(figsize=(3.6 * columns, 4.4 * rows), layout=ConstrainedLayoutEngine(w_pad=0.12))
     every = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in every.flat[len(calibration) :]:
         axes.remove()
@@ -70,7 +70,10 @@ def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure
             axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
         axes.set(xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
         axes.set_title(shortened(head), parse_math=False)
-        axes.legend(title="calibration error", loc="lower right", fontsize=8, title_fontsize=8)
+        # below: a curve may run through any corner
+        axes.legend(
+            title="calibration error", loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, title_fontsize=8
+        )
     for axes in every[:, 0]:
         axes.set_ylabel("how often right")
     return figure

@@ -106,6 +106,21 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def squeezed(text: str, most: int) -> str:
+    """The beginning and the end of a text that is too long for its place: names may differ in either."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 3
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def squeezed_parts(parts: Sequence[str], most: int) -> str:
+    """Names beside each other, the longest shortened until they fit into `most` characters."""
+    room = most - (len(parts) - 1)
+    each = next((n for n in range(most, 1, -1) if sum(min(len(part), n) for part in parts) <= room), 1)
+    return cut(" ".join(squeezed(part, each) for part in parts), most)
+
+
 def joined(words: Sequence[str], most: int = 8) -> str:
     """Words in a row, the last of very many only counted."""
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -10,8 +10,8 @@ import pandas as pd
 from fastmask.data.findings import count
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.report.blocks import Block, Drawing, Table, Text, cut, rounded
-from fastmask.report.confusion import name_of
+from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
+from fastmask.report.confusion import label_of, name_of
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, QUIET, SERIES, Picture, styled
 from fastmask.run import Run
@@ -22,10 +22,11 @@ MOST, _HEADS, _NAME = 36, 8, 28
 
 
 def class_scores(run: Run, target: str = JOINT) -> pd.DataFrame:
-    """One row a class of a head or the joint class: name, f1, precision, recall, n, persons, answers; in their order.
+    """One row a class of a head or the joint class: name, label, f1, precision, recall, n, persons, answers.
 
-    `n` counts its photos and `answers` those that were taken for it, among the photos whose label is known. Classes
-    that the data has nowhere are left out, as they are of the macro-F1. Precision is NaN without an answer.
+    In the order of the classes; `label` is the name as short as a picture needs it. `n` counts its photos and `answers`
+    those that were taken for it, among the photos whose label is known. Classes that the data has nowhere are left out,
+    as they are of the macro-F1. Precision is NaN without an answer.
     """
     true, predicted = (target_of(run.heads, y, target) for y in (run.true, run.predicted))
     known = true != UNKNOWN
@@ -38,6 +39,7 @@ def class_scores(run: Run, target: str = JOINT) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "name": [name_of(run.heads, target, code) for code in classes],
+            "label": [label_of(run.heads, target, code, _NAME) for code in classes],
             "f1": f1(right, answers, n),
             "precision": np.divide(right, answers, out=nothing.copy(), where=answers > 0),
             "recall": np.divide(right, n, out=nothing.copy(), where=n > 0),
@@ -64,7 +66,7 @@ def plot_classes(scores: dict[str, pd.DataFrame]) -> Picture:
             axes.text(1.015, y, f"{row.f1:.2f}", va="center")
             axes.text(1.11, y, f"{count(row.n, 'photo')}, {count(row.persons, 'person')}", va="center", color=QUIET)
             places.append(y)
-            names.append(cut(row.name, _NAME))
+            names.append(row.label)
             y += 1
         mean = frame["f1"].mean()
         axes.plot([mean] * 2, [y - len(frame) - 0.5, y - 0.5], color=SERIES[1], linewidth=1.2)
@@ -96,7 +98,7 @@ def section(material: Material) -> list[Block]:
         Text(f"Of the {len(scores[name])} classes of {name} the {MOST} with the most photos.") for name in cut_off
     ]
     lowest = min(shown[names[0]].itertuples(), key=lambda row: row.f1)
-    alt = f"Bars of F1 a class; of {names[0]} the lowest is {lowest.name} with {lowest.f1:.2f}; the figures follow."
+    alt = f"Bars of F1 a class; of {names[0]} the lowest is {lowest.label} with {lowest.f1:.2f}; the figures follow."
     table = Table("F1, precision and recall by class", _COLUMNS, _rows(shown))
     return [*blocks, Drawing("classes", plot_classes(shown), alt, table=table)]
 

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
+from fastmask.data.findings import count
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.report.blocks import Block, Drawing, Table, Text, cut, joined, percent
+from fastmask.report.blocks import Block, Drawing, Table, Text, cut, joined, percent, squeezed, squeezed_parts
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run import Run
@@ -21,20 +22,22 @@ from fastmask.scoring import target_of
 # classes of a matrix, beyond which only those that are confused most are shown; pairs of a table; heads of a report
 MOST, _PAIRS, _HEADS = 24, 12, 6
 OTHERS = "others"
-# characters of a name, and the share from which a cell is so full that its text is white
-_NAME, _FULL = 24, 0.8
+# characters of a name in a picture and in a sentence, and the share from which a cell is so full that its text is white
+_NAME, _LONG, _FULL = 24, 60, 0.8
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
     """How often each class, by its row, was answered by each, by its column: `counts` (classes, classes).
 
-    Of very many classes those that are confused most, and the OTHERS. `group` classes in a row belong together; 0 where
+    Of very many classes those that are confused most, and the OTHERS. `labels` are the names as short as a picture
+    needs them. `group` classes in a row belong together; 0 where
     none do.
     """
 
     target: str
     names: Sequence[str]
+    labels: Sequence[str]
     counts: np.ndarray
     group: int = 0
 
@@ -72,24 +75,32 @@ def confusion(run: Run, target: str = JOINT, most: int = MOST) -> Confusion:
     if found.empty:
         raise UsageError(f"No photo has a label of {'all heads' if target == JOINT else target}.")
     heads = run.heads
-    count = heads.n_joint if target == JOINT else len(heads[target].classes)
-    shown, group = list(range(count)) if count <= most else _confused(found, most), 0
-    if target == JOINT and len(heads.classified) > 1 and count <= most:
-        group = count // len(heads[heads.classified[0]].classes)
+    size = heads.n_joint if target == JOINT else len(heads[target].classes)
+    shown, group = list(range(size)) if size <= most else _confused(found, most), 0
+    if target == JOINT and len(heads.classified) > 1 and size <= most:
+        group = size // len(heads[heads.classified[0]].classes)
     place = {code: i for i, code in enumerate(shown)}
     last = len(shown)
     counts = np.zeros((last + 1, last + 1), np.int64)
     for true, predicted, n in zip(found["true"], found["predicted"], found["n"], strict=True):
         counts[place.get(true, last), place.get(predicted, last)] += n
     names = [name_of(heads, target, code) for code in shown]
+    labels = [label_of(heads, target, code, _NAME) for code in shown]
     if counts[last].any() or counts[:, last].any():
-        return Confusion(target, [*names, OTHERS], counts, group)
-    return Confusion(target, names, counts[:last, :last], group)
+        return Confusion(target, [*names, OTHERS], [*labels, OTHERS], counts, group)
+    return Confusion(target, names, labels, counts[:last, :last], group)
 
 
 def name_of(heads: Heads, target: str, code: int) -> str:
     """The name of a class of a head or of the joint class."""
     return heads.joint_name(code) if target == JOINT else heads[target].decode(code)
+
+
+def label_of(heads: Heads, target: str, code: int, most: int) -> str:
+    """`name_of` in at most so many characters; of a joint class something of each head is left."""
+    if target != JOINT:
+        return squeezed(name_of(heads, target, code), most)
+    return squeezed_parts([heads[i].decode(heads.unjoint(np.array([code]))[0][i]) for i in heads.joined], most)
 
 
 def _confused(found: pd.DataFrame, most: int) -> list[int]:
@@ -109,7 +120,7 @@ def plot_confusion(run: Run, head: str = JOINT, most: int = MOST) -> Picture:
     found = confusion(run, head, most)
     size = len(found.names)
     cell = 0.74 if size <= 4 else 0.62 if size <= 8 else 0.47
-    names = [cut(name, _NAME) for name in found.names]
+    names = found.labels
     room = 0.35 + 0.075 * max(map(len, names))
     turned = max(map(len, names)) * 0.075 > cell * 0.95
     below = room if turned else 0.45
@@ -190,7 +201,10 @@ def _drawing(run: Run, target: str, name: str) -> Drawing:
     ]
     wrong = int(found["n"].sum())
     what = "Joint class" if target == JOINT else f"Head {target}"
-    told = f"{what}: {wrong:,} wrong answers" + (f", most often {rows[0][0]} ({rows[0][1]})" if rows else "")
+    told = f"{what}: {count(wrong, 'wrong answer')}"
+    if rows:
+        true, said = (label_of(run.heads, target, code, _LONG) for code in found.loc[0, ["true", "predicted"]])
+        told += f", most often {true} → {said} ({rows[0][1]})"
     table = Table("Most frequent mistakes", ["", "photos", "of its row"], rows) if rows else None
     return Drawing(name, plot_confusion(run, target), f"Confusion matrix. {told}.", f"{told}.", table)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, joined, percent
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, joined, percent, squeezed
 from fastmask.report.explain import Explanation, answer_of, explain, networks_of, scored_epochs
 from fastmask.report.material import Material, kept_epochs
 from fastmask.report.mistakes import mistakes
@@ -28,6 +28,8 @@ from fastmask.scoring import target_of
 _MOST, _HEADS = 3, 3
 # of pictures in memory those that are kept in a file as they are
 _MODES = ("L", "RGB", "RGBA", "P", "I;16")
+# characters of the name of a class under a photo
+_CLASS = 32
 
 
 def look(
@@ -127,12 +129,12 @@ def _shown(run: Run, found: Sequence[Explanation], row: int | None) -> list[Show
         if row is not None:
             label = _label(run, one.head, row)
             _, chance = answer_of(run.heads, one.head, run.probabilities[row])
-        lines = [(f"{one.head}: {one.label} {percent(chance)}", _kind(label, one.label))]
+        lines = [(f"{one.head}: {squeezed(one.label, _CLASS)} {percent(chance)}", _kind(label, one.label))]
         if label not in ("", one.label):
-            lines.append((f"true: {label}", ""))
+            lines.append((f"true: {squeezed(label, _CLASS)}", ""))
         alt = f"Map of what speaks for {one.label} in {one.head}{f'; true is {label}' if label else ''}"
         if one.answer != one.label:
-            own = f"this network: {one.answer} {percent(one.answer_probability)}"
+            own = f"this network: {squeezed(one.answer, _CLASS)} {percent(one.answer_probability)}"
             lines.append((own, QUIET))
             alt += f"; {own}"
         shown.append(Shown(small(one.overlay), alt, lines))

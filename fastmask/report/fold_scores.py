@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -12,9 +14,11 @@ from fastmask.report.curves import fold_colours
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, Picture, styled
 from fastmask.run import Run
-from fastmask.scoring import Scores, score_heads
+from fastmask.scoring import Score, Scores, score_heads
 
 _HEADS, _NAME = 10, 28
+# how far an interval may draw the axis out beyond the dots, at least
+_ROOM = 0.1
 
 
 def fold_scores(run: Run) -> pd.DataFrame:
@@ -51,10 +55,23 @@ def plot_folds(frame: pd.DataFrame, scores: Scores) -> Picture:
     axes.plot([], [], marker="x", color=INK, linewidth=1.4, label="all, 95 % interval")
     axes.set_yticks(range(len(targets)), [cut(target, _NAME) for target in targets])
     axes.tick_params(axis="y", length=0)
-    axes.set(xlabel="macro-F1", ylim=(len(targets) - 0.4, -0.6))
+    axes.set(xlabel="macro-F1", ylim=(len(targets) - 0.4, -0.6), xlim=_limits(frame, whole))
     axes.spines["left"].set_visible(False)
     figure.legend(loc="outside lower left", ncols=6, columnspacing=1.4, handletextpad=0.4)
     return figure
+
+
+def _limits(frame: pd.DataFrame, scores: Mapping[str, Score]) -> tuple[float, float]:
+    """The ends of the axis: a very wide interval goes on beyond, because the dots are what is compared."""
+    whole = [scores[target] for target in frame["target"].unique()]
+    points = [point for point in (*frame["macro_f1"], *(score.macro_f1 for score in whole)) if np.isfinite(point)]
+    ends = [end for score in whole for end in score.macro_f1_interval or ()]
+    if not points:
+        return 0.0, 1.0
+    low, high = min(points), max(points)
+    room = max(_ROOM, (high - low) / 2)
+    edge = (high - low + 2 * room) / 40
+    return max(low - room, min([low, *ends])) - edge, min(high + room, max([high, *ends])) + edge
 
 
 def section(material: Material) -> list[Block]:

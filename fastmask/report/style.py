@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # text, lines beside it, lines behind it: an SVG has other ones on a dark page
 INK, QUIET, FAINT = "#1d2833", "#5d6975", "#d4dae0"
@@ -27,9 +28,22 @@ _OTHER_LETTERS = (
     "Noto Sans CJK KR",
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
+    "Noto Sans KR",
+    "Noto Sans JP",
+    "Noto Sans SC",
     "NanumGothic",
     "Malgun Gothic",
     "Apple SD Gothic Neo",
+    "IPAexGothic",
+    "IPAGothic",
+    "TakaoGothic",
+    "Yu Gothic",
+    "MS Gothic",
+    "Hiragino Sans",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Droid Sans Fallback",
     "Arial Unicode MS",
 )
 _SETTINGS: dict[Any, Any] = {
@@ -88,7 +102,7 @@ def styled() -> Iterator[None]:
         # whatever style somebody else has chosen
         mpl.rcdefaults()
         mpl.rcParams.update({**_SETTINGS, "font.family": list(_families())})
-        # a letter that no font has is an empty box, about which nobody can do anything here
+        # of a letter that no font has, see `missing_letters`
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
@@ -99,6 +113,21 @@ def _families() -> tuple[str, ...]:
 
     there = set(get_font_names())
     return ("DejaVu Sans", *(name for name in _OTHER_LETTERS if name in there))
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """The code points that the fonts of pictures have."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(code for name in _families() for code in get_font(findfont(name)).get_charmap())
+
+
+def missing_letters(picture: Figure) -> list[str]:
+    """The letters of a picture that no font of this machine has, so that they are empty boxes."""
+    texts = [text.get_text() for text in picture.findobj(Text)]
+    letters = {letter for text in texts for letter in text if letter.isprintable() and not letter.isspace()}
+    return sorted(letter for letter in letters if ord(letter) not in _letters())
 
 
 def to_png(picture: Figure) -> bytes:

@@ -12,7 +12,7 @@ from fastmask.report.blocks import NOTHING, Block, Table, Text, rounded
 from fastmask.report.classes import class_scores
 from fastmask.report.material import Material
 from fastmask.run import SCORES, Run
-from fastmask.scoring import Score
+from fastmask.scoring import Score, why_optimistic
 
 # the width of an interval that is to be explained, and the persons a class under which they explain it
 _WIDE, _FEW = 0.3, 30
@@ -31,7 +31,10 @@ def optimistic(run: Run) -> tuple[float, str] | None:
     found = run.scores.get("optimistic")
     joint = found.get(JOINT) if isinstance(found, dict) else None
     value = joint.get("macro_f1") if isinstance(joint, dict) else None
-    return (value, str(found.get("why", ""))) if isinstance(value, float) and isinstance(found, dict) else None
+    if not isinstance(value, float) or not isinstance(found, dict):
+        return None
+    # of a run the file may be older than the words
+    return value, str(found.get("why", "")) if run.is_ensemble else why_optimistic(run.oof["fold"].nunique())
 
 
 def section(material: Material) -> list[Block]:
@@ -75,7 +78,7 @@ def _optimistic(material: Material) -> list[str]:
     value, why = beside
     what = "joint macro-F1" if len(material.targets) > 1 else "macro-F1"
     more = f", {value - material.scores.joint.macro_f1:+.4f} beside the score" if material.known(JOINT).any() else ""
-    why = why or "it was chosen on these photos"
+    why = why or "it is chosen on these photos"
     return [
         f"Optimistic figure: a {what} of {value:.4f}{more}. {why[0].upper()}{why[1:]}. It is here only to be compared "
         "with figures that others got that way."
@@ -85,11 +88,8 @@ def _optimistic(material: Material) -> list[str]:
 def _explained(run: Run) -> str:
     """How the score is to be read."""
     heads = run.heads.classified
-    joint = (
-        ""
-        if len(heads) == 1
-        else f" The joint class, one of {run.heads.n_joint:,}, is right where all {len(heads)} heads are."
-    )
+    every = "both" if len(heads) == 2 else f"all {len(heads)}"
+    joint = f" The joint class, one of {run.heads.n_joint:,}, is right where {every} heads are." if heads[1:] else ""
     return (
         f"The score is of {len(run.oof):,} photos of {count(len(set(run.persons)), 'person')}. Macro-F1 is the mean F1 "
         f"of the classes that the data has, so a rare class counts as much as a frequent one.{joint} Intervals are by "

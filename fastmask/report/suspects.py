@@ -7,11 +7,11 @@ import pandas as pd
 from fastmask.data.findings import count
 from fastmask.decision.label_errors import LabelError, find_label_errors
 from fastmask.decision.ledger import shortened
-from fastmask.report.blocks import QUIET, WRONG, Album, Block, Shown, Text, percent
+from fastmask.report.blocks import QUIET, WRONG, Album, Block, Shown, Text, percent, squeezed
 from fastmask.report.material import Material
 from fastmask.report.top_losses import photos_at
 
-_MOST, _NAME = 24, 60
+_MOST, _NAME, _CLASS = 24, 60, 32
 
 
 def section(material: Material) -> list[Block]:
@@ -49,8 +49,8 @@ def _shown(error: LabelError, photo: object) -> Shown:
     others = len(error.paths) - 1
     where = error.person if error.whole else error.paths[0]
     lines = [
-        (f"{error.head}: labelled {error.label} {percent(error.self_confidence)}", ""),
-        (f"more likely {error.suggested} {percent(error.probability)}", WRONG),
+        (f"{error.head}: labelled {squeezed(error.label, _CLASS)} {percent(error.self_confidence)}", ""),
+        (f"more likely {squeezed(error.suggested, _CLASS)} {percent(error.probability)}", WRONG),
         (shortened(where, _NAME) + (f", and {count(others, 'more photo')}" if others else ""), QUIET),
     ]
     alt = f"Photo labelled {error.label} in {error.head}, more likely {error.suggested}"

@@ -11,7 +11,7 @@ from fastmask.decision.calibration import log_probabilities
 from fastmask.decision.ledger import shortened
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Head
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, cut, percent
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, cut, percent, squeezed
 from fastmask.report.confusion import name_of
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes, probability_of
@@ -24,6 +24,8 @@ from fastmask.scoring import target_of
 MOST, _LINES, _NAME = 24, 4, 60
 # photos of one picture, which is as many rows high
 _MOST_PLOTTED = 200
+# characters of the name of a class under a photo
+_CLASS = 32
 
 
 def losses(run: Run, head: str = JOINT) -> pd.DataFrame:
@@ -94,8 +96,8 @@ def answer_lines(run: Run, row: int) -> list[tuple[str, str]]:
     right = [heads[i].decode(said[i]) for i in heads.joined if true[i] == said[i]]
     lines = [
         (
-            f"{heads[i].decode(true[i])}{_number(run, heads[i], row)}, answered {heads[i].decode(said[i])} "
-            f"{percent(parts[i][said[i]])}",
+            f"{squeezed(heads[i].decode(true[i]), _CLASS)}{_number(run, heads[i], row)}, answered "
+            f"{squeezed(heads[i].decode(said[i]), _CLASS)} {percent(parts[i][said[i]])}",
             WRONG,
         )
         for i in wrong[:_LINES]
@@ -103,6 +105,13 @@ def answer_lines(run: Run, row: int) -> list[tuple[str, str]]:
     if len(wrong) > _LINES:
         lines.append((f"and {len(wrong) - _LINES} heads more", WRONG))
     return lines + ([(f"right: {cut(', '.join(right), _NAME)}", RIGHT)] if right else [])
+
+
+def _sure(run: Run, target: str, probability: float) -> list[tuple[str, str]]:
+    """A line of how sure the joint answer was; none where there is no other than that of a head."""
+    if target != JOINT or len(run.heads.classified) == 1:
+        return []
+    return [(f"all heads together {percent(probability)}", "")]
 
 
 def _number(run: Run, head: Head, row: int) -> str:
@@ -130,7 +139,7 @@ def section(material: Material) -> list[Block]:
         Shown(
             photo,
             f"Photo of a true {row.true}, answered {row.predicted} ({percent(row.probability)})",
-            [*answer_lines(run, row.row), (shortened(row.path, _NAME), QUIET)],
+            [*_sure(run, target, row.probability), *answer_lines(run, row.row), (shortened(row.path, _NAME), QUIET)],
         )
         for row, photo in zip(shown.itertuples(), photos, strict=True)
     ]
@@ -140,6 +149,8 @@ def section(material: Material) -> list[Block]:
         f"{'' if target == JOINT else f' in {target}'}. These are the {len(album)} that the models were surest of, at "
         "most one of each person: under each what is true, what was answered and how sure that was."
     )
+    if _sure(run, target, 0):
+        said += " They are in the order of how sure the answer of all heads together was, the product of its heads."
     return [
         *_gone(material),
         Text(said),

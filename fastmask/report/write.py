@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastmask.errors import FastmaskError, UsageError
+from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.files import check_parent, real, replacing, write_text
 from fastmask.lock import held
 from fastmask.report.blocks import Album, Drawing, Section
@@ -15,9 +16,12 @@ from fastmask.report.card import is_edited, to_card
 from fastmask.report.material import Material
 from fastmask.report.page import make_sections, to_html
 from fastmask.report.photos import plot_sheet
-from fastmask.report.style import to_png
+from fastmask.report.style import missing_letters, to_png
 from fastmask.run import CARD, PAGE, PICTURES, Run
 from fastmask.terminal import in_bytes
+
+# letters that a warning shows
+_LETTERS = 8
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,35 @@ def _gone(material: Material) -> list[str]:
 
 
 def pictures_of(sections: Sequence[Section]) -> dict[str, bytes]:
-    """The pictures of sections as PNGs by their names: drawings, and photos as sheets."""
-    found = {}
+    """The pictures of sections as PNGs by their names: drawings, and photos as sheets.
+
+    Warns once where they hold letters that no font has.
+    """
+    found, boxes = {}, set()
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Drawing):
-            found[block.name] = to_png(block.picture)
-            # it has its places now, and the page takes it as it is
-            block.picture.set_layout_engine("none")
+            picture = block.picture
         elif isinstance(block, Album) and block.photos:
-            found[block.name] = to_png(plot_sheet(block.photos, block.columns))
+            picture = plot_sheet(block.photos, block.columns)
+        else:
+            continue
+        found[block.name] = to_png(picture)
+        boxes.update(missing_letters(picture))
+        # it has its places now, and the page takes it as it is
+        picture.set_layout_engine("none")
+    if boxes:
+        _warn_of_boxes(sorted(boxes))
     return found
+
+
+def _warn_of_boxes(letters: Sequence[str]) -> None:
+    more = f" and {len(letters) - _LETTERS} more" if len(letters) > _LETTERS else ""
+    warnings.warn(
+        f"No font that pictures are drawn with has {' '.join(letters[:_LETTERS])}{more}: in the PNGs of the report "
+        "these are empty boxes. Install one that has them, such as Noto Sans CJK.",
+        FastmaskWarning,
+        stacklevel=4,
+    )
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from fastmask.errors import DataError
 from fastmask.files import read_json, write_csv, write_json
 from fastmask.run import DONE, FOLDS, OOF, SCORES, Run
-from fastmask.scoring import LOSS, score_heads
+from fastmask.scoring import LOSS, score_heads, why_optimistic
 from fastmask.training.callbacks import oof_file, read_oof
 
 
@@ -95,14 +95,12 @@ def all_scores(
         }
         for i, fold in enumerate(trained)
     ]
-    alone = "the headline's are the last ones, because with one fold no other can choose"
     flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0, whole=run.y)
     return {
         **run.score().to_plain(),
         "optimistic": {
             **flattering.to_plain(),
-            "why": "each fold's epochs are chosen by the fold's own score, which flatters; "
-            + (alone if len(trained) == 1 else "the headline's are chosen by the other folds"),
+            "why": why_optimistic(len(trained)),
         },
         "folds": folds,
         "scored_by": {h.name: list(h.bounds) for h in heads if h.bounds},

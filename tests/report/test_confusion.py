@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from fastmask.data.contest import contest_heads
 from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.report.confusion import OTHERS, confusion, file_names, most_confused, pairs, plot_confusion
@@ -76,6 +77,18 @@ def test_the_picture_writes_every_count_into_its_cell(finished_run: Run) -> None
         (row, column): counts[row, column] for row, column in np.argwhere(counts)
     }
     assert [label.get_text() for label in axes.get_yticklabels()] == ["<30", "30-59", "60+"]
+
+
+def test_long_names_of_joint_classes_can_be_told_apart(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    long = "a very long class name that goes on and on"
+    heads = Heads([Head("a", (f"{long} 1", f"{long} 2", "short")), *list(contest_heads())[1:]])
+    found = confusion(make_run(labels, heads))
+    assert len(set(found.labels)) == len(found.names) == 18
+    assert max(map(len, found.labels)) <= 24
+    assert found.labels[-1] == "short female 60+"
+    assert found.labels[0].endswith(" male <30")
+    ticks = plot_confusion(make_run(labels, heads, name="other"), "a").axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == ["a very long clas…nd on 1", "a very long clas…nd on 2", "short"]
 
 
 def test_what_there_is_not_is_said(finished_run: Run, make_run: Callable[..., Run], labels: np.ndarray) -> None:

@@ -1,11 +1,16 @@
 """Folds: against scikit-learn, over the classes of the whole table."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.report.fold_scores import fold_scores, plot_folds
+from fastmask.report.fold_scores import fold_scores, plot_folds, section
+from fastmask.report.material import Material
 from fastmask.run import Run
+from fastmask.scoring import Scores
 
 
 def test_scores_of_folds_are_scikit_learns(finished_run: Run) -> None:
@@ -22,6 +27,28 @@ def test_scores_of_folds_are_scikit_learns(finished_run: Run) -> None:
         assert found["macro_f1"][fold, "age"] == pytest.approx(age)
     kept = {row["fold"]: row["joint"]["macro_f1"] for row in finished_run.scores["folds"]}
     assert {fold: found["macro_f1"][fold, "joint"] for fold in kept} == pytest.approx(kept)
+
+
+def test_a_very_wide_interval_does_not_draw_the_axis_out(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    run = make_run(labels)
+    frame = fold_scores(run)
+    scores = run.score(50)
+    usual = plot_folds(frame, scores).axes[0].get_xlim()
+    ends = [end for score in (scores.joint, *scores.heads.values()) for end in score.macro_f1_interval]
+    assert usual[0] < min(frame["macro_f1"].min(), *ends)
+    assert usual[1] > max(frame["macro_f1"].max(), *ends)
+    close = frame.assign(macro_f1=0.02 + 0.001 * frame["fold"])
+    whole = {name: replace(score, macro_f1=0.02) for name, score in scores.heads.items()}
+    wide = Scores(replace(scores.joint, macro_f1=0.0268, macro_f1_interval=(0.0048, 0.9)), whole)
+    low, high = plot_folds(close, wide).axes[0].get_xlim()
+    assert high < 0.2
+    assert low < 0.02
+
+
+def test_folds_are_named_as_their_folders(finished_run: Run) -> None:
+    drawing = section(Material(finished_run))[-1]
+    assert [row[0] for row in drawing.table.rows] == ["fold 0", "fold 1"]
+    assert [text.get_text() for text in drawing.picture.legends[0].get_texts()][:2] == ["fold 0", "fold 1"]
 
 
 def test_the_picture_has_a_dot_a_fold_and_target(finished_run: Run) -> None:

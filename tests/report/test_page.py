@@ -77,6 +77,8 @@ def test_what_was_run_is_told(written: Report, read_page: Callable) -> None:
         assert words in text
 
 
+# not every machine has a font of Korean
+@pytest.mark.filterwarnings("ignore:No font:fastmask.errors.FastmaskWarning")
 def test_names_are_text_whoever_gave_them(make_run: Callable, labels: np.ndarray, read_page: Callable) -> None:
     classes = (HOSTILE, "한글 $x_1$ & 'quoted' \"twice\"", "w" * 300)
     heads = Heads([Head("<b>mask</b>", classes), *list(contest_heads())[1:]])

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
-from fastmask.report.style import DPI, INK, Picture, styled, to_png, to_svg, width_of
+from fastmask.report.style import DPI, INK, Picture, missing_letters, styled, to_png, to_svg, width_of
 
 
 @styled()
@@ -53,6 +53,17 @@ def test_the_settings_of_others_stay_and_do_not_matter() -> None:
 def test_a_letter_that_no_font_has_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     to_png(drawn())
     assert [w for w in recwarn if "Glyph" in str(w.message)] == []
+
+
+def test_letters_that_no_font_has_are_known() -> None:
+    figure = Picture()
+    # which DejaVu Sans has
+    figure.text(0, 0, "größe\n \N{GREEK SMALL LETTER ALPHA}\N{HORIZONTAL ELLIPSIS}")
+    assert missing_letters(figure) == []
+    figure.subplots().set_title("日 größe \U0001fad8")
+    unknown = missing_letters(figure)
+    assert "\U0001fad8" in unknown
+    assert set(unknown) <= {"日", "\U0001fad8"}
 
 
 def test_a_notebook_shows_a_picture_by_itself() -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
+from fastmask.data.contest import contest_heads
 from fastmask.errors import UsageError
+from fastmask.heads import Head, Heads
 from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Text, percent
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
@@ -99,6 +101,23 @@ def test_photos_that_are_gone_are_told(make_run: Callable[..., Run], labels: np.
     assert isinstance(said, Text)
     assert said.warning
     assert said.text.startswith(f"1 of the 180 photos of this run are not there any more, such as {path}.")
+
+
+def test_mistakes_show_what_they_are_sorted_by(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    run = make_run(labels)
+    *_, album = section(Material(run))
+    found = mistakes(run).drop_duplicates("person")["probability"].head(len(album.photos))
+    assert [one.lines[0][0] for one in album.photos] == [f"all heads together {percent(share)}" for share in found]
+    one = make_run(labels[:, 2:], Heads([contest_heads()["age"]]), name="one")
+    assert "all heads together" not in str(section(Material(one))[-1].photos[0].lines)
+
+
+def test_a_long_name_is_short_under_a_photo(make_run: Callable[..., Run], labels: np.ndarray) -> None:
+    long = tuple("a very long class name " * 5 + str(number) for number in range(3))
+    heads = Heads([Head("a", long), *list(contest_heads())[1:]])
+    run = make_run(labels, heads)
+    row = int(mistakes(run, "a")["row"][0])
+    assert max(len(text) for text, _ in answer_lines(run, row)) < 90
 
 
 def test_photos_that_cannot_be_read_are_counted(

@@ -1,5 +1,6 @@
 """Write: where a report goes, what it replaces, and that a run stays one."""
 
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmask.errors import UsageError
+from fastmask.data.contest import contest_heads
+from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.heads import Head, Heads
 from fastmask.lock import held
+from fastmask.report import style
 from fastmask.report.write import Report, write_report
 from fastmask.run import Run, check_free
 
@@ -61,6 +65,19 @@ def test_pictures_of_a_report_before_go(run: Run) -> None:
     left = {path.name for path in (run.path / "report").iterdir()}
     assert "mistakes.png" not in left
     assert not [name for name in left if name.endswith(".part")]
+
+
+def test_letters_that_no_font_has_are_said_once(
+    make_run: Callable[..., Run], labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # whatever fonts this machine has
+    monkeypatch.setattr(style, "_letters", lambda: frozenset(map(ord, string.printable + "…→≤✓✗")))
+    heads = Heads([Head("größe", ("日本", "b", "c")), *list(contest_heads())[1:]])
+    run = make_run(labels, heads)
+    with pytest.warns(FastmaskWarning) as found:
+        write_report(run, photos=False)
+    (told,) = [str(w.message) for w in found if "No font" in str(w.message)]
+    assert told.startswith("No font that pictures are drawn with has ß ö 日 本: in the PNGs")
 
 
 def test_it_may_go_elsewhere(run: Run, tmp_path: Path, snapshot: Callable[[Path], dict[str, Any]]) -> None:
