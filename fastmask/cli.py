@@ -33,7 +33,7 @@ from fastmask.options import (
     option,
     with_settings,
 )
-from fastmask.terminal import bar, between_words, in_bytes, say
+from fastmask.terminal import bar, between_words, in_bytes, launched, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -88,7 +88,6 @@ def fit(
     table = _read_table(settings)
     # after the table, which answers at once where something is wrong with it
     from fastmask.training.crossval import cross_validate
-    from fastmask.training.processes import launched
 
     if out is None and launched()[1] > 1:
         raise UsageError("Several processes that train together need --out, the run directory.")
@@ -378,7 +377,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(join_numbers(sys.argv[1:] if arguments is None else arguments))
     except FastmaskError as error:
-        say(f"fastmask: error: {error}")
+        # of several processes all find what was asked wrongly, and one says it
+        if launched()[0] == 0 or not isinstance(error, UsageError):
+            say(f"fastmask: error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         # a full disk, a folder that vanished, a name too long: the system's own words and the file

@@ -61,4 +61,5 @@ def tune(
 
     tuned = search(table, given, settings, out=out, trials=trials, hours=hours, pruner=pruner, keep=keep, resume=resume)
     echo(tuned, json)
-    say(f"Written to {out}: trials.csv, best.yaml, history.png. Next: {tuned.next}")
+    pictures = "history.png, importance.png" if tuned.importance else "history.png"
+    say(f"Written to {out}: trials.csv, best.yaml, {pictures}. Next: {tuned.next}")

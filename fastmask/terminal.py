@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -10,6 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 Progress = Callable[[int, int], None]
+
+
+def launched() -> tuple[int, int]:
+    """The number of this process and how many a launcher has started, as the environment says; (0, 1) without one."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if not all(os.environ.get(name) for name in names):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def say(message: str, stream: TextIO | None = None) -> None:

@@ -97,6 +97,8 @@ def export_onnx(
     for option, value in (("--photos", photos), ("--bs", bs), ("--oof-photos", oof_photos)):
         if value is not None and not 1 <= value <= MOST:
             raise UsageError(f"{option} is {value}; expected 1 to {MOST}.")
+    if oof_photos is not None and precision == "fp32":
+        raise UsageError("--oof-photos does nothing in fp32: what fp16 changes is told by them; leave it out.")
     chosen = _choose(run, fold, soup, refit)
     paths = _spread(_photos(run, images, data), photos)
     size = chosen.size(paths)

@@ -26,6 +26,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 _MOST_PIXELS = 178_956_970
+_PART = ".part"
 
 
 class WrongError(Exception):
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words.add_argument("model", type=Path, help="the .onnx file")
     words.add_argument("photos", type=Path, nargs="+", help="photos, and folders of photos")
     words.add_argument("--out", type=Path, help="the CSV to write (default: print it)")
+    words.add_argument("--overwrite", action="store_true", help="replace the CSV")
     words.add_argument("--bs", type=int, default=32, help="photos a batch (default: 32)")
     words.add_argument("--threads", type=int, default=0, help="threads (default: ONNX Runtime's own)")
     words.add_argument("--provider", default="CPUExecutionProvider", help="such as CUDAExecutionProvider")
@@ -45,13 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.bs < 1 or asked.threads < 0:
             raise WrongError("--bs takes 1 or more, --threads 0 or more.")
+        if asked.out is not None:
+            check_new(asked.out, asked.overwrite)
         names, paths = find_photos(asked.photos)
         session = open_model(asked.model, asked.threads, asked.provider)
         meta = read_meta(session, asked.model)
         probabilities = np.concatenate(list(predict(session, meta, paths, asked.bs)))
         write_table(asked.out, table(meta, names, probabilities))
-    except (WrongError, OSError) as error:
+    except WrongError as error:
         sys.stderr.write(f"predict_onnx: error: {error}\n")
+        return 1
+    except OSError as error:
+        # the name of the file in which the CSV is made tells nobody anything
+        known = error.filename and not str(error.filename).endswith(_PART)
+        sys.stderr.write(f"predict_onnx: error: {error.strerror or error}: {error.filename if known else asked.out}.\n")
         return 1
     return 0
 
@@ -260,12 +269,22 @@ def table(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarray)
     return rows
 
 
+def check_new(out: Path, overwrite: bool) -> None:
+    """Raise WrongError where a CSV cannot be written, before any photo is read."""
+    if out.is_dir():
+        raise WrongError(f"{out} is a folder; name the CSV to write.")
+    if out.exists() and not overwrite:
+        raise WrongError(f"{out} exists; name another file, or replace it with --overwrite.")
+    if not out.absolute().parent.is_dir():
+        raise WrongError(f"{out.parent} is not a folder; make it, or name another file.")
+
+
 def write_table(out: Path | None, rows: Sequence[Sequence[str]]) -> None:
     """Write rows as a CSV, whole or not at all, or print them."""
     if out is None:
         _write_rows(sys.stdout, rows)
         return
-    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    beside = out.with_name(f".{out.name}.{os.getpid()}{_PART}")
     try:
         with beside.open("w", encoding="utf-8", newline="") as opened:
             _write_rows(opened, rows)

@@ -8,7 +8,6 @@ choose alike. The first alone writes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from fastmask.config import Config
 from fastmask.data.loaders import pick_device
 from fastmask.data.photo_dl import PhotoDL, Share
 from fastmask.errors import UsageError
+from fastmask.terminal import launched
 
 INSTALL = "pip install 'fastmask[parallel]'"
 # how long a process waits for one that decodes all photos
@@ -85,14 +85,6 @@ class Processes:
 
 
 ALONE = Processes()
-
-
-def launched() -> tuple[int, int]:
-    """The number of this process and how many a launcher has started, as the environment says; (0, 1) without one."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if not all(os.environ.get(name) for name in names):
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def join(config: Config) -> Processes:

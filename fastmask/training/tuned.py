@@ -198,7 +198,8 @@ class Tuned:
             axes.plot(*zip(*pruned, strict=True), "x", color="C1", label="pruned, mean of its folds")
         axes.set(xlabel="trial", ylabel="OOF macro-F1, 95 % interval")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="lower right")
+        # above, where no trial is
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.2)
         return figure
 
     def plot_importance(self) -> Figure:

@@ -284,6 +284,20 @@ def test_a_bad_photo_is_one_sentence_of_the_script(
     assert not list(work.glob("*out.csv*"))
 
 
+def test_the_script_replaces_nothing_unasked(made: Any, work: Path, contest: Path) -> None:
+    photo, out = next((contest / "eval" / "images").iterdir()), work / "out.csv"
+    out.write_text("mine")
+    done = predicted_by(made.script, made.model, photo, "--out", out)
+    assert done.stderr == f"predict_onnx: error: {out} exists; name another file, or replace it with --overwrite.\n"
+    assert out.read_text() == "mine"
+    assert predicted_by(made.script, made.model, photo, "--out", out, "--overwrite").returncode == 0
+    assert out.read_text().startswith("path,")
+    for place in (work, work / "gone" / "out.csv"):
+        done = predicted_by(made.script, made.model, photo, "--out", place)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "is a folder" in done.stderr or "is not a folder" in done.stderr
+
+
 def test_the_script_refuses_what_is_no_export(work: Path, contest: Path, made: Any) -> None:
     (work / "other.onnx").write_bytes(b"no model")
     photo = next((contest / "eval" / "images").iterdir())

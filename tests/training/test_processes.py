@@ -20,9 +20,10 @@ from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Share
 from fastmask.errors import UsageError
 from fastmask.run import Run
+from fastmask.terminal import launched
 from fastmask.training.crossval import cross_validate
 from fastmask.training.interrupts import Interrupts
-from fastmask.training.processes import ALONE, check_settings, join, launched
+from fastmask.training.processes import ALONE, check_settings, join
 
 # a run, and another that the second process alone is told to end and that goes on
 SCRIPT = """
@@ -187,6 +188,9 @@ def test_the_default_directory_is_refused(fastmask, contest, monkeypatch):
     answer = fastmask("fit", "--data", contest)
     assert answer.code == 2
     assert answer.errors == ["Several processes that train together need --out, the run directory."]
+    monkeypatch.setenv("RANK", "1")
+    answer = fastmask("fit", "--data", contest)
+    assert (answer.code, answer.errors) == (2, [])
 
 
 def test_what_a_launcher_passes_on_is_no_second_signal():
