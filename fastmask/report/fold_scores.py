@@ -99,7 +99,8 @@ def section(material: Material) -> list[Block]:
         if run.is_leaky
         else "Each fold is judged by models that have not seen its persons."
     )
-    said = f"{judged} Each holds other persons, so folds score differently by chance alone."
+    others = "photos" if run.is_leaky else "persons"
+    said = f"{judged} Each holds other {others}, so folds score differently by chance alone."
     few = [Text(f"Of {len(material.targets) - 1} heads the first {_HEADS} are shown.")]
     table = Table("Macro-F1 by fold", ["", "photos", "persons", *targets], rows)
     drawing = Drawing("folds", plot_folds(shown, material.scores), alt, table=table)

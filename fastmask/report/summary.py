@@ -76,6 +76,9 @@ def _optimistic(material: Material) -> list[str]:
     if beside is None:
         return []
     value, why = beside
+    if material.run.is_ensemble and value == material.scores.joint.macro_f1:
+        # a plain mean has no weights to fit
+        return []
     what = "joint macro-F1" if len(material.targets) > 1 else "macro-F1"
     more = f", {value - material.scores.joint.macro_f1:+.4f} beside the score" if material.known(JOINT).any() else ""
     why = why or "it is chosen on these photos"
