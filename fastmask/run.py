@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config, make_config
-from fastmask.data.findings import listed
 from fastmask.errors import DataError, UsageError
 from fastmask.files import (
     check_parent,
@@ -36,6 +35,7 @@ from fastmask.files import (
 from fastmask.heads import JOINT, Heads
 from fastmask.lock import ASIDE, REPLACED
 from fastmask.scoring import DRAWS, Scores, score_heads
+from fastmask.terminal import listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

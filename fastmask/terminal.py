@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -71,3 +71,9 @@ def duration(seconds: float) -> str:
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
+
+
+def listed(names: Sequence[object], word: str) -> str:
+    """`person a`, `persons a, b`, and how many more from the sixth on."""
+    shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    return f"{word}{'' if len(names) == 1 else 's'} {shown}"

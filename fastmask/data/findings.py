@@ -64,9 +64,3 @@ def order(finding: Finding) -> tuple[bool, str, str, str]:
 def count(n: int, word: str) -> str:
     """`1 photo`, `2 photos`."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
-def listed(names: Sequence[object], word: str) -> str:
-    """`person a`, `persons a, b`, and how many more from the sixth on."""
-    shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-    return f"{word}{'' if len(names) == 1 else 's'} {shown}"

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastmask.data.findings import listed
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.files import real
 from fastmask.lock import held
 from fastmask.run import ENVIRONMENT, FOLDS, Run, check_free, differing_settings, differing_start
+from fastmask.terminal import listed
 from fastmask.training.oof import check_fold, finish
 
 

@@ -154,7 +154,7 @@ def test_where_the_foretelling_was_wrong_all_folds_are_scored_in_time(contest, s
     assert len(run.oof) == len(run.folds)
     done = [json.loads((run.fold_path(f) / "done.json").read_text()) for f in (0, 1)]
     assert all(0 < d["epochs"] < 500 for d in done)
-    assert all(f"fold {f + 1} ends after {done[f]['epochs']} of 500 epochs" in log for f in (0, 1))
+    assert all(f"fold {f + 1}/2 ends after {done[f]['epochs']} of 500 epochs" in log for f in (0, 1))
 
 
 def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(contest, small_settings, tmp_path, monkeypatch):
