@@ -9,7 +9,7 @@ from fastmask.errors import DataError, UsageError
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("tilt", [0.0, 0.4, -0.4])
+@pytest.mark.parametrize("tilt", [0.4, -0.4])
 def test_a_worn_mask_covers_nose_and_mouth_and_leaves_the_eyes_bit_for_bit(look, tilt):
     image, points = drawn(1, tilt)
     worn = paint(image, landmarks_of(points), "wear", look, np.random.default_rng(0))
@@ -23,7 +23,7 @@ def test_a_worn_mask_covers_nose_and_mouth_and_leaves_the_eyes_bit_for_bit(look,
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("tilt", [0.0, 0.4, -0.4])
+@pytest.mark.parametrize("tilt", [0.4, -0.4])
 def test_the_two_ways_to_wear_it_wrongly(look, tilt):
     image, points = drawn(2, tilt)
     nose_bare = paint(image, landmarks_of(points), "nose-bare", look, np.random.default_rng(0))
