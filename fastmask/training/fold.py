@@ -56,8 +56,9 @@ def train_fold(run: Run, plan: Plan, fold: int, progress: RunProgress, deadline:
         write_json(run.fold_path(fold) / DONE, done, parents=False)
         clear_fold(run, fold)
     plan.processes.wait()
-    if interrupts.asked is not None:
-        end(interrupts.asked)
+    asked = asked_of(interrupts, plan.processes)
+    if asked is not None:
+        end(asked)
 
 
 def belonging(run: Run, fold: int) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def callbacks_of(
     config, folder = plan.config, run.fold_path(fold)
     history = History(folder)
     writes = plan.processes.first
+    writing = [*drawn_callbacks(folder, plan, fold), history, OOFCollector(folder)] if writes else []
     trackers, told = trackers_of(config, folder) if writes else None, Told(real(run.path).name, fold, config.to_plain())
     return Callbacks(
         skips=[
@@ -129,11 +131,9 @@ def callbacks_of(
         deadline=deadline,
         others=[
             *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
-            *(drawn_callbacks(folder, plan, fold) if writes else []),
+            *writing,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
-            *([history] if writes else []),
             FiniteLoss(),
-            *([OOFCollector(folder)] if writes else []),
         ],
     )
 

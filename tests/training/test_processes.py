@@ -25,7 +25,8 @@ from fastmask.training.crossval import cross_validate
 from fastmask.training.interrupts import Interrupts
 from fastmask.training.processes import ALONE, check_settings, join
 
-# a run, and another that the second process alone is told to end and that goes on
+# a run, another that the second process alone is told to end and that goes on, and one where it is told so when its
+# first fold has been trained
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -33,6 +34,7 @@ from pathlib import Path
 from fastmask.data.contest import read_contest
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.crossval import cross_validate
+from fastmask.training.processes import Together
 
 contest, out, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 table = read_contest(contest)
@@ -51,6 +53,19 @@ try:
 except KeyboardInterrupt:
     (out / f"ended-{os.environ['RANK']}").write_text(str(len(count)))
 cross_validate(table, out=out / "ended", resume=True, **settings)
+
+left = Together.after_fit
+
+def late(self):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGINT)
+    left(self)
+
+Together.after_fit = late
+try:
+    cross_validate(table, out=out / "late", **settings)
+except KeyboardInterrupt:
+    (out / f"late-{os.environ['RANK']}").touch()
 """
 
 
@@ -112,8 +127,8 @@ def test_one_of_them_writes_and_speaks(one, both):
     out, said = both
     assert files(out / "two") == files(one.path)
     lines = [line for line in said.splitlines() if line.startswith("fold 1/2 epoch 1/2")]
-    # of the two runs
-    assert len(lines) == 2
+    # of the three runs
+    assert len(lines) == 3
     assert "2 processes together" in said
 
 
@@ -123,6 +138,12 @@ def test_a_signal_to_one_ends_all_at_the_same_step_and_they_go_on(both):
     for name in files(out / "two"):
         if name.endswith((".safetensors", "oof.csv", "history.csv", "scores.json")):
             assert (out / "two" / name).read_bytes() == (out / "ended" / name).read_bytes(), name
+
+
+def test_a_signal_at_the_end_of_a_fold_ends_all_before_the_next(both):
+    out, _ = both
+    assert all((out / f"late-{number}").exists() for number in range(2))
+    assert Run.load(out / "late").trained_folds == [0]
 
 
 @pytest.mark.parametrize(("photos", "of"), [(6, 2), (7, 2), (1, 3), (5, 4)])
