@@ -50,6 +50,7 @@ from .inference.ensemble import predict as predict
 from .inference.export import export_onnx as export_onnx
 from .inference.exported import Exported as Exported
 from .inference.pseudo import make_pseudo as make_pseudo
+from .inference.source import table_of as table_of
 from .labels import soft_labels as soft_labels
 from .model.adamp import AdamP as AdamP
 from .model.archs import list_archs as list_archs
@@ -61,7 +62,6 @@ from .model.network import MultiHeadNet as MultiHeadNet
 from .model.network import build_network as build_network
 from .report.explain import explain as explain
 from .report.mistakes import mistakes as mistakes
-from .report.source import table_of as table_of
 from .report.write import Report as Report
 from .report.write import write_report as write_report
 from .run import Run as Run

@@ -73,6 +73,11 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
+def count(n: int, word: str) -> str:
+    """`1 photo`, `2 photos`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
 def listed(names: Sequence[object], word: str) -> str:
     """`person a`, `persons a, b`, and how many more from the sixth on."""
     shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

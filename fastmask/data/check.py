@@ -18,14 +18,14 @@ from fastmask.config import Config
 from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
 from fastmask.data.check_labels import check_labels
 from fastmask.data.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
-from fastmask.data.findings import ERROR, WARNING, Finding, count, order
+from fastmask.data.findings import ERROR, WARNING, Finding, order
 from fastmask.data.folds import read_folds
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskError
 from fastmask.heads import JOINT
-from fastmask.terminal import listed
+from fastmask.terminal import count, listed
 
 TINY = 32
 # what a photo's width over height may differ from the commonest by, and from how many odd ones on there is no commonest

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from fastmask.data.findings import ERROR, WARNING, Finding, count
+from fastmask.data.findings import ERROR, WARNING, Finding
 from fastmask.data.folds import assign_folds, units_of_classes
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import JOINT
+from fastmask.terminal import count
 
 # a head is a person's own where at most this share of the persons, or one of ten and more, disagree with themselves
 _DISAGREE, _FEW_PERSONS = 0.05, 10

@@ -59,8 +59,3 @@ def _section(key: tuple[str, str], group: Sequence[Finding], width: int, rows: i
 def order(finding: Finding) -> tuple[bool, str, str, str]:
     """Errors first, then by kind."""
     return finding.level != ERROR, finding.kind, finding.photo, finding.person
-
-
-def count(n: int, word: str) -> str:
-    """`1 photo`, `2 photos`."""
-    return f"{n:,} {word}{'' if n == 1 else 's'}"

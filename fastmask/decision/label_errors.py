@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.findings import count
 from fastmask.decision.calibration import at_temperature, fit_temperature
 from fastmask.decision.persons import average_persons, shared_heads
 from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Head
 from fastmask.run import Run
+from fastmask.terminal import count
 
 COLUMNS = ("person", "path", "column", "value", "label", "suggested", "probability", "proposed")
 # in the column "proposed": by the OOF prediction, and nobody has looked at the photo

@@ -38,6 +38,7 @@ from fastmask.inference.exported import (
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import Mixture, widen
 from fastmask.inference.networks import checkpoints_of, load_members
+from fastmask.inference.source import photos_of
 from fastmask.inference.steps import Step, steps_of
 from fastmask.memory import keep_memory
 from fastmask.model.losses import FocalLoss
@@ -249,9 +250,6 @@ def _photos(run: Run, images: str | Path | Sequence[str | Path] | None, data: st
 
 def _root(run: Run, data: str | None) -> Path:
     """The folder that the paths of a run's own photos start from."""
-    # of a later room, as what a run is trained on is read again for its report
-    from fastmask.report.source import photos_of
-
     return photos_of(run, data).root
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastmask.data.findings import count
 from fastmask.files import to_yaml
 from fastmask.heads import JOINT
 from fastmask.report.blocks import joined, rounded
@@ -24,6 +23,7 @@ from fastmask.report.page import text_of
 from fastmask.report.summary import interval, optimistic
 from fastmask.run import Run
 from fastmask.scoring import Score
+from fastmask.terminal import count
 
 # what a card is known by that nobody has changed since it was written
 _MARK = re.compile(r"<!-- fastmask report, as written: ([0-9a-f]{64}) -->\s*\Z")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fastmask.data.findings import count
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
@@ -16,6 +15,7 @@ from fastmask.report.material import Material
 from fastmask.report.style import FAINT, QUIET, SERIES, Picture, styled
 from fastmask.run import Run
 from fastmask.scoring import f1, known_classes, target_of
+from fastmask.terminal import count
 
 # classes of a target in the report: of more those that have the most photos
 MOST, _HEADS, _NAME = 36, 8, 28

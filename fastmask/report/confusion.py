@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from fastmask.data.findings import count
 from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.report.blocks import Block, Drawing, Table, Text, cut, joined, percent, squeezed, squeezed_parts
@@ -18,6 +17,7 @@ from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run import Run
 from fastmask.scoring import target_of
+from fastmask.terminal import count
 
 # classes of a matrix, beyond which only those that are confused most are shown; pairs of a table; heads of a report
 MOST, _PAIRS, _HEADS = 24, 12, 6

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastmask.config import Config
 from fastmask.data.augment import defaults_of
-from fastmask.data.findings import count
 from fastmask.decision.cost import COST_CELLS, cost_of
 from fastmask.errors import UsageError
 from fastmask.files import read_strings
@@ -17,6 +16,7 @@ from fastmask.heads import Head
 from fastmask.report.blocks import Block, Facts, Table, Text, cut, joined
 from fastmask.report.material import Material
 from fastmask.run import SKIPPED, Run
+from fastmask.terminal import count
 
 # settings that are told in their own place
 _ELSEWHERE = ("data", "heads", "train_pipeline", "valid_pipeline", "arch")

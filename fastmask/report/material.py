@@ -11,7 +11,7 @@ from fastmask.data.table import Table
 from fastmask.errors import DataError, UsageError
 from fastmask.files import read_json
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.report.source import photos_of
+from fastmask.inference.source import photos_of
 from fastmask.run import DONE, SCORES, Run
 from fastmask.scoring import Scores, target_of
 

@@ -11,10 +11,10 @@ import pandas as pd
 
 from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Head, number_of
+from fastmask.inference.source import table_of
 from fastmask.report.blocks import Block, Drawing, Table, Text, cut, percent
 from fastmask.report.confusion import file_names
 from fastmask.report.material import Material
-from fastmask.report.source import table_of
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run import Run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from fastmask.data.findings import count
 from fastmask.errors import FastmaskError
 from fastmask.heads import JOINT
 from fastmask.report.blocks import NOTHING, Block, Table, Text, rounded
@@ -13,6 +12,7 @@ from fastmask.report.classes import class_scores
 from fastmask.report.material import Material
 from fastmask.run import SCORES, Run
 from fastmask.scoring import Score, why_optimistic
+from fastmask.terminal import count
 
 # the width of an interval that is to be explained, and the persons a class under which they explain it
 _WIDE, _FEW = 0.3, 30

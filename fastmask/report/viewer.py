@@ -13,11 +13,11 @@ from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
 from fastmask.errors import DataError, FastmaskError, UsageError
 from fastmask.heads import JOINT
+from fastmask.inference.source import table_of
 from fastmask.report import markup
 from fastmask.report.browse import Filter, Page, answers, page_of, photo_answer, select
 from fastmask.report.explain import Explanation, scored_epochs
 from fastmask.report.marks import Mark, add_mark, check_marks, marks_on, place_of, read_marks, take_back
-from fastmask.report.source import table_of
 from fastmask.report.trial import Trial
 from fastmask.run import Run
 

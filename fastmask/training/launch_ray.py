@@ -26,11 +26,11 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastmask.config import Config
-from fastmask.data.findings import count
 from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
 from fastmask.errors import FastmaskError, UsageError, one_line
 from fastmask.run import STATE, Run
+from fastmask.terminal import count
 from fastmask.training.crossval import check_there
 from fastmask.training.fold import clear_fold
 from fastmask.training.interrupts import Interrupts, end

@@ -18,7 +18,6 @@ from fastmask.config import Config
 from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
-from fastmask.data.findings import count
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, photo_maps, pick_device
 from fastmask.data.photo import check_photos, in_threads, read_photo
@@ -28,6 +27,7 @@ from fastmask.data.training_set import TrainingSet, class_weights, left_out, tra
 from fastmask.errors import DataError, UnreadableError, UsageError
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet, check_start
+from fastmask.terminal import count
 from fastmask.training.build import build, build_loss, check_size, framing, resolve_stats, weighted_heads
 from fastmask.training.environment import environment, name_of
 from fastmask.training.freeze import freeze_callbacks, frozen_part

@@ -9,10 +9,10 @@ from typing import Any
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
 
-from fastmask.data.findings import count
 from fastmask.errors import DivergenceError, FastmaskError, one_line
 from fastmask.files import read_json
 from fastmask.run import DONE, REFIT, Run
+from fastmask.terminal import count
 from fastmask.training.callbacks import save_network
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
 from fastmask.training.plan import Plan

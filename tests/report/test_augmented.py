@@ -10,9 +10,9 @@ from fastai.torch_core import TensorImage
 
 from fastmask.config import make_config
 from fastmask.data.contest import contest_heads, read_contest
+from fastmask.inference.source import photos_of
 from fastmask.labels import soft_labels
 from fastmask.report.augmented import first_batch, label_lines
-from fastmask.report.source import photos_of
 from fastmask.run import Run
 from fastmask.training.crossval import create
 from fastmask.training.plan import Plan, prepare

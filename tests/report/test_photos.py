@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from fastmask.errors import DataError
+from fastmask.inference.source import photos_of
 from fastmask.report.blocks import QUIET, WRONG, Shown
 from fastmask.report.photos import HEIGHT, WIDTH, plot_sheet, read_small, small, to_jpeg
-from fastmask.report.source import photos_of
 from fastmask.run import Run
 
 

@@ -11,7 +11,7 @@ from fastmask.config import make_config
 from fastmask.errors import DataError, UsageError
 from fastmask.files import write_yaml
 from fastmask.heads import Head, Heads
-from fastmask.report.source import photos_of, table_of
+from fastmask.inference.source import photos_of, table_of
 from fastmask.run import Run
 
 
