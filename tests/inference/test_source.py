@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from fastmask.config import make_config
 from fastmask.errors import DataError, UsageError
@@ -36,10 +37,16 @@ def test_other_data_is_refused(finished_run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def csv_run(make_run: Callable[..., Run], labels: np.ndarray, tmp_path: Path) -> tuple[Run, Path]:
+def csv_run(
+    run_of: Callable[..., Run], guess: Callable[..., np.ndarray], labels: np.ndarray, tmp_path: Path
+) -> tuple[Run, Path]:
     """A run of a CSV whose photos lie in a folder of their own, and that folder."""
-    run = make_run(labels, heads=Heads([Head("mask", ("a", "b", "c")), Head("sex", ("f", "m")), Head("old", "xyz")]))
+    heads, y = Heads([Head("mask", ("a", "b", "c")), Head("sex", ("f", "m")), Head("old", "xyz")]), labels[:180]
+    run = run_of(guess(y, 0, heads=heads), y, heads=heads, folds=3)
     photos, file = tmp_path / "made-photos", tmp_path / "made.csv"
+    photos.mkdir()
+    for path in run.folds["path"]:
+        Image.new("RGB", (30, 40)).save(photos / path)
     run.folds.drop(columns="fold").to_csv(file, index=False)
     classes = {head.name: list(head.classes) for head in run.heads}
     settings = {"data": str(file), "images": str(photos), "heads": classes}
@@ -66,7 +73,7 @@ def test_a_place_without_the_photos_is_refused(csv_run: tuple[Run, Path], tmp_pa
     for read in (photos_of, table_of):
         with pytest.raises(UsageError, match="nowhere is not a folder; expected the one in which the photos of"):
             read(csv_run[0], **{option: str(tmp_path / "nowhere")})
-        with pytest.raises(UsageError, match="empty lacks 180 of the photos of .*, such as 000.jpg"):
+        with pytest.raises(UsageError, match="empty lacks 180 of the photos of .*, such as 00000.jpg"):
             read(csv_run[0], **{option: str(tmp_path / "empty")})
 
 
