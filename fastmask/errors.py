@@ -72,6 +72,14 @@ def is_said(error: BaseException | None) -> bool:
     )
 
 
+def install_line(extra: str) -> str:
+    """The line that installs what an extra brings, as a sentence about a missing package names it.
+
+    In double quotes, which every shell takes, Windows' own too.
+    """
+    return f'pip install "fastmask[{extra}]"'
+
+
 def one_line(error: BaseException) -> str:
     """The words of another library's error in one line, without a full stop, to be put into a sentence.
 

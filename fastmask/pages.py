@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fastmask.errors import UsageError
+from fastmask.errors import UsageError, install_line
 from fastmask.options import option
 from fastmask.terminal import say
 
@@ -30,7 +30,7 @@ def open_page(
 ) -> None:
     """Open a page in the browser: try a photo, browse the out-of-fold answers, mark wrong labels."""
     if find_spec("gradio") is None:
-        raise UsageError("The page needs the package gradio; install it with pip install 'fastmask[app]'.")
+        raise UsageError(f"The page needs the package gradio; install it with {install_line('app')}.")
     from fastmask.report.viewer import open_viewer
     from fastmask.serve import serve
 

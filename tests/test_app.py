@@ -477,7 +477,7 @@ def test_without_gradio_one_sentence_says_how_to_get_it(
     finished_run: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert "install it with pip install 'fastmask[app]'" in refused(ASKED_WRONGLY, "app", finished_run.path)
+    assert 'install it with pip install "fastmask[app]"' in refused(ASKED_WRONGLY, "app", finished_run.path)
 
 
 def test_a_port_that_is_taken_is_passed_over() -> None:

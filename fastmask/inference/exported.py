@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastmask.errors import UsageError
+from fastmask.errors import UsageError, install_line
 from fastmask.files import check_new, real
 from fastmask.terminal import in_bytes
 
@@ -40,7 +40,7 @@ def check_asked(
             raise UsageError(f"There is no {what} {asked!r} of an export; expected one of {', '.join(known)}.")
     missing = next((name for name in PACKAGES if find_spec(name) is None), None)
     if missing is not None:
-        raise UsageError(f"An export needs the package {missing}; install it with pip install 'fastmask[onnx]'.")
+        raise UsageError(f"An export needs the package {missing}; install it with {install_line('onnx')}.")
     model = model_file(run, out, fold, precision)
     _check_free(run, model, overwrite)
     return model

@@ -67,8 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecutionProvider") -> Any:
     """A session of ONNX Runtime for a file, or for what is in it; `threads` 0 leaves their number to ONNX Runtime."""
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise WrongError(f"The model is answered by ONNX Runtime ({error}): pip install onnxruntime.") from error
     if isinstance(model, Path) and not model.is_file():
         raise WrongError(f"{model} is not a file; expected one that fastmask export wrote.")
     if provider not in onnxruntime.get_available_providers():

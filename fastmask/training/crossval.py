@@ -16,7 +16,7 @@ from albumentations import Compose
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
-from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_said, one_line
+from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, install_line, mark_said, one_line
 from fastmask.files import frame_to_csv
 from fastmask.lock import held
 from fastmask.run import (
@@ -144,7 +144,7 @@ def launcher_of(
         from fastmask.training.launch_ray import joined
     except ImportError as error:
         raise UsageError(
-            f"Ray cannot be imported ({one_line(error)}), which --launcher ray needs: pip install 'fastmask[ray]'."
+            f"--launcher ray needs the package ray ({one_line(error)}); install it with {install_line('ray')}."
         ) from error
     with joined(config, table, loss_func, say) as launcher:
         yield launcher

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from torch import nn
@@ -33,7 +35,7 @@ from fastmask.training.environment import environment, name_of
 from fastmask.training.freeze import freeze_callbacks, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
 from fastmask.training.mix import mix_callbacks
-from fastmask.training.processes import ALONE, Processes, together
+from fastmask.training.processes import ALONE, Processes
 from fastmask.training.settle import check_batches, check_known, check_monitor, deal, effective_config, settle_loss
 from fastmask.training.start import check_no_leak, digest, file_of
 from fastmask.training.step import check_compiler, resolve_precision
@@ -149,7 +151,7 @@ class Plan:
             cbs=[
                 *mix_callbacks(heads, config.mixup, config.cutmix, config.mix_prob),
                 *freeze_callbacks(config.freeze, unfreeze),
-                *together(self.processes, dls.device, unused=config.freeze is not None),
+                *_distributed(self.processes, dls.device, unused=config.freeze is not None),
                 *cbs,
             ],
         )
@@ -200,6 +202,16 @@ def _extra_line(extras: Sequence[Extra]) -> str:
     apart = sum(int(extra.without.any(axis=1).sum()) for extra in extras)
     without = f" ({idle} that teach nothing left out)" if idle else ""
     return f"{taught} extra photos to train on{without}, {apart} of them not in every fold"
+
+
+def _distributed(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
+    """The callback of several processes, where there are several."""
+    if processes.count == 1:
+        return []
+    # it needs Accelerate, which the base install does not have
+    from fastmask.training.distributed import WholeBatchTrainer
+
+    return [WholeBatchTrainer(processes, device, unused)]
 
 
 def _silent(*_: Any) -> None:

@@ -18,17 +18,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fastai.distributed import DistributedTrainer
-from fastai.learner import Callback
-from torch import Tensor, nn
 
 from fastmask.config import Config
 from fastmask.data.loaders import pick_device
-from fastmask.data.photo_dl import PhotoDL, Share
-from fastmask.errors import UsageError
+from fastmask.data.photo_dl import Share
+from fastmask.errors import UsageError, install_line
 from fastmask.terminal import launched
 
-INSTALL = "pip install 'fastmask[parallel]'"
 # how long a process waits for one that decodes all photos
 _PATIENCE = timedelta(hours=12)
 # seconds
@@ -107,7 +103,7 @@ def join(config: Config) -> Processes:
 def check_settings(config: Config) -> None:
     """Raise UsageError for settings that several processes cannot have."""
     if find_spec("accelerate") is None:
-        raise UsageError(f"Several processes need Accelerate: {INSTALL}")
+        raise UsageError(f"Several processes need the package accelerate; install it with {install_line('parallel')}.")
     if config.device is not None and ":" in config.device:
         raise UsageError(f"Several processes have a GPU each: leave out --device {config.device}.")
     for name, wrong, why in (
@@ -118,67 +114,3 @@ def check_settings(config: Config) -> None:
     ):
         if wrong:
             raise UsageError(f"Several processes cannot have --{name}: {why}.")
-
-
-class Together(DistributedTrainer):
-    """fastai's distributed training, in which the loss and the metrics see the whole batch.
-
-    fastai's own loader deals photos in another order, pads them where they do not come out even, and works on GPUs
-    alone; `PhotoDL` deals each batch. The loss of the whole batch is the one that a single process computes, also where
-    it is no mean over photos (soft F1, labels that are unknown), so its gradients are added up, not averaged.
-    """
-
-    def __init__(self, processes: Processes, device: torch.device, unused: bool = False) -> None:
-        from accelerate.utils import DistributedDataParallelKwargs
-
-        self.processes = processes
-        on_cpu = device.type == "cpu"
-        # a body that is frozen for a while has no gradients to wait for
-        handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
-        # the precision is that of the settings, whatever the launcher says
-        super().__init__(sync_bn=not on_cpu, cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
-
-    def before_fit(self) -> None:
-        if self.sync_bn:
-            # torch's own converter, which fastai takes, loses the activation of timm's layers
-            from timm.layers import convert_sync_batchnorm
-
-            self.learn.model = convert_sync_batchnorm(self.learn.model)
-        self.learn.model = self.accelerator.prepare_model(self.learn.model)
-
-    def before_train(self) -> None:
-        """Nothing: the loaders know their share."""
-
-    before_validate = before_train
-
-    def after_pred(self) -> None:
-        learn = self.learn
-        dl = learn.dl
-        photos = dl.photos_in(learn.iter) if isinstance(dl, PhotoDL) else len(learn.pred) * self.processes.count
-        whole = list(self._gather(learn.pred.detach()))
-        # the others' are numbers here; each process has the gradient of its own
-        whole[self.processes.number] = learn.pred
-        learn.pred = torch.cat(whole)[:photos]
-        learn.yb = tuple(torch.cat(self._gather(y))[:photos] for y in learn.yb)
-
-    def _gather(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Each process's own, of the same shape."""
-        found: Tensor = self.accelerator.gather(tensor.as_subclass(Tensor).contiguous())
-        return found.chunk(self.processes.count)
-
-    def before_backward(self) -> None:
-        # DDP divides by the number of processes
-        self.learn.loss_grad = self.learn.loss_grad * self.processes.count
-
-    def after_fit(self) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """Take the network out again, which `ResumableLearner.fit` asks for after an interruption, too."""
-        if isinstance(self.learn.model, nn.parallel.DistributedDataParallel):
-            self.learn.model = self.learn.model.module
-
-
-def together(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
-    """The callback of several processes, where there are several."""
-    return [Together(processes, device, unused)] if processes.count > 1 else []

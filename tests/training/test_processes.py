@@ -34,7 +34,7 @@ from pathlib import Path
 from fastmask.data.contest import read_contest
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.crossval import cross_validate
-from fastmask.training.processes import Together
+from fastmask.training.distributed import WholeBatchTrainer
 
 contest, out, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 table = read_contest(contest)
@@ -54,14 +54,14 @@ except KeyboardInterrupt:
     (out / f"ended-{os.environ['RANK']}").write_text(str(len(count)))
 cross_validate(table, out=out / "ended", resume=True, **settings)
 
-left = Together.after_fit
+left = WholeBatchTrainer.after_fit
 
 def late(self):
     if os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGINT)
     left(self)
 
-Together.after_fit = late
+WholeBatchTrainer.after_fit = late
 try:
     cross_validate(table, out=out / "late", **settings)
 except KeyboardInterrupt:
@@ -199,7 +199,7 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch):
 
 def test_without_accelerate_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr("fastmask.training.processes.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'fastmask\[parallel\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fastmask\[parallel\]"'):
         check_settings(make_config())
 
 

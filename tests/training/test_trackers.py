@@ -368,7 +368,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_trained(
         main(["fit", "--config", str(file), "--out", str(tmp_path / "run"), f"--{setting}", *words])
     assert ended.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert f"; pip install 'fastmask[{setting}]', or do without it (--" in last
+    assert f'; install it with pip install "fastmask[{setting}]", or do without it (--' in last
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
