@@ -317,8 +317,8 @@ def check_trackers(config: Config) -> None:
         except ImportError as error:
             without = "--no-tensorboard" if setting == "tensorboard" else f"--set {setting}=null"
             raise UsageError(
-                f"{name} cannot be imported ({one_line(error)}); install it with {install_line(setting)}, or do without "
-                f"it ({without})."
+                f"{name} cannot be imported ({one_line(error)}); install it with {install_line(setting)}, or do "
+                f"without it ({without})."
             ) from error
     if config.wandb is not None:
         _log_in()
