@@ -1,3 +1,5 @@
+__version__: str
+
 from .config import Config as Config
 from .config import make_config as make_config
 from .config import read_recipe as read_recipe

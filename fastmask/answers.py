@@ -12,7 +12,7 @@ import typer
 
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
-from fastmask.options import echo, numbers, option, words
+from fastmask.options import JUDGE, PREDICT, Commands, echo, numbers, option, words
 from fastmask.terminal import bar, say
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastmask.inference.ensemble import Predictions
     from fastmask.run import Run
 
-app = typer.Typer()
+app = Commands()
 
 _RUN = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")]
@@ -32,7 +32,7 @@ _WORKERS = Annotated[int | None, option("Loading processes. (default: CPU: 0, GP
 _DEVICE = Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")]
 
 
-@app.command()
+@app.command(rich_help_panel=PREDICT)
 def predict(
     run: _RUN,
     images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
@@ -63,9 +63,10 @@ def predict(
     ] = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Predict photos by the mean of the fold models, or an ensemble's blend: probabilities, or the contest's file.
+    """Predict photos: probabilities, or a submission.
 
-    A submission is noted in ledger.csv beside the run.
+    The answer is the mean of the fold models, or an ensemble's blend.
+    A submission is noted in ledger.csv next to the run.
     """
     check_new(out, overwrite)
     from fastmask.decision.decide import check_decision
@@ -231,7 +232,7 @@ def _warn(message: str) -> None:
     warnings.warn(message, FastmaskWarning, stacklevel=3)
 
 
-@app.command()
+@app.command(rich_help_panel=PREDICT)
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(help="Runs of the same photos and labels.", metavar="RUN RUN ...")],
     out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
@@ -241,14 +242,17 @@ def ensemble(
     json: _JSON = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
 ) -> None:
-    """Make one run of several, and score it beside each: what it predicts is their blend, head by head."""
+    """Blend several runs into one, and score it next to each.
+
+    What it predicts is their blend, head by head.
+    """
     from fastmask.inference.blend import blend_runs
 
     echo(blend_runs(runs, blend, out=out, overwrite=overwrite), json)
     say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")
 
 
-@app.command()
+@app.command(rich_help_panel=PREDICT)
 def pseudo(
     run: _RUN,
     images: Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)],
@@ -257,7 +261,10 @@ def pseudo(
     workers: _WORKERS = None,
     device: _DEVICE = None,
 ) -> None:
-    """Let each fold's models label photos, for the same fold of a student to learn from: fit --pseudo."""
+    """Label photos with each fold's models, for fit --pseudo.
+
+    The same fold of another run learns from them.
+    """
     from fastmask.inference.pseudo import make_pseudo
 
     with bar("predicting") as progress:
@@ -266,14 +273,18 @@ def pseudo(
     say(f"Next: fastmask fit --pseudo {quote(str(out))} --folds-file {quote(str(run / 'folds.csv'))}")
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def score(
     paths: Annotated[
         list[Path], typer.Argument(help="A run, or PREDICTIONS ANSWERS.", metavar="RUN | PREDICTIONS ANSWERS")
     ],
     json: _JSON = False,
 ) -> None:
-    """Score a run's out-of-fold predictions, or a submission against answers: macro-F1, accuracy, 95 % intervals."""
+    """Score a run, or a submission against answers.
+
+    Prints macro-F1 and accuracy with 95 % intervals. A run is scored by its
+    out-of-fold predictions.
+    """
     if len(paths) == 1:
         from fastmask.run import Run
 
@@ -287,7 +298,7 @@ def score(
     echo(scores, json)
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def decide(
     run: _RUN,
     same_person: Annotated[
@@ -297,7 +308,10 @@ def decide(
     json: _JSON = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Score the ways to decide (plain, calibrated, f1) on the out-of-fold predictions, and say which to take."""
+    """Score the ways to decide: plain, calibrated, f1.
+
+    They are scored on the out-of-fold predictions. Prints which one to take.
+    """
     if plot is not None:
         check_new_picture(plot, overwrite)
     from fastmask.decision.decide import decide as compare
@@ -314,7 +328,7 @@ def decide(
     say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *asked, "--out FILE"]))
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def bound(
     run: _RUN,
     head: Annotated[str, typer.Option(help="The head whose last bound is moved.")] = "age",
@@ -323,7 +337,10 @@ def bound(
     json: _JSON = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Score the out-of-fold answers officially at each bound, of a run trained with --order."""
+    """Score a run trained with --order at several age bounds.
+
+    The out-of-fold answers at each bound are scored by the official one.
+    """
     if plot is not None:
         check_new_picture(plot, overwrite)
     from fastmask.decision.bound import bound_curve
@@ -337,7 +354,7 @@ def bound(
     echo(curve, json)
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def label_errors(
     run: _RUN,
     out: Annotated[Path | None, option("A table of fixes to write, for fit --fixes.")] = None,
@@ -345,7 +362,10 @@ def label_errors(
     most: Annotated[int, typer.Option(help="Rows shown a head.", min=0)] = 20,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """List the photos and persons whose label the out-of-fold predictions contradict, the most suspicious first."""
+    """List the labels that the out-of-fold predictions contradict.
+
+    Photos and persons, the most suspicious first.
+    """
     if out is not None:
         check_new(out, overwrite)
     from fastmask.decision.label_errors import find_label_errors, summary, to_fixes
@@ -367,7 +387,7 @@ def label_errors(
         say(f"Written: {out}. Look at each photo and keep the rows that are right; then fastmask fit --fixes FILE")
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A submission.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another on the same photos.", show_default=False)],
@@ -379,7 +399,10 @@ def diff(
     json: _JSON = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Say where two submissions differ, and what change of score their runs' OOF predictions lead one to expect."""
+    """Show where two submissions differ, and the expected gain.
+
+    The gain is what their runs' out-of-fold predictions lead one to expect.
+    """
     if out is not None:
         check_new(out, overwrite, a, b)
     from fastmask.decision.diff import diff_files, expect_files
@@ -396,8 +419,8 @@ def diff(
         typer.echo(f"{found}\n\n{expected}")
 
 
-ledgers = typer.Typer(no_args_is_help=True, help="What was handed in, and what the leaderboard said: show, add, plot.")
-app.add_typer(ledgers, name="ledger")
+ledgers = Commands(no_args_is_help=True, help="Show, add and plot submissions and leaderboard scores.")
+app.add_typer(ledgers, name="ledger", rich_help_panel=JUDGE)
 _LEDGER = Path("runs") / "ledger.csv"
 _LEDGER_OPTION = Annotated[Path, option("The ledger. (default: runs/ledger.csv)")]
 

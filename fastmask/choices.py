@@ -10,13 +10,13 @@ import typer
 
 from fastmask.errors import UsageError
 from fastmask.files import check_new, check_new_picture, check_parent
-from fastmask.options import DATA, LAUNCHING, NETWORK, RUN, echo, option, with_settings, words
+from fastmask.options import DATA, JUDGE, LAUNCHING, MODELS, NETWORK, RUN, Commands, echo, option, with_settings, words
 from fastmask.terminal import bar, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
 
-app = typer.Typer()
+app = Commands()
 
 _DRAWS = 2000
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -31,7 +31,7 @@ _TRAINING_ALONE = (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def compare(
     results: Annotated[
         list[Path],
@@ -46,7 +46,10 @@ def compare(
     json: _JSON = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Compare results on the same photos and labels: scores, classes, cost, and which differences are beyond noise."""
+    """Compare results on the same photos and labels.
+
+    Prints scores, classes, cost, and which differences are beyond noise.
+    """
     if plot is not None:
         check_new_picture(plot, overwrite, *results)
     if out is not None:
@@ -68,7 +71,7 @@ def compare(
         typer.echo(comparison.text(get_terminal_size((100, 24)).columns))
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 @with_settings(DATA, NETWORK, RUN, without=_TRAINING_ALONE)
 def screen(
     settings: Config,
@@ -83,9 +86,10 @@ def screen(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)] = False,
     overwrite: Annotated[bool, option("Replace the files to write.", RUN, "--overwrite")] = False,
 ) -> None:
-    """Rank bodies by linear heads on their frozen features, out of fold: minutes, not days.
+    """Rank models by linear heads on their frozen features.
 
-    Features are kept, so that more bodies may join later at their own cost alone.
+    Scores are out of fold, and take minutes, not days. Features are kept, so
+    another model added later costs only its own time.
     """
     names = words(archs)
     for file in (out, *([] if oof is None else [oof / f"{name}.csv" for name in names])):

@@ -16,17 +16,24 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from fastmask import answers, choices, exports, looks, pages, photos, searches
+from fastmask import __version__, answers, choices, exports, looks, pages, photos, searches
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, is_said, one_line
 from fastmask.files import check_new, check_new_picture
 from fastmask.options import (
     AUGMENT,
     DATA,
+    DATA_SETS,
+    GROUPS,
     LAUNCHING,
+    MACHINE,
+    MODELS,
     NETWORK,
     RUN,
+    TRAIN,
     TRAINING,
+    Commands,
     echo,
     join_numbers,
     numbers,
@@ -40,12 +47,22 @@ if TYPE_CHECKING:
     from fastmask.data.table import Table
     from fastmask.run import Run
 
-app = typer.Typer(
+
+class _Grouped(TyperGroup):
+    """The commands in the order of their groups, as the help shows them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: GROUPS.index(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
+
+
+app = Commands(
     name="fastmask",
+    cls=_Grouped,
     help="Train, cross-validate, judge and apply classifiers of several attributes of one photo.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 # characters of a path that a sentence shows; one that stands in a file may be longer than any
@@ -54,12 +71,28 @@ _MOST_SHOWN = 1000
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 
 
-@app.command()
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"fastmask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(rich_help_panel=TRAIN)
 @with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN)
 def fit(
     settings: Config,
     out: Annotated[Path | None, option("The run directory. (default: runs/ARCH)", RUN)] = None,
-    fold: Annotated[str | None, option("Only these folds, such as 0,3. (default: all)", RUN)] = None,
+    fold: Annotated[str | None, option("Only these folds, such as 0,3. (default: all)", RUN, rare=True)] = None,
     resume: Annotated[bool, option("Go on with the folds that the run in --out lacks.", RUN, "--resume")] = False,
     overwrite: Annotated[bool, option("Replace the run in --out.", RUN, "--overwrite")] = False,
     dry_run: Annotated[bool, option("Check all, try one step, say what a run would cost.", RUN, "--dry-run")] = False,
@@ -68,8 +101,8 @@ def fit(
 ) -> None:
     """Train every fold, and print the out-of-fold score.
 
-    Settings: command line over --set over --config over --recipe over defaults, which are the report's recipe with
-    whole persons in each fold.
+    Settings: command line over --set over --config over --recipe over defaults.
+    The defaults are the report's recipe with whole persons in each fold.
     """
     if print_config:
         from fastmask.files import to_yaml
@@ -179,7 +212,7 @@ def _read_table(settings: Config) -> Table:
     return read_data(settings, log=say)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 @with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN, without=LAUNCHING)
 def lr_find(
     settings: Config,
@@ -187,7 +220,10 @@ def lr_find(
     fold: Annotated[int, typer.Option(help="Train on all folds but this.", rich_help_panel=RUN)] = 0,
     overwrite: Annotated[bool, option("Replace the files of --out.", RUN, "--overwrite")] = False,
 ) -> None:
-    """Suggest a learning rate: fastai's finder, with a picture and the curve as JSON."""
+    """Suggest a learning rate: number, picture and JSON.
+
+    The learning rate finder is fastai's.
+    """
     out = out or _free_name(Path("lr-find.png"))
     check_new_picture(out, overwrite)
     json = out.with_suffix(".json")
@@ -212,7 +248,7 @@ def lr_find(
     say(f"Written: {out}, {json}. Next: fastmask fit --lr {found.suggestion:.1e} with the same options")
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_SETS)
 @with_settings(DATA, without=("data",))
 def check(
     settings: Config,
@@ -220,7 +256,10 @@ def check(
     out: Annotated[Path | None, option("A CSV to write the findings to.")] = None,
     overwrite: Annotated[bool, option("Replace the file in --out.", None, "--overwrite")] = False,
 ) -> None:
-    """Read every photo and report all that is wrong with the data; exit 1 if training would fail."""
+    """Report everything that is wrong with a data set.
+
+    Every photo is read. Exits 1 if training would fail.
+    """
     if out is not None:
         check_new(out, overwrite)
     from fastmask.data.check import check_data
@@ -236,14 +275,17 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 @with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN, without=LAUNCHING)
 def bench(
     settings: Config,
     seconds: Annotated[float, typer.Option(help="How long to measure, at least.", rich_help_panel=RUN)] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)] = False,
 ) -> None:
-    """Say what limits a run on this machine, how near it is to the bare loop, and what it would take."""
+    """Measure what limits a run on this machine.
+
+    Prints how near training is to a bare PyTorch loop, and what a whole run takes.
+    """
     table = _read_table(settings)
     from fastmask.training.bench import bench as measure
     from fastmask.training.plan import prepare
@@ -255,12 +297,12 @@ def bench(
     echo(measured, json)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def archs(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'vit_*384'.")] = "",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with weights.")] = False,
 ) -> None:
-    """List timm's models: input size, parameters, whether weights exist."""
+    """List timm's models: input size, parameters, weights."""
     from fastmask.model.archs import list_archs
 
     for row in list_archs(pattern or None):
@@ -268,7 +310,7 @@ def archs(
             typer.echo(str(row))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Runs whose folds were trained apart.", metavar="RUN RUN ...")],
     out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
@@ -277,17 +319,15 @@ def merge(
         bool, typer.Option("--report/--no-report", help="Write a report at the end. (default: yes)", show_default=False)
     ] = True,
 ) -> None:
-    """Join folds trained apart (fit --fold) into one run, and print its score."""
+    """Join folds that were trained apart (fit --fold) into one run."""
     from fastmask.training.merge import merge_runs
 
     run = merge_runs(runs, out, overwrite=overwrite)
     _tell(run, report)
 
 
-caches = typer.Typer(
-    no_args_is_help=True, help="The photos that runs have decoded, and screenings' features of photos: list, clear."
-)
-app.add_typer(caches, name="cache")
+caches = Commands(no_args_is_help=True, help="List or clear decoded photos and screenings' features.")
+app.add_typer(caches, name="cache", rich_help_panel=MACHINE)
 _CACHE_DIR = Annotated[
     Path | None, option("The folder that runs and screenings were given. (default: the user's cache)")
 ]
@@ -319,22 +359,25 @@ def clear(
     typer.echo(f"caches removed: {len(gone)}, {in_bytes(sum(c.bytes for c in gone))}")
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def doctor() -> None:
-    """Say what this machine has, and whether a run of ten seconds works on it; exit 1 if not."""
+    """Show what this machine has, and try a short run on it.
+
+    The run takes about ten seconds. Exits 1 if it fails.
+    """
     from fastmask.doctor import examine
 
     for line in examine():
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_SETS)
 def sample(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     persons: Annotated[int, typer.Option(help="Persons to train on, seven photos each.")] = 160,
     seed: Annotated[int, typer.Option(help="Another seed draws other people.")] = 0,
 ) -> None:
-    """Draw people in the contest's format, to try fastmask without its photos."""
+    """Draw people in the contest's format, to try fastmask."""
     from fastmask.data.sample import write_sample
 
     written = write_sample(folder, persons, seed)
@@ -352,7 +395,7 @@ app.add_typer(searches.app)
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:
     if issubclass(category, FastmaskWarning):
-        say(f"fastmask: warning: {message}")
+        say(f"fastmask: warning: {message}", important=True)
     else:
         _plain_warning(message, category, *where, **kwargs)
 
@@ -379,18 +422,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FastmaskError as error:
         # of several processes all find what was asked wrongly, and one says it
         if launched()[0] == 0 or not isinstance(error, UsageError):
-            say(f"fastmask: error: {error}")
+            say(f"fastmask: error: {error}", important=True)
         sys.exit(error.exit_code)
     except OSError as error:
         # a full disk, a folder that vanished, a name too long: the system's own words and the file
         place = str(error.filename or "")
         shown = place if len(place) <= _MOST_SHOWN else f"{place[:_MOST_SHOWN]} …"
-        say(f"fastmask: error: {error.strerror or error}{f': {shown}' if shown else ''}.")
+        say(f"fastmask: error: {error.strerror or error}{f': {shown}' if shown else ''}.", important=True)
         sys.exit(1)
     except MemoryError:
-        say("fastmask: error: This machine's memory does not suffice; take smaller photos or a smaller --bs.")
+        say(
+            "fastmask: error: This machine's memory does not suffice; take smaller photos or a smaller --bs.",
+            important=True,
+        )
         sys.exit(1)
     except SystemExit as done:
         if done.code in (INTERRUPTED, TERMINATED) and not is_said(done):
-            say("fastmask: interrupted")
+            say("fastmask: interrupted", important=True)
         raise

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from fastmask.options import echo, option
+from fastmask.options import PREDICT, Commands, echo, option
 from fastmask.terminal import say
 
-app = typer.Typer()
+app = Commands()
 
 
-@app.command()
+@app.command(rich_help_panel=PREDICT)
 def export(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     format_: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
@@ -38,7 +38,10 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files to write.")] = False,
 ) -> None:
-    """Write a run's networks as one ONNX file, checked against PyTorch, and a script that predicts without torch."""
+    """Write a run as one ONNX file that needs no torch.
+
+    The file is checked against PyTorch. A script next to it predicts with it.
+    """
     from fastmask.inference.exported import SCRIPT, check_asked
 
     # what is asked wrongly is told before torch takes its seconds to load

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fastmask.options import option
+from fastmask.options import JUDGE, Commands, option
 from fastmask.terminal import say
 
-app = typer.Typer()
+app = Commands()
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def report(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     data: Annotated[str | None, option("Where its photos lie now. (default: where they lay)")] = None,
@@ -22,7 +22,7 @@ def report(
     photos: Annotated[bool, typer.Option("--photos/--no-photos", help="Show photos on the page.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in --out.")] = False,
 ) -> None:
-    """Write a run's report: one page to read anywhere, its pictures, and a model card."""
+    """Write a run's report: an HTML page, pictures, a model card."""
     from fastmask.report.write import write_report
     from fastmask.run import PICTURES
 

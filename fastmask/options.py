@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from fastmask.errors import UsageError
+from fastmask.terminal import set_quiet
 
 # options that take as many numbers as follow them
 _NUMBER_LISTS = ("--stats", "--milestones")
 DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 # settings of the panel Run that say where folds are trained: nothing to commands that train none
 LAUNCHING = ("launcher", "address", "per_fold", "fetch")
+# the groups of commands, in the order of `fastmask --help`
+TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = "Train", "Predict", "Judge", "Data", "Models", "This machine"
+GROUPS = (TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE)
+# what most people set; --help-all shows the rest, too
+_COMMON = (
+    *("data", "folds", "crop", "resize", "arch", "pretrained", "weights", "epochs", "hours", "bs", "lr"),
+    *("recipe", "config", "set_"),
+)
 
 
-def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
-    """An option without typer's own note of the default: the help says it where there is one."""
-    return typer.Option(*names, help=help_, rich_help_panel=panel, metavar=metavar, show_default=False)
+def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None, rare: bool = False) -> Any:
+    """An option without typer's own note of the default: the help says it where there is one.
+
+    One that is `rare` is shown by --help-all alone.
+    """
+    made = typer.Option(*names, help=help_, rich_help_panel=panel, metavar=metavar, show_default=False)
+    return _rare(made) if rare else made
+
+
+def _rare(made: Any) -> Any:
+    made = copy(made)
+    # a shell that completes shows them all
+    made.hidden = "_FASTMASK_COMPLETE" not in os.environ
+    return made
 
 
 # a setting's name -> its type on the command line, its help, the panel it is shown in
@@ -174,24 +196,73 @@ def with_settings(
             settings = {name: given.pop(name) for name in names}
             command(_config({n: v for n, v in settings.items() if v is not None}, *sources), **given)
 
-        hints = get_type_hints(command, localns={"Config": Any}, include_extras=True)
-        own = list(inspect.signature(command).parameters.values())[1:]
         added = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[type_ | None, made]
-            )
+            _parameter(name, Annotated[type_ | None, _rare(made) if name not in _COMMON else made])
             for name, (type_, made) in options.items()
         ]
-        parameters = [
-            *added,
-            *(p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
-        ]
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
+        return _with_parameters(run, command, [*added, *_parameters(command)[1:]])
 
     return decorate
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+    """The parameters of a command, their annotations resolved."""
+    hints = get_type_hints(command, localns={"Config": Any}, include_extras=True)
+    parameters = inspect.signature(command).parameters.values()
+    return [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+
+
+def _with_parameters(
+    run: Callable[..., None], command: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """`run`, which typer takes for `command` with other parameters."""
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _help_all(context: typer.Context, value: bool) -> None:
+    if value:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+_QUIET = _parameter(
+    "quiet",
+    Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone, and warnings.", callback=set_quiet)],
+    False,
+)
+_HELP_ALL = _parameter(
+    "help_all",
+    Annotated[bool, typer.Option("--help-all", help="Show all options.", callback=_help_all, is_eager=True)],
+    False,
+)
+
+
+class Commands(typer.Typer):
+    """Commands of which each has --quiet, and those with options that --help leaves out have --help-all."""
+
+    def command(self, name: str | None = None, **kwargs: Any) -> Callable[[Any], Any]:
+        def decorate(command: Callable[..., None]) -> Callable[..., None]:
+            own = _parameters(command)
+            rare = any(getattr(option, "hidden", False) for p in own for option in get_args(p.annotation)[1:])
+            added = [_QUIET, *([_HELP_ALL] if rare else [])]
+
+            def run(**given: Any) -> None:
+                command(**{p.name: given[p.name] for p in own})
+
+            register(_with_parameters(run, command, [*own, *added]))
+            return command
+
+        register = super().command(name, **kwargs)
+        return decorate
 
 
 def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets: list[str] | None) -> Any:

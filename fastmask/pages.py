@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from fastmask.errors import UsageError, install_line
-from fastmask.options import option
+from fastmask.options import PREDICT, Commands, option
 from fastmask.terminal import say
 
-app = typer.Typer()
+app = Commands()
 
 
-@app.command("app")
+@app.command("app", rich_help_panel=PREDICT)
 def open_page(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     data: Annotated[str | None, option("Where the run's photos lie now. (default: where it was trained)")] = None,
@@ -28,7 +28,10 @@ def open_page(
     port: Annotated[int, typer.Option(help="The port, or the next that is free.")] = 7860,
     device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
 ) -> None:
-    """Open a page in the browser: try a photo, browse the out-of-fold answers, mark wrong labels."""
+    """Open a page: try photos, browse answers, mark wrong labels.
+
+    The answers are out of fold.
+    """
     if find_spec("gradio") is None:
         raise UsageError(f"The page needs the package gradio; install it with {install_line('app')}.")
     from fastmask.report.viewer import open_viewer

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastmask.options import DATA, option, with_settings
+from fastmask.options import DATA, DATA_SETS, Commands, option, with_settings
 from fastmask.terminal import bar, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
 
-app = typer.Typer()
+app = Commands()
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_SETS)
 def faces(
     data: Annotated[str, typer.Argument(help="Contest folder, CSV, a folder a class, or any folder of photos.")],
     out: Annotated[Path, option("The CSV to write.")],
@@ -26,7 +26,10 @@ def faces(
     image_column: Annotated[str | None, option("A CSV's column of photos. (default: path, or found)")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
 ) -> None:
-    """Find the face of each photo: a CSV of boxes and landmarks for fit --boxes, predict --boxes and paint."""
+    """Find the face in each photo, for --boxes and for paint.
+
+    Writes a CSV of boxes and landmarks.
+    """
     from fastmask.data.faces import write_boxes
 
     with bar("finding faces") as progress:
@@ -36,7 +39,7 @@ def faces(
     typer.echo(f"{out}: faces in {int(found['x0'].notna().sum())} of {len(found)} photos")
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_SETS)
 @with_settings(DATA, only=("data", "heads", "images", "image_column", "group_column", "fixes", "age_bounds", "seed"))
 def paint(
     settings: Config,
@@ -47,7 +50,10 @@ def paint(
     classes: Annotated[str, typer.Option(help="What it calls worn, wrongly worn and bare.")] = "wear,incorrect,none",
     workers: Annotated[int | None, option("Threads that paint. (default: one a core)")] = None,
 ) -> None:
-    """Paint masks on bare faces, worn and wrongly worn: photos and a labels.csv for fit --extra."""
+    """Paint masks on bare faces, for fit --extra.
+
+    Masks are worn or wrongly worn. Writes photos and labels.csv.
+    """
     from fastmask.data.painted import paint_set, parse_per_face
     from fastmask.data.readers import read_data
     from fastmask.options import words

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastmask.errors import UsageError
-from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAINING, echo, option, with_settings
+from fastmask.options import AUGMENT, DATA, NETWORK, RUN, TRAIN, TRAINING, Commands, echo, option, with_settings
 from fastmask.terminal import say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
 
-app = typer.Typer()
+app = Commands()
 _SEARCH = "Search"
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 @with_settings(
     DATA, AUGMENT, NETWORK, TRAINING, RUN, without=("hours", "refit", "launcher", "address", "per_fold", "fetch")
 )
@@ -37,9 +37,10 @@ def tune(
     resume: Annotated[bool, option("Go on with the search in --out, or join it.", _SEARCH, "--resume")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)] = False,
 ) -> None:
-    """Search for the settings of the highest out-of-fold macro-F1 with Optuna; each trial is a run in --out.
+    """Search for the settings with the best score, with Optuna.
 
-    What the options of fit say holds for all trials, what the space says differs.
+    The score is the out-of-fold macro-F1. Each trial is a run in --out.
+    Options of fit hold for all trials; settings in --space differ.
     """
     from fastmask.training.search import PRUNERS, check_new_search, searched
     from fastmask.training.space import read_space

@@ -12,6 +12,20 @@ from typing import TextIO
 
 Progress = Callable[[int, int], None]
 
+# set by --quiet
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether this process prints on stderr only what is `important`, as --quiet asks."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether this process is to be quiet."""
+    return _quiet
+
 
 def launched() -> tuple[int, int]:
     """The number of this process and how many a launcher has started, as the environment says; (0, 1) without one."""
@@ -21,10 +35,16 @@ def launched() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def say(message: str, stream: TextIO | None = None) -> None:
-    """Print a line to a stream, by default stderr; where nobody reads it any more, the work goes on without."""
+def say(message: str, stream: TextIO | None = None, important: bool = False) -> None:
+    """Print a line to a stream, by default stderr; where nobody reads it any more, the work goes on without.
+
+    A process that is quiet prints on stderr only what is `important`: warnings and errors.
+    """
+    stream = stream or sys.stderr
+    if _quiet and not important and stream is sys.stderr:
+        return
     with suppress(OSError):
-        print(message, file=stream or sys.stderr, flush=True)
+        print(message, file=stream, flush=True)
 
 
 def between_words(text: str, stream: TextIO | None = None) -> str:
@@ -42,7 +62,7 @@ def between_words(text: str, stream: TextIO | None = None) -> str:
 @contextmanager
 def bar(what: str) -> Iterator[Progress]:
     """A block with a bar on a terminal, to be called with (done, total); elsewhere nothing is shown."""
-    if not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console

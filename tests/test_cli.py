@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,8 @@ def test_every_option_of_fit_is_a_setting_and_is_tried_below() -> None:
         "dry_run",
         "print_config",
         "report",
+        "quiet",
+        "help_all",
     }
     options = {parameter.name for parameter in fit.params} - about_the_run
     assert options == set(OPTIONS)
@@ -933,10 +937,74 @@ def test_sample_asked_wrongly_is_refused(
 # --- the process ----------------------------------------------------------------------------------------------------
 
 
-def test_help_lists_the_commands(fastmask: Command) -> None:
-    answer = fastmask("--help")
+GROUPS = {
+    "Train": ["fit", "lr-find", "merge", "tune"],
+    "Predict": ["predict", "ensemble", "pseudo", "export", "app"],
+    "Judge": ["score", "decide", "bound", "label-errors", "diff", "ledger", "compare", "report"],
+    "Data": ["check", "sample", "faces", "paint"],
+    "Models": ["archs", "screen"],
+    "This machine": ["bench", "doctor", "cache"],
+}
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands_in_groups_a_line_each(
+    option: str, fastmask: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = fastmask(option)
     assert answer.code == DONE
-    assert [name for name in ("fit", "predict", "score", "sample") if name not in answer.out] == []
+    listed: dict[str, list[str]] = {}
+    for line in answer.out.splitlines():
+        if line.startswith("╭─ "):
+            rows = listed.setdefault(line.strip("╭─╮ "), [])
+        elif line.startswith("│"):
+            # a second line of a row would begin with a space
+            rows.append(line[2:].split(" ")[0])
+    assert {group: rows for group, rows in listed.items() if group != "Options"} == GROUPS
+
+
+def options_in(shown: str) -> set[str]:
+    """The options that begin a row of a help."""
+    return set(re.findall(r"^│ (--[a-z0-9-]+)", shown, re.MULTILINE))
+
+
+def test_fit_shows_what_most_people_set_and_all_if_asked(fastmask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    common, every = (options_in(fastmask("fit", option).out) for option in ("--help", "--help-all"))
+    of_all = {"--quiet", "--help", "--help-all"}
+    assert {"--data", "--arch", "--folds", "--epochs", "--out", "--resume", "--recipe"} < common - of_all
+    assert len(common - of_all) == 20
+    names = {f"--{NAMES.get(name, name).replace('_', '-')}" for name in OPTIONS}
+    assert names <= every
+    assert common < every
+
+
+def test_version(fastmask: Command) -> None:
+    answer = fastmask("--version")
+    assert (answer.code, answer.out) == (DONE, f"fastmask {version('fastmask')}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str) -> None:
+    def completed(line: str) -> str:
+        typed = {"_FASTMASK_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        fish_and_zsh = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        command = [sys.executable, "-c", "import sys; sys.argv = ['fastmask']; from fastmask.cli import main; main()"]
+        environment = {**os.environ, **typed, **fish_and_zsh}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout
+
+    assert "predict" in completed("fastmask ")
+    assert "--sampler" in completed("fastmask fit --")
+
+
+def test_a_quiet_command_prints_its_result_and_warnings(fastmask: Command, small: list[str]) -> None:
+    loud = fastmask(*small, "--out", "loud")
+    quiet = fastmask(*small, "--quiet", "--out", "quiet")
+    assert quiet.out == loud.out != ""
+    assert [line for line in quiet.err if not line.startswith("fastmask: warning: ")] == []
+    assert len(loud.err) > 5
+    assert fastmask("score", "nobody", "-q").errors != []
 
 
 HEAVY = {"torch", "fastai", "timm", "pandas", "numpy", "sklearn", "albumentations", "cv2", "matplotlib"}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def digest(file: str | Path) -> str:
 
 def entry_of(file: str | Path, oof: Score | None = None, **known: Any) -> Entry:
     """The entry of a submission that has just been written; `known` are fields such as run, members, tta, decision."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     if oof is not None:
         low, high = oof.macro_f1_interval or (None, None)
         known |= {"oof_macro_f1": oof.macro_f1, "oof_low": low, "oof_high": high, "oof_accuracy": oof.accuracy}

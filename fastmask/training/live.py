@@ -9,7 +9,7 @@ from contextlib import suppress
 from html import escape
 from typing import Any, TextIO
 
-from fastmask.terminal import say
+from fastmask.terminal import is_quiet, say
 from fastmask.training.standing import Line, Standing, plain, status
 
 # seconds between two pictures, and the share of the time that drawing them may take
@@ -187,7 +187,7 @@ def view_on(log: TextIO | None) -> Log:
     stream = log or sys.stderr
     if log is None and in_notebook():
         return Notebook(stream)
-    if stream.isatty():
+    if stream.isatty() and not is_quiet():
         from rich.console import Console
 
         console = Console(file=_Unbroken(stream))  # type: ignore[arg-type]
