@@ -17,12 +17,16 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_ci_runs_exactly_the_test_command():
-    command = next(line for block in blocks("sh") for line in block.splitlines() if "pytest" in line)
-    install, checks = command.split(" && ", 1)
-    ci = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert any(line.startswith(install) for line in ci)
-    assert checks in ci
+def lines_of(script):
+    return (ROOT / ".ci" / script).read_text(encoding="utf-8").splitlines()
+
+
+def test_ci_runs_exactly_the_two_commands():
+    first, second = (line for block in blocks("sh") for line in block.splitlines() if line.startswith("pip install -e"))
+    for command, script in ((first, "newcomer"), (second, "run")):
+        install, what_follows = command.split(" && ", 1)
+        assert f"quietly {install}" in lines_of("run")
+        assert what_follows in lines_of(script)
 
 
 @pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # twelve persons are few for five folds
