@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,7 +32,7 @@ from fastmask.options import (
     option,
     with_settings,
 )
-from fastmask.terminal import bar, between_words, in_bytes, launched, say
+from fastmask.terminal import bar, between_words, in_bytes, launched, print_in_any_code_page, quote, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -369,6 +368,7 @@ def _end_in_peace() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake becomes one sentence on stderr and an exit code."""
     warnings.showwarning = _show_warning
+    print_in_any_code_page()
     # so that temporary files go, and a lock with them
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     atexit.register(_end_in_peace)

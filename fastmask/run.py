@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -35,7 +34,7 @@ from fastmask.files import (
 from fastmask.heads import JOINT, Heads
 from fastmask.lock import ASIDE, REPLACED
 from fastmask.scoring import DRAWS, Scores, score_heads
-from fastmask.terminal import listed
+from fastmask.terminal import listed, quote
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -621,4 +620,4 @@ def resumed(config: Config, out: str | Path) -> Config:
 
 def go_on(out: Path, *options: str) -> str:
     """The line to type to go on with a run, with what its own settings do not tell."""
-    return shlex.join(["fastmask", "fit", "--resume", "--out", str(out), *options])
+    return " ".join(map(quote, ["fastmask", "fit", "--resume", "--out", str(out), *options]))
