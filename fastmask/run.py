@@ -22,6 +22,7 @@ from fastmask.errors import DataError, UsageError
 from fastmask.files import (
     check_parent,
     copy_folder,
+    move_folder,
     read_json,
     read_strings,
     read_yaml,
@@ -157,7 +158,7 @@ class Run:
                 if overwrite and place.exists():
                     place.rename(old)
                 # replaces an empty folder, and fails where another run has appeared in the meantime
-                made.rename(place)
+                move_folder(made, place)
                 sync_folder(place.parent)
             except BaseException:
                 # what is left in `aside` goes with it, and the old run must not
