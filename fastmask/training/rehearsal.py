@@ -234,7 +234,8 @@ def peak_memory() -> int:
         # Windows has no such module, and its processes say it themselves
         import psutil
 
-        return int(psutil.Process().memory_info().peak_wset)
+        now = psutil.Process().memory_info()
+        return int(getattr(now, "peak_wset", now.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # kilobytes, but on a Mac bytes
     return peak if sys.platform == "darwin" else peak * 1024
