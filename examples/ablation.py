@@ -12,6 +12,7 @@ trained again. The table is OUT/ablation.csv.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -149,7 +150,11 @@ class Study:
             for row, path in enumerate(held.frame["path"]):
                 (place / path).parent.mkdir(exist_ok=True, parents=True)
                 if not (place / path).exists():
-                    (place / path).symlink_to(held.photo(row).absolute())
+                    try:
+                        (place / path).symlink_to(held.photo(row).absolute())
+                    except OSError:
+                        # Windows lets few users make links
+                        shutil.copyfile(held.photo(row), place / path)
             fm.make_pseudo(teacher, place, folder)
         return folder
 

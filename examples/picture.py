@@ -19,7 +19,7 @@ from fastmask.data.photo import read_photo
 
 
 def photos(run: fm.Run, axes: np.ndarray) -> None:
-    root = Path(json.loads((run.path / "environment.json").read_text())["photos"]["root"])
+    root = Path(json.loads((run.path / "environment.json").read_text(encoding="utf-8"))["photos"]["root"])
     names, oof = run.heads.joint_names(), run.oof
     rows = np.random.default_rng(3).choice(len(oof), len(axes), replace=False)
     for ax, row in zip(axes, rows, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ import typer
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
 from fastmask.options import JUDGE, PREDICT, Commands, echo, numbers, option, words
-from fastmask.terminal import bar, say
+from fastmask.terminal import bar, quote, say
 
 if TYPE_CHECKING:
     import numpy as np

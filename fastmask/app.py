@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
-from shlex import quote
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -17,6 +16,7 @@ from fastmask.report import markup
 from fastmask.report.browse import ORDERS, PAGE, SHOWN, Filter, Page
 from fastmask.report.viewer import ANSWER, LABEL, Viewer
 from fastmask.run import Run
+from fastmask.terminal import quote
 
 # what a filter takes besides classes, which stand behind a mark: one may be called as these are
 ANY, NO_LABEL, _CLASS = "*", "-", "="

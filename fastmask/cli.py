@@ -7,12 +7,12 @@ Ctrl-C, by SIGTERM. Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,7 +40,7 @@ from fastmask.options import (
     option,
     with_settings,
 )
-from fastmask.terminal import bar, between_words, in_bytes, launched, say
+from fastmask.terminal import bar, between_words, in_bytes, launched, print_in_any_code_page, quote, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -69,6 +69,8 @@ app = Commands(
 _MOST_SHOWN = 1000
 # the exit codes that typer gives a Ctrl-C, and that we give what a scheduler sends
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
+# what ends a process from outside: on Windows Ctrl-Break, or a console that is closed
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 
 
 def _print_version(value: bool) -> None:
@@ -107,7 +109,8 @@ def fit(
     if print_config:
         from fastmask.files import to_yaml
 
-        typer.echo(to_yaml(settings.to_plain()), nl=False)
+        # a file that this is sent to is to be read as UTF-8
+        typer.echo(to_yaml(settings.to_plain(), in_ascii=sys.stdout.encoding.lower() != "utf-8"), nl=False)
         return
     folds = None if fold is None else numbers("--fold", fold, int)
     _check_out(out, resume, overwrite)
@@ -405,15 +408,19 @@ _plain_warning = warnings.showwarning
 
 def _end_in_peace() -> None:
     """What was asked for is done or told by now: a signal while Python clears up must not change the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *_ENDING):
         signal.signal(number, signal.SIG_IGN)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake becomes one sentence on stderr and an exit code."""
     warnings.showwarning = _show_warning
+    print_in_any_code_page()
     # so that temporary files go, and a lock with them
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    for number in _ENDING:
+        signal.signal(number, lambda number, frame: sys.exit(TERMINATED))
+    # Intel's Fortran library, which comes with some builds of SciPy, ends the process before Python hears of a Ctrl-C
+    os.environ.setdefault("FOR_DISABLE_CONSOLE_CTRL_HANDLER", "1")
     atexit.register(_end_in_peace)
     # torch and pandas speak of fastai's and timm's own code, about which a user can do nothing
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")

@@ -65,7 +65,7 @@ def hub() -> str:
 def small_run() -> Iterator[str]:
     """Draw people, cross-validate a small network on them, predict others, and check what comes out."""
     start = time.perf_counter()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         data = write_sample(Path(folder) / "sample", persons=12)
         config = make_config(read_recipe("quick"), _SMALL, {"data": str(data)})
         yield f"drawing   {time.perf_counter() - start:.1f} s"

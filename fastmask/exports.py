@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
 from fastmask.options import PREDICT, Commands, echo, option
-from fastmask.terminal import say
+from fastmask.terminal import quote, say
 
 app = Commands()
 

@@ -8,9 +8,10 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastmask.errors import DataError, UsageError, one_line
@@ -26,6 +27,8 @@ _MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 
 _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
 # columns that a sentence names
 _MOST_NAMED = 30
+# seconds between tries to replace a file that another program has open
+_WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
 
 
@@ -54,9 +57,8 @@ def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
     try:
         beside.unlink(missing_ok=True)
         yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        sync_file(beside)
+        _put_in_place(beside, path)
         sync_folder(path.parent)
     except OSError as error:
         # a write that fails does not say where, and the name beside says nothing to anybody
@@ -73,6 +75,14 @@ def real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def stays_below(path: PurePath) -> bool:
+    """Whether a path that is read from a table stays below the folder that it is joined to.
+
+    On Windows one with a drive or a leading slash is taken from there, though it is not absolute without both.
+    """
+    return not path.anchor and ".." not in path.parts
+
+
 def copy_folder(source: Path, target: Path, without: str) -> None:
     """Copy a folder's files to the disk, but for hidden ones and those called `without`.
 
@@ -84,26 +94,64 @@ def copy_folder(source: Path, target: Path, without: str) -> None:
             copy_folder(entry, target / entry.name, without)
         elif entry.name != without and not entry.name.startswith("."):
             try:
-                shutil.copy2(entry, target / entry.name)
-                with (target / entry.name).open("rb") as file:
-                    os.fsync(file.fileno())
+                shutil.copyfile(entry, target / entry.name)
+                sync_file(target / entry.name)
+                # last, because what is read-only cannot be synced
+                shutil.copystat(entry, target / entry.name)
             except OSError as error:
                 error.filename, error.filename2 = str(target / entry.name), None
                 raise
 
 
+def sync_file(file: Path) -> None:
+    """Wait until a file is on the disk."""
+    # Windows syncs only what is open for writing
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+
+
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, too, so that a power cut cannot bring an old file back."""
-    if os.name == "posix":
+    """Wait until the names in a folder are on the disk, too, so that a power cut cannot bring an old file back.
+
+    Nothing is done where folders cannot be opened (Windows, some file systems), or not be synced (FUSE, SMB).
+    """
+    try:
         opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        except OSError as error:
-            # some file systems (FUSE, SMB) know no such thing
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-                raise
-        finally:
-            os.close(opened)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP):
+            raise
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR):
+            raise
+    finally:
+        os.close(opened)
+
+
+def _put_in_place(beside: Path, path: Path) -> None:
+    """Rename a file onto another; waits up to a second where Windows refuses.
+
+    It does while a virus scanner or an indexer has one of the two open.
+    """
+    for wait in _WAITS if os.name == "nt" else ():
+        with suppress(PermissionError):
+            os.replace(beside, path)
+            return
+        time.sleep(wait)
+    os.replace(beside, path)
+
+
+def move_folder(made: Path, place: Path) -> None:
+    """Rename a folder to a name that is free, or that an empty folder has; raises OSError where another has it.
+
+    On Windows the empty one must go first.
+    """
+    if os.name == "nt":
+        with suppress(OSError):
+            place.rmdir()
+    made.rename(place)
 
 
 def check_target(path: Path) -> None:
@@ -160,11 +208,11 @@ def write_yaml(path: str | Path, value: Any) -> None:
     write_text(path, to_yaml(value))
 
 
-def to_yaml(value: Any) -> str:
-    """Plain values as YAML text, in the order given."""
+def to_yaml(value: Any, in_ascii: bool = False) -> str:
+    """Plain values as YAML text, in the order given; `in_ascii` escapes all other characters."""
     import yaml
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100))
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=not in_ascii, width=100))
 
 
 def read_json(path: str | Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from functools import cache
 
 # of malloc.h, and what they are set to: freed memory is given back only above these bytes
@@ -25,7 +26,9 @@ def keep_memory() -> bool:
     is for glibc (Linux); elsewhere, and where the user has set malloc's own variables, nothing is changed. Source:
     mallopt(3).
     """
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _VARIABLES):
+    # on Windows `libc_ver` opens Python's own file, which not every user may
+    linux = sys.platform == "linux"
+    if not linux or platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _VARIABLES):
         return False
     library = ctypes.CDLL(None)
     taken = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST)

@@ -168,7 +168,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "compile": (bool, option("Compile the network. (default: no)", RUN, "--compile/--no-compile")),
     "cache": (str, option("Where decoded photos are kept: auto, disk, ram or off. (default: auto)", RUN)),
     "cache_dir": (str, option("The folder of decoded photos. (default: the user's cache)", RUN)),
-    "workers": (int, option("Loading processes. (default: CPU: 0, GPU: up to 8)", RUN)),
+    "workers": (int, option("Loading processes. (default: 0 on a CPU or Windows, else up to 8)", RUN)),
     "device": (str, option("cpu, cuda:0. (default: the GPU if there is one)", RUN)),
 }
 _SOURCES: dict[str, tuple[Any, Any]] = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastmask.options import DATA, DATA_SETS, Commands, option, with_settings
-from fastmask.terminal import bar, say
+from fastmask.terminal import bar, quote, say
 
 if TYPE_CHECKING:
     from fastmask.config import Config

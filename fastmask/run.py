@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -23,6 +22,7 @@ from fastmask.errors import DataError, UsageError
 from fastmask.files import (
     check_parent,
     copy_folder,
+    move_folder,
     read_json,
     read_strings,
     read_yaml,
@@ -35,7 +35,7 @@ from fastmask.files import (
 from fastmask.heads import JOINT, Heads
 from fastmask.lock import ASIDE, REPLACED
 from fastmask.scoring import DRAWS, Scores, score_heads
-from fastmask.terminal import listed
+from fastmask.terminal import listed, quote
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,7 +158,7 @@ class Run:
                 if overwrite and place.exists():
                     place.rename(old)
                 # replaces an empty folder, and fails where another run has appeared in the meantime
-                made.rename(place)
+                move_folder(made, place)
                 sync_folder(place.parent)
             except BaseException:
                 # what is left in `aside` goes with it, and the old run must not
@@ -621,4 +621,4 @@ def resumed(config: Config, out: str | Path) -> Config:
 
 def go_on(out: Path, *options: str) -> str:
     """The line to type to go on with a run, with what its own settings do not tell."""
-    return shlex.join(["fastmask", "fit", "--resume", "--out", str(out), *options])
+    return " ".join(map(quote, ["fastmask", "fit", "--resume", "--out", str(out), *options]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +17,37 @@ Progress = Callable[[int, int], None]
 
 # set by --quiet
 _quiet = False
+# what is printed where a stream's code page lacks a character that fastmask itself prints
+_ASCII = {"…": "...", "–": "-", "−": "-", "→": "->", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "━": "=", "─": "-"}
+_IN_ASCII = "fastmask.ascii"
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of `codecs`: what is printed of characters that cannot be encoded."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking), error.end
+
+
+codecs.register_error(_IN_ASCII, _in_ascii)
+
+
+def print_in_any_code_page() -> None:
+    """Let stdout and stderr print every text, in ASCII where their code page lacks a character.
+
+    Consoles and pipes of Windows have code pages of 256 characters or of one language, and stdout raises for all
+    others. Errors that the user has set, as by PYTHONIOENCODING=cp437:replace, stay.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape", "backslashreplace"):
+            with suppress(AttributeError):
+                stream.reconfigure(errors=_IN_ASCII)  # type: ignore[union-attr]
+
+
+def quote(word: str) -> str:
+    """A word of a command line as a user can paste it; the shells of Windows know no single quotes."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def set_quiet(quiet: bool) -> None:
@@ -44,7 +78,11 @@ def say(message: str, stream: TextIO | None = None, important: bool = False) -> 
     if _quiet and not important and stream is sys.stderr:
         return
     with suppress(OSError):
-        print(message, file=stream, flush=True)
+        try:
+            print(message, file=stream, flush=True)
+        except UnicodeEncodeError:
+            # of a code page, where `print_in_any_code_page` was not called
+            print(message.encode(stream.encoding, _IN_ASCII).decode(stream.encoding), file=stream, flush=True)
 
 
 def between_words(text: str, stream: TextIO | None = None) -> str:

@@ -2,6 +2,8 @@
 
 python examples/benchmarks/hostile.py WORK [PART OF A CASE'S NAME ...]
 
+For Linux alone.
+
 Draws a small data set, trains a tiny run and makes what others are made of (an ensemble, pseudo-labels) in WORK/good
 where that is not there yet, spoils a copy of them in some eighteen hundred ways, always the same, and runs the command
 line on each: in a process of its own, with a time limit and a limit of memory.

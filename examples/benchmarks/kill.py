@@ -2,6 +2,8 @@
 
 python examples/benchmarks/kill.py WORK [--kills 100] [--seed 0] [--jobs 2] [--cold 4]
 
+For Linux alone.
+
 Draws a small data set in WORK, a new or empty folder, and trains each of three variants of a 3-fold run on it once, in
 one piece. Then it starts as many runs as --kills says, each with a cache of its own, and kills each with all its
 processes (SIGKILL): every other one at a random time, the others before a random one of their batches and of the

@@ -2,6 +2,8 @@
 
 python examples/benchmarks/ray_cluster.py WORK [--nodes 3] [--fetch] [-- OPTIONS OF fit]
 
+For Linux alone.
+
 Trains a run in WORK, a new or empty folder, by the command line: by default the generated data set with the quick
 recipe. Then it starts a Ray cluster on this machine, a head without cores and some nodes of one core each, trains the
 same run on it, and kills a node that trains, with all its workers (SIGKILL), once a fold has saved a state. Every file

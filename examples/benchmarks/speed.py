@@ -2,6 +2,8 @@
 
 python examples/benchmarks/speed.py [PART ...] [--data DIR] [--rounds N] [--json FILE] [more: --help]
 
+For Linux alone.
+
 loader  ms a photo of one process in one thread: CenterCrop 400 x 200 and RandomBrightnessContrast as uint8 batches,
         such as a GPU is fed, and normalized as float32 batches. The floor is the same without a framework: a copy of
         each crop out of a memory map, half of them changed by a table, in shuffled order

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import re
 import shutil
 import threading
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
@@ -256,7 +256,7 @@ def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
 
 
 def _in_memory(source: _Source, say: Say) -> PhotoMap:
-    needed, memory = source.bytes_needed(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, memory = source.bytes_needed(), psutil.virtual_memory().total
     if needed * 2 > memory:
         raise OSError(f"photos take {in_bytes(needed)}, this machine has {in_bytes(memory)}")
     photos = list(source.decoded())
@@ -380,7 +380,7 @@ def _told(file: Path) -> tuple[str, int]:
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
     """Remove the named photos or features of a folder, or all; a run that reads them keeps what it has open.
 
-    Raises UsageError for a name that there is not.
+    Raises UsageError for a name that there is not, OSError where a run has them open on Windows.
     """
     found = list_caches(folder)
     unknown = sorted(set(names) - {cache.path.stem for cache in found})
@@ -388,9 +388,9 @@ def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> 
         raise UsageError(f"{folder or cache_home()} has no cache {unknown[0]!r}; fastmask cache list names them.")
     chosen = [cache for cache in found if not names or cache.path.stem in names]
     for cache in chosen:
-        # the index first: without it nobody takes the pixels for whole
-        cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
+        # the pixels first: where a run has them open Windows does not remove them, and then their index must stay
         cache.path.unlink(missing_ok=True)
+        cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
     if not names:
         _clear_left(Path(folder or photos_folder()), features_folder(folder))
     return chosen

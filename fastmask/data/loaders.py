@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,8 @@ def dataloaders(
         folds: (N,) the fold of each photo; five person-whole folds by default. `fold` None takes 0.
         augments: training and validation augmentation, each a callable (image, rng); the report's by default.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
-        num_workers: processes that load; by default none on a CPU, which training keeps busy, else up to 8.
+        num_workers: processes that load; by default none on a CPU, which training keeps busy, or on Windows, which
+            starts them slowly, else up to 8.
         substitute: (height, width) of what stands for a training photo that cannot be read; by default it is an error.
         maps: photos that are decoded already; by default `photo_maps`, so the first loaders of a table take their time.
         train: what to train on; by default `training_set` of the photos of the other folds.
@@ -179,8 +182,22 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Loading processes: none beside a CPU that trains, else one a core up to 8."""
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    """Loading processes: none beside a CPU that trains, or where each is spawned, else one a core up to 8.
+
+    A process that is spawned (Windows) imports everything anew, in every epoch: that takes longer than loading here.
+    """
+    return 0 if device.type == "cpu" or start_method() == "spawn" else min(8, os.cpu_count() or 1)
+
+
+def start_method() -> str:
+    """How this system, or the user, starts processes: fork, forkserver or spawn."""
+    # asking multiprocessing for its default would settle it
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def share_memory(workers: int) -> bool:
+    """Whether so many loading processes have what is in the memory of this one; on a Mac fastai starts none."""
+    return not workers or start_method() == "fork" or sys.platform == "darwin"
 
 
 def _loading(device: torch.device | str | None, num_workers: int | None) -> dict[str, Any]:
@@ -189,6 +206,9 @@ def _loading(device: torch.device | str | None, num_workers: int | None) -> dict
     if picked.type == "cpu":
         keep_memory()
     workers = default_workers(picked) if num_workers is None else num_workers
+    if workers and start_method() == "forkserver":
+        # the processes are forked from one that has imported all this, instead of each doing so
+        multiprocessing.set_forkserver_preload(["__main__", __name__])
     return {"device": picked, "num_workers": workers, "pin_memory": picked.type == "cuda"}
 
 

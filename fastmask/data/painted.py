@@ -114,7 +114,7 @@ def paint_set(
     is_new = not out.exists()
     # folders above it are made only when all is painted
     beside = next(above for above in out.absolute().parents if above.exists()) if is_new else out
-    with tempfile.TemporaryDirectory(prefix=".paint-", dir=beside) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".paint-", dir=beside, ignore_cleanup_errors=True) as temporary:
         # Inside a folder of its own, because temporary folders are closed to other users and the result should not be.
         made = Path(temporary) / "painted"
         for folder in sorted({(made / name).parent for job in jobs for _, _, name in job.copies}):

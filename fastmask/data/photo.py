@@ -102,7 +102,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def photos_in(folder: Path) -> list[Path]:
     """The photos in a folder and the folders inside it, sorted; hidden ones are left out."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    photos = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    # Windows compares paths without regard to case, and the order of photos must be the same everywhere
+    photos = sorted(shown, key=lambda path: path.parts)
     unnamed = next((p for p in photos if _UNWRITABLE.search(str(p))), None)
     if unnamed is not None:
         raise DataError(f"{str(unnamed)!r} has characters in its name that a table cannot hold; rename it.")

@@ -321,7 +321,7 @@ class PhotoDL(TfmdDL):
         one without the batch that it wants to finish with; it ends when that one does, or on a second SIGTERM.
         """
         cv2.setNumThreads(0)
-        for name in ("SIGINT", "SIGHUP"):
+        for name in ("SIGINT", "SIGHUP", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

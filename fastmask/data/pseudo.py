@@ -18,7 +18,7 @@ import pandas as pd
 from fastmask.data.extra import Extra
 from fastmask.data.table import Table
 from fastmask.errors import DataError, UsageError
-from fastmask.files import read_json, read_strings, write_csv, write_json
+from fastmask.files import read_json, read_strings, stays_below, write_csv, write_json
 from fastmask.heads import Heads
 
 MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
@@ -161,7 +161,7 @@ def _check_paths(folder: Path, paths: pd.Series, root: Path) -> None:
         line = paths.index[twice][0]
         raise DataError(f"{folder / LABELS}, line {line}, column path: found {paths[line]!r} a second time.")
     for line, path in paths.items():
-        if not path or Path(path).is_absolute() or ".." in Path(path).parts:
+        if not path or not stays_below(Path(path)):
             raise DataError(
                 f"{folder / LABELS}, line {line}, column path: found {path!r}, expected a photo below {root}."
             )

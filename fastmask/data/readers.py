@@ -16,7 +16,7 @@ from fastmask.data.fixes import apply_fixes
 from fastmask.data.photo import SUFFIXES, leaves, photos_in
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.errors import DataError, FastmaskWarning, GoneError, UsageError
-from fastmask.files import read_strings
+from fastmask.files import read_strings, stays_below
 from fastmask.heads import JOINT, RESERVED, Head, Heads
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError
     path = Path(cell)
     if path.is_absolute() and path.is_relative_to(folder.absolute()):
         path = path.relative_to(folder.absolute())
-    if not cell or path.is_absolute() or ".." in path.parts:
+    if not cell or not stays_below(path):
         return DataError(f"found {cell!r}, expected a photo inside {folder}; another folder is named by {option}.")
     try:
         found = _found(path, folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words.add_argument("--bs", type=int, default=32, help="photos a batch (default: 32)")
     words.add_argument("--threads", type=int, default=0, help="threads (default: ONNX Runtime's own)")
     words.add_argument("--provider", default="CPUExecutionProvider", help="such as CUDAExecutionProvider")
+    for stream in (sys.stdout, sys.stderr):
+        # the code page of a Windows console lacks most characters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     asked = words.parse_args(arguments)
     try:
         if asked.bs < 1 or asked.threads < 0:
@@ -128,7 +133,9 @@ def find_photos(given: Sequence[Path]) -> tuple[list[str], list[Path]]:
 def _photos_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise WrongError(f"{folder} does not exist; expected a photo or a folder of photos.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    # Windows compares paths without regard to case
+    found.sort(key=lambda path: path.parts)
     shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not shown:
         raise WrongError(f"{folder} holds no photos (any of {', '.join(SUFFIXES)}).")

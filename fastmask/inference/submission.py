@@ -12,7 +12,7 @@ import pandas as pd
 
 from fastmask.data.contest import contest_heads
 from fastmask.errors import DataError, UsageError
-from fastmask.files import read_strings, require_columns, write_csv
+from fastmask.files import read_strings, require_columns, stays_below, write_csv
 from fastmask.heads import Heads
 from fastmask.scoring import Scores, score_heads
 
@@ -42,7 +42,7 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     paths = []
     for line, name in frame[ID].items():
         path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not stays_below(Path(name)):
             raise DataError(
                 f"{file}, line {line}, column {ID}: found {name!r}, expected the name of a photo in {folder}."
             )

@@ -147,7 +147,7 @@ def markdown(value: Any) -> Any:
 
 
 def _shell(name: str) -> Markup:
-    """A name as a word of a command, in a block of code."""
+    """A name as a word of a command of a POSIX shell, in a block of code: the card is read on any machine."""
     return Markup(quote(name).replace("`", ""))
 
 

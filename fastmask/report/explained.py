@@ -109,7 +109,7 @@ def _as_file(photo: object) -> Iterator[Path]:
             f"The photo is {what}; expected a file, the path of a photo of the run, a PIL image, or an array of uint8 "
             "(height, width, 3)."
         )
-    with TemporaryDirectory(prefix="fastmask-") as folder:
+    with TemporaryDirectory(prefix="fastmask-", ignore_cleanup_errors=True) as folder:
         place = Path(folder) / "photo.png"
         (photo if photo.mode in _MODES else photo.convert("RGB")).save(place)
         yield place

@@ -102,7 +102,7 @@ class Trial:
         name = name or photo.name
         image = check_photo(photo, name)
         # under a name of our own: a table of boxes names it, and what somebody calls a file is anything
-        with TemporaryDirectory(prefix="fastmask-") as folder:
+        with TemporaryDirectory(prefix="fastmask-", ignore_cleanup_errors=True) as folder:
             place = Path(folder) / f"photo{photo.suffix.lower() if photo.suffix.lower() in SUFFIXES else ''}"
             shutil.copyfile(photo, place)
             try:

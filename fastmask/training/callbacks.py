@@ -322,7 +322,14 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
             number = re.search("os error ([0-9]+)", str(error))
             if number is None:
                 raise OSError(f"{path} cannot be written: {one_line(error)}") from error
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise _system_error(int(number[1]), one_line(error), str(path)) from error
+
+
+def _system_error(number: int, words: str, path: str) -> OSError:
+    if os.name == "nt":
+        # Windows counts its errors otherwise than C does
+        return OSError(0, words, path, number)
+    return OSError(number, os.strerror(number), path)
 
 
 def keep_only(folder: Path, pattern: str, files: Sequence[Path]) -> None:

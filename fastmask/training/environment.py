@@ -68,7 +68,8 @@ def name_of(made_by: Any) -> str | None:
 def git_commit() -> str | None:
     """The commit of the folder that the run was started in, if it is a git checkout."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    # what it says where there is none is in the language and the code page of the system
+    return done.stdout.decode("ascii", "replace").strip() or None

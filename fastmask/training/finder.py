@@ -123,7 +123,7 @@ def untouched(learn: Learner) -> Iterator[None]:
         if learn.opt is not None:
             after.callback(learn.opt.load_state_dict, deepcopy(learn.opt.state_dict()))
         after.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-        learn.path = Path(after.enter_context(TemporaryDirectory()))
+        learn.path = Path(after.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         yield
 
 

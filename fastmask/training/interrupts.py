@@ -8,8 +8,9 @@ import time
 from types import FrameType
 from typing import Any, NoReturn
 
-# Ctrl-C, what a scheduler sends, a terminal that is closed
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# Ctrl-C, what a scheduler sends, a terminal that is closed, and on Windows Ctrl-Break or a console that is closed
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 # seconds
 _SOON = 5.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import shutil
 import statistics
 import sys
@@ -229,6 +228,14 @@ def synchronize(device: torch.device) -> None:
 
 def peak_memory() -> int:
     """The most memory in bytes that this process has held."""
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such module, and its processes say it themselves
+        import psutil
+
+        now = psutil.Process().memory_info()
+        return int(getattr(now, "peak_wset", now.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # kilobytes, but on a Mac bytes
     return peak if sys.platform == "darwin" else peak * 1024

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from fastmask.config import Config, make_config
@@ -15,6 +14,7 @@ from fastmask.data.table import Table
 from fastmask.errors import DataError, UsageError
 from fastmask.files import check_parent, frame_to_csv, read_yaml, real, write_yaml
 from fastmask.run import differing_settings
+from fastmask.terminal import quote
 from fastmask.training.space import Space, parse_space
 
 # what a search is of, its study, and the folder of its runs

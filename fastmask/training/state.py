@@ -231,7 +231,8 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
             raise ValueError(f"it is {file.stat().st_size} bytes long")
         with safe_open(file, framework="pt") as opened:
             saved = json.loads((opened.metadata() or {})["state"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+            # copies: what is read keeps the file mapped, and Windows does not replace such a file by the next state
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - it is no mapping
         if saved["sum"] != _sum(saved["state"], tensors):
             raise ValueError("it is damaged")
         state = _put_together(saved["state"], tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fastmask.errors import DataError, UsageError
 from fastmask.files import replacing, write_csv, write_yaml
 from fastmask.run import Run
 from fastmask.scoring import DRAWS, Difference, Score, draw_scores, known_classes, score, with_ends, with_interval
+from fastmask.terminal import quote
 
 COMPLETE, PRUNED, REFUSED, FAILED, RUNNING = "complete", "pruned", "refused", "failed", "running"
 TABLE, BEST, HISTORY, IMPORTANCE = "trials.csv", "best.yaml", "history.png", "importance.png"

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -229,7 +230,7 @@ def test_without_room_on_the_disk_photos_stay_in_memory_or_are_decoded_anew(phot
     said = []
     assert holds(kept(photos, folder, how="auto", say=said.append), photos)
     assert "into memory" in said[0]
-    monkeypatch.setattr(cache.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
     assert len(kept(photos, folder, how="auto", say=said.append)) == 0
     assert "decoded anew in every epoch" in said[-1]
     assert "free, photos take" in said[-1]
