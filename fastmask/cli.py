@@ -110,7 +110,7 @@ def fit(
         from fastmask.files import to_yaml
 
         # a file that this is sent to is to be read as UTF-8
-        typer.echo(to_yaml(settings.to_plain(), in_ascii=sys.stdout.encoding.lower() != "utf-8"), nl=False)
+        typer.echo(to_yaml(settings.to_plain(), in_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"), nl=False)
         return
     folds = None if fold is None else numbers("--fold", fold, int)
     _check_out(out, resume, overwrite)

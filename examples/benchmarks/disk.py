@@ -2,9 +2,7 @@
 
 python examples/benchmarks/disk.py WORK [PART OF A CASE'S NAME ...]
 
-For Linux alone.
-
-For Linux, as root or where users may have namespaces of their own: the disks are tmpfs that nobody else sees. Draws a
+For Linux alone, as root or where users may have namespaces of their own: the disks are tmpfs that nobody else sees. Draws a
 small data set in WORK, a new or empty folder, and trains a 2-fold run in one piece. Then it trains that run again and
 again and lets a fault befall it: from the start, or right before one of the changes that the run makes to files. Each
 has to end in time, by an exit code of 1 or 2 and one sentence that names a file, or well where it can do without what
