@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fastmask.data.sample import write_sample
 from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.run import Run
+from fastmask.training.interrupts import SIGNALS
 
 # before torch counts the cores: the tests run side by side, and threads that fight over cores are slower than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +34,20 @@ SMALL_PIPELINE = {
         ],
     }
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """The signals to end reach the tests and the processes that they start.
+
+    What a script starts in the background, or nohup, ignores some of them, and so would all that it starts.
+    """
+    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", autouse=True)
