@@ -1,6 +1,7 @@
 """What all tests share: drawn photos in the contest's format, and a run that was trained on them."""
 
 import functools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -37,14 +38,33 @@ SMALL_PIPELINE = {
 }
 
 
+# what a test may need and not every machine has: how it is marked, and why it is skipped without
+NEEDS = {
+    "bf16": "torch's bf16 is broken on this CPU: a small network's gradients are far from those in fp32",
+    "semaphores": "this system has no semaphores, by which processes wait for each other (no /dev/shm?)",
+}
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "bf16: trains or predicts in bf16 on the CPU, which not every CPU gets right")
+    for name, why in NEEDS.items():
+        config.addinivalue_line("markers", f"{name}: skipped where {why}")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("bf16") and not bf16_is_right():
-        pytest.skip("torch's bf16 is broken on this CPU: a small network's gradients are far from those in fp32")
+    asked = {"bf16": bf16_is_right, "semaphores": has_semaphores}
+    for name, why in NEEDS.items():
+        if item.get_closest_marker(name) and not asked[name]():
+            pytest.skip(why)
+
+
+@functools.cache
+def has_semaphores() -> bool:
+    try:
+        multiprocessing.Lock()
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 @functools.cache

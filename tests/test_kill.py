@@ -72,6 +72,7 @@ def start(settings, tmp_path):
         one.communicate()
 
 
+@pytest.mark.semaphores
 def test_killed_again_and_again(tmp_path):
     """While the cache is written, a batch is learnt, a state replaced, a fold ended."""
     moments = [

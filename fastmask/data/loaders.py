@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -179,8 +180,27 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Loading processes: none beside a CPU that trains, else one a core up to 8."""
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    """Loading processes: none beside a CPU that trains or where none can be had, else one a core up to 8."""
+    return 0 if device.type == "cpu" or not has_semaphores() else min(8, os.cpu_count() or 1)
+
+
+def pick_workers(workers: int | None, device: torch.device) -> int:
+    """Loading processes as asked for, or the default; raises UsageError where this machine can have none."""
+    if workers and not has_semaphores():
+        raise UsageError(
+            f"Loading processes (--workers {workers}) need semaphores, which this system does not have; on Linux they "
+            "are files in /dev/shm, which may be missing or read-only. Take --workers 0."
+        )
+    return default_workers(device) if workers is None else workers
+
+
+def has_semaphores() -> bool:
+    """Whether processes can wait for each other, as those of a loader do."""
+    try:
+        multiprocessing.Lock()
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def _loading(device: torch.device | str | None, num_workers: int | None) -> dict[str, Any]:
@@ -188,8 +208,7 @@ def _loading(device: torch.device | str | None, num_workers: int | None) -> dict
     picked = pick_device(device)
     if picked.type == "cpu":
         keep_memory()
-    workers = default_workers(picked) if num_workers is None else num_workers
-    return {"device": picked, "num_workers": workers, "pin_memory": picked.type == "cuda"}
+    return {"device": picked, "num_workers": pick_workers(num_workers, picked), "pin_memory": picked.type == "cuda"}
 
 
 def photo_loader(

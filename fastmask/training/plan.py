@@ -19,7 +19,7 @@ from fastmask.data.augment import Augment, augmentations, check_fit, effective_p
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
-from fastmask.data.loaders import dataloaders, photo_maps, pick_device
+from fastmask.data.loaders import dataloaders, photo_maps, pick_device, pick_workers
 from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
@@ -226,6 +226,7 @@ def prepare(
     check_trackers(config)
     config = settle_loss(effective_config(table, config), own=loss_func is not None)
     device = pick_device(processes.device or config.device)
+    pick_workers(config.workers, device)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     table = _configured(table, config)
     check_monitor(config, table)

@@ -222,6 +222,7 @@ def note_many(file: str, first: int, count: int, begin: "multiprocessing.synchro
         note(file, Entry("2026-01-31T12:00:00+00:00", f"{i}.csv", f"{i:064x}"))
 
 
+@pytest.mark.semaphores
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     begin = processes.Barrier(3)

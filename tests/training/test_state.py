@@ -46,9 +46,8 @@ VARIANTS = {
     },
     BF16: {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
-EACH_VARIANT = pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.bf16 if name == BF16 else ()) for name in VARIANTS]
-)
+NEEDS = {BF16: [pytest.mark.bf16, pytest.mark.semaphores]}
+EACH_VARIANT = pytest.mark.parametrize("variant", [pytest.param(name, marks=NEEDS.get(name, [])) for name in VARIANTS])
 
 
 class KilledError(BaseException):
