@@ -1,6 +1,7 @@
 import inspect
 import io
 import json
+import shlex
 import shutil
 import signal
 
@@ -166,7 +167,7 @@ def test_an_interruption_names_the_line_to_type(contest, small_settings, fit, tm
         patch.setattr(StateSaver, "after_batch", lambda self: (interrupt(), saver(self)))
         cross_validate(read_contest(contest), out=tmp_path / "my run", log=log, **small_settings)
     assert log.getvalue().splitlines()[-1] == (
-        f"Interrupted. To go on: fastmask fit --resume --out '{tmp_path / 'my run'}'"
+        f"Interrupted. To go on: fastmask fit --resume --out {shlex.quote(str(tmp_path / 'my run'))}"
     )
 
 
