@@ -61,7 +61,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @functools.cache
 def has_semaphores() -> bool:
     try:
-        multiprocessing.Lock()
+        # of a context that is named, since asking for the default one would settle which that is
+        multiprocessing.get_context(multiprocessing.get_all_start_methods()[0]).Lock()
     except (ImportError, OSError):
         return False
     return True

@@ -197,7 +197,8 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
 def has_semaphores() -> bool:
     """Whether processes can wait for each other, as those of a loader do."""
     try:
-        multiprocessing.Lock()
+        # of a context that is named, since asking for the default one would settle which that is
+        multiprocessing.get_context(multiprocessing.get_all_start_methods()[0]).Lock()
     except (ImportError, OSError):
         return False
     return True

@@ -106,10 +106,10 @@ def test_photos_without_labels_come_from_maps(table, monkeypatch):
 
 
 def test_without_semaphores_no_other_process_loads(table, monkeypatch):
-    def refuse():
+    def refuse(context):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", refuse)
     assert (pick_workers(None, torch.device("cuda")), pick_workers(0, torch.device("cuda"))) == (0, 0)
     folds = assign_folds(table, 3, stratify="gender")
     with pytest.raises(UsageError, match=r"\(--workers 2\) need semaphores.*/dev/shm.*Take --workers 0"):
