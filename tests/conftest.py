@@ -110,6 +110,17 @@ def heeded_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_colors() -> Iterator[None]:
+    """What is printed is text, also where colors are asked for, as on GitHub's machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        # which may have looked already
+        patch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of the tests' own; for a session, so that a photo is decoded once."""
     home = tmp_path_factory.mktemp("cache")
