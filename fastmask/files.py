@@ -37,8 +37,12 @@ LEDGER = "ledger.csv"
 
 
 def cache_home() -> Path:
-    """The folder of what fastmask keeps for a user between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
+    """The folder of what fastmask keeps for a user between runs; raises UsageError where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
+    except RuntimeError as error:
+        # a number without a name, as in many containers
+        raise UsageError("This user has no home folder to cache in; set XDG_CACHE_HOME to another folder.") from error
 
 
 @contextmanager

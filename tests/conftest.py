@@ -1,7 +1,10 @@
 """What all tests share: drawn photos in the contest's format, and a run that was trained on them."""
 
+import functools
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from fastmask.data.sample import write_sample
 from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.run import Run
+from fastmask.training.interrupts import SIGNALS
 
 # before torch counts the cores: the tests run side by side, and threads that fight over cores are slower than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +36,88 @@ SMALL_PIPELINE = {
         ],
     }
 }
+
+
+# what a test may need and not every machine has: how it is marked, and why it is skipped without
+NEEDS = {
+    "bf16": "torch's bf16 is broken on this CPU: a small network's gradients are far from those in fp32",
+    "semaphores": "this system has no semaphores, by which processes wait for each other (no /dev/shm?)",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, why in NEEDS.items():
+        config.addinivalue_line("markers", f"{name}: skipped where {why}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    asked = {"bf16": bf16_is_right, "semaphores": has_semaphores}
+    for name, why in NEEDS.items():
+        if item.get_closest_marker(name) and not asked[name]():
+            pytest.skip(why)
+
+
+@functools.cache
+def has_semaphores() -> bool:
+    try:
+        # of a context that is named, since asking for the default one would settle which that is
+        multiprocessing.get_context(multiprocessing.get_all_start_methods()[0]).Lock()
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+@functools.cache
+def bf16_is_right() -> bool:
+    """Whether loss and gradients of the tests' network are in bf16 about what they are in fp32.
+
+    On some CPUs torch's own convolutions give NaN or 1e27, with fastmask as without.
+    """
+    import timm
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", num_classes=8).to(memory_format=torch.channels_last)
+        x = torch.randn(16, 3, 64, 32).contiguous(memory_format=torch.channels_last)
+
+    def numbers() -> torch.Tensor:
+        network.zero_grad()
+        loss = network(x).float().square().mean()
+        loss.backward()
+        return torch.cat([loss.detach()[None], *(p.grad.flatten() for p in network.parameters())])
+
+    exact = numbers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = numbers()
+    # where that is NaN, it is not so
+    return bool((rough - exact).norm() < 0.3 * exact.norm())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """The signals to end reach the tests and the processes that they start.
+
+    What a script starts in the background, or nohup, ignores some of them, and so would all that it starts.
+    """
+    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_colors() -> Iterator[None]:
+    """What is printed is text, also where colors are asked for, as on GitHub's machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        # which may have looked already
+        patch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

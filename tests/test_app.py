@@ -39,7 +39,8 @@ class Served:
 
     def __init__(self, address: str, fixes: Path) -> None:
         self.address, self.fixes = address, fixes
-        self.client = gradio_client.Client(address, verbose=False)
+        # without the token that who runs the tests may have at home, and their proxies
+        self.client = gradio_client.Client(address, verbose=False, token=False, httpx_kwargs={"trust_env": False})
 
     def ask(self, name: str, *given: Any) -> Any:
         return self.client.predict(*given, api_name=name)
@@ -65,11 +66,13 @@ def page(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/", fixes)
-        server.should_exit = True
-        thread.join()
+        try:
+            while not server.started:
+                time.sleep(0.05)
+            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/", fixes)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")

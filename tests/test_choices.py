@@ -19,7 +19,10 @@ DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 Command = Callable[..., Any]
 
 
-def test_compare_prints_results_side_by_side(finished_run: Run, run_copy: Path, fastmask: Command) -> None:
+def test_compare_prints_results_side_by_side(
+    finished_run: Run, run_copy: Path, fastmask: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     answer = fastmask(
         "compare", finished_run.path, run_copy, "--names", "first,second", "--out", "c.csv", "--plot", "c.png"
     )

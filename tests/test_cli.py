@@ -614,6 +614,7 @@ def test_resume_trains_what_is_missing_and_gives_the_same_bytes(
     assert {p: p.stat().st_mtime_ns for p in (run_copy / "fold0").iterdir()} == kept
 
 
+@pytest.mark.semaphores
 def test_a_run_goes_on_from_its_own_settings(contest: Path, run_copy: Path, fastmask: Command) -> None:
     before = (run_copy / "oof.csv").read_bytes()
     (run_copy / "fold1" / "done.json").unlink()

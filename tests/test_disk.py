@@ -5,6 +5,7 @@ import io
 import os
 import re
 import resource
+import shlex
 import shutil
 import sys
 from contextlib import contextmanager
@@ -84,10 +85,10 @@ def test_the_disk_is_full_again_and_again(fit, finished_run, monkeypatch, tmp_pa
         assert len(told) < 10
     assert files(run) == files(finished_run.path)
     making = [words for words in told if "/runs/.run." in words]
-    going_on = f" Once that is mended: fastmask fit --resume --out {run}"
+    going_on = re.escape(f" Once that is mended: fastmask fit --resume --out {shlex.quote(str(run))}")
     assert 0 < len(making) < len(told) - 1
     for words in told[len(making) :]:
-        assert re.fullmatch(f"No space left on device: {run}/[a-z0-9/.-]+[.]{going_on}", words)
+        assert re.fullmatch(f"No space left on device: {re.escape(str(run))}/[a-z0-9/.-]+[.]{going_on}", words)
 
 
 def test_a_state_that_cannot_be_replaced_is_the_old_one(fit, monkeypatch, tmp_path):
@@ -141,7 +142,7 @@ def test_a_file_may_not_grow(contest, small_settings, tmp_path, capsys):
         main(["fit", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")])
     assert ended.value.code == 1
     last, fold = capsys.readouterr().err.splitlines()[-1], tmp_path / "run" / "fold0"
-    go_on = f"fastmask fit --resume --out {tmp_path}/run"
+    go_on = f"fastmask fit --resume --out {shlex.quote(f'{tmp_path}/run')}"
     assert last == f"fastmask: error: File too large: {fold}/epoch000.safetensors. Once that is mended: {go_on}"
     assert left_over(tmp_path) == []
 

@@ -88,7 +88,7 @@ def test_notebook(name, count, left, tmp_path):
     source = source.replace("persons=80", "persons=30").replace("epochs=6", "epochs=2")
     notebook = nbformat.reads(source, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == count

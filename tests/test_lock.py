@@ -17,6 +17,7 @@ def hold(out: str, holding: "multiprocessing.synchronize.Event", over: "multipro
         over.wait(60)
 
 
+@pytest.mark.semaphores
 def test_a_second_process_is_told_who_holds_a_run(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     holding, over = processes.Event(), processes.Event()
@@ -100,6 +101,7 @@ def hold_fold(
         over.wait(60)
 
 
+@pytest.mark.semaphores
 def test_two_workers_never_write_one_fold(run_copy: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     holding, over = processes.Event(), processes.Event()

@@ -107,7 +107,7 @@ def test_a_notebook_shows_each_picture_once(finished_run: Run) -> None:
         "plt.get_fignums()",
     ]
     notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     shown = [[output["data"] for output in cell["outputs"] if "data" in output] for cell in notebook.cells]
     assert [len(outputs) for outputs in shown] == [1] * len(cells)
     assert "macro-F1" in shown[0][0]["text/html"]

@@ -37,7 +37,7 @@ def test_stages_import_only_from_stages_before_them():
     for path in package.rglob("*.py"):
         room = path.relative_to(package).parts[0].removesuffix(".py")
         rank = order.index(room) if room in order else 0
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastmask."):
                 other = node.module.split(".")[1]
                 assert (order.index(other) if other in order else 0) <= rank or path.stem == "__main__", (path, other)

@@ -43,7 +43,8 @@ def test_loader_and_step(speed, contest, temporary, capsys):
     assert [left.name for left in temporary.iterdir()] == ["speed.json"]
 
 
-# few persons, of whom some classes have one
+# few persons, of whom some classes have one; the jobs beside ours load in processes
+@pytest.mark.semaphores
 @pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")
 def test_job(speed, contest, temporary, capsys):
     few = ["--photos", "28", "--epochs", "1"]

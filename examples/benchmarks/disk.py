@@ -2,13 +2,14 @@
 
 python examples/benchmarks/disk.py WORK [PART OF A CASE'S NAME ...]
 
-For Linux alone, as root or where users may have namespaces of their own: the disks are tmpfs that nobody else sees. Draws a
-small data set in WORK, a new or empty folder, and trains a 2-fold run in one piece. Then it trains that run again and
-again and lets a fault befall it: from the start, or right before one of the changes that the run makes to files. Each
-has to end in time, by an exit code of 1 or 2 and one sentence that names a file, or well where it can do without what
-was lost; what it leaves must be whole and the inputs as they were. Once the fault is mended, the line that is to be
-typed has to go on to the bytes of the run in one piece; but for environment.json and times.csv, which say when and how
-long. The other commands that write files are put through the same, and have to do their work once there is room.
+For Linux alone, as root or where users may have namespaces of their own: the disks are tmpfs that nobody else sees.
+Draws a small data set in WORK, a new or empty folder, and trains a 2-fold run in one piece. Then it trains that run
+again and again and lets a fault befall it: from the start, or right before one of the changes that the run makes to
+files. Each has to end in time, by an exit code of 1 or 2 and one sentence that names a file, or well where it can do
+without what was lost; what it leaves must be whole and the inputs as they were. Once the fault is mended, the line that
+is to be typed has to go on to the bytes of the run in one piece; but for environment.json and times.csv, which say when
+and how long. The other commands that write files are put through the same, and have to do their work once there is
+room.
 
 The commands are forked from a process that has imported all that they need. A line is printed for each case that fails,
 for all of them with DISK_SHOW=1.

@@ -3,6 +3,7 @@
 python examples/benchmarks/start.py [RUNS]
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,10 @@ EMPTY = "import typer\napp = typer.Typer()\n@app.command()\ndef hello(): ...\nap
 
 
 def seconds(command: list[str]) -> float:
+    # rich's frames and … are more than some locales have letters for
+    surroundings = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, env=surroundings, check=True, capture_output=True)
     return time.perf_counter() - start
 
 

@@ -182,11 +182,22 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Loading processes: none beside a CPU that trains, or where each is spawned, else one a core up to 8.
+    """Loading processes: one per core up to 8; none next to a CPU that trains, or where they are spawned or impossible.
 
     A process that is spawned (Windows) imports everything anew, in every epoch: that takes longer than loading here.
     """
-    return 0 if device.type == "cpu" or start_method() == "spawn" else min(8, os.cpu_count() or 1)
+    none = device.type == "cpu" or start_method() == "spawn" or not has_semaphores()
+    return 0 if none else min(8, os.cpu_count() or 1)
+
+
+def pick_workers(workers: int | None, device: torch.device) -> int:
+    """Loading processes as asked for, or the default; raises UsageError where this machine can have none."""
+    if workers and not has_semaphores():
+        raise UsageError(
+            f"Loading processes (--workers {workers}) need semaphores, which this system does not have; on Linux they "
+            "are files in /dev/shm, which may be missing or read-only. Take --workers 0."
+        )
+    return default_workers(device) if workers is None else workers
 
 
 def start_method() -> str:
@@ -200,12 +211,21 @@ def share_memory(workers: int) -> bool:
     return not workers or start_method() == "fork" or sys.platform == "darwin"
 
 
+def has_semaphores() -> bool:
+    """Whether processes can wait for each other, as those of a loader do."""
+    try:
+        multiprocessing.get_context(start_method()).Lock()
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 def _loading(device: torch.device | str | None, num_workers: int | None) -> dict[str, Any]:
     """What a loader is to know of the device that its batches go to; a CPU is told to keep its memory."""
     picked = pick_device(device)
     if picked.type == "cpu":
         keep_memory()
-    workers = default_workers(picked) if num_workers is None else num_workers
+    workers = pick_workers(num_workers, picked)
     if workers and start_method() == "forkserver":
         # the processes are forked from one that has imported all this, instead of each doing so
         multiprocessing.set_forkserver_preload(["__main__", __name__])

@@ -21,7 +21,7 @@ from fastmask.data.augment import Augment, augmentations, check_fit, effective_p
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
-from fastmask.data.loaders import dataloaders, default_workers, photo_maps, pick_device, share_memory
+from fastmask.data.loaders import dataloaders, photo_maps, pick_device, pick_workers, share_memory
 from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
@@ -238,6 +238,7 @@ def prepare(
     check_trackers(config)
     config = settle_loss(effective_config(table, config), own=loss_func is not None)
     device = pick_device(processes.device or config.device)
+    workers = pick_workers(config.workers, device)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     table = _configured(table, config)
     check_monitor(config, table)
@@ -275,7 +276,6 @@ def prepare(
     )
     check_training(plan, chosen)
     maps, size = _decode_all(plan, digests, own, say)
-    workers = default_workers(device) if config.workers is None else config.workers
     if any(len(kept) and kept.file is None for kept in maps) and not share_memory(workers):
         say("Loading processes here do not see the photos in memory and decode them anew; --cache disk or --workers 0")
     network = build(config, table.heads, fold=first, size=size)

@@ -213,7 +213,7 @@ def test_the_second_waits_for_the_first_and_says_so(photos, folder):
     lock.acquire()
     waiting = threading.Thread(target=lambda: kept(photos, folder, say=said.append))
     waiting.start()
-    for _ in range(500):
+    for _ in range(6000):
         if said:
             break
         time.sleep(0.01)

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import albumentations as A
 import numpy as np
 import pytest
@@ -6,13 +9,15 @@ from PIL import Image
 from small_loaders import SMALL, TRAIN, VALID, loaders, of_the_training
 
 import fastmask.data.transforms
+from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import batch_stats, dataloaders, photo_loader, photo_maps, pick_device
+from fastmask.data.loaders import batch_stats, dataloaders, photo_loader, photo_maps, pick_device, pick_workers
 from fastmask.data.photo import read_photo
 from fastmask.data.training_set import TrainingSet
 from fastmask.errors import UsageError
+from fastmask.training.plan import prepare
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +103,20 @@ def test_photos_without_labels_come_from_maps(table, monkeypatch):
     monkeypatch.setattr(fastmask.data.transforms, "read_photo", lambda path: pytest.fail("it is in the map"))
     kept = [x for (x,) in photo_loader(paths, (TRAIN, VALID), REPORT_STATS, maps=maps, **options)]
     assert all((a == b).all() for a, b in zip(read, kept, strict=True))
+
+
+def test_without_semaphores_no_other_process_loads(table, monkeypatch):
+    def refuse(context):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", refuse)
+    assert (pick_workers(None, torch.device("cuda")), pick_workers(0, torch.device("cuda"))) == (0, 0)
+    folds = assign_folds(table, 3, stratify="gender")
+    with pytest.raises(UsageError, match=r"\(--workers 2\) need semaphores.*/dev/shm.*Take --workers 0"):
+        dataloaders(table, 0, folds, num_workers=2)
+    # before a run has a directory
+    with pytest.raises(UsageError, match="--workers 2"):
+        prepare(table, make_config({"arch": "test_resnet", "pretrained": False, "workers": 2}))
 
 
 def test_statistics_are_given_once():

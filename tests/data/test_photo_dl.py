@@ -24,6 +24,7 @@ def table(contest):
     return read_contest(contest)
 
 
+@pytest.mark.semaphores
 def test_two_workers_give_what_none_gives(table):
     one, two = loaders(table), loaders(table, num_workers=2)
     for _ in range(2):
@@ -182,6 +183,7 @@ def test_batches_that_are_held_stay_as_they_are(table):
     assert sums == [x.sum().item() for x, _ in held]
 
 
+@pytest.mark.semaphores
 def test_augmented_with_maps_two_workers_give_what_none_gives(table):
     maps = photo_maps(table, (TRAIN, VALID), "ram")
     assert equal(batches(loaders(table, maps=maps, num_workers=2).train), batches(loaders(table, maps=[]).train))
@@ -234,6 +236,7 @@ class Idle(Transform):
         return x
 
 
+@pytest.mark.semaphores
 def test_halves_are_the_same_in_workers_and_photo_by_photo(table):
     made, halves = of_the_training(table)
     one, two = (loaders(table, train=made, halves=halves, num_workers=n) for n in (0, 2))

@@ -181,6 +181,23 @@ def test_cached_sample_passes_failures_on(tmp_path, monkeypatch):
         cached_sample(10**12)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_where_the_home_cannot_be_written_a_sentence_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path / "file")
+    with pytest.raises(UsageError, match=r"kept in .*file.*sample.* \(Not a directory\); set XDG_CACHE_HOME"):
+        cached_sample(6)
+
+    # a user without a name
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    with pytest.raises(UsageError, match="no home folder to cache in; set XDG_CACHE_HOME"):
+        cached_sample(6)
+
+
 def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep")

@@ -173,6 +173,7 @@ def test_heads_with_too_many_joint_classes_are_decided_without_f1(run_of, draw_o
 
 def test_a_contests_worth_of_photos_is_decided_in_seconds(run_of, draw_oof):
     run = run_of(*draw_oof(persons=2700))
-    start = time.perf_counter()
+    # of this process alone, since others may be busy beside it
+    start = time.process_time()
     decide(run, same_person=True)
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30

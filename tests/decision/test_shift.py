@@ -89,9 +89,10 @@ def test_seven_copies_of_a_photo_are_no_surer_than_one():
 
 def test_the_whole_contest_takes_a_second():
     rng = np.random.default_rng(0)
-    start = time.perf_counter()
+    # of this process alone, since others may be busy beside it
+    start = time.process_time()
     observed, null = distances(members(rng, 2700, 1800, 5))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert null.shape == (500, 3)
     assert observed.mean() < 0.06
 

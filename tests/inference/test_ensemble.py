@@ -86,6 +86,7 @@ def test_more_views_are_training_augmentations_and_repeat(finished_run, photos, 
     np.testing.assert_allclose(four.reshape(5, -1)[:, :3].sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.bf16
 def test_it_computes_in_the_precision_asked_for(finished_run, photos):
     exact, rough = (predict(finished_run, photos, members=["fold0"], precision=p) for p in ("auto", "bf16"))
     assert np.array_equal(exact.probabilities, predict(finished_run, photos, members=["fold0"]).probabilities)

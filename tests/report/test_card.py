@@ -118,10 +118,11 @@ def test_words_of_ones_own_are_kept(make_run: Callable[..., Run], labels: np.nda
     report = write_report(run, photos=False)
     assert not is_edited(report.card)
     assert not write_report(run, photos=False).kept
-    report.card.write_text(report.card.read_text().replace("say here which those are", "drawn people"))
+    text = report.card.read_text(encoding="utf-8").replace("say here which those are", "drawn people")
+    report.card.write_text(text, encoding="utf-8")
     again = write_report(run, photos=False)
     assert again.kept
-    assert "drawn people" in again.card.read_text()
+    assert "drawn people" in again.card.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["", "# Mine\n", "a\n<!-- fastmask report, as written: " + "0" * 64 + " -->\n"])

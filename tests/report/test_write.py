@@ -109,6 +109,7 @@ def test_a_run_that_has_not_finished_has_no_report(run: Run) -> None:
     assert not (run.path / "report.html").exists()
 
 
+@pytest.mark.semaphores
 def test_a_run_that_somebody_writes_to_is_left_alone(run: Run) -> None:
     from multiprocessing import get_context
 

@@ -92,6 +92,7 @@ def test_the_same_seed_gives_the_same_bytes(finished_run, contest, small_setting
     assert hashes(again.path) == hashes(finished_run.path)
 
 
+@pytest.mark.semaphores
 def test_workers_and_order_of_runs_do_not_change_a_bit(finished_run, contest, small_settings, tmp_path):
     torch.rand(5)
     again = quiet(read_contest(contest), tmp_path / "again", **small_settings, workers=2)
@@ -196,7 +197,7 @@ def test_resume_refuses_what_would_change_the_result(run_copy, contest, small_se
         quiet(table, run_copy, resume=True, **small_settings, lr=0.1)
     with pytest.raises(UsageError, match="other photos or labels"):
         quiet(table.select(np.arange(7, 84)), run_copy, resume=True, **small_settings)
-    assert quiet(table, run_copy, resume=True, **small_settings, workers=1, cache="off").path == run_copy
+    assert quiet(table, run_copy, resume=True, **small_settings, cache="off").path == run_copy
     shutil.copytree(contest, tmp_path / "contest")
     photos = sorted((tmp_path / "contest" / "train" / "images").rglob("*.jpg"))
     shutil.copy(photos[0], photos[1])
@@ -248,6 +249,13 @@ def test_a_run_that_appeared_in_the_meantime_is_left_alone(finished_run, run_cop
     assert hashes(run_copy) == before
 
 
+@pytest.mark.semaphores
+def test_resume_takes_other_loading_processes(run_copy, contest, small_settings):
+    again = quiet(read_contest(contest), run_copy, resume=True, **small_settings, workers=1, cache="off")
+    assert again.path == run_copy
+
+
+@pytest.mark.semaphores
 def test_resume_runs_on_the_machine_that_it_is_told(run_copy, contest, small_settings, monkeypatch):
     (run_copy / "fold1" / "done.json").unlink()
     seen = []

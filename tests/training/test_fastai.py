@@ -169,6 +169,7 @@ def test_other_schedules(table):
     assert learn.recorder.lrs[4] == pytest.approx(1e-3)  # the second starts anew
 
 
+@pytest.mark.semaphores
 def test_two_workers_train_what_none_trains(table):
     one, two = learner(loaders(table)), learner(loaders(table, num_workers=2))
     one.fit(1, 1e-3)

@@ -98,7 +98,9 @@ def learn_root(told):
     return told.value.photos[0].split("/train/")[0]
 
 
-def test_the_finder_may_go_to_bad_losses(learner):
+def test_the_finder_may_go_to_bad_losses(learner, monkeypatch, tmp_path):
+    # fastai's own writes where it is
+    monkeypatch.chdir(tmp_path)
     learn = learner(FiniteLoss(every=1))
     learn.lr_find(1e5, 1e20, num_it=20, stop_div=False, show_plot=False, suggest_funcs=None)
     assert not np.isfinite([float(loss) for loss in learn.recorder.losses]).all()

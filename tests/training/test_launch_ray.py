@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -107,7 +108,8 @@ def test_stopped_and_gone_on_with_in_one_process(launch, contest, finished_run, 
     log = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         launch(log)
-    assert f"Interrupted. To go on: fastmask fit --resume --out {tmp_path / 'run'} --launcher ray\n" in log.getvalue()
+    out = shlex.quote(str(tmp_path / "run"))
+    assert f"Interrupted. To go on: fastmask fit --resume --out {out} --launcher ray\n" in log.getvalue()
     assert (tmp_path / "run" / "fold0").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     run = cross_validate(read_contest(contest), out=tmp_path / "run", resume=True, log=io.StringIO())

@@ -22,7 +22,7 @@ from fastmask.errors import UsageError
 from fastmask.run import Run
 from fastmask.terminal import launched
 from fastmask.training.crossval import cross_validate
-from fastmask.training.interrupts import Interrupts
+from fastmask.training.interrupts import SIGNALS, Interrupts
 from fastmask.training.processes import ALONE, check_settings, join
 
 # a run, another that the second process alone is told to end and that goes on, and one where it is told so when its
@@ -91,7 +91,7 @@ def both(contest, settings, tmp_path_factory):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -222,3 +222,17 @@ def test_what_a_launcher_passes_on_is_no_second_signal():
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_is_ignored_stays_so(number):
+    """As nohup and a script's background jobs have it."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        assert interrupts.asked is None
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)

@@ -1,6 +1,7 @@
 import inspect
 import io
 import json
+import shlex
 import shutil
 import signal
 
@@ -23,6 +24,7 @@ from fastmask.training.state import STATE, SaveEvery, StateSaver, _sum
 
 # two batches of 21 an epoch, so that a step of three batches ends in another epoch
 PENDING = {"bs": 21, "accumulate": 2, "epochs": 3}
+BF16 = "bf16, a process, stopping early"
 VARIANTS = {
     "plain": {},
     "a step across epochs": {**PENDING, "bs": 14, "ema": 0.9},
@@ -43,8 +45,10 @@ VARIANTS = {
         "label_smoothing": 0.1,
         "drop": {"age": [[27, 29]]},
     },
-    "bf16, a process, stopping early": {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
+    BF16: {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
+NEEDS = {BF16: [pytest.mark.bf16, pytest.mark.semaphores]}
+EACH_VARIANT = pytest.mark.parametrize("variant", [pytest.param(name, marks=NEEDS.get(name, [])) for name in VARIANTS])
 
 
 class KilledError(BaseException):
@@ -117,7 +121,7 @@ def whole(contest, small_settings, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@EACH_VARIANT
 @pytest.mark.parametrize("batch", [1, 6, 11])
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(fit, whole, tmp_path, variant, batch):
     settings = VARIANTS[variant]
@@ -142,7 +146,7 @@ def test_an_average_counts_an_epoch_once_wherever_it_was_interrupted(fit, whole,
     assert files(tmp_path / "run") == whole(variant)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@EACH_VARIANT
 @pytest.mark.parametrize(("batch", "number"), [(1, signal.SIGINT), (5, signal.SIGTERM), (8, signal.SIGHUP)])
 def test_an_interruption_saves_the_step_and_says_how_to_go_on(fit, whole, tmp_path, variant, batch, number):
     out, settings = tmp_path / "my run", VARIANTS[variant]
@@ -163,7 +167,7 @@ def test_an_interruption_names_the_line_to_type(contest, small_settings, fit, tm
         patch.setattr(StateSaver, "after_batch", lambda self: (interrupt(), saver(self)))
         cross_validate(read_contest(contest), out=tmp_path / "my run", log=log, **small_settings)
     assert log.getvalue().splitlines()[-1] == (
-        f"Interrupted. To go on: fastmask fit --resume --out '{tmp_path / 'my run'}'"
+        f"Interrupted. To go on: fastmask fit --resume --out {shlex.quote(str(tmp_path / 'my run'))}"
     )
 
 

@@ -417,7 +417,9 @@ def test_swa_averages_as_a_gpu_does_it(make, monkeypatch):
     assert all(np.isfinite(learn.recorder.values[-1][:2]))
 
 
-def test_swa_averages_nothing_of_a_validation_or_of_the_finder(make):
+def test_swa_averages_nothing_of_a_validation_or_of_the_finder(make, monkeypatch, tmp_path):
+    # fastai's finder writes where it is
+    monkeypatch.chdir(tmp_path)
     learn = make(swa=0.5)
     before = tensors(learn.model)
     learn.validate()
@@ -460,7 +462,9 @@ def test_a_fit_that_was_interrupted_in_its_validation_goes_on_from_the_trained_w
     assert all(np.isfinite(learn.recorder.values[-1][:2]))
 
 
-def test_the_finder_averages_nothing(make):
+def test_the_finder_averages_nothing(make, monkeypatch, tmp_path):
+    # fastai's own writes where it is
+    monkeypatch.chdir(tmp_path)
     learn = make(ema=0.9)
     before = tensors(learn.model)
     lr_find(learn, num_it=20)

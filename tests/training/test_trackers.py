@@ -1,4 +1,5 @@
 import io
+import shlex
 import shutil
 import sys
 import threading
@@ -384,5 +385,5 @@ def test_the_line_to_go_on_says_what_was_asked_for_besides(tmp_path):
     run = SimpleNamespace(path=tmp_path, config=make_config({"tensorboard": True}))
     plan = SimpleNamespace(config=make_config({"wandb": "my masks", "hours": 1.5}), loss_func=None)
     line = line_to_go_on(run, plan, [0, 2])
-    go_on = f"fastmask fit --resume --out {tmp_path} --fold 0,2"
+    go_on = f"fastmask fit --resume --out {shlex.quote(str(tmp_path))} --fold 0,2"
     assert line == f"{go_on} --hours 1.5 --no-tensorboard --wandb 'my masks'"

@@ -1,6 +1,7 @@
 """A search: scored by its runs, killed and gone on with, shared, pruned, refused."""
 
 import io
+import shlex
 import shutil
 from contextlib import ExitStack
 
@@ -102,7 +103,7 @@ def test_killed_and_gone_on_with_it_is_the_same_search(searched, table, settings
     log = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
         tune(table, SPACE, out=out, trials=1, log=log, **settings)
-    assert f"Interrupted. To go on: fastmask tune --resume --out {out}" in log.getvalue()
+    assert f"Interrupted. To go on: fastmask tune --resume --out {shlex.quote(str(out))}" in log.getvalue()
     with pytest.raises(KeyboardInterrupt):
         tune(table, out=out, resume=True, trials=2, log=io.StringIO())
     tuned = tune(table, SPACE, out=out, resume=True, trials=2, log=io.StringIO(), workers=0)
