@@ -11,7 +11,7 @@ import typer
 
 from fastmask.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.files import check_new, check_new_picture
-from fastmask.options import JUDGE, PREDICT, Commands, echo, numbers, option, words
+from fastmask.options import JUDGE, PREDICT, WORKERS, Commands, echo, numbers, option, words
 from fastmask.terminal import bar, quote, say
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _RUN = Annotated[Path, typer.Argument(help="The run directory.", show_default=Fa
 _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _BOXES = Annotated[Path | None, option("The photos' faces, as `faces` writes them, of a run with --boxes.")]
-_WORKERS = Annotated[int | None, option("Loading processes. (default: CPU: 0, GPU: up to 8)")]
+_WORKERS = Annotated[int | None, option(WORKERS)]
 _DEVICE = Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")]
 
 
@@ -64,7 +64,7 @@ def predict(
 ) -> None:
     """Predict photos: probabilities, or a submission.
 
-    The answer is the mean of the fold models, or an ensemble's blend.
+    Averages the fold models; for an ensemble, predicts its blend.
     A submission is noted in ledger.csv next to the run.
     """
     check_new(out, overwrite)
@@ -243,7 +243,7 @@ def ensemble(
 ) -> None:
     """Blend several runs into one, and score it next to each.
 
-    What it predicts is their blend, head by head.
+    Predictions are blended separately for each head.
     """
     from fastmask.inference.blend import blend_runs
 
@@ -262,7 +262,7 @@ def pseudo(
 ) -> None:
     """Label photos with each fold's models, for fit --pseudo.
 
-    The same fold of another run learns from them.
+    Each fold of the new run trains on the labels made by the same fold of this run.
     """
     from fastmask.inference.pseudo import make_pseudo
 
@@ -307,9 +307,9 @@ def decide(
     json: _JSON = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Score the ways to decide: plain, calibrated, f1.
+    """Compare decision rules: plain, calibrated, f1.
 
-    They are scored on the out-of-fold predictions. Prints which one to take.
+    They are scored on the out-of-fold predictions. Prints the one to use.
     """
     if plot is not None:
         check_new_picture(plot, overwrite)
@@ -338,7 +338,7 @@ def bound(
 ) -> None:
     """Score a run trained with --order at several age bounds.
 
-    The out-of-fold answers at each bound are scored by the official one.
+    At each bound, out-of-fold predictions are scored against the official classes.
     """
     if plot is not None:
         check_new_picture(plot, overwrite)
@@ -398,9 +398,9 @@ def diff(
     json: _JSON = False,
     overwrite: _OVERWRITE = False,
 ) -> None:
-    """Show where two submissions differ, and the expected gain.
+    """Show where two submissions differ, and the expected change.
 
-    The gain is what their runs' out-of-fold predictions lead one to expect.
+    The change of score is estimated from their runs' out-of-fold predictions.
     """
     if out is not None:
         check_new(out, overwrite, a, b)

@@ -69,8 +69,8 @@ app = Commands(
 _MOST_SHOWN = 1000
 # the exit codes that typer gives a Ctrl-C, and that we give what a scheduler sends
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
-# what ends a process from outside: on Windows Ctrl-Break, or a console that is closed
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+# SIGTERM; on Windows also Ctrl-Break and a closed console
+_END_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 
 
 def _print_version(value: bool) -> None:
@@ -80,7 +80,7 @@ def _print_version(value: bool) -> None:
 
 
 @app.callback()
-def _of_all(
+def _global_options(
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True),
@@ -109,7 +109,7 @@ def fit(
     if print_config:
         from fastmask.files import to_yaml
 
-        # a file that this is sent to is to be read as UTF-8
+        # may be redirected to a file, which --config reads as UTF-8
         typer.echo(to_yaml(settings.to_plain(), in_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"), nl=False)
         return
     folds = None if fold is None else numbers("--fold", fold, int)
@@ -223,9 +223,9 @@ def lr_find(
     fold: Annotated[int, typer.Option(help="Train on all folds but this.", rich_help_panel=RUN)] = 0,
     overwrite: Annotated[bool, option("Replace the files of --out.", RUN, "--overwrite")] = False,
 ) -> None:
-    """Suggest a learning rate: number, picture and JSON.
+    """Suggest a learning rate with fastai's finder.
 
-    The learning rate finder is fastai's.
+    Prints it, and writes the curve as a picture and as JSON.
     """
     out = out or _free_name(Path("lr-find.png"))
     check_new_picture(out, overwrite)
@@ -287,7 +287,8 @@ def bench(
 ) -> None:
     """Measure what limits a run on this machine.
 
-    Prints how near training is to a bare PyTorch loop, and what a whole run takes.
+    Prints how close training comes to a plain PyTorch loop,
+    and how long a whole run takes.
     """
     table = _read_table(settings)
     from fastmask.training.bench import bench as measure
@@ -329,7 +330,7 @@ def merge(
     _tell(run, report)
 
 
-caches = Commands(no_args_is_help=True, help="List or clear decoded photos and screenings' features.")
+caches = Commands(no_args_is_help=True, help="List or clear cached photos and features.")
 app.add_typer(caches, name="cache", rich_help_panel=MACHINE)
 _CACHE_DIR = Annotated[
     Path | None, option("The folder that runs and screenings were given. (default: the user's cache)")
@@ -408,7 +409,7 @@ _plain_warning = warnings.showwarning
 
 def _end_in_peace() -> None:
     """What was asked for is done or told by now: a signal while Python clears up must not change the exit code."""
-    for number in (signal.SIGINT, *_ENDING):
+    for number in (signal.SIGINT, *_END_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -417,9 +418,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     print_in_any_code_page()
     # so that temporary files go, and a lock with them
-    for number in _ENDING:
+    for number in _END_SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(TERMINATED))
-    # Intel's Fortran library, which comes with some builds of SciPy, ends the process before Python hears of a Ctrl-C
+    # Intel's Fortran runtime, part of some SciPy builds, ends the process before Python handles Ctrl-C
     os.environ.setdefault("FOR_DISABLE_CONSOLE_CTRL_HANDLER", "1")
     atexit.register(_end_in_peace)
     # torch and pandas speak of fastai's and timm's own code, about which a user can do nothing
@@ -438,10 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"fastmask: error: {error.strerror or error}{f': {shown}' if shown else ''}.", important=True)
         sys.exit(1)
     except MemoryError:
-        say(
-            "fastmask: error: This machine's memory does not suffice; take smaller photos or a smaller --bs.",
-            important=True,
-        )
+        say("fastmask: error: Out of memory; use smaller photos or a smaller --bs.", important=True)
         sys.exit(1)
     except SystemExit as done:
         if done.code in (INTERRUPTED, TERMINATED) and not is_said(done):

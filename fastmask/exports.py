@@ -39,7 +39,8 @@ def export(
 ) -> None:
     """Write a run as one ONNX file that needs no torch.
 
-    The file is checked against PyTorch. A script next to it predicts with it.
+    Its outputs are compared with PyTorch's. A script that predicts with it is
+    written next to it.
     """
     from fastmask.inference.exported import SCRIPT, check_asked
 

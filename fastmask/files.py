@@ -41,8 +41,10 @@ def cache_home() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
     except RuntimeError as error:
-        # a number without a name, as in many containers
-        raise UsageError("This user has no home folder to cache in; set XDG_CACHE_HOME to another folder.") from error
+        # a user id without an entry in passwd, as in many containers
+        raise UsageError(
+            "Cannot find a home directory for the cache; set XDG_CACHE_HOME to a folder that can be written to."
+        ) from error
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
         yield beside
         sync_file(beside)
-        _put_in_place(beside, path)
+        _replace(beside, path)
         sync_folder(path.parent)
     except OSError as error:
         # a write that fails does not say where, and the name beside says nothing to anybody
@@ -80,9 +82,9 @@ def real(path: str | Path) -> Path:
 
 
 def stays_below(path: PurePath) -> bool:
-    """Whether a path that is read from a table stays below the folder that it is joined to.
+    """Whether a path from a table stays inside the folder that it is joined to.
 
-    On Windows one with a drive or a leading slash is taken from there, though it is not absolute without both.
+    On Windows a path with only a drive or only a leading slash leaves the folder, though it is not absolute.
     """
     return not path.anchor and ".." not in path.parts
 
@@ -134,11 +136,8 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def _put_in_place(beside: Path, path: Path) -> None:
-    """Rename a file onto another; waits up to a second where Windows refuses.
-
-    It does while a virus scanner or an indexer has one of the two open.
-    """
+def _replace(beside: Path, path: Path) -> None:
+    """Replace a file; on Windows retries for a second while a virus scanner, say, has one of the two open."""
     for wait in _WAITS if os.name == "nt" else ():
         with suppress(PermissionError):
             os.replace(beside, path)
@@ -148,11 +147,9 @@ def _put_in_place(beside: Path, path: Path) -> None:
 
 
 def move_folder(made: Path, place: Path) -> None:
-    """Rename a folder to a name that is free, or that an empty folder has; raises OSError where another has it.
-
-    On Windows the empty one must go first.
-    """
+    """Rename a folder; the new name must be free or an empty folder, else raises OSError."""
     if os.name == "nt":
+        # Windows does not replace even an empty folder
         with suppress(OSError):
             place.rmdir()
     made.rename(place)

@@ -20,8 +20,8 @@ from fastmask.files import check_target, real
 ASIDE, REPLACED = ".new", "old"
 # seconds that a worker may still write until it has noticed that its driver is gone, or that its node was cut off
 _DRIVER_GONE, _CUT_OFF = 60.0, 300.0
-# bytes of what a holder says of itself
-_MOST_WORDS = 1000
+# bytes read of a holder's description
+_MOST_BYTES = 1000
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def held(out: Path) -> Iterator[None]:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         # the lock holds without the words, and whatever the disk does at its end is no news
         with suppress(OSError):
-            _write_words(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()} since {since}")
+            _write_holder(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()} since {since}")
         clear_left(out)
         _clear_locks_of_folds(out, place)
         yield
@@ -69,7 +69,7 @@ def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _C
         _wait_for(lock, out, wait)
     try:
         with suppress(OSError):
-            _write_words(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()}")
+            _write_holder(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()}")
         clear_files(place.glob(f"fold{fold}/.*"))
         yield
     finally:
@@ -141,7 +141,7 @@ def check_not_held(out: Path) -> None:
 def token(out: Path) -> str:
     """What is read only where the disk of the holder of the run at `out` is seen; nothing where nobody holds it."""
     try:
-        return _read_words(Path(_lock_of(real(out)).lock_file))
+        return _read_holder(Path(_lock_of(real(out)).lock_file))
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -161,23 +161,23 @@ def holder_of(lock: Path) -> str:
     """Who holds a lock, in words."""
     try:
         # it may be gone by now, and anybody may have written it
-        return _read_words(lock)[:200] or "another process"
+        return _read_holder(lock)[:200] or "another process"
     except (OSError, UnicodeDecodeError):
         return "another process"
 
 
-def _write_words(lock: Path, words: str) -> None:
-    # the first byte is what Windows locks: nobody else can write or read it
+def _write_holder(lock: Path, words: str) -> None:
+    # Windows locks the first byte: no other process can read or write it
     with lock.open("r+b", buffering=0) as file:
         file.seek(1)
         file.write(words.encode())
         file.truncate()
 
 
-def _read_words(lock: Path) -> str:
+def _read_holder(lock: Path) -> str:
     with lock.open("rb", buffering=0) as file:
         file.seek(1)
-        return file.read(_MOST_WORDS).decode()
+        return file.read(_MOST_BYTES).decode()
 
 
 def clear_left(path: Path) -> None:

@@ -26,7 +26,7 @@ def keep_memory() -> bool:
     is for glibc (Linux); elsewhere, and where the user has set malloc's own variables, nothing is changed. Source:
     mallopt(3).
     """
-    # on Windows `libc_ver` opens Python's own file, which not every user may
+    # on Windows libc_ver opens Python's executable, which some users may not read
     linux = sys.platform == "linux"
     if not linux or platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _VARIABLES):
         return False

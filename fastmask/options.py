@@ -22,17 +22,20 @@ LAUNCHING = ("launcher", "address", "per_fold", "fetch")
 # the groups of commands, in the order of `fastmask --help`
 TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = "Train", "Predict", "Judge", "Data", "Models", "This machine"
 GROUPS = (TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE)
-# what most people set; --help-all shows the rest, too
+# shown by --help; --help-all shows the others, too
 _COMMON = (
     *("data", "folds", "crop", "resize", "arch", "pretrained", "weights", "epochs", "hours", "bs", "lr"),
     *("recipe", "config", "set_"),
 )
 
+# the help of an option of several commands
+WORKERS = "Loading processes. (default: 0 on a CPU or on Windows, else up to 8)"
+
 
 def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None, rare: bool = False) -> Any:
     """An option without typer's own note of the default: the help says it where there is one.
 
-    One that is `rare` is shown by --help-all alone.
+    A `rare` option is shown only by --help-all.
     """
     made = typer.Option(*names, help=help_, rich_help_panel=panel, metavar=metavar, show_default=False)
     return _rare(made) if rare else made
@@ -40,7 +43,7 @@ def option(help_: str, panel: str | None = None, *names: str, metavar: str | Non
 
 def _rare(made: Any) -> Any:
     made = copy(made)
-    # a shell that completes shows them all
+    # shell completion offers hidden options, too
     made.hidden = "_FASTMASK_COMPLETE" not in os.environ
     return made
 
@@ -168,7 +171,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "compile": (bool, option("Compile the network. (default: no)", RUN, "--compile/--no-compile")),
     "cache": (str, option("Where decoded photos are kept: auto, disk, ram or off. (default: auto)", RUN)),
     "cache_dir": (str, option("The folder of decoded photos. (default: the user's cache)", RUN)),
-    "workers": (int, option("Loading processes. (default: 0 on a CPU or Windows, else up to 8)", RUN)),
+    "workers": (int, option(WORKERS, RUN)),
     "device": (str, option("cpu, cuda:0. (default: the GPU if there is one)", RUN)),
 }
 _SOURCES: dict[str, tuple[Any, Any]] = {
@@ -211,6 +214,9 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 
 def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
     """The parameters of a command, their annotations resolved."""
+    if hasattr(command, "__signature__"):
+        # of `with_settings`, which has done so
+        return list(command.__signature__.parameters.values())
     hints = get_type_hints(command, localns={"Config": Any}, include_extras=True)
     parameters = inspect.signature(command).parameters.values()
     return [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
@@ -236,23 +242,23 @@ def _help_all(context: typer.Context, value: bool) -> None:
 
 _QUIET = _parameter(
     "quiet",
-    Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone, and warnings.", callback=set_quiet)],
+    Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.", callback=set_quiet)],
     False,
 )
 _HELP_ALL = _parameter(
     "help_all",
-    Annotated[bool, typer.Option("--help-all", help="Show all options.", callback=_help_all, is_eager=True)],
+    Annotated[bool, typer.Option("--help-all", help="Show all options and exit.", callback=_help_all, is_eager=True)],
     False,
 )
 
 
 class Commands(typer.Typer):
-    """Commands of which each has --quiet, and those with options that --help leaves out have --help-all."""
+    """A typer app whose commands have --quiet, and --help-all if --help hides some of their options."""
 
     def command(self, name: str | None = None, **kwargs: Any) -> Callable[[Any], Any]:
         def decorate(command: Callable[..., None]) -> Callable[..., None]:
             own = _parameters(command)
-            rare = any(getattr(option, "hidden", False) for p in own for option in get_args(p.annotation)[1:])
+            rare = any(getattr(extra, "hidden", False) for p in own for extra in get_args(p.annotation)[1:])
             added = [_QUIET, *([_HELP_ALL] if rare else [])]
 
             def run(**given: Any) -> None:

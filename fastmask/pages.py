@@ -28,9 +28,9 @@ def open_page(
     port: Annotated[int, typer.Option(help="The port, or the next that is free.")] = 7860,
     device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
 ) -> None:
-    """Open a page: try photos, browse answers, mark wrong labels.
+    """Open a web page: try photos, browse predictions, fix labels.
 
-    The answers are out of fold.
+    The predictions are out of fold.
     """
     if find_spec("gradio") is None:
         raise UsageError(f"The page needs the package gradio; install it with {install_line('app')}.")

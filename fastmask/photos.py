@@ -51,7 +51,7 @@ def paint(
 ) -> None:
     """Paint masks on bare faces, for fit --extra.
 
-    Masks are worn or wrongly worn. Writes photos and labels.csv.
+    Masks are worn correctly or incorrectly. Writes photos and labels.csv.
     """
     from fastmask.data.painted import paint_set, parse_per_face
     from fastmask.data.readers import read_data

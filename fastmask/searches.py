@@ -40,7 +40,7 @@ def tune(
     """Search for the settings with the best score, with Optuna.
 
     The score is the out-of-fold macro-F1. Each trial is a run in --out.
-    Options of fit hold for all trials; settings in --space differ.
+    Options of fit apply to every trial; settings in --space are searched.
     """
     from fastmask.training.search import PRUNERS, check_new_search, searched
     from fastmask.training.space import read_space

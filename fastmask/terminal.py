@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import shlex
 import shutil
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]
 
 # set by --quiet
 _quiet = False
-# what is printed where a stream's code page lacks a character that fastmask itself prints
+# replacements for the characters that fastmask prints, where an encoding lacks them
 _ASCII = {"…": "...", "–": "-", "−": "-", "→": "->", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "━": "=", "─": "-"}
 _IN_ASCII = "fastmask.ascii"
 
@@ -46,18 +46,20 @@ def print_in_any_code_page() -> None:
 
 
 def quote(word: str) -> str:
-    """A word of a command line as a user can paste it; the shells of Windows know no single quotes."""
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+    """A word quoted for the user's shell; cmd does not know single quotes."""
+    if os.name != "nt":
+        return shlex.quote(word)
+    return word if re.fullmatch(r"[\w.,:/\\+-]+", word) else '"' + word.replace('"', r"\"") + '"'
 
 
 def set_quiet(quiet: bool) -> None:
-    """Whether this process prints on stderr only what is `important`, as --quiet asks."""
+    """Set whether stderr shows only important lines (--quiet)."""
     global _quiet
     _quiet = quiet
 
 
 def is_quiet() -> bool:
-    """Whether this process is to be quiet."""
+    """Whether stderr shows only important lines."""
     return _quiet
 
 

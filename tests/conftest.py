@@ -1,7 +1,6 @@
 """What all tests share: drawn photos in the contest's format, and a run that was trained on them."""
 
 import functools
-import multiprocessing
 import os
 import shutil
 import signal
@@ -38,7 +37,7 @@ SMALL_PIPELINE = {
 }
 
 
-# what a test may need and not every machine has: how it is marked, and why it is skipped without
+# what a test may need that not every machine has, and why it is skipped without
 NEEDS = {
     "bf16": "torch's bf16 is broken on this CPU: a small network's gradients are far from those in fp32",
     "semaphores": "this system has no semaphores, by which processes wait for each other (no /dev/shm?)",
@@ -52,20 +51,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    asked = {"bf16": bf16_is_right, "semaphores": has_semaphores}
     for name, why in NEEDS.items():
-        if item.get_closest_marker(name) and not asked[name]():
+        if item.get_closest_marker(name) and not has(name):
             pytest.skip(why)
 
 
-@functools.cache
-def has_semaphores() -> bool:
-    try:
-        # of a context that is named, since asking for the default one would settle which that is
-        multiprocessing.get_context(multiprocessing.get_all_start_methods()[0]).Lock()
-    except (ImportError, OSError):
-        return False
-    return True
+def has(name: str) -> bool:
+    """Whether this machine has one of NEEDS."""
+    if name == "bf16":
+        return bf16_is_right()
+    from fastmask.data.loaders import has_semaphores
+
+    return has_semaphores()
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from fastmask import cli
 from fastmask.config import Config
 from fastmask.run import Run
 from fastmask.training.crossval import saying_how_to_go_on
+from fastmask.training.live import Log
 
 DONE, FAILED, ASKED_WRONGLY, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 ERROR = "fastmask: error: "
@@ -660,16 +661,17 @@ def test_the_leaky_split_is_warned_of_and_noted_in_the_score(small: list[str], f
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), INTERRUPTED), (SystemExit(TERMINATED), TERMINATED)])
-def test_an_interruption_that_has_been_told_is_not_told_again(
-    fastmask: Command, finished_run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_an_interruption_is_told_once_with_the_line_to_resume_also_to_the_quiet(
+    fastmask: Command, finished_run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, quiet: Any
 ) -> None:
     def interrupt(*_: Any) -> None:
-        with saying_how_to_go_on("fastmask fit", print):
+        with saying_how_to_go_on("fastmask fit", Log(sys.stderr)):
             raise error
 
     monkeypatch.setattr(Run, "load", interrupt)
-    answer = fastmask("score", finished_run.path)
-    assert (answer.code, answer.out, answer.err) == (code, "Interrupted. To go on: fastmask fit\n", [])
+    answer = fastmask("score", finished_run.path, *quiet)
+    assert (answer.code, answer.out, answer.err) == (code, "", ["Interrupted. To go on: fastmask fit"])
 
 
 def test_an_interruption_exits_130_with_a_word_and_no_traceback(

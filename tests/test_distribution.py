@@ -29,7 +29,7 @@ def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "fastmask").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix != ".pyc" and not path.name.startswith(".")
     }
     with zipfile.ZipFile(wheel) as opened:
         held = {name for name in opened.namelist() if not name.partition("/")[0].endswith(".dist-info")}

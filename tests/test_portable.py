@@ -219,7 +219,8 @@ def test_a_path_of_windows_that_leads_elsewhere_is_found_out(path: str, below: b
 @pytest.mark.usefixtures("like_windows")
 def test_a_command_to_paste_is_quoted_as_the_shells_of_windows_are() -> None:
     assert terminal.quote(r"C:\my runs\b4") == r'"C:\my runs\b4"'
-    assert terminal.quote("runs/b4") == "runs/b4"
+    assert terminal.quote(r"runs\b4") == r"runs\b4"
+    assert terminal.quote("R&D/b4") == '"R&D/b4"'
 
 
 @pytest.fixture
@@ -230,6 +231,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     multiprocessing.set_start_method(before, force=True)
 
 
+@pytest.mark.semaphores
 def test_processes_of_a_fork_server_load_the_same_batches(contest: Path, started: Callable[[str], None]) -> None:
     table = read_contest(contest)
     found = []
@@ -242,6 +244,7 @@ def test_processes_of_a_fork_server_load_the_same_batches(contest: Path, started
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.semaphores
 def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(
     contest: Path, small_settings: dict[str, Any], tmp_path: Path, started: Callable[[str], None]
 ) -> None:
@@ -256,6 +259,7 @@ def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(
     assert made[0] == made[1]
 
 
+@pytest.mark.semaphores
 def test_a_run_says_that_spawned_processes_do_not_see_photos_in_memory(
     contest: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +269,7 @@ def test_a_run_says_that_spawned_processes_do_not_see_photos_in_memory(
         said: list[str] = []
         config = make_config({**small_settings, "cache": cache, "workers": workers})
         prepare(read_contest(contest), config, say=said.append)
-        assert any("do not see the photos in memory" in line for line in said) is is_said
+        assert any("cannot see the photos in memory" in line for line in said) is is_said
 
 
 class Console(io.TextIOWrapper):

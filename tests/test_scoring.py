@@ -62,7 +62,7 @@ def test_seven_copies_of_a_photo_are_no_more_certain_than_one():
 
 def test_intervals_of_the_whole_contest_take_seconds():
     predicted, true = answers(n=18900)
-    # of this process alone, since others may be busy beside it
+    # CPU time of this process, since other processes may be busy
     start = time.process_time()
     score(predicted, true, groups=np.repeat(np.arange(2700), 7), draws=2000)
     assert time.process_time() - start < 10
@@ -190,7 +190,7 @@ def test_many_answers_are_each_compared_with_the_first():
 
 def test_an_interval_of_the_contests_size_takes_under_ten_seconds():
     one, other, true, persons = paired(n=18_900)
-    # of this process alone, since others may be busy beside it
+    # CPU time of this process, since other processes may be busy
     start = time.process_time()
     score_differences([(one, true, None), (other, true, None)], persons, draws=2000)
     assert time.process_time() - start < 10

@@ -1,4 +1,4 @@
-"""Windows, as far as Linux can pretend to be it; for a process of its own, before fastmask is imported.
+"""Simulates Windows on Linux, in a process of its own, before fastmask is imported.
 
 What fastmask imports as `os` and `signal` lacks what Windows lacks, and modules that Windows has not cannot be imported
 by it. No file that is open or mapped in this process is replaced, renamed or removed, nor is a folder of one renamed;

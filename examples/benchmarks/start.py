@@ -15,10 +15,10 @@ EMPTY = "import typer\napp = typer.Typer()\n@app.command()\ndef hello(): ...\nap
 
 
 def seconds(command: list[str]) -> float:
-    # rich's frames and … are more than some locales have letters for
-    surroundings = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    # some locales cannot encode rich's frames
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     start = time.perf_counter()
-    subprocess.run(command, env=surroundings, check=True, capture_output=True)
+    subprocess.run(command, env=env, check=True, capture_output=True)
     return time.perf_counter() - start
 
 

@@ -380,7 +380,7 @@ def _told(file: Path) -> tuple[str, int]:
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
     """Remove the named photos or features of a folder, or all; a run that reads them keeps what it has open.
 
-    Raises UsageError for a name that there is not, OSError where a run has them open on Windows.
+    Raises UsageError for an unknown name, OSError on Windows if a run has the file open.
     """
     found = list_caches(folder)
     unknown = sorted(set(names) - {cache.path.stem for cache in found})
@@ -388,7 +388,7 @@ def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> 
         raise UsageError(f"{folder or cache_home()} has no cache {unknown[0]!r}; fastmask cache list names them.")
     chosen = [cache for cache in found if not names or cache.path.stem in names]
     for cache in chosen:
-        # the pixels first: where a run has them open Windows does not remove them, and then their index must stay
+        # pixels first: Windows refuses while a run has them open, and then the index must stay
         cache.path.unlink(missing_ok=True)
         cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
     if not names:

@@ -182,32 +182,33 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Loading processes: one per core up to 8; none next to a CPU that trains, or where they are spawned or impossible.
+    """The default number of loading processes: one per core, at most 8.
 
-    A process that is spawned (Windows) imports everything anew, in every epoch: that takes longer than loading here.
+    0 on a CPU, without semaphores, and where processes are spawned (Windows): each imports all modules again in every
+    epoch, which takes longer than loading here.
     """
     none = device.type == "cpu" or start_method() == "spawn" or not has_semaphores()
     return 0 if none else min(8, os.cpu_count() or 1)
 
 
 def pick_workers(workers: int | None, device: torch.device) -> int:
-    """Loading processes as asked for, or the default; raises UsageError where this machine can have none."""
+    """The given number of loading processes, or the default; raises UsageError where they cannot be started."""
     if workers and not has_semaphores():
         raise UsageError(
-            f"Loading processes (--workers {workers}) need semaphores, which this system does not have; on Linux they "
-            "are files in /dev/shm, which may be missing or read-only. Take --workers 0."
+            f"Loading processes (--workers {workers}) need semaphores, which this system does not provide; on Linux "
+            "they are files in /dev/shm, which may be missing or read-only. Use --workers 0."
         )
     return default_workers(device) if workers is None else workers
 
 
 def start_method() -> str:
     """How this system, or the user, starts processes: fork, forkserver or spawn."""
-    # asking multiprocessing for its default would settle it
+    # multiprocessing's own getter would fix the default
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
-def share_memory(workers: int) -> bool:
-    """Whether so many loading processes have what is in the memory of this one; on a Mac fastai starts none."""
+def workers_see_memory(workers: int) -> bool:
+    """Whether loading processes see what is in this process's memory; on macOS fastai starts none."""
     return not workers or start_method() == "fork" or sys.platform == "darwin"
 
 
@@ -227,7 +228,7 @@ def _loading(device: torch.device | str | None, num_workers: int | None) -> dict
         keep_memory()
     workers = pick_workers(num_workers, picked)
     if workers and start_method() == "forkserver":
-        # the processes are forked from one that has imported all this, instead of each doing so
+        # the server imports these modules once, and processes are forked from it
         multiprocessing.set_forkserver_preload(["__main__", __name__])
     return {"device": picked, "num_workers": workers, "pin_memory": picked.type == "cuda"}
 

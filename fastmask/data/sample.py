@@ -22,8 +22,8 @@ RACE = "Asian"
 CONTEST_PERSONS = {(0, 0): 549, (0, 1): 410, (0, 2): 83, (1, 0): 732, (1, 1): 817, (1, 2): 109}
 FEWEST_PERSONS, MOST_PERSONS = 6, 999_999  # their names have six digits
 SPLITS = {"train": 0, "eval": 1}
-# why nothing can be written in a folder, whatever room there is: a home that is not the user's, or none
-_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+# errors of a folder that cannot be written to, however much space is free
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 # Raised whenever the drawing changes, so that a cached sample is never an older drawing.
 VERSION = 1
 
@@ -67,9 +67,9 @@ def cached_sample(persons: int = 160, seed: int = 0, log: Callable[[str], None] 
             # Another process that drew the same sample may have been first.
             if (folder / "train").exists():
                 return folder
-            if isinstance(error, OSError) and error.errno in _NOT_OURS:
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE:
                 raise UsageError(
-                    f"The sample cannot be kept in {folder} ({error.strerror}); set XDG_CACHE_HOME to a folder that "
+                    f"The sample cannot be written to {folder} ({error.strerror}); set XDG_CACHE_HOME to a folder that "
                     "can be written to."
                 ) from error
             raise

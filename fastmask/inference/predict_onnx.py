@@ -36,6 +36,10 @@ class WrongError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict as the command line says, and give the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # the code page of a Windows console lacks most characters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = argparse.ArgumentParser(description="Predict photos by a file that fastmask export wrote.")
     words.add_argument("model", type=Path, help="the .onnx file")
     words.add_argument("photos", type=Path, nargs="+", help="photos, and folders of photos")
@@ -44,10 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words.add_argument("--bs", type=int, default=32, help="photos a batch (default: 32)")
     words.add_argument("--threads", type=int, default=0, help="threads (default: ONNX Runtime's own)")
     words.add_argument("--provider", default="CPUExecutionProvider", help="such as CUDAExecutionProvider")
-    for stream in (sys.stdout, sys.stderr):
-        # the code page of a Windows console lacks most characters
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     asked = words.parse_args(arguments)
     try:
         if asked.bs < 1 or asked.threads < 0:
@@ -75,7 +75,9 @@ def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecut
     try:
         import onnxruntime
     except ImportError as error:
-        raise WrongError(f"The model is answered by ONNX Runtime ({error}): pip install onnxruntime.") from error
+        raise WrongError(
+            f"Predicting needs the package onnxruntime ({error}); install it with pip install onnxruntime."
+        ) from error
     if isinstance(model, Path) and not model.is_file():
         raise WrongError(f"{model} is not a file; expected one that fastmask export wrote.")
     if provider not in onnxruntime.get_available_providers():

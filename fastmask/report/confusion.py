@@ -203,7 +203,7 @@ def _drawing(run: Run, target: str, name: str) -> Drawing:
     what = "Joint class" if target == JOINT else f"Head {target}"
     told = f"{what}: {count(wrong, 'wrong answer')}"
     if rows:
-        true, said = (label_of(run.heads, target, code, _LONG) for code in next(found.itertuples(index=False))[:2])
+        true, said = (label_of(run.heads, target, found[column].iloc[0], _LONG) for column in ("true", "predicted"))
         told += f", most often {true} → {said} ({rows[0][1]})"
     table = Table("Most frequent mistakes", ["", "photos", "of its row"], rows) if rows else None
     return Drawing(name, plot_confusion(run, target), f"Confusion matrix. {told}.", f"{told}.", table)

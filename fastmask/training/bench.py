@@ -13,7 +13,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.data.core import TfmdDL
 
-from fastmask.data.loaders import default_workers, pick_device
+from fastmask.data.loaders import pick_device, pick_workers
 from fastmask.errors import UsageError
 from fastmask.model.adamp import AdamP
 from fastmask.model.schedule import lr_schedule
@@ -211,7 +211,7 @@ def advice(plan: Plan, load: float, bare: float, train: float, device_memory: in
     if not any(len(kept) for kept in plan.maps):
         tips.append("photos are decoded in every epoch: --cache disk decodes them once")
     if load > bare * (1 - _SMALL):
-        workers = default_workers(device) if config.workers is None else config.workers
+        workers = pick_workers(config.workers, device)
         tips.append(f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation")
     if device.type != "cuda" and bare > train * (1 - 2 * _SMALL):
         tips.append("the network takes nearly all: fewer pixels (--crop, --resize) or a smaller --arch cost less")

@@ -327,7 +327,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
 
 def _system_error(number: int, words: str, path: str) -> OSError:
     if os.name == "nt":
-        # Windows counts its errors otherwise than C does
+        # Windows error codes differ from C's errno
         return OSError(0, words, path, number)
     return OSError(number, os.strerror(number), path)
 

@@ -101,7 +101,7 @@ def cross_validate(
             run = open_run(out, plan, resume, overwrite)
         view.say(between_words(f"{plan}; run {out}", view.stream))
         with (
-            saying_how_to_go_on(line_to_go_on(run, plan, fold), view.say),
+            saying_how_to_go_on(line_to_go_on(run, plan, fold), view),
             threads(run, plan, view.say) if resume else nullcontext(),
         ):
             train(run, taught(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal, launcher)
@@ -212,12 +212,12 @@ def train(
 
 
 @contextmanager
-def saying_how_to_go_on(line: str, say: Callable[[str], None]) -> Iterator[None]:
+def saying_how_to_go_on(line: str, view: Log) -> Iterator[None]:
     """A block in which the end of a training, whatever brings it, comes with the line to type to go on."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        say(f"Interrupted. To go on: {line}")
+        view.say(f"Interrupted. To go on: {line}", important=True)
         mark_said(error)
         raise
     except UnreadableError as error:

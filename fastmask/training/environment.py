@@ -71,5 +71,5 @@ def git_commit() -> str | None:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # what it says where there is none is in the language and the code page of the system
+    # bytes: git's messages may be in any code page
     return done.stdout.decode("ascii", "replace").strip() or None

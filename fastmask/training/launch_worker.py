@@ -125,7 +125,7 @@ class _Lines(Log):
         self.place, self._shown = str(order.run.path), order.shown
         self._fold, self._folds, self._attempt, self._send = fold, order.config.folds, attempt, send
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, important: bool = False) -> None:
         self._send(Letter(self._fold, self._attempt, line=self.as_shown(line)))
 
     def named(self, line: str) -> None:

@@ -28,9 +28,9 @@ class Log:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, important: bool = False) -> None:
         """Show a line that stays."""
-        say(line, self.stream)
+        say(line, self.stream, important)
 
     def begin(self) -> None:
         """A fold begins."""
@@ -83,9 +83,9 @@ class Terminal(_Picture):
         self.console = console
         self._live: Any = None
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, important: bool = False) -> None:
         if self._live is None:
-            super().say(line)
+            super().say(line, important)
         else:
             self._print([[(line, "")]])
 

@@ -21,7 +21,7 @@ from fastmask.data.augment import Augment, augmentations, check_fit, effective_p
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
-from fastmask.data.loaders import dataloaders, photo_maps, pick_device, pick_workers, share_memory
+from fastmask.data.loaders import dataloaders, photo_maps, pick_device, pick_workers, workers_see_memory
 from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
@@ -276,8 +276,11 @@ def prepare(
     )
     check_training(plan, chosen)
     maps, size = _decode_all(plan, digests, own, say)
-    if any(len(kept) and kept.file is None for kept in maps) and not share_memory(workers):
-        say("Loading processes here do not see the photos in memory and decode them anew; --cache disk or --workers 0")
+    if any(len(kept) and kept.file is None for kept in maps) and not workers_see_memory(workers):
+        say(
+            "Loading processes on this system cannot see the photos in memory and decode them again; use --cache disk "
+            "or --workers 0"
+        )
     network = build(config, table.heads, fold=first, size=size)
     check_size(network, config.arch, size)
     if config.freeze is not None:

@@ -142,7 +142,8 @@ class Worker:
         took = [one.seconds for one in self.study.trials if one.state == COMPLETE and one.seconds]
         late = time.monotonic() + (float(np.median(took)) if took else 0) >= until
         if late:
-            self.view.say(f"No other trial would end within the hours given. To go on: {self.search.go_on}")
+            line = f"No other trial would end within the hours given. To go on: {self.search.go_on}"
+            self.view.say(line, important=True)
         return late
 
     def try_out(self, trial: Trial, params: Mapping[str, Any]) -> None:
@@ -175,7 +176,7 @@ class Worker:
 
     def _end(self, trial: Trial, state: str, why: str) -> None:
         self.study.end(trial, state, why, seconds_of(self.search.path(trial.number)))
-        self.view.say(f"trial {trial.number} {state}: {why}")
+        self.view.say(f"trial {trial.number} {state}: {why}", important=state == FAILED)
 
     def _plan(self, path: Path, params: Mapping[str, Any]) -> Plan:
         """What a trial does; raises UsageError where its settings do not go together, or not with the photos."""
@@ -187,14 +188,15 @@ class Worker:
 
     def _train(self, trial: Trial, plan: Plan, path: Path) -> Run:
         """Train a trial from its start or its last state; raises _Pruned where it is worth no other fold."""
-        start, say = time.monotonic(), self.view.say
-        with held(path), saying_how_to_go_on(self.search.go_on, say):
+        start = time.monotonic()
+        with held(path), saying_how_to_go_on(self.search.go_on, self.view):
             run = reopen(path, plan) if (path / CONFIG).is_file() else create(path, plan, overwrite=False)
             self.study.check_photos(run.start.get("photos"))
             folds = plan.check_folds(None)
-            with threads(run, plan, say):
+            with threads(run, plan, self.view.say):
                 try:
-                    train(run, taught(plan, run, say), folds, self.view, start, after_fold=self._judge(trial, run))
+                    plan = taught(plan, run, self.view.say)
+                    train(run, plan, folds, self.view, start, after_fold=self._judge(trial, run))
                 except _Pruned:
                     finish(run)
                     raise

@@ -194,7 +194,7 @@ def test_where_the_home_cannot_be_written_a_sentence_says_what_to_set(tmp_path, 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr("pathlib.Path.home", homeless)
-    with pytest.raises(UsageError, match="no home folder to cache in; set XDG_CACHE_HOME"):
+    with pytest.raises(UsageError, match="Cannot find a home directory for the cache; set XDG_CACHE_HOME"):
         cached_sample(6)
 
 

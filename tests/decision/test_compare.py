@@ -204,7 +204,7 @@ def test_ten_runs_of_a_contests_worth_of_photos_take_seconds(run_of, draw_oof, b
     probabilities, y = draw_oof(persons=2700)
     heads = contest_heads()
     runs = [run_of(better_than(probabilities, y, heads, i / 50, seed=i), y, f"run{i}") for i in range(10)]
-    # of this process alone, since others may be busy beside it
+    # CPU time of this process, since other processes may be busy
     start = time.process_time()
     found = compare(runs)
     assert time.process_time() - start < 40

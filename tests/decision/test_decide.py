@@ -173,7 +173,7 @@ def test_heads_with_too_many_joint_classes_are_decided_without_f1(run_of, draw_o
 
 def test_a_contests_worth_of_photos_is_decided_in_seconds(run_of, draw_oof):
     run = run_of(*draw_oof(persons=2700))
-    # of this process alone, since others may be busy beside it
+    # CPU time of this process, since other processes may be busy
     start = time.process_time()
     decide(run, same_person=True)
     assert time.process_time() - start < 30

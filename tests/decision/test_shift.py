@@ -89,7 +89,7 @@ def test_seven_copies_of_a_photo_are_no_surer_than_one():
 
 def test_the_whole_contest_takes_a_second():
     rng = np.random.default_rng(0)
-    # of this process alone, since others may be busy beside it
+    # CPU time of this process, since other processes may be busy
     start = time.process_time()
     observed, null = distances(members(rng, 2700, 1800, 5))
     assert time.process_time() - start < 3
