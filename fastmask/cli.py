@@ -422,7 +422,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, lambda number, frame: sys.exit(TERMINATED))
     # Intel's Fortran runtime, part of some SciPy builds, ends the process before Python handles Ctrl-C
     os.environ.setdefault("FOR_DISABLE_CONSOLE_CTRL_HANDLER", "1")
-    atexit.register(_end_in_peace)
     # torch and pandas speak of fastai's and timm's own code, about which a user can do nothing
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     try:
@@ -445,3 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if done.code in (INTERRUPTED, TERMINATED) and not is_said(done):
             say("fastmask: interrupted", important=True)
         raise
+    finally:
+        # registered last, so called first: before torch's own, which a second Ctrl-C would break off with a traceback
+        atexit.unregister(_end_in_peace)
+        atexit.register(_end_in_peace)
