@@ -112,7 +112,7 @@ def test_without_semaphores_no_other_process_loads(table, monkeypatch):
     monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", refuse)
     assert (pick_workers(None, torch.device("cuda")), pick_workers(0, torch.device("cuda"))) == (0, 0)
     folds = assign_folds(table, 3, stratify="gender")
-    with pytest.raises(UsageError, match=r"\(--workers 2\) need semaphores.*/dev/shm.*Take --workers 0"):
+    with pytest.raises(UsageError, match=r"\(--workers 2\) need semaphores.*/dev/shm.*Use --workers 0"):
         dataloaders(table, 0, folds, num_workers=2)
     # before a run has a directory
     with pytest.raises(UsageError, match="--workers 2"):

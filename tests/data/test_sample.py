@@ -186,7 +186,7 @@ def test_where_the_home_cannot_be_written_a_sentence_says_what_to_set(tmp_path, 
     (tmp_path / "file").touch()
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path / "file")
-    with pytest.raises(UsageError, match=r"kept in .*file.*sample.* \(Not a directory\); set XDG_CACHE_HOME"):
+    with pytest.raises(UsageError, match=r"written to .*file.*sample.* \(Not a directory\); set XDG_CACHE_HOME"):
         cached_sample(6)
 
     # a user without a name
