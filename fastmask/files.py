@@ -27,6 +27,8 @@ _MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 
 _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
 # columns that a sentence names
 _MOST_NAMED = 30
+# errors of a folder that cannot be opened or synced, though nothing is wrong with it
+_NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 # seconds between tries to replace a file that another program has open
 _WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
@@ -123,17 +125,13 @@ def sync_folder(folder: Path) -> None:
     """
     try:
         opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP):
+        if error.errno not in _NO_SYNC:
             raise
-        return
-    try:
-        os.fsync(opened)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR):
-            raise
-    finally:
-        os.close(opened)
 
 
 def _replace(beside: Path, path: Path) -> None:
