@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 import fastmask as fm
 from fastmask.config import parse_sets
 from fastmask.data.boxes import REGIONS, Framing, read_boxes
-from fastmask.data.paint import LOOKS, Landmarks, paint
 from fastmask.data.photo import read_photo
+from fastmask.preparation.paint import LOOKS, Landmarks, paint
 from fastmask.training.plan import prepare
 
 COUNT = 8

@@ -1,6 +1,6 @@
 """python -m fastmask."""
 
-from fastmask.cli import main
+from fastmask.commands.main import main
 
 if __name__ == "__main__":
     main()

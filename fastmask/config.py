@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fastmask.errors import DataError, UsageError, one_line
-from fastmask.files import parse_yaml, read_yaml
+from fastmask.system.errors import DataError, UsageError, one_line
+from fastmask.system.files import parse_yaml, read_yaml
 
 # how deep --set may reach into a setting, the characters of a value that a sentence shows, and sentences at once
 _MOST_KEYS, _MOST_SHOWN, _MOST_SENTENCES = 20, 200, 10

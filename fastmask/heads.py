@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmask.errors import DataError, UsageError
+from fastmask.system.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.randomness import Counted, Stream
+from fastmask.system.errors import UsageError
+from fastmask.system.randomness import Counted, Stream
 
 DRAWS = 2000
 # groups in all; examples/benchmarks/coverage.py measures what that does for the intervals

@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastmask import cli
+from fastmask.api import Run
+from fastmask.commands import main as cli
 from fastmask.config import make_config
 from fastmask.data.contest import contest_heads
 from fastmask.data.sample import write_sample
-from fastmask.files import write_csv
 from fastmask.heads import Heads
-from fastmask.run import Run
+from fastmask.system.files import write_csv
 from fastmask.training.interrupts import SIGNALS
+
+pytest_plugins = ["made_runs", "pages", "terminals", "trained_runs"]
 
 # before torch counts the cores: the tests run side by side, and threads that fight over cores are slower than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -155,8 +157,8 @@ def small_settings() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def finished_run(contest: Path, small_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of `small_settings` on `contest`; for reading only."""
+    from fastmask.api import cross_validate
     from fastmask.data.contest import read_contest
-    from fastmask.training.crossval import cross_validate
 
     return cross_validate(read_contest(contest), out=tmp_path_factory.mktemp("runs") / "small", **small_settings)
 

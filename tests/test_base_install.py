@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
+HIDE = TESTS / "fixtures"
 # modules that are imported only where what their extra is for is asked for
 OF_EXTRAS = {
-    "fastmask.app": "gradio",
-    "fastmask.inference.onnx_graph": "onnx",
+    "fastmask.app.page": "gradio",
+    "fastmask.export.graph": "onnx",
     "fastmask.training.distributed": "accelerate",
-    "fastmask.training.launch_ray": "ray",
+    "fastmask.launch.ray": "ray",
 }
 IMPORT_ALL = """
 import without_extras, importlib, json, pkgutil, fastmask
@@ -32,7 +33,7 @@ print(json.dumps(missing))
 RUN_ALL = """
 import without_extras, io, json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
-from fastmask.cli import main
+from fastmask.commands.main import main
 
 answers = []
 for words, variables in json.load(sys.stdin):
@@ -55,7 +56,7 @@ LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_
 
 def in_base_install(code: str, given: str = "") -> str:
     """What a script prints in a process that finds no package of an extra."""
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    paths = os.pathsep.join([str(HIDE), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

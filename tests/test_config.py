@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from fastmask.config import Config, make_config, parse_sets, read_class_weights, read_recipe, read_settings, recipes
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 
 
 def test_the_defaults_are_the_report_with_honest_folds():

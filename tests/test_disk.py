@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from fastmask.cli import main
+from fastmask.api import cross_validate
+from fastmask.commands.main import main
 from fastmask.data.contest import read_contest
-from fastmask.errors import FastmaskError
-from fastmask.files import write_yaml
+from fastmask.system.errors import FastmaskError
+from fastmask.system.files import write_yaml
 from fastmask.training import callbacks
-from fastmask.training.crossval import cross_validate
 
 STATE = "state.safetensors"
 

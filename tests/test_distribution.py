@@ -42,7 +42,14 @@ def test_the_sdist_holds_what_its_tests_need(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "fastmask/cli.py", "tests/conftest.py", ".ci/run"} <= names
+    assert {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "fastmask/commands/main.py",
+        "tests/conftest.py",
+        ".ci/run",
+    } <= names
 
 
 def test_what_is_installed_runs_and_finds_its_recipes_and_templates(built: Path, tmp_path: Path) -> None:
@@ -50,7 +57,8 @@ def test_what_is_installed_runs_and_finds_its_recipes_and_templates(built: Path,
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site", str(wheel)]
     subprocess.run(install, cwd=tmp_path, check=True)
     code = (
-        "import fastmask, fastmask.report.page, fastmask.cli as cli; print(fastmask.__version__, fastmask.__file__);"
+        "import fastmask, fastmask.report.page, fastmask.commands.main as cli;"
+        "print(fastmask.__version__, fastmask.__file__);"
         "cli.main(['fit', '--recipe', 'winner', '--print-config'])"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

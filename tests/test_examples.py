@@ -104,7 +104,7 @@ def test_the_saved_notebook_is_an_executed_one(name):
 
 
 # twelve persons are few for five folds
-@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")
 def test_adamp_step(example, contest, monkeypatch, capsys):
     monkeypatch.setattr("fastmask.data.sample.cached_sample", lambda **_: contest)
     example("benchmarks/adamp_step.py", "test_resnet")
@@ -135,7 +135,7 @@ def test_planted(example, contest, run_copy, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("all heads")
 
 
-@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # twelve persons are few
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few
 def test_ablation(example, contest, tmp_path, capsys):
     """A step of the ladder, an option and one that only answers otherwise; a second time nothing is trained."""
     settings = [part for pair in (*TINY[1:], "bs=16") for part in ("--set", pair)]

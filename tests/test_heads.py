@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import DataError, UsageError
 
 CONTEST = contest_heads()
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastmask.api import Run, cross_validate
 from fastmask.data.contest import read_contest
-from fastmask.files import write_yaml
-from fastmask.run import Run
-from fastmask.training.crossval import cross_validate
+from fastmask.system.files import write_yaml
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "kill.py"
 STATE = "state.safetensors"
@@ -25,7 +24,7 @@ ENDLESS = """
 import os
 import time
 from fastai.learner import Learner
-from fastmask.cli import main
+from fastmask.commands.main import main
 from fastmask.training.interrupts import Interrupts
 
 receive = Interrupts._receive

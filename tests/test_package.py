@@ -1,7 +1,11 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import fastmask as fm
 
@@ -18,26 +22,83 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
-def test_stages_import_only_from_stages_before_them():
-    order = [
-        "",
-        "data",
-        "model",
-        "training",
-        "inference",
-        "decision",
-        "report",
-        "app",
-        "serve",
-        "doctor",
-        "answers",
-        "cli",
+# a room imports from itself and from those before it
+ROOMS = [
+    "system",
+    "words",
+    "data",
+    "preparation",
+    "model",
+    "run",
+    "training",
+    "inference",
+    "decision",
+    "evaluation",
+    "search",
+    "launch",
+    "export",
+    "report",
+    "api",
+    "app",
+    "commands",
+]
+WORDS = {"config", "heads", "labels", "scoring"}
+PACKAGE = Path(fm.__file__).parent
+
+
+def modules() -> dict[str, Path]:
+    """The modules of the package below `fastmask.`, by their dotted names."""
+    files = {file.relative_to(PACKAGE).with_suffix(""): file for file in PACKAGE.rglob("*.py")}
+    return {".".join(path.parts).removesuffix(".__init__"): file for path, file in files.items()}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """What a module imports of the package, at any depth, but for types alone."""
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fastmask":
+            assert node.level == 0, file
+            yield from (f"{node.module}.{alias.name}".removeprefix("fastmask.") for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("fastmask.") for a in node.names if a.name.startswith("fastmask."))
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def graph() -> dict[str, set[str]]:
+    """Which modules each module imports."""
+    known = modules()
+    return {
+        name: {found for target in imports(file) for found in (target, target.rpartition(".")[0]) if found in known}
+        for name, file in known.items()
+    }
+
+
+def room_of(module: str) -> str:
+    room = module.partition(".")[0]
+    return "words" if room in WORDS else room
+
+
+def test_the_root_holds_the_words_the_api_and_rooms_only():
+    rooms = {room_of(module) for module in modules()} - {"__init__", "__main__"}
+    assert rooms == {*ROOMS, "recipes"}
+
+
+def test_a_room_imports_only_from_itself_and_the_rooms_before_it():
+    against = [
+        (module, other)
+        for module, others in graph().items()
+        for other in others
+        if room_of(module) in ROOMS and ROOMS.index(room_of(other)) > ROOMS.index(room_of(module))
     ]
-    package = Path(fm.__file__).parent
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        rank = order.index(room) if room in order else 0
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastmask."):
-                other = node.module.split(".")[1]
-                assert (order.index(other) if other in order else 0) <= rank or path.stem == "__main__", (path, other)
+    assert against == []
+
+
+def test_no_module_imports_itself_through_others():
+    graph_of = graph()
+    TopologicalSorter(graph_of).prepare()
+    graph_of["system.files"].add("api")
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph_of).prepare()

@@ -19,16 +19,17 @@ import pytest
 import torch
 import windows
 
-from fastmask import cli, files, terminal
+from fastmask.api import cross_validate
+from fastmask.commands import main as cli
 from fastmask.config import make_config
 from fastmask.data import loaders
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders, default_workers
-from fastmask.files import read_yaml, stays_below, sync_folder, write_text
-from fastmask.inference import predict_onnx
-from fastmask.lock import held, holder_of
-from fastmask.training.crossval import cross_validate
+from fastmask.export import predict_onnx
+from fastmask.system import files, terminal
+from fastmask.system.files import read_yaml, stays_below, sync_folder, write_text
+from fastmask.system.lock import held, holder_of
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import peak_memory
 
@@ -52,14 +53,14 @@ COMMANDS = {
 }
 PRETENDING = f"""
 import gc, importlib, json, pkgutil, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parent / "fixtures")!r})
 import windows
 windows.pretend()
 
 import signal
 from pathlib import Path
 import fastmask
-from fastmask import cli
+from fastmask.commands import main as cli
 from fastmask.training.state import StateSaver
 
 save, saved = StateSaver.save, []

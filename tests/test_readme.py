@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fastmask.cli import app, join_numbers
+from fastmask.commands.main import app, join_numbers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def test_ci_runs_exactly_the_two_commands():
         assert what_follows in lines_of(script)
 
 
-@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # twelve persons are few for five folds
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few for five folds
 def test_the_python_block_runs(contest, tmp_path, monkeypatch):
     import matplotlib
 

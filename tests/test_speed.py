@@ -45,7 +45,7 @@ def test_loader_and_step(speed, contest, temporary, capsys):
 
 # few persons, of whom some classes have one; the jobs beside ours load in processes
 @pytest.mark.semaphores
-@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")
 def test_job(speed, contest, temporary, capsys):
     few = ["--photos", "28", "--epochs", "1"]
     speed.main(["job", "--data", str(contest), *TINY, *few, "--json", str(temporary / "speed.json")])

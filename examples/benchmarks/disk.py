@@ -40,15 +40,15 @@ from safetensors import SafetensorError, safe_open
 
 # what a command would import, so that each process that is forked from this one starts at once
 import fastmask.data.cache
-import fastmask.data.check
 import fastmask.inference.submission
+import fastmask.preparation.check
+import fastmask.run.merge
 import fastmask.training.crossval
 import fastmask.training.finder
-import fastmask.training.merge
-from fastmask.cli import main as command_line
+from fastmask.commands.main import main as command_line
 from fastmask.data.sample import write_sample
-from fastmask.errors import DataError
-from fastmask.files import read_json, read_yaml, write_yaml
+from fastmask.system.errors import DataError
+from fastmask.system.files import read_json, read_yaml, write_yaml
 
 SECONDS, PAGE = 60, 4096  # a command may take so long; a tmpfs counts in these
 DISK, ROOM = "disk", "256m"

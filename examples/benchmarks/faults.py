@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from fastmask.data.contest import contest_folder
-from fastmask.files import read_strings, write_csv
+from fastmask.system.files import read_strings, write_csv
 
 SPOILT = ("cut short", "empty", "text", "tiny", "landscape", "blank")
 

@@ -36,30 +36,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 # what a command would import, so that each process that is forked from this one starts at once
-import fastmask.data.check
-import fastmask.data.faces
-import fastmask.data.painted
-import fastmask.decision.bound
-import fastmask.decision.compare
-import fastmask.decision.diff
-import fastmask.decision.label_errors
-import fastmask.decision.pictures
-import fastmask.inference.blend
-import fastmask.inference.export
-import fastmask.inference.pseudo
-import fastmask.inference.submission
-import fastmask.inference.teacher
-import fastmask.training.bench
-import fastmask.training.crossval
-import fastmask.training.finder
-import fastmask.training.merge
-import fastmask.training.screen
-import fastmask.training.tune  # noqa: F401
-from fastmask.cli import main as command_line
+from fastmask.commands.main import main as command_line
 from fastmask.data.boxes import COLUMNS as FACE_COLUMNS
 from fastmask.data.sample import write_sample
-from fastmask.decision.ledger import COLUMNS
-from fastmask.files import write_yaml
+from fastmask.evaluation.ledger import COLUMNS
+from fastmask.system.files import write_yaml
 
 SECONDS, MEMORY = 60, 2 * 10**9  # a case may take so long, and so much
 FIT = "fit --data data --config settings.yaml --no-report --out out/run"
@@ -171,7 +152,7 @@ SETTINGS = {
 TRANSFORMS = {
     "Lambda": "{__class_fullname__: Lambda, __name__: f, p: 1.0}",
     "os.system": "{__class_fullname__: os.system, command: touch MARKER}",
-    "a class of the package": "{__class_fullname__: fastmask.run.Run, path: x}",
+    "a class of the package": "{__class_fullname__: fastmask.run.directory.Run, path: x}",
     "a number for a class": "{__class_fullname__: 5}",
     "no class": "{height: 5}",
     "no transform": "5",

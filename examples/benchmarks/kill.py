@@ -47,7 +47,7 @@ from fastai.learner import Learner
 from safetensors import safe_open
 
 import fastmask.training.crossval  # noqa: F401 - what each run would import
-from fastmask.cli import main as command_line
+from fastmask.commands.main import main as command_line
 from fastmask.data.sample import write_sample
 
 FIT = "fit --data ../data --arch test_resnet --no-pretrained --resize 64 32 --folds 3 --epochs 4 --bs 8 --save-every 2"

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fastmask.api import Run
 from fastmask.data.contest import read_contest
-from fastmask.decision.label_errors import LabelError, find_label_errors
-from fastmask.files import read_strings, write_csv
-from fastmask.run import Run
+from fastmask.evaluation.label_errors import LabelError, find_label_errors
+from fastmask.system.files import read_strings, write_csv
 
 SHARE, SEED = 0.02, 7
 OTHER = {"male": "female", "female": "male"}

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from fastmask.config import Config
-from fastmask.errors import DataError, UnfitError, UsageError, one_line
+from fastmask.system.errors import DataError, UnfitError, UsageError, one_line
 
 # albumentations asks the package index for news at import unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

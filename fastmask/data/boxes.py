@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_strings
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_strings
 
 BOX = ("x0", "y0", "x1", "y1")
 SCORE = "score"

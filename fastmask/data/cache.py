@@ -34,9 +34,9 @@ from safetensors import SafetensorError, safe_open
 from fastmask.data.augment import Prefix, is_photo, unfit
 from fastmask.data.boxes import FaceCut
 from fastmask.data.photo import decode_named, in_threads, read_bytes
-from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
-from fastmask.files import cache_home, read_json, replacing, write_json
-from fastmask.terminal import bar, duration, in_bytes
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
+from fastmask.system.files import cache_home, read_json, replacing, write_json
+from fastmask.system.terminal import bar, duration, in_bytes
 
 FORMAT = 1
 # what is left free on the disk, and how many photos stand for all

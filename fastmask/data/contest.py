@@ -11,9 +11,9 @@ import pandas as pd
 
 from fastmask.data.photo import SUFFIXES, leaves
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError, GoneError, UsageError
-from fastmask.files import read_strings
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import DataError, GoneError, UsageError
+from fastmask.system.files import read_strings
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
 AGES = (0.0, 150.0)

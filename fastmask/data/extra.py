@@ -18,9 +18,9 @@ from fastmask.data.cache import digest_photos
 from fastmask.data.readers import read_csv
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
-from fastmask.errors import DataError, FastmaskWarning, UsageError
-from fastmask.files import read_strings
 from fastmask.heads import Heads, number_of
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.files import read_strings
 
 WEIGHT, PERSON = "weight", "person"
 

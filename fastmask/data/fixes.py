@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError, FastmaskWarning, UsageError
-from fastmask.files import read_strings
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.files import read_strings
 
 PERSON = "person"
 # the column that is not empty where a model proposes a correction that nobody has looked at

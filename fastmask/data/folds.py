@@ -11,10 +11,10 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from fastmask.data.table import Table
-from fastmask.errors import DataError, FastmaskWarning, UsageError
-from fastmask.files import read_strings, require_columns
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.files import read_strings, require_columns
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "

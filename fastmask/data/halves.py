@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Head, Heads
 from fastmask.labels import mixed, soft_labels
+from fastmask.system.errors import UsageError
 
 # partners of the same joint class, of any, or else a joint class by its name
 SAME, ANY = "same", "any"

@@ -24,10 +24,10 @@ from fastmask.data.photo_dl import ALONE, Passes, PhotoDL, PhotoList, Share
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.data.transforms import EncodeHeads, Lookup, NormalizeBatch, ReadPhoto
-from fastmask.errors import UsageError
 from fastmask.heads import Heads
-from fastmask.memory import keep_memory
-from fastmask.terminal import say
+from fastmask.system.errors import UsageError
+from fastmask.system.memory import keep_memory
+from fastmask.system.terminal import say
 
 
 def photo_block(faces: FaceCut | None = None) -> TransformBlock:

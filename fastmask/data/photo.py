@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastmask.errors import DataError, UnreadableError, one_line
+from fastmask.system.errors import DataError, UnreadableError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file

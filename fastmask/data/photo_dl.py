@@ -30,8 +30,8 @@ from fastmask.data.transforms import (
     read,
     targets_of,
 )
-from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError
-from fastmask.randomness import Counted, Stream
+from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError
+from fastmask.system.randomness import Counted, Stream
 
 Row = TypeVar("Row")
 

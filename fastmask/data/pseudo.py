@@ -17,9 +17,9 @@ import pandas as pd
 
 from fastmask.data.extra import Extra
 from fastmask.data.table import Table
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_json, read_strings, stays_below, write_csv, write_json
 from fastmask.heads import Heads
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_json, read_strings, stays_below, write_csv, write_json
 
 MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
 # the fold of whom all models have seen

@@ -15,9 +15,9 @@ from fastmask.data.contest import CONTEST_COLUMNS, contest_folder, read_contest
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.photo import SUFFIXES, leaves, photos_in
 from fastmask.data.table import OnFault, Table, strict
-from fastmask.errors import DataError, FastmaskWarning, GoneError, UsageError
-from fastmask.files import read_strings, stays_below
 from fastmask.heads import JOINT, RESERVED, Head, Heads
+from fastmask.system.errors import DataError, FastmaskWarning, GoneError, UsageError
+from fastmask.system.files import read_strings, stays_below
 
 if TYPE_CHECKING:
     from fastmask.config import Config

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from fastmask.data.drawing import STEMS, Person, take_photo
-from fastmask.errors import UsageError
-from fastmask.files import cache_home
+from fastmask.system.errors import UsageError
+from fastmask.system.files import cache_home
 
 GENDERS = ("male", "female")
 RACE = "Asian"

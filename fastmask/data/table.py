@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads, number_of
+from fastmask.system.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from fastmask.data.boxes import FaceCut, Framing

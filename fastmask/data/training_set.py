@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.labels import soft_labels
 from fastmask.scoring import target_of
+from fastmask.system.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from PIL import Image
 from fastmask.data.augment import is_photo
 from fastmask.data.boxes import FaceCut
 from fastmask.data.photo import read_photo
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Heads
+from fastmask.system.errors import DataError, UsageError
 
 
 class Handed(TensorBase):

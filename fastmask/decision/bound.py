@@ -16,10 +16,10 @@ import numpy as np
 
 from fastmask.decision.decide import notes_of
 from fastmask.decision.persons import parts_of
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, Head, number_of
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score_together
+from fastmask.system.errors import UsageError
 
 # how far below the official bound is tried where nobody says
 _BELOW = 5
@@ -89,14 +89,14 @@ def in_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[flo
 
 
 def bound_curve(
-    run: Run | str | Path, head: str = "age", bounds: Sequence[float] | None = None, draws: int = DRAWS
+    run: RunDirectory | str | Path, head: str = "age", bounds: Sequence[float] | None = None, draws: int = DRAWS
 ) -> BoundCurve:
     """The official score of a run's out-of-fold answers at each last bound of `head`; by default five below its own.
 
     Raises UsageError for a head without bounds or a run that has not learned its number, and for bounds that do not lie
     above the bound before.
     """
-    run = Run.of(run)
+    run = RunDirectory.of(run)
     banded = run.heads[head]
     distribution = _distribution(run, banded)
     assert banded.bounds is not None
@@ -116,7 +116,7 @@ def bound_curve(
     )
 
 
-def _distribution(run: Run, head: Head) -> np.ndarray:
+def _distribution(run: RunDirectory, head: Head) -> np.ndarray:
     if head.bounds is None:
         raise UsageError(f"Head {head.name} has no bounds; expected one whose classes are bands of a number.")
     name = number_of(head.name)
@@ -143,7 +143,7 @@ def _tried(head: Head, bounds: Sequence[float] | None) -> list[float]:
     return [float(bound) for bound in tried]
 
 
-def _answers(run: Run, head: Head, distribution: np.ndarray, bound: float) -> np.ndarray:
+def _answers(run: RunDirectory, head: Head, distribution: np.ndarray, bound: float) -> np.ndarray:
     """(N, heads) answers, those of `head` by its distribution with another last bound."""
     assert head.bounds is not None
     y, place = run.predicted.copy(), run.heads.position(head.name)
@@ -152,7 +152,7 @@ def _answers(run: Run, head: Head, distribution: np.ndarray, bound: float) -> np
     return y
 
 
-def _chosen_by_others(run: Run, every: dict[float, np.ndarray], official: float) -> np.ndarray:
+def _chosen_by_others(run: RunDirectory, every: dict[float, np.ndarray], official: float) -> np.ndarray:
     """(N, heads) answers to each person by the bound best for others; of equal ones the nearest to the official."""
     parts, chosen = parts_of(run), np.empty_like(run.predicted)
     for part in np.unique(parts):

@@ -13,9 +13,8 @@ import numpy as np
 from fastmask.decision.calibration import Calibration, calibrations
 from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import CALIBRATED, F1, PLAIN, RULES, Rule, check_f1, fit_rule
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import (
     CELLS,
     DRAWS,
@@ -26,6 +25,7 @@ from fastmask.scoring import (
     score_together,
     thin,
 )
+from fastmask.system.errors import UsageError
 
 # the best of them
 AUTO = "auto"
@@ -99,13 +99,13 @@ def name_of(rule: str, averaged: bool) -> str:
     return f"{rule}{_AVERAGED}" if averaged else rule
 
 
-def decide(run: Run | str | Path, same_person: bool = False, draws: int = DRAWS) -> Decisions:
+def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int = DRAWS) -> Decisions:
     """Score each rule on a run's out-of-fold predictions, fitted on other persons' rows than it is scored on.
 
     `same_person` also averages over persons the heads that belong to them: for where it is known at prediction, too,
     which photos are whose. `best` is the rule whose gain is beyond noise; `plain` where none is.
     """
-    run = Run.of(run)
+    run = RunDirectory.of(run)
     notes, rules = notes_of(run), list(RULES)
     try:
         check_f1(run.heads, run.true)
@@ -121,12 +121,12 @@ def decide(run: Run | str | Path, same_person: bool = False, draws: int = DRAWS)
     )
 
 
-def notes_of(run: Run) -> list[str]:
+def notes_of(run: RunDirectory) -> list[str]:
     """What to read differences of a run's scores with."""
     return run.score(draws=0).notes + thin(run.heads.joint(run.true), run.persons)
 
 
-def cross_fit(run: Run, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated and averaged probabilities (N, classes of all heads) and answers (N, heads) to the OOF photos.
 
     Those of each part of the persons are by the rule that is fitted on the others.
@@ -141,12 +141,12 @@ def cross_fit(run: Run, rule: str, same_person: bool = False) -> tuple[np.ndarra
     return probabilities, y
 
 
-def fit_run(run: Run | str | Path, rule: str = AUTO, same_person: bool = False) -> Rule:
+def fit_run(run: RunDirectory | str | Path, rule: str = AUTO, same_person: bool = False) -> Rule:
     """The rule fitted on all out-of-fold predictions of a run, to be used on new photos.
 
     `auto` is the best of `decide`: its score, on the same OOF, has been chosen a little too.
     """
-    run = Run.of(run)
+    run = RunDirectory.of(run)
     check_decision(rule)
     rule = decide(run, same_person).best if rule == AUTO else rule
     return _fit(run, rule, same_person, np.ones(len(run.oof), dtype=bool))
@@ -158,24 +158,24 @@ def check_decision(name: str) -> None:
         raise UsageError(f"There is no decision {name!r}; expected one of {', '.join((AUTO, *RULES))}.")
 
 
-def answers_of(run: Run, name: str) -> np.ndarray:
+def answers_of(run: RunDirectory, name: str) -> np.ndarray:
     """(N, heads) answers to the OOF photos by a rule as `name_of` names it, fitted on other persons."""
     rule = name.removesuffix(_AVERAGED)
     return cross_fit(run, rule, rule != name)[1] if name != PLAIN else run.predicted
 
 
-def score_of(run: Run, name: str, draws: int = DRAWS) -> Score:
+def score_of(run: RunDirectory, name: str, draws: int = DRAWS) -> Score:
     """The score of the joint class by a rule as `name_of` names it, fitted on other persons than it is scored on."""
     target = make_target(run.heads, answers_of(run, name), run.true, JOINT, run.y)
     return score_together([target], run.persons, draws)[0]
 
 
-def _fit(run: Run, rule: str, same_person: bool, rows: np.ndarray) -> Rule:
+def _fit(run: RunDirectory, rule: str, same_person: bool, rows: np.ndarray) -> Rule:
     persons = run.persons[rows] if same_person else None
     return fit_rule(rule, run.heads, run.probabilities[rows], run.true[rows], persons)
 
 
-def _score(run: Run, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[Decided]:
+def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[Decided]:
     targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in answers.values()]
     drawn = dict(zip(answers, draw_scores(targets, run.persons, draws), strict=True))
     rows = []

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastmask.data.folds import whole_parts
-from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import UsageError
 
 # the share of the persons whose labels may contradict each other, by mistake, in a head that they share
 _CONTRADICTING = 0.01
@@ -37,7 +37,7 @@ def _is_shared(labels: np.ndarray, persons: np.ndarray) -> bool:
     return bool(several.any() and (low < high)[several].mean() <= _CONTRADICTING)
 
 
-def parts_of(run: Run) -> np.ndarray:
+def parts_of(run: RunDirectory) -> np.ndarray:
     """(N,) into which part each OOF photo is dealt, so that what is fitted on some persons is scored on others.
 
     The run's folds, or, where it has but one or they tear persons apart, a fifth of the persons each. Raises UsageError

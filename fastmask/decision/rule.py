@@ -14,9 +14,9 @@ import numpy as np
 
 from fastmask.decision.calibration import at_temperature, fit_temperature
 from fastmask.decision.persons import average_persons, shared_heads
-from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.scoring import f1
+from fastmask.system.errors import UsageError
 
 PLAIN, CALIBRATED, F1 = "plain", "calibrated", "f1"
 RULES = (PLAIN, CALIBRATED, F1)

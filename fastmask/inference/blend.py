@@ -15,14 +15,14 @@ import pandas as pd
 
 from fastmask.config import Config
 from fastmask.data.folds import whole_parts
-from fastmask.errors import UsageError
-from fastmask.files import write_csv, write_json
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.members import aligned, all_heads, check_members, describe, learned, member_names
 from fastmask.inference.mixture import BLENDS, MEAN, OOF_WEIGHTS, Mixture, cross_mix, fit_mixture, widen
-from fastmask.lock import held
-from fastmask.run import OOF, SCORES, Run, check_free
+from fastmask.run.directory import OOF, SCORES, RunDirectory, check_free
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score_heads, thin
+from fastmask.system.errors import UsageError
+from fastmask.system.files import write_csv, write_json
+from fastmask.system.lock import held
 
 PACKAGES = ("fastmask", "numpy", "pandas")
 
@@ -62,7 +62,7 @@ class Blended:
     all heads.
     """
 
-    run: Run
+    run: RunDirectory
     mixture: Mixture
     members: list[str]
     targets: dict[str, Target]
@@ -117,7 +117,7 @@ class Blended:
 
 
 def blend_runs(
-    runs: Sequence[str | Path | Run],
+    runs: Sequence[str | Path | RunDirectory],
     how: str = MEAN,
     *,
     out: str | Path,
@@ -136,7 +136,7 @@ def blend_runs(
     if how not in BLENDS:
         raise UsageError(f"There is no blend {how!r}; expected one of {', '.join(BLENDS)}.")
     check_free(out, overwrite)
-    loaded = [Run.of(run) for run in runs]
+    loaded = [RunDirectory.of(run) for run in runs]
     check_members(loaded, out)
     heads, first = all_heads(loaded), loaded[0]
     folds, members = folds_of(heads, loaded), [oof_of(heads, first, run) for run in loaded]
@@ -148,7 +148,7 @@ def blend_runs(
         member_names(loaded),
     )
     with held(out):
-        ensemble = Run.create(
+        ensemble = RunDirectory.create(
             out,
             _config(loaded),
             heads,
@@ -167,7 +167,7 @@ def blend_runs(
     return Blended(ensemble, mixture, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
 
 
-def folds_of(heads: Heads, runs: Sequence[Run]) -> pd.DataFrame:
+def folds_of(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """The folds of an ensemble, as the first run's: path, person, a column a head, what else that run has, fold."""
     first = runs[0]
     source = {name: next(run for run in runs if name in learned(run)) for name in heads.names}
@@ -181,19 +181,19 @@ def folds_of(heads: Heads, runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def oof_of(heads: Heads, first: Run, run: Run) -> np.ndarray:
+def oof_of(heads: Heads, first: RunDirectory, run: RunDirectory) -> np.ndarray:
     """(N, classes of `heads`) the OOF probabilities of a run in the rows of the first run's; NaN of what it lacks."""
     rows = pd.Index(run.oof["path"]).get_indexer(pd.Index(first.oof["path"]))
     return widen(heads, run.heads, run.probabilities[rows], learned(run))
 
 
-def _config(runs: Sequence[Run]) -> Config:
+def _config(runs: Sequence[RunDirectory]) -> Config:
     """The first run's settings, with a leaky split where any run has one."""
     leaky = any(run.config.group == "none" for run in runs)
     return runs[0].config.model_copy(update={"group": "none"} if leaky else {})
 
 
-def _parts(run: Run) -> np.ndarray:
+def _parts(run: RunDirectory) -> np.ndarray:
     if len(set(run.persons)) < 2:
         raise UsageError(f"{run.path} has one person only; an ensemble is fitted on some and scored on others.")
     return whole_parts(run.oof["fold"].to_numpy(), run.persons)
@@ -209,13 +209,13 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _oof_frame(heads: Heads, first: Run, probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+def _oof_frame(heads: Heads, first: RunDirectory, probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     columns = dict(zip(heads.columns, probabilities.T, strict=True))
     joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
     return pd.DataFrame({**first.oof[["path", "person", "fold"]], **columns, **joint})
 
 
-def _scores(run: Run, optimistic: np.ndarray, draws: int) -> dict[str, Any]:
+def _scores(run: RunDirectory, optimistic: np.ndarray, draws: int) -> dict[str, Any]:
     """What scores.json holds; `optimistic` (N, classes of all heads) is the blend by weights fitted on all."""
     flattering = score_heads(run.heads, run.heads.argmax(optimistic), run.true, draws=0, whole=run.y)
     fold_of = run.oof["fold"].to_numpy()
@@ -236,7 +236,7 @@ def _scores(run: Run, optimistic: np.ndarray, draws: int) -> dict[str, Any]:
     }
 
 
-def _targets(run: Run, names: Sequence[str], members: Sequence[np.ndarray], draws: int) -> dict[str, Target]:
+def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarray], draws: int) -> dict[str, Target]:
     """The joint class and each head: the ensemble's score, and those of the members that have all that it needs."""
     found = {}
     for target in (JOINT, *run.heads.classified):
@@ -255,7 +255,7 @@ def _columns(heads: Heads, name: str) -> list[int]:
     return list(range(heads.offsets[place], heads.offsets[place + 1]))
 
 
-def _notes(run: Run, members: Sequence[Run]) -> list[str]:
+def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
     """What to read the figures with."""
     first = members[0]
     notes = [*run.score(draws=0).notes, *thin(run.heads.joint(run.true), run.persons)]

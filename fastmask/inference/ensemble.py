@@ -18,8 +18,6 @@ from fastmask.data.boxes import FaceCut, read_boxes
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES, check_photos, photos_in
 from fastmask.data.photo_dl import Passes, PhotoDL
-from fastmask.errors import DataError, UsageError
-from fastmask.files import write_csv
 from fastmask.heads import Heads
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import Mixture, widen
@@ -27,8 +25,10 @@ from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.views import View, flip, make_views, plain
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
-from fastmask.run import PIPELINES, Run
-from fastmask.terminal import Progress
+from fastmask.run.directory import PIPELINES, RunDirectory
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import write_csv
+from fastmask.system.terminal import Progress
 from fastmask.training.build import framing
 from fastmask.training.step import autocast, resolve_precision
 
@@ -125,7 +125,7 @@ class Predictions:
 
 
 def predict(
-    run: Run | str | Path,
+    run: RunDirectory | str | Path,
     images: str | Path | Sequence[str | Path],
     tta: int = 1,
     members: Sequence[str] | None = None,
@@ -163,7 +163,7 @@ def predict(
     The inference transform is the run's validation transform, one object. Memory grows with the photos by their
     probabilities only.
     """
-    run = Run.of(run)
+    run = RunDirectory.of(run)
     if run.is_ensemble:
         options = {
             "tta": tta,
@@ -213,13 +213,13 @@ def predict(
     return Predictions(names, run.heads, np.mean(list(each.values()), axis=0), each)
 
 
-def _precision(run: Run, asked: str, device: torch.device) -> str:
+def _precision(run: RunDirectory, asked: str, device: torch.device) -> str:
     if asked == "auto":
         asked = "fp32" if device.type == "cpu" else run.config.precision
     return resolve_precision(asked, device)
 
 
-def augments_of(run: Run) -> tuple[Augmentation, Augmentation]:
+def augments_of(run: RunDirectory) -> tuple[Augmentation, Augmentation]:
     """A run's training and validation augmentation; raises DataError where what it keeps of them is broken."""
     try:
         return augmentations(run.pipelines)
@@ -254,7 +254,7 @@ def _view_sum(networks: Sequence[MultiHeadNet], x: Tensor, seen: Sequence[View],
     return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
 
 
-def face_cut(run: Run, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
+def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
     """What the photos of a run are cut by, None where it was trained on whole ones; `names` are theirs by their paths.
 
     Raises UsageError where the boxes do not go with the run.
@@ -300,7 +300,7 @@ def find_photos(
 
 
 def _predict_runs(
-    ensemble: Run,
+    ensemble: RunDirectory,
     images: str | Path | Sequence[str | Path],
     members: Sequence[str] | None,
     progress: Progress | None,

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.errors import DataError, UsageError
-from fastmask.files import real
 from fastmask.heads import Heads
 from fastmask.inference.mixture import Mixture
-from fastmask.run import ENSEMBLE, MOST_MEMBERS, OOF, Run
+from fastmask.run.directory import ENSEMBLE, MOST_MEMBERS, OOF, RunDirectory
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import real
 
 # bytes read at once
 _PART = 2**20
 
 
-def learned(run: Run) -> tuple[str, ...]:
+def learned(run: RunDirectory) -> tuple[str, ...]:
     """The heads that a run has learned: one of weight 0 has had no part in the loss, and its answers mean nothing."""
     return tuple(head.name for head in run.heads if head.weight > 0)
 
 
-def all_heads(runs: Sequence[Run]) -> Heads:
+def all_heads(runs: Sequence[RunDirectory]) -> Heads:
     """The heads that any of the runs has learned: in the order of the run that has most heads, then as they come."""
     found = {name: run.heads[name] for run in reversed(runs) for name in learned(run)}
     most = max(runs, key=lambda run: len(run.heads))
@@ -34,7 +34,7 @@ def all_heads(runs: Sequence[Run]) -> Heads:
     return Heads([found[name] for name in order])
 
 
-def check_members(runs: Sequence[Run], out: Path) -> None:
+def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
     """Raise UsageError unless an ensemble at `out` can be made of the runs: two or more, none twice, none an ensemble.
 
     Of the same photos, persons and labels, in any order; heads of one name with the same classes and bounds.
@@ -52,7 +52,7 @@ def check_members(runs: Sequence[Run], out: Path) -> None:
         difference = _difference(runs[0], run)
         if difference:
             raise UsageError(f"{runs[0].path} and {run.path} do not belong together: {difference}.")
-    first: dict[str, Run] = {}
+    first: dict[str, RunDirectory] = {}
     for run in runs:
         for name in learned(run):
             one = first.setdefault(name, run)
@@ -60,7 +60,7 @@ def check_members(runs: Sequence[Run], out: Path) -> None:
             _check_labels(one, run, name)
 
 
-def _difference(one: Run, other: Run) -> str | None:
+def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
     """In words, in what photos or persons two runs differ."""
     for what, a, b in (("photos", one.folds, other.folds), ("OOF predictions", one.oof, other.oof)):
         for run, there, missing in ((other, a, b), (one, b, a)):
@@ -75,13 +75,13 @@ def _difference(one: Run, other: Run) -> str | None:
     return None
 
 
-def aligned(one: Run, other: Run, column: str) -> np.ndarray:
+def aligned(one: RunDirectory, other: RunDirectory, column: str) -> np.ndarray:
     """A column of the photos of `other`, in the order of `one`."""
     rows = pd.Index(other.folds["path"]).get_indexer(pd.Index(one.folds["path"]))
     return other.folds[column].to_numpy(dtype=object)[rows]
 
 
-def _check_head(one: Run, other: Run, name: str) -> None:
+def _check_head(one: RunDirectory, other: RunDirectory, name: str) -> None:
     a, b = one.heads[name], other.heads[name]
     for what, here, there in (
         ("classes", a.classes, b.classes),
@@ -99,7 +99,7 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value or "none")
 
 
-def _check_labels(one: Run, other: Run, name: str) -> None:
+def _check_labels(one: RunDirectory, other: RunDirectory, name: str) -> None:
     a, b = one.folds[name].to_numpy(dtype=object), aligned(one, other, name)
     differing = np.flatnonzero(a != b)
     if len(differing):
@@ -111,7 +111,7 @@ def _check_labels(one: Run, other: Run, name: str) -> None:
         )
 
 
-def member_names(runs: Sequence[Run]) -> list[str]:
+def member_names(runs: Sequence[RunDirectory]) -> list[str]:
     """What to call each run in tables: its folder's name, with a number where another has it, too."""
     names: list[str] = []
     for run in runs:
@@ -120,7 +120,7 @@ def member_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def describe(run: Run, name: str, out: Path) -> dict[str, str]:
+def describe(run: RunDirectory, name: str, out: Path) -> dict[str, str]:
     """How an ensemble at `out` finds a run again: its path from there, and what tells that it is still the same."""
     try:
         path = os.path.relpath(real(run.path), real(out))
@@ -139,9 +139,9 @@ def _digest(file: Path) -> str:
     return made.hexdigest()
 
 
-def open_members(ensemble: Run, mixture: Mixture) -> dict[str, Run]:
+def open_members(ensemble: RunDirectory, mixture: Mixture) -> dict[str, RunDirectory]:
     """The runs of an ensemble by name; raises DataError where one is gone, or is another than it was made of."""
-    opened: dict[str, Run] = {}
+    opened: dict[str, RunDirectory] = {}
     places: list[Path] = []
     for number, member in enumerate(ensemble.ensemble["members"]):
         place = Path(os.path.normpath(real(ensemble.path) / member["path"]))
@@ -149,7 +149,7 @@ def open_members(ensemble: Run, mixture: Mixture) -> dict[str, Run]:
             raise DataError(
                 f"{ensemble.path} is made of {place}, which is not there; put it back, or make the ensemble again."
             )
-        run = Run.load(place)
+        run = RunDirectory.load(place)
         asked = [name for name, weights in mixture.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
         alike = all(name in learned(run) and run.heads[name].classes == mixture.heads[name].classes for name in asked)

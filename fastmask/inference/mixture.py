@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.run import ENSEMBLE, Run
+from fastmask.run.directory import ENSEMBLE, RunDirectory
+from fastmask.system.errors import DataError, UsageError
 
 MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"
 BLENDS = (MEAN, VOTE, OOF_WEIGHTS)
@@ -48,7 +48,7 @@ class Mixture:
         return {"blend": self.how, "weights": {name: each.tolist() for name, each in self.weights.items()}}
 
     @classmethod
-    def of(cls, run: Run) -> Mixture:
+    def of(cls, run: RunDirectory) -> Mixture:
         """That of an ensemble; raises DataError where its file holds none."""
         plain, count = run.ensemble, len(run.ensemble["members"])
         weights = plain["weights"]

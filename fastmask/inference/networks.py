@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastmask.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.inference.soup import average_states
 from fastmask.model.archs import check_arch, describe
 from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 
 # what loads a checkpoint of a run to predict photos of a size, as `load_network`
-Load = Callable[[Run, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
+Load = Callable[[RunDirectory, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
 # characters of another library's error
 _MOST_SHOWN = 200
 
 
 def load_members(
-    run: Run,
+    run: RunDirectory,
     members: Sequence[str] | None,
     device: torch.device,
     size: tuple[int, int] | None = None,
@@ -50,7 +50,7 @@ def load_members(
 
 
 def checkpoints_of(
-    run: Run, members: Sequence[str] | None, soup: bool = False, refit: bool = True
+    run: RunDirectory, members: Sequence[str] | None, soup: bool = False, refit: bool = True
 ) -> dict[str, list[Path]]:
     """The checkpoints of each member; raises UsageError or DataError where there is nothing to predict with.
 
@@ -76,7 +76,9 @@ def checkpoints_of(
     return found
 
 
-def load_network(run: Run, file: Path, device: torch.device, size: tuple[int, int] | None = None) -> MultiHeadNet:
+def load_network(
+    run: RunDirectory, file: Path, device: torch.device, size: tuple[int, int] | None = None
+) -> MultiHeadNet:
     """The network of a checkpoint, ready to predict photos of `size`; raises DataError where it does not fit the run.
 
     Bodies that are made for one size of photos, such as Swin, need `size`; it is that of the validation pipeline.
@@ -88,7 +90,7 @@ def load_network(run: Run, file: Path, device: torch.device, size: tuple[int, in
 
 
 def load_soup(
-    run: Run, files: Sequence[Path], device: torch.device, size: tuple[int, int] | None = None
+    run: RunDirectory, files: Sequence[Path], device: torch.device, size: tuple[int, int] | None = None
 ) -> MultiHeadNet:
     """The one network whose weights are the mean of those of checkpoints, as `load_network` makes each."""
     for file in files:
@@ -105,14 +107,14 @@ def load_soup(
     return network.to(device).eval()
 
 
-def _check_long(run: Run, file: Path) -> None:
+def _check_long(run: RunDirectory, file: Path) -> None:
     arch = run.config.arch
     if file.stat().st_size < _least_bytes(arch):
         # before the network takes the memory that only its name asks for
         raise DataError(f"{file} is too short for the weights of {arch}; train the fold again, or restore it.")
 
 
-def _load(run: Run, network: MultiHeadNet, file: Path) -> None:
+def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
     try:
         network.load_state_dict(load_file(file))
     except Exception as error:

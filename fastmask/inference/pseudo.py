@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.pseudo import MARK, SEEN, Pseudo
-from fastmask.errors import UsageError
-from fastmask.files import check_parent
 from fastmask.inference.ensemble import predict
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import UsageError
+from fastmask.system.files import check_parent
 
 
-def _unseen(run: Run) -> pd.DataFrame:
+def _unseen(run: RunDirectory) -> pd.DataFrame:
     """Path, person and the fold whose model has not seen them; SEEN for extra photos that more than one has seen."""
     folds = run.folds[["path", "person", "fold"]]
     if run.extra is None:
@@ -25,7 +25,7 @@ def _unseen(run: Run) -> pd.DataFrame:
 
 
 def make_pseudo(
-    run: Run | str | Path,
+    run: RunDirectory | str | Path,
     images: str | Path,
     out: str | Path,
     *,
@@ -39,7 +39,7 @@ def make_pseudo(
     Raises UsageError for a run that lacks folds, or whose folds tear persons: a student would be judged on persons that
     its teacher has seen.
     """
-    run, folder = Run.of(run), Path(out)
+    run, folder = RunDirectory.of(run), Path(out)
     run.check_trained()
     missing = sorted(set(range(run.config.folds)) - set(run.trained_folds))
     if missing:

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_strings, require_columns, stays_below, write_csv
 from fastmask.heads import Heads
 from fastmask.scoring import Scores, score_heads
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_strings, require_columns, stays_below, write_csv
 
 ID, ANSWER = "ImageID", "ans"
 # photos of one folder are one person's

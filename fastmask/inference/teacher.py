@@ -19,14 +19,14 @@ from safetensors import SafetensorError, safe_open
 
 from fastmask.config import Config
 from fastmask.data.table import Table
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Heads
 from fastmask.inference.blend import oof_of
 from fastmask.inference.ensemble import predict
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import OOF_WEIGHTS, Mixture, fit_mixture, widen
-from fastmask.run import FOLDS, TEACHER, Run
-from fastmask.training.callbacks import save_tensors
+from fastmask.run.directory import FOLDS, TEACHER, RunDirectory
+from fastmask.run.tensors import save_tensors
+from fastmask.system.errors import DataError, UsageError
 from fastmask.training.plan import Plan
 from fastmask.training.start import digest, first_seen
 
@@ -37,8 +37,8 @@ Say = Callable[[str], None]
 class Teacher:
     """A run or an ensemble, the `runs` whose networks speak, how much that counts, and at what temperature."""
 
-    run: Run
-    runs: Mapping[str, Run]
+    run: RunDirectory
+    runs: Mapping[str, RunDirectory]
     weight: float
     temperature: float
 
@@ -98,7 +98,7 @@ class Teacher:
             mixture = fit_mixture(OOF_WEIGHTS, heads, oofs, self.run.true[other])
         return mixture.mix(wide).astype(np.float32)
 
-    def answers_kept(self, run: Run, plan: Plan, say: Say) -> np.ndarray:
+    def answers_kept(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:
         """`answers`, as the run keeps them, or made now and kept: a run that is gone on with learns from the same."""
         file = run.path / TEACHER
         shape = (plan.config.folds + 1, len(plan.table), self.run.heads.n_logits)
@@ -107,7 +107,7 @@ class Teacher:
         return read_answers(file, shape)
 
 
-def _shared(run: Run, heads: Heads) -> list[str]:
+def _shared(run: RunDirectory, heads: Heads) -> list[str]:
     return [name for name in learned(run) if name in heads.names]
 
 
@@ -143,7 +143,7 @@ def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequen
     Also where it lacks a fold, and where it has none of the heads, or one of other classes. `chosen` are the folds to
     train, else all.
     """
-    run = Run.load(str(config.teacher))
+    run = RunDirectory.load(str(config.teacher))
     runs = open_members(run, Mixture.of(run)) if run.is_ensemble else {"": run}
     for each in runs.values():
         _check_folds(each, table, folds, config.group, chosen)
@@ -156,7 +156,7 @@ def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequen
     return teacher
 
 
-def _check_folds(run: Run, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None) -> None:
+def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None) -> None:
     """Raise UsageError where models of a run's fold are not there, or have seen whom the same fold is judged on."""
     deal = f"deal the folds as the teacher did: --folds-file {run.path / FOLDS}"
     count = int(folds.max()) + 1

@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 
 # of the width or the height that a photo is shifted by; what is kept of both where it is scaled
 SHIFT, SCALE = 0.04, 0.92

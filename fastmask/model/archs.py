@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from fastmask.errors import UsageError, one_line
+from fastmask.system.errors import UsageError, one_line
 
 # timm's options by which a transformer takes photos of any size: it resamples its position embeddings for each, so
 # that the shapes of its weights stay, and pads a photo to whole patches where it would cut it

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.labels import soft_labels
+from fastmask.system.errors import UsageError
 
 
 def smoothed(labels: Tensor, share: float) -> Tensor:

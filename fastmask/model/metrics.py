@@ -10,9 +10,9 @@ import torch
 from fastai.learner import Metric
 from torch import Tensor
 
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.scoring import macro_f1, target_of
+from fastmask.system.errors import UsageError
 
 # the most classes that are counted where nobody says which occur
 _MOST_COUNTED = 10**6

@@ -19,9 +19,9 @@ from huggingface_hub.constants import ENDPOINT
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.heads import Heads
 from fastmask.model.archs import REFUSALS, check_arch, size_options
+from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "body.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
 
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 
 SCHEDULES = ("multistep", "onecycle", "cosine", "constant")
 

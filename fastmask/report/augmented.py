@@ -17,20 +17,20 @@ from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, left_out, training_set
 from fastmask.data.transforms import UNREADABLE
-from fastmask.errors import UnreadableError, UsageError
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import soft_labels
-from fastmask.randomness import Counted, Stream
 from fastmask.report.blocks import Album, Block, Shown, Text, cut
 from fastmask.report.material import Material
 from fastmask.report.photos import small
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import UnreadableError, UsageError
+from fastmask.system.randomness import Counted, Stream
 from fastmask.training.mix import mix_callbacks
 
 _MOST, _LINES, _NAME = 12, 4, 28
 
 
-def first_batch(run: Run, table: Table, fold: int) -> tuple[np.ndarray, np.ndarray]:
+def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """The first batch of a fold's training: (B, height, width, 3) uint8 photos, (B, classes of all heads) labels.
 
     Without those that cannot be read any more.
@@ -52,7 +52,7 @@ def first_batch(run: Run, table: Table, fold: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _batch_of(
-    run: Run, table: Table, fold: int, train: TrainingSet, halves: Halves | None
+    run: RunDirectory, table: Table, fold: int, train: TrainingSet, halves: Halves | None
 ) -> tuple[np.ndarray, np.ndarray]:
     config, augments = run.config, augmentations(run.pipelines)
     dls = dataloaders(
@@ -88,13 +88,13 @@ def _size(table: Table, augment: Augment) -> tuple[int, int]:
     raise UsageError(f"None of the photos in {table.root} can be read.")
 
 
-def _training_set(run: Run, table: Table, rows: np.ndarray) -> TrainingSet:
+def _training_set(run: RunDirectory, table: Table, rows: np.ndarray) -> TrainingSet:
     config = run.config
     made = training_set(table, rows & ~left_out(table, config.drop))
     return made if config.sampler is None else made.balanced(run.heads, config.sampler)
 
 
-def _mixed(run: Run, fold: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _mixed(run: RunDirectory, fold: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch as mix-up or CutMix makes it in the first step."""
     config, learn = run.config, SimpleNamespace(xb=(x,), yb=(y,))
     torch.manual_seed(Counted(Stream.STEP, config.seed, fold).seed_at(0, 0))

@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastmask.files import to_yaml
 from fastmask.heads import JOINT
 from fastmask.report.blocks import joined, rounded
 from fastmask.report.classes import class_scores
@@ -21,9 +20,10 @@ from fastmask.report.facts import data_name
 from fastmask.report.material import Material
 from fastmask.report.page import text_of
 from fastmask.report.summary import interval, optimistic
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Score
-from fastmask.terminal import count
+from fastmask.system.files import to_yaml
+from fastmask.system.terminal import count
 
 # what a card is known by that nobody has changed since it was written
 _MARK = re.compile(r"<!-- fastmask report, as written: ([0-9a-f]{64}) -->\s*\Z")
@@ -74,7 +74,7 @@ def _metrics(score: Score, how: str) -> list[dict[str, Any]]:
     ]
 
 
-def _marked(run: Run) -> str:
+def _marked(run: RunDirectory) -> str:
     """What goes beside a figure that is shown alone: whether the card says more of it."""
     return " (flatters: says nothing about new people)" if run.is_leaky else " (see the card)" if run.caveats else ""
 
@@ -85,7 +85,7 @@ def identifier(name: str) -> str:
     return re.sub("[^a-z0-9]+", "-", plain).strip("-") or "photos"
 
 
-def name_of_run(run: Run) -> str:
+def name_of_run(run: RunDirectory) -> str:
     """What a run is called: the name of its directory."""
     return run.path.absolute().name
 

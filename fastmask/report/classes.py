@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
 from fastmask.report.confusion import label_of, name_of
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, QUIET, SERIES, Picture, styled
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import f1, known_classes, target_of
-from fastmask.terminal import count
+from fastmask.system.errors import UsageError
+from fastmask.system.terminal import count
 
 # classes of a target in the report: of more those that have the most photos
 MOST, _HEADS, _NAME = 36, 8, 28
 
 
-def class_scores(run: Run, target: str = JOINT) -> pd.DataFrame:
+def class_scores(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
     """One row a class of a head or the joint class: name, label, f1, precision, recall, n, persons, answers.
 
     In the order of the classes; `label` is the name as short as a picture needs it. `n` counts its photos and `answers`

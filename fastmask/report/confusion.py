@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.report.blocks import Block, Drawing, Table, Text, cut, joined, percent, squeezed, squeezed_parts
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
-from fastmask.terminal import count
+from fastmask.system.errors import UsageError
+from fastmask.system.terminal import count
 
 # classes of a matrix, beyond which only those that are confused most are shown; pairs of a table; heads of a report
 MOST, _PAIRS, _HEADS = 24, 12, 6
@@ -48,7 +48,7 @@ class Confusion:
         return np.divide(self.counts, total, out=np.zeros(self.counts.shape), where=total > 0)
 
 
-def pairs(run: Run, target: str = JOINT) -> pd.DataFrame:
+def pairs(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
     """How often each class number was answered by each: true, predicted, n, and `share` of the photos of its truth.
 
     Of a head or the joint class, photos without the label left out; only pairs that occur.
@@ -66,7 +66,7 @@ def most_confused(found: pd.DataFrame) -> pd.DataFrame:
     return wrong.sort_values(["n", "true", "predicted"], ascending=[False, True, True]).reset_index(drop=True)
 
 
-def confusion(run: Run, target: str = JOINT, most: int = MOST) -> Confusion:
+def confusion(run: RunDirectory, target: str = JOINT, most: int = MOST) -> Confusion:
     """The confusion of a head or the joint class: of all its classes, or the `most` confused of more than that.
 
     Raises UsageError where no photo has the label.
@@ -112,7 +112,7 @@ def _confused(found: pd.DataFrame, most: int) -> list[int]:
 
 
 @styled()
-def plot_confusion(run: Run, head: str = JOINT, most: int = MOST) -> Picture:
+def plot_confusion(run: RunDirectory, head: str = JOINT, most: int = MOST) -> Picture:
     """The confusion of a head or the joint class, rows the truth: counts, and the share of each row's photos.
 
     Raises UsageError for a head that there is not, or of which no photo has a label.
@@ -193,7 +193,7 @@ def section(material: Material) -> list[Block]:
     return [*blocks, *(_drawing(run, target, f"confusion-{names.get(target, JOINT)}") for target in shown)]
 
 
-def _drawing(run: Run, target: str, name: str) -> Drawing:
+def _drawing(run: RunDirectory, target: str, name: str) -> Drawing:
     found = most_confused(pairs(run, target))
     rows = [
         [f"{name_of(run.heads, target, true)} → {name_of(run.heads, target, said)}", f"{n:,}", percent(share)]

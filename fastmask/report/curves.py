@@ -11,16 +11,16 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fastmask.errors import DataError
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
 from fastmask.report.material import Material, chosen_epochs, kept_epochs
 from fastmask.report.style import INK, QUIET, SERIES, Picture, styled
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import DataError
 
 COLUMNS = ("train_loss", "valid_loss", "macro_f1")
 
 
-def curves(run: Run) -> pd.DataFrame:
+def curves(run: RunDirectory) -> pd.DataFrame:
     """One row an epoch a trained fold: fold, epoch, train_loss, valid_loss, macro_f1, kept, chosen; epochs from 1.
 
     `kept` says whether its weights were, `chosen` whether the score is of it. What a history lacks is NaN. Raises
@@ -48,7 +48,7 @@ def fold_colours(folds: Sequence[int]) -> dict[int, Any]:
 
 
 @styled()
-def plot_curves(run: Run) -> Picture:
+def plot_curves(run: RunDirectory) -> Picture:
     """Training and validation loss and macro-F1 of each fold; a disc marks the epochs that are scored, a ring the kept.
 
     Raises UsageError for an ensemble.

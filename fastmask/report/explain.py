@@ -18,14 +18,14 @@ from fastmask.data.augment import augmentations, check_fit
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import check_photos
 from fastmask.data.transforms import NormalizeBatch
-from fastmask.errors import FastmaskError, UsageError
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.ensemble import face_cut, find_photos
 from fastmask.inference.networks import Load, load_members
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.report.material import chosen_epochs
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import FastmaskError, UsageError
 
 _BATCH = 16
 # of the photo in an overlay; the rest is the map
@@ -63,7 +63,7 @@ class Explanation:
 
 
 def explain(
-    run: Run | str | Path,
+    run: RunDirectory | str | Path,
     photos: str | Path | Sequence[str | Path],
     head: str = JOINT,
     label: str | Sequence[str] | None = None,
@@ -83,7 +83,7 @@ def explain(
     of their maps. Raises UsageError for a head or class that there is not, a fold that has not been trained, or a body
     without a map of features.
     """
-    run = Run.of(run)
+    run = RunDirectory.of(run)
     run.check_trained()
     if head != JOINT:
         run.heads.position(head)
@@ -134,7 +134,7 @@ def explain(
     return found
 
 
-def networks_of(run: Run, fold: int, refit: bool = False) -> str:
+def networks_of(run: RunDirectory, fold: int, refit: bool = False) -> str:
     """In words, which networks of a fold explain: `fold 0, epoch 3`, folds from 0 as in the files, epochs from 1."""
     if refit and run.refitted:
         return f"fold {fold}, trained on all photos at last"
@@ -143,7 +143,7 @@ def networks_of(run: Run, fold: int, refit: bool = False) -> str:
     return f"fold {fold}, epoch{'s' * (len(named) > 1)} {', '.join(named)}"
 
 
-def scored_epochs(run: Run, fold: int) -> list[int]:
+def scored_epochs(run: RunDirectory, fold: int) -> list[int]:
     """The epochs, from 1, whose answers to the photos of a fold are the out-of-fold ones; none where nobody knows."""
     with suppress(FastmaskError, OSError):
         return [epoch + 1 for epoch in chosen_epochs(run).get(fold, [])]

@@ -9,14 +9,14 @@ from typing import Any
 
 from fastmask.config import Config
 from fastmask.data.augment import defaults_of
-from fastmask.decision.cost import COST_CELLS, cost_of
-from fastmask.errors import UsageError
-from fastmask.files import read_strings
+from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
 from fastmask.report.blocks import Block, Facts, Table, Text, cut, joined
 from fastmask.report.material import Material
-from fastmask.run import SKIPPED, Run
-from fastmask.terminal import count
+from fastmask.run.directory import SKIPPED, RunDirectory
+from fastmask.system.errors import UsageError
+from fastmask.system.files import read_strings
+from fastmask.system.terminal import count
 
 # settings that are told in their own place
 _ELSEWHERE = ("data", "heads", "train_pipeline", "valid_pipeline", "arch")
@@ -40,7 +40,7 @@ def run_section(material: Material) -> list[Block]:
     return [*blocks, Table(caption, ["step", "how"], steps)] if steps else blocks
 
 
-def _made(run: Run) -> list[tuple[str, str]]:
+def _made(run: RunDirectory) -> list[tuple[str, str]]:
     if run.is_ensemble:
         members = [member["name"] for member in run.ensemble["members"]]
         weights = run.ensemble["weights"]
@@ -61,7 +61,7 @@ def _figures(values: Any) -> str:
     return ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in listed)
 
 
-def _data(run: Run) -> list[tuple[str, str]]:
+def _data(run: RunDirectory) -> list[tuple[str, str]]:
     config, folds = run.config, run.folds
     whole = "the persons of a fold whole" if config.group == "person" else "persons torn apart (--group none): a leak"
     rows = [
@@ -78,7 +78,7 @@ def _data(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def _told(head: Head, run: Run) -> str:
+def _told(head: Head, run: RunDirectory) -> str:
     known = int((run.folds[head.name] != "").sum())
     labels = "" if known == len(run.folds) else f"; {known:,} photos have the label"
     if head.spread is not None:
@@ -106,7 +106,7 @@ def _value(value: Any) -> str:
     return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _MOST)
 
 
-def augmentation(run: Run) -> list[tuple[str, str]]:
+def augmentation(run: RunDirectory) -> list[tuple[str, str]]:
     """The steps of the training pipeline, each with its arguments in words."""
     steps = _mapping(_mapping(run.pipelines["train"]).get("transform")).get("transforms")
     if not isinstance(steps, list):
@@ -154,7 +154,7 @@ def environment_section(material: Material) -> list[Block]:
     return [Facts(rows)]
 
 
-def data_name(run: Run) -> str:
+def data_name(run: RunDirectory) -> str:
     """What the data is called, without where it lies."""
     return Path(run.config.data).absolute().name or run.config.data
 

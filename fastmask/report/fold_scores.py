@@ -7,21 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT
 from fastmask.report.blocks import Block, Drawing, Table, Text, cut, rounded
 from fastmask.report.curves import fold_colours
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, Picture, styled
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Score, Scores, score_heads
+from fastmask.system.errors import UsageError
 
 _HEADS, _NAME = 10, 28
 # how far an interval may draw the axis out beyond the dots, at least
 _ROOM = 0.1
 
 
-def fold_scores(run: Run) -> pd.DataFrame:
+def fold_scores(run: RunDirectory) -> pd.DataFrame:
     """One row a fold and target ("joint" or a head): fold, target, macro_f1, accuracy, n; NaN without a label.
 
     The mean of each F1 is over the classes of the whole table, so a fold that lacks a class has 0 for it.

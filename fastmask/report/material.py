@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from fastmask.data.table import Table
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_json
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.inference.source import photos_of
-from fastmask.run import DONE, SCORES, Run
+from fastmask.run.directory import DONE, SCORES, RunDirectory
+from fastmask.run.source import photos_of
 from fastmask.scoring import Scores, target_of
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_json
 
 
 class Material:
     """A run, its scores, and its photos where they can be found and are wanted."""
 
-    def __init__(self, run: Run, data: str | None = None, photos: bool = True, images: str | None = None) -> None:
+    def __init__(
+        self, run: RunDirectory, data: str | None = None, photos: bool = True, images: str | None = None
+    ) -> None:
         self.run, self.data, self.photos, self.images = run, data, photos, images
 
     @cached_property
@@ -61,7 +63,7 @@ class Material:
         return found
 
 
-def chosen_epochs(run: Run) -> dict[int, list[int]]:
+def chosen_epochs(run: RunDirectory) -> dict[int, list[int]]:
     """The epochs, from 0, that the score of each trained fold is of, as scores.json has them."""
     found, entries = {}, run.scores.get("folds", [])
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -71,7 +73,7 @@ def chosen_epochs(run: Run) -> dict[int, list[int]]:
     return found
 
 
-def kept_epochs(run: Run, fold: int) -> list[int]:
+def kept_epochs(run: RunDirectory, fold: int) -> list[int]:
     """The epochs, from 0, whose weights a fold has kept."""
     done = read_json(run.fold_path(fold) / DONE)
     kept: Any = done.get("checkpoints") if isinstance(done, dict) else None

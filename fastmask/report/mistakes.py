@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
 
 
-def mistakes(run: Run, head: str = JOINT) -> pd.DataFrame:
+def mistakes(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
     """One row a photo that is answered wrongly in one head, or in the joint class; the most confident first.
 
     The columns are row (of `oof`), path, person, fold, true, predicted (names of classes), probability (of what is

@@ -9,14 +9,14 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from fastmask.errors import UsageError
 from fastmask.heads import UNKNOWN, Head, number_of
-from fastmask.inference.source import table_of
 from fastmask.report.blocks import Block, Drawing, Table, Text, cut, percent
 from fastmask.report.confusion import file_names
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.run.source import table_of
+from fastmask.system.errors import UsageError
 
 # bars of a picture: of more different numbers than these, or of any that are not whole, so many ranges
 _MOST_BARS, _RANGES = 110, 50
@@ -44,7 +44,7 @@ class NumberErrors:
         return self.lower | self.higher
 
 
-def number_errors(run: Run, head: str, data: str | None = None) -> NumberErrors:
+def number_errors(run: RunDirectory, head: str, data: str | None = None) -> NumberErrors:
     """How a head whose classes are bands of a number answers along that number.
 
     Raises UsageError for a head without bounds, or where no photo's number is known.
@@ -66,7 +66,7 @@ def number_errors(run: Run, head: str, data: str | None = None) -> NumberErrors:
     return NumberErrors(banded, numbers[known], said < true[known], said > true[known], learned)
 
 
-def _numbers(run: Run, head: Head, data: str | None) -> np.ndarray:
+def _numbers(run: RunDirectory, head: Head, data: str | None) -> np.ndarray:
     """(N,) the number of each photo of `oof`, as the run keeps it, or else as its data has it."""
     column = f"{head.name}_value"
     frame = run.folds if column in run.folds else table_of(run, data).frame.assign(path=run.folds["path"])

@@ -10,7 +10,6 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from fastmask.errors import FastmaskError, one_line
 from fastmask.heads import JOINT
 from fastmask.report.blocks import Block, Drawing, Section, Shown, rounded
 from fastmask.report.material import Material
@@ -18,6 +17,7 @@ from fastmask.report.photos import to_jpeg
 from fastmask.report.style import to_svg, width_of
 from fastmask.report.summary import interval
 from fastmask.scoring import Score
+from fastmask.system.errors import FastmaskError, one_line
 
 Make = Callable[[Material], list[Block]]
 # the title of a section, and the function that makes it: what needs the networks is imported where it is made

@@ -12,13 +12,13 @@ from PIL import Image
 
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.table import Table
-from fastmask.decision.ledger import shortened
-from fastmask.errors import DataError
+from fastmask.evaluation.ledger import shortened
 from fastmask.report.blocks import QUIET as QUIET_LINE
 from fastmask.report.blocks import RIGHT as RIGHT_LINE
 from fastmask.report.blocks import WRONG as WRONG_LINE
 from fastmask.report.blocks import Shown, cut
 from fastmask.report.style import INK, QUIET, RIGHT, WRONG, Picture, styled
+from fastmask.system.errors import DataError
 
 # pixels of a photo on a page, twice as many as it is large there, and how good its JPEG is
 HEIGHT, WIDTH, _QUALITY = 260, 390, 80

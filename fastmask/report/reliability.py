@@ -6,18 +6,18 @@ from matplotlib.figure import Figure
 
 from fastmask.decision.calibration import Calibration, calibrations
 from fastmask.decision.decide import cross_fit
-from fastmask.decision.pictures import reliability_figure
 from fastmask.decision.rule import CALIBRATED
-from fastmask.errors import UsageError
+from fastmask.evaluation.plots import reliability_figure
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
 from fastmask.report.material import Material
 from fastmask.report.style import Picture, styled
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import UsageError
 
 _HEADS = 6
 
 
-def calibration_of(run: Run) -> dict[str, Calibration]:
+def calibration_of(run: RunDirectory) -> dict[str, Calibration]:
     """The calibration of each head that has labels, after the temperature that other persons' answers ask for.
 
     Raises UsageError where there are no other persons.

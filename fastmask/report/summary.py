@@ -5,14 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from fastmask.errors import FastmaskError
 from fastmask.heads import JOINT
 from fastmask.report.blocks import NOTHING, Block, Table, Text, rounded
 from fastmask.report.classes import class_scores
 from fastmask.report.material import Material
-from fastmask.run import SCORES, Run
+from fastmask.run.directory import SCORES, RunDirectory
 from fastmask.scoring import Score, why_optimistic
-from fastmask.terminal import count
+from fastmask.system.errors import FastmaskError
+from fastmask.system.terminal import count
 
 # the width of an interval that is to be explained, and the persons a class under which they explain it
 _WIDE, _FEW = 0.3, 30
@@ -24,7 +24,7 @@ def interval(ends: Any, digits: int = 4) -> str:
     return f"{ends[0]:.{digits}f} … {ends[1]:.{digits}f}" if ends else NOTHING
 
 
-def optimistic(run: Run) -> tuple[float, str] | None:
+def optimistic(run: RunDirectory) -> tuple[float, str] | None:
     """The flattering macro-F1 beside the score, and why it flatters; None where the run keeps none."""
     if not (run.path / SCORES).is_file():
         return None
@@ -48,7 +48,7 @@ def section(material: Material) -> list[Block]:
     return blocks
 
 
-def _caption(run: Run) -> str:
+def _caption(run: RunDirectory) -> str:
     if run.is_leaky:
         return "Out of fold by a leaky split: each photo judged by models that may have seen its person in other photos"
     return "Out of fold: each photo judged by models that have not seen its person"
@@ -88,7 +88,7 @@ def _optimistic(material: Material) -> list[str]:
     ]
 
 
-def _explained(run: Run) -> str:
+def _explained(run: RunDirectory) -> str:
     """How the score is to be read."""
     heads = run.heads.classified
     every = "both" if len(heads) == 2 else f"all {len(heads)}"
@@ -110,7 +110,7 @@ def _figures(score: Score) -> list[str]:
     ]
 
 
-def run_html(run: Run) -> str:
+def run_html(run: RunDirectory) -> str:
     """A run in a notebook: its score as scores.json has it, its heads, where it lies."""
     try:
         rows, caveats = _kept(run), run.caveats if run.is_scored else []
@@ -128,7 +128,7 @@ def run_html(run: Run) -> str:
     return f"{told}{state}</p><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
-def _kept(run: Run) -> list[list[str]]:
+def _kept(run: RunDirectory) -> list[list[str]]:
     """A row the joint class and a head: name, macro-F1, interval, accuracy, classes; empty before there is a score."""
     plain = run.scores if (run.path / SCORES).is_file() else {}
     heads = plain.get("heads")

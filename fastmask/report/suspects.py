@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastmask.decision.label_errors import LabelError, find_label_errors
-from fastmask.decision.ledger import shortened
+from fastmask.evaluation.label_errors import LabelError, find_label_errors
+from fastmask.evaluation.ledger import shortened
 from fastmask.report.blocks import QUIET, WRONG, Album, Block, Shown, Text, percent, squeezed
 from fastmask.report.material import Material
 from fastmask.report.top_losses import photos_at
-from fastmask.terminal import count
+from fastmask.system.terminal import count
 
 _MOST, _NAME, _CLASS = 24, 60, 32
 

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.decision.calibration import log_probabilities
-from fastmask.decision.ledger import shortened
-from fastmask.errors import UsageError
+from fastmask.evaluation.ledger import shortened
 from fastmask.heads import JOINT, UNKNOWN, Head
 from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, cut, percent, squeezed
 from fastmask.report.confusion import name_of
@@ -17,8 +16,9 @@ from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes, probability_of
 from fastmask.report.photos import plot_sheet, read_small
 from fastmask.report.style import Picture
-from fastmask.run import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
+from fastmask.system.errors import UsageError
 
 # mistakes in a report, and heads of one of them that have a line of their own
 MOST, _LINES, _NAME = 24, 4, 60
@@ -28,7 +28,7 @@ _MOST_PLOTTED = 200
 _CLASS = 32
 
 
-def losses(run: Run, head: str = JOINT) -> pd.DataFrame:
+def losses(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
     """One row a photo whose label of a head, or of all, is known: the highest loss first.
 
     The loss is -log of the probability of the true class, out of fold; of the joint class the sum of its heads'. The
@@ -52,7 +52,7 @@ def losses(run: Run, head: str = JOINT) -> pd.DataFrame:
     return frame.sort_values("loss", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def plot_top_losses(run: Run, n: int = 16, head: str = JOINT, data: str | None = None) -> Picture:
+def plot_top_losses(run: RunDirectory, n: int = 16, head: str = JOINT, data: str | None = None) -> Picture:
     """The photos of the highest loss, each with its true and its predicted class; see `losses`.
 
     `data` says where the photos lie, where they have moved. Raises UsageError where they are not there.
@@ -88,7 +88,7 @@ def photos_at(material: Material, rows: Sequence[int]) -> list[np.ndarray | None
     return read_small(material.table, paths.tolist())
 
 
-def answer_lines(run: Run, row: int) -> list[tuple[str, str]]:
+def answer_lines(run: RunDirectory, row: int) -> list[tuple[str, str]]:
     """What a run says of the photo of a row of `oof`: a line a head that is wrong, then those that are right in one."""
     heads, true, said = run.heads, run.true[row], run.predicted[row]
     parts = heads.split(run.probabilities[row])
@@ -107,14 +107,14 @@ def answer_lines(run: Run, row: int) -> list[tuple[str, str]]:
     return lines + ([(f"right: {cut(', '.join(right), _NAME)}", RIGHT)] if right else [])
 
 
-def _sure(run: Run, target: str, probability: float) -> list[tuple[str, str]]:
+def _sure(run: RunDirectory, target: str, probability: float) -> list[tuple[str, str]]:
     """A line of how sure the joint answer was; none where there is no other than that of a head."""
     if target != JOINT or len(run.heads.classified) == 1:
         return []
     return [(f"all heads together {percent(probability)}", "")]
 
 
-def _number(run: Run, head: Head, row: int) -> str:
+def _number(run: RunDirectory, head: Head, row: int) -> str:
     """The number behind the class of a photo, in brackets, where the run keeps it."""
     column = f"{head.name}_value"
     if not head.bounds or column not in run.folds:
@@ -123,7 +123,7 @@ def _number(run: Run, head: Head, row: int) -> str:
     return "" if np.isnan(value) else f" ({value:g})"
 
 
-def row_in_folds(run: Run, row: int) -> int:
+def row_in_folds(run: RunDirectory, row: int) -> int:
     """The row of `folds` of the photo of a row of `oof`, which lacks the photos of folds that are not trained."""
     return int(np.flatnonzero(run.folds["path"] == run.oof["path"].iloc[row])[0])
 

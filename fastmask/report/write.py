@@ -8,17 +8,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastmask.errors import FastmaskError, FastmaskWarning, UsageError
-from fastmask.files import check_parent, real, replacing, write_text
-from fastmask.lock import held
 from fastmask.report.blocks import Album, Drawing, Section
 from fastmask.report.card import is_edited, to_card
 from fastmask.report.material import Material
 from fastmask.report.page import make_sections, to_html
 from fastmask.report.photos import plot_sheet
 from fastmask.report.style import missing_letters, to_png
-from fastmask.run import CARD, PAGE, PICTURES, Run
-from fastmask.terminal import in_bytes
+from fastmask.run.directory import CARD, PAGE, PICTURES, RunDirectory
+from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
+from fastmask.system.files import check_parent, real, replacing, write_text
+from fastmask.system.lock import held
+from fastmask.system.terminal import in_bytes
 
 # letters that a warning shows
 _LETTERS = 8
@@ -44,7 +44,7 @@ class Report:
 
 
 def write_report(
-    run: Run | str | Path,
+    run: RunDirectory | str | Path,
     data: str | None = None,
     out: str | Path | None = None,
     *,
@@ -59,7 +59,7 @@ def write_report(
     another folder's with `overwrite`; a card that somebody has changed stays as it is. Raises UsageError for a run that
     has not finished, and, before anything is written, where no photo lies where they are said to.
     """
-    run = Run.of(run)
+    run = RunDirectory.of(run)
     folder = run.path if out is None else Path(out)
     if out is not None:
         check_folder(folder, overwrite)

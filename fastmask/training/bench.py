@@ -14,9 +14,9 @@ from fastai.callback.core import Callback, CancelEpochException, CancelFitExcept
 from fastai.data.core import TfmdDL
 
 from fastmask.data.loaders import pick_device, pick_workers
-from fastmask.errors import UsageError
 from fastmask.model.adamp import AdamP
 from fastmask.model.schedule import lr_schedule
+from fastmask.system.errors import UsageError
 from fastmask.training.build import build
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.plan import Plan

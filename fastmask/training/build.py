@@ -10,11 +10,11 @@ import timm
 from fastmask.config import Config
 from fastmask.data.augment import REPORT_STATS, Stats
 from fastmask.data.boxes import Framing
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.system.errors import UsageError
 from fastmask.training.learner import seeded
 from fastmask.training.start import file_of, load_heads
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +14,16 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner, Recorder
 from fastai.torch_core import get_model
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.data.training_set import TrainingSet
-from fastmask.errors import DataError, DivergenceError, one_line
-from fastmask.files import replacing, write_csv
 from fastmask.heads import JOINT, Heads
-from fastmask.randomness import Counted, Stream
+from fastmask.run.tensors import checkpoint_file, oof_file, save_network, save_tensors
 from fastmask.scoring import LOSS, target_of
+from fastmask.system.errors import DivergenceError
+from fastmask.system.files import write_csv
+from fastmask.system.randomness import Counted, Stream
 
 # how often each class was drawn
 DRAWN = "drawn.csv"
@@ -300,61 +297,8 @@ def finds_lr(learn: Learner) -> bool:
     return hasattr(learn, "lr_finder")
 
 
-def save_network(network: torch.nn.Module, path: Path) -> None:
-    """Write a network's tensors as safetensors, in the default memory format."""
-    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
-    """Write tensors, and a text by its name if there is one, as safetensors beside `path`, and rename into place.
-
-    No more than one, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
-    where the disk does not take them.
-    """
-    with replacing(path, parents=False) as beside:
-        # safetensors would let nobody else read the file
-        beside.touch()
-        mode = beside.stat().st_mode
-        try:
-            save_file(tensors, beside, text or None)
-            beside.chmod(mode)
-        except SafetensorError as error:
-            number = re.search("os error ([0-9]+)", str(error))
-            if number is None:
-                raise OSError(f"{path} cannot be written: {one_line(error)}") from error
-            raise _system_error(int(number[1]), one_line(error), str(path)) from error
-
-
-def _system_error(number: int, words: str, path: str) -> OSError:
-    if os.name == "nt":
-        # Windows error codes differ from C's errno
-        return OSError(0, words, path, number)
-    return OSError(number, os.strerror(number), path)
-
-
 def keep_only(folder: Path, pattern: str, files: Sequence[Path]) -> None:
     """Remove the files of a pattern that are not among `files`: what came after the state that is gone on from."""
     for file in folder.glob(pattern):
         if file not in files:
             file.unlink()
-
-
-def checkpoint_file(folder: Path, epoch: int) -> Path:
-    """Where a fold keeps the weights of an epoch."""
-    return folder / f"epoch{epoch:03d}.safetensors"
-
-
-def oof_file(folder: Path, epoch: int) -> Path:
-    """Where a fold keeps the OOF probabilities of an epoch."""
-    return folder / f"oof-{epoch:03d}.safetensors"
-
-
-def read_oof(folder: Path, epoch: int) -> np.ndarray:
-    """(N of the fold, classes of all heads) OOF probabilities of an epoch, in the table's order."""
-    path = oof_file(folder, epoch)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            probabilities: np.ndarray = file.get_tensor("probabilities")
-    except (OSError, MemoryError, SafetensorError) as error:
-        raise DataError(f"{path} does not hold the probabilities of epoch {epoch}: {error}.") from error
-    return probabilities

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -16,29 +16,29 @@ from albumentations import Compose
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
-from fastmask.errors import DataError, FastmaskError, UnreadableError, UsageError, install_line, mark_said, one_line
-from fastmask.files import frame_to_csv
-from fastmask.lock import held
-from fastmask.run import (
+from fastmask.run.directory import (
     CONFIG,
     FOLDS,
     GIVEN_ANEW,
     PIPELINES,
-    Run,
+    RunDirectory,
     check_free,
     differing_settings,
     differing_start,
     go_on,
     resumed,
 )
-from fastmask.terminal import between_words
+from fastmask.run.oof import finish
+from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_said
+from fastmask.system.files import frame_to_csv
+from fastmask.system.lock import held
+from fastmask.system.terminal import between_words
 from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, shorten
 from fastmask.training.fold import clear_fold, train_fold
-from fastmask.training.live import Log, view_on
-from fastmask.training.oof import finish
-from fastmask.training.plan import LossFunc, Plan, prepare
+from fastmask.training.plan import LossFunc, OpenTeacher, Plan, prepare
 from fastmask.training.processes import join
-from fastmask.training.progress import RunProgress
+from fastmask.training.progress.terminal import Log, view_on
+from fastmask.training.progress.view import RunProgress
 from fastmask.training.refit import left_to_refit, refit_fold
 from fastmask.training.rehearsal import Rehearsal, fitted, rehearse
 
@@ -56,26 +56,14 @@ def cross_validate(
     overwrite: bool = False,
     loss_func: LossFunc | None = None,
     log: TextIO | None = None,
+    open_teacher: OpenTeacher | None = None,
+    launch: Launch | None = None,
     **settings: Any,
-) -> Run:
+) -> RunDirectory:
     """Train every fold of `table` and return the finished run in the directory `out`.
 
-    `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
-    made: the settings, the folds, every photo, the network and its weights. `fold` are the folds to train; `merge_runs`
-    joins folds trained apart. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your
-    own is registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch,
-    or is a terminal and shows more; by default it is stderr, and in a notebook an output of the cell.
-
-    `resume` goes on with a run that was stopped, by the settings that it was started with: finished folds stay as they
-    are, one that was being trained goes on from its last state, and on a CPU the result is, in every bit, that of a run
-    that was never stopped, unless `hours` cuts a fold short. A Ctrl-C or SIGTERM saves a state after the step that is
-    going on; a second one ends at once.
-
-    Where a launcher has started several processes they train each fold together: see `processes`. All return the run;
-    the first alone writes and speaks.
-
-    `launcher="ray"` trains the folds side by side on a Ray cluster, see `launch_ray`: that at `address`, that which
-    this process has joined by `ray.init`, or one of this machine's own.
+    `open_teacher` opens the run that a configuration learns from, `launch` is where folds are trained if not here;
+    `fastmask.api.cross_validate` passes both, and says what the other parameters are.
     """
     out, start = Path(out), time.monotonic()
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
@@ -86,17 +74,17 @@ def cross_validate(
     # held from here on, so that a second process does not even decode
     with (
         held(out) if processes.first else nullcontext(),
-        launcher_of(wanted, table, loss_func, view.say) as launcher,
+        nullcontext() if launch is None else launch(wanted, table, loss_func, view.say) as launcher,
     ):
         with processes.first_alone():
             if not resume and processes.first:
                 check_free(out, overwrite)
             wanted = resumed(wanted, out) if resume else wanted
-            plan = prepare(table, wanted, loss_func, view.say, fold, processes)
+            plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher)
             plan.check_folds(fold)
         plan, rehearsal = in_time(fitted(plan, view.say), start, resume, view.say)
         if launcher is not None:
-            plan = launcher.shared(plan, None if not resume else Run.load(out))
+            plan = launcher.shared(plan, None if not resume else RunDirectory.load(out))
         with processes.first_alone():
             run = open_run(out, plan, resume, overwrite)
         view.say(between_words(f"{plan}; run {out}", view.stream))
@@ -108,7 +96,7 @@ def cross_validate(
     return run
 
 
-def taught(plan: Plan, run: Run, say: Callable[[str], None]) -> Plan:
+def taught(plan: Plan, run: RunDirectory, say: Callable[[str], None]) -> Plan:
     """The plan with what its teacher, if it has one, makes of the labels; its answers are kept with the run."""
     if plan.teacher is None:
         return plan
@@ -119,35 +107,21 @@ def taught(plan: Plan, run: Run, say: Callable[[str], None]) -> Plan:
 class Launcher(Protocol):
     """Trains folds side by side, on whatever machines."""
 
-    def shared(self, plan: Plan, run: Run | None) -> Plan:
+    def shared(self, plan: Plan, run: RunDirectory | None) -> Plan:
         """The plan as its folds' shares of the machines allow, of a `run` that is gone on with as it was begun.
 
         Raises UsageError where there is no such share.
         """
 
-    def train(self, run: Run, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+    def train(self, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
         """Train folds to their end."""
 
-    def refit(self, run: Run, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+    def refit(self, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
         """Train folds that are done on all photos."""
 
 
-@contextmanager
-def launcher_of(
-    config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
-) -> Iterator[Launcher | None]:
-    """A block in which folds are trained where a configuration says: None is here, in turn."""
-    if config.launcher == "local":
-        yield None
-        return
-    try:
-        from fastmask.training.launch_ray import joined
-    except ImportError as error:
-        raise UsageError(
-            f"--launcher ray needs the package ray ({one_line(error)}); install it with {install_line('ray')}."
-        ) from error
-    with joined(config, table, loss_func, say) as launcher:
-        yield launcher
+# a block in which folds are trained elsewhere, or None where they are trained here, in turn
+Launch = Callable[[Config, Table, LossFunc | None, Callable[[str], None]], AbstractContextManager[Launcher | None]]
 
 
 def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) -> tuple[Plan, Rehearsal | None]:
@@ -167,7 +141,7 @@ def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) 
 
 
 def train(
-    run: Run,
+    run: RunDirectory,
     plan: Plan,
     folds: Sequence[int],
     view: Log,
@@ -227,7 +201,7 @@ def saying_how_to_go_on(line: str, view: Log) -> Iterator[None]:
         raise FastmaskError(f"{error.strerror or error}{where}. Once that is mended: {line}") from error
 
 
-def line_to_go_on(run: Run, plan: Plan, fold: Sequence[int] | None) -> str:
+def line_to_go_on(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> str:
     """What to type to go on with the same folds, and what else was asked for and is no setting of the run."""
     if plan.loss_func is not None:
         return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
@@ -250,7 +224,7 @@ def option_of(name: str, value: Any) -> list[str]:
     return [f"--{words}", f"{value:g}" if isinstance(value, float) else str(value)]
 
 
-def check_there(run: Run, folds: Sequence[int]) -> None:
+def check_there(run: RunDirectory, folds: Sequence[int]) -> None:
     """Raise DataError where a run, or a fold that was trained, has been taken away in the meantime."""
     gone = next((fold for fold in folds if not run.is_done(fold)), None)
     if gone is not None or not (run.path / CONFIG).is_file():
@@ -259,7 +233,7 @@ def check_there(run: Run, folds: Sequence[int]) -> None:
 
 
 @contextmanager
-def threads(run: Run, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+def threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
     """A block in which a CPU adds up in as many threads as when the run was started, since their number changes bits.
 
     Says where the machine differs in another way, which cannot be helped.
@@ -279,9 +253,9 @@ def threads(run: Run, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def create(out: Path, plan: Plan, overwrite: bool) -> Run:
+def create(out: Path, plan: Plan, overwrite: bool) -> RunDirectory:
     """The directory of a new run."""
-    return Run.create(
+    return RunDirectory.create(
         out,
         plan.config,
         plan.table.heads,
@@ -294,16 +268,16 @@ def create(out: Path, plan: Plan, overwrite: bool) -> Run:
     )
 
 
-def open_run(out: Path, plan: Plan, resume: bool, overwrite: bool) -> Run:
+def open_run(out: Path, plan: Plan, resume: bool, overwrite: bool) -> RunDirectory:
     """The run directory to train into: a new one, or the one to go on with, which the first of several opens."""
     if not plan.processes.first:
-        return Run.load(out)
+        return RunDirectory.load(out)
     return reopen(out, plan) if resume else create(out, plan, overwrite)
 
 
-def reopen(out: Path, plan: Plan) -> Run:
+def reopen(out: Path, plan: Plan) -> RunDirectory:
     """The run to go on with; raises UsageError naming what differs, where that would change the result."""
-    run = Run.load(out)
+    run = RunDirectory.load(out)
     check_same(run, plan)
     for fold in run.trained_folds:
         # of a process that was killed when it had just ended the fold
@@ -311,7 +285,7 @@ def reopen(out: Path, plan: Plan) -> Run:
     return run
 
 
-def check_same(run: Run, plan: Plan) -> None:
+def check_same(run: RunDirectory, plan: Plan) -> None:
     """Raise UsageError naming what differs between a run and a plan, where that would change the result."""
     out = run.path
     if run.pipelines != plan.pipelines:

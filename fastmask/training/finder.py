@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fastmask.data.photo_dl import PhotoDL
-from fastmask.errors import FastmaskError, UsageError
-from fastmask.files import replacing
+from fastmask.system.errors import FastmaskError, UsageError
+from fastmask.system.files import replacing
 
 # how many learning rates are tried unless told otherwise, as in fastai
 STEPS = 100

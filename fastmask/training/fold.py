@@ -14,36 +14,30 @@ import pandas as pd
 from fastai.callback.core import Callback
 
 from fastmask.config import Config
-from fastmask.errors import DivergenceError, UntrainableError, one_line
-from fastmask.files import read_json, real, write_csv, write_json
 from fastmask.model.schedule import lr_schedule
-from fastmask.run import DONE, STATE, Run, go_on
+from fastmask.run.directory import DONE, STATE, RunDirectory, go_on
+from fastmask.run.tensors import checkpoint_file
+from fastmask.system.errors import DivergenceError, UntrainableError, one_line
+from fastmask.system.files import read_json, real, write_csv, write_json
 from fastmask.training.budget import Deadline
-from fastmask.training.callbacks import (
-    DRAWN,
-    Checkpoint,
-    Drawn,
-    EarlyStopping,
-    History,
-    OOFCollector,
-    checkpoint_file,
-    keep_only,
-)
+from fastmask.training.callbacks import DRAWN, Checkpoint, Drawn, EarlyStopping, History, OOFCollector, keep_only
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, Skipping, SkipUnreadable, is_out_of_memory
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import Plan
 from fastmask.training.processes import Processes
-from fastmask.training.progress import FoldProgress, RunProgress
+from fastmask.training.progress.trackers import Told, Trackers, trackers_of
+from fastmask.training.progress.view import FoldProgress, RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
 from fastmask.training.step import tf32
-from fastmask.training.trackers import Told, Trackers, trackers_of
 
 # the photos of the batch at which a training went astray
 DIVERGED = "diverged.csv"
 
 
-def train_fold(run: Run, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None = None) -> None:
+def train_fold(
+    run: RunDirectory, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None = None
+) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     interrupts = Interrupts(plan.processes.count > 1)
     saver = begin(run, plan, fold, interrupts, progress.say)
@@ -61,12 +55,12 @@ def train_fold(run: Run, plan: Plan, fold: int, progress: RunProgress, deadline:
         end(asked)
 
 
-def belonging(run: Run, fold: int) -> dict[str, Any]:
+def belonging(run: RunDirectory, fold: int) -> dict[str, Any]:
     """What says of which fold a file is."""
     return {"fold": fold, "photos": run.photos_digest(fold)}
 
 
-def begin(run: Run, plan: Plan, fold: int, interrupts: Interrupts, say: Callable[[str], None]) -> StateSaver:
+def begin(run: RunDirectory, plan: Plan, fold: int, interrupts: Interrupts, say: Callable[[str], None]) -> StateSaver:
     """The callback that goes on from the state in the fold's folder; where there is none, the folder is cleared."""
     folder = run.fold_path(fold)
     belongs = {**belonging(run, fold), "run": run.identity}
@@ -110,7 +104,7 @@ class Callbacks:
 
 
 def callbacks_of(
-    run: Run, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None, saver: StateSaver
+    run: RunDirectory, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None, saver: StateSaver
 ) -> Callbacks:
     """All that a fold's training calls back."""
     # the plan's settings are the run's, but for those of the machine, which may differ on a resume
@@ -138,7 +132,7 @@ def callbacks_of(
     )
 
 
-def fit(run: Run, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Interrupts) -> int:
+def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Interrupts) -> int:
     """Train a fold to its end; gives the number of its epochs, and the memory of it all back."""
     learn = plan.learner(fold, list(callbacks))
     no_memory = None
@@ -166,7 +160,9 @@ def fit(run: Run, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Inter
     return epochs
 
 
-def tell_of(run: Run, plan: Plan, fold: int, callbacks: Callbacks, epochs: int, say: Callable[[str], None]) -> None:
+def tell_of(
+    run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, epochs: int, say: Callable[[str], None]
+) -> None:
     """Say what a fold that is trained has left out, and where that is listed."""
     if plan.config.sampler:
         say(f"fold {fold + 1}/{plan.config.folds}: how often each class was drawn: {run.fold_path(fold) / DRAWN}")
@@ -183,7 +179,7 @@ def drawn_callbacks(folder: Path, plan: Plan, fold: int) -> list[Drawn]:
     return [] if sampler is None else [Drawn(folder, plan.table.heads, plan.training_set(fold), sampler)]
 
 
-def clear_fold(run: Run, fold: int) -> None:
+def clear_fold(run: RunDirectory, fold: int) -> None:
     """Remove what a fold that is trained needs no more: its state, and the epochs that better ones have outdone.
 
     Only now that its end is on the disk, because until then the state may be gone on from, which names them.
@@ -195,7 +191,7 @@ def clear_fold(run: Run, fold: int) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
-def diverged(run: Run, fold: int, config: Config, error: DivergenceError) -> UntrainableError:
+def diverged(run: RunDirectory, fold: int, config: Config, error: DivergenceError) -> UntrainableError:
     """Where a fold's training went astray, what mends it, and what is left of it."""
     folder = run.fold_path(fold)
     listed = ""

@@ -14,9 +14,9 @@ from fastai.learner import Callback, Recorder
 from torch import Tensor
 
 from fastmask.data.transforms import UNREADABLE
-from fastmask.errors import DataError, DivergenceError
-from fastmask.files import read_strings, write_csv
 from fastmask.heads import UNKNOWN
+from fastmask.system.errors import DataError, DivergenceError
+from fastmask.system.files import read_strings, write_csv
 from fastmask.training.callbacks import TrainedEpochs, finds_lr
 
 # photos of a batch that a sentence names

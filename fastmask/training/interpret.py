@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.data.transforms import EncodeHeads
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.scoring import target_of
+from fastmask.system.errors import UsageError
 from fastmask.training.learner import heads_of
 
 

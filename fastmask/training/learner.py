@@ -26,7 +26,6 @@ from torch import nn
 
 from fastmask.data.loaders import pick_device
 from fastmask.data.transforms import EncodeHeads
-from fastmask.errors import UsageError, one_line
 from fastmask.heads import Heads
 from fastmask.labels import soft_labels
 from fastmask.model.archs import needs_size
@@ -34,7 +33,8 @@ from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, blocks_and_heads, body_and_heads, build_network, layer_scales
 from fastmask.model.optim import adamp_opt
-from fastmask.randomness import Counted, Stream
+from fastmask.system.errors import UsageError, one_line
+from fastmask.system.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.state import ResumableLearner

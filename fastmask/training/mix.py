@@ -6,9 +6,9 @@ import torch
 from fastai.learner import Callback
 from torch import Tensor
 
-from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.labels import mixed, soft_labels
+from fastmask.system.errors import UsageError
 from fastmask.training.guards import SkipUnreadable
 
 

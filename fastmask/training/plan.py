@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,25 +26,43 @@ from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, class_weights, left_out, training_set
-from fastmask.errors import DataError, UnreadableError, UsageError
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet, check_start
-from fastmask.terminal import count
+from fastmask.run.directory import RunDirectory
+from fastmask.run.environment import environment, name_of
+from fastmask.system.errors import DataError, UnreadableError, UsageError
+from fastmask.system.terminal import count
 from fastmask.training.build import build, build_loss, check_size, framing, resolve_stats, weighted_heads
-from fastmask.training.environment import environment, name_of
 from fastmask.training.freeze import freeze_callbacks, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
+from fastmask.training.progress.trackers import check_trackers
 from fastmask.training.settle import check_batches, check_known, check_monitor, deal, effective_config, settle_loss
 from fastmask.training.start import check_no_leak, digest, file_of
 from fastmask.training.step import check_compiler, resolve_precision
-from fastmask.training.trackers import check_trackers
-
-if TYPE_CHECKING:
-    from fastmask.inference.teacher import Teacher
 
 LossFunc = Callable[[Heads], nn.Module]
+
+
+class Teacher(Protocol):
+    """What a plan asks of the run that its students learn from; `fastmask.inference.teacher` has it."""
+
+    def digest(self) -> str:
+        """SHA-256 of its networks and of how they are blended."""
+
+    def mix(self, own: np.ndarray, answers: np.ndarray, heads: Heads) -> np.ndarray:
+        """(N, classes of `heads`) soft labels of which the teacher's answers are a share."""
+
+    def answers(self, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
+        """(folds + 1, N, classes of its heads) probabilities of the plan's photos: by each fold's models, by all."""
+
+    def answers_kept(self, run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
+        """`answers` as the run keeps them, made first where it has none."""
+
+
+# opens the teacher of a configuration and checks it; training comes before inference, so whoever calls passes it
+OpenTeacher = Callable[[Config, Table, np.ndarray, Sequence[int] | None], Teacher]
 # classes of a head in the line that says what a run does
 _MOST_SHOWN = 8
 
@@ -230,6 +248,7 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
     chosen: Sequence[int] | None = None,
     processes: Processes = ALONE,
+    open_teacher: OpenTeacher | None = None,
 ) -> Plan:
     """Check everything that can be checked before training, the cheap things first; only the cache is written.
 
@@ -257,7 +276,7 @@ def prepare(
     if config.compile:
         check_compiler(device)
     extras, gone = read_extras(config, table, folds)
-    teacher = _teacher(config, table, folds, chosen)
+    teacher = _teacher(open_teacher, config, table, folds, chosen)
     table = _with_faces_of(table, extras)
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     own = [extra.digests() for extra in extras]
@@ -289,13 +308,14 @@ def prepare(
     return replace(plan, environment=environment(network, table, device, start, processes.count), size=size, maps=maps)
 
 
-def _teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None) -> Teacher | None:
+def _teacher(
+    open_teacher: OpenTeacher | None, config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None
+) -> Teacher | None:
     """The teacher of a configuration, checked: it must not have seen whom a fold is judged on."""
     if config.teacher is None:
         return None
-    # what predicts comes after what trains, but for one that learns from it
-    from fastmask.inference.teacher import open_teacher
-
+    if open_teacher is None:
+        raise UsageError("The setting teacher needs fastmask.api.cross_validate, or open_teacher passed to prepare.")
     return open_teacher(config, table, folds, chosen)
 
 

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from fastmask.config import Config
 from fastmask.data.loaders import pick_device
 from fastmask.data.photo_dl import Share
-from fastmask.errors import UsageError, install_line
-from fastmask.terminal import launched
+from fastmask.system.errors import UsageError, install_line
+from fastmask.system.terminal import launched
 
 # how long a process waits for one that decodes all photos
 _PATIENCE = timedelta(hours=12)

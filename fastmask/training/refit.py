@@ -9,14 +9,14 @@ from typing import Any
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
 
-from fastmask.errors import DivergenceError, FastmaskError, one_line
-from fastmask.files import read_json
-from fastmask.run import DONE, REFIT, Run
-from fastmask.terminal import count
-from fastmask.training.callbacks import save_network
+from fastmask.run.directory import DONE, REFIT, RunDirectory
+from fastmask.run.tensors import save_network
+from fastmask.system.errors import DivergenceError, FastmaskError, one_line
+from fastmask.system.files import read_json
+from fastmask.system.terminal import count
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
 from fastmask.training.plan import Plan
-from fastmask.training.progress import RunProgress
+from fastmask.training.progress.view import RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.start import best_checkpoint
 from fastmask.training.step import tf32
@@ -29,12 +29,12 @@ class NoValidation(Callback):
         raise CancelValidException
 
 
-def left_to_refit(run: Run, plan: Plan, folds: Sequence[int]) -> list[int]:
+def left_to_refit(run: RunDirectory, plan: Plan, folds: Sequence[int]) -> list[int]:
     """Those of the folds that are to be trained on all photos, and are not yet."""
     return [fold for fold in folds if plan.config.refit and not (run.fold_path(fold) / REFIT).is_file()]
 
 
-def refit_fold(run: Run, plan: Plan, fold: int, progress: RunProgress) -> None:
+def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) -> None:
     """Train a fold's best checkpoint for a few epochs more on all photos.
 
     The learning rate is that of the checkpoint, or a tenth of the setting where a schedule had come down below that.

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
-from fastmask.errors import UntrainableError, UsageError
-from fastmask.run import go_on
-from fastmask.terminal import count, duration, in_bytes
+from fastmask.run.directory import go_on
+from fastmask.system.errors import UntrainableError, UsageError
+from fastmask.system.terminal import count, duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.settle import check_batches

@@ -9,10 +9,10 @@ import numpy as np
 from fastmask.config import Config, make_config
 from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.model.metrics import default_metrics
 from fastmask.scoring import LOSS, target_of
+from fastmask.system.errors import UsageError
 
 # settings by which a table is read
 READING = ("heads", "images", "image_column", "group_column", "fixes", "age_bounds", "score_age_bounds")

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
 from fastmask.heads import Heads
 from fastmask.model.network import MultiHeadNet, read_weights
-from fastmask.run import FOLDS, REFIT, Run
+from fastmask.run.directory import FOLDS, REFIT, RunDirectory
 from fastmask.scoring import LOSS
+from fastmask.system.errors import UsageError
 
 
 def file_of(weights: str | None, fold: int) -> str | None:
     """The file that a fold starts from: `weights`, or the fold's best checkpoint where that is a run directory."""
     if weights is None or not Path(weights).is_dir():
         return weights
-    return str(best_checkpoint(Run.load(weights), fold))
+    return str(best_checkpoint(RunDirectory.load(weights), fold))
 
 
-def best_checkpoint(run: Run, fold: int) -> Path:
+def best_checkpoint(run: RunDirectory, fold: int) -> Path:
     """The best checkpoint of a fold by its own history; raises UsageError where the fold is not trained to its end."""
     named = ((re.fullmatch("epoch([0-9]+)", file.stem), file) for file in run.checkpoints(fold))
     files = {int(match[1]): file for match, file in named if match}
@@ -39,7 +39,7 @@ def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: i
     """Start the heads that the run `weights` has, too, with the same classes, from there; a file has a body only."""
     if weights is None or not Path(weights).is_dir():
         return
-    run = Run.load(weights)
+    run = RunDirectory.load(weights)
     tensors = read_weights(best_checkpoint(run, fold))
     for number, head in enumerate(heads):
         if head.name in run.heads.names and run.heads[head.name].classes == head.classes:
@@ -67,7 +67,7 @@ def check_no_leak(
 
 def first_seen(
     weights: str | None, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None = None
-) -> tuple[int, str, Run, int] | None:
+) -> tuple[int, str, RunDirectory, int] | None:
     """The first fold that weights of a run have seen a photo or a person of, which, and the run and fold that did."""
     for fold in range(int(folds.max()) + 1) if chosen is None else chosen:
         judged = {"photo": set(table.frame["path"][folds == fold])}
@@ -82,7 +82,7 @@ def first_seen(
     return None
 
 
-def ancestors(weights: str | None, fold: int) -> Iterator[tuple[Run, int]]:
+def ancestors(weights: str | None, fold: int) -> Iterator[tuple[RunDirectory, int]]:
     """Each run whose training is in the weights that a fold starts from, and the fold of it, the last first."""
     seen: list[Path] = []
     while weights is not None:
@@ -92,7 +92,7 @@ def ancestors(weights: str | None, fold: int) -> Iterator[tuple[Run, int]]:
         named = re.fullmatch(r"fold([0-9]+)", file.parent.name)
         if named is None or not (file.parent.parent / FOLDS).is_file() or file.parent in seen:
             return
-        run, fold = Run.load(file.parent.parent), int(named[1])
+        run, fold = RunDirectory.load(file.parent.parent), int(named[1])
         if file.name == REFIT:
             raise UsageError(
                 f"{file} was trained on all photos at last, so it has seen whoever it would be judged on; start from "

@@ -20,9 +20,10 @@ from fastai.torch_core import get_model
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastmask.errors import DataError, DivergenceError, one_line
-from fastmask.run import STATE
-from fastmask.training.callbacks import EarlyStopping, save_tensors
+from fastmask.run.directory import STATE
+from fastmask.run.tensors import save_tensors
+from fastmask.system.errors import DataError, DivergenceError, one_line
+from fastmask.training.callbacks import EarlyStopping
 from fastmask.training.guards import all_finite
 from fastmask.training.interrupts import end
 

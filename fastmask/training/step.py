@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fastmask.errors import FastmaskError, UsageError
+from fastmask.system.errors import FastmaskError, UsageError
 from fastmask.training.callbacks import EarlyStopping, finds_lr
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

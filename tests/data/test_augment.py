@@ -15,7 +15,7 @@ from fastmask.data.augment import (
     report_pipelines,
     to_plain,
 )
-from fastmask.errors import DataError, UsageError
+from fastmask.system.errors import DataError, UsageError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastmask.api import cross_validate
 from fastmask.data.augment import Augmentation
 from fastmask.data.boxes import (
     BOX,
@@ -25,9 +26,8 @@ from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders, photo_maps
 from fastmask.data.photo import read_photo
-from fastmask.errors import DataError, UsageError
-from fastmask.files import write_csv
-from fastmask.training.crossval import cross_validate
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import write_csv
 
 # a box of 100 x 200 with eyes at a height of 180, the nose at 220, the mouth at 260: the chin is at 260 + 0.65 * 80
 MARKS = (120.0, 182.0, 170.0, 178.0, 145.0, 220.0, 125.0, 262.0, 165.0, 258.0)

@@ -19,7 +19,7 @@ from fastmask.data import cache
 from fastmask.data.augment import Augmentation, Prefix
 from fastmask.data.cache import PhotoMap, clear_cache, digest_photos, features_file, list_caches, photo_map
 from fastmask.data.photo import read_photo
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 CROP = Prefix([A.CenterCrop(400, 200)])
 

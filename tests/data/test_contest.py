@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fastmask.data.contest import contest_folder, read_contest
-from fastmask.errors import DataError, UsageError
+from fastmask.system.errors import DataError, UsageError
 
 
 def rewrite(folder, change):

@@ -7,8 +7,8 @@ from PIL import Image
 from fastmask.data.contest import read_contest
 from fastmask.data.extra import read_extra
 from fastmask.data.folds import assign_folds
-from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.labels import soft_labels
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 
 from fastmask.data.contest import read_contest
 from fastmask.data.fixes import apply_fixes
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from fastmask.data import folds as folds_module
 from fastmask.data.contest import contest_heads
 from fastmask.data.folds import assign_folds, check_whole, read_folds
 from fastmask.data.table import Table
-from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 
 def table_of(ages, genders=None, stratify="age"):

@@ -4,8 +4,8 @@ import torch
 
 from fastmask.data.contest import contest_heads
 from fastmask.data.halves import Half, Halves, joint_class
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 CLASSES = np.array([0, 0, 0, 5, 5, -1, 11])

@@ -16,7 +16,7 @@ from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import batch_stats, dataloaders, photo_loader, photo_maps, pick_device, pick_workers
 from fastmask.data.photo import read_photo
 from fastmask.data.training_set import TrainingSet
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 from fastmask.training.plan import prepare
 
 

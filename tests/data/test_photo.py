@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastmask.data.contest import read_contest
 from fastmask.data.photo import check_photos, decode_photo, leaves, photos_in, read_photo
-from fastmask.errors import DataError
+from fastmask.system.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
 

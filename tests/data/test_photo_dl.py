@@ -15,8 +15,8 @@ from fastmask.data.contest import read_contest
 from fastmask.data.loaders import photo_maps
 from fastmask.data.photo import read_photo
 from fastmask.data.transforms import TensorHeads, TensorPhotos
-from fastmask.errors import DataError
 from fastmask.labels import mixed, soft_labels
+from fastmask.system.errors import DataError
 
 
 @pytest.fixture(scope="module")

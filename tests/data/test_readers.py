@@ -9,8 +9,8 @@ from PIL import Image
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv, read_data, read_folders
-from fastmask.errors import DataError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 ROWS = """file,colour,shape,person
 a.jpg,red,round,ann

@@ -12,7 +12,7 @@ import pytest
 from fastmask.data import sample
 from fastmask.data.drawing import STEMS, Person
 from fastmask.data.sample import CONTEST_PERSONS, cached_sample, class_of, shares, write_sample
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 
 PERSONS, EVAL_PERSONS = 12, 3
 

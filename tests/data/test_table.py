@@ -6,7 +6,7 @@ import pytest
 
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 
 
 def test_training_bounds_change_training_labels_and_nothing_else(contest):

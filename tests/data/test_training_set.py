@@ -5,9 +5,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.training_set import TrainingSet, class_weights, training_set
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 Y = np.array([[0, 0, 0]] * 6 + [[1, 0, 0]] * 3 + [[2, 1, 2]] + [[0, 1, -1]] * 2)

@@ -4,9 +4,9 @@ from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
 from fastmask.decision.bound import bound_curve, in_bands
-from fastmask.decision.pictures import plot_bound
-from fastmask.errors import UsageError
+from fastmask.evaluation.plots import plot_bound
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import UsageError
 
 YEARS = np.arange(18, 71)
 HEADS = Heads([*contest_heads(), Head("age_number", tuple(map(str, YEARS)), spread=2.0)])

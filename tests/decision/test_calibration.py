@@ -10,7 +10,7 @@ from fastmask.decision.calibration import (
     fit_temperature,
     reliability,
 )
-from fastmask.decision.pictures import plot_reliability
+from fastmask.evaluation.plots import plot_reliability
 from fastmask.heads import Head, Heads
 
 

@@ -8,8 +8,8 @@ from fastmask.decision.calibration import at_temperature, calibration_error, fit
 from fastmask.decision.decide import answers_of, cross_fit, decide, fit_run, score_of
 from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import fit_rule
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import UsageError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from sklearn.metrics import f1_score
 from fastmask.data.contest import contest_heads
 from fastmask.decision.calibration import at_temperature
 from fastmask.decision.rule import expected_gains, fit_gains, fit_rule
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 

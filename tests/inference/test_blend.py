@@ -8,17 +8,15 @@ from scipy.optimize import minimize
 from sklearn.metrics import f1_score
 
 import fastmask as fm
+from fastmask.api import Run, blend_runs, merge_runs
 from fastmask.data.contest import contest_heads
 from fastmask.decision.decide import decide
-from fastmask.decision.diff import expected_change
-from fastmask.decision.label_errors import find_label_errors
-from fastmask.errors import UsageError
+from fastmask.evaluation.diff import expected_change
+from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.heads import Heads
-from fastmask.inference.blend import blend_runs
 from fastmask.inference.mixture import Mixture, fit_mixture
-from fastmask.run import Run
 from fastmask.scoring import make_target, score_differences
-from fastmask.training.merge import merge_runs
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 

@@ -8,17 +8,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fastmask.api import Run, blend_runs
 from fastmask.data.augment import REPORT_STATS
 from fastmask.data.contest import read_contest
 from fastmask.decision.decide import fit_run
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_json, write_json
-from fastmask.inference.blend import blend_runs
 from fastmask.inference.ensemble import face_cut, find_photos, predict
 from fastmask.inference.views import make_views
 from fastmask.model.network import build_network
-from fastmask.run import Run
-from fastmask.training.callbacks import read_oof
+from fastmask.run.tensors import read_oof
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_json, write_json
 
 WHOLE = A.Compose(
     [A.CenterCrop(400, 200), A.Resize(64, 32, interpolation=3), A.Normalize(*REPORT_STATS), A.ToTensorV2()]
@@ -73,7 +72,7 @@ def test_the_second_view_is_the_mirror_image(finished_run, photos):
 def test_more_views_are_training_augmentations_and_repeat(finished_run, photos, contest, small_settings, tmp_path):
     import io
 
-    from fastmask.training.crossval import cross_validate
+    from fastmask.api import cross_validate
 
     pipeline = small_settings["train_pipeline"]["transform"]
     flip = {"__class_fullname__": "RandomBrightnessContrast", "brightness_limit": 0.5, "p": 1.0}

@@ -4,9 +4,9 @@ from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.inference.mixture import cross_mix, fit_mixture, fit_weights, votes, widen
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastmask.errors import DataError, FastmaskWarning, UsageError
+from fastmask.api import Run
 from fastmask.inference.networks import checkpoints_of, load_members
-from fastmask.run import Run
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 CPU = torch.device("cpu")
 

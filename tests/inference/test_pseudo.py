@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.pseudo import read_pseudo
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
 from fastmask.inference.ensemble import predict
 from fastmask.inference.pseudo import make_pseudo
-from fastmask.training.crossval import cross_validate
+from fastmask.system.errors import DataError, UsageError
 from fastmask.training.plan import prepare
 
 

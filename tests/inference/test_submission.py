@@ -6,9 +6,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Heads
 from fastmask.inference.submission import check_heads, photos_of_info, read_info, score_files, write_submission
+from fastmask.system.errors import DataError, UsageError
 
 NAMES = [f"{i:040x}.jpg" for i in range(60)]
 

@@ -11,18 +11,17 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from fastmask.api import Run, blend_runs, cross_validate
 from fastmask.config import make_config
 from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import batch_stats, photo_loader
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
-from fastmask.inference.blend import blend_runs
 from fastmask.inference.mixture import fit_mixture
 from fastmask.inference.teacher import Teacher, open_teacher, tempered
 from fastmask.model.network import build_network
-from fastmask.run import Run
-from fastmask.training.crossval import cross_validate, taught
+from fastmask.system.errors import DataError, UsageError
+from fastmask.training.crossval import taught
 from fastmask.training.learner import check_soft
 from fastmask.training.plan import prepare
 

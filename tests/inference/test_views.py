@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastmask.errors import UsageError
 from fastmask.inference.views import VIEWS, closer, farther, flip, make_views, plain, shift
+from fastmask.system.errors import UsageError
 
 
 @pytest.fixture

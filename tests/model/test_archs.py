@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 
-from fastmask.errors import UsageError
 from fastmask.model.archs import (
     ANY_SIZE,
     check_arch,
@@ -18,6 +17,7 @@ from fastmask.model.archs import (
     size_options,
     sizes_around,
 )
+from fastmask.system.errors import UsageError
 
 
 def body(arch, size):

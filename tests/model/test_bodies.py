@@ -13,7 +13,7 @@ from fastmask.data.loaders import dataloaders
 from fastmask.inference.networks import load_network
 from fastmask.model.archs import size_flaw
 from fastmask.model.network import build_network
-from fastmask.training.callbacks import save_network
+from fastmask.run.tensors import save_network
 from fastmask.training.learner import mask_learner
 
 SIZE = (400, 200)

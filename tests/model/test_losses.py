@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss, focal, soft_f1
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 ONE = Heads([Head("one", ("a", "b", "c"))])

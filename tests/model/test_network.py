@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import DataError, FastmaskError, FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.network import body_and_heads, build_network, load_body, read_weights
+from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError
 
 HEADS = contest_heads()
 

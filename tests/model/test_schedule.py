@@ -2,8 +2,8 @@ import pytest
 import torch
 from fastai.callback.schedule import combined_cos
 
-from fastmask.errors import UsageError
 from fastmask.model.schedule import lr_schedule, multistep
+from fastmask.system.errors import UsageError
 
 
 @pytest.mark.parametrize(

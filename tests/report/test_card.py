@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report.card import identifier, is_edited, markdown, signed, to_card
 from fastmask.report.material import Material
 from fastmask.report.write import Report, write_report
-from fastmask.run import Run
 
 
 def test_a_hub_reads_the_scores(written: Report, finished_run: Run) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
+from fastmask.api import Run
 from fastmask.report.classes import class_scores, plot_classes
-from fastmask.run import Run
 from fastmask.scoring import known_classes
 
 

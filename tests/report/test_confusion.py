@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.report.confusion import OTHERS, confusion, file_names, most_confused, pairs, plot_confusion
-from fastmask.run import Run
+from fastmask.system.errors import UsageError
 
 
 def test_the_joint_class_is_counted_as_scikit_learn_does(finished_run: Run) -> None:

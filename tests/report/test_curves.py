@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from fastmask.errors import UsageError
+from fastmask.api import Run
 from fastmask.report.curves import curves, plot_curves
-from fastmask.run import Run
+from fastmask.system.errors import UsageError
 
 
 def test_curves_are_the_histories_with_what_was_kept_and_chosen(finished_run: Run) -> None:
@@ -44,7 +44,7 @@ def test_many_folds_are_told_apart(finished_run: Run, monkeypatch: pytest.Monkey
 
 
 def test_an_ensemble_has_none(finished_run: Run, tmp_path) -> None:
-    from fastmask.inference.blend import blend_runs
+    from fastmask.api import blend_runs
 
     ensemble = blend_runs([finished_run, finished_run_copy(finished_run, tmp_path)], out=tmp_path / "both", draws=0).run
     with pytest.raises(UsageError, match="is an ensemble, which was not trained"):

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.errors import UsageError
 from fastmask.model.network import build_network
 from fastmask.report.explain import _grid, explain, grad_cam
-from fastmask.run import Run
+from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from fastmask.api import Run
 from fastmask.report.fold_scores import fold_scores, plot_folds, section
 from fastmask.report.material import Material
-from fastmask.run import Run
 from fastmask.scoring import Scores
 
 

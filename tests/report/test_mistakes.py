@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastmask.errors import UsageError
+from fastmask.api import Run
 from fastmask.report.mistakes import mistakes
-from fastmask.run import Run
+from fastmask.system.errors import UsageError
 
 
 def read(run: Run, name: str) -> pd.DataFrame:

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.report.material import Material
 from fastmask.report.numbers import by_number, near_bounds, number_errors, plot_numbers, section
-from fastmask.run import Run
+from fastmask.system.errors import UsageError
 
 
 def test_wrong_answers_by_age_are_pandas(finished_run: Run) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastmask.api import Run, blend_runs
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.inference.blend import blend_runs
 from fastmask.report.blocks import Album, Drawing, Section
 from fastmask.report.material import Material
 from fastmask.report.page import SECTIONS, make_sections, to_html
 from fastmask.report.write import Report, write_report
-from fastmask.run import Run
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -78,7 +77,7 @@ def test_what_was_run_is_told(written: Report, read_page: Callable) -> None:
 
 
 # not every machine has a font of Korean
-@pytest.mark.filterwarnings("ignore:No font:fastmask.errors.FastmaskWarning")
+@pytest.mark.filterwarnings("ignore:No font:fastmask.system.errors.FastmaskWarning")
 def test_names_are_text_whoever_gave_them(make_run: Callable, labels: np.ndarray, read_page: Callable) -> None:
     classes = (HOSTILE, "한글 $x_1$ & 'quoted' \"twice\"", "w" * 300)
     heads = Heads([Head("<b>mask</b>", classes), *list(contest_heads())[1:]])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask.errors import DataError
-from fastmask.inference.source import photos_of
+from fastmask.api import Run
 from fastmask.report.blocks import QUIET, WRONG, Shown
 from fastmask.report.photos import HEIGHT, WIDTH, plot_sheet, read_small, small, to_jpeg
-from fastmask.run import Run
+from fastmask.run.source import photos_of
+from fastmask.system.errors import DataError
 
 
 @pytest.mark.parametrize(

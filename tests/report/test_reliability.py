@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fastmask.api import Run
 from fastmask.decision.decide import decide
 from fastmask.report.reliability import calibration_of, plot_reliability
-from fastmask.run import Run
 
 
 def test_it_is_what_decide_tells(finished_run: Run) -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmask.api import Run, blend_runs
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.inference.blend import blend_runs
 from fastmask.report.fold_scores import section as fold_section
 from fastmask.report.material import Material
 from fastmask.report.page import headline
 from fastmask.report.summary import section
-from fastmask.run import Run
-from fastmask.training.oof import finish
+from fastmask.run.oof import finish
 
 
 def test_a_run_shows_its_score_its_heads_and_where_it_lies(finished_run: Run) -> None:

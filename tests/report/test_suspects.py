@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastmask.decision.label_errors import find_label_errors
+from fastmask.api import Run
+from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.report.blocks import Album, Text
 from fastmask.report.material import Material
 from fastmask.report.suspects import section
-from fastmask.run import Run
 
 
 def test_the_most_suspicious_of_each_person_are_shown(make_run: Callable[..., Run], labels: np.ndarray) -> None:

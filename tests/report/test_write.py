@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import Head, Heads
-from fastmask.lock import held
 from fastmask.report import style
 from fastmask.report.write import Report, write_report
-from fastmask.run import Run, check_free
+from fastmask.run.directory import check_free
+from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.lock import held
 
 
 @pytest.fixture

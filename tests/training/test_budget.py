@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from fastai.callback.core import CancelFitException, CancelTrainException
 
+from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 from fastmask.training import budget, crossval
 from fastmask.training.budget import Deadline, affordable, budget_of, shorten
-from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import Rehearsal
 

@@ -1,11 +1,11 @@
 import pytest
 
+from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
 from fastmask.data.contest import read_contest
-from fastmask.errors import UsageError
+from fastmask.system.errors import UsageError
 from fastmask.training.build import resolve_stats, weighted_heads
-from fastmask.training.crossval import cross_validate
 from fastmask.training.settle import effective_config
 
 

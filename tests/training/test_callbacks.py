@@ -12,16 +12,10 @@ from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Passes
-from fastmask.errors import DivergenceError
 from fastmask.model.network import build_network
-from fastmask.training.callbacks import (
-    Checkpoint,
-    EarlyStopping,
-    History,
-    OOFCollector,
-    read_oof,
-    save_tensors,
-)
+from fastmask.run.tensors import read_oof, save_tensors
+from fastmask.system.errors import DivergenceError
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector
 from fastmask.training.learner import mask_learner
 
 SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(32, 16)]))

@@ -16,22 +16,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
+from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import columns_of
 from fastmask.decision.bound import bound_curve
-from fastmask.errors import FastmaskWarning, UsageError
 from fastmask.heads import Heads
-from fastmask.lock import held
 from fastmask.model.losses import FocalLoss
-from fastmask.run import Run
+from fastmask.run.tensors import read_oof
+from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.lock import held
 from fastmask.training import crossval
 from fastmask.training import plan as plan_module
 from fastmask.training.build import build
-from fastmask.training.callbacks import read_oof
-from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import prepare
 
 

@@ -20,9 +20,9 @@ from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
 from fastmask.data.table import Table
-from fastmask.errors import DataError, UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import FocalLoss
+from fastmask.system.errors import DataError, UsageError
 from fastmask.training.learner import heads_of, mask_learner
 
 matplotlib.use("Agg")

@@ -13,7 +13,7 @@ from PIL import Image
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
-from fastmask.errors import FastmaskError, UsageError
+from fastmask.system.errors import FastmaskError, UsageError
 from fastmask.training.callbacks import Checkpoint, History, OOFCollector
 from fastmask.training.finder import Found, lr_find, suggest
 from fastmask.training.learner import mask_learner

@@ -10,18 +10,17 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 
+from fastmask.api import Run, cross_validate
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import columns_of
 from fastmask.data.transforms import UNREADABLE
-from fastmask.errors import DataError, DivergenceError, FastmaskError
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import build_network
-from fastmask.run import Run
+from fastmask.system.errors import DataError, DivergenceError, FastmaskError
 from fastmask.training.callbacks import Checkpoint
-from fastmask.training.crossval import cross_validate
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory, some
 from fastmask.training.learner import mask_learner
 from fastmask.training.state import STATE, StateSaver

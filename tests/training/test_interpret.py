@@ -11,8 +11,8 @@ from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
 from fastmask.data.table import Table
-from fastmask.errors import UsageError
 from fastmask.heads import Heads
+from fastmask.system.errors import UsageError
 from fastmask.training.interpret import interpretation
 from fastmask.training.learner import mask_learner
 from fastmask.training.state import ResumableLearner

@@ -15,10 +15,10 @@ from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
-from fastmask.errors import UsageError
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import Accuracy
+from fastmask.system.errors import UsageError
 from fastmask.training.learner import check_loss, heads_of, mask_learner
 
 SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(64, 32)]))

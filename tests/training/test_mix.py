@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from fastmask.data.contest import contest_heads
-from fastmask.errors import UsageError
 from fastmask.labels import soft_labels
 from fastmask.model.losses import CrossEntropyLoss
+from fastmask.system.errors import UsageError
 from fastmask.training.mix import Mix, cut_mix, mix_callbacks, mix_up
 
 HEADS = contest_heads()

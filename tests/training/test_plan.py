@@ -10,12 +10,12 @@ from PIL import Image
 from scipy.stats import chisquare
 from sklearn.utils.class_weight import compute_class_weight
 
+from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.errors import DataError, UsageError
 from fastmask.model.losses import FocalLoss
+from fastmask.system.errors import DataError, UsageError
 from fastmask.training import plan as plan_module
-from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import prepare
 
 
@@ -213,7 +213,7 @@ def test_a_named_partner_that_a_fold_lacks_is_refused(contest, small_settings):
         prepare(alone, make_config(small_settings, {"half_cutmix": 0.5, "half_partner": partner}))
 
 
-@pytest.mark.filterwarnings("ignore::fastmask.errors.FastmaskWarning")  # six persons are few
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # six persons are few
 def test_weights_of_a_run_that_has_seen_a_person_as_an_extra_photo_are_refused(contest, small_settings, tmp_path):
     file = extra_csv(tmp_path, contest)
     table = read_contest(contest)

@@ -13,15 +13,14 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
+from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Share
-from fastmask.errors import UsageError
-from fastmask.run import Run
-from fastmask.terminal import launched
-from fastmask.training.crossval import cross_validate
+from fastmask.system.errors import UsageError
+from fastmask.system.terminal import launched
 from fastmask.training.interrupts import SIGNALS, Interrupts
 from fastmask.training.processes import ALONE, check_settings, join
 
@@ -33,7 +32,7 @@ from pathlib import Path
 
 from fastmask.data.contest import read_contest
 from fastmask.training.callbacks import CountedSteps
-from fastmask.training.crossval import cross_validate
+from fastmask.api import cross_validate
 from fastmask.training.distributed import WholeBatchTrainer
 
 contest, out, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])

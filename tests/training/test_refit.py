@@ -7,11 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastmask.api import Run, cross_validate
 from fastmask.data.contest import read_contest
-from fastmask.errors import UsageError
-from fastmask.run import Run
+from fastmask.system.errors import UsageError
 from fastmask.training.callbacks import CountedSteps
-from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import Plan
 
 

@@ -4,12 +4,11 @@ import os
 import pytest
 import torch
 
+from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.errors import FastmaskError
 from fastmask.model.losses import FocalLoss
-from fastmask.run import Run
-from fastmask.training.crossval import cross_validate
+from fastmask.system.errors import FastmaskError
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import _Stopwatch, fitted, rehearse
 

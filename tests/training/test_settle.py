@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv
-from fastmask.errors import UsageError
-from fastmask.training.crossval import cross_validate
+from fastmask.system.errors import UsageError
 from fastmask.training.settle import effective_config, settle_loss
 
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.sample import write_sample
-from fastmask.errors import FastmaskWarning, UsageError
-from fastmask.files import read_json, read_yaml, write_csv, write_json, write_yaml
-from fastmask.run import Run
+from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from fastmask.training.build import build
-from fastmask.training.crossval import cross_validate
 from fastmask.training.plan import prepare
 from fastmask.training.start import best_checkpoint, digest
 

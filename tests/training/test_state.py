@@ -13,13 +13,12 @@ from fastai.learner import Learner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.errors import DataError, UsageError
-from fastmask.files import read_yaml, write_yaml
-from fastmask.run import Run
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_yaml, write_yaml
 from fastmask.training import fold as fold_module
-from fastmask.training.crossval import cross_validate
 from fastmask.training.state import STATE, SaveEvery, StateSaver, _sum
 
 # two batches of 21 an epoch, so that a step of three batches ends in another epoch

@@ -14,19 +14,20 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Passes
-from fastmask.errors import FastmaskError, UsageError
-from fastmask.files import read_yaml
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import FocalLoss
+from fastmask.run.tensors import read_oof
+from fastmask.system.errors import FastmaskError, UsageError
+from fastmask.system.files import read_yaml
 from fastmask.training import plan as plan_module
-from fastmask.training.callbacks import Checkpoint, EarlyStopping, OOFCollector, finds_lr, read_oof
-from fastmask.training.crossval import cross_validate
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, OOFCollector, finds_lr
 from fastmask.training.finder import lr_find
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.learner import mask_learner

@@ -1,0 +1,160 @@
+"""API: what a notebook or a script holds: a run with its predictions, report and plots, and what makes one.
+
+The rooms below know only a run's directory; here their functions become methods of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from fastmask.config import Config
+from fastmask.data.table import Table
+from fastmask.heads import JOINT
+from fastmask.inference import blend
+from fastmask.inference.mixture import MEAN
+from fastmask.inference.teacher import open_teacher
+from fastmask.run import merge
+from fastmask.run.directory import RunDirectory
+from fastmask.scoring import DRAWS
+from fastmask.system.errors import UsageError, install_line, one_line
+from fastmask.training import crossval
+from fastmask.training.plan import LossFunc
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastmask.inference.blend import Blended
+    from fastmask.inference.ensemble import Predictions
+    from fastmask.report.write import Report
+
+
+class Run(RunDirectory):
+    """A run directory with what is made of it: predictions, a report, plots; a notebook shows its scores."""
+
+    def predict(self, images: str | Path | Sequence[str | Path], tta: int = 1, **options: Any) -> Predictions:
+        """Predict photos: see `fastmask.inference.ensemble.predict`."""
+        from fastmask.inference.ensemble import predict
+
+        return predict(self, images, tta=tta, **options)
+
+    def report(self, data: str | None = None, out: str | Path | None = None, **options: Any) -> Report:
+        """Write report.html, its pictures and a model card: see `fastmask.report.write.write_report`."""
+        from fastmask.report.write import write_report
+
+        return write_report(self, data, out, **options)
+
+    def plot_curves(self) -> Figure:
+        """Losses and macro-F1 of each fold by epoch, the kept and the scored epochs marked."""
+        from fastmask.report.curves import plot_curves
+
+        return plot_curves(self)
+
+    def plot_confusion(self, head: str = JOINT) -> Figure:
+        """The confusion of a head, or of the joint class: see `fastmask.report.confusion.plot_confusion`."""
+        from fastmask.report.confusion import plot_confusion
+
+        return plot_confusion(self, head)
+
+    def top_losses(self, n: int = 16, head: str = JOINT, data: str | None = None) -> Figure:
+        """The photos of the highest -log of the probability of the true class: see `fastmask.report.top_losses`."""
+        from fastmask.report.top_losses import plot_top_losses
+
+        return plot_top_losses(self, n, head, data)
+
+    def explain(self, photo: Any, heads: str | Sequence[str] | None = None, **options: Any) -> Figure:
+        """Where the networks look on a photo: see `fastmask.report.heatmaps.plot_explanation`."""
+        from fastmask.report.heatmaps import plot_explanation
+
+        return plot_explanation(self, photo, heads, **options)
+
+    def _repr_html_(self) -> str:
+        from fastmask.report.summary import run_html
+
+        return run_html(self)
+
+
+def cross_validate(
+    table: Table,
+    config: Config | None = None,
+    *,
+    out: str | Path,
+    fold: Sequence[int] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    loss_func: LossFunc | None = None,
+    log: TextIO | None = None,
+    **settings: Any,
+) -> Run:
+    """Train every fold of `table` and return the finished run in the directory `out`.
+
+    `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
+    made: the settings, the folds, every photo, the network and its weights. `fold` are the folds to train; `merge_runs`
+    joins folds trained apart. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your
+    own is registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch,
+    or is a terminal and shows more; by default it is stderr, and in a notebook an output of the cell.
+
+    `resume` goes on with a run that was stopped, by the settings that it was started with: finished folds stay as they
+    are, one that was being trained goes on from its last state, and on a CPU the result is, in every bit, that of a run
+    that was never stopped, unless `hours` cuts a fold short. A Ctrl-C or SIGTERM saves a state after the step that is
+    going on; a second one ends at once.
+
+    Several processes that a launcher has started train each fold together (`fastmask.training.processes`). All return
+    the run; only the first writes and prints.
+
+    `launcher="ray"` trains the folds in parallel on a Ray cluster (`fastmask.launch.ray`): the one at `address`, the
+    one that this process has joined with `ray.init`, or a new one on this machine.
+    """
+    run = crossval.cross_validate(
+        table,
+        config,
+        out=out,
+        fold=fold,
+        resume=resume,
+        overwrite=overwrite,
+        loss_func=loss_func,
+        log=log,
+        open_teacher=open_teacher,
+        launch=launched,
+        **settings,
+    )
+    return Run.of(run)
+
+
+@contextmanager
+def launched(
+    config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
+) -> Iterator[crossval.Launcher | None]:
+    """A block in which folds are trained where the setting launcher says; None is here, in turn."""
+    if config.launcher == "local":
+        yield None
+        return
+    try:
+        from fastmask.launch.ray import joined
+    except ImportError as error:
+        raise UsageError(
+            f"--launcher ray needs the package ray ({one_line(error)}); install it with {install_line('ray')}."
+        ) from error
+    with joined(config, table, loss_func, say) as launcher:
+        yield launcher
+
+
+def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overwrite: bool = False) -> Run:
+    """Join the finished folds of `runs` into a new run at `out`: see `fastmask.run.merge.merge_runs`."""
+    return Run.of(merge.merge_runs(runs, out, overwrite))
+
+
+def blend_runs(
+    runs: Sequence[str | Path | RunDirectory],
+    how: str = MEAN,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    draws: int = DRAWS,
+) -> Blended:
+    """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.blend.blend_runs`."""
+    blended = blend.blend_runs(runs, how, out=out, overwrite=overwrite, draws=draws)
+    return replace(blended, run=Run.of(blended.run))

@@ -1,0 +1,1 @@
+"""App: the page of a run, and its server."""

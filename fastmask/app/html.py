@@ -1,0 +1,187 @@
+"""Markup: what is shown of a photo and its answers as HTML, each text in it escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from fastmask.app.browse import HeadAnswer, PhotoAnswer
+from fastmask.app.marks import Mark
+from fastmask.data.photo import read_photo
+from fastmask.system.errors import DataError
+
+# pixels of the longer side, and JPEG's quality
+_SMALL, _LARGE, _QUALITY = 240, 1024, 85
+_KEPT = 512
+
+
+def picture(image: np.ndarray, alt: str, side: int = _LARGE) -> str:
+    """(height, width, 3) uint8 -> an <img> that holds it, scaled down to `side` pixels."""
+    return f'<img src="{_data(_scaled(image, side))}" alt="{escape(alt)}">'
+
+
+def _scaled(image: np.ndarray, side: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def _data(image: np.ndarray) -> str:
+    written = io.BytesIO()
+    Image.fromarray(image).save(written, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+@lru_cache(maxsize=_KEPT)
+def small(photo: Path) -> str:
+    """An <img> of a photo for an overview, without words; a sign in its place where it cannot be read."""
+    try:
+        return picture(read_photo(photo), "", _SMALL)
+    except DataError:
+        return '<span class="fm-gone">cannot be read</span>'
+
+
+def figure(inside: str, caption: str) -> str:
+    """A picture and what it is."""
+    return f'<figure class="fm-figure">{inside}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def notice(text: str, kind: str = "info") -> str:
+    """A sentence that is read out at once where it tells of a mistake; nothing of nothing. `kind`: info, good, bad."""
+    if not text:
+        return ""
+    return f'<p class="fm-notice fm-{kind}" role="{"alert" if kind == "bad" else "status"}">{escape(text)}</p>'
+
+
+def percent(share: float) -> str:
+    """A probability as it is read: none is 0 or 100 that is not."""
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
+
+
+def answer(found: PhotoAnswer, remark: str = "") -> str:
+    """Each head's answer with its probabilities as bars, below the joint class."""
+    parts = [notice(remark)]
+    if len(found.heads) > 1:
+        parts.append(_joint(found.joint))
+    parts.extend(_head(head) for head in found.heads)
+    return f'<div class="fm-answer">{"".join(parts)}</div>'
+
+
+def _joint(found: HeadAnswer) -> str:
+    label = ""
+    if found.label is not None:
+        label = f'<span class="fm-against">{_verdict(found)}</span>'
+    return (
+        f'<div class="fm-joint"><span class="fm-name">Joint class</span><strong>{escape(found.answer)}</strong>'
+        f'<span class="fm-value">{percent(found.probability)}</span>{label}</div>'
+    )
+
+
+def _verdict(found: HeadAnswer) -> str:
+    if not found.label:
+        return '<span class="fm-tag">no label</span>'
+    if found.is_wrong:
+        return f'<span class="fm-tag fm-wrong">label: {escape(found.label)}</span>'
+    return '<span class="fm-tag fm-right">as labelled</span>'
+
+
+def _head(found: HeadAnswer) -> str:
+    verdict = "" if found.label is None else _verdict(found)
+    title = f'<h3 class="fm-name">{escape(found.name)} {verdict}</h3>'
+    if found.mean is not None and found.interval is not None:
+        low, high = found.interval
+        return (
+            f'<section class="fm-head">{title}<p class="fm-number"><strong>{found.mean:.1f}</strong> on average, '
+            f"{low:g} to {high:g} with 80 %</p></section>"
+        )
+    bars = "".join(_bar(name, share, found) for name, share in found.classes)
+    others = f'<p class="fm-others">all others {percent(found.others)}</p>' if found.others else ""
+    return f'<section class="fm-head">{title}<ul class="fm-bars">{bars}</ul>{others}</section>'
+
+
+def _bar(name: str, share: float, found: HeadAnswer) -> str:
+    kinds = ["fm-said"] * (name == found.answer) + ["fm-labelled"] * (name == found.label)
+    return (
+        f'<li class="{" ".join(kinds)}"><span class="fm-class">{escape(name)}</span>'
+        f'<span class="fm-bar" aria-hidden="true"><i style="width:{share:.2%}"></i></span>'
+        f'<span class="fm-value">{percent(share)}</span></li>'
+    )
+
+
+def grid(photos: Sequence[Mapping[str, object]], chosen: int | None) -> str:
+    """Small photos to choose from: row, image (HTML), label, answer, probability, marked of each.
+
+    The arrow keys go through them; one of them can be reached by the tab key.
+    """
+    if not photos:
+        return '<p class="fm-empty">No photo is like this.</p>'
+    return f'<div class="fm-grid" role="group" aria-label="Photos">{"".join(_tile(p, chosen) for p in photos)}</div>'
+
+
+def _tile(photo: Mapping[str, object], chosen: int | None) -> str:
+    label, said = str(photo["label"]), str(photo["answer"])
+    if label == said:
+        words, spoken = f'<span class="fm-is">{escape(said)}</span>', f"{said}, as labelled"
+    else:
+        words = f'<span class="fm-was">{escape(label or "no label")}</span><span class="fm-is">{escape(said)}</span>'
+        spoken = f"labelled {label}, answered {said}" if label else f"answered {said}, no label"
+    kind = "fm-right" if label == said else "fm-wrong" if label else ""
+    share = percent(float(str(photo["probability"])))
+    mark = '<span class="fm-marked" title="marked">✎</span>' if photo["marked"] else ""
+    here = photo["row"] == chosen
+    said_too = ", marked" if photo["marked"] else ""
+    return (
+        f'<button type="button" class="fm-tile {kind}" data-row="{photo["row"]}" tabindex="{0 if here else -1}"'
+        f'{" aria-current=true" if here else ""} aria-label="{escape(f"{spoken}, {share}{said_too}")}">'
+        f'<span class="fm-frame">{photo["image"]}<span class="fm-share">{share}</span>{mark}</span>'
+        f'<span class="fm-words">{words}</span></button>'
+    )
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """What else is known of a photo."""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
+    return f'<dl class="fm-facts">{rows}</dl>'
+
+
+def correction(mark: Mark) -> str:
+    """A mark in words."""
+    value = mark.value or "unknown"
+    return f"{mark.column}: {mark.label} → {value}" if mark.label else f"{mark.column} → {value}"
+
+
+def marks(found: Sequence[Mark], file: Path, most: int = 500) -> str:
+    """A table of marks, each with a button to take it back."""
+    if not found:
+        return f'<p class="fm-empty">No label is marked in {escape(str(file))}.</p>'
+    rows = "".join(map(_mark_row, found[:most]))
+    more = f'<p class="fm-others">and {len(found) - most} more</p>' if len(found) > most else ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Of", "Head", "Labelled", "Right is", ""))
+    return f'<div class="fm-scroll"><table class="fm-marks"><tr>{head}</tr>{rows}</table></div>{more}'
+
+
+def _mark_row(mark: Mark) -> str:
+    whom = mark.path or f"all photos of {mark.person}"
+    key = escape(json.dumps(mark.target))
+    proposed = ' <span class="fm-tag">proposed by a model</span>' if mark.proposed else ""
+    cells = (
+        f"<td>{escape(whom)}{proposed}</td><td>{escape(mark.column)}</td><td>{escape(mark.label)}</td>"
+        f"<td>{escape(mark.value or 'unknown')}</td>"
+    )
+    name = escape(f"Take back {correction(mark)} of {whom}")
+    button = f'<button type="button" class="fm-back" data-target="{key}" aria-label="{name}">Take back</button>'
+    return f"<tr>{cells}<td>{button}</td></tr>"

@@ -1,0 +1,173 @@
+"""Trial: one photo of anybody's, answered and explained at once by networks that stay loaded."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from fastmask.data.augment import CHANGE
+from fastmask.data.boxes import to_frame
+from fastmask.data.photo import MOST_PIXELS, SUFFIXES, TooLargeError, decode_photo
+from fastmask.heads import JOINT, Heads
+from fastmask.inference.ensemble import Predictions, predict
+from fastmask.inference.members import open_members
+from fastmask.inference.mixture import Mixture
+from fastmask.inference.networks import load_network
+from fastmask.model.network import MultiHeadNet
+from fastmask.preparation.faces import find_face, load_detector
+from fastmask.report.explain import Explanation, answer_of, explain
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import DataError, FastmaskError, UnfitError, UnreadableError, UsageError, one_line
+from fastmask.system.files import write_csv
+
+# bytes of a photo that is handed over; those of the largest cameras are smaller
+MOST_BYTES = 25 * 2**20
+_DETECTOR = "mtcnn"
+NO_FACE = "No face was found, so the whole photo was taken."
+
+
+class Trial:
+    """What a run says of single photos: its networks are loaded when the first is asked for, and kept.
+
+    A run that was trained with --boxes looks for the face first. One photo at a time, whoever asks.
+    """
+
+    def __init__(self, run: RunDirectory, device: str | None = None) -> None:
+        self.run, self.device = run, device
+        self._networks: dict[tuple[Path, torch.device], tuple[tuple[int, int] | None, MultiHeadNet]] = {}
+        self._detect: Any = None
+        self._turn = threading.Lock()
+
+    def answer(self, photo: str | Path, name: str | None = None) -> tuple[Predictions, str]:
+        """The photo's answer, as `predict` gives it, and a remark on it, "" mostly; `name` is what errors call it."""
+        with self._turn, self._handed_over(Path(photo), name) as (place, options, remark):
+            predictions = predict(self.run, [place], device=self.device, load=self._load, **options)
+        return predictions, remark
+
+    def explain(
+        self, photo: str | Path, head: str = JOINT, label: str | None = None, name: str | None = None
+    ) -> Explanation:
+        """Where the networks of all folds look in a photo: the mean of their maps, and of their probabilities.
+
+        For the class `label` of `head`, by default the one that they answer together. Raises UsageError for an
+        ensemble, and where there is no map of features.
+        """
+        self.run.check_trained()
+        with self._turn, self._handed_over(Path(photo), name) as (place, options, _):
+            if label is None:
+                label = _answer(predict(self.run, [place], device=self.device, load=self._load, **options), head)
+            folds = [
+                self._explain([place], head, label, fold=fold, refit=True, **options) for fold in self.run.trained_folds
+            ]
+        return _mean(self.run.heads, folds)
+
+    def explain_own(
+        self, photo: Path, fold: int, head: str = JOINT, label: str | None = None, **options: Any
+    ) -> Explanation:
+        """Where the networks of one fold look in a photo of the run's own data, by the checkpoints that OOF is of."""
+        with self._turn:
+            return self._explain([photo], head, label, fold=fold, **options)
+
+    def _explain(self, photos: Sequence[Path], head: str, label: str | None, **options: Any) -> Explanation:
+        (made,) = explain(self.run, photos, head, label, device=self.device, load=self._load, **options)
+        return made
+
+    def _load(
+        self, run: RunDirectory, file: Path, device: torch.device, size: tuple[int, int] | None = None
+    ) -> MultiHeadNet:
+        there = self._networks.get((file, device))
+        # some bodies are made for one size, and a pipeline may leave photos in theirs
+        if there is None or there[0] != size:
+            there = self._networks[file, device] = (size, load_network(run, file, device, size))
+        return there[1]
+
+    @property
+    def _framed(self) -> bool:
+        """Whether the run, or one that an ensemble is made of, wants to know where the face is."""
+        if not self.run.is_ensemble:
+            return self.run.config.boxes is not None
+        return any(run.config.boxes for run in open_members(self.run, Mixture.of(self.run)).values())
+
+    @contextmanager
+    def _handed_over(self, photo: Path, name: str | None) -> Iterator[tuple[Path, dict[str, Any], str]]:
+        """A photo that can be read, where it lies, what predict must know besides, and a remark."""
+        name = name or photo.name
+        image = check_photo(photo, name)
+        # under a name of our own: a table of boxes names it, and what somebody calls a file is anything
+        with TemporaryDirectory(prefix="fastmask-", ignore_cleanup_errors=True) as folder:
+            place = Path(folder) / f"photo{photo.suffix.lower() if photo.suffix.lower() in SUFFIXES else ''}"
+            shutil.copyfile(photo, place)
+            try:
+                yield place, *self._cut(place, image)
+            except FastmaskError as error:
+                # nobody knows where it was put for the moment
+                told = str(error).replace(str(place), name)
+                # the run's crop is nothing that can be changed here
+                told = told.replace(CHANGE, "choose a larger photo.") if isinstance(error, UnfitError) else told
+                raise type(error)(told) from error
+
+    def _cut(self, place: Path, image: np.ndarray) -> tuple[dict[str, Any], str]:
+        if not self._framed:
+            return {}, ""
+        try:
+            self._detect = self._detect or load_detector(_DETECTOR)()
+        except UsageError as error:
+            raise UsageError(f"{self.run.path} was trained on faces, so a photo's must be found. {error}") from error
+        face = find_face(image, self._detect)
+        boxes = place.with_name("boxes.csv")
+        write_csv(boxes, to_frame([place.name], [face]))
+        return {"boxes": boxes, "root": place.parent}, "" if face else NO_FACE
+
+
+def check_photo(photo: Path, name: str) -> np.ndarray:
+    """A photo that somebody hands over, (height, width, 3) uint8; raises UnreadableError, which calls it by `name`."""
+    size = photo.stat().st_size
+    if size == 0:
+        raise UnreadableError(f"{name} is empty; choose another photo.")
+    if size > MOST_BYTES:
+        raise UnreadableError(f"{name} is longer than {MOST_BYTES >> 20} MB; save it smaller.")
+    try:
+        return decode_photo(photo.read_bytes())
+    except UnidentifiedImageError as error:
+        raise UnreadableError(
+            f"{name} is not a photo that can be read; expected JPEG, PNG, WebP, BMP, GIF or TIFF."
+        ) from error
+    except (TooLargeError, Image.DecompressionBombError) as error:
+        raise UnreadableError(f"{name} has more than {MOST_PIXELS // 10**6} million pixels; scale it down.") from error
+    except Exception as error:
+        # as for the photos of a table, nobody lists what decoders stumble at
+        raise UnreadableError(f"{name} is damaged or cut short ({one_line(error)}); choose another photo.") from error
+
+
+def _answer(predictions: Predictions, head: str) -> str:
+    heads, y = predictions.heads, predictions.y
+    if head == JOINT:
+        return heads.joint_name(int(heads.joint(y)[0]))
+    return str(heads[head].decode(int(y[0, heads.position(head)])))
+
+
+def _mean(heads: Heads, folds: Sequence[Explanation]) -> Explanation:
+    if not folds:
+        raise DataError("No fold is finished, so there is nothing to explain.")
+    heat = np.mean([each.heat for each in folds], axis=0)
+    probabilities = np.mean([each.probabilities for each in folds], axis=0)
+    answer, chance = answer_of(heads, folds[0].head, probabilities)
+    return replace(
+        folds[0],
+        heat=heat / max(float(heat.max()), np.finfo(heat.dtype).tiny),
+        probability=float(np.mean([each.probability for each in folds])),
+        probabilities=probabilities,
+        answer=answer,
+        answer_probability=chance,
+        by=f"the mean of {len(folds)} folds",
+    )

@@ -1,0 +1,1 @@
+"""Commands: the command line, a file per group of its help."""

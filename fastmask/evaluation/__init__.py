@@ -1,0 +1,1 @@
+"""Evaluation: figures about results: comparisons, submissions, label errors."""

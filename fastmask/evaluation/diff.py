@@ -1,0 +1,255 @@
+"""Diff: where two submissions differ, and what change of the score the OOF predictions lead one to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastmask.data.contest import contest_heads
+from fastmask.decision.decide import answers_of, score_of
+from fastmask.decision.rule import PLAIN
+from fastmask.evaluation.ledger import Entry, digest, read_ledger
+from fastmask.heads import UNKNOWN, Heads
+from fastmask.inference.submission import read_classes
+from fastmask.run.directory import RunDirectory
+from fastmask.scoring import DRAWS, Difference, known_classes, score_differences, thin
+from fastmask.system.errors import DataError, FastmaskError, UsageError
+from fastmask.system.files import write_csv
+
+# changes that a terminal shows
+_SHOWN = 20
+# what writing a score to a file may change of it
+_ROUNDED = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Diff:
+    """Two answers `a` and `b`, (N,) joint classes, to the same N `photos`."""
+
+    heads: Heads
+    photos: Sequence[str]
+    a: np.ndarray
+    b: np.ndarray
+
+    @property
+    def differing(self) -> int:
+        """The number of photos that differ."""
+        return int((self.a != self.b).sum())
+
+    @cached_property
+    def by_head(self) -> dict[str, int]:
+        """The number of photos that differ in each head."""
+        differs = self.heads.unjoint(self.a) != self.heads.unjoint(self.b)
+        return dict(zip(self.heads.names, differs.sum(axis=0).tolist(), strict=True))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a photo that differs, in the order of A: photo, and the names of its classes a and b."""
+        rows = self.a != self.b
+        photos = [photo for photo, differs in zip(self.photos, rows, strict=True) if differs]
+        return pd.DataFrame(
+            {"photo": photos, "a": self._names(self.a[rows]), "b": self._names(self.b[rows])}, dtype=str
+        )
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """One row a change of the joint class, the commonest first: the names from and to, count."""
+        rows = self.a != self.b
+        pairs, counts = np.unique(np.stack([self.a[rows], self.b[rows]], axis=1), axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        before, after = (self._names(joint[order]) for joint in pairs.T)
+        return pd.DataFrame({"from": before, "to": after, "count": counts[order]})
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """One row a joint class that occurs, in order: its name class, and how many photos have it in a and in b."""
+        there = np.unique(np.concatenate([self.a, self.b]))
+        a, b = (pd.Series(joint).value_counts().reindex(there, fill_value=0).to_numpy() for joint in (self.a, self.b))
+        return pd.DataFrame({"class": self._names(there), "a": a, "b": b})
+
+    def _names(self, joint: np.ndarray) -> list[str]:
+        names = {number: self.heads.joint_name(number) for number in np.unique(joint).tolist()}
+        return [names[number] for number in joint.tolist()]
+
+    def __str__(self) -> str:
+        if not self.differing:
+            return f"{len(self.photos)} photos, all the same"
+        heads = ", ".join(f"{name} {count}" for name, count in self.by_head.items())
+        share = self.differing / len(self.photos)
+        lines = [f"{len(self.photos)} photos, {self.differing} differ ({share:.1%}); in {heads}", ""]
+        width = max(map(len, [*self.classes["class"], "class"]))
+        lines.append(f"{'from A':{width}}  {'to B':{width}}  photos")
+        shown, rest = self.changes[:_SHOWN], self.changes[_SHOWN:]
+        lines += [f"{a:{width}}  {b:{width}}  {count:6}" for a, b, count in shown.itertuples(index=False)]
+        lines += [f"and {len(rest)} other changes of {rest['count'].sum()} photos"] if len(rest) else []
+        lines += ["", f"{'class':{width}}  {'A':>6}  {'B':>6}  {'B - A':>6}"]
+        lines += [f"{c:{width}}  {a:6}  {b:6}  {b - a:+6}" for c, a, b in self.classes.itertuples(index=False)]
+        return "\n".join(lines)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "photos": len(self.photos),
+            "differing": self.differing,
+            "heads": self.by_head,
+            "changes": self.changes.to_dict("records"),
+            "classes": self.classes.to_dict("records"),
+        }
+
+    def to_csv(self, out: str | Path) -> None:
+        """Write `frame`."""
+        write_csv(out, self.frame)
+
+
+def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff:
+    """Where two submissions, or two files that `predict` wrote, differ: photos are found by their file names.
+
+    `heads` are those of the contest unless given. Raises DataError where one lacks a photo of the other.
+    """
+    heads = heads or contest_heads()
+    first, second = (read_classes(Path(file), heads)["class"] for file in (a, b))
+    for one, other, lacking, whole in ((a, b, first, second), (b, a, second, first)):
+        missing = whole.index.difference(lacking.index, sort=False)
+        if len(missing):
+            raise DataError(
+                f"{one} lacks {len(missing)} of the {len(whole)} photos of {other}, such as {missing[0]}; expected two "
+                "answers to the same photos."
+            )
+    return Diff(heads, first.index.tolist(), first.to_numpy(), second.loc[first.index].to_numpy())
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the OOF predictions of two runs lead one to expect of a change from the first to the second.
+
+    `difference` is None where nothing can be said, and `reason` says why. `runs` are named with their decision rules.
+    """
+
+    difference: Difference | None = None
+    runs: tuple[str, str] = ("", "")
+    photos: int = 0
+    notes: Sequence[str] = field(default=())
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"No expectation of the score: {self.reason}"
+        lines = [
+            f"Expected change of macro-F1 from A to B, by OOF: {self.difference}; accuracy "
+            f"{self.difference.accuracy:+.4f}.",
+            f"It is of the OOF predictions of {self.runs[0]} and {self.runs[1]}, each photo by the one model that had "
+            f"not seen it ({self.photos} photos of both), not of the photos and the averaged models of these files.",
+        ]
+        return "\n".join([*lines, *self.notes])
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        difference = self.difference.to_plain() if self.difference else None
+        return {**vars(self), "difference": difference, "runs": list(self.runs), "notes": list(self.notes)}
+
+
+def expected_change(
+    run_a: RunDirectory,
+    run_b: RunDirectory,
+    decisions: tuple[str, str] = (PLAIN, PLAIN),
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Expectation:
+    """How much better `run_b` is than `run_a` on the photos that both have predicted out of fold, by their paths.
+
+    `decisions` are rules as the ledger names them. The interval is that of a paired bootstrap over the persons of
+    `run_a`, the macro-F1 over the classes of its table. Raises DataError where the runs have other classes, other
+    labels, or no labelled photo in common.
+    """
+    paths, rows_a, rows_b = _common(run_a, run_b)
+    y = run_a.true[rows_a]
+    _check_labels(run_a, run_b, paths, y, run_b.true[rows_b])
+    true, persons = run_a.heads.joint(y), run_a.persons[rows_a]
+    if (true == UNKNOWN).all():
+        raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
+    sides = ((run_a, rows_a, decisions[0]), (run_b, rows_b, decisions[1]))
+    classes = known_classes(run_a.heads.joint(run_a.y))
+    targets = [(run.heads.joint(answers_of(run, rule)[rows]), true, classes) for run, rows, rule in sides]
+    names = tuple(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else "") for run, _, rule in sides)
+    notes = dict.fromkeys(f"{run.path}: {text}" for run in (run_a, run_b) for text in run.score(draws=0).notes)
+    notes |= dict.fromkeys(thin(true, persons))
+    (difference,) = score_differences(targets, persons, draws, seed)
+    return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
+
+
+def _common(run_a: RunDirectory, run_b: RunDirectory) -> tuple[pd.Index, np.ndarray, np.ndarray]:
+    """The paths of the photos that both have, in the order of the first, and their rows in each."""
+    first, second = pd.Index(run_a.oof["path"]), pd.Index(run_b.oof["path"])
+    paths = first[first.isin(second)]
+    if not len(paths):
+        raise DataError(
+            f"{run_a.path} and {run_b.path} have no photo in common, the first has {first[0]!r}, the second "
+            f"{second[0]!r}; expected runs on the same data."
+        )
+    return paths, first.get_indexer(paths), second.get_indexer(paths)
+
+
+def _check_labels(run_a: RunDirectory, run_b: RunDirectory, paths: pd.Index, a: np.ndarray, b: np.ndarray) -> None:
+    heads = [[run.heads[name] for name in run.heads.classified] for run in (run_a, run_b)]
+    classes = [[(head.name, head.classes) for head in each] for each in heads]
+    if classes[0] != classes[1]:
+        one, other = (Heads(each) for each in heads)
+        raise DataError(f"{run_a.path} has {one}, {run_b.path} {other}; expected the same.")
+    # a number that one has learned beside them is no part of the score
+    a, b = a[:, run_a.heads.joined], b[:, run_b.heads.joined]
+    if (a != b).any():
+        row, column = np.argwhere(a != b)[0]
+        head = heads[0][int(column)]
+        found = " and ".join(repr(head.decode(int(y[row, column]))) for y in (a, b))
+        raise DataError(
+            f"{run_a.path} and {run_b.path} differ in the label of {paths[row]}: {head.name} {found}; expected runs "
+            "with the same labels and fixes."
+        )
+
+
+def expect_files(
+    a: str | Path,
+    b: str | Path,
+    runs: tuple[str | Path, str | Path] | None = None,
+    ledger: str | Path | None = None,
+) -> Expectation:
+    """What OOF leads one to expect of a change from submission `a` to `b`: of `runs`, or of those in the ledger.
+
+    The decision rules are those in the ledger, where that knows the files. Without `runs`, whatever stands in the way
+    is the reason of an expectation without a difference; with them it is raised.
+    """
+    entries = {entry.sha256: entry for entry in read_ledger(ledger)} if ledger is not None else {}
+    known = [entries.get(digest(file)) for file in (a, b)]
+    first, second = ((entry.decision if entry else "") or PLAIN for entry in known)
+    if runs is not None:
+        return expected_change(RunDirectory.load(runs[0]), RunDirectory.load(runs[1]), (first, second))
+    try:
+        pairs = zip((a, b), known, strict=True)
+        opened = [RunDirectory.load(_run_of(file, entry, ledger)) for file, entry in pairs]
+        expected = expected_change(opened[0], opened[1], (first, second))
+    except FastmaskError as error:
+        return Expectation(reason=str(error))
+    changed = {str(run.path): None for run, one in zip(opened, known, strict=True) if _has_changed(run, one)}
+    return replace(expected, notes=(*expected.notes, *(f"{run} has been trained anew since." for run in changed)))
+
+
+def _has_changed(run: RunDirectory, entry: Entry | None) -> bool:
+    """Whether a run has another OOF score now than when a submission of it was noted."""
+    if entry is None or entry.oof_macro_f1 is None:
+        return False
+    return abs(score_of(run, entry.decision or PLAIN, draws=0).macro_f1 - entry.oof_macro_f1) > _ROUNDED
+
+
+def _run_of(file: str | Path, entry: Entry | None, ledger: str | Path | None) -> Path:
+    """The run that a submission is of: beside the ledger, wherever that has moved to, or where it was."""
+    if entry is None or not entry.run or ledger is None:
+        where = "there is no ledger" if ledger is None else f"{ledger} knows no run of it"
+        raise UsageError(f"nothing tells what run {file} is of, {where}; name the two runs by --runs.")
+    beside = Path(ledger).parent / Path(entry.run).name
+    return beside if beside.is_dir() else Path(entry.run)

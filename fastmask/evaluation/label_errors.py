@@ -1,0 +1,209 @@
+"""Label errors: photos and persons whose label the out-of-fold prediction contradicts, by confident learning.
+
+How many labels of a head are wrong is told by the confident joint, which ones by how improbable they are (Northcutt,
+Jiang, Chuang: Confident Learning, 2021). All on probabilities at the head's own temperature, so that a head that is
+often wrong is as often in doubt, and the heads can be ranked together.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastmask.decision.calibration import at_temperature, fit_temperature
+from fastmask.decision.persons import average_persons, shared_heads
+from fastmask.heads import UNKNOWN, Head
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import UsageError
+from fastmask.system.terminal import count
+
+COLUMNS = ("person", "path", "column", "value", "label", "suggested", "probability", "proposed")
+# in the column "proposed": by the OOF prediction, and nobody has looked at the photo
+BY_OOF = "oof"
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """A label that is probably wrong: of all photos of a person (`whole`), or of those in `paths` only.
+
+    `probability` is that of the class `suggested`, `self_confidence` that of the `label` given. `value` is what a fix
+    would write: the class, or "" (unknown) where classes are bands of a number, which a class does not tell. `of` is
+    how many persons or photos of the head were judged.
+    """
+
+    head: str
+    person: str
+    paths: tuple[str, ...]
+    whole: bool
+    label: str
+    suggested: str
+    value: str
+    probability: float
+    self_confidence: float
+    of: int
+
+
+def class_thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N, classes) probabilities, (N,) labels -> (classes,) the mean probability of a class among those labelled so.
+
+    From there on a prediction of it counts as confident. At least that of a guess, since the mean over a handful of
+    labels may be near 0 and would make any prediction confident; infinite for a class that nobody is labelled.
+    """
+    n = np.bincount(y, minlength=probabilities.shape[1])
+    own = np.bincount(y, probabilities[np.arange(len(y)), y], minlength=len(n))
+    mean = np.divide(own, n, out=np.full(len(n), np.inf), where=n > 0)
+    return np.maximum(mean, 1 / len(n))
+
+
+def confident_joint(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N, classes) probabilities, (N,) labels -> (classes, classes) how many are labelled i and truly j, by estimate.
+
+    Counted where the prediction is confident, then each row scaled to the number of labels: it need be no integer.
+    """
+    confident = np.where(probabilities >= class_thresholds(probabilities, y), probabilities, -1.0)
+    sure = confident.max(axis=1) >= 0
+    joint = np.zeros((probabilities.shape[1],) * 2)
+    np.add.at(joint, (y[sure], confident[sure].argmax(axis=1)), 1.0)
+    # as if each class had one right label at least: otherwise one confident error would condemn all its labels
+    np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1.0))
+    labelled = np.bincount(y, minlength=len(joint))
+    return np.asarray(joint * (labelled / joint.sum(axis=1))[:, None])
+
+
+def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N, classes) probabilities, (N,) labels, none unknown -> (M,) rows whose labels are suspicious, most so first.
+
+    As many as the confident joint has off its diagonal, of those to which another class is more probable than their
+    label, the least probable labels.
+    """
+    joint = confident_joint(probabilities, y)
+    most = round(float(joint.sum() - joint.trace()))
+    own = probabilities[np.arange(len(y)), y]
+    order = np.argsort(own, kind="stable")
+    return order[(probabilities.max(axis=1) > own)[order]][:most]
+
+
+def find_label_errors(run: RunDirectory | str | Path, heads: Sequence[str] | None = None) -> list[LabelError]:
+    """The suspicious labels of a run's OOF photos, of all heads or of those named, most suspicious first.
+
+    The first in the list are those of lowest `self_confidence`; a head's own are in its own order. In a head that
+    belongs to the person, it is judged once, by the mean over the photos; where labels of a person contradict each
+    other, each label is. Photos without a label are left out. A leaky split (--group none) hides errors of persons.
+    Raises UsageError for a head that there is not.
+    """
+    run = RunDirectory.of(run)
+    shared = shared_heads(run.heads, run.y, run.folds["person"].to_numpy(dtype=object))
+    averaged = average_persons(run.heads, run.probabilities, run.persons, shared)
+    names = tuple(dict.fromkeys(run.heads.classified if heads is None else heads))
+    for name in names:
+        if run.heads[name].spread is not None:
+            raise UsageError(
+                f"{name} is a number that is learned beside a head; name the head, whose labels these are."
+            )
+    parts = [run.heads.split(averaged)[run.heads.position(name)] for name in names]
+    found = [e for name, p in zip(names, parts, strict=True) for e in _errors_of(run, name, p, name in shared)]
+    return sorted(found, key=lambda error: error.self_confidence)
+
+
+def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: bool) -> Iterator[LabelError]:
+    """The suspicious labels of one head, most so first; in a `shared` one, photos of a person have one probability."""
+    y = run.true[:, run.heads.position(name)]
+    units = _units(y, run.persons if shared else None)
+    if not units:
+        return
+    first = np.array([rows[0] for rows in units])
+    calibrated = at_temperature(probabilities[first], fit_temperature(probabilities[first], y[first]))
+    photos = run.folds["person"].value_counts().to_dict()
+    for i in rank_errors(calibrated, y[first]):
+        of_whom = run.oof["person"].iat[first[i]]
+        yield _label_error(
+            run.heads[name],
+            calibrated[i],
+            int(y[first[i]]),
+            person=of_whom,
+            paths=tuple(run.oof["path"].iloc[units[i]]),
+            whole=1 < len(units[i]) == photos[of_whom],
+            of=len(units),
+        )
+
+
+def _label_error(head: Head, probabilities: np.ndarray, label: int, **whose: Any) -> LabelError:
+    suggested = int(probabilities.argmax())
+    return LabelError(
+        head=head.name,
+        label=head.decode(label),
+        suggested=head.decode(suggested),
+        value="" if head.bounds else head.decode(suggested),
+        probability=float(probabilities[suggested]),
+        self_confidence=float(probabilities[label]),
+        **whose,
+    )
+
+
+def _units(y: np.ndarray, persons: np.ndarray | None) -> list[np.ndarray]:
+    """The rows of what is judged as one: each photo whose label is known, or a person's that are labelled alike."""
+    known = np.flatnonzero(y != UNKNOWN)
+    if not len(known):
+        return []
+    unit = known
+    if persons is not None:
+        owner = np.unique(persons[known], return_inverse=True)[1]
+        unit = owner * (y.max() + 1) + y[known]
+    order = np.argsort(unit, kind="stable")
+    return np.split(known[order], np.flatnonzero(np.diff(unit[order])) + 1)
+
+
+def to_fixes(errors: Sequence[LabelError]) -> pd.DataFrame:
+    """A table of fixes as `fit --fixes` takes it, in the order of `errors`: a row a whole person, or a row a photo.
+
+    The columns label, suggested and probability are for who looks at the photos; "proposed" holds "oof" in each row,
+    until somebody has. The age of a person is then to be written into `value`, which is empty: unknown.
+    """
+    rows = [
+        (person, path, e.head, e.value, e.label, e.suggested, round(e.probability, 4), BY_OOF)
+        for e in errors
+        for person, path in ([(e.person, "")] if e.whole else [("", path) for path in e.paths])
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def summary(errors: Sequence[LabelError], most: int = 20, width: int | None = None) -> str:
+    """The errors as text for the terminal, `width` columns wide: how many of each head, then the first `most` of it."""
+    if not errors:
+        return "No suspicious labels found."
+    width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
+    heads = {name: [e for e in errors if e.head == name] for name in dict.fromkeys(e.head for e in errors)}
+    left = max(map(len, heads))
+    counts = [f"{name:{left}}  {len(of):7,} of {of[0].of:7,} labels suspicious" for name, of in heads.items()]
+    return "\n".join([*counts, *(line for name, of in heads.items() for line in _section(name, of, most, width))])
+
+
+def _section(head: str, errors: Sequence[LabelError], most: int, width: int) -> Iterator[str]:
+    # a class tells no number, which is how a fix of bands is known
+    banded = any(not e.value for e in errors)
+    yield from ("", f"{head}: of those near a bound, many are right as they are" if banded else head)
+    subjects, details = [_subject(e) for e in errors[:most]], [_detail(e) for e in errors[:most]]
+    left = max(1, min(width - max(map(len, details), default=0) - 4, max(map(len, subjects), default=1)))
+    for subject, detail in zip(subjects, details, strict=True):
+        first, *others = textwrap.wrap(subject, left, break_on_hyphens=False)
+        yield from (f"  {first:{left}}  {detail}", *(f"  {line}" for line in others))
+    if len(errors) > most:
+        yield f"  ... and {len(errors) - most:,} more"
+
+
+def _subject(error: LabelError) -> str:
+    if error.whole:
+        return error.person
+    others = len(error.paths) - 1
+    return error.paths[0] + (f" and {count(others, 'more photo')}" if others else "")
+
+
+def _detail(error: LabelError) -> str:
+    return f"{error.label} {error.self_confidence:.3f} -> {error.suggested} {error.probability:.3f}"

@@ -1,0 +1,303 @@
+"""Ledger: what was handed in, by which run and rule, what OOF had promised, and what the leaderboard made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastmask.inference.submission import read_info
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import LEDGER, read_strings, real, write_csv
+from fastmask.system.lock import changing
+
+if TYPE_CHECKING:
+    from fastmask.scoring import Score
+
+# seconds to wait for another process that writes to the ledger, which takes it a few milliseconds
+_WAIT = 60.0
+# characters that a cell of a table may have
+_MOST_CELL = 4096
+# submissions from which on a mean difference and a rank correlation are told
+_FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A submission: when and of what it was made, what it promised out of fold, what the leaderboard showed.
+
+    Scores are shares from 0 to 1, None where nobody knows them. `date` is in UTC (ISO 8601), `oof_low` and `oof_high`
+    are the ends of the 95 % interval, `caveats` what flatters that score. What cannot be printed becomes "�".
+    """
+
+    date: str
+    file: str
+    sha256: str
+    run: str = ""
+    members: str = ""
+    tta: int | None = None
+    decision: str = ""
+    oof_macro_f1: float | None = None
+    oof_low: float | None = None
+    oof_high: float | None = None
+    oof_accuracy: float | None = None
+    public: float | None = None
+    public_accuracy: float | None = None
+    note: str = ""
+    caveats: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, str):
+                text = "".join(c if c.isprintable() else "�" for c in " ".join(value.split()))
+                object.__setattr__(self, name, text[:_MOST_CELL])
+
+    @property
+    def label(self) -> str:
+        """What to call it in a picture: its run and rule."""
+        name = Path(self.run or self.file).name
+        return name if self.decision in ("", "plain") else f"{name}, {self.decision}"
+
+
+COLUMNS = [field.name for field in fields(Entry)]
+
+
+def ledger_of(run: str | Path) -> Path:
+    """The ledger of all runs that lie in one folder with `run`."""
+    return real(run).parent / LEDGER
+
+
+def digest(file: str | Path) -> str:
+    """SHA-256 of a file's bytes; raises UsageError where there is no file."""
+    if not Path(file).is_file():
+        raise UsageError(f"{file} is not a file; expected a submission.")
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def entry_of(file: str | Path, oof: Score | None = None, **known: Any) -> Entry:
+    """The entry of a submission that has just been written; `known` are fields such as run, members, tta, decision."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    if oof is not None:
+        low, high = oof.macro_f1_interval or (None, None)
+        known |= {"oof_macro_f1": oof.macro_f1, "oof_low": low, "oof_high": high, "oof_accuracy": oof.accuracy}
+    return Entry(now, str(real(file)), digest(file), **known)
+
+
+def read_ledger(path: str | Path) -> list[Entry]:
+    """The submissions of a ledger, in its order; raises UsageError if there is none, DataError if it is broken."""
+    file = Path(path)
+    frame = read_strings(file, COLUMNS)
+    other = next((column for column in frame.columns if column not in COLUMNS), None)
+    if other is not None:
+        raise DataError(f"{file} has a column {other!r}, which no ledger has; expected {', '.join(COLUMNS)}.")
+    twice = frame["sha256"].duplicated()
+    if twice.any():
+        line = frame.index[twice][0]
+        raise DataError(
+            f"{file}, line {line}, column sha256: found {frame['sha256'][line]!r} a second time, expected each "
+            "submission once; remove one of the rows."
+        )
+    return [
+        _read_entry(f"{file}, line {line}", row)
+        for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
+    ]
+
+
+def _read_entry(where: str, row: dict[str, str]) -> Entry:
+    entry = Entry(**{column: _read_cell(where, column, text) for column, text in row.items()})
+    middle = entry.oof_macro_f1
+    for column, low, high in (("oof_low", entry.oof_low, middle), ("oof_high", middle, entry.oof_high)):
+        if low is not None and high is not None and low > high:
+            raise DataError(
+                f"{where}, column {column}: found {row[column]!r}, expected an interval around the oof_macro_f1 of "
+                f"{row['oof_macro_f1']}."
+            )
+    return entry
+
+
+def _read_cell(where: str, column: str, text: str) -> Any:
+    if column not in _CELLS:
+        return text
+    read, expected = _CELLS[column]
+    try:
+        return read(text)
+    except ValueError:
+        raise DataError(f"{where}, column {column}: found {text!r}, expected {expected}.") from None
+
+
+def _date(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+def _sha256(text: str) -> str:
+    if re.fullmatch("[0-9a-f]{64}", text) is None:
+        raise ValueError
+    return text
+
+
+def _count(text: str) -> int | None:
+    if text and re.fullmatch("[1-9][0-9]{0,5}", text) is None:
+        raise ValueError
+    return int(text) if text else None
+
+
+def _share(text: str) -> float | None:
+    if text and not 0 <= float(text) <= 1:
+        raise ValueError
+    return float(text) if text else None
+
+
+_SHARES = ("oof_macro_f1", "oof_low", "oof_high", "oof_accuracy", "public", "public_accuracy")
+# of a column whose cells are not any text: how one is read, and what is expected in words
+_CELLS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "date": (_date, "a date such as 2026-01-31T12:00:00+00:00"),
+    "sha256": (_sha256, "the 64 digits (0-9, a-f) of a SHA-256"),
+    "tta": (_count, "a whole number from 1, or nothing"),
+    **dict.fromkeys(_SHARES, (_share, "a number from 0 to 1, or nothing")),
+}
+
+
+@contextmanager
+def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
+    """A ledger's entries by SHA-256, written when the block ends well; no other process changes them meanwhile."""
+    import pandas as pd
+
+    with changing(path, _WAIT) as place:
+        entries = {entry.sha256: entry for entry in (read_ledger(path) if place.exists() else [])}
+        yield entries
+        write_csv(place, pd.DataFrame([vars(entry) for entry in entries.values()], columns=COLUMNS))
+
+
+def note(path: str | Path, entry: Entry) -> Entry | None:
+    """Write a submission at the end of a ledger, in place of the same bytes that were noted before, which it returns.
+
+    What the leaderboard and the user said of those stays, where `entry` says nothing. Raises DataError, and leaves the
+    file as it is, if it is broken.
+    """
+    with _changing(path) as entries:
+        before = entries.pop(entry.sha256, None)
+        known = before or entry
+        kept = {name: getattr(known, name) for name in ("public", "public_accuracy") if getattr(entry, name) is None}
+        entries[entry.sha256] = replace(entry, **kept, note=entry.note or known.note)
+    return before
+
+
+def add_public(
+    path: str | Path,
+    file: str | Path,
+    public: float,
+    accuracy: float | None = None,
+    note: str = "",
+    overwrite: bool = False,
+) -> Entry:
+    """Write what the leaderboard showed of a submission into a ledger, and return its entry.
+
+    The submission is found by its bytes, whatever the file is called; one that no run has written is added without a
+    run. `public` is the macro-F1, 0 to 1; `accuracy` a share up to 1, above that a percentage, as the contest shows it:
+    kept is the share. A `note` replaces the one before. Raises UsageError for a score that cannot be one, and, unless
+    `overwrite`, for one that differs from what is there.
+    """
+    _check_public(public)
+    shown = {"public": public, "public_accuracy": _as_share(accuracy)}
+    given: dict[str, Any] = {name: value for name, value in shown.items() if value is not None}
+    read_info(file)
+    found = entry_of(file)
+    with _changing(path) as entries:
+        entry = entries.get(found.sha256, found)
+        for name, value in given.items():
+            _check_same(f"{path}, column {name}: {file}", getattr(entry, name), value, overwrite)
+        entries[entry.sha256] = replace(entry, **given, note=note or entry.note)
+    return entries[entry.sha256]
+
+
+def _check_public(public: float) -> None:
+    if not 0 <= public <= 1:
+        hint = f": for {public:g} % give {public / 100:g}" if 1 < public <= 100 else ""
+        raise UsageError(f"The public macro-F1 is {public:g}; expected a share from 0 to 1{hint}.")
+
+
+def _as_share(accuracy: float | None) -> float | None:
+    if accuracy is None:
+        return None
+    if not 0 <= accuracy <= 100:
+        raise UsageError(f"The public accuracy is {accuracy:g}; expected a share from 0 to 1, or a percentage.")
+    return accuracy if accuracy <= 1 else accuracy / 100
+
+
+def _check_same(what: str, before: float | None, now: float, overwrite: bool) -> None:
+    # nine digits are written
+    if before is not None and not math.isclose(before, now, abs_tol=1e-8) and not overwrite:
+        raise UsageError(f"{what} has {before:g} already, not {now:g}; replace it by --overwrite if that is right.")
+
+
+def summary(entries: Sequence[Entry]) -> str:
+    """A table of the submissions, the newest last; and, of three scored ones or more, how OOF and leaderboard agree."""
+    if not entries:
+        return "No submission is noted."
+    header = ("date", "file", "run", "decision", "OOF macro-F1", "public", "public - OOF", "accuracy")
+    rows = [header, *map(_row, sorted(entries, key=lambda entry: entry.date))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    said = [f"{shortened(e.file)}: {text}" for e in entries for text in (e.note, e.caveats) if text]
+    return "\n".join([*lines, *([""] if said else []), *said, *_agreement(entries)])
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    low, oof, high, public = entry.oof_low, entry.oof_macro_f1, entry.oof_high, entry.public
+    interval = "" if low is None or high is None else f" ({low:.4f} … {high:.4f})"
+    return (
+        entry.date[:16].replace("T", " "),
+        shortened(entry.file),
+        shortened(entry.run),
+        shortened(entry.decision),
+        "" if oof is None else f"{oof:.4f}{interval}{' !' if entry.caveats else ''}",
+        "" if public is None else f"{public:.4f}",
+        "" if oof is None or public is None else f"{public - oof:+.4f}",
+        "" if entry.public_accuracy is None else f"{entry.public_accuracy:.4f}",
+    )
+
+
+def shortened(text: str, most: int = 32) -> str:
+    """The end of a long text, which tells paths apart."""
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+def both_scores(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
+    """(entry, OOF, public) of those that have both, but for those whose OOF score flatters."""
+    both = ((entry, entry.oof_macro_f1, entry.public) for entry in entries if not entry.caveats)
+    return [(entry, oof, public) for entry, oof, public in both if oof is not None and public is not None]
+
+
+def _agreement(entries: Sequence[Entry]) -> list[str]:
+    """In words, how the leaderboard's scores go with OOF's; nothing of fewer than three."""
+    scored = both_scores(entries)
+    if len(scored) < _FEWEST:
+        return []
+    mean = sum(public - oof for _, oof, public in scored) / len(scored)
+    said = f"{len(scored)} submissions have both: public - OOF is {mean:+.4f} on average; {_rank_correlation(scored)}."
+    sides = [
+        (public > entry.oof_high) - (public < entry.oof_low)
+        for entry, _, public in scored
+        if entry.oof_low is not None and entry.oof_high is not None
+    ]
+    inside = (
+        f"Of {len(sides)} public scores {sides.count(0)} lie in OOF's 95 % interval, {sides.count(-1)} below, "
+        f"{sides.count(1)} above."
+    )
+    return ["", said, *([inside] if sides else [])]
+
+
+def _rank_correlation(scored: Sequence[tuple[Entry, float, float]]) -> str:
+    from scipy.stats import spearmanr
+
+    oof, public = [oof for _, oof, _ in scored], [public for *_, public in scored]
+    if len(set(oof)) == 1 or len(set(public)) == 1:
+        return "there is no rank correlation, as one of the two is always the same"
+    return f"Spearman's rank correlation of the two is {spearmanr(oof, public).statistic:+.2f}"

@@ -1,0 +1,259 @@
+"""Shift: how far the predictions on new photos are from the out-of-fold (OOF) predictions.
+
+Black-box shift detection (Lipton et al. 2018; Rabanser et al. 2019): where a model answers otherwise than it does on
+photos whose truth is known, its score there may not hold here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+
+from fastmask.heads import Heads
+from fastmask.inference.ensemble import Predictions
+from fastmask.run.directory import RunDirectory
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.randomness import Counted, Stream
+
+DRAWS = 500
+BINS = 100
+# decimals of a probability: the OOF ones may have been computed in half precision, the new ones not
+_DECIMALS = 4
+# draws of fewer persons than this, of one fold, say little
+_FEW_PERSONS = 20
+_ALPHA = 0.05
+
+
+class Distance(NamedTuple):
+    """A distance, its p-value, and what random persons of OOF stay within 19 times in 20."""
+
+    distance: float
+    p: float
+    usual: float
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far the predictions on new photos are from OOF's, over all and a head.
+
+    `shares` has a row a class of each head, such as "age.60+", with the share of the photos that are predicted so.
+    """
+
+    overall: Distance
+    heads: dict[str, Distance]
+    shares: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def distance(self) -> float:
+        return self.overall.distance
+
+    @property
+    def p(self) -> float:
+        return self.overall.p
+
+    @property
+    def shifted(self) -> list[str]:
+        """The heads that differ more than chance, those farthest from what is usual first; p times the heads counts."""
+        far = [name for name, d in self.heads.items() if d.p * len(self.heads) <= _ALPHA]
+        return sorted(far, key=lambda name: self.heads[name].usual - self.heads[name].distance)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.shares["class"]))
+        rows = [f"{row[0]:{width}}  {row[1]:6.1%}  {row[2]:6.1%}" for row in self.shares.itertuples(index=False)]
+        return "\n".join([self.verdict, f"{'predicted':{width}}  {'OOF':>6}  {'new':>6}", *rows, *self.notes])
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in one sentence."""
+        distance, p, usual = self.overall
+        figures = f"{distance:.3f} (random persons of OOF: at most {usual:.3f} 19 times in 20; p {p:.3f})"
+        most = f"; most: {', '.join(self.shifted)}" if self.shifted else ""
+        if p > _ALPHA:
+            return (
+                f"The predictions on the new photos are as near to OOF's as those of random persons: {figures}{most}."
+            )
+        return (
+            f"The predictions on the new photos differ from OOF's by {figures}: the OOF score may not hold there{most}."
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            **self.overall._asdict(),
+            "heads": {name: distance._asdict() for name, distance in self.heads.items()},
+            "shares": self.shares.to_dict("records"),
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model's probabilities, a column a class: (N,) `persons` that it has not seen, and the new photos."""
+
+    oof: np.ndarray
+    persons: np.ndarray
+    new: np.ndarray
+
+
+def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Shift:
+    """How far `predictions` on new photos are from the OOF predictions of `run`, and whether chance explains it.
+
+    Like is compared with like: each fold's model, at the checkpoints that predict, on the photos that it validated and
+    on the new ones, never the mean of the models, which is less sure than each of them. So predict with one view: the
+    mean of several is less sure, too. Raises UsageError where no model of the run is a member of the predictions,
+    DataError where a fold lacks its checkpoints or their OOF probabilities.
+    """
+    if draws < 1:
+        raise UsageError(f"{draws} draws say nothing; expected 1 or more.")
+    if predictions.heads != run.heads:
+        raise UsageError(f"The predictions are of other heads than those of {run.path}.")
+    if predictions.decided is not None:
+        raise UsageError(
+            "These predictions have been calibrated by a rule; give those of predict, as the OOF ones are."
+        )
+    there = [fold for fold in run.trained_folds if f"fold{fold}" in predictions.members]
+    if not there or not len(predictions):
+        raise UsageError(f"The predictions hold no photos predicted by a fold of {run.path}; predict with that run.")
+    members = [_member(run, fold, predictions.members[f"fold{fold}"]) for fold in there]
+    heads = Heads([run.heads[name] for name in run.heads.classified])
+    overall, each = _judged(heads, *distances(members, draws))
+    unused = [name for name in predictions.members if name not in {f"fold{fold}" for fold in there}]
+    return Shift(overall, each, _shares(heads, members), _notes(members, unused))
+
+
+def _judged(heads: Heads, observed: np.ndarray, null: np.ndarray) -> tuple[Distance, dict[str, Distance]]:
+    """(columns,) and (draws, columns) distances -> those of all heads and of each, the means of their columns."""
+    own = np.stack([part.mean() for part in heads.split(observed)])
+    chance = np.stack([part.mean(-1) for part in heads.split(null)])
+    each = {head.name: judge(float(x), draws) for head, x, draws in zip(heads, own, chance, strict=True)}
+    return judge(float(own.mean()), chance.mean(0)), each
+
+
+def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
+    """The OOF rows are those of the fold's checkpoints: oof.csv may be of the epoch that the other folds chose."""
+    from fastmask.run.tensors import read_oof
+
+    epochs = [int(file.stem[5:]) for file in run.checkpoints(fold) if file.stem[5:].isdecimal()]
+    if not epochs:
+        raise DataError(f"{run.fold_path(fold)} has no checkpoint, which says what epoch to compare; restore it.")
+    oof: np.ndarray = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in epochs], axis=0)
+    persons = run.folds["person"].to_numpy(dtype=object)[run.folds["fold"] == fold]
+    if oof.shape != (len(persons), run.heads.n_logits):
+        raise DataError(f"{run.fold_path(fold)} does not hold the OOF probabilities of its {len(persons)} photos.")
+    # a number that is learned beside a head's bands says the same again
+    columns = run.heads.joined_columns
+    return Member(np.round(oof[:, columns], _DECIMALS), persons, np.round(new[:, columns], _DECIMALS))
+
+
+def _shares(heads: Heads, members: Sequence[Member]) -> pd.DataFrame:
+    """class, oof, new: the share of the photos that each class is predicted for, the mean over members."""
+    weights = [len(member.oof) for member in members]
+    oof, new = (
+        np.average([_predicted(heads, getattr(member, side)) for member in members], axis=0, weights=weights)
+        for side in ("oof", "new")
+    )
+    return pd.DataFrame({"class": heads.columns, "oof": oof, "new": new})
+
+
+def _predicted(heads: Heads, probabilities: np.ndarray) -> np.ndarray:
+    """(classes of all heads,) the share of the rows in which each class is its head's most probable."""
+    counts = zip(heads.argmax(probabilities).T, heads.sizes, strict=True)
+    return np.concatenate([np.bincount(codes, minlength=size) for codes, size in counts]) / len(probabilities)
+
+
+def _notes(members: Sequence[Member], unused: Sequence[str]) -> list[str]:
+    photos, persons = len(members[0].new), _persons(members)
+    each = sum(len(member.oof) for member in members) / persons
+    as_many = max(1, round(photos / each))
+    notes = [f"Whose the new photos are is unknown: {photos} are taken for {as_many} persons, {each:.1f} a person."]
+    if persons / len(members) < _FEW_PERSONS:
+        notes.append(f"OOF has {persons} persons in {len(members)} folds: too few to find any but a large shift.")
+    if unused:
+        notes.append(f"Left out, because the run has no OOF predictions of it: {', '.join(unused)}.")
+    return notes
+
+
+def _persons(members: Sequence[Member]) -> int:
+    return len(np.unique(np.concatenate([member.persons for member in members])))
+
+
+def judge(observed: float, null: np.ndarray) -> Distance:
+    """A distance among those of (draws,) random persons; p counts the distance itself as one of the draws."""
+    p = (1 + int((null >= observed).sum())) / (len(null) + 1)
+    return Distance(observed, p, float(np.quantile(null, 1 - _ALPHA)))
+
+
+def distances(members: Sequence[Member], draws: int = DRAWS, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """(columns,) the distance of the new photos from OOF, and (draws, columns) that of random persons of OOF.
+
+    It is the two-sample Kolmogorov-Smirnov distance, the mean over members weighted by OOF rows. A draw takes whole
+    persons with replacement: as many as each member has of its own, and as many as the new photos have, by the mean
+    photos a person. The members judge the same new photos and so err together: of those a draw has one sample for all.
+    The persons drawn are all of OOF; what a fold's model said of them stands as a rank among what that model said, so
+    that one model may be surer than another.
+    """
+    binned = [_binned(member.oof, member.new, bins) for member in members]
+    rows = np.array([len(member.oof) for member in members])
+    weights = rows / rows.sum()
+    observed = np.zeros(members[0].oof.shape[1])
+    for weight, sides in zip(weights, binned, strict=True):
+        oof, new = (_cumulative(_tally(side, bins).sum(axis=0)[None, :], bins) for side in sides)
+        observed += weight * np.abs(oof - new).max(-1)[0]
+    owner = np.unique(np.concatenate([member.persons for member in members]), return_inverse=True)[1]
+    tally = _tally(np.concatenate([oof for oof, _ in binned]), bins, owner)
+    # a split that parts persons counts them by their photos
+    sizes = [max(1, round(n * tally.shape[0] / len(owner))) for n in (*rows, len(members[0].new))]
+    return observed, _null(tally, weights, sizes, draws, bins)
+
+
+def _null(
+    tally: csr_array, weights: np.ndarray, sizes: Sequence[int], draws: int, bins: int, at_once: int = 50
+) -> np.ndarray:
+    """(draws, columns) distances between samples of persons; the last of `sizes` is that of the new photos."""
+    counted, found = Counted(Stream.BOOTSTRAP, 0, fold=1), []
+    for start, end in pairwise([*range(0, draws, at_once), draws]):
+        samples = [
+            _cumulative(_drawn(counted.at(start, i), tally.shape[0], size, end - start) @ tally, bins)
+            for i, size in enumerate(sizes)
+        ]
+        apart = [np.abs(oof - samples[-1]).max(-1) for oof in samples[:-1]]
+        found.append(np.average(apart, axis=0, weights=weights))
+    return np.concatenate(found)
+
+
+def _drawn(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.ndarray:
+    """(draws, persons) how often each person is drawn, `size` a draw."""
+    picked = rng.integers(persons, size=(draws, size)) + persons * np.arange(draws)[:, None]
+    return np.bincount(picked.ravel(), minlength=draws * persons).reshape(draws, persons).astype(np.float64)
+
+
+def _binned(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, columns), (M, columns) -> the bin of each value, by the quantiles of both together.
+
+    In a bin one of the two has at most 1 / bins of its rows, but for ties, so no distance is off by more.
+    """
+    edges = np.quantile(np.concatenate([oof, new]), np.arange(1, bins) / bins, axis=0, method="inverted_cdf")
+    places = [[np.searchsorted(edge, column) for edge, column in zip(edges.T, x.T, strict=True)] for x in (oof, new)]
+    return np.stack(places[0], axis=1), np.stack(places[1], axis=1)
+
+
+def _tally(binned: np.ndarray, bins: int, owner: np.ndarray | None = None) -> csr_array:
+    """(N, columns) bins -> (persons, columns * bins) how often each person is in each bin; one person if unnamed."""
+    rows, columns = binned.shape
+    owner = np.zeros(rows, np.int64) if owner is None else owner
+    place = (np.repeat(owner, columns), (binned + bins * np.arange(columns)).ravel())
+    # places that occur twice are added up
+    return csr_array((np.ones(rows * columns), place), shape=(int(owner.max()) + 1, columns * bins))
+
+
+def _cumulative(counts: np.ndarray, bins: int) -> np.ndarray:
+    """(draws, columns * bins) counts -> (draws, columns, bins) the share of the rows up to each bin."""
+    summed = counts.reshape(len(counts), -1, bins).cumsum(-1)
+    return summed / summed[..., -1:]

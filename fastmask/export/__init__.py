@@ -1,0 +1,1 @@
+"""Export: a run where there is no torch."""

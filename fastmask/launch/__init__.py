@@ -1,0 +1,1 @@
+"""Launch: folds on other machines."""

@@ -1,0 +1,390 @@
+"""Launch Ray: folds side by side as tasks of a Ray cluster, whichever of its nodes are lost on the way.
+
+Each fold is a task with its share of a node. A worker makes the fold's plan anew, checks that it is the run's, and
+goes on from the fold's last state: so a fold whose node is lost goes on elsewhere, and on a CPU comes to the same bits.
+Where the workers see the run directory they write into it; where they do not, the driver sends what a fold has and is
+sent what changes, each time that a state is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fastmask.config import Config
+from fastmask.data.loaders import pick_device
+from fastmask.data.table import Table
+from fastmask.launch.mailbox import Mailbox
+from fastmask.launch.mirror import Change, take_over, whole
+from fastmask.launch.worker import Job, Letter, Order, work
+from fastmask.run.directory import STATE, RunDirectory
+from fastmask.system.errors import FastmaskError, UsageError, one_line
+from fastmask.system.terminal import count
+from fastmask.training.crossval import check_there
+from fastmask.training.fold import clear_fold
+from fastmask.training.interrupts import Interrupts, end
+from fastmask.training.plan import LossFunc, Plan
+from fastmask.training.progress.view import RunProgress
+
+# seconds: between two looks at the workers, until a port answers, until a disk that machines share shows a new file
+_LOOK, _ANSWERS, _SHOWS = 0.5, 10.0, 90.0
+# times that a fold is lost before it has saved another state
+_MOST_LOST = 5
+_LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.OwnerDiedError,
+    exceptions.ObjectLostError,
+)
+# variables that a tracker goes by
+_OF_TRACKERS = {"wandb": "WANDB_", "mlflow": "MLFLOW_"}
+
+
+@contextmanager
+def joined(
+    config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
+) -> Iterator[RayLauncher]:
+    """A block in which the cluster that a configuration names can be used; raises UsageError where there is none.
+
+    One that this process has joined already is used as it is, and stays joined.
+    """
+    with _in_silence():
+        ours = not ray.is_initialized()
+        if ours:
+            _join(config.address or os.environ.get("RAY_ADDRESS") or "local")
+        try:
+            yield RayLauncher(config, table, loss_func, say)
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """A block in which Ray neither prints nor logs: what is lost is said by us, and stdout is for results."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logger = logging.getLogger("ray")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        # of what raylets report Ray prints some whatever it is asked for
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _join(address: str) -> None:
+    """Join the cluster at an address, or begin a "local" one; raises UsageError where that cannot be."""
+    _check_answers(address)
+    before = signal.getsignal(signal.SIGTERM)
+    if address == "local":
+        # as patient as this process, and not 15 below it
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+    except Exception as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise UsageError(
+            f"Ray at {address} cannot be joined ({one_line(error)}); expected auto, HOST:PORT on a node of the cluster "
+            "itself, or ray://HOST:PORT. A cluster that asks for a token needs RAY_AUTH_MODE=token here."
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Ray has put its own in the place of what saves a state
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_answers(address: str) -> None:
+    """Raise UsageError where nothing listens at an address, for which Ray would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"Nothing answers at --address {address} ({one_line(error)}); is the cluster up?") from error
+
+
+@dataclass(frozen=True)
+class Share:
+    """A fold's share of a node."""
+
+    cpu: float
+    gpu: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpu:g} CPU"] if self.cpu else []
+        return " and ".join([*parts, *([f"{self.gpu:g} GPU"] if self.gpu else [])])
+
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Whether a node ever has so much."""
+        return self.cpu <= node.get("CPU", 0) and self.gpu <= node.get("GPU", 0)
+
+
+def share_of(
+    given: Mapping[Any, float] | None, on_gpu: bool, threads: int, nodes: Sequence[Mapping[str, float]]
+) -> Share:
+    """A fold's share of one of the `nodes`, as it is given, or else a GPU, or as many cores as torch has `threads`.
+
+    Raises UsageError where the driver has no GPU to settle a plan for GPUs by, and where no node has so much.
+    """
+    given = given or {}
+    if "gpu" in given and not on_gpu:
+        raise UsageError(
+            f"--per-fold gpu={given['gpu']:g} needs a GPU here, too, by which precision and batch are settled; start "
+            "on a machine with one, without --device cpu."
+        )
+    if on_gpu:
+        share = Share(given.get("cpu", 0.0), given.get("gpu", 1.0))
+    else:
+        # torch may have been given more than any machine has
+        most = max((node.get("CPU", 0) for node in nodes), default=0)
+        share = Share(given.get("cpu", max(1.0, min(float(threads), most))))
+    if not any(share.fits(node) for node in nodes):
+        found = "; ".join(sorted({f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes}))
+        raise UsageError(
+            f"A fold asks for {share}, which no node of the Ray cluster has (there are nodes of {found or 'nothing'}); "
+            "give a smaller --per-fold."
+        )
+    return share
+
+
+def _task(order: Order, job: Job, fold: int, attempt: int, files: Change | None, mailbox: Any) -> bool:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # as the shell has it for what a script starts aside: but here it comes from `ray.cancel` alone
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def send(letter: Letter) -> None:
+        ray.get(mailbox.put.remote(pickle.dumps(letter)))
+
+    return work(order, job, fold, attempt, files, send)
+
+
+@dataclass
+class _Trip:
+    """A fold on its way through the cluster: how often it was sent, and lost since it saved the state `mark`."""
+
+    fold: int
+    attempt: int = 0
+    lost: int = 0
+    mark: tuple[int, int] | None = None
+    # whether its files go with it, because the workers do not see them
+    with_files: bool = False
+
+
+class RayLauncher:
+    """Trains folds as tasks of the cluster that this process has joined."""
+
+    def __init__(self, config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]) -> None:
+        self.config, self.table, self.loss_func, self.say = config, table, loss_func, say
+        self.share = Share(1.0)
+
+    def shared(self, plan: Plan, run: RunDirectory | None) -> Plan:
+        """The plan with as many of torch's threads as its folds have cores, where such were asked for.
+
+        Their number changes bits, so a run that is gone on with keeps its own.
+        """
+        given, on_gpu = self.config.per_fold or {}, pick_device(plan.config.device).type != "cpu"
+        threads = torch.get_num_threads() if run is None else run.environment.get("threads", torch.get_num_threads())
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.share = share_of(given, on_gpu, threads, nodes)
+        if self.config.bs == "auto" and 0 < self.share.gpu < 1:
+            raise UsageError(
+                f"--bs auto fills a whole GPU, and --per-fold gives a fold {self.share.gpu:g} of one: give --bs."
+            )
+        if on_gpu or run is not None or "cpu" not in given:
+            return plan
+        return replace(plan, environment={**plan.environment, "threads": max(1, int(given["cpu"]))})
+
+    def train(self, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+        """Train folds to their end."""
+        self._launch("train", run, plan, folds, progress)
+
+    def refit(self, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+        """Train folds that are done on all photos."""
+        self._launch("refit", run, plan, folds, progress)
+
+    def _launch(self, job: Job, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
+        if not folds:
+            return
+        progress.say(f"{count(len(folds), 'fold')}, each with {self.share}, on {count(len(_alive()), 'node')} of Ray")
+        order = Order.of(run, self.table, self._on_a_worker(plan.config), self.loss_func)
+        with _failures_in_words(run):
+            _Launch(job, run, order, self.share, _surroundings(plan.config), progress).all(folds)
+
+    def _on_a_worker(self, config: Config) -> Config:
+        """The settings of the machine as they are in a worker, which sees its own GPU alone."""
+        update: dict[str, Any] = {"device": "cuda:0" if self.share.gpu else "cpu"}
+        if self.share.gpu and config.workers is None and self.share.cpu:
+            update["workers"] = max(1, int(self.share.cpu))
+        return config.model_copy(update=update)
+
+
+def _alive() -> list[Mapping[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _surroundings(config: Config) -> dict[str, str]:
+    """The variables of this process that the trackers of a worker need."""
+    asked = [start for setting, start in _OF_TRACKERS.items() if getattr(config, setting) is not None]
+    return {name: value for name, value in os.environ.items() if any(name.startswith(start) for start in asked)}
+
+
+@contextmanager
+def _failures_in_words(run: RunDirectory) -> Iterator[None]:
+    """A block in which an error of Ray itself ends in a sentence."""
+    try:
+        yield
+    except (exceptions.RayError, ConnectionError) as error:
+        if isinstance(error, exceptions.RayTaskError):
+            raise
+        raise FastmaskError(
+            f"The Ray cluster failed ({one_line(error)}); {run.path} keeps the last state of each fold: once it is up "
+            "again, go on with --resume."
+        ) from error
+
+
+class _Launch:
+    """Folds of a run on their way through the cluster, all with one job."""
+
+    def __init__(
+        self,
+        job: Job,
+        run: RunDirectory,
+        order: Order,
+        share: Share,
+        surroundings: Mapping[str, str],
+        progress: RunProgress,
+    ) -> None:
+        self.job, self.run, self.progress = job, run, progress
+        self._order = ray.put(order)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        options: dict[str, Any] = {"runtime_env": {"env_vars": dict(surroundings)}} if surroundings else {}
+        # lost folds are sent again by us, who can tell whether they get on
+        self._task = ray.remote(_task).options(
+            num_cpus=share.cpu, num_gpus=share.gpu, max_retries=0, scheduling_strategy="SPREAD", **options
+        )
+        self._fetches = order.config.fetch
+        self._trips: dict[int, _Trip] = {}
+        self._under_way: dict[Any, _Trip] = {}
+
+    def all(self, folds: Sequence[int]) -> None:
+        """Send the folds, and return when all are back; whatever ends that, they are stopped, and save a state."""
+        self._trips = {fold: _Trip(fold, with_files=self._fetches) for fold in folds}
+        # noted, because Ray makes something else of what is raised while it waits
+        interrupts = Interrupts()
+        with interrupts:
+            try:
+                for trip in self._trips.values():
+                    self._send(trip)
+                while self._under_way:
+                    for reference in self._ended():
+                        self._settle(self._under_way.pop(reference), reference)
+                    if interrupts.asked is not None:
+                        end(interrupts.asked)
+            except BaseException:
+                self._stop()
+                raise
+
+    def _send(self, trip: _Trip) -> None:
+        trip.attempt += 1
+        trip.mark = self._state_of(trip.fold)
+        files = whole(self.run.fold_path(trip.fold)) if trip.with_files else None
+        reference = self._task.remote(self._order, self.job, trip.fold, trip.attempt, files, self._mailbox)
+        self._under_way[reference] = trip
+
+    def _ended(self) -> list[Any]:
+        """The tasks that have ended, after a moment; what they have told is heard by then."""
+        under_way = list(self._under_way)
+        ended, _ = ray.wait(under_way, num_returns=len(under_way), timeout=_LOOK)
+        for letter in ray.get(self._mailbox.take.remote()):
+            self._hear(pickle.loads(letter))
+        return list(ended)
+
+    def _hear(self, letter: Letter) -> None:
+        if letter.attempt != self._trips[letter.fold].attempt:
+            # of a worker that was given up, and is not dead
+            return
+        if letter.line is not None:
+            self.progress.say(letter.line)
+        if letter.change is not None:
+            check_there(self.run, [])
+            take_over(self.run.fold_path(letter.fold), letter.change)
+
+    def _settle(self, trip: _Trip, reference: Any) -> None:
+        """Take note of how a task has ended."""
+        try:
+            trained = ray.get(reference)
+        except exceptions.RayTaskError as error:
+            # what the worker raised, as if it had been raised here
+            raise (error.cause or error) from error
+        except _LOST as error:
+            self._lost(trip, error)
+            return
+        if trained:
+            self._wait_until_seen(trip.fold)
+        else:
+            trip.with_files = True
+            self._send(trip)
+
+    def _lost(self, trip: _Trip, error: Exception) -> None:
+        fold, named = trip.fold, f"{trip.fold + 1}/{self.run.config.folds}"
+        if self.job == "train" and self.run.is_done(fold):
+            # it had just ended, and may not have cleared up
+            clear_fold(self.run, fold)
+            return
+        trip.lost = trip.lost + 1 if self._state_of(fold) == trip.mark else 1
+        what = "for want of memory" if isinstance(error, exceptions.OutOfMemoryError) else "with its worker or node"
+        if trip.lost >= _MOST_LOST:
+            raise FastmaskError(
+                f"Fold {named} was lost {what} {trip.lost} times before it had saved a state; save it more often "
+                "(--save-every), or give it more of a node (--per-fold)."
+            )
+        self.progress.say(f"fold {named} was lost {what}; it goes on elsewhere from its last state")
+        self._send(trip)
+
+    def _state_of(self, fold: int) -> tuple[int, int] | None:
+        with suppress(FileNotFoundError):
+            found = (self.run.fold_path(fold) / STATE).stat()
+            return found.st_mtime_ns, found.st_size
+        return None
+
+    def _wait_until_seen(self, fold: int) -> None:
+        """Wait until this machine sees what another has written, which a disk that they share may take a while for."""
+        end = time.monotonic() + _SHOWS
+        while not self.run.is_done(fold) and time.monotonic() < end:
+            check_there(self.run, [])
+            time.sleep(_LOOK)
+            with suppress(FileNotFoundError):
+                # which has a network's disk ask anew
+                list(self.run.fold_path(fold).iterdir())
+        check_there(self.run, [fold])
+
+    def _stop(self) -> None:
+        """Have all workers save a state and end; a second interruption ends the waiting."""
+        with suppress(exceptions.RayError):
+            for reference in self._under_way:
+                ray.cancel(reference, recursive=False)
+            while self._under_way:
+                for reference in self._ended():
+                    del self._under_way[reference]

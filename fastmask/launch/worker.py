@@ -1,0 +1,190 @@
+"""Launch worker: what a worker, on whatever node, does with a fold of a run: train it, or refit it on all photos."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import Any, Literal
+
+from fastmask.config import Config
+from fastmask.data.table import Table
+from fastmask.inference.teacher import open_teacher
+from fastmask.launch.mirror import Change, Mirrored, take_over
+from fastmask.run.directory import CONFIG, ENVIRONMENT, EXTRA, FOLDS, HEADS, PIPELINES, TEACHER, RunDirectory
+from fastmask.system.errors import FastmaskError
+from fastmask.system.lock import fold_held, token
+from fastmask.training.crossval import check_same, taught, threads
+from fastmask.training.fold import train_fold
+from fastmask.training.plan import LossFunc, Plan, prepare
+from fastmask.training.progress.terminal import Log
+from fastmask.training.progress.view import RunProgress
+from fastmask.training.refit import refit_fold
+
+Job = Literal["train", "refit"]
+_JOBS: dict[Job, Callable[[RunDirectory, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}
+# files of a run that its folds are trained by
+_NEEDED = (CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, EXTRA, TEACHER)
+# settings that name files or folders, which a plan is made of
+_PATHS = ("extra", "extra_images", "pseudo", "weights", "boxes", "folds_file", "cache_dir", "teacher")
+# seconds between two looks whether a state was saved
+_LOOK = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every fold of a run is trained by, as it is sent to the workers.
+
+    `run` is where the driver has it, `shown` what its user calls that, `token` what only its disk holds. `files` are
+    those of the run itself, for nodes that do not see the disk.
+    """
+
+    run: RunDirectory
+    shown: str
+    token: str
+    files: Mapping[str, bytes]
+    table: Table
+    config: Config
+    loss_func: LossFunc | None
+
+    @classmethod
+    def of(cls, run: RunDirectory, table: Table, config: Config, loss_func: LossFunc | None) -> Order:
+        """The order of a run that this process holds; paths are those from the root of the disk."""
+        place = Path(os.path.abspath(run.path))
+        files = {name: (run.path / name).read_bytes() for name in _NEEDED if (run.path / name).is_file()}
+        given = {name: getattr(config, name) for name in _PATHS}
+        paths = {name: os.path.abspath(path) for name, path in given.items() if path is not None}
+        return cls(
+            RunDirectory(place, run.config, run.heads),
+            str(run.path),
+            token(run.path),
+            files,
+            replace(table, root=Path(os.path.abspath(table.root))),
+            config.model_copy(update=paths),
+            loss_func,
+        )
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What a worker tells the driver of a fold: a line to show, or how the fold's folder has changed."""
+
+    fold: int
+    attempt: int
+    line: str | None = None
+    change: Change | None = None
+
+
+# takes a letter to the driver, and returns once it is safe
+Send = Callable[[Letter], None]
+
+
+def work(order: Order, job: Job, fold: int, attempt: int, files: Change | None, send: Send) -> bool:
+    """Train or refit a fold, from where it stands; gives False, at once, where that would need `files` that lack.
+
+    `files` are the fold's, for a worker that does not see the run directory.
+    """
+    say = _Lines(order, fold, attempt, send)
+    with _place(order, fold, attempt, files, say, send) as run:
+        if run is None:
+            return False
+        say.place = str(run.path)
+        try:
+            plan = prepared(order, run, fold, say.named)
+            with threads(run, plan, say.named):
+                _JOBS[job](run, plan, fold, RunProgress(say, plan.config, 1, 1))
+        except FastmaskError as error:
+            raise retold(error, say.as_shown(error.told)) from error
+    return True
+
+
+def prepared(order: Order, run: RunDirectory, fold: int, say: Callable[[str], None]) -> Plan:
+    """The plan of a fold, made anew on this node; raises what tells the node where that differs from the run's."""
+    try:
+        plan = prepare(order.table, order.config, order.loss_func, say, [fold], open_teacher=open_teacher)
+        check_same(run, plan)
+        plan = taught(plan, run, say)
+    except FastmaskError as error:
+        raise retold(error, f"On {platform.node()}: {error.told}") from error
+    return plan
+
+
+def retold(error: FastmaskError, told: str) -> FastmaskError:
+    """An error of the same kind in other words."""
+    return type(error)(told)
+
+
+class _Lines(Log):
+    """Lines to the driver, which name the run as its user does."""
+
+    def __init__(self, order: Order, fold: int, attempt: int, send: Send) -> None:
+        self.place, self._shown = str(order.run.path), order.shown
+        self._fold, self._folds, self._attempt, self._send = fold, order.config.folds, attempt, send
+
+    def say(self, line: str, important: bool = False) -> None:
+        self._send(Letter(self._fold, self._attempt, line=self.as_shown(line)))
+
+    def named(self, line: str) -> None:
+        """Show a line that says nothing of a fold itself."""
+        self.say(f"fold {self._fold + 1}/{self._folds} on {platform.node()}: {line}")
+
+    def as_shown(self, line: str) -> str:
+        return line.replace(self.place, self._shown)
+
+
+@contextmanager
+def _place(
+    order: Order, fold: int, attempt: int, files: Change | None, say: _Lines, send: Send
+) -> Iterator[RunDirectory | None]:
+    """A block in which the run lies on a disk of this node; None where it cannot without `files`."""
+    if not order.config.fetch and order.token and token(order.run.path) == order.token:
+        with fold_held(order.run.path, fold, say.say):
+            yield order.run
+    elif files is None:
+        yield None
+    else:
+        with TemporaryDirectory(prefix="fastmask-", ignore_cleanup_errors=True) as aside:
+            run = replace(order.run, path=Path(aside) / order.run.path.name)
+            for name, content in order.files.items():
+                run.path.mkdir(exist_ok=True)
+                (run.path / name).write_bytes(content)
+            take_over(run.fold_path(fold), files)
+            with _Sending(Mirrored(run.fold_path(fold)), fold, attempt, send):
+                yield run
+
+
+class _Sending(Thread):
+    """Sends what changes in a fold's folder, each time that a state is saved in it, and the rest at the end of a block.
+
+    Aside, so that the training does not wait for the network.
+    """
+
+    def __init__(self, mirrored: Mirrored, fold: int, attempt: int, send: Send) -> None:
+        super().__init__(name=f"fold {fold + 1} to the driver", daemon=True)
+        self._mirrored, self._fold, self._attempt, self._send = mirrored, fold, attempt, send
+        self._over = Event()
+
+    def __enter__(self) -> _Sending:
+        self._mirrored.change()
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+        self.join()
+        self._tell()
+
+    def run(self) -> None:
+        while not self._over.wait(_LOOK):
+            if not self._mirrored.is_told_of_its_state:
+                self._tell()
+
+    def _tell(self) -> None:
+        change = self._mirrored.change()
+        if change is not None and change.files:
+            self._send(Letter(self._fold, self._attempt, change=change))

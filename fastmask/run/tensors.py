@@ -1,0 +1,69 @@
+"""Tensors: the safetensors files of a fold: the weights of an epoch, its OOF probabilities."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastmask.system.errors import DataError, one_line
+from fastmask.system.files import replacing
+
+
+def save_network(network: torch.nn.Module, path: Path) -> None:
+    """Write a network's tensors as safetensors, in the default memory format."""
+    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
+    """Write tensors, and a text by its name if there is one, as safetensors beside `path`, and rename into place.
+
+    No more than one, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
+    where the disk does not take them.
+    """
+    with replacing(path, parents=False) as beside:
+        # safetensors would let nobody else read the file
+        beside.touch()
+        mode = beside.stat().st_mode
+        try:
+            save_file(tensors, beside, text or None)
+            beside.chmod(mode)
+        except SafetensorError as error:
+            number = re.search("os error ([0-9]+)", str(error))
+            if number is None:
+                raise OSError(f"{path} cannot be written: {one_line(error)}") from error
+            raise _system_error(int(number[1]), one_line(error), str(path)) from error
+
+
+def _system_error(number: int, words: str, path: str) -> OSError:
+    if os.name == "nt":
+        # Windows error codes differ from C's errno
+        return OSError(0, words, path, number)
+    return OSError(number, os.strerror(number), path)
+
+
+def checkpoint_file(folder: Path, epoch: int) -> Path:
+    """Where a fold keeps the weights of an epoch."""
+    return folder / f"epoch{epoch:03d}.safetensors"
+
+
+def oof_file(folder: Path, epoch: int) -> Path:
+    """Where a fold keeps the OOF probabilities of an epoch."""
+    return folder / f"oof-{epoch:03d}.safetensors"
+
+
+def read_oof(folder: Path, epoch: int) -> np.ndarray:
+    """(N of the fold, classes of all heads) OOF probabilities of an epoch, in the table's order."""
+    path = oof_file(folder, epoch)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            probabilities: np.ndarray = file.get_tensor("probabilities")
+    except (OSError, MemoryError, SafetensorError) as error:
+        raise DataError(f"{path} does not hold the probabilities of epoch {epoch}: {error}.") from error
+    return probabilities

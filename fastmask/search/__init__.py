@@ -1,0 +1,1 @@
+"""Search: many runs, to find settings or a body."""

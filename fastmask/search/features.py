@@ -1,0 +1,168 @@
+"""Features: what a frozen body makes of photos, computed once and kept beside the photos of the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from fastmask.data.augment import augmentations
+from fastmask.data.cache import features_file
+from fastmask.data.loaders import batch_stats, photo_loader, pick_device
+from fastmask.data.photo_dl import PhotoDL
+from fastmask.model.network import MultiHeadNet
+from fastmask.run.tensors import save_tensors
+from fastmask.system.errors import FastmaskError
+from fastmask.system.terminal import Progress
+from fastmask.training.guards import is_out_of_memory
+from fastmask.training.plan import Plan
+from fastmask.training.rehearsal import synchronize
+from fastmask.training.step import autocast, tf32
+
+_FORMAT = 1
+# photos whose features are computed again to see whether kept ones are theirs, and how far they may be off
+_PROBED, _OFF = 8, 0.05
+# bytes of a file besides its features
+_HEADER = 2**16
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Features:
+    """(N, features) float32 of photos, the seconds that they took when they were computed, whether they were kept."""
+
+    values: np.ndarray
+    seconds: float
+    kept: bool = False
+
+
+def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress = lambda done, total: None) -> Features:
+    """The body's pooled features of all photos by the validation transform, as kept or computed now.
+
+    They are kept where the plan keeps photos on the disk, in a file named by all that they depend on.
+    """
+    device = pick_device(plan.config.device)
+    body = network.body.eval().to(device)
+    file = _file_of(plan, network.body)
+    paths = [str(plan.table.photo(row)) for row in range(len(plan.table))]
+    kept = None if file is None or not file.exists() else _kept(file, plan, body, paths, device)
+    if kept is not None:
+        return kept
+    synchronize(device)
+    start = time.perf_counter()
+    values = _computed(plan, body, paths, device, progress)
+    computed = Features(values, time.perf_counter() - start)
+    if file is not None:
+        try:
+            _keep(computed, file, plan.config.arch)
+        except OSError as error:
+            say(f"The features of {plan.config.arch} are not kept: {error.strerror or error}")
+    return computed
+
+
+def _computed(
+    plan: Plan,
+    body: nn.Module,
+    paths: Sequence[str],
+    device: torch.device,
+    progress: Progress = lambda done, total: None,
+) -> np.ndarray:
+    """(photos, features) float32; raises FastmaskError where they are no numbers, or the memory does not suffice."""
+    config = plan.config
+    loader, found = _photos_of(plan, paths, device), []
+    try:
+        with torch.inference_mode(), tf32(device, config.tf32), autocast(device, config.precision):
+            for done, (x,) in enumerate(loader, 1):
+                found.append(body(x.as_subclass(Tensor)).float())
+                progress(done, len(loader))
+            values = torch.cat(found).cpu().numpy()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FastmaskError(f"{config.arch} on {config.batch} photos at once needs more memory; --bs less.") from error
+    if not np.isfinite(values).all():
+        raise FastmaskError(
+            f"{config.arch} makes features of these photos that are no numbers; try --precision fp32, or leave it out."
+        )
+    return np.asarray(values, dtype=np.float32)
+
+
+def _photos_of(plan: Plan, paths: Sequence[str], device: torch.device) -> PhotoDL:
+    """Batches (x,) of the photos at `paths`, in their order, by the plan's validation transform and from its cache."""
+    augments = augmentations(plan.pipelines)
+    return photo_loader(
+        # as text: a photo of the cache is found by it
+        paths,
+        augments,
+        batch_stats(augments),
+        faces=plan.table.faces,
+        bs=plan.config.batch,
+        maps=plan.maps,
+        # a few are loaded before another process has started
+        num_workers=0 if len(paths) <= _PROBED else plan.config.workers,
+        device=device,
+    )
+
+
+def _file_of(plan: Plan, body: nn.Module) -> Path | None:
+    """Where the features of a body are kept: named by photos, pipeline, weights, precision and versions; or nowhere."""
+    config = plan.config
+    if config.cache not in ("auto", "disk"):
+        return None
+    weights = hashlib.sha256()
+    for name, tensor in body.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    packages = ("torch", "timm", "albumentations", "opencv-python-headless")
+    what = [
+        *(_FORMAT, config.arch, plan.size, weights.hexdigest(), plan.environment["start"]["photos"]),
+        *(plan.pipelines["valid"], config.precision, [version(name) for name in packages]),
+        *(plan.environment["start"].get("boxes"), config.margin, config.region),
+    ]
+    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+    return features_file(name, config.cache_dir)
+
+
+def _kept(file: Path, plan: Plan, body: nn.Module, paths: Sequence[str], device: torch.device) -> Features | None:
+    """What a file keeps, if some photos, computed again, say that it is theirs."""
+    probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
+    probe = _computed(plan, body, [paths[i] for i in probed], device)
+    return read_features(file, len(paths), probe, probed)
+
+
+def _keep(computed: Features, file: Path, arch: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    seconds = torch.tensor([computed.seconds])
+    save_tensors({"features": torch.from_numpy(computed.values), "seconds": seconds}, file, body=arch)
+
+
+def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:
+    """Kept features of `photos` photos; None where they are not whole, or not near `probe`, those of some rows.
+
+    Anybody may have written the file, so nothing is read of it before its size and shape are as expected.
+    """
+    shape = [photos, probe.shape[1]]
+    if not file.is_file() or file.is_symlink() or not 0 <= file.stat().st_size - 4 * photos * shape[1] < _HEADER:
+        return None
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            slices = [opened.get_slice(name) for name in ("features", "seconds")]
+            if [(s.get_shape(), s.get_dtype()) for s in slices] != [(shape, "F32"), ([1], "F32")]:
+                return None
+            values, seconds = (opened.get_tensor(name) for name in ("features", "seconds"))
+    except (OSError, SafetensorError):
+        return None
+    if not np.isfinite(values).all() or not 0 < float(seconds[0]) < np.inf:
+        return None
+    near = np.linalg.norm(values[list(probed)] - probe) <= _OFF * np.linalg.norm(probe)
+    return Features(values, float(seconds[0]), kept=True) if near else None

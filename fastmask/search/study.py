@@ -1,0 +1,194 @@
+"""Study: Optuna's record of a search (SQLite), which several processes may share, and what of a trial it is told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmask.search.result import COMPLETE, FAILED, PRUNED, REFUSED, RUNNING, Tried
+from fastmask.search.settings import MARK, STUDY, Search
+from fastmask.system.errors import DataError, UsageError, install_line, one_line
+from fastmask.system.lock import changing, held
+from fastmask.system.randomness import Counted, Stream
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial, Trial
+
+# seconds to wait for a process that takes a trial, or writes what came of one
+PATIENCE = 120.0
+_NAME = "tune"
+_INTERVAL, _SECONDS, _PHOTOS = "interval", "seconds", "photos"
+
+
+def check_optuna() -> None:
+    """Raise UsageError where Optuna is not installed."""
+    if find_spec("optuna") is None:
+        raise UsageError(f"A search needs the package optuna; install it with {install_line('tune')}.")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A block in which Optuna says nothing of its own: what is worth a line is said here."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The study of a search, and what it is kept in."""
+
+    search: Search
+    study: optuna.Study
+    storage: optuna.storages.RDBStorage
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which no other process takes a trial, or writes what came of one."""
+        with changing(self.search.out / MARK, PATIENCE):
+            yield
+
+    def take(self, claim: ExitStack) -> Trial | None:
+        """A trial to train, held until `claim` is closed: one that a process left unfinished, or a new one.
+
+        None where there are as many as asked for. To be called `alone`.
+        """
+        from optuna.trial import Trial, TrialState
+
+        for left in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            # held: a living process is at it
+            with suppress(UsageError):
+                claim.enter_context(held(self._claim(left.number)))
+                place = self.storage.get_study_id_from_name(_NAME)
+                return Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(place, left.number))
+        if len(self.study.get_trials(deepcopy=False)) >= self.search.trials:
+            return None
+        trial = self.study.ask()
+        claim.enter_context(held(self._claim(trial.number)))
+        return trial
+
+    def _claim(self, number: int) -> Path:
+        """What is held for as long as a process is at a trial; its run is held only while it is trained."""
+        return self.search.path(number).with_suffix(".trial")
+
+    def propose(self, trial: Trial) -> dict[str, Any]:
+        """The settings of a trial; those that it has been given already stay.
+
+        By TPE (Bergstra et al. 2011), each drawn by (seed, trial, place in the space), so that a process that is killed
+        in between changes nothing; what others are at counts as bad, so that none tries the same. To be called `alone`.
+        """
+        import optuna
+
+        drawn, params = Counted(Stream.SEARCH, self.search.config.seed), {}
+        for place, dimension in enumerate(self.search.space):
+            seed = drawn.seed_at(trial.number, place) % 2**32
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
+            params[dimension.name] = dimension.suggest(trial)
+        return params
+
+    def is_worth_more(self, trial: Trial, step: int, score: float) -> bool:
+        """Whether to train another fold of a trial, which has `score` on its folds up to number `step`."""
+        if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+            trial.report(score, step)
+        return not trial.should_prune()
+
+    def complete(self, trial: Trial, macro_f1: float, interval: list[float] | None, seconds: float) -> None:
+        """A trial has come to its score."""
+        trial.set_user_attr(_INTERVAL, interval)
+        trial.set_user_attr(_SECONDS, seconds)
+        self.study.tell(trial.number, macro_f1)
+
+    def end(self, trial: Trial, state: str, why: str = "", seconds: float | None = None) -> None:
+        """A trial ends without a score, which the sampler counts as bad: pruned, refused or failed."""
+        from optuna.trial import TrialState
+
+        if state != PRUNED:
+            trial.set_user_attr(state, why)
+        trial.set_user_attr(_SECONDS, seconds)
+        self.study.tell(trial.number, state=TrialState.PRUNED)
+
+    def check_photos(self, digest: str | None) -> None:
+        """Raise DataError where the content of the photos is another than that of the trials before."""
+        if self.study.user_attrs.get(_PHOTOS, digest) != digest:
+            raise DataError(
+                f"The photos have changed since {self.search.out} was started, and the scores of trials must be "
+                "comparable; put them back, or start anew with another --out."
+            )
+        self.study.set_user_attr(_PHOTOS, digest)
+
+    @property
+    def trials(self) -> list[Tried]:
+        """What it holds of each trial."""
+        return [self._tried(one) for one in self.study.get_trials(deepcopy=False)]
+
+    def _tried(self, one: FrozenTrial) -> Tried:
+        from optuna.trial import TrialState
+
+        state = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED}.get(one.state, RUNNING)
+        if state == PRUNED:
+            state = next((word for word in (REFUSED, FAILED) if word in one.user_attrs), PRUNED)
+        folds, interval = one.intermediate_values, one.user_attrs.get(_INTERVAL)
+        return Tried(
+            number=one.number,
+            state=state,
+            settings=self.search.space.values_of(one.params),
+            path=self.search.path(one.number),
+            macro_f1=one.value if state == COMPLETE else None,
+            interval=(interval[0], interval[1]) if state == COMPLETE and interval else None,
+            folds=len(folds),
+            fold_macro_f1=folds[max(folds)] if folds else None,
+            seconds=one.user_attrs.get(_SECONDS),
+            why=str(one.user_attrs.get(state, "")),
+        )
+
+    def importance(self) -> dict[str, float]:
+        """How much of the difference between complete trials each setting explains, the most first; {} where none does.
+
+        By fANOVA (Hutter et al. 2014).
+        """
+        import optuna
+
+        scores = {one.macro_f1 for one in self.trials if one.macro_f1 is not None}
+        if len(scores) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+
+
+def open_study(search: Search) -> Study:
+    """The study in a search's folder, made where there is none; raises DataError for a file that is no study."""
+    import optuna
+
+    file = search.out / STUDY
+    pruner = optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
+    with changing(search.out / MARK, PATIENCE):
+        try:
+            timeout = {"connect_args": {"timeout": PATIENCE}}
+            storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}", engine_kwargs=timeout)
+            study = optuna.create_study(
+                storage=storage, study_name=_NAME, direction="maximize", pruner=pruner, load_if_exists=True
+            )
+            made = Study(search, study, storage)
+            # whatever is wrong with what it holds shows now
+            _ = made.trials
+        except Exception as error:
+            # SQLAlchemy's, Alembic's and Optuna's own, for whatever a file may hold
+            why = one_line(error)[:200]
+            raise DataError(f"{file} cannot be opened as the study of a search ({why}); restore it.") from error
+    return made

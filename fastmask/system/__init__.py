@@ -1,0 +1,1 @@
+"""System: the machine under it: files, locks, the terminal, random numbers, memory."""

@@ -1,0 +1,398 @@
+"""Plain files, each written beside its name and renamed into place, so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TextIO
+
+from fastmask.system.errors import DataError, UsageError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# what nobody writes by hand or by fastmask, and what a forged file could fill the memory with: bytes, values of YAML
+# with its aliases unfolded, digits, characters of a line and of a cell, columns
+_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 500_000, 40, 100
+_MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
+# columns that a sentence names
+_MOST_NAMED = 30
+# errors of a folder that cannot be opened or synced, though nothing is wrong with it
+_NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+# seconds between tries to replace a file that another program has open
+_WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
+_LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
+
+
+# the submissions of the runs in one folder
+LEDGER = "ledger.csv"
+
+
+def cache_home() -> Path:
+    """The folder of what fastmask keeps for a user between runs; raises UsageError where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
+    except RuntimeError as error:
+        # a user id without an entry in passwd, as in many containers
+        raise UsageError(
+            "Cannot find a home directory for the cache; set XDG_CACHE_HOME to a folder that can be written to."
+        ) from error
+
+
+@contextmanager
+def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
+    """A path to write to, which replaces `path` when the block ends well and vanishes when it does not.
+
+    `parents` makes the folders above it. Without, an OSError tells that they are gone: a run whose folder was taken
+    away must not grow another.
+    """
+    path = Path(path)
+    if parents:
+        check_target(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # a link that somebody has put there would be followed
+    try:
+        beside.unlink(missing_ok=True)
+        yield beside
+        sync_file(beside)
+        _replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        # a write that fails does not say where, and the name beside says nothing to anybody
+        if str(error.filename or beside) == str(beside):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def real(path: str | Path) -> Path:
+    """Where a path leads to, links followed; `Path.resolve` raises for links that go round in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def stays_below(path: PurePath) -> bool:
+    """Whether a path from a table stays inside the folder that it is joined to.
+
+    On Windows a path with only a drive or only a leading slash leaves the folder, though it is not absolute.
+    """
+    return not path.anchor and ".." not in path.parts
+
+
+def copy_folder(source: Path, target: Path, without: str) -> None:
+    """Copy a folder's files to the disk, but for hidden ones and those called `without`.
+
+    `shutil.copytree` would go on after an error, and waits for no disk.
+    """
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            copy_folder(entry, target / entry.name, without)
+        elif entry.name != without and not entry.name.startswith("."):
+            try:
+                shutil.copyfile(entry, target / entry.name)
+                sync_file(target / entry.name)
+                # last, because what is read-only cannot be synced
+                shutil.copystat(entry, target / entry.name)
+            except OSError as error:
+                error.filename, error.filename2 = str(target / entry.name), None
+                raise
+
+
+def sync_file(file: Path) -> None:
+    """Wait until a file is on the disk."""
+    # Windows syncs only what is open for writing
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, too, so that a power cut cannot bring an old file back.
+
+    Nothing is done where folders cannot be opened (Windows, some file systems), or not be synced (FUSE, SMB).
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _replace(beside: Path, path: Path) -> None:
+    """Replace a file; on Windows retries for a second while a virus scanner, say, has one of the two open."""
+    for wait in _WAITS if os.name == "nt" else ():
+        with suppress(PermissionError):
+            os.replace(beside, path)
+            return
+        time.sleep(wait)
+    os.replace(beside, path)
+
+
+def move_folder(made: Path, place: Path) -> None:
+    """Rename a folder; the new name must be free or an empty folder, else raises OSError."""
+    if os.name == "nt":
+        # Windows does not replace even an empty folder
+        with suppress(OSError):
+            place.rmdir()
+    made.rename(place)
+
+
+def check_target(path: Path) -> None:
+    """Raise UsageError if a file cannot be written at `path`: something else is there, or no folder can be made."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a plain file; name another one to write.")
+    check_parent(path)
+
+
+def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise UsageError for a file to write that exists, unless it may be replaced, or that cannot be written.
+
+    What is read, a ledger, and what lies in a run are never replaced.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; name another file, or replace it with --overwrite.")
+    check_target(path)
+    if path.exists():
+        place = real(path)
+        in_run = any((folder / "heads.json").is_file() for folder in list(place.parents)[:2])
+        if in_run or path.name == LEDGER or any(place == real(file) for file in inputs):
+            raise UsageError(f"{path} is read, or part of a run or its ledger, and is not replaced; name another file.")
+
+
+def check_new_picture(path: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise UsageError for a picture to write that is not called .png, or where `check_new` does."""
+    if path.suffix != ".png":
+        raise UsageError(f"The picture is called {path}; expected a name ending in .png.")
+    check_new(path, overwrite, *inputs)
+
+
+def check_parent(path: Path) -> None:
+    """Raise UsageError if nothing can be made at `path`, because of the folders above it."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{path} cannot be written, {above} is not a folder that can be written to; name another --out."
+        )
+
+
+def write_text(path: str | Path, text: str, parents: bool = True) -> None:
+    """Write `text` as UTF-8."""
+    with replacing(path, parents) as beside:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value: Any, parents: bool = True) -> None:
+    """Write plain values as JSON; NaN becomes null, which every JSON reader accepts."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n", parents)
+
+
+def write_yaml(path: str | Path, value: Any) -> None:
+    """Write plain values as YAML, in the order given."""
+    write_text(path, to_yaml(value))
+
+
+def to_yaml(value: Any, in_ascii: bool = False) -> str:
+    """Plain values as YAML text, in the order given; `in_ascii` escapes all other characters."""
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=not in_ascii, width=100))
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; raises DataError naming the file and the line."""
+    try:
+        text = _read_text(Path(path), _MOST_JSON)
+        value = json.loads(text, parse_int=_whole, parse_constant=_no_number)
+        if "\\u" in text:
+            # an escape may be half a character, which nothing could write or print
+            json.dumps(value, ensure_ascii=False).encode()
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {_why(error)}.") from error
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"found a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"found {text}, expected a number or null")
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read YAML without letting it build objects; raises DataError naming the file and the line."""
+    try:
+        return parse_yaml(_read_text(Path(path), _MOST_YAML))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as YAML: {_why(error)}.") from error
+
+
+def _why(error: Exception) -> str:
+    # the system's own words name the file once more
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain values of YAML; raises ValueError where it is broken, builds objects, or unfolds into too much."""
+    import yaml
+
+    try:
+        _check_size(yaml.parse(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_size(events: Iterator[Any]) -> None:
+    """Raise ValueError where YAML holds too many values, counting an alias as all that it stands for."""
+    sizes: dict[str, int] = {}
+    # of each list or mapping that is open: its anchor, and how many values it holds so far
+    within: list[tuple[str | None, int]] = [(None, 0)]
+    for event in events:
+        what, anchor, size = type(event).__name__, getattr(event, "anchor", None), 1
+        if what in ("SequenceStartEvent", "MappingStartEvent"):
+            within.append((anchor, 1))
+            if len(within) > _MOST_DEPTH:
+                raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+            continue
+        if what in ("SequenceEndEvent", "MappingEndEvent"):
+            anchor, size = within.pop()
+        elif what == "AliasEvent":
+            if anchor not in sizes:
+                raise ValueError(f"*{anchor} stands for nothing, or for what it is a part of")
+            size = sizes[anchor]
+        elif what == "ScalarEvent":
+            _check_scalar(event)
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        outer, count = within[-1]
+        within[-1] = (outer, count + size)
+        if count + size > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+
+
+def _check_scalar(event: Any) -> None:
+    # half a character cannot be written or printed
+    event.value.encode()
+    if "\0" in event.value:
+        raise ValueError(f"found the character \\0 in line {event.start_mark.line + 1}")
+    if event.style is None and _LONG_NUMBER.fullmatch(event.value):
+        raise ValueError(f"found a number of {len(event.value)} digits in line {event.start_mark.line + 1}")
+
+
+def _read_text(path: Path, most: int) -> str:
+    """The text of a plain file; raises ValueError where it is none (a pipe would never end), or is too long."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a plain file")
+    if path.stat().st_size > most:
+        raise ValueError(f"it is longer than {most >> 20} MB")
+    return path.read_text(encoding="utf-8")
+
+
+def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV with every cell as text, empty cells as "", indexed by the line of the file that a row starts on.
+
+    Raises UsageError if there is no such file, DataError if it is not a CSV or lacks one of `columns`.
+    """
+    import pandas as pd
+
+    expected = f"a CSV with the columns {_named(columns)}" if columns else "a CSV"
+    if not file.is_file():
+        raise UsageError(f"{file} is not a file; expected {expected}.")
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            lines = list(_lines(csv.reader(_short_lines(opened), strict=True)))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); expected {expected}.") from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({one_line(error)}); save it as one.") from error
+    if not lines:
+        raise DataError(f"{file} is empty; expected {expected}.")
+    (_, header), *rows = lines
+    other = next((name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]), None)
+    if other:
+        raise DataError(f"{file} parts its cells by {other}; expected commas: save it as a CSV with commas.")
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(f"{file} has {len(header)} columns; expected at most {_MOST_COLUMNS}.")
+    require_columns(file, header, columns)
+    if len(set(header)) < len(header):
+        raise DataError(f"{file} has two columns of one name; found {_named(header)}.")
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}: {_named(header)}.")
+    return pd.DataFrame([cells for _, cells in rows], columns=header, index=[line for line, _ in rows], dtype=str)
+
+
+def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise DataError naming the first of `columns` that the header of a CSV lacks."""
+    missing = [c for c in columns if c not in header]
+    if missing:
+        raise DataError(f"{file} has no column {missing[0]!r}; found {_named(header)}, expected {_named(columns)}.")
+
+
+def _named(columns: Sequence[str]) -> str:
+    """The names of columns as a sentence shows them."""
+    more = len(columns) - _MOST_NAMED
+    return ", ".join(columns[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short_lines(opened: TextIO) -> Iterator[str]:
+    """The lines of a text file; raises ValueError at one that is no line of a table, before it fills the memory."""
+    number = 0
+    while line := opened.readline(_MOST_LINE + 1):
+        number += 1
+        if len(line) > _MOST_LINE:
+            raise ValueError(f"line {number} is longer than {_MOST_LINE} characters")
+        if "\0" in line:
+            raise ValueError(f"line {number} holds the character \\0")
+        yield line
+
+
+def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """(line of the file, cells) of each row of a CSV that is not blank."""
+    start = 1
+    for cells in reader:
+        if any(len(cell) > _MOST_CELL for cell in cells):
+            raise ValueError(f"line {start} has a cell of more than {_MOST_CELL} characters")
+        if any(cells):
+            yield start, [cell.strip() for cell in cells]
+        start = reader.line_num + 1
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame, parents: bool = True) -> None:
+    """Write a frame as CSV; numbers with nine significant digits, enough for float32 to come back as it was."""
+    with replacing(path, parents) as beside, beside.open("w", encoding="utf-8", newline="") as opened:
+        frame_to_csv(frame, opened)
+
+
+def frame_to_csv(frame: pd.DataFrame, opened: TextIO) -> None:
+    """Write a frame as CSV to an opened file."""
+    frame.to_csv(opened, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,1 @@
+"""Progress: what a training shows while it goes on, and to whom."""

@@ -1,0 +1,137 @@
+"""Standing: where a fit is, and the words and tables that say so; whatever shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastmask.system.tables import table_lines
+from fastmask.system.terminal import duration
+from fastmask.training.callbacks import better
+
+# pieces of a line, each with the style that rich is to give it
+Line = Sequence[tuple[str, str]]
+# the joint class: the other heads are in history.csv
+_METRICS = {"train_loss": "train loss", "valid_loss": "valid loss", "macro_f1": "macro-F1", "accuracy": "accuracy"}
+BEST = "*"
+# a line that is no wider than most terminals stays one when a wider one is made narrower
+_SHORTEST_BAR, _WIDEST = 4, 79
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The epochs of a fold: a row of history.csv each, and their seconds; `monitor` says which is the best."""
+
+    rows: Sequence[Mapping[str, Any]]
+    seconds: Sequence[float]
+    monitor: str
+
+    @property
+    def best(self) -> int | None:
+        """The place of the best row, the earlier of two equals; None without one that has a number."""
+        values = np.array([float(row[self.monitor]) for row in self.rows])
+        if not np.isfinite(values).any():
+            return None
+        return int(np.nanargmin(values) if better(self.monitor) is np.less else np.nanargmax(values))
+
+    def table(self, last: int | None = None) -> list[Line]:
+        """Lines of a header and the `last` epochs, or all, the best one marked."""
+        names = dict(_METRICS)
+        names.setdefault(self.monitor, self.monitor)
+        cells = [["epoch", *names.values(), "seconds"]]
+        for place, (row, seconds) in enumerate(zip(self.rows, self.seconds, strict=True)):
+            mark = BEST if place == self.best else " "
+            values = [f"{float(row[name]):{len(words)}.4f}" for name, words in names.items()]
+            cells.append([f"{int(row['epoch']) + 1:3} {mark}", *values, f"{seconds:7.1f}"])
+        header, *lines = table_lines(cells) or [""]
+        styled = [(line, "green" if place == self.best else "") for place, line in enumerate(lines)]
+        first = 0 if last is None else max(0, len(styled) - last)
+        return [[piece] for piece in [(header, "bold"), *styled[first:]]]
+
+    @property
+    def verdict(self) -> str:
+        """How many there are, and which is the best, in words."""
+        if self.best is None:
+            return f"epochs {len(self.rows)}, no best one"
+        row = self.rows[self.best]
+        return f"best epoch {int(row['epoch']) + 1} of {len(self.rows)}, macro-F1 {row['macro_f1']:.4f}"
+
+
+def folds_table(folds: Mapping[int, Epochs], of: int) -> list[Line]:
+    """Lines of a header and a row a fold: its epochs, its best one by its own photos, macro-F1 at it, seconds."""
+    cells = [["fold", "epochs", "best epoch", "macro-F1", "seconds"]]
+    for fold, epochs in folds.items():
+        best = epochs.best
+        row = None if best is None else epochs.rows[best]
+        at = ["", ""] if row is None else [f"{int(row['epoch']) + 1:10}", f"{float(row['macro_f1']):8.4f}"]
+        cells.append([f"{fold + 1}/{of}", f"{len(epochs.rows):6}", *at, f"{sum(epochs.seconds):7.1f}"])
+    return [[(line, "" if place else "bold")] for place, line in enumerate(table_lines(cells))]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Seconds that are left, of a fold and of the run; `at_most` where either may stop earlier."""
+
+    fold: float
+    run: float
+    at_most: bool
+
+    def __str__(self) -> str:
+        most = "at most " if self.at_most else ""
+        return f"{most}{duration(self.fold)} left of the fold, {duration(self.run)} of the run"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a fit is: the fold's `title`, its epoch, the step within it, and what is known of it."""
+
+    title: str
+    epoch: int
+    epochs: int
+    training: bool
+    step: int
+    steps: int
+    photos_per_second: float | None = None
+    loss: float | None = None
+    left: Left | None = None
+    done: Epochs | None = None
+
+
+def status(standing: Standing, width: int, ascii_only: bool = False) -> list[Line]:
+    """Three lines that fit into `width`: how far the epoch is, how well it does, how long it takes."""
+    return [_progress(standing, width, ascii_only), _quality(standing), [(str(standing.left or ""), "")]]
+
+
+def _progress(standing: Standing, width: int, ascii_only: bool) -> Line:
+    front = f"{standing.title}  epoch {standing.epoch + 1}/{standing.epochs}  "
+    back = f"  {'' if standing.training else 'validating '}{standing.step}/{standing.steps}"
+    speed = standing.photos_per_second
+    if speed is not None and standing.training:
+        back += f"  {speed:,.0f} photos/s" if speed >= 10 else f"  {speed:.1f} photos/s"
+    room = min(width, _WIDEST) - len(front) - len(back)
+    if room < _SHORTEST_BAR:
+        return [(front.rstrip(), "bold"), (back, "")]
+    full, empty = "#-" if ascii_only else "━─"
+    filled = room * standing.step // standing.steps if standing.steps else 0
+    return [(front, "bold"), (full * filled, "cyan"), (empty * (room - filled), "dim"), (back, "")]
+
+
+def _quality(standing: Standing) -> Line:
+    pieces = [] if standing.loss is None else [(f"loss {standing.loss:.4f}", "")]
+    done = standing.done
+    if done is not None and done.rows:
+        pieces.append((f"macro-F1 {float(done.rows[-1]['macro_f1']):.4f}", ""))
+        if done.best is not None:
+            row, name = done.rows[done.best], done.monitor
+            words = "" if name == "macro_f1" else f"{name} "
+            pieces.append((f"best {words}{float(row[name]):.4f} in epoch {int(row['epoch']) + 1}", "green"))
+    spaced = [[piece, ("  ", "")] for piece in pieces]
+    return [piece for both in spaced for piece in both][:-1]
+
+
+def plain(line: Line) -> str:
+    """A line without its styles."""
+    return "".join(text for text, _ in line)

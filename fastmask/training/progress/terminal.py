@@ -1,0 +1,202 @@
+"""Live: what shows a fit: lines in a log, living lines on a terminal, one output that is replaced in a notebook."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from html import escape
+from typing import Any, TextIO
+
+from fastmask.system.terminal import is_quiet, say
+from fastmask.training.progress.standing import Line, Standing, plain, status
+
+# seconds between two pictures, and the share of the time that drawing them may take
+_EVERY, _SHARE = 0.25, 0.005
+# epochs of the fold that are shown while it trains, and the lines of a terminal that stay free of them
+_EPOCHS, _FREE = 8, 8
+_NOTEBOOK_WIDTH = 90
+
+
+class Log:
+    """Lines to a stream: what a run says, and one an epoch."""
+
+    # whether it draws where a fold stands
+    lives = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def say(self, line: str, important: bool = False) -> None:
+        """Show a line that stays."""
+        say(line, self.stream, important)
+
+    def begin(self) -> None:
+        """A fold begins."""
+
+    def is_due(self) -> bool:
+        """Whether to be told where the fold stands."""
+        return False
+
+    def show(self, standing: Standing) -> None:
+        """Show where the fold stands."""
+
+    def epoch(self, line: str) -> None:
+        """An epoch is over."""
+        self.say(line)
+
+    def end(self, title: str, epochs: Sequence[Line]) -> None:
+        """A fold ends, however it does, with a table of its epochs."""
+
+    def summary(self, folds: Sequence[Line]) -> None:
+        """A run ends, with a table of its folds."""
+
+
+class _Picture(Log):
+    """Draws where a fold stands: at most four times a second, and so that it takes a two-hundredth of the time."""
+
+    lives = True
+    _due = 0.0
+
+    def epoch(self, line: str) -> None:
+        """Nothing: the picture has it."""
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def show(self, standing: Standing) -> None:
+        start = time.monotonic()
+        self._draw(standing)
+        now = time.monotonic()
+        self._due = now + max(_EVERY, (now - start) / _SHARE)
+
+    def _draw(self, standing: Standing) -> None:
+        raise NotImplementedError
+
+
+class Terminal(_Picture):
+    """A few lines at the foot of a terminal that are drawn over; tables of what is done go into its scrollback."""
+
+    def __init__(self, stream: TextIO, console: Any) -> None:
+        super().__init__(stream)
+        self.console = console
+        self._live: Any = None
+
+    def say(self, line: str, important: bool = False) -> None:
+        if self._live is None:
+            super().say(line, important)
+        else:
+            self._print([[(line, "")]])
+
+    def begin(self) -> None:
+        from rich.live import Live
+
+        ours = self.stream is sys.stderr
+        self._live = Live(
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            # what others print goes above it, unless a file is to get that
+            redirect_stdout=ours and sys.stdout.isatty(),
+            redirect_stderr=ours,
+        )
+        self._live.start()
+
+    def _draw(self, standing: Standing) -> None:
+        if self._live is None:
+            return
+        width, height = self.console.size
+        epochs = standing.done.table(max(0, min(_EPOCHS, height - _FREE))) if standing.done else []
+        # in some terminals a line as wide as they are goes on in the next
+        now = status(standing, width - 1, self.console.options.ascii_only)
+        self._live.update(_text([[], *epochs, *now]), refresh=True)
+
+    def end(self, title: str, epochs: Sequence[Line]) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if epochs:
+            self._print([[], [(title, "bold")], *epochs])
+
+    def summary(self, folds: Sequence[Line]) -> None:
+        self._print([[], *folds, []])
+
+    def _print(self, lines: Sequence[Line]) -> None:
+        self.console.print(_text(lines), soft_wrap=True)
+
+
+def _text(lines: Sequence[Line]) -> Any:
+    """Lines as rich draws them: cut where the terminal ends."""
+    from rich.text import Text
+
+    return Text("\n", no_wrap=True, overflow="crop").join([Text.assemble(*line) for line in lines])
+
+
+class Notebook(_Picture):
+    """One output of a cell, which is replaced as the run goes on: a saved notebook holds the last of it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._handle: Any = None
+        self._ended: list[Line] = []
+
+    def _draw(self, standing: Standing) -> None:
+        epochs = standing.done.table(_EPOCHS) if standing.done else []
+        self._put([*self._ended, *epochs, *status(standing, _NOTEBOOK_WIDTH)])
+
+    def end(self, title: str, epochs: Sequence[Line]) -> None:
+        self._ended.append([(title, "")])
+        self._put([*self._ended, *epochs])
+
+    def summary(self, folds: Sequence[Line]) -> None:
+        self._put(folds)
+
+    def _put(self, lines: Sequence[Line]) -> None:
+        from IPython.display import display
+
+        text = "\n".join(plain(line) for line in lines)
+        shown = {"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+
+
+class _Unbroken:
+    """A stream to which one may write where nobody reads it any more, such as a terminal that was closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def view_on(log: TextIO | None) -> Log:
+    """What shows a fit on `log`, or else where this runs: in the notebook, or on stderr."""
+    stream = log or sys.stderr
+    if log is None and in_notebook():
+        return Notebook(stream)
+    if stream.isatty() and not is_quiet():
+        from rich.console import Console
+
+        console = Console(file=_Unbroken(stream))  # type: ignore[arg-type]
+        if console.is_terminal and not console.is_dumb_terminal:
+            return Terminal(stream, console)
+    return Log(stream)
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a kernel, whose outputs can be replaced."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")

@@ -1,0 +1,338 @@
+"""Trackers: TensorBoard, Weights & Biases and MLflow are told what history.csv holds, and the loss of each step."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+import torch
+from fastai.learner import Recorder
+from torch import Tensor
+
+from fastmask.config import Config
+from fastmask.system.errors import UsageError, install_line, one_line
+from fastmask.training.callbacks import History, TrainedEpochs
+from fastmask.training.progress.glimpse import Glimpse
+
+# setting -> the name that people know, what is imported for it
+_NEEDED = {
+    "tensorboard": ("TensorBoard", "torch.utils.tensorboard"),
+    "wandb": ("Weights & Biases", "wandb"),
+    "mlflow": ("MLflow", "mlflow"),
+}
+# seconds between losses that are handed over within an epoch, and those that a tracker has for the rest of a fold that
+# ended well, or of one that was stopped, which a scheduler may not wait for
+_EVERY, _PATIENCE, _HURRY = 30.0, 60.0, 10.0
+# of MLflow: metrics and settings of a request, characters of a setting
+_MOST_METRICS, _MOST_PARAMS, _MOST_CHARACTERS = 1000, 100, 500
+# values by the steps of training after which they were seen
+Rows = Sequence[tuple[int, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a tracker is told of a fold: its run, its settings, and after how many steps it begins or goes on.
+
+    `key` is the fold's own: one that is gone on with finds by it what it has begun.
+    """
+
+    run: str
+    fold: int
+    settings: Mapping[str, Any]
+    key: str = ""
+    step: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the fold is called beside others: as its folder."""
+        return f"{self.run} fold {self.fold}"
+
+
+class Tracker(Protocol):
+    """Something that keeps the values of a fold."""
+
+    def open(self, told: Told) -> str:
+        """Begin, or go on with what the fold has begun; gives where it is to be seen, for people, or nothing."""
+
+    def log(self, rows: Rows) -> None:
+        """Keep values."""
+
+    def close(self, well: bool) -> None:
+        """End, `well` or because something went wrong or was stopped."""
+
+
+class TensorBoard:
+    """Event files in a folder of the fold; of a fold that is gone on with, what came after its state is hidden."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, told: Told) -> str:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.folder), purge_step=told.step + 1)
+        return ""
+
+    def log(self, rows: Rows) -> None:
+        for step, values in rows:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self, well: bool) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run of a project of Weights & Biases, in a group of the run's name."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+
+    def open(self, told: Told) -> str:
+        import wandb
+
+        self._run = wandb.init(
+            project=self.project,
+            group=told.run,
+            name=told.name,
+            id=told.key,
+            config=dict(told.settings),
+            resume="allow",
+            # a notebook may have a run of its own
+            reinit="create_new",
+            # it would print where the view lives, and read what that draws
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        return f"run {told.key}, offline" if self._run.offline else str(self._run.url)
+
+    def log(self, rows: Rows) -> None:
+        for step, values in rows:
+            self._run.log(dict(values), step=step)
+
+    def close(self, well: bool) -> None:
+        self._run.finish(exit_code=0 if well else 1)
+
+
+class MLflow:
+    """A run of an experiment of MLflow, where MLFLOW_TRACKING_URI says; its tag `group` is the run's name."""
+
+    def __init__(self, experiment: str) -> None:
+        self.experiment = experiment
+
+    def open(self, told: Told) -> str:
+        from mlflow import MlflowClient
+
+        # of our own: a notebook may have an active run
+        self._client = MlflowClient()
+        found = self._client.get_experiment_by_name(self.experiment)
+        place = self._client.create_experiment(self.experiment) if found is None else found.experiment_id
+        begun = self._client.search_runs([place], f"tags.fastmask_fold = '{told.key}'")
+        if begun:
+            self._id = begun[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+        else:
+            tags = {"group": told.run, "fold": str(told.fold), "fastmask_fold": told.key}
+            self._id = self._client.create_run(place, tags=tags, run_name=told.name).info.run_id
+            self._log_settings(told.settings)
+        return f"run {self._id} of {self.experiment}"
+
+    def _log_settings(self, settings: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)[:_MOST_CHARACTERS]) for name, value in settings.items()]
+        for first in range(0, len(params), _MOST_PARAMS):
+            self._client.log_batch(self._id, params=params[first : first + _MOST_PARAMS])
+
+    def log(self, rows: Rows) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        # a head may be called what a metric may not
+        metrics = [
+            Metric(re.sub(r"[^/\w.\- :]", "_", name), value, now, step)
+            for step, values in rows
+            for name, value in values.items()
+        ]
+        for first in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(self._id, metrics=metrics[first : first + _MOST_METRICS])
+
+    def close(self, well: bool) -> None:
+        self._client.set_terminated(self._id, status="FINISHED" if well else "KILLED")
+
+
+class _Aside(Thread):
+    """Tells a tracker what it is given, in a thread of its own: training waits for no network.
+
+    What goes wrong is said once, and then nothing more is told: history.csv has it all.
+    """
+
+    def __init__(self, name: str, fold: str, tracker: Tracker, say: Callable[[str], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self.tracker, self._fold, self._say = tracker, fold, say
+        self._failed = False
+        self._jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self.start()
+
+    def give(self, job: Callable[[], Any]) -> None:
+        """Have something done after what was given before."""
+        self._jobs.put(job)
+
+    def run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not self._failed:
+                self._do(job)
+
+    def _do(self, job: Callable[[], Any]) -> None:
+        try:
+            job()
+        except Exception as error:  # noqa: BLE001 - whatever becomes of a tracker, the training goes on
+            self._failed = True
+            self._say(f"{self.name} is told no more of {self._fold}, which history.csv holds: {one_line(error)}")
+
+    def end(self, until: float) -> None:
+        """Wait for what is left, until a `time.monotonic()`."""
+        self._jobs.put(None)
+        self.join(max(until - time.monotonic(), 0))
+        if self.is_alive() and not self._failed:
+            self._say(f"{self.name} does not take all of {self._fold} now; it may do so while the run goes on")
+
+
+class Trackers(TrainedEpochs):
+    """Tells trackers, by name, of each epoch and each step of a fold, in a block around its fit.
+
+    Losses are read as they come from the device, without waiting for it: every half a minute, and at the end of an
+    epoch, where they are read anyway.
+    """
+
+    order, optional = Recorder.order + 2, True
+
+    def __init__(
+        self, trackers: Mapping[str, Tracker], told: Told, history: History, say: Callable[[str], None]
+    ) -> None:
+        self._trackers, self._told, self._history, self._say = trackers, told, history, say
+        self._key, self._goes_on = secrets.token_hex(8), False
+        self._threads: list[_Aside] = []
+        self._losses: list[Tensor] = []
+        self._steps: list[int] = []
+        self._sent: tuple[list[int], Glimpse] | None = None
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, Exception):
+            # the steps to a state that was saved on an interruption; after an error a GPU may not answer
+            self._hand_over(wait=True)
+        for thread in self._threads:
+            thread.give(partial(thread.tracker.close, kind is None))
+        until = time.monotonic() + (_PATIENCE if kind is None else _HURRY)
+        for thread in self._threads:
+            thread.end(until)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "key": self._key}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if not re.fullmatch("[0-9a-f]{16}", state["key"]):
+            raise ValueError(f"its key of the trackers is {state['key']!r}")
+        self._key, self._goes_on = state["key"], True
+
+    def before_train(self) -> None:
+        super().before_train()
+        self._handed = time.monotonic()
+        if not self._threads:
+            # not before: the state that is gone on from is known only now
+            told = replace(self._told, key=self._key, step=self.learn.train_iter)
+            each = self._trackers.items()
+            self._threads = [_Aside(name, told.name, tracker, self._say) for name, tracker in each]
+            for thread in self._threads:
+                thread.give(partial(self._open, thread, told))
+
+    def _open(self, thread: _Aside, told: Told) -> None:
+        where = thread.tracker.open(told)
+        if where:
+            self._say(f"{told.name} {'goes on' if self._goes_on else 'is'} in {thread.name}: {where}")
+
+    def after_batch(self) -> None:
+        if self.training:
+            self._losses.append(self.learn.loss.detach().mean())
+            self._steps.append(self.learn.train_iter)
+            self._hand_over()
+
+    def after_train(self) -> None:
+        self._hand_over(wait=True)
+
+    def after_trained_epoch(self) -> None:
+        row = self._history.rows[-1]
+        values = {f"epoch/{name}": float(value) for name, value in row.items() if name != "epoch"}
+        self._give([(self.learn.train_iter, {"epoch": float(row["epoch"]), **values})])
+
+    def _hand_over(self, wait: bool = False) -> None:
+        """Hand over the losses that have come to the host, or all of them, and let others come."""
+        if self._sent is not None and (wait or self._sent[1].arrived()):
+            steps, glimpse = self._sent
+            self._give([(s, {"step/loss": v}) for s, v in zip(steps, glimpse.wait().tolist(), strict=True)])
+            self._sent, self._handed = None, time.monotonic()
+        if self._sent is None and self._losses and (wait or time.monotonic() - self._handed >= _EVERY):
+            self._sent = self._steps, Glimpse(torch.stack(self._losses))
+            self._steps, self._losses = [], []
+            if wait:
+                self._hand_over(wait)
+
+    def _give(self, rows: Rows) -> None:
+        for thread in self._threads:
+            thread.give(partial(thread.tracker.log, rows))
+
+
+def trackers_of(config: Config, folder: Path) -> dict[str, Tracker]:
+    """The trackers that a configuration asks for, by the names that people know."""
+    asked: dict[str, Tracker] = {}
+    if config.tensorboard:
+        asked[_NEEDED["tensorboard"][0]] = TensorBoard(folder / "tensorboard")
+    if config.wandb is not None:
+        asked[_NEEDED["wandb"][0]] = WandB(config.wandb)
+    if config.mlflow is not None:
+        asked[_NEEDED["mlflow"][0]] = MLflow(config.mlflow)
+    return asked
+
+
+def check_trackers(config: Config) -> None:
+    """Raise UsageError where a tracker that is asked for cannot be imported, or nobody is logged in to it."""
+    for setting, (name, module) in _NEEDED.items():
+        if not getattr(config, setting):
+            continue
+        try:
+            import_module(module)
+        except ImportError as error:
+            without = "--no-tensorboard" if setting == "tensorboard" else f"--set {setting}=null"
+            raise UsageError(
+                f"{name} cannot be imported ({one_line(error)}); install it with {install_line(setting)}, or do "
+                f"without it ({without})."
+            ) from error
+    if config.wandb is not None:
+        _log_in()
+
+
+def _log_in() -> None:
+    """Have Weights & Biases ask on a terminal, now and not in the middle; raises UsageError where it cannot."""
+    import wandb
+
+    if wandb.setup().settings.mode in ("offline", "disabled"):
+        return
+    try:
+        wandb.login()
+    except wandb.Error as error:
+        raise UsageError(
+            f"Weights & Biases cannot be logged in to ({one_line(error)}): wandb login, or set WANDB_MODE=offline."
+        ) from error

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from fastmask.launch.mirror import Mirrored, take_over, whole
+from fastmask.run.directory import DONE, STATE
+
+
+@pytest.fixture
+def fold(tmp_path: Path) -> Path:
+    folder = tmp_path / "fold0"
+    (folder / "tensorboard").mkdir(parents=True)
+    for name in ("epoch001.safetensors", "history.csv", "tensorboard/events", ".half.part"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_copy_follows_what_changes(fold: Path, tmp_path: Path) -> None:
+    mirrored, copy = Mirrored(fold), tmp_path / "copy"
+    (fold / STATE).write_bytes(b"first")
+    for step in ("all of it", "a better epoch, and a new state", "done"):
+        if step.startswith("a better"):
+            (fold / "epoch001.safetensors").unlink()
+            (fold / "epoch002.safetensors").write_bytes(b"better")
+            (fold / STATE).write_bytes(b"second")
+        if step == "done":
+            (fold / STATE).unlink()
+            (fold / DONE).write_bytes(b"{}")
+        change = mirrored.change()
+        assert change is not None
+        take_over(copy, change)
+        assert contents(copy) == contents(fold), step
+        assert mirrored.is_told_of_its_state
+    again = mirrored.change()
+    assert again is not None
+    assert again.files == {}
+
+
+def test_what_names_others_comes_after_them(fold: Path) -> None:
+    for name in (STATE, DONE, "zebra.csv"):
+        (fold / name).write_bytes(b"")
+    change = Mirrored(fold).change()
+    assert change is not None
+    assert list(change.files)[-2:] == [STATE, DONE]
+    assert list(whole(fold).files) == list(change.files)
+
+
+def test_a_change_of_two_states_is_none(fold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirrored, read = Mirrored(fold), Path.read_bytes
+    (fold / STATE).write_bytes(b"first")
+
+    def meanwhile(path: Path) -> bytes:
+        (fold / STATE).write_bytes(b"the second state")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", meanwhile)
+        assert mirrored.change() is None
+    assert not mirrored.is_told_of_its_state
+    change = mirrored.change()
+    assert change is not None
+    assert change.files[STATE] == b"the second state"
+
+
+def test_a_file_that_goes_meanwhile_makes_it_none(fold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def meanwhile(path: Path) -> bytes:
+        (fold / "history.csv").unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", meanwhile)
+    assert Mirrored(fold).change() is None
+
+
+def test_a_fold_without_a_state_begins_anew(fold: Path) -> None:
+    assert whole(fold).files == {}

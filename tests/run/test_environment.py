@@ -1,0 +1,28 @@
+import json
+
+import torch
+
+from fastmask.model.losses import FocalLoss
+from fastmask.run.environment import git_commit, name_of
+
+
+def test_the_environment_says_what_made_the_run(finished_run):
+    environment = json.loads((finished_run.path / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["body"]["tag"].startswith("test_resnet")
+    assert environment["photos"]["count"] == 84
+
+
+def test_the_environment_says_which_weights_a_run_starts_from(finished_run):
+    environment = json.loads((finished_run.path / "environment.json").read_text())
+    assert environment["body"]["initial_weights"] == "random"
+
+
+def test_a_loss_of_ones_own_is_named_by_where_it_is_defined():
+    assert name_of(FocalLoss) == "fastmask.model.losses.FocalLoss"
+    assert name_of(None) is None
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() is None

@@ -1,0 +1,147 @@
+import io
+import json
+import shutil
+
+import pytest
+
+from fastmask.api import Run, cross_validate, merge_runs
+from fastmask.data.contest import read_contest
+from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
+from fastmask.system.files import read_json, write_json
+
+
+@pytest.fixture(scope="module")
+def halves(contest, small_settings, tmp_path_factory):
+    """The two folds of `small_settings`, trained apart; for reading only."""
+    folder = tmp_path_factory.mktemp("halves")
+    table = read_contest(contest)
+    return [
+        cross_validate(table, out=folder / f"half{fold}", fold=[fold], log=io.StringIO(), **small_settings).path
+        for fold in (0, 1)
+    ]
+
+
+def test_two_halves_are_the_whole(halves, finished_run, tmp_path):
+    merged = merge_runs(halves, tmp_path / "merged")
+    for name in ("oof.csv", "scores.json", "folds.csv", "config.yaml"):
+        assert (merged.path / name).read_bytes() == (finished_run.path / name).read_bytes()
+    assert merged.score() == finished_run.score()
+    assert len(read_json(merged.path / "environment.json")["merged"]) == 2
+    # the merged run predicts, and so is a run
+    photo = finished_run.folds["path"][0]
+    assert len(merged.checkpoints(0)) == len(merged.checkpoints(1)) == 1
+    assert photo in set(merged.oof["path"])
+
+
+def change_setting(run):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("epochs: 2", "epochs: 3"))
+
+
+def change_label(run):
+    text = (run / "folds.csv").read_text()
+    (run / "folds.csv").write_text(text.replace("female", "male"))
+
+
+def change_body(run):
+    environment = json.loads((run / "environment.json").read_text())
+    environment["start"]["weights"] = "another digest"
+    write_json(run / "environment.json", environment)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (change_setting, r"other settings \(epochs\)"),
+        (change_label, r"other photos, labels or folds \(folds.csv\)"),
+        (change_body, r"other weights to start from \(environment.json\)"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(change, named, halves, tmp_path):
+    other = shutil.copytree(halves[1], tmp_path / "other")
+    change(other)
+    with pytest.raises(UsageError, match=f"do not belong together: they have {named}"):
+        merge_runs([halves[0], other], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_fold_trained_twice_is_refused(halves, finished_run, tmp_path):
+    with pytest.raises(UsageError, match="have both trained fold 0"):
+        merge_runs([halves[0], finished_run.path], tmp_path / "merged")
+    with pytest.raises(UsageError, match="two or more runs; found 1"):
+        merge_runs(halves[:1], tmp_path / "merged")
+
+
+def test_a_missing_fold_and_other_versions_are_said(contest, small_settings, tmp_path):
+    settings = {**small_settings, "folds": 3, "epochs": 1}
+    table = read_contest(contest)
+    parts = [
+        cross_validate(table, out=tmp_path / f"part{f}", fold=[f], log=io.StringIO(), **settings).path for f in (0, 2)
+    ]
+    environment = json.loads((parts[1] / "environment.json").read_text())
+    environment["packages"]["torch"] = "1.0"
+    write_json(parts[1] / "environment.json", environment)
+    with pytest.warns(FastmaskWarning) as warned:
+        merged = merge_runs(parts, tmp_path / "merged")
+    said = " ".join(str(w.message) for w in warned)
+    assert "No run has finished fold 1" in said
+    assert "different versions: torch" in said
+    assert merged.trained_folds == [0, 2]
+    # the fold that is missing is trained into the merged run
+    whole = cross_validate(table, out=tmp_path / "whole", log=io.StringIO(), **settings)
+    filled = cross_validate(table, out=merged.path, resume=True, log=io.StringIO(), **settings)
+    assert (filled.path / "oof.csv").read_bytes() == (whole.path / "oof.csv").read_bytes()
+
+
+def test_the_runs_stay_as_they_are_and_out_is_not_written_over(halves, run_copy):
+    with pytest.raises(UsageError, match="exists"):
+        merge_runs(halves, run_copy)
+    merged = merge_runs(halves, run_copy, overwrite=True)
+    assert all(Run.load(half).trained_folds == [fold] for fold, half in enumerate(halves))
+    assert merged.trained_folds == [0, 1]
+
+
+def test_a_run_is_not_merged_into_itself(halves, run_copy, tmp_path):
+    half = shutil.copytree(halves[0], tmp_path / "half")
+    with pytest.raises(UsageError, match="is one of the runs to merge"):
+        merge_runs([half, halves[1]], half, overwrite=True)
+    assert Run.load(half).trained_folds == [0]
+
+
+def lose_oof(run):
+    next((run / "fold1").glob("oof-*")).unlink()
+
+
+def lose_checkpoint(run):
+    next((run / "fold1").glob("epoch*")).unlink()
+
+
+def break_done(run):
+    (run / "fold1" / "done.json").write_text("{")
+
+
+def take_other_photos(run):
+    text = (run / "fold1" / "done.json").read_text()
+    (run / "fold1" / "done.json").write_text(text.replace('"fold": 1', '"fold": 0'))
+
+
+def lose_folds(run):
+    (run / "folds.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lose_oof, "fold1/oof-...\\.safetensors does not hold the probabilities"),
+        (lose_checkpoint, "fold1 has no checkpoint"),
+        (break_done, "fold1/done.json cannot be read as JSON"),
+        (take_other_photos, "fold1/done.json is of other photos than .*folds.csv has in fold 1"),
+        (lose_folds, "has no folds.csv"),
+    ],
+)
+def test_a_broken_input_is_named_and_nothing_is_written(change, named, halves, tmp_path):
+    other = shutil.copytree(halves[1], tmp_path / "other")
+    change(other)
+    with pytest.raises(FastmaskError, match=f"other.*{named}"):
+        merge_runs([halves[0], other], tmp_path / "merged")
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]

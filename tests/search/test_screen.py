@@ -1,0 +1,168 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.metrics import f1_score
+
+from fastmask.data.contest import contest_heads, read_contest
+from fastmask.heads import Head, Heads
+from fastmask.model.network import build_network
+from fastmask.search import features
+from fastmask.search.screen import screen
+from fastmask.system.errors import DataError, UsageError
+
+ARCHS = ["test_resnet", "test_vit"]
+
+
+@pytest.fixture(scope="module")
+def screening(contest, screening_settings, tmp_path_factory):
+    return screen(
+        read_contest(contest), ARCHS, folds=3, cache_dir=str(tmp_path_factory.mktemp("kept")), **screening_settings
+    )
+
+
+def test_the_ranking_is_of_scores_that_scikit_learn_sees(screening, contest):
+    table = read_contest(contest)
+    true = table.heads.joint(table.y)
+    for row in screening.rows:
+        predicted = table.heads.joint(table.heads.argmax(row.probabilities))
+        expected = f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+        assert row.scores.joint.macro_f1 == pytest.approx(expected)
+        low, high = row.scores.joint.macro_f1_interval
+        assert low <= expected <= high
+    scores = [row.scores.joint.macro_f1 for row in screening.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert {row.arch for row in screening.rows} == set(ARCHS)
+    assert screening.rows[0].behind is None
+    assert screening.rows[1].behind.macro_f1 == pytest.approx(scores[1] - scores[0])
+
+
+def test_weights_from_a_file_make_other_features_than_random_ones(contest, screening_settings, tmp_path):
+    file = tmp_path / "w.safetensors"
+    torch.manual_seed(5)
+    body = build_network("test_resnet", contest_heads()).body
+    save_file({n: t.contiguous().numpy() for n, t in body.state_dict().items()}, file)
+    table, where = read_contest(contest), {"folds": 3, "cache": "off", "draws": 100}
+    found = screen(table, ARCHS, weights={"test_resnet": file}, **where, **screening_settings)
+    said = {row.arch: row.initial_weights for row in found.rows}
+    assert said["test_vit"] == "random"
+    assert said["test_resnet"].startswith(f"{file}: ")
+    assert any("Random weights" in note and note.endswith(": test_vit.") for note in found.notes)
+
+
+def test_training_labels_are_by_the_training_bounds_and_scores_by_the_scores(contest, screening_settings):
+    table = read_contest(contest, age_bounds=(20, 50))
+    found = screen(table, ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings).rows[0]
+    expected = f1_score(table.y[:, 2], table.heads.argmax(found.probabilities)[:, 2], labels=np.unique(table.y[:, 2]),
+                        average="macro", zero_division=0)  # fmt: skip
+    assert found.scores.heads["age"].macro_f1 == pytest.approx(expected)
+    trained, official = (
+        screen(t, ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings).rows[0].probabilities
+        for t in (table, read_contest(contest))
+    )
+    assert (table.train_y != table.y).any()
+    assert np.abs(trained - official).max() > 1e-3
+
+
+def test_unknown_labels_are_left_out_of_fitting_and_score(contest, screening_settings):
+    table = read_contest(contest)
+    frame = table.frame.copy()
+    frame.loc[::5, "gender"] = ""
+    found = screen(replace(table, frame=frame), ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings)
+    assert found.rows[0].scores.heads["gender"].n == 84 - 17
+    assert any(note.startswith("17 of 84 photos lack a label") for note in found.notes)
+
+
+def test_a_table_without_any_joint_label_is_refused(contest, screening_settings):
+    table = read_contest(contest)
+    frame = table.frame.copy()
+    frame.loc[::2, "gender"], frame.loc[1::2, "mask"] = "", ""
+    with pytest.raises(DataError, match="No photo has a label of all of mask, gender, age"):
+        screen(replace(table, frame=frame), ["test_resnet"], folds=3, cache="off", **screening_settings)
+
+
+def test_it_is_told_in_words_a_table_and_plain_values(screening, tmp_path):
+    lines = str(screening).splitlines()
+    first, second = screening.rows
+    assert lines[1].startswith(f"1 {first.arch}")
+    assert f"{first.scores.joint.macro_f1:.4f} (" in lines[1]
+    assert str(second.behind) in lines[2]
+    assert "so its lead flatters" in str(screening)
+    plain = json.loads(json.dumps(screening.to_plain()))
+    assert [row["arch"] for row in plain["ranking"]] == [first.arch, second.arch]
+    assert plain["ranking"][1]["behind"]["macro_f1"] == second.behind.macro_f1
+    screening.to_csv(tmp_path / "s.csv")
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame["arch"].tolist() == [first.arch, second.arch]
+    assert frame["age_macro_f1"].iloc[0] == pytest.approx(first.scores.heads["age"].macro_f1)
+    assert frame["ms_a_photo"].iloc[1] == pytest.approx(1000 * second.seconds / 84)
+    screening.write_oof(tmp_path / "oof")
+    oof = pd.read_csv(tmp_path / "oof" / f"{first.arch}.csv")
+    assert oof[screening.heads.columns].to_numpy() == pytest.approx(first.probabilities, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("archs", "options", "message"),
+    [
+        (["test_resnet", "resnet1000"], {}, "no arch 'resnet1000'; the nearest are"),
+        (["test_resnet", "test_resnet"], {}, "expected different names"),
+        (["test_resnet", ""], {}, "expected different names"),
+        (["test_resnet"], {"weights": {"test_vit": "x.pth"}}, "'test_vit' is none of --archs test_resnet"),
+        (["test_resnet"], {"weights": {"test_resnet": "nowhere.pth"}}, "nowhere.pth does not exist"),
+        (["test_resnet"], {"weights": {"test_resnet": "."}}, "is a directory"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_features(contest, screening_settings, archs, options, message, monkeypatch):
+    monkeypatch.setattr(features, "_computed", lambda *_: pytest.fail("features were computed"))
+    with pytest.raises(UsageError, match=message):
+        screen(read_contest(contest), archs, **options, **screening_settings)
+
+
+def test_a_size_that_the_second_body_cuts_is_said_before_any_features(contest, screening_settings, monkeypatch):
+    from fastmask.training import screen as module
+
+    def flawed(network, arch, size):
+        if arch == "test_vit":
+            raise UsageError("test_vit cuts photos")
+
+    monkeypatch.setattr(module, "check_size", flawed)
+    monkeypatch.setattr(features, "_computed", lambda *_: pytest.fail("features were computed"))
+    with pytest.raises(UsageError, match="test_vit cuts photos"):
+        screen(read_contest(contest), ARCHS, folds=3, **screening_settings)
+
+
+def test_weights_that_have_seen_the_photos_are_refused(contest, screening_settings, finished_run):
+    file = finished_run.checkpoints(0)[0]
+    for archs in (["test_resnet"], ["test_vit", "test_resnet"]):
+        with pytest.raises(UsageError, match="its score would flatter"):
+            screen(read_contest(contest), archs, weights={"test_resnet": file}, folds=2, **screening_settings)
+
+
+def test_heads_of_any_names(screening_settings, tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 2, 24)
+    frame = pd.DataFrame({"path": [f"{i}.png" for i in range(24)], "person": [f"p{i}" for i in range(24)]})
+    frame["colour"] = np.array(["red", "blue"])[colours]
+    for name, colour in zip(frame["path"], colours, strict=True):
+        photo = rng.integers(0, 60, (400, 200, 3)).astype(np.uint8)
+        photo[..., 2 * colour] += 150
+        Image.fromarray(photo).save(tmp_path / name)
+    from fastmask.data.table import Table
+
+    table = Table(frame.assign(source="made"), Heads([Head("colour", ("red", "blue"))]), tmp_path)
+    found = screen(table, ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings)
+    assert found.rows[0].scores.heads["colour"].macro_f1 == 1
+    assert found.heads.names == ("colour",)
+
+
+def test_settings_of_training_alone_are_not_used(contest, screening_settings):
+    found = screen(
+        read_contest(contest), ["test_resnet"], folds=3, cache="off", draws=100, epochs=3, accumulate=64, order="age",
+        monitor="age_macro_f1", **screening_settings,
+    )  # fmt: skip
+    assert found.heads.names == ("mask", "gender", "age")

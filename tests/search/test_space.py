@@ -1,0 +1,117 @@
+import json
+import math
+
+import pytest
+
+from fastmask.config import Config
+from fastmask.search.space import OUTSIDE, Choices, Range, Space, parse_space, read_space
+from fastmask.system.errors import UsageError
+from fastmask.system.files import parse_yaml, write_yaml
+
+YAML = """
+lr: {low: 1e-4, high: 0.01, log: true}
+epochs: {low: 2, high: 10, step: 4}
+mixup: [0, 4e-1]
+sched: {choices: [onecycle, cosine]}
+pretrained: [true, false]
+bs: [auto, 16]
+focal-gamma: {low: 0, high: 2, step: 0.5}
+head_weights: [null, {age: 2}]
+"""
+
+
+class Asked:
+    """A trial that takes the last value of each, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = {}
+
+    def suggest_float(self, name, low, high, *, step, log):
+        self.asked[name] = (low, high, step, log)
+        return high
+
+    suggest_int = suggest_float
+
+    def suggest_categorical(self, name, choices):
+        self.asked[name] = choices
+        return choices[-1]
+
+
+def test_a_space_is_read_and_proposes_settings(tmp_path):
+    (tmp_path / "space.yaml").write_text(YAML)
+    space = read_space(tmp_path / "space.yaml")
+    trial = Asked()
+    assert space.suggest(trial) == {
+        "lr": 0.01,
+        "epochs": 10,
+        "mixup": 0.4,
+        "sched": "cosine",
+        "pretrained": False,
+        "bs": 16,
+        "focal_gamma": 2.0,
+        "head_weights": {"age": 2},
+    }
+    assert trial.asked["lr"] == (0.0001, 0.01, None, True)
+    assert trial.asked["epochs"] == (2, 10, 4, False)
+    assert trial.asked["focal_gamma"] == (0.0, 2.0, 0.5, False)
+    # a study keeps plain texts alone
+    assert [json.loads(text) for text in trial.asked["head_weights"]] == [None, {"age": 2}]
+    kept = {"head_weights": json.dumps({"age": 2}), "lr": 0.003}
+    assert space.values_of(kept) == {"lr": 0.003, "head_weights": {"age": 2}}
+
+
+def test_whole_numbers_stay_whole():
+    made = parse_space({"epochs": {"low": 2.0, "high": 8}, "bs": {"low": 8, "high": 16}})
+    assert all(type(end) is int for one in made for end in (one.low, one.high))
+    assert made.suggest(Asked()) == {"epochs": 8, "bs": 16}
+
+
+def test_a_space_that_is_written_is_read_as_the_same(tmp_path):
+    space = parse_space(parse_yaml(YAML))
+    write_yaml(tmp_path / "again.yaml", space.to_plain())
+    assert read_space(tmp_path / "again.yaml") == space
+    assert space != Space((Range("lr", 0.1, 0.2), Choices("sched", ("onecycle", "cosine"))))
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ({}, "holds no settings; expected lines such as 'lr: {low: 0.0001, high: 0.01, log: true}'"),
+        ({"lrr": [1, 2]}, "There is no setting 'lrr'; did you mean 'lr'"),
+        ({"seed": [0, 1]}, "seed is no part of a search, because it decides what is scored"),
+        ({"folds-file": ["a", "b"]}, "folds_file is no part of a search, because it decides what is scored"),
+        ({"device": ["cpu", "cuda:0"]}, "device is no part of a search, because it belongs to the machine"),
+        ({"weights": ["a", "b"]}, "makes the score of one trial flatter more than another's"),
+        ({"refit": [0, 2]}, "trains after all is scored"),
+        ({"lr": 0.1}, "lr is 0.1; expected low and high, or choices"),
+        ({"lr": {}}, "lr is {}; expected low and high, or choices"),
+        ({"lr": {"low": 0.1}}, "lr has no high"),
+        ({"lr": {"low": 0.1, "high": 0.2, "base": 2}}, "lr has 'base'; expected low, high, log and step"),
+        ({"lr": {"low": 0.1, "choices": [0.1, 0.2]}}, "lr has choices beside low"),
+        ({"lr": {"low": 0.2, "high": 0.1}}, "lr goes from low 0.2 to high 0.1, which must rise"),
+        ({"lr": {"low": "little", "high": 1}}, "lr has low 'little'; expected a number"),
+        ({"lr": {"low": True, "high": 2}}, "lr has low True; expected a number"),
+        ({"lr": {"low": math.nan, "high": 1}}, "lr has low nan; expected a number"),
+        ({"epochs": {"low": 0.5, "high": 2}}, "epochs has low 0.5; expected a whole number"),
+        ({"wd": {"low": 0, "high": 1, "log": True}}, "wd has log from low 0; a logarithm is drawn from above 0"),
+        ({"wd": {"low": 1, "high": 2, "log": True, "step": 1}}, "wd has log with step"),
+        ({"wd": {"low": 1, "high": 2, "log": "yes"}}, "wd has log 'yes'; expected true or false"),
+        ({"wd": {"low": 0, "high": 1, "step": 0.3}}, "no whole number of steps of 0.3"),
+        ({"lr": {"low": 0, "high": 1}}, "Setting lr: input should be greater than 0, found 0.0"),
+        ({"drop_rate": {"low": 0, "high": 1}}, "Setting drop_rate: input should be less than 1"),
+        ({"sched": {"low": 1, "high": 2}}, "sched is no number"),
+        ({"sched": ["onecycle"]}, "expected a list of 2 to 100"),
+        ({"sched": ["onecycle", "luck"]}, "Setting sched"),
+        ({"lr": [0.1, "1e-1"]}, "lr has the choice 0.1 twice"),
+        ({"unfreeze": [None, None]}, "has the choice None twice"),
+    ],
+)
+def test_what_no_space_has_is_refused(plain, words):
+    with pytest.raises(UsageError) as caught:
+        parse_space(plain)
+    assert words in str(caught.value)
+    assert str(caught.value)[-1] in ".?"
+
+
+def test_what_stands_outside_is_a_setting():
+    assert set(OUTSIDE) <= set(Config.model_fields)

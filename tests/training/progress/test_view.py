@@ -1,0 +1,212 @@
+import io
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from fastmask.api import cross_validate
+from fastmask.config import make_config
+from fastmask.data.contest import read_contest
+from fastmask.training import progress as progress_module
+from fastmask.training.budget import Deadline
+from fastmask.training.callbacks import OOFCollector, TrainedEpochs
+from fastmask.training.progress.pace import Steps
+from fastmask.training.progress.terminal import Log, Terminal
+from fastmask.training.progress.view import RunProgress
+
+HEADER = "epoch  train loss  valid loss  macro-F1  accuracy  seconds"
+
+
+def shown(stream, contest, small_settings, out):
+    cross_validate(read_contest(contest), out=out, log=stream, **{**small_settings, "epochs": 1})
+    return stream.getvalue()
+
+
+def test_a_log_gets_a_line_about_the_run_and_one_an_epoch(contest, small_settings, tmp_path):
+    said = shown(io.StringIO(), contest, small_settings, tmp_path / "run").splitlines()
+    # whoever comes first decodes the photos
+    about, *lines = [line for line in said if not line.startswith("Decoded")]
+    assert about.startswith("84 photos of 12 persons; mask (wear, incorrect, none); gender (male, female); age (<30")
+    assert "; test_resnet, 0.4 M parameters" in about
+    assert [line.split("  ")[0] for line in lines] == ["fold 1/2 epoch 1/1", "fold 2/2 epoch 1/1"]
+    assert all("macro_f1 0." in line and "valid_loss" in line for line in lines)
+
+
+def test_a_terminal_keeps_a_table_of_each_fold_and_one_of_the_run(terminal, contest, small_settings, tmp_path):
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, **small_settings)
+    assert terminal.cursor_is_shown
+    lines = [line for line in terminal.shown if line]
+    lines = lines[lines.index(HEADER) - 1 :]
+    for fold in (0, 1):
+        history = run.history(fold)
+        (best,) = (int(file.stem.removeprefix("epoch")) for file in run.checkpoints(fold))
+        title, header, *epochs = lines[4 * fold : 4 * fold + 4]
+        assert title == f"fold {fold + 1}/2: best epoch {best + 1} of 2, macro-F1 {history['macro_f1'][best]:.4f}"
+        assert header == HEADER
+        for epoch, words in enumerate(line.replace("*", "").split() for line in epochs):
+            expected = history.loc[epoch, ["train_loss", "valid_loss", "macro_f1", "accuracy"]]
+            assert words[:-1] == [str(epoch + 1), *(f"{value:.4f}" for value in expected)]
+        assert [("*" in line) for line in epochs] == [epoch == best for epoch in (0, 1)]
+    header, *folds = lines[8:]
+    assert header == "fold  epochs  best epoch  macro-F1  seconds"
+    assert [line.split()[:2] for line in folds] == [["1/2", "2"], ["2/2", "2"]]
+
+
+def test_the_status_is_drawn_while_it_trains(terminal, contest, small_settings, tmp_path, monkeypatch):
+    drawn = []
+    draw = Terminal._draw
+    monkeypatch.setattr(Terminal, "_draw", lambda view, standing: (drawn.append(standing), draw(view, standing)))
+    monkeypatch.setattr(Terminal, "is_due", lambda _: True)
+    monkeypatch.setattr(progress_module, "_LOOK", 0.0)
+    settings = {**small_settings, "bs": 14, "refit": 1}
+    cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, fold=[1], **settings)
+    training, refit = ([s for s in drawn if s.title == title] for title in ("fold 2/2", "refit of fold 2/2"))
+    steps = [(s.epoch, s.training, s.step, s.steps) for s in training]
+    once = [(True, 0, 3), (True, 1, 3), (True, 2, 3), (True, 3, 3), (False, 1, 3), (False, 2, 3), (False, 3, 3)]
+    assert steps == [(epoch, *step) for epoch in (0, 1) for step in [*once, (False, 3, 3)]]
+    assert [(s.step, s.steps) for s in refit] == [(step, 6) for step in (0, 1, 2, 3, 4, 5, 6, 6)]
+    assert training[0].loss is None
+    assert all(s.loss > 0 for s in training[1:])
+    # nothing is left of it but the tables, and the line of the refit
+    assert not any("photos/s" in line for line in terminal.shown)
+    assert "fold 2/2: 1 epoch on all photos" in terminal.shown
+
+
+def test_the_terminal_is_given_back_after_an_interruption(terminal, contest, small_settings, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OOFCollector, "after_trained_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shown(terminal, contest, small_settings, tmp_path / "run")
+    assert terminal.cursor_is_shown
+    lines = [line for line in terminal.shown if line]
+    assert lines[-1].startswith("Interrupted. To go on: fastmask fit --resume")
+    assert any(line.startswith("fold 1/2, stopped after 1 of 1 epochs: best epoch 1 of 1") for line in lines)
+
+
+def test_a_fold_that_is_gone_on_with_shows_what_it_had(terminal, contest, small_settings, tmp_path, monkeypatch):
+    settings = {**small_settings, "epochs": 3, "save_every": "1"}
+    after = OOFCollector.after_trained_epoch
+
+    def interrupted(collector):
+        if collector.learn.epoch == 2:
+            raise KeyboardInterrupt
+        after(collector)
+
+    monkeypatch.setattr(OOFCollector, "after_trained_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), fold=[0], **settings)
+    monkeypatch.undo()
+    monkeypatch.setenv("TERM", "xterm")
+    first = []
+    monkeypatch.setattr(Terminal, "_draw", lambda _, standing: first.append(standing))
+    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, fold=[0], resume=True)
+    assert (first[0].epoch, first[0].training, first[0].step, len(first[0].done.rows)) == (2, True, 2, 2)
+    table = terminal.shown[terminal.shown.index(HEADER) + 1 :][:3]
+    assert [line.split()[0] for line in table] == ["1", "2", "3"]
+    assert f"{run.history(0)['macro_f1'][0]:.4f}" in table[0]
+
+
+class Learn:
+    """Stands for a learner in the middle of a fit of three epochs of ten steps and four of validation."""
+
+    def __init__(self, epoch=1, training=True):
+        self.epoch, self.n_epoch, self.training, self.iter, self.n_iter = epoch, 3, training, 4, 10
+        self.dls = SimpleNamespace(train=range(10), valid=range(4))
+        self.recorder = SimpleNamespace(smooth_loss=SimpleNamespace(count=0))
+
+
+class View(Log):
+    """Keeps where a fold stands."""
+
+    lives = True
+
+    def is_due(self):
+        return True
+
+    def show(self, standing):
+        self.standing = standing
+
+
+def left(learn, folds=2, refits=0, end=None, deadline=None, **settings):
+    """What is left after the fifth step, of two seconds each and one of validation."""
+    view = View(io.StringIO())
+    config = make_config({"folds": 5, "epochs": 3, "patience": 0, **settings})
+    run = RunProgress(view, config, folds, refits, end)
+    callback = run.fold(0, SimpleNamespace(rows=[], times=[]), deadline)
+    callback.learn, learn.yb = learn, [range(8)]
+    run.pace.step(True, 2.0, 8)
+    run.pace.step(False, 1.0, 8)
+    callback._show(5)
+    assert view.standing.photos_per_second == 4
+    return view.standing.left
+
+
+def test_the_time_left_is_by_what_steps_take():
+    # 5 steps of training and 4 of validation, a whole epoch; then another fold of three
+    found = left(Learn())
+    assert (found.fold, found.run, found.at_most) == (14 + 24, 14 + 24 + 3 * 24, False)
+    found = left(Learn(epoch=2, training=False), folds=1)
+    # the fifth of four is the end
+    assert found.fold == found.run <= 0
+
+
+def test_refits_are_part_of_the_run():
+    # on all photos: 10 steps on four folds are 12.5 on five
+    assert left(Learn(), folds=1, refits=2, refit=4).run == 38 + 2 * 4 * 12.5 * 2
+
+
+@pytest.mark.parametrize(
+    ("patience", "epoch", "folds", "expected"),
+    [(2, 1, 1, True), (2, 2, 1, False), (2, 2, 2, True), (3, 1, 2, False), (0, 1, 2, False)],
+)
+def test_a_fold_may_stop_earlier(patience, epoch, folds, expected):
+    assert left(Learn(epoch=epoch), folds=folds, patience=patience).at_most == expected
+
+
+def test_hours_end_it_in_any_case():
+    now = time.monotonic()
+    found = left(Learn(), end=now + 60, deadline=Deadline(now + 20, 1))
+    assert found.fold == pytest.approx(20, abs=1)
+    assert found.run == pytest.approx(60, abs=1)
+
+
+def test_a_loss_that_has_not_come_yet_is_not_waited_for(monkeypatch):
+    glimpses = []
+
+    class Slow:
+        def __init__(self, value):
+            self.value, self.here = value, False
+            glimpses.append(self)
+
+        def arrived(self):
+            return self.here
+
+    monkeypatch.setattr(progress_module, "Glimpse", Slow)
+    view = View(io.StringIO())
+    callback = RunProgress(view, make_config({}), 1, 0).fold(0, SimpleNamespace(rows=[], times=[]))
+    callback.learn = Learn()
+    callback.learn.recorder.smooth_loss = SimpleNamespace(count=3, value=0.5)
+    for _ in range(3):
+        callback._show(5)
+        assert view.standing.loss is None
+    glimpses[0].here = True
+    for _ in range(3):
+        callback._show(5)
+        assert view.standing.loss == 0.5
+    # a second has not passed
+    assert len(glimpses) == 1
+
+
+def test_a_log_costs_nothing_in_a_step():
+    callback = RunProgress(Log(io.StringIO()), make_config({}), 1, 0).fold(0, None)
+    # there is no learner to ask
+    for _ in range(3):
+        callback.after_batch()
+    assert callback._pace.seconds(Steps(1, 0)) is None
+
+
+def test_its_state_is_none_that_a_fold_must_have():
+    assert progress_module.FoldProgress.optional
+    assert not TrainedEpochs.optional
