@@ -32,7 +32,7 @@ SECTIONS = {
     "numbers": ("Errors by number, such as age", "numbers.section"),
     "mistakes": ("The most confident mistakes", "top_losses.section"),
     "label-errors": ("Suspicious labels", "suspects.section"),
-    "explained": ("Where the networks look", "explained.section"),
+    "explained": ("Where the networks look", "heatmaps.section"),
     "augmented": ("Training photos as the network sees them", "augmented.section"),
     "cost": ("Cost", "facts.cost_section"),
     "environment": ("Environment", "facts.environment_section"),

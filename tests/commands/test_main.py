@@ -23,6 +23,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from fastmask.api import Run
 from fastmask.commands import main as cli
 from fastmask.config import Config
+from fastmask.run.directory import RunDirectory
 from fastmask.training.crossval import saying_how_to_go_on
 from fastmask.training.progress.terminal import Log
 
@@ -669,7 +670,7 @@ def test_an_interruption_is_told_once_with_the_line_to_resume_also_to_the_quiet(
         with saying_how_to_go_on("fastmask fit", Log(sys.stderr)):
             raise error
 
-    monkeypatch.setattr(Run, "load", interrupt)
+    monkeypatch.setattr(RunDirectory, "load", interrupt)
     answer = fastmask("score", finished_run.path, *quiet)
     assert (answer.code, answer.out, answer.err) == (code, "", ["Interrupted. To go on: fastmask fit"])
 
@@ -680,7 +681,7 @@ def test_an_interruption_exits_130_with_a_word_and_no_traceback(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "load", interrupt)
+    monkeypatch.setattr(RunDirectory, "load", interrupt)
     answer = fastmask("score", finished_run.path)
     assert (answer.code, answer.out, answer.err) == (INTERRUPTED, "", ["fastmask: interrupted"])
 
@@ -1026,7 +1027,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code: str, unwanted: set[
     lines = [
         "import atexit, sys",
         f"atexit.register(lambda: print(sorted({unwanted} & set(sys.modules)), file=sys.stderr))",
-        "from fastmask import cli",
+        "from fastmask.commands import main as cli",
         code,
     ]
     command = [sys.executable, "-c", "\n".join(lines)]
