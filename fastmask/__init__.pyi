@@ -46,8 +46,8 @@ from .export.result import Exported as Exported
 from .heads import Head as Head
 from .heads import Heads as Heads
 from .inference.blend import Blended as Blended
-from .inference.ensemble import Predictions as Predictions
-from .inference.ensemble import predict as predict
+from .inference.predictions import Predictions as Predictions
+from .inference.predictions import predict as predict
 from .inference.pseudo import make_pseudo as make_pseudo
 from .labels import soft_labels as soft_labels
 from .model.adamp import AdamP as AdamP

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastmask.inference.blend import Blended
-    from fastmask.inference.ensemble import Predictions
+    from fastmask.inference.predictions import Predictions
     from fastmask.report.write import Report
 
 
@@ -36,8 +36,8 @@ class Run(RunDirectory):
     """A run directory with what is made of it: predictions, a report, plots; a notebook shows its scores."""
 
     def predict(self, images: str | Path | Sequence[str | Path], tta: int = 1, **options: Any) -> Predictions:
-        """Predict photos: see `fastmask.inference.ensemble.predict`."""
-        from fastmask.inference.ensemble import predict
+        """Predict photos: see `fastmask.inference.predictions.predict`."""
+        from fastmask.inference.predictions import predict
 
         return predict(self, images, tta=tta, **options)
 

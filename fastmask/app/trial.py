@@ -19,7 +19,7 @@ from fastmask.data.augment import CHANGE
 from fastmask.data.boxes import to_frame
 from fastmask.data.photo import MOST_PIXELS, SUFFIXES, TooLargeError, decode_photo
 from fastmask.heads import JOINT, Heads
-from fastmask.inference.ensemble import Predictions, predict
+from fastmask.inference.predictions import Predictions, predict
 from fastmask.inference.members import open_members
 from fastmask.inference.mixture import Mixture
 from fastmask.inference.networks import load_network

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastmask.decision.rule import Rule
-    from fastmask.inference.ensemble import Predictions
+    from fastmask.inference.predictions import Predictions
     from fastmask.run.directory import RunDirectory
 
 app = Commands()
@@ -157,7 +157,7 @@ def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
 
 
 def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
-    from fastmask.inference.ensemble import find_photos
+    from fastmask.inference.predictions import find_photos
     from fastmask.inference.submission import persons_of
 
     return persons_of(find_photos(photos)[1], same_person, submission)

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from fastmask.heads import Heads
-from fastmask.inference.ensemble import Predictions
+from fastmask.inference.predictions import Predictions
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.randomness import Counted, Stream

@@ -33,7 +33,7 @@ from fastmask.export.result import (
 )
 from fastmask.export.steps import Step, steps_of
 from fastmask.heads import Heads
-from fastmask.inference.ensemble import MOST, augments_of, find_photos, predict
+from fastmask.inference.predictions import MOST, augments_of, find_photos, predict
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import Mixture, widen
 from fastmask.inference.networks import checkpoints_of, load_members

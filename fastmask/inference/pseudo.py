@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.pseudo import MARK, SEEN, Pseudo
-from fastmask.inference.ensemble import predict
+from fastmask.inference.predictions import predict
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
 from fastmask.system.files import check_parent

@@ -19,7 +19,7 @@ from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import check_photos
 from fastmask.data.transforms import NormalizeBatch
 from fastmask.heads import JOINT, Heads
-from fastmask.inference.ensemble import face_cut, find_photos
+from fastmask.inference.predictions import face_cut, find_photos
 from fastmask.inference.networks import Load, load_members
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet

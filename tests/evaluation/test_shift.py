@@ -9,7 +9,7 @@ from fastmask.api import Run
 from fastmask.decision.decide import fit_run
 from fastmask.evaluation.shift import Member, distances, judge, shift
 from fastmask.heads import Head, Heads
-from fastmask.inference.ensemble import Predictions, predict
+from fastmask.inference.predictions import Predictions, predict
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import DataError, UsageError
 

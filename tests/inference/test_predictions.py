@@ -12,7 +12,7 @@ from fastmask.api import Run, blend_runs
 from fastmask.data.augment import REPORT_STATS
 from fastmask.data.contest import read_contest
 from fastmask.decision.decide import fit_run
-from fastmask.inference.ensemble import face_cut, find_photos, predict
+from fastmask.inference.predictions import face_cut, find_photos, predict
 from fastmask.inference.views import make_views
 from fastmask.model.network import build_network
 from fastmask.run.tensors import read_oof
