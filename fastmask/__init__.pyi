@@ -45,7 +45,7 @@ from .export.onnx import export_onnx as export_onnx
 from .export.result import Exported as Exported
 from .heads import Head as Head
 from .heads import Heads as Heads
-from .inference.blend import Blended as Blended
+from .inference.ensemble import Blended as Blended
 from .inference.predictions import Predictions as Predictions
 from .inference.predictions import predict as predict
 from .inference.pseudo import make_pseudo as make_pseudo

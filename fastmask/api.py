@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fastmask.config import Config
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
-from fastmask.inference import blend
+from fastmask.inference import ensemble
 from fastmask.inference.mixture import MEAN
 from fastmask.inference.teacher import open_teacher
 from fastmask.run import merge
@@ -27,7 +27,7 @@ from fastmask.training.plan import LossFunc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastmask.inference.blend import Blended
+    from fastmask.inference.ensemble import Blended
     from fastmask.inference.predictions import Predictions
     from fastmask.report.write import Report
 
@@ -155,6 +155,6 @@ def blend_runs(
     overwrite: bool = False,
     draws: int = DRAWS,
 ) -> Blended:
-    """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.blend.blend_runs`."""
-    blended = blend.blend_runs(runs, how, out=out, overwrite=overwrite, draws=draws)
+    """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.ensemble.blend_runs`."""
+    blended = ensemble.blend_runs(runs, how, out=out, overwrite=overwrite, draws=draws)
     return replace(blended, run=Run.of(blended.run))

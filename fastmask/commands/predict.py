@@ -245,7 +245,7 @@ def ensemble(
 
     Predictions are blended separately for each head.
     """
-    from fastmask.inference.blend import blend_runs
+    from fastmask.inference.ensemble import blend_runs
 
     echo(blend_runs(runs, blend, out=out, overwrite=overwrite), json)
     say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")

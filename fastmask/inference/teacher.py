@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from fastmask.config import Config
 from fastmask.data.table import Table
 from fastmask.heads import Heads
-from fastmask.inference.blend import oof_of
+from fastmask.inference.ensemble import oof_of
 from fastmask.inference.predictions import predict
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.mixture import OOF_WEIGHTS, Mixture, fit_mixture, widen
