@@ -15,7 +15,7 @@ from fastmask.config import Config
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
 from fastmask.inference import ensemble
-from fastmask.inference.mixture import MEAN
+from fastmask.inference.blend import MEAN
 from fastmask.inference.teacher import open_teacher
 from fastmask.run import merge
 from fastmask.run.directory import RunDirectory

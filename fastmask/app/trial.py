@@ -19,10 +19,10 @@ from fastmask.data.augment import CHANGE
 from fastmask.data.boxes import to_frame
 from fastmask.data.photo import MOST_PIXELS, SUFFIXES, TooLargeError, decode_photo
 from fastmask.heads import JOINT, Heads
-from fastmask.inference.predictions import Predictions, predict
+from fastmask.inference.blend import Blend
 from fastmask.inference.members import open_members
-from fastmask.inference.mixture import Mixture
 from fastmask.inference.networks import load_network
+from fastmask.inference.predictions import Predictions, predict
 from fastmask.model.network import MultiHeadNet
 from fastmask.preparation.faces import find_face, load_detector
 from fastmask.report.explain import Explanation, answer_of, explain
@@ -96,7 +96,7 @@ class Trial:
         """Whether the run, or one that an ensemble is made of, wants to know where the face is."""
         if not self.run.is_ensemble:
             return self.run.config.boxes is not None
-        return any(run.config.boxes for run in open_members(self.run, Mixture.of(self.run)).values())
+        return any(run.config.boxes for run in open_members(self.run, Blend.of(self.run)).values())
 
     @contextmanager
     def _handed_over(self, photo: Path, name: str | None) -> Iterator[tuple[Path, dict[str, Any], str]]:

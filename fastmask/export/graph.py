@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fastmask.data.augment import Stats
 from fastmask.heads import Heads
-from fastmask.inference.mixture import TIE, VOTE, Mixture
+from fastmask.inference.blend import TIE, VOTE, Blend
 from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import FastmaskError, UsageError, one_line
 
@@ -184,7 +184,7 @@ class _Graph:
 def build(
     heads: Heads,
     runs: Mapping[str, Networks],
-    mixture: Mixture | None = None,
+    blend: Blend | None = None,
     *,
     half: bool = False,
     metadata: Mapping[str, str] | None = None,
@@ -217,7 +217,7 @@ def build(
             ir = max(ir, model.ir_version)
         each.append({name: graph.mean(values, shares) for name, values in answered.items()})
     for head in heads:
-        graph.add("Identity", [_blended(graph, heads, head.name, each, mixture)], head.name)
+        graph.add("Identity", [_blended(graph, heads, head.name, each, blend)], head.name)
     size = next(iter(runs.values())).size
     made = helper.make_model(
         helper.make_graph(
@@ -245,14 +245,14 @@ def _normalized(graph: _Graph, pixels: str, stats: Stats, half: bool) -> str:
     return graph.add("Cast", [x], to=TensorProto.FLOAT16) if half else x
 
 
-def _blended(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[str, str]], mixture: Mixture | None) -> str:
-    """The probabilities of one head, of all runs; as `Mixture.mix`."""
-    if mixture is None:
+def _blended(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[str, str]], blend: Blend | None) -> str:
+    """The probabilities of one head, of all runs; as `Blend.mix`."""
+    if blend is None:
         return each[0][name]
-    there = np.flatnonzero(mixture.weights[name]).tolist()
+    there = np.flatnonzero(blend.weights[name]).tolist()
     parts = [each[i][name] for i in there]
-    if mixture.how != VOTE or heads[name].spread is not None:
-        return graph.mean(parts, [float(mixture.weights[name][i]) for i in there])
+    if blend.how != VOTE or heads[name].spread is not None:
+        return graph.mean(parts, [float(blend.weights[name][i]) for i in there])
     depth = graph.constant(np.array(len(heads[name].classes), np.int64))
     values = graph.constant(np.array([0, 1], np.float32))
     first = [graph.add("ArgMax", [part], axis=-1, keepdims=0) for part in parts]

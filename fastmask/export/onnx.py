@@ -33,10 +33,10 @@ from fastmask.export.result import (
 )
 from fastmask.export.steps import Step, steps_of
 from fastmask.heads import Heads
-from fastmask.inference.predictions import MOST, augments_of, find_photos, predict
+from fastmask.inference.blend import Blend, widen
 from fastmask.inference.members import learned, open_members
-from fastmask.inference.mixture import Mixture, widen
 from fastmask.inference.networks import checkpoints_of, load_members
+from fastmask.inference.predictions import MOST, augments_of, find_photos, predict
 from fastmask.model.losses import FocalLoss
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import photos_of
@@ -111,7 +111,7 @@ def export_onnx(
     built = build(
         run.heads,
         networks,
-        chosen.mixture,
+        chosen.blend,
         half=precision == "fp16",
         metadata=chosen.metadata(size, networks, precision),
     ).SerializeToString()
@@ -148,7 +148,7 @@ class _Chosen:
 
     run: RunDirectory
     runs: Mapping[str, RunDirectory]
-    mixture: Mixture | None
+    blend: Blend | None
     members: Sequence[str] | None
     soup: bool
     refit: bool
@@ -205,8 +205,8 @@ def _choose(run: RunDirectory, fold: int | None, soup: bool, refit: bool) -> _Ch
     """What is to be exported; raises UsageError where it cannot be, before anything is loaded."""
     if run.is_ensemble and fold is not None:
         raise UsageError(f"{run.path} is an ensemble and has no folds of its own; export one of its runs with --fold.")
-    mixture = Mixture.of(run) if run.is_ensemble else None
-    runs = {real(run.path).name: run} if mixture is None else open_members(run, mixture)
+    blend = Blend.of(run) if run.is_ensemble else None
+    runs = {real(run.path).name: run} if blend is None else open_members(run, blend)
     members = None if fold is None else [f"fold{fold}"]
     needed = 0
     steps: dict[str, list[Step]] = {}
@@ -232,7 +232,7 @@ def _choose(run: RunDirectory, fold: int | None, soup: bool, refit: bool) -> _Ch
             f"The networks of {run.path} take {in_bytes(needed)}, and an ONNX file holds at most 2 GB; export each "
             "fold with --fold, or fewer networks with --soup."
         )
-    return _Chosen(run, runs, mixture, members, soup, refit, first)
+    return _Chosen(run, runs, blend, members, soup, refit, first)
 
 
 def _photos(run: RunDirectory, images: str | Path | Sequence[str | Path] | None, data: str | None) -> list[Path]:
@@ -366,12 +366,12 @@ def round_off(
 
 def _mixed(chosen: _Chosen, each: Sequence[np.ndarray]) -> np.ndarray:
     """The answers of each run -> (N, classes of all heads) those of what is exported."""
-    if chosen.mixture is None:
+    if chosen.blend is None:
         return each[0]
     heads = chosen.run.heads
     there = [[name for name in learned(one) if name in heads.names] for one in chosen.runs.values()]
     runs = zip(chosen.runs.values(), each, there, strict=True)
-    return chosen.mixture.mix([widen(heads, one.heads, answers, names) for one, answers, names in runs])
+    return chosen.blend.mix([widen(heads, one.heads, answers, names) for one, answers, names in runs])
 
 
 def _of_folds(

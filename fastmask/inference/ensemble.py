@@ -1,4 +1,4 @@
-"""Blend: several runs of the same photos made into one, an ensemble, and what that gains over each of them."""
+"""Ensemble: several runs of the same photos blended into one, and what that gains over each of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.data.folds import whole_parts
 from fastmask.heads import JOINT, Heads
+from fastmask.inference.blend import BLENDS, MEAN, OOF_WEIGHTS, Blend, cross_blend, fit_blend, widen
 from fastmask.inference.members import aligned, all_heads, check_members, describe, learned, member_names
-from fastmask.inference.mixture import BLENDS, MEAN, OOF_WEIGHTS, Mixture, cross_mix, fit_mixture, widen
 from fastmask.run.directory import OOF, SCORES, RunDirectory, check_free
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score_heads, thin
 from fastmask.system.errors import UsageError
@@ -56,14 +56,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Blended:
-    """An ensemble of runs: its `run`, its `mixture` of the `members`, and the score of each target beside theirs.
+    """An ensemble of runs: its `run`, its `blend` of the `members`, and the score of each target beside theirs.
 
     `targets` are the joint class, and each head that is no distribution. The joint class has no members where none has
     all heads.
     """
 
     run: RunDirectory
-    mixture: Mixture
+    blend: Blend
     members: list[str]
     targets: dict[str, Target]
     notes: list[str] = field(default_factory=list)
@@ -88,15 +88,15 @@ class Blended:
             yield f"{name:{width}}  {target.score.cells}  {target.best.member:{wide}}  {target.best.gain}"
 
     def _weight_lines(self) -> Iterator[str]:
-        if self.mixture.how != OOF_WEIGHTS:
+        if self.blend.how != OOF_WEIGHTS:
             return
         yield ""
-        for name, weights in self.mixture.weights.items():
+        for name, weights in self.blend.weights.items():
             parts = [f"{member} {w:.3f}" for member, w in zip(self.members, weights, strict=True) if w > 0]
             yield f"weights of {name}: {', '.join(parts)}"
 
     def _words(self) -> Iterator[str]:
-        if self.mixture.how == OOF_WEIGHTS:
+        if self.blend.how == OOF_WEIGHTS:
             yield "Each photo's weights were fitted on other persons; those shown, which predict, on all."
         joint = self.targets[JOINT]
         if joint.members:
@@ -108,12 +108,12 @@ class Blended:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        mixture = self.mixture.to_plain()
-        weights = {name: dict(zip(self.members, each, strict=True)) for name, each in mixture["weights"].items()}
+        blend = self.blend.to_plain()
+        weights = {name: dict(zip(self.members, each, strict=True)) for name, each in blend["weights"].items()}
         targets = {name: target.to_plain() for name, target in self.targets.items()}
         joint = self.targets[JOINT]
         best = joint.best.member if joint.members else None
-        return {**mixture, "weights": weights, "best": best, "targets": targets, "notes": self.notes}
+        return {**blend, "weights": weights, "best": best, "targets": targets, "notes": self.notes}
 
 
 def blend_runs(
@@ -142,9 +142,9 @@ def blend_runs(
     folds, members = folds_of(heads, loaded), [oof_of(heads, first, run) for run in loaded]
     parts = _parts(first)
     y = heads.encode_frame(folds)[pd.Index(folds["path"]).get_indexer(pd.Index(first.oof["path"]))]
-    mixed, mixture, names = (
-        cross_mix(how, heads, members, y, parts),
-        fit_mixture(how, heads, members, y),
+    mixed, blend, names = (
+        cross_blend(how, heads, members, y, parts),
+        fit_blend(how, heads, members, y),
         member_names(loaded),
     )
     with held(out):
@@ -156,15 +156,15 @@ def blend_runs(
             folds=folds,
             environment=_environment(),
             ensemble={
-                **mixture.to_plain(),
+                **blend.to_plain(),
                 "members": [describe(run, name, out) for run, name in zip(loaded, names, strict=True)],
                 "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in run.doubts],
             },
             overwrite=overwrite,
         )
         write_csv(out / OOF, _oof_frame(heads, first, mixed, y))
-        write_json(out / SCORES, _scores(ensemble, mixture.mix(members), draws))
-    return Blended(ensemble, mixture, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
+        write_json(out / SCORES, _scores(ensemble, blend.mix(members), draws))
+    return Blended(ensemble, blend, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
 
 
 def folds_of(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:

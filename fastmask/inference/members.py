@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import Heads
-from fastmask.inference.mixture import Mixture
+from fastmask.inference.blend import Blend
 from fastmask.run.directory import ENSEMBLE, MOST_MEMBERS, OOF, RunDirectory
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
@@ -139,7 +139,7 @@ def _digest(file: Path) -> str:
     return made.hexdigest()
 
 
-def open_members(ensemble: RunDirectory, mixture: Mixture) -> dict[str, RunDirectory]:
+def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory]:
     """The runs of an ensemble by name; raises DataError where one is gone, or is another than it was made of."""
     opened: dict[str, RunDirectory] = {}
     places: list[Path] = []
@@ -150,9 +150,9 @@ def open_members(ensemble: RunDirectory, mixture: Mixture) -> dict[str, RunDirec
                 f"{ensemble.path} is made of {place}, which is not there; put it back, or make the ensemble again."
             )
         run = RunDirectory.load(place)
-        asked = [name for name, weights in mixture.weights.items() if weights[number] > 0]
+        asked = [name for name, weights in blend.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
-        alike = all(name in learned(run) and run.heads[name].classes == mixture.heads[name].classes for name in asked)
+        alike = all(name in learned(run) and run.heads[name].classes == blend.heads[name].classes for name in asked)
         # the last: predictions that are the same may be read
         if not same or not alike or not set(run.oof["fold"]) <= set(run.trained_folds):
             raise DataError(

@@ -19,8 +19,8 @@ from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import SUFFIXES, check_photos, photos_in
 from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.heads import Heads
+from fastmask.inference.blend import Blend, widen
 from fastmask.inference.members import learned, open_members
-from fastmask.inference.mixture import Mixture, widen
 from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.views import View, flip, make_views, plain
 from fastmask.model.losses import FocalLoss
@@ -311,8 +311,8 @@ def _predict_runs(
         raise UsageError(
             f"{ensemble.path} is an ensemble and predicts with all its runs; make another of those that you want."
         )
-    mixture = Mixture.of(ensemble)
-    runs = open_members(ensemble, mixture)
+    blend = Blend.of(ensemble)
+    runs = open_members(ensemble, blend)
     for run in runs.values():
         # what the last one lacks would cost the work of all before it
         checkpoints_of(run, None, bool(options["soup"]), bool(options["refit"]))
@@ -325,8 +325,8 @@ def _predict_runs(
         each = predict(run, images, progress=_part(progress, place, len(runs)), **own)
         there = [head for head in learned(run) if head in ensemble.heads.names]
         made[name], names = widen(ensemble.heads, each.heads, each.probabilities, there), each.names
-    mixed = mixture.mix(list(made.values())).astype(np.float32)
-    return Predictions(names, ensemble.heads, mixed, made, blend=mixture.how)
+    mixed = blend.mix(list(made.values())).astype(np.float32)
+    return Predictions(names, ensemble.heads, mixed, made, blend=blend.how)
 
 
 def _part(progress: Progress | None, place: int, parts: int) -> Progress | None:

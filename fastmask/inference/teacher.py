@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from fastmask.config import Config
 from fastmask.data.table import Table
 from fastmask.heads import Heads
+from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
-from fastmask.inference.predictions import predict
 from fastmask.inference.members import learned, open_members
-from fastmask.inference.mixture import OOF_WEIGHTS, Mixture, fit_mixture, widen
+from fastmask.inference.predictions import predict
 from fastmask.run.directory import FOLDS, TEACHER, RunDirectory
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, UsageError
@@ -90,13 +90,13 @@ class Teacher:
             return np.asarray(members[0], np.float32)
         heads, runs = self.run.heads, list(self.runs.values())
         wide = [widen(heads, run.heads, p, _shared(run, heads)) for run, p in zip(runs, members, strict=True)]
-        mixture = Mixture.of(self.run)
-        if mixture.how == OOF_WEIGHTS and fold < self.run.config.folds:
+        blend = Blend.of(self.run)
+        if blend.how == OOF_WEIGHTS and fold < self.run.config.folds:
             # the weights that predict were fitted on the labels of all folds, the judged one's included
             other = self.run.oof["fold"].to_numpy() != fold
             oofs = [oof_of(heads, self.run, run)[other] for run in runs]
-            mixture = fit_mixture(OOF_WEIGHTS, heads, oofs, self.run.true[other])
-        return mixture.mix(wide).astype(np.float32)
+            blend = fit_blend(OOF_WEIGHTS, heads, oofs, self.run.true[other])
+        return blend.mix(wide).astype(np.float32)
 
     def answers_kept(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:
         """`answers`, as the run keeps them, or made now and kept: a run that is gone on with learns from the same."""
@@ -144,7 +144,7 @@ def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequen
     train, else all.
     """
     run = RunDirectory.load(str(config.teacher))
-    runs = open_members(run, Mixture.of(run)) if run.is_ensemble else {"": run}
+    runs = open_members(run, Blend.of(run)) if run.is_ensemble else {"": run}
     for each in runs.values():
         _check_folds(each, table, folds, config.group, chosen)
     teacher = Teacher(run, runs, config.teacher_weight, config.teacher_temperature)

@@ -19,8 +19,8 @@ from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo import check_photos
 from fastmask.data.transforms import NormalizeBatch
 from fastmask.heads import JOINT, Heads
-from fastmask.inference.predictions import face_cut, find_photos
 from fastmask.inference.networks import Load, load_members
+from fastmask.inference.predictions import face_cut, find_photos
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.report.material import chosen_epochs

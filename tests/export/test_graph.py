@@ -10,7 +10,7 @@ pytest.importorskip("onnxscript")
 from fastmask.export.graph import Networks, build
 from fastmask.export.predict_onnx import open_model
 from fastmask.heads import Head, Heads
-from fastmask.inference.mixture import Mixture
+from fastmask.inference.blend import Blend
 from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import UsageError
 
@@ -82,11 +82,11 @@ def other():
 @pytest.mark.parametrize("how", ["oof", "vote"])
 def test_runs_are_blended_as_predict_blends_them(run, other, how):
     weights = {"colour": np.array([0.3, 0.7]), "size": np.array([1.0, 0.0])}
-    mixture, batch = Mixture(how, HEADS, weights), photos(5)
+    blend, batch = Blend(how, HEADS, weights), photos(5)
     each = [np.concatenate(answered(build(one.heads, {"one": one}), batch), axis=1) for one in (run, other)]
     wide = np.concatenate([each[1], np.full((5, 2), np.nan)], axis=1)
-    got = answered(build(HEADS, {"a": run, "b": other}, mixture), batch)
-    np.testing.assert_allclose(np.concatenate(got, axis=1), mixture.mix([each[0], wide]), atol=1e-5)
+    got = answered(build(HEADS, {"a": run, "b": other}, blend), batch)
+    np.testing.assert_allclose(np.concatenate(got, axis=1), blend.mix([each[0], wide]), atol=1e-5)
 
 
 def test_half_precision_is_half_the_size_and_near(run):

@@ -20,11 +20,11 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+from fastmask.api import Run  # noqa: E402
+from fastmask.export import graph as onnx_graph  # noqa: E402
+from fastmask.export import onnx as exporting  # noqa: E402
 from fastmask.export.onnx import export_onnx  # noqa: E402
 from fastmask.export.predict_onnx import open_model  # noqa: E402
-from fastmask.export import onnx as exporting  # noqa: E402
-from fastmask.export import graph as onnx_graph  # noqa: E402
-from fastmask.api import Run  # noqa: E402
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError  # noqa: E402
 from fastmask.system.files import read_yaml, write_yaml  # noqa: E402
 

@@ -14,7 +14,7 @@ from fastmask.decision.decide import decide
 from fastmask.evaluation.diff import expected_change
 from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.heads import Heads
-from fastmask.inference.mixture import Mixture, fit_mixture
+from fastmask.inference.blend import Blend, fit_blend
 from fastmask.scoring import make_target, score_differences
 from fastmask.system.errors import UsageError
 
@@ -84,9 +84,9 @@ def test_weights_are_scored_on_folds_that_they_were_not_fitted_on(pair, tmp_path
         np.testing.assert_allclose(
             run.probabilities[here, 5:], w[0] * parts[0][here] + w[1] * parts[1][here], atol=2e-3
         )
-    np.testing.assert_allclose(Mixture.of(run).weights["age"], best(slice(None)), atol=2e-3)
+    np.testing.assert_allclose(Blend.of(run).weights["age"], best(slice(None)), atol=2e-3)
     # the optimistic figure is of those weights
-    mixed = fit_mixture("oof", HEADS, members, pair[0].true).mix(members)
+    mixed = fit_blend("oof", HEADS, members, pair[0].true).mix(members)
     flattering = f1_score(HEADS.joint(pair[0].true), HEADS.joint(HEADS.argmax(mixed)), average="macro")
     assert run.scores["optimistic"]["joint"]["macro_f1"] == pytest.approx(flattering)
 

@@ -181,7 +181,7 @@ def test_an_ensemble_blends_what_its_runs_predict(finished_run, other_run, photo
     assert list(both.members) == ["small", "other"] == blended.members
     for member, own in zip(both.members.values(), each, strict=True):
         assert np.array_equal(member, own)
-    np.testing.assert_allclose(both.probabilities, blended.mixture.mix(each), rtol=1e-6)
+    np.testing.assert_allclose(both.probabilities, blended.blend.mix(each), rtol=1e-6)
     assert both.blend == how
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

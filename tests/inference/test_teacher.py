@@ -17,7 +17,7 @@ from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import batch_stats, photo_loader
 from fastmask.heads import Head, Heads
-from fastmask.inference.mixture import fit_mixture
+from fastmask.inference.blend import fit_blend
 from fastmask.inference.teacher import Teacher, open_teacher, tempered
 from fastmask.model.network import build_network
 from fastmask.system.errors import DataError, UsageError
@@ -146,7 +146,7 @@ def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(
     answers = plan.teacher.answers(plan, quietly)
     runs = [finished_run, Run.load(run_copy)]
     other = runs[0].oof["fold"].to_numpy() != 0
-    weights = fit_mixture("oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other])
+    weights = fit_blend("oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other])
     expected = weights.mix([forward(run, 0, table) for run in runs])
     np.testing.assert_allclose(answers[0], expected, atol=1e-5)
 

@@ -5,7 +5,7 @@ from sklearn.metrics import log_loss
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.inference.mixture import cross_mix, fit_mixture, fit_weights, votes, widen
+from fastmask.inference.blend import cross_blend, fit_blend, fit_weights, votes, widen
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
@@ -26,9 +26,9 @@ def by_slsqp(likelihoods):
 
 def test_the_mean_is_the_mean_of_probabilities(labels, guess):
     members = [guess(labels, seed) for seed in range(3)]
-    mixture = fit_mixture("mean", HEADS, members, labels)
-    np.testing.assert_allclose(mixture.mix(members), np.mean(members, axis=0))
-    assert mixture.to_plain()["weights"]["mask"] == pytest.approx([1 / 3] * 3)
+    blend = fit_blend("mean", HEADS, members, labels)
+    np.testing.assert_allclose(blend.mix(members), np.mean(members, axis=0))
+    assert blend.to_plain()["weights"]["mask"] == pytest.approx([1 / 3] * 3)
 
 
 def test_a_vote_is_a_share_and_the_mean_decides_a_tie():
@@ -75,7 +75,7 @@ def test_a_member_that_knows_nothing_has_no_weight_and_equal_ones_share():
 def test_weights_of_a_head_that_nobody_has_labelled_are_equal(labels, guess):
     unknown = labels.copy()
     unknown[:, 1] = -1
-    weights = fit_mixture("oof", HEADS, [guess(labels, 0), guess(labels, 1, knows=3)], unknown).weights
+    weights = fit_blend("oof", HEADS, [guess(labels, 0), guess(labels, 1, knows=3)], unknown).weights
     assert weights["gender"].tolist() == [0.5, 0.5]
     assert weights["age"][1] > 0.8
 
@@ -87,11 +87,11 @@ def test_a_head_is_blended_of_the_members_that_have_it(labels, guess):
     both = guess(labels, 2)
     assert np.isnan(one[:, 3:]).all()
     for how in ("mean", "vote", "oof"):
-        mixture = fit_mixture(how, HEADS, [one, two, both], labels)
-        assert [np.flatnonzero(mixture.weights[n]).tolist() for n in HEADS.names] == [[0, 2], [1, 2], [1, 2]]
-        mixed = mixture.mix([one, two, both])
+        blend = fit_blend(how, HEADS, [one, two, both], labels)
+        assert [np.flatnonzero(blend.weights[n]).tolist() for n in HEADS.names] == [[0, 2], [1, 2], [1, 2]]
+        mixed = blend.mix([one, two, both])
         np.testing.assert_allclose([part.sum(1) for part in HEADS.split(mixed)], 1)
-    np.testing.assert_allclose(fit_mixture("mean", HEADS, [one, two], labels).mix([one, two])[:, :3], one[:, :3])
+    np.testing.assert_allclose(fit_blend("mean", HEADS, [one, two], labels).mix([one, two])[:, :3], one[:, :3])
 
 
 @pytest.mark.parametrize("how", ["mean", "vote", "oof"])
@@ -100,22 +100,22 @@ def test_a_distribution_is_averaged_whatever_the_blend(how):
     rng = np.random.default_rng(0)
     members = [np.hstack([rng.dirichlet([1, 1], 50), rng.dirichlet([1, 1, 1], 50)]) for _ in range(3)]
     y = np.stack([rng.integers(2, size=50), rng.integers(3, size=50)], axis=1)
-    mixed = fit_mixture(how, heads, members, y).mix(members)
+    mixed = fit_blend(how, heads, members, y).mix(members)
     np.testing.assert_allclose(mixed[:, 2:], np.mean(members, axis=0)[:, 2:])
 
 
 def test_no_row_is_blended_by_weights_that_its_own_label_has_fitted(labels, guess):
     members, parts = [guess(labels, 0), guess(labels, 1, knows=2)], np.arange(len(labels)) // 7 % 5
-    mixed = cross_mix("oof", HEADS, members, labels, parts)
+    mixed = cross_blend("oof", HEADS, members, labels, parts)
     other = labels.copy()
     other[parts == 2] = (other[parts == 2] + 1) % [3, 2, 3]
-    again = cross_mix("oof", HEADS, members, other, parts)
+    again = cross_blend("oof", HEADS, members, other, parts)
     np.testing.assert_array_equal(mixed[parts == 2], again[parts == 2])
     assert (mixed[parts == 1] != again[parts == 1]).any()
-    by_hand = fit_mixture("oof", HEADS, [m[parts != 2] for m in members], labels[parts != 2])
+    by_hand = fit_blend("oof", HEADS, [m[parts != 2] for m in members], labels[parts != 2])
     np.testing.assert_allclose(mixed[parts == 2], by_hand.mix([m[parts == 2] for m in members]))
 
 
 def test_a_blend_that_there_is_not_is_refused(labels, guess):
     with pytest.raises(UsageError, match="no blend 'median'; expected one of mean, vote, oof"):
-        fit_mixture("median", HEADS, [guess(labels, 0)], labels)
+        fit_blend("median", HEADS, [guess(labels, 0)], labels)

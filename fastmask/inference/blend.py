@@ -1,4 +1,4 @@
-"""Mixture: how the probabilities of several runs become one, head by head: their mean, their votes, a weighted mean."""
+"""Blend: how the probabilities of several runs become one, for each head: their mean, vote or weighted mean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Blend:
     """A blend and, for each head, the (members,) weights, 0 or more, which sum to 1: 0 for one that lacks the head."""
 
     how: str
@@ -48,7 +48,7 @@ class Mixture:
         return {"blend": self.how, "weights": {name: each.tolist() for name, each in self.weights.items()}}
 
     @classmethod
-    def of(cls, run: RunDirectory) -> Mixture:
+    def of(cls, run: RunDirectory) -> Blend:
         """That of an ensemble; raises DataError where its file holds none."""
         plain, count = run.ensemble, len(run.ensemble["members"])
         weights = plain["weights"]
@@ -99,7 +99,7 @@ def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def fit_mixture(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Mixture:
+def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Blend:
     """The blend of (N, classes of all heads) probabilities a member, fitted on (N, heads) labels where it has weights.
 
     A head that a member lacks is NaN there. Labels of -1 say nothing; without any, and of a head that is a
@@ -116,15 +116,15 @@ def fit_mixture(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.nda
             known = np.flatnonzero(y[:, place] != UNKNOWN)
             true = [part[known, y[known, place]] for part, there in zip(parts, has, strict=True) if there]
             weights[head.name][has] = fit_weights(np.stack(true, axis=1))
-    return Mixture(how, heads, weights)
+    return Blend(how, heads, weights)
 
 
-def cross_mix(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray, parts: np.ndarray) -> np.ndarray:
+def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """(N, classes of all heads) the blend of the members; the rows of each part by weights fitted on the others."""
     mixed = np.empty((len(y), heads.n_logits))
     for part in np.unique(parts):
         here = parts == part
-        fitted = fit_mixture(how, heads, [member[~here] for member in members], y[~here])
+        fitted = fit_blend(how, heads, [member[~here] for member in members], y[~here])
         mixed[here] = fitted.mix([member[here] for member in members])
     return mixed
 
