@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from fastmask.training.progress import terminal as terminal_module
 from fastmask.training.progress.standing import Epochs, Standing
 from fastmask.training.progress.terminal import Log, Notebook, view_on
-from fastmask.training.progress.view import terminal as live
 
 ROWS = [
     {"epoch": epoch, "train_loss": 0.5, "valid_loss": 0.5, "macro_f1": epoch / 100, "accuracy": 0.5}
@@ -64,7 +64,7 @@ def test_a_low_terminal_has_room_for_the_status(terminal, monkeypatch, height):
 
 def test_pictures_take_a_small_share_of_the_time(terminal, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(terminal_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     view = view_on(terminal)
     monkeypatch.setattr(view, "_draw", lambda _: now.__setitem__(0, now[0] + 0.01))
     assert view.is_due()

@@ -18,8 +18,8 @@ from fastmask.data.contest import read_contest
 from fastmask.run.directory import check_free
 from fastmask.system.errors import UsageError
 from fastmask.training import fold as fold_module
-from fastmask.training import trackers as trackers_module
 from fastmask.training.crossval import line_to_go_on
+from fastmask.training.progress import trackers as trackers_module
 from fastmask.training.progress.trackers import Told, Trackers, check_trackers
 from fastmask.training.state import StateSaver
 

@@ -7,9 +7,9 @@ import pytest
 from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.training import progress as progress_module
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import OOFCollector, TrainedEpochs
+from fastmask.training.progress import view as view_module
 from fastmask.training.progress.pace import Steps
 from fastmask.training.progress.terminal import Log, Terminal
 from fastmask.training.progress.view import RunProgress
@@ -57,7 +57,7 @@ def test_the_status_is_drawn_while_it_trains(terminal, contest, small_settings, 
     draw = Terminal._draw
     monkeypatch.setattr(Terminal, "_draw", lambda view, standing: (drawn.append(standing), draw(view, standing)))
     monkeypatch.setattr(Terminal, "is_due", lambda _: True)
-    monkeypatch.setattr(progress_module, "_LOOK", 0.0)
+    monkeypatch.setattr(view_module, "_LOOK", 0.0)
     settings = {**small_settings, "bs": 14, "refit": 1}
     cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, fold=[1], **settings)
     training, refit = ([s for s in drawn if s.title == title] for title in ("fold 2/2", "refit of fold 2/2"))
@@ -183,7 +183,7 @@ def test_a_loss_that_has_not_come_yet_is_not_waited_for(monkeypatch):
         def arrived(self):
             return self.here
 
-    monkeypatch.setattr(progress_module, "Glimpse", Slow)
+    monkeypatch.setattr(view_module, "Glimpse", Slow)
     view = View(io.StringIO())
     callback = RunProgress(view, make_config({}), 1, 0).fold(0, SimpleNamespace(rows=[], times=[]))
     callback.learn = Learn()
@@ -208,5 +208,5 @@ def test_a_log_costs_nothing_in_a_step():
 
 
 def test_its_state_is_none_that_a_fold_must_have():
-    assert progress_module.FoldProgress.optional
+    assert view_module.FoldProgress.optional
     assert not TrainedEpochs.optional
