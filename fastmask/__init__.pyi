@@ -58,8 +58,8 @@ from .model.metrics import Accuracy as Accuracy
 from .model.metrics import MacroF1 as MacroF1
 from .model.network import MultiHeadNet as MultiHeadNet
 from .model.network import build_network as build_network
+from .preparation.check import Finding as Finding
 from .preparation.check import check_data as check_data
-from .preparation.findings import Finding as Finding
 from .report.explain import explain as explain
 from .report.mistakes import mistakes as mistakes
 from .report.write import Report as Report

@@ -274,8 +274,7 @@ def check(
     """
     if out is not None:
         check_new(out, overwrite)
-    from fastmask.preparation.check import check_data
-    from fastmask.preparation.findings import ERROR, findings_frame, summary
+    from fastmask.preparation.check import ERROR, check_data, findings_frame, summary
     from fastmask.system.files import write_csv
 
     with bar("reading") as progress:

@@ -1,13 +1,18 @@
-"""What is wrong with a data set, all of it at once: photos, copies across persons, classes, labels."""
+"""Check: everything that is wrong with a data set: unreadable photos, copies across persons, rare classes, labels."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
+import shutil
+import textwrap
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +21,85 @@ import pandas as pd
 
 from fastmask.config import Config
 from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
-from fastmask.data.folds import read_folds
+from fastmask.data.folds import assign_folds, read_folds, units_of_classes
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
-from fastmask.preparation.check_labels import check_labels
 from fastmask.preparation.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
-from fastmask.preparation.findings import ERROR, WARNING, Finding, order
-from fastmask.system.errors import DataError, FastmaskError
-from fastmask.system.terminal import count, listed
+from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError
+from fastmask.system.terminal import Progress, count, listed
 
+ERROR, WARNING = "error", "warning"
+COLUMNS = ("level", "kind", "photo", "person", "other", "detail")
 TINY = 32
-# what a photo's width over height may differ from the commonest by, and from how many odd ones on there is no commonest
+# the most by which width / height may differ from the commonest; with more odd photos than this there is no commonest
 _SHAPE_FACTOR, _MIXED = 1.2, 0.2
-# as many pairs of persons, the most alike, are compared in full
+# pairs of persons that are compared in full, the most similar ones
 _MOST_CANDIDATES = 2_000
-# grey levels that a photo of one colour may still span when it is made small
+# grey levels that a photo of one colour may still span once it is shrunk
 _BLANK_RANGE = 3
+# a head belongs to the person where at most this share of the persons, or one of ten or more, have two labels
+_DISAGREE, _FEW_PERSONS = 0.05, 10
+_CONTEST_FOLDER = re.compile(r"([^_]+)_(male|female)_[^_]+_(\d+)")
 _LEAK = "the network would be validated on what it was trained on; put them under one person or remove all but one."
 
 Size = tuple[int, int]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is kept of a photo: its (height, width), a digest of its pixels, its signature, whether it is one colour."""
+class Finding:
+    """One row of the report: `level` "error" (training would fail) or "warning" (its result suffers).
 
-    size: Size
-    digest: bytes
-    signature: np.ndarray
-    blank: bool
+    `photo` is a path of the table, `other` more of them, separated by "; "; both, and `person`, may be "".
+    """
+
+    level: str
+    kind: str
+    detail: str
+    photo: str = ""
+    person: str = ""
+    other: str = ""
+
+
+def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
+    """One row per finding, errors first: level, kind, photo, person, other, detail."""
+    return pd.DataFrame([vars(f) for f in _ordered(findings)], columns=list(COLUMNS))
+
+
+def summary(findings: Iterable[Finding], width: int | None = None, rows: int = 10) -> str:
+    """The findings as a table for the terminal, `width` columns wide: how many of each kind, then `rows` of each."""
+    kinds = [(key, list(group)) for key, group in groupby(_ordered(findings), lambda f: (f.level, f.kind))]
+    if not kinds:
+        return "Nothing wrong found."
+    width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
+    counts = [f"{level:8} {kind:24} {len(group):7,}" for (level, kind), group in kinds]
+    return "\n".join([*counts, *(line for key, group in kinds for line in _section(key, group, width, rows))])
+
+
+def _section(key: tuple[str, str], group: Sequence[Finding], width: int, rows: int) -> Iterator[str]:
+    yield from ("", ": ".join(key))
+    subjects = [f.photo or f.person for f in group[:rows]]
+    left = min(width // 2, max(map(len, subjects)))
+    for subject, finding in zip(subjects, group, strict=False):
+        texts = ((subject, max(left, 1)), (finding.detail, width - left - 4))
+        cells = (textwrap.wrap(text, size, break_on_hyphens=False) for text, size in texts)
+        yield from (f"  {a:{left}}  {b}".rstrip() for a, b in zip_longest(*cells, fillvalue=""))
+    if len(group) > rows:
+        yield f"  ... and {len(group) - rows:,} more; the CSV of --out has all"
+
+
+def _ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then by kind."""
+    return sorted(findings, key=lambda f: (f.level != ERROR, f.kind, f.photo, f.person))
 
 
 def check_data(
     config: Config, progress: Progress | None = None, log: Callable[[str], None] = lambda _: None
 ) -> list[Finding]:
-    """All that is wrong with the data that a configuration names, its table included, errors first.
+    """Everything that is wrong with the data of a configuration, its table included, errors first.
 
-    Raises FastmaskError where there is no table to look at.
+    Raises FastmaskError where the table cannot be read at all.
     """
     faults: list[DataError] = []
     table = read_data(config, faults.append, log)
@@ -77,7 +121,7 @@ def check_data(
             augments={"the training pipeline": train, "the validation pipeline": valid},
             progress=progress,
         )
-    return sorted(findings, key=order)
+    return _ordered(findings)
 
 
 def check_table(
@@ -91,12 +135,11 @@ def check_table(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> list[Finding]:
-    """All that is wrong with the photos and labels of `table`, errors first.
+    """Everything that is wrong with the photos and labels of `table`, errors first; decodes every photo once.
 
-    Decodes every photo once. `dealt` says that the folds are given, so that whether photos can be dealt into them is no
-    question. `augments` are the pipelines that every photo must fit, by the words for them, such as
-    {"the training pipeline": ...}; `progress(done, total)` is called after each photo. Raises UsageError where there is
-    no head `stratify`.
+    `dealt` skips the check whether photos can be dealt into `folds`. `augments` are the pipelines that every photo must
+    fit, by their names in messages. `progress(done, total)` is called after each photo. Raises UsageError where there
+    is no head `stratify`.
     """
     strata = stratify or table.stratify
     if strata != JOINT:
@@ -112,9 +155,22 @@ def check_table(
         *_odd_shapes(table, sizes),
         *_blank(table, looks),
         *_copies(table, {row: look for row, look in looks.items() if not look.blank}, workers),
-        *check_labels(table, folds, strata, group, dealt),
+        *([] if dealt else _too_few(table, folds, strata, group)),
+        *_classes(table, folds, strata),
+        *_own_labels(table),
+        *_contest_folders(table),
     ]
-    return sorted(findings, key=order)
+    return _ordered(findings)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of a photo: (height, width), a digest of its pixels, its signature, whether it is of one colour."""
+
+    size: Size
+    digest: bytes
+    signature: np.ndarray
+    blank: bool
 
 
 def look_at_photos(
@@ -156,7 +212,7 @@ def _sentence(error: DataError, path: Path) -> str:
 
 
 def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augment]) -> Iterator[Finding]:
-    """Photos that a pipeline cannot take, and those that come out in another size than the rest."""
+    """Photos that do not fit a pipeline, and those that come out in another size than the rest."""
     fit = {}
     for size, rows in _rows_by(sizes).items():
         path = table.photo(rows[0])
@@ -165,9 +221,9 @@ def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augme
             fit[size] = path
             continue
         detail = _sentence(fault, path)
-        # what most photos share is one fault, of the settings
+        # a fault that most photos share is one of the settings
         if len(rows) > max(10, len(sizes) // 2):
-            detail, rows = f"{detail} So it is with {len(rows):,} of {len(sizes):,} photos.", rows[:1]
+            detail, rows = f"{detail} The same holds for {len(rows):,} of {len(sizes):,} photos.", rows[:1]
         yield from (_of_photo(table, row, ERROR, "does not fit", detail) for row in rows)
     if fit and (fault := _misfit(augments, list(fit), list(fit.values()))):
         yield Finding(ERROR, "sizes differ", str(fault))
@@ -192,9 +248,9 @@ def _words(size: Size) -> str:
     return f"{size[0]} high and {size[1]} wide"
 
 
-def _tiny(table: Table, sizes: Mapping[int, Size], told: set[str]) -> Iterator[Finding]:
+def _tiny(table: Table, sizes: Mapping[int, Size], reported: set[str]) -> Iterator[Finding]:
     for row, size in sizes.items():
-        if min(size) < TINY and table.frame["path"].iat[row] not in told:
+        if min(size) < TINY and table.frame["path"].iat[row] not in reported:
             detail = f"The photo is {_words(size)}, too small to show a face; find the original or remove its row."
             yield _of_photo(table, row, WARNING, "tiny", detail)
 
@@ -209,15 +265,13 @@ def _odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
         return
     most = _words(Counter(sizes.values()).most_common(1)[0][0])
     for row in odd:
-        detail = f"The photo is {_words(sizes[row])}, most are {most}: turn it, crop it, or see what it shows."
+        detail = f"The photo is {_words(sizes[row])}, most are {most}; rotate or crop it, or look at what it shows."
         yield _of_photo(table, row, WARNING, "odd shape", detail)
 
 
 def _blank(table: Table, looks: Mapping[int, Look]) -> Iterator[Finding]:
-    for row, look in looks.items():
-        if look.blank:
-            detail = "The photo is all one colour; replace it or remove its row."
-            yield _of_photo(table, row, WARNING, "blank", detail)
+    detail = "The photo is all one colour; replace it or remove its row."
+    return (_of_photo(table, row, WARNING, "blank", detail) for row, look in looks.items() if look.blank)
 
 
 def _copies(table: Table, looks: Mapping[int, Look], workers: int | None) -> Iterator[Finding]:
@@ -230,7 +284,7 @@ def _copies(table: Table, looks: Mapping[int, Look], workers: int | None) -> Ite
     signatures = np.stack([look.signature for look in looks.values()])
     pairs = near_pairs(signatures, table.persons[rows], digests)
     if len(pairs) > _MOST_CANDIDATES:
-        detail = f"{len(pairs):,} pairs of persons have photos alike; only the {_MOST_CANDIDATES:,} most are compared."
+        detail = f"{len(pairs):,} pairs of persons have similar photos; the first {_MOST_CANDIDATES:,} are checked."
         yield Finding(WARNING, "too many alike", detail)
     pairs = pairs[:_MOST_CANDIDATES]
     pairs = [pair._replace(one=int(rows[pair.one]), other=int(rows[pair.other])) for pair in pairs]
@@ -245,9 +299,9 @@ def _likeness(table: Table, pair: NearPair) -> float:
 
 def _near_copy(table: Table, pair: NearPair) -> Finding:
     path, person = table.frame["path"].iat[pair.other], table.persons[pair.other]
-    more = f", with {count(pair.pairs - 1, 'more pair')} nearly as alike" if pair.pairs > 1 else ""
+    more = f", with {count(pair.pairs - 1, 'more pair')} nearly as similar" if pair.pairs > 1 else ""
     mirrored = " mirrored" if pair.mirrored else ""
-    detail = f"The same picture{mirrored}, in other pixels, as {path} of person {person}{more}: {_LEAK}"
+    detail = f"The same picture{mirrored}, with other pixels, as {path} of person {person}{more}: {_LEAK}"
     return _of_photo(table, pair.one, WARNING, "near duplicate", detail, [pair.other])
 
 
@@ -258,23 +312,98 @@ def _exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Fin
         shared[tuple(dict.fromkeys(table.persons[group]))].append(group)
     for persons, sets in shared.items():
         if len(persons) > 1:
-            what = f"{count(len(sets), 'photo')} the same to the pixel as {'one' if len(sets) == 1 else 'those'}"
+            what = f"{count(len(sets), 'photo')} with the same pixels as {'one' if len(sets) == 1 else 'those'}"
             detail = f"{what} of {listed(persons[1:], 'person')}: {_LEAK}"
             yield _of_photo(table, sets[0][0], WARNING, "duplicate", detail, [i for s in sets for i in s][1:])
 
 
 def _copies_at_odds(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
-    """One finding for each head and set of persons where one picture stands under two labels."""
+    """One finding for each head and set of persons where identical pictures have two labels."""
     at_odds: dict[Any, list[int]] = defaultdict(list)
     for group in groups:
         for head in table.heads.names:
-            labels = _known(table.frame[head].iloc[group])
+            labels = [str(label) for label in table.frame[head].iloc[group].unique() if label != ""]
             if len(labels) > 1:
                 at_odds[head, tuple(labels), frozenset(table.persons[group])].extend(group)
     for (head, labels, _), rows in at_odds.items():
-        detail = f"One picture, to the pixel, is {head} {' and '.join(labels)}; correct the table or remove its rows."
+        detail = f"Photos with the same pixels are {head} {' and '.join(labels)}; correct the table or remove the rows."
         yield _of_photo(table, rows[0], WARNING, "contradicting labels", detail, rows[1:])
 
 
-def _known(labels: pd.Series) -> list[str]:
-    return [str(label) for label in labels.unique() if label != ""]
+def _too_few(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:
+    """The error that training would raise where it cannot deal the photos into folds."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FastmaskWarning)
+            assign_folds(table, folds, strata, group)
+    except UsageError as error:
+        if folds < 2:
+            raise
+        yield Finding(ERROR, "too few persons", str(error))
+
+
+def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
+    """Classes with fewer persons than folds, and heads without two classes."""
+    y = table.train_y
+    for column, head in enumerate(table.heads):
+        persons = units_of_classes(y[:, column], table.persons).to_dict()
+        if len(persons) < 2:
+            only = f"only the class {head.decode(next(iter(persons)))!r}" if persons else "no label at all"
+            yield Finding(WARNING, "nothing to learn", f"Head {head.name!r} has {only}; add labels or leave it out.")
+            continue
+        for code, name in enumerate(head.classes):
+            yield from _rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
+    if strata == JOINT and len(table.heads) > 1:
+        for code, n in units_of_classes(table.heads.joint(y), table.persons).items():
+            yield from _rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
+
+
+def _rare(name: str, persons: int, folds: int) -> Iterator[Finding]:
+    if persons == 0:
+        yield Finding(WARNING, "empty class", f"Class {name} has no photo; it can be neither learnt nor scored.")
+    elif persons < folds:
+        detail = f"Class {name} has {count(persons, 'person')} for {folds} folds, so some cannot validate it; "
+        yield Finding(WARNING, "rare class", f"{detail}add persons or take fewer folds.")
+
+
+def _own_labels(table: Table) -> Iterator[Finding]:
+    """Persons with different labels of a head that belongs to the person, such as gender."""
+    for head in table.heads.names:
+        labelled = table.frame[table.frame[head] != ""]
+        labels = labelled.groupby("person", sort=False)[head]
+        several = int((labels.size() > 1).sum())
+        torn = labels.nunique().loc[lambda n: n > 1].index
+        if len(torn) > max(several >= _FEW_PERSONS, _DISAGREE * several):
+            continue
+        for person in torn:
+            own = labelled[labelled["person"] == person]
+            usual = own[head].value_counts().index[0]
+            rest = own[own[head] != usual]
+            paths = rest["path"].tolist()
+            detail = (
+                f"{head} is {' or '.join(rest[head].unique())} in {count(len(rest), 'photo')} of person {person} and "
+                f"{usual} in {len(own) - len(rest):,}; correct the table."
+            )
+            yield Finding(WARNING, "contradicting labels", detail, paths[0], person, "; ".join(paths[1:]))
+
+
+def _contest_folders(table: Table) -> Iterator[Finding]:
+    """Persons whose folder name, such as 000001_female_Asian_45, contradicts the table or another folder."""
+    matches = {person: _CONTEST_FOLDER.fullmatch(str(person)) for person in dict.fromkeys(table.persons)}
+    if not all(matches.values()) or not {"gender", "age"} <= set(table.heads.names):
+        return
+    names = pd.DataFrame([m.groups() for m in matches.values() if m], columns=["id", "gender", "age"], index=[*matches])
+    rows = table.frame.drop_duplicates("person").set_index("person")
+    for person, name in names.iterrows():
+        row = rows.loc[person]
+        age = f"{row['age_value']:g}" if pd.notna(row.get("age_value")) else ""
+        for what, said, listed_ in (("gender", name["gender"], row["gender"]), ("age", f"{int(name['age'])}", age)):
+            if listed_ and listed_ != said:
+                detail = f"The folder name says {what} {said}, the table {listed_}; one of them is wrong."
+                yield Finding(WARNING, "contradicting labels", detail, "", str(person))
+    for number, same in names.groupby("id", sort=False):
+        for what in ("gender", "age"):
+            if same[what].nunique() > 1:
+                both = " and ".join(same[what].unique())
+                detail = f"Id {number} is in the names of folders of {what} {both}; are they one person?"
+                yield Finding(WARNING, "contradicting ids", detail, "", str(same.index[0]), "; ".join(same.index[1:]))

@@ -12,7 +12,15 @@ from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.preparation import check
-from fastmask.preparation.check import Look, check_data, check_table, look_at_photos
+from fastmask.preparation.check import (
+    Finding,
+    Look,
+    check_data,
+    check_table,
+    findings_frame,
+    look_at_photos,
+    summary,
+)
 from fastmask.system.errors import DataError, UsageError
 
 AUGMENTS = dict(zip(("training", "validation"), map(Augmentation, report_pipelines()), strict=True))
@@ -69,7 +77,7 @@ def test_a_crop_that_fits_nothing_is_one_finding(contest):
     crops = {"training": Augmentation(report_pipelines((600, 200))[0])}
     (finding,) = found(read_contest(contest), augments=crops)
     assert finding.level == "error"
-    assert "So it is with 84 of 84 photos" in finding.detail
+    assert "The same holds for 84 of 84 photos" in finding.detail
 
 
 def test_pipelines_that_end_in_two_sizes(table, photos):
@@ -117,7 +125,7 @@ def test_one_photo_under_three_persons_is_one_finding(contest_copy, photos):
     paths = table.frame["path"]
     assert (finding.level, finding.kind, finding.photo) == ("warning", "duplicate", paths[6])
     assert finding.other == f"{paths[13]}; {paths[20]}"
-    assert f"1 photo the same to the pixel as one of persons {table.persons[7]}, {table.persons[14]}" in finding.detail
+    assert f"1 photo with the same pixels as one of persons {table.persons[7]}, {table.persons[14]}" in finding.detail
 
 
 def test_a_person_copied_whole_is_one_finding(contest_copy, photos):
@@ -126,7 +134,7 @@ def test_a_person_copied_whole_is_one_finding(contest_copy, photos):
     duplicates = [f for f in found(read_contest(contest_copy)) if f.kind == "duplicate"]
     assert len(duplicates) == 1
     assert duplicates[0].other.count("; ") == 12
-    assert "7 photos the same to the pixel as those of person" in duplicates[0].detail
+    assert "7 photos with the same pixels as those of person" in duplicates[0].detail
 
 
 def test_copies_of_a_person_s_own_only_matter_where_their_labels_differ(contest_copy, photos):
@@ -136,7 +144,7 @@ def test_copies_of_a_person_s_own_only_matter_where_their_labels_differ(contest_
     table = read_contest(contest_copy)
     (finding,) = found(table)
     assert (finding.kind, finding.photo, finding.other) == ("contradicting labels", *table.frame["path"][[7, 13]])
-    assert "is mask wear and none" in finding.detail
+    assert "are mask wear and none" in finding.detail
 
 
 def test_near_copies_are_named_by_the_best_pair_of_two_persons(contest_copy, photos):
@@ -239,8 +247,8 @@ def test_folders_whose_names_contradict_the_table(contest):
     table.frame.loc[7:13, "age_value"] += 0.5
     details = {(f.person, f.detail.split(";")[0]) for f in found(table) if f.kind == "contradicting labels"}
     assert details == {
-        (person, f"The folder's name says gender {gender}, the table {wrong}"),
-        (second, f"The folder's name says age {second.split('_')[3]}, the table {second.split('_')[3]}.5"),
+        (person, f"The folder name says gender {gender}, the table {wrong}"),
+        (second, f"The folder name says age {second.split('_')[3]}, the table {second.split('_')[3]}.5"),
     }
 
 
@@ -252,7 +260,7 @@ def test_an_id_of_two_folders_and_only_where_all_names_are_of_the_contest():
     table = labelled(rows, heads)
     (finding,) = [f for f in found(table, augments=None) if f.kind == "contradicting ids"]
     assert (finding.person, finding.other) == (names[0], names[1])
-    assert "Id 003397 stands for folders of age 19 and 22" in finding.detail
+    assert "Id 003397 is in the names of folders of age 19 and 22" in finding.detail
     table.frame.loc[3, "person"] = "somebody"
     assert "contradicting ids" not in {f.kind for f in found(table, augments=None)}
 
@@ -301,3 +309,36 @@ def test_a_file_of_folds_that_cannot_be_read_is_a_finding_beside_the_others(cont
     findings = check_data(config)
     assert [f.kind for f in findings] == ["bad folds", "unreadable"]
     assert "found 'first', expected a whole number" in findings[0].detail
+
+
+FINDINGS = [
+    Finding("warning", "tiny", "The photo is tiny.", "b/1.jpg", "b"),
+    *[Finding("error", "unreadable", "The photo is empty; expected a photo.", f"a/{i:02}.jpg", "a") for i in range(12)],
+    Finding("error", "too few persons", "There are 3."),
+]
+
+
+def test_the_frame_has_errors_first_and_its_columns_even_when_empty():
+    frame = findings_frame(FINDINGS)
+    assert frame.columns.tolist() == ["level", "kind", "photo", "person", "other", "detail"]
+    assert frame["kind"].tolist() == ["too few persons", *["unreadable"] * 12, "tiny"]
+    assert findings_frame([]).columns.tolist() == frame.columns.tolist()
+
+
+def test_the_summary_counts_each_kind_and_lists_ten():
+    lines = summary(FINDINGS, width=60).splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["error", "too", "few", "persons", "1"],
+        ["error", "unreadable", "12"],
+        ["warning", "tiny", "1"],
+    ]
+    assert sum("a/" in line for line in lines) == 10
+    assert "  ... and 2 more; the CSV of --out has all" in lines
+    assert max(map(len, lines)) <= 60
+    assert summary([]) == "Nothing wrong found."
+
+
+def test_long_names_are_wrapped_not_cut():
+    text = summary([Finding("error", "unreadable", "The photo is empty.", "q" * 90 + ".jpg")], width=50)
+    assert max(map(len, text.splitlines())) <= 50
+    assert text.count("q") == 90
