@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.files import parse_yaml, read_yaml
+from fastmask.system.text import shorten_repr
 
-# how deep --set may reach into a setting, the characters of a value that a sentence shows, and sentences at once
-_MOST_KEYS, _MOST_SHOWN, _MOST_SENTENCES = 20, 200, 10
+# how deep --set may reach into a setting, and the errors that are reported at once
+_MOST_KEYS, _MOST_SENTENCES = 20, 10
 CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipeline belongs into those"
 # more is a slip of the keyboard
 Positive = Annotated[int, Field(ge=1, le=65536)]
@@ -395,19 +396,13 @@ def _sentence(name: str, errors: Sequence[Any]) -> str:
         return f"{one['msg'].removeprefix('Value error, ')}."
     if one["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, Config.model_fields, n=1)
-        return f"There is no setting {_short(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
+        return f"There is no setting {shorten_repr(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
     if len(errors) > 1 or one["type"] == "string_pattern_mismatch":
         # a setting of several forms fails once a form
         described = str(Config.model_fields[name].description).removesuffix(".")
-        return f"Setting {name}: expected {described[0].lower()}{described[1:]}; found {_short(one['input'])}."
+        return f"Setting {name}: expected {described[0].lower()}{described[1:]}; found {shorten_repr(one['input'])}."
     told = one["msg"].removeprefix("Value error, ")
-    return f"Setting {name}: {told[0].lower()}{told[1:]}, found {_short(one['input'])}."
-
-
-def _short(value: Any) -> str:
-    """A value as a sentence shows it."""
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
+    return f"Setting {name}: {told[0].lower()}{told[1:]}, found {shorten_repr(one['input'])}."
 
 
 def read_shares(text: str) -> dict[str, float]:
@@ -469,11 +464,11 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
         path, equals, text = pair.partition("=")
         keys = path.replace("-", "_").split(".")
         if not equals or not path or len(keys) > _MOST_KEYS:
-            raise UsageError(f"--set {_short(pair)} is not of the form name=value, such as focal_gamma=1.5.")
+            raise UsageError(f"--set {shorten_repr(pair)} is not of the form name=value, such as focal_gamma=1.5.")
         try:
             value = parse_yaml(text)
         except ValueError as error:
-            raise UsageError(f"--set {_short(pair)}: {one_line(error)}.") from error
+            raise UsageError(f"--set {shorten_repr(pair)}: {one_line(error)}.") from error
         for key in reversed(keys):
             value = {key: value}
         settings = _merge(settings, value)

@@ -18,6 +18,7 @@ from fastmask.app.browse import HeadAnswer, PhotoAnswer
 from fastmask.app.marks import Mark
 from fastmask.data.photo import read_photo
 from fastmask.system.errors import DataError
+from fastmask.system.text import percent
 
 # pixels of the longer side, and JPEG's quality
 _SMALL, _LARGE, _QUALITY = 240, 1024, 85
@@ -65,13 +66,6 @@ def notice(text: str, kind: str = "info") -> str:
     return f'<p class="fm-notice fm-{kind}" role="{"alert" if kind == "bad" else "status"}">{escape(text)}</p>'
 
 
-def percent(share: float) -> str:
-    """A probability as it is read: none is 0 or 100 that is not."""
-    if 0.9995 <= share < 1:
-        return "> 99.9 %"
-    return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
-
-
 def answer(found: PhotoAnswer, remark: str = "") -> str:
     """Each head's answer with its probabilities as bars, below the joint class."""
     parts = [notice(remark)]
@@ -87,7 +81,7 @@ def _joint(found: HeadAnswer) -> str:
         label = f'<span class="fm-against">{_verdict(found)}</span>'
     return (
         f'<div class="fm-joint"><span class="fm-name">Joint class</span><strong>{escape(found.answer)}</strong>'
-        f'<span class="fm-value">{percent(found.probability)}</span>{label}</div>'
+        f'<span class="fm-value">{escape(percent(found.probability, 1))}</span>{label}</div>'
     )
 
 
@@ -109,7 +103,7 @@ def _head(found: HeadAnswer) -> str:
             f"{low:g} to {high:g} with 80 %</p></section>"
         )
     bars = "".join(_bar(name, share, found) for name, share in found.classes)
-    others = f'<p class="fm-others">all others {percent(found.others)}</p>' if found.others else ""
+    others = f'<p class="fm-others">all others {escape(percent(found.others, 1))}</p>' if found.others else ""
     return f'<section class="fm-head">{title}<ul class="fm-bars">{bars}</ul>{others}</section>'
 
 
@@ -118,7 +112,7 @@ def _bar(name: str, share: float, found: HeadAnswer) -> str:
     return (
         f'<li class="{" ".join(kinds)}"><span class="fm-class">{escape(name)}</span>'
         f'<span class="fm-bar" aria-hidden="true"><i style="width:{share:.2%}"></i></span>'
-        f'<span class="fm-value">{percent(share)}</span></li>'
+        f'<span class="fm-value">{escape(percent(share, 1))}</span></li>'
     )
 
 
@@ -140,7 +134,7 @@ def _tile(photo: Mapping[str, object], chosen: int | None) -> str:
         words = f'<span class="fm-was">{escape(label or "no label")}</span><span class="fm-is">{escape(said)}</span>'
         spoken = f"labelled {label}, answered {said}" if label else f"answered {said}, no label"
     kind = "fm-right" if label == said else "fm-wrong" if label else ""
-    share = percent(float(str(photo["probability"])))
+    share = escape(percent(float(str(photo["probability"])), 1))
     mark = '<span class="fm-marked" title="marked">✎</span>' if photo["marked"] else ""
     here = photo["row"] == chosen
     said_too = ", marked" if photo["marked"] else ""

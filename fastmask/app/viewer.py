@@ -20,6 +20,7 @@ from fastmask.report.explain import Explanation, scored_epochs
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import table_of
 from fastmask.system.errors import DataError, FastmaskError, UsageError
+from fastmask.system.text import percent
 
 # for which class a map is drawn
 ANSWER, LABEL = "the answer", "the label"
@@ -157,11 +158,11 @@ class Viewer:
         """Which network a map is of, what that answers itself, and where the answer beside the map is another's."""
         told = f"What speaks for {made.label} in the network that is kept, of {made.by}. "
         if made.label == made.answer:
-            told += f"Its own answer is the same, {markup.percent(made.answer_probability)}"
+            told += f"Its own answer is the same, {percent(made.answer_probability, 1)}"
         else:
             told += (
-                f"It gives that {markup.percent(made.probability)}, and answers {made.answer} itself, "
-                f"{markup.percent(made.answer_probability)}"
+                f"It gives that {percent(made.probability, 1)}, and answers {made.answer} itself, "
+                f"{percent(made.answer_probability, 1)}"
             )
         if made.answer == answered:
             return f"{told}."

@@ -47,7 +47,8 @@ from fastmask.commands.options import (
 )
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, is_said, one_line
 from fastmask.system.files import check_new, check_new_picture
-from fastmask.system.terminal import bar, between_words, in_bytes, launched, print_in_any_code_page, quote, say
+from fastmask.system.terminal import bar, between_words, launched, print_in_any_code_page, quote, say
+from fastmask.system.text import in_bytes, shorten
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -72,8 +73,6 @@ app = Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# characters of a path that a sentence shows; one that stands in a file may be longer than any
-_MOST_SHOWN = 1000
 # the exit codes that typer gives a Ctrl-C, and that we give what a scheduler sends
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 # SIGTERM; on Windows also Ctrl-Break and a closed console
@@ -163,7 +162,7 @@ def _report(run: RunDirectory) -> None:
 
         say(f"Report: {write_report(run)}")
     except Exception as error:  # noqa: BLE001 - the work of days must not end in an error of its picture
-        why = one_line(error) or type(error).__name__
+        why = one_line(error)
         again = f"fastmask report {quote(str(run.path))}"
         _show_warning(
             f"The run is whole, but its report is not written ({why}); to try again: {again}", FastmaskWarning
@@ -443,8 +442,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         # a full disk, a folder that vanished, a name too long: the system's own words and the file
         place = str(error.filename or "")
-        shown = place if len(place) <= _MOST_SHOWN else f"{place[:_MOST_SHOWN]} …"
-        say(f"fastmask: error: {error.strerror or error}{f': {shown}' if shown else ''}.", important=True)
+        say(
+            f"fastmask: error: {error.strerror or error}{f': {shorten(place, 1000)}' if place else ''}.", important=True
+        )
         sys.exit(1)
     except MemoryError:
         say("fastmask: error: Out of memory; use smaller photos or a smaller --bs.", important=True)

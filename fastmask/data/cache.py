@@ -36,7 +36,8 @@ from fastmask.data.boxes import FaceCut
 from fastmask.data.photo import decode_named, in_threads, read_bytes
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.system.files import cache_home, read_json, replacing, write_json
-from fastmask.system.terminal import bar, duration, in_bytes
+from fastmask.system.terminal import bar
+from fastmask.system.text import duration, in_bytes
 
 FORMAT = 1
 # what is left free on the disk, and how many photos stand for all

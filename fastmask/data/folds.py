@@ -15,6 +15,7 @@ from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_strings, require_columns
+from fastmask.system.text import join_some
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
@@ -22,8 +23,6 @@ LEAK_WARNING = (
 )
 # of the persons, where the folds do not part them
 _PARTS = 5
-# rare classes that a warning names
-_MOST_SHOWN = 8
 
 
 def assign_folds(
@@ -135,10 +134,9 @@ def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, s
     ]
     if not rare:
         return
-    shown = ", ".join(f"{name!r} ({count})" for name, count in rare[:_MOST_SHOWN])
-    more = f" and {len(rare) - _MOST_SHOWN} more" if len(rare) > _MOST_SHOWN else ""
+    shown = join_some([f"{name!r} ({count})" for name, count in rare])
     warnings.warn(
-        f"Classes with fewer persons than the {k} folds: {shown}{more}. Some folds validate none of them, and their F1 "
+        f"Classes with fewer persons than the {k} folds: {shown}. Some folds validate none of them, and their F1 "
         "will be noisy.",
         FastmaskWarning,
         stacklevel=3,

@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 
 from fastmask.evaluation.cost import COST_CELLS, Cost
-from fastmask.evaluation.ledger import shortened
 from fastmask.heads import JOINT
 from fastmask.scoring import Difference, Score, with_ends, with_interval
 from fastmask.system.files import write_csv
-from fastmask.system.tables import table_lines
+from fastmask.system.text import shorten_start, table_lines
 
 # what is called beyond noise is so in one of twenty where there is none
 _LEVEL = 0.05
@@ -111,7 +110,7 @@ class Comparison:
     def _scores(self) -> list[str]:
         rows = [
             [
-                f"{i} {shortened(r.name, _NAME)}",
+                f"{i} {shorten_start(r.name, _NAME)}",
                 with_interval(r.joint.macro_f1, r.joint.macro_f1_interval),
                 with_interval(r.joint.accuracy, r.joint.accuracy_interval),
             ]
@@ -126,7 +125,7 @@ class Comparison:
                 difference, against = result.against.difference, result.against
                 rows.append(
                     [
-                        f"{i} {shortened(result.name, _NAME)}",
+                        f"{i} {shorten_start(result.name, _NAME)}",
                         difference.cell,
                         f"{difference.accuracy:+.4f}",
                         *([f"{against.p_holm:.3f}"] if against.comparisons > 1 else []),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fastmask.run.directory import RunDirectory
 from fastmask.system.files import read_strings
-from fastmask.system.terminal import duration, in_bytes
+from fastmask.system.text import duration, in_bytes
 
 COST_CELLS = ["folds", "epochs", "training", "photos/s", "parameters", "checkpoints", "device"]
 

@@ -22,7 +22,7 @@ from fastmask.decision.persons import average_persons, shared_heads
 from fastmask.heads import UNKNOWN, Head
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
-from fastmask.system.terminal import count
+from fastmask.system.text import count
 
 COLUMNS = ("person", "path", "column", "value", "label", "suggested", "probability", "proposed")
 # in the column "proposed": by the OOF prediction, and nobody has looked at the photo

@@ -16,6 +16,7 @@ from fastmask.inference.submission import read_info
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv
 from fastmask.system.lock import changing
+from fastmask.system.text import shorten_start
 
 if TYPE_CHECKING:
     from fastmask.scoring import Score
@@ -245,7 +246,7 @@ def summary(entries: Sequence[Entry]) -> str:
     rows = [header, *map(_row, sorted(entries, key=lambda entry: entry.date))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    said = [f"{shortened(e.file)}: {text}" for e in entries for text in (e.note, e.caveats) if text]
+    said = [f"{shorten_start(e.file)}: {text}" for e in entries for text in (e.note, e.caveats) if text]
     return "\n".join([*lines, *([""] if said else []), *said, *_agreement(entries)])
 
 
@@ -254,19 +255,14 @@ def _row(entry: Entry) -> tuple[str, ...]:
     interval = "" if low is None or high is None else f" ({low:.4f} … {high:.4f})"
     return (
         entry.date[:16].replace("T", " "),
-        shortened(entry.file),
-        shortened(entry.run),
-        shortened(entry.decision),
+        shorten_start(entry.file),
+        shorten_start(entry.run),
+        shorten_start(entry.decision),
         "" if oof is None else f"{oof:.4f}{interval}{' !' if entry.caveats else ''}",
         "" if public is None else f"{public:.4f}",
         "" if oof is None or public is None else f"{public - oof:+.4f}",
         "" if entry.public_accuracy is None else f"{entry.public_accuracy:.4f}",
     )
-
-
-def shortened(text: str, most: int = 32) -> str:
-    """The end of a long text, which tells paths apart."""
-    return text if len(text) <= most else "…" + text[1 - most :]
 
 
 def both_scores(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:

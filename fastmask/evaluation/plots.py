@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from sklearn.isotonic import isotonic_regression
 
-from fastmask.evaluation.ledger import both_scores, shortened
+from fastmask.evaluation.ledger import both_scores
 from fastmask.system.errors import UsageError
 from fastmask.system.files import replacing
+from fastmask.system.text import shorten_start
 
 if TYPE_CHECKING:
     from fastmask.decision.bound import BoundCurve
@@ -33,7 +34,7 @@ def plot_comparison(comparison: Comparison, out: str | Path) -> None:
             difference = result.against.difference
             _with_interval(differences, row, difference.macro_f1, difference.macro_f1_interval)
     differences.axvline(0, color="0.6", linewidth=1)
-    names = [shortened(result.name) for result in results]
+    names = [shorten_start(result.name) for result in results]
     scores.set_yticks(range(len(names)), names, parse_math=False)
     scores.invert_yaxis()
     scores.set(title="macro-F1, 95 % interval")
@@ -69,7 +70,7 @@ def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure
             size = 10 + 200 * table["n"] / table["n"].sum()
             axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
         axes.set(xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
-        axes.set_title(shortened(head), parse_math=False)
+        axes.set_title(shorten_start(head), parse_math=False)
         # below: a curve may run through any corner
         axes.legend(
             title="calibration error", loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, title_fontsize=8
@@ -123,7 +124,7 @@ def _label(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> Non
     low, high = axes.get_ylim()
     for name, *point, height in zip(names, x, y, _apart((y - low) / (high - low)), strict=True):
         axes.annotate(
-            shortened(name),
+            shorten_start(name),
             point,
             (1.03, height),
             textcoords="axes fraction",

@@ -31,8 +31,6 @@ from fastmask.system.errors import FastmaskError, UsageError, one_line
 OPSET = 18
 PHOTOS, BATCH = "photos", "batch"
 _TRACED, _NETWORK = "x", "network"
-# characters of the exporter's error, which goes on for pages
-_MOST_SHOWN = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +118,7 @@ def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: tor
         return program.model_proto
     except Exception as error:
         raise FastmaskError(
-            f"torch.onnx cannot export {network.tag}: {one_line(error)[:_MOST_SHOWN]}; take a run of another arch."
+            f"torch.onnx cannot export {network.tag}: {one_line(error)}; take a run of another arch."
         ) from error
 
 

@@ -44,7 +44,7 @@ from fastmask.scoring import score_heads
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.system.files import real, replacing, write_text
 from fastmask.system.memory import keep_memory
-from fastmask.system.terminal import in_bytes
+from fastmask.system.text import in_bytes
 
 if TYPE_CHECKING:
     from fastmask.export.graph import Networks

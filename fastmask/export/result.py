@@ -9,7 +9,7 @@ from typing import Any
 
 from fastmask.system.errors import UsageError, install_line
 from fastmask.system.files import check_new, real
-from fastmask.system.terminal import in_bytes
+from fastmask.system.text import in_bytes
 
 ONNX, SCRIPT = ".onnx", "predict_onnx.py"
 FORMATS, PRECISIONS, PACKAGES = ("onnx",), ("fp32", "fp16"), ("onnx", "onnxscript", "onnxruntime")

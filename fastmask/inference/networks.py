@@ -19,8 +19,6 @@ from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_l
 
 # what loads a checkpoint of a run to predict photos of a size, as `load_network`
 Load = Callable[[RunDirectory, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
-# characters of another library's error
-_MOST_SHOWN = 200
 
 
 def load_members(
@@ -118,9 +116,7 @@ def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
     try:
         network.load_state_dict(load_file(file))
     except Exception as error:
-        raise DataError(
-            f"{file} does not hold the weights of {run.config.arch}: {one_line(error)[:_MOST_SHOWN]}."
-        ) from error
+        raise DataError(f"{file} does not hold the weights of {run.config.arch}: {one_line(error)}.") from error
 
 
 @cache

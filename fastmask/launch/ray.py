@@ -33,7 +33,7 @@ from fastmask.launch.mirror import Change, take_over, whole
 from fastmask.launch.worker import Job, Letter, Order, work
 from fastmask.run.directory import STATE, RunDirectory
 from fastmask.system.errors import FastmaskError, UsageError, one_line
-from fastmask.system.terminal import count
+from fastmask.system.text import count
 from fastmask.training.crossval import check_there
 from fastmask.training.fold import clear_fold
 from fastmask.training.interrupts import Interrupts, end

@@ -144,7 +144,7 @@ def size_flaw(network: nn.Module, size: tuple[int, int]) -> str | None:
         with torch.no_grad():
             seen = network.eval()(photos).isnan().any(dim=1)
     except REFUSALS as error:
-        return f"cannot take photos {height} high and {width} wide ({one_line(error) or type(error).__name__})"
+        return f"cannot take photos {height} high and {width} wide ({one_line(error)})"
     names = ("first row", "last row", "first column", "last column")
     unseen = [name for name, yes in zip(names, seen.tolist(), strict=True) if not yes]
     return f"cuts photos {height} high and {width} wide: it leaves out their {' and '.join(unseen)}" if unseen else None

@@ -98,7 +98,7 @@ def build_body(
     except (OSError, RuntimeError, ValueError) as error:
         if pretrained:
             raise _no_weights(arch, error) from error
-        raise UsageError(f"timm cannot build {arch!r}: {_line(error)}.") from error
+        raise UsageError(f"timm cannot build {arch!r}: {one_line(error)}.") from error
     except TypeError as error:
         raise no_paths from error
     if drop_path_rate and not any(getattr(module, "drop_prob", 0) for module in body.modules()):
@@ -134,7 +134,7 @@ def check_hub(arch: str) -> None:
 
 def _no_weights(arch: str, error: Exception) -> FastmaskError:
     return FastmaskError(
-        f"The pretrained weights of {arch!r} cannot be fetched from timm's hub ({_line(error)}); "
+        f"The pretrained weights of {arch!r} cannot be fetched from timm's hub ({one_line(error)}); "
         "name a file with --weights, or start from random weights with --no-pretrained."
     )
 
@@ -191,7 +191,7 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
         loaded = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
     except Exception as error:
         # whatever a reader stumbles at: nobody lists what torch raises for bytes that were tampered with
-        raise DataError(f"{path} is not a file of weights that can be read safely: {_line(error)}.") from error
+        raise DataError(f"{path} is not a file of weights that can be read safely: {one_line(error)}.") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -263,8 +263,3 @@ def layer_scales(network: MultiHeadNet, decay: float) -> list[float]:
     """
     count = len(blocks_and_heads(network))
     return [decay ** (count - 1 - i) for i in range(count)]
-
-
-def _line(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= 200 else text[:200] + " ..."

@@ -28,7 +28,8 @@ from fastmask.data.table import Table
 from fastmask.heads import JOINT
 from fastmask.preparation.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError
-from fastmask.system.terminal import Progress, count, listed
+from fastmask.system.terminal import Progress
+from fastmask.system.text import count, listed
 
 ERROR, WARNING = "error", "warning"
 COLUMNS = ("level", "kind", "photo", "person", "other", "detail")

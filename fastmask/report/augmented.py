@@ -19,12 +19,13 @@ from fastmask.data.training_set import TrainingSet, left_out, training_set
 from fastmask.data.transforms import UNREADABLE
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import soft_labels
-from fastmask.report.blocks import Album, Block, Shown, Text, cut
+from fastmask.report.blocks import Album, Block, Shown, Text
 from fastmask.report.material import Material
 from fastmask.report.photos import small
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UnreadableError, UsageError
 from fastmask.system.randomness import Counted, Stream
+from fastmask.system.text import shorten
 from fastmask.training.mix import mix_callbacks
 
 _MOST, _LINES, _NAME = 12, 4, 28
@@ -111,7 +112,9 @@ def label_lines(heads: Heads, labels: np.ndarray) -> list[tuple[str, str]]:
         part = heads.split(labels)[i]
         best = int(part.argmax())
         share = "" if part[best] > 0.995 else f" {part[best]:.2f}"
-        lines.append((cut(f"{heads[i].classes[best]}{share}" if part.any() else f"{heads[i].name} unknown", _NAME), ""))
+        lines.append(
+            (shorten(f"{heads[i].classes[best]}{share}" if part.any() else f"{heads[i].name} unknown", _NAME), "")
+        )
     return lines
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
+from fastmask.system.text import NOTHING, shorten, shorten_middle
+
 # what a line under a photo says: of an answer that is right, of one that is wrong, or beside the point
 RIGHT, WRONG, QUIET = "right", "wrong", "quiet"
-# what stands where there is no figure
-NOTHING = "–"
 
 
 @dataclass(frozen=True)
@@ -92,35 +92,8 @@ def rounded(value: float | None, digits: int = 4) -> str:
     return NOTHING if value is None or value != value else f"{value:.{digits}f}"
 
 
-def percent(share: float) -> str:
-    """A share in words: as a whole number of hundredths, but for what is nearly nothing, or nearly all."""
-    if share != share:
-        return NOTHING
-    words = "<1" if 0 < share < 0.005 else ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
-    # which no line breaks
-    return f"{words}\N{NO-BREAK SPACE}%"
-
-
-def cut(text: str, most: int) -> str:
-    """The beginning of a text that is too long for its place."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def squeezed(text: str, most: int) -> str:
-    """The beginning and the end of a text that is too long for its place: names may differ in either."""
-    if len(text) <= most:
-        return text
-    end = (most - 1) // 3
-    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
-
-
 def squeezed_parts(parts: Sequence[str], most: int) -> str:
     """Names beside each other, the longest shortened until they fit into `most` characters."""
     room = most - (len(parts) - 1)
     each = next((n for n in range(most, 1, -1) if sum(min(len(part), n) for part in parts) <= room), 1)
-    return cut(" ".join(squeezed(part, each) for part in parts), most)
-
-
-def joined(words: Sequence[str], most: int = 8) -> str:
-    """Words in a row, the last of very many only counted."""
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+    return shorten(" ".join(shorten_middle(part, each) for part in parts), most)

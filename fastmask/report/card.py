@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fastmask.heads import JOINT
-from fastmask.report.blocks import joined, rounded
+from fastmask.report.blocks import rounded
 from fastmask.report.classes import class_scores
 from fastmask.report.facts import data_name
 from fastmask.report.material import Material
@@ -23,7 +23,7 @@ from fastmask.report.summary import interval, optimistic
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Score
 from fastmask.system.files import to_yaml
-from fastmask.system.terminal import count
+from fastmask.system.text import count, join_some
 
 # what a card is known by that nobody has changed since it was written
 _MARK = re.compile(r"<!-- fastmask report, as written: ([0-9a-f]{64}) -->\s*\Z")
@@ -107,7 +107,7 @@ def to_card(material: Material, pictures: list[str]) -> str:
         matter=Markup(to_yaml(front_matter(material))),
         name=name_of_run(run),
         run=run,
-        heads=[(head.name, joined(head.classes, 20)) for head in run.heads if head.name in run.heads.classified],
+        heads=[(head.name, join_some(head.classes, 20)) for head in run.heads if head.name in run.heads.classified],
         data=data_name(run),
         leaky=run.is_leaky,
         photos=count(len(run.folds), "photo"),
@@ -118,7 +118,7 @@ def to_card(material: Material, pictures: list[str]) -> str:
         optimistic=None if beside is None else rounded(beside[0]),
         weak=_weak(material),
         pictures=[(what, Markup(f"report/{name}.png")) for name, what in _PICTURES.items() if name in pictures],
-        members=joined([member["name"] for member in run.ensemble["members"]]) if run.is_ensemble else "",
+        members=join_some([member["name"] for member in run.ensemble["members"]]) if run.is_ensemble else "",
         packages=", ".join(f"{name} {version}" for name, version in run.environment.get("packages", {}).items()),
     )
     return signed(text)

@@ -15,7 +15,7 @@ from fastmask.report.style import FAINT, QUIET, SERIES, Picture, styled
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import f1, known_classes, target_of
 from fastmask.system.errors import UsageError
-from fastmask.system.terminal import count
+from fastmask.system.text import count
 
 # classes of a target in the report: of more those that have the most photos
 MOST, _HEADS, _NAME = 36, 8, 28

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.report.blocks import Block, Drawing, Table, Text, cut, joined, percent, squeezed, squeezed_parts
+from fastmask.report.blocks import Block, Drawing, Table, Text, squeezed_parts
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError
-from fastmask.system.terminal import count
+from fastmask.system.text import count, join_some, percent, shorten, shorten_middle
 
 # classes of a matrix, beyond which only those that are confused most are shown; pairs of a table; heads of a report
 MOST, _PAIRS, _HEADS = 24, 12, 6
@@ -99,7 +99,7 @@ def name_of(heads: Heads, target: str, code: int) -> str:
 def label_of(heads: Heads, target: str, code: int, most: int) -> str:
     """`name_of` in at most so many characters; of a joint class something of each head is left."""
     if target != JOINT:
-        return squeezed(name_of(heads, target, code), most)
+        return shorten_middle(name_of(heads, target, code), most)
     return squeezed_parts([heads[i].decode(heads.unjoint(np.array([code]))[0][i]) for i in heads.joined], most)
 
 
@@ -142,7 +142,7 @@ def plot_confusion(run: RunDirectory, head: str = JOINT, most: int = MOST) -> Pi
         xlim=(0, size),
         ylim=(size, 0),
         aspect="equal",
-        title=cut(head, 18 if size < 4 else 40),
+        title=shorten(head, 18 if size < 4 else 40),
     )
     axes.spines[["left", "bottom"]].set_visible(False)
     return figure
@@ -188,7 +188,7 @@ def section(material: Material) -> list[Block]:
     if len(worst) < len(heads):
         blocks.append(Text(f"Of {len(heads)} heads the {len(worst)} that are right least often are shown."))
     if without:
-        blocks.append(Text(f"Without a label, and left out: {joined(without)}."))
+        blocks.append(Text(f"Without a label, and left out: {join_some(without)}."))
     names = file_names([target for target in shown if target != JOINT])
     return [*blocks, *(_drawing(run, target, f"confusion-{names.get(target, JOINT)}") for target in shown)]
 

@@ -11,12 +11,12 @@ from fastmask.config import Config
 from fastmask.data.augment import defaults_of
 from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
-from fastmask.report.blocks import Block, Facts, Table, Text, cut, joined
+from fastmask.report.blocks import Block, Facts, Table, Text
 from fastmask.report.material import Material
 from fastmask.run.directory import SKIPPED, RunDirectory
 from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
-from fastmask.system.terminal import count
+from fastmask.system.text import count, join_some, shorten
 
 # settings that are told in their own place
 _ELSEWHERE = ("data", "heads", "train_pipeline", "valid_pipeline", "arch")
@@ -46,14 +46,14 @@ def _made(run: RunDirectory) -> list[tuple[str, str]]:
         weights = run.ensemble["weights"]
         told = "; ".join(f"{head}: {_figures(each)}" for head, each in weights.items())
         return [
-            ("Ensemble", f"{run.ensemble['blend']} of {joined(members)}"),
-            *([("Weights", cut(told, _MOST))] if told else []),
+            ("Ensemble", f"{run.ensemble['blend']} of {join_some(members)}"),
+            *([("Weights", shorten(told, _MOST))] if told else []),
         ]
     body = _mapping(run.environment.get("body"))
     parameters = body.get("parameters")
     network = [run.config.arch, *([f"{parameters / 1e6:.1f} M parameters"] if type(parameters) is int else [])]
     started = body.get("initial_weights")
-    return [("Network", ", ".join(network)), *([("Started from", cut(str(started), _MOST))] if started else [])]
+    return [("Network", ", ".join(network)), *([("Started from", shorten(str(started), _MOST))] if started else [])]
 
 
 def _figures(values: Any) -> str:
@@ -70,7 +70,7 @@ def _data(run: RunDirectory) -> list[tuple[str, str]]:
     ]
     rows += [(f"Head {head.name}", _told(head, run)) for head in list(run.heads)[:12]]
     if len(run.heads) > 12:
-        rows.append(("More heads", joined([head.name for head in list(run.heads)[12:]], 40)))
+        rows.append(("More heads", join_some([head.name for head in list(run.heads)[12:]], 40)))
     if run.extra is not None:
         rows.append(("Extra", f"{count(len(run.extra), 'photo')} of other sources, for training alone"))
     if (run.path / SKIPPED).is_file():
@@ -89,7 +89,7 @@ def _told(head: Head, run: RunDirectory) -> str:
         if head.train_bounds and head.train_bounds != head.bounds:
             bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
     weight = "" if head.weight == 1 else f"; {head.weight:g} of the loss"
-    return f"{joined(head.classes, 12)}{bounds}{weight}{labels}"
+    return f"{join_some(head.classes, 12)}{bounds}{weight}{labels}"
 
 
 def settings(config: Config) -> list[list[str]]:
@@ -103,7 +103,7 @@ def settings(config: Config) -> list[list[str]]:
 
 
 def _value(value: Any) -> str:
-    return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _MOST)
+    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _MOST)
 
 
 def augmentation(run: RunDirectory) -> list[tuple[str, str]]:
@@ -120,7 +120,7 @@ def _arguments(step: Mapping[str, Any]) -> str:
     given = {n: v for n, v in step.items() if n not in ("__class_fullname__", "p") and not _same(v, default.get(n))}
     sure = "" if step.get("p") == 1 else f"with probability {_value(step.get('p'))}"
     words = [f"{name} {_value(value)}" for name, value in given.items()]
-    return cut(", ".join(filter(None, [sure, *words])), _MOST)
+    return shorten(", ".join(filter(None, [sure, *words])), _MOST)
 
 
 def _same(value: Any, other: Any) -> bool:
@@ -146,7 +146,7 @@ def environment_section(material: Material) -> list[Block]:
         rows.append(("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())))
     command = environment.get("command")
     if isinstance(command, list):
-        rows.append(("Command", cut(" ".join(map(str, command)), 4 * _MOST)))
+        rows.append(("Command", shorten(" ".join(map(str, command)), 4 * _MOST)))
     if environment.get("git_commit"):
         rows.append(("Git commit", str(environment["git_commit"])))
     if not rows:

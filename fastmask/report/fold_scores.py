@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT
-from fastmask.report.blocks import Block, Drawing, Table, Text, cut, rounded
+from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
 from fastmask.report.curves import fold_colours
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, Picture, styled
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Score, Scores, score_heads
 from fastmask.system.errors import UsageError
+from fastmask.system.text import shorten
 
 _HEADS, _NAME = 10, 28
 # how far an interval may draw the axis out beyond the dots, at least
@@ -53,7 +54,7 @@ def plot_folds(frame: pd.DataFrame, scores: Scores) -> Picture:
         rows = [targets.index(target) - 0.08 for target in of["target"]]
         axes.plot(of["macro_f1"], rows, "o", color=colours[fold], markersize=6, alpha=0.9, label=f"fold {fold}")
     axes.plot([], [], marker="x", color=INK, linewidth=1.4, label="all, 95 % interval")
-    axes.set_yticks(range(len(targets)), [cut(target, _NAME) for target in targets])
+    axes.set_yticks(range(len(targets)), [shorten(target, _NAME) for target in targets])
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="macro-F1", ylim=(len(targets) - 0.4, -0.6), xlim=_limits(frame, whole))
     axes.spines["left"].set_visible(False)

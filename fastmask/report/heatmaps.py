@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, joined, percent, squeezed
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text
 from fastmask.report.explain import Explanation, answer_of, explain, networks_of, scored_epochs
 from fastmask.report.material import Material, kept_epochs
 from fastmask.report.mistakes import mistakes
@@ -23,6 +23,7 @@ from fastmask.report.top_losses import losses, photos_at, surest
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError
+from fastmask.system.text import join_some, percent, shorten_middle
 
 # photos of each kind, and heads, each of which needs the networks once more
 _MOST, _HEADS = 3, 3
@@ -129,12 +130,12 @@ def _shown(run: RunDirectory, found: Sequence[Explanation], row: int | None) -> 
         if row is not None:
             label = _label(run, one.head, row)
             _, chance = answer_of(run.heads, one.head, run.probabilities[row])
-        lines = [(f"{one.head}: {squeezed(one.label, _CLASS)} {percent(chance)}", _kind(label, one.label))]
+        lines = [(f"{one.head}: {shorten_middle(one.label, _CLASS)} {percent(chance)}", _kind(label, one.label))]
         if label not in ("", one.label):
-            lines.append((f"true: {squeezed(label, _CLASS)}", ""))
+            lines.append((f"true: {shorten_middle(label, _CLASS)}", ""))
         alt = f"Map of what speaks for {one.label} in {one.head}{f'; true is {label}' if label else ''}"
         if one.answer != one.label:
-            own = f"this network: {squeezed(one.answer, _CLASS)} {percent(one.answer_probability)}"
+            own = f"this network: {shorten_middle(one.answer, _CLASS)} {percent(one.answer_probability)}"
             lines.append((own, QUIET))
             alt += f"; {own}"
         shown.append(Shown(small(one.overlay), alt, lines))
@@ -167,7 +168,7 @@ def section(material: Material) -> list[Block]:
     paths = [table.root / path for path in run.oof["path"].iloc[rows]]
     found = look(run, paths, heads, fold, config.boxes, table.root, rows)
     shown = [one for of, row in zip(found, rows, strict=True) for one in _shown(run, of, row)]
-    which = "" if len(heads) == len(run.heads.classified) else f" Shown are {joined(heads)}, the least often right."
+    which = "" if len(heads) == len(run.heads.classified) else f" Shown are {join_some(heads)}, the least often right."
     said = (
         f"Grad-CAM (Selvaraju et al. 2017) by the network of {networks_of(run, fold)}, which has not seen these "
         f"photos: red is what speaks most for the answer, blue what says nothing. "

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import UNKNOWN, Head, number_of
-from fastmask.report.blocks import Block, Drawing, Table, Text, cut, percent
+from fastmask.report.blocks import Block, Drawing, Table, Text
 from fastmask.report.confusion import file_names
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import table_of
 from fastmask.system.errors import UsageError
+from fastmask.system.text import percent, shorten
 
 # bars of a picture: of more different numbers than these, or of any that are not whole, so many ranges
 _MOST_BARS, _RANGES = 110, 50
@@ -114,7 +115,9 @@ def plot_numbers(errors: NumberErrors) -> Picture:
     shares.axhline(overall, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"all: {percent(overall)}")
     highest = float((frame["lower"] + frame["higher"]).max())
     shares.set(
-        ylabel="share wrong", ylim=(0, max(0.1, min(1, 1.1 * highest))), title=f"Wrong answers of {cut(head.name, 24)}"
+        ylabel="share wrong",
+        ylim=(0, max(0.1, min(1, 1.1 * highest))),
+        title=f"Wrong answers of {shorten(head.name, 24)}",
     )
     shares.axvline(np.nan, color=INK, linewidth=1.2, label="bounds")
     shares.legend(loc="lower right", ncols=4, bbox_to_anchor=(1, 0.99), borderaxespad=0, columnspacing=1.2)

@@ -12,13 +12,13 @@ from PIL import Image
 
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.table import Table
-from fastmask.evaluation.ledger import shortened
 from fastmask.report.blocks import QUIET as QUIET_LINE
 from fastmask.report.blocks import RIGHT as RIGHT_LINE
 from fastmask.report.blocks import WRONG as WRONG_LINE
-from fastmask.report.blocks import Shown, cut
+from fastmask.report.blocks import Shown
 from fastmask.report.style import INK, QUIET, RIGHT, WRONG, Picture, styled
 from fastmask.system.errors import DataError
+from fastmask.system.text import shorten, shorten_start
 
 # pixels of a photo on a page, twice as many as it is large there, and how good its JPEG is
 HEIGHT, WIDTH, _QUALITY = 260, 390, 80
@@ -83,6 +83,6 @@ def plot_sheet(photos: Sequence[Shown], columns: int = 0, title: str = "") -> Pi
         for number, (text, kind) in enumerate(one.lines):
             y = top - tall - (0.05 + _LINE * number) / (high * rows + above)
             # of a path the end tells more
-            shown = shortened(text, _MOST) if kind == QUIET_LINE else cut(text, _MOST)
+            shown = shorten_start(text, _MOST) if kind == QUIET_LINE else shorten(text, _MOST)
             figure.text((column + 0.04) / columns, y, shown, va="top", fontsize=7, color=_COLOURS[kind])
     return figure

@@ -6,13 +6,13 @@ from html import escape
 from typing import Any
 
 from fastmask.heads import JOINT
-from fastmask.report.blocks import NOTHING, Block, Table, Text, rounded
+from fastmask.report.blocks import Block, Table, Text, rounded
 from fastmask.report.classes import class_scores
 from fastmask.report.material import Material
 from fastmask.run.directory import SCORES, RunDirectory
 from fastmask.scoring import Score, why_optimistic
 from fastmask.system.errors import FastmaskError
-from fastmask.system.terminal import count
+from fastmask.system.text import NOTHING, count
 
 # the width of an interval that is to be explained, and the persons a class under which they explain it
 _WIDE, _FEW = 0.3, 30

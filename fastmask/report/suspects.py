@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from fastmask.evaluation.label_errors import LabelError, find_label_errors
-from fastmask.evaluation.ledger import shortened
-from fastmask.report.blocks import QUIET, WRONG, Album, Block, Shown, Text, percent, squeezed
+from fastmask.report.blocks import QUIET, WRONG, Album, Block, Shown, Text
 from fastmask.report.material import Material
 from fastmask.report.top_losses import photos_at
-from fastmask.system.terminal import count
+from fastmask.system.text import count, percent, shorten_middle, shorten_start
 
 _MOST, _NAME, _CLASS = 24, 60, 32
 
@@ -49,9 +48,9 @@ def _shown(error: LabelError, photo: object) -> Shown:
     others = len(error.paths) - 1
     where = error.person if error.whole else error.paths[0]
     lines = [
-        (f"{error.head}: labelled {squeezed(error.label, _CLASS)} {percent(error.self_confidence)}", ""),
-        (f"more likely {squeezed(error.suggested, _CLASS)} {percent(error.probability)}", WRONG),
-        (shortened(where, _NAME) + (f", and {count(others, 'more photo')}" if others else ""), QUIET),
+        (f"{error.head}: labelled {shorten_middle(error.label, _CLASS)} {percent(error.self_confidence)}", ""),
+        (f"more likely {shorten_middle(error.suggested, _CLASS)} {percent(error.probability)}", WRONG),
+        (shorten_start(where, _NAME) + (f", and {count(others, 'more photo')}" if others else ""), QUIET),
     ]
     alt = f"Photo labelled {error.label} in {error.head}, more likely {error.suggested}"
     return Shown(photo, alt, lines)  # type: ignore[arg-type]

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from fastmask.decision.calibration import log_probabilities
-from fastmask.evaluation.ledger import shortened
 from fastmask.heads import JOINT, UNKNOWN, Head
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text, cut, percent, squeezed
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text
 from fastmask.report.confusion import name_of
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes, probability_of
@@ -19,6 +18,7 @@ from fastmask.report.style import Picture
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError
+from fastmask.system.text import percent, shorten, shorten_middle, shorten_start
 
 # mistakes in a report, and heads of one of them that have a line of their own
 MOST, _LINES, _NAME = 24, 4, 60
@@ -96,15 +96,15 @@ def answer_lines(run: RunDirectory, row: int) -> list[tuple[str, str]]:
     right = [heads[i].decode(said[i]) for i in heads.joined if true[i] == said[i]]
     lines = [
         (
-            f"{squeezed(heads[i].decode(true[i]), _CLASS)}{_number(run, heads[i], row)}, answered "
-            f"{squeezed(heads[i].decode(said[i]), _CLASS)} {percent(parts[i][said[i]])}",
+            f"{shorten_middle(heads[i].decode(true[i]), _CLASS)}{_number(run, heads[i], row)}, answered "
+            f"{shorten_middle(heads[i].decode(said[i]), _CLASS)} {percent(parts[i][said[i]])}",
             WRONG,
         )
         for i in wrong[:_LINES]
     ]
     if len(wrong) > _LINES:
         lines.append((f"and {len(wrong) - _LINES} heads more", WRONG))
-    return lines + ([(f"right: {cut(', '.join(right), _NAME)}", RIGHT)] if right else [])
+    return lines + ([(f"right: {shorten(', '.join(right), _NAME)}", RIGHT)] if right else [])
 
 
 def _sure(run: RunDirectory, target: str, probability: float) -> list[tuple[str, str]]:
@@ -139,7 +139,11 @@ def section(material: Material) -> list[Block]:
         Shown(
             photo,
             f"Photo of a true {row.true}, answered {row.predicted} ({percent(row.probability)})",
-            [*_sure(run, target, row.probability), *answer_lines(run, row.row), (shortened(row.path, _NAME), QUIET)],
+            [
+                *_sure(run, target, row.probability),
+                *answer_lines(run, row.row),
+                (shorten_start(row.path, _NAME), QUIET),
+            ],
         )
         for row, photo in zip(shown.itertuples(), photos, strict=True)
     ]

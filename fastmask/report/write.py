@@ -18,7 +18,7 @@ from fastmask.run.directory import CARD, PAGE, PICTURES, RunDirectory
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.system.files import check_parent, real, replacing, write_text
 from fastmask.system.lock import held
-from fastmask.system.terminal import in_bytes
+from fastmask.system.text import in_bytes
 
 # letters that a warning shows
 _LETTERS = 8

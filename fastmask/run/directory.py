@@ -35,7 +35,8 @@ from fastmask.system.files import (
     write_yaml,
 )
 from fastmask.system.lock import ASIDE, REPLACED
-from fastmask.system.terminal import listed, quote
+from fastmask.system.terminal import quote
+from fastmask.system.text import listed
 
 CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
     "config.yaml",

@@ -11,7 +11,7 @@ from fastmask.run.oof import check_fold, finish
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import real
 from fastmask.system.lock import held
-from fastmask.system.terminal import listed
+from fastmask.system.text import listed
 
 
 def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overwrite: bool = False) -> RunDirectory:

@@ -18,13 +18,14 @@ from fastmask.scoring import DRAWS, Difference, Score, draw_scores, known_classe
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import replacing, write_csv, write_yaml
 from fastmask.system.terminal import quote
+from fastmask.system.text import shorten
 
 COMPLETE, PRUNED, REFUSED, FAILED, RUNNING = "complete", "pruned", "refused", "failed", "running"
 TABLE, BEST, HISTORY, IMPORTANCE = "trials.csv", "best.yaml", "history.png", "importance.png"
 # settings of this machine that another run is not to inherit
 _ELSEWHERE = ("workers", "device", "cache", "cache_dir", "save_every", "tensorboard", "wandb", "mlflow")
 # trials in a table for people, and characters of a setting's value there
-_SHOWN, _MOST_SHOWN = 10, 24
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Tried:
 def shown(value: Any) -> str:
     """A setting's value as a table shows it."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    return shorten(text, 25)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from fastmask.search.features import features_of
 from fastmask.search.linear_oof import LEAST_FOLDS, UNCHOSEN, oof_of_features
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
-from fastmask.system.tables import table_lines
-from fastmask.system.terminal import Progress, duration
+from fastmask.system.terminal import Progress
+from fastmask.system.text import duration, table_lines
 from fastmask.training.build import build, check_size, resolve_stats
 from fastmask.training.plan import Plan, prepare
 from fastmask.training.start import check_no_leak

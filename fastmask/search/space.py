@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 
 from fastmask.config import Config, check_value, read_mapping
 from fastmask.system.errors import UsageError
+from fastmask.system.text import shorten_repr
 
 EXAMPLE = "lr: {low: 0.0001, high: 0.01, log: true}"
-# choices of a setting, and characters of a value that a sentence shows
-_MOST_CHOICES, _MOST_SHOWN = 100, 80
+# choices of a setting
+_MOST_CHOICES = 100
 _RANGE, _FLAG = ("low", "high", "step"), "log"
 # why a setting is no part of a space, and the settings of which that holds
 _OUTSIDE = {
@@ -149,13 +150,13 @@ def _dimension(name: str, told: Any, where: str) -> Range | Choices:
         told = {"choices": told}
     if not isinstance(told, Mapping) or not told:
         raise UsageError(
-            f"{where}: {name} is {_short(told)}; expected low and high, or choices, such as {EXAMPLE!r} or "
+            f"{where}: {name} is {shorten_repr(told)}; expected low and high, or choices, such as {EXAMPLE!r} or "
             "'sched: [onecycle, cosine]'."
         )
     unknown = [key for key in told if key not in (*_RANGE, _FLAG, "choices")]
     if unknown:
         raise UsageError(
-            f"{where}: {name} has {_short(unknown[0])}; expected low, high, log and step, or choices alone."
+            f"{where}: {name} has {shorten_repr(unknown[0])}; expected low, high, log and step, or choices alone."
         )
     if "choices" in told:
         if len(told) > 1:
@@ -170,7 +171,9 @@ def _other(told: Mapping[str, Any]) -> str:
 
 def _choices(name: str, values: Any, where: str) -> Choices:
     if not isinstance(values, list) or not 2 <= len(values) <= _MOST_CHOICES:
-        raise UsageError(f"{where}: {name} has the choices {_short(values)}; expected a list of 2 to {_MOST_CHOICES}.")
+        raise UsageError(
+            f"{where}: {name} has the choices {shorten_repr(values)}; expected a list of 2 to {_MOST_CHOICES}."
+        )
     if float in _kinds(name):
         values = [_as_number(value) for value in values]
     for value in values:
@@ -183,7 +186,7 @@ def _choices(name: str, values: Any, where: str) -> Choices:
         ) from None
     twice = next((value for value, label in zip(values, labels, strict=True) if labels.count(label) > 1), None)
     if twice is not None or labels.count("null") > 1:
-        raise UsageError(f"{where}: {name} has the choice {_short(twice)} twice; name each once.")
+        raise UsageError(f"{where}: {name} has the choice {shorten_repr(twice)} twice; name each once.")
     return Choices(name, tuple(values))
 
 
@@ -207,7 +210,7 @@ def _range(name: str, told: Mapping[str, Any], where: str) -> Range:
     numbers = {key: _number(name, key, told[key], float not in kinds, where) for key in _RANGE if key in told}
     log, low, high, step = told.get(_FLAG, False), numbers["low"], numbers["high"], numbers.get("step")
     if not isinstance(log, bool):
-        raise UsageError(f"{where}: {name} has log {_short(log)}; expected true or false.")
+        raise UsageError(f"{where}: {name} has log {shorten_repr(log)}; expected true or false.")
     if low >= high:
         raise UsageError(f"{where}: {name} goes from low {low:g} to high {high:g}, which must rise.")
     if log and (low <= 0 or step is not None):
@@ -228,7 +231,9 @@ def _number(name: str, key: str, value: Any, whole: bool, where: str) -> float:
     found = _as_number(value)
     good = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
     if not good or (whole and found != int(found)):
-        raise UsageError(f"{where}: {name} has {key} {_short(value)}; expected a {'whole ' if whole else ''}number.")
+        raise UsageError(
+            f"{where}: {name} has {key} {shorten_repr(value)}; expected a {'whole ' if whole else ''}number."
+        )
     return int(found) if whole else float(found)
 
 
@@ -243,9 +248,3 @@ def _kinds(name: str) -> set[type]:
             # what a Literal names is a value
             found.add(kind if isinstance(kind, type) else type(kind))
     return found
-
-
-def _short(value: Any) -> str:
-    """A value as a sentence shows it."""
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"

@@ -189,6 +189,6 @@ def open_study(search: Search) -> Study:
             _ = made.trials
         except Exception as error:
             # SQLAlchemy's, Alembic's and Optuna's own, for whatever a file may hold
-            why = one_line(error)[:200]
+            why = one_line(error)
             raise DataError(f"{file} cannot be opened as the study of a search ({why}); restore it.") from error
     return made

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from fastmask.system.text import shorten
+
 
 class FastmaskError(Exception):
     """An error whose message is one sentence for the user: what was found, what was expected, how to mend it.
@@ -81,8 +83,5 @@ def install_line(extra: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The words of another library's error in one line, without a full stop, to be put into a sentence.
-
-    Of one without words its name.
-    """
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    """The message of another library's error in one short line without a full stop, or else the error's name."""
+    return shorten(" ".join(str(error).split()).rstrip("."), 300) or type(error).__name__

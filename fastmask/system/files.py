@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastmask.system.errors import DataError, UsageError, one_line
+from fastmask.system.text import join_some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,6 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # with its aliases unfolded, digits, characters of a line and of a cell, columns
 _MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 500_000, 40, 100
 _MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
-# columns that a sentence names
-_MOST_NAMED = 30
 # errors of a folder that cannot be opened or synced, though nothing is wrong with it
 _NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 # seconds between tries to replace a file that another program has open
@@ -316,7 +315,7 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    expected = f"a CSV with the columns {_named(columns)}" if columns else "a CSV"
+    expected = f"a CSV with the columns {_columns(columns)}" if columns else "a CSV"
     if not file.is_file():
         raise UsageError(f"{file} is not a file; expected {expected}.")
     try:
@@ -336,10 +335,12 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise DataError(f"{file} has {len(header)} columns; expected at most {_MOST_COLUMNS}.")
     require_columns(file, header, columns)
     if len(set(header)) < len(header):
-        raise DataError(f"{file} has two columns of one name; found {_named(header)}.")
+        raise DataError(f"{file} has two columns of one name; found {_columns(header)}.")
     for line, cells in rows:
         if len(cells) != len(header):
-            raise DataError(f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}: {_named(header)}.")
+            raise DataError(
+                f"{file}, line {line}: found {len(cells)} cells, expected {len(header)}: {_columns(header)}."
+            )
     return pd.DataFrame([cells for _, cells in rows], columns=header, index=[line for line, _ in rows], dtype=str)
 
 
@@ -347,13 +348,11 @@ def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -
     """Raise DataError naming the first of `columns` that the header of a CSV lacks."""
     missing = [c for c in columns if c not in header]
     if missing:
-        raise DataError(f"{file} has no column {missing[0]!r}; found {_named(header)}, expected {_named(columns)}.")
+        raise DataError(f"{file} has no column {missing[0]!r}; found {_columns(header)}, expected {_columns(columns)}.")
 
 
-def _named(columns: Sequence[str]) -> str:
-    """The names of columns as a sentence shows them."""
-    more = len(columns) - _MOST_NAMED
-    return ", ".join(columns[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _columns(names: Sequence[str]) -> str:
+    return join_some(names, 30)
 
 
 def _short_lines(opened: TextIO) -> Iterator[str]:

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -111,34 +111,3 @@ def bar(what: str) -> Iterator[Progress]:
     with Bar(console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
-
-
-def in_bytes(count: float) -> str:
-    """Bytes in words."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        # what rounds to four digits is a unit more
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.0f} TB" if count >= 99.5 else f"{count:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
-
-
-def count(n: int, word: str) -> str:
-    """`1 photo`, `2 photos`."""
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
-def listed(names: Sequence[object], word: str) -> str:
-    """`person a`, `persons a, b`, and how many more from the sixth on."""
-    shown = ", ".join(map(str, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-    return f"{word}{'' if len(names) == 1 else 's'} {shown}"

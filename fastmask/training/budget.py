@@ -10,7 +10,7 @@ from fastai.callback.core import CancelFitException, CancelTrainException
 
 from fastmask.config import Config
 from fastmask.system.errors import UsageError
-from fastmask.system.terminal import count, duration
+from fastmask.system.text import count, duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal

@@ -17,6 +17,7 @@ from fastmask.data.transforms import UNREADABLE
 from fastmask.heads import UNKNOWN
 from fastmask.system.errors import DataError, DivergenceError
 from fastmask.system.files import read_strings, write_csv
+from fastmask.system.text import join_some
 from fastmask.training.callbacks import TrainedEpochs, finds_lr
 
 # photos of a batch that a sentence names
@@ -200,8 +201,7 @@ def photos_of(learn: Any, batch: int) -> list[str]:
 
 def some(photos: Sequence[str]) -> str:
     """The first few photos in words."""
-    named = ", ".join(photos[:_NAMED])
-    return f"{named} and {len(photos) - _NAMED} more" if len(photos) > _NAMED else named or "photos unknown"
+    return join_some(photos, _NAMED) or "photos unknown"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

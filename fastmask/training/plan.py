@@ -31,7 +31,7 @@ from fastmask.model.network import MultiHeadNet, check_start
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import environment, name_of
 from fastmask.system.errors import DataError, UnreadableError, UsageError
-from fastmask.system.terminal import count
+from fastmask.system.text import count, join_some
 from fastmask.training.build import build, build_loss, check_size, framing, resolve_stats, weighted_heads
 from fastmask.training.freeze import freeze_callbacks, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
@@ -63,8 +63,6 @@ class Teacher(Protocol):
 
 # opens the teacher of a configuration and checks it; training comes before inference, so whoever calls passes it
 OpenTeacher = Callable[[Config, Table, np.ndarray, Sequence[int] | None], Teacher]
-# classes of a head in the line that says what a run does
-_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -237,8 +235,7 @@ def _silent(*_: Any) -> None:
 
 
 def _heads_line(head: Head) -> str:
-    shown = ", ".join(head.classes[:_MOST_SHOWN])
-    return f"{head.name} ({shown}{', …' if len(head.classes) > _MOST_SHOWN else ''})"
+    return f"{head.name} ({join_some(head.classes)})"
 
 
 def prepare(

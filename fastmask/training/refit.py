@@ -13,7 +13,7 @@ from fastmask.run.directory import DONE, REFIT, RunDirectory
 from fastmask.run.tensors import save_network
 from fastmask.system.errors import DivergenceError, FastmaskError, one_line
 from fastmask.system.files import read_json
-from fastmask.system.terminal import count
+from fastmask.system.text import count
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.progress.view import RunProgress

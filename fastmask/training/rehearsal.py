@@ -18,7 +18,7 @@ from fastai.callback.core import Callback, CancelEpochException, CancelTrainExce
 
 from fastmask.run.directory import go_on
 from fastmask.system.errors import UntrainableError, UsageError
-from fastmask.system.terminal import count, duration, in_bytes
+from fastmask.system.text import count, duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.settle import check_batches

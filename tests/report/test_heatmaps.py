@@ -11,13 +11,14 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.data.photo import read_photo
-from fastmask.report.blocks import RIGHT, WRONG, Album, Text, percent
+from fastmask.report.blocks import RIGHT, WRONG, Album, Text
 from fastmask.report.explain import explain
 from fastmask.report.heatmaps import look, picked, plot_explanation, section, worst_heads
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
 from fastmask.report.page import make_sections
 from fastmask.system.errors import UsageError
+from fastmask.system.text import percent
 
 
 def test_a_photo_of_the_run_is_explained_by_the_fold_that_has_not_seen_it(

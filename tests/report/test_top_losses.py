@@ -11,11 +11,12 @@ from sklearn.metrics import log_loss
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Text, percent
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Text
 from fastmask.report.material import Material
 from fastmask.report.mistakes import mistakes
 from fastmask.report.top_losses import answer_lines, losses, plot_top_losses, section
 from fastmask.system.errors import UsageError
+from fastmask.system.text import percent
 
 
 def test_a_loss_is_minus_log_of_the_true_classes_probability(finished_run: Run) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.system.tables import table_lines
-from fastmask.system.terminal import duration
+from fastmask.system.text import duration, table_lines
 from fastmask.training.callbacks import better
 
 # pieces of a line, each with the style that rich is to give it
