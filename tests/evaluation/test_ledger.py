@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from fastmask.decision import ledger as module
+from fastmask.evaluation import ledger as module
 from fastmask.evaluation.ledger import (
     COLUMNS,
     Entry,

@@ -143,10 +143,10 @@ def test_what_is_missing_is_said_in_the_systems_words_and_of_many_columns_the_fi
         with pytest.raises(DataError, match=r"a cannot be read as (JSON|YAML): No such file or directory\.$"):
             read(tmp_path / "a")
     (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(90_000)) + "\n1\n")
-    with pytest.raises(DataError, match=r"found 1 cells, expected 90000: c0, .*, c29 and 89970 more\.$"):
+    with pytest.raises(DataError, match=r"found 1 cells, expected 90000: c0, .*, c29 and 89,970 more\.$"):
         read_strings(tmp_path / "a.csv", ())
     with pytest.raises(
-        DataError, match=r"no column 'd0'; found c0, .* and 89970 more, expected d0, .* and 9970 more\.$"
+        DataError, match=r"no column 'd0'; found c0, .* and 89,970 more, expected d0, .* and 9970 more\.$"
     ):
         read_strings(tmp_path / "a.csv", [f"d{i}" for i in range(10_000)])
 
