@@ -32,12 +32,12 @@ from .data.training_set import TrainingSet as TrainingSet
 from .data.training_set import training_set as training_set
 from .decision.bound import BoundCurve as BoundCurve
 from .decision.bound import bound_curve as bound_curve
-from .decision.decide import Decisions as Decisions
-from .decision.decide import decide as decide
-from .decision.decide import fit_run as fit_run
+from .decision.crossfit import Decisions as Decisions
+from .decision.crossfit import decide as decide
+from .decision.crossfit import fit_run as fit_run
 from .decision.rule import Rule as Rule
-from .evaluation.compare import compare as compare
 from .evaluation.comparison import Comparison as Comparison
+from .evaluation.comparison import compare as compare
 from .evaluation.diff import diff_files as diff_files
 from .evaluation.label_errors import find_label_errors as find_label_errors
 from .evaluation.shift import shift as shift

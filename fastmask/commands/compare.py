@@ -66,7 +66,7 @@ def compare(
         check_new_picture(plot, overwrite, *results)
     if out is not None:
         check_new(out, overwrite, *results)
-    from fastmask.evaluation.compare import compare as beside
+    from fastmask.evaluation.comparison import compare as beside
 
     comparison = beside(results, None if names is None else words(names), draws)
     if plot is not None:

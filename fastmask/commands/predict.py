@@ -69,7 +69,7 @@ def predict(
     """
     check_new(out, overwrite)
     from fastmask.api import Run
-    from fastmask.decision.decide import check_decision
+    from fastmask.decision.crossfit import check_decision
 
     check_decision(decision)
     loaded = Run.load(run)
@@ -165,7 +165,7 @@ def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarr
 
 def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None, str]:
     """The rule to answer by, fitted on the run, and its name; none for plain answers, which need no OOF."""
-    from fastmask.decision.decide import AUTO, decide, fit_run, name_of
+    from fastmask.decision.crossfit import AUTO, decide, fit_run, name_of
     from fastmask.decision.rule import PLAIN
 
     if decision == AUTO:
@@ -183,7 +183,7 @@ def _entry(run: RunDirectory, decision: str, tta: int, views: Sequence[str], oth
 
     What is of `other` models than OOF has no score.
     """
-    from fastmask.decision.decide import score_of
+    from fastmask.decision.crossfit import score_of
     from fastmask.evaluation.ledger import ledger_of, read_ledger
     from fastmask.system.files import real
 
@@ -313,7 +313,7 @@ def decide(
     """
     if plot is not None:
         check_new_picture(plot, overwrite)
-    from fastmask.decision.decide import decide as compare
+    from fastmask.decision.crossfit import decide as compare
     from fastmask.decision.rule import PLAIN
 
     decisions = compare(run, same_person)

@@ -1,4 +1,4 @@
-"""Calibration: whether a head's 80 % are right eight times in ten, and the temperature that makes them so."""
+"""Calibration: how far a head's confidence is from its accuracy, and the temperature that brings them together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from scipy.special import logsumexp
 from fastmask.heads import UNKNOWN, Heads
 
 BINS = 15
-# beyond these a temperature says that the labels have little to do with the answers
+# the bounds of a temperature; beyond them the labels have little to do with the answers
 _LEAST, _MOST = 0.05, 20.0
-# what float32 can hold of a probability that is as good as 0
+# in place of a probability of 0, whose logarithm is not finite
 _TINY = 1e-30
 
 
@@ -38,7 +38,7 @@ class Calibration:
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """The logarithms of probabilities, finite also where one has been rounded to 0."""
+    """The logarithms of probabilities, finite also for 0."""
     return np.log(np.maximum(probabilities, _TINY, dtype=np.float64))
 
 
@@ -68,7 +68,7 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """How often the most probable class is right, by how sure it is: low, high, n, confidence, accuracy a bin.
+    """How often the most probable class is right, by its probability: low, high, n, confidence, accuracy per bin.
 
     (N, classes) probabilities of one head, (N,) labels, those of -1 left out; bins of one width, empty ones left out.
     """
@@ -84,7 +84,7 @@ def reliability(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> p
 
 
 def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> float:
-    """The expected calibration error (ECE): the mean distance of confidence and accuracy over bins, by their photos.
+    """The expected calibration error (ECE): the mean distance of confidence and accuracy, bins weighted by photos.
 
     NaN where no label is known. See `reliability`; Naeini et al. 2015, Guo et al. 2017.
     """
@@ -96,9 +96,8 @@ def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS
 def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndarray) -> dict[str, Calibration]:
     """The calibration of each head, from (N, classes of all heads) probabilities before and after, (N, heads) labels.
 
-    A distribution over a number is left out: it need not be right to the very number.
-
-    `after` should have been fitted on others than these photos; the temperature told is that of all of them.
+    `after` should have been fitted on others than these photos; the temperature is that of all of them. A distribution
+    over a number is left out: it need not be right to the exact number.
     """
     return {
         head.name: Calibration(

@@ -1,4 +1,4 @@
-"""Persons: what the photos of one person have in common, where it is known which photos are whose."""
+"""Persons: the heads that all photos of a person share, and parts of whole persons."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
 
-# the share of the persons whose labels may contradict each other, by mistake, in a head that they share
+# the share of the persons that may have contradicting labels, by mistake, in a head that belongs to the person
 _CONTRADICTING = 0.01
 
 
 def shared_heads(heads: Heads, y: np.ndarray, persons: np.ndarray) -> tuple[str, ...]:
     """The heads whose class belongs to the person, not to the photo, such as gender and age.
 
-    Told by (N, heads) labels and their (N,) persons: of those with two known labels or more, at most one in a hundred
-    has labels that differ. Without such persons there are none.
+    By (N, heads) labels and their (N,) persons: of the persons with two labels or more, at most one in a hundred has
+    labels that differ. Without such persons there are none.
     """
     return tuple(head.name for head, labels in zip(heads, y.T, strict=True) if _is_shared(labels, persons))
 
@@ -38,10 +38,9 @@ def _is_shared(labels: np.ndarray, persons: np.ndarray) -> bool:
 
 
 def parts_of(run: RunDirectory) -> np.ndarray:
-    """(N,) into which part each OOF photo is dealt, so that what is fitted on some persons is scored on others.
+    """(N,) the part of each OOF photo, to fit on some persons and score on others: see `whole_parts`.
 
-    The run's folds, or, where it has but one or they tear persons apart, a fifth of the persons each. Raises UsageError
-    for a run of one person.
+    Raises UsageError for a run of one person.
     """
     if len(set(run.persons)) < 2:
         raise UsageError(f"{run.path} has one person only; a decision is fitted on some and scored on others.")
@@ -54,7 +53,7 @@ def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray
     photos = np.bincount(owner)
     averaged = np.array(probabilities, dtype=np.float64)
     for part in (heads.split(averaged)[heads.position(name)] for name in shared):
-        # a view: what is written there stands in `averaged`
+        # a view of `averaged`
         for column in part.T:
             column[:] = (np.bincount(owner, column) / photos)[owner]
     return averaged

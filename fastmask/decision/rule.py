@@ -1,8 +1,8 @@
 """Rule: how the heads' probabilities become one class of each head.
 
-`plain` takes the most probable class of each head. `calibrated` first brings each head to its own temperature. `f1`
-then takes the joint class that adds most to the macro-F1 to be expected: see `fit_gains`. Where it is known which
-photos are of one person, the heads that belong to the person are averaged over them.
+`plain` takes the most probable class of each head. `calibrated` first scales each head by its temperature. `f1` then
+takes the joint class that adds most to the expected macro-F1: see `fit_gains`. Where the person of each photo is known,
+the heads that belong to the person are averaged over the person's photos.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from fastmask.system.errors import UsageError
 
 PLAIN, CALIBRATED, F1 = "plain", "calibrated", "f1"
 RULES = (PLAIN, CALIBRATED, F1)
-# joint classes of which each photo has a probability at once
+# joint classes that each photo has a probability of at once
 _MOST_JOINT = 1000
-# photos that a class's probabilities and its labels are taken to agree on beforehand, so that a few labels say little
+# photos added to a class's labels and to its probabilities, so that a few labels change little
 _AGREED = 5
-# of Frank and Wolfe
+# of the Frank-Wolfe algorithm
 _STEPS = 30
 
 
 @dataclass(frozen=True)
 class Gains:
-    """What answering a joint class adds to macro-F1: `weight` x its probability - `cost`, (n_joint,) each.
+    """How much an answer of a joint class adds to macro-F1: `weight` x probability - `cost`, (n_joint,) each.
 
-    Its probability is the heads' product x `share`, scaled to sum to 1 over the classes.
+    The probability is the heads' product x `share`, scaled to sum to 1 over the classes.
     """
 
     share: np.ndarray
@@ -46,9 +46,9 @@ class Gains:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule fitted on out-of-fold predictions: a temperature a head, `gains` of `f1`, the heads that a person shares.
+    """A rule fitted on out-of-fold predictions: a temperature per head, `gains` of `f1`, heads `shared` by a person.
 
-    `shared` is empty where nothing says which photos are whose.
+    `shared` is empty where the persons are unknown.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Rule:
         if not self.shared:
             return probabilities
         if persons is None:
-            raise UsageError("The rule averages over persons; say which photo is whose.")
+            raise UsageError("The rule averages over persons; give the person of each photo.")
         return average_persons(self.heads, probabilities, persons, self.shared)
 
     def choose(self, probabilities: np.ndarray) -> np.ndarray:
@@ -87,8 +87,8 @@ def fit_rule(
 ) -> Rule:
     """Fit a rule on (N, classes of all heads) out-of-fold probabilities and their (N, heads) labels, -1 unknown.
 
-    With (N,) `persons` the heads that these labels show to be a person's own are averaged. Raises UsageError for a name
-    that is none of RULES, and for `f1` over too many joint classes or without a photo of which all heads are known.
+    With (N,) `persons` the heads that belong to a person, by these labels, are averaged. Raises UsageError for an
+    unknown name, and for `f1` with too many joint classes or without a photo of which all heads are known.
     """
     if name not in RULES:
         raise UsageError(f"There is no decision {name!r}; expected one of {', '.join(RULES)}.")
@@ -118,8 +118,8 @@ def check_f1(heads: Heads, y: np.ndarray) -> None:
 def fit_gains(joint: np.ndarray, y: np.ndarray) -> Gains:
     """The gains of `f1` from the products (N, n_joint) of the heads' probabilities and the labels (N,).
 
-    A product takes the heads as independent, which they are not; so each class is first scaled to the share that it has
-    of the labels, as far as these are many.
+    A product takes the heads as independent, which they are not; so each class is first scaled to its share of the
+    labels, as far as it has many.
     """
     labels, sums = np.bincount(y, minlength=joint.shape[1]), joint.sum(0)
     share = np.where(labels, (labels + _AGREED) / (sums + _AGREED), 0.0)
@@ -132,16 +132,15 @@ def _shared(joint: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def expected_gains(joint: np.ndarray, classes: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and cost a class whose answers have the highest macro-F1 over `classes` that is to be expected.
+    """Weight and cost per class whose answers have the highest expected macro-F1 over `classes`.
 
     Expected by (N, n_joint) probabilities: an answer is the class of which weight x probability - cost is highest.
 
-    Of answers x the expected F1 of a class is near 2 tp / (true + answered), with tp = sum p x, true = sum p,
-    answered = sum x. What one more answer of the class adds is its derivative, (2 p - F1) / (true + answered): linear
-    in p, as the best classifiers for such scores are (Koyejo et al. 2015, Narasimhan et al. 2015). Frank and Wolfe's
-    steps bring the answers and the derivative to agree; the best of the answers met on the way decides. Only the
-    probabilities are asked, not the labels: thresholds that are fitted to a rare class's few labels fit their noise.
-    Classes that are not in `classes` are never answered.
+    The expected F1 of a class over answers x is near 2 tp / (true + answered), with tp = sum p x, true = sum p,
+    answered = sum x. One more answer of the class adds its derivative, (2 p - F1) / (true + answered): linear in p, as
+    the best classifiers for such scores are (Koyejo et al. 2015, Narasimhan et al. 2015). Steps of Frank-Wolfe bring
+    the answers and the derivative to agree; the best of the answers on the way is taken. Labels are not used, since
+    thresholds fitted to the few labels of a rare class fit noise. Classes not in `classes` are never answered.
     """
     scored = np.isin(np.arange(joint.shape[1]), classes)
     true, rows = joint.sum(0), np.arange(len(joint))
@@ -160,7 +159,7 @@ def expected_gains(joint: np.ndarray, classes: Sequence[int] | np.ndarray) -> tu
 
 
 def _derivative(counts: np.ndarray, true: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and cost of one more answer of each class; one that is not to be answered costs all."""
+    """Weight and cost of one more answer of each class; the cost of one that is not scored is infinite."""
     both = np.where(scored, true + counts[1], np.inf)
     return 2 / both, np.where(scored, _expected_f1(counts, true) / both, np.inf)
 

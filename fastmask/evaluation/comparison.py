@@ -1,21 +1,39 @@
-"""Comparison: results side by side, as text, a table, plain values and a picture."""
+"""Comparison: results side by side on the same photos and labels, and which differences are beyond noise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from fastmask.evaluation.cost import COST_CELLS, Cost
-from fastmask.heads import JOINT
-from fastmask.scoring import Difference, Score, with_ends, with_interval
+from fastmask.evaluation.answers import Answers, answers_of_run, read_answers
+from fastmask.evaluation.cost import COST_CELLS, Cost, cost_of
+from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.run.directory import RunDirectory
+from fastmask.scoring import (
+    DRAWS,
+    Difference,
+    Drawn,
+    Score,
+    draw_scores,
+    known_classes,
+    make_target,
+    thin,
+    with_ends,
+    with_interval,
+)
+from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.text import shorten_start, table_lines
 
-# what is called beyond noise is so in one of twenty where there is none
+# with fewer draws the ends of an interval are arbitrary, with more the wait is too long
+LEAST_DRAWS, MOST_DRAWS = 100, 100_000
+# of the tests, both of one difference and of all
 _LEVEL = 0.05
 # of a table for a terminal: its columns, characters of a name, joint classes
 _WIDTH, _NAME, _SHOWN = 100, 28, 30
@@ -23,10 +41,10 @@ _WIDTH, _NAME, _SHOWN = 100, 28, 30
 
 @dataclass(frozen=True)
 class Against:
-    """How much better a result is than the baseline; `p` and `p_holm` of a difference of macro-F1 where there is none.
+    """How much better a result is than the baseline.
 
-    `p` is two-sided, from the draws of the paired bootstrap; `p_holm` allows for `comparisons` with one baseline (Holm
-    1979).
+    `p` is two-sided, from the draws of the paired bootstrap; `p_holm` is adjusted for all `comparisons` with the
+    baseline (Holm 1979).
     """
 
     difference: Difference
@@ -51,9 +69,9 @@ class Against:
 
 @dataclass(frozen=True)
 class Result:
-    """One result: its scores on the shared photos, F1 a joint class, what it cost, what to read it with.
+    """One result: its scores on the shared photos, F1 per joint class, its cost and caveats.
 
-    `against` is None of the baseline; a file of answers has no `cost`.
+    `against` is None for the baseline, `cost` for a file of answers.
     """
 
     name: str
@@ -83,19 +101,18 @@ class Result:
 class Comparison:
     """Results side by side, the first one the baseline.
 
-    `support` counts the photos of each joint class, `differences[a][b]` is how much better `b` is than `a`, `notes` say
-    what to read the figures with.
+    `support` counts the photos of each joint class, `differences[a][b]` is how much better `b` is than `a`.
     """
 
     results: Sequence[Result]
     photos: int
     support: dict[str, int]
     differences: dict[str, dict[str, Difference | None]]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     @property
     def verdicts(self) -> list[str]:
-        """A sentence a comparison with the baseline."""
+        """One sentence per comparison with the baseline."""
         baseline, *others = self.results
         return [_sentence(other, baseline) for other in others]
 
@@ -104,43 +121,39 @@ class Comparison:
 
     def text(self, width: int = _WIDTH) -> str:
         """The results as tables that fit into `width` characters, results numbered as given."""
-        blocks = [self._scores(), self._against(), self._costs(), *self._classes(width), self._told()]
+        caveats = [f"{i} {r.name}: {text}" for i, r in enumerate(self.results, 1) for text in r.caveats]
+        costs = [[f"{i}", *r.cost.cells] for i, r in enumerate(self.results, 1) if r.cost is not None]
+        blocks = [
+            *(self._scores(), self._against(), table_lines([["", *COST_CELLS], *costs])),
+            *(*self._classes(width), [*self.notes, *caveats]),
+        ]
         return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+    def _named(self) -> list[tuple[str, Result]]:
+        return [(f"{i} {shorten_start(result.name, _NAME)}", result) for i, result in enumerate(self.results, 1)]
 
     def _scores(self) -> list[str]:
         rows = [
             [
-                f"{i} {shorten_start(r.name, _NAME)}",
+                name,
                 with_interval(r.joint.macro_f1, r.joint.macro_f1_interval),
                 with_interval(r.joint.accuracy, r.joint.accuracy_interval),
             ]
-            for i, r in enumerate(self.results, 1)
+            for name, r in self._named()
         ]
         return table_lines([["", "macro-F1", "accuracy"], *rows])
 
     def _against(self) -> list[str]:
-        rows = []
-        for i, result in enumerate(self.results, 1):
-            if result.against is not None:
-                difference, against = result.against.difference, result.against
-                rows.append(
-                    [
-                        f"{i} {shorten_start(result.name, _NAME)}",
-                        difference.cell,
-                        f"{difference.accuracy:+.4f}",
-                        *([f"{against.p_holm:.3f}"] if against.comparisons > 1 else []),
-                        against.verdict,
-                    ]
-                )
-        many = ["p (Holm)"] if len(rows) > 1 else []
-        return table_lines([["less 1", "macro-F1", "accuracy", *many, ""], *rows]) if rows else []
-
-    def _costs(self) -> list[str]:
-        rows = [[f"{i}", *r.cost.cells] for i, r in enumerate(self.results, 1) if r.cost is not None]
-        return table_lines([["", *COST_CELLS], *rows])
+        against = [(name, r.against) for name, r in self._named() if r.against is not None]
+        rows = [
+            [name, a.difference.cell, f"{a.difference.accuracy:+.4f}", f"{a.p_holm:.3f}", a.verdict]
+            for name, a in against
+        ]
+        table = [["less 1", "macro-F1", "accuracy", "p (Holm)", ""], *rows]
+        return table_lines(table if len(rows) > 1 else [[*row[:3], row[4]] for row in table])
 
     def _classes(self, width: int) -> list[list[str]]:
-        """F1 by head and joint class, a column a result; as many tables as fit them."""
+        """F1 by head and joint class, one column per result; as many tables as are needed."""
         common = sorted(self.support, key=lambda name: -self.support[name])[:_SHOWN]
         shown = [name for name in self.support if name in common]
         heads = [[name, "", *(f"{r.heads[name].macro_f1:.4f}" for r in self.results)] for name in self.results[0].heads]
@@ -152,13 +165,9 @@ class Comparison:
         cuts = ([[*row[:2], *row[i : i + step]] for row in table] for i in range(2, 2 + len(self.results), step))
         return [[*table_lines(cut), *rest] for cut in cuts]
 
-    def _told(self) -> list[str]:
-        caveats = [f"{i} {r.name}: {text}" for i, r in enumerate(self.results, 1) for text in r.caveats]
-        return [*self.notes, *caveats]
-
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a result, every figure a column; empty where it is not known."""
+        """One row per result, every figure a column; empty where it is unknown."""
         return pd.DataFrame([_row(result) for result in self.results])
 
     def to_csv(self, out: str | Path) -> None:
@@ -184,7 +193,7 @@ class Comparison:
         """Write a PNG: macro-F1 of each with its interval, and the difference to the baseline with its own."""
         from fastmask.evaluation.plots import plot_comparison
 
-        plot_comparison(self, out)
+        plot_comparison(self.results, out)
 
 
 def _sentence(result: Result, baseline: Result) -> str:
@@ -201,17 +210,204 @@ def _sentence(result: Result, baseline: Result) -> str:
 def _row(result: Result) -> dict[str, Any]:
     """A result as a row of a table."""
     row: dict[str, Any] = {"name": result.name, "path": str(result.path), "photos": result.joint.n}
-    for name, score in ((None, result.joint), *result.heads.items()):
-        before = f"{name}_" if name else ""
-        row |= with_ends(f"{before}macro_f1", score.macro_f1, score.macro_f1_interval)
-        row |= with_ends(f"{before}accuracy", score.accuracy, score.accuracy_interval)
+    for prefix, score in (("", result.joint), *((f"{name}_", score) for name, score in result.heads.items())):
+        row |= with_ends(f"{prefix}macro_f1", score.macro_f1, score.macro_f1_interval)
+        row |= with_ends(f"{prefix}accuracy", score.accuracy, score.accuracy_interval)
     against = result.against
     if against is not None:
         row |= with_ends("difference", against.difference.macro_f1, against.difference.macro_f1_interval)
         row |= {"accuracy_difference": against.difference.accuracy, "p": against.p, "p_holm": against.p_holm}
         row["verdict"] = against.verdict
     if result.cost is not None:
-        epochs = result.cost.epochs or (None, None)
-        row |= {**vars(result.cost), "epochs": epochs[1]}
+        row |= {**vars(result.cost), "epochs": result.cost.epochs and result.cost.epochs[1]}
     row |= {f"f1 {name}": value for name, value in result.classes.items()}
     return {**row, "caveats": " ".join(result.caveats)}
+
+
+def compare(
+    results: Sequence[RunDirectory | str | Path], names: Sequence[str] | None = None, draws: int = DRAWS
+) -> Comparison:
+    """Score results on the photos that all have, by the labels of the first run among them; the first is the baseline.
+
+    A result is a run, or a CSV of answers to the run's photos: see `read_answers`. `names` default to the names of
+    their directories or files. Intervals are of `draws` of persons; differences are paired, both scored on the same
+    draws. The macro-F1 is over the classes of the first run's table. Heads that are not in all results are left out.
+    Raises UsageError where none is a run, DataError where they share no head or no labelled photo.
+    """
+    if len(results) < 2:
+        raise UsageError(f"compare takes two results or more; found {len(results)}.")
+    if not LEAST_DRAWS <= draws <= MOST_DRAWS:
+        raise UsageError(f"--draws is {draws}; expected {LEAST_DRAWS} to {MOST_DRAWS}.")
+    opened = [_open(result) for result in results]
+    names = _names([one.path if isinstance(one, RunDirectory) else one for one in opened], names)
+    judge = next((one for one in opened if isinstance(one, RunDirectory)), None)
+    if judge is None:
+        raise UsageError("None of these is a run, so there are no labels to score by; name at least one run directory.")
+    sides = [
+        answers_of_run(one, name) if isinstance(one, RunDirectory) else read_answers(one, judge.heads, name)
+        for one, name in zip(opened, names, strict=True)
+    ]
+    return _compare(sides, judge, draws)
+
+
+def _open(result: RunDirectory | str | Path) -> RunDirectory | Path:
+    if isinstance(result, RunDirectory) or Path(result).is_dir():
+        return RunDirectory.of(result)
+    if not Path(result).is_file():
+        raise UsageError(f"{result} does not exist; expected a run directory, or a CSV of answers.")
+    return Path(result)
+
+
+def _names(paths: Sequence[Path], given: Sequence[str] | None) -> list[str]:
+    """The names of results: as given, else those of directories and files where they differ, else their paths."""
+    twice = next((path for i, path in enumerate(paths) if path.absolute() in [p.absolute() for p in paths[:i]]), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is named twice; name each result once.")
+    if given is not None:
+        if len(given) != len(paths) or len(set(given)) < len(given) or not all(given):
+            raise UsageError(f"--names {','.join(given)}: expected {len(paths)} different names, one per result.")
+        return list(given)
+    short = [path.stem if path.is_file() else path.absolute().name for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+
+
+def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Comparison:
+    first = next(side for side in sides if side.run is judge)
+    heads, notes = _shared_heads(sides, judge)
+    photos = _shared_photos(sides, first)
+    rows = first.photos.get_indexer(photos)
+    y, persons = first.encode_labels(heads, photos), judge.persons[rows]
+    whole = judge.y[:, [judge.heads.position(name) for name in heads.names]]
+    true = heads.joint(y)
+    if (true == UNKNOWN).all():
+        raise DataError(f"None of the {len(photos)} shared photos has a label of all heads in {judge.path}.")
+    targets = [
+        make_target(heads, side.encode(heads, photos), y, name, whole)
+        for side in sides
+        for name in (JOINT, *heads.names)
+    ]
+    drawn = iter(draw_scores(targets, persons, draws))
+    scores = [{name: next(drawn) for name in (JOINT, *heads.names)} for _ in sides]
+    classes = {heads.joint_name(number): number for number in known_classes(heads.joint(whole))}
+    unknown = int((true == UNKNOWN).sum())
+    notes = [
+        *_coverage(sides, photos),
+        *notes,
+        *_relabelled(sides, first, photos, heads),
+        *([f"{unknown} of {len(true)} photos lack a label, left out."] if unknown else []),
+        *thin(true, persons),
+        *_chance(len(sides) - 1),
+    ]
+    return Comparison(
+        _results(sides, scores, list(classes)),
+        len(photos),
+        {name: int((true == number).sum()) for name, number in classes.items()},
+        _differences([side.name for side in sides], [each[JOINT] for each in scores]),
+        notes,
+    )
+
+
+def _results(sides: Sequence[Answers], scores: Sequence[Mapping[str, Drawn]], classes: Sequence[str]) -> list[Result]:
+    against = [None, *_against([each[JOINT] for each in scores])]
+    return [
+        Result(
+            side.name,
+            side.path,
+            each[JOINT].score(),
+            {name: one.score() for name, one in each.items() if name != JOINT},
+            dict(zip(classes, each[JOINT].each[0].tolist(), strict=True)),
+            to_baseline,
+            None if side.run is None else cost_of(side.run),
+            side.caveats,
+        )
+        for side, each, to_baseline in zip(sides, scores, against, strict=True)
+    ]
+
+
+def _shared_heads(sides: Sequence[Answers], judge: RunDirectory) -> tuple[Heads, list[str]]:
+    """The heads that all have with the same classes, as the judging run has them, and a note of what is left out."""
+    own = {name: frozenset(judge.heads[name].classes) for name in judge.heads.classified}
+    shared = [n for n, classes in own.items() if all(side.classes.get(n) == classes for side in sides)]
+    if not shared:
+        having = "; ".join(f"{side.name}: {', '.join(side.classes)}" for side in sides)
+        raise DataError(f"These results have no head with the same classes in common ({having}).")
+    lost = [name for name in dict.fromkeys(name for side in sides for name in side.classes) if name not in shared]
+    note = f"Compared on {', '.join(shared)} alone: not all have {', '.join(lost)} with the same classes."
+    return Heads([judge.heads[name] for name in shared]), [note] if lost else []
+
+
+def _shared_photos(sides: Sequence[Answers], first: Answers) -> pd.Index:
+    """The photos that all have, in the order of the run that judges."""
+    photos = first.photos
+    for side in sides:
+        kept = photos[photos.isin(side.photos)]
+        if not len(kept):
+            raise DataError(
+                f"{side.path} shares no photo with the results before it, such as {photos[0]!r}; it has "
+                f"{side.photos[0]!r}: expected results on the same photos."
+            )
+        photos = kept
+    return photos
+
+
+def _coverage(sides: Sequence[Answers], photos: pd.Index) -> list[str]:
+    having = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
+    return [f"Scored on the {len(photos)} photos that all have; of more are: {having}."] if having else []
+
+
+def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, heads: Heads) -> list[str]:
+    own, notes = first.encode_labels(heads, photos), []
+    for side in sides:
+        differing = int((side.encode_labels(heads, photos) != own).any(axis=1).sum()) if side.labels else 0
+        if differing:
+            notes.append(
+                f"{side.name} has other labels than {first.name} for {differing} photos; all are scored by the labels "
+                f"of {first.name}."
+            )
+    return notes
+
+
+def _chance(comparisons: int) -> list[str]:
+    text = "comparisons with one baseline, one in twenty looks beyond noise by chance: p (Holm) allows for that."
+    return [f"Of {comparisons} {text}"] if comparisons > 1 else []
+
+
+def _against(joints: Sequence[Drawn]) -> list[Against]:
+    """Each later result against the first."""
+    baseline, *others = joints
+    each = [two_sided_p(_macro_draws(other) - _macro_draws(baseline)) for other in others]
+    return [
+        Against(other.less(baseline), p, p_holm, len(others))
+        for other, p, p_holm in zip(others, each, holm(each), strict=True)
+    ]
+
+
+def _macro_draws(drawn: Drawn) -> np.ndarray:
+    return np.concatenate([macro for macro, _ in drawn.draws])
+
+
+def two_sided_p(differences: np.ndarray) -> float:
+    """The p-value of a bootstrap's (draws,) differences: about how likely one as far from 0 is where there is none.
+
+    Twice the smaller share of draws on either side of 0, both with the draw that was observed; so it is never 0, and
+    under 0.05 where the 95 % interval of percentiles leaves 0 out.
+    """
+    least = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (least + 1) / (len(differences) + 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted so that, however the comparisons depend on each other, one in twenty families errs at 0.05.
+
+    Holm, A simple sequentially rejective multiple test procedure (1979).
+    """
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate([(len(p) - rank) * p[i] for rank, i in enumerate(order)]).clip(max=1)
+    return [float(stepped[rank]) for rank in np.argsort(order)]
+
+
+def _differences(names: Sequence[str], joints: Sequence[Drawn]) -> dict[str, dict[str, Difference | None]]:
+    found: dict[str, dict[str, Difference | None]] = {a: dict.fromkeys(names) for a in names}
+    for (a, one), (b, other) in combinations(zip(names, joints, strict=True), 2):
+        found[a][b], found[b][a] = other.less(one), one.less(other)
+    return found

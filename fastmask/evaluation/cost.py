@@ -1,4 +1,4 @@
-"""Cost: what a run took, as far as its directory tells."""
+"""Cost: the time, the size and the device of a run, as far as its directory has them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COST_CELLS = ["folds", "epochs", "training", "photos/s", "parameters", "checkpoi
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took, as far as its directory tells; None where it does not.
+    """The cost of a run; None where its directory lacks a figure.
 
-    `seconds` are those of the epochs of all folds, each with its validation, `photos_per_second` the training photos of
-    these epochs by these seconds, `checkpoint_bytes` what the kept checkpoints of all folds weigh.
+    `seconds` are those of the epochs of all folds, validation included, `photos_per_second` the training photos of
+    these epochs by these seconds, `checkpoint_bytes` the size of the kept checkpoints of all folds.
     """
 
     folds: int
@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def cells(self) -> list[str]:
-        """The figures as cells of a table, under `COST_CELLS`; nothing where nothing is known."""
+        """The figures as cells of a table, under `COST_CELLS`; empty where unknown."""
         low, high = self.epochs or (0, 0)
         return [
             f"{self.folds} of {self.of_folds}",
@@ -52,16 +52,16 @@ class Cost:
 
 
 def cost_of(run: RunDirectory) -> Cost:
-    """What the directory of a run tells of its cost; a file that is missing or says nothing leaves a None."""
+    """The cost of a run; a missing or invalid file leaves a None."""
     folds = run.trained_folds
     times = [_seconds(run, fold) for fold in folds]
     body = run.environment.get("body")
     parameters = body.get("parameters") if isinstance(body, dict) else None
     device = run.environment.get("device")
-    epochs = [len(each) for each in times if each is not None]
-    known = bool(times) and len(epochs) == len(times)
-    seconds = sum(sum(each) for each in times if each is not None) if known else 0.0
-    trained = sum(_trained_photos(run, fold) * len(each or ()) for fold, each in zip(folds, times, strict=True))
+    epochs = [len(each) for each in times]
+    known = bool(epochs) and all(epochs)
+    seconds = sum(map(sum, times)) if known else 0.0
+    trained = sum(_trained_photos(run, fold) * n for fold, n in zip(folds, epochs, strict=True))
     return Cost(
         len(folds),
         run.config.folds,
@@ -74,17 +74,17 @@ def cost_of(run: RunDirectory) -> Cost:
     )
 
 
-def _seconds(run: RunDirectory, fold: int) -> list[float] | None:
-    """The seconds of each epoch of a fold."""
+def _seconds(run: RunDirectory, fold: int) -> list[float]:
+    """The seconds of each epoch of a fold; none where the file is missing or has invalid cells."""
     file = run.fold_path(fold) / "times.csv"
     if not file.is_file():
-        return None
+        return []
     seconds = pd.to_numeric(read_strings(file, ["epoch", "seconds"])["seconds"], errors="coerce")
-    return seconds.tolist() if len(seconds) and (np.isfinite(seconds) & (seconds >= 0)).all() else None
+    return seconds.tolist() if (np.isfinite(seconds) & (seconds >= 0)).all() else []
 
 
 def _trained_photos(run: RunDirectory, fold: int) -> int:
-    """The photos of an epoch's batches, of which the last, incomplete one is left out; 0 where nobody kept it."""
+    """The photos of an epoch's complete batches; 0 where some are dropped from training."""
     photos = 0 if run.config.drop else len(run.seen_by(fold))
     bs = max(1, min(run.config.batch, photos))
     return photos // bs * bs

@@ -1,9 +1,9 @@
-"""Diff: where two submissions differ, and what change of the score the OOF predictions lead one to expect."""
+"""Diff: where two submissions differ, and the change of the score that OOF predictions let expect."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
-from fastmask.decision.decide import answers_of, score_of
+from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
@@ -24,7 +24,7 @@ from fastmask.system.files import write_csv
 
 # changes that a terminal shows
 _SHOWN = 20
-# what writing a score to a file may change of it
+# how far a score that was written to a file may be off
 _ROUNDED = 1e-6
 
 
@@ -50,16 +50,16 @@ class Diff:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a photo that differs, in the order of A: photo, and the names of its classes a and b."""
+        """One row per photo that differs, in the order of A: photo, and the names of its classes a and b."""
         rows = self.a != self.b
-        photos = [photo for photo, differs in zip(self.photos, rows, strict=True) if differs]
+        photos = np.array(self.photos, dtype=object)[rows]
         return pd.DataFrame(
             {"photo": photos, "a": self._names(self.a[rows]), "b": self._names(self.b[rows])}, dtype=str
         )
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """One row a change of the joint class, the commonest first: the names from and to, count."""
+        """One row per change of the joint class, the commonest first: the names from and to, count."""
         rows = self.a != self.b
         pairs, counts = np.unique(np.stack([self.a[rows], self.b[rows]], axis=1), axis=0, return_counts=True)
         order = np.argsort(-counts, kind="stable")
@@ -68,7 +68,7 @@ class Diff:
 
     @cached_property
     def classes(self) -> pd.DataFrame:
-        """One row a joint class that occurs, in order: its name class, and how many photos have it in a and in b."""
+        """One row per joint class that occurs, in order: its name class, the photos that have it in a and in b."""
         there = np.unique(np.concatenate([self.a, self.b]))
         a, b = (pd.Series(joint).value_counts().reindex(there, fill_value=0).to_numpy() for joint in (self.a, self.b))
         return pd.DataFrame({"class": self._names(there), "a": a, "b": b})
@@ -108,9 +108,9 @@ class Diff:
 
 
 def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff:
-    """Where two submissions, or two files that `predict` wrote, differ: photos are found by their file names.
+    """The differences of two submissions, or two files that `predict` wrote: photos are found by their file names.
 
-    `heads` are those of the contest unless given. Raises DataError where one lacks a photo of the other.
+    `heads` default to those of the contest. Raises DataError where one lacks a photo of the other.
     """
     heads = heads or contest_heads()
     first, second = (read_classes(Path(file), heads)["class"] for file in (a, b))
@@ -126,23 +126,23 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the OOF predictions of two runs lead one to expect of a change from the first to the second.
+    """The change of the score from one run to another that their OOF predictions let expect.
 
-    `difference` is None where nothing can be said, and `reason` says why. `runs` are named with their decision rules.
+    `difference` is None where it is unknown, and `reason` says why. `runs` are named with their decision rules.
     """
 
     difference: Difference | None = None
     runs: tuple[str, str] = ("", "")
     photos: int = 0
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
     reason: str = ""
 
     def __str__(self) -> str:
         if self.difference is None:
             return f"No expectation of the score: {self.reason}"
+        change = f"{self.difference}; accuracy {self.difference.accuracy:+.4f}"
         lines = [
-            f"Expected change of macro-F1 from A to B, by OOF: {self.difference}; accuracy "
-            f"{self.difference.accuracy:+.4f}.",
+            f"Expected change of macro-F1 from A to B, by OOF: {change}.",
             f"It is of the OOF predictions of {self.runs[0]} and {self.runs[1]}, each photo by the one model that had "
             f"not seen it ({self.photos} photos of both), not of the photos and the averaged models of these files.",
         ]
@@ -167,49 +167,43 @@ def expected_change(
     `run_a`, the macro-F1 over the classes of its table. Raises DataError where the runs have other classes, other
     labels, or no labelled photo in common.
     """
-    paths, rows_a, rows_b = _common(run_a, run_b)
-    y = run_a.true[rows_a]
-    _check_labels(run_a, run_b, paths, y, run_b.true[rows_b])
-    true, persons = run_a.heads.joint(y), run_a.persons[rows_a]
-    if (true == UNKNOWN).all():
-        raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
-    sides = ((run_a, rows_a, decisions[0]), (run_b, rows_b, decisions[1]))
-    classes = known_classes(run_a.heads.joint(run_a.y))
-    targets = [(run.heads.joint(answers_of(run, rule)[rows]), true, classes) for run, rows, rule in sides]
-    names = tuple(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else "") for run, _, rule in sides)
-    notes = dict.fromkeys(f"{run.path}: {text}" for run in (run_a, run_b) for text in run.score(draws=0).notes)
-    notes |= dict.fromkeys(thin(true, persons))
-    (difference,) = score_differences(targets, persons, draws, seed)
-    return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
-
-
-def _common(run_a: RunDirectory, run_b: RunDirectory) -> tuple[pd.Index, np.ndarray, np.ndarray]:
-    """The paths of the photos that both have, in the order of the first, and their rows in each."""
-    first, second = pd.Index(run_a.oof["path"]), pd.Index(run_b.oof["path"])
+    runs = (run_a, run_b)
+    first, second = (pd.Index(run.oof["path"]) for run in runs)
     paths = first[first.isin(second)]
     if not len(paths):
         raise DataError(
             f"{run_a.path} and {run_b.path} have no photo in common, the first has {first[0]!r}, the second "
             f"{second[0]!r}; expected runs on the same data."
         )
-    return paths, first.get_indexer(paths), second.get_indexer(paths)
+    rows = first.get_indexer(paths), second.get_indexer(paths)
+    _check_labels(runs, rows, paths)
+    true, persons = run_a.heads.joint(run_a.true[rows[0]]), run_a.persons[rows[0]]
+    if (true == UNKNOWN).all():
+        raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
+    classes = known_classes(run_a.heads.joint(run_a.y))
+    targets, names = [], []
+    for run, kept, rule in zip(runs, rows, decisions, strict=True):
+        targets.append((run.heads.joint(answers_of(run, rule)[kept]), true, classes))
+        names.append(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else ""))
+    notes = dict.fromkeys(f"{run.path}: {text}" for run in runs for text in run.score(draws=0).notes)
+    notes |= dict.fromkeys(thin(true, persons))
+    (difference,) = score_differences(targets, persons, draws, seed)
+    return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
 
 
-def _check_labels(run_a: RunDirectory, run_b: RunDirectory, paths: pd.Index, a: np.ndarray, b: np.ndarray) -> None:
-    heads = [[run.heads[name] for name in run.heads.classified] for run in (run_a, run_b)]
-    classes = [[(head.name, head.classes) for head in each] for each in heads]
-    if classes[0] != classes[1]:
-        one, other = (Heads(each) for each in heads)
-        raise DataError(f"{run_a.path} has {one}, {run_b.path} {other}; expected the same.")
-    # a number that one has learned beside them is no part of the score
-    a, b = a[:, run_a.heads.joined], b[:, run_b.heads.joined]
+def _check_labels(runs: Sequence[RunDirectory], rows: Sequence[np.ndarray], paths: pd.Index) -> None:
+    """Raise DataError where two runs have other classes, or other labels in the rows that they share."""
+    heads, other = ([run.heads[name] for name in run.heads.classified] for run in runs)
+    if [(head.name, head.classes) for head in heads] != [(head.name, head.classes) for head in other]:
+        raise DataError(f"{runs[0].path} has {Heads(heads)}, {runs[1].path} {Heads(other)}; expected the same.")
+    # heads that are distributions over a number are no part of the score
+    a, b = (run.true[kept][:, run.heads.joined] for run, kept in zip(runs, rows, strict=True))
     if (a != b).any():
         row, column = np.argwhere(a != b)[0]
-        head = heads[0][int(column)]
-        found = " and ".join(repr(head.decode(int(y[row, column]))) for y in (a, b))
+        found = " and ".join(repr(heads[column].decode(int(y[row, column]))) for y in (a, b))
         raise DataError(
-            f"{run_a.path} and {run_b.path} differ in the label of {paths[row]}: {head.name} {found}; expected runs "
-            "with the same labels and fixes."
+            f"{runs[0].path} and {runs[1].path} differ in the label of {paths[row]}: {heads[column].name} {found}; "
+            "expected runs with the same labels and fixes."
         )
 
 
@@ -219,10 +213,10 @@ def expect_files(
     runs: tuple[str | Path, str | Path] | None = None,
     ledger: str | Path | None = None,
 ) -> Expectation:
-    """What OOF leads one to expect of a change from submission `a` to `b`: of `runs`, or of those in the ledger.
+    """The expected change of the score from submission `a` to `b`, by OOF of `runs`, or of those in the ledger.
 
-    The decision rules are those in the ledger, where that knows the files. Without `runs`, whatever stands in the way
-    is the reason of an expectation without a difference; with them it is raised.
+    The decision rules are those in the ledger, if the files are in it. Without `runs`, an error becomes the reason of
+    an expectation without a difference; with them it is raised.
     """
     entries = {entry.sha256: entry for entry in read_ledger(ledger)} if ledger is not None else {}
     known = [entries.get(digest(file)) for file in (a, b)]
@@ -230,26 +224,25 @@ def expect_files(
     if runs is not None:
         return expected_change(RunDirectory.load(runs[0]), RunDirectory.load(runs[1]), (first, second))
     try:
-        pairs = zip((a, b), known, strict=True)
-        opened = [RunDirectory.load(_run_of(file, entry, ledger)) for file, entry in pairs]
+        opened = [RunDirectory.load(_run_of(*each, ledger)) for each in zip((a, b), known, strict=True)]
         expected = expected_change(opened[0], opened[1], (first, second))
     except FastmaskError as error:
         return Expectation(reason=str(error))
     changed = {str(run.path): None for run, one in zip(opened, known, strict=True) if _has_changed(run, one)}
-    return replace(expected, notes=(*expected.notes, *(f"{run} has been trained anew since." for run in changed)))
+    return replace(expected, notes=(*expected.notes, *(f"{run} has been retrained since." for run in changed)))
 
 
 def _has_changed(run: RunDirectory, entry: Entry | None) -> bool:
-    """Whether a run has another OOF score now than when a submission of it was noted."""
+    """Whether a run has another OOF score now than when its submission was noted."""
     if entry is None or entry.oof_macro_f1 is None:
         return False
     return abs(score_of(run, entry.decision or PLAIN, draws=0).macro_f1 - entry.oof_macro_f1) > _ROUNDED
 
 
 def _run_of(file: str | Path, entry: Entry | None, ledger: str | Path | None) -> Path:
-    """The run that a submission is of: beside the ledger, wherever that has moved to, or where it was."""
+    """The run of a submission: next to the ledger, wherever that has moved to, or where it was."""
     if entry is None or not entry.run or ledger is None:
-        where = "there is no ledger" if ledger is None else f"{ledger} knows no run of it"
-        raise UsageError(f"nothing tells what run {file} is of, {where}; name the two runs by --runs.")
-    beside = Path(ledger).parent / Path(entry.run).name
-    return beside if beside.is_dir() else Path(entry.run)
+        where = "there is no ledger" if ledger is None else f"{ledger} has no run for it"
+        raise UsageError(f"the run of {file} is unknown, {where}; name the two runs by --runs.")
+    moved = Path(ledger).parent / Path(entry.run).name
+    return moved if moved.is_dir() else Path(entry.run)

@@ -1,8 +1,8 @@
 """Label errors: photos and persons whose label the out-of-fold prediction contradicts, by confident learning.
 
-How many labels of a head are wrong is told by the confident joint, which ones by how improbable they are (Northcutt,
-Jiang, Chuang: Confident Learning, 2021). All on probabilities at the head's own temperature, so that a head that is
-often wrong is as often in doubt, and the heads can be ranked together.
+The confident joint estimates how many labels of a head are wrong; the least probable ones are taken for them
+(Northcutt, Jiang, Chuang: Confident Learning, 2021). Probabilities are at each head's temperature, so that heads can be
+ranked together. cleanlab does the same, but rounds the joint and has no lower bound for thresholds.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fastmask.decision.calibration import at_temperature, fit_temperature
 from fastmask.decision.persons import average_persons, shared_heads
-from fastmask.heads import UNKNOWN, Head
+from fastmask.heads import UNKNOWN
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count
 
 COLUMNS = ("person", "path", "column", "value", "label", "suggested", "probability", "proposed")
-# in the column "proposed": by the OOF prediction, and nobody has looked at the photo
+# in the column "proposed": by the OOF prediction, not yet checked
 BY_OOF = "oof"
 
 
@@ -33,9 +32,8 @@ BY_OOF = "oof"
 class LabelError:
     """A label that is probably wrong: of all photos of a person (`whole`), or of those in `paths` only.
 
-    `probability` is that of the class `suggested`, `self_confidence` that of the `label` given. `value` is what a fix
-    would write: the class, or "" (unknown) where classes are bands of a number, which a class does not tell. `of` is
-    how many persons or photos of the head were judged.
+    `probability` is that of the class `suggested`, `self_confidence` that of the `label` given. `value` is the class
+    that a fix writes, or "" (unknown) where classes are bands of a number. `of` counts the persons or photos judged.
     """
 
     head: str
@@ -53,8 +51,8 @@ class LabelError:
 def class_thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(N, classes) probabilities, (N,) labels -> (classes,) the mean probability of a class among those labelled so.
 
-    From there on a prediction of it counts as confident. At least that of a guess, since the mean over a handful of
-    labels may be near 0 and would make any prediction confident; infinite for a class that nobody is labelled.
+    From there on a prediction of it counts as confident. At least 1 / classes, since the mean over a few labels may be
+    near 0 and would make any prediction confident; infinite for a class without labels.
     """
     n = np.bincount(y, minlength=probabilities.shape[1])
     own = np.bincount(y, probabilities[np.arange(len(y)), y], minlength=len(n))
@@ -65,13 +63,13 @@ def class_thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 def confident_joint(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(N, classes) probabilities, (N,) labels -> (classes, classes) how many are labelled i and truly j, by estimate.
 
-    Counted where the prediction is confident, then each row scaled to the number of labels: it need be no integer.
+    Counted where the prediction is confident, then each row is scaled to the number of labels, so not of integers.
     """
     confident = np.where(probabilities >= class_thresholds(probabilities, y), probabilities, -1.0)
     sure = confident.max(axis=1) >= 0
     joint = np.zeros((probabilities.shape[1],) * 2)
     np.add.at(joint, (y[sure], confident[sure].argmax(axis=1)), 1.0)
-    # as if each class had one right label at least: otherwise one confident error would condemn all its labels
+    # as if each class had at least one right label: otherwise one confident error would condemn all its labels
     np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1.0))
     labelled = np.bincount(y, minlength=len(joint))
     return np.asarray(joint * (labelled / joint.sum(axis=1))[:, None])
@@ -80,8 +78,7 @@ def confident_joint(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(N, classes) probabilities, (N,) labels, none unknown -> (M,) rows whose labels are suspicious, most so first.
 
-    As many as the confident joint has off its diagonal, of those to which another class is more probable than their
-    label, the least probable labels.
+    The least probable labels to which another class is more probable, as many as the joint has off its diagonal.
     """
     joint = confident_joint(probabilities, y)
     most = round(float(joint.sum() - joint.trace()))
@@ -91,30 +88,26 @@ def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def find_label_errors(run: RunDirectory | str | Path, heads: Sequence[str] | None = None) -> list[LabelError]:
-    """The suspicious labels of a run's OOF photos, of all heads or of those named, most suspicious first.
+    """The suspicious labels of a run's OOF photos, of all heads or of those named, lowest `self_confidence` first.
 
-    The first in the list are those of lowest `self_confidence`; a head's own are in its own order. In a head that
-    belongs to the person, it is judged once, by the mean over the photos; where labels of a person contradict each
-    other, each label is. Photos without a label are left out. A leaky split (--group none) hides errors of persons.
-    Raises UsageError for a head that there is not.
+    In a head that belongs to the person, each person is judged once, by the mean over the photos; where labels of a
+    person contradict each other, each label is. Photos without a label are left out. A leaky split (--group none) hides
+    errors of persons. Raises UsageError for an unknown head.
     """
     run = RunDirectory.of(run)
     shared = shared_heads(run.heads, run.y, run.folds["person"].to_numpy(dtype=object))
-    averaged = average_persons(run.heads, run.probabilities, run.persons, shared)
-    names = tuple(dict.fromkeys(run.heads.classified if heads is None else heads))
-    for name in names:
+    averaged = run.heads.split(average_persons(run.heads, run.probabilities, run.persons, shared))
+    found: list[LabelError] = []
+    for name in dict.fromkeys(run.heads.classified if heads is None else heads):
         if run.heads[name].spread is not None:
-            raise UsageError(
-                f"{name} is a number that is learned beside a head; name the head, whose labels these are."
-            )
-    parts = [run.heads.split(averaged)[run.heads.position(name)] for name in names]
-    found = [e for name, p in zip(names, parts, strict=True) for e in _errors_of(run, name, p, name in shared)]
+            raise UsageError(f"{name} is learned as a number; name the head that it belongs to, which has the labels.")
+        found += _errors_of(run, name, averaged[run.heads.position(name)], name in shared)
     return sorted(found, key=lambda error: error.self_confidence)
 
 
 def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: bool) -> Iterator[LabelError]:
     """The suspicious labels of one head, most so first; in a `shared` one, photos of a person have one probability."""
-    y = run.true[:, run.heads.position(name)]
+    head, y = run.heads[name], run.true[:, run.heads.position(name)]
     units = _units(y, run.persons if shared else None)
     if not units:
         return
@@ -122,33 +115,23 @@ def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: 
     calibrated = at_temperature(probabilities[first], fit_temperature(probabilities[first], y[first]))
     photos = run.folds["person"].value_counts().to_dict()
     for i in rank_errors(calibrated, y[first]):
-        of_whom = run.oof["person"].iat[first[i]]
-        yield _label_error(
-            run.heads[name],
-            calibrated[i],
-            int(y[first[i]]),
-            person=of_whom,
+        person, label, suggested = run.oof["person"].iat[first[i]], int(y[first[i]]), int(calibrated[i].argmax())
+        yield LabelError(
+            head=name,
+            person=person,
             paths=tuple(run.oof["path"].iloc[units[i]]),
-            whole=1 < len(units[i]) == photos[of_whom],
+            whole=1 < len(units[i]) == photos[person],
+            label=head.decode(label),
+            suggested=head.decode(suggested),
+            value="" if head.bounds else head.decode(suggested),
+            probability=float(calibrated[i, suggested]),
+            self_confidence=float(calibrated[i, label]),
             of=len(units),
         )
 
 
-def _label_error(head: Head, probabilities: np.ndarray, label: int, **whose: Any) -> LabelError:
-    suggested = int(probabilities.argmax())
-    return LabelError(
-        head=head.name,
-        label=head.decode(label),
-        suggested=head.decode(suggested),
-        value="" if head.bounds else head.decode(suggested),
-        probability=float(probabilities[suggested]),
-        self_confidence=float(probabilities[label]),
-        **whose,
-    )
-
-
 def _units(y: np.ndarray, persons: np.ndarray | None) -> list[np.ndarray]:
-    """The rows of what is judged as one: each photo whose label is known, or a person's that are labelled alike."""
+    """The rows of what is judged as one: each labelled photo, or those of a person that have the same label."""
     known = np.flatnonzero(y != UNKNOWN)
     if not len(known):
         return []
@@ -161,10 +144,10 @@ def _units(y: np.ndarray, persons: np.ndarray | None) -> list[np.ndarray]:
 
 
 def to_fixes(errors: Sequence[LabelError]) -> pd.DataFrame:
-    """A table of fixes as `fit --fixes` takes it, in the order of `errors`: a row a whole person, or a row a photo.
+    """A table of fixes for `fit --fixes`, in the order of `errors`: one row per person judged as a whole, or per photo.
 
-    The columns label, suggested and probability are for who looks at the photos; "proposed" holds "oof" in each row,
-    until somebody has. The age of a person is then to be written into `value`, which is empty: unknown.
+    The columns label, suggested and probability help to judge the photos; "proposed" holds "oof" until a row has been
+    checked. The age of a person is then to be written into `value`, which is empty: unknown.
     """
     rows = [
         (person, path, e.head, e.value, e.label, e.suggested, round(e.probability, 4), BY_OOF)
@@ -175,7 +158,7 @@ def to_fixes(errors: Sequence[LabelError]) -> pd.DataFrame:
 
 
 def summary(errors: Sequence[LabelError], most: int = 20, width: int | None = None) -> str:
-    """The errors as text for the terminal, `width` columns wide: how many of each head, then the first `most` of it."""
+    """The errors as text for the terminal, `width` columns wide: counts per head, then the first `most` of each."""
     if not errors:
         return "No suspicious labels found."
     width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
@@ -186,10 +169,11 @@ def summary(errors: Sequence[LabelError], most: int = 20, width: int | None = No
 
 
 def _section(head: str, errors: Sequence[LabelError], most: int, width: int) -> Iterator[str]:
-    # a class tells no number, which is how a fix of bands is known
+    # only fixes of bands have no value
     banded = any(not e.value for e in errors)
     yield from ("", f"{head}: of those near a bound, many are right as they are" if banded else head)
-    subjects, details = [_subject(e) for e in errors[:most]], [_detail(e) for e in errors[:most]]
+    details = [f"{e.label} {e.self_confidence:.3f} -> {e.suggested} {e.probability:.3f}" for e in errors[:most]]
+    subjects = [_subject(e) for e in errors[:most]]
     left = max(1, min(width - max(map(len, details), default=0) - 4, max(map(len, subjects), default=1)))
     for subject, detail in zip(subjects, details, strict=True):
         first, *others = textwrap.wrap(subject, left, break_on_hyphens=False)
@@ -203,7 +187,3 @@ def _subject(error: LabelError) -> str:
         return error.person
     others = len(error.paths) - 1
     return error.paths[0] + (f" and {count(others, 'more photo')}" if others else "")
-
-
-def _detail(error: LabelError) -> str:
-    return f"{error.label} {error.self_confidence:.3f} -> {error.suggested} {error.probability:.3f}"

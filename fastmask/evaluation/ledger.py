@@ -1,4 +1,4 @@
-"""Ledger: what was handed in, by which run and rule, what OOF had promised, and what the leaderboard made of it."""
+"""Ledger: the submissions, by which run and rule each was made, its OOF score and the leaderboard's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +17,25 @@ from fastmask.inference.submission import read_info
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv
 from fastmask.system.lock import changing
-from fastmask.system.text import shorten_start
+from fastmask.system.text import shorten_start, table_lines
 
 if TYPE_CHECKING:
     from fastmask.scoring import Score
 
-# seconds to wait for another process that writes to the ledger, which takes it a few milliseconds
+# seconds to wait for another process that writes to the ledger, which takes a few milliseconds
 _WAIT = 60.0
 # characters that a cell of a table may have
 _MOST_CELL = 4096
-# submissions from which on a mean difference and a rank correlation are told
+# submissions that a mean difference and a rank correlation need
 _FEWEST = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A submission: when and of what it was made, what it promised out of fold, what the leaderboard showed.
+    """A submission: when and from what it was made, its OOF score, the leaderboard's score.
 
-    Scores are shares from 0 to 1, None where nobody knows them. `date` is in UTC (ISO 8601), `oof_low` and `oof_high`
-    are the ends of the 95 % interval, `caveats` what flatters that score. What cannot be printed becomes "�".
+    Scores are shares from 0 to 1, None where unknown. `date` is in UTC (ISO 8601), `oof_low` and `oof_high` are the
+    ends of the 95 % interval, `caveats` say what flatters that score. Characters that cannot be printed become "�".
     """
 
     date: str
@@ -61,7 +62,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What to call it in a picture: its run and rule."""
+        """Its name in a picture: its run and rule."""
         name = Path(self.run or self.file).name
         return name if self.decision in ("", "plain") else f"{name}, {self.decision}"
 
@@ -70,7 +71,7 @@ COLUMNS = [field.name for field in fields(Entry)]
 
 
 def ledger_of(run: str | Path) -> Path:
-    """The ledger of all runs that lie in one folder with `run`."""
+    """The ledger of all runs in the folder of `run`."""
     return real(run).parent / LEDGER
 
 
@@ -96,7 +97,7 @@ def read_ledger(path: str | Path) -> list[Entry]:
     frame = read_strings(file, COLUMNS)
     other = next((column for column in frame.columns if column not in COLUMNS), None)
     if other is not None:
-        raise DataError(f"{file} has a column {other!r}, which no ledger has; expected {', '.join(COLUMNS)}.")
+        raise DataError(f"{file} has a column {other!r}, which is none of a ledger; expected {', '.join(COLUMNS)}.")
     twice = frame["sha256"].duplicated()
     if twice.any():
         line = frame.index[twice][0]
@@ -132,42 +133,36 @@ def _read_cell(where: str, column: str, text: str) -> Any:
         raise DataError(f"{where}, column {column}: found {text!r}, expected {expected}.") from None
 
 
-def _date(text: str) -> str:
+def _parse_date(text: str) -> str:
     datetime.fromisoformat(text)
     return text
 
 
-def _sha256(text: str) -> str:
-    if re.fullmatch("[0-9a-f]{64}", text) is None:
+def _match(pattern: str, text: str) -> str:
+    if re.fullmatch(pattern, text) is None:
         raise ValueError
     return text
 
 
-def _count(text: str) -> int | None:
-    if text and re.fullmatch("[1-9][0-9]{0,5}", text) is None:
-        raise ValueError
-    return int(text) if text else None
-
-
-def _share(text: str) -> float | None:
+def _parse_share(text: str) -> float | None:
     if text and not 0 <= float(text) <= 1:
         raise ValueError
     return float(text) if text else None
 
 
 _SHARES = ("oof_macro_f1", "oof_low", "oof_high", "oof_accuracy", "public", "public_accuracy")
-# of a column whose cells are not any text: how one is read, and what is expected in words
+# of a column that is no free text: how a cell is parsed, and what is expected in words
 _CELLS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "date": (_date, "a date such as 2026-01-31T12:00:00+00:00"),
-    "sha256": (_sha256, "the 64 digits (0-9, a-f) of a SHA-256"),
-    "tta": (_count, "a whole number from 1, or nothing"),
-    **dict.fromkeys(_SHARES, (_share, "a number from 0 to 1, or nothing")),
+    "date": (_parse_date, "a date such as 2026-01-31T12:00:00+00:00"),
+    "sha256": (partial(_match, "[0-9a-f]{64}"), "the 64 digits (0-9, a-f) of a SHA-256"),
+    "tta": (lambda text: int(_match("[1-9][0-9]{0,5}", text)) if text else None, "a whole number from 1, or nothing"),
+    **dict.fromkeys(_SHARES, (_parse_share, "a number from 0 to 1, or nothing")),
 }
 
 
 @contextmanager
 def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
-    """A ledger's entries by SHA-256, written when the block ends well; no other process changes them meanwhile."""
+    """A block with a ledger's entries by SHA-256, locked, and written when the block ends without an error."""
     import pandas as pd
 
     with changing(path, _WAIT) as place:
@@ -177,10 +172,10 @@ def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
 
 
 def note(path: str | Path, entry: Entry) -> Entry | None:
-    """Write a submission at the end of a ledger, in place of the same bytes that were noted before, which it returns.
+    """Write a submission at the end of a ledger, and return the entry of the same bytes that it replaces, if any.
 
-    What the leaderboard and the user said of those stays, where `entry` says nothing. Raises DataError, and leaves the
-    file as it is, if it is broken.
+    The public scores and the note of that entry stay where `entry` has none. Raises DataError, and leaves the file as
+    it is, if it is broken.
     """
     with _changing(path) as entries:
         before = entries.pop(entry.sha256, None)
@@ -198,56 +193,45 @@ def add_public(
     note: str = "",
     overwrite: bool = False,
 ) -> Entry:
-    """Write what the leaderboard showed of a submission into a ledger, and return its entry.
+    """Write the leaderboard's scores of a submission into a ledger, and return its entry.
 
-    The submission is found by its bytes, whatever the file is called; one that no run has written is added without a
-    run. `public` is the macro-F1, 0 to 1; `accuracy` a share up to 1, above that a percentage, as the contest shows it:
-    kept is the share. A `note` replaces the one before. Raises UsageError for a score that cannot be one, and, unless
-    `overwrite`, for one that differs from what is there.
+    The submission is found by its bytes, whatever the file is called; one of no run is added without a run. `public` is
+    the macro-F1, 0 to 1; `accuracy` a share up to 1, above that a percentage, as the contest shows it: the share is
+    written. A `note` replaces the one before. Raises UsageError for a score that cannot be one, and, unless
+    `overwrite`, for one that differs from the one in the ledger.
     """
-    _check_public(public)
-    shown = {"public": public, "public_accuracy": _as_share(accuracy)}
-    given: dict[str, Any] = {name: value for name, value in shown.items() if value is not None}
+    given = {"public": public}
+    if not 0 <= public <= 1:
+        hint = f": for {public:g} % give {public / 100:g}" if 1 < public <= 100 else ""
+        raise UsageError(f"The public macro-F1 is {public:g}; expected a share from 0 to 1{hint}.")
+    if accuracy is not None:
+        if not 0 <= accuracy <= 100:
+            raise UsageError(f"The public accuracy is {accuracy:g}; expected a share from 0 to 1, or a percentage.")
+        given["public_accuracy"] = accuracy if accuracy <= 1 else accuracy / 100
     read_info(file)
     found = entry_of(file)
     with _changing(path) as entries:
         entry = entries.get(found.sha256, found)
         for name, value in given.items():
-            _check_same(f"{path}, column {name}: {file}", getattr(entry, name), value, overwrite)
-        entries[entry.sha256] = replace(entry, **given, note=note or entry.note)
+            before = getattr(entry, name)
+            # nine digits are written
+            if before is not None and not math.isclose(before, value, abs_tol=1e-8) and not overwrite:
+                raise UsageError(
+                    f"{path}, column {name}: {file} has {before:g} already, not {value:g}; replace it with --overwrite "
+                    "if that is right."
+                )
+        entries[entry.sha256] = replace(entry, **given, note=note or entry.note)  # type: ignore[arg-type]
     return entries[entry.sha256]
 
 
-def _check_public(public: float) -> None:
-    if not 0 <= public <= 1:
-        hint = f": for {public:g} % give {public / 100:g}" if 1 < public <= 100 else ""
-        raise UsageError(f"The public macro-F1 is {public:g}; expected a share from 0 to 1{hint}.")
-
-
-def _as_share(accuracy: float | None) -> float | None:
-    if accuracy is None:
-        return None
-    if not 0 <= accuracy <= 100:
-        raise UsageError(f"The public accuracy is {accuracy:g}; expected a share from 0 to 1, or a percentage.")
-    return accuracy if accuracy <= 1 else accuracy / 100
-
-
-def _check_same(what: str, before: float | None, now: float, overwrite: bool) -> None:
-    # nine digits are written
-    if before is not None and not math.isclose(before, now, abs_tol=1e-8) and not overwrite:
-        raise UsageError(f"{what} has {before:g} already, not {now:g}; replace it by --overwrite if that is right.")
-
-
 def summary(entries: Sequence[Entry]) -> str:
-    """A table of the submissions, the newest last; and, of three scored ones or more, how OOF and leaderboard agree."""
+    """A table of the submissions, the newest last; of three scored ones or more, also how OOF and leaderboard agree."""
     if not entries:
-        return "No submission is noted."
+        return "The ledger has no submissions."
     header = ("date", "file", "run", "decision", "OOF macro-F1", "public", "public - OOF", "accuracy")
-    rows = [header, *map(_row, sorted(entries, key=lambda entry: entry.date))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    said = [f"{shorten_start(e.file)}: {text}" for e in entries for text in (e.note, e.caveats) if text]
-    return "\n".join([*lines, *([""] if said else []), *said, *_agreement(entries)])
+    lines = table_lines([header, *map(_row, sorted(entries, key=lambda entry: entry.date))])
+    texts = [f"{shorten_start(e.file)}: {text}" for e in entries for text in (e.note, e.caveats) if text]
+    return "\n".join([*lines, *([""] if texts else []), *texts, *_agreement(entries)])
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -266,18 +250,18 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def both_scores(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
-    """(entry, OOF, public) of those that have both, but for those whose OOF score flatters."""
+    """(entry, OOF, public) of those that have both, except where the OOF score flatters."""
     both = ((entry, entry.oof_macro_f1, entry.public) for entry in entries if not entry.caveats)
     return [(entry, oof, public) for entry, oof, public in both if oof is not None and public is not None]
 
 
 def _agreement(entries: Sequence[Entry]) -> list[str]:
-    """In words, how the leaderboard's scores go with OOF's; nothing of fewer than three."""
+    """In words, how the leaderboard's scores agree with OOF's; nothing for fewer than three."""
     scored = both_scores(entries)
     if len(scored) < _FEWEST:
         return []
     mean = sum(public - oof for _, oof, public in scored) / len(scored)
-    said = f"{len(scored)} submissions have both: public - OOF is {mean:+.4f} on average; {_rank_correlation(scored)}."
+    first = f"{len(scored)} submissions have both: public - OOF is {mean:+.4f} on average; {_rank_correlation(scored)}."
     sides = [
         (public > entry.oof_high) - (public < entry.oof_low)
         for entry, _, public in scored
@@ -287,13 +271,13 @@ def _agreement(entries: Sequence[Entry]) -> list[str]:
         f"Of {len(sides)} public scores {sides.count(0)} lie in OOF's 95 % interval, {sides.count(-1)} below, "
         f"{sides.count(1)} above."
     )
-    return ["", said, *([inside] if sides else [])]
+    return ["", first, *([inside] if sides else [])]
 
 
 def _rank_correlation(scored: Sequence[tuple[Entry, float, float]]) -> str:
     from scipy.stats import spearmanr
 
-    oof, public = [oof for _, oof, _ in scored], [public for *_, public in scored]
+    _, oof, public = zip(*scored, strict=True)
     if len(set(oof)) == 1 or len(set(public)) == 1:
         return "there is no rank correlation, as one of the two is always the same"
     return f"Spearman's rank correlation of the two is {spearmanr(oof, public).statistic:+.2f}"

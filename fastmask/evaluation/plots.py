@@ -1,4 +1,4 @@
-"""Pictures of decisions: results beside each other, how reliable heads are, what bounds and OOF scores are worth."""
+"""Plots: results side by side, reliability of heads, scores over bounds, OOF against the leaderboard."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from fastmask.system.text import shorten_start
 if TYPE_CHECKING:
     from fastmask.decision.bound import BoundCurve
     from fastmask.decision.calibration import Calibration
-    from fastmask.evaluation.comparison import Comparison
+    from fastmask.evaluation.comparison import Result
     from fastmask.evaluation.ledger import Entry
 
 
-def plot_comparison(comparison: Comparison, out: str | Path) -> None:
+def plot_comparison(results: Sequence[Result], out: str | Path) -> None:
     """Write a PNG: macro-F1 of each result with its interval, and the difference to the baseline with its own."""
-    results = comparison.results
     figure = Figure(figsize=(9, 1.6 + 0.4 * len(results)), layout="constrained")
     scores, differences = figure.subplots(1, 2, sharey=True)
     for row, result in enumerate(results):
@@ -43,7 +42,6 @@ def plot_comparison(comparison: Comparison, out: str | Path) -> None:
 
 
 def _with_interval(axes: Any, row: int, value: float, interval: tuple[float, float] | None) -> None:
-    """Draw a figure and its interval, if it has one, in a row of a picture."""
     low, high = interval or (value, value)
     axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", capsize=3, color="C0")
 
@@ -54,10 +52,10 @@ def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) ->
 
 
 def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure] = Figure) -> Figure:
-    """Each head's reliability before and after, three in a row: on the diagonal it is as sure as it is right."""
+    """Each head's reliability before and after, three in a row: on the diagonal confidence is accuracy."""
     columns = min(3, len(calibration))
     rows = -(-len(calibration) // columns)
-    # padded so that the last number of one axis is not read with the first of the next
+    # padded: the last number of one axis would touch the first of the next
     figure = kind(figsize=(3.6 * columns, 4.4 * rows), layout=ConstrainedLayoutEngine(w_pad=0.12))
     every = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in every.flat[len(calibration) :]:
@@ -99,7 +97,7 @@ def plot_ledger(entries: Sequence[Entry], out: str | Path) -> None:
 
     Raises UsageError where no submission has both.
     """
-    # from the lowest up, so that the labels beside do not cross
+    # from the lowest up, so that the lines to the labels do not cross
     rows = sorted(both_scores(entries), key=lambda row: row[2])
     if not rows:
         raise UsageError("No submission has both an OOF score and a public one; add what the leaderboard showed first.")
@@ -138,10 +136,10 @@ def _apart(heights: np.ndarray) -> np.ndarray:
     """Rising heights, 0 to 1, moved by as little as leaves room for a line of text between each two."""
     gap, n = min(0.055, 0.8 / len(heights)), len(heights)
     steps = gap * np.arange(n)
-    # with the gaps taken out they need only rise, and the nearest rising numbers are known
+    # without the gaps the heights need only rise, and isotonic regression finds the nearest that do
     return np.asarray(isotonic_regression(heights - steps, y_min=0, y_max=1 - (n - 1) * gap)) + steps
 
 
 def _save(figure: Figure, out: str | Path) -> None:
-    with replacing(out) as beside:
-        figure.savefig(beside, format="png", dpi=110)
+    with replacing(out) as partial:
+        figure.savefig(partial, format="png", dpi=110)

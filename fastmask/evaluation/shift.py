@@ -1,7 +1,7 @@
 """Shift: how far the predictions on new photos are from the out-of-fold (OOF) predictions.
 
-Black-box shift detection (Lipton et al. 2018; Rabanser et al. 2019): where a model answers otherwise than it does on
-photos whose truth is known, its score there may not hold here.
+Black-box shift detection (Lipton et al. 2018; Rabanser et al. 2019): where a model answers otherwise than on the
+labelled photos, its score on those may not hold.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from scipy.sparse import csr_array
 from fastmask.heads import Heads
 from fastmask.inference.predictions import Predictions
 from fastmask.run.directory import RunDirectory
+from fastmask.run.tensors import read_oof
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.randomness import Counted, Stream
 
 DRAWS = 500
 BINS = 100
-# decimals of a probability: the OOF ones may have been computed in half precision, the new ones not
+# decimals of a probability, since OOF may have been computed in half precision
 _DECIMALS = 4
-# draws of fewer persons than this, of one fold, say little
+# persons per fold that draws need to say much
 _FEW_PERSONS = 20
 _ALPHA = 0.05
 
 
 class Distance(NamedTuple):
-    """A distance, its p-value, and what random persons of OOF stay within 19 times in 20."""
+    """A distance, its p-value, and the 95 % quantile of the distances of random persons of OOF."""
 
     distance: float
     p: float
@@ -40,9 +41,9 @@ class Distance(NamedTuple):
 
 @dataclass(frozen=True)
 class Shift:
-    """How far the predictions on new photos are from OOF's, over all and a head.
+    """How far the predictions on new photos are from OOF's, over all heads and per head.
 
-    `shares` has a row a class of each head, such as "age.60+", with the share of the photos that are predicted so.
+    `shares` has a row per class of each head, such as "age.60+", with the share of the photos that are predicted so.
     """
 
     overall: Distance
@@ -60,7 +61,7 @@ class Shift:
 
     @property
     def shifted(self) -> list[str]:
-        """The heads that differ more than chance, those farthest from what is usual first; p times the heads counts."""
+        """The heads that differ by more than chance (p times their number), farthest from `usual` first."""
         far = [name for name, d in self.heads.items() if d.p * len(self.heads) <= _ALPHA]
         return sorted(far, key=lambda name: self.heads[name].usual - self.heads[name].distance)
 
@@ -71,17 +72,13 @@ class Shift:
 
     @property
     def verdict(self) -> str:
-        """What it comes to, in one sentence."""
+        """The result in one sentence."""
         distance, p, usual = self.overall
         figures = f"{distance:.3f} (random persons of OOF: at most {usual:.3f} 19 times in 20; p {p:.3f})"
         most = f"; most: {', '.join(self.shifted)}" if self.shifted else ""
         if p > _ALPHA:
-            return (
-                f"The predictions on the new photos are as near to OOF's as those of random persons: {figures}{most}."
-            )
-        return (
-            f"The predictions on the new photos differ from OOF's by {figures}: the OOF score may not hold there{most}."
-        )
+            return f"Predictions on the new photos are as near to OOF's as those of random persons: {figures}{most}."
+        return f"Predictions on the new photos differ from OOF's by {figures}: the OOF score may not hold there{most}."
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -95,7 +92,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Member:
-    """One model's probabilities, a column a class: (N,) `persons` that it has not seen, and the new photos."""
+    """One model's probabilities, a column per class: OOF rows of (N,) `persons`, and the new photos."""
 
     oof: np.ndarray
     persons: np.ndarray
@@ -105,49 +102,41 @@ class Member:
 def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Shift:
     """How far `predictions` on new photos are from the OOF predictions of `run`, and whether chance explains it.
 
-    Like is compared with like: each fold's model, at the checkpoints that predict, on the photos that it validated and
-    on the new ones, never the mean of the models, which is less sure than each of them. So predict with one view: the
-    mean of several is less sure, too. Raises UsageError where no model of the run is a member of the predictions,
-    DataError where a fold lacks its checkpoints or their OOF probabilities.
+    Each fold's model, at the checkpoints that predict, is compared on the photos that it validated and on the new ones,
+    since the mean of the models is less sure than each of them. So predict with one view: the mean of several is less
+    sure, too. Raises UsageError where no model of the run is a member of the predictions, DataError where a fold lacks
+    its checkpoints or their OOF probabilities.
     """
     if draws < 1:
-        raise UsageError(f"{draws} draws say nothing; expected 1 or more.")
+        raise UsageError(f"Found {draws} draws; expected 1 or more.")
     if predictions.heads != run.heads:
         raise UsageError(f"The predictions are of other heads than those of {run.path}.")
     if predictions.decided is not None:
-        raise UsageError(
-            "These predictions have been calibrated by a rule; give those of predict, as the OOF ones are."
-        )
+        raise UsageError("These predictions have been calibrated by a rule; give those of predict, as OOF's are.")
     there = [fold for fold in run.trained_folds if f"fold{fold}" in predictions.members]
     if not there or not len(predictions):
         raise UsageError(f"The predictions hold no photos predicted by a fold of {run.path}; predict with that run.")
     members = [_member(run, fold, predictions.members[f"fold{fold}"]) for fold in there]
     heads = Heads([run.heads[name] for name in run.heads.classified])
-    overall, each = _judged(heads, *distances(members, draws))
-    unused = [name for name in predictions.members if name not in {f"fold{fold}" for fold in there}]
-    return Shift(overall, each, _shares(heads, members), _notes(members, unused))
-
-
-def _judged(heads: Heads, observed: np.ndarray, null: np.ndarray) -> tuple[Distance, dict[str, Distance]]:
-    """(columns,) and (draws, columns) distances -> those of all heads and of each, the means of their columns."""
+    observed, null = distances(members, draws)
+    # of each head the mean of its columns
     own = np.stack([part.mean() for part in heads.split(observed)])
     chance = np.stack([part.mean(-1) for part in heads.split(null)])
-    each = {head.name: judge(float(x), draws) for head, x, draws in zip(heads, own, chance, strict=True)}
-    return judge(float(own.mean()), chance.mean(0)), each
+    each = {head.name: judge(float(x), drawn) for head, x, drawn in zip(heads, own, chance, strict=True)}
+    unused = [name for name in predictions.members if name not in {f"fold{fold}" for fold in there}]
+    return Shift(judge(float(own.mean()), chance.mean(0)), each, _shares(heads, members), _notes(members, unused))
 
 
 def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
-    """The OOF rows are those of the fold's checkpoints: oof.csv may be of the epoch that the other folds chose."""
-    from fastmask.run.tensors import read_oof
-
+    """A fold's model; its OOF rows are those of its checkpoints, since oof.csv may be of other epochs."""
     epochs = [int(file.stem[5:]) for file in run.checkpoints(fold) if file.stem[5:].isdecimal()]
     if not epochs:
-        raise DataError(f"{run.fold_path(fold)} has no checkpoint, which says what epoch to compare; restore it.")
+        raise DataError(f"{run.fold_path(fold)} has no checkpoint, whose epoch is compared; restore it.")
     oof: np.ndarray = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in epochs], axis=0)
     persons = run.folds["person"].to_numpy(dtype=object)[run.folds["fold"] == fold]
     if oof.shape != (len(persons), run.heads.n_logits):
         raise DataError(f"{run.fold_path(fold)} does not hold the OOF probabilities of its {len(persons)} photos.")
-    # a number that is learned beside a head's bands says the same again
+    # a distribution over the number behind a head would count it twice
     columns = run.heads.joined_columns
     return Member(np.round(oof[:, columns], _DECIMALS), persons, np.round(new[:, columns], _DECIMALS))
 
@@ -155,10 +144,8 @@ def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
 def _shares(heads: Heads, members: Sequence[Member]) -> pd.DataFrame:
     """class, oof, new: the share of the photos that each class is predicted for, the mean over members."""
     weights = [len(member.oof) for member in members]
-    oof, new = (
-        np.average([_predicted(heads, getattr(member, side)) for member in members], axis=0, weights=weights)
-        for side in ("oof", "new")
-    )
+    sides = ([member.oof for member in members], [member.new for member in members])
+    oof, new = (np.average([_predicted(heads, one) for one in side], axis=0, weights=weights) for side in sides)
     return pd.DataFrame({"class": heads.columns, "oof": oof, "new": new})
 
 
@@ -169,19 +156,16 @@ def _predicted(heads: Heads, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _notes(members: Sequence[Member], unused: Sequence[str]) -> list[str]:
-    photos, persons = len(members[0].new), _persons(members)
+    photos = len(members[0].new)
+    persons = len(np.unique(np.concatenate([member.persons for member in members])))
     each = sum(len(member.oof) for member in members) / persons
     as_many = max(1, round(photos / each))
-    notes = [f"Whose the new photos are is unknown: {photos} are taken for {as_many} persons, {each:.1f} a person."]
+    notes = [f"The persons of new photos are unknown: {photos} photos count as {as_many} persons of {each:.1f} each."]
     if persons / len(members) < _FEW_PERSONS:
         notes.append(f"OOF has {persons} persons in {len(members)} folds: too few to find any but a large shift.")
     if unused:
         notes.append(f"Left out, because the run has no OOF predictions of it: {', '.join(unused)}.")
     return notes
-
-
-def _persons(members: Sequence[Member]) -> int:
-    return len(np.unique(np.concatenate([member.persons for member in members])))
 
 
 def judge(observed: float, null: np.ndarray) -> Distance:
@@ -194,10 +178,9 @@ def distances(members: Sequence[Member], draws: int = DRAWS, bins: int = BINS) -
     """(columns,) the distance of the new photos from OOF, and (draws, columns) that of random persons of OOF.
 
     It is the two-sample Kolmogorov-Smirnov distance, the mean over members weighted by OOF rows. A draw takes whole
-    persons with replacement: as many as each member has of its own, and as many as the new photos have, by the mean
-    photos a person. The members judge the same new photos and so err together: of those a draw has one sample for all.
-    The persons drawn are all of OOF; what a fold's model said of them stands as a rank among what that model said, so
-    that one model may be surer than another.
+    persons of all OOF with replacement: as many as each member has of its own, and as many as the new photos have, by
+    the mean photos per person. The members judge the same new photos and so err together: for those a draw has one
+    sample for all. Probabilities are ranks among those of the same model, since one model may be surer than another.
     """
     binned = [_binned(member.oof, member.new, bins) for member in members]
     rows = np.array([len(member.oof) for member in members])
@@ -208,7 +191,7 @@ def distances(members: Sequence[Member], draws: int = DRAWS, bins: int = BINS) -
         observed += weight * np.abs(oof - new).max(-1)[0]
     owner = np.unique(np.concatenate([member.persons for member in members]), return_inverse=True)[1]
     tally = _tally(np.concatenate([oof for oof, _ in binned]), bins, owner)
-    # a split that parts persons counts them by their photos
+    # by photos, since a leaky split has a person in several folds
     sizes = [max(1, round(n * tally.shape[0] / len(owner))) for n in (*rows, len(members[0].new))]
     return observed, _null(tally, weights, sizes, draws, bins)
 
@@ -229,7 +212,7 @@ def _null(
 
 
 def _drawn(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.ndarray:
-    """(draws, persons) how often each person is drawn, `size` a draw."""
+    """(draws, persons) how often each person is among the `size` of a draw."""
     picked = rng.integers(persons, size=(draws, size)) + persons * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * persons).reshape(draws, persons).astype(np.float64)
 
@@ -249,7 +232,7 @@ def _tally(binned: np.ndarray, bins: int, owner: np.ndarray | None = None) -> cs
     rows, columns = binned.shape
     owner = np.zeros(rows, np.int64) if owner is None else owner
     place = (np.repeat(owner, columns), (binned + bins * np.arange(columns)).ravel())
-    # places that occur twice are added up
+    # duplicate places are added up
     return csr_array((np.ones(rows * columns), place), shape=(int(owner.max()) + 1, columns * bins))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from fastmask.decision.calibration import Calibration, calibrations
-from fastmask.decision.decide import cross_fit
+from fastmask.decision.crossfit import cross_fit
 from fastmask.decision.rule import CALIBRATED
 from fastmask.evaluation.plots import reliability_figure
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded

@@ -13,7 +13,7 @@ import yaml
 from fastmask.api import Run
 from fastmask.commands import main as cli
 from fastmask.config import TRAINING_ALONE
-from fastmask.evaluation.compare import compare
+from fastmask.evaluation.comparison import compare
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 Command = Callable[..., Any]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fastmask.api import Run
-from fastmask.decision.decide import decide, fit_run
+from fastmask.decision.crossfit import decide, fit_run
 from fastmask.system.files import write_csv
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2

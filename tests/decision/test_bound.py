@@ -88,7 +88,7 @@ def test_what_cannot_be_asked_is_said(aged, finished_run):
         bound_curve(finished_run)
     with pytest.raises(UsageError, match="Head gender has no bounds"):
         bound_curve(finished_run, "gender")
-    with pytest.raises(UsageError, match="Bound 30 of age lies not above 30"):
+    with pytest.raises(UsageError, match="Bound 30 of age is not above 30"):
         bound_curve(aged(persons=20), bounds=[30, 58])
 
 

@@ -95,7 +95,7 @@ def test_persons_are_averaged_in_the_heads_that_are_theirs_and_only_where_it_is_
     assert all(len(set(answers[persons == person, 1])) == 1 for person in range(100))
     assert (answers[:, [0, 2]] == HEADS.argmax(p)[:, [0, 2]]).all()
     assert fit_rule("plain", HEADS, p, y).shared == ()
-    with pytest.raises(UsageError, match="which photo is whose"):
+    with pytest.raises(UsageError, match="give the person of each photo"):
         rule.decide(p)
 
 

@@ -1,12 +1,20 @@
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.evaluation.compare import compare
-from fastmask.evaluation.comparison import Against, Comparison, Result
+from fastmask.api import Run
+from fastmask.data.contest import contest_heads
+from fastmask.evaluation.comparison import Against, Comparison, Result, compare, holm, two_sided_p
+from fastmask.evaluation.diff import expected_change
+from fastmask.heads import Head, Heads
 from fastmask.scoring import Difference, Score
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_strings
 
 
 def result(name, macro_f1, against=None):
@@ -89,3 +97,201 @@ def test_it_is_told_in_words_a_table_a_picture_and_plain_values(three, tmp_path)
     assert frame["f1 wear male <30"].iloc[2] == pytest.approx(found.results[2].classes["wear male <30"])
     found.plot(tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def macro(true, predicted):
+    return f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+
+
+def test_scores_classes_and_differences_are_scikit_learns(three):
+    found = compare(three, draws=200)
+    assert [r.name for r in found.results] == ["base", "better", "alike"]
+    heads = three[0].heads
+    true = heads.joint(three[0].true)
+    for run, result in zip(three, found.results, strict=True):
+        predicted = heads.joint(run.predicted)
+        assert result.joint.macro_f1 == pytest.approx(macro(true, predicted))
+        assert result.joint.accuracy == pytest.approx(accuracy_score(true, predicted))
+        for i, name in enumerate(heads.names):
+            assert result.heads[name].macro_f1 == pytest.approx(macro(run.true[:, i], run.predicted[:, i]))
+        each = f1_score(true, predicted, labels=np.unique(true), average=None, zero_division=0)
+        assert list(result.classes.values()) == pytest.approx(each)
+    assert list(found.support) == [heads.joint_name(c) for c in np.unique(true)]
+    assert list(found.support.values()) == np.unique(true, return_counts=True)[1].tolist()
+    better = found.results[1].against
+    assert better.difference.macro_f1 == pytest.approx(
+        found.results[1].joint.macro_f1 - found.results[0].joint.macro_f1
+    )
+
+
+def test_a_runs_score_and_its_difference_are_those_of_score_and_diff(three):
+    found = compare(three[:2])
+    assert found.results[0].joint == three[0].score().joint
+    assert found.results[0].heads == three[0].score().heads
+    assert found.results[1].against.difference == expected_change(*three[:2]).difference
+
+
+def test_all_pairs_are_compared(three):
+    found = compare(three, draws=300)
+    assert found.differences["base"]["base"] is None
+    assert found.differences["base"]["better"] == found.results[1].against.difference
+    alone = compare([three[2], three[1]], draws=300).results[1].against.difference
+    assert found.differences["alike"]["better"] == alone
+    back = found.differences["better"]["alike"]
+    assert (back.macro_f1, back.macro_f1_interval) == (
+        -alone.macro_f1,
+        pytest.approx([-x for x in alone.macro_f1_interval[::-1]]),
+    )
+
+
+def test_p_is_twice_the_smaller_tail_and_goes_with_the_interval():
+    assert two_sided_p(np.array([1.0] * 99)) == pytest.approx(2 / 100)
+    assert two_sided_p(np.array([1.0] * 94 + [-1.0] * 5)) == pytest.approx(12 / 100)
+    assert two_sided_p(np.zeros(50)) == 1
+    rng = np.random.default_rng(0)
+    for shift in np.linspace(0, 4, 41):
+        draws = rng.normal(shift, 1, 2000)
+        outside = np.percentile(draws, 2.5) > 0 or np.percentile(draws, 97.5) < 0
+        p = two_sided_p(draws)
+        # but for one draw on the edge
+        assert (p < 0.05) == outside or p == pytest.approx(0.05, abs=0.002)
+
+
+def test_holms_adjustment_by_hand():
+    # in order 0.01 x 4, 0.02 x 3, 0.03 x 2 (no less than before), 0.5
+    assert holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    assert holm([0.04]) == pytest.approx([0.04])
+    assert holm([0.6, 0.7]) == [1, 1]
+
+
+def test_many_comparisons_are_allowed_for(run_of, drawn, better_than):
+    probabilities, y = drawn
+    heads = contest_heads()
+    runs = [run_of(better_than(probabilities, y, heads, 0.012 * i, seed=i), y, f"run{i}") for i in range(10)]
+    found = compare(runs, draws=500)
+    assert any("Of 9 comparisons with one baseline, one in twenty" in note for note in found.notes)
+    against = [r.against for r in found.results[1:]]
+    assert [a.p_holm for a in against] == pytest.approx(holm([a.p for a in against]))
+    alone = [a for a in against if not a.difference.is_noise and a.p_holm >= 0.05]
+    assert all(a.verdict == "beyond noise alone, not among 9" for a in alone)
+    text = found.text(80)
+    assert max(map(len, text.splitlines()[:-3])) <= 85
+    order = [line.split()[1] for line in text.splitlines()[1:11]]
+    assert order == [f"run{i}" for i in range(10)]
+    assert not any("comparisons" in note for note in compare(runs[:2], draws=100).notes)
+
+
+def test_rows_in_any_order_give_the_same(three):
+    before = compare(three[:2], draws=200)
+    order = np.random.default_rng(0).permutation(2100)
+    for name in ("oof.csv", "folds.csv"):
+        read_strings(three[1].path / name, ()).iloc[order].to_csv(three[1].path / name, index=False)
+    assert compare([three[0], three[1].path], draws=200).to_plain() == before.to_plain()
+
+
+def cut(run, kept):
+    """The run with some of its photos alone."""
+    for name in ("oof.csv", "folds.csv"):
+        frame = read_strings(run.path / name, ())
+        frame[kept].to_csv(run.path / name, index=False)
+    return Run.load(run.path)
+
+
+def test_only_shared_photos_are_scored_and_it_is_said(three):
+    kept = np.arange(2100) < 1400
+    part = cut(three[1], kept)
+    found = compare([three[0], part], draws=100)
+    assert found.photos == 1400
+    assert "Scored on the 1400 photos that all have; of more are: base 2100." in found.notes
+    heads, true = three[0].heads, three[0].heads.joint(three[0].true)
+    expected = macro(true[kept], heads.joint(three[0].predicted)[kept])
+    assert found.results[0].joint.macro_f1 == pytest.approx(expected)
+
+
+def test_no_shared_photo_is_refused(three, tmp_path):
+    first, second = cut(three[0], np.arange(2100) < 700), cut(three[1], np.arange(2100) >= 700)
+    with pytest.raises(DataError, match=r"better shares no photo with the results before it, such as '00000\.jpg'"):
+        compare([first, second])
+    (tmp_path / "x.csv").write_text("path,ans\nother.jpg,1\n")
+    with pytest.raises(DataError, match="shares no photo"):
+        compare([first, tmp_path / "x.csv"])
+
+
+def test_other_labels_are_counted_and_all_are_judged_by_the_firsts(run_of, three, drawn):
+    probabilities, y = drawn
+    fixed = y.copy()
+    fixed[:40, 1] = 1 - fixed[:40, 1]
+    other = run_of(probabilities, fixed, "fixed")
+    found = compare([three[0], other], draws=100)
+    assert found.notes[0] == "fixed has other labels than base for 40 photos; all are scored by the labels of base."
+    assert found.results[1].joint == found.results[0].joint
+    assert found.results[1].against.p == 1
+    assert compare([other, three[0]], draws=100).results[1].joint == other.score(100).joint
+
+
+def test_heads_that_some_lack_are_left_out_and_classes_may_stand_in_another_order(run_of, three, drawn):
+    probabilities, y = drawn
+    gender, age = contest_heads()[1:]
+    turned = Heads([Head("age", age.classes[::-1]), Head("gender", gender.classes)])
+    other = run_of(probabilities[:, [7, 6, 5, 3, 4]], np.stack([2 - y[:, 2], y[:, 1]], axis=1), "two", heads=turned)
+    found = compare([three[0], other], draws=100)
+    assert list(found.results[0].heads) == ["gender", "age"]
+    assert "Compared on gender, age alone: not all have mask with the same classes." in found.notes
+    true, predicted = three[0].true[:, 1:], three[0].predicted[:, 1:]
+    expected = macro(true[:, 0] * 3 + true[:, 1], predicted[:, 0] * 3 + predicted[:, 1])
+    assert [r.joint.macro_f1 for r in found.results] == pytest.approx([expected, expected])
+    hat = run_of(probabilities[:, :3], y[:, :1], "hat", heads=Heads([Head("hat", ("a", "b", "c"))]))
+    with pytest.raises(DataError, match="no head with the same classes in common"):
+        compare([three[0], hat])
+
+
+def test_a_file_may_be_the_baseline(three, files):
+    found = compare([files["names"], three[0]], draws=100)
+    assert found.results[1].against.difference.macro_f1 < 0
+    assert found.results[1].joint == three[0].score(100).joint
+
+
+def test_what_is_asked_wrongly_is_refused(three, files, tmp_path):
+    for results, options, message in (
+        ([three[0]], {}, "two results or more"),
+        ([files["names"], files["classes"]], {}, "None of these is a run"),
+        ([three[0], three[0].path], {}, "is named twice"),
+        ([three[0], tmp_path / "gone"], {}, "does not exist"),
+        (three[:2], {"names": ["a", "a"]}, "expected 2 different names"),
+        (three[:2], {"draws": 5}, "expected 100 to 100000"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            compare(results, **options)
+
+
+def test_names_are_given_or_told_apart_by_their_paths(three, run_of, drawn):
+    assert [r.name for r in compare(three[:2], ["one", "two"], draws=100).results] == ["one", "two"]
+    twin = run_of(*drawn, "elsewhere/base")
+    assert [r.name for r in compare([three[0], twin], draws=100).results] == [str(three[0].path), str(twin.path)]
+
+
+def test_what_makes_a_score_another_is_told_of_each(three, run_of, drawn):
+    leaky = run_of(*drawn, "leaky", group="none")
+    found = compare([three[0], leaky], draws=100)
+    assert [len(r.caveats) for r in found.results] == [0, 1]
+    assert "2 leaky: Leaky split (--group none)" in str(found)
+
+
+def test_unknown_labels_are_left_out(three, run_of, drawn):
+    probabilities, y = drawn
+    y = y.copy()
+    y[:21, 0] = -1
+    found = compare([run_of(probabilities, y, "gaps"), three[1]], draws=100)
+    assert "21 of 2100 photos lack a label, left out." in found.notes
+    assert (found.results[1].joint.n, found.results[1].heads["age"].n) == (2079, 2100)
+
+
+def test_ten_runs_of_a_contests_worth_of_photos_take_seconds(run_of, draw_oof, better_than):
+    probabilities, y = draw_oof(persons=2700)
+    heads = contest_heads()
+    runs = [run_of(better_than(probabilities, y, heads, i / 50, seed=i), y, f"run{i}") for i in range(10)]
+    # CPU time of this process, since other processes may be busy
+    start = time.process_time()
+    found = compare(runs)
+    assert time.process_time() - start < 40
+    assert found.photos == 18_900

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.decision.decide import decide
+from fastmask.decision.crossfit import decide
 from fastmask.evaluation.diff import diff_files, expect_files, expected_change
 from fastmask.evaluation.ledger import entry_of, note
 from fastmask.heads import Head, Heads
@@ -176,9 +176,9 @@ def test_a_run_that_is_not_what_it_was_is_told(files: tuple[Path, Path], runs: t
     ledger, scores = tmp_path / "ledger.csv", [run.score(draws=0).joint for run in runs]
     for file, run, score in zip(files, runs, scores, strict=True):
         note(ledger, entry_of(file, score, run=str(run.path), decision="plain"))
-    assert "trained anew" not in str(expect_files(*files, ledger=ledger))
+    assert "retrained" not in str(expect_files(*files, ledger=ledger))
     note(ledger, entry_of(files[1], replace(scores[1], macro_f1=0.9), run=str(runs[1].path), decision="plain"))
-    assert f"{runs[1].path} has been trained anew since." in str(expect_files(*files, ledger=ledger))
+    assert f"{runs[1].path} has been retrained since." in str(expect_files(*files, ledger=ledger))
 
 
 def test_a_submission_of_nobody_is_taken_for_a_plain_one_of_the_run_that_is_named(
@@ -241,13 +241,13 @@ def test_without_runs_there_is_no_expectation_but_a_reason(
     found = expect_files(*files)
     assert found.difference is None
     assert str(found) == (
-        f"No expectation of the score: nothing tells what run {files[0]} is of, there is no ledger; name the two runs "
+        f"No expectation of the score: the run of {files[0]} is unknown, there is no ledger; name the two runs "
         "by --runs."
     )
     note(ledger, entry_of(files[0], run=str(runs[0].path)))
     # a submission of somebody else
     note(ledger, entry_of(files[1], public=0.8))
-    assert f"what run {files[1]} is of, {ledger} knows no run of it" in str(expect_files(*files, ledger=ledger))
+    assert f"the run of {files[1]} is unknown, {ledger} has no run for it" in str(expect_files(*files, ledger=ledger))
     note(ledger, entry_of(files[1], run="runs/gone"))
     assert "runs/gone is not a run directory" in str(expect_files(*files, ledger=ledger))
     note(ledger, entry_of(files[1], run=str(runs[1].path), decision="best"))

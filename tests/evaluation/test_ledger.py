@@ -194,7 +194,7 @@ def test_other_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.csv has no column 'caveats'"):
         read_ledger(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text(",".join([*COLUMNS, "mine"]))
-    with pytest.raises(DataError, match=r"a\.csv has a column 'mine', which no ledger has"):
+    with pytest.raises(DataError, match=r"a\.csv has a column 'mine', which is none of a ledger"):
         read_ledger(tmp_path / "a.csv")
     with pytest.raises(UsageError, match=r"b\.csv is not a file; expected a CSV with the columns date"):
         read_ledger(tmp_path / "b.csv")
@@ -290,7 +290,7 @@ def test_the_summary_says_how_oof_and_leaderboard_agree() -> None:
 
 
 def test_a_summary_of_few_or_equal_scores_says_no_more_than_it_can() -> None:
-    assert summary([]) == "No submission is noted."
+    assert summary([]) == "The ledger has no submissions."
     assert len(summary(FOUR[:2]).splitlines()) == 3
     assert "there is no rank correlation" in summary([replace(row, public=0.7) for row in FOUR])
     without = [replace(row, oof_low=None, oof_high=None) for row in FOUR]

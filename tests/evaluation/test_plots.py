@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask.evaluation.comparison import Comparison, Result
+from fastmask.evaluation.comparison import Result
 from fastmask.evaluation.ledger import Entry
 from fastmask.evaluation.plots import _apart, plot_comparison, plot_ledger
 from fastmask.scoring import Score
@@ -40,7 +40,7 @@ def test_results_are_drawn_in_rows_with_an_interval_or_without(tmp_path: Path) -
     scores = {"a$\\frac$": Score(0.5, 0.9, 50, (0.4, 0.6)), "b": Score(0.7, 0.9, 50)}
     results = [Result(name, Path(name), score, {}, {}) for name, score in scores.items()]
     for count in (1, 2):
-        plot_comparison(Comparison(results[:count], 50, {}, {}), tmp_path / f"{count}.png")
+        plot_comparison(results[:count], tmp_path / f"{count}.png")
     one, two = (Image.open(tmp_path / f"{count}.png") for count in (1, 2))
     assert two.height > one.height
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from fastmask.api import Run
-from fastmask.decision.decide import fit_run
+from fastmask.decision.crossfit import fit_run
 from fastmask.evaluation.shift import Member, distances, judge, shift
 from fastmask.heads import Head, Heads
 from fastmask.inference.predictions import Predictions, predict
@@ -113,7 +113,7 @@ def test_a_run_s_predictions_are_compared(finished_run, new):
     assert found.shares["class"].tolist() == finished_run.heads.columns
     by_head = found.shares.groupby(found.shares["class"].str.split(".").str[0])[["oof", "new"]].sum()
     assert by_head.to_numpy() == pytest.approx(1)
-    assert "28 are taken for 4 persons, 7.0 a person" in str(found)
+    assert "28 photos count as 4 persons of 7.0 each" in str(found)
     assert "OOF has 12 persons in 2 folds: too few" in str(found)
     assert found.to_plain()["heads"]["age"]["p"] == found.heads["age"].p
     assert shift(finished_run, new).to_plain() == found.to_plain()

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 import fastmask as fm
 from fastmask.api import Run, blend_runs, merge_runs
 from fastmask.data.contest import contest_heads
-from fastmask.decision.decide import decide
+from fastmask.decision.crossfit import decide
 from fastmask.evaluation.diff import expected_change
 from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.heads import Heads

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from fastmask.api import Run, blend_runs
 from fastmask.data.augment import REPORT_STATS
 from fastmask.data.contest import read_contest
-from fastmask.decision.decide import fit_run
+from fastmask.decision.crossfit import fit_run
 from fastmask.inference.predictions import face_cut, find_photos, predict
 from fastmask.inference.views import make_views
 from fastmask.model.network import build_network

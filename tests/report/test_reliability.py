@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastmask.api import Run
-from fastmask.decision.decide import decide
+from fastmask.decision.crossfit import decide
 from fastmask.report.reliability import calibration_of, plot_reliability
 
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_is_said_before_any_features(contest, screening_settings,
 
 
 def test_a_size_that_the_second_body_cuts_is_said_before_any_features(contest, screening_settings, monkeypatch):
-    from fastmask.training import screen as module
+    from fastmask.search import screen as module
 
     def flawed(network, arch, size):
         if arch == "test_vit":

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from fastmask.api import Run, cross_validate
 from fastmask.config import make_config, read_settings
 from fastmask.data.contest import read_contest
+from fastmask.search import tune as module
 from fastmask.search.result import COMPLETE, FAILED, PRUNED, REFUSED
 from fastmask.search.settings import Search
 from fastmask.search.space import parse_space
@@ -21,7 +22,6 @@ from fastmask.search.study import open_study, quiet
 from fastmask.search.tune import tune
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
 from fastmask.training import crossval
-from fastmask.training import tune as module
 
 SPACE = {"lr": {"low": 1e-3, "high": 1e-2, "log": True}, "focal_gamma": [0, 2]}
 NEVER = {"mix_prob": [0.3, 0.5]}

@@ -1,4 +1,4 @@
-"""Decide: which rule makes the most of a run's probabilities, each scored on persons that it was not fitted on."""
+"""Cross-fitting: each decision rule, scored on persons that it was not fitted on, and the rule to take."""
 
 from __future__ import annotations
 
@@ -15,28 +15,19 @@ from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import CALIBRATED, F1, PLAIN, RULES, Rule, check_f1, fit_rule
 from fastmask.heads import JOINT
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import (
-    CELLS,
-    DRAWS,
-    Difference,
-    Score,
-    draw_scores,
-    make_target,
-    score_together,
-    thin,
-)
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score, score_together, thin
 from fastmask.system.errors import UsageError
 
-# the best of them
+# the best of the rules
 AUTO = "auto"
 _AVERAGED = ", persons averaged"
 
 
 @dataclass(frozen=True)
-class Decided:
-    """What a rule came to on persons that it was not fitted on.
+class RuleScore:
+    """A rule's score on persons that it was not fitted on.
 
-    `gain` is over `plain`; that of `plain` with `averaged` persons over `plain` without.
+    `gain` is over `plain`; that of `plain` with `averaged` persons is over `plain` without.
     """
 
     rule: str
@@ -52,9 +43,9 @@ class Decided:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The rules side by side, each head's calibration, the rule to take, and what to read the figures with."""
+    """The rules side by side, each head's calibration, and the `best` rule."""
 
-    rows: list[Decided]
+    rows: list[RuleScore]
     calibration: dict[str, Calibration]
     best: str
     notes: list[str] = field(default_factory=list)
@@ -71,13 +62,14 @@ class Decisions:
 
     @property
     def verdicts(self) -> list[str]:
-        """What it comes to, a sentence each: whether to average over persons, which rule to take."""
+        """The result, one sentence each: whether to average over persons, which rule to take."""
+        verdicts = [f"Take {self.best}." if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."]
         averaging = next((row.gain for row in self.rows if row.rule == PLAIN and row.gain), None)
-        said = []
         if averaging:
             does = "gains" if averaging.macro_f1 > 0 else "loses: leave it out"
-            said.append(f"Averaging over persons {'changes nothing beyond noise' if averaging.is_noise else does}.")
-        return [*said, f"Take {self.best}." if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."]
+            averaged = f"Averaging over persons {'changes nothing beyond noise' if averaging.is_noise else does}."
+            verdicts.insert(0, averaged)
+        return verdicts
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -102,8 +94,8 @@ def name_of(rule: str, averaged: bool) -> str:
 def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int = DRAWS) -> Decisions:
     """Score each rule on a run's out-of-fold predictions, fitted on other persons' rows than it is scored on.
 
-    `same_person` also averages over persons the heads that belong to them: for where it is known at prediction, too,
-    which photos are whose. `best` is the rule whose gain is beyond noise; `plain` where none is.
+    `same_person` also averages over persons the heads that belong to them: for predictions where the person of each
+    photo is known. `best` is the rule with a gain beyond noise; `plain` where there is none.
     """
     run = RunDirectory.of(run)
     notes, rules = notes_of(run), list(RULES)
@@ -116,20 +108,21 @@ def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int
     found = {(rule, averaged): cross_fit(run, rule, averaged) for averaged, rule in product(grouped, rules)}
     calibrated = found[CALIBRATED, False][0]
     rows = _score(run, {key: y for key, (_, y) in found.items()}, draws)
-    return Decisions(
-        rows, calibrations(run.heads, run.probabilities, calibrated, run.true), _best(rows, same_person), notes
-    )
+    ranked = [row for row in rows if row.averaged == same_person and row.rule != PLAIN]
+    better = [row for row in ranked if row.gain and row.gain.macro_f1_interval[0] > 0]
+    best = max(better, key=lambda row: row.score.macro_f1).rule if better else PLAIN
+    return Decisions(rows, calibrations(run.heads, run.probabilities, calibrated, run.true), best, notes)
 
 
 def notes_of(run: RunDirectory) -> list[str]:
-    """What to read differences of a run's scores with."""
+    """Notes on a run's scores and their differences."""
     return run.score(draws=0).notes + thin(run.heads.joint(run.true), run.persons)
 
 
 def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated and averaged probabilities (N, classes of all heads) and answers (N, heads) to the OOF photos.
 
-    Those of each part of the persons are by the rule that is fitted on the others.
+    Each part of the persons is by the rule that is fitted on the others.
     """
     probabilities, y = np.empty_like(run.probabilities), np.empty_like(run.true)
     parts = parts_of(run)
@@ -144,7 +137,7 @@ def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[
 def fit_run(run: RunDirectory | str | Path, rule: str = AUTO, same_person: bool = False) -> Rule:
     """The rule fitted on all out-of-fold predictions of a run, to be used on new photos.
 
-    `auto` is the best of `decide`: its score, on the same OOF, has been chosen a little too.
+    `auto` is the best of `decide`, chosen by scores on the same OOF, which flatters them a little.
     """
     run = RunDirectory.of(run)
     check_decision(rule)
@@ -153,7 +146,7 @@ def fit_run(run: RunDirectory | str | Path, rule: str = AUTO, same_person: bool 
 
 
 def check_decision(name: str) -> None:
-    """Raise UsageError for a decision that there is not."""
+    """Raise UsageError for an unknown decision."""
     if name not in (AUTO, *RULES):
         raise UsageError(f"There is no decision {name!r}; expected one of {', '.join((AUTO, *RULES))}.")
 
@@ -175,17 +168,21 @@ def _fit(run: RunDirectory, rule: str, same_person: bool, rows: np.ndarray) -> R
     return fit_rule(rule, run.heads, run.probabilities[rows], run.true[rows], persons)
 
 
-def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[Decided]:
+def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[RuleScore]:
     targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in answers.values()]
     drawn = dict(zip(answers, draw_scores(targets, run.persons, draws), strict=True))
     rows = []
     for (rule, averaged), here in drawn.items():
-        beside = drawn[PLAIN, averaged and rule != PLAIN]
-        rows.append(Decided(rule, averaged, here.score(), None if beside is here else here.less(beside)))
+        plain = drawn[PLAIN, averaged and rule != PLAIN]
+        rows.append(RuleScore(rule, averaged, here.score(), None if plain is here else here.less(plain)))
     return rows
 
 
-def _best(rows: Sequence[Decided], averaged: bool) -> str:
-    asked = [row for row in rows if row.averaged == averaged and row.rule != PLAIN]
-    better = [row for row in asked if row.gain and row.gain.macro_f1_interval[0] > 0]
-    return max(better, key=lambda row: row.score.macro_f1).rule if better else PLAIN
+def choose_by_others(answers: np.ndarray, true: np.ndarray, parts: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """(N,) the answers that are best on all other parts, part by part, of (K, N) answers; of equal ones the first."""
+    chosen = np.empty_like(true)
+    for part in np.unique(parts):
+        here = parts == part
+        scores = [score(one[~here], true[~here], classes, draws=0).macro_f1 for one in answers]
+        chosen[here] = answers[int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0][here]
+    return chosen

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.decision.calibration import at_temperature, calibration_error, fit_temperature
-from fastmask.decision.decide import answers_of, cross_fit, decide, fit_run, score_of
+from fastmask.decision.crossfit import answers_of, cross_fit, decide, fit_run, score_of
 from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads

@@ -1,8 +1,8 @@
 import pytest
 
 from fastmask.data.contest import contest_heads
-from fastmask.evaluation.answers_file import read_answers
-from fastmask.evaluation.compare import compare
+from fastmask.evaluation.answers import read_answers
+from fastmask.evaluation.comparison import compare
 from fastmask.system.errors import DataError
 from fastmask.system.files import write_csv
 
@@ -25,17 +25,17 @@ def test_any_form_gives_class_names_by_photo(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["probabilities", "submission", "classes", "names"])
-def test_somebody_elses_answers_may_join_in_any_form(three, files, form):
+def test_a_file_of_any_form_is_scored_like_the_run(three, files, form):
     found = compare([three[0], three[1], files[form]], draws=100)
     run, foreign = found.results[1:]
     assert foreign.name == form
     assert (foreign.joint, foreign.heads, foreign.classes) == (run.joint, run.heads, run.classes)
     assert foreign.cost is None
-    assert "nobody's word" in foreign.caveats[0]
+    assert "whether its answers are out of fold cannot be checked" in foreign.caveats[0]
     assert f"3 {form}: {foreign.caveats[0]}" in str(found)
 
 
-def test_answers_that_are_not_the_most_probable_are_told(three, tmp_path):
+def test_answers_that_are_not_the_most_probable_are_counted(three, tmp_path):
     oof = three[0].oof.copy()
     oof.loc[:9, "predicted"] = (oof.loc[:9, "predicted"] + 6) % 18
     write_csv(tmp_path / "decided.csv", oof)
@@ -48,9 +48,9 @@ def test_answers_that_are_not_the_most_probable_are_told(three, tmp_path):
     [
         ("path,ans\n00000.jpg,18\n", "line 2, column ans: found '18', expected a class from 0 to 17"),
         ("path,ans\n00000.jpg,\n", "line 2, column ans: found ''"),
-        ("path,ans\n00000.jpg,1\n00000.jpg,1\n", "line 3, column path: '00000.jpg' stands twice"),
+        ("path,ans\n00000.jpg,1\n00000.jpg,1\n", "line 3, column path: '00000.jpg' is duplicated"),
         ("path,mask\n00000.jpg,hat\n", "line 2, column mask: found 'hat', expected one of wear, incorrect, none"),
-        ("path,gender.male\n00000.jpg,1\n", "has no column 'gender.female' beside those"),
+        ("path,gender.male\n00000.jpg,1\n", "has no column 'gender.female', only those"),
         (
             "path,gender.male,gender.female\n00000.jpg,0.5,2\n",
             "column gender.female: found '2', expected a probability",
