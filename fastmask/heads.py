@@ -98,6 +98,11 @@ class Head:
             raise UsageError(f"Head {self.name!r} is a distribution: its classes must be rising whole numbers.")
 
     @property
+    def kind(self) -> str:
+        """`classes`, or `distribution` where the classes are numbers that are learned as one."""
+        return "classes" if self.spread is None else "distribution"
+
+    @property
     def numbers(self) -> np.ndarray:
         """(classes,) the numbers that the classes of a distribution are."""
         return np.array(self.classes, dtype=np.float64)

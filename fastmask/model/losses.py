@@ -1,7 +1,7 @@
 """Losses over logits (B, classes of all heads) and targets y, which are class numbers or soft labels.
 
-Class numbers are (B, heads) int64, -1 where nobody knows; soft labels (B, classes of all heads) float, see
-`fastmask.labels`.
+Class numbers are (B, heads) int64, -1 where a label is unknown; soft labels are (B, classes of all heads) float, see
+`fastmask.labels`. A new loss for one head is a subclass of `HeadLoss` and an entry in `HEAD_LOSSES`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmask.heads import Heads
+from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
 from fastmask.system.errors import UsageError
 
 
 def smoothed(labels: Tensor, share: float) -> Tensor:
     """(B, K) soft labels with a `share` of their weight dealt to all classes alike (Szegedy et al. 2016)."""
-    return labels * (1 - share) + labels.sum(-1, keepdim=True) * (share / labels.shape[-1])
+    return labels * (1 - share) + labels.sum(-1, keepdim=True) * (share / labels.shape[-1]) if share else labels
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -68,22 +68,78 @@ def normal_targets(numbers: np.ndarray, spread: float) -> Tensor:
     return (-((apart / spread) ** 2) / 2).softmax(dim=-1).float()
 
 
-class FocalLoss(nn.Module):
-    """The sum over the heads of weight x mean focal loss; `gamma` 0 is cross-entropy.
+class HeadLoss(nn.Module):
+    """The loss of one head; a subclass implements `each`."""
 
-    Of a head that is a distribution over a number it is the divergence from a normal one around the label. Of the other
-    heads `label_smoothing` deals a share of each label to all classes, and `f1_share` is the share of the loss that is
-    the batch's soft F1 instead: 1 is soft F1 alone. It has no value of one photo, so "none" and "sum" leave it out.
+    # buffers of the subclasses
+    alpha: Tensor | None
+    targets: Tensor
+
+    def each(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K) logits, (B, K) soft labels -> (B,) the loss of each photo, and (B,) its weight in the mean."""
+        raise NotImplementedError
+
+    def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The weighted mean over a batch, 0 with a gradient of 0 where no label is known."""
+        loss, weights = self.each(logits, labels)
+        # the smallest normal number keeps an empty head at 0 / tiny = 0
+        return loss.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+class ClassLoss(HeadLoss):
+    """The focal loss of a head with classes, of which `f1_share` is replaced by soft F1 in the mean."""
+
+    def __init__(
+        self, head: Head, alpha: Sequence[float] | None, gamma: float, label_smoothing: float, f1_share: float
+    ) -> None:
+        super().__init__()
+        if alpha is not None and len(alpha) != len(head.classes):
+            raise UsageError(f"alpha of head {head.name} has {len(alpha)} numbers for {len(head.classes)} classes.")
+        self.gamma, self.label_smoothing, self.f1_share = gamma, label_smoothing, f1_share
+        self.register_buffer("alpha", None if alpha is None else torch.tensor(alpha, dtype=torch.float32))
+
+    def each(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return focal(logits, smoothed(labels, self.label_smoothing), self.gamma, self.alpha)
+
+    def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = super().mean(logits, labels)
+        return (1 - self.f1_share) * loss + self.f1_share * soft_f1(logits, labels) if self.f1_share else loss
+
+
+class DistributionLoss(HeadLoss):
+    """The divergence from a normal distribution around the label, for a head of numbers with a `spread`."""
+
+    def __init__(self, head: Head, alpha: Sequence[float] | None, **_: float) -> None:
+        super().__init__()
+        if alpha is not None:
+            raise UsageError(f"Head {head.name} is a distribution over a number, and takes no alpha.")
+        assert head.spread is not None
+        self.register_buffer("targets", normal_targets(head.numbers, head.spread))
+
+    def each(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return distribution(logits, labels, self.targets)
+
+
+# the loss of each kind of head, see `Head.kind`
+HEAD_LOSSES: dict[str, type[HeadLoss]] = {"classes": ClassLoss, "distribution": DistributionLoss}
+
+
+class FocalLoss(nn.Module):
+    """The sum over the heads of weight x mean loss: the focal loss, or of a distribution over a number its divergence.
+
+    `gamma` 0 is cross-entropy. `alpha` has a row of class weights per head, or None. `label_smoothing` deals a share of
+    each label to all classes. `f1_share` is the share of the loss that is the batch's soft F1 instead: 1 is soft F1
+    alone. It has no value for one photo, so "none" and "sum" leave it out. None of these applies to distributions.
 
     A head's mean is over its known labels, weighted by `alpha` as `F.cross_entropy` weighs its own class numbers (of
     soft and smoothed labels each class by its alpha, where PyTorch divides by the photos); a head without a label in
-    the batch adds exactly nothing, and its gradient is 0. `alpha` has a row of class weights a head, or None.
-    `reduction` "none" gives (B,): the heads' weighted losses of each photo. `activation` and `decodes` let fastai turn
-    logits into probabilities (B, classes of all heads) and class numbers (B, heads). Targets may be soft labels.
+    the batch adds exactly nothing, and its gradient is 0. `reduction` "none" gives (B,): the heads' weighted losses of
+    each photo. `activation` and `decodes` let fastai turn logits into probabilities (B, classes of all heads) and class
+    numbers (B, heads).
 
     fastai's MixUp and CutMix mix the two photos' losses, lam x loss(y) + (1 - lam) x loss(y of the other), and then
-    take the mean over all photos of the batch: a label that nobody knows adds nothing, but its photo counts, and
-    `alpha` scales the loss instead of weighing its mean.
+    take the mean over all photos of the batch: an unknown label adds nothing, but its photo counts, and `alpha` scales
+    the loss instead of weighing its mean.
     """
 
     # fastai's sign that two losses are to be mixed, not two class numbers
@@ -105,36 +161,23 @@ class FocalLoss(nn.Module):
             if not 0 <= share <= 1:
                 raise UsageError(f"The focal loss's {name} is {share}; expected 0 to 1.")
         self.heads, self.gamma, self.reduction = heads, gamma, reduction
-        self.label_smoothing, self.f1_share = label_smoothing, f1_share
-        for i, (head, row) in enumerate(zip(heads, alpha or [None] * len(heads), strict=True)):
-            if row is not None and len(row) != len(head.classes):
-                raise UsageError(f"alpha of head {head.name} has {len(row)} numbers for {len(head.classes)} classes.")
-            if row is not None and head.spread is not None:
-                raise UsageError(f"Head {head.name} is a distribution over a number, and takes no alpha.")
-            self.register_buffer(f"alpha{i}", None if row is None else torch.tensor(row, dtype=torch.float32))
-            targets = None if head.spread is None else normal_targets(head.numbers, head.spread)
-            self.register_buffer(f"targets{i}", targets)
+        options = {"gamma": gamma, "label_smoothing": label_smoothing, "f1_share": f1_share}
+        rows = zip(heads, alpha or [None] * len(heads), strict=True)
+        self.losses = nn.ModuleList([HEAD_LOSSES[head.kind](head, row, **options) for head, row in rows])
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         """(B, classes of all heads) logits, targets of either kind -> a scalar, or (B,) with reduction "none"."""
         logits = logits.as_subclass(Tensor)
         labels = soft_labels(y.as_subclass(Tensor), self.heads)
         total = torch.zeros(len(y), device=logits.device) if self.reduction == "none" else logits.new_zeros(())
-        parts = zip(self.heads, self.heads.split(logits), self.heads.split(labels), strict=True)
-        for i, (head, part, wanted) in enumerate(parts):
-            if head.spread is None:
-                target = smoothed(wanted, self.label_smoothing) if self.label_smoothing else wanted
-                loss, weights = focal(part, target, self.gamma, getattr(self, f"alpha{i}"))
-            else:
-                loss, weights = distribution(part, wanted, getattr(self, f"targets{i}"))
+        parts = zip(self.heads, self.losses, self.heads.split(logits), self.heads.split(labels), strict=True)
+        for head, loss, part, wanted in parts:
+            assert isinstance(loss, HeadLoss)
             if self.reduction == "mean":
-                # the smallest normal number keeps an empty head at 0 / tiny = 0
-                loss = loss.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-                if self.f1_share and head.spread is None:
-                    loss = (1 - self.f1_share) * loss + self.f1_share * soft_f1(part, wanted)
-            elif self.reduction == "sum":
-                loss = loss.sum()
-            total = total + head.weight * loss
+                value = loss.mean(part, wanted)
+            else:
+                value, _ = loss.each(part, wanted)
+            total = total + head.weight * (value.sum() if self.reduction == "sum" else value)
         return total
 
     def activation(self, logits: Tensor) -> Tensor:

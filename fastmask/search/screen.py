@@ -17,7 +17,7 @@ from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
-from fastmask.model.network import check_start
+from fastmask.model.weights import check_weights
 from fastmask.scoring import (
     DRAWS,
     LOSS,
@@ -255,7 +255,7 @@ def plan_bodies(
     _check_asked(archs, weights, wanted)
     configs = [_config_of(wanted, arch, weights.get(arch), bs) for arch in archs]
     for one in configs:
-        check_start(one.arch, one.pretrained, one.weights)
+        check_weights(one.arch, one.pretrained, one.weights)
     first = prepare(table, configs[0], say=say, open_teacher=open_teacher)
     return [first, *(_beside(first, one) for one in configs[1:])]
 

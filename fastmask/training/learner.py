@@ -31,8 +31,8 @@ from fastmask.labels import soft_labels
 from fastmask.model.archs import needs_size
 from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
-from fastmask.model.network import MultiHeadNet, blocks_and_heads, body_and_heads, build_network, layer_scales
-from fastmask.model.optim import adamp_opt
+from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.optim import adamp_opt, blocks_and_heads, body_and_heads, layer_scales
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads

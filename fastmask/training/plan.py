@@ -27,7 +27,8 @@ from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, class_weights, left_out, training_set
 from fastmask.heads import JOINT, Head, Heads
-from fastmask.model.network import MultiHeadNet, check_start
+from fastmask.model.network import MultiHeadNet
+from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import environment, name_of
 from fastmask.system.errors import DataError, UnreadableError, UsageError
@@ -262,7 +263,7 @@ def prepare(
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
     first = min(chosen or [0])
-    check_start(config.arch, config.pretrained, file_of(config.weights, first))
+    check_weights(config.arch, config.pretrained, file_of(config.weights, first))
     config, folds = deal(table, config)
     skipped: list[tuple[str, str]] = []
     if config.on_bad_photo == "skip":

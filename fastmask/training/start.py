@@ -11,7 +11,8 @@ import numpy as np
 
 from fastmask.data.table import Table
 from fastmask.heads import Heads
-from fastmask.model.network import MultiHeadNet, read_weights
+from fastmask.model.network import MultiHeadNet
+from fastmask.model.weights import read_weights
 from fastmask.run.directory import FOLDS, REFIT, RunDirectory
 from fastmask.scoring import LOSS
 from fastmask.system.errors import UsageError

@@ -1,6 +1,8 @@
 from torch import nn
 
-from fastmask.model.optim import adamp_opt
+from fastmask.data.contest import contest_heads
+from fastmask.model.network import build_network
+from fastmask.model.optim import adamp_opt, body_and_heads
 
 
 def test_fastai_can_schedule_it_and_give_each_group_its_rate():
@@ -25,3 +27,10 @@ def test_one_rate_for_all_groups_is_scaled_and_one_a_group_is_not():
     assert [g["betas"][0] for g in opt.opt.param_groups] == [0.8] * 3
     opt.set_hyper("lr", [1.0, 1.0, 1.0])
     assert [h["lr"] for h in opt.hypers] == [1.0] * 3
+
+
+def test_fastai_s_groups_are_the_body_and_the_heads():
+    network = build_network("test_resnet", contest_heads())
+    body, heads = body_and_heads(network)
+    assert len(heads) == 2 * 3
+    assert len(body) + len(heads) == len(list(network.parameters()))

@@ -7,7 +7,7 @@ from fastai.callback.core import Callback, CancelFitException
 
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.model.network import stages
+from fastmask.model.optim import stages
 from fastmask.system.errors import UsageError
 from fastmask.training.freeze import Freeze, frozen_part
 from fastmask.training.plan import prepare
