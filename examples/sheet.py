@@ -22,7 +22,7 @@ import fastmask as fm
 from fastmask.config import parse_sets
 from fastmask.data.boxes import REGIONS, Framing, read_boxes
 from fastmask.data.photo import read_photo
-from fastmask.preparation.paint import LOOKS, Landmarks, paint
+from fastmask.preparation.masks import LOOKS, Landmarks, paint
 from fastmask.training.plan import prepare
 
 COUNT = 8

@@ -55,7 +55,7 @@ def paint(
     """
     from fastmask.commands.options import words
     from fastmask.data.readers import read_data
-    from fastmask.preparation.painted import paint_set, parse_per_face
+    from fastmask.preparation.paint import paint_set, parse_per_face
 
     counts = parse_per_face(per_face)
     table = read_data(settings, log=say)

@@ -1,30 +1,29 @@
-"""Writes drawn people in the contest's folder format, so that anybody can try the trainer without licensed photos."""
+"""Sample: drawn people in the contest's folder format, to try fastmask without licensed photos."""
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from fastmask.data.contest import CONTEST_COLUMNS
 from fastmask.data.drawing import STEMS, Person, take_photo
 from fastmask.system.errors import UsageError
-from fastmask.system.files import cache_home
+from fastmask.system.files import cache_home, check_fillable, filling, real, write_csv
 
 GENDERS = ("male", "female")
 RACE = "Asian"
-# Persons of the contest by (gender, age band): the sample keeps their proportions.
+# persons of the contest by (gender, age band): the sample keeps their proportions
 CONTEST_PERSONS = {(0, 0): 549, (0, 1): 410, (0, 2): 83, (1, 0): 732, (1, 1): 817, (1, 2): 109}
 FEWEST_PERSONS, MOST_PERSONS = 6, 999_999  # their names have six digits
 SPLITS = {"train": 0, "eval": 1}
 # errors of a folder that cannot be written to, however much space is free
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-# Raised whenever the drawing changes, so that a cached sample is never an older drawing.
+# increased whenever the drawing changes, so that a cached sample is never an older drawing
 VERSION = 1
 
 
@@ -32,39 +31,27 @@ def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_per
     """Write `persons` drawn people for training, and others for evaluation, into `folder` in the contest's format.
 
     The same seed and numbers of persons give the same bytes. `folder` must be new or empty, and is filled only when
-    all is drawn. `eval_persons` is a third of `persons` unless given. `eval/answers.csv`, which a contest keeps to
-    itself, holds the true classes.
+    all is drawn. `eval_persons` is a third of `persons` by default. `eval/answers.csv` holds the true classes, which a
+    contest keeps secret.
     """
-    folder = Path(os.path.realpath(folder))
+    folder = real(folder)
     eval_persons = max(2, persons // 3) if eval_persons is None else eval_persons
     _check(folder, persons, seed, eval_persons)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # An empty folder stays in place, because it may be a mount point or somebody's working directory.
-    is_new = not folder.exists()
-    place = folder.parent if is_new else folder
-    with tempfile.TemporaryDirectory(prefix=".sample-", dir=place, ignore_cleanup_errors=True) as temporary:
-        # Inside a folder of its own, because temporary folders are closed to other users and the result should not be.
-        drawn = Path(temporary) / "sample"
+    with filling(folder, "eval", "train") as drawn:
         _write_train(drawn / "train", people(seed, "train", persons))
         _write_eval(drawn / "eval", people(seed, "eval", eval_persons), seed)
-        if is_new:
-            drawn.rename(folder)
-        else:
-            # The training photos last, because those are what a reader looks for.
-            (drawn / "eval").rename(folder / "eval")
-            (drawn / "train").rename(folder / "train")
     return folder
 
 
 def cached_sample(persons: int = 160, seed: int = 0, log: Callable[[str], None] = lambda _: None) -> Path:
-    """The sample of `persons` and `seed` in the user's cache folder, drawn when it is asked for first."""
+    """The sample of `persons` and `seed` in the user's cache folder, drawn at the first call."""
     folder = cache_home() / f"sample{VERSION}-{persons}-{seed}"
     if not (folder / "train").exists():
         log(f"Drawing {persons} persons into {folder}")
         try:
             write_sample(folder, persons, seed)
         except (OSError, UsageError) as error:
-            # Another process that drew the same sample may have been first.
+            # another process that drew the same sample may have been first
             if (folder / "train").exists():
                 return folder
             if isinstance(error, OSError) and error.errno in _UNWRITABLE:
@@ -87,7 +74,7 @@ def people(seed: int, split: str, count: int) -> Iterator[Person]:
 def shares(count: int) -> dict[tuple[int, int], int]:
     """Divide `count` persons over gender and age band like the contest, by largest remainder with a floor.
 
-    Rare groups get two persons, if there are enough to go round, so that each can be both learnt and validated.
+    Rare groups get two persons, if there are enough to go round, so that each can be trained on and validated.
     """
     total = sum(CONTEST_PERSONS.values())
     dealt = {group: count * size // total for group, size in CONTEST_PERSONS.items()}
@@ -109,15 +96,14 @@ def class_of(person: Person, stem: str) -> int:
 
 def _check(folder: Path, persons: int, seed: int, eval_persons: int) -> None:
     if persons < FEWEST_PERSONS:
-        raise UsageError(f"A sample needs at least {FEWEST_PERSONS} persons, not {persons}: ask for more.")
+        raise UsageError(f"A sample needs at least {FEWEST_PERSONS} persons, found {persons}.")
     if max(persons, eval_persons) > MOST_PERSONS:
-        raise UsageError(f"A sample has at most {MOST_PERSONS} persons, not {max(persons, eval_persons)}.")
+        raise UsageError(f"A sample has at most {MOST_PERSONS} persons, found {max(persons, eval_persons)}.")
     if eval_persons < 1:
-        raise UsageError(f"A sample needs at least 1 person for evaluation, not {eval_persons}: ask for more.")
+        raise UsageError(f"A sample needs at least 1 person for evaluation, found {eval_persons}.")
     if seed < 0:
-        raise UsageError(f"The seed is {seed}: choose one of 0 or more.")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder: choose another folder, or delete it first.")
+        raise UsageError(f"The seed is {seed}; expected 0 or more.")
+    check_fillable(folder)
 
 
 def _write_train(folder: Path, persons: Iterable[Person]) -> None:
@@ -129,7 +115,7 @@ def _write_train(folder: Path, persons: Iterable[Person]) -> None:
         (folder / "images" / path).mkdir(parents=True)
         for stem in STEMS:
             (folder / "images" / path / f"{stem}{person.extension}").write_bytes(take_photo(person, stem))
-    _write_csv(folder / "train.csv", ("id", "gender", "race", "age", "path"), rows)
+    write_csv(folder / "train.csv", pd.DataFrame(rows, columns=list(CONTEST_COLUMNS)))
 
 
 def _write_eval(folder: Path, persons: Iterable[Person], seed: int) -> None:
@@ -141,10 +127,6 @@ def _write_eval(folder: Path, persons: Iterable[Person], seed: int) -> None:
             (folder / "images" / name).write_bytes(take_photo(person, stem))
             answers.append((name, class_of(person, stem)))
     np.random.default_rng([seed, SPLITS["eval"]]).shuffle(answers)
-    _write_csv(folder / "info.csv", ("ImageID", "ans"), [(name, 0) for name, _ in answers])
-    _write_csv(folder / "answers.csv", ("ImageID", "ans"), answers)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    table = pd.DataFrame(answers, columns=["ImageID", "ans"])
+    write_csv(folder / "info.csv", table.assign(ans=0))
+    write_csv(folder / "answers.csv", table)

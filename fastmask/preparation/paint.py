@@ -1,585 +1,273 @@
-"""Paint masks: drawn masks laid on photos of bare faces, worn and wrongly worn, from five landmarks a face.
-
-The face is taken as an egg that is turned and nodded as its landmarks say (weak perspective). Each pixel finds its
-longitude and height on the egg, a mask is cut out and shaded there: so it grows narrower on the far side by itself.
-The idea of painting masks on bare faces: MaskTheFace (Anwar and Raychowdhury 2020).
-"""
+"""Paint: masks painted on the bare faces of a table, as photos and labels to train on."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
-from fastmask.data.boxes import POINTS
+from fastmask.data.boxes import LANDMARKS, POINTS, Boxes, Face, read_boxes
+from fastmask.data.photo import in_threads, read_photo
+from fastmask.data.table import Table
+from fastmask.heads import Head
+from fastmask.preparation.masks import BARE, INCORRECT, KINDS, LOOKS, WORN, Landmarks, Pixels, paint
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import check_fillable, check_parent, filling, real, write_csv
+from fastmask.system.randomness import Counted, Stream
+from fastmask.system.terminal import Progress
 
-Pixels = NDArray[np.uint8]
-Field = NDArray[np.float32]
-Point = tuple[float, float]
-
-WORN, NOSE_BARE, ON_CHIN = "wear", "nose-bare", "on-chin"
-INCORRECT, BARE = "incorrect", "none"
-# What a set is made of, and what the contest calls it.
-KINDS = (WORN, INCORRECT, BARE)
-
-# Of the egg: half its width at the cheeks in distances between the eyes, its depth over its width, and the heights of
-# its cheeks and its chin, where the eyes are at 0 and the mouth is at 1.
-_CHEEK, _DEPTH, _CHEEKS_AT, _CHIN_AT, _JAW = 1.1, 1.25, 0.25, 1.64, 2.3
-_CLOTH_OFF = 1.035
-_EAR = 1.62
-# Around an eye nothing changes: in distances between the eyes.
-_EYE = 0.26
-# How far a nose stands out from the eyes, and how low its tip is between eyes and mouth where a face looks straight.
-_NOSE_OUT, _NOSE_AT = 0.62, 0.61
-# Eyes to mouth over eye to eye, of a mean face.
-_MOUTH_DOWN = 1.1
-_MOST_YAW, _MOST_PITCH = 0.85, 0.25
+LABELS, IMAGES = "labels.csv", "images"
+SUFFIXES = (".jpg", ".png")
+MOST_PER_FACE, MOST_WORKERS = 100, 1024
+_QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Landmarks:
-    """A face in a photo, in its pixels: five points and a box (x0, y0, x1, y1); right and left are the person's own.
+class Painted:
+    """What was painted: the folder, how many photos of each kind (wear, incorrect, none), and what was left out.
 
-    Raises DataError where no face can look like that.
+    `faces` counts the photos that were painted on, `faceless` those without a face, `covered` those that are not bare.
     """
 
-    right_eye: Point
-    left_eye: Point
-    nose: Point
-    right_mouth: Point
-    left_mouth: Point
-    box: tuple[float, float, float, float]
-
-    def __post_init__(self) -> None:
-        if not np.isfinite([*np.ravel(self.points), *self.box]).all():
-            raise DataError("its landmarks are not all numbers; detect the face again.")
-        if self.eye_distance < 2:
-            raise DataError(
-                f"its eyes are on one point, {_told(self.right_eye)}; detect the face again or empty the row's cells."
-            )
-        right, left, nose, *mouth = self.points
-        across = (left - right) / self.eye_distance
-        fall, of_nose = (
-            float((point - (right + left) / 2) @ (-across[1], across[0])) for point in (np.mean(mouth, axis=0), nose)
-        )
-        if fall < 0.25 * self.eye_distance:
-            raise DataError(
-                "its mouth is not below its eyes; right and left must be the person's own, so the right eye is on the "
-                "photo's left."
-            )
-        # a head that looks far up or down has it above its eyes or below its mouth, but no farther than that
-        if not -0.5 * fall <= of_nose <= 1.5 * fall:
-            raise DataError(
-                f"its nose at {_told(self.nose)} is far from its eyes and its mouth; detect the face again or empty "
-                "the row's cells."
-            )
-
-    @property
-    def points(self) -> NDArray[np.float64]:
-        """(5, 2) the points x, y: right eye, left eye, nose, right and left corner of the mouth."""
-        return np.array([getattr(self, name) for name in POINTS], dtype=np.float64)
-
-    @property
-    def eye_distance(self) -> float:
-        """From eye to eye, in pixels."""
-        return math.dist(self.right_eye, self.left_eye)
-
-    def check_inside(self, height: int, width: int) -> None:
-        """Raise DataError for a point outside the photo, by more than where a face is cut by the photo's edge."""
-        most = self.eye_distance / 2
-        for name, (x, y) in zip(POINTS, self.points, strict=True):
-            if not (-most <= x <= width + most and -most <= y <= height + most):
-                raise DataError(
-                    f"its {name} at {_told((x, y))} is outside the photo of {width}x{height} pixels; detect faces in "
-                    "the photos that are painted."
-                )
+    folder: Path
+    faces: int
+    photos: Mapping[str, int]
+    faceless: int
+    covered: int
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a mask looks: its cut, its colours to draw from (RGB), its pattern, the colour of its straps.
+class _Job:
+    """A bare photo, where its landmarks are, and its copies: (kind, number of the copy, file to write)."""
 
-    `cut` is "pleats" (surgical), "boat" (KF94: two folds across), "cup" (N95), "seam" (cloth, sewn in its middle).
+    photo: Path
+    path: str
+    face: Face
+    place: str
+    copies: tuple[tuple[str, int, str], ...]
+
+    def landmarks(self) -> Landmarks:
+        """The landmarks of the face; raises DataError naming the line where there are none, or impossible ones."""
+        if self.face.landmarks is None:
+            raise DataError(
+                f"{self.place}: {self.path} has a box, but no landmarks ({LANDMARKS[0]} and so on); find them with "
+                "fastmask faces, or another detector of landmarks."
+            )
+        points = np.reshape(self.face.landmarks, (len(POINTS), 2)).tolist()
+        try:
+            return Landmarks(**{name: (x, y) for name, (x, y) in zip(POINTS, points, strict=True)}, box=self.face[:4])
+        except DataError as fault:
+            raise self.fault(fault) from fault
+
+    def fault(self, error: DataError) -> DataError:
+        """An error of the landmarks, with their line and the photo."""
+        return DataError(f"{self.place}: {self.path}: {error}")
+
+
+def parse_per_face(text: str) -> dict[str, int]:
+    """Read "wear=5,incorrect=1,none=1" as {kind: photos per face}; raises UsageError for anything else."""
+    counts: dict[str, int] = {}
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        found = re.fullmatch(r"([a-z]+)\s*=\s*([0-9]{1,9})", word)
+        if found is None or found[1] in counts:
+            raise UsageError(
+                f"--per-face is {text!r}; expected each of {', '.join(KINDS)} once with a number, such as "
+                "wear=5,incorrect=1,none=1."
+            )
+        counts[found[1]] = int(found[2])
+    return _counts(counts)
+
+
+def paint_set(
+    table: Table,
+    landmarks: str | Path,
+    out: str | Path,
+    per_face: Mapping[str, int],
+    seed: int = 0,
+    *,
+    head: str = "mask",
+    classes: Sequence[str] = KINDS,
+    looks: Sequence[str] = tuple(LOOKS),
+    suffix: str = ".jpg",
+    workers: int | None = None,
+    progress: Progress = lambda done, of: None,
+) -> Painted:
+    """Paint masks on the bare faces of a table: a new folder with photos and a labels.csv.
+
+    labels.csv has the columns path, person, `head` and every other head of the table: its class, or the number from
+    which the class follows. The same photo, landmarks and seed give the same bytes, whatever else is painted, and the
+    first copies of a kind stay the same where more are asked for.
+
+    Args:
+        landmarks: a CSV of boxes with landmarks, see `read_boxes`, with a row for each bare photo.
+        out: a new or empty folder, which is filled only when all is painted.
+        per_face: photos to make of each face, by kind: wear, incorrect, none. `none`, 0 or 1, is the photo itself,
+            encoded again like the others, so that a network cannot tell masks by their encoding.
+        head: the column of the mask. Where the table has such a head, only photos of its class `classes[2]` are
+            painted.
+        classes: the classes of the head for worn, wrongly worn and bare.
+        looks: those of LOOKS to draw from; copies of a kind have different ones as far as there are enough.
+        suffix: .jpg (quality 95) or .png.
+        progress: called with the numbers of faces done and of all faces.
     """
-
-    cut: str
-    colours: tuple[tuple[int, int, int], ...]
-    pattern: str = ""
-    straps: tuple[int, int, int] = (238, 238, 236)
-
-
-_WHITE, _BLACK = ((240, 241, 242), (232, 236, 240)), ((34, 34, 38), (46, 45, 48))
-_CLOTH = (
-    *((196, 92, 88), (88, 118, 168), (108, 146, 112), (206, 170, 110), (150, 118, 160), (214, 178, 176)),
-    *((72, 84, 108), (176, 176, 172), (222, 206, 186)),
-)
-LOOKS: dict[str, Look] = {
-    "surgical-blue": Look("pleats", ((156, 200, 224), (136, 186, 218), (176, 208, 226))),
-    "surgical-white": Look("pleats", _WHITE),
-    "surgical-green": Look("pleats", ((164, 208, 194), (150, 200, 178))),
-    "surgical-black": Look("pleats", _BLACK, straps=(48, 48, 52)),
-    "kf94-white": Look("boat", _WHITE),
-    "kf94-black": Look("boat", _BLACK, straps=(44, 44, 48)),
-    "n95-white": Look("cup", ((236, 236, 230), (228, 230, 228)), straps=(226, 206, 150)),
-    "cloth-black": Look("seam", _BLACK, straps=(40, 40, 44)),
-    "cloth-grey": Look("seam", ((128, 130, 134), (96, 98, 104)), straps=(110, 112, 116)),
-    "cloth-colour": Look("seam", _CLOTH, straps=(214, 210, 204)),
-    "cloth-dots": Look("seam", _CLOTH, "dots"),
-    "cloth-stripes": Look("seam", _CLOTH, "stripes"),
-    "cloth-checks": Look("seam", _CLOTH, "checks"),
-}
+    out, counts = Path(out), _counts(per_face)
+    named = _check_settings(table, head, classes, looks, suffix, seed)
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"--workers is {workers}; expected 1 to {MOST_WORKERS}.")
+    _check_out(out, table)
+    boxes = read_boxes(landmarks)
+    bare = _bare(table, named)
+    jobs, labels = _plan(table, np.flatnonzero(bare), boxes, counts, named, suffix)
+    with filling(out, IMAGES, LABELS) as made:
+        for folder in sorted({(made / name).parent for job in jobs for _, _, name in job.copies}):
+            folder.mkdir(parents=True, exist_ok=True)
+        for done, _ in enumerate(in_threads(lambda job: _make(job, made, looks, seed), jobs, workers), start=1):
+            progress(done, len(jobs))
+        write_csv(made / LABELS, labels)
+    photos = {kind: counts[kind] * len(jobs) for kind in KINDS}
+    return Painted(out, len(jobs), photos, int(bare.sum()) - len(jobs), int((~bare).sum()))
 
 
-def paint(image: Pixels, landmarks: Landmarks, how: str, look: str, rng: np.random.Generator) -> Pixels:
-    """Paint a mask on a face: (H, W, 3) uint8 RGB -> a new photo of the same size.
-
-    `how` is "wear", or "incorrect", for which `rng` draws one of its two ways, "nose-bare" or "on-chin", which may
-    also be named. `look` is one of LOOKS. Depends on nothing but its arguments. Raises UsageError for another name,
-    DataError for a point outside the photo.
-    """
-    if how not in (WORN, INCORRECT, NOSE_BARE, ON_CHIN) or look not in LOOKS:
+def _counts(per_face: Mapping[str, int]) -> dict[str, int]:
+    unknown = next((kind for kind in per_face if kind not in KINDS), None)
+    if unknown is not None:
+        raise UsageError(f"--per-face names {unknown!r}; expected some of {', '.join(KINDS)}.")
+    counts = {kind: int(per_face.get(kind, 0)) for kind in KINDS}
+    if not all(0 <= count <= MOST_PER_FACE for count in counts.values()) or not counts[WORN] + counts[INCORRECT]:
         raise UsageError(
-            f"A mask is painted {WORN}, {INCORRECT}, {NOSE_BARE} or {ON_CHIN} and looks like one of "
-            f"{', '.join(LOOKS)}; found {how!r}, {look!r}."
+            f"--per-face asks for {', '.join(f'{k}={n}' for k, n in counts.items())}; expected at least one of "
+            f"{WORN} and {INCORRECT}, and at most {MOST_PER_FACE} of each."
         )
-    landmarks.check_inside(*image.shape[:2])
-    way = how if how != INCORRECT else (NOSE_BARE, ON_CHIN)[int(rng.random() < 0.4)]
-    pose = _pose(landmarks)
-    area = _area(pose, *image.shape[:2])
-    if min(area[2] - area[0], area[3] - area[1]) < 1:
-        return image.copy()
-    part = image[area[1] : area[3], area[0] : area[2]]
-    fine = 3 if pose.wide < 40 else 2 if pose.wide < 110 else 1
-    shape = _Shape.drawn(pose, way, LOOKS[look].cut, rng)
-    egg = _Egg.seen(pose, area, fine)
-    # The same egg once more at the photo's own pixels, to look at the face.
-    plain = egg if fine == 1 else _Egg.seen(pose, area, 1)
-    light = _Light.on(part, pose, plain)
-    layer = _layer(pose, egg, shape, LOOKS[look], light, rng)
-    straps = _straps(pose, shape, area, fine, light.exposure, LOOKS[look], rng)
-    painted = _lay(part, [_shrunk(field, part.shape) for field in (*layer, *straps)], pose, plain, light, rng)
-    result = image.copy()
-    result[area[1] : area[3], area[0] : area[2]] = painted
-    return result
+    if counts[BARE] > 1:
+        raise UsageError(f"--per-face asks for {BARE}={counts[BARE]}; expected 0 or 1, more would be copies.")
+    return counts
 
 
-@dataclass(frozen=True)
-class _Pose:
-    """Where a face is and how it is turned.
-
-    `wide` and `high` are the pixels of a unit across and down. `middle` are the coefficients of the line that runs down
-    the middle of the face: x = middle[0] y + middle[1] y^2. `nose` is the height of its tip, `eyes` are where the eyes
-    are, both in these units.
-    """
-
-    origin: NDArray[np.float64]
-    across: NDArray[np.float64]
-    wide: float
-    high: float
-    yaw: float
-    pitch: float
-    middle: tuple[float, float]
-    nose: float
-    eyes: tuple[Point, Point]
-
-    @property
-    def down(self) -> NDArray[np.float64]:
-        return np.array([-self.across[1], self.across[0]])
-
-    def middle_at(self, y: Any) -> Any:
-        """Where the middle of the face is at height y."""
-        y = np.clip(y, 0, 1.25)
-        return self.middle[0] * y + self.middle[1] * y * y
-
-    def axes(self, y: Any) -> tuple[Any, Any]:
-        """Half the width that is seen at height y, and by which angle its edge is turned."""
-        cos, sin = math.cos(self.yaw), _DEPTH * math.sin(self.yaw)
-        return _half_width(y) * math.hypot(cos, sin), math.atan2(sin, cos)
-
-    def place(self, longitude: Any, y: Any) -> NDArray[np.float64]:
-        """Points on the egg -> (..., 2) pixels."""
-        wide, turn = self.axes(y)
-        x = wide * (np.sin(longitude + turn) - np.sin(turn)) + self.middle_at(y)
-        seen = y + self.pitch * (np.cos(longitude) - 1)
-        return self.origin + x[..., None] * self.wide * self.across + seen[..., None] * self.high * self.down
+def _check_settings(
+    table: Table, head: str, classes: Sequence[str], looks: Sequence[str], suffix: str, seed: int
+) -> Head:
+    """The mask's head; raises UsageError for a setting that does not exist or contradicts the table."""
+    if len(classes) != len(KINDS):
+        raise UsageError(f"Head {head} needs three classes, for {', '.join(KINDS)}; found {', '.join(classes)}.")
+    named = Head(head, tuple(classes))
+    if head in table.heads.names:
+        missing = [name for name in classes if name not in table.heads[head].classes]
+        if missing:
+            raise UsageError(
+                f"Head {head} has no class {missing[0]!r}, only {', '.join(table.heads[head].classes)}; name the three "
+                "that mean worn, wrongly worn and bare."
+            )
+    unknown = next((look for look in looks if look not in LOOKS), None)
+    if unknown is not None or not looks:
+        raise UsageError(f"There is no look {unknown or ''!r}; expected some of {', '.join(LOOKS)}.")
+    if suffix not in SUFFIXES:
+        raise UsageError(f"Photos are written as {' or '.join(SUFFIXES)}; found {suffix!r}.")
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}; expected 0 or more.")
+    return named
 
 
-def _half_width(y: Any) -> Any:
-    share = np.clip((y - _CHEEKS_AT) / (_CHIN_AT - _CHEEKS_AT) / _CLOTH_OFF, 0, 1)
-    return _CHEEK * _CLOTH_OFF * (1 - share**_JAW) ** (1 / _JAW)
+def _check_out(out: Path, table: Table) -> None:
+    place, data = real(out), Path(str(table.reading.get("data", "")))
+    if place in (real(table.root), real(data)) or (data.is_dir() and real(table.root) in place.parents):
+        raise UsageError(f"{out} is the data to paint on, or inside it; name another --out.")
+    check_parent(out)
+    check_fillable(out)
 
 
-def _pose(landmarks: Landmarks) -> _Pose:
-    right, left, nose, *corners = landmarks.points
-    mouth, origin, distance = np.mean(corners, axis=0), (right + left) / 2, landmarks.eye_distance
-    across = (left - right) / distance
-    down = np.array([-across[1], across[0]])
-    high = float((mouth - origin) @ down)
-    yaw = float(np.clip(math.atan(float((nose - origin) @ across) / (_NOSE_OUT * distance)), -_MOST_YAW, _MOST_YAW))
-    # The distance of the eyes shrinks where a face is turned, that to the mouth where it nods: each holds the other.
-    wide = 0.6 * distance / math.cos(yaw) + 0.4 * high / _MOUTH_DOWN
-    tip = float(np.clip((nose - origin) @ down / high, 0.3, 0.85))
-    pitch = float(np.clip((tip - _NOSE_AT) / _NOSE_OUT, -_MOST_PITCH, _MOST_PITCH))
-    rows = np.array([[tip, tip**2], [1, 1]])
-    at = np.array([0.85 * (nose - origin) @ across, (mouth - origin) @ across]) / wide
-    first, second = np.linalg.solve(rows, at)
-    eyes = ((-distance / 2 / wide, 0.0), (distance / 2 / wide, 0.0))
-    return _Pose(origin, across, wide, high, yaw, pitch, (float(first), float(second)), tip, eyes)
+def _carried(table: Table, head: str) -> list[str]:
+    """The heads whose labels go with a photo: all but the mask and distributions over a number."""
+    return [other.name for other in table.heads if other.name != head and other.spread is None]
 
 
-def _area(pose: _Pose, height: int, width: int) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of the pixels that a mask may change, inside the photo."""
-    corners = [(x, y) for x in (-1.9, 1.9) for y in (-0.2, 2.15)]
-    placed = [pose.origin + x * pose.wide * pose.across + y * pose.high * pose.down for x, y in corners]
-    low, high = np.floor(np.min(placed, axis=0)), np.ceil(np.max(placed, axis=0))
-    (x0, y0), (x1, y1) = np.clip(low, 0, (width, height)), np.clip(high, 0, (width, height))
-    return int(x0), int(y0), int(x1), int(y1)
+def _bare(table: Table, named: Head) -> np.ndarray:
+    """(N,) whether a photo is of a bare face; all are where the table has no labels of the mask."""
+    if named.name not in table.heads.names:
+        return np.ones(len(table), bool)
+    bare = (table.frame[named.name] == named.classes[2]).to_numpy()
+    if not bare.any():
+        raise DataError(
+            f"None of the {len(table)} photos has {named.name} {named.classes[2]!r}; there is no bare face."
+        )
+    return np.asarray(bare)
 
 
-@dataclass(frozen=True)
-class _Egg:
-    """What each pixel of an area sees of the egg: longitude, height, how many pixels it is inside the outline.
-
-    `facing` (2 fields) is the egg's normal, to the right and to the viewer; `flat` (2 fields) where the pixel is seen,
-    across and down.
-    """
-
-    longitude: Field
-    y: Field
-    inside: Field
-    facing: tuple[Field, Field]
-    flat: tuple[Field, Field]
-
-    @classmethod
-    def seen(cls, pose: _Pose, area: tuple[int, int, int, int], fine: int) -> _Egg:
-        x0, y0, x1, y1 = area
-        columns = (np.arange((x1 - x0) * fine, dtype=np.float32) + 0.5) / fine + (x0 - pose.origin[0] - 0.5)
-        rows = (np.arange((y1 - y0) * fine, dtype=np.float32) + 0.5)[:, None] / fine + (y0 - pose.origin[1] - 0.5)
-        x = ((columns * pose.across[0] + rows * pose.across[1]) / pose.wide).astype(np.float32)
-        flat_y = ((columns * pose.down[0] + rows * pose.down[1]) / pose.high).astype(np.float32)
-        wide, turn = pose.axes(flat_y)
-        from_axis = x - pose.middle_at(flat_y) + wide * math.sin(turn)
-        around = np.arcsin(np.clip(from_axis / np.maximum(wide, 1e-3), -1, 1))
-        longitude = (around - turn).astype(np.float32)
-        y = flat_y - pose.pitch * (np.cos(longitude) - 1)
-        inside = (wide - abs(from_axis)) * pose.wide
-        # Near the chin the outline runs across, not down.
-        inside = np.minimum(inside, (_CHIN_AT * _CLOTH_OFF - flat_y) * 1.6 * pose.high)
-        return cls(longitude, y.astype(np.float32), inside, (np.sin(around), np.cos(around)), (x, flat_y))
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The outline of a mask on the egg: heights of its edges in the middle and at its sides, the longitude of these."""
-
-    top: float
-    top_side: float
-    hump: float
-    bottom: float
-    bottom_side: float
-    side: float
-    tilt: float
-
-    @classmethod
-    def drawn(cls, pose: _Pose, way: str, cut: str, rng: np.random.Generator) -> _Shape:
-        jitter = rng.uniform(-1, 1, 7)
-        hump = 0.22 if cut in ("pleats", "boat") else 0.3
-        top, top_side = 0.3 + 0.04 * jitter[0], 0.5 + 0.04 * jitter[1]
-        bottom, bottom_side = _CHIN_AT + 0.06, 1.12 + 0.06 * jitter[2]
-        side = {"pleats": 1.08, "boat": 1.12, "cup": 0.92, "seam": 1.06}[cut] + 0.05 * jitter[3]
-        if way == NOSE_BARE:
-            top, hump = pose.nose + 0.55 * (1 - pose.nose) + 0.02 * jitter[0], 0.4
-            top_side = top - 0.05 + 0.05 * jitter[1]
-            bottom_side = 1.2 + 0.05 * jitter[2]
-        elif way == ON_CHIN:
-            top, hump = 1.31 + 0.03 * jitter[0], 0.6
-            top_side, bottom_side = top - 0.1 + 0.04 * jitter[1], 1.42 + 0.04 * jitter[2]
-            side = min(side, 1.02)
-            bottom = 1.95 + 0.05 * jitter[4]
-        return cls(top, top_side, hump + 0.04 * jitter[5], bottom, bottom_side, side, 0.03 * jitter[6])
-
-    def edges(self, s: Any) -> tuple[Any, Any]:
-        """Heights of the upper and the lower edge at the share s of the way to the sides, -1 to 1."""
-        fall = 1 - np.exp(-((s / self.hump) ** 2))
-        upper = self.top + (self.top_side - self.top) * fall + self.tilt * s
-        lower = self.bottom - (self.bottom - self.bottom_side) * abs(s) ** 2.2 + self.tilt * s
-        return upper, lower
-
-
-@dataclass(frozen=True)
-class _Light:
-    """How a face is lit: the brightness of a white there, its change to the right and down, the grain, and the hair.
-
-    `hair` is how surely each pixel beside the cheeks is hair, which hangs over a mask; `skin` how surely it is skin,
-    on which alone a strap is seen.
-    """
-
-    exposure: float
-    slope: tuple[float, float]
-    grain: float
-    hair: Field
-    skin: Field
-
-    @classmethod
-    def on(cls, part: Pixels, pose: _Pose, egg: _Egg) -> _Light:
-        grey = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        x, y = egg.flat
-        cheeks = (egg.inside > 0) & (abs(egg.longitude) < 0.9) & (y > 0.2) & (y < 1.45)
-        if cheeks.sum() < 20:
-            return cls(0.9, (0.0, 0.0), 1.0, np.zeros_like(grey), np.ones_like(grey))
-        seen = grey[cheeks]
-        skin = float(np.median(seen))
-        usual = abs(seen - skin) < 0.45 * skin
-        plane = np.stack([x[cheeks], y[cheeks] - 0.8, np.ones(len(seen))], axis=1)[usual]
-        right, down, _ = np.linalg.lstsq(plane, seen[usual] / max(skin, 1), rcond=None)[0] if usual.any() else (0, 0, 1)
-        white = float(np.percentile(grey, 95))
-        exposure = float(np.clip(0.5 * white / 225 + 0.5 * skin / 165, 0.35, 1.08))
-        grain = float(np.median(abs(grey - cv2.medianBlur(part, 3).astype(np.float32) @ _GREY)[cheeks])) * 1.2
-        slope = float(np.clip(right, -0.25, 0.25)), float(np.clip(down, -0.15, 0.1))
-        return cls(exposure, slope, min(grain, 5.0), *_skin(part, cheeks, pose, egg))
-
-
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def _skin(part: Pixels, cheeks: Any, pose: _Pose, egg: _Egg) -> tuple[Field, Field]:
-    """How surely pixels are hair, and how surely skin, by brightness and redness of the cheeks.
-
-    Hair is far darker than the skin and, unlike skin in the shade, without its colour; on the cheeks there is none.
-    """
-    soft = cv2.GaussianBlur(part, (0, 0), max(0.5, 0.012 * pose.wide)).astype(np.float32)
-    grey = soft @ _GREY
-    redness = (soft[..., 0] - soft[..., 2]) / (soft.mean(2) + 8)
-    usual, red = float(np.median(grey[cheeks])), float(np.median(redness[cheeks]))
-    dark, beside = _ramp(grey, 0.55 * usual, 0.35 * usual), _ramp(abs(egg.longitude), 0.6, 0.85)
-    hair = dark * beside * _ramp(redness, 0.95 * max(red, 0) + 0.05, 0.7 * max(red, 0) + 0.03)
-    skin = _ramp(grey, 0.4 * usual, 0.6 * usual) * _ramp(abs(redness - red), 0.35, 0.2)
-    return hair.astype(np.float32), skin.astype(np.float32)
-
-
-def _ramp(value: Any, start: Any, end: Any) -> Any:
-    """0 before start, 1 after end, smooth between; end may be below start."""
-    share = np.clip((value - start) / (end - start), 0, 1)
-    return share * share * (3 - 2 * share)
-
-
-def _layer(
-    pose: _Pose, egg: _Egg, shape: _Shape, look: Look, light: _Light, rng: np.random.Generator
-) -> tuple[Field, Field]:
-    """The mask alone: how much of each pixel it covers, and its colour."""
-    s = egg.longitude / shape.side
-    upper, lower = shape.edges(np.clip(s, -1, 1))
-    edges = (
-        (egg.y - upper) * pose.high,
-        (lower - egg.y) * pose.high,
-        (1 - abs(s)) * shape.side * _CHEEK * pose.wide * np.maximum(egg.facing[1], 0.3),
-    )
-    distance = np.minimum(_rounded(edges, 0.07 * pose.wide), egg.inside)
-    fine = max(1.0, 0.008 * pose.wide)
-    cover = np.clip(distance / fine + 0.5, 0, 1)
-    t = (egg.y - upper) / np.maximum(lower - upper, 0.05)
-    folds = _FOLDS[look.cut](s, t, rng) + _creases(s, t, rng) + _border(edges, pose, look.cut)
-    right, front = egg.facing
-    x, y = egg.flat
-    lit = 0.80 + 0.22 * front + 0.10 * right * np.sign(light.slope[0]) * min(1.0, 8 * abs(light.slope[0]))
-    lit = lit + light.slope[0] * x + light.slope[1] * (y - 0.8) - 0.10 * _ramp(t, 0.55, 1.05)
-    colour = _cloth(s, t, look, rng)
-    # Dark cloth shows its folds by what shines on it, not by what is missing.
-    dark = 1 - colour.mean(2, keepdims=True) / 255
-    shaded = colour * (light.exposure * (lit + folds))[..., None] + dark * (60 * light.exposure * folds)[..., None]
-    return cover.astype(np.float32), np.clip(shaded, 0, 255).astype(np.float32)
-
-
-def _rounded(distances: tuple[Field, ...], radius: float) -> Field:
-    """The least of several distances, with round corners (polynomial smooth minimum)."""
-    least: Any = distances[0]
-    for other in distances[1:]:
-        mix = np.clip(0.5 + 0.5 * (other - least) / radius, 0, 1)
-        least = other * (1 - mix) + least * mix - radius * mix * (1 - mix)
-    return least
-
-
-def _cloth(s: Field, t: Field, look: Look, rng: np.random.Generator) -> Field:
-    """The colour of the cloth with its pattern, (..., 3), without light."""
-    base = np.array(look.colours[int(rng.integers(len(look.colours)))], np.float32) * rng.uniform(0.95, 1.03)
-    base = np.clip(base + rng.uniform(-5, 5, 3), 0, 255).astype(np.float32)
-    if not look.pattern:
-        return np.broadcast_to(base, (*s.shape, 3))
-    drawn = np.array(look.colours[int(rng.integers(len(look.colours)))], np.float32)
-    light = base + (250 - base) * rng.uniform(0.5, 0.9)
-    second = light if abs(drawn - base).sum() < 90 else drawn
-    across, down, count = s * 1.05, t * 0.95, float(rng.integers(5, 12))
-    turn = float(rng.uniform(0, math.pi) if look.pattern != "checks" else rng.choice([0.0, math.pi / 4]))
-    u = (across * math.cos(turn) + down * math.sin(turn)) * count
-    v = (down * math.cos(turn) - across * math.sin(turn)) * count
-    soft = count * 0.012
-    if look.pattern == "stripes":
-        weight = _ramp(abs(u % 1 - 0.5), 0.25 - soft, 0.25 + soft)
-    elif look.pattern == "checks":
-        weight = (_ramp(abs(u % 1 - 0.5), 0.25 - soft, 0.25 + soft) + _ramp(abs(v % 1 - 0.5), 0.25, 0.25 + soft)) / 2
-    else:
-        # every other row is moved by half a step
-        along = (u + 0.5 * (np.floor(v) % 2)) % 1 - 0.5
-        weight = _ramp(np.hypot(along, v % 1 - 0.5), 0.25 + soft, 0.25 - soft)
-    return np.asarray(base + (second - base) * weight[..., None], np.float32)
-
-
-def _line(distance: Any, width: float) -> Any:
-    return np.exp(-((distance / width) ** 2))
-
-
-def _pleats(s: Field, t: Field, rng: np.random.Generator) -> Field:
-    """Three folds across, which spread in the middle, each a bright edge over its shadow."""
-    shade, first, step = np.zeros_like(s), rng.uniform(0.3, 0.36), rng.uniform(0.12, 0.16)
-    for number in range(3):
-        at = first + step * number
-        bent = 0.47 + (at - 0.47) * (0.8 + 0.3 * (1 - s * s)) + rng.uniform(-0.012, 0.012) * s
-        below = t - bent
-        shade = shade - 0.13 * _line(below - 0.008, 0.012) - 0.06 * _ramp(below, 0.1, 0.0) * (below > 0)
-        shade = shade + 0.05 * _line(below + 0.015, 0.016)
-    return shade
-
-
-def _boat(s: Field, t: Field, rng: np.random.Generator) -> Field:
-    """Two folds across which part the mask into three panels, of which the middle one stands out."""
-    upper = rng.uniform(0.27, 0.33) + 0.06 * s * s
-    lower = rng.uniform(0.7, 0.76) - 0.1 * s * s
-    shade = (
-        -0.12 * _line(t - upper - 0.008, 0.011) - 0.13 * _line(t - lower, 0.011) + 0.05 * _line(t - upper + 0.02, 0.02)
-    )
-    shade = shade - 0.05 * _ramp(t, lower, lower + 0.02) + 0.03 * _ramp(t, upper + 0.02, upper)
-    return np.asarray(shade + 0.04 * _line(s, 0.3) * _ramp(t, lower, lower - 0.3), np.float32)
-
-
-def _cup(s: Field, t: Field, rng: np.random.Generator) -> Field:
-    """A stiff bowl, bright where it stands out, with a ridge around it and a metal clip over the nose."""
-    from_middle = np.hypot(s * 0.95, (t - 0.5) * 1.9)
-    ridge = rng.uniform(0.66, 0.74)
-    shade = (
-        0.06
-        - 0.2 * from_middle**2
-        - 0.09 * _line(from_middle - ridge, 0.025)
-        + 0.06 * _line(from_middle - ridge + 0.05, 0.03)
-    )
-    clip = _line(t - 0.1, 0.025) * _ramp(abs(s), 0.42, 0.36)
-    return np.asarray(shade - 0.16 * clip, np.float32)
-
-
-def _seam(s: Field, t: Field, rng: np.random.Generator) -> Field:
-    """A seam down the middle, where two curved pieces are sewn together."""
-    bent = s + rng.uniform(-0.02, 0.02) * t
-    return np.asarray(-0.1 * _line(bent, 0.014) + 0.06 * _line(abs(bent) - 0.05, 0.04) - 0.07 * _ramp(t, 0.62, 0.95))
-
-
-_FOLDS = {"pleats": _pleats, "boat": _boat, "cup": _cup, "seam": _seam}
-
-
-def _creases(s: Field, t: Field, rng: np.random.Generator) -> Field:
-    """Soft creases that run from the sides, where the straps pull, towards the middle."""
-    shade = np.zeros_like(s)
-    for side in (-1, 1):
-        for _ in range(int(rng.integers(2, 5))):
-            start, bend, reach = rng.uniform(0.1, 0.9), rng.uniform(-0.25, 0.25), rng.uniform(0.3, 0.7)
-            inwards = 1 - side * s
-            fade = _ramp(inwards, reach, 0.0) * (inwards >= 0)
-            off = t - start - bend * inwards
-            shade = shade + rng.uniform(0.02, 0.06) * fade * (_line(off + 0.02, 0.03) - _line(off - 0.02, 0.03))
-    # The nose and the chin show through.
-    return np.asarray(
-        shade + 0.05 * _line(s, 0.16) * _line(t - 0.18, 0.14) - 0.03 * _line(abs(s) - 0.22, 0.1) * _line(t - 0.2, 0.18)
-    )
-
-
-def _border(edges: tuple[Field, ...], pose: _Pose, cut: str) -> Field:
-    """The hem along the edges."""
-    hem, width = 0.055 * pose.wide, max(0.012 * pose.wide, 0.45)
-    strength = 0.09 if cut in ("pleats", "boat") else 0.05
-    upper, lower, side = (_line(distance - hem, width) for distance in edges)
-    rim = sum(_ramp(distance, 0.04 * pose.wide, 0.0) for distance in edges)
-    return np.asarray(-strength * np.maximum(np.maximum(upper, 0.6 * lower), side) - 0.06 * rim, np.float32)
-
-
-def _straps(
-    pose: _Pose,
-    shape: _Shape,
-    area: tuple[int, int, int, int],
-    fine: int,
-    exposure: float,
-    look: Look,
-    rng: np.random.Generator,
-) -> tuple[Field, Field]:
-    """How much of each pixel the straps from the mask to the ears cover, and their colour."""
-    cover = np.zeros(((area[3] - area[1]) * fine, (area[2] - area[0]) * fine), np.uint8)
-    thick = max(1, round(rng.uniform(0.025, 0.045) * pose.wide * fine))
-    ear_top, ear_low = 0.2 + rng.uniform(-0.05, 0.05), 0.56 + rng.uniform(-0.05, 0.05)
-    for side in (-1, 1):
-        upper, lower = shape.edges(np.float64(side))
-        # A strap ends where the head turns away, or at the ear.
-        turn = pose.axes(np.float64(0.5))[1]
-        end = min(_EAR, math.pi / 2 - side * turn - 0.02)
-        start = 0.93 * shape.side
-        if end <= start:
+def _plan(
+    table: Table, rows: np.ndarray, boxes: Boxes, counts: Mapping[str, int], named: Head, suffix: str
+) -> tuple[list[_Job], pd.DataFrame]:
+    """What to paint on some rows of a table, and labels.csv."""
+    paths, persons = ([str(cell) for cell in table.frame[column]] for column in ("path", "person"))
+    bare = [paths[row] for row in rows]
+    boxes.check(bare)
+    carried = _carried(table, named.name)
+    cells = [_cells_of(table, name) for name in carried]
+    # a.jpg and a.png would become the same photos
+    whole = len({_stem(path) for path in bare}) < len(bare)
+    jobs, labels = [], []
+    for row in rows.tolist():
+        path, face = paths[row], boxes.faces[paths[row]]
+        if face is None:
             continue
-        share = np.linspace(0, 1, 12)
-        for begin, finish, sag in ((upper + 0.07, ear_top, 0.02), (lower - 0.06, ear_low, 0.05)):
-            y = begin + (finish - begin) * share + sag * np.sin(math.pi * share)
-            # The ear stands out a little from where it grows.
-            line = pose.place(side * (start + (end - start) * share), y)
-            line = ((line - area[:2] + 0.5) * fine - 0.5) * 16
-            cv2.polylines(cover, [np.rint(line).astype(np.int32)], False, 255, thick, cv2.LINE_AA, 4)
-    colour = np.array(look.straps, np.float32) * exposure * 0.94
-    return np.asarray(cover / np.float32(255), np.float32), np.broadcast_to(colour, (*cover.shape, 3))
+        stem = PurePosixPath(path) if whole else PurePosixPath(path).with_suffix("")
+        copies = tuple(
+            (kind, copy, f"{IMAGES}/{stem}-{kind}{copy + 1 if kind != BARE else ''}{suffix}")
+            for kind in KINDS
+            for copy in range(counts[kind])
+        )
+        jobs.append(_Job(table.photo(row), path, face, f"{boxes.file}, line {boxes.lines[path]}", copies))
+        rest = [column[row] for column in cells]
+        labels += [(name, persons[row], named.classes[KINDS.index(kind)], *rest) for kind, _, name in copies]
+    if not jobs:
+        raise DataError(f"{boxes.file} says that none of the {len(bare)} bare photos shows a face.")
+    for job in jobs:
+        job.landmarks()
+    return jobs, pd.DataFrame(labels, columns=["path", "person", named.name, *carried], dtype=str)
 
 
-def _shrunk(field: Field, shape: tuple[int, ...]) -> Field:
-    if field.shape[:2] == tuple(shape[:2]):
-        return field
-    return np.asarray(cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_AREA), np.float32)
+def _stem(path: str) -> str:
+    # some file systems ignore case
+    return str(PurePosixPath(path).with_suffix("")).casefold()
 
 
-def _lay(
-    part: Pixels, fields: list[Field], pose: _Pose, plain: _Egg, light: _Light, rng: np.random.Generator
-) -> Pixels:
-    """Lay shadow, straps and mask on a part of a photo; what they do not touch stays as it is, bit for bit."""
-    cover, colour, strap, strap_colour = fields
-    free = 1 - 0.95 * light.hair
-    for x, y in pose.eyes:
-        free = free * (np.hypot(plain.flat[0] - x, (plain.flat[1] - y) * pose.high / pose.wide) > _EYE)
-    shadow = _shadow(cover, pose, plain)
-    # As soft as the photo: an edge sharper than anything else in it gives a painted mask away.
-    soft = 0.35 + 0.006 * pose.wide
-    weight = cv2.GaussianBlur(cover, (0, 0), soft)
-    colour = cv2.GaussianBlur(colour * cover[..., None], (0, 0), soft) / np.maximum(weight, 1e-3)[..., None]
-    colour = colour + rng.normal(0, 1, cover.shape)[..., None] * max(light.grain, 0.6) + _weave(cover.shape, pose, rng)
-    weight, strap = np.where(weight < 0.01, 0, weight) * free, 0.9 * strap * light.skin * free
-    under = part * (1 - 0.34 * shadow * (free > 0))[..., None]
-    under = under + (strap_colour - under) * strap[..., None]
-    mixed = under + (colour - under) * weight[..., None]
-    touched = (weight > 0) | (strap > 0) | (shadow * (free > 0) > 0)
-    return np.where(touched[..., None], mixed.clip(0, 255).round(), part).astype(np.uint8)
+def _cells_of(table: Table, name: str) -> list[str]:
+    """The labels of a head as a reader takes them: the class, or the number that it follows from."""
+    if table.heads[name].bounds is None:
+        return [str(cell) for cell in table.frame[name]]
+    return ["" if math.isnan(number) else f"{number:.9g}" for number in table.frame[f"{name}_value"]]
 
 
-def _shadow(cover: Field, pose: _Pose, plain: _Egg) -> Field:
-    """The shadow of a mask on the face and the neck around it, 0 to 1."""
-    moved = np.array([[1, 0, 0.04 * pose.high * pose.down[0]], [0, 1, 0.04 * pose.high * pose.down[1]]], np.float32)
-    shadow = cv2.GaussianBlur(cv2.warpAffine(cover, moved, cover.shape[::-1]), (0, 0), 0.05 * pose.wide + 0.3)
-    x, y = plain.flat
-    neck = _ramp(y, 1.4, 1.5) * _ramp(abs(x - pose.middle_at(1.25)), 0.7, 0.55)
-    skin = np.maximum(_ramp(plain.inside, -0.02 * pose.wide, 0.04 * pose.wide), neck)
-    shadow = shadow * skin * (1 - cover)
-    return np.where(shadow < 0.02, 0, shadow).astype(np.float32)
+def _make(job: _Job, folder: Path, looks: Sequence[str], seed: int) -> None:
+    """Paint one photo's copies and write them."""
+    image, landmarks = read_photo(job.photo), job.landmarks()
+    try:
+        landmarks.check_inside(*image.shape[:2])
+    except DataError as fault:
+        raise job.fault(fault) from fault
+    counted = Counted(Stream.PAINT, seed)
+    key = int.from_bytes(hashlib.sha256(job.path.encode()).digest()[:8], "big")
+    for kind, copy, name in job.copies:
+        painted = image
+        if kind != BARE:
+            number = KINDS.index(kind)
+            # a permutation, so that the copies of one face look different
+            order = counted.at(number, 0, key).permutation(len(looks))
+            look = looks[int(order[copy % len(looks)])]
+            painted = paint(image, landmarks, kind, look, counted.at(number, copy + 1, key))
+        _write_photo(folder / name, painted)
 
 
-def _weave(shape: tuple[int, ...], pose: _Pose, rng: np.random.Generator) -> Any:
-    """The unevenness of cloth: faint clouds a tenth of the face wide."""
-    clouds = rng.normal(0, 1, (13, 17)).astype(np.float32)
-    return 2.5 * cv2.resize(clouds, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)[..., None]
-
-
-def _told(point: Any) -> str:
-    return f"({point[0]:g}, {point[1]:g})"
+def _write_photo(file: Path, pixels: Pixels) -> None:
+    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if file.suffix == ".jpg" else []
+    done, code = cv2.imencode(file.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise DataError(
+            f"{file.name} of {pixels.shape[1]}x{pixels.shape[0]} pixels cannot be written as {file.suffix}."
+        )
+    file.write_bytes(code.tobytes())

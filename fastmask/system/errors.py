@@ -62,6 +62,11 @@ class FastmaskWarning(UserWarning):
     """Something that does not stop the work, but that its result must be read with."""
 
 
+def cell_error(file: object, line: object, column: str, found: object, expected: str) -> DataError:
+    """The error of a table's cell: where it is, what was found, what was expected and how to mend it."""
+    return DataError(f"{file}, line {line}, column {column}: found {found!r}, expected {expected}.")
+
+
 def mark_said(error: BaseException) -> None:
     """Note on an exception that what it means has been said."""
     error.already_said = True  # type: ignore[attr-defined]

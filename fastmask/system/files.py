@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastmask.system.errors import DataError, UsageError, one_line
@@ -150,6 +151,34 @@ def move_folder(made: Path, place: Path) -> None:
         with suppress(OSError):
             place.rmdir()
     made.rename(place)
+
+
+@contextmanager
+def filling(folder: Path, *entries: str) -> Iterator[Path]:
+    """A temporary folder to write `entries` to, which becomes `folder`, new or empty, once the block ends well.
+
+    An empty folder stays in place, because it may be a mount point or a working directory; `entries` are moved into it
+    in order, so the last should be what readers look for.
+    """
+    is_new = not folder.exists()
+    place = next(above for above in folder.absolute().parents if above.exists()) if is_new else folder
+    with TemporaryDirectory(prefix=".fastmask-", dir=place, ignore_cleanup_errors=True) as temporary:
+        # one inside, because temporary folders are closed to other users
+        made = Path(temporary) / "made"
+        made.mkdir()
+        yield made
+        if is_new:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made.rename(folder)
+        else:
+            for entry in entries:
+                (made / entry).rename(folder / entry)
+
+
+def check_fillable(folder: Path) -> None:
+    """Raise UsageError unless a folder is new or empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder; choose another folder, or delete it first.")
 
 
 def check_target(path: Path) -> None:

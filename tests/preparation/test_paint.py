@@ -1,116 +1,253 @@
-"""Painted masks: what they cover and what they leave, and the same bytes again."""
+"""Painted sets: what they hold, the same bytes again, and that the readers read them."""
 
+import hashlib
+import json
+
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
-from bare_faces import changed, drawn, landmarks_of, moved
+from bare_faces import drawn, landmarks_of, moved
 
-from fastmask.preparation.paint import LOOKS, Landmarks, paint
+from fastmask.data.boxes import COLUMNS
+from fastmask.data.contest import contest_heads, read_contest
+from fastmask.data.photo import read_photo
+from fastmask.data.readers import read_csv
+from fastmask.heads import Heads
+from fastmask.preparation.paint import paint_set, parse_per_face
 from fastmask.system.errors import DataError, UsageError
 
-
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("tilt", [0.4, -0.4])
-def test_a_worn_mask_covers_nose_and_mouth_and_leaves_the_eyes_bit_for_bit(look, tilt):
-    image, points = drawn(1, tilt)
-    worn = paint(image, landmarks_of(points), "wear", look, np.random.default_rng(0))
-    assert worn.shape == image.shape
-    assert worn.dtype == np.uint8
-    for name in ("nose", "mouth", "right_mouth", "left_mouth", "chin"):
-        assert changed(image, worn, points[name], 3).mean() > 0.9, name
-        assert moved(image, worn, points[name]) > 3, name
-    for eye in ("right_eye", "left_eye"):
-        assert not changed(image, worn, points[eye], 12).any()
+COUNTS = {"wear": 2, "incorrect": 1, "none": 1}
 
 
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("tilt", [0.4, -0.4])
-def test_the_two_ways_to_wear_it_wrongly(look, tilt):
-    image, points = drawn(2, tilt)
-    nose_bare = paint(image, landmarks_of(points), "nose-bare", look, np.random.default_rng(0))
-    assert not changed(image, nose_bare, points["nose"], 1).any()
-    for name in ("mouth", "right_mouth", "left_mouth", "chin"):
-        assert changed(image, nose_bare, points[name], 2).mean() > 0.9, name
-    on_chin = paint(image, landmarks_of(points), "on-chin", look, np.random.default_rng(0))
-    for name in ("nose", "mouth", "right_mouth", "left_mouth"):
-        assert not changed(image, on_chin, points[name], 1).any(), name
-    assert changed(image, on_chin, points["chin"], 2).mean() > 0.9
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A CSV of six drawn faces of three persons with gender and years, and the CSV of their landmarks."""
+    folder = tmp_path_factory.mktemp("bare")
+    rows, boxes = [], []
+    for number in range(6):
+        image, points = drawn(number)
+        path = f"p{number // 2}/photo{number}.png"
+        (folder / path).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        face = landmarks_of(points)
+        rows.append((path, f"p{number // 2}", ("male", "female")[number // 2 % 2], 20 + 9 * number))
+        boxes.append((path, *face.box, 0.99, *face.points.ravel()))
+    boxes[5] = ("p2/photo5.png", *[None] * 15)
+    pd.DataFrame(rows, columns=["path", "person", "gender", "age"]).to_csv(folder / "bare.csv", index=False)
+    pd.DataFrame(boxes, columns=list(COLUMNS)).to_csv(folder / "faces.csv", index=False)
+    return folder
 
 
-def test_incorrect_is_one_of_the_two_by_the_generator():
-    image, points = drawn(3)
-    bare = []
-    for seed in range(24):
-        wrong = paint(image, landmarks_of(points), "incorrect", "cloth-black", np.random.default_rng(seed))
-        assert not changed(image, wrong, points["nose"], 1).any()
-        bare.append(not changed(image, wrong, points["mouth"], 1).any())
-    assert 4 <= sum(bare) <= 16
+def table_of(bare, file="bare.csv"):
+    heads = contest_heads()
+    return read_csv(bare / file, heads=Heads([heads["gender"], heads["age"]]), images=bare)
 
 
-def test_nothing_changes_away_from_the_face():
-    image, points = drawn(4)
-    worn = paint(image, landmarks_of(points), "wear", "surgical-blue", np.random.default_rng(0))
-    differs = (image != worn).any(axis=2)
-    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
-    eyes, apart = points["right_eye"][1], points["left_eye"][0] - points["right_eye"][0]
-    middle, chin = points["mouth"][0], points["chin"][1]
-    assert rows[0] > eyes - 0.2 * apart
-    assert rows[-1] < chin + 0.5 * apart
-    assert middle - 1.5 * apart < columns[0]
-    assert columns[-1] < middle + 1.5 * apart
+def hashes(folder):
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.*")}
 
 
-def test_a_turned_face_has_a_mask_that_is_narrower_on_the_far_side():
-    """By hand: a grey photo, eyes 60 apart, the nose 15 to the right of their middle, so the face looks there."""
-    image = np.full((256, 256, 3), 170, np.uint8)
-    turned = Landmarks((98, 100), (158, 100), (143, 140), (113, 166), (158, 166), (70, 50, 190, 210))
-    straight = Landmarks((98, 100), (158, 100), (128, 140), (106, 166), (150, 166), (70, 50, 190, 210))
-    widths = []
-    for face in (straight, turned):
-        white = paint(image, face, "wear", "cloth-black", np.random.default_rng(0))
-        covered = np.flatnonzero(white[150].mean(axis=1) < 100)
-        widths.append((face.nose[0] - covered[0], covered[-1] - face.nose[0]))
-    (near, far), (turned_near, turned_far) = widths
-    assert near == pytest.approx(far, rel=0.15)
-    assert turned_far < 0.7 * turned_near
+@pytest.fixture(scope="module")
+def painted(bare, tmp_path_factory):
+    return paint_set(table_of(bare), bare / "faces.csv", tmp_path_factory.mktemp("out") / "set", COUNTS)
 
 
-def test_it_depends_on_its_arguments_alone():
-    image, points = drawn(5)
-    kept = image.copy()
-    once = [paint(image, landmarks_of(points), "wear", "cloth-dots", np.random.default_rng(s)) for s in (0, 1)]
-    again = [paint(image, landmarks_of(points), "wear", "cloth-dots", np.random.default_rng(s)) for s in (1, 0)]
-    assert np.array_equal(once[0], again[1])
-    assert np.array_equal(once[1], again[0])
-    assert not np.array_equal(once[0], once[1])
-    assert np.array_equal(image, kept)
+def test_the_set_reads_back_with_its_classes(bare, painted):
+    assert (painted.faces, painted.faceless, painted.covered) == (5, 1, 0)
+    assert painted.photos == {"wear": 10, "incorrect": 5, "none": 5}
+    back = read_csv(painted.folder / "labels.csv", heads=contest_heads())
+    assert back.frame["mask"].value_counts().to_dict() == painted.photos
+    source = table_of(bare).frame.set_index("person")
+    for row in back.frame.itertuples():
+        # images/p0/photo0-wear1.jpg
+        origin = table_of(bare).frame.set_index("path").loc[row.path[7:].rsplit("-", 1)[0] + ".png"]
+        assert (row.person, row.gender, row.age_value) == (origin.person, origin.gender, origin.age_value)
+        assert row.person in source.index
+        assert row.path.rsplit("-", 1)[1].startswith(row.mask)
+    assert {len(group) for _, group in back.frame.groupby("person")} == {8, 4}
 
 
-def test_a_face_cut_by_the_edge_of_the_photo_is_painted():
-    image, points = drawn(6)
-    cut_at = round(points["mouth"][1]) - 2
-    cut = np.ascontiguousarray(image[:cut_at])
-    worn = paint(cut, landmarks_of(points), "wear", "kf94-white", np.random.default_rng(0))
-    assert worn.shape == cut.shape
-    assert changed(cut, worn, points["nose"], 2).all()
-
-
-def test_landmarks_that_no_face_has_are_refused():
-    eyes, rest = {"right_eye": (40, 40), "left_eye": (80, 40)}, {"nose": (60, 62), "box": (20, 10, 100, 110)}
-    mouth = {"right_mouth": (46, 84), "left_mouth": (74, 84)}
-    Landmarks(**eyes, **mouth, **rest)
-    with pytest.raises(DataError, match="on one point"):
-        Landmarks(**{**eyes, "left_eye": (40, 40)}, **mouth, **rest)
-    with pytest.raises(DataError, match="person's own"):
-        Landmarks(right_eye=(80, 40), left_eye=(40, 40), **mouth, **rest)
-    with pytest.raises(DataError, match="not all numbers"):
-        Landmarks(**{**eyes, "left_eye": (float("nan"), 40)}, **mouth, **rest)
-    image = np.zeros((60, 64, 3), np.uint8)
-    with pytest.raises(DataError, match=r"right_mouth at \(46, 84\) is outside the photo of 64x60"):
-        paint(image, Landmarks(**eyes, **mouth, **rest), "wear", "kf94-white", np.random.default_rng(0))
-
-
-def test_unknown_words_are_refused():
+def test_the_photos_show_what_their_labels_say(bare, painted):
     image, points = drawn(0)
-    for how, look in (("worn", "kf94-white"), ("wear", "scarf")):
-        with pytest.raises(UsageError, match="found"):
-            paint(image, landmarks_of(points), how, look, np.random.default_rng(0))
+    none, wear, wrong = (
+        read_photo(painted.folder / f"images/p0/photo0-{name}.jpg").astype(float)
+        for name in ("none", "wear1", "incorrect1")
+    )
+    # JPEG of quality 95
+    assert abs(none - image).mean() < 4
+    assert moved(none, wear, points["nose"]) > 10 > 4 > moved(none, wrong, points["nose"])
+    assert moved(none, wear, points["right_eye"]) < 2
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_is_painted_beside(bare, painted, tmp_path):
+    table, faces, before = table_of(bare), bare / "faces.csv", hashes(painted.folder)
+    again = paint_set(table, faces, tmp_path / "again", COUNTS, workers=1)
+    assert hashes(again.folder) == before
+    other = paint_set(table, faces, tmp_path / "other", COUNTS, seed=1)
+    masked = [name for name in before if "wear" in name or "incorrect" in name]
+    assert all(hashes(other.folder)[name] != before[name] for name in masked)
+    few = paint_set(table.select([4, 1]), faces, tmp_path / "few", {"wear": 3, "incorrect": 1})
+    shared = set(hashes(few.folder)) & set(masked)
+    assert len(shared) == 6
+    assert all(hashes(few.folder)[name] == before[name] for name in shared)
+
+
+def test_a_contest_folder_is_painted_on_its_bare_photos_alone(contest, tmp_path):
+    table = read_contest(contest)
+    rows = [(path, *[""] * 15) for path in table.frame["path"]]
+    _, points = drawn(0)
+    face = landmarks_of(points)
+    first = next(i for i, mask in enumerate(table.frame["mask"]) if mask == "none")
+    rows[first] = (rows[first][0], *face.box, 1, *face.points.ravel())
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(tmp_path / "faces.csv", index=False)
+    made = paint_set(table, tmp_path / "faces.csv", tmp_path / "set", {"wear": 5, "incorrect": 1, "none": 1})
+    assert (made.faces, made.faceless, made.covered) == (1, 11, 72)
+    back = read_csv(made.folder / "labels.csv", heads=contest_heads())
+    assert list(back.frame["mask"]) == ["wear"] * 5 + ["incorrect", "none"]
+    assert set(back.frame["person"]) == {table.frame["person"][first]}
+    assert len(set(hashes(made.folder).values())) == 8
+
+
+def test_own_names_png_and_photos_that_differ_by_their_ending(bare, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    image, points = drawn(0)
+    face = landmarks_of(points)
+    for name in ("a.png", "a.bmp"):
+        cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    pd.DataFrame({"path": ["a.png", "a.bmp"], "person": "p", "eyes": ["brown", "blue"]}).to_csv(folder / "d.csv")
+    rows = [(name, *face.box, 1, *face.points.ravel()) for name in ("a.png", "a.bmp")]
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(folder / "faces.csv", index=False)
+    table = read_csv(folder / "d.csv", heads=["eyes"])
+    made = paint_set(
+        table,
+        folder / "faces.csv",
+        tmp_path / "set",
+        {"incorrect": 1, "none": 1},
+        head="cover",
+        classes=("on", "wrong", "off"),
+        looks=["cloth-black"],
+        suffix=".png",
+    )
+    labels = pd.read_csv(made.folder / "labels.csv")
+    assert list(labels.columns) == ["path", "person", "cover", "eyes"]
+    assert list(labels["cover"]) == ["wrong", "off"] * 2
+    assert list(labels["eyes"]) == ["brown"] * 2 + ["blue"] * 2
+    assert np.array_equal(read_photo(made.folder / "images/a.png-none.png"), image)
+
+
+def test_an_empty_folder_is_filled_and_another_refused(bare, tmp_path):
+    (tmp_path / "empty").mkdir()
+    made = paint_set(table_of(bare), bare / "faces.csv", tmp_path / "empty", {"wear": 1})
+    assert sorted(p.name for p in made.folder.iterdir()) == ["images", "labels.csv"]
+    with pytest.raises(UsageError, match="not an empty folder"):
+        paint_set(table_of(bare), bare / "faces.csv", tmp_path / "empty", {"wear": 1})
+    with pytest.raises(UsageError, match="data to paint on"):
+        paint_set(table_of(bare), bare / "faces.csv", bare, {"wear": 1})
+
+
+@pytest.mark.parametrize("existing", ["", "place", "place/set"])
+def test_a_photo_that_fails_leaves_nothing_behind(bare, tmp_path, existing):
+    table, out = table_of(bare), tmp_path / "here/place/set"
+    (tmp_path / "here" / existing).mkdir(parents=True)
+    broken = table.select([0, 1, 2])
+    broken.frame.loc[2, "path"] = "broken.jpg"
+    faces = (bare / "faces.csv").read_text().splitlines()
+    (bare / "broken.jpg").write_bytes(b"no photo")
+    (tmp_path / "faces.csv").write_text("\n".join([*faces, faces[1].replace("p0/photo0.png", "broken.jpg")]))
+    with pytest.raises(DataError, match=r"broken\.jpg is not an image"):
+        paint_set(broken, tmp_path / "faces.csv", out, {"wear": 1})
+    left = [p.relative_to(tmp_path / "here").as_posix() for p in (tmp_path / "here").rglob("*")]
+    assert left == [place for place in ("place", "place/set") if existing.startswith(place)]
+
+
+def spoilt(bare, tmp_path, change):
+    """The landmarks' CSV with its first row changed."""
+    frame = pd.read_csv(bare / "faces.csv")
+    change(frame).to_csv(tmp_path / "spoilt.csv", index=False)
+    return tmp_path / "spoilt.csv"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda f: f.drop(columns="nose_x"), "no column 'nose_x'"),
+        (
+            lambda f: f.drop(columns=list(COLUMNS[6:])),
+            "line 2: p0/photo0.png has a box, but no landmarks",
+        ),
+        (lambda f: f.drop(index=0), "no row for p0/photo0.png"),
+        (lambda f: f.assign(nose_x=f["nose_x"] + 4000), r"line 2: p0/photo0.png: its nose at \(4.* outside the photo"),
+        (
+            lambda f: f.assign(left_eye_x=f["right_eye_x"], left_eye_y=f["right_eye_y"]),
+            "line 2: p0/photo0.png: its eyes are on one point",
+        ),
+        (
+            lambda f: f.assign(nose_y=f["nose_y"] * 0),
+            r"line 2: p0/photo0.png: its nose at \(.*, 0\) is far from its eyes",
+        ),
+        (lambda f: f.assign(x0=float("nan")), "column x0"),
+    ],
+)
+def test_landmarks_that_cannot_be_used(bare, tmp_path, change, sentence):
+    file = spoilt(bare, tmp_path, change)
+    with pytest.raises(DataError, match=sentence):
+        paint_set(table_of(bare), file, tmp_path / "set", {"wear": 1})
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"head": "gender"}, "Head gender has no class 'wear'"),
+        ({"head": "path"}, "cannot be called"),
+        ({"classes": ("a", "b")}, "needs three classes"),
+        ({"classes": ("a", "a", "b")}, "different classes"),
+        ({"looks": ["scarf"]}, "no look 'scarf'"),
+        ({"looks": []}, "no look"),
+        ({"suffix": ".gif"}, "found '.gif'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": 0}, "--workers is 0; expected 1 to 1024"),
+        ({"workers": -1}, "--workers is -1"),
+    ],
+)
+def test_settings_that_cannot_be_used(bare, tmp_path, settings, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        paint_set(table_of(bare), bare / "faces.csv", tmp_path / "set", {"wear": 1}, **settings)
+    assert not (tmp_path / "set").exists()
+
+
+def test_per_face():
+    assert parse_per_face("wear=5, incorrect=1,none=1") == {"wear": 5, "incorrect": 1, "none": 1}
+    assert parse_per_face("incorrect=2") == {"wear": 0, "incorrect": 2, "none": 0}
+    for text in ("", "none=1", "wear", "wear=-1", "wear=1,wear=2", "worn=1", "wear=101", "wear=1,none=2"):
+        with pytest.raises(UsageError, match="--per-face"):
+            parse_per_face(text)
+
+
+def test_no_bare_face(bare, tmp_path):
+    empty = pd.read_csv(bare / "faces.csv")
+    empty[list(COLUMNS[1:])] = float("nan")
+    empty.to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(DataError, match="none of the 6 bare photos shows a face"):
+        paint_set(table_of(bare), tmp_path / "none.csv", tmp_path / "set", {"wear": 1})
+
+
+def test_the_command_paints_what_fit_reads(bare, tmp_path, fastmask):
+    heads = {"gender": ["male", "female"], "age": {"classes": ["<30", "30-59", "60+"], "bounds": [30, 60]}}
+    (tmp_path / "heads.yaml").write_text(json.dumps({"heads": heads}))
+    given = ["--config", tmp_path / "heads.yaml", "--data", bare / "bare.csv", "--landmarks", bare / "faces.csv"]
+    words = [*given, "--out", tmp_path / "painted"]
+    answer = fastmask("paint", *words, "--per-face", "wear=2,incorrect=1")
+    assert answer.code == 0, answer.err
+    assert "photos 10 wear, 5 incorrect, of 5 faces; left out: 1 photos without a face" in answer.out
+    labels = pd.read_csv(tmp_path / "painted" / "labels.csv")
+    assert labels["mask"].value_counts().to_dict() == {"wear": 10, "incorrect": 5}
+    # years, not bands
+    assert set(labels["age"]) == {20, 29, 38, 47, 56}
+    again = fastmask("paint", *words)
+    assert (again.code, again.out) == (2, "")
+    wrong = fastmask("paint", *words[:-1], tmp_path / "other", "--per-face", "hat=2")
+    assert wrong.code == 2
+    assert not (tmp_path / "other").exists()
