@@ -67,9 +67,9 @@ from .report.write import write_report as write_report
 from .run.source import table_of as table_of
 from .scoring import Score as Score
 from .scoring import Scores as Scores
-from .search.result import Tuned as Tuned
 from .search.screen import Screening as Screening
 from .search.screen import screen as screen
+from .search.trials import Tuned as Tuned
 from .search.tune import tune as tune
 from .system.errors import DataError as DataError
 from .system.errors import FastmaskError as FastmaskError

@@ -53,8 +53,8 @@ def tune(
     The score is the out-of-fold macro-F1. Each trial is a run in --out.
     Options of fit apply to every trial; settings in --space are searched.
     """
-    from fastmask.search.settings import PRUNERS, check_new_search, searched
     from fastmask.search.space import read_space
+    from fastmask.search.spec import PRUNERS, check_new_search, resume_config
 
     if pruner is not None and pruner not in PRUNERS:
         raise UsageError(f"There is no pruner {pruner!r}; expected one of {', '.join(PRUNERS)}.")
@@ -62,7 +62,7 @@ def tune(
         raise UsageError("A search needs --space, a YAML of settings and the values that each may take.")
     given = None if space is None else read_space(space)
     if resume:
-        settings = searched(settings, out)
+        settings = resume_config(settings, out)
     else:
         check_new_search(out)
     from fastmask.data.readers import read_data

@@ -1,11 +1,11 @@
-"""Linear: softmax heads on fixed features, for many sets of training photos and many penalties at once."""
+"""Linear heads: softmax regression on fixed features, for many sets of photos at once, and its OOF probabilities."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -13,14 +13,20 @@ from torch import Tensor
 
 from fastmask.heads import UNKNOWN, Heads
 
-# of a problem: the largest component of its gradient at the end, steps at most, steps that its curvature is told by
+# of a problem: the largest component of its gradient at the end, steps at most, steps that L-BFGS remembers
 TOLERANCE, _MOST_STEPS, _REMEMBERED = 1e-5, 500, 10
-# of a class that nobody has, so that nothing is divided by 0
+# of a class without labels, so that nothing is divided by 0
 _LEAST_SPREAD = 1e-3
 # of a line search (Armijo)
 _SUFFICIENT, _MOST_HALVINGS = 1e-4, 30
 # numbers that a tensor of (photos or features, models, classes) may have
 _MOST_NUMBERS = 2 * 10**7
+# penalties to choose from, on the weights of standardised features
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
+# the fewest folds of which two can be left out, and the penalty with fewer
+LEAST_FOLDS, UNCHOSEN = 3, PENALTIES[1]
+# the tolerance of heads that only choose a penalty, and the least probability in a logarithm
+_ROUGH, _LEAST = 1e-4, 1e-7
 
 Value = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -29,8 +35,8 @@ Value = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LinearHeads:
     """M models of all heads: `weight` (M, features, classes of all heads), `bias` (M, classes of all heads), float64.
 
-    `seen` (M, classes of all heads) are the classes that a model has been shown; of others it gives 0. `unfinished`
-    counts the heads of models that would still have changed when their steps were used up.
+    `seen` (M, classes of all heads) are the classes among a model's photos; the others have probability 0. `unfinished`
+    counts the heads of models that had not converged when their steps were used up.
     """
 
     heads: Heads
@@ -57,23 +63,23 @@ def fit_linear(
     tolerance: float = TOLERANCE,
     together: int | None = None,
 ) -> LinearHeads:
-    """Fit M models of all heads, each on its own photos, features standardised by these, all models together.
+    """Fit M models of all heads at once, each on its own photos, features standardised by these.
 
     Args:
         features: (N, features).
         y: (N, heads) class numbers, -1 where unknown: such a photo does not count for that head.
-        rows: (M, N) bool, the photos that each model is fitted on; no other can reach it.
+        rows: (M, N) bool, the photos that each model is fitted on; no other affects it.
         penalties: (M, heads): the loss of a head is the mean cross-entropy + penalty / 2 * the squares of its weights
-            on standardised features, the bias not penalised. Of scikit-learn's LogisticRegression that is C = 1 /
+            on standardised features, the bias not penalised. In scikit-learn's LogisticRegression that is C = 1 /
             (penalty * photos), for two classes, which have one row of weights there, twice that.
         tolerance: the largest component of a head's gradient at the end.
-        together: models that are fitted in one go, which ends with the slowest of them; by default all.
+        together: models per batch, which ends with the slowest of them; by default all.
 
     Full-batch L-BFGS (Liu and Nocedal 1989) in float64, each head of each model with a step of its own. It starts from
     the inverse Hessian that the covariance of all features and the shares of the classes would give.
     """
     x = torch.as_tensor(features, dtype=torch.float64, device=device)
-    # only to be solved more easily: each model standardises anew, by its own photos
+    # only for the condition of the problem: each model is standardised again, by its own photos
     mean, scale = _moments(x, torch.ones(1, len(x), dtype=torch.float64, device=x.device))
     x = (x - mean) / scale
     spectrum = torch.linalg.eigh(x.T @ x / len(x))
@@ -98,7 +104,7 @@ def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     share = weights / weights.sum(1, keepdim=True)
     mean = share @ x
     deviation = (share @ x.square() - mean.square()).clamp(min=0).sqrt()
-    # what does not vary, but for rounding, would be blown up
+    # a deviation that is mere rounding would be blown up
     return mean, torch.where(deviation > 1e-6, deviation, 1.0)
 
 
@@ -119,7 +125,7 @@ def _fit(
     classes = torch.cat([y[:, [i]] == torch.arange(size, device=x.device) for i, size in enumerate(heads.sizes)], dim=1)
     labelled = rows.double() @ classes.double()
     seen = labelled > 0
-    # a head without labels learns nothing; its classes are left as likely as each other
+    # the classes of a head without labels stay equally likely
     seen |= (counts == 0)[:, owner]
 
     def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +139,7 @@ def _fit(
         for i, (a, b) in enumerate(pairwise(heads.offsets)):
             logs = logits[..., a:b].log_softmax(-1)
             right = logs.gather(-1, y[:, i].clamp(min=0)[:, None, None].expand(-1, len(bias), 1))[..., 0]
-            # of a photo that does not count the loss may be infinite
+            # the loss of a photo that does not count may be infinite
             losses.append(-torch.where(shares[..., i] > 0, shares[..., i] * right, 0.0).sum(0))
             logits[..., a:b] = (logs.exp() - classes[:, None, a:b].double()) * shares[..., i, None]
         towards = logits.sum(0)
@@ -148,7 +154,7 @@ def _fit(
     steep = values.clamp(min=0)[:, None, None] * spread + penalties[:, owner]
 
     def inverse(slope: Tensor) -> Tensor:
-        """A gradient times the inverse Hessian, about."""
+        """A gradient times the approximate inverse Hessian."""
         weight = (vectors.T @ slope[:-1].flatten(1)).view(*steep.shape) / steep
         return torch.cat([(vectors @ weight.flatten(1)).view(*steep.shape), (slope[-1] / spread)[None]])
 
@@ -166,7 +172,7 @@ def _by_head(columns: Tensor, owner: Tensor, heads: int) -> Tensor:
 def _minimize(
     value: Value, inverse: Callable[[Tensor], Tensor], start: Tensor, owner: Tensor, heads: int, tolerance: float
 ) -> tuple[Tensor, int]:
-    """Minimize (M, heads) functions at once, each of its own columns of (features + 1, M, classes) parameters."""
+    """Minimize (M, heads) functions of (features + 1, M, classes) parameters at once, each of its own columns."""
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return _by_head((a * b).sum(0), owner, heads)
@@ -209,7 +215,7 @@ def _times_inverse(
     dot: Callable[[Tensor, Tensor], Tensor],
     owner: Tensor,
 ) -> Tensor:
-    """The gradients times the inverse Hessians, as the last steps mend them (L-BFGS, the two loops)."""
+    """The gradients times the inverse Hessians, corrected by the last steps (the two-loop recursion of L-BFGS)."""
     found, kept = slope, []
     for moved, turned, rho in reversed(remembered):
         share = rho * dot(moved, found)
@@ -219,3 +225,49 @@ def _times_inverse(
     for (moved, turned, rho), share in zip(remembered, reversed(kept), strict=True):
         found = found + (share - rho * dot(turned, found))[:, owner] * moved
     return found
+
+
+def oof_of_features(
+    features: np.ndarray, y: np.ndarray, heads: Heads, folds: np.ndarray, device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(N, classes of all heads) out-of-fold probabilities of linear heads, (folds, heads) penalties, unfinished fits.
+
+    A fold's heads are fitted on the photos of the others; their penalty is the one of `PENALTIES` whose cross-entropy
+    is least on the fold's two neighbours, by models that were fitted without the neighbour and without the fold: no
+    label of a fold affects its predictions. With two folds the penalty is `UNCHOSEN`.
+    """
+    count = int(folds.max()) + 1
+    penalties, unfinished = np.full((count, len(heads)), UNCHOSEN), 0
+    if count >= LEAST_FOLDS:
+        penalties, unfinished = _choose_penalties(features, y, heads, folds, device)
+    rows = np.stack([folds != fold for fold in range(count)])
+    fitted = fit_linear(features, y, heads, rows, penalties, device)
+    probabilities = np.empty((len(y), heads.n_logits))
+    for fold in range(count):
+        probabilities[folds == fold] = fitted.probabilities(fold, features[folds == fold])
+    return probabilities, penalties, unfinished + fitted.unfinished
+
+
+def _choose_penalties(
+    features: np.ndarray, y: np.ndarray, heads: Heads, folds: np.ndarray, device: torch.device | str
+) -> tuple[np.ndarray, int]:
+    """(folds, heads) penalties: see `oof_of_features`. The folds are a ring, each model leaves out two neighbours."""
+    count = int(folds.max()) + 1
+    edges = [(fold, (fold + 1) % count) for fold in range(count)]
+    rows = np.tile([~np.isin(folds, edge) for edge in edges], (len(PENALTIES), 1))
+    grid = np.tile(np.repeat(PENALTIES, count)[:, None], len(heads))
+    # one penalty at a time, since the weaker, the slower
+    fitted = fit_linear(features, y, heads, rows, grid, device, _ROUGH, together=count)
+    losses = np.zeros((count, len(PENALTIES), len(heads)))
+    for model, (tried, (one, other)) in enumerate(product(range(len(PENALTIES)), edges)):
+        for judged, chooser in ((one, other), (other, one)):
+            here = folds == judged
+            losses[chooser, tried] += _cross_entropies(heads, fitted.probabilities(model, features[here]), y[here])
+    return np.array(PENALTIES)[losses.argmin(axis=1)], fitted.unfinished
+
+
+def _cross_entropies(heads: Heads, probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(heads,) sums over the labelled photos."""
+    known = [labels != UNKNOWN for labels in y.T]
+    parts = zip(heads.split(probabilities), y.T, known, strict=True)
+    return np.array([-np.log(part[rows, labels[rows]].clip(_LEAST)).sum() for part, labels, rows in parts])

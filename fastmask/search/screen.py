@@ -31,7 +31,7 @@ from fastmask.scoring import (
     with_interval,
 )
 from fastmask.search.features import features_of
-from fastmask.search.linear_oof import LEAST_FOLDS, UNCHOSEN, oof_of_features
+from fastmask.search.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress

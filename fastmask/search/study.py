@@ -1,10 +1,10 @@
-"""Study: Optuna's record of a search (SQLite), which several processes may share, and what of a trial it is told."""
+"""Study: Optuna's record of a search (SQLite), which several processes may share."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmask.search.result import COMPLETE, FAILED, PRUNED, REFUSED, RUNNING, Tried
-from fastmask.search.settings import MARK, STUDY, Search
+from fastmask.search.spec import SPEC, STUDY, SearchSpec
+from fastmask.search.trials import COMPLETE, FAILED, PRUNED, REFUSED, RUNNING, TrialResult
 from fastmask.system.errors import DataError, UsageError, install_line, one_line
 from fastmask.system.lock import changing, held
 from fastmask.system.randomness import Counted, Stream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-# seconds to wait for a process that takes a trial, or writes what came of one
+# seconds to wait for a process that takes a trial or writes results
 PATIENCE = 120.0
 _NAME = "tune"
 _INTERVAL, _SECONDS, _PHOTOS = "interval", "seconds", "photos"
@@ -36,7 +36,7 @@ def check_optuna() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A block in which Optuna says nothing of its own: what is worth a line is said here."""
+    """A block in which Optuna logs nothing below an error."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -51,27 +51,25 @@ def quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Study:
-    """The study of a search, and what it is kept in."""
+    """The study of a search, and its storage."""
 
-    search: Search
+    search: SearchSpec
     study: optuna.Study
     storage: optuna.storages.RDBStorage
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """A block in which no other process takes a trial, or writes what came of one."""
-        with changing(self.search.out / MARK, PATIENCE):
-            yield
+    def locked(self) -> AbstractContextManager[Path]:
+        """A block in which no other process takes a trial or writes results."""
+        return changing(self.search.out / SPEC, PATIENCE)
 
     def take(self, claim: ExitStack) -> Trial | None:
         """A trial to train, held until `claim` is closed: one that a process left unfinished, or a new one.
 
-        None where there are as many as asked for. To be called `alone`.
+        None where there are as many trials as the search has. To be called when `locked`.
         """
         from optuna.trial import Trial, TrialState
 
         for left in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            # held: a living process is at it
+            # held: another process is training it
             with suppress(UsageError):
                 claim.enter_context(held(self._claim(left.number)))
                 place = self.storage.get_study_id_from_name(_NAME)
@@ -83,14 +81,14 @@ class Study:
         return trial
 
     def _claim(self, number: int) -> Path:
-        """What is held for as long as a process is at a trial; its run is held only while it is trained."""
+        """What a process holds for the whole trial; the trial's run is held only while it trains."""
         return self.search.path(number).with_suffix(".trial")
 
     def propose(self, trial: Trial) -> dict[str, Any]:
-        """The settings of a trial; those that it has been given already stay.
+        """The settings of a trial; those that it already has stay.
 
         By TPE (Bergstra et al. 2011), each drawn by (seed, trial, place in the space), so that a process that is killed
-        in between changes nothing; what others are at counts as bad, so that none tries the same. To be called `alone`.
+        in between changes nothing; running trials count as bad, so that no two are equal. To be called when `locked`.
         """
         import optuna
 
@@ -102,19 +100,19 @@ class Study:
         return params
 
     def is_worth_more(self, trial: Trial, step: int, score: float) -> bool:
-        """Whether to train another fold of a trial, which has `score` on its folds up to number `step`."""
+        """Whether to train another fold of a trial, whose folds up to number `step` have `score`."""
         if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(score, step)
         return not trial.should_prune()
 
     def complete(self, trial: Trial, macro_f1: float, interval: list[float] | None, seconds: float) -> None:
-        """A trial has come to its score."""
+        """Record the score of a trial."""
         trial.set_user_attr(_INTERVAL, interval)
         trial.set_user_attr(_SECONDS, seconds)
         self.study.tell(trial.number, macro_f1)
 
     def end(self, trial: Trial, state: str, why: str = "", seconds: float | None = None) -> None:
-        """A trial ends without a score, which the sampler counts as bad: pruned, refused or failed."""
+        """Record that a trial has no score, which the sampler counts as bad: pruned, refused or failed."""
         from optuna.trial import TrialState
 
         if state != PRUNED:
@@ -123,27 +121,27 @@ class Study:
         self.study.tell(trial.number, state=TrialState.PRUNED)
 
     def check_photos(self, digest: str | None) -> None:
-        """Raise DataError where the content of the photos is another than that of the trials before."""
+        """Raise DataError where the photos are not those of the trials before."""
         if self.study.user_attrs.get(_PHOTOS, digest) != digest:
             raise DataError(
                 f"The photos have changed since {self.search.out} was started, and the scores of trials must be "
-                "comparable; put them back, or start anew with another --out."
+                "comparable; put them back, or start a new search with another --out."
             )
         self.study.set_user_attr(_PHOTOS, digest)
 
     @property
-    def trials(self) -> list[Tried]:
-        """What it holds of each trial."""
-        return [self._tried(one) for one in self.study.get_trials(deepcopy=False)]
+    def trials(self) -> list[TrialResult]:
+        """The state and the results of each trial."""
+        return [self._result(one) for one in self.study.get_trials(deepcopy=False)]
 
-    def _tried(self, one: FrozenTrial) -> Tried:
+    def _result(self, one: FrozenTrial) -> TrialResult:
         from optuna.trial import TrialState
 
         state = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED}.get(one.state, RUNNING)
         if state == PRUNED:
             state = next((word for word in (REFUSED, FAILED) if word in one.user_attrs), PRUNED)
         folds, interval = one.intermediate_values, one.user_attrs.get(_INTERVAL)
-        return Tried(
+        return TrialResult(
             number=one.number,
             state=state,
             settings=self.search.space.values_of(one.params),
@@ -157,9 +155,9 @@ class Study:
         )
 
     def importance(self) -> dict[str, float]:
-        """How much of the difference between complete trials each setting explains, the most first; {} where none does.
+        """The share of the variance between complete trials that each setting explains (fANOVA, Hutter et al. 2014).
 
-        By fANOVA (Hutter et al. 2014).
+        The most first; empty where all scores are equal.
         """
         import optuna
 
@@ -171,13 +169,13 @@ class Study:
         return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
-def open_study(search: Search) -> Study:
-    """The study in a search's folder, made where there is none; raises DataError for a file that is no study."""
+def open_study(search: SearchSpec) -> Study:
+    """The study in a search's folder, created if missing; raises DataError for a file that is not a study."""
     import optuna
 
     file = search.out / STUDY
     pruner = optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
-    with changing(search.out / MARK, PATIENCE):
+    with changing(search.out / SPEC, PATIENCE):
         try:
             timeout = {"connect_args": {"timeout": PATIENCE}}
             storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}", engine_kwargs=timeout)
@@ -185,10 +183,10 @@ def open_study(search: Search) -> Study:
                 storage=storage, study_name=_NAME, direction="maximize", pruner=pruner, load_if_exists=True
             )
             made = Study(search, study, storage)
-            # whatever is wrong with what it holds shows now
+            # raises for invalid content
             _ = made.trials
         except Exception as error:
-            # SQLAlchemy's, Alembic's and Optuna's own, for whatever a file may hold
+            # of SQLAlchemy, Alembic or Optuna
             why = one_line(error)
             raise DataError(f"{file} cannot be opened as the study of a search ({why}); restore it.") from error
     return made

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.decision.calibration import at_temperature, calibration_error, fit_temperature
-from fastmask.decision.crossfit import answers_of, cross_fit, decide, fit_run, score_of
+from fastmask.decision.crossfit import answers_of, choose_by_others, cross_fit, decide, fit_run, score_of
 from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads
@@ -177,3 +177,11 @@ def test_a_contests_worth_of_photos_is_decided_in_seconds(run_of, draw_oof):
     start = time.process_time()
     decide(run, same_person=True)
     assert time.process_time() - start < 30
+
+
+def test_each_photo_is_answered_by_the_answers_that_are_best_on_the_other_parts():
+    true, parts = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+    # the first is right on part 0 alone, the second on part 1 alone: each is chosen where it is wrong
+    assert choose_by_others(np.array([[0, 1, 1, 0], [1, 0, 0, 1]]), true, parts, [0, 1]).tolist() == [1, 0, 1, 0]
+    # one that is right on both is chosen for both
+    assert choose_by_others(np.array([[1, 0, 1, 1], [0, 1, 0, 1]]), true, parts, [0, 1]).tolist() == true.tolist()

@@ -15,10 +15,10 @@ from fastmask.api import Run, cross_validate
 from fastmask.config import make_config, read_settings
 from fastmask.data.contest import read_contest
 from fastmask.search import tune as module
-from fastmask.search.result import COMPLETE, FAILED, PRUNED, REFUSED
-from fastmask.search.settings import Search
 from fastmask.search.space import parse_space
+from fastmask.search.spec import SearchSpec
 from fastmask.search.study import open_study, quiet
+from fastmask.search.trials import COMPLETE, FAILED, PRUNED, REFUSED
 from fastmask.search.tune import tune
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
 from fastmask.training import crossval
@@ -116,7 +116,7 @@ def test_killed_and_gone_on_with_it_is_the_same_search(searched, table, settings
 
 
 def test_processes_that_share_a_search_take_different_trials(tmp_path):
-    search = Search(tmp_path / "shared", parse_space(SPACE), {}, trials=3)
+    search = SearchSpec(tmp_path / "shared", parse_space(SPACE), {}, trials=3)
     search.write()
     with quiet(), ExitStack() as first, ExitStack() as second:
         one, other = open_study(search), open_study(search)
@@ -160,7 +160,7 @@ def test_settings_that_do_not_go_together_are_a_trial_that_is_refused(table, set
     with pytest.raises(UsageError, match="All 5 trials so far were refused, the last: mix_prob does nothing without"):
         tune(table, NEVER, out=tmp_path / "never", log=io.StringIO(), **settings)
     assert rows(tmp_path / "never")["state"].tolist() == [REFUSED] * 5
-    with pytest.raises(FastmaskError, match="None of 2 trials in .* came to a score, the last: mix_prob"):
+    with pytest.raises(FastmaskError, match="None of 2 trials in .* has a score, the last: mix_prob"):
         tune(table, NEVER, out=tmp_path / "twice", trials=2, log=io.StringIO(), **settings)
 
 
@@ -171,7 +171,7 @@ def test_a_trial_that_diverges_has_failed_and_what_is_wrong_with_all_ends_the_se
         raise UntrainableError("Fold 1 diverged in epoch 1. Likely causes: too high a learning rate. Go on: fit")
 
     monkeypatch.setattr(module, "train", diverged)
-    with pytest.raises(FastmaskError, match=r"came to a score, the last: Fold 1 diverged in epoch 1\.$"):
+    with pytest.raises(FastmaskError, match=r"has a score, the last: Fold 1 diverged in epoch 1\.$"):
         tune(table, SPACE, out=tmp_path / "diverged", trials=1, log=io.StringIO(), **settings)
     assert rows(tmp_path / "diverged")["state"].tolist() == [FAILED]
 
@@ -193,7 +193,7 @@ def test_a_search_goes_on_only_as_it_was_begun(copied, table, tmp_path):
         "--keep is 0; expected 1 or more": {"keep": 0},
         "--hours is 0; expected more than 0": {"hours": 0.0},
         "is not a search: it has no tune.yaml": {"out": tmp_path},
-        "exists; name another folder with --out, or go on with a search by --resume": {"resume": False, "space": SPACE},
+        "exists; name another folder with --out, or resume its search with --resume": {"resume": False, "space": SPACE},
     }.items():
         with pytest.raises(UsageError) as caught:
             tune(table, **{**quietly, **asked})

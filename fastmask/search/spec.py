@@ -1,4 +1,4 @@
-"""Search: what a search for settings is of, kept in its folder, so that whoever goes on with it searches the same."""
+"""Spec: what a search for settings searches, written to its folder, so that it resumes with the same."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import check_parent, frame_to_csv, read_yaml, real, write_yaml
 from fastmask.system.terminal import quote
 
-# what a search is of, its study, and the folder of its runs
-MARK, STUDY, TRIALS = "tune.yaml", "study.db", "trials"
+# the specification of a search, its study, and the folder of its runs
+SPEC, STUDY, TRIALS = "tune.yaml", "study.db", "trials"
 PRUNERS = ("median", "none")
 MOST_TRIALS = 10_000
 # settings that a search cannot have, with why
@@ -27,15 +27,16 @@ _NO_BASE = {
     "launcher": "a trial's folds are trained in turn, so that a poor one ends early; several processes share a search",
     "refit": "no score tells what it is worth; refit what is best: fastmask fit --config best.yaml --refit N",
 }
-# what tune.yaml holds, and of what kind
-_KINDS = {"trials": int, "pruner": str, "keep": int, "data": str, "space": dict, "settings": dict}
+# what tune.yaml has, next to a space and settings; and of what types
+_PLAIN = {"trials": (int,), "pruner": (str,), "keep": (int,), "data": (str,), "loss": (str, type(None))}
+_TYPES = {**_PLAIN, "space": (dict,), "settings": (dict,)}
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search is of: the space, the `settings` that all trials have, how many trials, what is kept of them.
+class SearchSpec:
+    """What a search searches: its space, the `settings` of all trials, the number of trials, checkpoints to keep.
 
-    `data` is a digest of the photos' names, persons and labels, `loss` the name of a loss of one's own.
+    `data` is a digest of the photos' names, persons and labels, `loss` the name of a custom loss.
     """
 
     out: Path
@@ -49,12 +50,12 @@ class Search:
 
     @property
     def config(self) -> Config:
-        """The settings of all trials but for what the space proposes."""
+        """The settings of all trials, without those of the space."""
         return make_config(self.settings)
 
     @property
-    def go_on(self) -> str:
-        """The line to type to go on with it."""
+    def resume_line(self) -> str:
+        """The line that resumes it."""
         if self.loss is not None:
             return f"tune(..., out={str(self.out)!r}, resume=True)"
         return f"fastmask tune --resume --out {quote(str(self.out))}"
@@ -64,17 +65,21 @@ class Search:
         return self.out / TRIALS / f"{number:04d}"
 
     def config_of(self, params: Mapping[str, Any]) -> Config:
-        """The configuration of a trial; raises UsageError where its settings do not go together."""
+        """The configuration of a trial; raises UsageError where its settings are incompatible."""
         return make_config(self.settings, params)
 
+    def updated(self, **values: Any) -> SearchSpec:
+        """The same search with those of the values that are not None."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
+
     def write(self) -> None:
-        """Write what it is of."""
-        told = {name: getattr(self, name) for name in ("trials", "pruner", "keep", "data", "loss")}
+        """Write it to its folder."""
+        values = {name: getattr(self, name) for name in _PLAIN}
         settings = self.config.model_dump(mode="json", exclude_unset=True)
-        write_yaml(self.out / MARK, {**told, "space": self.space.to_plain(), "settings": settings})
+        write_yaml(self.out / SPEC, {**values, "space": self.space.to_plain(), "settings": settings})
 
     def check(self) -> None:
-        """Raise UsageError where it cannot be."""
+        """Raise UsageError where a value is invalid."""
         if not 1 <= self.trials <= MOST_TRIALS:
             raise UsageError(f"--trials is {self.trials}; expected 1 to {MOST_TRIALS}.")
         if not 1 <= self.keep <= MOST_TRIALS:
@@ -89,42 +94,41 @@ class Search:
                 raise UsageError(f"A search cannot have the setting {name}: {why}.")
 
 
-def read_search(out: Path) -> Search:
-    """What the search in a folder is of; raises UsageError where there is none, DataError where it is broken."""
-    file = out / MARK
+def read_spec(out: Path) -> SearchSpec:
+    """The specification of the search in a folder; raises UsageError where there is none, DataError if it is broken."""
+    file = out / SPEC
     if not file.is_file():
-        raise UsageError(f"{out} is not a search: it has no {MARK}; name the --out of a tune.")
+        raise UsageError(f"{out} is not a search: it has no {SPEC}; name the --out of a tune.")
     plain = read_yaml(file)
     if not isinstance(plain, dict):
         raise DataError(f"{file} holds {type(plain).__name__}; restore it.")
-    wrong = [name for name, kind in _KINDS.items() if type(plain.get(name)) is not kind]
-    wrong += [] if isinstance(plain.get("loss"), str | None) else ["loss"]
+    wrong = [name for name, types in _TYPES.items() if type(plain.get(name)) not in types]
     if wrong:
-        raise DataError(f"{file} does not say what the search has for {wrong[0]}; restore it.")
-    told = {name: plain[name] for name in ("trials", "pruner", "keep", "data")}
+        raise DataError(f"{file} has an invalid {wrong[0]}; restore it.")
+    values = {name: plain.get(name) for name in _PLAIN}
     try:
         settings = {str(name): value for name, value in plain["settings"].items()}
-        search = Search(out, parse_space(plain["space"]), settings, **told, loss=plain.get("loss"))
-        search.check()
+        spec = SearchSpec(out, parse_space(plain["space"]), settings, **values)  # type: ignore[arg-type]
+        spec.check()
     except UsageError as error:
         raise DataError(f"{file}: {error}") from error
-    return search
+    return spec
 
 
 def check_new_search(out: Path) -> None:
-    """Raise UsageError where no search can be begun in a folder."""
+    """Raise UsageError where no search can be started in a folder."""
     place = real(out)
     check_parent(place)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UsageError(f"{out} exists; name another folder with --out, or go on with a search by --resume.")
+        raise UsageError(f"{out} exists; name another folder with --out, or resume its search with --resume.")
 
 
-def searched(config: Config, out: str | Path) -> Config:
-    """The settings of the search in a folder, under those that are given now; raises UsageError where they differ.
+def resume_config(config: Config, out: str | Path) -> Config:
+    """The settings of the search in a folder, updated by those given now; raises UsageError where they differ.
 
-    Settings of the machine may differ, and where the photos lie.
+    Settings of the machine, and where the photos are, may differ.
     """
-    saved = read_search(Path(out)).config
+    saved = read_spec(Path(out)).config
     now = make_config(saved.model_dump(exclude_unset=True), config.model_dump(exclude_unset=True))
     differing = differing_settings(saved, now)
     if differing:
@@ -136,15 +140,13 @@ def searched(config: Config, out: str | Path) -> Config:
     return now
 
 
-def gone_on_with(
-    out: Path, now: Search, config: Config, trials: int | None, keep: int | None, pruner: str | None
-) -> Search:
-    """The search in a folder, to go on with by the settings of the machine in `config`, with more trials if you like.
+def resume_spec(now: SearchSpec, trials: int | None, keep: int | None, pruner: str | None) -> SearchSpec:
+    """The search in the folder of `now`, with its settings of the machine, and more trials if given.
 
-    Raises UsageError where `now` is of another space, data or loss: scores of trials must be comparable. An empty
-    space is that of the folder.
+    Raises UsageError where `now` has another space, data or loss: scores of trials must be comparable. An empty space
+    stands for that of the folder.
     """
-    saved = read_search(out)
+    saved = read_spec(now.out)
     differing = [
         *(["space"] if now.space.dimensions and now.space != saved.space else []),
         *(["photos, persons or labels"] if now.data != saved.data else []),
@@ -153,18 +155,17 @@ def gone_on_with(
     ]
     if differing:
         raise UsageError(
-            f"{out} was started with other {differing[0]} than now, and the scores of trials must be comparable; go on "
-            "with the same, or start anew with another --out."
+            f"{now.out} was started with other {differing[0]} than now, and the scores of trials must be comparable; "
+            "resume with the same, or start a new search with another --out."
         )
-    more: dict[str, Any] = {name: n for name, n in (("trials", trials), ("keep", keep)) if n is not None}
-    made = replace(saved, **more)
-    made.check()
-    if made != saved:
-        made.write()
-    return replace(made, settings=searched(config, out).model_dump(exclude_unset=True))
+    spec = saved.updated(trials=trials, keep=keep)
+    spec.check()
+    if spec != saved:
+        spec.write()
+    return replace(spec, settings=resume_config(now.config, now.out).model_dump(exclude_unset=True))
 
 
-def digest_of(table: Table) -> str:
+def digest_table(table: Table) -> str:
     """SHA-256 of the names of a table's photos, their persons and labels."""
     text = StringIO()
     numbers = [f"{head.name}_value" for head in table.heads if head.bounds]
