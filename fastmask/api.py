@@ -49,30 +49,30 @@ class Run(RunDirectory):
 
     def plot_curves(self) -> Figure:
         """Losses and macro-F1 of each fold by epoch, the kept and the scored epochs marked."""
-        from fastmask.report.curves import plot_curves
+        from fastmask.report.sections.curves import plot_curves
 
         return plot_curves(self)
 
     def plot_confusion(self, head: str = JOINT) -> Figure:
-        """The confusion of a head, or of the joint class: see `fastmask.report.confusion.plot_confusion`."""
-        from fastmask.report.confusion import plot_confusion
+        """The confusion of a head, or of the joint class: see `fastmask.report.sections.confusion.plot_confusion`."""
+        from fastmask.report.sections.confusion import plot_confusion
 
         return plot_confusion(self, head)
 
     def top_losses(self, n: int = 16, head: str = JOINT, data: str | None = None) -> Figure:
-        """The photos of the highest -log of the probability of the true class: see `fastmask.report.top_losses`."""
-        from fastmask.report.top_losses import plot_top_losses
+        """The photos with the highest -log of the probability of the true class: see `report.sections.mistakes`."""
+        from fastmask.report.sections.mistakes import plot_top_losses
 
         return plot_top_losses(self, n, head, data)
 
     def explain(self, photo: Any, heads: str | Sequence[str] | None = None, **options: Any) -> Figure:
-        """Where the networks look on a photo: see `fastmask.report.heatmaps.plot_explanation`."""
-        from fastmask.report.heatmaps import plot_explanation
+        """Where the networks look on a photo: see `fastmask.report.sections.heatmaps.plot_explanation`."""
+        from fastmask.report.sections.heatmaps import plot_explanation
 
         return plot_explanation(self, photo, heads, **options)
 
     def _repr_html_(self) -> str:
-        from fastmask.report.summary import run_html
+        from fastmask.report.sections.summary import run_html
 
         return run_html(self)
 

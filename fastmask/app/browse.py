@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads
-from fastmask.report.mistakes import probability_of
+from fastmask.report.sections.mistakes import probability_of
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError

@@ -399,7 +399,7 @@ def mounted(page: gr.Blocks, most_bytes: int) -> FastAPI:
         # a word that it reads out and has no translation of
         i18n=gr.I18n(en={"common.complete": "Done"}),
         # not as css=, which it takes apart and puts together otherwise
-        head=f"<style>{_asset('app.css')}</style><script>{_asset('app.js')}</script>",
+        head=f"<style>{_asset('page.css')}</style><script>{_asset('page.js')}</script>",
     )
 
 
@@ -431,7 +431,7 @@ def _theme() -> Any:
 
 
 def _asset(name: str) -> str:
-    return (files("fastmask") / name).read_text(encoding="utf-8")
+    return (files("fastmask.app") / name).read_text(encoding="utf-8")
 
 
 def _named(name: str | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fastmask.inference.networks import load_network
 from fastmask.inference.predictions import Predictions, predict
 from fastmask.model.network import MultiHeadNet
 from fastmask.preparation.faces import find_face, load_detector
-from fastmask.report.explain import Explanation, answer_of, explain
+from fastmask.report.gradcam import Explanation, class_of, explain
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskError, UnfitError, UnreadableError, UsageError, one_line
 from fastmask.system.files import write_csv
@@ -161,13 +161,13 @@ def _mean(heads: Heads, folds: Sequence[Explanation]) -> Explanation:
         raise DataError("No fold is finished, so there is nothing to explain.")
     heat = np.mean([each.heat for each in folds], axis=0)
     probabilities = np.mean([each.probabilities for each in folds], axis=0)
-    answer, chance = answer_of(heads, folds[0].head, probabilities)
+    prediction, chance = class_of(heads, folds[0].head, probabilities)
     return replace(
         folds[0],
         heat=heat / max(float(heat.max()), np.finfo(heat.dtype).tiny),
         probability=float(np.mean([each.probability for each in folds])),
         probabilities=probabilities,
-        answer=answer,
-        answer_probability=chance,
+        prediction=prediction,
+        prediction_probability=chance,
         by=f"the mean of {len(folds)} folds",
     )

@@ -16,7 +16,8 @@ from fastmask.app.trial import Trial
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
-from fastmask.report.explain import Explanation, scored_epochs
+from fastmask.report.gradcam import Explanation
+from fastmask.report.sections.curves import scored_epochs
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import table_of
 from fastmask.system.errors import DataError, FastmaskError, UsageError
@@ -157,14 +158,14 @@ class Viewer:
     def _told_of(self, made: Explanation, answered: str, fold: int) -> str:
         """Which network a map is of, what that answers itself, and where the answer beside the map is another's."""
         told = f"What speaks for {made.label} in the network that is kept, of {made.by}. "
-        if made.label == made.answer:
-            told += f"Its own answer is the same, {percent(made.answer_probability, 1)}"
+        if made.label == made.prediction:
+            told += f"Its own answer is the same, {percent(made.prediction_probability, 1)}"
         else:
             told += (
-                f"It gives that {percent(made.probability, 1)}, and answers {made.answer} itself, "
-                f"{percent(made.answer_probability, 1)}"
+                f"It gives that {percent(made.probability, 1)}, and answers {made.prediction} itself, "
+                f"{percent(made.prediction_probability, 1)}"
             )
-        if made.answer == answered:
+        if made.prediction == answered:
             return f"{told}."
         epochs = ", ".join(map(str, scored_epochs(self.run, fold)))
         of = f", by the network of epoch {epochs}, which the other folds chose" if epochs else ""

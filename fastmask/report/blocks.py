@@ -1,4 +1,4 @@
-"""Blocks: what a section of a report is made of, before anything is said of how it is written."""
+"""Blocks: what a section of a report consists of, and how figures and names are written in it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from fastmask.system.text import NOTHING, shorten, shorten_middle
 
-# what a line under a photo says: of an answer that is right, of one that is wrong, or beside the point
+# the kinds of a line under a photo: about a right prediction, about a wrong one, or a detail such as the path
 RIGHT, WRONG, QUIET = "right", "wrong", "quiet"
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; one that is a `warning` stands out."""
+    """A paragraph, highlighted if it is a `warning`."""
 
     kind: ClassVar[str] = "text"
     text: str
@@ -26,7 +26,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what is known of each."""
+    """Pairs of a name and a value."""
 
     kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, str]]
@@ -34,7 +34,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under the names of the columns; the first cell of a row is its name."""
+    """Rows of cells under column names; the first cell of a row is its name."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A picture of numbers, `name` that of its file; `alt` says what it shows to who does not see it, `table` all."""
+    """A plot; `name` is its file name, `alt` its text alternative, `table` has its figures."""
 
     kind: ClassVar[str] = "drawing"
     name: str
@@ -56,7 +56,7 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A small photo, (height, width, 3) uint8, and the lines under it, each with RIGHT, WRONG, QUIET or nothing."""
+    """A small photo, (height, width, 3) uint8, and the lines under it, each with RIGHT, WRONG, QUIET or ""."""
 
     image: np.ndarray
     alt: str
@@ -65,7 +65,7 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Album:
-    """Photos, in rows of `columns` where they belong together, else as many as there is room for."""
+    """Photos in rows of `columns`; 0 means as many as fit."""
 
     kind: ClassVar[str] = "album"
     name: str
@@ -79,7 +79,7 @@ Block = Text | Facts | Table | Drawing | Album
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report; one that is left out says why in `missing`, and has no blocks."""
+    """A section of a report; if it is left out, `missing` says why and there are no blocks."""
 
     name: str
     title: str
@@ -88,12 +88,22 @@ class Section:
 
 
 def rounded(value: float | None, digits: int = 4) -> str:
-    """A figure as a table shows it."""
+    """A figure in a table; NOTHING for None and NaN."""
     return NOTHING if value is None or value != value else f"{value:.{digits}f}"
 
 
-def squeezed_parts(parts: Sequence[str], most: int) -> str:
-    """Names beside each other, the longest shortened until they fit into `most` characters."""
+def shorten_parts(parts: Sequence[str], most: int) -> str:
+    """Names separated by spaces in at most `most` characters, the longest ones shortened first."""
     room = most - (len(parts) - 1)
     each = next((n for n in range(most, 1, -1) if sum(min(len(part), n) for part in parts) <= room), 1)
     return shorten(" ".join(shorten_middle(part, each) for part in parts), most)
+
+
+def interval(ends: Sequence[float] | None, digits: int = 4) -> str:
+    """Both ends of an interval; NOTHING for None."""
+    return f"{ends[0]:.{digits}f} … {ends[1]:.{digits}f}" if ends else NOTHING
+
+
+def only_some(shown: int, of: int, which: str) -> list[Block]:
+    """A paragraph on which heads are shown; nothing if all are."""
+    return [Text(f"Only the {shown} of {of} heads {which} are shown.")] if shown < of else []

@@ -1,4 +1,4 @@
-"""Style: how the pictures of a report look, in a notebook, as a PNG, and as an SVG that follows the reader's theme."""
+"""Style: how the plots of a report look, in a notebook, as PNG, and as SVG with a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-# text, lines beside it, lines behind it: an SVG has other ones on a dark page
+# text, axes, grid lines; an SVG has other colours on a dark page
 INK, QUIET, FAINT = "#1d2833", "#5d6975", "#d4dae0"
 _DARK = {INK: "#e4e9ee", QUIET: "#a3afba", FAINT: "#36424d"}
-# told apart by people who see few colours, and on white as on black
+# distinguishable with colour blindness, and on white as on black
 SERIES = ("#2f6fbb", "#d1602d", "#2e8f68", "#9058b8", "#a8830f", "#2b93a8", "#c04a86", "#74808c")
 RIGHT, WRONG = SERIES[2], SERIES[1]
 DPI = 110
-# of text on a page that has no DejaVu Sans: the others are as wide, or narrower
+# fallbacks for a page without DejaVu Sans, as wide or narrower
 _FONTS = "'DejaVu Sans', Verdana, system-ui, sans-serif"
-# letters that DejaVu Sans lacks, where a machine has one of these
-_OTHER_LETTERS = (
+# fonts with letters that DejaVu Sans lacks, used if installed
+_OTHER_FONTS = [
     "Noto Sans CJK KR",
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -45,7 +45,7 @@ _OTHER_LETTERS = (
     "PingFang SC",
     "Droid Sans Fallback",
     "Arial Unicode MS",
-)
+]
 _SETTINGS: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -68,7 +68,7 @@ _SETTINGS: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "legend.frameon": False,
     "text.color": INK,
-    # a name may hold a dollar
+    # names may contain a dollar sign
     "text.parse_math": False,
     "xtick.color": QUIET,
     "ytick.color": QUIET,
@@ -76,18 +76,18 @@ _SETTINGS: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
-    # text stays text, which is searched, read out and drawn by the page's own letters
+    # text stays text, for searching and screen readers
     "svg.fonttype": "none",
-    # the same figure gives the same bytes
+    # for reproducible bytes
     "svg.hashsalt": "fastmask",
 }
 
 
 class Picture(Figure):
-    """A matplotlib Figure that is drawn in the style of a report, and that a notebook shows, whatever its backend."""
+    """A matplotlib Figure that is drawn in the style of a report; a notebook shows it with any backend."""
 
     def draw(self, renderer: Any) -> None:
-        # ticks are made when they are drawn, by the settings of that moment
+        # ticks are created on drawing, with the current settings
         with styled():
             super().draw(renderer)
 
@@ -97,12 +97,11 @@ class Picture(Figure):
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """A block, or a function under `@styled()`, whose figures have the style of a report."""
+    """A context, or decorator, in which figures have the style of a report, whatever the user's own settings."""
     with mpl.rc_context(), warnings.catch_warnings():
-        # whatever style somebody else has chosen
         mpl.rcdefaults()
         mpl.rcParams.update({**_SETTINGS, "font.family": list(_families())})
-        # of a letter that no font has, see `missing_letters`
+        # `missing_letters` reports these
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
@@ -111,8 +110,8 @@ def styled() -> Iterator[None]:
 def _families() -> tuple[str, ...]:
     from matplotlib.font_manager import get_font_names
 
-    there = set(get_font_names())
-    return ("DejaVu Sans", *(name for name in _OTHER_LETTERS if name in there))
+    installed = set(get_font_names())
+    return ("DejaVu Sans", *(name for name in _OTHER_FONTS if name in installed))
 
 
 @cache
@@ -124,14 +123,14 @@ def _letters() -> frozenset[int]:
 
 
 def missing_letters(picture: Figure) -> list[str]:
-    """The letters of a picture that no font of this machine has, so that they are empty boxes."""
+    """The letters of a picture that no installed font has, drawn as empty boxes."""
     texts = [text.get_text() for text in picture.findobj(Text)]
     letters = {letter for text in texts for letter in text if letter.isprintable() and not letter.isspace()}
     return sorted(letter for letter in letters if ord(letter) not in _letters())
 
 
 def to_png(picture: Figure) -> bytes:
-    """A picture as a PNG, on white."""
+    """A picture as a PNG with a white background."""
     buffer = io.BytesIO()
     with styled():
         picture.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
@@ -139,26 +138,24 @@ def to_png(picture: Figure) -> bytes:
 
 
 def to_svg(picture: Figure) -> str:
-    """A picture as an SVG without ground, whose text and lines turn light where the reader asks for a dark page."""
+    """A picture as an SVG with a transparent background, and light text and lines in dark mode."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with styled():
         picture.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    # without the declaration before, which names an address
+    # without the XML declaration, which contains a URL
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     names = {colour: f"--c{i}" for i, colour in enumerate(_DARK)}
     for colour, name in names.items():
         text = text.replace(colour, f"var({name})")
-    light, dark = (
-        ";".join(f"{name}:{colours[colour]}" for colour, name in names.items())
-        for colours in ({colour: colour for colour in _DARK}, _DARK)
-    )
+    light = ";".join(f"{name}:{colour}" for colour, name in names.items())
+    dark = ";".join(f"{name}:{_DARK[colour]}" for colour, name in names.items())
     rules = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     text = re.sub(r"'DejaVu Sans'[^;\"]*", _FONTS, text)
     return text.replace('<style type="text/css">', f'<style type="text/css">{rules}', 1)
 
 
 def width_of(picture: Figure) -> int:
-    """How wide a picture is on a page, in CSS pixels."""
+    """The width of a picture on a page, in CSS pixels."""
     return round(picture.get_size_inches()[0] * 96)

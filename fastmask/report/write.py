@@ -1,4 +1,4 @@
-"""Write: a run's report on the disk: the page, its pictures, the model card."""
+"""Write: the report of a run on disk: the page, its pictures, the model card."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from fastmask.report.blocks import Album, Drawing, Section
 from fastmask.report.card import is_edited, to_card
 from fastmask.report.material import Material
-from fastmask.report.page import make_sections, to_html
-from fastmask.report.photos import plot_sheet
+from fastmask.report.page import to_html
+from fastmask.report.sections import make_sections
 from fastmask.report.style import missing_letters, to_png
+from fastmask.report.thumbnails import plot_sheet
 from fastmask.run.directory import CARD, PAGE, PICTURES, RunDirectory
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.system.files import check_parent, real, replacing, write_text
@@ -26,10 +27,10 @@ _LETTERS = 8
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was written: its `page`, its `card`, its `pictures`.
+    """A written report: its `page`, `card` and `pictures`.
 
-    `missing` says of each section that was left out why, `gone` which photos are not there any more; `kept` whether the
-    card is somebody's own and stayed.
+    `missing` has the title of each section that was left out, and why; `gone` the photos that no longer exist; `kept`
+    says that the card was edited by the user and not replaced.
     """
 
     page: Path
@@ -52,29 +53,28 @@ def write_report(
     photos: bool = True,
     overwrite: bool = False,
 ) -> Report:
-    """Write report.html, README.md (a model card) and the folder report of pictures into a run's directory, or `out`.
+    """Write report.html, README.md (a model card) and the folder report with pictures to the run directory, or `out`.
 
-    `data` or `images` says where the photos lie, where they have moved; without `photos` none is shown. Only those
-    photos are read that are shown. What a run lacks is left out with a sentence. The run's own report is written over,
-    another folder's with `overwrite`; a card that somebody has changed stays as it is. Raises UsageError for a run that
-    has not finished, and, before anything is written, where no photo lies where they are said to.
+    `data` or `images` says where the photos are now if they have moved; without `photos` none is shown. A section that
+    lacks something is left out, with the reason. The run's own report is replaced, one in another folder only with
+    `overwrite`; a card that the user has edited is kept. Raises UsageError for an unfinished run and, before anything
+    is written, if no photo is where `data` or `images` says.
     """
     run = RunDirectory.of(run)
     folder = run.path if out is None else Path(out)
     if out is not None:
         check_folder(folder, overwrite)
     material = Material(run, data, photos, images)
-    # a good page is not to be replaced by one without photos for a slip of the pen
-    gone = _gone(material)
-    # before the work: a run without scores has nothing to report
-    scored = material.scores
-    assert scored is not None
+    # a wrong --data must not replace a good page by one without photos
+    gone = _missing_photos(material)
+    # raises for an unfinished run before the work starts
+    material.score(material.targets[0])
     sections = make_sections(material)
-    pictures = pictures_of(sections)
+    pictures = draw_pictures(sections)
     page = to_html(material, sections)
     card = to_card(material, list(pictures))
     kept = is_edited(folder / CARD)
-    # one who trains on, or replaces the run, is not written into
+    # fails while another process trains or replaces the run
     with held(run.path) if out is None else nullcontext():
         written = _write_pictures(folder, pictures, parents=out is not None)
         if not kept:
@@ -84,23 +84,19 @@ def write_report(
     return Report(folder / PAGE, folder / CARD, written, missing, kept, gone)
 
 
-def _gone(material: Material) -> list[str]:
-    """The photos that are not there any more, as far as it is known where they should be."""
+def _missing_photos(material: Material) -> list[str]:
+    """The photos that no longer exist; none if their folder is unknown, which the sections report."""
     try:
-        return material.gone
+        return material.missing_photos
     except (FastmaskError, OSError):
         if material.photos and (material.data is not None or material.images is not None):
             raise
-        # the sections that need them say so
         return []
 
 
-def pictures_of(sections: Sequence[Section]) -> dict[str, bytes]:
-    """The pictures of sections as PNGs by their names: drawings, and photos as sheets.
-
-    Warns once where they hold letters that no font has.
-    """
-    found, boxes = {}, set()
+def draw_pictures(sections: Sequence[Section]) -> dict[str, bytes]:
+    """The plots, and photos as sheets, of sections as PNGs by name; warns about letters that no font has."""
+    found, missing = {}, set()
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Drawing):
             picture = block.picture
@@ -109,26 +105,26 @@ def pictures_of(sections: Sequence[Section]) -> dict[str, bytes]:
         else:
             continue
         found[block.name] = to_png(picture)
-        boxes.update(missing_letters(picture))
-        # it has its places now, and the page takes it as it is
+        missing.update(missing_letters(picture))
+        # the page uses the layout computed for the PNG
         picture.set_layout_engine("none")
-    if boxes:
-        _warn_of_boxes(sorted(boxes))
+    if missing:
+        _warn_of_letters(sorted(missing))
     return found
 
 
-def _warn_of_boxes(letters: Sequence[str]) -> None:
+def _warn_of_letters(letters: Sequence[str]) -> None:
     more = f" and {len(letters) - _LETTERS} more" if len(letters) > _LETTERS else ""
     warnings.warn(
-        f"No font that pictures are drawn with has {' '.join(letters[:_LETTERS])}{more}: in the PNGs of the report "
-        "these are empty boxes. Install one that has them, such as Noto Sans CJK.",
+        f"No installed font has the letters {' '.join(letters[:_LETTERS])}{more}: they are empty boxes in the PNGs of "
+        "the report. Install a font that has them, such as Noto Sans CJK.",
         FastmaskWarning,
         stacklevel=4,
     )
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise UsageError where a report cannot be written to a folder: only to a new or empty one, or over a report."""
+    """Raise UsageError unless a folder is new or empty, or holds only a report and `overwrite` is set."""
     place = real(folder)
     check_parent(place)
     if place.exists() and not place.is_dir():
@@ -136,7 +132,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     names = {entry.name for entry in place.iterdir()} if place.exists() else set()
     foreign = sorted(names - {PAGE, CARD, PICTURES})
     if foreign:
-        raise UsageError(f"{folder} holds {foreign[0]}, which is no part of a report; name another --out.")
+        raise UsageError(f"{folder} contains {foreign[0]}, which is not part of a report; name another --out.")
     if names and not overwrite:
         raise UsageError(f"{folder} exists; name another folder with --out, or replace it with --overwrite.")
 
@@ -144,12 +140,11 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def _write_pictures(folder: Path, pictures: Mapping[str, bytes], parents: bool) -> list[Path]:
     place = folder / PICTURES
     place.mkdir(exist_ok=True, parents=parents)
-    written = []
-    for name, content in pictures.items():
-        with replacing(place / f"{name}.png", parents=False) as beside:
+    written = [place / f"{name}.png" for name in pictures]
+    for file, content in zip(written, pictures.values(), strict=True):
+        with replacing(file, parents=False) as beside:
             beside.write_bytes(content)
-        written.append(place / f"{name}.png")
-    # those of a report before, which this one has not, and what one that was killed left
+    # pictures of the previous report, and partial files of a killed process
     for old in (*place.glob("*.png"), *place.glob(".*.part")):
         if old not in written and old.is_file():
             old.unlink()

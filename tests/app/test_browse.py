@@ -19,7 +19,7 @@ from fastmask.app.browse import (
 )
 from fastmask.data.contest import contest_heads
 from fastmask.heads import JOINT, Head, Heads
-from fastmask.report.mistakes import mistakes
+from fastmask.report.sections.mistakes import mistakes
 from fastmask.system.errors import UsageError
 
 

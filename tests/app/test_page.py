@@ -115,7 +115,7 @@ def test_its_networks_stay_and_its_numbers_are_those_of_the_command(
 
 
 def test_where_it_looks_is_the_mean_of_the_folds(finished_run: Run, photo: Path) -> None:
-    from fastmask.report.explain import explain
+    from fastmask.report.gradcam import explain
 
     made = Trial(finished_run).explain(photo, "mask")
     label = finished_run.heads["mask"].classes[finished_run.predict([photo]).y[0, 0]]

@@ -80,7 +80,7 @@ def test_a_report_asked_wrongly_is_refused(run_copy: Path, refused: Callable[...
     assert "has not finished" in refused(ASKED_WRONGLY, "report", run_copy)
     (work / "there").mkdir()
     (work / "there" / "x").write_text("x")
-    assert "which is no part of a report" in refused(ASKED_WRONGLY, "report", run_copy, "--out", "there")
+    assert "which is not part of a report" in refused(ASKED_WRONGLY, "report", run_copy, "--out", "there")
 
 
 @pytest.mark.parametrize("option", ["--data", "--images"])

@@ -13,7 +13,8 @@ from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report.blocks import Album, Drawing, Section
 from fastmask.report.material import Material
-from fastmask.report.page import SECTIONS, make_sections, to_html
+from fastmask.report.page import to_html
+from fastmask.report.sections import SECTIONS, make_sections
 from fastmask.report.write import Report, write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -77,7 +78,7 @@ def test_what_was_run_is_told(written: Report, read_page: Callable) -> None:
 
 
 # not every machine has a font of Korean
-@pytest.mark.filterwarnings("ignore:No font:fastmask.system.errors.FastmaskWarning")
+@pytest.mark.filterwarnings("ignore:No installed font:fastmask.system.errors.FastmaskWarning")
 def test_names_are_text_whoever_gave_them(make_run: Callable, labels: np.ndarray, read_page: Callable) -> None:
     classes = (HOSTILE, "한글 $x_1$ & 'quoted' \"twice\"", "w" * 300)
     heads = Heads([Head("<b>mask</b>", classes), *list(contest_heads())[1:]])
@@ -115,7 +116,7 @@ def test_photos_may_be_unwanted(make_run: Callable, labels: np.ndarray, read_pag
     report = write_report(make_run(labels), photos=False)
     page = read_page(report.page)
     assert not any("jpeg" in attrs["src"] for attrs in page.named("img"))
-    assert "Photos are left out, as --no-photos asks." in page.text
+    assert "Photos are left out because of --no-photos." in page.text
     assert not {file.stem for file in report.pictures} & {"mistakes", "label-errors", "explained", "augmented"}
 
 
@@ -144,7 +145,7 @@ def test_a_csv_with_one_head(make_run: Callable, labels: np.ndarray) -> None:
 
 def test_one_fold_of_several(make_run: Callable, labels: np.ndarray) -> None:
     run = make_run(labels, only=1)
-    assert "one fold only" in missing(run, "folds", "reliability", "classes")["folds"]
+    assert "only one fold" in missing(run, "folds", "reliability", "classes")["folds"]
     page = written_out(run, "score")
     assert '<p class="warning">Of 3 folds only fold 1 is trained: a part of the photos.</p>' in page
 
@@ -180,7 +181,7 @@ def test_everything_right_and_everything_wrong(make_run: Callable, labels: np.nd
         return np.concatenate(parts, axis=1)
 
     page = written_out(make_run(labels, probabilities=answers(0)), "mistakes", "label-errors", "confusion")
-    assert "No photo was answered wrongly." in page
+    assert "No photo has a wrong prediction." in page
     assert "No label is suspicious." in page
     wrong = make_run(labels, name="wrong", probabilities=answers(1))
     assert missing(wrong, "mistakes", "confusion", "classes", "reliability") == {}
@@ -201,7 +202,7 @@ def test_a_number_that_was_learned_beside(make_run: Callable, labels: np.ndarray
     number = Head("age_number", tuple(str(n) for n in range(20, 71)), spread=2.0)
     heads, y = Heads([*contest_heads(), number]), np.column_stack([labels, (ages - 20).astype(int)])
     run = make_run(y, heads, numbers={"age_value": ages}, order="age")
-    assert "The learned number is off by" in made(run, "numbers")["numbers"].blocks[0].text
+    assert "The learned number has a mean absolute error of" in made(run, "numbers")["numbers"].blocks[0].text
     assert missing(run, "run", "score", "reliability", "label-errors", "mistakes") == {}
 
 
@@ -214,9 +215,9 @@ def test_a_run_of_a_stranger_does_not_lead_elsewhere(make_run: Callable, labels:
     ("name", "content", "section", "said"),
     [
         ("fold0/history.csv", "epoch,macro_f1\n0,much\n", "curves", "found 'much', expected a number"),
-        ("fold0/history.csv", "epoch,macro_f1\n,0.5\n", "curves", "a history without the number of an epoch"),
+        ("fold0/history.csv", "epoch,macro_f1\n,0.5\n", "curves", "a history with an epoch without a number"),
         ("fold0/done.json", "[]", "curves", "does not say which epochs the fold has kept"),
-        ("scores.json", '{"folds": 5}', "curves", "does not say which epochs each fold is scored by"),
+        ("scores.json", '{"folds": 5}', "curves", "does not say by which epochs each fold is scored"),
         ("pipelines.yaml", "train: 3\nvalid: 3\n", "augmented", "train_pipeline is not a pipeline"),
     ],
 )

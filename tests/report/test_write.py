@@ -77,8 +77,8 @@ def test_letters_that_no_font_has_are_said_once(
     run = make_run(labels, heads)
     with pytest.warns(FastmaskWarning) as found:
         write_report(run, photos=False)
-    (told,) = [str(w.message) for w in found if "No font" in str(w.message)]
-    assert told.startswith("No font that pictures are drawn with has ß ö 日 本: in the PNGs")
+    (told,) = [str(w.message) for w in found if "No installed font" in str(w.message)]
+    assert told.startswith("No installed font has the letters ß ö 日 本: they are empty boxes")
 
 
 def test_it_may_go_elsewhere(run: Run, tmp_path: Path, snapshot: Callable[[Path], dict[str, Any]]) -> None:
@@ -95,11 +95,11 @@ def test_it_may_go_elsewhere(run: Run, tmp_path: Path, snapshot: Callable[[Path]
 def test_what_is_no_report_is_never_written_over(run: Run, tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match=r"holds thesis\.tex, which is no part of a report"):
+    with pytest.raises(UsageError, match=r"contains thesis\.tex, which is not part of a report"):
         write_report(run, out=tmp_path / "thesis", overwrite=overwrite)
     with pytest.raises(UsageError, match="is a file"):
         write_report(run, out=tmp_path / "thesis" / "thesis.tex", overwrite=overwrite)
-    with pytest.raises(UsageError, match=r"holds config\.yaml"):
+    with pytest.raises(UsageError, match=r"contains config\.yaml"):
         write_report(run, out=run.path, overwrite=overwrite)
 
 

@@ -12,7 +12,7 @@ from fastmask.api import Run
 from fastmask.config import make_config
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.labels import soft_labels
-from fastmask.report.augmented import first_batch, label_lines
+from fastmask.report.sections.first_batch import first_batch, label_lines
 from fastmask.run.source import photos_of
 from fastmask.training.crossval import create
 from fastmask.training.plan import Plan, prepare

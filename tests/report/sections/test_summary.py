@@ -10,10 +10,10 @@ import numpy as np
 from fastmask.api import Run, blend_runs
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.fold_scores import section as fold_section
 from fastmask.report.material import Material
 from fastmask.report.page import headline
-from fastmask.report.summary import section
+from fastmask.report.sections.fold_scores import section as fold_section
+from fastmask.report.sections.summary import section
 from fastmask.run.oof import finish
 
 
@@ -74,7 +74,7 @@ def test_an_ensemble_with_a_leaky_run_is_leaky(make_run: Callable[..., Run], lab
 
 
 def test_the_joint_class_is_one_of_all_combinations(finished_run: Run) -> None:
-    assert "The joint class, one of 18, is right where all 3 heads are." in _words(Material(finished_run))
+    assert "The joint class, one of 18, is right if all 3 heads are." in _words(Material(finished_run))
 
 
 def test_the_optimistic_figure_says_what_it_is(
@@ -82,8 +82,8 @@ def test_the_optimistic_figure_says_what_it_is(
 ) -> None:
     words = _words(Material(finished_run))
     assert re.search(
-        r"Optimistic figure: a joint macro-F1 of 0\.\d{4}, [+-]0\.\d{4} beside the score\. Each fold's epochs are "
-        r"chosen by the fold's own score, which flatters; the headline's are chosen by the other folds\. It is",
+        r"Optimistic figure: a joint macro-F1 of 0\.\d{4}, [+-]0\.\d{4} compared with the score\. Each fold's epochs "
+        r"are chosen by the fold's own score, which flatters; the headline's are chosen by the other folds\. It is",
         words,
     )
     one = make_run(labels[:, 2:], Heads([contest_heads()["age"]]), name="one")
@@ -106,7 +106,7 @@ def test_an_interval_is_wide_where_persons_are_few(make_run: Callable[..., Run])
     material = Material(make_run(classes[:, None], heads))
     low, high = material.scores.heads["kind"].macro_f1_interval
     assert high - low > 0.3
-    assert "The interval of kind is very wide because half of its 12 classes stand on no more than 1 person:" in (
+    assert "The interval of kind is very wide because half of its 12 classes have at most 1 person:" in (
         _words(material)
     )
     many = Material(make_run(rng.integers(12, size=400).repeat(3)[:, None], heads, name="many"))

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
 from fastmask.api import Run
-from fastmask.report.classes import class_scores, plot_classes
+from fastmask.report.sections.classes import class_scores, plot_classes
 from fastmask.scoring import known_classes
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.model.network import build_network
-from fastmask.report.explain import _grid, explain, grad_cam
+from fastmask.report.gradcam import _grid, explain, grad_cam
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()

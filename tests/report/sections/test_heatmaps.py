@@ -12,11 +12,11 @@ from PIL import Image
 from fastmask.api import Run
 from fastmask.data.photo import read_photo
 from fastmask.report.blocks import RIGHT, WRONG, Album, Text
-from fastmask.report.explain import explain
-from fastmask.report.heatmaps import look, picked, plot_explanation, section, worst_heads
+from fastmask.report.gradcam import explain
 from fastmask.report.material import Material
-from fastmask.report.mistakes import mistakes
-from fastmask.report.page import make_sections
+from fastmask.report.sections import make_sections
+from fastmask.report.sections.heatmaps import look, pick_rows, plot_explanation, section
+from fastmask.report.sections.mistakes import mistakes
 from fastmask.system.errors import UsageError
 from fastmask.system.text import percent
 
@@ -24,7 +24,7 @@ from fastmask.system.text import percent
 def test_a_photo_of_the_run_is_explained_by_the_fold_that_has_not_seen_it(
     finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastmask.report import heatmaps as explained
+    from fastmask.report.sections import heatmaps as explained
 
     asked = []
     monkeypatch.setattr(explained, "explain", lambda *args, **kw: asked.append(kw["fold"]) or explain(*args, **kw))
@@ -61,7 +61,7 @@ def test_the_answer_out_of_fold_is_explained_and_another_one_of_the_network_told
     epochs = [int(file.stem[5:]) + 1 for file in run.checkpoints(fold)]
     assert f"fold {fold}, epoch {epochs[0]}" in texts
     (made,) = look(run, [table.root / path], ["gender"], fold, rows=[0])[0]
-    assert (made.label, made.answer) == (out_of_fold, network)
+    assert (made.label, made.prediction) == (out_of_fold, network)
     assert made.probability == pytest.approx(chances[1].min(), abs=1e-5)
 
 
@@ -82,8 +82,8 @@ def test_a_photo_in_memory_is_explained_as_its_file(finished_run: Run, contest: 
         (np.zeros((0, 4, 3), np.uint8), None, r"The photo is an array of uint8 \(0, 4, 3\)"),
         ("", None, "The name of the photo is empty"),
         (Path(), None, "The name of the photo is empty"),
-        ("a.jpg", [], r"heads is \[\]; expected some of mask, gender, age, joint"),
-        ("a.jpg", 3, "heads is 3; expected some of"),
+        ("a.jpg", [], r"heads is \[\]; expected one or several of mask, gender, age, joint"),
+        ("a.jpg", 3, "heads is 3; expected one or several of"),
         ("a.jpg", "a", "There is no head 'a'"),
         ("a.jpg", [3], "There is no head 3"),
     ],
@@ -95,7 +95,7 @@ def test_what_cannot_be_explained_is_told(finished_run: Run, photo: Any, heads: 
 
 def test_the_mistakes_of_the_section_are_found_in_the_list_above(finished_run: Run) -> None:
     material = Material(finished_run)
-    wrong, _ = picked(material, 0)
+    wrong, _ = pick_rows(material, 0)
     listed = mistakes(finished_run).drop_duplicates("person")["row"].tolist()
     numbers = [listed.index(row) + 1 for row in wrong]
     said = section(material)[0]
@@ -107,14 +107,14 @@ def test_the_mistakes_of_the_section_are_found_in_the_list_above(finished_run: R
 
 def test_without_a_photo_the_sections_show_the_others(finished_run: Run, contest_copy: Path) -> None:
     material = Material(finished_run, str(contest_copy))
-    wrong, right = picked(material, 0)
+    wrong, right = pick_rows(material, 0)
     for row in (wrong[0], right[0]):
         (material.table.root / finished_run.oof["path"][row]).unlink()
     material = Material(finished_run, str(contest_copy))
     sections = make_sections(material, ["mistakes", "label-errors", "explained", "augmented"])
     assert {each.missing for each in sections} == {""}
-    assert len(material.gone) == 2
-    assert not {wrong[0], right[0]} & {row for rows in picked(material, 0) for row in rows}
+    assert len(material.missing_photos) == 2
+    assert not {wrong[0], right[0]} & {row for rows in pick_rows(material, 0) for row in rows}
 
 
 def test_any_other_photo_is_explained_by_the_first_fold(finished_run: Run, contest: Path) -> None:
@@ -126,7 +126,7 @@ def test_any_other_photo_is_explained_by_the_first_fold(finished_run: Run, conte
 
 def test_the_section_takes_mistakes_and_right_answers_of_one_fold(finished_run: Run) -> None:
     material = Material(finished_run)
-    wrong, right = picked(material, 0)
+    wrong, right = pick_rows(material, 0)
     oof = finished_run.oof
     assert (oof["fold"].iloc[[*wrong, *right]] == 0).all()
     assert (oof["true"].iloc[wrong] != oof["predicted"].iloc[wrong]).all()
@@ -141,7 +141,7 @@ def test_the_section_takes_mistakes_and_right_answers_of_one_fold(finished_run: 
 
 
 def test_of_many_heads_the_worst_are_explained(finished_run: Run) -> None:
-    assert worst_heads(Material(finished_run)) == ["mask", "gender", "age"]
+    assert Material(finished_run).worst_heads(3) == ["mask", "gender", "age"]
 
 
 def test_what_there_is_not_is_said(
@@ -149,5 +149,5 @@ def test_what_there_is_not_is_said(
 ) -> None:
     with pytest.raises(UsageError, match="There is no head 'hat'"):
         finished_run.explain(finished_run.oof["path"][0], ["hat"])
-    with pytest.raises(UsageError, match="No fold has a network"):
+    with pytest.raises(UsageError, match="No fold has a checkpoint"):
         section(Material(make_run(labels)))

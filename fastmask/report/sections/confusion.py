@@ -1,4 +1,4 @@
-"""Confusion: which class is taken for which."""
+"""Confusion: how often each class is predicted as each other class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.report.blocks import Block, Drawing, Table, Text, squeezed_parts
+from fastmask.report.blocks import Block, Drawing, Table, Text, only_some, shorten_parts
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run.directory import RunDirectory
@@ -19,20 +19,19 @@ from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, join_some, percent, shorten, shorten_middle
 
-# classes of a matrix, beyond which only those that are confused most are shown; pairs of a table; heads of a report
+# most classes of a matrix, pairs of a table, heads of a report
 MOST, _PAIRS, _HEADS = 24, 12, 6
 OTHERS = "others"
-# characters of a name in a picture and in a sentence, and the share from which a cell is so full that its text is white
+# characters of a name in a picture and in a sentence; the share above which the text of a cell is white
 _NAME, _LONG, _FULL = 24, 60, 0.8
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """How often each class, by its row, was answered by each, by its column: `counts` (classes, classes).
+    """How often each class (row) is predicted as each class (column): `counts` (classes, classes).
 
-    Of very many classes those that are confused most, and the OTHERS. `labels` are the names as short as a picture
-    needs them. `group` classes in a row belong together; 0 where
-    none do.
+    If there are too many classes, those with the most mistakes, and OTHERS. `labels` are the names shortened for a
+    plot. Every `group` rows have the same class of the first head; 0 if there is no grouping.
     """
 
     target: str
@@ -43,15 +42,15 @@ class Confusion:
 
     @property
     def shares(self) -> np.ndarray:
-        """(classes, classes) of each row's photos; 0 in a row without any."""
+        """(classes, classes) the share of each row's photos; 0 in an empty row."""
         total = self.counts.sum(axis=1, keepdims=True)
         return np.divide(self.counts, total, out=np.zeros(self.counts.shape), where=total > 0)
 
 
 def pairs(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
-    """How often each class number was answered by each: true, predicted, n, and `share` of the photos of its truth.
+    """One row per pair that occurs: class numbers true and predicted, n, and `share` of the photos of the true class.
 
-    Of a head or the joint class, photos without the label left out; only pairs that occur.
+    Photos without a label are left out.
     """
     true, predicted = target_of(run.heads, run.true, target), target_of(run.heads, run.predicted, target)
     known = true != UNKNOWN
@@ -61,15 +60,15 @@ def pairs(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
 
 
 def most_confused(found: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of `pairs` that are mistakes, the most frequent first."""
+    """The mistakes among `pairs`, the most frequent first."""
     wrong = found[found["true"] != found["predicted"]]
     return wrong.sort_values(["n", "true", "predicted"], ascending=[False, True, True]).reset_index(drop=True)
 
 
 def confusion(run: RunDirectory, target: str = JOINT, most: int = MOST) -> Confusion:
-    """The confusion of a head or the joint class: of all its classes, or the `most` confused of more than that.
+    """The confusion of a head or the joint class: of all classes, or of the `most` with the most mistakes.
 
-    Raises UsageError where no photo has the label.
+    Raises UsageError if no photo has the label.
     """
     found = pairs(run, target)
     if found.empty:
@@ -97,14 +96,14 @@ def name_of(heads: Heads, target: str, code: int) -> str:
 
 
 def label_of(heads: Heads, target: str, code: int, most: int) -> str:
-    """`name_of` in at most so many characters; of a joint class something of each head is left."""
+    """`name_of` in at most `most` characters; a joint class keeps a part of each head's name."""
     if target != JOINT:
         return shorten_middle(name_of(heads, target, code), most)
-    return squeezed_parts([heads[i].decode(heads.unjoint(np.array([code]))[0][i]) for i in heads.joined], most)
+    return shorten_parts([heads[i].decode(heads.unjoint(np.array([code]))[0][i]) for i in heads.joined], most)
 
 
 def _confused(found: pd.DataFrame, most: int) -> list[int]:
-    """The classes with the most mistakes, of either side, in their order; without any, the most frequent."""
+    """The class numbers with the most mistakes, true or predicted, in order; without mistakes the most frequent."""
     wrong = most_confused(found)
     of = wrong if len(wrong) else found
     errors = of.groupby("true")["n"].sum().add(of.groupby("predicted")["n"].sum(), fill_value=0)
@@ -113,9 +112,9 @@ def _confused(found: pd.DataFrame, most: int) -> list[int]:
 
 @styled()
 def plot_confusion(run: RunDirectory, head: str = JOINT, most: int = MOST) -> Picture:
-    """The confusion of a head or the joint class, rows the truth: counts, and the share of each row's photos.
+    """The confusion of a head or the joint class, one row per true class: counts and shares of the row.
 
-    Raises UsageError for a head that there is not, or of which no photo has a label.
+    Raises UsageError for an unknown head, or if no photo has the label.
     """
     found = confusion(run, head, most)
     size = len(found.names)
@@ -137,7 +136,7 @@ def plot_confusion(run: RunDirectory, head: str = JOINT, most: int = MOST) -> Pi
     beside.tick_params(length=0, labelcolor=QUIET)
     beside.spines["right"].set_visible(False)
     axes.set(
-        xlabel="answered",
+        xlabel="predicted",
         ylabel="true",
         xlim=(0, size),
         ylim=(size, 0),
@@ -149,7 +148,7 @@ def plot_confusion(run: RunDirectory, head: str = JOINT, most: int = MOST) -> Pi
 
 
 def _cells(axes: Axes, found: Confusion, points: float) -> None:
-    """Each cell as full of colour as the share of its row that it holds: right answers in one, wrong in another."""
+    """Cells coloured by their share of the row, correct predictions in one colour and wrong ones in another."""
     shares, size = found.shares, len(found.names)
     right = np.eye(size, dtype=bool)
     for colour, of in ((SERIES[0], right), (SERIES[1], ~right)):
@@ -170,47 +169,40 @@ def _cells(axes: Axes, found: Confusion, points: float) -> None:
 
 
 def section(material: Material) -> list[Block]:
-    """The confusion of the joint class, then of the heads, those with the most mistakes where there are many."""
-    run = material.run
-    known = [target for target in material.targets if material.known(target).any()]
-    if not known:
-        raise UsageError("No photo has a label.")
-    heads = [target for target in known if target != JOINT]
-    worst = sorted(heads, key=lambda head: material.scores.heads[head].accuracy)[:_HEADS]
-    shown = [target for target in known if target == JOINT or target in worst]
-    without = [target for target in material.targets if target not in known]
+    """The confusion of the joint class and of each head, or of the worst heads."""
+    worst = material.worst_heads(_HEADS)
     blocks: list[Block] = [
         Text(
-            "A row is a true class: how its photos were answered, by the models that have not seen them. The count "
-            "stands over its share of the row, the row's photos on the right."
-        )
+            "A row is a true class: how its photos were predicted, by models that have not seen them. A cell has the "
+            "count and its share of the row; the number of photos of the row is on the right."
+        ),
+        *only_some(len(worst), len(material.labelled_heads), "with the lowest accuracy"),
     ]
-    if len(worst) < len(heads):
-        blocks.append(Text(f"Of {len(heads)} heads the {len(worst)} that are right least often are shown."))
+    without = [target for target in material.targets if target not in material.labelled]
     if without:
-        blocks.append(Text(f"Without a label, and left out: {join_some(without)}."))
-    names = file_names([target for target in shown if target != JOINT])
-    return [*blocks, *(_drawing(run, target, f"confusion-{names.get(target, JOINT)}") for target in shown)]
+        blocks.append(Text(f"Left out because no photo has a label: {join_some(without)}."))
+    names = file_names(worst)
+    shown = [target for target in material.labelled if target == JOINT or target in worst]
+    return [*blocks, *(_drawing(material.run, target, f"confusion-{names.get(target, JOINT)}") for target in shown)]
 
 
 def _drawing(run: RunDirectory, target: str, name: str) -> Drawing:
     found = most_confused(pairs(run, target))
     rows = [
-        [f"{name_of(run.heads, target, true)} → {name_of(run.heads, target, said)}", f"{n:,}", percent(share)]
-        for true, said, n, share in found.head(_PAIRS).itertuples(index=False)
+        [f"{name_of(run.heads, target, true)} → {name_of(run.heads, target, predicted)}", f"{n:,}", percent(share)]
+        for true, predicted, n, share in found.head(_PAIRS).itertuples(index=False)
     ]
-    wrong = int(found["n"].sum())
-    what = "Joint class" if target == JOINT else f"Head {target}"
-    told = f"{what}: {count(wrong, 'wrong answer')}"
+    title = "Joint class" if target == JOINT else f"Head {target}"
+    said = f"{title}: {count(int(found['n'].sum()), 'wrong prediction')}"
     if rows:
-        true, said = (label_of(run.heads, target, found[column].iloc[0], _LONG) for column in ("true", "predicted"))
-        told += f", most often {true} → {said} ({rows[0][1]})"
+        first = (label_of(run.heads, target, found[column].iloc[0], _LONG) for column in ("true", "predicted"))
+        said += f", most often {' → '.join(first)} ({rows[0][1]})"
     table = Table("Most frequent mistakes", ["", "photos", "of its row"], rows) if rows else None
-    return Drawing(name, plot_confusion(run, target), f"Confusion matrix. {told}.", f"{told}.", table)
+    return Drawing(name, plot_confusion(run, target), f"Confusion matrix. {said}.", f"{said}.", table)
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:
-    """For each name one of a file: its plain letters, or its number where these are none, or another's too."""
+    """A file name per name: its ASCII letters and digits, or its number if these are empty or not unique."""
     plain = ["".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")[:40] for name in names]
     return {
         name: word if word and plain.count(word) == 1 and word != JOINT else f"head-{number}"

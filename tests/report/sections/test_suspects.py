@@ -6,7 +6,7 @@ from fastmask.api import Run
 from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.report.blocks import Album, Text
 from fastmask.report.material import Material
-from fastmask.report.suspects import section
+from fastmask.report.sections.suspects import section
 
 
 def test_the_most_suspicious_of_each_person_are_shown(make_run: Callable[..., Run], labels: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Facts: what was run, what it cost and on what, as far as the run's own files tell."""
+"""Facts: what was run, its cost and its environment, from the run's own files."""
 
 from __future__ import annotations
 
@@ -18,42 +18,39 @@ from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
 from fastmask.system.text import count, join_some, shorten
 
-# settings that are told in their own place
+# settings that are shown elsewhere
 _ELSEWHERE = ("data", "heads", "train_pipeline", "valid_pipeline", "arch")
 _MOST = 160
 
 
 def run_section(material: Material) -> list[Block]:
-    """The network, the photos, the folds, the heads; what differs from the defaults; the augmentation."""
+    """The network, photos, folds and heads; the settings that differ from the defaults; the augmentation."""
     run = material.run
-    blocks: list[Block] = [Facts([*_made(run), *_data(run)])]
+    blocks: list[Block] = [Facts([*_network(run), *_data(run)])]
     if run.is_ensemble:
         return blocks
     differing = settings(run.config)
     if differing:
         caption = "Settings that differ from the defaults"
-        blocks.append(Table(caption, ["setting", "here", "default", "what it is"], differing))
+        blocks.append(Table(caption, ["setting", "value", "default", "description"], differing))
     else:
         blocks.append(Text("All settings are the defaults."))
-    steps = [[name, arguments] for name, arguments in augmentation(run)]
-    caption = "What a training photo goes through; in validation and prediction what is random is left out"
-    return [*blocks, Table(caption, ["step", "how"], steps)] if steps else blocks
+    steps = augmentation(run)
+    caption = "Transforms of a training photo; validation and prediction leave out the random ones"
+    return [*blocks, Table(caption, ["transform", "arguments"], steps)] if steps else blocks
 
 
-def _made(run: RunDirectory) -> list[tuple[str, str]]:
+def _network(run: RunDirectory) -> list[tuple[str, str]]:
     if run.is_ensemble:
         members = [member["name"] for member in run.ensemble["members"]]
-        weights = run.ensemble["weights"]
-        told = "; ".join(f"{head}: {_figures(each)}" for head, each in weights.items())
-        return [
-            ("Ensemble", f"{run.ensemble['blend']} of {join_some(members)}"),
-            *([("Weights", shorten(told, _MOST))] if told else []),
-        ]
+        rows = [("Ensemble", f"{run.ensemble['blend']} of {join_some(members)}")]
+        weights = "; ".join(f"{head}: {_figures(each)}" for head, each in run.ensemble["weights"].items())
+        return [*rows, ("Weights", shorten(weights, _MOST))] if weights else rows
     body = _mapping(run.environment.get("body"))
-    parameters = body.get("parameters")
-    network = [run.config.arch, *([f"{parameters / 1e6:.1f} M parameters"] if type(parameters) is int else [])]
-    started = body.get("initial_weights")
-    return [("Network", ", ".join(network)), *([("Started from", shorten(str(started), _MOST))] if started else [])]
+    parameters, initial = body.get("parameters"), body.get("initial_weights")
+    size = f", {parameters / 1e6:.1f} M parameters" if type(parameters) is int else ""
+    rows = [("Network", f"{run.config.arch}{size}")]
+    return [*rows, ("Initial weights", shorten(str(initial), _MOST))] if initial else rows
 
 
 def _figures(values: Any) -> str:
@@ -63,31 +60,31 @@ def _figures(values: Any) -> str:
 
 def _data(run: RunDirectory) -> list[tuple[str, str]]:
     config, folds = run.config, run.folds
-    whole = "the persons of a fold whole" if config.group == "person" else "persons torn apart (--group none): a leak"
+    split = "each person in one fold"
+    if config.group != "person":
+        split = "persons split across folds (--group none): a leak"
     rows = [
         ("Data", f"{config.data}: {count(len(folds), 'photo')} of {count(folds['person'].nunique(), 'person')}"),
-        ("Folds", f"{config.folds}, {whole}, stratified on {config.stratify or 'what the data asks for'}"),
+        ("Folds", f"{config.folds}, {split}, stratified on {config.stratify or 'the default of the data'}"),
     ]
-    rows += [(f"Head {head.name}", _told(head, run)) for head in list(run.heads)[:12]]
+    rows += [(f"Head {head.name}", _head(head, run)) for head in list(run.heads)[:12]]
     if len(run.heads) > 12:
         rows.append(("More heads", join_some([head.name for head in list(run.heads)[12:]], 40)))
     if run.extra is not None:
-        rows.append(("Extra", f"{count(len(run.extra), 'photo')} of other sources, for training alone"))
+        rows.append(("Extra", f"{count(len(run.extra), 'photo')} of other sources, used only for training"))
     if (run.path / SKIPPED).is_file():
-        rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} photos that cannot be read"))
+        rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} unreadable photos"))
     return rows
 
 
-def _told(head: Head, run: RunDirectory) -> str:
+def _head(head: Head, run: RunDirectory) -> str:
     known = int((run.folds[head.name] != "").sum())
     labels = "" if known == len(run.folds) else f"; {known:,} photos have the label"
     if head.spread is not None:
         return f"a number from {head.classes[0]} to {head.classes[-1]}, learned as a distribution{labels}"
-    bounds = ""
-    if head.bounds:
-        bounds = f"; bounds {', '.join(f'{bound:g}' for bound in head.bounds)}"
-        if head.train_bounds and head.train_bounds != head.bounds:
-            bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
+    bounds = f"; bounds {', '.join(f'{bound:g}' for bound in head.bounds)}" if head.bounds else ""
+    if head.bounds and head.train_bounds and head.train_bounds != head.bounds:
+        bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
     weight = "" if head.weight == 1 else f"; {head.weight:g} of the loss"
     return f"{join_some(head.classes, 12)}{bounds}{weight}{labels}"
 
@@ -106,21 +103,20 @@ def _value(value: Any) -> str:
     return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _MOST)
 
 
-def augmentation(run: RunDirectory) -> list[tuple[str, str]]:
-    """The steps of the training pipeline, each with its arguments in words."""
+def augmentation(run: RunDirectory) -> list[list[str]]:
+    """Name and arguments of each transform of the training pipeline."""
     steps = _mapping(_mapping(run.pipelines["train"]).get("transform")).get("transforms")
     if not isinstance(steps, list):
         return []
-    return [(str(step.get("__class_fullname__")), _arguments(step)) for step in steps if isinstance(step, dict)]
+    return [[str(step.get("__class_fullname__")), _arguments(step)] for step in steps if isinstance(step, dict)]
 
 
 def _arguments(step: Mapping[str, Any]) -> str:
-    """What a step is given that differs from what it does by itself, and with what probability it happens."""
+    """The probability of a transform, and its arguments that differ from the defaults."""
     default = defaults_of(str(step.get("__class_fullname__")))
     given = {n: v for n, v in step.items() if n not in ("__class_fullname__", "p") and not _same(v, default.get(n))}
-    sure = "" if step.get("p") == 1 else f"with probability {_value(step.get('p'))}"
-    words = [f"{name} {_value(value)}" for name, value in given.items()]
-    return shorten(", ".join(filter(None, [sure, *words])), _MOST)
+    chance = [] if step.get("p") == 1 else [f"with probability {_value(step.get('p'))}"]
+    return shorten(", ".join([*chance, *(f"{name} {_value(value)}" for name, value in given.items())]), _MOST)
 
 
 def _same(value: Any, other: Any) -> bool:
@@ -128,10 +124,10 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def cost_section(material: Material) -> list[Block]:
-    """What the run took."""
+    """The cost of the run."""
     run = material.run
     if run.is_ensemble:
-        raise UsageError("An ensemble was not trained; what its runs cost stands in their own reports.")
+        raise UsageError("An ensemble was not trained; the cost of its runs is in their own reports.")
     cells = cost_of(run).cells
     return [Facts([(name, cell) for name, cell in zip(COST_CELLS, cells, strict=True) if cell])]
 
@@ -150,15 +146,15 @@ def environment_section(material: Material) -> list[Block]:
     if environment.get("git_commit"):
         rows.append(("Git commit", str(environment["git_commit"])))
     if not rows:
-        raise UsageError("The run keeps nothing about it.")
+        raise UsageError("The run has no record of its environment.")
     return [Facts(rows)]
 
 
 def data_name(run: RunDirectory) -> str:
-    """What the data is called, without where it lies."""
+    """The name of the data, without its folder."""
     return Path(run.config.data).absolute().name or run.config.data
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """A mapping, or an empty one where a file holds something else."""
+    """A mapping from a file, or an empty one if the file has something else."""
     return value if isinstance(value, dict) else {}

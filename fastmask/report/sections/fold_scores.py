@@ -1,4 +1,4 @@
-"""Folds: the score of each fold beside that of all, which says how much one fold alone would mislead."""
+"""Fold scores: the score of each fold next to that of all folds, to show how much a single fold may mislead."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT
-from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
-from fastmask.report.curves import fold_colours
+from fastmask.report.blocks import Block, Drawing, Table, Text, only_some, rounded
 from fastmask.report.material import Material
+from fastmask.report.sections.curves import fold_colours
 from fastmask.report.style import FAINT, INK, Picture, styled
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Score, Scores, score_heads
@@ -18,14 +18,14 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import shorten
 
 _HEADS, _NAME = 10, 28
-# how far an interval may draw the axis out beyond the dots, at least
+# how far beyond the dots the axis may extend for an interval, at least
 _ROOM = 0.1
 
 
 def fold_scores(run: RunDirectory) -> pd.DataFrame:
-    """One row a fold and target ("joint" or a head): fold, target, macro_f1, accuracy, n; NaN without a label.
+    """One row per fold and target ("joint" or a head): fold, target, macro_f1, accuracy, n; NaN without a label.
 
-    The mean of each F1 is over the classes of the whole table, so a fold that lacks a class has 0 for it.
+    Macro-F1 is the mean over the classes of the whole table, so a class that a fold lacks counts as 0.
     """
     fold_of, rows = run.oof["fold"].to_numpy(), []
     for fold in np.unique(fold_of).tolist():
@@ -38,7 +38,7 @@ def fold_scores(run: RunDirectory) -> pd.DataFrame:
 
 @styled()
 def plot_folds(frame: pd.DataFrame, scores: Scores) -> Picture:
-    """Macro-F1 of each fold as a dot, that of all folds together with its interval as a cross; a row a target."""
+    """Per target, macro-F1 of each fold as a dot, and of all folds with its interval as a cross."""
     targets = list(frame["target"].unique())
     whole = {JOINT: scores.joint, **scores.heads}
     figure = Picture(figsize=(7.6, 0.95 + 0.42 * len(targets)), layout="constrained")
@@ -63,7 +63,7 @@ def plot_folds(frame: pd.DataFrame, scores: Scores) -> Picture:
 
 
 def _limits(frame: pd.DataFrame, scores: Mapping[str, Score]) -> tuple[float, float]:
-    """The ends of the axis: a very wide interval goes on beyond, because the dots are what is compared."""
+    """The limits of the axis; a very wide interval extends beyond them, to keep the dots apart."""
     whole = [scores[target] for target in frame["target"].unique()]
     points = [point for point in (*frame["macro_f1"], *(score.macro_f1 for score in whole)) if np.isfinite(point)]
     ends = [end for score in whole for end in score.macro_f1_interval or ()]
@@ -80,7 +80,7 @@ def section(material: Material) -> list[Block]:
     run = material.run
     frame = fold_scores(run)
     if frame["fold"].nunique() < 2:
-        raise UsageError("There is one fold only, whose score is the one above.")
+        raise UsageError("There is only one fold, and its score is the one above.")
     persons = run.oof.groupby("fold")["person"].nunique()
     photos = run.oof["fold"].value_counts()
     targets = list(material.targets)[: _HEADS + 1]
@@ -90,19 +90,18 @@ def section(material: Material) -> list[Block]:
         [f"fold {fold}", f"{photos[fold]:,}", f"{persons[fold]:,}", *map(rounded, figures)]
         for fold, figures in zip(wide.index, wide.to_numpy(), strict=True)
     ]
+    said, others = "Each fold is predicted by models that have not seen its persons.", "persons"
+    if run.is_leaky:
+        said, others = "The split is leaky: each fold is predicted by models that may have seen its persons.", "photos"
     first = wide[targets[0]]
-    alt = (
-        f"Dots of macro-F1 by fold: {targets[0]} from {rounded(first.min(), 3)} to {rounded(first.max(), 3)}; the "
-        "figures follow."
-    )
-    judged = (
-        "The split is leaky: each fold is judged by models that may have seen its persons."
-        if run.is_leaky
-        else "Each fold is judged by models that have not seen its persons."
-    )
-    others = "photos" if run.is_leaky else "persons"
-    said = f"{judged} Each holds other {others}, so folds score differently by chance alone."
-    few = [Text(f"Of {len(material.targets) - 1} heads the first {_HEADS} are shown.")]
-    table = Table("Macro-F1 by fold", ["", "photos", "persons", *targets], rows)
-    drawing = Drawing("folds", plot_folds(shown, material.scores), alt, table=table)
-    return [Text(said), *(few if len(targets) < len(material.targets) else []), drawing]
+    ends = f"{rounded(first.min(), 3)} to {rounded(first.max(), 3)}"
+    return [
+        Text(f"{said} Each has other {others}, so the scores of folds differ by chance alone."),
+        *only_some(len(targets) - 1, len(material.targets) - 1, "that come first"),
+        Drawing(
+            "folds",
+            plot_folds(shown, material.scores),
+            f"Dots of macro-F1 by fold: {targets[0]} from {ends}; the figures follow.",
+            table=Table("Macro-F1 by fold", ["", "photos", "persons", *targets], rows),
+        ),
+    ]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
@@ -13,8 +14,7 @@ from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Text
 from fastmask.report.material import Material
-from fastmask.report.mistakes import mistakes
-from fastmask.report.top_losses import answer_lines, losses, plot_top_losses, section
+from fastmask.report.sections.mistakes import losses, mistakes, plot_top_losses, prediction_lines, section
 from fastmask.system.errors import UsageError
 from fastmask.system.text import percent
 
@@ -41,7 +41,7 @@ def test_top_losses_are_shown_with_true_and_predicted(finished_run: Run) -> None
     assert texts[0] == "Highest loss, mask: -log of the probability of the true class"
     assert texts[1].startswith(f"loss {first['loss']:.2f}")
     assert texts[2] == first["true"]
-    assert texts[3].startswith(f"said {first['predicted']}")
+    assert texts[3].startswith(f"predicted {first['predicted']}")
 
 
 def test_top_losses_without_photos_or_labels_say_so(make_run: Callable[..., Run], labels: np.ndarray) -> None:
@@ -55,9 +55,9 @@ def test_lines_tell_what_is_wrong_and_what_is_right(make_run: Callable[..., Run]
     ages = np.array([25.0, 45.0, 66.0])[labels[:, 2]]
     run = make_run(labels, numbers={"age_value": ages})
     row = int(np.flatnonzero(((run.true != run.predicted) == [False, False, True]).all(1))[0])
-    (wrong, kind), right = answer_lines(run, row)
+    (wrong, kind), right = prediction_lines(run, row)
     age, said = run.heads["age"].decode(run.true[row, 2]), run.heads["age"].decode(run.predicted[row, 2])
-    assert wrong.startswith(f"{age} ({ages[row]:g}), answered {said} ")
+    assert wrong.startswith(f"{age} ({ages[row]:g}), predicted {said} ")
     assert kind == WRONG
     mask, gender = (run.heads[i].decode(run.true[row, i]) for i in (0, 1))
     assert right == (f"right: {mask}, {gender}", RIGHT)
@@ -70,12 +70,12 @@ def test_the_section_shows_each_person_once_the_surest_first(make_run: Callable[
     shown = [next(text for text, kind in one.lines if kind == QUIET) for one in album.photos]
     assert shown == expected["path"].tolist()
     first = expected.iloc[0]
-    assert f"Photo of a true {first['true']}, answered {first['predicted']}" in album.photos[0].alt
+    assert f"Photo of a true {first['true']}, predicted {first['predicted']}" in album.photos[0].alt
 
 
 @pytest.mark.parametrize("n", [0, -1, None, 3.5, "x", True, 201])
 def test_a_number_of_photos_that_is_none_is_told(finished_run: Run, n: Any) -> None:
-    with pytest.raises(UsageError, match=rf"^n is {n!r}; expected a whole number of photos to show, 1 to 200\."):
+    with pytest.raises(UsageError, match=rf"^n is {n!r}; expected a number of photos, an integer from 1 to 200\."):
         finished_run.top_losses(n)
 
 
@@ -101,7 +101,7 @@ def test_photos_that_are_gone_are_told(make_run: Callable[..., Run], labels: np.
     said = section(Material(run))[0]
     assert isinstance(said, Text)
     assert said.warning
-    assert said.text.startswith(f"1 of the 180 photos of this run are not there any more, such as {path}.")
+    assert said.text.startswith(f"1 of the 180 photos of this run no longer exist, such as {path}.")
 
 
 def test_mistakes_show_what_they_are_sorted_by(make_run: Callable[..., Run], labels: np.ndarray) -> None:
@@ -118,7 +118,7 @@ def test_a_long_name_is_short_under_a_photo(make_run: Callable[..., Run], labels
     heads = Heads([Head("a", long), *list(contest_heads())[1:]])
     run = make_run(labels, heads)
     row = int(mistakes(run, "a")["row"][0])
-    assert max(len(text) for text, _ in answer_lines(run, row)) < 90
+    assert max(len(text) for text, _ in prediction_lines(run, row)) < 90
 
 
 def test_photos_that_cannot_be_read_are_counted(
@@ -130,3 +130,37 @@ def test_photos_that_cannot_be_read_are_counted(
     blocks = section(Material(run))
     assert "1 more cannot be read." in [getattr(block, "text", "") for block in blocks]
     assert len(next(block for block in blocks if isinstance(block, Album)).photos) == 23
+
+
+def read(run: Run, name: str) -> pd.DataFrame:
+    return pd.read_csv(run.path / name, dtype={"age": str, "path": str, "person": str})
+
+
+def test_mistakes_of_the_joint_class_are_the_rows_that_differ(finished_run: Run) -> None:
+    oof, found = read(finished_run, "oof.csv"), mistakes(finished_run)
+    wrong = oof[oof["true"] != oof["predicted"]]
+    assert sorted(found["path"]) == sorted(wrong["path"])
+    assert found["probability"].is_monotonic_decreasing
+    assert (oof["path"][found["row"]].to_numpy() == found["path"].to_numpy()).all()
+    row = oof.iloc[found["row"][0]]
+    product = np.prod([max(row[c] for c in oof if c.startswith(f"{head}.")) for head in ("mask", "gender", "age")])
+    assert found["probability"][0] == pytest.approx(product)
+
+
+def test_mistakes_of_a_head_have_its_names_and_probabilities(finished_run: Run) -> None:
+    oof, labels = read(finished_run, "oof.csv"), read(finished_run, "folds.csv").set_index("path")
+    found = mistakes(finished_run, "age")
+    classes = finished_run.heads["age"].classes
+    said = oof[[f"age.{c}" for c in classes]].set_axis(list(classes), axis=1).idxmax(axis=1)
+    true = labels["age"].loc[oof["path"]].to_numpy()
+    assert sorted(found["path"]) == sorted(oof["path"][said.to_numpy() != true])
+    for mistake in found.head(5).itertuples():
+        assert mistake.true == labels["age"][mistake.path]
+        assert mistake.probability == pytest.approx(oof[f"age.{mistake.predicted}"][mistake.row])
+        assert mistake.probability_true == pytest.approx(oof[f"age.{mistake.true}"][mistake.row])
+        assert mistake.fold == oof["fold"][mistake.row]
+
+
+def test_a_head_that_there_is_not_is_refused(finished_run: Run) -> None:
+    with pytest.raises(UsageError, match="There is no head 'hat'; the heads are mask, gender, age"):
+        mistakes(finished_run, "hat")

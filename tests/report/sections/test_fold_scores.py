@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.api import Run
-from fastmask.report.fold_scores import fold_scores, plot_folds, section
 from fastmask.report.material import Material
+from fastmask.report.sections.fold_scores import fold_scores, plot_folds, section
 from fastmask.scoring import Scores
 
 

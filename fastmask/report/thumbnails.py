@@ -1,10 +1,11 @@
-"""Photos: small ones for a page, read only where they are shown, and sheets of them."""
+"""Thumbnails: small photos for a page, and sheets of them with lines of text."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,60 +13,57 @@ from PIL import Image
 
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.table import Table
-from fastmask.report.blocks import QUIET as QUIET_LINE
-from fastmask.report.blocks import RIGHT as RIGHT_LINE
-from fastmask.report.blocks import WRONG as WRONG_LINE
+from fastmask.report import blocks
 from fastmask.report.blocks import Shown
 from fastmask.report.style import INK, QUIET, RIGHT, WRONG, Picture, styled
 from fastmask.system.errors import DataError
 from fastmask.system.text import shorten, shorten_start
 
-# pixels of a photo on a page, twice as many as it is large there, and how good its JPEG is
-HEIGHT, WIDTH, _QUALITY = 260, 390, 80
-_COLOURS = {"": INK, QUIET_LINE: QUIET, RIGHT_LINE: RIGHT, WRONG_LINE: WRONG}
-# inches of a photo of a sheet and of a line under it, and characters of that
+# pixels of a photo, twice its size on a page
+HEIGHT, WIDTH = 260, 390
+_COLOURS = {"": INK, blocks.QUIET: QUIET, blocks.RIGHT: RIGHT, blocks.WRONG: WRONG}
+# on a sheet: inches of a photo and of a line under it, and characters of a line
 _CELL, _LINE, _MOST = (1.55, 1.7), 0.15, 27
 
 
-def small(photo: np.ndarray) -> np.ndarray:
-    """(height, width, 3) uint8 -> the same photo, of at most HEIGHT x WIDTH pixels."""
-    height, width = photo.shape[:2]
-    scale = min(1.0, HEIGHT / height, WIDTH / width)
-    if scale == 1:
+def thumbnail(photo: np.ndarray, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """(H, W, 3) uint8 -> the photo scaled down to at most `height` x `width` pixels."""
+    scale = min(height / photo.shape[0], width / photo.shape[1])
+    if scale >= 1:
         return photo
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
 
 
-def read_small(table: Table, rows: Sequence[int]) -> list[np.ndarray | None]:
-    """The photos of some rows of a table, small; None for one that cannot be read.
+def read_thumbnails(table: Table, rows: Sequence[int]) -> list[np.ndarray | None]:
+    """The photos of some rows of a table, small; None for a photo that cannot be read.
 
-    Raises DataError, that of the first, where none can.
+    Raises the DataError of the first one if none can be read.
     """
     photos = list(in_threads(_read, [table.photo(row) for row in rows]))
-    faults = [photo for photo in photos if isinstance(photo, DataError)]
-    if faults and len(faults) == len(photos):
-        raise faults[0]
+    errors = [photo for photo in photos if isinstance(photo, DataError)]
+    if errors and len(errors) == len(photos):
+        raise errors[0]
     return [None if isinstance(photo, DataError) else photo for photo in photos]
 
 
-def _read(path: Any) -> np.ndarray | DataError:
+def _read(path: Path) -> np.ndarray | DataError:
     try:
-        return small(read_photo(path))
+        return thumbnail(read_photo(path))
     except DataError as error:
         return error
 
 
-def to_jpeg(image: np.ndarray) -> bytes:
-    """(height, width, 3) uint8 -> a JPEG."""
+def to_uri(image: np.ndarray, quality: int = 80) -> str:
+    """(height, width, 3) uint8 -> a JPEG as a data URI."""
     buffer = BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
-    return buffer.getvalue()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 @styled()
 def plot_sheet(photos: Sequence[Shown], columns: int = 0, title: str = "") -> Picture:
-    """Photos in a grid, each with its lines under it; `columns` a row, by default up to eight."""
+    """Photos in a grid of `columns` (by default up to eight), each with its lines under it."""
     columns = columns or min(8, max(1, len(photos)))
     rows, lines = max(1, -(-len(photos) // columns)), max((len(one.lines) for one in photos), default=0)
     width, high = _CELL[0] * columns, _CELL[1] + _LINE * lines + 0.12
@@ -82,7 +80,7 @@ def plot_sheet(photos: Sequence[Shown], columns: int = 0, title: str = "") -> Pi
         axes.set_axis_off()
         for number, (text, kind) in enumerate(one.lines):
             y = top - tall - (0.05 + _LINE * number) / (high * rows + above)
-            # of a path the end tells more
-            shown = shorten_start(text, _MOST) if kind == QUIET_LINE else shorten(text, _MOST)
-            figure.text((column + 0.04) / columns, y, shown, va="top", fontsize=7, color=_COLOURS[kind])
+            # a path is recognised by its end
+            short = shorten_start(text, _MOST) if kind == blocks.QUIET else shorten(text, _MOST)
+            figure.text((column + 0.04) / columns, y, short, va="top", fontsize=7, color=_COLOURS[kind])
     return figure

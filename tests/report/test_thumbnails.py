@@ -1,6 +1,6 @@
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.report.blocks import QUIET, WRONG, Shown
-from fastmask.report.photos import HEIGHT, WIDTH, plot_sheet, read_small, small, to_jpeg
+from fastmask.report.thumbnails import HEIGHT, WIDTH, plot_sheet, read_thumbnails, thumbnail, to_uri
 from fastmask.run.source import photos_of
 from fastmask.system.errors import DataError
 
@@ -18,12 +18,12 @@ from fastmask.system.errors import DataError
     [((520, 400), (HEIGHT, 200)), ((100, 780), (50, WIDTH)), ((30, 20), (30, 20)), ((4000, 2), (HEIGHT, 1))],
 )
 def test_photos_keep_their_shape_and_never_grow(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert small(np.zeros((*size, 3), np.uint8)).shape[:2] == expected
+    assert thumbnail(np.zeros((*size, 3), np.uint8)).shape[:2] == expected
 
 
 def test_a_jpeg_is_the_photo_again() -> None:
     photo = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (1, 48, 3))
-    again = np.asarray(Image.open(BytesIO(to_jpeg(photo))))
+    again = np.asarray(Image.open(urlopen(to_uri(photo))))
     assert np.abs(again.astype(int) - photo).mean() < 3
 
 
@@ -33,11 +33,11 @@ def test_only_photos_that_are_asked_for_are_read(
     table = photos_of(make_run(labels))
     for path in sorted((tmp_path / "made-photos").iterdir())[2:]:
         path.write_bytes(b"no photo")
-    first, second = read_small(table, [1, 2])
+    first, second = read_thumbnails(table, [1, 2])
     assert first is not None
     assert second is None
     with pytest.raises(DataError, match=r"005\.jpg is not an image"):
-        read_small(table, [5, 7])
+        read_thumbnails(table, [5, 7])
 
 
 def test_a_sheet_has_its_photos_in_rows_with_their_lines() -> None:

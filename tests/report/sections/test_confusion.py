@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.confusion import OTHERS, confusion, file_names, most_confused, pairs, plot_confusion
+from fastmask.report.sections.confusion import OTHERS, confusion, file_names, most_confused, pairs, plot_confusion
 from fastmask.system.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report.material import Material
-from fastmask.report.numbers import by_number, near_bounds, number_errors, plot_numbers, section
+from fastmask.report.sections.numbers import by_number, near_bounds, number_errors, plot_numbers, section
 from fastmask.system.errors import UsageError
 
 
@@ -106,12 +106,12 @@ def test_a_learned_number_has_the_median_beside_it(make_run: Callable[..., Run],
     run = make_run(np.column_stack([labels, labels[:, 2]]), heads, numbers={"age_value": ages}, order="age")
     always = np.abs(ages - np.median(ages)).mean()
     said = section(Material(run))[0].text
-    assert f"always said the median, {np.median(ages):g}, would be off by {always:.2f}." in said
+    assert f"always predicting the median, {np.median(ages):g}, has a mean absolute error of {always:.2f}." in said
 
 
 def test_a_head_without_a_number_says_so(finished_run: Run, make_run: Callable[..., Run], labels: np.ndarray) -> None:
     with pytest.raises(UsageError, match="Head mask has no bounds"):
         number_errors(finished_run, "mask")
     unknown = make_run(labels, numbers={"age_value": np.full(len(labels), np.nan)})
-    with pytest.raises(UsageError, match="No photo's number behind age is known"):
+    with pytest.raises(UsageError, match="No photo has a number for age"):
         number_errors(unknown, "age")

@@ -1,4 +1,4 @@
-"""Augmented: the photos of a run's training as its network got them."""
+"""First batch: the first photos of a run's training, as its network got them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import soft_labels
 from fastmask.report.blocks import Album, Block, Shown, Text
 from fastmask.report.material import Material
-from fastmask.report.photos import small
+from fastmask.report.thumbnails import thumbnail
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UnreadableError, UsageError
 from fastmask.system.randomness import Counted, Stream
@@ -34,10 +34,9 @@ _MOST, _LINES, _NAME = 12, 4, 28
 def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """The first batch of a fold's training: (B, height, width, 3) uint8 photos, (B, classes of all heads) labels.
 
-    Without those that cannot be read any more.
-
-    As the network got them, cut, augmented and mixed: what is drawn is a function of the run's own seed, fold and pass.
-    Photos of other sources (`extra`, `pseudo`) are not among them, and then it is another batch than the first.
+    Cut, augmented and mixed as in training, because randomness is a function of the run's seed, fold and pass. Photos
+    that can no longer be read are left out. Photos of other sources (`extra`, `pseudo`) are not included, so with them
+    it is not the actual first batch.
     """
     config = run.config
     if config.boxes is not None:
@@ -47,7 +46,7 @@ def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray,
     if config.half_cutmix:
         classes = run.heads.joint(train.classes(run.heads))
         halves = Halves(classes, run.heads, config.half_cutmix, config.half_shares, config.half_partner)
-    # a loader draws from torch's own generator, which is somebody else's
+    # a loader uses the global generator of torch
     with torch.random.fork_rng(devices=[]):
         return _batch_of(run, table, fold, train, halves)
 
@@ -71,22 +70,22 @@ def _batch_of(
         halves=halves,
     )
     x, y = dls.train.one_batch()
-    gone = (y == UNREADABLE).all(1).numpy()
-    # as the training has it, where one goes in the middle
-    y[gone] = 0 if y.is_floating_point() else UNKNOWN
+    unreadable = (y == UNREADABLE).all(1).numpy()
+    # as in training
+    y[unreadable] = 0 if y.is_floating_point() else UNKNOWN
     x, y = _mixed(run, fold, x, y)
     pixels = dls.train.after_batch.decode(TensorImage(x)) * 255
     photos = pixels.round().byte().permute(0, 2, 3, 1).numpy()
-    return photos[~gone], soft_labels(y.as_subclass(torch.Tensor), run.heads).numpy()[~gone]
+    return photos[~unreadable], soft_labels(y.as_subclass(torch.Tensor), run.heads).numpy()[~unreadable]
 
 
 def _size(table: Table, augment: Augment) -> tuple[int, int]:
-    """Height and width of a photo of the table as the network gets it, of the first that can be read."""
+    """Height and width of the network's photos, from the first photo that can be read."""
     for row in range(len(table)):
         with suppress(UnreadableError):
             path = table.photo(row)
             return check_fit({"the training pipeline": (augment, check_photos([path], table.faces))}, [path])
-    raise UsageError(f"None of the photos in {table.root} can be read.")
+    raise UsageError(f"No photo in {table.root} can be read.")
 
 
 def _training_set(run: RunDirectory, table: Table, rows: np.ndarray) -> TrainingSet:
@@ -96,7 +95,7 @@ def _training_set(run: RunDirectory, table: Table, rows: np.ndarray) -> Training
 
 
 def _mixed(run: RunDirectory, fold: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch as mix-up or CutMix makes it in the first step."""
+    """A batch after mix-up or CutMix of the first step."""
     config, learn = run.config, SimpleNamespace(xb=(x,), yb=(y,))
     torch.manual_seed(Counted(Stream.STEP, config.seed, fold).seed_at(0, 0))
     for mix in mix_callbacks(run.heads, config.mixup, config.cutmix, config.mix_prob):
@@ -106,7 +105,7 @@ def _mixed(run: RunDirectory, fold: int, x: torch.Tensor, y: torch.Tensor) -> tu
 
 
 def label_lines(heads: Heads, labels: np.ndarray) -> list[tuple[str, str]]:
-    """The class of most weight of each head, and its weight where that is under 1; of (classes of all heads,)."""
+    """(classes of all heads,) soft labels -> the class with the largest weight per head, and its weight if below 1."""
     lines = []
     for i in heads.joined[:_LINES]:
         part = heads.split(labels)[i]
@@ -128,13 +127,13 @@ def section(material: Material) -> list[Block]:
     for photo, label in zip(photos[:_MOST], labels, strict=False):
         lines = label_lines(run.heads, label)
         names = ", ".join(text for text, _ in lines)
-        shown.append(Shown(small(photo), f"Training photo, augmented: {names}", lines))
+        shown.append(Shown(thumbnail(photo), f"Training photo, augmented: {names}", lines))
     height, width = photos.shape[1:3]
-    others = run.config.extra or run.config.pseudo
-    said = (
-        f"Photos of the training of fold {fold} as its network gets them, {width} × {height} pixels: "
-        + ("of its own data, without those of other sources." if others else "the beginning of its first batch.")
-        + " Under each stands its label, with its weight where a mix gives it less than all"
-        + (", and without what the teacher says." if run.config.teacher else ".")
-    )
+    said = f"Photos of the training of fold {fold} as its network gets them, {width} × {height} pixels: "
+    if run.config.extra or run.config.pseudo:
+        said += "of its own data, without those of other sources. "
+    else:
+        said += "the start of its first batch. "
+    said += "Each has its label below, with the weight if mixing gives it less than 1"
+    said += ", without the labels of the teacher." if run.config.teacher else "."
     return [Text(said), Album("augmented", shown)]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fastmask.api import Run
-from fastmask.report.curves import curves, plot_curves
+from fastmask.report.sections.curves import curves, plot_curves
 from fastmask.system.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def test_the_picture_draws_each_fold_and_marks_its_epochs(finished_run: Run) -> 
 
 
 def test_many_folds_are_told_apart(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmask.report import curves as module
+    from fastmask.report.sections import curves as module
 
     frame = curves(finished_run)
     many = pd.concat([frame.assign(fold=fold) for fold in range(12)])

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastmask.api import Run
 from fastmask.decision.crossfit import decide
-from fastmask.report.reliability import calibration_of, plot_reliability
+from fastmask.report.sections.reliability import calibration_of, plot_reliability
 
 
 def test_it_is_what_decide_tells(finished_run: Run) -> None:

@@ -1,8 +1,9 @@
-"""Curves: how each fold learned, and which of its epochs were kept and which the score is of."""
+"""Curves: loss and macro-F1 of each fold by epoch, and which epochs were kept and which are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import matplotlib as mpl
@@ -12,26 +13,57 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
-from fastmask.report.material import Material, chosen_epochs, kept_epochs
+from fastmask.report.material import Material
 from fastmask.report.style import INK, QUIET, SERIES, Picture, styled
-from fastmask.run.directory import RunDirectory
-from fastmask.system.errors import DataError
+from fastmask.run.directory import DONE, SCORES, RunDirectory
+from fastmask.system.errors import DataError, FastmaskError
+from fastmask.system.files import read_json
 
 COLUMNS = ("train_loss", "valid_loss", "macro_f1")
 
 
-def curves(run: RunDirectory) -> pd.DataFrame:
-    """One row an epoch a trained fold: fold, epoch, train_loss, valid_loss, macro_f1, kept, chosen; epochs from 1.
+def chosen_epochs(run: RunDirectory) -> dict[int, list[int]]:
+    """The epochs, from 0, by which each trained fold is scored, from scores.json."""
+    found, entries = {}, run.scores.get("folds", [])
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or not _are_epochs(entry.get("epochs")) or type(entry.get("fold")) is not int:
+            raise DataError(f"{run.path / SCORES} does not say by which epochs each fold is scored; restore it.")
+        found[entry["fold"]] = list(entry["epochs"])
+    return found
 
-    `kept` says whether its weights were, `chosen` whether the score is of it. What a history lacks is NaN. Raises
-    UsageError for an ensemble.
+
+def scored_epochs(run: RunDirectory, fold: int) -> list[int]:
+    """The epochs, from 1, of the out-of-fold predictions of a fold; none if unknown."""
+    with suppress(FastmaskError, OSError):
+        return [epoch + 1 for epoch in chosen_epochs(run).get(fold, [])]
+    return []
+
+
+def kept_epochs(run: RunDirectory, fold: int) -> list[int]:
+    """The epochs, from 0, of a fold's checkpoints."""
+    done = read_json(run.fold_path(fold) / DONE)
+    kept: Any = done.get("checkpoints") if isinstance(done, dict) else None
+    if not _are_epochs(kept):
+        raise DataError(f"{run.fold_path(fold) / DONE} does not say which epochs the fold has kept; restore it.")
+    return list(kept)
+
+
+def _are_epochs(value: object) -> bool:
+    return isinstance(value, list) and all(type(epoch) is int for epoch in value)
+
+
+def curves(run: RunDirectory) -> pd.DataFrame:
+    """One row per trained fold and epoch: fold, epoch (from 1), train_loss, valid_loss, macro_f1, kept, chosen.
+
+    `kept` says whether there is a checkpoint, `chosen` whether the score uses the epoch. A column that a history lacks
+    is NaN. Raises UsageError for an ensemble.
     """
     run.check_trained()
     chosen, frames = chosen_epochs(run), []
     for fold in run.trained_folds:
         history = run.history(fold)
         if not np.isfinite(history["epoch"]).all():
-            raise DataError(f"{run.fold_path(fold)} has a history without the number of an epoch; restore it.")
+            raise DataError(f"{run.fold_path(fold)} has a history with an epoch without a number; restore it.")
         epochs = history["epoch"].astype(int)
         columns = {name: history.get(name, np.nan) for name in COLUMNS}
         marks = {"kept": epochs.isin(kept_epochs(run, fold)), "chosen": epochs.isin(chosen.get(fold, []))}
@@ -41,7 +73,7 @@ def curves(run: RunDirectory) -> pd.DataFrame:
 
 
 def fold_colours(folds: Sequence[int]) -> dict[int, Any]:
-    """A colour a fold."""
+    """A colour per fold."""
     if len(folds) <= len(SERIES):
         return dict(zip(folds, SERIES, strict=False))
     return dict(zip(folds, mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(folds))), strict=True))
@@ -49,7 +81,7 @@ def fold_colours(folds: Sequence[int]) -> dict[int, Any]:
 
 @styled()
 def plot_curves(run: RunDirectory) -> Picture:
-    """Training and validation loss and macro-F1 of each fold; a disc marks the epochs that are scored, a ring the kept.
+    """Training and validation loss and macro-F1 of each fold; a disc marks scored epochs, a ring kept ones.
 
     Raises UsageError for an ensemble.
     """
@@ -88,35 +120,25 @@ def _legend(colours: dict[int, Any]) -> list[Line2D]:
 
 
 def section(material: Material) -> list[Block]:
-    """The curves, and what they come to fold by fold."""
+    """The curves, and a table of the scored epochs."""
     run = material.run
     frame = curves(run)
     if frame.empty:
-        return [Text("No fold has been trained to its end yet.")]
+        return [Text("No fold has finished training yet.")]
+    n = frame["fold"].nunique()
     how = (
-        "the other folds chose it (or them), so no figure judges photos by a choice that was made on them"
-        if frame["fold"].nunique() > 1
-        else "with a single fold nobody else can choose, so it is the last"
+        "The scored epochs are chosen by the other folds, so no figure is computed on photos that chose the epoch."
+        if n > 1
+        else "With a single fold, no other fold can choose the scored epoch, so it is the last one."
     )
     rows = []
     for fold, of in frame.groupby("fold"):
-        best = of["macro_f1"].max()
         scored = of[of["chosen"]]
-        rows.append(
-            [
-                f"fold {fold}",
-                str(len(of)),
-                ", ".join(map(str, of["epoch"][of["kept"]])),
-                ", ".join(map(str, scored["epoch"])),
-                *(rounded(scored[name].mean()) for name in COLUMNS),
-                rounded(best),
-            ]
-        )
+        epochs = [", ".join(map(str, of["epoch"][of[mark]])) for mark in ("kept", "chosen")]
+        figures = [*(scored[name].mean() for name in COLUMNS), of["macro_f1"].max()]
+        rows.append([f"fold {fold}", str(len(of)), *epochs, *map(rounded, figures)])
     names = ["", "epochs", "kept", "scored", "training loss", "validation loss", "macro-F1", "best macro-F1"]
-    table = Table("Losses and macro-F1 are those of the scored epochs", names, rows)
-    said = (
-        f"Kept are the weights of the best epochs by {run.config.monitor}, which predict. Scored is an epoch because "
-        f"{how}."
-    )
-    alt = f"Lines of loss and macro-F1 by epoch, one a fold, {frame['fold'].nunique()} in all; the figures follow."
+    table = Table("Losses and macro-F1 of the scored epochs", names, rows)
+    alt = f"Lines of loss and macro-F1 by epoch for each of {n} folds; the figures follow."
+    said = f"The weights of the best epochs by {run.config.monitor} are kept and used for prediction. {how}"
     return [Text(said), Drawing("curves", plot_curves(run), alt, table=table)]
