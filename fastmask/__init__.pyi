@@ -60,8 +60,8 @@ from .model.network import MultiHeadNet as MultiHeadNet
 from .model.network import build_network as build_network
 from .preparation.check import Finding as Finding
 from .preparation.check import check_data as check_data
-from .report.explain import explain as explain
-from .report.mistakes import mistakes as mistakes
+from .report.gradcam import explain as explain
+from .report.sections.mistakes import mistakes as mistakes
 from .report.write import Report as Report
 from .report.write import write_report as write_report
 from .run.source import table_of as table_of
