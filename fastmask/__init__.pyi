@@ -75,6 +75,8 @@ from .system.errors import DataError as DataError
 from .system.errors import FastmaskError as FastmaskError
 from .system.errors import FastmaskWarning as FastmaskWarning
 from .system.errors import UsageError as UsageError
+from .training.average import EMA as EMA
+from .training.average import SWA as SWA
 from .training.finder import Found as Found
 from .training.finder import lr_find as lr_find
 from .training.freeze import Freeze as Freeze
@@ -84,7 +86,5 @@ from .training.learner import heads_of as heads_of
 from .training.learner import mask_learner as mask_learner
 from .training.mix import Mix as Mix
 from .training.rehearsal import rehearse as rehearse
-from .training.step import EMA as EMA
-from .training.step import SWA as SWA
 from .training.step import Accumulation as Accumulation
 from .training.step import Precision as Precision

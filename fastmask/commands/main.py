@@ -240,11 +240,11 @@ def lr_find(
     check_new(json, overwrite)
     table = _read_table(settings)
     from fastmask.inference.teacher import open_teacher
+    from fastmask.model.precision import tf32
     from fastmask.system.files import write_json
     from fastmask.training import finder
     from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import fitted
-    from fastmask.training.step import tf32
 
     plan = fitted(prepare(table, settings, say=say, open_teacher=open_teacher), say)
     if plan.teacher is not None:

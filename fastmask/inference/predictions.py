@@ -25,12 +25,12 @@ from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.views import View, flip, make_views, plain
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.precision import autocast, resolve_precision
 from fastmask.run.directory import PIPELINES, RunDirectory
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
 from fastmask.training.build import framing
-from fastmask.training.step import autocast, resolve_precision
 
 if TYPE_CHECKING:
     from fastmask.decision.rule import Rule

@@ -20,13 +20,13 @@ from fastmask.data.cache import features_file
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.precision import autocast, tf32
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import FastmaskError
 from fastmask.system.terminal import Progress
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import synchronize
-from fastmask.training.step import autocast, tf32
 
 _FORMAT = 1
 # photos whose features are computed again to see whether kept ones are theirs, and how far they may be off

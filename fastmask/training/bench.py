@@ -15,13 +15,13 @@ from fastai.data.core import TfmdDL
 
 from fastmask.data.loaders import pick_device, pick_workers
 from fastmask.model.adamp import AdamP
+from fastmask.model.precision import autocast, tf32
 from fastmask.model.schedule import lr_schedule
 from fastmask.system.errors import UsageError
 from fastmask.training.build import build
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
-from fastmask.training.step import autocast, tf32
 
 # how many pairs of steps are timed at least, after some that warm up
 _ROUNDS, _WARM = 5, 2

@@ -14,6 +14,7 @@ import pandas as pd
 from fastai.callback.core import Callback
 
 from fastmask.config import Config
+from fastmask.model.precision import tf32
 from fastmask.model.schedule import lr_schedule
 from fastmask.run.directory import DONE, STATE, RunDirectory, go_on
 from fastmask.run.tensors import checkpoint_file
@@ -29,7 +30,6 @@ from fastmask.training.progress.trackers import Told, Trackers, trackers_of
 from fastmask.training.progress.view import FoldProgress, RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
-from fastmask.training.step import tf32
 
 # the photos of the batch at which a training went astray
 DIVERGED = "diverged.csv"

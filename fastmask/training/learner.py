@@ -33,12 +33,13 @@ from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.model.optim import adamp_opt, blocks_and_heads, body_and_heads, layer_scales
+from fastmask.model.precision import resolve_precision
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.randomness import Counted, Stream
 from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.state import ResumableLearner
-from fastmask.training.step import LossesToHost, record_on_device, resolve_precision, step_callbacks
+from fastmask.training.step import LossesToHost, record_on_device, step_callbacks
 
 
 def mask_learner(

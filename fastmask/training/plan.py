@@ -28,6 +28,7 @@ from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, class_weights, left_out, training_set
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.precision import check_compiler, resolve_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import environment, name_of
@@ -41,7 +42,6 @@ from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progress.trackers import check_trackers
 from fastmask.training.settle import check_batches, check_known, check_monitor, deal, effective_config, settle_loss
 from fastmask.training.start import check_no_leak, digest, file_of
-from fastmask.training.step import check_compiler, resolve_precision
 
 LossFunc = Callable[[Heads], nn.Module]
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
 
+from fastmask.model.precision import tf32
 from fastmask.run.directory import DONE, REFIT, RunDirectory
 from fastmask.run.tensors import save_network
 from fastmask.system.errors import DivergenceError, FastmaskError, one_line
@@ -19,7 +20,6 @@ from fastmask.training.plan import Plan
 from fastmask.training.progress.view import RunProgress
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.start import best_checkpoint
-from fastmask.training.step import tf32
 
 
 class NoValidation(Callback):

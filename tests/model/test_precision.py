@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from fastmask.model.precision import autocast, check_compiler, resolve_precision, tf32
+from fastmask.system.errors import FastmaskError, UsageError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "fast_bf16", "expected"),
+    [
+        ("auto", CPU, False, "fp32"),
+        ("bf16", CPU, False, "bf16"),
+        ("auto", CUDA, True, "bf16"),
+        ("auto", CUDA, False, "fp16"),
+        ("fp16", CUDA, True, "fp16"),
+        ("fp32", CUDA, True, "fp32"),
+    ],
+)
+def test_auto_is_what_the_device_is_fast_in(monkeypatch, name, device, fast_bf16, expected):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device", lambda d: asked.append(d) or torch.no_grad())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast_bf16 or including_emulation)
+    assert resolve_precision(name, device) == expected
+    assert asked == ([CUDA] if (name, device) == ("auto", CUDA) else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("fp16", "fp16 needs a GPU; on a CPU use fp32 or bf16"), ("bf17", "no precision 'bf17'; expected auto, fp32")],
+)
+def test_an_unavailable_precision_is_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        resolve_precision(name, CPU)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_a_block_of_autocast_is_torch_s(precision, dtype):
+    x = torch.randn(4, 4)
+    with autocast(CPU, precision):
+        assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("before", ["highest", "high"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_as_asked_in_a_fit_and_as_before_after_it(recwarn, before, allowed):
+    kept = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = not allowed
+        with pytest.raises(KeyError), tf32(CUDA, allowed):
+            assert torch.backends.cuda.matmul.allow_tf32 is allowed
+            assert torch.backends.cudnn.allow_tf32 is allowed
+            raise KeyError
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (before, not allowed)
+        with tf32(CPU, allowed):
+            assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(kept[0])
+        torch.backends.cudnn.allow_tf32 = kept[1]
+    assert not recwarn.list
+
+
+def test_a_machine_that_cannot_compile_is_told_of(monkeypatch):
+    def broken(function, **options):
+        def compiled(x):
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(FastmaskError, match=r"cannot compile here \(Failed to find C compiler\); install a C\+\+"):
+        check_compiler(CPU)
