@@ -121,9 +121,9 @@ def fit(
     folds = None if fold is None else numbers("--fold", fold, int)
     _check_out(out, resume, overwrite)
     if resume and out is not None:
-        from fastmask.run.directory import resumed
+        from fastmask.run.directory import resume_config
 
-        settings = resumed(settings, out)
+        settings = resume_config(settings, out)
     if dry_run:
         _rehearse(settings, folds, out or Path("runs") / settings.arch, resume)
         return
@@ -194,7 +194,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     """Refuse a directory in use before torch takes its seconds to load."""
-    from fastmask.run.directory import check_free
+    from fastmask.run.files import check_free
     from fastmask.system.lock import check_not_held, held
 
     if resume and overwrite:

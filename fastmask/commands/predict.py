@@ -138,7 +138,8 @@ def _other_models(run: RunDirectory, soup: bool, refit: bool) -> str | None:
 
 def _is_refitted(run: RunDirectory) -> bool:
     """Whether it would predict by networks that were trained on all photos at last."""
-    from fastmask.run.directory import CONFIG, RunDirectory
+    from fastmask.run.directory import RunDirectory
+    from fastmask.run.files import CONFIG
 
     if not run.is_ensemble:
         return bool(run.refitted)

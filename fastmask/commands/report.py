@@ -24,7 +24,7 @@ def report(
 ) -> None:
     """Write a run's report: an HTML page, pictures, a model card."""
     from fastmask.report.write import write_report
-    from fastmask.run.directory import PICTURES
+    from fastmask.run.files import PICTURES
 
     made = write_report(run, data, out, images=images, photos=photos, overwrite=overwrite)
     for title, why in made.missing.items():

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.run.directory import ENSEMBLE, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import ENSEMBLE
 from fastmask.system.errors import DataError, UsageError
 
 MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"

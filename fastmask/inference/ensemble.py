@@ -18,7 +18,9 @@ from fastmask.data.folds import whole_parts
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import BLENDS, MEAN, OOF_WEIGHTS, Blend, cross_blend, fit_blend, widen
 from fastmask.inference.members import aligned, all_heads, check_members, describe, learned, member_names
-from fastmask.run.directory import OOF, SCORES, RunDirectory, check_free
+from fastmask.run.caveats import training_caveats
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import OOF, SCORES, check_free
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score_heads, thin
 from fastmask.system.errors import UsageError
 from fastmask.system.files import write_csv, write_json
@@ -158,7 +160,7 @@ def blend_runs(
             ensemble={
                 **blend.to_plain(),
                 "members": [describe(run, name, out) for run, name in zip(loaded, names, strict=True)],
-                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in run.doubts],
+                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in training_caveats(run)],
             },
             overwrite=overwrite,
         )

@@ -13,7 +13,8 @@ import pandas as pd
 
 from fastmask.heads import Heads
 from fastmask.inference.blend import Blend
-from fastmask.run.directory import ENSEMBLE, MOST_MEMBERS, OOF, RunDirectory
+from fastmask.run.directory import MOST_MEMBERS, RunDirectory
+from fastmask.run.files import ENSEMBLE, OOF
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
 

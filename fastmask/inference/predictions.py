@@ -26,7 +26,8 @@ from fastmask.inference.views import View, flip, make_views, plain
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import autocast, resolve_precision
-from fastmask.run.directory import PIPELINES, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import PIPELINES
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress

@@ -24,11 +24,12 @@ from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
 from fastmask.inference.members import learned, open_members
 from fastmask.inference.predictions import predict
-from fastmask.run.directory import FOLDS, TEACHER, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import FOLDS, TEACHER
+from fastmask.run.lineage import digest_weights, first_seen
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.plan import Plan
-from fastmask.training.start import digest, first_seen
 
 Say = Callable[[str], None]
 
@@ -44,7 +45,7 @@ class Teacher:
 
     def digest(self) -> str:
         """SHA-256 of its networks and of how they are blended."""
-        parts = [self.run.identity, *(f"{digest(str(run.path))}" for run in self.runs.values())]
+        parts = [self.run.identity, *(f"{digest_weights(str(run.path))}" for run in self.runs.values())]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastmask.run.directory import DONE, STATE
+from fastmask.run.files import DONE, STATE
 from fastmask.system.files import replacing
 
 # what tells a file that was replaced: when it was written, its bytes
@@ -90,3 +90,22 @@ def _stamp(file: Path) -> Stamp | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+class Mailbox:
+    """The letters of workers in the order of their arrival, until the driver takes them; an actor of Ray.
+
+    Each is the bytes of a `Letter`, so that the actor imports neither torch nor fastai.
+    """
+
+    def __init__(self) -> None:
+        self._letters: list[bytes] = []
+
+    def put(self, letter: bytes) -> None:
+        """Keep a letter: once this returns it is safe, even if its sender is lost."""
+        self._letters.append(letter)
+
+    def take(self) -> list[bytes]:
+        """All letters since the last call."""
+        letters, self._letters = self._letters, []
+        return letters

@@ -28,10 +28,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fastmask.config import Config
 from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
-from fastmask.launch.mailbox import Mailbox
-from fastmask.launch.mirror import Change, take_over, whole
+from fastmask.launch.mirror import Change, Mailbox, take_over, whole
 from fastmask.launch.worker import Job, Letter, Order, work
-from fastmask.run.directory import STATE, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import STATE
 from fastmask.system.errors import FastmaskError, UsageError, one_line
 from fastmask.system.text import count
 from fastmask.training.crossval import check_there

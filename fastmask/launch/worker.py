@@ -16,7 +16,8 @@ from fastmask.config import Config
 from fastmask.data.table import Table
 from fastmask.inference.teacher import open_teacher
 from fastmask.launch.mirror import Change, Mirrored, take_over
-from fastmask.run.directory import CONFIG, ENVIRONMENT, EXTRA, FOLDS, HEADS, PIPELINES, TEACHER, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import CONFIG, ENVIRONMENT, EXTRA, FOLDS, HEADS, PIPELINES, TEACHER
 from fastmask.system.errors import FastmaskError
 from fastmask.system.lock import fold_held, token
 from fastmask.training.crossval import check_same, taught, threads

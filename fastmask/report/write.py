@@ -15,7 +15,8 @@ from fastmask.report.page import to_html
 from fastmask.report.sections import make_sections
 from fastmask.report.style import missing_letters, to_png
 from fastmask.report.thumbnails import plot_sheet
-from fastmask.run.directory import CARD, PAGE, PICTURES, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import CARD, PAGE, PICTURES
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
 from fastmask.system.files import check_parent, real, replacing, write_text
 from fastmask.system.lock import held

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,10 +17,29 @@ import pandas as pd
 
 from fastmask.config import Config, make_config
 from fastmask.heads import Heads
+from fastmask.run.caveats import all_caveats
+from fastmask.run.files import (
+    CONFIG,
+    DONE,
+    ENSEMBLE,
+    ENVIRONMENT,
+    EXTRA,
+    FOLDS,
+    HEADS,
+    OOF,
+    PIPELINES,
+    REFIT,
+    SCORES,
+    SKIPPED,
+    STATE,
+    check_free,
+    check_inside,
+)
+from fastmask.run.identity import GIVEN_ANEW, MACHINE_SETTINGS
+from fastmask.run.tables import read_table
 from fastmask.scoring import DRAWS, Scores, score_heads
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
-    check_parent,
     copy_folder,
     move_folder,
     read_json,
@@ -36,64 +53,9 @@ from fastmask.system.files import (
 )
 from fastmask.system.lock import ASIDE, REPLACED
 from fastmask.system.terminal import quote
-from fastmask.system.text import listed
 
-CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
-    "config.yaml",
-    "pipelines.yaml",
-    "heads.json",
-    "environment.json",
-    "folds.csv",
-    "skipped.csv",
-    "oof.csv",
-    "scores.json",
-)
-# what a run that was made of other runs has instead of pipelines and folds of its own
-ENSEMBLE = "ensemble.json"
-# photos of other sources that it was trained on
-EXTRA = "extra.csv"
-# what its teacher says of its photos
-TEACHER = "teacher.safetensors"
-# what is written about it: the page, the model card, and the folder of their pictures
-PAGE, CARD, PICTURES = "report.html", "README.md", "report"
-FILES = {CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES, ENSEMBLE, EXTRA, TEACHER, PAGE, CARD}
-# the last file of a fold, and what it goes on from until then
-DONE, STATE = "done.json", "state.safetensors"
-# a fold's network after its last epochs on all photos
-REFIT = "refit.safetensors"
 # runs of an ensemble
 MOST_MEMBERS = 100
-# settings that say where to work, to read and to report, and what to do where that fails, not what to do: folds.csv and
-# what environment.json says of a fold's start tell whether what was read is the same
-MACHINE_SETTINGS = (
-    "workers",
-    "device",
-    "cache",
-    "cache_dir",
-    "hours",
-    "save_every",
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "launcher",
-    "address",
-    "per_fold",
-    "fetch",
-    "on_nan",
-    "on_bad_photo",
-    "data",
-    "images",
-    "fixes",
-    "boxes",
-    "extra",
-    "extra_images",
-    "pseudo",
-    "teacher",
-    "folds_file",
-    "weights",
-)
-# those of them that a run is not gone on with unless they are given again
-GIVEN_ANEW = ("hours", "launcher", "address", "per_fold", "fetch")
 
 
 @dataclass(frozen=True)
@@ -166,7 +128,7 @@ class RunDirectory:
     def load(cls, path: str | Path) -> Self:
         """Open a run directory; raises UsageError if there is none, DataError if a file of it is broken."""
         path = Path(path)
-        _check_inside(path)
+        check_inside(path)
         missing = next((name for name in (CONFIG, HEADS) if not (path / name).is_file()), None)
         if missing is not None:
             raise UsageError(f"{path} is not a run directory: it has no {missing}; name the --out of a fit.")
@@ -201,7 +163,7 @@ class RunDirectory:
     @cached_property
     def folds(self) -> pd.DataFrame:
         """One row a photo: path, person, a column a head, fold."""
-        frame = self._read(FOLDS, ["path", "person", *self.heads.names, "fold"])
+        frame = self._table(FOLDS, ["path", "person", *self.heads.names, "fold"])
         for head in self.heads:
             unknown = sorted(set(frame[head.name]) - {"", *head.classes})
             if unknown:
@@ -217,7 +179,7 @@ class RunDirectory:
 
         `true` and `predicted` are joint classes; -1 where a label is unknown.
         """
-        oof = self._read(OOF, ["path", "person", "fold", *self.heads.columns, "true", "predicted"])
+        oof = self._table(OOF, ["path", "person", "fold", *self.heads.columns, "true", "predicted"])
         columns = ["path", "person", "fold"]
         expected = self.folds[self.folds["fold"].isin(oof["fold"])][columns].reset_index(drop=True)
         if not oof[columns].equals(expected):
@@ -227,41 +189,8 @@ class RunDirectory:
             )
         return oof
 
-    def _read(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
-        """A CSV of the run: text in the columns that name things, numbers in all others."""
-        if not (self.path / name).is_file():
-            raise UsageError(f"{self.path} has no {name}: the run has not finished.")
-        file = self.path / name
-        frame = read_strings(file, columns)
-        if frame.empty:
-            raise DataError(f"{file} has no rows, which no run leaves behind; restore it.")
-        if "path" in columns and frame["path"].duplicated().any():
-            raise DataError(
-                f"{file} has two rows of {frame['path'][frame['path'].duplicated()].iloc[0]!r}; restore it."
-            )
-        text = {"path", "person", *self.heads.names}
-        made = {c: frame[c] if c in text else self._numbers(file, frame[c]) for c in frame.columns}
-        return pd.DataFrame(made).reset_index(drop=True)
-
-    def _numbers(self, file: Path, cells: pd.Series) -> pd.Series:
-        """A column of a CSV of the run as numbers; raises DataError naming a cell that cannot be one of it."""
-        joint = (-1, self.heads.n_joint - 1)
-        whole = {"fold": (0, self.config.folds - 1), "true": joint, "predicted": joint}.get(str(cells.name))
-        numbers = pd.to_numeric(cells, errors="coerce")
-        if whole is not None:
-            good, expected = (
-                numbers.between(*whole) & (numbers % 1 == 0),
-                f"a whole number from {whole[0]} to {whole[1]}",
-            )
-        elif cells.name in self.heads.columns:
-            # half precision and means round
-            good, expected = numbers.between(0, 1 + 1e-3), "a probability from 0 to 1"
-        else:
-            good, expected = numbers.notna() | cells.isin(["", "nan"]), "a number"
-        if not good.all():
-            line = good.index[~good][0]
-            raise DataError(f"{file}, line {line}, column {cells.name}: found {cells[line]!r}, expected {expected}.")
-        return numbers if whole is None else numbers.astype(np.int64)
+    def _table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        return read_table(self.path / name, columns, self.heads, self.config.folds)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -283,12 +212,12 @@ class RunDirectory:
     def history(self, fold: int) -> pd.DataFrame:
         """One row an epoch of a fold: losses, metrics, learning rate."""
         self.check_trained()
-        return self._read(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
+        return self._table(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
 
     def times(self, fold: int) -> pd.DataFrame:
         """One row an epoch of a fold: its seconds."""
         self.check_trained()
-        return self._read(f"fold{fold}/times.csv", ["epoch", "seconds"])
+        return self._table(f"fold{fold}/times.csv", ["epoch", "seconds"])
 
     @property
     def trained_folds(self) -> list[int]:
@@ -317,7 +246,7 @@ class RunDirectory:
         if self.refitted != self.trained_folds:
             raise UsageError(
                 f"{self.path} has fold {self.refitted[0]} refitted, and not all others: finish it "
-                f"({go_on(self.path)}), or predict by the checkpoints (--no-refit)."
+                f"({resume_command(self.path)}), or predict by the checkpoints (--no-refit)."
             )
         return [self.fold_path(fold) / REFIT]
 
@@ -423,45 +352,8 @@ class RunDirectory:
 
     @property
     def caveats(self) -> list[str]:
-        """What makes its score another than that of an honest, whole cross-validation; mostly nothing.
-
-        Those of an ensemble are its members', but for heads that one has not learned and another has.
-        """
-        unlearned = self.heads.unlearned
-        if not unlearned:
-            return self.doubts
-        what = f"{', '.join(unlearned)} (weight 0) was never learned: its score and the joint one mean nothing."
-        return [what, *self.doubts]
-
-    @property
-    def doubts(self) -> list[str]:
-        """Its caveats but for those of the heads."""
-        if self.is_ensemble:
-            return list(self.ensemble["caveats"])
-        trained = sorted(set(self.oof["fold"].astype(int)))
-        caveats = []
-        if len(trained) < self.config.folds:
-            only = f"{listed(trained, 'fold')} {'is' if len(trained) == 1 else 'are'}"
-            caveats.append(f"Of {self.config.folds} folds only {only} trained: a part of the photos.")
-        if self.start.get("chosen_weights"):
-            caveats.append(
-                "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
-                "little; compare it only with runs that started there, too."
-            )
-        taught = [name for name in ("pseudo", "teacher") if getattr(self.config, name)]
-        if taught:
-            caveats.append(
-                f"Each fold learned from a teacher's epoch that its own photos had chosen (--{', --'.join(taught)}): "
-                "this score flatters a little; compare it only with runs that did so, too."
-            )
-        if self.environment.get("proposed_fixes"):
-            caveats.append(
-                f"{self.environment['proposed_fixes']} corrections of labels are a model's own and nobody has looked "
-                "at them: this score flatters."
-            )
-        if self.is_leaky:
-            caveats.append("Leaky split (--group none): this score flatters and says nothing about new people.")
-        return caveats
+        """Why its score differs from that of an honest and complete cross-validation; usually nothing."""
+        return all_caveats(self)
 
     @property
     def persons(self) -> np.ndarray:
@@ -499,82 +391,24 @@ def _mapping(file: Path) -> dict[str, Any]:
     return plain
 
 
-def _check_inside(path: Path) -> None:
-    """Raise DataError where something of a run is a link out of its directory, or neither a file nor a folder.
+def resume_config(config: Config, out: str | Path) -> Config:
+    """The settings with which the run at `out` is resumed: those that it was started with, under those given now.
 
-    A run may be somebody else's: what is read of it, copied or written into it, is its own.
-    """
-    named = [*path.glob("fold*"), path / PICTURES]
-    within = [e for folder in named if folder.is_dir() and not folder.is_symlink() for e in folder.rglob("*")]
-    place = os.path.realpath(path)
-    for entry in (*(path / name for name in sorted(FILES)), *named, *within):
-        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(place):
-            raise DataError(f"{entry} is a link out of the run; put what it points to in its place.")
-        special = entry.exists() and not entry.is_file() and not entry.is_dir()
-        # only folders have no ending
-        if special or (entry.suffix and entry.is_dir()) or (entry.is_symlink() and not entry.exists()):
-            raise DataError(f"{entry} is not a plain file; restore it.")
-
-
-def differing_settings(one: Config, other: Config) -> list[str]:
-    """The names of the settings in which two configurations ask for different results."""
-    a, b = one.to_plain(), other.to_plain()
-    return [name for name in a if a[name] != b[name] and name not in MACHINE_SETTINGS]
-
-
-def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """In words, what two runs start from that differs."""
-    words = {
-        "tag": "body",
-        "weights": "weights",
-        "loss": "loss",
-        "photos": "content of the photos",
-        "extra": "extra photos or labels",
-        "teacher": "teacher",
-        "boxes": "boxes of faces",
-    }
-    return [what for name, what in words.items() if one.get(name) != other.get(name)]
-
-
-def check_free(path: Path, overwrite: bool = False) -> None:
-    """Raise UsageError if a run cannot be written at `path`."""
-    place = real(path)
-    check_parent(place)
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"{path} is a file; name another folder with --out.")
-    if not place.exists() or not any(place.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(f"{path} exists; name another folder with --out, or replace it with --overwrite.")
-    names = {entry.name for entry in place.iterdir() if not fnmatch(entry.name, ".*.part")}
-    foreign = sorted(n for n in names - FILES - {PICTURES} if not re.fullmatch(r"fold[0-9]+", n))
-    foreign += sorted(f"{PICTURES}/{e.name}" for e in (place / PICTURES).glob("*") if not _is_picture(e))
-    if foreign or not {CONFIG, HEADS, FOLDS} <= names:
-        why = f"it holds {foreign[0]}" if foreign else "it lacks a run's files"
-        raise UsageError(f"{path} is not a run ({why}), so --overwrite leaves it alone; name another --out.")
-
-
-def _is_picture(entry: Path) -> bool:
-    return entry.suffix == ".png" or fnmatch(entry.name, ".*.part")
-
-
-def resumed(config: Config, out: str | Path) -> Config:
-    """The settings to go on with: those that the run at `out` was started with, under those that are given now.
-
-    Hours and a launcher are not taken over; what hours gave up, or what bs auto found, stays as it was.
+    Hours and a launcher are not taken over; epochs and folds that `hours` dropped, and a batch size that bs auto found,
+    stay.
     """
     run = RunDirectory.load(out)
     run.check_trained()
     saved, given = run.config, config.model_dump(exclude_unset=True)
     if "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
-        raise UsageError(f"{out} was trained on {saved.data}, which is not there any more, or from here; give --data.")
+        raise UsageError(f"{out} was trained on {saved.data}, which does not exist from here; give --data.")
     fixed = {"epochs", "folds"} if config.hours is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
-    # a file of folds says how many there are
+    # a folds file defines how many there are
     without = {*GIVEN_ANEW, *(["folds"] if saved.folds_file is not None else [])}
     return make_config(saved.model_dump(exclude=without), {n: v for n, v in given.items() if n not in fixed})
 
 
-def go_on(out: Path, *options: str) -> str:
-    """The line to type to go on with a run, with what its own settings do not tell."""
+def resume_command(out: Path, *options: str) -> str:
+    """The command line that resumes a run, with `options` that are not among its settings."""
     return " ".join(map(quote, ["fastmask", "fit", "--resume", "--out", str(out), *options]))

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastmask.run.directory import ENVIRONMENT, FOLDS, RunDirectory, check_free, differing_settings, differing_start
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import ENVIRONMENT, FOLDS, check_free
+from fastmask.run.identity import differing_settings, differing_start
 from fastmask.run.oof import check_fold, finish
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import real

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.run.directory import DONE, FOLDS, OOF, SCORES, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import DONE, FOLDS, OOF, SCORES
 from fastmask.run.tensors import oof_file, read_oof
 from fastmask.scoring import LOSS, score_heads, why_optimistic
 from fastmask.system.errors import DataError

@@ -11,7 +11,8 @@ import pandas as pd
 from fastmask.config import Config, make_config
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
-from fastmask.run.directory import FOLDS, RunDirectory, resumed
+from fastmask.run.directory import RunDirectory, resume_config
+from fastmask.run.files import FOLDS
 from fastmask.system.errors import DataError, FastmaskWarning, GoneError, UsageError
 
 # a path that does not stay in the folder that it starts from
@@ -67,7 +68,7 @@ def _config(run: RunDirectory, data: str | None, images: str | None) -> Config:
             data, images = None, images or str(place)
     given = make_config({name: value for name, value in (("data", data), ("images", images)) if value is not None})
     # an ensemble has the settings of its first run, and is not gone on with
-    return _settings(run, given) if run.is_ensemble else resumed(given, run.path)
+    return _settings(run, given) if run.is_ensemble else resume_config(given, run.path)
 
 
 def folder_of(run: RunDirectory, folder: str | Path) -> Path:

@@ -18,6 +18,7 @@ from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
 from fastmask.model.weights import check_weights
+from fastmask.run.lineage import check_no_leak
 from fastmask.scoring import (
     DRAWS,
     LOSS,
@@ -38,7 +39,6 @@ from fastmask.system.terminal import Progress
 from fastmask.system.text import duration, table_lines
 from fastmask.training.build import build, check_size, resolve_stats
 from fastmask.training.plan import Plan, prepare
-from fastmask.training.start import check_no_leak
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastmask.config import Config, make_config
 from fastmask.data.table import Table
-from fastmask.run.directory import differing_settings
+from fastmask.run.identity import differing_settings
 from fastmask.search.space import Space, parse_space
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import check_parent, frame_to_csv, read_yaml, real, write_yaml

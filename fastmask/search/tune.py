@@ -18,8 +18,9 @@ import numpy as np
 from fastmask.config import Config, make_config
 from fastmask.data.table import Table
 from fastmask.inference.teacher import open_teacher
-from fastmask.run.directory import CONFIG, STATE, RunDirectory, resumed
+from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.run.environment import name_of
+from fastmask.run.files import CONFIG, STATE
 from fastmask.run.oof import best_epochs, finish
 from fastmask.scoring import LOSS
 from fastmask.search.space import Space, parse_space, read_space
@@ -173,7 +174,7 @@ class Worker:
         config = self.search.config_of(params)
         if (path / CONFIG).is_file():
             # keeps the batch size that auto found
-            config = resumed(config, path)
+            config = resume_config(config, path)
         return prepare(self.table, config, self.loss_func, self.view.say, open_teacher=open_teacher)
 
     def _train(self, trial: Trial, plan: Plan, path: Path) -> RunDirectory:

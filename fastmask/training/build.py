@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import timm
 
@@ -14,9 +15,11 @@ from fastmask.heads import Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.weights import read_weights
+from fastmask.run.directory import RunDirectory
+from fastmask.run.lineage import best_checkpoint, weights_file
 from fastmask.system.errors import UsageError
 from fastmask.training.learner import seeded
-from fastmask.training.start import file_of, load_heads
 
 
 def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
@@ -26,7 +29,7 @@ def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None 
             config.arch,
             heads,
             pretrained=config.pretrained,
-            weights=file_of(config.weights, fold),
+            weights=weights_file(config.weights, fold),
             drop_rate=config.drop_rate,
             drop_path_rate=config.drop_path,
             size=size,
@@ -88,3 +91,16 @@ def resolve_stats(config: Config) -> Stats | None:
 def framing(config: Config) -> Framing:
     """How a configuration cuts photos to their faces."""
     return Framing(config.crop, config.margin, config.region)
+
+
+def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: int) -> None:
+    """Load the heads that the run `weights` has with the same classes; a weights file has only a body."""
+    if weights is None or not Path(weights).is_dir():
+        return
+    run = RunDirectory.load(weights)
+    tensors = read_weights(best_checkpoint(run, fold))
+    for number, head in enumerate(heads):
+        if head.name in run.heads.names and run.heads[head.name].classes == head.classes:
+            there = f"heads.{run.heads.position(head.name)}."
+            state = {name.removeprefix(there): tensor for name, tensor in tensors.items() if name.startswith(there)}
+            network.heads[number].load_state_dict(state)

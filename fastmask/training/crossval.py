@@ -16,18 +16,9 @@ from albumentations import Compose
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
-from fastmask.run.directory import (
-    CONFIG,
-    FOLDS,
-    GIVEN_ANEW,
-    PIPELINES,
-    RunDirectory,
-    check_free,
-    differing_settings,
-    differing_start,
-    go_on,
-    resumed,
-)
+from fastmask.run.directory import RunDirectory, resume_command, resume_config
+from fastmask.run.files import CONFIG, FOLDS, PIPELINES, check_free
+from fastmask.run.identity import GIVEN_ANEW, differing_settings, differing_start
 from fastmask.run.oof import finish
 from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_said
 from fastmask.system.files import frame_to_csv
@@ -79,7 +70,7 @@ def cross_validate(
         with processes.first_alone():
             if not resume and processes.first:
                 check_free(out, overwrite)
-            wanted = resumed(wanted, out) if resume else wanted
+            wanted = resume_config(wanted, out) if resume else wanted
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher)
             plan.check_folds(fold)
         plan, rehearsal = in_time(fitted(plan, view.say), start, resume, view.say)
@@ -211,7 +202,7 @@ def line_to_go_on(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> 
         default = plan.config.default(name) if name in GIVEN_ANEW else getattr(run.config, name)
         if value != default:
             options += option_of(name, value)
-    return go_on(run.path, *options)
+    return resume_command(run.path, *options)
 
 
 def option_of(name: str, value: Any) -> list[str]:
@@ -229,7 +220,7 @@ def check_there(run: RunDirectory, folds: Sequence[int]) -> None:
     gone = next((fold for fold in folds if not run.is_done(fold)), None)
     if gone is not None or not (run.path / CONFIG).is_file():
         what = run.path if gone is None else run.fold_path(gone)
-        raise DataError(f"{what} was taken away while it was in use; put it back, then: {go_on(run.path)}")
+        raise DataError(f"{what} was taken away while it was in use; put it back, then: {resume_command(run.path)}")
 
 
 @contextmanager

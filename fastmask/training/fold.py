@@ -16,7 +16,8 @@ from fastai.callback.core import Callback
 from fastmask.config import Config
 from fastmask.model.precision import tf32
 from fastmask.model.schedule import lr_schedule
-from fastmask.run.directory import DONE, STATE, RunDirectory, go_on
+from fastmask.run.directory import RunDirectory, resume_command
+from fastmask.run.files import DONE, STATE
 from fastmask.run.tensors import checkpoint_file
 from fastmask.system.errors import DivergenceError, UntrainableError, one_line
 from fastmask.system.files import read_json, real, write_csv, write_json
@@ -203,7 +204,8 @@ def diverged(run: RunDirectory, fold: int, config: Config, error: DivergenceErro
     if (folder / STATE).exists():
         kept = "The last good state is kept."
         if config.on_nan == "stop":
-            kept = f"The last good state is kept; to go on without such steps: {go_on(run.path, '--on-nan', 'skip')}"
+            command = resume_command(run.path, "--on-nan", "skip")
+            kept = f"The last good state is kept; to resume without such steps: {command}"
     return UntrainableError(
         f"Fold {fold + 1}/{config.folds} diverged in {error}{listed}. Likely causes: too high a learning rate (start "
         f"anew with a lower --lr){overflow}, a loss of your own, a label that is nonsense. {kept}"

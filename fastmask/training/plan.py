@@ -32,6 +32,7 @@ from fastmask.model.precision import check_compiler, resolve_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import environment, name_of
+from fastmask.run.lineage import check_no_leak, digest_weights, weights_file
 from fastmask.system.errors import DataError, UnreadableError, UsageError
 from fastmask.system.text import count, join_some
 from fastmask.training.build import build, build_loss, check_size, framing, resolve_stats, weighted_heads
@@ -41,7 +42,6 @@ from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progress.trackers import check_trackers
 from fastmask.training.settle import check_batches, check_known, check_monitor, deal, effective_config, settle_loss
-from fastmask.training.start import check_no_leak, digest, file_of
 
 LossFunc = Callable[[Heads], nn.Module]
 
@@ -263,7 +263,7 @@ def prepare(
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
     first = min(chosen or [0])
-    check_weights(config.arch, config.pretrained, file_of(config.weights, first))
+    check_weights(config.arch, config.pretrained, weights_file(config.weights, first))
     config, folds = deal(table, config)
     skipped: list[tuple[str, str]] = []
     if config.on_bad_photo == "skip":
@@ -338,7 +338,7 @@ def _start(plan: Plan, network: MultiHeadNet, digests: Sequence[str], own: Seque
     config, faces = plan.config, plan.table.faces
     start = {
         "tag": network.tag,
-        "weights": digest(config.weights),
+        "weights": digest_weights(config.weights),
         "chosen_weights": config.weights is not None and Path(config.weights).is_dir(),
         "loss": name_of(plan.loss_func),
         "photos": hashlib.sha256("".join(digests).encode()).hexdigest(),

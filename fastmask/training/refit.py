@@ -10,7 +10,9 @@ from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
 
 from fastmask.model.precision import tf32
-from fastmask.run.directory import DONE, REFIT, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import DONE, REFIT
+from fastmask.run.lineage import best_checkpoint
 from fastmask.run.tensors import save_network
 from fastmask.system.errors import DivergenceError, FastmaskError, one_line
 from fastmask.system.files import read_json
@@ -19,7 +21,6 @@ from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, 
 from fastmask.training.plan import Plan
 from fastmask.training.progress.view import RunProgress
 from fastmask.training.rehearsal import out_of_memory
-from fastmask.training.start import best_checkpoint
 
 
 class NoValidation(Callback):

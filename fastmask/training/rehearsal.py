@@ -17,7 +17,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
 
 from fastmask.model.precision import tf32
-from fastmask.run.directory import go_on
+from fastmask.run.directory import resume_command
 from fastmask.system.errors import UntrainableError, UsageError
 from fastmask.system.text import count, duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
@@ -207,7 +207,7 @@ def fits(plan: Plan) -> bool:
 def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with the batch size that fits."""
     told = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
-    kept = f"where other work took the memory: {go_on(out)}"
+    kept = f"where other work took the memory: {resume_command(out)}"
     with suppress(RuntimeError, UsageError):
         # whatever else a trial stumbles at must not take the place of what is to be told
         # of several processes perhaps only this one is here

@@ -20,7 +20,7 @@ from fastai.torch_core import get_model
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastmask.run.directory import STATE
+from fastmask.run.files import STATE
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, DivergenceError, one_line
 from fastmask.training.callbacks import EarlyStopping

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fastmask.launch.mirror import Mirrored, take_over, whole
-from fastmask.run.directory import DONE, STATE
+from fastmask.run.files import DONE, STATE
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.launch.ray import Share, _Launch, _surroundings, _Trip, share_of
-from fastmask.run.directory import GIVEN_ANEW, resumed
+from fastmask.run.directory import resume_config
+from fastmask.run.identity import GIVEN_ANEW
 from fastmask.system.errors import FastmaskError, UsageError
 
 NEVER_THE_SAME = {"environment.json", "times.csv", "config.yaml"}
@@ -77,7 +78,7 @@ def test_the_same_bytes_as_in_one_process(launch, finished_run, tmp_path):
     assert {f"fold {fold}/2 epoch {epoch}/2" in said for fold in (1, 2) for epoch in (1, 2)} == {True}
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     # on whatever machine it is gone on with
-    assert resumed(make_config({}), run.path).launcher == "local"
+    assert resume_config(make_config({}), run.path).launcher == "local"
 
 
 def test_fetched_where_no_disk_is_shared(launch, finished_run):

@@ -108,7 +108,7 @@ def test_photos_are_found_where_they_lie_now(finished_run: Run, contest_copy: Pa
         assert old in text
         (run_copy / name).write_text(text.replace(old, '/gone"' if "images" in old else "data: nowhere"))
     run = Run.load(run_copy)
-    assert "nowhere, which is not there any more" in missing(run, "mistakes")["mistakes"]
+    assert "nowhere, which does not exist from here" in missing(run, "mistakes")["mistakes"]
     assert missing(run, "mistakes", data=str(contest_copy)) == {}
 
 

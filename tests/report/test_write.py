@@ -13,7 +13,7 @@ from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report import style
 from fastmask.report.write import Report, write_report
-from fastmask.run.directory import check_free
+from fastmask.run.files import check_free
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.lock import held
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fastmask.api import Run
-from fastmask.run.directory import check_free
+from fastmask.run.files import check_free
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_strings, write_csv
 

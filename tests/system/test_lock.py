@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastmask.api import Run
-from fastmask.run.directory import resumed
+from fastmask.run.directory import resume_config
 from fastmask.system.errors import UsageError
 from fastmask.system.lock import check_not_held, fold_held, held, token
 
@@ -89,7 +89,7 @@ def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
     before = Run.load(run_copy).config
     run_copy.rename(aside / "old")
     with held(run_copy):
-        assert resumed(before, run_copy) == before
+        assert resume_config(before, run_copy) == before
     assert Run.load(run_copy).trained_folds == [0, 1]
     assert not aside.exists()
 

@@ -225,7 +225,9 @@ def test_overwrite_replaces_a_run_and_nothing_else(run_copy, contest, small_sett
         foreign.mkdir(exist_ok=True)
         (foreign / "config.yaml").touch()
         (foreign / "thesis.tex").write_text("years")
-        with pytest.raises(UsageError, match=r"is not a run \(it holds thesis\.tex\), so --overwrite leaves it alone"):
+        with pytest.raises(
+            UsageError, match=r"is not a run \(it holds thesis\.tex\), so --overwrite does not replace it"
+        ):
             quiet(read_contest(contest), foreign, overwrite=True, **small_settings)
         assert (foreign / "thesis.tex").read_text() == "years"
 

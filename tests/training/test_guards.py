@@ -140,7 +140,7 @@ def test_a_run_that_diverged_goes_on_from_its_last_good_state_without_the_step(
     monkeypatch.setattr(Broken, "bad", range(4, 5))
     with pytest.raises(
         FastmaskError,
-        match=r"epoch 2, batch 2 .*The last good state is kept; to go on without such steps: fastmask fit --resume",
+        match=r"epoch 2, batch 2 .*The last good state is kept; to resume without such steps: fastmask fit --resume",
     ):
         cross_validate(table, out=out, log=io.StringIO(), loss_func=Broken, **settings)
     assert (out / "fold0" / STATE).is_file()

@@ -88,7 +88,7 @@ def test_it_is_what_the_fold_predicts_with_unless_asked_otherwise(refitted, fini
 
 def test_weights_that_have_seen_everybody_are_refused(refitted, contest, small_settings, tmp_path):
     file = str(refitted.fold_path(0) / "refit.safetensors")
-    with pytest.raises(UsageError, match="trained on all photos at last"):
+    with pytest.raises(UsageError, match="was refitted on all photos"):
         cross_validate(read_contest(contest), out=tmp_path / "run", weights=file, **small_settings)
 
 

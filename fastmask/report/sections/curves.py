@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded
 from fastmask.report.material import Material
 from fastmask.report.style import INK, QUIET, SERIES, Picture, styled
-from fastmask.run.directory import DONE, SCORES, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import DONE, SCORES
 from fastmask.system.errors import DataError, FastmaskError
 from fastmask.system.files import read_json
 

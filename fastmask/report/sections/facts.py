@@ -13,7 +13,8 @@ from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
 from fastmask.report.blocks import Block, Facts, Table, Text
 from fastmask.report.material import Material
-from fastmask.run.directory import SKIPPED, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import SKIPPED
 from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
 from fastmask.system.text import count, join_some, shorten

@@ -9,7 +9,8 @@ from fastmask.heads import JOINT
 from fastmask.report.blocks import Block, Table, Text, interval, rounded
 from fastmask.report.material import Material
 from fastmask.report.sections.classes import class_scores
-from fastmask.run.directory import SCORES, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import SCORES
 from fastmask.scoring import Score, why_optimistic
 from fastmask.system.errors import FastmaskError
 from fastmask.system.text import count

@@ -15,7 +15,7 @@ from fastmask.api import Run, cross_validate, merge_runs
 from fastmask.commands.main import main
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.run.directory import check_free
+from fastmask.run.files import check_free
 from fastmask.system.errors import UsageError
 from fastmask.training import fold as fold_module
 from fastmask.training.crossval import line_to_go_on

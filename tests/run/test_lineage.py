@@ -12,11 +12,11 @@ from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.sample import write_sample
+from fastmask.run.lineage import best_checkpoint, digest_weights
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from fastmask.training.build import build
 from fastmask.training.plan import prepare
-from fastmask.training.start import best_checkpoint, digest
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_heads_of_other_classes_start_anew(contest, settings, run_copy, finished
 def test_it_trains_on_from_there(contest, settings, tmp_path):
     run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **{**settings, "epochs": 1})
     assert run.trained_folds == [0, 1]
-    assert run.start["weights"] == digest(settings["weights"])
+    assert run.start["weights"] == digest_weights(settings["weights"])
 
 
 def test_weights_that_have_seen_what_a_fold_is_judged_on_are_refused(contest, settings, finished_run):
@@ -92,7 +92,7 @@ def test_what_the_weights_themselves_started_from_counts(contest, settings, tmp_
 def test_an_origin_that_is_gone_is_refused(contest, settings, run_copy):
     config = read_yaml(run_copy / "config.yaml")
     write_yaml(run_copy / "config.yaml", {**config, "weights": str(run_copy / "gone")})
-    with pytest.raises(UsageError, match="gone is gone, so nobody knows what was learnt from it"):
+    with pytest.raises(UsageError, match="gone is gone, so the photos that it has seen are unknown"):
         prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
 
 
@@ -135,9 +135,9 @@ def test_a_folder_that_is_no_run_is_refused(contest, settings, tmp_path):
 
 
 def test_another_checkpoint_is_another_start(run_copy):
-    before = digest(str(run_copy))
+    before = digest_weights(str(run_copy))
     (file,) = (run_copy / "fold1").glob("epoch*.safetensors")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    assert digest(str(run_copy)) != before
+    assert digest_weights(str(run_copy)) != before

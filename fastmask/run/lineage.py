@@ -1,4 +1,4 @@
-"""Start: the weights of an earlier run, of each fold its own, and no fold's of photos that it is to be judged on."""
+"""Lineage: the run that a fold's weights come from, the runs before it, and the photos that they have seen."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from fastmask.data.table import Table
-from fastmask.heads import Heads
-from fastmask.model.network import MultiHeadNet
-from fastmask.model.weights import read_weights
-from fastmask.run.directory import FOLDS, REFIT, RunDirectory
+from fastmask.run.directory import RunDirectory
+from fastmask.run.files import FOLDS, REFIT
 from fastmask.scoring import LOSS
 from fastmask.system.errors import UsageError
 
 
-def file_of(weights: str | None, fold: int) -> str | None:
-    """The file that a fold starts from: `weights`, or the fold's best checkpoint where that is a run directory."""
+def weights_file(weights: str | None, fold: int) -> str | None:
+    """The file that a fold starts from: `weights`, or the fold's best checkpoint if that is a run directory."""
     if weights is None or not Path(weights).is_dir():
         return weights
     return str(best_checkpoint(RunDirectory.load(weights), fold))
 
 
 def best_checkpoint(run: RunDirectory, fold: int) -> Path:
-    """The best checkpoint of a fold by its own history; raises UsageError where the fold is not trained to its end."""
+    """The best checkpoint of a fold by its own history; raises UsageError if the fold has not finished."""
     named = ((re.fullmatch("epoch([0-9]+)", file.stem), file) for file in run.checkpoints(fold))
     files = {int(match[1]): file for match, file in named if match}
     if not files or not run.is_done(fold):
@@ -36,25 +34,12 @@ def best_checkpoint(run: RunDirectory, fold: int) -> Path:
     return files[max(sorted(files), key=lambda epoch: values[epoch])]
 
 
-def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: int) -> None:
-    """Start the heads that the run `weights` has, too, with the same classes, from there; a file has a body only."""
-    if weights is None or not Path(weights).is_dir():
-        return
-    run = RunDirectory.load(weights)
-    tensors = read_weights(best_checkpoint(run, fold))
-    for number, head in enumerate(heads):
-        if head.name in run.heads.names and run.heads[head.name].classes == head.classes:
-            there = f"heads.{run.heads.position(head.name)}."
-            state = {name.removeprefix(there): tensor for name, tensor in tensors.items() if name.startswith(there)}
-            network.heads[number].load_state_dict(state)
-
-
 def check_no_leak(
     weights: str | None, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None = None
 ) -> None:
-    """Raise UsageError if weights of a run have seen a photo, or a person, that their fold is judged on here.
+    """Raise UsageError if weights of a run have seen a photo, or a person, that their fold validates here.
 
-    What those weights started from counts, too, back to the first. `chosen` are the folds to train, else all.
+    The weights that those started from count, too, back to the first. `chosen` are the folds to train, by default all.
     """
     found = first_seen(weights, table, folds, group, chosen)
     if found is not None:
@@ -69,7 +54,7 @@ def check_no_leak(
 def first_seen(
     weights: str | None, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None = None
 ) -> tuple[int, str, RunDirectory, int] | None:
-    """The first fold that weights of a run have seen a photo or a person of, which, and the run and fold that did."""
+    """The first fold with a photo or person that weights of a run have seen, its name, and that run and its fold."""
     for fold in range(int(folds.max()) + 1) if chosen is None else chosen:
         judged = {"photo": set(table.frame["path"][folds == fold])}
         if group == "person":
@@ -84,28 +69,30 @@ def first_seen(
 
 
 def ancestors(weights: str | None, fold: int) -> Iterator[tuple[RunDirectory, int]]:
-    """Each run whose training is in the weights that a fold starts from, and the fold of it, the last first."""
+    """The runs, and their folds, in whose training the weights that a fold starts from were made, the last first."""
     seen: list[Path] = []
     while weights is not None:
         if not Path(weights).exists():
-            raise UsageError(f"{weights} is gone, so nobody knows what was learnt from it; put it back, or start anew.")
-        file = Path(str(file_of(weights, fold)))
+            raise UsageError(
+                f"{weights} is gone, so the photos that it has seen are unknown; restore it, or name other weights."
+            )
+        file = Path(str(weights_file(weights, fold)))
         named = re.fullmatch(r"fold([0-9]+)", file.parent.name)
         if named is None or not (file.parent.parent / FOLDS).is_file() or file.parent in seen:
             return
         run, fold = RunDirectory.load(file.parent.parent), int(named[1])
         if file.name == REFIT:
             raise UsageError(
-                f"{file} was trained on all photos at last, so it has seen whoever it would be judged on; start from "
-                f"the run, {run.path}, or from a checkpoint."
+                f"{file} was refitted on all photos, so it has seen those that it would be judged on; start from the "
+                f"run, {run.path}, or from a checkpoint."
             )
         yield run, fold
         seen.append(file.parent)
         weights = run.config.weights
 
 
-def digest(weights: str | None) -> str | None:
-    """SHA-256 of what is started from, which may be another on another machine, or later under the same name."""
+def digest_weights(weights: str | None) -> str | None:
+    """SHA-256 of the weights to start from, which may differ between machines, or later, under the same name."""
     if weights is None:
         return None
     path = Path(weights)
