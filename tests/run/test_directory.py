@@ -117,7 +117,7 @@ def test_a_cell_that_no_run_writes_is_named(run_copy, name, column, cell, messag
 def test_a_photo_stands_once_in_a_run(run_copy, name):
     text = (run_copy / name).read_text()
     (run_copy / name).write_text(text + text.splitlines()[-1] + "\n")
-    with pytest.raises(DataError, match=f"{name} has two rows of"):
+    with pytest.raises(DataError, match=f"{name} has two rows for"):
         Run.load(run_copy).score()
 
 

@@ -146,7 +146,7 @@ def test_what_is_missing_is_said_in_the_systems_words_and_of_many_columns_the_fi
     with pytest.raises(DataError, match=r"found 1 cells, expected 90000: c0, .*, c29 and 89,970 more\.$"):
         read_strings(tmp_path / "a.csv", ())
     with pytest.raises(
-        DataError, match=r"no column 'd0'; found c0, .* and 89,970 more, expected d0, .* and 9970 more\.$"
+        DataError, match=r"no column 'd0'; found c0, .* and 89,970 more, expected d0, .* and 9,970 more\.$"
     ):
         read_strings(tmp_path / "a.csv", [f"d{i}" for i in range(10_000)])
 
