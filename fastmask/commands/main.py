@@ -348,7 +348,7 @@ _CACHE_DIR = Annotated[
 @caches.command("list")
 def list_(cache_dir: _CACHE_DIR = None) -> None:
     """List the caches, the newest first: name, photos, size, when it was made, what it holds."""
-    from fastmask.data.cache import list_caches
+    from fastmask.data.cache_files import list_caches
     from fastmask.system.files import cache_home
 
     found = list_caches(cache_dir)
@@ -365,7 +365,7 @@ def clear(
     cache_dir: _CACHE_DIR = None,
 ) -> None:
     """Remove caches; the next run decodes its photos anew, the next screening computes its features."""
-    from fastmask.data.cache import clear_cache
+    from fastmask.data.cache_files import clear_cache
 
     gone = clear_cache(names or (), cache_dir)
     typer.echo(f"caches removed: {len(gone)}, {in_bytes(sum(c.bytes for c in gone))}")

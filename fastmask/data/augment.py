@@ -1,4 +1,4 @@
-"""Augmentation: an albumentations pipeline as data and as a callable (image, rng), with its normalising set apart."""
+"""Augmentation: an albumentations pipeline as data and as a callable (image, rng), without its normalization."""
 
 from __future__ import annotations
 
@@ -17,33 +17,24 @@ import numpy as np
 from fastmask.config import Config
 from fastmask.system.errors import DataError, UnfitError, UsageError, one_line
 
-# albumentations asks the package index for news at import unless told not to
+# otherwise albumentations asks the package index for a newer version at import
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 from albumentations.core.serialization import serialize_enum
 
-# what mends a photo that an augmentation does not fit, for who trains
+# the advice for a photo that does not fit an augmentation; `app.trial` replaces it
 CHANGE = "change --crop HEIGHT WIDTH or the pipeline."
 REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
 
-# transforms that draw nothing when they are sure to happen (p=1), but for the arguments that `_draws_nothing` looks at
+# transforms that are deterministic at p=1, but for the arguments that `_is_deterministic` looks at
 _FIXED = (
-    A.CenterCrop,
-    A.Crop,
-    A.HorizontalFlip,
-    A.InvertImg,
-    A.LongestMaxSize,
-    A.Pad,
-    A.PadIfNeeded,
-    A.Resize,
-    A.SmallestMaxSize,
-    A.ToGray,
-    A.Transpose,
-    A.VerticalFlip,
+    *(A.CenterCrop, A.Crop, A.Pad, A.PadIfNeeded),
+    *(A.LongestMaxSize, A.Resize, A.SmallestMaxSize),
+    *(A.HorizontalFlip, A.Transpose, A.VerticalFlip),
+    *(A.InvertImg, A.ToGray),
 )
-
-# arguments by which a transform reads files of its own choice, and the most that a number may be, by a part of its
-# argument's name: a photo of 16384 x 16384 takes 0.8 GB
+# a pipeline may be forged: arguments by which a transform reads other files, and the most that a number may be, by a
+# part of its argument's name (a photo of 16384 x 16384 takes 0.8 GB)
 _READING = ("font_path", "read_fn", "reference_images")
 _MOST, _MOST_NUMBER = {"seed": 2.0**64, "max_value": 2.0**32, "max_pixel_value": 2.0**32, "scale": 16.0}, 16384.0
 
@@ -59,8 +50,8 @@ def report_pipelines(
 ) -> tuple[A.Compose, A.Compose]:
     """The report's training and validation pipelines; `crop` is (height, width) in pixels.
 
-    `resize` (height, width) scales what was cropped, which the report did not do: for a network of fixed input size, or
-    for speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
+    `resize` (height, width) scales the crop, which the report did not do: for a network of fixed input size, or for
+    speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
     """
     before = [A.CenterCrop(height=crop[0], width=crop[1])]
     if resize is not None:
@@ -82,7 +73,7 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
     try:
         _check_plain(plain)
         with warnings.catch_warnings():
-            # albumentations only warns of an unknown argument, and of a missing p, which it takes as 0.5
+            # albumentations only warns of an unknown argument, and of a missing p, which it sets to 0.5
             warnings.simplefilter("error", UserWarning)
             pipeline = A.from_dict(dict(plain))
         if not isinstance(pipeline, A.Compose):
@@ -95,7 +86,7 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
 
 
 def _check_plain(plain: Any, key: str = "") -> None:
-    """Raise ValueError where a pipeline, which may be somebody else's, would read other files or fill the memory."""
+    """Raise ValueError where a pipeline, which may be forged, would read other files or fill the memory."""
     if isinstance(plain, Mapping):
         for name, value in plain.items():
             if name in _READING and value:
@@ -110,33 +101,33 @@ def _check_plain(plain: Any, key: str = "") -> None:
             raise ValueError(f"{key} is {plain:g}, expected at most {most:g}")
 
 
-def completed(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
-    """The pipeline of `plain` with the Normalize and the ToTensorV2 that it lacks.
+def complete(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
+    """The pipeline of `plain` with a Normalize and a ToTensorV2 at its end.
 
-    Raises UsageError where its own Normalize differs from `stats`; None takes its own, or the report's.
+    `stats` None takes those of its own Normalize, or the report's. Raises UsageError where its own differ from `stats`.
     """
     pipeline = from_plain(plain, option)
     own = Augmentation(pipeline).stats
     if own is not None and stats is not None and own != stats:
-        raise UsageError(f"{option} normalises by {own}, --stats is {stats}: give the statistics once.")
+        raise UsageError(f"{option} normalizes by {own}, --stats is {stats}; give the statistics once.")
     transforms = [t for t in pipeline.transforms if not isinstance(t, A.Normalize | A.ToTensorV2)]
     mean, std = own or stats or REPORT_STATS
     return A.Compose([*transforms, A.Normalize(mean=mean, std=std), A.ToTensorV2()], strict=True)
 
 
 def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
-    """The pipelines that a configuration asks for, normalising by `stats`, as {"train": ..., "valid": ...}."""
+    """The pipelines of a configuration, normalizing by `stats`, as {"train": ..., "valid": ...}."""
     if config.train_pipeline is None or config.valid_pipeline is None:
         train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize, config.erase)
         return {"train": to_plain(train), "valid": to_plain(valid)}
     return {
-        "train": to_plain(completed(config.train_pipeline, stats, "train_pipeline")),
-        "valid": to_plain(completed(config.valid_pipeline, stats, "valid_pipeline")),
+        "train": to_plain(complete(config.train_pipeline, stats, "train_pipeline")),
+        "valid": to_plain(complete(config.valid_pipeline, stats, "valid_pipeline")),
     }
 
 
 def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:
-    """The training and the validation augmentation of {"train": ..., "valid": ...}, as a run keeps them."""
+    """The training and the validation augmentation of {"train": ..., "valid": ...}, as a run saves them."""
     return (
         Augmentation(from_plain(pipelines["train"], "train_pipeline")),
         Augmentation(from_plain(pipelines["valid"], "valid_pipeline")),
@@ -144,7 +135,7 @@ def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentat
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """The arguments of an albumentations transform, and what each is where nobody gives it; none of what is none."""
+    """The arguments of an albumentations transform and their defaults; {} where there is no such transform."""
     made = getattr(A, name, None)
     if not isinstance(made, type) or not issubclass(made, A.BasicTransform):
         return {}
@@ -152,9 +143,9 @@ def defaults_of(name: str) -> dict[str, Any]:
 
 
 class Prefix:
-    """A callable image -> image, both (height, width, 3) uint8 RGB, that draws nothing; without transforms the photo.
+    """A deterministic callable image -> image, both (height, width, 3) uint8 RGB; the identity without transforms.
 
-    `plain` says what it does as plain values: what is kept of a photo holds for as long as that is the same.
+    `plain` is its serialisation: a cached result is valid as long as that is the same.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform] = ()) -> None:
@@ -163,32 +154,31 @@ class Prefix:
         self.plain = [to_plain(transform) for transform in self.transforms]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """What the prefix makes of one photo."""
+        """Apply the transforms to one photo."""
         if self.transforms:
             image = self._pipeline(image=image)["image"]
         return image
 
 
-def _draws_nothing(transform: A.BasicTransform) -> bool:
+def _is_deterministic(transform: A.BasicTransform) -> bool:
     if type(transform) not in _FIXED or transform.p < 1:
         return False
     arguments = transform.get_transform_init_args()
-    # a position may be drawn, and so may one of several sizes
+    # a position may be random, and so may one of several sizes
     return "random" not in arguments.values() and not isinstance(arguments.get("max_size"), list | tuple)
 
 
-def parts(augment: Augment) -> tuple[Prefix, Augment]:
-    """An augmentation as what draws nothing and the rest; of a callable of one's own nothing is known."""
+def split_prefix(augment: Augment) -> tuple[Prefix, Augment]:
+    """An augmentation as its deterministic prefix and the rest; a custom callable has no prefix."""
     return (augment.prefix, augment.vary) if isinstance(augment, Augmentation) else (Prefix(), augment)
 
 
 class Augmentation:
     """A callable (image, rng) -> image, both (height, width, 3) uint8 RGB, around an albumentations pipeline.
 
-    A closing Normalize and ToTensorV2 are taken off: they move to the whole batch (`loaders.NormalizeBatch`), and
-    `stats` keeps the Normalize's (mean, std), None where the pipeline had none. `prefix` is the longest beginning that
-    draws nothing, whose outcome can be kept, and `vary` the rest. What the pipeline draws comes from `rng` alone, so
-    the same generator state gives the same image.
+    A Normalize and a ToTensorV2 at the end are removed: they are applied to the whole batch (`NormalizeBatch`), and
+    `stats` keeps the Normalize's (mean, std), or None. `prefix` is the longest deterministic beginning, which can be
+    cached, and `vary` the rest. All randomness is from `rng`, so the same generator state gives the same image.
     """
 
     def __init__(self, pipeline: A.Compose) -> None:
@@ -204,23 +194,23 @@ class Augmentation:
                 "Normalize and ToTensorV2 must be the last two of a pipeline: fastmask applies them to the batch."
             )
         if pipeline.p != 1:
-            raise UsageError(f"The pipeline's own p is {pipeline.p}; give each of its transforms its p instead.")
-        fixed = list(takewhile(_draws_nothing, transforms))
+            raise UsageError(f"The pipeline has p={pipeline.p}; expected 1, and a p for each of its transforms.")
+        fixed = list(takewhile(_is_deterministic, transforms))
         self.prefix = Prefix(fixed)
         self._rest = A.Compose(transforms[len(fixed) :], strict=True)
         self._rng: np.random.Generator | None = None
         self._py_random = random.Random()
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augment one photo with what `rng` draws."""
+        """Augment one photo."""
         return self.vary(self.prefix(image), rng)
 
     def vary(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augment what `prefix` made of a photo with what `rng` draws."""
+        """Augment what `prefix` made of a photo."""
         if not self._rest.transforms:
             return image
         if rng is not self._rng:
-            # handing over a generator costs 0.1 ms, seeding the one handed over 0.01
+            # setting a generator costs 0.1 ms, seeding it 0.01
             self._rng = rng
             self._rest.set_random_state(rng, self._py_random)
         self._py_random.seed(int(rng.integers(2**63)))
@@ -231,7 +221,7 @@ class Augmentation:
         return f"Augmentation({[*self.prefix.transforms, *self._rest.transforms]})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # a generator does not keep its identity through a pickle, so a worker hands over its own
+        # a pickled generator is another object, so a worker must set its own
         return {**self.__dict__, "_rng": None}
 
 
@@ -246,9 +236,9 @@ def check_fit(
 ) -> tuple[int, int]:
     """The (height, width) that every photo has after every one of `augments`.
 
-    Each comes with the (height, width) of the photos that it gets, and is tried on each size that occurs once. Raises
-    DataError naming the photo and the pipeline where a crop does not fit, where the result is not (height, width, 3)
-    uint8, or where two sizes come out differently.
+    `augments` maps a name to an augmentation and the (height, width) of each of its photos; each size is tried once.
+    Raises DataError naming the photo and the augmentation where it fails, where its result is not (height, width, 3)
+    uint8, or where the results differ in size.
     """
     results: dict[tuple[int, int], Path] = {}
     for what, (augment, sizes) in augments.items():
@@ -260,7 +250,7 @@ def check_fit(
     if len(results) > 1:
         (a, one), (b, other) = list(results.items())[:2]
         raise DataError(
-            f"{one} comes out {a[0]} high and {a[1]} wide, {other} {b[0]} and {b[1]}: the pipelines must end in one "
+            f"{one} comes out {a[0]} high and {a[1]} wide, {other} {b[0]} and {b[1]}; the pipelines must end in one "
             "size, so add a crop or a resize to both."
         )
     return next(iter(results))
@@ -270,14 +260,14 @@ def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) 
     try:
         image = augment(np.zeros((*size, 3), np.uint8), np.random.default_rng(0))
     except Exception as error:
-        raise unfit(name, size, what, error) from error
+        raise size_error(name, size, what, error) from error
     if not is_photo(image):
         raise DataError(f"{what} made {image.dtype} {image.shape} of {name}; expected uint8 (height, width, 3).")
     return image.shape[0], image.shape[1]
 
 
-def unfit(name: Path, size: Sequence[int], what: str, error: Exception) -> DataError:
-    """The error of a photo on which an augmentation fails, in a sentence."""
+def size_error(name: Path, size: Sequence[int], what: str, error: Exception) -> DataError:
+    """The error of a photo on which an augmentation fails."""
     return UnfitError(
         f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); {CHANGE}"
     )

@@ -1,11 +1,8 @@
-"""Cache: what the fixed beginning of an augmentation makes of photos, decoded once and kept, uint8.
+"""Cache: what the deterministic prefix of an augmentation makes of photos, decoded once and kept, uint8.
 
-A cache on the disk is one file of pixels in the order of the photos' digests, and an index beside it. Its name is a
-digest of the photos' content, of the prefix and of what decodes, so another photo or prefix is another cache. Reading
-takes no lock; building does, so that of several processes one builds and the others wait for it.
-
-Beside the photos, in a folder of their own, lie the features that a screening has computed of them: a file a body. They
-are listed and cleared here, and made and read there.
+A cache on the disk is a file of pixels in the order of the photos' digests, and its index. Its name is a digest of the
+photos' content, the prefix and the decoders, so another photo or prefix is another cache. Reading takes no lock;
+building does, so that one of several processes builds and the others wait for it.
 """
 
 from __future__ import annotations
@@ -13,42 +10,33 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 import shutil
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 
-from fastmask.data.augment import Prefix, is_photo, unfit
+from fastmask.data.augment import Prefix, is_photo, size_error
 from fastmask.data.boxes import FaceCut
+from fastmask.data.cache_files import INDEX, PIXELS, photos_folder, read_sizes
 from fastmask.data.photo import decode_named, in_threads, read_bytes
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
-from fastmask.system.files import cache_home, read_json, replacing, write_json
+from fastmask.system.files import replacing, write_json
 from fastmask.system.terminal import bar
 from fastmask.system.text import duration, in_bytes
 
 FORMAT = 1
-# what is left free on the disk, and how many photos stand for all
+# bytes that are left free on the disk, and how many photos are compared, or measured, in place of all
 _RESERVE, _PROBED = 10**9, 16
-_PIXELS, _INDEX, _FEATURES = ".photos", ".json", ".safetensors"
-# no other file of somebody's folder is called so
-_NAME = "[0-9a-f]{32}"
-_BODY = re.compile(r"[\w.:/-]{1,100}", re.ASCII)
-_BROKEN = "broken: made anew when it is needed"
-# seconds after which nobody writes any more to a file of features that is not whole
-_ABANDONED = 3600
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
 
 Say = Callable[[str], None]
@@ -58,8 +46,7 @@ A = TypeVar("A")
 class PhotoMap:
     """What a prefix made of photos, by their paths: read-only (height, width, 3) uint8.
 
-    Sent to another process, a map of a file is opened there, and one in memory is left behind; what is not there is
-    decoded.
+    Sent to another process, the map of a file is opened again there, and one in memory is empty there.
     """
 
     def __init__(
@@ -72,7 +59,7 @@ class PhotoMap:
         return len(self._photos)
 
     def get(self, path: str) -> np.ndarray | None:
-        """What is kept of the photo at `path`, None where nothing is."""
+        """What is kept of the photo at `path`, or None."""
         return self._photos.get(path)
 
     def sizes(self, paths: Iterable[str]) -> list[tuple[int, int]]:
@@ -82,16 +69,15 @@ class PhotoMap:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.file is None:
             return PhotoMap, (self.prefix,)
-        return _reopen, (self.prefix, self.file, list(self._photos), self.sizes(self._photos), self._starts())
-
-    def _starts(self) -> list[int]:
-        first = min(_address(photo) for photo in self._photos.values())
-        return [_address(photo) - first for photo in self._photos.values()]
+        places = [photo.ctypes.data for photo in self._photos.values()]
+        starts = [place - min(places) for place in places]
+        return _reopen, (self.prefix, self.file, list(self._photos), self.sizes(self._photos), starts)
 
 
 def digest_photos(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file's bytes; raises DataError naming one that cannot be read."""
-    return list(_shown("reading photos", in_threads(_digest, paths), len(paths)))
+    digests = in_threads(lambda path: hashlib.sha256(read_bytes(path)).hexdigest(), paths)
+    return list(_shown("reading photos", digests, len(paths)))
 
 
 def photo_map(
@@ -103,12 +89,12 @@ def photo_map(
     say: Say = lambda _: None,
     faces: FaceCut | None = None,
 ) -> PhotoMap:
-    """What `prefix` makes of photos, cut to their `faces` where there are any, from a cache in `folder` or made now.
+    """What `prefix` makes of photos, cut to their `faces` if given, from a cache in `folder` or made now.
 
     `digests` are those of `digest_photos`. `cache` is "disk", "ram" (this process and those that it forks), "off" (an
-    empty map, so that every photo is decoded whenever it is needed), or "auto": the first of disk, ram and off for
-    which there is room. A cache that was asked for and cannot be had is a warning; `say` tells what else is done.
-    Raises DataError naming a photo that cannot be read or that the prefix does not fit.
+    empty map: every photo is decoded each time), or "auto": the first of disk, ram and off for which there is room.
+    Warns where "disk" or "ram" is not possible; `say` reports the rest. Raises DataError naming a photo that cannot be
+    read or that does not fit the prefix.
     """
     if cache == "off" or not len(paths):
         return PhotoMap(prefix.plain)
@@ -125,7 +111,7 @@ def photo_map(
                 if refusals:
                     say(f"Not kept on the {refusals[0]}")
                 return made
-    message = f"Photos are decoded anew in every epoch, for want of a cache ({'; '.join(refusals)})"
+    message = f"Photos are decoded again in every epoch, without a cache ({'; '.join(refusals)})"
     if cache == "auto":
         say(message)
     else:
@@ -139,28 +125,13 @@ def _why(error: OSError | UsageError) -> str:
     return one_line(error)
 
 
-def photos_folder() -> Path:
-    """Where photos are kept unless somebody says otherwise."""
-    return cache_home() / "photos"
-
-
-def features_folder(folder: str | Path | None = None) -> Path:
-    """Where features lie: in a folder that somebody has named for photos, or beside the one of photos."""
-    return Path(folder or cache_home()) / "features"
-
-
-def features_file(name: str, folder: str | Path | None = None) -> Path:
-    """Where the features lie whose `name` is a digest, 32 hexadecimal digits, of all that they depend on."""
-    return features_folder(folder) / f"{name}{_FEATURES}"
-
-
 class _Source:
     """Photos and the prefix to apply: each content once, and each face of it, in the order of the digests."""
 
     def __init__(
         self, paths: Sequence[Path], digests: Sequence[str], prefix: Prefix, faces: FaceCut | None = None
     ) -> None:
-        # a digest, and the face of a photo behind it
+        # a digest, followed by the face of the photo
         marks = ("" if faces is None else f" {faces.mark(path)}" for path in paths)
         self.names = {str(path): f"{d}{mark}" for path, d, mark in zip(paths, digests, marks, strict=True)}
         self.prefix, self.faces = prefix, faces
@@ -169,7 +140,7 @@ class _Source:
 
     @property
     def key(self) -> str:
-        """The name of the cache that these photos, this prefix and these decoders have, and no others."""
+        """The name of the cache of these photos, this prefix and these decoders."""
         what = [FORMAT, self.prefix.plain, [version(name) for name in _DECODERS], [d for d, _ in self.unique]]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
@@ -178,19 +149,19 @@ class _Source:
         digest, path = photo
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != digest.partition(" ")[0]:
-            raise DataError(f"{path} was changed while it was read; start again once nobody writes to it.")
+            raise DataError(f"{path} was changed while it was read; start again once no other program writes to it.")
         image = decode_named(data, path)
         if self.faces is not None:
             image = self.faces(image, path)
         if not hasattr(self._local, "prefix"):
-            # nobody says that a pipeline may be used by several threads
+            # albumentations does not promise that threads can share a pipeline
             self._local.prefix = copy.deepcopy(self.prefix)
         try:
             made: np.ndarray = self._local.prefix(image)
             if not is_photo(made):
                 raise ValueError(f"it gives {made.dtype} {made.shape}")
         except Exception as error:
-            raise unfit(Path(path), image.shape, "the pipeline", error) from error
+            raise size_error(Path(path), image.shape, "the pipeline", error) from error
         return np.ascontiguousarray(made)
 
     def decoded(self) -> Iterator[np.ndarray]:
@@ -199,7 +170,7 @@ class _Source:
 
     @property
     def probed(self) -> range:
-        """A few photos that stand for all."""
+        """A few photos, spread evenly."""
         return range(0, len(self.unique), -(-len(self.unique) // _PROBED))
 
     def bytes_needed(self) -> int:
@@ -213,12 +184,12 @@ class _Source:
 
 
 def _on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
-    file = folder / f"{source.key}{_PIXELS}"
+    file = folder / f"{source.key}{PIXELS}"
     found = _open(source, file)
     if found is not None:
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_lock_file(file))
+    lock = FileLock(file.with_name(f".{file.stem}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -234,7 +205,7 @@ def _on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
 def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
     """Decode all photos into `file`, whole or not at all."""
     for left in file.parent.glob(f".{file.stem}.*.part"):
-        # of a process that was killed: whoever holds the lock is the only one that writes
+        # of a killed process: only the holder of the lock writes
         left.unlink()
     needed, free = source.bytes_needed(), shutil.disk_usage(file.parent).free
     if needed + _RESERVE > free:
@@ -245,8 +216,9 @@ def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
             out.write(photo.data)
             sizes.append(photo.shape[:2])
         out.flush()
-    index = {"format": FORMAT, "photos": len(sizes), "sizes": _runs(sizes), "prefix": source.prefix.plain}
-    write_json(file.with_suffix(_INDEX), index)
+    runs = [[*size, len(list(run))] for size, run in groupby(sizes)]
+    index = {"format": FORMAT, "photos": len(sizes), "sizes": runs, "prefix": source.prefix.plain}
+    write_json(file.with_suffix(INDEX), index)
     seconds = time.perf_counter() - start
     size = in_bytes(file.stat().st_size)
     say(f"Decoded {len(sizes)} different photos in {duration(seconds)} into {file.parent} ({size})")
@@ -268,15 +240,13 @@ def _in_memory(source: _Source, say: Say) -> PhotoMap:
 
 
 def _open(source: _Source, file: Path) -> PhotoMap | None:
-    """The map of a file of pixels; None where there is none, or not a whole one."""
-    runs = _read_runs(file)
+    """The map of a file of pixels; None where it is missing or not whole."""
+    runs = read_sizes(file)
     if runs is None or sum(n for _, _, n in runs) != len(source.unique):
         return None
     sizes = [(h, w) for h, w, n in runs for _ in range(n)]
-    ends = [0, *accumulate(height * width * 3 for height, width in sizes)]
-    pixels = np.asarray(np.memmap(file, np.uint8, "r"))
-    photos = [pixels[a:b].reshape(*size, 3) for (a, b), size in zip(pairwise(ends), sizes, strict=True)]
-    # whatever has happened to the files, a few photos tell
+    photos = _views(file, sizes, [0, *accumulate(height * width * 3 for height, width in sizes)])
+    # a few photos are compared, whatever has happened to the files
     same = all(np.array_equal(photos[i], source.decode(source.unique[i])) for i in source.probed)
     return source.map(photos, file) if same else None
 
@@ -284,148 +254,21 @@ def _open(source: _Source, file: Path) -> PhotoMap | None:
 def _reopen(
     prefix: Sequence[Any], file: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]], starts: Sequence[int]
 ) -> PhotoMap:
-    """A map that was sent to another process; empty where its file is not there."""
+    """A map that was sent to another process; empty where its file is missing."""
     if not file.is_file():
         return PhotoMap(prefix)
+    return PhotoMap(prefix, dict(zip(names, _views(file, sizes, starts), strict=True)), file)
+
+
+def _views(file: Path, sizes: Sequence[tuple[int, int]], starts: Sequence[int]) -> list[np.ndarray]:
+    """The photos of a file of pixels by their sizes and first bytes, mapped into memory."""
     pixels = np.asarray(np.memmap(file, np.uint8, "r"))
-    placed = zip(names, sizes, starts, strict=True)
-    photos = {name: pixels[at : at + h * w * 3].reshape(h, w, 3) for name, (h, w), at in placed}
-    return PhotoMap(prefix, photos, file)
-
-
-def _read_runs(file: Path) -> list[tuple[int, int, int]] | None:
-    """[height, width, how many photos in a row] of a file of pixels, from its index; None where that is not whole.
-
-    It may have been written by anybody, so nothing is laid out by it before it agrees with the size of the file.
-    """
-    if not all(part.is_file() and not part.is_symlink() for part in (file, file.with_suffix(_INDEX))):
-        return None
-    try:
-        index = read_json(file.with_suffix(_INDEX))
-        photos, runs = index["photos"], [(h, w, n) for h, w, n in index["sizes"]]
-    except (DataError, KeyError, TypeError, ValueError):
-        return None
-    if any(type(number) is not int or number < 1 for run in runs for number in run):
-        return None
-    whole = sum(n for _, _, n in runs) == photos and sum(h * w * 3 * n for h, w, n in runs) == file.stat().st_size
-    return runs if whole else None
-
-
-def _runs(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Sizes as [height, width, how many photos in a row have them]."""
-    runs: list[list[int]] = []
-    for height, width in sizes:
-        if runs and runs[-1][:2] == [height, width]:
-            runs[-1][2] += 1
-        else:
-            runs.append([height, width, 1])
-    return runs
-
-
-@dataclass(frozen=True)
-class CacheFile:
-    """A cache on the disk: its file, what it holds, of how many photos, bytes, made when (seconds since 1970)."""
-
-    path: Path
-    what: str
-    photos: int
-    bytes: int
-    made: float
-
-    def __str__(self) -> str:
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.made))
-        return f"{self.path.stem}  {self.photos:7d} photos  {in_bytes(self.bytes):>8}  {made}  {self.what}"
-
-
-def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
-    """The photos and features kept in a folder, the newest first; raises UsageError if there is no such folder."""
-    if folder and not Path(folder).is_dir():
-        raise UsageError(f"{folder} is not a folder; expected the --cache-dir of a run.")
-    photos = [file for file in Path(folder or photos_folder()).glob(f"*{_PIXELS}") if file.is_file()]
-    features = _features_in(features_folder(folder), f"{_NAME}{re.escape(_FEATURES)}")
-    told = {**{file: _told(file) for file in photos}, **{file: _told_of_features(file) for file in features}}
-    found = [CacheFile(file, *said, file.stat().st_size, file.stat().st_mtime) for file, said in told.items()]
-    return sorted(found, key=lambda cache: -cache.made)
-
-
-def _features_in(folder: Path, names: str) -> list[Path]:
-    """The files of a folder of features whose names are of a pattern; none of one that a link has put there."""
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return [file for file in folder.iterdir() if re.fullmatch(names, file.name) and file.is_file()]
-
-
-def _told_of_features(file: Path) -> tuple[str, int]:
-    """What a file of features says for a person to read: of which body they are, and of how many photos."""
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            body = (opened.metadata() or {}).get("body", "")
-            photos, each = opened.get_slice("features").get_shape()
-    except (OSError, SafetensorError, ValueError):
-        return _BROKEN, 0
-    return f"{each} features of {body if _BODY.fullmatch(body) else 'a body'}", photos
-
-
-def _told(file: Path) -> tuple[str, int]:
-    """What a cache's index says for a person to read: the names of its transforms, and how many photos it holds."""
-    runs = _read_runs(file)
-    try:
-        names = [t["transform"]["__class_fullname__"] for t in read_json(file.with_suffix(_INDEX))["prefix"]]
-    except (DataError, KeyError, TypeError):
-        names = [None]
-    if runs is None or not all(isinstance(name, str) and name.isidentifier() for name in names):
-        return _BROKEN, 0
-    return ", ".join(names) or "whole photos", sum(n for _, _, n in runs)
-
-
-def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
-    """Remove the named photos or features of a folder, or all; a run that reads them keeps what it has open.
-
-    Raises UsageError for an unknown name, OSError on Windows if a run has the file open.
-    """
-    found = list_caches(folder)
-    unknown = sorted(set(names) - {cache.path.stem for cache in found})
-    if unknown:
-        raise UsageError(f"{folder or cache_home()} has no cache {unknown[0]!r}; fastmask cache list names them.")
-    chosen = [cache for cache in found if not names or cache.path.stem in names]
-    for cache in chosen:
-        # pixels first: Windows refuses while a run has them open, and then the index must stay
-        cache.path.unlink(missing_ok=True)
-        cache.path.with_suffix(_INDEX).unlink(missing_ok=True)
-    if not names:
-        _clear_left(Path(folder or photos_folder()), features_folder(folder))
-    return chosen
-
-
-def _clear_left(folder: Path, features: Path) -> None:
-    """Remove what builds and screenings that were killed have left, but not what one writes now."""
-    for left in _features_in(features, rf"\.{_NAME}{re.escape(_FEATURES)}\.[0-9]+\.part"):
-        if left.stat().st_mtime < time.time() - _ABANDONED:
-            left.unlink(missing_ok=True)
-    for left in folder.glob(".*.*.part"):
-        lock = FileLock(folder / f".{left.name.split('.')[1]}.lock")
-        try:
-            with lock.acquire(timeout=0):
-                left.unlink(missing_ok=True)
-        except Timeout:
-            continue
-
-
-def _lock_file(file: Path) -> Path:
-    return file.with_name(f".{file.stem}.lock")
+    return [pixels[at : at + h * w * 3].reshape(h, w, 3) for (h, w), at in zip(sizes, starts, strict=False)]
 
 
 def _shown(what: str, results: Iterator[A], total: int) -> Iterator[A]:
-    """`results`, counted by a bar."""
+    """`results`, counted by a progress bar."""
     with bar(what) as progress:
         for done, result in enumerate(results, 1):
             yield result
             progress(done, total)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()
-
-
-def _address(photo: np.ndarray) -> int:
-    return int(photo.__array_interface__["data"][0])

@@ -1,4 +1,4 @@
-"""Loaders: a fastai DataBlock whose batches are x (B, 3, height, width) and y (B, heads) int64, -1 where unknown."""
+"""Loaders: a fastai DataBlock with batches x (B, 3, height, width) and y (B, heads) int64, -1 where unknown."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import fastai.vision.data  # noqa: F401 - teaches show_batch to lay photos out in a grid
+import fastai.vision.data  # noqa: F401 - registers the grid of photos of show_batch
 import numpy as np
 import torch
 from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 
-from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, parts, report_pipelines
+from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, report_pipelines, split_prefix
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
@@ -36,7 +36,7 @@ def photo_block(faces: FaceCut | None = None) -> TransformBlock:
 
 
 def heads_block(heads: Heads) -> TransformBlock:
-    """The DataBlock's multi-category target: one class a head, in one tensor."""
+    """The DataBlock's multi-category target: one class per head, in one tensor."""
     return TransformBlock(type_tfms=[EncodeHeads(heads)])
 
 
@@ -60,19 +60,19 @@ def dataloaders(
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
     Args:
-        folds: (N,) the fold of each photo; five person-whole folds by default. `fold` None takes 0.
-        augments: training and validation augmentation, each a callable (image, rng); the report's by default.
+        folds: (N,) the fold of each photo; by default five folds of whole persons. `fold` None takes 0.
+        augments: training and validation augmentation, each a callable (image, rng); by default the report's.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
-        num_workers: processes that load; by default none on a CPU, which training keeps busy, or on Windows, which
-            starts them slowly, else up to 8.
-        substitute: (height, width) of what stands for a training photo that cannot be read; by default it is an error.
-        maps: photos that are decoded already; by default `photo_maps`, so the first loaders of a table take their time.
-        train: what to train on; by default `training_set` of the photos of the other folds.
+        num_workers: loading processes; by default see `default_workers`.
+        substitute: (height, width) of a grey photo in place of a training photo that cannot be read; by default that is
+            an error.
+        maps: decoded photos; by default `photo_maps`, so the first loaders of a table are slow.
+        train: what to train on; by default the photos of the other folds.
         halves: half-face CutMix among the photos of `train`.
         share: what this process loads of each batch, where several train together.
 
-    Training labels follow the training bounds, validation labels the score's. Training is shuffled and drops the last
-    incomplete batch, validation is in the table's order.
+    Training labels are by the training bounds, validation labels by the score's. Training is shuffled and drops the
+    last incomplete batch, validation is in the table's order.
     """
     fold = fold or 0
     if folds is None:
@@ -109,13 +109,13 @@ def dataloaders(
 def _rows(
     table: Table, valid: np.ndarray, train: TrainingSet | None
 ) -> tuple[list[str], Sequence[np.ndarray], np.ndarray]:
-    """The paths, the labels and whether it validates of each row: those of the table, or first those to train on."""
+    """The path, the labels and whether it validates per row: of the table, or of `train`, then of the fold."""
     if train is None:
         photos = [str(table.root / path) for path in table.frame["path"]]
         return photos, list(np.where(valid[:, None], table.y, table.train_y)), valid
     scored = training_set(table, valid, scored=True)
     both = [*train.photos, *scored.photos]
-    # the labels of the two may be of either kind
+    # either may be class numbers or soft labels
     return both, [*train.labels, *scored.labels], np.arange(len(both)) >= len(train)
 
 
@@ -127,12 +127,12 @@ def photo_maps(
     digests: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[PhotoMap]:
-    """The photos of a table as the prefix of each augmentation makes them, decoded once: see `cache.photo_map`."""
+    """A map of a table's photos for the prefix of each augmentation, decoded once: see `cache.photo_map`."""
     if cache == "off":
         return []
     paths = [table.photo(row) for row in range(len(table))]
     digests = digest_photos(paths) if digests is None else digests
-    prefixes = {str(prefix.plain): prefix for prefix, _ in map(parts, augments)}
+    prefixes = {str(prefix.plain): prefix for prefix, _ in map(split_prefix, augments)}
     return [photo_map(paths, digests, prefix, cache, folder, say, table.faces) for prefix in prefixes.values()]
 
 
@@ -144,7 +144,7 @@ def data_block(
     stats: Stats,
     faces: FaceCut | None = None,
 ) -> DataBlock:
-    """The DataBlock over row numbers: the path and the labels of each, of either kind, and (N,) bool who validates."""
+    """The DataBlock over row numbers: the path and the labels of each, and (N,) bool whether it validates."""
     return DataBlock(
         blocks=(photo_block(faces), heads_block(heads)),
         getters=[Lookup(photos), Lookup(labels)],
@@ -163,7 +163,7 @@ def batch_stats(augments: Sequence[Callable[..., Any]], stats: Stats | None = No
     """`stats`, or those of the pipelines' own Normalize, or the report's; raises UsageError where two differ."""
     own = {a.stats for a in augments if isinstance(a, Augmentation) and a.stats is not None}
     if len(own) > 1 or (own and stats is not None and own != {stats}):
-        raise UsageError(f"The pipelines normalise by {own}, the setting is {stats}: give the statistics once.")
+        raise UsageError(f"The pipelines normalize by {own}, the setting is {stats}; give the statistics once.")
     return stats or (own.pop() if own else REPORT_STATS)
 
 
@@ -172,7 +172,7 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     try:
         picked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if torch.empty(1, device=picked).is_meta:
-            raise RuntimeError("it holds no numbers")
+            raise RuntimeError("it stores no data")
     except (RuntimeError, AssertionError) as error:
         why = str(error).strip().splitlines()[0].rstrip(".")
         raise UsageError(
@@ -184,8 +184,8 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 def default_workers(device: torch.device) -> int:
     """The default number of loading processes: one per core, at most 8.
 
-    0 on a CPU, without semaphores, and where processes are spawned (Windows): each imports all modules again in every
-    epoch, which takes longer than loading here.
+    0 on a CPU, which training keeps busy, without semaphores, and where processes are spawned (Windows): each would
+    import all modules in every epoch, which takes longer than loading in this process.
     """
     none = device.type == "cpu" or start_method() == "spawn" or not has_semaphores()
     return 0 if none else min(8, os.cpu_count() or 1)
@@ -208,12 +208,12 @@ def start_method() -> str:
 
 
 def workers_see_memory(workers: int) -> bool:
-    """Whether loading processes see what is in this process's memory; on macOS fastai starts none."""
+    """Whether loading processes can read this process's memory; on macOS fastai starts none."""
     return not workers or start_method() == "fork" or sys.platform == "darwin"
 
 
 def has_semaphores() -> bool:
-    """Whether processes can wait for each other, as those of a loader do."""
+    """Whether the system has semaphores, which loading processes need."""
     try:
         multiprocessing.get_context(start_method()).Lock()
     except (ImportError, OSError):
@@ -222,13 +222,13 @@ def has_semaphores() -> bool:
 
 
 def _loading(device: torch.device | str | None, num_workers: int | None) -> dict[str, Any]:
-    """What a loader is to know of the device that its batches go to; a CPU is told to keep its memory."""
+    """A loader's arguments for a device; on a CPU the process keeps freed memory."""
     picked = pick_device(device)
     if picked.type == "cpu":
         keep_memory()
     workers = pick_workers(num_workers, picked)
     if workers and start_method() == "forkserver":
-        # the server imports these modules once, and processes are forked from it
+        # the server imports these modules once, and forks the processes
         multiprocessing.set_forkserver_preload(["__main__", __name__])
     return {"device": picked, "num_workers": workers, "pin_memory": picked.type == "cuda"}
 
@@ -249,8 +249,7 @@ def photo_loader(
 ) -> PhotoDL:
     """A loader of photos to predict: batches (x,), in the order given, by the validation augmentation.
 
-    `training` takes the training augmentation instead, as counted by `passes`. What `maps` keep is found by paths that
-    are texts.
+    `training` takes the training augmentation instead, as counted by `passes`. `maps` apply to paths given as str.
     """
     return PhotoDL(
         PhotoList(paths, split_idx=0 if training else 1),

@@ -14,7 +14,7 @@ import torch
 from fastai.data.core import TfmdDL, TfmdLists
 from fastai.data.transforms import ToTensor
 
-from fastmask.data.augment import Augment, is_photo, parts
+from fastmask.data.augment import Augment, is_photo, split_prefix
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap
 from fastmask.data.halves import Half, Halves
@@ -261,7 +261,7 @@ class PhotoDL(TfmdDL):
         """The maps of what the augmentation's own prefix makes of photos."""
         if self.augments is None:
             return []
-        prefix, _ = parts(self.augments[self._which()])
+        prefix, _ = split_prefix(self.augments[self._which()])
         return [kept for kept in self.maps if kept.prefix == prefix.plain]
 
     def _readable(
@@ -287,7 +287,7 @@ class PhotoDL(TfmdDL):
         image = read(photo, self.faces) if start is None else start
         if self.augments is None:
             return image
-        prefix, vary = parts(self.augments[self._which()])
+        prefix, vary = split_prefix(self.augments[self._which()])
         try:
             if start is None:
                 start = prefix(image)

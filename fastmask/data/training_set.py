@@ -1,4 +1,4 @@
-"""Training set: the photos that a fold trains on, the labels that they are trained by, how often each is drawn."""
+"""Training set: the photos that a fold trains on, their labels, and how often each is drawn."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from fastmask.system.errors import UsageError
 class TrainingSet:
     """Photos to train on.
 
-    `photos` are their paths, `labels` (N, heads) int64 class numbers or (N, classes of all heads) float32 soft labels.
-    With `chances` (N,), which sum to 1, a pass draws as many photos as there are, each time by these chances; without,
-    each photo once.
+    `photos` are paths, `labels` (N, heads) int64 class numbers or (N, classes of all heads) float32 soft labels. With
+    `chances` (N,), which sum to 1, a pass draws N photos with replacement by them; without, each photo once.
     """
 
     photos: Sequence[str]
@@ -30,13 +29,13 @@ class TrainingSet:
 
     def __post_init__(self) -> None:
         if not len(self.photos) == len(self.labels) == (len(self) if self.chances is None else len(self.chances)):
-            raise UsageError("A training set has a row of labels, and a chance if any has, for each photo.")
+            raise UsageError("A training set has a row of labels, and a chance or no chances, for each photo.")
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def classes(self, heads: Heads) -> np.ndarray:
-        """(N, heads) class numbers: of soft labels the class of most weight, -1 where there is none."""
+        """(N, heads) class numbers; for soft labels the class of most weight, -1 where there is none."""
         return heads.harden(self.labels) if self.labels.dtype.kind == "f" else self.labels
 
     def soft(self, heads: Heads) -> np.ndarray:
@@ -44,14 +43,14 @@ class TrainingSet:
         return soft_labels(torch.from_numpy(self.labels), heads).numpy()
 
     def joined(self, other: TrainingSet, heads: Heads) -> TrainingSet:
-        """The photos of both, by soft labels."""
+        """The photos of both, with soft labels."""
         labels = np.concatenate([self.soft(heads), other.soft(heads)])
         return replace(self, photos=[*self.photos, *other.photos], labels=labels)
 
     def balanced(self, heads: Heads, target: str = JOINT) -> TrainingSet:
-        """The same photos, drawn so that every class of `target` (a head or "joint") is drawn alike.
+        """The same photos with chances that draw every class of `target` (a head or "joint") equally often.
 
-        Photos whose class is unknown are drawn as often as without chances.
+        Photos of unknown class are drawn as often as without chances.
         """
         classes = target_of(heads, self.classes(heads), target)
         known = classes != UNKNOWN
@@ -62,27 +61,27 @@ class TrainingSet:
 
 
 def training_set(table: Table, rows: np.ndarray, scored: bool = False) -> TrainingSet:
-    """Some rows of a table, (N,) bool, by their training labels, or by those that the score uses."""
+    """The rows (N,) bool of a table with their training labels, or those of the score."""
     photos = [str(table.root / path) for path in table.frame["path"][rows]]
     return TrainingSet(photos, (table.y if scored else table.train_y)[rows])
 
 
-def left_out(table: Table, drop: Mapping[str, Sequence[tuple[float, float]]] | None) -> np.ndarray:
-    """(N,) whether a photo is not to be trained on, because the number behind a head lies in a range, ends included."""
+def dropped_rows(table: Table, drop: Mapping[str, Sequence[tuple[float, float]]] | None) -> np.ndarray:
+    """(N,) whether training drops a photo: {head: ranges of the number of its bands}, ends included."""
     rows = np.zeros(len(table), bool)
     for name, ranges in (drop or {}).items():
         if table.heads[name].bounds is None:
-            raise UsageError(f"Setting drop: head {name} has no number behind it, so no range of it can be left out.")
+            raise UsageError(f"Setting drop: head {name} is not made of bands of a number, so no range can be dropped.")
         numbers = table.frame[f"{name}_value"]
         rows |= np.any([numbers.between(low, high) for low, high in ranges], axis=0)
     return rows
 
 
 def class_weights(labels: np.ndarray, heads: Heads) -> list[list[float] | None]:
-    """A row of weights a head by which each class weighs alike: photos / (classes x photos of the class).
+    """A row of weights per head that makes each class count the same: photos / (classes x photos of the class).
 
-    scikit-learn's "balanced", with the weights of soft labels (N, classes of all heads) in place of counts. A class
-    without a label has weight 1, a distribution over a number has no weights.
+    scikit-learn's "balanced", with soft labels (N, classes of all heads) in place of counts. A class without labels has
+    weight 1; None is for a distribution over a number.
     """
     rows: list[list[float] | None] = []
     for head, part in zip(heads, heads.split(labels), strict=True):

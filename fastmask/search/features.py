@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastmask.data.augment import augmentations
-from fastmask.data.cache import features_file
+from fastmask.data.cache_files import features_file
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.model.network import MultiHeadNet

@@ -25,7 +25,7 @@ from fastmask.data.loaders import dataloaders, photo_maps, pick_device, pick_wor
 from fastmask.data.photo import check_photos, in_threads, read_photo
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.table import Table
-from fastmask.data.training_set import TrainingSet, class_weights, left_out, training_set
+from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision
@@ -95,7 +95,7 @@ class Plan:
         without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
         folds = count(self.config.folds, "fold")
         faces, extra = self.table.faces, _extra_line(self.extras)
-        dropped = int(left_out(self.table, self.config.drop).sum())
+        dropped = int(dropped_rows(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         several = "" if self.processes == ALONE else f", {self.processes.count} processes together"
         return "; ".join(
@@ -183,7 +183,7 @@ class Plan:
     def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
         """What the training of a fold sees; or its last epochs on the `whole` of the photos."""
         heads, config = self.table.heads, self.config
-        rows = (whole | (self.folds != fold)) & ~left_out(self.table, config.drop)
+        rows = (whole | (self.folds != fold)) & ~dropped_rows(self.table, config.drop)
         made = training_set(self.table, rows)
         if self.taught is not None:
             made = replace(made, labels=self.taught[-1 if whole else fold][rows])
@@ -369,7 +369,7 @@ def read_extras(config: Config, table: Table, folds: np.ndarray) -> tuple[list[E
     if config.boxes is not None:
         cuts = [extra.table.cut_to_faces(config.boxes, framing(config)) for extra in extras]
         extras = [replace(extra, table=cut) for extra, cut in zip(extras, cuts, strict=True)]
-    extras = [extra.select(~left_out(extra.table, config.drop)) for extra in extras]
+    extras = [extra.select(~dropped_rows(extra.table, config.drop)) for extra in extras]
     if config.on_bad_photo == "skip":
         for place, extra in enumerate(extras):
             rows, gone = readable(extra.table)

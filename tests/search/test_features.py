@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from fastmask.data.cache import clear_cache, list_caches
+from fastmask.data.cache_files import clear_cache, list_caches
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.model.network import build_network
 from fastmask.search import features

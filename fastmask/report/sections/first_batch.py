@@ -15,7 +15,7 @@ from fastmask.data.halves import Halves
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
-from fastmask.data.training_set import TrainingSet, left_out, training_set
+from fastmask.data.training_set import TrainingSet, dropped_rows, training_set
 from fastmask.data.transforms import UNREADABLE
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import soft_labels
@@ -90,7 +90,7 @@ def _size(table: Table, augment: Augment) -> tuple[int, int]:
 
 def _training_set(run: RunDirectory, table: Table, rows: np.ndarray) -> TrainingSet:
     config = run.config
-    made = training_set(table, rows & ~left_out(table, config.drop))
+    made = training_set(table, rows & ~dropped_rows(table, config.drop))
     return made if config.sampler is None else made.balanced(run.heads, config.sampler)
 
 
