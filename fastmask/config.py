@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -17,61 +20,124 @@ from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.files import parse_yaml, read_yaml
 from fastmask.system.text import shorten_repr
 
-# how deep --set may reach into a setting, and the errors that are reported at once
+# keys of one --set, and errors that are reported at once
 _MOST_KEYS, _MOST_SENTENCES = 20, 10
-CROP_BESIDE_PIPELINES = "A crop or a resize beside train_pipeline and valid_pipeline belongs into those"
-# more is a slip of the keyboard
+CROP_OUTSIDE_PIPELINES = "crop and resize have no effect with train_pipeline and valid_pipeline: put them into those"
+# larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-# parameters of a Beta, or 0; what lies beyond draws nothing but ends or halves, or no number
+# parameters of a Beta, or 0; beyond these, samples are only 0, 1 or 0.5, or NaN
 LEAST_BETA, MOST_BETA = 1e-3, 1e3
 Beta = Annotated[float, Field(ge=0, le=MOST_BETA)]
-# beside it a weight of 1 counts nothing, and float32 still has room
+# next to it a weight of 1 is negligible, and float32 does not overflow
 MOST_WEIGHT = 1e6
 Weight = Annotated[float, Field(ge=0, le=MOST_WEIGHT)]
 PositiveWeight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
-# settings that do nothing without another
-_NEEDS = {
-    "unfreeze": "freeze",
-    "extra_images": "extra",
-    "extra_weight": "extra",
-    "margin": "boxes",
-    "region": "boxes",
-    "pseudo_weight": "pseudo",
-    "pseudo_least": "pseudo",
-    "teacher_weight": "teacher",
-    "teacher_temperature": "teacher",
-    "half_shares": "half_cutmix",
-    "half_partner": "half_cutmix",
-}
+Model = TypeVar("Model", bound=BaseModel)
+# the panels of `fastmask fit --help`, in its order
+PANELS = DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 
 
-# settings that say how something is trained, and nothing of what is learned from or by what it is judged
-TRAINING_ALONE = frozenset(
-    (
-        *("extra", "extra_images", "extra_weight", "pseudo", "pseudo_weight", "pseudo_least", "drop", "sampler"),
-        *("teacher", "teacher_weight", "teacher_temperature"),
-        *("erase", "mixup", "cutmix", "mix_prob", "half_cutmix", "half_shares", "half_partner", "drop_rate"),
-        *("drop_path", "freeze", "unfreeze", "layer_decay", "loss", "focal_gamma", "alpha", "class_weight"),
-        *(
-            "label_smoothing",
-            "f1_share",
-            "head_weights",
-            "order",
-            "order_spread",
-            "epochs",
-            "refit",
-            "bs",
-            "accumulate",
-        ),
-        *("ema", "swa", "compile", "hours", "monitor", "save_every", "tensorboard", "wandb", "mlflow"),
-        *("launcher", "address", "per_fold", "fetch"),
-    )
-)
+class Kind(Flag):
+    """What a setting is about. Every list of settings in the package is `Config.of_kind` of some of these."""
+
+    NONE = 0
+    # how the table of photos is read
+    TABLE = auto()
+    # a file or a folder: its content is compared, not its name
+    PATH = auto()
+    # decides what is scored
+    SCORED = auto()
+    # makes the score too good
+    FLATTERING = auto()
+    # how a network is trained; without effect on frozen features
+    TRAINING = auto()
+    # a parameter of the focal loss
+    FOCAL = auto()
+    # where to work, how fast, and where to report; without effect on the result
+    MACHINE = auto()
+    # how the network computes: changes the last digits of the result
+    NUMERICS = auto()
+    # what to do on a fault
+    FAULT = auto()
+    # not taken from the run on --resume: has to be given again
+    RESTATED = auto()
+    # which machines train the folds
+    LAUNCHING = auto()
+    # trains after the run is scored
+    UNSCORED = auto()
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line shows a field: what its type, default and description do not tell.
+
+    Args:
+        panel: the panel of the help; a setting without one has no option.
+        kind: what the field is about.
+        needs: the field without which this one has no effect.
+        note: the default in words, where the default value itself does not say it.
+        common: a setting that --help shows; --help-all shows the others too.
+        words: the option's names, if not those that follow from the field's name and type.
+        read: reads the text of the command line, if the type does not say how; raises ValueError.
+    """
+
+    panel: str | None = None
+    kind: Kind = Kind.NONE
+    needs: str | None = None
+    note: str | None = None
+    common: bool = False
+    words: str | None = None
+    read: Callable[[str], Any] | None = None
+
+
+def described(default: Any, description: str, panel: str | None = None, kind: Kind = Kind.NONE, **option: Any) -> Any:
+    """A field with its description, from which the options of commands and the lists of settings derive."""
+    return Field(default, description=description, json_schema_extra={"option": Option(panel, kind, **option)})  # type: ignore[dict-item]
+
+
+def describe(model: type[BaseModel], name: str) -> Option:
+    """How the command line shows a field that is `described`."""
+    return model.model_fields[name].json_schema_extra["option"]  # type: ignore[index, return-value]
+
+
+def option_name(model: type[BaseModel], name: str) -> str:
+    """The option of a field, such as --drop-ages, or --tf32/--no-tf32."""
+    word = name.replace("_", "-")
+    flag = model.model_fields[name].annotation is bool
+    return describe(model, name).words or (f"--{word}/--no-{word}" if flag else f"--{word}")
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The types and values that an annotation allows but for None: ["auto", int] for `Literal["auto"] | int | None`."""
+    if get_origin(annotation) is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in alternatives(part)]
+    return [] if annotation is NoneType else [annotation]
+
+
+def read_ranges(text: str) -> dict[str, list[list[float]]]:
+    """`27-29,57` -> {"age": [[27, 29], [57, 57]]}; raises ValueError for anything else."""
+    try:
+        ends = [[float(end) for end in part.split("-")] for part in text.split(",")]
+        pairs = [[low, high] for low, high in ([*both, *both][:2] if len(both) == 1 else both for both in ends)]
+    except ValueError:
+        raise ValueError("expected ranges such as 27-29,57-59") from None
+    return {"age": pairs}
+
+
+# settings that only have an effect with launcher ray
+_LAUNCHING = Kind.MACHINE | Kind.RESTATED | Kind.LAUNCHING | Kind.TRAINING
+# the help of options that several commands have, next to their defaults
+WORKERS, WORKERS_DEFAULT = "Loader processes.", "0 on a CPU or on Windows, else up to 8"
+DEVICE, DEVICE_DEFAULT = "cpu, cuda:0.", "the GPU if there is one"
 
 
 class Bands(BaseModel):
-    """A head whose classes are bands of a number, parted by `bounds`; training may use bounds of its own."""
+    """A head with bands of a number as classes, separated by `bounds`; training may use other bounds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -89,157 +155,346 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     # data
-    data: str = Field("data", description="A contest folder, a CSV, a folder a class, or 'sample'.")
-    heads: list[str] | dict[str, list[str] | Bands] | None = Field(
-        None, description="Columns of the CSV, or a mapping of each to its classes in order, or to classes and bounds."
+    data: str = described(
+        "data",
+        "Contest folder, CSV, folder with a subfolder per class, or 'sample'.",
+        DATA,
+        Kind.TABLE | Kind.PATH | Kind.SCORED,
+        common=True,
     )
-    images: str | None = Field(None, description="The folder that a CSV's paths start from; by default the CSV's own.")
-    image_column: str | None = Field(None, description="The CSV's column of photos.")
-    group_column: str | None = Field(None, description="The CSV's column that says whose photo it is.")
-    fixes: str | None = Field(None, description="A CSV of corrected labels: person or path, column, value.")
-    age_bounds: tuple[float, float] = Field((30.0, 60.0), description="Age bounds to train on.")
-    score_age_bounds: tuple[float, float] = Field(
-        (30.0, 60.0), description="Age bounds to score by: the official ones."
-    )
-    folds: Annotated[int, Field(ge=2, le=9999)] = Field(5, description="Folds of the cross-validation.")
-    folds_file: str | None = Field(None, description="A CSV that deals photos or persons into folds.")
-    stratify: str | None = Field(None, description="A head or 'joint'; the contest's default is age.")
-    group: Literal["person", "none"] = Field("person", description="Keep persons whole, or 'none' for the leaky split.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of everything that is drawn.")
-    # what is trained on
-    extra: str | None = Field(None, description="A CSV of photos for training alone, with any of the heads.")
-    extra_images: str | None = Field(None, description="The folder that the paths of extra start from.")
-    extra_weight: PositiveWeight = Field(1.0, description="What a photo of extra counts.")
-    pseudo: str | None = Field(None, description="A folder of pseudo-labels, as the command pseudo makes it.")
-    pseudo_weight: PositiveWeight = Field(1.0, description="What a photo of pseudo counts.")
-    pseudo_least: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="A pseudo-label counts where its most probable class is at least so probable."
-    )
-    teacher: str | None = Field(None, description="A run or an ensemble that each fold learns from, too.")
-    teacher_weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="Share of the teacher's probabilities in the label of a photo."
-    )
-    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = Field(
-        1.0, description="Temperature of the teacher's probabilities; above 1 they are less sure."
-    )
-    drop: dict[str, list[tuple[float, float]]] | None = Field(
+    heads: list[str] | dict[str, list[str] | Bands] | None = described(
         None,
-        description="Numbers behind a head, such as age: [[27, 29]], whose photos are validated but not trained on.",
+        "Columns of the CSV to learn, such as colour,shape; in a file also with their classes, and bounds.",
+        DATA,
+        Kind.TABLE | Kind.SCORED,
+        note="found",
     )
-    sampler: str | None = Field(None, description="A head or 'joint', whose classes are drawn alike in training.")
-    boxes: str | None = Field(None, description="A CSV of faces, to which photos are cut first, to the size of crop.")
-    margin: Annotated[float, Field(ge=0, le=10)] = Field(0.3, description="What a face's box is widened by each side.")
-    region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = Field(
-        "face", description="The part of the face."
+    images: str | None = described(
+        None,
+        "The folder that the CSV's paths are relative to.",
+        DATA,
+        Kind.TABLE | Kind.PATH | Kind.SCORED,
+        note="the CSV's",
+    )
+    image_column: str | None = described(
+        None, "The CSV's column of photos.", DATA, Kind.TABLE | Kind.SCORED, note="path, or found"
+    )
+    group_column: str | None = described(
+        None, "The CSV's column that identifies persons.", DATA, Kind.TABLE | Kind.SCORED, note="person"
+    )
+    fixes: str | None = described(
+        None,
+        "A CSV of corrected labels: person or path, column, value.",
+        DATA,
+        Kind.TABLE | Kind.PATH | Kind.SCORED,
+    )
+    age_bounds: tuple[float, float] = described((30.0, 60.0), "Age bounds to train on.", DATA, Kind.TABLE | Kind.SCORED)
+    score_age_bounds: tuple[float, float] = described(
+        (30.0, 60.0), "Age bounds to score by: the official ones.", kind=Kind.TABLE | Kind.SCORED
+    )
+    folds: Annotated[int, Field(ge=2, le=9999)] = described(
+        5, "Folds of the cross-validation.", DATA, Kind.SCORED, common=True
+    )
+    folds_file: str | None = described(
+        None, "A CSV that assigns photos or persons to folds.", DATA, Kind.PATH | Kind.SCORED
+    )
+    stratify: str | None = described(
+        None, "A head, or joint, to stratify folds by.", DATA, Kind.SCORED, note="age for the contest, else joint"
+    )
+    group: Literal["person", "none"] = described(
+        "person", "person keeps each person in one fold; none is the leaky split.", DATA, Kind.SCORED
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = described(0, "Seed of all randomness.", DATA, Kind.SCORED)
+    # what is trained on
+    extra: str | None = described(
+        None, "A CSV of photos for training only, with labels of any heads.", DATA, Kind.PATH | Kind.TRAINING
+    )
+    extra_images: str | None = described(
+        None,
+        "The folder that the paths of --extra are relative to.",
+        DATA,
+        Kind.PATH | Kind.TRAINING,
+        needs="extra",
+        note="the CSV's",
+    )
+    extra_weight: PositiveWeight = described(
+        1.0, "Weight of each photo of --extra in the loss.", DATA, Kind.TRAINING, needs="extra"
+    )
+    pseudo: str | None = described(
+        None,
+        "A folder of pseudo-labels, written by fastmask pseudo, to train on as well.",
+        DATA,
+        Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
+    )
+    pseudo_weight: PositiveWeight = described(
+        1.0, "Weight of each photo of --pseudo in the loss.", DATA, Kind.TRAINING, needs="pseudo"
+    )
+    pseudo_least: Annotated[float, Field(ge=0, le=1)] = described(
+        0.0, "Use a pseudo-label only if its probability is at least this.", DATA, Kind.TRAINING, needs="pseudo"
+    )
+    teacher: str | None = described(
+        None,
+        "A run or an ensemble; each fold also learns from its models of that fold.",
+        DATA,
+        Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
+    )
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = described(
+        0.5, "Share of the teacher's probabilities in each label.", DATA, Kind.TRAINING, needs="teacher"
+    )
+    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = described(
+        1.0,
+        "Temperature of the teacher's probabilities; above 1 they are less confident.",
+        DATA,
+        Kind.TRAINING,
+        needs="teacher",
+    )
+    drop: dict[str, list[tuple[float, float]]] | None = described(
+        None,
+        "Ages to validate but not to train on, such as 27-29,57-59; in a file age: [[27, 29], [57, 59]].",
+        DATA,
+        Kind.TRAINING,
+        words="--drop-ages",
+        read=read_ranges,
+    )
+    sampler: str | None = described(
+        None,
+        "A head, or joint, with classes to sample equally often in training.",
+        DATA,
+        Kind.TRAINING,
+        note="as in the data",
+    )
+    boxes: str | None = described(
+        None,
+        "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.",
+        DATA,
+        Kind.PATH,
+    )
+    margin: Annotated[float, Field(ge=0, le=10)] = described(
+        0.3, "How far to widen a face's box on each side.", DATA, needs="boxes"
+    )
+    region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = described(
+        "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", DATA, needs="boxes"
     )
     # augmentation
-    crop: tuple[Positive, Positive] = Field((400, 200), description="Height and width of the centre crop.")
-    resize: tuple[Positive, Positive] | None = Field(None, description="Height and width to scale the crop to.")
-    train_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
-    valid_pipeline: dict[str, Any] | None = Field(None, description="albumentations' serialisation; the report's.")
-    stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = Field(
-        None, description="'report', 'pretrained', or three means and three deviations."
+    crop: tuple[Positive, Positive] = described((400, 200), "Height and width of the centre crop.", DATA, common=True)
+    resize: tuple[Positive, Positive] | None = described(
+        None, "Height and width to resize the crop to.", DATA, common=True
     )
-    erase: Share = Field(0.0, description="Probability that a rectangle of a training photo is erased.")
-    mixup: Beta = Field(0.0, description="Mix-up: alpha of the Beta that shares are drawn from; 0 has none.")
-    cutmix: Beta = Field(0.0, description="CutMix: alpha of the Beta that areas are drawn from; 0 has none.")
-    mix_prob: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="Probability that a batch is mixed by mixup or cutmix."
+    train_pipeline: dict[str, Any] | None = described(
+        None, "The training augmentation as albumentations serializes it.", note="the report's"
     )
-    half_cutmix: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="Probability that one side of a training photo becomes a partner's."
+    valid_pipeline: dict[str, Any] | None = described(
+        None, "The validation transform as albumentations serializes it.", note="the report's"
     )
-    half_shares: tuple[float, float] = Field((0.5, 0.5), description="Least and greatest share of the partner's side.")
-    half_partner: str = Field("same", description="Partners: same (joint class), any, or a joint class by its name.")
+    stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = described(
+        None, "'report', 'pretrained', or three means and three standard deviations.", DATA, note="report"
+    )
+    erase: Share = described(0.0, "Probability of erasing a rectangle of a training photo.", AUGMENT, Kind.TRAINING)
+    mixup: Beta = described(
+        0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.", AUGMENT, Kind.TRAINING
+    )
+    cutmix: Beta = described(
+        0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.", AUGMENT, Kind.TRAINING
+    )
+    mix_prob: Annotated[float, Field(gt=0, le=1)] = described(
+        1.0, "Probability that --mixup or --cutmix mixes a batch.", AUGMENT, Kind.TRAINING
+    )
+    half_cutmix: Annotated[float, Field(ge=0, le=1)] = described(
+        0.0, "Probability of replacing one side of a training photo by a partner's.", AUGMENT, Kind.TRAINING
+    )
+    half_shares: tuple[float, float] = described(
+        (0.5, 0.5), "Minimum and maximum share of the partner's side.", AUGMENT, Kind.TRAINING, needs="half_cutmix"
+    )
+    half_partner: str = described(
+        "same",
+        "Partners: same (joint class), any, or a joint class such as 'incorrect female 60+'.",
+        AUGMENT,
+        Kind.TRAINING,
+        needs="half_cutmix",
+    )
     # network
-    arch: str = Field("tf_efficientnet_b4", description="A timm model.")
-    pretrained: bool = Field(True, description="Start from the weights of timm's hub.")
-    weights: str | None = Field(None, description="Start from a file of weights, or each fold from that of a run.")
-    drop_rate: Share = Field(0.0, description="Dropout before the heads.")
-    drop_path: Share = Field(0.0, description="Stochastic depth of the body.")
-    freeze: Literal["body"] | Positive | None = Field(
-        None, description="The part of the body that does not train: body, or its first stages by their number."
+    arch: str = described("tf_efficientnet_b4", "A timm model.", NETWORK, common=True)
+    pretrained: bool = described(True, "Start from pretrained weights of timm's hub.", NETWORK, common=True)
+    weights: str | None = described(
+        None,
+        "Start from a file of weights (safetensors, .pth), or each fold from that of a run.",
+        NETWORK,
+        Kind.PATH | Kind.FLATTERING,
+        common=True,
     )
-    unfreeze: Positive | None = Field(None, description="The epoch, from 1, from which a frozen part trains.")
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="Share of the learning rate of each block of the body, of that of the one above it."
+    drop_rate: Share = described(0.0, "Dropout before the heads.", NETWORK, Kind.TRAINING)
+    drop_path: Share = described(0.0, "Stochastic depth of the body.", NETWORK, Kind.TRAINING)
+    freeze: Literal["body"] | Positive | None = described(
+        None, "Part of the body to freeze: body, or the number of its first stages.", NETWORK, Kind.TRAINING
+    )
+    unfreeze: Positive | None = described(
+        None,
+        "Epoch, counted from 1, in which the frozen part starts to train.",
+        NETWORK,
+        Kind.TRAINING,
+        needs="freeze",
+        note="never",
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = described(
+        1.0,
+        "Factor of the learning rate from each block of the body to the block below it, such as 0.8.",
+        NETWORK,
+        Kind.TRAINING,
     )
     # loss
-    loss: Literal["focal", "ce", "own"] = Field(
-        "focal", description="focal, ce (cross-entropy), or own: the loss_func of cross_validate."
+    loss: Literal["focal", "ce", "own"] = described(
+        "focal", "focal or ce (cross-entropy); own is the loss_func of cross_validate.", TRAINING, Kind.TRAINING
     )
-    focal_gamma: Annotated[float, Field(ge=0, le=100)] = Field(2.0, description="Gamma of the focal loss.")
-    alpha: dict[str, list[Weight] | dict[str, Weight]] | None = Field(
-        None, description="Class weights a head, such as age: [1, 1, 4], or age: {60+: 4}."
+    focal_gamma: Annotated[float, Field(ge=0, le=100)] = described(
+        2.0, "Gamma of the focal loss.", TRAINING, Kind.TRAINING | Kind.FOCAL
     )
-    class_weight: Literal["none", "auto"] = Field(
-        "none", description="none, or auto: each class of a head weighs alike, by its training photos."
+    alpha: dict[str, list[Weight] | dict[str, Weight]] | None = described(
+        None, "Class weights per head, such as age: [1, 1, 4], or age: {60+: 4}.", kind=Kind.TRAINING | Kind.FOCAL
     )
-    label_smoothing: Share = Field(0.0, description="Share of each label that is dealt to all classes.")
-    f1_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="Share of the loss that is the batch's soft F1; 1 is soft F1 alone."
+    class_weight: Literal["none", "auto"] = described(
+        "none",
+        "none, auto (classes of a head weigh the same in total), or a YAML file such as age: [1, 1, 4].",
+        TRAINING,
+        Kind.TRAINING | Kind.FOCAL,
     )
-    order: str | None = Field(
-        None, description="A head of which the number behind its bands is learned too, as a distribution."
+    label_smoothing: Share = described(
+        0.0, "Share of each label to spread over all classes.", TRAINING, Kind.TRAINING | Kind.FOCAL
     )
-    order_spread: Annotated[float, Field(gt=0)] = Field(2.0, description="Deviation of the targets of order.")
-    head_weights: dict[str, Weight] | None = Field(None, description="Shares of the loss.")
+    f1_share: Annotated[float, Field(ge=0, le=1)] = described(
+        0.0, "Share of the batch's soft F1 in the loss; 1 is soft F1 only.", TRAINING, Kind.TRAINING | Kind.FOCAL
+    )
+    order: str | None = described(
+        None, "Also learn the number behind a head, such as age, as a distribution.", TRAINING, Kind.TRAINING
+    )
+    order_spread: Annotated[float, Field(gt=0)] = described(
+        2.0, "Standard deviation of the targets of order.", kind=Kind.TRAINING
+    )
+    head_weights: dict[str, Weight] | None = described(None, "Weight of each head in the loss.", kind=Kind.TRAINING)
     # optimizer and schedule
-    epochs: Positive = Field(20, description="Epochs of each fold.")
-    bs: Literal["auto"] | Positive = Field(32, description="Photos a batch, or auto: as many of 32 as fit into memory.")
-    # times the weight decay it is still a float32
-    lr: Annotated[float, Field(gt=0, le=1e30)] = Field(3e-4, description="Learning rate; the highest of one-cycle.")
-    wd: Annotated[float, Field(ge=0, le=1000)] = Field(1e-5, description="Weight decay.")
-    sched: Literal["multistep", "onecycle", "cosine", "constant"] = Field("multistep", description="Schedule.")
-    milestones: list[Annotated[float, Field(gt=0)]] = Field([0.5, 0.75], description="Epochs, or shares under 1.")
-    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Factor at each milestone.")
-    accumulate: Positive = Field(1, description="Batches whose gradients make one step.")
-    ema: Share = Field(0.0, description="Decay of the averaged weights that are validated and kept; 0 has none.")
-    swa: Share = Field(
-        0.0, description="Share of the epochs before those whose weights are averaged, such as 0.75; 0 has none."
+    epochs: Positive = described(20, "Epochs per fold.", TRAINING, Kind.TRAINING, common=True)
+    bs: Literal["auto"] | Positive = described(
+        32,
+        "Photos per batch, or auto: as many as fit into memory, at most 32.",
+        TRAINING,
+        Kind.TRAINING,
+        common=True,
     )
-    refit: Annotated[int, Field(ge=0, le=65536)] = Field(
-        0, description="Epochs on all photos at the end, at the last learning rate, for the models that predict."
+    # times the weight decay it still fits into float32
+    lr: Annotated[float, Field(gt=0, le=1e30)] = described(
+        3e-4, "Learning rate; the maximum of one-cycle.", TRAINING, Kind.TRAINING, common=True
+    )
+    wd: Annotated[float, Field(ge=0, le=1000)] = described(1e-5, "Weight decay.", TRAINING, Kind.TRAINING)
+    sched: Literal["multistep", "onecycle", "cosine", "constant"] = described(
+        "multistep", "Schedule: multistep, onecycle, cosine or constant.", TRAINING, Kind.TRAINING
+    )
+    milestones: list[Annotated[float, Field(gt=0)]] = described(
+        [0.5, 0.75], "Milestones of multistep: epochs, or shares below 1.", TRAINING, Kind.TRAINING
+    )
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = described(
+        0.5, "Factor of the learning rate at each milestone.", TRAINING, Kind.TRAINING
+    )
+    accumulate: Positive = described(1, "Batches per optimizer step.", TRAINING, Kind.TRAINING)
+    ema: Share = described(
+        0.0,
+        "Decay of the averaged weights that are validated and saved, such as 0.999; 0 is off.",
+        TRAINING,
+        Kind.TRAINING,
+    )
+    swa: Share = described(
+        0.0,
+        "Average the weights of the epochs after this share of them, such as 0.75; 0 is off.",
+        TRAINING,
+        Kind.TRAINING,
+    )
+    refit: Annotated[int, Field(ge=0, le=65536)] = described(
+        0,
+        "Final epochs on all photos, at the last learning rate, for the models that predict.",
+        TRAINING,
+        Kind.TRAINING | Kind.UNSCORED,
     )
     # callbacks
-    monitor: str = Field("macro_f1", description="The metric that stops and saves.")
-    patience: Annotated[int, Field(ge=0, le=65536)] = Field(
-        5, description="Epochs without a better one; 0 never stops."
+    monitor: str = described("macro_f1", "The metric for early stopping and checkpoints.", TRAINING, Kind.TRAINING)
+    patience: Annotated[int, Field(ge=0, le=65536)] = described(
+        5, "Epochs without improvement before a fold stops; 0 never stops.", TRAINING, Kind.TRAINING
     )
-    top_k: Positive = Field(1, description="Checkpoints kept a fold; their probabilities are averaged.")
-    on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="A loss that is no number ends the run, or its step is left out."
+    top_k: Positive = described(
+        1, "Checkpoints kept per fold; their probabilities are averaged.", TRAINING, Kind.TRAINING
     )
-    on_bad_photo: Literal["error", "skip"] = Field(
-        "error", description="A photo that cannot be read ends the run, or is left out and listed."
+    on_nan: Literal["stop", "skip"] = described(
+        "stop", "If the loss is NaN or inf: stop, or skip the step.", TRAINING, Kind.TRAINING | Kind.FAULT
+    )
+    on_bad_photo: Literal["error", "skip"] = described(
+        "error", "If a photo cannot be read: error, or skip it and list it.", TRAINING, Kind.SCORED | Kind.FAULT
     )
     # machine
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="What the network computes in.")
-    tf32: bool = Field(True, description="TF32 where a GPU computes in fp32.")
-    compile: bool = Field(False, description="Compile the network.")
-    cache: Literal["auto", "disk", "ram", "off"] = Field("auto", description="Where decoded photos are kept.")
-    cache_dir: str | None = Field(None, description="The folder of decoded photos that runs share.")
-    hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Time in which all folds are to end.")
-    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = Field(
-        "60s", description="Steps, or time such as 90s or 5m, between saved states within an epoch."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = described(
+        "auto",
+        "auto, fp32, bf16 or fp16.",
+        RUN,
+        Kind.NUMERICS,
+        note="auto: bf16 or fp16 on a GPU, fp32 on a CPU",
     )
-    tensorboard: bool = Field(False, description="Write event files of TensorBoard into the folder of each fold.")
-    wandb: Annotated[str, Field(min_length=1)] | None = Field(None, description="A project of Weights & Biases.")
-    mlflow: Annotated[str, Field(min_length=1)] | None = Field(None, description="An experiment of MLflow.")
-    launcher: Literal["local", "ray"] = Field(
-        "local", description="Folds in turn on this machine, or side by side as tasks of a Ray cluster."
+    tf32: bool = described(True, "Use TF32 where a GPU computes in fp32.", RUN, Kind.NUMERICS)
+    compile: bool = described(False, "Compile the network.", RUN, Kind.NUMERICS | Kind.TRAINING)
+    cache: Literal["auto", "disk", "ram", "off"] = described(
+        "auto", "Where to keep decoded photos: auto, disk, ram or off.", RUN, Kind.MACHINE
     )
-    address: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="Ray's cluster: auto, HOST:PORT or ray://HOST:PORT; one of this machine's own without."
+    cache_dir: str | None = described(
+        None,
+        "The folder of decoded photos, shared by runs.",
+        RUN,
+        Kind.MACHINE | Kind.PATH,
+        note="the user's cache",
     )
-    per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = Field(
-        None, description="A fold's share of a node of Ray's, such as gpu=0.5,cpu=4."
+    hours: Annotated[float, Field(gt=0)] | None = described(
+        None,
+        "Time limit of all folds: trains as many epochs as fit, at most --epochs.",
+        TRAINING,
+        Kind.MACHINE | Kind.RESTATED | Kind.TRAINING,
+        common=True,
     )
-    fetch: bool = Field(
-        False, description="Send folds' files to the run directory even where Ray's nodes see it themselves."
+    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = described(
+        "60s",
+        "Steps (500) or time (90s, 5m) between saved states within an epoch, for --resume.",
+        RUN,
+        Kind.MACHINE | Kind.TRAINING,
     )
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(None, description="Loading processes.")
-    device: Annotated[str, Field(min_length=1)] | None = Field(None, description="Such as cpu or cuda:0.")
+    tensorboard: bool = described(
+        False, "Write TensorBoard event files to each fold's folder.", RUN, Kind.MACHINE | Kind.TRAINING
+    )
+    wandb: Annotated[str, Field(min_length=1)] | None = described(
+        None, "A project of Weights & Biases to log to, one run per fold.", RUN, Kind.MACHINE | Kind.TRAINING
+    )
+    mlflow: Annotated[str, Field(min_length=1)] | None = described(
+        None, "An experiment of MLflow to log to, one run per fold.", RUN, Kind.MACHINE | Kind.TRAINING
+    )
+    launcher: Literal["local", "ray"] = described(
+        "local",
+        "local trains folds one after the other on this machine, ray in parallel on a Ray cluster.",
+        RUN,
+        _LAUNCHING,
+    )
+    address: Annotated[str, Field(min_length=1)] | None = described(
+        None,
+        "Ray's cluster: auto, HOST:PORT or ray://HOST:PORT.",
+        RUN,
+        _LAUNCHING,
+        note="a new one on this machine",
+    )
+    per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = described(
+        None,
+        "Each fold's share of a Ray node, such as gpu=0.5,cpu=4.",
+        RUN,
+        _LAUNCHING,
+        note="a GPU, or as many cores as torch uses",
+    )
+    fetch: bool = described(
+        False, "Send the folds' files to --out even if Ray's nodes can write there.", RUN, _LAUNCHING
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = described(
+        None, WORKERS, RUN, Kind.MACHINE, note=WORKERS_DEFAULT
+    )
+    device: Annotated[str, Field(min_length=1)] | None = described(None, DEVICE, RUN, Kind.MACHINE, note=DEVICE_DEFAULT)
 
     @field_validator("per_fold", mode="before")
     @classmethod
@@ -253,23 +508,24 @@ class Config(BaseModel):
             if not 0 < low < high:
                 raise ValueError(f"{name} must rise, found {low:g} {high:g}")
         if any(not any(row.values() if isinstance(row, dict) else row) for row in (self.alpha or {}).values()):
-            raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out by head_weights")
+            raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out with head_weights")
         if self.weights is not None and self.pretrained:
             raise ValueError("weights and pretrained exclude each other: give one of the two")
         if (self.train_pipeline is None) != (self.valid_pipeline is None):
             raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
         uncropped = (self.crop, self.resize) == (self.default("crop"), None)
         if self.train_pipeline is not None and not uncropped:
-            raise ValueError(CROP_BESIDE_PIPELINES)
+            raise ValueError(CROP_OUTSIDE_PIPELINES)
         if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
-            raise ValueError(f"stats are three means and three positive deviations, found {self.stats}")
+            raise ValueError(f"stats must be three means and three positive deviations, found {self.stats}")
         self._agree_on_training()
         return self
 
     def _agree_on_training(self) -> None:
-        for name, needed in _NEEDS.items():
-            if getattr(self, name) != self.default(name) and not getattr(self, needed):
-                raise ValueError(f"{name} does nothing without {needed}: give both or neither")
+        for name in type(self).model_fields:
+            needed = describe(Config, name).needs
+            if needed and getattr(self, name) != self.default(name) and not getattr(self, needed):
+                raise ValueError(f"{name} has no effect without {needed}: give both or neither")
         for one, other in (
             ("ema", "swa"),
             ("alpha", "class_weight"),
@@ -281,11 +537,13 @@ class Config(BaseModel):
                 raise ValueError(f"{one} and {other} exclude each other: give one of the two")
         gpus = (self.per_fold or {}).get("gpu", 0.0)
         if gpus > 1:
-            raise ValueError(f"per_fold gives a fold {gpus:g} GPUs, but it trains on one: give 1 or a part, as 0.5")
-        for told, names in self._idle():
+            raise ValueError(
+                f"per_fold gives each fold {gpus:g} GPUs, but a fold trains on one: give 1 or less, such as 0.5"
+            )
+        for cause, names in self._idle():
             idle = [name for name in names if getattr(self, name) != self.default(name)]
             if idle:
-                raise ValueError(f"{idle[0]} does nothing beside {told}: leave one of the two out")
+                raise ValueError(f"{idle[0]} has no effect with {cause}: leave one of the two out")
         if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
             raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
         if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
@@ -296,11 +554,11 @@ class Config(BaseModel):
                     f"{name} is {getattr(self, name):g}; expected 0 for none, or {LEAST_BETA:g} to {MOST_BETA:g}"
                 )
         if self.mix_prob != 1 and not self.mixup and not self.cutmix:
-            raise ValueError("mix_prob does nothing without mixup or cutmix: give one of them")
+            raise ValueError("mix_prob has no effect without mixup or cutmix: give one of them")
         if self.erase and self.train_pipeline is not None:
-            raise ValueError("erase beside train_pipeline belongs into that, as albumentations' Erasing")
+            raise ValueError("erase has no effect with train_pipeline: add albumentations' Erasing to it")
         if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
-            raise ValueError(f"half_shares are two rising shares between 0 and 1, found {self.half_shares}")
+            raise ValueError(f"half_shares must be two rising shares between 0 and 1, found {self.half_shares}")
         if self.region != "face" and self.crop[0] > self.crop[1]:
             raise ValueError(
                 f"region {self.region} is wider than high, and a crop of {self.crop[0]} by {self.crop[1]} would show "
@@ -310,28 +568,33 @@ class Config(BaseModel):
         if wrong:
             raise ValueError(f"drop has the range {wrong[0][0]:g} to {wrong[0][1]:g}, which must rise")
 
-    def _idle(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Settings, in words, beside which others come to nothing."""
-        found: list[tuple[str, tuple[str, ...]]] = []
+    def _idle(self) -> list[tuple[str, list[str]]]:
+        """Settings, in words, each with the settings that have no effect with it."""
+        found: list[tuple[str, list[str]]] = []
         if self.launcher == "local":
-            found.append(("launcher local", ("address", "per_fold", "fetch")))
+            found.append(("launcher local", [name for name in self.of_kind(Kind.LAUNCHING) if name != "launcher"]))
         if self.loss == "ce":
-            found.append(("loss ce", ("focal_gamma",)))
+            found.append(("loss ce", ["focal_gamma"]))
         if self.f1_share == 1:
-            found.append(("f1_share 1", ("loss", "focal_gamma", "alpha", "class_weight", "label_smoothing")))
+            found.append(("f1_share 1", ["loss", *(name for name in self.of_kind(Kind.FOCAL) if name != "f1_share")]))
         if self.freeze == "body" and self.unfreeze is None:
-            found.append(("a body that is frozen to the end", ("layer_decay", "drop_path")))
+            found.append(("a body that is frozen to the end", ["layer_decay", "drop_path"]))
         return found
 
     @property
     def batch(self) -> int:
-        """Photos a batch; where `bs` is "auto" the most that are tried."""
+        """Photos per batch; the largest that is tried if `bs` is "auto"."""
         return self.default("bs") if self.bs == "auto" else self.bs
 
     @classmethod
     def default(cls, name: str) -> Any:
-        """What a setting is where nobody says otherwise."""
+        """The default value of a setting."""
         return cls.model_fields[name].default
+
+    @classmethod
+    def of_kind(cls, kind: Kind) -> list[str]:
+        """The settings of any of these kinds, in the order of the fields."""
+        return [name for name in cls.model_fields if describe(cls, name).kind & kind]
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for YAML, in the order above."""
@@ -341,34 +604,52 @@ class Config(BaseModel):
 def make_config(*layers: Mapping[str, Any]) -> Config:
     """The configuration from layers of settings, the later ones over the earlier.
 
-    Raises UsageError with one sentence a mistake: the setting, what was found, what was expected, the nearest name.
+    Raises UsageError: see `make`.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
         if merged.get("train_pipeline") and {"crop", "resize"} & set(layer) and "train_pipeline" not in layer:
-            raise UsageError(f"{CROP_BESIDE_PIPELINES}.")
+            raise UsageError(f"{CROP_OUTSIDE_PIPELINES}.")
         if layer.get("folds_file") is not None and "folds" not in layer:
             # the file says how many there are
             merged.pop("folds", None)
         merged = {**_merge(merged, layer), **_start_of(layer)}
+    return make(Config, merged)
+
+
+def make(model: type[Model], given: Mapping[str, Any]) -> Model:
+    """A model of the values that are given for its fields.
+
+    Raises UsageError with one sentence per mistake: the field, what was found, what was expected, the nearest name.
+    """
     try:
-        return Config(**merged)
+        return model(**given)
     except pydantic.ValidationError as error:
-        raise UsageError(" ".join(_sentences(error))) from None
+        raise UsageError(" ".join(_sentences(model, error))) from None
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise UsageError where a setting cannot have a value, whatever the others are."""
+    """Raise UsageError if a setting cannot have a value, whatever the others are."""
     try:
         Config(**{name: value})
     except pydantic.ValidationError as error:
         own = [one for one in error.errors() if one["loc"]]
         if own:
-            raise UsageError(_sentence(name, own)) from None
+            raise UsageError(_sentence(Config, name, own)) from None
+
+
+def spell_option(name: str, value: Any) -> list[str]:
+    """The words of the command line that set a setting to a value."""
+    option, _, negative = option_name(Config, name).partition("/")
+    if isinstance(value, bool):
+        return [option if value else negative]
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={number:g}" for key, number in value.items())
+    return [option, f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a layer's weights say of the hub's, and the other way round: the later layer wins over both."""
+    """The other one of weights and pretrained, which a layer replaces by setting one of them."""
     if layer.get("weights") is not None and "pretrained" not in layer:
         return {"pretrained": False}
     return {"weights": None} if layer.get("pretrained") and "weights" not in layer else {}
@@ -377,36 +658,40 @@ def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
-        # a mapping of heads is a whole: one below it would add heads that nobody asked for
+        # heads are not merged: that would add heads of the layer below
         inside = both.get(key) if key != "heads" else None
         both[key] = _merge(inside, value) if isinstance(inside, dict) and isinstance(value, Mapping) else value
     return both
 
 
-def _sentences(error: pydantic.ValidationError) -> list[str]:
-    by_setting: dict[str, list[Any]] = {}
+def _sentences(model: type[BaseModel], error: pydantic.ValidationError) -> list[str]:
+    by_field: dict[str, list[Any]] = {}
     for one in error.errors():
-        by_setting.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
-    return [_sentence(name, errors) for name, errors in islice(by_setting.items(), _MOST_SENTENCES)]
+        by_field.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
+    return [_sentence(model, name, errors) for name, errors in islice(by_field.items(), _MOST_SENTENCES)]
 
 
-def _sentence(name: str, errors: Sequence[Any]) -> str:
-    one = errors[0]
+def _sentence(model: type[BaseModel], name: str, errors: Sequence[Any]) -> str:
+    what, one = "setting" if model is Config else "option", errors[0]
+    message = one["msg"].removeprefix("Value error, ")
     if not name:
-        return f"{one['msg'].removeprefix('Value error, ')}."
+        return f"{message}."
     if one["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Config.model_fields, n=1)
-        return f"There is no setting {shorten_repr(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
+        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        return f"There is no {what} {shorten_repr(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
     if len(errors) > 1 or one["type"] == "string_pattern_mismatch":
-        # a setting of several forms fails once a form
-        described = str(Config.model_fields[name].description).removesuffix(".")
-        return f"Setting {name}: expected {described[0].lower()}{described[1:]}; found {shorten_repr(one['input'])}."
-    told = one["msg"].removeprefix("Value error, ")
-    return f"Setting {name}: {told[0].lower()}{told[1:]}, found {shorten_repr(one['input'])}."
+        # a field of several types fails once per type
+        message = f"expected {_uncapitalized(str(model.model_fields[name].description).removesuffix('.'))};"
+        return f"{what.capitalize()} {name}: {message} found {shorten_repr(one['input'])}."
+    return f"{what.capitalize()} {name}: {_uncapitalized(message)}, found {shorten_repr(one['input'])}."
+
+
+def _uncapitalized(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """`gpu=0.5,cpu=4` -> {"gpu": 0.5, "cpu": 4}; raises ValueError for anything else, and for one twice."""
+    """`gpu=0.5,cpu=4` -> {"gpu": 0.5, "cpu": 4}; raises ValueError for anything else, and for duplicates."""
     pairs = [part.strip().partition("=") for part in text.split(",")]
     try:
         shares = {name.strip(): float(number) for name, _, number in pairs}
@@ -444,7 +729,7 @@ def read_class_weights(file: str | Path) -> dict[str, Any]:
 
 
 def read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
-    """What a YAML file says of each name; nothing of an empty one. Raises UsageError where it is no such file."""
+    """The mapping in a YAML file, empty for an empty file; raises UsageError for any other content."""
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a YAML file of {what}.")
     try:

@@ -1,8 +1,84 @@
 import pytest
 import yaml
 
-from fastmask.config import Config, make_config, parse_sets, read_class_weights, read_recipe, read_settings, recipes
+from fastmask.config import (
+    PANELS,
+    Config,
+    Kind,
+    describe,
+    make_config,
+    option_name,
+    parse_sets,
+    read_class_weights,
+    read_recipe,
+    read_settings,
+    recipes,
+    spell_option,
+)
 from fastmask.system.errors import UsageError
+
+# settings without an option of their own: --set and files reach them
+NO_OPTION = ["score_age_bounds", "train_pipeline", "valid_pipeline", "alpha", "order_spread", "head_weights"]
+# some settings of each kind, and some that are not
+KINDS = {
+    Kind.TABLE: (["data", "heads", "fixes", "score_age_bounds"], ["folds", "boxes", "seed"]),
+    Kind.PATH: (["data", "images", "folds_file", "weights", "cache_dir"], ["arch", "address", "image_column"]),
+    Kind.SCORED: (["data", "age_bounds", "folds", "group", "seed", "on_bad_photo"], ["crop", "epochs", "on_nan"]),
+    Kind.FLATTERING: (["weights", "pseudo", "teacher"], ["pretrained", "extra", "group"]),
+    Kind.TRAINING: (["extra", "mixup", "drop_rate", "lr", "epochs", "compile", "hours"], ["arch", "crop", "precision"]),
+    Kind.FOCAL: (["focal_gamma", "alpha", "class_weight", "label_smoothing", "f1_share"], ["loss", "order"]),
+    Kind.MACHINE: (["cache", "hours", "save_every", "wandb", "launcher", "workers"], ["precision", "on_nan", "bs"]),
+    Kind.NUMERICS: (["precision", "tf32", "compile"], ["device", "bs"]),
+    Kind.FAULT: (["on_nan", "on_bad_photo"], ["patience"]),
+    Kind.RESTATED: (["hours", "launcher", "address", "per_fold", "fetch"], ["wandb", "workers", "save_every"]),
+    Kind.LAUNCHING: (["launcher", "address", "per_fold", "fetch"], ["hours", "device"]),
+    Kind.UNSCORED: (["refit"], ["epochs", "swa"]),
+}
+
+
+@pytest.mark.parametrize("name", Config.model_fields)
+def test_a_setting_is_described_once(name):
+    shown, field = describe(Config, name), Config.model_fields[name]
+    assert field.description.endswith(".")
+    assert (shown.panel in PANELS) == (name not in NO_OPTION)
+    assert shown.panel in (*PANELS, None)
+    assert shown.needs in (None, *Config.model_fields)
+    assert not shown.common or shown.panel
+    # a note replaces a default that says nothing
+    assert field.default is None or shown.note is None or "auto" in shown.note
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_kinds_of_settings(kind):
+    has, lacks = KINDS[kind]
+    found = Config.of_kind(kind)
+    assert set(has) <= set(found)
+    assert not set(lacks) & set(found)
+
+
+def test_which_kinds_imply_others():
+    kinds = {kind: set(Config.of_kind(kind)) for kind in Kind}
+    assert kinds[Kind.TABLE] < kinds[Kind.SCORED]
+    assert kinds[Kind.LAUNCHING] < kinds[Kind.RESTATED] < kinds[Kind.MACHINE]
+    assert kinds[Kind.FOCAL] < kinds[Kind.TRAINING]
+    assert not kinds[Kind.SCORED] & kinds[Kind.TRAINING]
+
+
+@pytest.mark.parametrize(("name", "needed"), [(n, describe(Config, n).needs) for n in Config.model_fields])
+def test_a_setting_that_needs_another_has_no_effect_alone(name, needed):
+    if needed:
+        other = {"region": "forehead", "half_shares": [0.2, 0.3], "half_partner": "any", "extra_images": "x"}
+        with pytest.raises(UsageError, match=f"{name} has no effect without {needed}: give both or neither"):
+            make_config({name: other.get(name, 2 if name == "unfreeze" else 0.7)})
+
+
+def test_the_words_that_set_a_setting():
+    assert option_name(Config, "drop") == "--drop-ages"
+    assert option_name(Config, "tf32") == "--tf32/--no-tf32"
+    assert spell_option("cache_dir", "a b") == ["--cache-dir", "a b"]
+    assert spell_option("per_fold", {"gpu": 0.5, "cpu": 4}) == ["--per-fold", "gpu=0.5,cpu=4"]
+    assert (spell_option("fetch", True), spell_option("fetch", False)) == (["--fetch"], ["--no-fetch"])
+    assert spell_option("hours", 2.0) == ["--hours", "2"]
 
 
 def test_the_defaults_are_the_report_with_honest_folds():
@@ -47,7 +123,7 @@ def test_every_recipe_is_a_configuration(name):
         ({"epochs": 0}, "Setting epochs: .*greater than or equal to 1, found 0"),
         ({"crop": [0, 10]}, "Setting crop: .*greater than or equal to 1, found 0"),
         ({"lr": float("nan")}, "Setting lr: .*found nan"),
-        ({"alpha": {"age": [1, 1, 1e300]}}, "Setting alpha: expected class weights a head, .*; found 1e\\+300"),
+        ({"alpha": {"age": [1, 1, 1e300]}}, "Setting alpha: expected class weights per head, .*; found 1e\\+300"),
         ({"head_weights": {"age": 1e7}}, "Setting head_weights: .*less than or equal to 1000000, found 10000000"),
         ({"extra": "a.csv", "extra_weight": 1e7}, "Setting extra_weight: .*less than or equal to 1000000"),
         ({"cutmix": 1e-300}, "cutmix is 1e-300; expected 0 for none, or 0.001 to 1000"),
@@ -69,8 +145,11 @@ def test_every_recipe_is_a_configuration(name):
         ({"launcher": "ray", "per_fold": "tpu=1"}, "Setting per_fold: .*'cpu' or 'gpu', found 'tpu'"),
         ({"launcher": "ray", "per_fold": "gpu=0"}, "Setting per_fold: .*greater than or equal to 0.01, found 0"),
         ({"launcher": "ray", "per_fold": "cpu=nan"}, "Setting per_fold: .*found nan"),
-        ({"launcher": "ray", "per_fold": {"gpu": 2}}, "per_fold gives a fold 2 GPUs, but it trains on one"),
-        ({"stats": [0.5]}, "Setting stats: expected .report., .pretrained., or three means and three deviations"),
+        ({"launcher": "ray", "per_fold": {"gpu": 2}}, "per_fold gives each fold 2 GPUs, but a fold trains on one"),
+        (
+            {"stats": [0.5]},
+            "Setting stats: expected .report., .pretrained., or three means and three standard deviations",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(settings, message):
@@ -124,12 +203,12 @@ def test_a_region_in_a_tall_crop_would_be_nearly_the_whole_face():
 @pytest.mark.parametrize(
     ("settings", "idle"),
     [
-        ({"loss": "ce", "focal_gamma": 3}, "focal_gamma does nothing beside loss ce"),
-        ({"f1_share": 1, "label_smoothing": 0.1}, "label_smoothing does nothing beside f1_share 1"),
-        ({"f1_share": 1, "class_weight": "auto"}, "class_weight does nothing beside f1_share 1"),
-        ({"per_fold": "cpu=2"}, "per_fold does nothing beside launcher local"),
-        ({"address": "auto", "launcher": "local"}, "address does nothing beside launcher local"),
-        ({"freeze": "body", "layer_decay": 0.5}, "layer_decay does nothing beside a body that is frozen to the end"),
+        ({"loss": "ce", "focal_gamma": 3}, "focal_gamma has no effect with loss ce"),
+        ({"f1_share": 1, "label_smoothing": 0.1}, "label_smoothing has no effect with f1_share 1"),
+        ({"f1_share": 1, "class_weight": "auto"}, "class_weight has no effect with f1_share 1"),
+        ({"per_fold": "cpu=2"}, "per_fold has no effect with launcher local"),
+        ({"address": "auto", "launcher": "local"}, "address has no effect with launcher local"),
+        ({"freeze": "body", "layer_decay": 0.5}, "layer_decay has no effect with a body that is frozen to the end"),
     ],
 )
 def test_what_would_come_to_nothing_is_refused(settings, idle):

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from fastmask.commands.options import PREDICT, Commands, option
+from fastmask.commands.options import PREDICT, Commands, RunArgument, option
+from fastmask.commands.report import Data, Images
+from fastmask.config import DEVICE, DEVICE_DEFAULT
 from fastmask.system.errors import UsageError, install_line
 from fastmask.system.terminal import say
 
@@ -17,16 +17,18 @@ app = Commands()
 
 @app.command("app", rich_help_panel=PREDICT)
 def open_page(
-    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    data: Annotated[str | None, option("Where the run's photos lie now. (default: where it was trained)")] = None,
-    images: Annotated[str | None, option("The folder that their paths start from now. (default: found)")] = None,
-    boxes: Annotated[Path | None, option("Their faces, of a run with --boxes. (default: as it was trained)")] = None,
-    fixes: Annotated[
-        Path | None, option("The table that marked labels go to. (default: the run's own, or fixes.csv beside it)")
+    run: RunArgument,
+    data: Data = None,
+    images: Images = None,
+    boxes: Annotated[
+        Path | None, option("Their faces, for a run with --boxes.", note="those that it was trained with")
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; another shows it to others.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port, or the next that is free.")] = 7860,
-    device: Annotated[str | None, option("cpu, cuda:0. (default: the GPU if there is one)")] = None,
+    fixes: Annotated[
+        Path | None, option("The table to write marked labels to.", note="the run's own, or fixes.csv next to it")
+    ] = None,
+    host: Annotated[str, option("The address to listen on; others than this make it public.")] = "127.0.0.1",
+    port: Annotated[int, option("The port, or the next that is free.")] = 7860,
+    device: Annotated[str | None, option(DEVICE, note=DEVICE_DEFAULT)] = None,
 ) -> None:
     """Open a web page: try photos, browse predictions, fix labels.
 
@@ -39,7 +41,7 @@ def open_page(
 
     viewer = open_viewer(run, data=data, images=images, boxes=boxes, fixes=fixes, device=device)
     if viewer.why_not:
-        say(f"Only photos of your own can be looked at: {viewer.why_not}")
+        say(f"Only uploaded photos can be shown: {viewer.why_not}")
     else:
-        say(f"Marked labels go to {viewer.file}")
-    serve(viewer, host, port, lambda address: say(f"Open {address} in a browser; end it with Ctrl-C"))
+        say(f"Marked labels are written to {viewer.file}")
+    serve(viewer, host, port, lambda address: say(f"Open {address} in a browser; stop it with Ctrl-C"))

@@ -1,29 +1,67 @@
-"""The commands on photos, before anything is trained: faces, paint."""
+"""The commands on photos before anything is trained: check, sample, faces, paint."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fastmask.commands.options import DATA, DATA_SETS, Commands, option, with_settings
+from fastmask.commands.options import DATA_SETS, NEW_FILE, Commands, Overwrite, option, with_settings
+from fastmask.config import DATA, Config, Kind
 from fastmask.system.terminal import bar, quote, say
 
-if TYPE_CHECKING:
-    from fastmask.config import Config
-
 app = Commands()
+
+_NewFolder = Annotated[Path, option("A new or empty folder.")]
+
+
+@app.command(rich_help_panel=DATA_SETS)
+@with_settings(DATA, without=["data"])
+def check(
+    settings: Config,
+    data: Annotated[str, typer.Argument(help="Contest folder, CSV, folder with a subfolder per class, or 'sample'.")],
+    out: Annotated[Path | None, option("A CSV to write the findings to."), NEW_FILE] = None,
+) -> None:
+    """Report everything that is wrong with a data set.
+
+    Every photo is read. Exits 1 if training would fail.
+    """
+    from fastmask.preparation.check import ERROR, check_data, findings_frame, summary
+    from fastmask.system.files import write_csv
+
+    with bar("reading") as progress:
+        findings = check_data(settings.model_copy(update={"data": data}), progress, log=say)
+    if out is not None:
+        write_csv(out, findings_frame(findings))
+    typer.echo(summary(findings))
+    if any(f.level == ERROR for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=DATA_SETS)
+def sample(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+    persons: Annotated[int, option("Persons to train on, seven photos each.")] = 160,
+    seed: Annotated[int, option("Seed: another one draws other people.")] = 0,
+) -> None:
+    """Draw people in the contest's format, to try fastmask."""
+    from fastmask.data.sample import write_sample
+
+    written = write_sample(folder, persons, seed)
+    typer.echo(f"{written}: {persons * 7} photos of {persons} persons in train, and others with answers.csv in eval")
 
 
 @app.command(rich_help_panel=DATA_SETS)
 def faces(
-    data: Annotated[str, typer.Argument(help="Contest folder, CSV, a folder a class, or any folder of photos.")],
+    data: Annotated[
+        str, typer.Argument(help="Contest folder, CSV, folder with a subfolder per class, or any folder of photos.")
+    ],
     out: Annotated[Path, option("The CSV to write.")],
-    detector: Annotated[str, typer.Option(help="mtcnn or retinaface.")] = "mtcnn",
-    images: Annotated[str | None, option("The folder that a CSV's paths start from. (default: the CSV's)")] = None,
-    image_column: Annotated[str | None, option("A CSV's column of photos. (default: path, or found)")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
+    detector: Annotated[str, option("mtcnn or retinaface.")] = "mtcnn",
+    images: Annotated[str | None, option("The folder that a CSV's paths are relative to.", note="the CSV's")] = None,
+    image_column: Annotated[str | None, option("A CSV's column of photos.", note="path, or found")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Find the face in each photo, for --boxes and for paint.
 
@@ -39,21 +77,22 @@ def faces(
 
 
 @app.command(rich_help_panel=DATA_SETS)
-@with_settings(DATA, only=("data", "heads", "images", "image_column", "group_column", "fixes", "age_bounds", "seed"))
+@with_settings(DATA, only=[*Config.of_kind(Kind.TABLE), "seed"])
 def paint(
     settings: Config,
-    landmarks: Annotated[Path, option("The CSV that `faces` wrote for these photos.")],
-    out: Annotated[Path, option("A new or empty folder.")],
-    per_face: Annotated[str, typer.Option(help="Photos of each kind to make of a face.")] = "wear=5,incorrect=1,none=1",
-    head: Annotated[str, typer.Option(help="What the column of the mask is called.")] = "mask",
-    classes: Annotated[str, typer.Option(help="What it calls worn, wrongly worn and bare.")] = "wear,incorrect,none",
-    workers: Annotated[int | None, option("Threads that paint. (default: one a core)")] = None,
+    landmarks: Annotated[Path, option("The CSV that fastmask faces wrote for these photos.")],
+    out: _NewFolder,
+    per_face: Annotated[str, option("Photos of each kind to make per face.")] = "wear=5,incorrect=1,none=1",
+    head: Annotated[str, option("The name of the mask's column.")] = "mask",
+    classes: Annotated[
+        tuple[str, ...], option("Its classes for a mask that is worn, worn incorrectly, and not worn.")
+    ] = ("wear", "incorrect", "none"),
+    workers: Annotated[int | None, option("Threads that paint.", note="one per core")] = None,
 ) -> None:
     """Paint masks on bare faces, for fit --extra.
 
     Masks are worn correctly or incorrectly. Writes photos and labels.csv.
     """
-    from fastmask.commands.options import words
     from fastmask.data.readers import read_data
     from fastmask.preparation.paint import paint_set, parse_per_face
 
@@ -67,7 +106,7 @@ def paint(
             counts,
             settings.seed,
             head=head,
-            classes=words(classes),
+            classes=classes,
             workers=workers,
             progress=progress,
         )

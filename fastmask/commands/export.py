@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from fastmask.commands.options import PREDICT, Commands, echo, option
+from fastmask.commands.options import PREDICT, Commands, Json, Overwrite, RunArgument, echo, option
 from fastmask.system.terminal import quote, say
 
 app = Commands()
@@ -15,27 +13,26 @@ app = Commands()
 
 @app.command(rich_help_panel=PREDICT)
 def export(
-    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    format_: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
-    out: Annotated[Path | None, option("A file called .onnx, or a folder. (default: RUN-onnx)")] = None,
-    fold: Annotated[int | None, option("Only this fold's networks. (default: the mean of all)")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, or fp16: half the size; says what it costs.")] = "fp32",
+    run: RunArgument,
+    format_: Annotated[str, option("onnx.", "--format")] = "onnx",
+    out: Annotated[Path | None, option("A file with the suffix .onnx, or a folder.", note="RUN-onnx")] = None,
+    fold: Annotated[int | None, option("Only this fold's networks.", note="the mean of all")] = None,
+    precision: Annotated[str, option("fp32, or fp16: half the size; reports what that costs.")] = "fp32",
     soup: Annotated[
-        bool, typer.Option("--soup", help="One network a fold, of the mean of its checkpoints' weights (--top-k).")
+        bool, option("One network per fold: the mean of its checkpoints' weights (--top-k).", "--soup")
     ] = False,
     refit: Annotated[
-        bool,
-        typer.Option("--refit/--no-refit", help="Of a run with --refit: its last networks, or its checkpoints."),
+        bool, option("For a run with --refit: its final networks, or its checkpoints.", "--refit/--no-refit")
     ] = True,
-    images: Annotated[Path | None, option("Photos to check the file on. (default: the run's own)")] = None,
-    data: Annotated[str | None, option("Where the run's photos lie now. (default: where they lay)")] = None,
-    photos: Annotated[int, typer.Option(help="Photos to check it on, at most.")] = 200,
+    images: Annotated[Path | None, option("Photos to check the file on.", note="the run's own")] = None,
+    data: Annotated[str | None, option("Where the run's photos are now.", note="where it was trained")] = None,
+    photos: Annotated[int, option("Maximum number of photos to check it on.")] = 200,
     oof_photos: Annotated[
-        int | None, option("Of fp16: photos that tell what it changes of the OOF macro-F1. (default: all)")
+        int | None, option("With fp16: photos to measure the change of the OOF macro-F1 on.", note="all")
     ] = None,
-    bs: Annotated[int, typer.Option(help="Photos a batch of the check and of what is timed.")] = 16,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files to write.")] = False,
+    bs: Annotated[int, option("Photos per batch of the check and the timing.")] = 16,
+    json: Json = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a run as one ONNX file that needs no torch.
 
@@ -44,7 +41,7 @@ def export(
     """
     from fastmask.export.result import SCRIPT, check_asked
 
-    # what is asked wrongly is told before torch takes its seconds to load
+    # before torch takes its seconds to load
     check_asked(run, out, fold, precision, format_, overwrite)
     from fastmask.export.onnx import export_onnx
 

@@ -1,235 +1,243 @@
-"""Options: the settings of a run as options of several commands, each written once, and what --json asks of them."""
+"""Options: described fields as options of commands, and the options that all or several commands have."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import BaseModel
+from typer.models import ParameterInfo
 
+from fastmask.config import (
+    PANELS,
+    RUN,
+    Config,
+    alternatives,
+    describe,
+    make,
+    make_config,
+    option_name,
+    parse_sets,
+    read_class_weights,
+    read_recipe,
+    read_settings,
+)
 from fastmask.system.errors import UsageError
+from fastmask.system.files import check_new, check_new_picture
 from fastmask.system.terminal import set_quiet
 
-# options that take as many numbers as follow them
-_NUMBER_LISTS = ("--stats", "--milestones")
-DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
-# settings of the panel Run that say where folds are trained: nothing to commands that train none
-LAUNCHING = ("launcher", "address", "per_fold", "fetch")
+Command = Callable[..., None]
 # the groups of commands, in the order of `fastmask --help`
-TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = "Train", "Predict", "Judge", "Data", "Models", "This machine"
-GROUPS = (TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE)
-# shown by --help; --help-all shows the others, too
-_COMMON = (
-    *("data", "folds", "crop", "resize", "arch", "pretrained", "weights", "epochs", "hours", "bs", "lr"),
-    *("recipe", "config", "set_"),
+GROUPS = TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = (
+    *("Train", "Predict", "Judge", "Data", "Models", "This machine"),
 )
 
-# the help of an option of several commands
-WORKERS = "Loading processes. (default: 0 on a CPU or on Windows, else up to 8)"
 
+def option(
+    help_: str, *names: str, panel: str | None = None, note: str | None = None, rare: bool = False, **more: Any
+) -> Any:
+    """An option; its help ends with the default value, or with a `note` on the default.
 
-def option(help_: str, panel: str | None = None, *names: str, metavar: str | None = None, rare: bool = False) -> Any:
-    """An option without typer's own note of the default: the help says it where there is one.
-
-    A `rare` option is shown only by --help-all.
+    A `rare` option is shown by --help-all only.
     """
-    made = typer.Option(*names, help=help_, rich_help_panel=panel, metavar=metavar, show_default=False)
-    return _rare(made) if rare else made
-
-
-def _rare(made: Any) -> Any:
-    made = copy(made)
     # shell completion offers hidden options, too
-    made.hidden = "_FASTMASK_COMPLETE" not in os.environ
-    return made
+    hidden = rare and "_FASTMASK_COMPLETE" not in os.environ
+    return typer.Option(
+        ..., *names, help=help_, rich_help_panel=panel, show_default=note or True, hidden=hidden, **more
+    )
 
 
-# a setting's name -> its type on the command line, its help, the panel it is shown in
-_SETTINGS: dict[str, tuple[Any, Any]] = {
-    "data": (str, option("Contest folder, CSV, a folder a class, or 'sample'. (default: data)", DATA)),
-    "heads": (str, option("The CSV's columns to learn, such as colour,shape. (default: found)", DATA)),
-    "images": (str, option("The folder that the CSV's paths start from. (default: the CSV's)", DATA)),
-    "image_column": (str, option("The CSV's column of photos. (default: path, or found)", DATA)),
-    "group_column": (str, option("The CSV's column that tells persons apart. (default: person)", DATA)),
-    "fixes": (str, option("A CSV of corrected labels: person or path, column, value.", DATA)),
-    "age_bounds": (tuple[float, float], option("Age bounds to train on. (default: 30 60)", DATA)),
-    "folds": (int, option("Folds. (default: 5)", DATA)),
-    "folds_file": (str, option("A CSV that deals photos or persons into folds.", DATA)),
-    "stratify": (str, option("A head or 'joint'. (default: the contest: age; else joint)", DATA)),
-    "group": (str, option("person: whole persons; none: the leaky split. (default: person)", DATA)),
-    "crop": (tuple[int, int], option("Height and width of the crop. (default: 400 200)", DATA)),
-    "resize": (tuple[int, int], option("Height and width to scale the crop to.", DATA)),
-    "stats": (str, option("report, pretrained, or three means and three deviations. (default: report)", DATA)),
-    "boxes": (
-        str,
-        option("A CSV of faces, as `faces` writes it: photos are cut to them, to the size of --crop.", DATA),
-    ),
-    "margin": (float, option("What a face's box is widened by on each side. (default: 0.3)", DATA)),
-    "region": (str, option("face, forehead, nose-to-chin or chin-to-neck. (default: face)", DATA)),
-    "seed": (int, option("Seed of everything that is drawn. (default: 0)", DATA)),
-    "extra": (str, option("A CSV of photos for training alone, with labels of any of the heads.", DATA)),
-    "extra_images": (str, option("The folder that the paths of --extra start from. (default: the CSV's)", DATA)),
-    "extra_weight": (float, option("What a photo of --extra counts. (default: 1)", DATA)),
-    "pseudo": (str, option("A folder of pseudo-labels, as `pseudo` makes it, to train on besides.", DATA)),
-    "pseudo_weight": (float, option("What a photo of --pseudo counts. (default: 1)", DATA)),
-    "pseudo_least": (float, option("Least probability of a pseudo-label that counts. (default: 0)", DATA)),
-    "teacher": (str, option("A run or an ensemble: each fold learns from its models of that fold, besides.", DATA)),
-    "teacher_weight": (float, option("Share of the teacher's probabilities in a label. (default: 0.5)", DATA)),
-    "teacher_temperature": (float, option("Above 1 the teacher is taken for less sure. (default: 1)", DATA)),
-    "drop": (
-        str,
-        option("Ages to validate but not to train on, such as 27-29,57-59.", DATA, "--drop-ages"),
-    ),
-    "sampler": (str, option("Draw the classes of joint, or of a head, alike. (default: as they are)", DATA)),
-    "erase": (float, option("Probability that a rectangle of a photo is erased. (default: 0)", AUGMENT)),
-    "mixup": (float, option("Mix-up: alpha of the shares' Beta, such as 0.4. (default: 0: none)", AUGMENT)),
-    "cutmix": (float, option("CutMix: alpha of the areas' Beta, such as 1. (default: 0: none)", AUGMENT)),
-    "mix_prob": (float, option("Probability that --mixup or --cutmix mixes a batch. (default: 1)", AUGMENT)),
-    "half_cutmix": (float, option("Probability that a side of a photo becomes a partner's. (default: 0)", AUGMENT)),
-    "half_shares": (
-        tuple[float, float],
-        option("Least and greatest share of the partner's side. (default: 0.5 0.5)", AUGMENT),
-    ),
-    "half_partner": (
-        str,
-        option(
-            "Partners: same (joint class), any, or a class such as 'incorrect female 60+'. (default: same)", AUGMENT
-        ),
-    ),
-    "arch": (str, option("A timm model. (default: tf_efficientnet_b4)", NETWORK)),
-    "pretrained": (
-        bool,
-        option("Start from the weights of timm's hub. (default: yes)", NETWORK, "--pretrained/--no-pretrained"),
-    ),
-    "weights": (str, option("Start from this file (safetensors, .pth), or each fold from that of a run.", NETWORK)),
-    "drop_rate": (float, option("Dropout before the heads. (default: 0)", NETWORK)),
-    "drop_path": (float, option("Stochastic depth of the body. (default: 0)", NETWORK)),
-    "freeze": (str, option("Keep the body, or its first so many stages, as they are: body, 3.", NETWORK)),
-    "unfreeze": (int, option("The epoch from which what --freeze keeps trains, too. (default: never)", NETWORK)),
-    "layer_decay": (
-        float,
-        option("Learning rate of each block of the body, of that above it, such as 0.8. (default: 1)", NETWORK),
-    ),
-    "epochs": (int, option("Epochs of each fold. (default: 20)", TRAINING)),
-    "hours": (float, option("Time for all folds: takes as many epochs, at most --epochs, as fit.", TRAINING)),
-    "refit": (int, option("Epochs on all photos at the end, for the models that predict. (default: 0)", TRAINING)),
-    "bs": (str, option("Photos a batch, or auto: as many of 32 as fit into memory. (default: 32)", TRAINING)),
-    "lr": (float, option("Learning rate; one-cycle's highest. (default: 3e-4)", TRAINING)),
-    "wd": (float, option("Weight decay. (default: 1e-5)", TRAINING)),
-    "sched": (str, option("multistep, onecycle, cosine or constant. (default: multistep)", TRAINING)),
-    "milestones": (str, option("Epochs, or shares under 1, of multistep. (default: 0.5 0.75)", TRAINING)),
-    "lr_gamma": (float, option("Factor at each milestone. (default: 0.5)", TRAINING)),
-    "accumulate": (int, option("Batches whose gradients make one step. (default: 1)", TRAINING)),
-    "ema": (
-        float,
-        option("Decay of averaged weights that are kept, such as 0.999. (default: 0: none)", TRAINING),
-    ),
-    "swa": (float, option("Average the weights of the epochs after this share, such as 0.75. (default: 0)", TRAINING)),
-    "loss": (str, option("focal or ce. (default: focal)", TRAINING)),
-    "focal_gamma": (float, option("Gamma of the focal loss. (default: 2)", TRAINING)),
-    "f1_share": (float, option("Share of soft F1 in the loss; 1: soft F1 alone. (default: 0)", TRAINING)),
-    "label_smoothing": (float, option("Share of each label dealt to all classes. (default: 0)", TRAINING)),
-    "class_weight": (
-        str,
-        option("none, auto (each class weighs alike), or a YAML of age: [1, 1, 4]. (default: none)", TRAINING),
-    ),
-    "order": (str, option("Also learn the number behind a head, such as age, as a distribution.", TRAINING)),
-    "monitor": (str, option("Metric that stops and saves. (default: macro_f1)", TRAINING)),
-    "patience": (int, option("Epochs without a better one before a fold stops; 0: never. (default: 5)", TRAINING)),
-    "top_k": (int, option("Checkpoints kept a fold, and averaged. (default: 1)", TRAINING)),
-    "on_nan": (str, option("A loss that is no number: stop, or skip the step. (default: stop)", TRAINING)),
-    "on_bad_photo": (str, option("A photo that cannot be read: error, or skip it. (default: error)", TRAINING)),
-    "save_every": (
-        str,
-        option("Steps (500) or time (90s, 5m) between states to go on from within an epoch. (default: 60s)", RUN),
-    ),
-    "tensorboard": (
-        bool,
-        option("Event files of TensorBoard beside each fold. (default: no)", RUN, "--tensorboard/--no-tensorboard"),
-    ),
-    "wandb": (str, option("Report to this project of Weights & Biases, a run a fold.", RUN)),
-    "mlflow": (str, option("Report to this experiment of MLflow, a run a fold.", RUN)),
-    "launcher": (str, option("Folds in turn here: local; side by side on a cluster: ray. (default: local)", RUN)),
-    "address": (
-        str,
-        option("Ray's cluster: auto, HOST:PORT, ray://HOST:PORT. (default: one of this machine's own)", RUN),
-    ),
-    "per_fold": (
-        str,
-        option("A fold's share of a node, such as gpu=0.5,cpu=4. (default: a GPU, or the cores torch takes)", RUN),
-    ),
-    "fetch": (
-        bool,
-        option("Send folds' files to --out even where Ray's nodes see it. (default: no)", RUN, "--fetch/--no-fetch"),
-    ),
-    "precision": (str, option("auto, fp32, bf16 or fp16. (default: auto: GPU: bf16 or fp16, CPU: fp32)", RUN)),
-    "tf32": (bool, option("TF32 where a GPU computes in fp32. (default: yes)", RUN, "--tf32/--no-tf32")),
-    "compile": (bool, option("Compile the network. (default: no)", RUN, "--compile/--no-compile")),
-    "cache": (str, option("Where decoded photos are kept: auto, disk, ram or off. (default: auto)", RUN)),
-    "cache_dir": (str, option("The folder of decoded photos. (default: the user's cache)", RUN)),
-    "workers": (int, option(WORKERS, RUN)),
-    "device": (str, option("cpu, cuda:0. (default: the GPU if there is one)", RUN)),
-}
-_SOURCES: dict[str, tuple[Any, Any]] = {
-    "recipe": (str, option("Settings by name: report, quick, winner.", RUN)),
-    "config": (Path, option("Settings from a YAML file, over the recipe.", RUN)),
-    "set_": (list[str], option("Any setting, over --config; may be repeated.", RUN, "--set", metavar="NAME=VALUE")),
+# options and arguments of several commands
+RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
+RunsArgument = Annotated[list[Path], typer.Argument(help="Runs of the same photos and labels.", metavar="RUN RUN ...")]
+ImagesArgument = Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)]
+NewRun = Annotated[Path, option("The run directory to create.")]
+Json = Annotated[bool, option("Print JSON.", "--json")]
+Overwrite = Annotated[bool, option("Replace existing output.", "--overwrite")]
+# next to an option that names a file to write: it is checked before the command runs, which gets --overwrite for it
+NEW_FILE, NEW_PICTURE = _CHECKS = (check_new, check_new_picture)
+
+_SOURCES = {
+    "recipe": Annotated[str | None, option("Settings by name: report, quick, winner.")],
+    "config": Annotated[Path | None, option("Settings from a YAML file, over the recipe.")],
+    "set_": Annotated[
+        list[str] | None, option("Any setting, over --config; may be repeated.", "--set", metavar="NAME=VALUE")
+    ],
 }
 
 
-def with_settings(
-    *panels: str, without: Sequence[str] = (), only: Sequence[str] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose first parameter is a `Config` made of the options in `panels` and those that name files of them.
+def with_settings(*panels: str, without: Sequence[str] = (), only: Sequence[str] = ()) -> Callable[[Command], Command]:
+    """A command whose first parameter is a `Config`, made of the options in `panels`, --set, --config and --recipe.
 
-    Of the options some may be left `without`, or `only` some taken. The command line goes over --set, over --config,
-    over --recipe, over the defaults.
+    Some options may be left out by `without`, or only some taken by `only`. The command line takes precedence over
+    --set, --set over --config, --config over --recipe, and that over the defaults. Options of the command itself are in
+    the panel Run where the settings of that panel are.
     """
-    there = [n for n, (_, made) in _SETTINGS.items() if made.rich_help_panel in panels]
-    names = [n for n in there if n not in without and (not only or n in only)]
-    options = {**{n: _SETTINGS[n] for n in names}, **_SOURCES}
+    panel_of = {name: describe(Config, name).panel for name in Config.model_fields}
+    names = [n for panel in PANELS if panel in panels for n, of in panel_of.items() if of == panel]
+    names = [name for name in names if name not in without and (not only or name in only)]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def build(given: dict[str, Any]) -> Config:
+        recipe, config, sets = (given.pop(name) for name in _SOURCES)
+        settings = _read(Config, given)
+        if settings.get("class_weight") not in (None, "none", "auto"):
+            settings["alpha"] = read_class_weights(settings.pop("class_weight"))
+        return make_config(
+            read_recipe(recipe) if recipe else {},
+            read_settings(config) if config else {},
+            parse_sets(sets or []),
+            settings,
+        )
+
+    sources = [_in_panel(_parameter(name, annotation), RUN) for name, annotation in _SOURCES.items()]
+    options = [*(_field(Config, name, rare=not describe(Config, name).common) for name in names), *sources]
+    return _built(options, build, first=True, panel=RUN if RUN in panels else None)
+
+
+def with_options(model: type[BaseModel]) -> Callable[[Command], Command]:
+    """A command whose first parameter is a `model`, made of the options of its described fields."""
+    options = [_field(model, name) for name, field in model.model_fields.items() if field.json_schema_extra]
+    return _built(options, lambda given: make(model, _read(model, given)))
+
+
+def _built(
+    options: Sequence[inspect.Parameter],
+    build: Callable[[dict[str, Any]], BaseModel],
+    first: bool = False,
+    panel: str | None = None,
+) -> Callable[[Command], Command]:
+    """A decorator: the first parameter of a command is built of `options`, which come before its own or after them."""
+
+    def decorate(command: Command) -> Command:
         def run(**given: Any) -> None:
-            sources = [given.pop(name) for name in _SOURCES]
-            settings = {name: given.pop(name) for name in names}
-            command(_config({n: v for n, v in settings.items() if v is not None}, *sources), **given)
+            taken = {one.name: given.pop(one.name) for one in options}
+            command(build(taken), **given)
 
-        added = [
-            _parameter(name, Annotated[type_ | None, _rare(made) if name not in _COMMON else made])
-            for name, (type_, made) in options.items()
-        ]
-        return _with_parameters(run, command, [*added, *_parameters(command)[1:]])
+        own = [_in_panel(one, panel) for one in _parameters(command)[1:]]
+        return _with_parameters(run, command, [*options, *own] if first else [*own, *options])
 
     return decorate
+
+
+def _field(model: type[BaseModel], name: str, rare: bool = False) -> inspect.Parameter:
+    """A field as an option, whose value is None if it is not given."""
+    field, shown, names = model.model_fields[name], describe(model, name), option_name(model, name)
+    default = None if field.annotation is bool and "/" not in names else field.default
+    note = shown.note or _in_words(default)
+    made = option(str(field.description), names, panel=shown.panel, note=note, rare=rare)
+    return _parameter(name, Annotated[_form(field.annotation)[0] | None, made])
+
+
+def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
+    """The type that typer has for an annotation, and what reads the text if typer does not."""
+    found = alternatives(annotation)
+    kinds = list(dict.fromkeys(one if isinstance(one, type) or get_origin(one) else type(one) for one in found))
+    lists = [kind for kind in kinds if get_origin(kind) in (list, tuple)]
+    if len(kinds) == 1 and not lists:
+        return (str if get_origin(kinds[0]) is dict else kinds[0]), None
+    if len(kinds) == 1 and get_origin(kinds[0]) is tuple and ... not in get_args(kinds[0]):
+        return tuple[*(alternatives(part)[0] for part in get_args(kinds[0]))], None  # type: ignore[misc]
+    if lists:
+        element = alternatives(get_args(lists[0])[0])[0]
+        return str, {str: words, int: whole_numbers, float: numbers}[element]
+    return str, _number_or_word if int in kinds else None
+
+
+def _read(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of fields as the command line gives them, without those that it does not give."""
+    return {name: _read_field(model, name, value) for name, value in given.items() if value is not None}
+
+
+def _read_field(model: type[BaseModel], name: str, value: Any) -> Any:
+    annotation = model.model_fields[name].annotation
+    read = describe(model, name).read or _form(annotation)[1]
+    return (
+        value if read is None or value in alternatives(annotation) else _parsed(option_name(model, name), value, read)
+    )
+
+
+def _parsed(option_: str, text: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise UsageError(f"{option_} {text}: {error}.") from None
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+def _parameters(command: Command) -> list[inspect.Parameter]:
     """The parameters of a command, their annotations resolved."""
     if hasattr(command, "__signature__"):
         # of `with_settings`, which has done so
         return list(command.__signature__.parameters.values())
-    hints = get_type_hints(command, localns={"Config": Any}, include_extras=True)
+    hints = get_type_hints(command, include_extras=True, localns={"Config": Any})
     parameters = inspect.signature(command).parameters.values()
     return [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
 
 
-def _with_parameters(
-    run: Callable[..., None], command: Callable[..., None], parameters: Sequence[inspect.Parameter]
-) -> Callable[..., None]:
+def _with_parameters(run: Command, command: Command, parameters: Sequence[inspect.Parameter]) -> Command:
     """`run`, which typer takes for `command` with other parameters."""
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def _changed(parameter: inspect.Parameter, kind: Any = None, **values: Any) -> inspect.Parameter:
+    """The parameter with another type, or with other values of its option or argument."""
+    old, *extras = get_args(parameter.annotation)
+    extras = [copy(one) for one in extras]
+    for one in extras:
+        if isinstance(one, ParameterInfo):
+            vars(one).update(values)
+    return parameter.replace(annotation=Annotated[kind or old, *extras])
+
+
+def _info(parameter: inspect.Parameter) -> ParameterInfo:
+    return next(one for one in get_args(parameter.annotation) if isinstance(one, ParameterInfo))
+
+
+def _in_panel(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
+    return _changed(parameter, rich_help_panel=_info(parameter).rich_help_panel or panel)
+
+
+def _noted(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter with its default in the help, and of a type that typer knows."""
+    info, kind, default = _info(parameter), None, parameter.default
+    note = info.show_default if isinstance(info.show_default, str) else None
+    if info.show_default is True:
+        # a flag without a negative is off
+        switch = isinstance(default, bool) and not any("/" in name for name in info.param_decls or ())
+        note = None if switch else _in_words(default)
+    if _is_list(parameter):
+        kind, default = str, default if default is inspect.Parameter.empty else _in_words(default)
+    help_ = f"{info.help} (default: {note})" if note else info.help
+    return _changed(parameter, kind, help=help_, show_default=False).replace(default=default)
+
+
+def _in_words(default: Any) -> str | None:
+    """A default value as the help shows it; None where there is nothing to show."""
+    if default in (None, "", (), inspect.Parameter.empty):
+        return None
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, list | tuple):
+        return (",".join(default)) if isinstance(default[0], str) else " ".join(f"{one:g}" for one in default)
+    return f"{default:g}".replace("e-0", "e-") if isinstance(default, float) else str(default)
+
+
+def _is_list(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is a `tuple[X, ...]`, which the command line gives as one word with commas."""
+    return any(
+        get_origin(kind) is tuple and ... in get_args(kind) for kind in alternatives(get_args(parameter.annotation)[0])
+    )
 
 
 def _help_all(context: typer.Context, value: bool) -> None:
@@ -242,56 +250,63 @@ def _help_all(context: typer.Context, value: bool) -> None:
 
 _QUIET = _parameter(
     "quiet",
-    Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.", callback=set_quiet)],
+    Annotated[bool, option("Print only results, warnings and errors.", "--quiet", "-q", callback=set_quiet)],
     False,
 )
 _HELP_ALL = _parameter(
     "help_all",
-    Annotated[bool, typer.Option("--help-all", help="Show all options and exit.", callback=_help_all, is_eager=True)],
+    Annotated[bool, option("Show all options and exit.", "--help-all", callback=_help_all, is_eager=True)],
     False,
 )
+_OVERWRITE = _parameter("overwrite", Overwrite, False)
 
 
 class Commands(typer.Typer):
-    """A typer app whose commands have --quiet, and --help-all if --help hides some of their options."""
+    """A typer app whose commands have --quiet, --help-all if --help hides options, and --overwrite if they write files.
+
+    A parameter `tuple[X, ...]` is one word with commas. A file that a command is to write is checked before it runs.
+    """
 
     def command(self, name: str | None = None, **kwargs: Any) -> Callable[[Any], Any]:
-        def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def decorate(command: Command) -> Command:
             own = _parameters(command)
-            rare = any(getattr(extra, "hidden", False) for p in own for extra in get_args(p.annotation)[1:])
-            added = [_QUIET, *([_HELP_ALL] if rare else [])]
+            checks = {p.name: check for p in own for check in get_args(p.annotation) if check in _CHECKS}
+            added = [_QUIET]
+            if checks and not any(p.name == "overwrite" for p in own):
+                panel = _info(own[-1]).rich_help_panel
+                added.insert(0, _in_panel(_OVERWRITE, panel))
+            if any(_info(p).hidden for p in own):
+                added.append(_HELP_ALL)
 
             def run(**given: Any) -> None:
-                command(**{p.name: given[p.name] for p in own})
+                _check_outputs(checks, given)
+                command(**{p.name: _value(p, given[p.name]) for p in own})
 
-            register(_with_parameters(run, command, [*own, *added]))
+            register(_with_parameters(run, command, [_noted(p) for p in (*own, *added)]))
             return command
 
         register = super().command(name, **kwargs)
         return decorate
 
 
-def _config(given: dict[str, Any], recipe: str | None, config: Path | None, sets: list[str] | None) -> Any:
-    from fastmask.config import make_config, parse_sets, read_class_weights, read_recipe, read_settings
+def _value(parameter: inspect.Parameter, value: Any) -> Any:
+    if not _is_list(parameter):
+        return value
+    if value is None:
+        return parameter.default
+    name = next(iter(_info(parameter).param_decls or ()), f"--{parameter.name.replace('_', '-')}")
+    read = _form(get_args(parameter.annotation)[0])[1] or words
+    return tuple(_parsed(name, value, read))
 
-    for name in ("stats", "milestones"):
-        if name in given and given[name] not in ("report", "pretrained"):
-            given[name] = numbers(f"--{name}", given[name])
-    for name in ("bs", "freeze"):
-        if given.get(name, "").isdecimal() and given[name].isascii():
-            given[name] = int(given[name])
-    if "drop" in given:
-        given["drop"] = {"age": ranges("--drop-ages", given["drop"])}
-    if given.get("class_weight") not in (None, "none", "auto"):
-        given["alpha"] = read_class_weights(given.pop("class_weight"))
-    if "heads" in given:
-        given["heads"] = words(given["heads"])
-    return make_config(
-        read_recipe(recipe) if recipe else {},
-        read_settings(config) if config else {},
-        parse_sets(sets or []),
-        given,
-    )
+
+def _check_outputs(checks: Mapping[str, Callable[..., None]], given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a file that cannot be written, or that exists and may not be replaced."""
+    values = [value for name, value in given.items() if name not in checks]
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    inputs = [one for one in flat if isinstance(one, Path)]
+    for name, check in checks.items():
+        if given[name] is not None:
+            check(given[name], given["overwrite"], *inputs)
 
 
 def echo(result: Any, json: bool) -> None:
@@ -304,50 +319,48 @@ def echo(result: Any, json: bool) -> None:
         typer.echo(str(result))
 
 
-def ranges(option_: str, text: str) -> list[list[float]]:
-    """`27-29,57` -> [[27, 29], [57, 57]]; raises UsageError naming the option."""
-    try:
-        ends = [[float(end) for end in part.split("-")] for part in text.split(",")]
-        return [[low, high] for low, high in ([*both, *both][:2] if len(both) == 1 else both for both in ends)]
-    except ValueError:
-        raise UsageError(f"{option_} {text}: expected ranges such as 27-29,57-59.") from None
-
-
 def words(text: str) -> list[str]:
     """`a, b` -> ["a", "b"]."""
     return [word.strip() for word in text.split(",")]
 
 
-def numbers(option_: str, text: str, kind: Callable[[str], Any] = float) -> list[Any]:
-    """`0.5,0.75` -> [0.5, 0.75]; raises UsageError naming the option."""
+def whole_numbers(text: str) -> list[int]:
+    """`0,3` -> [0, 3]; raises ValueError."""
     try:
-        return [kind(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
-        what = "whole numbers, separated by commas" if kind is int else "numbers, separated by spaces or commas"
-        raise UsageError(f"{option_} {text}: expected {what}.") from None
+        raise ValueError("expected whole numbers, separated by commas") from None
+
+
+def numbers(text: str) -> list[float]:
+    """`0.5,0.75` -> [0.5, 0.75]; raises ValueError."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError("expected numbers, separated by spaces or commas") from None
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.isdecimal() and text.isascii() else text
 
 
 def join_numbers(arguments: Sequence[str]) -> list[str]:
-    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: these options take as many words as are numbers."""
+    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: settings that are lists of numbers take as many words as are numbers."""
+    lists = [option_name(Config, n) for n, f in Config.model_fields.items() if _form(f.annotation)[1] is numbers]
     joined: list[str] = []
-    for word in _split_equals(arguments):
-        if (
-            len(joined) >= 2
-            and joined[-2] in _NUMBER_LISTS
-            and _is_number(word)
-            and _is_number(joined[-1].split(",")[-1])
-        ):
+    for word in _split_equals(arguments, lists):
+        if len(joined) >= 2 and joined[-2] in lists and _is_number(word) and _is_number(joined[-1].split(",")[-1]):
             joined[-1] += f",{word}"
         else:
             joined.append(word)
     return joined
 
 
-def _split_equals(arguments: Sequence[str]) -> Iterator[str]:
+def _split_equals(arguments: Sequence[str], lists: Sequence[str]) -> Iterator[str]:
     """`--stats=0.5` -> `--stats`, `0.5`."""
     for word in arguments:
         option_, equals, value = word.partition("=")
-        yield from (option_, value) if equals and option_ in _NUMBER_LISTS else (word,)
+        yield from (option_, value) if equals and option_ in lists else (word,)
 
 
 def _is_number(word: str) -> bool:

@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
-
-from fastmask.commands.options import (
-    AUGMENT,
-    DATA,
-    NETWORK,
-    RUN,
-    TRAIN,
-    TRAINING,
-    Commands,
-    echo,
-    option,
-    with_settings,
-)
+from fastmask.commands.options import TRAIN, Commands, Json, echo, option, with_settings
+from fastmask.config import AUGMENT, DATA, NETWORK, RUN, TRAINING, Config, Kind
 from fastmask.system.errors import UsageError
 from fastmask.system.terminal import say
-
-if TYPE_CHECKING:
-    from fastmask.config import Config
 
 app = Commands()
 _SEARCH = "Search"
 
 
 @app.command(rich_help_panel=TRAIN)
-@with_settings(
-    DATA, AUGMENT, NETWORK, TRAINING, RUN, without=("hours", "refit", "launcher", "address", "per_fold", "fetch")
-)
+@with_settings(DATA, AUGMENT, NETWORK, TRAINING, RUN, without=Config.of_kind(Kind.RESTATED | Kind.UNSCORED))
 def tune(
     settings: Config,
-    out: Annotated[Path, option("The folder of the search, and of the runs in it.", _SEARCH)],
+    out: Annotated[Path, option("The folder of the search and of its runs.", panel=_SEARCH)],
     space: Annotated[
-        Path | None, option("A YAML: setting: {low: , high: , log: , step: }, or choices.", _SEARCH)
+        Path | None, option("A YAML file: setting: {low: , high: , log: , step: }, or choices.", panel=_SEARCH)
     ] = None,
-    trials: Annotated[int | None, option("Trials in all. (default: 30)", _SEARCH)] = None,
-    hours: Annotated[float | None, option("Begin no trial that would not end within these hours.", _SEARCH)] = None,
+    trials: Annotated[int | None, option("Trials in total.", panel=_SEARCH, note="30")] = None,
+    hours: Annotated[float | None, option("Time limit: start no trial that would end after it.", panel=_SEARCH)] = None,
     pruner: Annotated[
-        str | None, option("median: end trials that are worse than half of those before; none.", _SEARCH)
+        str | None,
+        option("median stops trials that are worse than half of the earlier ones; or none.", panel=_SEARCH),
     ] = None,
-    keep: Annotated[int | None, option("Keep the checkpoints of the best so many. (default: 1)", _SEARCH)] = None,
-    resume: Annotated[bool, option("Go on with the search in --out, or join it.", _SEARCH, "--resume")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)] = False,
+    keep: Annotated[int | None, option("Best trials to keep checkpoints of.", panel=_SEARCH, note="1")] = None,
+    resume: Annotated[bool, option("Resume the search in --out, or join it.", "--resume", panel=_SEARCH)] = False,
+    json: Json = False,
 ) -> None:
     """Search for the settings with the best score, with Optuna.
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any, Literal
 
-from fastmask.config import Config
+from fastmask.config import Config, Kind
 from fastmask.data.table import Table
 from fastmask.inference.teacher import open_teacher
 from fastmask.launch.mirror import Change, Mirrored, take_over
@@ -31,8 +31,8 @@ Job = Literal["train", "refit"]
 _JOBS: dict[Job, Callable[[RunDirectory, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}
 # files of a run that its folds are trained by
 _NEEDED = (CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, EXTRA, TEACHER)
-# settings that name files or folders, which a plan is made of
-_PATHS = ("extra", "extra_images", "pseudo", "weights", "boxes", "folds_file", "cache_dir", "teacher")
+# files and folders that a worker reads; the table is sent to it
+_PATHS = [name for name in Config.of_kind(Kind.PATH) if name not in Config.of_kind(Kind.TABLE)]
 # seconds between two looks whether a state was saved
 _LOOK = 1.0
 

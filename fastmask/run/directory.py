@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from fastmask.config import Config, make_config
+from fastmask.config import Config, Kind, make_config
 from fastmask.heads import Heads
 from fastmask.run.caveats import all_caveats
 from fastmask.run.files import (
@@ -35,7 +35,7 @@ from fastmask.run.files import (
     check_free,
     check_inside,
 )
-from fastmask.run.identity import GIVEN_ANEW, MACHINE_SETTINGS
+from fastmask.run.identity import NOT_COMPARED
 from fastmask.run.tables import read_table
 from fastmask.scoring import DRAWS, Scores, score_heads
 from fastmask.system.errors import DataError, UsageError
@@ -320,7 +320,7 @@ class RunDirectory:
     @property
     def identity(self) -> str:
         """SHA-256 of all that decides what it comes to: settings, pipelines, heads, what it starts from."""
-        settings = {name: value for name, value in self.config.to_plain().items() if name not in MACHINE_SETTINGS}
+        settings = {name: value for name, value in self.config.to_plain().items() if name not in NOT_COMPARED}
         made = self._made_of if self.is_ensemble else self.pipelines
         what = [settings, made, self.heads.to_plain(), self.start]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -405,7 +405,7 @@ def resume_config(config: Config, out: str | Path) -> Config:
     fixed = {"epochs", "folds"} if config.hours is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
     # a folds file defines how many there are
-    without = {*GIVEN_ANEW, *(["folds"] if saved.folds_file is not None else [])}
+    without = {*Config.of_kind(Kind.RESTATED), *(["folds"] if saved.folds_file is not None else [])}
     return make_config(saved.model_dump(exclude=without), {n: v for n, v in given.items() if n not in fixed})
 
 

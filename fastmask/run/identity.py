@@ -5,45 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastmask.config import Config
+from fastmask.config import Config, Kind
 
-# settings of where to run, read and report, and of what to do on failures, which do not change the result: whether the
-# data is the same is checked by folds.csv and the start in environment.json
-MACHINE_SETTINGS = (
-    "workers",
-    "device",
-    "cache",
-    "cache_dir",
-    "hours",
-    "save_every",
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "launcher",
-    "address",
-    "per_fold",
-    "fetch",
-    "on_nan",
-    "on_bad_photo",
-    "data",
-    "images",
-    "fixes",
-    "boxes",
-    "extra",
-    "extra_images",
-    "pseudo",
-    "teacher",
-    "folds_file",
-    "weights",
-)
-# those of them that a resumed run does not take over
-GIVEN_ANEW = ("hours", "launcher", "address", "per_fold", "fetch")
+# settings that do not change the result; files are compared by their content, in folds.csv and environment.json
+NOT_COMPARED = Config.of_kind(Kind.MACHINE | Kind.FAULT | Kind.PATH)
 
 
 def differing_settings(one: Config, other: Config) -> list[str]:
     """The names of the settings in which two configurations ask for different results."""
     a, b = one.to_plain(), other.to_plain()
-    return [name for name in a if a[name] != b[name] and name not in MACHINE_SETTINGS]
+    return [name for name in a if a[name] != b[name] and name not in NOT_COMPARED]
 
 
 def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

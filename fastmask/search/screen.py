@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.config import TRAINING_ALONE, Config, make_config
+from fastmask.config import Config, Kind, make_config
 from fastmask.data.augment import effective_pipelines
 from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
@@ -276,7 +276,7 @@ def _check_asked(archs: Sequence[str], weights: Mapping[str, str | Path], wanted
 def _config_of(wanted: Config, arch: str, file: str | Path | None, bs: int) -> Config:
     """The settings of one body."""
     start = {"pretrained": wanted.pretrained} if file is None else {"weights": str(file), "pretrained": False}
-    used = {name: value for name, value in wanted.model_dump(exclude_unset=True).items() if name not in TRAINING_ALONE}
+    used = wanted.model_dump(exclude_unset=True, exclude=set(Config.of_kind(Kind.TRAINING)))
     # a loss asks nothing of the labels
     return make_config(used, {"arch": arch, "bs": bs, "monitor": LOSS, **start})
 

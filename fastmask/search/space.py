@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
+from typing import Any, Protocol
 
-from fastmask.config import Config, check_value, read_mapping
+from fastmask.config import Config, Kind, alternatives, check_value, read_mapping
 from fastmask.system.errors import UsageError
 from fastmask.system.text import shorten_repr
 
@@ -18,20 +17,15 @@ EXAMPLE = "lr: {low: 0.0001, high: 0.01, log: true}"
 # choices of a setting
 _MOST_CHOICES = 100
 _RANGE, _FLAG = ("low", "high", "step"), "log"
-# why a setting is no part of a space, and the settings of which that holds
+# why settings of a kind are not part of a space; the first that applies is named
 _OUTSIDE = {
-    "decides what is scored, and the scores of trials must be comparable": (
-        *("data", "heads", "images", "image_column", "group_column", "fixes", "age_bounds", "score_age_bounds"),
-        *("folds", "folds_file", "stratify", "group", "seed", "on_bad_photo"),
-    ),
-    "makes the score of one trial flatter more than another's": ("weights", "pseudo", "teacher"),
-    "belongs to the machine, and what is found is to hold on others": (
-        *("precision", "tf32", "compile", "cache", "cache_dir", "hours", "save_every", "tensorboard", "wandb"),
-        *("mlflow", "workers", "device", "on_nan"),
-    ),
-    "trains after all is scored, so no score tells what it is worth": ("refit",),
+    Kind.TABLE | Kind.SCORED: "decides what is scored, and the scores of trials must be comparable",
+    Kind.FLATTERING: "makes the scores of some trials too good",
+    Kind.MACHINE | Kind.NUMERICS | Kind.FAULT: "belongs to the machine, and the result should hold on others",
+    Kind.UNSCORED: "trains after the score is computed",
 }
-OUTSIDE = {name: why for why, names in _OUTSIDE.items() for name in names}
+# settings that are not part of a space -> why
+OUTSIDE = {name: why for kind, why in reversed(_OUTSIDE.items()) for name in Config.of_kind(kind)}
 
 
 class Suggests(Protocol):
@@ -239,12 +233,5 @@ def _number(name: str, key: str, value: Any, whole: bool, where: str) -> float:
 
 def _kinds(name: str) -> set[type]:
     """The types of the values that a setting takes, such as float, or int and str."""
-    found, left = set(), [Config.model_fields[name].annotation]
-    while left:
-        kind = left.pop()
-        if get_origin(kind) in (Union, UnionType, Annotated, Literal):
-            left += get_args(kind)
-        else:
-            # what a Literal names is a value
-            found.add(kind if isinstance(kind, type) else type(kind))
-    return found
+    found = alternatives(Config.model_fields[name].annotation)
+    return {one if isinstance(one, type) else type(one) for one in found}

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fastmask.config import Config, Kind
 from fastmask.data.folds import whole_parts
 from fastmask.decision.crossfit import choose_by_others
 from fastmask.run.directory import RunDirectory
@@ -23,8 +24,6 @@ from fastmask.system.text import shorten
 
 COMPLETE, PRUNED, REFUSED, FAILED, RUNNING = "complete", "pruned", "refused", "failed", "running"
 TABLE, BEST, HISTORY, IMPORTANCE = "trials.csv", "best.yaml", "history.png", "importance.png"
-# settings of this machine, which best.yaml leaves out
-_ELSEWHERE = ("workers", "device", "cache", "cache_dir", "save_every", "tensorboard", "wandb", "mlflow")
 # trials in a table for the terminal, and characters of a setting's value there
 _SHOWN, _MOST_SHOWN = 10, 25
 
@@ -113,7 +112,7 @@ class Tuned:
     @property
     def settings(self) -> dict[str, Any]:
         """The best trial's settings for `fit --config`, without those of the machine and of tracking."""
-        base = {name: value for name, value in self.base.items() if name not in _ELSEWHERE}
+        base = {name: value for name, value in self.base.items() if name not in Config.of_kind(Kind.MACHINE)}
         return {**base, **(self.best.settings if self.best else {})}
 
     def __str__(self) -> str:

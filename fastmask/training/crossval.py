@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from albumentations import Compose
 
-from fastmask.config import Config, make_config
+from fastmask.config import Config, Kind, make_config, spell_option
 from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory, resume_command, resume_config
 from fastmask.run.files import CONFIG, FOLDS, PIPELINES, check_free
-from fastmask.run.identity import GIVEN_ANEW, differing_settings, differing_start
+from fastmask.run.identity import differing_settings, differing_start
 from fastmask.run.oof import finish
 from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_said
 from fastmask.system.files import frame_to_csv
@@ -197,22 +197,13 @@ def line_to_go_on(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> 
     if plan.loss_func is not None:
         return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
     options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
-    for name in (*GIVEN_ANEW, "on_nan", "on_bad_photo", "tensorboard", "wandb", "mlflow"):
+    restated = Config.of_kind(Kind.RESTATED)
+    for name in Config.of_kind(Kind.MACHINE | Kind.FAULT | Kind.PATH):
         value = getattr(plan.config, name)
-        default = plan.config.default(name) if name in GIVEN_ANEW else getattr(run.config, name)
-        if value != default:
-            options += option_of(name, value)
+        saved = plan.config.default(name) if name in restated else getattr(run.config, name)
+        if value not in (None, saved):
+            options += spell_option(name, value)
     return resume_command(run.path, *options)
-
-
-def option_of(name: str, value: Any) -> list[str]:
-    """What to type for a setting."""
-    words = name.replace("_", "-")
-    if isinstance(value, dict):
-        value = ",".join(f"{key}={number:g}" for key, number in value.items())
-    if isinstance(value, bool):
-        return [f"--{words}" if value else f"--no-{words}"]
-    return [f"--{words}", f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def check_there(run: RunDirectory, folds: Sequence[int]) -> None:

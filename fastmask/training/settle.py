@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.config import Config, make_config
+from fastmask.config import Config, Kind, make_config
 from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
@@ -14,8 +14,8 @@ from fastmask.model.metrics import default_metrics
 from fastmask.scoring import LOSS, target_of
 from fastmask.system.errors import UsageError
 
-# settings by which a table is read
-READING = ("heads", "images", "image_column", "group_column", "fixes", "age_bounds", "score_age_bounds")
+# settings by which a table is read; data may have moved
+READING = [name for name in Config.of_kind(Kind.TABLE) if name != "data"]
 
 
 def effective_config(table: Table, config: Config) -> Config:
@@ -46,7 +46,7 @@ def settle_loss(config: Config, own: bool) -> Config:
     if not own and config.loss == "own":
         raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
     if own:
-        for name in ("focal_gamma", "alpha", "class_weight", "label_smoothing", "f1_share"):
+        for name in Config.of_kind(Kind.FOCAL):
             if getattr(config, name) != config.default(name):
                 raise UsageError(f"Setting {name} is of the focal loss, and does nothing with a loss of your own.")
     return config.model_copy(update={"loss": "own"}) if own else config

@@ -12,7 +12,7 @@ import yaml
 
 from fastmask.api import Run
 from fastmask.commands import main as cli
-from fastmask.config import TRAINING_ALONE
+from fastmask.config import Config, Kind
 from fastmask.evaluation.comparison import compare
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
@@ -120,4 +120,4 @@ def test_screen_leaves_files_alone(small: list[str], work: Path, refused: Callab
 
 def test_screen_offers_no_option_of_training_alone() -> None:
     screen = typer.main.get_command(cli.app).commands["screen"]  # type: ignore[attr-defined]
-    assert {p.name for p in screen.params} & (TRAINING_ALONE - {"bs"}) == set()
+    assert {p.name for p in screen.params} & set(Config.of_kind(Kind.TRAINING)) == {"bs"}

@@ -270,7 +270,7 @@ def test_an_ensemble_is_made_scored_and_handed_in_like_a_run(
     assert list(told["targets"]["joint"]["members"]) == ["run_copy", "second"] == list(told["weights"]["mask"])
     images, info = contest / "eval" / "images", contest / "eval" / "info.csv"
     answer = fastmask("predict", "both", images, "--submission", info, "--out", "s.csv")
-    assert answer.out == "s.csv: 28 photos, oof blend of run_copy, second, 1 view(s) each\n"
+    assert answer.out == "s.csv: 28 photos, oof blend of run_copy, second, 1 view per photo\n"
     assert not [line for line in answer.err if "random persons of OOF" in line]
     row = pd.read_csv("ledger.csv").iloc[0]
     assert (row["members"], row["decision"]) == ("run_copy,second", "plain")
@@ -316,7 +316,7 @@ def test_what_needs_models_of_its_own_refuses_an_ensemble(
 
 def test_views_are_predicted_and_noted(submit: Command, run_copy: Path, contest: Path, fastmask: Command) -> None:
     answer = submit("s.csv", "--views", "flip,shift,scale")
-    assert answer.out == "s.csv: 28 photos, mean of fold0, fold1, 8 view(s) each\n"
+    assert answer.out == "s.csv: 28 photos, mean of fold0, fold1, 8 views per photo\n"
     row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
     assert (row["tta"], row["note"]) == (8, "views flip,shift,scale")
     images = contest / "eval" / "images"

@@ -187,7 +187,7 @@ def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run
 
 def test_what_does_nothing_without_a_teacher_is_refused():
     for name in ("teacher_weight", "teacher_temperature"):
-        with pytest.raises(UsageError, match=f"{name} does nothing without teacher"):
+        with pytest.raises(UsageError, match=f"{name} has no effect without teacher"):
             make_config({name: 0.7})
 
 

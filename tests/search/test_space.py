@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fastmask.config import Config
+from fastmask.config import Config, Kind
 from fastmask.search.space import OUTSIDE, Choices, Range, Space, parse_space, read_space
 from fastmask.system.errors import UsageError
 from fastmask.system.files import parse_yaml, write_yaml
@@ -81,8 +81,8 @@ def test_a_space_that_is_written_is_read_as_the_same(tmp_path):
         ({"seed": [0, 1]}, "seed is no part of a search, because it decides what is scored"),
         ({"folds-file": ["a", "b"]}, "folds_file is no part of a search, because it decides what is scored"),
         ({"device": ["cpu", "cuda:0"]}, "device is no part of a search, because it belongs to the machine"),
-        ({"weights": ["a", "b"]}, "makes the score of one trial flatter more than another's"),
-        ({"refit": [0, 2]}, "trains after all is scored"),
+        ({"weights": ["a", "b"]}, "makes the scores of some trials too good"),
+        ({"refit": [0, 2]}, "trains after the score is computed"),
         ({"lr": 0.1}, "lr is 0.1; expected low and high, or choices"),
         ({"lr": {}}, "lr is {}; expected low and high, or choices"),
         ({"lr": {"low": 0.1}}, "lr has no high"),
@@ -113,5 +113,15 @@ def test_what_no_space_has_is_refused(plain, words):
     assert str(caught.value)[-1] in ".?"
 
 
-def test_what_stands_outside_is_a_setting():
-    assert set(OUTSIDE) <= set(Config.model_fields)
+@pytest.mark.parametrize("name", Config.model_fields)
+def test_what_may_be_searched_follows_from_the_kind_of_a_setting(name):
+    fixed = Kind.SCORED | Kind.FLATTERING | Kind.MACHINE | Kind.NUMERICS | Kind.FAULT | Kind.UNSCORED
+    assert (name in OUTSIDE) == (name in Config.of_kind(fixed))
+    if name in OUTSIDE:
+        with pytest.raises(UsageError, match=f"{name} is no part of a search, because it"):
+            parse_space({name: [0, 1]})
+
+
+def test_where_and_how_fast_to_train_cannot_be_searched():
+    assert {"launcher", "address", "per_fold", "fetch", "cache", "workers", "device", "seed"} < set(OUTSIDE)
+    assert not {"lr", "arch", "crop", "loss", "half_cutmix", "monitor", "extra", "boxes"} & set(OUTSIDE)

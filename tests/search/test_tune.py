@@ -157,7 +157,7 @@ def test_a_trial_that_is_worse_than_those_before_is_pruned(table, settings, tmp_
 
 
 def test_settings_that_do_not_go_together_are_a_trial_that_is_refused(table, settings, tmp_path):
-    with pytest.raises(UsageError, match="All 5 trials so far were refused, the last: mix_prob does nothing without"):
+    with pytest.raises(UsageError, match="All 5 trials so far were refused, the last: mix_prob has no effect without"):
         tune(table, NEVER, out=tmp_path / "never", log=io.StringIO(), **settings)
     assert rows(tmp_path / "never")["state"].tolist() == [REFUSED] * 5
     with pytest.raises(FastmaskError, match="None of 2 trials in .* has a score, the last: mix_prob"):

@@ -1,0 +1,122 @@
+"""The commands that judge one run: score, decide, bound, label-errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastmask.commands.options import JUDGE, NEW_FILE, NEW_PICTURE, Commands, Json, RunArgument, echo, option
+from fastmask.system.errors import UsageError
+from fastmask.system.terminal import quote, say
+
+app = Commands()
+
+
+@app.command(rich_help_panel=JUDGE)
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(help="A run, or PREDICTIONS ANSWERS.", metavar="RUN | PREDICTIONS ANSWERS")
+    ],
+    json: Json = False,
+) -> None:
+    """Score a run, or a submission against answers.
+
+    Prints macro-F1 and accuracy with 95 % intervals. A run is scored by its
+    out-of-fold predictions.
+    """
+    if len(paths) == 1:
+        from fastmask.run.directory import RunDirectory
+
+        scores = RunDirectory.load(paths[0]).score()
+    elif len(paths) == 2:
+        from fastmask.inference.submission import score_files
+
+        scores = score_files(paths[0], paths[1])
+    else:
+        raise UsageError(f"score takes a run, or predictions and answers; found {len(paths)} paths.")
+    echo(scores, json)
+
+
+@app.command(rich_help_panel=JUDGE)
+def decide(
+    run: RunArgument,
+    same_person: Annotated[
+        bool,
+        option("Also average over each person: needs the person of every new photo.", "--same-person"),
+    ] = False,
+    plot: Annotated[Path | None, option("A PNG of each head's reliability to write."), NEW_PICTURE] = None,
+    json: Json = False,
+) -> None:
+    """Compare decision rules: plain, calibrated, f1.
+
+    They are scored on the out-of-fold predictions. Prints the one to use.
+    """
+    from fastmask.decision.crossfit import decide as compare
+    from fastmask.decision.rule import PLAIN
+
+    decisions = compare(run, same_person)
+    if plot is not None:
+        from fastmask.evaluation.plots import plot_reliability
+
+        plot_reliability(decisions.calibration, plot)
+        say(f"Written: {plot}")
+    echo(decisions, json)
+    options = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
+    say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *options, "--out FILE"]))
+
+
+@app.command(rich_help_panel=JUDGE)
+def bound(
+    run: RunArgument,
+    head: Annotated[str, option("The head with the last bound to move.")] = "age",
+    bounds: Annotated[
+        tuple[float, ...] | None, option("Bounds to try, such as 55,58,60.", note="five below the official")
+    ] = None,
+    plot: Annotated[Path | None, option("A PNG of the curve to write."), NEW_PICTURE] = None,
+    json: Json = False,
+) -> None:
+    """Score a run trained with --order at several age bounds.
+
+    At each bound, out-of-fold predictions are scored against the official classes.
+    """
+    from fastmask.decision.bound import bound_curve
+
+    curve = bound_curve(run, head, bounds)
+    if plot is not None:
+        from fastmask.evaluation.plots import plot_bound
+
+        plot_bound(curve, plot)
+        say(f"Written: {plot}")
+    echo(curve, json)
+
+
+@app.command(rich_help_panel=JUDGE)
+def label_errors(
+    run: RunArgument,
+    out: Annotated[Path | None, option("A table of fixes to write, for fit --fixes."), NEW_FILE] = None,
+    heads: Annotated[tuple[str, ...] | None, option("Only these heads, such as gender,mask.", note="all")] = None,
+    most: Annotated[int, option("Maximum number of rows per head.", min=0)] = 20,
+) -> None:
+    """List the labels that the out-of-fold predictions contradict.
+
+    Photos and persons, the most suspicious first.
+    """
+    from fastmask.evaluation.label_errors import find_label_errors, summary, to_fixes
+    from fastmask.run.directory import RunDirectory
+    from fastmask.system.files import write_csv
+
+    loaded = RunDirectory.load(run)
+    errors = find_label_errors(loaded, heads)
+    # a band does not tell the number, and most of these labels are right: only on request
+    banded = [head.name for head in loaded.heads if head.bounds and heads is None]
+    if out is not None:
+        write_csv(out, to_fixes([error for error in errors if error.head not in banded]))
+        for name in banded:
+            say(f"{name} is not in {out}: its classes do not tell the number. Name it by --heads to include its rows.")
+    typer.echo(summary(errors, most))
+    if loaded.config.group == "none":
+        say("The split is leaky (--group none): the models have seen these persons, and their wrong labels are hidden.")
+    if out is not None:
+        say(f"Written: {out}. Look at each photo and keep the rows that are right; then fastmask fit --fixes FILE")
