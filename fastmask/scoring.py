@@ -6,7 +6,8 @@ Differences of two answers to the same photos are paired: both are scored on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,29 @@ LOSS = "valid_loss"
 CELLS = f"{'macro-F1':24}  accuracy"
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it: fields and mappings as objects, tables as lists of rows, sequences as lists."""
+    if hasattr(value, "to_plain"):
+        return value.to_plain()
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict("records")
+    return str(value) if isinstance(value, Path) else value
+
+
+class Plain:
+    """A dataclass of figures, as plain values."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Score:
+class Score(Plain):
     """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None where not asked for)."""
 
     macro_f1: float
@@ -48,13 +70,9 @@ class Score:
         """Its macro-F1 with its interval and its accuracy as cells of a table, under `CELLS`."""
         return f"{with_interval(self.macro_f1, self.macro_f1_interval):24}  {self.accuracy:.4f}  "
 
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return _as_lists(vars(self))
-
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Plain):
     """How much better one answer is than another to the same photos, with 95 % intervals of the paired bootstrap."""
 
     macro_f1: float
@@ -77,13 +95,9 @@ class Difference:
         low, high = self.macro_f1_interval
         return f"{self.macro_f1:+.4f} ({low:+.4f} … {high:+.4f})"
 
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return _as_lists(vars(self))
-
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Plain):
     """The score of the joint class and of each head; `notes` say what a reader must know to believe them."""
 
     joint: Score
@@ -98,16 +112,6 @@ class Scores:
             f1 = with_interval(s.macro_f1, s.macro_f1_interval)
             lines.append(f"{name:{width}}  {f1:24}  {with_interval(s.accuracy, s.accuracy_interval)}")
         return "\n".join([*lines, *self.notes])
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        heads = {name: score.to_plain() for name, score in self.heads.items()}
-        return {JOINT: self.joint.to_plain(), "heads": heads, "notes": self.notes}
-
-
-def _as_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by name, intervals as JSON has them."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:

@@ -18,7 +18,7 @@ from fastmask.decision.crossfit import choose_by_others, notes_of
 from fastmask.decision.persons import parts_of
 from fastmask.heads import Head, number_of
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, known_classes
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, known_classes, plain
 from fastmask.system.errors import UsageError
 
 # bounds below the official one that are tried by default
@@ -70,10 +70,7 @@ class BoundCurve:
             "head": self.head,
             "official": self.official,
             "plain": self.plain.to_plain(),
-            "bounds": [
-                {"bound": row.bound, **row.score.to_plain(), "gain": row.gain and row.gain.to_plain()}
-                for row in self.rows
-            ],
+            "bounds": [{"bound": row.bound, **row.score.to_plain(), "gain": plain(row.gain)} for row in self.rows],
             "honest": {**self.honest.to_plain(), "gain": self.honest_gain.to_plain()},
             "notes": self.notes,
         }

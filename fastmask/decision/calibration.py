@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from fastmask.heads import UNKNOWN, Heads
+from fastmask.scoring import Plain
 
 BINS = 15
 # the bounds of a temperature; beyond them the labels have little to do with the answers
@@ -20,7 +20,7 @@ _TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Plain):
     """A head's temperature and its reliability before and after: see `reliability`, `calibration_error`."""
 
     temperature: float
@@ -31,10 +31,6 @@ class Calibration:
 
     def __str__(self) -> str:
         return f"{self.temperature:11.3f}  {self.error_before:.4f} -> {self.error_after:.4f}"
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {name: v.to_dict("records") if isinstance(v, pd.DataFrame) else v for name, v in vars(self).items()}
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:

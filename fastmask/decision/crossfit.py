@@ -15,7 +15,18 @@ from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import CALIBRATED, F1, PLAIN, RULES, Rule, check_f1, fit_rule
 from fastmask.heads import JOINT
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score, score_together, thin
+from fastmask.scoring import (
+    CELLS,
+    DRAWS,
+    Difference,
+    Score,
+    draw_scores,
+    make_target,
+    plain,
+    score,
+    score_together,
+    thin,
+)
 from fastmask.system.errors import UsageError
 
 # the best of the rules
@@ -74,16 +85,10 @@ class Decisions:
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
         rows = [
-            {
-                "rule": row.rule,
-                "averaged": row.averaged,
-                **row.score.to_plain(),
-                "gain": row.gain and row.gain.to_plain(),
-            }
+            {"rule": row.rule, "averaged": row.averaged, **row.score.to_plain(), "gain": plain(row.gain)}
             for row in self.rows
         ]
-        calibration = {head: one.to_plain() for head, one in self.calibration.items()}
-        return {"best": self.best, "decisions": rows, "calibration": calibration, "notes": self.notes}
+        return plain({"best": self.best, "decisions": rows, "calibration": self.calibration, "notes": self.notes})
 
 
 def name_of(rule: str, averaged: bool) -> str:

@@ -19,10 +19,12 @@ from fastmask.scoring import (
     DRAWS,
     Difference,
     Drawn,
+    Plain,
     Score,
     draw_scores,
     known_classes,
     make_target,
+    plain,
     thin,
     with_ends,
     with_interval,
@@ -68,7 +70,7 @@ class Against:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Plain):
     """One result: its scores on the shared photos, F1 per joint class, its cost and caveats.
 
     `against` is None for the baseline, `cost` for a file of answers.
@@ -82,19 +84,6 @@ class Result:
     against: Against | None = None
     cost: Cost | None = None
     caveats: Sequence[str] = ()
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "name": self.name,
-            "path": str(self.path),
-            JOINT: self.joint.to_plain(),
-            "heads": {name: score.to_plain() for name, score in self.heads.items()},
-            "classes": self.classes,
-            "against": self.against and self.against.to_plain(),
-            "cost": self.cost and self.cost.to_plain(),
-            "caveats": list(self.caveats),
-        }
 
 
 @dataclass(frozen=True)
@@ -180,11 +169,7 @@ class Comparison:
             "baseline": self.results[0].name,
             "photos": self.photos,
             "support": self.support,
-            "results": [result.to_plain() for result in self.results],
-            "differences": {
-                a: {b: difference and difference.to_plain() for b, difference in row.items()}
-                for a, row in self.differences.items()
-            },
+            **plain({"results": self.results, "differences": self.differences}),
             "verdicts": self.verdicts,
             "notes": list(self.notes),
         }

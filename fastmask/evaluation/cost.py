@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fastmask.run.directory import RunDirectory
+from fastmask.scoring import Plain
 from fastmask.system.files import read_strings
 from fastmask.system.text import duration, in_bytes
 
@@ -16,7 +16,7 @@ COST_CELLS = ["folds", "epochs", "training", "photos/s", "parameters", "checkpoi
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Plain):
     """The cost of a run; None where its directory lacks a figure.
 
     `seconds` are those of the epochs of all folds, validation included, `photos_per_second` the training photos of
@@ -45,10 +45,6 @@ class Cost:
             in_bytes(self.checkpoint_bytes) if self.checkpoint_bytes else "",
             self.device or "",
         ]
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**vars(self), "epochs": self.epochs and list(self.epochs)}
 
 
 def cost_of(run: RunDirectory) -> Cost:

@@ -18,7 +18,7 @@ from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.inference.submission import read_classes
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import DRAWS, Difference, known_classes, score_differences, thin
+from fastmask.scoring import DRAWS, Difference, Plain, known_classes, score_differences, thin
 from fastmask.system.errors import DataError, FastmaskError, UsageError
 from fastmask.system.files import write_csv
 
@@ -125,7 +125,7 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
 
 
 @dataclass(frozen=True)
-class Expectation:
+class Expectation(Plain):
     """The change of the score from one run to another that their OOF predictions let expect.
 
     `difference` is None where it is unknown, and `reason` says why. `runs` are named with their decision rules.
@@ -147,11 +147,6 @@ class Expectation:
             f"not seen it ({self.photos} photos of both), not of the photos and the averaged models of these files.",
         ]
         return "\n".join([*lines, *self.notes])
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        difference = self.difference.to_plain() if self.difference else None
-        return {**vars(self), "difference": difference, "runs": list(self.runs), "notes": list(self.notes)}
 
 
 def expected_change(

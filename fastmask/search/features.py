@@ -1,4 +1,4 @@
-"""Features: what a frozen body makes of photos, computed once and kept beside the photos of the cache."""
+"""Features: the outputs of a frozen body for photos, computed once and kept next to the photos of the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fastmask.data.augment import augmentations
 from fastmask.data.cache_files import features_file
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
-from fastmask.data.photo_dl import PhotoDL
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import autocast, tf32
 from fastmask.run.tensors import save_tensors
@@ -29,9 +28,9 @@ from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import synchronize
 
 _FORMAT = 1
-# photos whose features are computed again to see whether kept ones are theirs, and how far they may be off
+# photos whose features are computed again to verify kept ones, and the relative error that they may have
 _PROBED, _OFF = 8, 0.05
-# bytes of a file besides its features
+# bytes of a file in addition to its features
 _HEADER = 2**16
 
 Say = Callable[[str], None]
@@ -39,7 +38,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Features:
-    """(N, features) float32 of photos, the seconds that they took when they were computed, whether they were kept."""
+    """(N, features) float32 of photos, the seconds that computing them took, whether they were read from a file."""
 
     values: np.ndarray
     seconds: float
@@ -47,7 +46,7 @@ class Features:
 
 
 def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress = lambda done, total: None) -> Features:
-    """The body's pooled features of all photos by the validation transform, as kept or computed now.
+    """The body's pooled features of all photos by the validation transform, read or computed.
 
     They are kept where the plan keeps photos on the disk, in a file named by all that they depend on.
     """
@@ -55,16 +54,21 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
     body = network.body.eval().to(device)
     file = _file_of(plan, network.body)
     paths = [str(plan.table.photo(row)) for row in range(len(plan.table))]
-    kept = None if file is None or not file.exists() else _kept(file, plan, body, paths, device)
-    if kept is not None:
-        return kept
+    if file is not None and file.exists():
+        probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
+        probe = _computed(plan, body, [paths[i] for i in probed], device)
+        kept = read_features(file, len(paths), probe, probed)
+        if kept is not None:
+            return kept
     synchronize(device)
     start = time.perf_counter()
     values = _computed(plan, body, paths, device, progress)
     computed = Features(values, time.perf_counter() - start)
     if file is not None:
+        tensors = {"features": torch.from_numpy(values), "seconds": torch.tensor([computed.seconds])}
         try:
-            _keep(computed, file, plan.config.arch)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(tensors, file, body=plan.config.arch)
         except OSError as error:
             say(f"The features of {plan.config.arch} are not kept: {error.strerror or error}")
     return computed
@@ -77,9 +81,20 @@ def _computed(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
-    """(photos, features) float32; raises FastmaskError where they are no numbers, or the memory does not suffice."""
-    config = plan.config
-    loader, found = _photos_of(plan, paths, device), []
+    """(photos, features) float32; raises FastmaskError where they are NaN or inf, or the memory does not suffice."""
+    config, augments, found = plan.config, augmentations(plan.pipelines), []
+    loader = photo_loader(
+        # as text: a photo of the cache is found by it
+        paths,
+        augments,
+        batch_stats(augments),
+        faces=plan.table.faces,
+        bs=config.batch,
+        maps=plan.maps,
+        # a few are loaded faster than a process starts
+        num_workers=0 if len(paths) <= _PROBED else config.workers,
+        device=device,
+    )
     try:
         with torch.inference_mode(), tf32(device, config.tf32), autocast(device, config.precision):
             for done, (x,) in enumerate(loader, 1):
@@ -92,30 +107,13 @@ def _computed(
         raise FastmaskError(f"{config.arch} on {config.batch} photos at once needs more memory; --bs less.") from error
     if not np.isfinite(values).all():
         raise FastmaskError(
-            f"{config.arch} makes features of these photos that are no numbers; try --precision fp32, or leave it out."
+            f"{config.arch} makes features of these photos that are NaN or inf; try --precision fp32, or leave it out."
         )
     return np.asarray(values, dtype=np.float32)
 
 
-def _photos_of(plan: Plan, paths: Sequence[str], device: torch.device) -> PhotoDL:
-    """Batches (x,) of the photos at `paths`, in their order, by the plan's validation transform and from its cache."""
-    augments = augmentations(plan.pipelines)
-    return photo_loader(
-        # as text: a photo of the cache is found by it
-        paths,
-        augments,
-        batch_stats(augments),
-        faces=plan.table.faces,
-        bs=plan.config.batch,
-        maps=plan.maps,
-        # a few are loaded before another process has started
-        num_workers=0 if len(paths) <= _PROBED else plan.config.workers,
-        device=device,
-    )
-
-
 def _file_of(plan: Plan, body: nn.Module) -> Path | None:
-    """Where the features of a body are kept: named by photos, pipeline, weights, precision and versions; or nowhere."""
+    """The file that keeps a body's features, named by photos, pipeline, weights, precision and versions, if any."""
     config = plan.config
     if config.cache not in ("auto", "disk"):
         return None
@@ -133,23 +131,10 @@ def _file_of(plan: Plan, body: nn.Module) -> Path | None:
     return features_file(name, config.cache_dir)
 
 
-def _kept(file: Path, plan: Plan, body: nn.Module, paths: Sequence[str], device: torch.device) -> Features | None:
-    """What a file keeps, if some photos, computed again, say that it is theirs."""
-    probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
-    probe = _computed(plan, body, [paths[i] for i in probed], device)
-    return read_features(file, len(paths), probe, probed)
-
-
-def _keep(computed: Features, file: Path, arch: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    seconds = torch.tensor([computed.seconds])
-    save_tensors({"features": torch.from_numpy(computed.values), "seconds": seconds}, file, body=arch)
-
-
 def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:
-    """Kept features of `photos` photos; None where they are not whole, or not near `probe`, those of some rows.
+    """Kept features of `photos` photos; None where they are incomplete, or not near `probe`, those of some rows.
 
-    Anybody may have written the file, so nothing is read of it before its size and shape are as expected.
+    Its size and shape are checked before anything is read, since the file may be from anyone.
     """
     shape = [photos, probe.shape[1]]
     if not file.is_file() or file.is_symlink() or not 0 <= file.stat().st_size - 4 * photos * shape[1] < _HEADER:

@@ -7,16 +7,19 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fastmask.config import Config, Kind, alternatives, check_value, read_mapping
 from fastmask.system.errors import UsageError
 from fastmask.system.text import shorten_repr
 
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
 EXAMPLE = "lr: {low: 0.0001, high: 0.01, log: true}"
 # choices of a setting
 _MOST_CHOICES = 100
-_RANGE, _FLAG = ("low", "high", "step"), "log"
+_NUMBERS = ("low", "high", "step")
 # why settings of a kind are not part of a space; the first that applies is named
 _OUTSIDE = {
     Kind.TABLE | Kind.SCORED: "decides what is scored, and the scores of trials must be comparable",
@@ -28,17 +31,9 @@ _OUTSIDE = {
 OUTSIDE = {name: why for kind, why in reversed(_OUTSIDE.items()) for name in Config.of_kind(kind)}
 
 
-class Suggests(Protocol):
-    """What proposes values, such as a trial of Optuna."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
-    def suggest_categorical(self, name: str, choices: list[str]) -> str: ...
-
-
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`, ends included; `log` draws its logarithm, `step` parts the values."""
+    """A number from `low` to `high`, ends included; `log` draws its logarithm, `step` is the distance of the values."""
 
     name: str
     low: float
@@ -46,15 +41,15 @@ class Range:
     log: bool = False
     step: float | None = None
 
-    def suggest(self, trial: Suggests) -> float:
-        """The value that a trial proposes: a whole number where the setting is one."""
+    def suggest(self, trial: Trial) -> Any:
+        """The value that a trial proposes: an integer where the setting is one."""
         if isinstance(self.low, int):
             return trial.suggest_int(self.name, self.low, int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
-    def value_of(self, kept: Any) -> Any:
-        """The value that a study keeps as `kept`."""
-        return kept
+    def value_of(self, stored: Any) -> Any:
+        """The value that a study stores as `stored`."""
+        return stored
 
     def to_plain(self) -> dict[str, Any]:
         """As the YAML has it."""
@@ -64,22 +59,18 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """One of several values, of whatever kind."""
+    """One of several values of any kind."""
 
     name: str
     values: tuple[Any, ...]
 
-    def suggest(self, trial: Suggests) -> Any:
+    def suggest(self, trial: Trial) -> Any:
         """The value that a trial proposes."""
-        return self.value_of(trial.suggest_categorical(self.name, self._labels))
+        return self.value_of(trial.suggest_categorical(self.name, [_label(value) for value in self.values]))
 
-    def value_of(self, kept: Any) -> Any:
-        """The value that a study keeps as `kept`, which knows only plain texts."""
-        return self.values[self._labels.index(kept)]
-
-    @property
-    def _labels(self) -> list[str]:
-        return [_label(value) for value in self.values]
+    def value_of(self, stored: Any) -> Any:
+        """The value that a study stores as the text `stored`."""
+        return next(value for value in self.values if _label(value) == stored)
 
     def to_plain(self) -> dict[str, Any]:
         """As the YAML has it."""
@@ -87,7 +78,7 @@ class Choices:
 
 
 def _label(value: Any) -> str:
-    """What a value is called, so that 1 and true are two."""
+    """A value as text, in which 1 and true differ."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -100,18 +91,9 @@ class Space:
     def __iter__(self) -> Iterator[Range | Choices]:
         return iter(self.dimensions)
 
-    @property
-    def names(self) -> list[str]:
-        """The settings' names."""
-        return [one.name for one in self]
-
-    def suggest(self, trial: Suggests) -> dict[str, Any]:
-        """The settings that a trial proposes."""
-        return {one.name: one.suggest(trial) for one in self}
-
-    def values_of(self, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a study keeps as `kept`, those that are drawn so far."""
-        return {one.name: one.value_of(kept[one.name]) for one in self if one.name in kept}
+    def values_of(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a study stores as `stored`, those that are drawn so far."""
+        return {one.name: one.value_of(stored[one.name]) for one in self if one.name in stored}
 
     def to_plain(self) -> dict[str, Any]:
         """As the YAML has it."""
@@ -126,66 +108,65 @@ def read_space(file: str | Path) -> Space:
 def parse_space(plain: Mapping[str, Any], where: str = "The space") -> Space:
     """A space of plain values: a setting's name -> {low, high, log, step}, {choices: [...]}, or a list of choices.
 
-    Whether numbers are whole is the setting's own affair. Raises UsageError with one sentence for what a space cannot
-    have: a name that is no setting, a value that the setting does not take, a setting that makes scores incomparable.
+    Numbers are integers where the setting is one. Raises UsageError with one sentence for an unknown setting, an
+    invalid value, or a setting that would make scores incomparable.
     """
     if not plain:
         raise UsageError(f"{where} holds no settings; expected lines such as {EXAMPLE!r}.")
-    return Space(tuple(_dimension(str(name).replace("-", "_"), told, where) for name, told in plain.items()))
+    dimensions = []
+    for key, values in plain.items():
+        name = str(key).replace("-", "_")
+        try:
+            dimensions.append(_dimension(name, values))
+        except ValueError as error:
+            raise UsageError(f"{where}: {name} {error}.") from None
+    return Space(tuple(dimensions))
 
 
-def _dimension(name: str, told: Any, where: str) -> Range | Choices:
+def _dimension(name: str, plain: Any) -> Range | Choices:
+    """One setting of a space; raises ValueError with what is wrong with it."""
     if name not in Config.model_fields:
-        # its own sentence has the nearest name
+        # its message has the nearest name
         check_value(name, None)
     if name in OUTSIDE:
-        raise UsageError(f"{where}: {name} is no part of a search, because it {OUTSIDE[name]}; leave it out.")
-    if isinstance(told, list):
-        told = {"choices": told}
-    if not isinstance(told, Mapping) or not told:
-        raise UsageError(
-            f"{where}: {name} is {shorten_repr(told)}; expected low and high, or choices, such as {EXAMPLE!r} or "
-            "'sched: [onecycle, cosine]'."
+        raise ValueError(f"is no part of a search, because it {OUTSIDE[name]}; leave it out")
+    if isinstance(plain, list):
+        plain = {"choices": plain}
+    if not isinstance(plain, Mapping) or not plain:
+        raise ValueError(
+            f"is {shorten_repr(plain, 80)}; expected low and high, or choices, such as {EXAMPLE!r} or "
+            "'sched: [onecycle, cosine]'"
         )
-    unknown = [key for key in told if key not in (*_RANGE, _FLAG, "choices")]
-    if unknown:
-        raise UsageError(
-            f"{where}: {name} has {shorten_repr(unknown[0])}; expected low, high, log and step, or choices alone."
-        )
-    if "choices" in told:
-        if len(told) > 1:
-            raise UsageError(f"{where}: {name} has choices beside {_other(told)}; give one of the two.")
-        return _choices(name, told["choices"], where)
-    return _range(name, told, where)
+    other = next((key for key in plain if key not in (*_NUMBERS, "log", "choices")), None)
+    if other is not None:
+        raise ValueError(f"has {shorten_repr(other, 80)}; expected low, high, log and step, or choices alone")
+    if "choices" in plain:
+        other = next((key for key in plain if key != "choices"), None)
+        if other is not None:
+            raise ValueError(f"has choices and {other}; give one of the two")
+        return _choices(name, plain["choices"])
+    return _range(name, plain)
 
 
-def _other(told: Mapping[str, Any]) -> str:
-    return next(key for key in told if key != "choices")
-
-
-def _choices(name: str, values: Any, where: str) -> Choices:
+def _choices(name: str, values: Any) -> Choices:
     if not isinstance(values, list) or not 2 <= len(values) <= _MOST_CHOICES:
-        raise UsageError(
-            f"{where}: {name} has the choices {shorten_repr(values)}; expected a list of 2 to {_MOST_CHOICES}."
-        )
-    if float in _kinds(name):
+        raise ValueError(f"has the choices {shorten_repr(values, 80)}; expected a list of 2 to {_MOST_CHOICES}")
+    if float in _types(name):
         values = [_as_number(value) for value in values]
     for value in values:
         check_value(name, value)
     try:
         labels = [_label(value) for value in values]
     except (TypeError, ValueError):
-        raise UsageError(
-            f"{where}: {name} has a choice that is no plain value; expected texts, numbers, lists or mappings."
-        ) from None
-    twice = next((value for value, label in zip(values, labels, strict=True) if labels.count(label) > 1), None)
-    if twice is not None or labels.count("null") > 1:
-        raise UsageError(f"{where}: {name} has the choice {shorten_repr(twice)} twice; name each once.")
+        raise ValueError("has a choice that is no plain value; expected texts, numbers, lists or mappings") from None
+    twice = [value for value, label in zip(values, labels, strict=True) if labels.count(label) > 1]
+    if twice:
+        raise ValueError(f"has the choice {shorten_repr(twice[0], 80)} twice; name each once")
     return Choices(name, tuple(values))
 
 
 def _as_number(value: Any) -> Any:
-    """A number as a float, and a text that is one, too: YAML takes 1e-4, without a point, for a text."""
+    """A number, or a text that is one, as a float: YAML takes 1e-4, without a point, for a text."""
     if not isinstance(value, str | int) or isinstance(value, bool):
         return value
     try:
@@ -194,44 +175,40 @@ def _as_number(value: Any) -> Any:
         return value
 
 
-def _range(name: str, told: Mapping[str, Any], where: str) -> Range:
-    kinds = _kinds(name)
-    if not {int, float} & kinds:
-        raise UsageError(f"{where}: {name} is no number, so it has no low and high; name its choices.")
-    missing = [end for end in ("low", "high") if end not in told]
+def _range(name: str, plain: Mapping[str, Any]) -> Range:
+    types = _types(name)
+    if not {int, float} & types:
+        raise ValueError("is no number, so it has no low and high; name its choices")
+    missing = next((end for end in ("low", "high") if end not in plain), None)
     if missing:
-        raise UsageError(f"{where}: {name} has no {missing[0]}; expected lines such as {EXAMPLE!r}.")
-    numbers = {key: _number(name, key, told[key], float not in kinds, where) for key in _RANGE if key in told}
-    log, low, high, step = told.get(_FLAG, False), numbers["low"], numbers["high"], numbers.get("step")
+        raise ValueError(f"has no {missing}; expected lines such as {EXAMPLE!r}")
+    numbers = {key: _number(key, plain[key], float not in types) for key in _NUMBERS if key in plain}
+    log, low, high, step = plain.get("log", False), numbers["low"], numbers["high"], numbers.get("step")
     if not isinstance(log, bool):
-        raise UsageError(f"{where}: {name} has log {shorten_repr(log)}; expected true or false.")
+        raise ValueError(f"has log {shorten_repr(log, 80)}; expected true or false")
     if low >= high:
-        raise UsageError(f"{where}: {name} goes from low {low:g} to high {high:g}, which must rise.")
+        raise ValueError(f"goes from low {low:g} to high {high:g}, which must rise")
     if log and (low <= 0 or step is not None):
         why = "with step" if low > 0 else f"from low {low:g}"
-        raise UsageError(f"{where}: {name} has log {why}; a logarithm is drawn from above 0, and without steps.")
+        raise ValueError(f"has log {why}; a logarithm is drawn from above 0, and without steps")
     if step is not None and not (
         0 < step <= high - low and math.isclose(math.remainder(high - low, step), 0, abs_tol=1e-9)
     ):
-        raise UsageError(
-            f"{where}: {name} goes from {low:g} to {high:g}, which is no whole number of steps of {step:g}."
-        )
+        raise ValueError(f"goes from {low:g} to {high:g}, which is no whole number of steps of {step:g}")
     for end in (low, high):
         check_value(name, end)
     return Range(name, low, high, log, step)
 
 
-def _number(name: str, key: str, value: Any, whole: bool, where: str) -> float:
+def _number(key: str, value: Any, whole: bool) -> float:
     found = _as_number(value)
     good = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
     if not good or (whole and found != int(found)):
-        raise UsageError(
-            f"{where}: {name} has {key} {shorten_repr(value)}; expected a {'whole ' if whole else ''}number."
-        )
+        raise ValueError(f"has {key} {shorten_repr(value, 80)}; expected a {'whole ' if whole else ''}number")
     return int(found) if whole else float(found)
 
 
-def _kinds(name: str) -> set[type]:
+def _types(name: str) -> set[type]:
     """The types of the values that a setting takes, such as float, or int and str."""
     found = alternatives(Config.model_fields[name].annotation)
     return {one if isinstance(one, type) else type(one) for one in found}

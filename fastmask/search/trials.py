@@ -16,7 +16,17 @@ from fastmask.config import Config, Kind
 from fastmask.data.folds import whole_parts
 from fastmask.decision.crossfit import choose_by_others
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import DRAWS, Difference, Score, draw_scores, known_classes, with_ends, with_interval
+from fastmask.scoring import (
+    DRAWS,
+    Difference,
+    Plain,
+    Score,
+    draw_scores,
+    known_classes,
+    plain,
+    with_ends,
+    with_interval,
+)
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import replacing, write_csv, write_yaml
 from fastmask.system.terminal import quote
@@ -54,11 +64,10 @@ class TrialResult:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON and CSV."""
-        ends = with_ends("macro_f1", self.macro_f1, self.interval)
         return {
             "number": self.number,
             "state": self.state,
-            **ends,
+            **with_ends("macro_f1", self.macro_f1, self.interval),
             "folds": self.folds,
             "fold_macro_f1": self.fold_macro_f1,
             "seconds": self.seconds,
@@ -68,16 +77,12 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Plain):
     """The score of the `best` trial, and the `honest` one, where other persons' photos choose the trial for each."""
 
     best: Score
     honest: Score
     less: Difference
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {name: one.to_plain() for name, one in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class Tuned:
         return {
             "best": None if self.best is None else self.best.number,
             "settings": self.settings if self.best else None,
-            "judged": None if self.judged is None else self.judged.to_plain(),
+            "judged": plain(self.judged),
             "importance": dict(self.importance),
             "trials": [{**one.to_plain(), "path": str(one.path)} for one in self.trials],
             "notes": self.notes,

@@ -99,7 +99,7 @@ def test_screen_ranks_bodies_and_its_oof_can_be_compared(
         (["--archs", "test_vit", "--weights", "x.pth"], ["--weights x.pth", "ARCH=FILE"]),
         (["--archs", "test_vit", "--weights", "test_vit=x.pth"], ["x.pth does not exist"]),
         (["--archs", "test_vit", "--weights", "test_vit=x", "--weights", "test_vit=y"], ["test_vit=y: test_vit has x"]),
-        (["--archs", "test_vit", "--weights", "resnet18=x.pth"], ["'resnet18' is none of --archs"]),
+        (["--archs", "test_vit", "--weights", "resnet18=x.pth"], ["'resnet18' is not in --archs"]),
         (["--archs", "test_vit", "--folds", "99"], ["only 12 persons"]),
         (["--archs", "test_vit", "--device", "abacus"], ["'abacus'"]),
     ],

@@ -127,7 +127,7 @@ def test_features_that_are_no_numbers_are_refused(contest, screening_settings, t
     first = next(n for n, w in weights.items() if w.ndim == 4)
     weights[first] = np.full_like(weights[first], np.inf)
     save_file(weights, tmp_path / "w.safetensors")
-    with pytest.raises(FastmaskError, match="features of these photos that are no numbers"):
+    with pytest.raises(FastmaskError, match="features of these photos that are NaN or inf"):
         screen(
             read_contest(contest),
             ["test_resnet"],

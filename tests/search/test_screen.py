@@ -112,7 +112,7 @@ def test_it_is_told_in_words_a_table_and_plain_values(screening, tmp_path):
         (["test_resnet", "resnet1000"], {}, "no arch 'resnet1000'; the nearest are"),
         (["test_resnet", "test_resnet"], {}, "expected different names"),
         (["test_resnet", ""], {}, "expected different names"),
-        (["test_resnet"], {"weights": {"test_vit": "x.pth"}}, "'test_vit' is none of --archs test_resnet"),
+        (["test_resnet"], {"weights": {"test_vit": "x.pth"}}, "'test_vit' is not in --archs test_resnet"),
         (["test_resnet"], {"weights": {"test_resnet": "nowhere.pth"}}, "nowhere.pth does not exist"),
         (["test_resnet"], {"weights": {"test_resnet": "."}}, "is a directory"),
     ],
