@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
-_MOST_JOINT = 2**62
 # the word for all heads together
 JOINT = "joint"
 # columns of a table and of what is made of it
@@ -174,7 +174,7 @@ class Heads(Sequence[Head]):
             raise UsageError(f"{', '.join(self.names)}: at least one head with classes to tell apart is needed.")
         self._joint_sizes = tuple(self.sizes[i] for i in self.joined)
         self.n_joint = math.prod(self._joint_sizes)
-        if self.n_joint > _MOST_JOINT:
+        if self.n_joint > limits.JOINT_CLASSES:
             raise UsageError(
                 f"{len(self)} heads of {', '.join(map(str, self.sizes))} classes make more joint classes than a 64-bit "
                 "number counts; train some of the heads, then the others."

@@ -358,7 +358,7 @@ def test_a_line_is_said_on_any_stream_and_errors_that_a_user_has_chosen_stay(mon
     stream = Console("cp437")
     stream.reconfigure(errors="replace")
     monkeypatch.setattr(sys, "stdout", stream)
-    terminal.print_in_any_code_page()
+    terminal.replace_unencodable()
     print("…")
     assert stream.text == "?\n"
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastmask.data.augment import CHANGE
 from fastmask.data.boxes import to_frame
-from fastmask.data.photo import MOST_PIXELS, SUFFIXES, TooLargeError, decode_photo
+from fastmask.data.photo import SUFFIXES, TooLargeError, decode_photo
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.inference.members import open_members
@@ -27,7 +27,8 @@ from fastmask.model.network import MultiHeadNet
 from fastmask.preparation.faces import find_face, load_detector
 from fastmask.report.gradcam import Explanation, class_of, explain
 from fastmask.run.directory import RunDirectory
-from fastmask.system.errors import DataError, FastmaskError, UnfitError, UnreadableError, UsageError, one_line
+from fastmask.system import limits
+from fastmask.system.errors import DataError, FastmaskError, PhotoSizeError, UnreadableError, UsageError, one_line
 from fastmask.system.files import write_csv
 
 # bytes of a photo that is handed over; those of the largest cameras are smaller
@@ -113,7 +114,7 @@ class Trial:
                 # nobody knows where it was put for the moment
                 told = str(error).replace(str(place), name)
                 # the run's crop is nothing that can be changed here
-                told = told.replace(CHANGE, "choose a larger photo.") if isinstance(error, UnfitError) else told
+                told = told.replace(CHANGE, "choose a larger photo.") if isinstance(error, PhotoSizeError) else told
                 raise type(error)(told) from error
 
     def _cut(self, place: Path, image: np.ndarray) -> tuple[dict[str, Any], str]:
@@ -143,7 +144,9 @@ def check_photo(photo: Path, name: str) -> np.ndarray:
             f"{name} is not a photo that can be read; expected JPEG, PNG, WebP, BMP, GIF or TIFF."
         ) from error
     except (TooLargeError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{name} has more than {MOST_PIXELS // 10**6} million pixels; scale it down.") from error
+        raise UnreadableError(
+            f"{name} has more than {limits.PIXELS // 10**6} million pixels; scale it down."
+        ) from error
     except Exception as error:
         # as for the photos of a table, nobody lists what decoders stumble at
         raise UnreadableError(f"{name} is damaged or cut short ({one_line(error)}); choose another photo.") from error

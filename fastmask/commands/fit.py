@@ -21,7 +21,7 @@ from fastmask.commands.options import (
 from fastmask.config import AUGMENT, DATA, NETWORK, RUN, TRAINING, Config, Kind
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.files import check_new
-from fastmask.system.terminal import between_words, launched, quote, say
+from fastmask.system.terminal import launcher_rank, quote, say, wrap_words
 
 if TYPE_CHECKING:
     from fastmask.run.directory import RunDirectory
@@ -69,12 +69,12 @@ def fit(
     # after the table, which answers at once where something is wrong with it
     from fastmask.api import cross_validate
 
-    if out is None and launched()[1] > 1:
+    if out is None and launcher_rank()[1] > 1:
         raise UsageError("Several processes that train together need --out, the run directory.")
     out = out or _free_name(Path("runs") / settings.arch)
     run = cross_validate(table, settings, out=out, fold=fold, overwrite=overwrite, resume=resume)
     # of several processes only the first has all results
-    if launched()[0] == 0:
+    if launcher_rank()[0] == 0:
         _show(run, report)
 
 
@@ -123,7 +123,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     if resume:
         done = reopen(out, plan).trained_folds
         chosen = [fold for fold in chosen if fold not in done]
-    say(between_words(str(plan)))
+    say(wrap_words(str(plan)))
     typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
 
 
@@ -187,7 +187,7 @@ def lr_find(
     if plan.teacher is not None:
         plan = plan.taught_by(plan.teacher.answers(plan, say))
     learn = plan.learner(fold)
-    say(between_words(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}"))
+    say(wrap_words(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}"))
     with tf32(learn.dls.device, settings.tf32):
         found = finder.lr_find(learn)
     found.plot(out)

@@ -10,7 +10,7 @@ import typer
 from fastmask.commands.fit import planned
 from fastmask.commands.options import MACHINE, Commands, Json, echo, option, with_settings
 from fastmask.config import AUGMENT, DATA, NETWORK, RUN, TRAINING, Config, Kind
-from fastmask.system.terminal import between_words, say
+from fastmask.system.terminal import say, wrap_words
 from fastmask.system.text import in_bytes
 
 app = Commands()
@@ -29,7 +29,7 @@ def bench(
     plan = planned(settings)
     from fastmask.training.bench import bench as measure
 
-    say(between_words(str(plan)))
+    say(wrap_words(str(plan)))
     echo(measure(plan, seconds), json)
 
 

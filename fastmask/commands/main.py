@@ -21,8 +21,8 @@ from fastmask import __version__
 from fastmask.commands import app as pages
 from fastmask.commands import compare, data, export, fit, machine, models, predict, report, score, tune
 from fastmask.commands.options import GROUPS, Commands, join_numbers
-from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, is_said
-from fastmask.system.terminal import launched, print_in_any_code_page, say
+from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, is_reported
+from fastmask.system.terminal import launcher_rank, replace_unencodable, say
 from fastmask.system.text import shorten
 
 
@@ -88,7 +88,7 @@ def _end_in_peace() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake becomes one sentence on stderr and an exit code."""
     warnings.showwarning = _show_warning
-    print_in_any_code_page()
+    replace_unencodable()
     # so that temporary files go, and a lock with them
     for number in _END_SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(TERMINATED))
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(join_numbers(sys.argv[1:] if arguments is None else arguments))
     except FastmaskError as error:
         # of several processes all find what was asked wrongly, and one says it
-        if launched()[0] == 0 or not isinstance(error, UsageError):
+        if launcher_rank()[0] == 0 or not isinstance(error, UsageError):
             say(f"fastmask: error: {error}", important=True)
         sys.exit(error.exit_code)
     except OSError as error:
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say("fastmask: error: Out of memory; use smaller photos or a smaller --bs.", important=True)
         sys.exit(1)
     except SystemExit as done:
-        if done.code in (INTERRUPTED, TERMINATED) and not is_said(done):
+        if done.code in (INTERRUPTED, TERMINATED) and not is_reported(done):
             say("fastmask: interrupted", important=True)
         raise
     finally:

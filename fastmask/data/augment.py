@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from fastmask.config import Config
-from fastmask.system.errors import DataError, UnfitError, UsageError, one_line
+from fastmask.system.errors import DataError, PhotoSizeError, UsageError, one_line
 
 # otherwise albumentations asks the package index for a newer version at import
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -268,7 +268,7 @@ def _size_after(augment: Augment, what: str, size: tuple[int, int], name: Path) 
 
 def size_error(name: Path, size: Sequence[int], what: str, error: Exception) -> DataError:
     """The error of a photo on which an augmentation fails."""
-    return UnfitError(
+    return PhotoSizeError(
         f"{name} is {size[0]} high and {size[1]} wide, and {what} does not fit it ({one_line(error)}); {CHANGE}"
     )
 

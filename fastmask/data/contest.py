@@ -12,7 +12,7 @@ import pandas as pd
 from fastmask.data.photo import SUFFIXES, leaves
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.heads import Head, Heads
-from fastmask.system.errors import DataError, GoneError, UsageError
+from fastmask.system.errors import DataError, MissingPhotoError, UsageError
 from fastmask.system.files import read_strings
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
@@ -122,7 +122,7 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
     try:
         names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
-        kind = GoneError if isinstance(error, FileNotFoundError) else DataError
+        kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
         on_fault(kind(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row."))
         return {}
     linked = next((name for name in names if leaves(folder / name, folder.parent)), None)
@@ -143,6 +143,8 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
             photos[stem] = name
     for stem in (s for s in MASK_OF_STEM if s not in photos):
         on_fault(
-            GoneError(f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos.")
+            MissingPhotoError(
+                f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos."
+            )
         )
     return photos

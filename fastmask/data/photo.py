@@ -15,13 +15,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastmask.system import limits
 from fastmask.system.errors import DataError, UnreadableError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-# pixels of a photo, where Pillow starts to warn, and bytes of its file: a small file may claim to be enormous
-MOST_PIXELS, _MOST_BYTES = 178_956_970, 2**28
 _ORIENTATION = 0x0112
 # control characters, and the bytes of a name that are no UTF-8
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -48,8 +47,10 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         if not Path(path).is_file():
             raise UnreadableError(f"{path} is not a file; expected a photo there.")
-        if Path(path).stat().st_size > _MOST_BYTES:
-            raise UnreadableError(f"{path} is longer than {_MOST_BYTES >> 20} MB, which no photo is; replace it.")
+        if Path(path).stat().st_size > limits.PHOTO_BYTES:
+            raise UnreadableError(
+                f"{path} is longer than {limits.PHOTO_BYTES >> 20} MB, which no photo is; replace it."
+            )
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error
@@ -66,8 +67,8 @@ def decode_named(data: bytes, path: str | Path) -> np.ndarray:
         raise UnreadableError(f"{path} is not an image that can be read; replace it or remove its row.") from error
     except (TooLargeError, Image.DecompressionBombError) as error:
         raise UnreadableError(
-            f"{path} has too many pixels ({one_line(error)}), expected at most {MOST_PIXELS}; scale it down or remove "
-            "its row."
+            f"{path} has too many pixels ({one_line(error)}), expected at most {limits.PIXELS}; scale it down or "
+            "remove its row."
         ) from error
     except Exception as error:
         # whatever a decoder stumbles at: nobody lists what Pillow raises for bytes that were tampered with
@@ -79,7 +80,7 @@ def decode_named(data: bytes, path: str | Path) -> np.ndarray:
 def decode_photo(data: bytes) -> np.ndarray:
     """Decode the bytes of a photo; plain JPEGs by simplejpeg (4 times as fast, the same pixels), all else by Pillow."""
     image = Image.open(BytesIO(data), formats=_FORMATS)
-    if image.width * image.height > MOST_PIXELS:
+    if image.width * image.height > limits.PIXELS:
         raise TooLargeError(f"it is {image.height} high and {image.width} wide")
     if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")

@@ -16,7 +16,7 @@ from fastmask.data.fixes import apply_fixes
 from fastmask.data.photo import SUFFIXES, leaves, photos_in
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.heads import JOINT, RESERVED, Head, Heads
-from fastmask.system.errors import DataError, FastmaskWarning, GoneError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 from fastmask.system.files import read_strings, stays_below
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError
     except OSError as error:
         return DataError(f"found {cell!r}, which cannot be a photo's name ({error.strerror}).")
     if found is None:
-        return GoneError(f"{folder / path} does not exist; expected a photo there.")
+        return MissingPhotoError(f"{folder / path} does not exist; expected a photo there.")
     if not linked and leaves(folder / found, folder):
         return DataError(f"{folder / found} is a link out of {folder}; name the folder by {option} to allow that.")
     return found.as_posix()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmask.inference.submission import read_info
+from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv
 from fastmask.system.lock import changing
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # seconds to wait for another process that writes to the ledger, which takes a few milliseconds
 _WAIT = 60.0
-# characters that a cell of a table may have
-_MOST_CELL = 4096
 # submissions that a mean difference and a rank correlation need
 _FEWEST = 3
 
@@ -58,7 +57,7 @@ class Entry:
         for name, value in vars(self).items():
             if isinstance(value, str):
                 text = "".join(c if c.isprintable() else "�" for c in " ".join(value.split()))
-                object.__setattr__(self, name, text[:_MOST_CELL])
+                object.__setattr__(self, name, text[: limits.CELL])
 
     @property
     def label(self) -> str:

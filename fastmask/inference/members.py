@@ -13,8 +13,9 @@ import pandas as pd
 
 from fastmask.heads import Heads
 from fastmask.inference.blend import Blend
-from fastmask.run.directory import MOST_MEMBERS, RunDirectory
+from fastmask.run.directory import RunDirectory
 from fastmask.run.files import ENSEMBLE, OOF
+from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
 
@@ -40,8 +41,8 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
 
     Of the same photos, persons and labels, in any order; heads of one name with the same classes and bounds.
     """
-    if not 2 <= len(runs) <= MOST_MEMBERS:
-        raise UsageError(f"An ensemble is made of 2 to {MOST_MEMBERS} runs; found {len(runs)}.")
+    if not 2 <= len(runs) <= limits.MEMBERS:
+        raise UsageError(f"An ensemble is made of 2 to {limits.MEMBERS} runs; found {len(runs)}.")
     places = [real(run.path) for run in runs]
     for i, run in enumerate(runs):
         run.check_trained()

@@ -1,21 +1,21 @@
-"""Mirror: a folder kept the same on two machines that share no disk, by the files that have changed."""
+"""Mirror: a folder kept the same on two machines without a shared disk, and the mailbox for its changes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastmask.run.files import DONE, STATE
 from fastmask.system.files import replacing
 
-# what tells a file that was replaced: when it was written, its bytes
+# (time of writing, bytes), which change when a file is replaced
 Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Change:
-    """Files that are new in a folder, by name, in the order in which to write them; and the names of all it holds."""
+    """The new files of a folder, by name, in the order in which to write them; and the names of all its files."""
 
     files: Mapping[str, bytes]
     names: frozenset[str]
@@ -23,36 +23,36 @@ class Change:
 
 @dataclass
 class Mirrored:
-    """A fold's folder of which somebody else keeps a copy: what has changed since he was last told.
+    """A fold's folder with a copy elsewhere, and its changes since the copy was last updated.
 
-    Files come before those that name them: the state to go on from, and the last of a fold that is done.
+    Files come before those that refer to them: the state, and the last file of a fold that is done.
     """
 
     folder: Path
-    _told: Mapping[str, Stamp | None] = field(default_factory=dict)
+    _sent: Mapping[str, Stamp | None] = field(default_factory=dict)
 
     def change(self) -> Change | None:
-        """What has changed; None where the fold went on meanwhile, so that the files may not belong together."""
+        """What has changed; None if files changed while they were read, so that they may not belong together."""
         before = _stamp(self.folder / STATE)
         try:
             stamps = {name: _stamp(self.folder / name) for name in sorted(names_in(self.folder), key=_place)}
-            new = [name for name, stamp in stamps.items() if stamp != self._told.get(name)]
+            new = [name for name, stamp in stamps.items() if stamp != self._sent.get(name)]
             files = {name: (self.folder / name).read_bytes() for name in new}
         except FileNotFoundError:
             return None
         if None in stamps.values() or _stamp(self.folder / STATE) != before:
             return None
-        self._told = stamps
+        self._sent = stamps
         return Change(files, frozenset(stamps))
 
     @property
-    def is_told_of_its_state(self) -> bool:
-        """Whether the other one has the state that is there now."""
-        return self._told.get(STATE) == _stamp(self.folder / STATE)
+    def is_up_to_date(self) -> bool:
+        """Whether the copy has the current state."""
+        return self._sent.get(STATE) == _stamp(self.folder / STATE)
 
 
 def whole(folder: Path) -> Change:
-    """All that a fold's folder holds; nothing where it has neither a state to go on from nor is done."""
+    """All files of a fold's folder; none if it has no state to resume from and is not done."""
     if not any((folder / name).is_file() for name in (STATE, DONE)):
         return Change({}, frozenset())
     names = sorted(names_in(folder), key=_place)
@@ -60,7 +60,7 @@ def whole(folder: Path) -> Change:
 
 
 def take_over(folder: Path, change: Change) -> None:
-    """Make a folder hold what another one does."""
+    """Apply a change to a copy of the folder."""
     for name, content in change.files.items():
         with replacing(folder / name) as beside:
             beside.write_bytes(content)
@@ -69,15 +69,9 @@ def take_over(folder: Path, change: Change) -> None:
 
 
 def names_in(folder: Path) -> set[str]:
-    """The names of a folder's files and those of the folders in it, but for files that are still being written."""
-    return set(_names(folder, folder.rglob("*")))
-
-
-def _names(folder: Path, paths: Iterable[Path]) -> Iterable[str]:
-    for path in paths:
-        # of safetensors and ours
-        if not path.name.startswith(".") and path.is_file():
-            yield path.relative_to(folder).as_posix()
+    """The names of all files below a folder, except for files that are still being written."""
+    files = (path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+    return {file.relative_to(folder).as_posix() for file in files}
 
 
 def _place(name: str) -> tuple[int, str]:

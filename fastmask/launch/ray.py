@@ -1,9 +1,9 @@
-"""Launch Ray: folds side by side as tasks of a Ray cluster, whichever of its nodes are lost on the way.
+"""Ray: folds in parallel as tasks of a Ray cluster, which survive the loss of nodes.
 
-Each fold is a task with its share of a node. A worker makes the fold's plan anew, checks that it is the run's, and
-goes on from the fold's last state: so a fold whose node is lost goes on elsewhere, and on a CPU comes to the same bits.
-Where the workers see the run directory they write into it; where they do not, the driver sends what a fold has and is
-sent what changes, each time that a state is saved.
+Each fold is a task with its share of a node. A worker makes the fold's plan, checks that it matches the run, and
+resumes from the fold's last state, so a fold on a lost node continues on another, and on a CPU with the same bits.
+Workers with access to the run directory write into it; to others the driver sends the fold's files, and they send back
+the changes after each saved state.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import LossFunc, Plan
 from fastmask.training.progress.view import RunProgress
 
-# seconds: between two looks at the workers, until a port answers, until a disk that machines share shows a new file
+# seconds: between two checks of the workers, until a port answers, until a shared disk shows a new file
 _LOOK, _ANSWERS, _SHOWS = 0.5, 10.0, 90.0
-# times that a fold is lost before it has saved another state
+# times that a fold may be lost without saving a new state
 _MOST_LOST = 5
 _LOST = (
     exceptions.WorkerCrashedError,
@@ -52,7 +52,7 @@ _LOST = (
     exceptions.OwnerDiedError,
     exceptions.ObjectLostError,
 )
-# variables that a tracker goes by
+# prefixes of environment variables that a tracker reads
 _OF_TRACKERS = {"wandb": "WANDB_", "mlflow": "MLFLOW_"}
 
 
@@ -60,9 +60,9 @@ _OF_TRACKERS = {"wandb": "WANDB_", "mlflow": "MLFLOW_"}
 def joined(
     config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
 ) -> Iterator[RayLauncher]:
-    """A block in which the cluster that a configuration names can be used; raises UsageError where there is none.
+    """A context with the launcher for a configuration's cluster; raises UsageError if it cannot be joined.
 
-    One that this process has joined already is used as it is, and stays joined.
+    A cluster that this process has already joined is used, and stays joined.
     """
     with _in_silence():
         ours = not ray.is_initialized()
@@ -77,13 +77,13 @@ def joined(
 
 @contextmanager
 def _in_silence() -> Iterator[None]:
-    """A block in which Ray neither prints nor logs: what is lost is said by us, and stdout is for results."""
+    """A context in which Ray neither prints nor logs: fastmask reports lost folds, and stdout is for results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logger = logging.getLogger("ray")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        # of what raylets report Ray prints some whatever it is asked for
+        # Ray prints some reports of raylets regardless of its options
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             yield
     finally:
@@ -91,11 +91,11 @@ def _in_silence() -> Iterator[None]:
 
 
 def _join(address: str) -> None:
-    """Join the cluster at an address, or begin a "local" one; raises UsageError where that cannot be."""
+    """Join the cluster at an address, or start a "local" one; raises UsageError if that fails."""
     _check_answers(address)
     before = signal.getsignal(signal.SIGTERM)
     if address == "local":
-        # as patient as this process, and not 15 below it
+        # the same niceness as this process, not 15 more
         os.environ.setdefault("RAY_worker_niceness", "0")
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
@@ -109,12 +109,12 @@ def _join(address: str) -> None:
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            # Ray has put its own in the place of what saves a state
+            # Ray has replaced the handler that saves a state
             signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str) -> None:
-    """Raise UsageError where nothing listens at an address, for which Ray would wait for minutes."""
+    """Raise UsageError if nothing listens at an address, because Ray would wait for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return
@@ -136,27 +136,27 @@ class Share:
         return " and ".join([*parts, *([f"{self.gpu:g} GPU"] if self.gpu else [])])
 
     def fits(self, node: Mapping[str, float]) -> bool:
-        """Whether a node ever has so much."""
+        """Whether a node has that many resources."""
         return self.cpu <= node.get("CPU", 0) and self.gpu <= node.get("GPU", 0)
 
 
 def share_of(
     given: Mapping[Any, float] | None, on_gpu: bool, threads: int, nodes: Sequence[Mapping[str, float]]
 ) -> Share:
-    """A fold's share of one of the `nodes`, as it is given, or else a GPU, or as many cores as torch has `threads`.
+    """A fold's share of one of the `nodes`: as `given`, or else a GPU, or as many cores as torch has `threads`.
 
-    Raises UsageError where the driver has no GPU to settle a plan for GPUs by, and where no node has so much.
+    Raises UsageError if the driver has no GPU to make a plan for GPUs, or if no node has that many resources.
     """
     given = given or {}
     if "gpu" in given and not on_gpu:
         raise UsageError(
-            f"--per-fold gpu={given['gpu']:g} needs a GPU here, too, by which precision and batch are settled; start "
-            "on a machine with one, without --device cpu."
+            f"--per-fold gpu={given['gpu']:g} needs a GPU here, too, to choose precision and batch size; start on a "
+            "machine with one, without --device cpu."
         )
     if on_gpu:
         share = Share(given.get("cpu", 0.0), given.get("gpu", 1.0))
     else:
-        # torch may have been given more than any machine has
+        # torch may have more threads than any node has cores
         most = max((node.get("CPU", 0) for node in nodes), default=0)
         share = Share(given.get("cpu", max(1.0, min(float(threads), most))))
     if not any(share.fits(node) for node in nodes):
@@ -170,7 +170,7 @@ def share_of(
 
 def _task(order: Order, job: Job, fold: int, attempt: int, files: Change | None, mailbox: Any) -> bool:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # as the shell has it for what a script starts aside: but here it comes from `ray.cancel` alone
+        # inherited from a script's background job, but here SIGINT comes only from `ray.cancel`
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def send(letter: Letter) -> None:
@@ -187,7 +187,7 @@ class _Trip:
     attempt: int = 0
     lost: int = 0
     mark: tuple[int, int] | None = None
-    # whether its files go with it, because the workers do not see them
+    # whether its files are sent with it, because workers have no access to them
     with_files: bool = False
 
 
@@ -199,9 +199,9 @@ class RayLauncher:
         self.share = Share(1.0)
 
     def shared(self, plan: Plan, run: RunDirectory | None) -> Plan:
-        """The plan with as many of torch's threads as its folds have cores, where such were asked for.
+        """The plan with as many torch threads as its folds have cores, if --per-fold sets them.
 
-        Their number changes bits, so a run that is gone on with keeps its own.
+        Their number changes bits, so a resumed run keeps its own.
         """
         given, on_gpu = self.config.per_fold or {}, pick_device(plan.config.device).type != "cpu"
         threads = torch.get_num_threads() if run is None else run.environment.get("threads", torch.get_num_threads())
@@ -220,7 +220,7 @@ class RayLauncher:
         self._launch("train", run, plan, folds, progress)
 
     def refit(self, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
-        """Train folds that are done on all photos."""
+        """Refit finished folds on all photos."""
         self._launch("refit", run, plan, folds, progress)
 
     def _launch(self, job: Job, run: RunDirectory, plan: Plan, folds: Sequence[int], progress: RunProgress) -> None:
@@ -232,7 +232,7 @@ class RayLauncher:
             _Launch(job, run, order, self.share, _surroundings(plan.config), progress).all(folds)
 
     def _on_a_worker(self, config: Config) -> Config:
-        """The settings of the machine as they are in a worker, which sees its own GPU alone."""
+        """The configuration for a worker, which sees only its own GPU."""
         update: dict[str, Any] = {"device": "cuda:0" if self.share.gpu else "cpu"}
         if self.share.gpu and config.workers is None and self.share.cpu:
             update["workers"] = max(1, int(self.share.cpu))
@@ -244,14 +244,14 @@ def _alive() -> list[Mapping[str, Any]]:
 
 
 def _surroundings(config: Config) -> dict[str, str]:
-    """The variables of this process that the trackers of a worker need."""
+    """The environment variables of this process that a worker's trackers need."""
     asked = [start for setting, start in _OF_TRACKERS.items() if getattr(config, setting) is not None]
     return {name: value for name, value in os.environ.items() if any(name.startswith(start) for start in asked)}
 
 
 @contextmanager
 def _failures_in_words(run: RunDirectory) -> Iterator[None]:
-    """A block in which an error of Ray itself ends in a sentence."""
+    """A context in which an error of Ray itself becomes a FastmaskError."""
     try:
         yield
     except (exceptions.RayError, ConnectionError) as error:
@@ -259,12 +259,12 @@ def _failures_in_words(run: RunDirectory) -> Iterator[None]:
             raise
         raise FastmaskError(
             f"The Ray cluster failed ({one_line(error)}); {run.path} keeps the last state of each fold: once it is up "
-            "again, go on with --resume."
+            "again, continue with --resume."
         ) from error
 
 
 class _Launch:
-    """Folds of a run on their way through the cluster, all with one job."""
+    """Folds of a run on their way through the cluster, all with the same job."""
 
     def __init__(
         self,
@@ -280,7 +280,7 @@ class _Launch:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         options: dict[str, Any] = {"runtime_env": {"env_vars": dict(surroundings)}} if surroundings else {}
-        # lost folds are sent again by us, who can tell whether they get on
+        # lost folds are sent again by `_lost`, which checks their progress
         self._task = ray.remote(_task).options(
             num_cpus=share.cpu, num_gpus=share.gpu, max_retries=0, scheduling_strategy="SPREAD", **options
         )
@@ -289,9 +289,9 @@ class _Launch:
         self._under_way: dict[Any, _Trip] = {}
 
     def all(self, folds: Sequence[int]) -> None:
-        """Send the folds, and return when all are back; whatever ends that, they are stopped, and save a state."""
+        """Send the folds and return when all are done; on any exception the others save a state and stop."""
         self._trips = {fold: _Trip(fold, with_files=self._fetches) for fold in folds}
-        # noted, because Ray makes something else of what is raised while it waits
+        # noted, because Ray replaces exceptions that are raised while it waits
         interrupts = Interrupts()
         with interrupts:
             try:
@@ -314,7 +314,7 @@ class _Launch:
         self._under_way[reference] = trip
 
     def _ended(self) -> list[Any]:
-        """The tasks that have ended, after a moment; what they have told is heard by then."""
+        """The tasks that have ended, after a short wait; their letters have been read."""
         under_way = list(self._under_way)
         ended, _ = ray.wait(under_way, num_returns=len(under_way), timeout=_LOOK)
         for letter in ray.get(self._mailbox.take.remote()):
@@ -323,7 +323,7 @@ class _Launch:
 
     def _hear(self, letter: Letter) -> None:
         if letter.attempt != self._trips[letter.fold].attempt:
-            # of a worker that was given up, and is not dead
+            # of a worker that was taken for lost
             return
         if letter.line is not None:
             self.progress.say(letter.line)
@@ -332,11 +332,11 @@ class _Launch:
             take_over(self.run.fold_path(letter.fold), letter.change)
 
     def _settle(self, trip: _Trip, reference: Any) -> None:
-        """Take note of how a task has ended."""
+        """Handle the end of a task."""
         try:
             trained = ray.get(reference)
         except exceptions.RayTaskError as error:
-            # what the worker raised, as if it had been raised here
+            # the worker's exception
             raise (error.cause or error) from error
         except _LOST as error:
             self._lost(trip, error)
@@ -350,7 +350,7 @@ class _Launch:
     def _lost(self, trip: _Trip, error: Exception) -> None:
         fold, named = trip.fold, f"{trip.fold + 1}/{self.run.config.folds}"
         if self.job == "train" and self.run.is_done(fold):
-            # it had just ended, and may not have cleared up
+            # it had just ended, perhaps without removing its temporary files
             clear_fold(self.run, fold)
             return
         trip.lost = trip.lost + 1 if self._state_of(fold) == trip.mark else 1
@@ -360,7 +360,7 @@ class _Launch:
                 f"Fold {named} was lost {what} {trip.lost} times before it had saved a state; save it more often "
                 "(--save-every), or give it more of a node (--per-fold)."
             )
-        self.progress.say(f"fold {named} was lost {what}; it goes on elsewhere from its last state")
+        self.progress.say(f"fold {named} was lost {what}; it continues on another node from its last state")
         self._send(trip)
 
     def _state_of(self, fold: int) -> tuple[int, int] | None:
@@ -370,18 +370,18 @@ class _Launch:
         return None
 
     def _wait_until_seen(self, fold: int) -> None:
-        """Wait until this machine sees what another has written, which a disk that they share may take a while for."""
+        """Wait until a shared disk shows this machine that a fold is done."""
         end = time.monotonic() + _SHOWS
         while not self.run.is_done(fold) and time.monotonic() < end:
             check_there(self.run, [])
             time.sleep(_LOOK)
             with suppress(FileNotFoundError):
-                # which has a network's disk ask anew
+                # refreshes the cache of a network disk
                 list(self.run.fold_path(fold).iterdir())
         check_there(self.run, [fold])
 
     def _stop(self) -> None:
-        """Have all workers save a state and end; a second interruption ends the waiting."""
+        """Let all workers save a state and stop; a second interruption ends the wait."""
         with suppress(exceptions.RayError):
             for reference in self._under_way:
                 ray.cancel(reference, recursive=False)

@@ -1,4 +1,4 @@
-"""Launch worker: what a worker, on whatever node, does with a fold of a run: train it, or refit it on all photos."""
+"""Worker: trains a fold of a run, or refits it on all photos, on any node."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from fastmask.training.refit import refit_fold
 
 Job = Literal["train", "refit"]
 _JOBS: dict[Job, Callable[[RunDirectory, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}
-# files of a run that its folds are trained by
+# files of a run that the training of a fold reads
 _NEEDED = (CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, EXTRA, TEACHER)
 # files and folders that a worker reads; the table is sent to it
 _PATHS = [name for name in Config.of_kind(Kind.PATH) if name not in Config.of_kind(Kind.TABLE)]
-# seconds between two looks whether a state was saved
+# seconds between two checks for a new state
 _LOOK = 1.0
 
 
 @dataclass(frozen=True)
 class Order:
-    """What every fold of a run is trained by, as it is sent to the workers.
+    """What workers need to train any fold of a run.
 
-    `run` is where the driver has it, `shown` what its user calls that, `token` what only its disk holds. `files` are
-    those of the run itself, for nodes that do not see the disk.
+    `run` is at its path on the driver, `shown` the path as its user wrote it, `token` a text that can be read only from
+    the driver's disk. `files` are those of the run itself, for nodes without access to that disk.
     """
 
     run: RunDirectory
@@ -55,7 +55,7 @@ class Order:
 
     @classmethod
     def of(cls, run: RunDirectory, table: Table, config: Config, loss_func: LossFunc | None) -> Order:
-        """The order of a run that this process holds; paths are those from the root of the disk."""
+        """The order for a run that this process holds, with absolute paths."""
         place = Path(os.path.abspath(run.path))
         files = {name: (run.path / name).read_bytes() for name in _NEEDED if (run.path / name).is_file()}
         given = {name: getattr(config, name) for name in _PATHS}
@@ -73,7 +73,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Letter:
-    """What a worker tells the driver of a fold: a line to show, or how the fold's folder has changed."""
+    """A worker's message to the driver about a fold: a line to show, or a change of the fold's folder."""
 
     fold: int
     attempt: int
@@ -81,14 +81,14 @@ class Letter:
     change: Change | None = None
 
 
-# takes a letter to the driver, and returns once it is safe
+# sends a letter to the driver, and returns once it is stored
 Send = Callable[[Letter], None]
 
 
 def work(order: Order, job: Job, fold: int, attempt: int, files: Change | None, send: Send) -> bool:
-    """Train or refit a fold, from where it stands; gives False, at once, where that would need `files` that lack.
+    """Train or refit a fold from its last state; returns False at once if that needs `files` which are missing.
 
-    `files` are the fold's, for a worker that does not see the run directory.
+    `files` are the fold's, for a worker without access to the run directory.
     """
     say = _Lines(order, fold, attempt, send)
     with _place(order, fold, attempt, files, say, send) as run:
@@ -100,28 +100,23 @@ def work(order: Order, job: Job, fold: int, attempt: int, files: Change | None, 
             with threads(run, plan, say.named):
                 _JOBS[job](run, plan, fold, RunProgress(say, plan.config, 1, 1))
         except FastmaskError as error:
-            raise retold(error, say.as_shown(error.told)) from error
+            raise type(error)(say.as_shown(error.message)) from error
     return True
 
 
 def prepared(order: Order, run: RunDirectory, fold: int, say: Callable[[str], None]) -> Plan:
-    """The plan of a fold, made anew on this node; raises what tells the node where that differs from the run's."""
+    """The plan of a fold, made on this node; an error, such as a difference from the run, names the node."""
     try:
         plan = prepare(order.table, order.config, order.loss_func, say, [fold], open_teacher=open_teacher)
         check_same(run, plan)
         plan = taught(plan, run, say)
     except FastmaskError as error:
-        raise retold(error, f"On {platform.node()}: {error.told}") from error
+        raise type(error)(f"On {platform.node()}: {error.message}") from error
     return plan
 
 
-def retold(error: FastmaskError, told: str) -> FastmaskError:
-    """An error of the same kind in other words."""
-    return type(error)(told)
-
-
 class _Lines(Log):
-    """Lines to the driver, which name the run as its user does."""
+    """Lines for the driver, with the run's path as its user wrote it."""
 
     def __init__(self, order: Order, fold: int, attempt: int, send: Send) -> None:
         self.place, self._shown = str(order.run.path), order.shown
@@ -131,7 +126,7 @@ class _Lines(Log):
         self._send(Letter(self._fold, self._attempt, line=self.as_shown(line)))
 
     def named(self, line: str) -> None:
-        """Show a line that says nothing of a fold itself."""
+        """Show a line that does not name the fold."""
         self.say(f"fold {self._fold + 1}/{self._folds} on {platform.node()}: {line}")
 
     def as_shown(self, line: str) -> str:
@@ -142,7 +137,7 @@ class _Lines(Log):
 def _place(
     order: Order, fold: int, attempt: int, files: Change | None, say: _Lines, send: Send
 ) -> Iterator[RunDirectory | None]:
-    """A block in which the run lies on a disk of this node; None where it cannot without `files`."""
+    """A context in which the run is on a disk of this node; None if that needs `files` which are missing."""
     if not order.config.fetch and order.token and token(order.run.path) == order.token:
         with fold_held(order.run.path, fold, say.say):
             yield order.run
@@ -160,9 +155,9 @@ def _place(
 
 
 class _Sending(Thread):
-    """Sends what changes in a fold's folder, each time that a state is saved in it, and the rest at the end of a block.
+    """Sends the changes of a fold's folder after each saved state, and the rest at the end of a block.
 
-    Aside, so that the training does not wait for the network.
+    In a thread, so that the training does not wait for the network.
     """
 
     def __init__(self, mirrored: Mirrored, fold: int, attempt: int, send: Send) -> None:
@@ -178,14 +173,14 @@ class _Sending(Thread):
     def __exit__(self, *_: Any) -> None:
         self._over.set()
         self.join()
-        self._tell()
+        self._send_change()
 
     def run(self) -> None:
         while not self._over.wait(_LOOK):
-            if not self._mirrored.is_told_of_its_state:
-                self._tell()
+            if not self._mirrored.is_up_to_date:
+                self._send_change()
 
-    def _tell(self) -> None:
+    def _send_change(self) -> None:
         change = self._mirrored.change()
         if change is not None and change.files:
             self._send(Letter(self._fold, self._attempt, change=change))

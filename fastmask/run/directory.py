@@ -38,6 +38,7 @@ from fastmask.run.files import (
 from fastmask.run.identity import NOT_COMPARED
 from fastmask.run.tables import read_table
 from fastmask.scoring import DRAWS, Scores, score_heads
+from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
     copy_folder,
@@ -53,9 +54,6 @@ from fastmask.system.files import (
 )
 from fastmask.system.lock import ASIDE, REPLACED
 from fastmask.system.terminal import quote
-
-# runs of an ensemble
-MOST_MEMBERS = 100
 
 
 @dataclass(frozen=True)
@@ -297,9 +295,9 @@ class RunDirectory:
             raise DataError(
                 f"{self.path / ENSEMBLE} does not hold a blend, its weights, members and caveats; restore it."
             )
-        if not 2 <= len(plain["members"]) <= MOST_MEMBERS:
+        if not 2 <= len(plain["members"]) <= limits.MEMBERS:
             raise DataError(
-                f"An ensemble is made of 2 to {MOST_MEMBERS} runs; {self.path / ENSEMBLE} names "
+                f"An ensemble is made of 2 to {limits.MEMBERS} runs; {self.path / ENSEMBLE} names "
                 f"{len(plain['members'])}: restore it."
             )
         return plain

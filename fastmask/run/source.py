@@ -13,7 +13,7 @@ from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.run.files import FOLDS
-from fastmask.system.errors import DataError, FastmaskWarning, GoneError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 
 # a path that does not stay in the folder that it starts from
 _LEAVES = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"
@@ -46,7 +46,7 @@ def table_of(run: RunDirectory, data: str | None = None, fixes: bool = True, ima
 
 def _pass_gone(fault: DataError) -> None:
     """What the run says of a photo that is gone does."""
-    if not isinstance(fault, GoneError):
+    if not isinstance(fault, MissingPhotoError):
         raise fault
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong for a user, in a user's words."""
+"""Errors and warnings, whose messages are sentences for the user."""
 
 from collections.abc import Sequence
 
@@ -6,84 +6,73 @@ from fastmask.system.text import shorten
 
 
 class FastmaskError(Exception):
-    """An error whose message is one sentence for the user: what was found, what was expected, how to mend it.
+    """An error whose message is one sentence for the user: what was found, what was expected, how to fix it.
 
-    fastai puts a callback's name before the text of what that raises; this one keeps its own.
+    fastai puts a callback's name before the text of exceptions from it; `__str__` keeps this one's as it is.
     """
 
     exit_code = 1
 
-    def __init__(self, told: str) -> None:
-        super().__init__(told)
-        self.told = told
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
     def __str__(self) -> str:
-        return self.told
+        return self.message
 
 
 class DataError(FastmaskError):
-    """A table, a photo or a run directory holds something that cannot be used; the command exits 1."""
+    """A table, a photo or a run directory has invalid content; the command exits 1."""
 
 
 class UnreadableError(DataError):
     """A photo cannot be read."""
 
 
-class GoneError(DataError):
-    """A photo that a table names is not there."""
+class MissingPhotoError(DataError):
+    """A photo that a table names does not exist."""
 
 
-class UnfitError(DataError):
-    """A photo's size does not go with an augmentation."""
+class PhotoSizeError(DataError):
+    """A photo has a size that an augmentation cannot process."""
 
 
 class UsageError(FastmaskError):
-    """What was asked for does not exist or contradicts itself; the command exits 2."""
+    """Invalid or contradicting arguments; the command exits 2."""
 
     exit_code = 2
 
 
 class UntrainableError(FastmaskError):
-    """A fold cannot be trained by its settings: its loss is no number any more, or the memory does not suffice."""
+    """A fold cannot be trained with its settings: its loss is NaN or inf, or it runs out of memory."""
 
 
 class DivergenceError(FastmaskError):
-    """The training has gone to a loss, weights or answers that are no numbers; its text says in which epoch and batch.
+    """Loss, weights or outputs are NaN or inf; the message names the epoch and batch, whose `photos` are kept."""
 
-    `photos` are those of the batch.
-    """
-
-    def __init__(self, told: str, photos: Sequence[str] = ()) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, photos: Sequence[str] = ()) -> None:
+        super().__init__(message)
         self.photos = list(photos)
 
 
 class FastmaskWarning(UserWarning):
-    """Something that does not stop the work, but that its result must be read with."""
+    """Something that does not stop the work, but matters for its result."""
 
 
-def cell_error(file: object, line: object, column: str, found: object, expected: str) -> DataError:
-    """The error of a table's cell: where it is, what was found, what was expected and how to mend it."""
-    return DataError(f"{file}, line {line}, column {column}: found {found!r}, expected {expected}.")
+def mark_reported(error: BaseException) -> None:
+    """Note on an exception that its message has been printed."""
+    error.already_reported = True  # type: ignore[attr-defined]
 
 
-def mark_said(error: BaseException) -> None:
-    """Note on an exception that what it means has been said."""
-    error.already_said = True  # type: ignore[attr-defined]
-
-
-def is_said(error: BaseException | None) -> bool:
-    """Whether what an exception means, or one that it comes from, has been said already."""
+def is_reported(error: BaseException | None) -> bool:
+    """Whether the message of an exception, or of one of its causes, has been printed."""
     return error is not None and (
-        getattr(error, "already_said", False) or is_said(error.__cause__ or error.__context__)
+        getattr(error, "already_reported", False) or is_reported(error.__cause__ or error.__context__)
     )
 
 
 def install_line(extra: str) -> str:
-    """The line that installs what an extra brings, as a sentence about a missing package names it.
-
-    In double quotes, which every shell takes, Windows' own too.
-    """
+    """The command that installs an extra, in double quotes, which all shells accept, those of Windows too."""
     return f'pip install "fastmask[{extra}]"'
 
 

@@ -1,4 +1,4 @@
-"""Plain files, each written beside its name and renamed into place, so that a reader never sees half of one."""
+"""Files: plain ones, each written under a temporary name and renamed, so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
+from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.text import join_some
 
@@ -23,45 +24,41 @@ if TYPE_CHECKING:
 
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-# what nobody writes by hand or by fastmask, and what a forged file could fill the memory with: bytes, values of YAML
-# with its aliases unfolded, digits, characters of a line and of a cell, columns
-_MOST_YAML, _MOST_JSON, _MOST_VALUES, _MOST_DEPTH, _MOST_DIGITS = 2**22, 2**27, 500_000, 40, 100
-_MOST_LINE, _MOST_CELL, _MOST_COLUMNS = 2**22, 4096, 100_000
 # errors of a folder that cannot be opened or synced, though nothing is wrong with it
 _NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-# seconds between tries to replace a file that another program has open
+# seconds between attempts to replace a file that another program has open
 _WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
-_LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{_MOST_DIGITS},}}", re.IGNORECASE)
+_LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{limits.DIGITS},}}", re.IGNORECASE)
 
 
-# the submissions of the runs in one folder
+# the ledger of submissions of the runs in one folder
 LEDGER = "ledger.csv"
 
 
 def cache_home() -> Path:
-    """The folder of what fastmask keeps for a user between runs; raises UsageError where the user has no home."""
+    """The user's cache folder; raises UsageError if the user has no home directory."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastmask"
     except RuntimeError as error:
         # a user id without an entry in passwd, as in many containers
         raise UsageError(
-            "Cannot find a home directory for the cache; set XDG_CACHE_HOME to a folder that can be written to."
+            "Cannot find a home directory for the cache; set XDG_CACHE_HOME to a writable folder."
         ) from error
 
 
 @contextmanager
 def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
-    """A path to write to, which replaces `path` when the block ends well and vanishes when it does not.
+    """A path to write to, which replaces `path` at the end of the block and is removed if an exception is raised.
 
-    `parents` makes the folders above it. Without, an OSError tells that they are gone: a run whose folder was taken
-    away must not grow another.
+    `parents` makes the folders above it. Without, a missing folder raises OSError: a run that was removed must not be
+    recreated in part.
     """
     path = Path(path)
     if parents:
         check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # a link that somebody has put there would be followed
+    # a link there would be followed
     try:
         beside.unlink(missing_ok=True)
         yield beside
@@ -69,7 +66,7 @@ def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
         _replace(beside, path)
         sync_folder(path.parent)
     except OSError as error:
-        # a write that fails does not say where, and the name beside says nothing to anybody
+        # errors of a write have no file name, or the temporary one
         if str(error.filename or beside) == str(beside):
             error.filename, error.filename2 = str(path), None
         raise
@@ -79,22 +76,22 @@ def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
 
 
 def real(path: str | Path) -> Path:
-    """Where a path leads to, links followed; `Path.resolve` raises for links that go round in a circle."""
+    """A path with its links resolved; unlike `Path.resolve` it does not raise for circular links."""
     return Path(os.path.realpath(path))
 
 
 def stays_below(path: PurePath) -> bool:
     """Whether a path from a table stays inside the folder that it is joined to.
 
-    On Windows a path with only a drive or only a leading slash leaves the folder, though it is not absolute.
+    On Windows a path with only a drive or only a leading slash leaves the folder, although it is not absolute.
     """
     return not path.anchor and ".." not in path.parts
 
 
 def copy_folder(source: Path, target: Path, without: str) -> None:
-    """Copy a folder's files to the disk, but for hidden ones and those called `without`.
+    """Copy a folder's files to the disk, except for hidden ones and those called `without`.
 
-    `shutil.copytree` would go on after an error, and waits for no disk.
+    Unlike `shutil.copytree` it stops at the first error and syncs each file.
     """
     target.mkdir()
     for entry in sorted(source.iterdir()):
@@ -104,7 +101,7 @@ def copy_folder(source: Path, target: Path, without: str) -> None:
             try:
                 shutil.copyfile(entry, target / entry.name)
                 sync_file(target / entry.name)
-                # last, because what is read-only cannot be synced
+                # last, because read-only files cannot be synced
                 shutil.copystat(entry, target / entry.name)
             except OSError as error:
                 error.filename, error.filename2 = str(target / entry.name), None
@@ -113,15 +110,15 @@ def copy_folder(source: Path, target: Path, without: str) -> None:
 
 def sync_file(file: Path) -> None:
     """Wait until a file is on the disk."""
-    # Windows syncs only what is open for writing
+    # Windows syncs only files that are open for writing
     with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, too, so that a power cut cannot bring an old file back.
+    """Wait until the names in a folder are on the disk, so that an old file cannot come back after a power cut.
 
-    Nothing is done where folders cannot be opened (Windows, some file systems), or not be synced (FUSE, SMB).
+    Does nothing where folders cannot be opened (Windows, some file systems) or synced (FUSE, SMB).
     """
     try:
         opened = os.open(folder, os.O_RDONLY)
@@ -135,7 +132,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _replace(beside: Path, path: Path) -> None:
-    """Replace a file; on Windows retries for a second while a virus scanner, say, has one of the two open."""
+    """Replace a file; on Windows retry for a second while another program, such as a virus scanner, has it open."""
     for wait in _WAITS if os.name == "nt" else ():
         with suppress(PermissionError):
             os.replace(beside, path)
@@ -182,16 +179,16 @@ def check_fillable(folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise UsageError if a file cannot be written at `path`: something else is there, or no folder can be made."""
+    """Raise UsageError if a file cannot be written at `path`: it is no plain file, or its folder cannot be made."""
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a plain file; name another one to write.")
+        raise UsageError(f"{path} is not a plain file; name another output file.")
     check_parent(path)
 
 
 def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
-    """Raise UsageError for a file to write that exists, unless it may be replaced, or that cannot be written.
+    """Raise UsageError for an output file that exists, unless `overwrite`, or that cannot be written.
 
-    What is read, a ledger, and what lies in a run are never replaced.
+    Inputs, ledgers and files in a run are never replaced.
     """
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; name another file, or replace it with --overwrite.")
@@ -200,27 +197,27 @@ def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
         place = real(path)
         in_run = any((folder / "heads.json").is_file() for folder in list(place.parents)[:2])
         if in_run or path.name == LEDGER or any(place == real(file) for file in inputs):
-            raise UsageError(f"{path} is read, or part of a run or its ledger, and is not replaced; name another file.")
+            raise UsageError(
+                f"{path} is an input, or part of a run or its ledger, and is not replaced; name another file."
+            )
 
 
 def check_new_picture(path: Path, overwrite: bool, *inputs: Path) -> None:
-    """Raise UsageError for a picture to write that is not called .png, or where `check_new` does."""
+    """Raise UsageError for a picture whose name does not end in .png, or that `check_new` refuses."""
     if path.suffix != ".png":
         raise UsageError(f"The picture is called {path}; expected a name ending in .png.")
     check_new(path, overwrite, *inputs)
 
 
 def check_parent(path: Path) -> None:
-    """Raise UsageError if nothing can be made at `path`, because of the folders above it."""
+    """Raise UsageError if `path` cannot be created because of the folders above it."""
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"{path} cannot be written, {above} is not a folder that can be written to; name another --out."
-        )
+        raise UsageError(f"{path} cannot be written, {above} is not a writable folder; name another --out.")
 
 
 def write_text(path: str | Path, text: str, parents: bool = True) -> None:
-    """Write `text` as UTF-8."""
+    """Write a text as UTF-8."""
     with replacing(path, parents) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
 
@@ -245,7 +242,7 @@ def to_yaml(value: Any, in_ascii: bool = False) -> str:
 def read_json(path: str | Path) -> Any:
     """Read JSON; raises DataError naming the file and the line."""
     try:
-        text = _read_text(Path(path), _MOST_JSON)
+        text = _read_text(Path(path), limits.JSON_BYTES)
         value = json.loads(text, parse_int=_whole, parse_constant=_no_number)
         if "\\u" in text:
             # an escape may be half a character, which nothing could write or print
@@ -256,7 +253,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
+    if len(digits) > limits.DIGITS:
         raise ValueError(f"found a number of {len(digits)} digits")
     return int(digits)
 
@@ -266,20 +263,20 @@ def _no_number(text: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read YAML without letting it build objects; raises DataError naming the file and the line."""
+    """Read YAML of plain values only; raises DataError naming the file and the line."""
     try:
-        return parse_yaml(_read_text(Path(path), _MOST_YAML))
+        return parse_yaml(_read_text(Path(path), limits.YAML_BYTES))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as YAML: {_why(error)}.") from error
 
 
 def _why(error: Exception) -> str:
-    # the system's own words name the file once more
+    # without the file name, which the sentence has
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
 def parse_yaml(text: str) -> Any:
-    """The plain values of YAML; raises ValueError where it is broken, builds objects, or unfolds into too much."""
+    """The plain values of YAML; raises ValueError if it is invalid, builds objects, or expands to too many values."""
     import yaml
 
     try:
@@ -290,22 +287,22 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check_size(events: Iterator[Any]) -> None:
-    """Raise ValueError where YAML holds too many values, counting an alias as all that it stands for."""
+    """Raise ValueError if YAML has too many values, with its aliases expanded."""
     sizes: dict[str, int] = {}
-    # of each list or mapping that is open: its anchor, and how many values it holds so far
+    # (anchor, number of values so far) of each open list or mapping
     within: list[tuple[str | None, int]] = [(None, 0)]
     for event in events:
         what, anchor, size = type(event).__name__, getattr(event, "anchor", None), 1
         if what in ("SequenceStartEvent", "MappingStartEvent"):
             within.append((anchor, 1))
-            if len(within) > _MOST_DEPTH:
-                raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+            if len(within) > limits.YAML_DEPTH:
+                raise ValueError(f"it is nested more than {limits.YAML_DEPTH} deep")
             continue
         if what in ("SequenceEndEvent", "MappingEndEvent"):
             anchor, size = within.pop()
         elif what == "AliasEvent":
             if anchor not in sizes:
-                raise ValueError(f"*{anchor} stands for nothing, or for what it is a part of")
+                raise ValueError(f"*{anchor} refers to nothing, or to a value that contains it")
             size = sizes[anchor]
         elif what == "ScalarEvent":
             _check_scalar(event)
@@ -315,8 +312,8 @@ def _check_size(events: Iterator[Any]) -> None:
             sizes[anchor] = size
         outer, count = within[-1]
         within[-1] = (outer, count + size)
-        if count + size > _MOST_VALUES:
-            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        if count + size > limits.YAML_VALUES:
+            raise ValueError(f"it holds more than {limits.YAML_VALUES} values")
 
 
 def _check_scalar(event: Any) -> None:
@@ -329,7 +326,7 @@ def _check_scalar(event: Any) -> None:
 
 
 def _read_text(path: Path, most: int) -> str:
-    """The text of a plain file; raises ValueError where it is none (a pipe would never end), or is too long."""
+    """The text of a plain file; raises ValueError if it is not plain (a pipe may never end) or too long."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a plain file")
     if path.stat().st_size > most:
@@ -338,7 +335,7 @@ def _read_text(path: Path, most: int) -> str:
 
 
 def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV with every cell as text, empty cells as "", indexed by the line of the file that a row starts on.
+    """Read a CSV with every cell as text, empty cells as "", indexed by the line on which a row starts.
 
     Raises UsageError if there is no such file, DataError if it is not a CSV or lacks one of `columns`.
     """
@@ -359,12 +356,12 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     (_, header), *rows = lines
     other = next((name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]), None)
     if other:
-        raise DataError(f"{file} parts its cells by {other}; expected commas: save it as a CSV with commas.")
-    if len(header) > _MOST_COLUMNS:
-        raise DataError(f"{file} has {len(header)} columns; expected at most {_MOST_COLUMNS}.")
+        raise DataError(f"{file} has cells separated by {other}, expected commas; save it as a CSV with commas.")
+    if len(header) > limits.COLUMNS:
+        raise DataError(f"{file} has {len(header)} columns; expected at most {limits.COLUMNS}.")
     require_columns(file, header, columns)
     if len(set(header)) < len(header):
-        raise DataError(f"{file} has two columns of one name; found {_columns(header)}.")
+        raise DataError(f"{file} has two columns with the same name; found {_columns(header)}.")
     for line, cells in rows:
         if len(cells) != len(header):
             raise DataError(
@@ -385,30 +382,30 @@ def _columns(names: Sequence[str]) -> str:
 
 
 def _short_lines(opened: TextIO) -> Iterator[str]:
-    """The lines of a text file; raises ValueError at one that is no line of a table, before it fills the memory."""
+    """The lines of a text file; raises ValueError at one that is too long or not text."""
     number = 0
-    while line := opened.readline(_MOST_LINE + 1):
+    while line := opened.readline(limits.LINE + 1):
         number += 1
-        if len(line) > _MOST_LINE:
-            raise ValueError(f"line {number} is longer than {_MOST_LINE} characters")
+        if len(line) > limits.LINE:
+            raise ValueError(f"line {number} is longer than {limits.LINE} characters")
         if "\0" in line:
             raise ValueError(f"line {number} holds the character \\0")
         yield line
 
 
 def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """(line of the file, cells) of each row of a CSV that is not blank."""
+    """(line, cells) of each row of a CSV that is not blank."""
     start = 1
     for cells in reader:
-        if any(len(cell) > _MOST_CELL for cell in cells):
-            raise ValueError(f"line {start} has a cell of more than {_MOST_CELL} characters")
+        if any(len(cell) > limits.CELL for cell in cells):
+            raise ValueError(f"line {start} has a cell of more than {limits.CELL} characters")
         if any(cells):
             yield start, [cell.strip() for cell in cells]
         start = reader.line_num + 1
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, parents: bool = True) -> None:
-    """Write a frame as CSV; numbers with nine significant digits, enough for float32 to come back as it was."""
+    """Write a frame as CSV; numbers with nine significant digits, enough to restore a float32 exactly."""
     with replacing(path, parents) as beside, beside.open("w", encoding="utf-8", newline="") as opened:
         frame_to_csv(frame, opened)
 

@@ -1,4 +1,4 @@
-"""Lock: one writer of a run directory at a time, and what one that was killed has left of it."""
+"""Lock: one writer of a run directory at a time, and the leftovers of one that was killed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fastmask.system import limits
 from fastmask.system.errors import UsageError
 from fastmask.system.files import check_target, real
 
-# the end of the name of a folder beside a run, in which it is made, and what a run that it replaces is called there
+# suffix of the folder next to a run in which it is made, and the name there of a run that it replaces
 ASIDE, REPLACED = ".new", "old"
-# seconds that a worker may still write until it has noticed that its driver is gone, or that its node was cut off
+# seconds until a worker notices that its driver is gone, or that its node was cut off
 _DRIVER_GONE, _CUT_OFF = 60.0, 300.0
-# bytes read of a holder's description
-_MOST_BYTES = 1000
 
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """A block in which no other process may write to the run at `out`; raises UsageError where one does."""
+    """A context in which no other process writes to the run at `out`; raises UsageError if one does."""
     place = real(out)
     made = [parent for parent in place.parents if not parent.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +36,7 @@ def held(out: Path) -> Iterator[None]:
         raise taken(out, Path(lock.lock_file)) from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        # the lock holds without the words, and whatever the disk does at its end is no news
+        # the lock works without the description
         with suppress(OSError):
             _write_holder(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()} since {since}")
         clear_left(out)
@@ -47,7 +46,7 @@ def held(out: Path) -> Iterator[None]:
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-        # what was made for a run that came to nothing; one that holds something stays
+        # folders that were made for a run that was not; others are not empty
         with suppress(OSError):
             for parent in made:
                 parent.rmdir()
@@ -55,10 +54,10 @@ def held(out: Path) -> Iterator[None]:
 
 @contextmanager
 def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _CUT_OFF) -> Iterator[None]:
-    """A block in which no other worker may write to a fold of the run at `out`; what one half wrote is cleared away.
+    """A context in which no other worker writes to a fold of the run at `out`; half-written files are removed.
 
-    Another may live on a node that was cut off: says so, and raises UsageError where that writes for `wait` seconds
-    more.
+    Waits, with a message, for another worker, which may be on a node that was cut off; raises UsageError after `wait`
+    seconds.
     """
     place = real(out)
     lock = _lock_of_fold(place, fold)
@@ -79,7 +78,7 @@ def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _C
 
 
 def _lock_of_fold(place: Path, fold: int) -> FileLock:
-    # beside the run, which holds results alone
+    # next to the run, which contains only results
     return FileLock(place.with_name(f".{place.name}.fold{fold}.lock"), timeout=0)
 
 
@@ -92,7 +91,7 @@ def _wait_for(lock: FileLock, out: Path, wait: float) -> None:
 
 
 def _clear_locks_of_folds(out: Path, place: Path) -> None:
-    """Wait for workers whose driver was killed, and clear away what they have left."""
+    """Wait for workers of a driver that was killed, and remove their locks."""
     for left in place.parent.glob(f".{glob.escape(place.name)}.fold*.lock"):
         lock = FileLock(left)
         _wait_for(lock, out, _DRIVER_GONE)
@@ -103,11 +102,11 @@ def _clear_locks_of_folds(out: Path, place: Path) -> None:
 
 @contextmanager
 def changing(file: str | Path, wait: float) -> Iterator[Path]:
-    """A block in which no other process changes a file; yields where it really lies, links followed.
+    """A context in which no other process changes a file; yields its path with links resolved.
 
-    Raises UsageError where nothing can be written there, or another process takes more than `wait` seconds.
+    Raises UsageError if it cannot be written, or if another process holds it for more than `wait` seconds.
     """
-    # a link to a file that several share stays one
+    # a link to a shared file is kept
     place = real(file)
     check_target(place)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +117,7 @@ def changing(file: str | Path, wait: float) -> Iterator[Path]:
         raise UsageError(f"{file} has been written by another process for {wait:.0f} s; end it, or wait.") from None
     try:
         for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
-            # of a process that was killed: whoever holds the lock is the only one that writes
+            # of a process that was killed, because only the holder of the lock writes
             left.unlink()
         yield place
     finally:
@@ -139,7 +138,7 @@ def check_not_held(out: Path) -> None:
 
 
 def token(out: Path) -> str:
-    """What is read only where the disk of the holder of the run at `out` is seen; nothing where nobody holds it."""
+    """The description of the holder of the run at `out`, readable only on its disk; "" if it is not held."""
     try:
         return _read_holder(Path(_lock_of(real(out)).lock_file))
     except (OSError, UnicodeDecodeError):
@@ -151,23 +150,23 @@ def _lock_of(place: Path) -> FileLock:
 
 
 def taken(out: Path, lock: Path) -> UsageError:
-    """The error of a run that cannot be held, because another process holds it or nothing can be written there."""
+    """The error for a run that another process holds, or where no file can be written."""
     if not lock.exists():
-        return UsageError(f"{out} cannot be written, no file can be made beside it; name another --out.")
+        return UsageError(f"{out} cannot be written, no file can be made next to it; name another --out.")
     return UsageError(f"{out} is being written by {holder_of(lock)}; wait for it, or name another --out.")
 
 
 def holder_of(lock: Path) -> str:
-    """Who holds a lock, in words."""
+    """The description of a lock's holder."""
     try:
-        # it may be gone by now, and anybody may have written it
+        # it may be gone, or forged
         return _read_holder(lock)[:200] or "another process"
     except (OSError, UnicodeDecodeError):
         return "another process"
 
 
 def _write_holder(lock: Path, words: str) -> None:
-    # Windows locks the first byte: no other process can read or write it
+    # Windows locks the first byte, which no other process can read or write
     with lock.open("r+b", buffering=0) as file:
         file.seek(1)
         file.write(words.encode())
@@ -177,25 +176,25 @@ def _write_holder(lock: Path, words: str) -> None:
 def _read_holder(lock: Path) -> str:
     with lock.open("rb", buffering=0) as file:
         file.seek(1)
-        return file.read(_MOST_BYTES).decode()
+        return file.read(limits.LOCK_BYTES).decode()
 
 
 def clear_left(path: Path) -> None:
-    """Clear away what a process that was killed has left of a run, and give back the run that it was replacing.
+    """Remove what a process that was killed has left of a run, and restore the run that it was replacing.
 
-    Nobody else may be writing to the run.
+    No other process may be writing to the run.
     """
     place = real(path)
     for aside in place.parent.glob(f".{glob.escape(place.name)}.????????{ASIDE}"):
         if (aside / REPLACED).exists() and not place.exists():
             (aside / REPLACED).rename(place)
         shutil.rmtree(aside)
-    # ours, and those in which safetensors writes
+    # temporary files of fastmask and of safetensors
     clear_files((*place.glob(".*.part"), *place.glob("fold*/.*")))
 
 
 def clear_files(left: Iterable[Path]) -> None:
-    """Remove those that are plain files."""
+    """Remove the plain files of `left`."""
     for file in left:
         if file.is_file():
             file.unlink()

@@ -1,4 +1,4 @@
-"""The process's memory: what a batch has freed is kept for the next one."""
+"""Memory: what a batch has freed is kept by the process for the next one."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import platform
 import sys
 from functools import cache
 
-# of malloc.h, and what they are set to: freed memory is given back only above these bytes
+# of malloc.h, and their value: only more freed bytes are returned to the system
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = 2**31 - 1
-# glibc before 2.35 takes no more than the second
+# glibc before 2.35 accepts only the second
 _LARGEST = (2**30, 2**25)
-# by these a user has had a say already
+# variables by which a user has set this
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 
 @cache
 def keep_memory() -> bool:
-    """Let the C library keep freed memory instead of giving it back to the system; returns whether it does.
+    """Let the C library keep freed memory instead of returning it to the system; returns whether it does.
 
-    A network on a CPU frees and takes gigabytes a step, and the system's fresh pages cost up to as much time as the
-    arithmetic. It holds for the whole process, which then keeps what it once had, at its peak about a tenth more, and
-    is for glibc (Linux); elsewhere, and where the user has set malloc's own variables, nothing is changed. Source:
-    mallopt(3).
+    A network on a CPU frees and allocates gigabytes per step, and new pages can cost as much time as the arithmetic.
+    The whole process then keeps its peak memory, which is about a tenth higher. Only for glibc (Linux), and only if the
+    user has not set malloc's variables. Source: mallopt(3).
     """
-    # on Windows libc_ver opens Python's executable, which some users may not read
+    # on Windows libc_ver opens Python's executable, which may not be readable
     linux = sys.platform == "linux"
     if not linux or platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _VARIABLES):
         return False

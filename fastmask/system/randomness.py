@@ -1,7 +1,7 @@
-"""Counted randomness: every random draw is a function of what it is for, so there is no state to carry or to save.
+"""Counted randomness: a random draw is a function of what it is for, so there is no state to carry or to save.
 
-A draw is named by (stream, seed, fold, pass, position, photo). Philox (Salmon et al. 2011) is a counter-based
-generator: those numbers are its key and its counter, so any of them can be reached at once, in any process and order.
+A draw is identified by (stream, seed, fold, pass, position, photo). These are key and counter of Philox (Salmon et al.
+2011), a counter-based generator, so that any draw can be made directly, in any process and order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Stream(IntEnum):
 class Counted:
     """A numpy generator that can be set to any (pass, position, photo) of its (stream, seed, fold) in microseconds.
 
-    The generator is kept and set anew, never made anew: a library that was handed it once keeps seeing the right draws.
+    It is always the same object, so that a library that holds it sees the right draws.
     """
 
     def __init__(self, stream: Stream, seed: int, fold: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What is said while work goes on: on stderr, because stdout is for results."""
+"""Terminal: messages on stderr, because stdout is for results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IN_ASCII = "fastmask.ascii"
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of `codecs`: what is printed of characters that cannot be encoded."""
+    """An error handler of `codecs` that replaces characters by ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -33,11 +33,11 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_IN_ASCII, _in_ascii)
 
 
-def print_in_any_code_page() -> None:
-    """Let stdout and stderr print every text, in ASCII where their code page lacks a character.
+def replace_unencodable() -> None:
+    """Let stdout and stderr print any text, with ASCII in place of characters that their encoding lacks.
 
-    Consoles and pipes of Windows have code pages of 256 characters or of one language, and stdout raises for all
-    others. Errors that the user has set, as by PYTHONIOENCODING=cp437:replace, stay.
+    Consoles and pipes of Windows have code pages with few characters, and print raises for all others. An error handler
+    that the user has set, for example by PYTHONIOENCODING=cp437:replace, is kept.
     """
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) in ("strict", "surrogateescape", "backslashreplace"):
@@ -46,7 +46,7 @@ def print_in_any_code_page() -> None:
 
 
 def quote(word: str) -> str:
-    """A word quoted for the user's shell; cmd does not know single quotes."""
+    """A word quoted for the user's shell; cmd has no single quotes."""
     if os.name != "nt":
         return shlex.quote(word)
     return word if re.fullmatch(r"[\w.,:/\\+-]+", word) else '"' + word.replace('"', r"\"") + '"'
@@ -63,8 +63,8 @@ def is_quiet() -> bool:
     return _quiet
 
 
-def launched() -> tuple[int, int]:
-    """The number of this process and how many a launcher has started, as the environment says; (0, 1) without one."""
+def launcher_rank() -> tuple[int, int]:
+    """(rank of this process, number of processes) as set by a launcher such as torchrun; (0, 1) without one."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if not all(os.environ.get(name) for name in names):
         return 0, 1
@@ -72,9 +72,9 @@ def launched() -> tuple[int, int]:
 
 
 def say(message: str, stream: TextIO | None = None, important: bool = False) -> None:
-    """Print a line to a stream, by default stderr; where nobody reads it any more, the work goes on without.
+    """Print a line to a stream, by default stderr; a closed stream is ignored.
 
-    A process that is quiet prints on stderr only what is `important`: warnings and errors.
+    With --quiet only `important` lines, warnings and errors, are printed to stderr.
     """
     stream = stream or sys.stderr
     if _quiet and not important and stream is sys.stderr:
@@ -83,14 +83,14 @@ def say(message: str, stream: TextIO | None = None, important: bool = False) -> 
         try:
             print(message, file=stream, flush=True)
         except UnicodeEncodeError:
-            # of a code page, where `print_in_any_code_page` was not called
+            # `replace_unencodable` was not called
             print(message.encode(stream.encoding, _IN_ASCII).decode(stream.encoding), file=stream, flush=True)
 
 
-def between_words(text: str, stream: TextIO | None = None) -> str:
-    """A text in lines that end between words where a stream, by default stderr, is a terminal, which breaks anywhere.
+def wrap_words(text: str, stream: TextIO | None = None) -> str:
+    """A text wrapped between words if a stream, by default stderr, is a terminal; otherwise one line.
 
-    Elsewhere it stays one line, and nothing that is to be copied from a terminal should be given here.
+    Not for text that users copy from the terminal.
     """
     stream = stream or sys.stderr
     if not stream.isatty():
@@ -101,7 +101,7 @@ def between_words(text: str, stream: TextIO | None = None) -> str:
 
 @contextmanager
 def bar(what: str) -> Iterator[Progress]:
-    """A block with a bar on a terminal, to be called with (done, total); elsewhere nothing is shown."""
+    """A context with a progress bar on a terminal: a function of (done, total), which does nothing elsewhere."""
     if _quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return

@@ -20,10 +20,10 @@ from fastmask.run.directory import RunDirectory, resume_command, resume_config
 from fastmask.run.files import CONFIG, FOLDS, PIPELINES, check_free
 from fastmask.run.identity import differing_settings, differing_start
 from fastmask.run.oof import finish
-from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_said
+from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError, mark_reported
 from fastmask.system.files import frame_to_csv
 from fastmask.system.lock import held
-from fastmask.system.terminal import between_words
+from fastmask.system.terminal import wrap_words
 from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, shorten
 from fastmask.training.fold import clear_fold, train_fold
 from fastmask.training.plan import LossFunc, OpenTeacher, Plan, prepare
@@ -78,7 +78,7 @@ def cross_validate(
             plan = launcher.shared(plan, None if not resume else RunDirectory.load(out))
         with processes.first_alone():
             run = open_run(out, plan, resume, overwrite)
-        view.say(between_words(f"{plan}; run {out}", view.stream))
+        view.say(wrap_words(f"{plan}; run {out}", view.stream))
         with (
             saying_how_to_go_on(line_to_go_on(run, plan, fold), view),
             threads(run, plan, view.say) if resume else nullcontext(),
@@ -183,7 +183,7 @@ def saying_how_to_go_on(line: str, view: Log) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         view.say(f"Interrupted. To go on: {line}", important=True)
-        mark_said(error)
+        mark_reported(error)
         raise
     except UnreadableError as error:
         raise UnreadableError(f"{error} To go on once it is there again: {line}") from error

@@ -23,7 +23,7 @@ from fastmask.config import Config
 from fastmask.data.loaders import pick_device
 from fastmask.data.photo_dl import Share
 from fastmask.system.errors import UsageError, install_line
-from fastmask.system.terminal import launched
+from fastmask.system.terminal import launcher_rank
 
 # how long a process waits for one that decodes all photos
 _PATIENCE = timedelta(hours=12)
@@ -88,7 +88,7 @@ def join(config: Config) -> Processes:
 
     Raises UsageError where Accelerate is missing, or for settings that several processes cannot have.
     """
-    number, count = launched()
+    number, count = launcher_rank()
     if count == 1:
         return ALONE
     check_settings(config)

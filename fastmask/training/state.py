@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fastmask.run.files import STATE
 from fastmask.run.tensors import save_tensors
+from fastmask.system import limits
 from fastmask.system.errors import DataError, DivergenceError, one_line
 from fastmask.training.callbacks import EarlyStopping
 from fastmask.training.guards import all_finite
@@ -30,8 +31,6 @@ from fastmask.training.interrupts import end
 _FORMAT = 1
 # the share of the time that saving states within an epoch may take, where it goes by the clock
 _SHARE = 0.01
-# bytes, far more than there can be: a file that somebody else has made would fill the memory
-_MOST_OF_A_PARAMETER, _MOST_OF_A_LOSS = 64, 2**30
 
 
 class ResumableLearner(Learner):
@@ -228,7 +227,7 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
     if not file.exists():
         return None
     try:
-        if file.stat().st_size > _MOST_OF_A_PARAMETER * parameters + _MOST_OF_A_LOSS:
+        if file.stat().st_size > limits.PARAMETER_BYTES * parameters + limits.LOSS_BYTES:
             raise ValueError(f"it is {file.stat().st_size} bytes long")
         with safe_open(file, framework="pt") as opened:
             saved = json.loads((opened.metadata() or {})["state"])

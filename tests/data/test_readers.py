@@ -115,7 +115,7 @@ def test_photos_lie_where_images_says_whatever_their_ending(tmp_path, photos):
         ("b.png,", "../b.png,", r"line 3, column file: found '../b.png', expected a photo inside .* --images"),
         ("b.png,", "/etc/b.png,", r"line 3, column file: found '/etc/b.png', expected a photo inside"),
         (",ann\nb", ",\nb", r"line 2, column person: found an empty cell, expected whose photo it is"),
-        ("shape,person", "shape,shape", "two columns of one name"),
+        ("shape,person", "shape,shape", "two columns with the same name"),
     ],
 )
 def test_a_bad_cell_is_named_by_line_and_column(old, new, message, photos):
@@ -164,8 +164,8 @@ def test_what_is_asked_wrongly(arguments, error, message, photos):
         ("path,colour\na.jpg,red\nb.png,green\n", UsageError, "no column that repeats a few values.*--heads"),
         ("path,colour\n", DataError, "has no rows"),
         ("", DataError, "is empty"),
-        ("path;colour\na.jpg;red\n", DataError, "parts its cells by semicolons; expected commas"),
-        ("path\tcolour\na.jpg\tred\n", DataError, "parts its cells by tabs"),
+        ("path;colour\na.jpg;red\n", DataError, "has cells separated by semicolons, expected commas"),
+        ("path\tcolour\na.jpg\tred\n", DataError, "has cells separated by tabs"),
         (
             ",path,joint\n0,a.jpg,x\n1,b.png,y\n2,c.jpg,x\n",
             UsageError,

@@ -35,7 +35,7 @@ def test_a_copy_follows_what_changes(fold: Path, tmp_path: Path) -> None:
         assert change is not None
         take_over(copy, change)
         assert contents(copy) == contents(fold), step
-        assert mirrored.is_told_of_its_state
+        assert mirrored.is_up_to_date
     again = mirrored.change()
     assert again is not None
     assert again.files == {}
@@ -61,7 +61,7 @@ def test_a_change_of_two_states_is_none(fold: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", meanwhile)
         assert mirrored.change() is None
-    assert not mirrored.is_told_of_its_state
+    assert not mirrored.is_up_to_date
     change = mirrored.change()
     assert change is not None
     assert change.files[STATE] == b"the second state"

@@ -167,7 +167,7 @@ def test_a_fold_that_is_lost_five_times_without_getting_on_ends_the_run(finished
         launch._lost(trip, exceptions.WorkerCrashedError())
     with pytest.raises(FastmaskError, match="Fold 1/2 was lost for want of memory 5 times before it had saved a state"):
         launch._lost(trip, exceptions.OutOfMemoryError("it was killed"))
-    assert said == ["fold 1/2 was lost with its worker or node; it goes on elsewhere from its last state"] * 8
+    assert said == ["fold 1/2 was lost with its worker or node; it continues on another node from its last state"] * 8
 
 
 def test_what_a_tracker_needs_to_know_goes_with_the_folds(monkeypatch):
@@ -221,6 +221,6 @@ def test_a_lost_node_s_fold_goes_on_elsewhere(launch, cluster, finished_run, tmp
     run, said = launch(save_every="1")
     killer.join()
     assert len(lost) == 1
-    assert "fold 1/2 was lost with its worker or node; it goes on elsewhere from its last state\n" in said
+    assert "fold 1/2 was lost with its worker or node; it continues on another node from its last state\n" in said
     assert "fold 1/2 goes on in epoch" in said
     assert files(run.path) == files(finished_run.path)

@@ -73,8 +73,8 @@ def test_an_alias_stands_for_what_it_names(tmp_path):
         (laughs(12), "more than 500000 values"),
         (laughs(12).replace("[*", "{<<: [*").replace("]", "]}").replace("[ha]}", "{ha: 1}"), "more than 500000 values"),
         ("a: [" + "1," * 600_000 + "1]", "more than 500000 values"),
-        ("a: &b [*b]", r"\*b stands for nothing, or for what it is a part of"),
-        ("a: *b", r"\*b stands for nothing"),
+        ("a: &b [*b]", r"\*b refers to nothing, or to a value that contains it"),
+        ("a: *b", r"\*b refers to nothing"),
         ("[" * 100_000, "nested more than 40 deep"),
         ("a: " + "9" * 5000, "a number of 5000 digits in line 1"),
         ("a: 0x" + "f" * 5000, "a number of 5002 digits"),
@@ -168,7 +168,7 @@ def test_a_picture_to_write_is_called_so_and_is_new(tmp_path):
     for file, overwrite, inputs, message in (
         (tmp_path / "new.jpg", False, [], r"new\.jpg; expected a name ending in \.png"),
         (there, False, [], r"there\.png exists"),
-        (there, True, [there], r"there\.png is read"),
+        (there, True, [there], r"there\.png is an input"),
     ):
         with pytest.raises(UsageError, match=message):
             check_new_picture(file, overwrite, *inputs)

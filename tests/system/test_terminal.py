@@ -1,6 +1,6 @@
 import io
 
-from fastmask.system.terminal import between_words
+from fastmask.system.terminal import wrap_words
 
 
 class Console(io.StringIO):
@@ -11,8 +11,8 @@ class Console(io.StringIO):
 def test_a_long_line_is_wrapped_between_words_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     text = "560 photos of 80 persons; mask (wear, incorrect, none); gender (male, female); run runs/a-long-name"
-    lines = between_words(text, Console()).splitlines()
+    lines = wrap_words(text, Console()).splitlines()
     assert " ".join(lines) == text
     assert len(lines) > 3
     assert max(map(len, lines)) < 30
-    assert between_words(text, io.StringIO()) == text
+    assert wrap_words(text, io.StringIO()) == text

@@ -20,7 +20,7 @@ from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Share
 from fastmask.system.errors import UsageError
-from fastmask.system.terminal import launched
+from fastmask.system.terminal import launcher_rank
 from fastmask.training.interrupts import SIGNALS, Interrupts
 from fastmask.training.processes import ALONE, check_settings, join
 
@@ -189,7 +189,7 @@ def test_what_several_cannot_have_is_refused(settings, named):
 def test_without_a_launcher_a_process_is_alone(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() == (0, 1)
+    assert launcher_rank() == (0, 1)
     # as a scheduler sets it, without anybody to meet
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert join(make_config()) is ALONE
