@@ -208,7 +208,7 @@ class OOFCollector(TrainedEpochs):
         probabilities = torch.empty(len(order), self._batches[0].shape[1])
         probabilities[order] = torch.cat(self._batches).float().cpu()
         if not probabilities.isfinite().all():
-            raise DivergenceError(f"epoch {self.learn.epoch + 1}: the network's answers are no numbers")
+            raise DivergenceError(f"epoch {self.learn.epoch + 1}: the network's predictions have NaN or infinity")
         save_tensors({"probabilities": probabilities}, oof_file(self.folder, self.number))
 
 

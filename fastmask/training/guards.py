@@ -161,7 +161,7 @@ class SkipNonFinite(Skipping):
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             self.list_rows()
-            told = f"epoch {epoch}, batch {batch} ({some(photos)}): the {_HOPELESS}th step in a row without a number"
+            told = f"epoch {epoch}, batch {batch} ({some(photos)}): the {_HOPELESS}th step in a row with NaN or infinity"
             raise DivergenceError(told, photos)
 
 

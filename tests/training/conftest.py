@@ -28,13 +28,21 @@ def train(table: Table, small_settings: dict[str, Any]) -> Callable[..., Run]:
     """A function that trains a run into a folder, with `small_settings`, others, and more callbacks of its folds."""
 
     def run(out, table=table, cbs=(), log=None, **settings):
+        settings = _over(small_settings, settings)
         learner = Plan.learner
         with pytest.MonkeyPatch.context() as patch:
             if cbs:
                 patch.setattr(Plan, "learner", lambda plan, fold, own=(): learner(plan, fold, [*own, *cbs]))
-            return cross_validate(table, out=out, log=log or io.StringIO(), **{**small_settings, **settings})
+            return cross_validate(table, out=out, log=log or io.StringIO(), **settings)
 
     return run
+
+
+def _over(small_settings: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """`small_settings` and others; weights and folds that are given replace what they exclude."""
+    excluded = {"weights": "pretrained", "folds_file": "folds"}
+    without = {other for name, other in excluded.items() if settings.get(name) is not None}
+    return {name: value for name, value in small_settings.items() if name not in without} | settings
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +50,7 @@ def plan_of(table: Table, small_settings: dict[str, Any]) -> Callable[..., Plan]
     """A function that prepares the plan of a run, with `small_settings` and others."""
 
     def plan(table=table, loss_func=None, chosen=None, **settings):
-        return prepare(table, make_config(small_settings, settings), loss_func, chosen=chosen)
+        return prepare(table, make_config(_over(small_settings, settings)), loss_func, chosen=chosen)
 
     return plan
 

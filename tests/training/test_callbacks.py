@@ -1,53 +1,33 @@
-import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback
 from safetensors.torch import load_file
+from small_learners import small_dls, small_learner
 
-from fastmask.data.augment import Augmentation
-from fastmask.data.contest import read_contest
-from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Passes
-from fastmask.model.network import build_network
 from fastmask.run.tensors import read_oof, save_tensors
 from fastmask.system.errors import DivergenceError
 from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector
-from fastmask.training.learner import mask_learner
-
-SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(32, 16)]))
 
 
 class Scripted(Callback):
-    """Writes given values where the metric to watch stands, so that a test can tell a story of epochs."""
+    """Replaces the values of the metric to monitor, one per epoch."""
 
     order = Checkpoint.order - 5
 
     def __init__(self, values):
-        self.story = values
+        self.values = values
 
     def after_epoch(self):
-        self.learn.recorder.values[-1][2] = self.story[self.learn.epoch]
+        self.learn.recorder.values[-1][2] = self.values[self.learn.epoch]
 
 
 @pytest.fixture
-def learner(contest):
-    table = read_contest(contest)
-    folds = assign_folds(table, 2, stratify="gender")
-    dls = dataloaders(table, 0, folds, augments=(SMALL, SMALL), bs=16, num_workers=0, device="cpu")
-
-    def make(*cbs, drop_rate=0.0):
-        torch.manual_seed(0)
-        network = build_network("test_resnet", table.heads, drop_rate=drop_rate)
-        learn = mask_learner(dls, network, cbs=list(cbs))
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = lambda *_: None
-        return learn
-
-    return make
+def learner(table):
+    dls = small_dls(table)
+    return lambda *cbs, drop_rate=0.0: small_learner(dls, cbs=cbs, drop_rate=drop_rate)
 
 
 def epochs_kept(folder):
@@ -78,7 +58,7 @@ def test_a_loss_is_better_when_lower(learner, tmp_path):
 
 
 @pytest.mark.parametrize(("second", "kept"), [([0.1, 0.2], [1]), ([0.1, 0.9], [3])])
-def test_a_second_fit_goes_on_where_the_first_ended(learner, tmp_path, second, kept):
+def test_a_second_fit_continues_the_files_of_the_first(learner, tmp_path, second, kept):
     learn = learner(Scripted([0.5, 0.6]), Checkpoint(tmp_path), OOFCollector(tmp_path), History(tmp_path))
     learn.fit(2, 1e-3)
     best = load_file(tmp_path / "epoch001.safetensors")
@@ -110,33 +90,24 @@ def test_early_stopping_waits_for_patience_epochs(learner, patience, ran, capsys
     assert capsys.readouterr().out == ""
 
 
-def test_oof_probabilities_are_those_of_the_epoch_in_the_table_s_order(learner, tmp_path):
-    learn = learner(OOFCollector(tmp_path))
-    learn.fit(2, 1e-3)
-    expected, _ = learn.get_preds()
-    np.testing.assert_allclose(read_oof(tmp_path, 1), expected, atol=1e-6)
-    assert (read_oof(tmp_path, 0) != read_oof(tmp_path, 1)).any()
-
-
-def test_a_shuffled_validation_changes_neither_oof_nor_score(learner, tmp_path):
-    plain, shuffled = learner(OOFCollector(tmp_path / "plain")), learner(OOFCollector(tmp_path / "shuffled"))
-    plain.fit(1, 1e-3)
-    valid = plain.dls.valid
-    shuffled.dls.valid = valid.new(shuffle=True)
+def test_oof_probabilities_and_history_are_those_of_each_epoch(learner, tmp_path):
+    plain, shuffled = (learner(OOFCollector(tmp_path / name), History(tmp_path / name)) for name in ("plain", "other"))
+    plain.fit(2, 1e-3)
+    history = pd.read_csv(tmp_path / "plain" / "history.csv")
+    assert history["macro_f1"].tolist() == pytest.approx([v[2] for v in plain.recorder.values])
+    assert {"train_loss", "valid_loss", "accuracy", "age_macro_f1", "mask_accuracy", "lr"} <= set(history)
+    expected, _ = plain.get_preds()
+    np.testing.assert_allclose(read_oof(tmp_path / "plain", 1), expected, atol=1e-6)
+    assert (read_oof(tmp_path / "plain", 0) != read_oof(tmp_path / "plain", 1)).any()
+    # a shuffled validation changes neither
+    shuffled.dls.valid = plain.dls.valid.new(shuffle=True)
     shuffled.dls.train.passes = Passes()
     shuffled.fit(1, 1e-3)
     assert shuffled.dls.valid.order != sorted(shuffled.dls.valid.order)
-    np.testing.assert_allclose(read_oof(tmp_path / "shuffled", 0), read_oof(tmp_path / "plain", 0), atol=1e-5)
-    assert shuffled.recorder.values[0][2:] == plain.recorder.values[0][2:]
-
-
-def test_history_has_a_row_an_epoch(learner, tmp_path):
-    learn = learner(History(tmp_path))
-    learn.fit(2, 1e-3)
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert history["epoch"].tolist() == [0, 1]
-    assert history["macro_f1"].tolist() == pytest.approx([v[2] for v in learn.recorder.values])
-    assert {"train_loss", "valid_loss", "accuracy", "age_macro_f1", "mask_accuracy", "lr"} <= set(history)
+    np.testing.assert_allclose(read_oof(tmp_path / "other", 0), read_oof(tmp_path / "plain", 0), atol=1e-5)
+    assert shuffled.recorder.values[0][2:] == pytest.approx(
+        history.loc[0, "macro_f1":"age_accuracy"].tolist(), abs=1e-5
+    )
 
 
 def test_dropout_is_a_function_of_the_step(learner):
@@ -144,24 +115,24 @@ def test_dropout_is_a_function_of_the_step(learner):
     for noise in (3, 4):
         learn = learner(drop_rate=0.5)
         learn.dls.train.passes = Passes()
-        torch.manual_seed(noise)  # what was drawn before must not matter
+        torch.manual_seed(noise)  # earlier random numbers must not matter
         learn.fit(1, 1e-3)
         losses.append([float(x) for x in learn.recorder.losses])
     assert losses[0] == losses[1]
 
 
-def test_answers_that_are_no_numbers_end_the_fit(learner, tmp_path):
+def test_predictions_of_nan_end_the_fit(learner, tmp_path):
     class Spoil(Callback):
         def before_validate(self):
             self.learn.model.heads[0].bias.data[0] = float("nan")
 
     learn = learner(Spoil(), OOFCollector(tmp_path), Checkpoint(tmp_path))
-    with pytest.raises(DivergenceError, match="^epoch 1: the network's answers are no numbers$"):
+    with pytest.raises(DivergenceError, match="^epoch 1: the network's predictions have NaN or infinity$"):
         learn.fit(1, 1e-3)
     assert not list(tmp_path.iterdir())
 
 
-def test_others_may_read_a_checkpoint_as_they_may_read_any_file(tmp_path):
+def test_a_checkpoint_has_the_permissions_of_any_file(tmp_path):
     save_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     (tmp_path / "b").touch()
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -1,36 +1,30 @@
-"""What a notebook does with the Learner, each checked against numbers of another source."""
+"""What a notebook does with the Learner, compared with numbers of another source."""
 
 import adamp
-import albumentations as A
 import matplotlib
 import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.callback.progress import CSVLogger, ProgressCallback
+from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.interpret import Interpretation
 from fastai.learner import load_learner
 from PIL import Image
+from small_learners import TRAIN, VALID, small_dls, small_learner
 from torch import nn
 
-from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
-from fastmask.data.loaders import dataloaders
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.system.errors import DataError, UsageError
-from fastmask.training.learner import heads_of, mask_learner
+from fastmask.training.learner import heads_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
-VALID = Augmentation(A.Compose(SMALL))
-TRAIN = Augmentation(A.Compose([*SMALL, A.HorizontalFlip(p=0.5), A.RandomBrightnessContrast(p=0.8)]))
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*CUDA is not available.*"),
@@ -41,21 +35,15 @@ pytestmark = [
 def loaders(table, train=TRAIN, **options):
     """Every third photo validates, the others train."""
     folds = np.where(np.arange(len(table)) % 3 == 0, 0, 1)
-    return dataloaders(
-        table, 0, folds, augments=(train, VALID), **{"bs": 8, "num_workers": 0, "device": "cpu"} | options
-    )
+    return small_dls(table, folds, (train, VALID), **{"bs": 8} | options)
 
 
-def learner(dls, network="test_resnet", **options):
-    torch.manual_seed(0)
-    learn = mask_learner(dls, network, pretrained=False, **options)
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = lambda *_: None
-    return learn
+def learner(dls, network="test_resnet", cbs=(), **options):
+    return small_learner(dls, network, cbs, pretrained=False, **options)
 
 
 def plain_network(n_logits=8):
-    """Without batch norm or dropout, whose output for a photo depends on that photo alone."""
+    """Without batch norm or dropout, so that its output for a photo depends on that photo alone."""
     torch.manual_seed(0)
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, n_logits))
 
@@ -75,7 +63,7 @@ def table(contest):
 
 @pytest.fixture(scope="module")
 def learn(table, tmp_path_factory):
-    """Trained for one epoch; for looking at only."""
+    """Trained for one epoch; for reading only."""
     learn = learner(loaders(table), path=tmp_path_factory.mktemp("learn"))
     learn.fit_one_cycle(1, 1e-3)
     return learn
@@ -89,7 +77,7 @@ def _close_figures():
 
 @pytest.fixture(scope="module")
 def probabilities(learn):
-    """By hand: the network on the validation photos, softmax a head."""
+    """By hand: the network on the validation photos, a softmax per head."""
     learn.model.eval()
     with torch.no_grad():
         logits = learn.model(photos_of(learn.dls.valid))
@@ -140,7 +128,7 @@ class EachEpoch(Callback):
 
 
 def test_fine_tune_trains_the_heads_first_then_the_body_at_a_hundredth(table):
-    learn = learner(loaders(table), cbs=EachEpoch())
+    learn = learner(loaders(table), cbs=[EachEpoch()])
     body, heads = (next(part.parameters()).detach().clone() for part in (learn.model.body, learn.model.heads))
     learn.fine_tune(1, 1e-3)
     (frozen, trained, _), (thawed, _, lrs) = learn.each_epoch.seen
@@ -169,8 +157,9 @@ def test_other_schedules(table):
     assert learn.recorder.lrs[4] == pytest.approx(1e-3)  # the second starts anew
 
 
+@pytest.mark.slow
 @pytest.mark.semaphores
-def test_two_workers_train_what_none_trains(table):
+def test_two_workers_train_the_same_weights_as_none(table):
     one, two = learner(loaders(table)), learner(loaders(table, num_workers=2))
     one.fit(1, 1e-3)
     two.fit(1, 1e-3)
@@ -196,7 +185,7 @@ def test_mixed_precision_changes_nothing_on_a_cpu(table, precision):
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_saved_weights_and_optimizer_go_on_as_if_never_saved(table, tmp_path):
+def test_saved_weights_and_optimizer_continue_as_if_never_saved(table, tmp_path):
     learn = learner(loaders(table), plain_network(), path=tmp_path)
     learn.fit(1, 1e-3)
     learn.save("half")
@@ -212,30 +201,30 @@ def test_saved_weights_and_optimizer_go_on_as_if_never_saved(table, tmp_path):
 
 
 class Scripted(Callback):
-    """Writes a story of macro-F1 where the recorder has it, and keeps each epoch's weights."""
+    """Replaces the macro-F1 in the recorder, and keeps each epoch's weights."""
 
     order = 55
 
-    def __init__(self, story):
-        self.story, self.kept = story, []
+    def __init__(self, values):
+        self.values, self.kept = values, []
 
     def after_epoch(self):
-        self.learn.recorder.values[-1][2] = self.story[self.learn.epoch]
+        self.learn.recorder.values[-1][2] = self.values[self.learn.epoch]
         self.kept.append(weights(self.learn))
 
 
 def test_the_best_epoch_is_saved_and_loaded_at_the_end(table, tmp_path):
     learn = learner(loaders(table), path=tmp_path)
-    told = Scripted([0.1, 0.4, 0.2])
-    learn.fit(3, 1e-3, cbs=[told, SaveModelCallback(monitor="macro_f1")])
-    assert torch.equal(weights(learn), told.kept[1])
+    scripted = Scripted([0.1, 0.4, 0.2])
+    learn.fit(3, 1e-3, cbs=[scripted, SaveModelCallback(monitor="macro_f1")])
+    assert torch.equal(weights(learn), scripted.kept[1])
     assert (tmp_path / "models" / "model.pth").is_file()
 
 
 def test_it_stops_early_and_lowers_the_rate(table):
     learn = learner(loaders(table), plain_network())
-    learn.fit(9, 1e-3, cbs=[Scripted([0.3, 0.1, 0.1, 0.1, 0.1]), EarlyStoppingCallback(monitor="macro_f1", patience=3)])
-    assert len(learn.recorder.values) == 4
+    learn.fit(9, 1e-3, cbs=[Scripted([0.3, 0.1, 0.1]), EarlyStoppingCallback(monitor="macro_f1", patience=2)])
+    assert len(learn.recorder.values) == 3
     learn.fit(3, 1e-3, cbs=[Scripted([0.3, 0.1, 0.1]), ReduceLROnPlateau(monitor="macro_f1", patience=1, factor=10)])
     assert learn.recorder.lrs[::4] == pytest.approx([1e-3, 1e-3, 1e-4])
 
@@ -250,7 +239,7 @@ def test_the_csv_logger_writes_what_was_recorded(table, tmp_path):
 
 
 class Mixed(Callback):
-    """Keeps what a mixed batch was made of, and its loss."""
+    """Keeps the labels of a mixed batch and its loss."""
 
     order, run_valid = 60, False
 
@@ -337,7 +326,7 @@ def test_an_array_that_is_no_photo_is_refused(learn, array):
         learn.predict(array)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_new_photos(learn, table, probabilities, workers):
     paths = [table.photo(row) for row in (9, 0, 6)]
     found, y = learn.get_preds(dl=learn.dls.test_dl(paths, bs=2, num_workers=workers))
@@ -444,11 +433,11 @@ def test_one_head(table, tmp_path):
     learn.show_results(max_n=2)
 
 
-def test_seven_heads_with_labels_that_nobody_knows(table):
+def test_seven_heads_with_unknown_labels(table):
     heads = [Head(f"h{i}", tuple("abcd"[: 2 + i % 3])) for i in range(7)]
     draw = np.random.default_rng(0)
     columns = {h.name: draw.choice(["", *h.classes], len(table)) for h in heads}
-    columns["h6"] = np.where(np.arange(len(table)) % 3 == 0, "", columns["h6"])  # never known in validation
+    columns["h6"] = np.where(np.arange(len(table)) % 3 == 0, "", columns["h6"])  # unknown in validation
     many = with_heads(table, heads, **columns)
     learn = learner(loaders(many))
     learn.fit_one_cycle(1, 1e-3)

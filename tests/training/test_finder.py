@@ -1,49 +1,40 @@
 import json
 from copy import deepcopy
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import minimum, steep, valley
 from PIL import Image
+from small_learners import TRAIN, VALID, small_dls, small_learner
 
-from fastmask.data.augment import Augmentation
-from fastmask.data.contest import read_contest
-from fastmask.data.loaders import dataloaders
 from fastmask.system.errors import FastmaskError, UsageError
 from fastmask.training.callbacks import Checkpoint, History, OOFCollector
 from fastmask.training.finder import Found, lr_find, suggest
-from fastmask.training.learner import mask_learner
-
-SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
-VALID = Augmentation(A.Compose(SMALL))
-TRAIN = Augmentation(A.Compose([*SMALL, A.RandomBrightnessContrast(p=1)]))
 
 
 @pytest.fixture(scope="module")
-def table(contest):
-    return read_contest(contest).select(range(24))
+def photos(table):
+    return table.select(range(24))
 
 
 @pytest.fixture
-def make(table, tmp_path):
+def make(photos, tmp_path):
     def make(*cbs):
-        torch.manual_seed(0)
-        folds = np.where(np.arange(len(table)) % 3 == 0, 0, 1)
-        dls = dataloaders(table, 0, folds, augments=(TRAIN, VALID), bs=4, num_workers=0, device="cpu")
-        learn = mask_learner(dls, "test_resnet", pretrained=False, drop_rate=0.2, path=tmp_path, cbs=cbs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = lambda *_: None
-        return learn
+        folds = np.where(np.arange(len(photos)) % 3 == 0, 0, 1)
+        dls = small_dls(photos, folds, (TRAIN, VALID), bs=4)
+        return small_learner(dls, "test_resnet", cbs, pretrained=False, drop_rate=0.2, path=tmp_path)
 
     return make
 
 
+def stock_finder(learn, num_it):
+    learn.lr_find(num_it=num_it, show_plot=False)
+
+
 def state(learn):
-    """Everything that the finder could have changed, as values to compare."""
+    """Everything that the finder could change, as values to compare."""
     return {
         "network": deepcopy(learn.model.state_dict()),
         "modes": [module.training for module in learn.model.modules()],
@@ -72,7 +63,7 @@ def same(one, other):
 
 
 class Stop(Callback):
-    """Ends the finder in its fourth step, in a way of its own."""
+    """Ends the finder in its fourth step."""
 
     def __init__(self, error):
         self.error = error
@@ -83,11 +74,10 @@ class Stop(Callback):
 
 
 @pytest.fixture(scope="module")
-def found(table, tmp_path_factory):
-    folds = np.where(np.arange(len(table)) % 3 == 0, 0, 1)
-    dls = dataloaders(table, 0, folds, augments=(TRAIN, VALID), bs=4, num_workers=0, device="cpu")
-    learn = mask_learner(dls, "test_resnet", pretrained=False, path=tmp_path_factory.mktemp("found"))
-    learn.remove_cbs(ProgressCallback)
+def found(photos, tmp_path_factory):
+    folds = np.where(np.arange(len(photos)) % 3 == 0, 0, 1)
+    dls = small_dls(photos, folds, (TRAIN, VALID), bs=4)
+    learn = small_learner(dls, "test_resnet", pretrained=False, path=tmp_path_factory.mktemp("found"))
     stock = deepcopy(learn)
     return (
         lr_find(learn, num_it=40),
@@ -116,10 +106,9 @@ def test_it_is_written_as_json_and_as_a_picture(found, tmp_path):
 def test_the_learner_is_as_before(make, trained):
     learn = make()
     if trained:
-        learn.fit(1, 1e-3)
         learn.freeze()
-        learn.unfreeze()
         learn.fit(1, 1e-3)
+        learn.unfreeze()
     before = state(learn)
     lr_find(learn, num_it=20)
     assert same(before, state(learn))
@@ -135,7 +124,7 @@ def test_the_learner_is_as_before_when_it_is_stopped(make, error):
     assert same(before, state(learn))
 
 
-@pytest.mark.parametrize("finder", [lr_find, lambda learn, num_it: learn.lr_find(num_it=num_it, show_plot=False)])
+@pytest.mark.parametrize("finder", [lr_find, stock_finder])
 def test_a_run_after_it_is_the_run_without_it(make, finder):
     plain, found = make(), make()
     finder(found, num_it=20)
@@ -145,8 +134,8 @@ def test_a_run_after_it_is_the_run_without_it(make, finder):
     assert plain.recorder.losses == found.recorder.losses
 
 
-@pytest.mark.parametrize("finder", [lr_find, lambda learn, num_it: learn.lr_find(num_it=num_it, show_plot=False)])
-def test_its_epochs_are_no_epochs_of_the_callbacks(make, finder, tmp_path):
+@pytest.mark.parametrize("finder", [lr_find, stock_finder])
+def test_callbacks_do_not_count_its_epochs(make, finder, tmp_path):
     folder = tmp_path / "fold0"
     learn = make(Checkpoint(folder), OOFCollector(folder), History(folder))
     finder(learn, num_it=20)
@@ -160,7 +149,7 @@ def test_a_loss_that_runs_away_suggests_nothing(make):
         lr_find(make(), num_it=20, start_lr=1e4, end_lr=1e9)
 
 
-def test_losses_that_are_no_numbers_are_cut_off():
+def test_losses_of_nan_and_inf_are_cut_off():
     lrs = np.geomspace(1e-7, 10, 100).tolist()
     falling = np.linspace(2, 1, 60).tolist()
     ours = suggest(lrs, falling + [float("nan")] * 40, 100)
@@ -173,7 +162,7 @@ def test_losses_that_are_no_numbers_are_cut_off():
 
 
 @pytest.mark.parametrize("asked", [{"num_it": 5}, {"start_lr": 1.0, "end_lr": 0.1}, {"start_lr": 0.0}])
-def test_a_range_that_tells_nothing_is_refused(make, asked):
+def test_a_range_that_shows_nothing_is_refused(make, asked):
     with pytest.raises(UsageError, match="20 steps or more"):
         lr_find(make(), **asked)
 

@@ -5,25 +5,18 @@ import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
 
-from fastmask.config import make_config
-from fastmask.data.contest import read_contest
 from fastmask.model.optim import stages
 from fastmask.system.errors import UsageError
 from fastmask.training.freeze import Freeze, frozen_part
-from fastmask.training.plan import prepare
 
 
 @pytest.fixture
-def make(contest, small_settings):
-    def make(**settings):
-        config = make_config(small_settings, {"weights": None, "lr": 1e-2, **settings})
-        return partial(prepare(read_contest(contest), config).learner, 0)
-
-    return make
+def make(plan_of):
+    return lambda **settings: partial(plan_of(**{"lr": 1e-2, **settings}).learner, 0)
 
 
 class Epochs(Callback):
-    """Keeps the network as each epoch of the training leaves it, and what trained in it."""
+    """Keeps the network after each epoch of the training, and the names of what was trained."""
 
     def before_fit(self):
         self.states = [self.state()]
@@ -56,7 +49,7 @@ def test_a_frozen_body_keeps_every_weight_and_statistic(make):
 
 
 class Stops(Callback):
-    """An end in the middle of an epoch."""
+    """Ends the fit in the middle of an epoch."""
 
     def __init__(self, error):
         self.error = error
@@ -66,7 +59,7 @@ class Stops(Callback):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, CancelFitException])
-def test_however_a_fit_ends_all_can_train_again(make, error):
+def test_after_a_fit_everything_is_trainable_again(make, error):
     learn = make(freeze="body")()
     with nullcontext() if error is CancelFitException else pytest.raises(error):
         learn.fit(1, cbs=Stops(error))
@@ -79,7 +72,7 @@ def test_however_a_fit_ends_all_can_train_again(make, error):
     assert not any(isinstance(cb, Freeze | Stops) for cb in learn.cbs)
 
 
-def test_the_first_stages_stay_and_train_from_the_epoch_that_is_asked(make):
+def test_the_first_stages_stay_until_the_epoch_of_unfreeze(make):
     epochs = Epochs()
     learn = make(freeze=2, unfreeze=3, epochs=3)([epochs])
     learn.fit(3)
@@ -103,7 +96,7 @@ def test_what_is_frozen_is_what_timm_calls_the_stages(make):
 
 
 @pytest.mark.parametrize("part", [0, 6, "head"])
-def test_a_part_that_there_is_not_is_refused(make, part):
+def test_an_unknown_part_is_refused(make, part):
     with pytest.raises(UsageError, match=f"freeze is {part}; expected body, or 1 to 5"):
         frozen_part(make()().model, part)
 

@@ -1,45 +1,33 @@
-import albumentations as A
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from fastai.callback.progress import ProgressCallback
 from fastai.interpret import ClassificationInterpretation
 from sklearn.metrics import classification_report, confusion_matrix
+from small_learners import TRAIN, VALID, small_dls, small_learner
 
-from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
-from fastmask.data.loaders import dataloaders
 from fastmask.data.table import Table
 from fastmask.heads import Heads
 from fastmask.system.errors import UsageError
 from fastmask.training.interpret import interpretation
-from fastmask.training.learner import mask_learner
 from fastmask.training.state import ResumableLearner
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SMALL = [A.CenterCrop(400, 200), A.Resize(64, 32)]
-VALID = Augmentation(A.Compose(SMALL))
-TRAIN = Augmentation(A.Compose([*SMALL, A.RandomBrightnessContrast(p=1)]))
-
 
 @pytest.fixture(scope="module")
 def table(contest):
-    """48 photos; of every fourth the age is not known."""
+    """48 photos; the age of every fourth is unknown."""
     table = read_contest(contest).select(range(48))
     ages = ["" if i % 4 == 0 else age for i, age in enumerate(table.frame["age"])]
     return Table(table.frame.assign(age=ages), table.heads, table.root)
 
 
 def learner(table):
-    torch.manual_seed(1)
-    folds = np.where(np.arange(len(table)) % 3 == 0, 0, 1)
-    dls = dataloaders(table, 0, folds, augments=(TRAIN, VALID), bs=8, num_workers=0, device="cpu")
-    learn = mask_learner(dls, "test_resnet", pretrained=False)
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = lambda *_: None
+    dls = small_dls(table, np.where(np.arange(len(table)) % 3 == 0, 0, 1), (TRAIN, VALID), bs=8)
+    learn = small_learner(dls, "test_resnet", pretrained=False, seed=1)
     learn.fit(1, 1e-2)
     return learn
 

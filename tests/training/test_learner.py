@@ -1,4 +1,3 @@
-import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -9,27 +8,19 @@ from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from fastai.metrics import F1Score, accuracy, accuracy_multi, error_rate
 from fastai.optimizer import Adam, Optimizer
 from sklearn.metrics import f1_score
+from small_learners import VALID, small_dls
 from torch import nn
 
-from fastmask.data.augment import Augmentation
-from fastmask.data.contest import read_contest
-from fastmask.data.folds import assign_folds
-from fastmask.data.loaders import dataloaders
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.metrics import Accuracy
 from fastmask.system.errors import UsageError
 from fastmask.training.learner import check_loss, heads_of, mask_learner
 
-SMALL = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(64, 32)]))
-
 
 @pytest.fixture(scope="module")
-def learn(contest):
-    table = read_contest(contest)
-    folds = assign_folds(table, 2, stratify="gender")
-    dls = dataloaders(table, 0, folds, augments=(SMALL, SMALL), bs=16, num_workers=0, device="cpu")
-    learn = mask_learner(dls, "test_resnet", pretrained=False)
+def learn(table):
+    learn = mask_learner(small_dls(table, augments=(VALID, VALID)), "test_resnet", pretrained=False)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, 1e-3)
     return learn
@@ -40,7 +31,7 @@ def test_it_is_a_plain_fastai_learner(learn):
     assert heads_of(learn.dls).names == ("mask", "gender", "age")
 
 
-def test_losses_a_photo_are_those_of_the_heads(learn):
+def test_losses_per_photo_are_those_of_the_heads(learn):
     with learn.no_bar():
         probabilities, y, losses = learn.get_preds(with_loss=True)
     heads = heads_of(learn.dls)
@@ -74,7 +65,7 @@ def test_every_weight_decays_as_the_package_does_it(learn):
     assert not any("do_wd" in learn.opt.state[p] for p in learn.model.parameters())
 
 
-def test_a_network_of_one_s_own(learn):
+def test_a_custom_network(learn):
     own = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8))
     other = mask_learner(learn.dls, own)
     with other.no_bar(), other.no_logging():
@@ -90,7 +81,7 @@ def test_the_start_depends_on_the_seed_alone(learn):
 
     (one, after), (other, later) = weights(1), weights(2)
     assert torch.equal(one, other)
-    assert after != later  # the global generator goes on as if nothing had been drawn
+    assert after != later  # the global generator is not affected
 
 
 def test_loaders_without_heads_are_refused():
@@ -98,7 +89,7 @@ def test_loaders_without_heads_are_refused():
         heads_of(DataLoaders([(torch.zeros(1),)], [(torch.zeros(1),)]))
 
 
-def test_what_a_step_computes_in_and_averages_are_callbacks(learn):
+def test_precision_and_averages_are_callbacks(learn):
     names = {"precision", "accumulation", "ema"}
     assert not names & set(learn.cbs.attrgot("name"))
     other = mask_learner(learn.dls, learn.model, precision="bf16", accumulate=2, ema=0.9, metrics=[])
@@ -107,7 +98,7 @@ def test_what_a_step_computes_in_and_averages_are_callbacks(learn):
     assert "precision" not in mask_learner(learn.dls, learn.model, precision="auto").cbs.attrgot("name")
 
 
-def test_what_is_set_can_be_set_otherwise(learn):
+def test_defaults_can_be_replaced(learn):
     other = mask_learner(learn.dls, "test_resnet", pretrained=False, opt_func=Adam, cbs=SaveModelCallback())
     other.create_opt()
     assert isinstance(other.opt, Optimizer)
@@ -129,18 +120,18 @@ def test_what_is_set_can_be_set_otherwise(learn):
 )
 def test_a_loss_that_cannot_work_is_refused_before_training(learn, loss, heads):
     of = Heads(list(heads_of(learn.dls))[:heads])
-    with pytest.raises(UsageError, match=rf"cannot be the loss of {heads} heads .* as FocalLoss") as told:
+    with pytest.raises(UsageError, match=rf"cannot be the loss of {heads} heads .* as FocalLoss") as error:
         check_loss(loss, of)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("metric", [accuracy, error_rate, accuracy_multi, F1Score(average="macro")])
-def test_a_metric_of_one_class_a_photo_is_refused_before_training(learn, metric):
+def test_a_metric_of_one_class_per_photo_is_refused_before_training(learn, metric):
     with pytest.raises(UsageError, match="cannot judge 3 heads; take MacroF1"):
         mask_learner(learn.dls, learn.model, metrics=metric)
 
 
-def test_a_metric_of_one_s_own(learn):
+def test_a_custom_metric(learn):
     def masks_right(logits, y):
         return (logits[:, :3].argmax(-1) == y[:, 0]).float().mean()
 
@@ -150,7 +141,7 @@ def test_a_metric_of_one_s_own(learn):
     assert own == pytest.approx(ours)
 
 
-def test_a_loss_of_one_s_own(learn):
+def test_a_custom_loss(learn):
     class Halved(CrossEntropyLoss):
         def forward(self, logits, y):
             return super().forward(logits, y) / 2
