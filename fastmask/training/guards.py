@@ -161,8 +161,8 @@ class SkipNonFinite(Skipping):
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             self.list_rows()
-            told = f"epoch {epoch}, batch {batch} ({some(photos)}): the {_HOPELESS}th step in a row with NaN or infinity"
-            raise DivergenceError(told, photos)
+            place = f"epoch {epoch}, batch {batch} ({some(photos)})"
+            raise DivergenceError(f"{place}: the {_HOPELESS}th step in a row with NaN or infinity", photos)
 
 
 class SkipUnreadable(Skipping):
