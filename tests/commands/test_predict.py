@@ -189,7 +189,7 @@ def test_a_submission_is_whole_where_its_shift_cannot_be_told(submit: Command, r
         file.unlink()
     answer = submit("s.csv")
     assert answer.code == DONE
-    assert "How far the photos are from the run's is not known" in answer.warnings[0]
+    assert "The distance of the photos from the run's cannot be computed" in answer.warnings[0]
     assert answer.out.startswith("s.csv: 28 photos")
     assert len(pd.read_csv(run_copy.parent / "ledger.csv")) == 1
 
@@ -323,7 +323,7 @@ def test_views_are_predicted_and_noted(submit: Command, run_copy: Path, contest:
     for words, named in (
         (["--views", "up"], "no views 'up'"),
         (["--views", "flip", "--tta", 2], "exclude each other"),
-        (["--views", "flip", "--shift"], "one view a photo (no --tta, no --views)"),
+        (["--views", "flip", "--shift"], "one view per photo (no --tta, no --views)"),
     ):
         answer = fastmask("predict", run_copy, images, "--out", "p.csv", *words)
         assert (answer.code, named in answer.errors[0]) == (ASKED_WRONGLY, True)
@@ -336,6 +336,6 @@ def test_a_soup_says_that_it_has_no_score(submit: Command, run_copy: Path) -> No
         shutil.copy(file, file.with_name("epoch009.safetensors"))
     answer = submit("s.csv", "--soup")
     assert answer.code == DONE, answer.errors
-    assert any("prediction is of these models (a soup)" in line for line in answer.err)
+    assert any("These models (a soup) have no out-of-fold predictions" in line for line in answer.err)
     row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
     assert (row["note"], np.isnan(row["oof_macro_f1"])) == ("a soup", True)

@@ -46,7 +46,7 @@ def test_a_report_that_fails_leaves_the_fit_whole(
     assert answer.code == DONE
     assert "macro-F1" in answer.out
     assert answer.warnings == [
-        "The run is whole, but its report is not written (somebody's mistake); to try again: fastmask report run"
+        "The run is complete, but its report is not written (somebody's mistake); to try again: fastmask report run"
     ]
 
 
@@ -70,7 +70,7 @@ def test_a_report_says_where_it_lies_and_what_it_lacks(
     (run_copy / "README.md").write_text("mine")
     answer = fastmask("report", run_copy, "--data", finished_run.config.data)
     assert [line for line in answer.err if line.startswith("Left out")] == []
-    assert any("README.md was changed by hand and stays as it is" in line for line in answer.err)
+    assert any("README.md was changed by hand and is kept" in line for line in answer.err)
     assert (run_copy / "README.md").read_text() == "mine"
 
 

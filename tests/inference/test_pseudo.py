@@ -196,6 +196,6 @@ def test_a_folder_that_was_not_finished_is_none(copy):
 def test_the_command_says_what_comes_next(run_copy, contest, tmp_path, fastmask):
     answer = fastmask("pseudo", run_copy, contest / "eval" / "images", "--out", tmp_path / "labels")
     assert answer.code == 0, answer.err
-    assert "28 photos, labelled by 2 folds, each apart" in answer.out
+    assert "28 photos, labelled by each of 2 folds separately" in answer.out
     assert any("--folds-file" in line for line in answer.err)
     assert len(read_pseudo(tmp_path / "labels").paths) == 28

@@ -106,7 +106,7 @@ def test_a_submission_by_refitted_networks_has_no_score_of_the_checkpoints(refit
     words = ["predict", run, contest / "eval" / "images", "--submission", contest / "eval" / "info.csv", "--out"]
     answer = fastmask(*words, tmp_path / "refit.csv")
     assert answer.code == 0
-    assert any("No out-of-fold prediction is of these models (refitted)" in line for line in answer.err)
+    assert any("These models (refitted) have no out-of-fold predictions" in line for line in answer.err)
     assert fastmask(*words, tmp_path / "plain.csv", "--no-refit").code == 0
     ledger = pd.read_csv(tmp_path / "runs" / "ledger.csv")
     assert ledger["oof_macro_f1"].isna().tolist() == [True, False]
