@@ -25,7 +25,11 @@ _MOST_KEYS, _MOST_SENTENCES = 20, 10
 CROP_OUTSIDE_PIPELINES = "crop and resize have no effect with train_pipeline and valid_pipeline: put them into those"
 # larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
+Count = Annotated[int, Field(ge=0, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
 # parameters of a Beta, or 0; beyond these, samples are only 0, 1 or 0.5, or NaN
 LEAST_BETA, MOST_BETA = 1e-3, 1e3
 Beta = Annotated[float, Field(ge=0, le=MOST_BETA)]
@@ -42,53 +46,31 @@ class Kind(Flag):
     """What a setting is about. Every list of settings in the package is `Config.of_kind` of some of these."""
 
     NONE = 0
-    # how the table of photos is read
-    TABLE = auto()
-    # a file or a folder: its content is compared, not its name
-    PATH = auto()
-    # decides what is scored
-    SCORED = auto()
-    # makes the score too good
-    FLATTERING = auto()
-    # how a network is trained; without effect on frozen features
-    TRAINING = auto()
-    # a parameter of the focal loss
-    FOCAL = auto()
-    # where to work, how fast, and where to report; without effect on the result
-    MACHINE = auto()
-    # how the network computes: changes the last digits of the result
-    NUMERICS = auto()
-    # what to do on a fault
-    FAULT = auto()
-    # not taken from the run on --resume: has to be given again
-    RESTATED = auto()
-    # which machines train the folds
-    LAUNCHING = auto()
-    # trains after the run is scored
-    UNSCORED = auto()
+    TABLE = auto()  # how the table of photos is read
+    PATH = auto()  # a file or a folder: its content is compared, not its name
+    SCORED = auto()  # decides, next to the table, what is scored
+    FLATTERING = auto()  # makes the score too good
+    TRAINING = auto()  # how a network is trained; without effect on frozen features
+    FOCAL = auto()  # a parameter of the focal loss
+    MACHINE = auto()  # where to work, how fast, and where to report; without effect on the result
+    NUMERICS = auto()  # how the network computes: changes the last digits of the result
+    FAULT = auto()  # what to do on a fault
+    RESTATED = auto()  # not taken from the run on --resume: has to be given again
+    LAUNCHING = auto()  # which machines train the folds
+    UNSCORED = auto()  # trains after the run is scored
 
 
 @dataclass(frozen=True)
 class Option:
-    """How the command line shows a field: what its type, default and description do not tell.
+    """How the command line shows a field: what its type, default and description do not tell."""
 
-    Args:
-        panel: the panel of the help; a setting without one has no option.
-        kind: what the field is about.
-        needs: the field without which this one has no effect.
-        note: the default in words, where the default value itself does not say it.
-        common: a setting that --help shows; --help-all shows the others too.
-        words: the option's names, if not those that follow from the field's name and type.
-        read: reads the text of the command line, if the type does not say how; raises ValueError.
-    """
-
-    panel: str | None = None
+    panel: str | None = None  # of the help; a setting without one has no option
     kind: Kind = Kind.NONE
-    needs: str | None = None
-    note: str | None = None
-    common: bool = False
-    words: str | None = None
-    read: Callable[[str], Any] | None = None
+    needs: str | None = None  # the field without which this one has no effect
+    note: str | None = None  # the default in words, if the value does not say it
+    common: bool = False  # shown by --help; --help-all shows the others too
+    words: str | None = None  # the option, if its name and type do not give it
+    read: Callable[[str], Any] | None = None  # reads the text, if the type does not say how; raises ValueError
 
 
 def described(default: Any, description: str, panel: str | None = None, kind: Kind = Kind.NONE, **option: Any) -> Any:
@@ -129,6 +111,13 @@ def read_ranges(text: str) -> dict[str, list[list[float]]]:
     return {"age": pairs}
 
 
+def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
+    """What describes the fields of a panel, which share a kind."""
+    return lambda default, text, kind=Kind.NONE, **option: described(default, text, panel, kind | shared, **option)
+
+
+in_data, in_network, in_run = _in(DATA), _in(NETWORK), _in(RUN)
+in_augment, in_training = _in(AUGMENT, Kind.TRAINING), _in(TRAINING, Kind.TRAINING)
 # settings that only have an effect with launcher ray
 _LAUNCHING = Kind.MACHINE | Kind.RESTATED | Kind.LAUNCHING | Kind.TRAINING
 # the help of options that several commands have, next to their defaults
@@ -155,346 +144,253 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     # data
-    data: str = described(
+    data: str = in_data(
         "data",
         "Contest folder, CSV, folder with a subfolder per class, or 'sample'.",
-        DATA,
-        Kind.TABLE | Kind.PATH | Kind.SCORED,
+        Kind.TABLE | Kind.PATH,
         common=True,
     )
-    heads: list[str] | dict[str, list[str] | Bands] | None = described(
+    heads: list[str] | dict[str, list[str] | Bands] | None = in_data(
         None,
         "Columns of the CSV to learn, such as colour,shape; in a file also with their classes, and bounds.",
-        DATA,
-        Kind.TABLE | Kind.SCORED,
+        Kind.TABLE,
         note="found",
     )
-    images: str | None = described(
-        None,
-        "The folder that the CSV's paths are relative to.",
-        DATA,
-        Kind.TABLE | Kind.PATH | Kind.SCORED,
-        note="the CSV's",
+    images: str | None = in_data(
+        None, "The folder that the CSV's paths are relative to.", Kind.TABLE | Kind.PATH, note="the CSV's"
     )
-    image_column: str | None = described(
-        None, "The CSV's column of photos.", DATA, Kind.TABLE | Kind.SCORED, note="path, or found"
+    image_column: str | None = in_data(None, "The CSV's column of photos.", Kind.TABLE, note="path, or found")
+    group_column: str | None = in_data(None, "The CSV's column that identifies persons.", Kind.TABLE, note="person")
+    fixes: str | None = in_data(
+        None, "A CSV of corrected labels: person or path, column, value.", Kind.TABLE | Kind.PATH
     )
-    group_column: str | None = described(
-        None, "The CSV's column that identifies persons.", DATA, Kind.TABLE | Kind.SCORED, note="person"
-    )
-    fixes: str | None = described(
-        None,
-        "A CSV of corrected labels: person or path, column, value.",
-        DATA,
-        Kind.TABLE | Kind.PATH | Kind.SCORED,
-    )
-    age_bounds: tuple[float, float] = described((30.0, 60.0), "Age bounds to train on.", DATA, Kind.TABLE | Kind.SCORED)
+    age_bounds: tuple[float, float] = in_data((30.0, 60.0), "Age bounds to train on.", Kind.TABLE)
     score_age_bounds: tuple[float, float] = described(
-        (30.0, 60.0), "Age bounds to score by: the official ones.", kind=Kind.TABLE | Kind.SCORED
+        (30.0, 60.0), "Age bounds to score by: the official ones.", kind=Kind.TABLE
     )
-    folds: Annotated[int, Field(ge=2, le=9999)] = described(
-        5, "Folds of the cross-validation.", DATA, Kind.SCORED, common=True
+    folds: Annotated[int, Field(ge=2, le=9999)] = in_data(5, "Folds of the cross-validation.", Kind.SCORED, common=True)
+    folds_file: str | None = in_data(None, "A CSV that assigns photos or persons to folds.", Kind.PATH | Kind.SCORED)
+    stratify: str | None = in_data(
+        None, "A head, or joint, to stratify folds by.", Kind.SCORED, note="age for the contest, else joint"
     )
-    folds_file: str | None = described(
-        None, "A CSV that assigns photos or persons to folds.", DATA, Kind.PATH | Kind.SCORED
+    group: Literal["person", "none"] = in_data(
+        "person", "person keeps each person in one fold; none is the leaky split.", Kind.SCORED
     )
-    stratify: str | None = described(
-        None, "A head, or joint, to stratify folds by.", DATA, Kind.SCORED, note="age for the contest, else joint"
-    )
-    group: Literal["person", "none"] = described(
-        "person", "person keeps each person in one fold; none is the leaky split.", DATA, Kind.SCORED
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = described(0, "Seed of all randomness.", DATA, Kind.SCORED)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = in_data(0, "Seed of all randomness.", Kind.SCORED)
     # what is trained on
-    extra: str | None = described(
-        None, "A CSV of photos for training only, with labels of any heads.", DATA, Kind.PATH | Kind.TRAINING
+    extra: str | None = in_data(
+        None, "A CSV of photos for training only, with labels of any heads.", Kind.PATH | Kind.TRAINING
     )
-    extra_images: str | None = described(
+    extra_images: str | None = in_data(
         None,
         "The folder that the paths of --extra are relative to.",
-        DATA,
         Kind.PATH | Kind.TRAINING,
         needs="extra",
         note="the CSV's",
     )
-    extra_weight: PositiveWeight = described(
-        1.0, "Weight of each photo of --extra in the loss.", DATA, Kind.TRAINING, needs="extra"
+    extra_weight: PositiveWeight = in_data(
+        1.0, "Weight of each photo of --extra in the loss.", Kind.TRAINING, needs="extra"
     )
-    pseudo: str | None = described(
+    pseudo: str | None = in_data(
         None,
         "A folder of pseudo-labels, written by fastmask pseudo, to train on as well.",
-        DATA,
         Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
     )
-    pseudo_weight: PositiveWeight = described(
-        1.0, "Weight of each photo of --pseudo in the loss.", DATA, Kind.TRAINING, needs="pseudo"
+    pseudo_weight: PositiveWeight = in_data(
+        1.0, "Weight of each photo of --pseudo in the loss.", Kind.TRAINING, needs="pseudo"
     )
-    pseudo_least: Annotated[float, Field(ge=0, le=1)] = described(
-        0.0, "Use a pseudo-label only if its probability is at least this.", DATA, Kind.TRAINING, needs="pseudo"
+    pseudo_least: Probability = in_data(
+        0.0, "Use a pseudo-label only if its probability is at least this.", Kind.TRAINING, needs="pseudo"
     )
-    teacher: str | None = described(
+    teacher: str | None = in_data(
         None,
         "A run or an ensemble; each fold also learns from its models of that fold.",
-        DATA,
         Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
     )
-    teacher_weight: Annotated[float, Field(gt=0, le=1)] = described(
-        0.5, "Share of the teacher's probabilities in each label.", DATA, Kind.TRAINING, needs="teacher"
+    teacher_weight: Factor = in_data(
+        0.5, "Share of the teacher's probabilities in each label.", Kind.TRAINING, needs="teacher"
     )
-    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = described(
+    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = in_data(
         1.0,
         "Temperature of the teacher's probabilities; above 1 they are less confident.",
-        DATA,
         Kind.TRAINING,
         needs="teacher",
     )
-    drop: dict[str, list[tuple[float, float]]] | None = described(
+    drop: dict[str, list[tuple[float, float]]] | None = in_data(
         None,
         "Ages to validate but not to train on, such as 27-29,57-59; in a file age: [[27, 29], [57, 59]].",
-        DATA,
         Kind.TRAINING,
         words="--drop-ages",
         read=read_ranges,
     )
-    sampler: str | None = described(
+    sampler: str | None = in_data(
         None,
         "A head, or joint, with classes to sample equally often in training.",
-        DATA,
         Kind.TRAINING,
         note="as in the data",
     )
-    boxes: str | None = described(
-        None,
-        "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.",
-        DATA,
-        Kind.PATH,
+    boxes: str | None = in_data(
+        None, "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.", Kind.PATH
     )
-    margin: Annotated[float, Field(ge=0, le=10)] = described(
-        0.3, "How far to widen a face's box on each side.", DATA, needs="boxes"
+    margin: Annotated[float, Field(ge=0, le=10)] = in_data(
+        0.3, "How far to widen a face's box on each side.", needs="boxes"
     )
-    region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = described(
-        "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", DATA, needs="boxes"
+    region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = in_data(
+        "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", needs="boxes"
     )
     # augmentation
-    crop: tuple[Positive, Positive] = described((400, 200), "Height and width of the centre crop.", DATA, common=True)
-    resize: tuple[Positive, Positive] | None = described(
-        None, "Height and width to resize the crop to.", DATA, common=True
-    )
+    crop: tuple[Positive, Positive] = in_data((400, 200), "Height and width of the centre crop.", common=True)
+    resize: tuple[Positive, Positive] | None = in_data(None, "Height and width to resize the crop to.", common=True)
     train_pipeline: dict[str, Any] | None = described(
         None, "The training augmentation as albumentations serializes it.", note="the report's"
     )
     valid_pipeline: dict[str, Any] | None = described(
         None, "The validation transform as albumentations serializes it.", note="the report's"
     )
-    stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = described(
-        None, "'report', 'pretrained', or three means and three standard deviations.", DATA, note="report"
+    stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = in_data(
+        None, "'report', 'pretrained', or three means and three standard deviations.", note="report"
     )
-    erase: Share = described(0.0, "Probability of erasing a rectangle of a training photo.", AUGMENT, Kind.TRAINING)
-    mixup: Beta = described(
-        0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.", AUGMENT, Kind.TRAINING
+    erase: Share = in_augment(0.0, "Probability of erasing a rectangle of a training photo.")
+    mixup: Beta = in_augment(0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.")
+    cutmix: Beta = in_augment(0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.")
+    mix_prob: Factor = in_augment(1.0, "Probability that --mixup or --cutmix mixes a batch.")
+    half_cutmix: Probability = in_augment(0.0, "Probability of replacing one side of a training photo by a partner's.")
+    half_shares: tuple[float, float] = in_augment(
+        (0.5, 0.5), "Minimum and maximum share of the partner's side.", needs="half_cutmix"
     )
-    cutmix: Beta = described(
-        0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.", AUGMENT, Kind.TRAINING
-    )
-    mix_prob: Annotated[float, Field(gt=0, le=1)] = described(
-        1.0, "Probability that --mixup or --cutmix mixes a batch.", AUGMENT, Kind.TRAINING
-    )
-    half_cutmix: Annotated[float, Field(ge=0, le=1)] = described(
-        0.0, "Probability of replacing one side of a training photo by a partner's.", AUGMENT, Kind.TRAINING
-    )
-    half_shares: tuple[float, float] = described(
-        (0.5, 0.5), "Minimum and maximum share of the partner's side.", AUGMENT, Kind.TRAINING, needs="half_cutmix"
-    )
-    half_partner: str = described(
+    half_partner: str = in_augment(
         "same",
         "Partners: same (joint class), any, or a joint class such as 'incorrect female 60+'.",
-        AUGMENT,
-        Kind.TRAINING,
         needs="half_cutmix",
     )
     # network
-    arch: str = described("tf_efficientnet_b4", "A timm model.", NETWORK, common=True)
-    pretrained: bool = described(True, "Start from pretrained weights of timm's hub.", NETWORK, common=True)
-    weights: str | None = described(
+    arch: str = in_network("tf_efficientnet_b4", "A timm model.", common=True)
+    pretrained: bool = in_network(True, "Start from pretrained weights of timm's hub.", common=True)
+    weights: str | None = in_network(
         None,
         "Start from a file of weights (safetensors, .pth), or each fold from that of a run.",
-        NETWORK,
         Kind.PATH | Kind.FLATTERING,
         common=True,
     )
-    drop_rate: Share = described(0.0, "Dropout before the heads.", NETWORK, Kind.TRAINING)
-    drop_path: Share = described(0.0, "Stochastic depth of the body.", NETWORK, Kind.TRAINING)
-    freeze: Literal["body"] | Positive | None = described(
-        None, "Part of the body to freeze: body, or the number of its first stages.", NETWORK, Kind.TRAINING
+    drop_rate: Share = in_network(0.0, "Dropout before the heads.", Kind.TRAINING)
+    drop_path: Share = in_network(0.0, "Stochastic depth of the body.", Kind.TRAINING)
+    freeze: Literal["body"] | Positive | None = in_network(
+        None, "Part of the body to freeze: body, or the number of its first stages.", Kind.TRAINING
     )
-    unfreeze: Positive | None = described(
+    unfreeze: Positive | None = in_network(
         None,
         "Epoch, counted from 1, in which the frozen part starts to train.",
-        NETWORK,
         Kind.TRAINING,
         needs="freeze",
         note="never",
     )
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = described(
+    layer_decay: Factor = in_network(
         1.0,
         "Factor of the learning rate from each block of the body to the block below it, such as 0.8.",
-        NETWORK,
         Kind.TRAINING,
     )
     # loss
-    loss: Literal["focal", "ce", "own"] = described(
-        "focal", "focal or ce (cross-entropy); own is the loss_func of cross_validate.", TRAINING, Kind.TRAINING
+    loss: Literal["focal", "ce", "own"] = in_training(
+        "focal", "focal or ce (cross-entropy); own is the loss_func of cross_validate."
     )
-    focal_gamma: Annotated[float, Field(ge=0, le=100)] = described(
-        2.0, "Gamma of the focal loss.", TRAINING, Kind.TRAINING | Kind.FOCAL
-    )
+    focal_gamma: Annotated[float, Field(ge=0, le=100)] = in_training(2.0, "Gamma of the focal loss.", Kind.FOCAL)
     alpha: dict[str, list[Weight] | dict[str, Weight]] | None = described(
         None, "Class weights per head, such as age: [1, 1, 4], or age: {60+: 4}.", kind=Kind.TRAINING | Kind.FOCAL
     )
-    class_weight: Literal["none", "auto"] = described(
+    class_weight: Literal["none", "auto"] = in_training(
         "none",
         "none, auto (classes of a head weigh the same in total), or a YAML file such as age: [1, 1, 4].",
-        TRAINING,
-        Kind.TRAINING | Kind.FOCAL,
+        Kind.FOCAL,
     )
-    label_smoothing: Share = described(
-        0.0, "Share of each label to spread over all classes.", TRAINING, Kind.TRAINING | Kind.FOCAL
-    )
-    f1_share: Annotated[float, Field(ge=0, le=1)] = described(
-        0.0, "Share of the batch's soft F1 in the loss; 1 is soft F1 only.", TRAINING, Kind.TRAINING | Kind.FOCAL
-    )
-    order: str | None = described(
-        None, "Also learn the number behind a head, such as age, as a distribution.", TRAINING, Kind.TRAINING
-    )
+    label_smoothing: Share = in_training(0.0, "Share of each label to spread over all classes.", Kind.FOCAL)
+    f1_share: Probability = in_training(0.0, "Share of the batch's soft F1 in the loss; 1 is soft F1 only.", Kind.FOCAL)
+    order: str | None = in_training(None, "Also learn the number behind a head, such as age, as a distribution.")
     order_spread: Annotated[float, Field(gt=0)] = described(
         2.0, "Standard deviation of the targets of order.", kind=Kind.TRAINING
     )
     head_weights: dict[str, Weight] | None = described(None, "Weight of each head in the loss.", kind=Kind.TRAINING)
     # optimizer and schedule
-    epochs: Positive = described(20, "Epochs per fold.", TRAINING, Kind.TRAINING, common=True)
-    bs: Literal["auto"] | Positive = described(
-        32,
-        "Photos per batch, or auto: as many as fit into memory, at most 32.",
-        TRAINING,
-        Kind.TRAINING,
-        common=True,
+    epochs: Positive = in_training(20, "Epochs per fold.", common=True)
+    bs: Literal["auto"] | Positive = in_training(
+        32, "Photos per batch, or auto: as many as fit into memory, at most 32.", common=True
     )
     # times the weight decay it still fits into float32
-    lr: Annotated[float, Field(gt=0, le=1e30)] = described(
-        3e-4, "Learning rate; the maximum of one-cycle.", TRAINING, Kind.TRAINING, common=True
+    lr: Annotated[float, Field(gt=0, le=1e30)] = in_training(
+        3e-4, "Learning rate; the maximum of one-cycle.", common=True
     )
-    wd: Annotated[float, Field(ge=0, le=1000)] = described(1e-5, "Weight decay.", TRAINING, Kind.TRAINING)
-    sched: Literal["multistep", "onecycle", "cosine", "constant"] = described(
-        "multistep", "Schedule: multistep, onecycle, cosine or constant.", TRAINING, Kind.TRAINING
+    wd: Annotated[float, Field(ge=0, le=1000)] = in_training(1e-5, "Weight decay.")
+    sched: Literal["multistep", "onecycle", "cosine", "constant"] = in_training(
+        "multistep", "Schedule: multistep, onecycle, cosine or constant."
     )
-    milestones: list[Annotated[float, Field(gt=0)]] = described(
-        [0.5, 0.75], "Milestones of multistep: epochs, or shares below 1.", TRAINING, Kind.TRAINING
+    milestones: list[Annotated[float, Field(gt=0)]] = in_training(
+        [0.5, 0.75], "Milestones of multistep: epochs, or shares below 1."
     )
-    lr_gamma: Annotated[float, Field(gt=0, le=1)] = described(
-        0.5, "Factor of the learning rate at each milestone.", TRAINING, Kind.TRAINING
+    lr_gamma: Factor = in_training(0.5, "Factor of the learning rate at each milestone.")
+    accumulate: Positive = in_training(1, "Batches per optimizer step.")
+    ema: Share = in_training(
+        0.0, "Decay of the averaged weights that are validated and saved, such as 0.999; 0 is off."
     )
-    accumulate: Positive = described(1, "Batches per optimizer step.", TRAINING, Kind.TRAINING)
-    ema: Share = described(
-        0.0,
-        "Decay of the averaged weights that are validated and saved, such as 0.999; 0 is off.",
-        TRAINING,
-        Kind.TRAINING,
-    )
-    swa: Share = described(
-        0.0,
-        "Average the weights of the epochs after this share of them, such as 0.75; 0 is off.",
-        TRAINING,
-        Kind.TRAINING,
-    )
-    refit: Annotated[int, Field(ge=0, le=65536)] = described(
-        0,
-        "Final epochs on all photos, at the last learning rate, for the models that predict.",
-        TRAINING,
-        Kind.TRAINING | Kind.UNSCORED,
+    swa: Share = in_training(0.0, "Average the weights of the epochs after this share of them, such as 0.75; 0 is off.")
+    refit: Count = in_training(
+        0, "Final epochs on all photos, at the last learning rate, for the models that predict.", Kind.UNSCORED
     )
     # callbacks
-    monitor: str = described("macro_f1", "The metric for early stopping and checkpoints.", TRAINING, Kind.TRAINING)
-    patience: Annotated[int, Field(ge=0, le=65536)] = described(
-        5, "Epochs without improvement before a fold stops; 0 never stops.", TRAINING, Kind.TRAINING
-    )
-    top_k: Positive = described(
-        1, "Checkpoints kept per fold; their probabilities are averaged.", TRAINING, Kind.TRAINING
-    )
-    on_nan: Literal["stop", "skip"] = described(
-        "stop", "If the loss is NaN or inf: stop, or skip the step.", TRAINING, Kind.TRAINING | Kind.FAULT
+    monitor: str = in_training("macro_f1", "The metric for early stopping and checkpoints.")
+    patience: Count = in_training(5, "Epochs without improvement before a fold stops; 0 never stops.")
+    top_k: Positive = in_training(1, "Checkpoints kept per fold; their probabilities are averaged.")
+    on_nan: Literal["stop", "skip"] = in_training(
+        "stop", "If the loss is NaN or inf: stop, or skip the step.", Kind.FAULT
     )
     on_bad_photo: Literal["error", "skip"] = described(
         "error", "If a photo cannot be read: error, or skip it and list it.", TRAINING, Kind.SCORED | Kind.FAULT
     )
     # machine
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = described(
-        "auto",
-        "auto, fp32, bf16 or fp16.",
-        RUN,
-        Kind.NUMERICS,
-        note="auto: bf16 or fp16 on a GPU, fp32 on a CPU",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = in_run(
+        "auto", "auto, fp32, bf16 or fp16.", Kind.NUMERICS, note="auto: bf16 or fp16 on a GPU, fp32 on a CPU"
     )
-    tf32: bool = described(True, "Use TF32 where a GPU computes in fp32.", RUN, Kind.NUMERICS)
-    compile: bool = described(False, "Compile the network.", RUN, Kind.NUMERICS | Kind.TRAINING)
-    cache: Literal["auto", "disk", "ram", "off"] = described(
-        "auto", "Where to keep decoded photos: auto, disk, ram or off.", RUN, Kind.MACHINE
+    tf32: bool = in_run(True, "Use TF32 where a GPU computes in fp32.", Kind.NUMERICS)
+    compile: bool = in_run(False, "Compile the network.", Kind.NUMERICS | Kind.TRAINING)
+    cache: Literal["auto", "disk", "ram", "off"] = in_run(
+        "auto", "Where to keep decoded photos: auto, disk, ram or off.", Kind.MACHINE
     )
-    cache_dir: str | None = described(
-        None,
-        "The folder of decoded photos, shared by runs.",
-        RUN,
-        Kind.MACHINE | Kind.PATH,
-        note="the user's cache",
+    cache_dir: str | None = in_run(
+        None, "The folder of decoded photos, shared by runs.", Kind.MACHINE | Kind.PATH, note="the user's cache"
     )
-    hours: Annotated[float, Field(gt=0)] | None = described(
+    hours: Annotated[float, Field(gt=0)] | None = in_training(
         None,
         "Time limit of all folds: trains as many epochs as fit, at most --epochs.",
-        TRAINING,
-        Kind.MACHINE | Kind.RESTATED | Kind.TRAINING,
+        Kind.MACHINE | Kind.RESTATED,
         common=True,
     )
-    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = described(
+    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = in_run(
         "60s",
         "Steps (500) or time (90s, 5m) between saved states within an epoch, for --resume.",
-        RUN,
         Kind.MACHINE | Kind.TRAINING,
     )
-    tensorboard: bool = described(
-        False, "Write TensorBoard event files to each fold's folder.", RUN, Kind.MACHINE | Kind.TRAINING
+    tensorboard: bool = in_run(
+        False, "Write TensorBoard event files to each fold's folder.", Kind.MACHINE | Kind.TRAINING
     )
-    wandb: Annotated[str, Field(min_length=1)] | None = described(
-        None, "A project of Weights & Biases to log to, one run per fold.", RUN, Kind.MACHINE | Kind.TRAINING
+    wandb: Text | None = in_run(
+        None, "A project of Weights & Biases to log to, one run per fold.", Kind.MACHINE | Kind.TRAINING
     )
-    mlflow: Annotated[str, Field(min_length=1)] | None = described(
-        None, "An experiment of MLflow to log to, one run per fold.", RUN, Kind.MACHINE | Kind.TRAINING
+    mlflow: Text | None = in_run(
+        None, "An experiment of MLflow to log to, one run per fold.", Kind.MACHINE | Kind.TRAINING
     )
-    launcher: Literal["local", "ray"] = described(
-        "local",
-        "local trains folds one after the other on this machine, ray in parallel on a Ray cluster.",
-        RUN,
-        _LAUNCHING,
+    launcher: Literal["local", "ray"] = in_run(
+        "local", "local trains folds one after the other on this machine, ray in parallel on a Ray cluster.", _LAUNCHING
     )
-    address: Annotated[str, Field(min_length=1)] | None = described(
-        None,
-        "Ray's cluster: auto, HOST:PORT or ray://HOST:PORT.",
-        RUN,
-        _LAUNCHING,
-        note="a new one on this machine",
+    address: Text | None = in_run(
+        None, "Ray's cluster: auto, HOST:PORT or ray://HOST:PORT.", _LAUNCHING, note="a new one on this machine"
     )
-    per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = described(
+    per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = in_run(
         None,
         "Each fold's share of a Ray node, such as gpu=0.5,cpu=4.",
-        RUN,
         _LAUNCHING,
         note="a GPU, or as many cores as torch uses",
     )
-    fetch: bool = described(
-        False, "Send the folds' files to --out even if Ray's nodes can write there.", RUN, _LAUNCHING
-    )
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = described(
-        None, WORKERS, RUN, Kind.MACHINE, note=WORKERS_DEFAULT
-    )
-    device: Annotated[str, Field(min_length=1)] | None = described(None, DEVICE, RUN, Kind.MACHINE, note=DEVICE_DEFAULT)
+    fetch: bool = in_run(False, "Send the folds' files to --out even if Ray's nodes can write there.", _LAUNCHING)
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = in_run(None, WORKERS, Kind.MACHINE, note=WORKERS_DEFAULT)
+    device: Text | None = in_run(None, DEVICE, Kind.MACHINE, note=DEVICE_DEFAULT)
 
     @field_validator("per_fold", mode="before")
     @classmethod
