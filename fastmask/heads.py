@@ -1,4 +1,4 @@
-"""Head, Heads: the vocabulary every stage speaks (names <-> numbers <-> joint class)."""
+"""Heads: the attributes of a photo, and the conversions between class names, class numbers and the joint class."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ RESERVED = ("path", "person", "fold", "source", "true", "predicted", JOINT)
 
 
 def number_of(head: str) -> str:
-    """The name of the head that learns the number behind a head's bands."""
+    """The name of the head that learns the number from which a head's class follows."""
     return f"{head}_number"
 
 
 @dataclass(frozen=True)
 class Head:
-    """One attribute of a photo: its name, its classes in the order of their numbers, its share of the loss.
+    """One attribute of a photo: its name, its classes in the order of their numbers, its weight in the loss.
 
-    `bounds` are set where the classes are bands of a number (an age in years): class i holds bounds[i-1] <= number <
-    bounds[i]. `train_bounds` then are the bounds that training uses, `bounds` those that the score uses; a number
-    outside `limits`, both included, is a mistake.
+    `bounds` are set if the classes are bands of a number (an age in years): class i has bounds[i-1] <= number <
+    bounds[i]. Training uses `train_bounds` if they are set, the score always `bounds`; a number outside `limits`, both
+    included, is an error.
 
-    `spread` is set where the classes are whole numbers in order, which are learned as a distribution: the target is a
-    normal one of that deviation around the label. Such a head stands beside the others and is no part of the joint
-    class.
+    `spread` is set if the classes are rising whole numbers that are learned as a distribution: the target is a normal
+    distribution with that standard deviation around the label. Such a head is not part of the joint class.
     """
 
     name: str
@@ -104,7 +103,7 @@ class Head:
 
     @property
     def numbers(self) -> np.ndarray:
-        """(classes,) the numbers that the classes of a distribution are."""
+        """(classes,) the numbers of a distribution."""
         return np.array(self.classes, dtype=np.float64)
 
     def encode(self, name: str) -> int:
@@ -121,13 +120,13 @@ class Head:
 
     def decode_all(self, codes: np.ndarray) -> np.ndarray:
         """(N,) class numbers -> (N,) class names, as `decode` gives each."""
-        # -1 takes the last
+        # -1 is the last
         return np.array([*self.classes, ""], dtype=object)[codes]
 
     def read(self, cell: str) -> tuple[str, float]:
-        """A cell of a table -> the class's name and the number behind it: NaN where there is none; "" is unknown.
+        """A cell of a table -> (class name, number): "" and NaN if unknown, NaN if the head has no bounds.
 
-        Raises DataError for a cell that names no class or, where the classes are bands of a number, is none.
+        Raises DataError for an unknown class or, if the head has bounds, for a cell that is not a number.
         """
         if cell == "":
             return "", float("nan")
@@ -144,17 +143,17 @@ class Head:
     def band(self, numbers: np.ndarray, training: bool = False) -> np.ndarray:
         """(N,) numbers -> (N,) class numbers by the bounds; NaN is UNKNOWN."""
         if self.bounds is None:
-            raise UsageError(f"Head {self.name!r} has no bounds, so a number does not tell its class.")
+            raise UsageError(f"Head {self.name!r} has no bounds, so no class follows from a number.")
         bounds = self.train_bounds if training and self.train_bounds else self.bounds
         return np.where(np.isnan(numbers), UNKNOWN, np.digitize(numbers, bounds)).astype(np.int64)
 
 
 class Heads(Sequence[Head]):
-    """The heads of a data set in order; splits logits, joins classes.
+    """The heads of a data set in order; splits logits and joins classes.
 
     The joint class is the mixed-radix number of the heads' classes, the first head the most significant: for
-    (mask, gender, age) of 3, 2, 3 classes it is mask*6 + gender*3 + age. `joined` are the places of the heads that it
-    is made of: all but those that are distributions over a number.
+    (mask, gender, age) with 3, 2, 3 classes it is mask*6 + gender*3 + age. `joined` are the positions of its heads: all
+    except distributions over a number.
     """
 
     def __init__(self, heads: Sequence[Head]) -> None:
@@ -171,7 +170,7 @@ class Heads(Sequence[Head]):
         self.n_logits = self.offsets[-1]
         self.joined = tuple(i for i, head in enumerate(self._heads) if head.spread is None)
         if not self.joined:
-            raise UsageError(f"{', '.join(self.names)}: at least one head with classes to tell apart is needed.")
+            raise UsageError(f"{', '.join(self.names)}: at least one head that is not a distribution is needed.")
         self._joint_sizes = tuple(self.sizes[i] for i in self.joined)
         self.n_joint = math.prod(self._joint_sizes)
         if self.n_joint > limits.JOINT_CLASSES:
@@ -207,52 +206,52 @@ class Heads(Sequence[Head]):
 
     @property
     def classified(self) -> tuple[str, ...]:
-        """The names of the heads that the joint class is made of, which scores are of."""
+        """The names of the heads of the joint class, which are scored."""
         return tuple(self._heads[i].name for i in self.joined)
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        """The names of the heads of the joint class that have no part in the loss, so that answers mean nothing."""
+        """The names of the heads of the joint class with weight 0, whose predictions mean nothing."""
         return tuple(self._heads[i].name for i in self.joined if not self._heads[i].weight)
 
     @property
     def columns(self) -> list[str]:
-        """A column name a logit, such as "mask.wear"."""
+        """The column name of each logit, such as "mask.wear"."""
         return [f"{h.name}.{c}" for h in self._heads for c in h.classes]
 
     @property
     def joined_columns(self) -> list[int]:
-        """The places in the logits of the heads that the joint class is made of."""
+        """The columns in the logits of the heads of the joint class."""
         return [j for i in self.joined for j in range(self.offsets[i], self.offsets[i + 1])]
 
     def position(self, name: str) -> int:
-        """Where the head called `name` stands; raises UsageError naming the heads there are."""
+        """The index of the head called `name`; raises UsageError listing the heads if there is none."""
         if name not in self.names:
             raise UsageError(f"There is no head {name!r}; the heads are {', '.join(self.names)}.")
         return self.names.index(name)
 
     def encode(self, names: Sequence[str]) -> tuple[int, ...]:
-        """A class name a head -> a class number a head; "" is UNKNOWN (-1)."""
+        """One class name per head -> one class number per head; "" is UNKNOWN (-1)."""
         return tuple(h.encode(n) for h, n in zip(self._heads, names, strict=True))
 
     def encode_frame(self, frame: pd.DataFrame) -> np.ndarray:
-        """A frame with a column of class names a head -> (N, heads) int64 class numbers; "" is UNKNOWN (-1)."""
+        """A frame with a column of class names per head -> (N, heads) int64 class numbers; "" is UNKNOWN (-1)."""
         codes = ({name: head.encode(name) for name in frame[head.name].unique()} for head in self._heads)
         columns = (frame[head.name].map(known) for head, known in zip(self._heads, codes, strict=True))
         return np.stack([column.to_numpy(np.int64) for column in columns], axis=1)
 
     def decode(self, codes: Sequence[int]) -> tuple[str, ...]:
-        """A class number a head -> a class name a head; UNKNOWN (-1) is ""."""
+        """One class number per head -> one class name per head; UNKNOWN (-1) is ""."""
         return tuple(h.decode(int(c)) for h, c in zip(self._heads, codes, strict=True))
 
     def split(self, logits: Any) -> list[Any]:
-        """(..., n_logits) array or tensor -> a (..., classes) view a head."""
+        """(..., n_logits) array or tensor -> a (..., classes) view per head."""
         if logits.shape[-1] != self.n_logits:
-            raise ValueError(f"expected {self.n_logits} columns, one a class of {self!r}, found {logits.shape[-1]}")
+            raise ValueError(f"expected {self.n_logits} columns, one per class of {self!r}, found {logits.shape[-1]}")
         return [logits[..., a:b] for a, b in pairwise(self.offsets)]
 
     def joint(self, y: Any) -> Any:
-        """(..., heads) class numbers -> (...) joint class; UNKNOWN where any of its heads is unknown."""
+        """(..., heads) class numbers -> (...) joint class; UNKNOWN if any of its heads is unknown."""
         joint, known = y[..., 0] * 0, y[..., self.joined[0]] >= 0
         for i, size in zip(self.joined, self._joint_sizes, strict=True):
             joint = joint * size + y[..., i]
@@ -260,7 +259,7 @@ class Heads(Sequence[Head]):
         return joint * known - (~known) * 1
 
     def unjoint(self, joint: np.ndarray) -> np.ndarray:
-        """(N,) joint class -> (N, heads) class numbers; UNKNOWN is so in every head, and a distribution always."""
+        """(N,) joint class -> (N, heads) class numbers; distributions, and all heads for UNKNOWN, are UNKNOWN."""
         joint = np.asarray(joint, dtype=np.int64)
         known = np.where(joint < 0, 0, joint)
         y = np.full((*joint.shape, len(self)), UNKNOWN, np.int64)
@@ -272,11 +271,11 @@ class Heads(Sequence[Head]):
         return " ".join(filter(None, self.decode(self.unjoint(np.array([joint]))[0])))
 
     def joint_names(self) -> list[str]:
-        """The names of all joint classes in order: with many heads, many."""
+        """The names of all joint classes in order, whose number grows exponentially with the heads."""
         return [" ".join(names) for names in product(*(self._heads[i].classes for i in self.joined))]
 
     def joint_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
-        """(N, n_logits) probabilities -> (N, n_joint): the product of the heads, taken as independent."""
+        """(N, n_logits) probabilities -> (N, n_joint): the product over the heads, as if independent."""
         parts = self.split(probabilities)
         joint = parts[self.joined[0]]
         for part in (parts[i] for i in self.joined[1:]):
@@ -291,28 +290,20 @@ class Heads(Sequence[Head]):
         return np.stack([part.argmax(-1) for part in self.split(scores)], axis=-1)
 
     def harden(self, labels: np.ndarray) -> np.ndarray:
-        """(..., n_logits) soft labels -> (..., heads) the class of most weight; UNKNOWN where a head has none."""
+        """(..., n_logits) soft labels -> (..., heads) the class of highest weight; UNKNOWN if all are 0."""
         known = np.stack([part.sum(-1) > 0 for part in self.split(labels)], axis=-1)
         return np.where(known, self.argmax(labels), UNKNOWN)
 
     def to_plain(self) -> list[dict[str, Any]]:
         """The heads as lists and plain values, for YAML and JSON."""
         return [
-            {
-                "name": h.name,
-                "classes": list(h.classes),
-                "weight": h.weight,
-                "bounds": list(h.bounds) if h.bounds else None,
-                "train_bounds": list(h.train_bounds) if h.train_bounds else None,
-                "limits": list(h.limits) if h.limits else None,
-                "spread": h.spread,
-            }
-            for h in self._heads
+            {name: list(value) if isinstance(value, tuple) else value for name, value in vars(head).items()}
+            for head in self._heads
         ]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Mapping[str, Any]]) -> Heads:
-        """The reverse of `to_plain`; raises UsageError where `plain` is anything else."""
+        """The inverse of `to_plain`; raises UsageError for any other value."""
         if not isinstance(plain, list) or not all(map(_is_plain, plain)):
             raise UsageError("The heads are not a list of names, classes, weights and bounds.")
         return cls([Head(**head) for head in plain])

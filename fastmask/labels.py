@@ -1,6 +1,6 @@
 """Labels: soft labels, the weight of each class of a photo, (B, classes of all heads) float.
 
-A head's weights sum to 1 for one photo, to less or more where its label is to count so, to 0 where nobody knows it.
+The weights of a head sum to 1 for each photo, to another number if its label is weighted, to 0 if it is unknown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastmask.heads import UNKNOWN, Heads
 
 
 def soft_labels(y: Tensor, heads: Heads) -> Tensor:
-    """(B, heads) class numbers -> soft labels: 1 at a head's class, 0 all over one that is unknown; soft ones stay."""
+    """(B, heads) class numbers -> soft labels: 1 for a head's class, all 0 if unknown; soft labels are returned."""
     if y.is_floating_point():
         return y
     known = (y != UNKNOWN).float()
@@ -25,9 +25,9 @@ def soft_labels(y: Tensor, heads: Heads) -> Tensor:
 
 
 def mixed(labels: Tensor, others: Tensor, shares: Tensor, heads: Heads) -> Tensor:
-    """The soft labels of photos of which a share, (B,), is another: (1 - share) x own + share x the other's.
+    """The soft labels of photos that are mixed with others by `shares`, (B,): (1 - share) x own + share x other.
 
-    A head that is unknown for either is unknown: what of it would be left counts as sure as a whole label.
+    A head that is unknown for either photo is unknown, because the rest would count as much as a whole label.
     """
     made = torch.lerp(labels, others, shares[:, None].to(labels))
     parts = zip(*(heads.split(all_) for all_ in (made, labels, others)), strict=True)

@@ -1,6 +1,6 @@
-"""Scores: macro-F1 and accuracy of the joint class and of each head, with intervals by bootstrap over persons.
+"""Scoring: macro-F1 and accuracy of the joint class and of each head, with intervals by bootstrap over persons.
 
-Differences of two answers to the same photos are paired: both are scored on the same draws of persons.
+Differences between predictions for the same photos are paired: both are scored on the same draws of persons.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fastmask.system.errors import UsageError
 from fastmask.system.randomness import Counted, Stream
 
 DRAWS = 2000
-# groups in all; examples/benchmarks/coverage.py measures what that does for the intervals
+# weight of the imagined groups; examples/benchmarks/coverage.py measures its effect on the intervals
 _IMAGINED = 0.5
-# of a class; the interval of a difference held the truth in 92 % of simulated trials with 105, in 84 % with 28
+# per class; intervals of differences covered the truth in 92 % of simulated trials with 105, in 84 % with 28
 _FEW_GROUPS = 30
-# the figure to monitor of which less is better; every other is a metric of which more is
+# the only monitored value of which lower is better
 LOSS = "valid_loss"
 
 
@@ -52,7 +52,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Score(Plain):
-    """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None where not asked for)."""
+    """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None without bootstrap)."""
 
     macro_f1: float
     accuracy: float
@@ -67,13 +67,13 @@ class Score(Plain):
 
     @property
     def cells(self) -> str:
-        """Its macro-F1 with its interval and its accuracy as cells of a table, under `CELLS`."""
+        """Macro-F1 with its interval, and accuracy, as cells of a table with the header `CELLS`."""
         return f"{with_interval(self.macro_f1, self.macro_f1_interval):24}  {self.accuracy:.4f}  "
 
 
 @dataclass(frozen=True)
 class Difference(Plain):
-    """How much better one answer is than another to the same photos, with 95 % intervals of the paired bootstrap."""
+    """The difference of two predictions for the same photos, with 95 % intervals of the paired bootstrap."""
 
     macro_f1: float
     accuracy: float
@@ -82,7 +82,7 @@ class Difference(Plain):
 
     @property
     def is_noise(self) -> bool:
-        """Whether other persons might as well have shown no difference, or the opposite one, in macro-F1."""
+        """Whether the interval of macro-F1 contains 0."""
         low, high = self.macro_f1_interval
         return not (low > 0 or high < 0)
 
@@ -91,14 +91,14 @@ class Difference(Plain):
 
     @property
     def cell(self) -> str:
-        """Its macro-F1 with its interval as a cell of a table."""
+        """The difference of macro-F1 with its interval as a cell of a table."""
         low, high = self.macro_f1_interval
         return f"{self.macro_f1:+.4f} ({low:+.4f} … {high:+.4f})"
 
 
 @dataclass(frozen=True)
 class Scores(Plain):
-    """The score of the joint class and of each head; `notes` say what a reader must know to believe them."""
+    """The score of the joint class and of each head; `notes` qualify them."""
 
     joint: Score
     heads: dict[str, Score]
@@ -115,27 +115,27 @@ class Scores(Plain):
 
 
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:
-    """A figure and its interval as tables show them."""
+    """A score with its interval as tables show it."""
     return f"{value:.4f}" + (f" ({interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
 
 
 def with_ends(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float | None]:
-    """A figure and the ends of its interval as the columns `name`, NAME_low and NAME_high of a table."""
+    """A score and the ends of its interval as the columns NAME, NAME_low and NAME_high of a table."""
     low, high = interval or (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Counts of right answers, of answers and of truths a class -> the F1 a class.
+    """Counts of hits, predictions and truths per class -> F1 per class.
 
-    A class without truth has F1 0, as scikit-learn gives it with `zero_division=0`.
+    A class without truth has F1 0, as in scikit-learn with `zero_division=0`.
     """
     both = predicted + true
     return np.where(true > 0, np.divide(2 * hits, both, where=both > 0, out=np.zeros(both.shape)), 0.0)
 
 
 def macro_f1(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Counts (..., classes) -> (...) the mean F1 over the classes, those without truth and answer counted as 0."""
+    """Counts (..., classes) -> (...) the mean F1 over the classes; classes without truth count as 0."""
     return f1(hits, predicted, true).mean(-1)
 
 
@@ -147,12 +147,12 @@ def score(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Score:
-    """Macro-F1 and accuracy of (N,) class numbers; photos whose truth is -1 are left out.
+    """Macro-F1 and accuracy of (N,) class numbers; photos with truth -1 are left out.
 
-    `classes` are those that the mean is over; by default those that the truth has. With `groups` (N,), such as the
-    persons, 95 % intervals by a bootstrap that draws whole groups: `draws` times, the percentiles 2.5 and 97.5. The
-    mean is over the same classes in every draw. Half an imagined group is drawn too, some of it always right and the
-    rest always wrong: what a few groups say of a class would else look surer than it is.
+    The mean is over `classes`, by default those of the truth. With `groups` (N,), such as persons, 95 % intervals by a
+    bootstrap over whole groups: the percentiles 2.5 and 97.5 of `draws` draws, all over the same classes. Half an
+    imagined group, partly always right and partly always wrong, is added, because otherwise the intervals of classes
+    with few groups would be too narrow.
     """
     return score_together([(predicted, true, classes)], groups, draws, seed)[0]
 
@@ -170,18 +170,18 @@ def score_together(
 def score_differences(
     targets: Sequence[Target], groups: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> list[Difference]:
-    """How much better each later (predicted, true, classes) is than the first: their truths must be the same photos'.
+    """The difference of each later (predicted, true, classes) from the first, for the same photos.
 
-    Each draw of groups scores both, so that what is hard for both cancels out (a paired bootstrap).
+    Both are scored on the same draws of groups (paired bootstrap), so that common difficulties cancel out.
     """
     first, *others = draw_scores(targets, groups, draws, seed)
-    return [other.less(first) for other in others]
+    return [other.minus(first) for other in others]
 
 
 def draw_scores(
     targets: Sequence[Target], groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0
 ) -> list[Drawn]:
-    """Targets of the same photos with their figures in the same draws, to be asked for scores and differences."""
+    """Targets of the same photos with their values in the same draws, for scores and differences."""
     n = len(targets[0][1])
     owner = np.zeros(n, np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
     counted = [Drawn(predicted, true, classes, owner) for predicted, true, classes in targets]
@@ -193,7 +193,7 @@ def draw_scores(
 
 
 class Drawn:
-    """One target's counts, and its figures in each draw of groups."""
+    """One target's counts, and its values in each draw of groups."""
 
     def __init__(
         self, predicted: np.ndarray, true: np.ndarray, classes: Sequence[int] | None, owner: np.ndarray
@@ -209,14 +209,14 @@ class Drawn:
             self.counts = vstack([counts, _imagined(counts, len(self.classes))], format="csr")
 
     def draw(self, weights: np.ndarray) -> None:
-        """Add the figures of (draws, groups + 2) weights, the last two those of the imagined."""
+        """Add the values for (draws, groups + 2) weights, the last two of the imagined groups."""
         if self.n and len(self.classes):
             each, accuracy = _rates(weights @ self.counts, len(self.classes))
-            # a draw without any of these photos says nothing
+            # a draw without any of these photos has no value
             self.draws.append((each.mean(1)[~np.isnan(accuracy)], accuracy[~np.isnan(accuracy)]))
 
     def score(self) -> Score:
-        """The figures of the whole, with intervals where there were draws."""
+        """The score of all photos, with intervals if there were draws."""
         if not self.n or not len(self.classes):
             return Score(float("nan"), float("nan"), 0)
         point = float(self.each.mean()), float(self.accuracy[0])
@@ -225,8 +225,8 @@ class Drawn:
         f1_draws, accuracy_draws = self._figures()
         return Score(*point, self.n, _interval(f1_draws, point[0]), _interval(accuracy_draws, point[1]))
 
-    def less(self, other: Drawn) -> Difference:
-        """The figures of this less those of `other`, draw by draw."""
+    def minus(self, other: Drawn) -> Difference:
+        """The difference of this and `other`, draw by draw."""
         here, there = self.score(), other.score()
         points = here.macro_f1 - there.macro_f1, here.accuracy - there.accuracy
         if not self.draws:
@@ -276,9 +276,9 @@ def _rates(counts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:
-    """How often each group is drawn, (draws, groups + 2) in pieces: with replacement, as many groups as there are.
+    """How often each group is drawn with replacement, in batches of (draws, groups + 2).
 
-    The last two weights are of the imagined: exponential ones would be a whole group each (Rubin 1981).
+    The last two weights are of the imagined groups: exponential ones would be a whole group each (Rubin 1981).
     """
     rng = Counted(Stream.BOOTSTRAP, seed).at(0)
     for start in range(0, draws, at_once):
@@ -293,13 +293,13 @@ def _interval(values: np.ndarray, point: float) -> tuple[float, float]:
 
 
 def why_optimistic(folds: int) -> str:
-    """Why the figure beside the score of so many folds flatters, in words."""
+    """Why the optimistic score of a run with `folds` folds flatters, for scores.json."""
     others = "chosen by the other folds" if folds > 1 else "the last ones, because with one fold no other can choose"
     return f"each fold's epochs are chosen by the fold's own score, which flatters; the headline's are {others}"
 
 
 def thin(true: np.ndarray, groups: np.ndarray) -> list[str]:
-    """What to say of differences where half of the classes of (N,) truths, -1 left out, stand on few groups."""
+    """A caveat of differences if half of the classes of (N,) truths, without -1, have few groups."""
     known = true != UNKNOWN
     seen = np.unique(np.stack([true[known], np.unique(groups[known], return_inverse=True)[1]]), axis=1)
     if not known.any() or np.median(np.unique(seen[0], return_counts=True)[1]) >= _FEW_GROUPS:
@@ -317,7 +317,7 @@ def target_of(heads: Heads, y: np.ndarray, target: str) -> np.ndarray:
 
 
 def make_target(heads: Heads, predicted: np.ndarray, true: np.ndarray, target: str, whole: np.ndarray) -> Target:
-    """(N, heads) answers and labels -> those of one head or the joint class, over the classes of `whole` (M, heads)."""
+    """(N, heads) predictions and labels -> those of one head or the joint class; the classes are those of `whole`."""
     answers, labels = target_of(heads, predicted, target), target_of(heads, true, target)
     return answers, labels, known_classes(target_of(heads, whole, target))
 
@@ -330,10 +330,10 @@ def score_heads(
     draws: int = DRAWS,
     whole: np.ndarray | None = None,
 ) -> Scores:
-    """(N, heads) class numbers -> the scores of the joint class and of each head, but for those that are distributions.
+    """(N, heads) class numbers -> the scores of the joint class and of each head, except for distributions.
 
-    A head counts the photos whose label it knows, the joint class those of which all heads are known. The means are
-    over the classes of `true`, or of `whole`: give it the labels (M, heads) of the table that `true` is a part of.
+    A head counts the photos with a known label, the joint class those with all labels known. The means are over the
+    classes of `true`, or of `whole`, the labels (M, heads) of the table that `true` is a part of.
     """
     whole = true if whole is None else whole
     names = (JOINT, *heads.classified)
@@ -346,5 +346,5 @@ def score_heads(
 
 
 def known_classes(labels: np.ndarray) -> list[int]:
-    """The classes that (N,) labels have, -1 left out."""
+    """The classes of (N,) labels, without -1."""
     return np.unique(labels[labels != UNKNOWN]).tolist()

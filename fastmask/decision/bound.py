@@ -108,10 +108,10 @@ def bound_curve(
     plain, *drawn, chosen = draw_scores(targets, run.persons, draws)
     baseline = drawn[tried.index(official)]
     rows = [
-        Bound(bound, one.score(), None if one is baseline else one.less(baseline))
+        Bound(bound, one.score(), None if one is baseline else one.minus(baseline))
         for bound, one in zip(tried, drawn, strict=True)
     ]
-    return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.less(baseline), notes_of(run))
+    return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(baseline), notes_of(run))
 
 
 def _distribution(run: RunDirectory, head: Head) -> np.ndarray:

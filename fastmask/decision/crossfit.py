@@ -179,7 +179,7 @@ def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws
     rows = []
     for (rule, averaged), here in drawn.items():
         plain = drawn[PLAIN, averaged and rule != PLAIN]
-        rows.append(RuleScore(rule, averaged, here.score(), None if plain is here else here.less(plain)))
+        rows.append(RuleScore(rule, averaged, here.score(), None if plain is here else here.minus(plain)))
     return rows
 
 

@@ -362,7 +362,7 @@ def _against(joints: Sequence[Drawn]) -> list[Against]:
     baseline, *others = joints
     each = [two_sided_p(_macro_draws(other) - _macro_draws(baseline)) for other in others]
     return [
-        Against(other.less(baseline), p, p_holm, len(others))
+        Against(other.minus(baseline), p, p_holm, len(others))
         for other, p, p_holm in zip(others, each, holm(each), strict=True)
     ]
 
@@ -394,5 +394,5 @@ def holm(p: Sequence[float]) -> list[float]:
 def _differences(names: Sequence[str], joints: Sequence[Drawn]) -> dict[str, dict[str, Difference | None]]:
     found: dict[str, dict[str, Difference | None]] = {a: dict.fromkeys(names) for a in names}
     for (a, one), (b, other) in combinations(zip(names, joints, strict=True), 2):
-        found[a][b], found[b][a] = other.less(one), one.less(other)
+        found[a][b], found[b][a] = other.minus(one), one.minus(other)
     return found

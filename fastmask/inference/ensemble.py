@@ -247,7 +247,7 @@ def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarr
         answers = [run.predicted, *(run.heads.argmax(members[names.index(name)]) for name in there)]
         drawn = draw_scores([make_target(run.heads, y, run.true, target, run.y) for y in answers], run.persons, draws)
         ensemble, *others = drawn
-        gains = [Gain(name, one.score(), ensemble.less(one)) for name, one in zip(there, others, strict=True)]
+        gains = [Gain(name, one.score(), ensemble.minus(one)) for name, one in zip(there, others, strict=True)]
         found[target] = Target(ensemble.score(), gains)
     return found
 

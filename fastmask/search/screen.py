@@ -216,7 +216,7 @@ def _rank(bodies: Sequence[Screened], heads: Heads, y: np.ndarray, persons: np.n
     best, rows = scored[0][1][0], []
     for body, (joint, *by_head) in scored:
         scores = Scores(joint.score(), {name: one.score() for name, one in zip(heads.names, by_head, strict=True)})
-        rows.append(replace(body, scores=scores, behind=None if joint is best else joint.less(best)))
+        rows.append(replace(body, scores=scores, behind=None if joint is best else joint.minus(best)))
     return rows
 
 

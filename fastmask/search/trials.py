@@ -240,4 +240,4 @@ def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None
     answers = np.stack([oof["predicted"].to_numpy() for oof in oofs])
     chosen = choose_by_others(answers, true, whole_parts(first["fold"].to_numpy(), persons), classes)
     best, honest = draw_scores([(answers[0], true, classes), (chosen, true, classes)], persons, draws)
-    return Selection(best.score(), honest.score(), honest.less(best))
+    return Selection(best.score(), honest.score(), honest.minus(best))
