@@ -1,4 +1,4 @@
-"""Trial: one photo of anybody's, answered and explained at once by networks that stay loaded."""
+"""Trial: the prediction and explanation of a single photo by networks that stay loaded."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, FastmaskError, PhotoSizeError, UnreadableError, UsageError, one_line
 from fastmask.system.files import write_csv
 
-# bytes of a photo that is handed over; those of the largest cameras are smaller
+# bytes of a photo; those of the largest cameras are smaller
 MOST_BYTES = 25 * 2**20
 _DETECTOR = "mtcnn"
-NO_FACE = "No face was found, so the whole photo was taken."
+NO_FACE = "No face was found, so the whole photo was used."
 
 
 class Trial:
-    """What a run says of single photos: its networks are loaded when the first is asked for, and kept.
+    """Predictions of single photos; networks are loaded on first use and kept.
 
-    A run that was trained with --boxes looks for the face first. One photo at a time, whoever asks.
+    For a run that was trained with --boxes the face is detected first. Calls are processed one at a time.
     """
 
     def __init__(self, run: RunDirectory, device: str | None = None) -> None:
@@ -50,7 +50,7 @@ class Trial:
         self._turn = threading.Lock()
 
     def answer(self, photo: str | Path, name: str | None = None) -> tuple[Predictions, str]:
-        """The photo's answer, as `predict` gives it, and a remark on it, "" mostly; `name` is what errors call it."""
+        """The prediction of a photo by `predict`, and a remark or ""; `name` is the photo's name in errors."""
         with self._turn, self._handed_over(Path(photo), name) as (place, options, remark):
             predictions = predict(self.run, [place], device=self.device, load=self._load, **options)
         return predictions, remark
@@ -60,8 +60,8 @@ class Trial:
     ) -> Explanation:
         """Where the networks of all folds look in a photo: the mean of their maps, and of their probabilities.
 
-        For the class `label` of `head`, by default the one that they answer together. Raises UsageError for an
-        ensemble, and where there is no map of features.
+        For the class `label` of `head`, by default the predicted one. Raises UsageError for an ensemble, and without a
+        feature map.
         """
         self.run.check_trained()
         with self._turn, self._handed_over(Path(photo), name) as (place, options, _):
@@ -75,7 +75,7 @@ class Trial:
     def explain_own(
         self, photo: Path, fold: int, head: str = JOINT, label: str | None = None, **options: Any
     ) -> Explanation:
-        """Where the networks of one fold look in a photo of the run's own data, by the checkpoints that OOF is of."""
+        """Where the checkpoints of one fold look in a photo of the run's own data."""
         with self._turn:
             return self._explain([photo], head, label, fold=fold, **options)
 
@@ -87,33 +87,33 @@ class Trial:
         self, run: RunDirectory, file: Path, device: torch.device, size: tuple[int, int] | None = None
     ) -> MultiHeadNet:
         there = self._networks.get((file, device))
-        # some bodies are made for one size, and a pipeline may leave photos in theirs
+        # some bodies are built for one size, and a pipeline may keep the size of a photo
         if there is None or there[0] != size:
             there = self._networks[file, device] = (size, load_network(run, file, device, size))
         return there[1]
 
     @property
     def _framed(self) -> bool:
-        """Whether the run, or one that an ensemble is made of, wants to know where the face is."""
+        """Whether the run, or a run of the ensemble, needs the box of the face."""
         if not self.run.is_ensemble:
             return self.run.config.boxes is not None
         return any(run.config.boxes for run in open_members(self.run, Blend.of(self.run)).values())
 
     @contextmanager
     def _handed_over(self, photo: Path, name: str | None) -> Iterator[tuple[Path, dict[str, Any], str]]:
-        """A photo that can be read, where it lies, what predict must know besides, and a remark."""
+        """A temporary copy of a readable photo, further options for `predict`, and a remark."""
         name = name or photo.name
         image = check_photo(photo, name)
-        # under a name of our own: a table of boxes names it, and what somebody calls a file is anything
+        # a fixed name for the table of boxes, because the user's may be anything
         with TemporaryDirectory(prefix="fastmask-", ignore_cleanup_errors=True) as folder:
             place = Path(folder) / f"photo{photo.suffix.lower() if photo.suffix.lower() in SUFFIXES else ''}"
             shutil.copyfile(photo, place)
             try:
                 yield place, *self._cut(place, image)
             except FastmaskError as error:
-                # nobody knows where it was put for the moment
+                # the temporary path means nothing to the user
                 told = str(error).replace(str(place), name)
-                # the run's crop is nothing that can be changed here
+                # the crop of the run cannot be changed here
                 told = told.replace(CHANGE, "choose a larger photo.") if isinstance(error, PhotoSizeError) else told
                 raise type(error)(told) from error
 
@@ -123,7 +123,7 @@ class Trial:
         try:
             self._detect = self._detect or load_detector(_DETECTOR)()
         except UsageError as error:
-            raise UsageError(f"{self.run.path} was trained on faces, so a photo's must be found. {error}") from error
+            raise UsageError(f"{self.run.path} was trained on faces, so the face must be detected. {error}") from error
         face = find_face(image, self._detect)
         boxes = place.with_name("boxes.csv")
         write_csv(boxes, to_frame([place.name], [face]))
@@ -131,25 +131,23 @@ class Trial:
 
 
 def check_photo(photo: Path, name: str) -> np.ndarray:
-    """A photo that somebody hands over, (height, width, 3) uint8; raises UnreadableError, which calls it by `name`."""
+    """A photo of the user, (height, width, 3) uint8; raises UnreadableError with its `name`."""
     size = photo.stat().st_size
     if size == 0:
         raise UnreadableError(f"{name} is empty; choose another photo.")
     if size > MOST_BYTES:
-        raise UnreadableError(f"{name} is longer than {MOST_BYTES >> 20} MB; save it smaller.")
+        raise UnreadableError(f"{name} is larger than {MOST_BYTES >> 20} MB; save it with fewer pixels.")
     try:
         return decode_photo(photo.read_bytes())
     except UnidentifiedImageError as error:
-        raise UnreadableError(
-            f"{name} is not a photo that can be read; expected JPEG, PNG, WebP, BMP, GIF or TIFF."
-        ) from error
+        raise UnreadableError(f"{name} is not a readable photo; expected JPEG, PNG, WebP, BMP, GIF or TIFF.") from error
     except (TooLargeError, Image.DecompressionBombError) as error:
         raise UnreadableError(
             f"{name} has more than {limits.PIXELS // 10**6} million pixels; scale it down."
         ) from error
     except Exception as error:
-        # as for the photos of a table, nobody lists what decoders stumble at
-        raise UnreadableError(f"{name} is damaged or cut short ({one_line(error)}); choose another photo.") from error
+        # decoders may raise any error
+        raise UnreadableError(f"{name} is damaged or truncated ({one_line(error)}); choose another photo.") from error
 
 
 def _answer(predictions: Predictions, head: str) -> str:
@@ -161,7 +159,7 @@ def _answer(predictions: Predictions, head: str) -> str:
 
 def _mean(heads: Heads, folds: Sequence[Explanation]) -> Explanation:
     if not folds:
-        raise DataError("No fold is finished, so there is nothing to explain.")
+        raise DataError("No fold has finished, so there is nothing to explain.")
     heat = np.mean([each.heat for each in folds], axis=0)
     probabilities = np.mean([each.probabilities for each in folds], axis=0)
     prediction, chance = class_of(heads, folds[0].head, probabilities)

@@ -1,10 +1,27 @@
-"""Labels of three photos per person, as the runs of these tests have them."""
+"""What the tests of the page share: its content for the small run, and a photo to try."""
 
-import numpy as np
+import re
+from html import unescape
+from pathlib import Path
+
 import pytest
+
+from fastmask.api import Run
+from fastmask.app.viewer import Viewer, open_viewer
+
+
+@pytest.fixture
+def viewer(finished_run: Run, tmp_path: Path) -> Viewer:
+    """The content of the page of `finished_run`; marks go to a new file."""
+    return open_viewer(finished_run, fixes=tmp_path / "fixes.csv")
 
 
 @pytest.fixture(scope="session")
-def labels(three_each: np.ndarray) -> np.ndarray:
-    """(180, 3) labels of the contest's heads."""
-    return three_each
+def photo(contest: Path) -> Path:
+    return sorted((contest / "eval" / "images").iterdir())[0]
+
+
+@pytest.fixture(scope="session")
+def words():
+    """A function that gives the text of HTML."""
+    return lambda html: unescape(" ".join(re.sub("<[^>]*>", " ", html).split()))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from fastmask.api import Run
-from fastmask.app.marks import Mark, add_mark, check_marks, marks_on, place_of, read_marks, take_back
+from fastmask.app.marks import Mark, add_mark, check_marks, marks_on, place_of, read_marks, remove_mark
 from fastmask.data.contest import read_contest
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.table import Table
@@ -57,11 +57,11 @@ def test_a_mark_is_taken_back(table: Table, file: Path) -> None:
     (one, two) = first(table)
     add_mark(file, Mark(one, "", "gender", "male"), table)
     add_mark(file, Mark(two, "", "gender", "female"), table)
-    assert take_back(file, (one, "", "gender"), table).value == "male"
+    assert remove_mark(file, (one, "", "gender"), table).value == "male"
     assert [mark.person for mark in read_marks(file)] == [two]
-    with pytest.raises(UsageError, match="no such mark in .* any more"):
-        take_back(file, (one, "", "gender"), table)
-    take_back(file, (two, "", "gender"), table)
+    with pytest.raises(UsageError, match="not in .* any more"):
+        remove_mark(file, (one, "", "gender"), table)
+    remove_mark(file, (two, "", "gender"), table)
     assert read_marks(file) == []
     assert apply_fixes(table, file).frame.equals(table.frame)
     add_mark(file, Mark(one, "", "gender", "male"), table)
@@ -104,12 +104,12 @@ def test_rows_that_would_contradict_each_other_are_refused(table: Table, file: P
     (one,), path = first(table, 1), table.frame["path"][0]
     add_mark(file, Mark(one, path, "gender", "male"), table)
     before = file.read_bytes()
-    with pytest.raises(UsageError, match="line 2, corrects gender of one of these photos"):
+    with pytest.raises(UsageError, match="line 2, already corrects gender of one of these photos"):
         add_mark(file, Mark(one, "", "gender", "female"), table)
     assert file.read_bytes() == before
-    take_back(file, ("", path, "gender"), table)
+    remove_mark(file, ("", path, "gender"), table)
     add_mark(file, Mark(one, "", "gender", "male"), table)
-    with pytest.raises(UsageError, match=f"line 2, corrects gender of all photos of {one}"):
+    with pytest.raises(UsageError, match=f"line 2, already corrects gender of all photos of {one}"):
         add_mark(file, Mark(one, path, "gender", "female"), table)
     add_mark(file, Mark(one, path, "mask", "none"), table)
 
@@ -203,7 +203,7 @@ def test_marks_go_beside_the_run_or_where_its_labels_were_corrected(finished_run
 
 
 def test_marks_never_go_into_a_run(finished_run: Run, run_copy: Path) -> None:
-    with pytest.raises(UsageError, match="lies in the run"):
+    with pytest.raises(UsageError, match="is in the run directory"):
         place_of(finished_run, finished_run.path / "fixes.csv")
     with pytest.raises(UsageError, match="part of a run"):
         place_of(finished_run, run_copy / "oof.csv")

@@ -1,25 +1,24 @@
-"""Browse: filters and pages against pandas by hand on the files of a run."""
+"""Selection: filters and pages against pandas by hand on the files of a run."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fastmask.api import Run
-from fastmask.app.browse import (
+from fastmask.app.selection import (
     ALL,
     LEAST_SURE,
     MARKED,
     RIGHT,
     TABLE,
     Filter,
-    answers,
     page_of,
     photo_answer,
     select,
 )
 from fastmask.data.contest import contest_heads
 from fastmask.heads import JOINT, Head, Heads
-from fastmask.report.sections.mistakes import mistakes
+from fastmask.report.sections.mistakes import answers, mistakes
 from fastmask.system.errors import UsageError
 
 
@@ -98,7 +97,7 @@ def test_a_photo_without_a_label_is_neither_right_nor_wrong(run_copy) -> None:
 def test_what_there_is_not_is_said(finished_run: Run) -> None:
     with pytest.raises(UsageError, match="There is no head 'hat'"):
         answers(finished_run, "hat")
-    with pytest.raises(UsageError, match="nothing to show called 'none'; expected one of mistakes"):
+    with pytest.raises(UsageError, match="show is .none.; expected one of mistakes"):
         Filter("none")
 
 

@@ -1,84 +1,65 @@
-"""Markup: what is shown of a photo and its answers as HTML, each text in it escaped."""
+"""Fragments: pieces of HTML about photos, predictions and marks, with all text escaped."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from fastmask.app.browse import HeadAnswer, PhotoAnswer
 from fastmask.app.marks import Mark
+from fastmask.app.selection import HeadAnswer, PhotoAnswer
 from fastmask.data.photo import read_photo
+from fastmask.report.thumbnails import thumbnail, to_uri
 from fastmask.system.errors import DataError
 from fastmask.system.text import percent
 
-# pixels of the longer side, and JPEG's quality
-_SMALL, _LARGE, _QUALITY = 240, 1024, 85
-_KEPT = 512
+# pixels of the longer side, JPEG quality, tiles that are cached
+_SMALL, _LARGE, _QUALITY, _CACHED = 240, 1024, 85, 512
 
 
 def picture(image: np.ndarray, alt: str, side: int = _LARGE) -> str:
-    """(height, width, 3) uint8 -> an <img> that holds it, scaled down to `side` pixels."""
-    return f'<img src="{_data(_scaled(image, side))}" alt="{escape(alt)}">'
+    """(height, width, 3) uint8 -> an <img> with its data, scaled down to `side` pixels."""
+    return f'<img src="{to_uri(thumbnail(image, side, side), _QUALITY)}" alt="{escape(alt)}">'
 
 
-def _scaled(image: np.ndarray, side: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-
-
-def _data(image: np.ndarray) -> str:
-    written = io.BytesIO()
-    Image.fromarray(image).save(written, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-@lru_cache(maxsize=_KEPT)
-def small(photo: Path) -> str:
-    """An <img> of a photo for an overview, without words; a sign in its place where it cannot be read."""
+@lru_cache(maxsize=_CACHED)
+def tile_picture(photo: Path) -> str:
+    """A small <img> of a photo, without alternative text; a placeholder if the photo cannot be read."""
     try:
         return picture(read_photo(photo), "", _SMALL)
     except DataError:
         return '<span class="fm-gone">cannot be read</span>'
 
 
+def empty(text: str) -> str:
+    """A sentence in place of content."""
+    return f'<p class="fm-empty">{escape(text)}</p>'
+
+
 def figure(inside: str, caption: str) -> str:
-    """A picture and what it is."""
+    """A picture with a caption."""
     return f'<figure class="fm-figure">{inside}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def notice(text: str, kind: str = "info") -> str:
-    """A sentence that is read out at once where it tells of a mistake; nothing of nothing. `kind`: info, good, bad."""
+    """A sentence of a `kind`: info, good, or bad, which screen readers announce at once; "" for no text."""
     if not text:
         return ""
     return f'<p class="fm-notice fm-{kind}" role="{"alert" if kind == "bad" else "status"}">{escape(text)}</p>'
 
 
 def answer(found: PhotoAnswer, remark: str = "") -> str:
-    """Each head's answer with its probabilities as bars, below the joint class."""
-    parts = [notice(remark)]
-    if len(found.heads) > 1:
-        parts.append(_joint(found.joint))
-    parts.extend(_head(head) for head in found.heads)
-    return f'<div class="fm-answer">{"".join(parts)}</div>'
+    """The joint class, then the prediction of each head with its probabilities as bars."""
+    joint = _joint(found.joint) if len(found.heads) > 1 else ""
+    return f'<div class="fm-answer">{notice(remark)}{joint}{"".join(map(_head, found.heads))}</div>'
 
 
 def _joint(found: HeadAnswer) -> str:
-    label = ""
-    if found.label is not None:
-        label = f'<span class="fm-against">{_verdict(found)}</span>'
+    label = "" if found.label is None else f'<span class="fm-against">{_verdict(found)}</span>'
     return (
         f'<div class="fm-joint"><span class="fm-name">Joint class</span><strong>{escape(found.answer)}</strong>'
         f'<span class="fm-value">{escape(percent(found.probability, 1))}</span>{label}</div>'
@@ -117,12 +98,12 @@ def _bar(name: str, share: float, found: HeadAnswer) -> str:
 
 
 def grid(photos: Sequence[Mapping[str, object]], chosen: int | None) -> str:
-    """Small photos to choose from: row, image (HTML), label, answer, probability, marked of each.
+    """Small photos to choose from, each with row, image (HTML), label, answer, probability, marked.
 
-    The arrow keys go through them; one of them can be reached by the tab key.
+    The tab key reaches one of them, the arrow keys the others.
     """
     if not photos:
-        return '<p class="fm-empty">No photo is like this.</p>'
+        return empty("No photo matches.")
     return f'<div class="fm-grid" role="group" aria-label="Photos">{"".join(_tile(p, chosen) for p in photos)}</div>'
 
 
@@ -132,7 +113,7 @@ def _tile(photo: Mapping[str, object], chosen: int | None) -> str:
         words, spoken = f'<span class="fm-is">{escape(said)}</span>', f"{said}, as labelled"
     else:
         words = f'<span class="fm-was">{escape(label or "no label")}</span><span class="fm-is">{escape(said)}</span>'
-        spoken = f"labelled {label}, answered {said}" if label else f"answered {said}, no label"
+        spoken = f"labelled {label}, predicted {said}" if label else f"predicted {said}, no label"
     kind = "fm-right" if label == said else "fm-wrong" if label else ""
     share = escape(percent(float(str(photo["probability"])), 1))
     mark = '<span class="fm-marked" title="marked">✎</span>' if photo["marked"] else ""
@@ -147,24 +128,24 @@ def _tile(photo: Mapping[str, object], chosen: int | None) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """What else is known of a photo."""
+    """A list of names and values."""
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
     return f'<dl class="fm-facts">{rows}</dl>'
 
 
 def correction(mark: Mark) -> str:
-    """A mark in words."""
+    """A mark as text."""
     value = mark.value or "unknown"
     return f"{mark.column}: {mark.label} → {value}" if mark.label else f"{mark.column} → {value}"
 
 
 def marks(found: Sequence[Mark], file: Path, most: int = 500) -> str:
-    """A table of marks, each with a button to take it back."""
+    """A table of marks, each with a button to remove it."""
     if not found:
-        return f'<p class="fm-empty">No label is marked in {escape(str(file))}.</p>'
+        return empty(f"No label is marked in {file}.")
     rows = "".join(map(_mark_row, found[:most]))
     more = f'<p class="fm-others">and {len(found) - most} more</p>' if len(found) > most else ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Of", "Head", "Labelled", "Right is", ""))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Photos", "Head", "Label", "Correct label", ""))
     return f'<div class="fm-scroll"><table class="fm-marks"><tr>{head}</tr>{rows}</table></div>{more}'
 
 
@@ -176,6 +157,6 @@ def _mark_row(mark: Mark) -> str:
         f"<td>{escape(whom)}{proposed}</td><td>{escape(mark.column)}</td><td>{escape(mark.label)}</td>"
         f"<td>{escape(mark.value or 'unknown')}</td>"
     )
-    name = escape(f"Take back {correction(mark)} of {whom}")
-    button = f'<button type="button" class="fm-back" data-target="{key}" aria-label="{name}">Take back</button>'
+    name = escape(f"Remove {correction(mark)} of {whom}")
+    button = f'<button type="button" class="fm-back" data-target="{key}" aria-label="{name}">Remove</button>'
     return f"<tr>{cells}<td>{button}</td></tr>"

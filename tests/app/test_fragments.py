@@ -1,13 +1,13 @@
-"""Markup: what is written by others stays text, and probabilities are not rounded to certainty."""
+"""Fragments: what is written by others stays text, and probabilities are not rounded to certainty."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fastmask.app import html as markup
-from fastmask.app.browse import HeadAnswer, PhotoAnswer
+from fastmask.app import fragments
 from fastmask.app.marks import Mark
+from fastmask.app.selection import HeadAnswer, PhotoAnswer
 
 EVIL = "<img src=x onerror='alert(1)'>\""
 
@@ -16,14 +16,14 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
     head = HeadAnswer(EVIL, EVIL, 0.9, ((EVIL, 0.9), ("b", 0.1)), label=EVIL)
     tile = {"row": 1, "image": "", "label": EVIL, "answer": EVIL * 2, "probability": 0.5, "marked": True}
     made = [
-        markup.answer(PhotoAnswer((head, head), head), EVIL),
-        markup.grid([tile], 1),
-        markup.marks([Mark(EVIL, "", EVIL, EVIL, EVIL), Mark("", EVIL, EVIL, EVIL, EVIL)], Path(EVIL)),
-        markup.marks([], Path(EVIL)),
-        markup.facts([(EVIL, EVIL)]),
-        markup.figure("", EVIL),
-        markup.notice(EVIL, "bad"),
-        markup.picture(np.zeros((2, 2, 3), np.uint8), EVIL),
+        fragments.answer(PhotoAnswer((head, head), head), EVIL),
+        fragments.grid([tile], 1),
+        fragments.marks([Mark(EVIL, "", EVIL, EVIL, EVIL), Mark("", EVIL, EVIL, EVIL, EVIL)], Path(EVIL)),
+        fragments.marks([], Path(EVIL)),
+        fragments.facts([(EVIL, EVIL)]),
+        fragments.figure("", EVIL),
+        fragments.notice(EVIL, "bad"),
+        fragments.picture(np.zeros((2, 2, 3), np.uint8), EVIL),
     ]
     for html in made:
         assert "&lt;img src=x onerror=&#x27;alert(1)&#x27;&gt;&quot;" in html or "&lt;img" in html
@@ -33,10 +33,10 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
 
 def test_one_photo_can_be_reached_by_the_tab_key() -> None:
     tiles = [{"row": r, "image": "", "label": "a", "answer": "b", "probability": 0.5, "marked": False} for r in (4, 7)]
-    html = markup.grid(tiles, 7)
+    html = fragments.grid(tiles, 7)
     assert html.count('tabindex="0"') == 1
     assert (
-        'data-row="7" tabindex="0" aria-current=true aria-label="labelled a, answered b, 50.0\N{NO-BREAK SPACE}%"'
+        'data-row="7" tabindex="0" aria-current=true aria-label="labelled a, predicted b, 50.0\N{NO-BREAK SPACE}%"'
         in html
     )
 
@@ -47,7 +47,7 @@ def test_a_picture_is_scaled_down_and_never_up(tmp_path: Path) -> None:
     import re
 
     for shape, expected in (((2000, 1000, 3), (512, 1024)), ((20, 10, 3), (10, 20))):
-        html = markup.picture(np.zeros(shape, np.uint8), "a")
+        html = fragments.picture(np.zeros(shape, np.uint8), "a")
         data = re.search(r"base64,([^\"]*)", html)
         assert data is not None
         assert Image.open(io.BytesIO(base64.b64decode(data[1]))).size == expected
@@ -55,4 +55,4 @@ def test_a_picture_is_scaled_down_and_never_up(tmp_path: Path) -> None:
 
 def test_a_photo_that_cannot_be_read_leaves_a_sign(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no photo")
-    assert "cannot be read" in markup.small(tmp_path / "a.jpg")
+    assert "cannot be read" in fragments.tile_picture(tmp_path / "a.jpg")
