@@ -48,7 +48,7 @@ from .heads import Heads as Heads
 from .inference.ensemble import Blended as Blended
 from .inference.predictions import Predictions as Predictions
 from .inference.predictions import predict as predict
-from .inference.pseudo import make_pseudo as make_pseudo
+from .inference.teacher import make_pseudo as make_pseudo
 from .labels import soft_labels as soft_labels
 from .model.adamp import AdamP as AdamP
 from .model.archs import list_archs as list_archs

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastmask.inference.ensemble import Blended
+    from fastmask.inference.options import PredictOptions
+    from fastmask.inference.photos import Images
     from fastmask.inference.predictions import Predictions
     from fastmask.report.write import Report
 
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
 class Run(RunDirectory):
     """A run directory with what is made of it: predictions, a report, plots; a notebook shows its scores."""
 
-    def predict(self, images: str | Path | Sequence[str | Path], tta: int = 1, **options: Any) -> Predictions:
+    def predict(self, images: Images, options: PredictOptions | None = None, **given: Any) -> Predictions:
         """Predict photos: see `fastmask.inference.predictions.predict`."""
         from fastmask.inference.predictions import predict
 
-        return predict(self, images, tta=tta, **options)
+        return predict(self, images, options, **given)
 
     def report(self, data: str | None = None, out: str | Path | None = None, **options: Any) -> Report:
         """Write report.html, its pictures and a model card: see `fastmask.report.write.write_report`."""

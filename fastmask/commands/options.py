@@ -144,7 +144,7 @@ def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
         return tuple[*(alternatives(part)[0] for part in get_args(kinds[0]))], None  # type: ignore[misc]
     if lists:
         element = alternatives(get_args(lists[0])[0])[0]
-        return str, {str: words, int: whole_numbers, float: numbers}[element]
+        return str, {str: words, int: whole_numbers, float: numbers}.get(element)
     return str, _number_or_word if int in kinds else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +20,9 @@ from fastmask.commands.options import (
     RunsArgument,
     echo,
     option,
+    with_options,
 )
-from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT
+from fastmask.inference.options import PhotoOptions, PredictOptions
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.system.terminal import bar, quote, say
 
@@ -35,13 +35,11 @@ if TYPE_CHECKING:
 
 app = Commands()
 
-_Boxes = Annotated[Path | None, option("The photos' faces, written by fastmask faces, for a run with --boxes.")]
-_Workers = Annotated[int | None, option(WORKERS, note=WORKERS_DEFAULT)]
-_Device = Annotated[str | None, option(DEVICE, note=DEVICE_DEFAULT)]
-
 
 @app.command(rich_help_panel=PREDICT)
+@with_options(PredictOptions)
 def predict(
+    options: PredictOptions,
     run: RunArgument,
     images: ImagesArgument,
     out: Annotated[Path, option("The CSV to write."), NEW_FILE],
@@ -51,20 +49,6 @@ def predict(
         str | None,
         option("Average the person's heads over each person: a column of --submission's file, or 'folder'."),
     ] = None,
-    tta: Annotated[int, option("Views per photo: itself, its mirror image, training augmentations.")] = 1,
-    views: Annotated[
-        tuple[str, ...], option("Instead of --tta, views in addition to the photo: some of flip,shift,scale.")
-    ] = (),
-    soup: Annotated[bool, option("Average the weights of a fold's checkpoints (--top-k).", "--soup")] = False,
-    boxes: _Boxes = None,
-    refit: Annotated[
-        bool, option("For a run with --refit: predict by its final networks, or its checkpoints.", "--refit/--no-refit")
-    ] = True,
-    members: Annotated[tuple[str, ...] | None, option("Folds to average, such as fold0,fold2.", note="all")] = None,
-    bs: Annotated[int, option("Photos per batch.")] = 64,
-    workers: _Workers = None,
-    device: _Device = None,
-    precision: Annotated[str, option("auto, fp32, bf16 or fp16.", note="auto: the run's; fp32 on a CPU")] = "auto",
     whole_shift: Annotated[
         bool, option("Print how far the photos are from the run's.", "--shift", note="with --submission")
     ] = False,
@@ -81,29 +65,14 @@ def predict(
     loaded = Run.load(run)
     photos: Any = images if submission is None else _questions(loaded, submission, images, out)
     persons = None if same_person is None else _persons(photos, same_person, submission)
-    count = _count_views(tta, views)
-    other = _other_models(loaded, soup, refit)
-    unlike = _unlike_oof(loaded, count, other)
+    other = _other_models(loaded, options)
+    unlike = _unlike_oof(loaded, options.n_views, other)
     if whole_shift and unlike:
         raise UsageError(f"--shift needs {unlike}.")
     rule, name = _rule(loaded, decision, persons is not None)
-    entry = _entry(loaded, name, count, views, other) if submission is not None else {}
+    entry = _entry(loaded, name, options, other) if submission is not None else {}
     with bar("predicting") as progress:
-        predictions = loaded.predict(
-            photos,
-            tta=tta,
-            views=views,
-            soup=soup,
-            boxes=boxes,
-            refit=refit,
-            root=images,
-            members=members,
-            bs=bs,
-            workers=workers,
-            device=device,
-            precision=precision,
-            progress=progress,
-        )
+        predictions = loaded.predict(photos, options, root=images, progress=progress)
     if other is not None:
         say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
     answered = predictions if rule is None else predictions.decide(rule, persons)
@@ -115,7 +84,7 @@ def predict(
     if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, whole_shift)
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
-    seen = f"{count} view{'s' * (count != 1)} per photo"
+    seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
     typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
 
 
@@ -128,18 +97,9 @@ def _questions(run: RunDirectory, submission: Path, images: Path, out: Path) -> 
     return photos_of_info(submission, images)
 
 
-def _count_views(tta: int, views: Sequence[str]) -> int:
-    """Views per photo."""
-    if not views:
-        return tta
-    from fastmask.inference.views import make_views
-
-    return len(make_views(views))
-
-
-def _other_models(run: RunDirectory, soup: bool, refit: bool) -> str | None:
+def _other_models(run: RunDirectory, options: PredictOptions) -> str | None:
     """In words, what predicts in place of the checkpoints that predicted OOF; None where these do."""
-    return "a soup" if soup else "refitted" if refit and _is_refitted(run) else None
+    return "a soup" if options.soup else "refitted" if options.refit and _is_refitted(run) else None
 
 
 def _is_refitted(run: RunDirectory) -> bool:
@@ -164,7 +124,7 @@ def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
 
 
 def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
-    from fastmask.inference.predictions import find_photos
+    from fastmask.inference.photos import find_photos
     from fastmask.inference.submission import persons_of
 
     return persons_of(find_photos(photos)[1], same_person, submission)
@@ -185,7 +145,7 @@ def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None
     return fit_run(run, decision, averaged), name_of(decision, averaged)
 
 
-def _entry(run: RunDirectory, decision: str, tta: int, views: Sequence[str], other: str | None) -> dict[str, Any]:
+def _entry(run: RunDirectory, decision: str, options: PredictOptions, other: str | None) -> dict[str, Any]:
     """The ledger's entry of a submission, as far as the run tells; raises DataError for a broken ledger.
 
     Predictions of `other` models than OOF have no score.
@@ -198,8 +158,10 @@ def _entry(run: RunDirectory, decision: str, tta: int, views: Sequence[str], oth
         read_ledger(ledger_of(run.path))
     oof = score_of(run, decision) if run.is_scored and other is None else None
     caveats = " ".join(run.caveats) if oof else ""
-    note = ", ".join([f"views {','.join(views)}"] * bool(views) + ([other] if other else []))
-    return {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": tta, "caveats": caveats, "note": note}
+    views = [f"views {','.join(options.views)}"] if options.views else []
+    note = ", ".join([*views, *([other] if other else [])])
+    made = {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": options.n_views}
+    return {**made, "caveats": caveats, "note": note}
 
 
 def _note(run: RunDirectory, out: Path, entry: dict[str, Any]) -> None:
@@ -257,21 +219,20 @@ def ensemble(
 
 
 @app.command(rich_help_panel=PREDICT)
+@with_options(PhotoOptions)
 def pseudo(
+    options: PhotoOptions,
     run: RunArgument,
     images: ImagesArgument,
     out: Annotated[Path, option("A new or empty folder.")],
-    boxes: _Boxes = None,
-    workers: _Workers = None,
-    device: _Device = None,
 ) -> None:
     """Label photos with each fold's models, for fit --pseudo.
 
     Each fold of the new run trains on the labels made by the same fold of this run.
     """
-    from fastmask.inference.pseudo import make_pseudo
+    from fastmask.inference.teacher import make_pseudo
 
     with bar("predicting") as progress:
-        made = make_pseudo(run, images, out, boxes=boxes, workers=workers, device=device, progress=progress)
+        made = make_pseudo(run, images, out, options, progress=progress)
     typer.echo(f"{out}: {len(made.paths)} photos, labelled by each of {len(made.probabilities)} folds separately")
     say(f"Next: fastmask fit --pseudo {quote(str(out))} --folds-file {quote(str(run / 'folds.csv'))}")

@@ -1,72 +1,17 @@
-"""Exported: what an export writes and under which names, and what it says of it."""
+"""Result: what an export has written, and how the file compares with PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastmask.system.errors import UsageError, install_line
-from fastmask.system.files import check_new, real
 from fastmask.system.text import in_bytes
-
-ONNX, SCRIPT = ".onnx", "predict_onnx.py"
-FORMATS, PRECISIONS, PACKAGES = ("onnx",), ("fp32", "fp16"), ("onnx", "onnxscript", "onnxruntime")
-# in probability, how far the file may answer from PyTorch
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
-
-
-def model_file(run: Path, out: Path | None, fold: int | None, precision: str) -> Path:
-    """Where the model is written: `out` itself if it is called .onnx, or in that folder, by default one beside `run`.
-
-    A fold and fp16 have names of their own, so that all may lie in one folder.
-    """
-    if out is not None and out.suffix == ONNX:
-        return out
-    name = "".join(["model", "" if fold is None else f"-fold{fold}", "" if precision == "fp32" else f"-{precision}"])
-    return (run.with_name(f"{run.name}-onnx") if out is None else out) / f"{name}{ONNX}"
-
-
-def check_asked(
-    run: Path, out: Path | None, fold: int | None, precision: str, format_: str = FORMATS[0], overwrite: bool = False
-) -> Path:
-    """The model to write; raises UsageError for a format or a precision that there is not, or where a file is there.
-
-    And where a package is missing.
-    """
-    for what, asked, known in (("format", format_, FORMATS), ("precision", precision, PRECISIONS)):
-        if asked not in known:
-            raise UsageError(f"There is no {what} {asked!r} of an export; expected one of {', '.join(known)}.")
-    missing = next((name for name in PACKAGES if find_spec(name) is None), None)
-    if missing is not None:
-        raise UsageError(f"An export needs the package {missing}; install it with {install_line('onnx')}.")
-    model = model_file(run, out, fold, precision)
-    _check_free(run, model, overwrite)
-    return model
-
-
-def _check_free(run: Path, model: Path, overwrite: bool) -> None:
-    """Raise UsageError where the model or the script beside it cannot be written.
-
-    In a run nothing is written: it would not be one any more. A script that is the same already may stay.
-    """
-    if real(run) in real(model).parents:
-        raise UsageError(f"{model} lies in the run, where only a run's own files belong; name another --out.")
-    check_new(model, overwrite)
-    script = model.with_name(SCRIPT)
-    if not (script.is_file() and script.read_bytes() == script_text().encode()):
-        check_new(script, overwrite)
-
-
-def script_text() -> str:
-    """The script that predicts by an exported file."""
-    return Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Photos a second of ONNX Runtime and of PyTorch, in turns on one batch of `bs` photos, with as many threads."""
+    """Photos per second of ONNX Runtime and of PyTorch, timed in turns on one batch of `bs` photos."""
 
     onnx: float
     torch: float
@@ -83,9 +28,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class Rounded:
-    """What half precision changes: macro-F1 of `photos` photos of `folds`, each answered by its own fold's networks.
+    """The effect of half precision: macro-F1 of OOF photos of `folds`, each predicted by its own fold's networks.
 
-    `full` in float32 by PyTorch, `half` by the fp16 files; `answers` are the joint classes that differ.
+    `full` is that of PyTorch in float32, `half` that of fp16 files; `answers` are the joint classes that differ, and
+    `photos` are the photos used, of the `whole`.
     """
 
     photos: int
@@ -97,7 +43,7 @@ class Rounded:
 
     @property
     def change(self) -> float:
-        """Of the macro-F1."""
+        """The change of the macro-F1."""
         return self.half - self.full
 
     def __str__(self) -> str:
@@ -105,16 +51,28 @@ class Rounded:
         folds = ", ".join(map(str, self.folds))
         return (
             f"OOF macro-F1 {self.change:+.4f}: {self.half:.4f}, fp32 {self.full:.4f}; {self.photos}{part} photos of "
-            f"folds {folds}, each by its own fold's checkpoints; {self.answers} answers differ"
+            f"folds {folds}, each by its own fold's checkpoints; {self.answers} predicted classes differ"
         )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "fp32": self.full,
+            "fp16": self.half,
+            "change": self.change,
+            "photos": self.photos,
+            "of": self.whole,
+            "folds": list(self.folds),
+            "answers_that_differ": self.answers,
+        }
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that was written, and what was found of it before.
+    """A model that was written, and what its check has found.
 
-    `difference` is the greatest between its probabilities and PyTorch's on `photos` photos, `networks` how many are in
-    it, `rounded` what fp16 changes, where the run's photos could tell.
+    `difference` is the largest one between its probabilities and PyTorch's on `photos` photos, `networks` their number,
+    `rounded` the effect of fp16, where the run's photos are there to measure it.
     """
 
     model: Path
@@ -143,7 +101,6 @@ class Exported:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        rounded = self.rounded
         return {
             "model": str(self.model),
             "script": str(self.script),
@@ -153,21 +110,6 @@ class Exported:
             "heads": list(self.heads),
             "size": list(self.size),
             "parity": {"photos": self.photos, "difference": self.difference, "tolerance": self.tolerance},
-            "photos_a_second": {
-                "onnx": self.rates.onnx,
-                "torch": self.rates.torch,
-                "bs": self.rates.bs,
-                "threads": self.rates.threads,
-            },
-            "oof_macro_f1": None
-            if rounded is None
-            else {
-                "fp32": rounded.full,
-                "fp16": rounded.half,
-                "change": rounded.change,
-                "photos": rounded.photos,
-                "of": rounded.whole,
-                "folds": list(rounded.folds),
-                "answers_that_differ": rounded.answers,
-            },
+            "photos_a_second": dict(vars(self.rates)),
+            "oof_macro_f1": self.rounded and self.rounded.to_plain(),
         }

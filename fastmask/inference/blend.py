@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,30 +16,30 @@ from fastmask.system.errors import DataError, UsageError
 
 MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"
 BLENDS = (MEAN, VOTE, OOF_WEIGHTS)
-# of a vote: what the mean probability counts beside the votes; it must be less than one vote of the most members
+# the weight of the mean probability in a vote: it decides ties, and counts less than one vote of the most members
 TIE = 1e-3
-# of EM: how far the log loss may stay above the least, the steps, the least likelihood, as half precision rounds to 0
+# of EM: the tolerance of the log loss, the most steps, and the least likelihood, since half precision rounds to 0
 _NEAR, _STEPS, _LEAST = 1e-6, 5000, 1e-7
-# what writing weights to a file may change of their sum
+# the tolerance of the sum of weights that were written to a file
 _ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
 class Blend:
-    """A blend and, for each head, the (members,) weights, 0 or more, which sum to 1: 0 for one that lacks the head."""
+    """How members are blended, with (members,) weights per head that sum to 1: 0 for a member that lacks the head."""
 
     how: str
     heads: Heads
     weights: dict[str, np.ndarray]
 
     def mix(self, members: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, classes of all heads) probabilities of each member -> those of the blend, as `widen` lays them out."""
+        """The (N, classes of all heads) probabilities of each member, as `widen` gives them -> those of the blend."""
         made = []
         for place, head in enumerate(self.heads):
             weights = self.weights[head.name]
             there = np.flatnonzero(weights).tolist()
             parts = np.stack([self.heads.split(members[i])[place] for i in there])
-            # a number that is learned beside a head is a distribution, which no vote tells
+            # a distribution over a number is averaged: the votes of its classes mean nothing
             voted = self.how == VOTE and head.spread is None
             made.append(votes(parts) if voted else np.tensordot(weights[there], parts, axes=1))
         return np.concatenate(made, axis=-1)
@@ -50,7 +50,7 @@ class Blend:
 
     @classmethod
     def of(cls, run: RunDirectory) -> Blend:
-        """That of an ensemble; raises DataError where its file holds none."""
+        """The blend of an ensemble; raises DataError where its file holds none."""
         plain, count = run.ensemble, len(run.ensemble["members"])
         weights = plain["weights"]
         whole = set(weights) == set(run.heads.names) and all(_are_weights(each, count) for each in weights.values())
@@ -74,19 +74,19 @@ def _are_weights(each: Any, count: int) -> bool:
 def votes(members: np.ndarray) -> np.ndarray:
     """(members, N, classes) probabilities of one head -> (N, classes) the shares of the votes, which sum to 1.
 
-    Each member's vote is its most probable class. Where classes have equally many, the mean of the members'
-    probabilities decides: (share + mean / 1000) / (1 + 1 / 1000), so that the highest value is the answer.
+    Each member votes for its most probable class. Ties are decided by the mean of the members' probabilities, which is
+    part of the value: (share + mean / 1000) / (1 + 1 / 1000).
     """
     shares = np.eye(members.shape[-1])[members.argmax(-1)].mean(0)
     return np.asarray((shares + TIE * members.mean(0)) / (1 + TIE))
 
 
 def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
-    """(N, members) probabilities of the true class -> the (members,) weights whose mean has the least log loss.
+    """(N, members) probabilities of the true class -> the (members,) weights of the mean with the least log loss.
 
     By EM for the proportions of a mixture (Dempster, Laird, Rubin 1977), as density estimators are stacked by their
-    out-of-fold predictions (Smyth, Wolpert 1999). The loss is convex; its gap to the least is at most the greatest
-    gradient less 1, which ends the steps.
+    out-of-fold predictions (Smyth, Wolpert 1999). The loss is convex, and at most the greatest gradient minus 1 above
+    the minimum, which ends the steps.
     """
     likelihoods = np.maximum(likelihoods, _LEAST)
     weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
@@ -100,28 +100,33 @@ def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Blend:
-    """The blend of (N, classes of all heads) probabilities a member, fitted on (N, heads) labels where it has weights.
-
-    A head that a member lacks is NaN there. Labels of -1 say nothing; without any, and of a head that is a
-    distribution, the members count the same. Raises UsageError for a name that is none of BLENDS.
-    """
+def check_blend(how: str) -> None:
+    """Raise UsageError for a name that is none of BLENDS."""
     if how not in BLENDS:
         raise UsageError(f"There is no blend {how!r}; expected one of {', '.join(BLENDS)}.")
+
+
+def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Blend:
+    """The blend of members' (N, classes of all heads) probabilities, with weights fitted on (N, heads) labels.
+
+    Heads that a member lacks are NaN. Labels of -1 are left out; members have equal weights in a head without labels,
+    in a distribution over a number, and where `how` is not "oof". Raises UsageError where it is none of BLENDS.
+    """
+    check_blend(how)
     weights = {}
     for place, head in enumerate(heads):
         parts = [heads.split(member)[place] for member in members]
         has = np.array([not np.isnan(part).any() for part in parts])
         weights[head.name] = has / has.sum()
         if how == OOF_WEIGHTS and head.spread is None:
-            known = np.flatnonzero(y[:, place] != UNKNOWN)
-            true = [part[known, y[known, place]] for part, there in zip(parts, has, strict=True) if there]
+            rows = np.flatnonzero(y[:, place] != UNKNOWN)
+            true = [part[rows, y[rows, place]] for part, there in zip(parts, has, strict=True) if there]
             weights[head.name][has] = fit_weights(np.stack(true, axis=1))
     return Blend(how, heads, weights)
 
 
 def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(N, classes of all heads) the blend of the members; the rows of each part by weights fitted on the others."""
+    """(N, classes of all heads): the blend of the members, each part's rows with weights fitted on the other parts."""
     mixed = np.empty((len(y), heads.n_logits))
     for part in np.unique(parts):
         here = parts == part
@@ -130,11 +135,12 @@ def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.nda
     return mixed
 
 
-def widen(heads: Heads, own: Heads, probabilities: np.ndarray, names: Iterable[str]) -> np.ndarray:
-    """(N, classes of `own`) probabilities -> (N, classes of `heads`): those of the heads `names`, NaN of all others."""
+def widen(heads: Heads, own: Heads, probabilities: np.ndarray) -> np.ndarray:
+    """(N, classes of `own`) probabilities -> (N, classes of `heads`): NaN where `own` lacks or did not learn a head."""
     wide = np.full((len(probabilities), heads.n_logits), np.nan, probabilities.dtype)
-    there = heads.split(wide)
-    for name in names:
-        # a view: what is written there stands in `wide`
-        there[heads.position(name)][:] = own.split(probabilities)[own.position(name)]
+    parts = heads.split(wide)
+    for head, part in zip(own, own.split(probabilities), strict=True):
+        if head.weight > 0 and head.name in heads.names:
+            # a view of `wide`
+            parts[heads.position(head.name)][:] = part
     return wide

@@ -16,7 +16,7 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.data.folds import whole_parts
 from fastmask.heads import JOINT, Heads
-from fastmask.inference.blend import BLENDS, MEAN, OOF_WEIGHTS, Blend, cross_blend, fit_blend, widen
+from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend, widen
 from fastmask.inference.members import aligned, all_heads, check_members, describe, learned, member_names
 from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
@@ -26,12 +26,10 @@ from fastmask.system.errors import UsageError
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import held
 
-PACKAGES = ("fastmask", "numpy", "pandas")
-
 
 @dataclass(frozen=True)
 class Gain:
-    """A member's score of the joint class or of a head, and how much better the ensemble is."""
+    """A member's score of the joint class or of a head, and the gain of the ensemble over it."""
 
     member: str
     score: Score
@@ -40,14 +38,14 @@ class Gain:
 
 @dataclass(frozen=True)
 class Target:
-    """The ensemble's score of the joint class or of a head, beside those of the members that have it."""
+    """The ensemble's score of the joint class or of a head, and those of the members that have it."""
 
     score: Score
     members: list[Gain]
 
     @property
     def best(self) -> Gain:
-        """The member of the highest macro-F1."""
+        """The member with the highest macro-F1."""
         return max(self.members, key=lambda one: one.score.macro_f1)
 
     def to_plain(self) -> dict[str, Any]:
@@ -58,10 +56,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Blended:
-    """An ensemble of runs: its `run`, its `blend` of the `members`, and the score of each target beside theirs.
+    """An ensemble of runs: its `run`, its `blend` of the `members`, and its scores compared with theirs.
 
-    `targets` are the joint class, and each head that is no distribution. The joint class has no members where none has
-    all heads.
+    `targets` are the joint class and each head, without distributions over a number. The joint class has no members
+    where none has all heads.
     """
 
     run: RunDirectory
@@ -71,21 +69,21 @@ class Blended:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return "\n".join([*self._joint_lines(), "", *self._head_lines(), *self._weight_lines(), "", *self._words()])
+        return "\n".join([*self._joint_lines(), "", *self._head_lines(), *self._weight_lines(), "", *self._remarks()])
 
     def _joint_lines(self) -> Iterator[str]:
         joint, width = self.targets[JOINT], max(len("ensemble"), *map(len, self.members))
         rows = {one.member: one for one in joint.members}
         yield f"{'run':{width}}  {CELLS}  ensemble minus run"
         for name in self.members:
-            cells = f"{rows[name].score.cells}  {rows[name].gain}" if name in rows else "has not all heads"
+            cells = f"{rows[name].score.cells}  {rows[name].gain}" if name in rows else "lacks a head"
             yield f"{name:{width}}  {cells}"
         yield f"{'ensemble':{width}}  {joint.score.cells}".rstrip()
 
     def _head_lines(self) -> Iterator[str]:
         heads = {name: target for name, target in self.targets.items() if name != JOINT}
         width, wide = max(map(len, ("head", *heads))), max(len("best run"), *map(len, self.members))
-        yield f"{'head':{width}}  {CELLS}  {'best run':{wide}}  ensemble minus that"
+        yield f"{'head':{width}}  {CELLS}  {'best run':{wide}}  ensemble minus best run"
         for name, target in heads.items():
             yield f"{name:{width}}  {target.score.cells}  {target.best.member:{wide}}  {target.best.gain}"
 
@@ -97,14 +95,14 @@ class Blended:
             parts = [f"{member} {w:.3f}" for member, w in zip(self.members, weights, strict=True) if w > 0]
             yield f"weights of {name}: {', '.join(parts)}"
 
-    def _words(self) -> Iterator[str]:
+    def _remarks(self) -> Iterator[str]:
         if self.blend.how == OOF_WEIGHTS:
-            yield "Each photo's weights were fitted on other persons; those shown, which predict, on all."
+            yield "For the score, each photo's weights are fitted on other persons; those shown are fitted on all."
         joint = self.targets[JOINT]
         if joint.members:
             yield (
-                f"{joint.best.member} is the best run by these same OOF predictions, which flatters it a little, so "
-                "the gain over it is told too small rather than too large."
+                f"{joint.best.member} is the best run by these same OOF predictions, which flatters it a little: the "
+                "true gain over it is rather larger than shown."
             )
         yield from self.notes
 
@@ -126,29 +124,24 @@ def blend_runs(
     overwrite: bool = False,
     draws: int = DRAWS,
 ) -> Blended:
-    """Make an ensemble of finished `runs` in the directory `out`, which is a run itself, and score it beside them.
+    """Make an ensemble of finished `runs` in the directory `out`, which is a run itself, and compare their scores.
 
-    `how` is "mean" (of the probabilities), "vote" (of each member's most probable class) or "oof" (a weighted mean a
-    head, the weights fitted on the out-of-fold (OOF) predictions by log loss; each OOF row by weights fitted on other
-    persons). A head is blended of the members that have learned it, so that a model an attribute makes a whole. Raises
-    UsageError where the runs are not of the same photos, persons and labels, or have heads of one name with other
-    classes or bounds. Where their folds differ, the fold column is the first run's.
+    `how` is "mean" (of the probabilities), "vote" (of each member's most probable class) or "oof" (a weighted mean per
+    head: the weights minimise the log loss of the out-of-fold (OOF) predictions, and each OOF row is blended with
+    weights fitted on other persons). A head is blended from the members that have learned it, so one run per head can
+    form an ensemble. Raises UsageError where the runs differ in photos, persons or labels, or in the classes or bounds
+    of a head. Where their folds differ, the fold column is the first run's.
     """
     out = Path(out)
-    if how not in BLENDS:
-        raise UsageError(f"There is no blend {how!r}; expected one of {', '.join(BLENDS)}.")
+    check_blend(how)
     check_free(out, overwrite)
     loaded = [RunDirectory.of(run) for run in runs]
     check_members(loaded, out)
     heads, first = all_heads(loaded), loaded[0]
-    folds, members = folds_of(heads, loaded), [oof_of(heads, first, run) for run in loaded]
+    folds, members, names = _folds(heads, loaded), [oof_of(heads, first, run) for run in loaded], member_names(loaded)
     parts = _parts(first)
     y = heads.encode_frame(folds)[pd.Index(folds["path"]).get_indexer(pd.Index(first.oof["path"]))]
-    mixed, blend, names = (
-        cross_blend(how, heads, members, y, parts),
-        fit_blend(how, heads, members, y),
-        member_names(loaded),
-    )
+    mixed, blend = cross_blend(how, heads, members, y, parts), fit_blend(how, heads, members, y)
     with held(out):
         ensemble = RunDirectory.create(
             out,
@@ -169,8 +162,8 @@ def blend_runs(
     return Blended(ensemble, blend, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
 
 
-def folds_of(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The folds of an ensemble, as the first run's: path, person, a column a head, what else that run has, fold."""
+def _folds(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """The folds of an ensemble in the first run's rows: path, person, a column per head, its other columns, fold."""
     first = runs[0]
     source = {name: next(run for run in runs if name in learned(run)) for name in heads.names}
     taken = ("path", "person", "fold", *first.heads.names, *heads.names)
@@ -184,28 +177,28 @@ def folds_of(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def oof_of(heads: Heads, first: RunDirectory, run: RunDirectory) -> np.ndarray:
-    """(N, classes of `heads`) the OOF probabilities of a run in the rows of the first run's; NaN of what it lacks."""
+    """(N, classes of `heads`): a run's OOF probabilities, as `widen` gives them, in the order of the first run's."""
     rows = pd.Index(run.oof["path"]).get_indexer(pd.Index(first.oof["path"]))
-    return widen(heads, run.heads, run.probabilities[rows], learned(run))
+    return widen(heads, run.heads, run.probabilities[rows])
 
 
 def _config(runs: Sequence[RunDirectory]) -> Config:
-    """The first run's settings, with a leaky split where any run has one."""
+    """The first run's settings, marked as a leaky split where any run has one."""
     leaky = any(run.config.group == "none" for run in runs)
     return runs[0].config.model_copy(update={"group": "none"} if leaky else {})
 
 
 def _parts(run: RunDirectory) -> np.ndarray:
     if len(set(run.persons)) < 2:
-        raise UsageError(f"{run.path} has one person only; an ensemble is fitted on some and scored on others.")
+        raise UsageError(f"{run.path} has only one person; an ensemble is fitted on some persons and scored on others.")
     return whole_parts(run.oof["fold"].to_numpy(), run.persons)
 
 
 def _environment() -> dict[str, Any]:
-    """An ensemble starts from nothing: what its members start from is in their identities."""
+    """What environment.json holds: no start, which is part of the members' identities."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in ("fastmask", "numpy", "pandas")},
         "start": {},
         "command": sys.argv,
     }
@@ -218,7 +211,7 @@ def _oof_frame(heads: Heads, first: RunDirectory, probabilities: np.ndarray, y: 
 
 
 def _scores(run: RunDirectory, optimistic: np.ndarray, draws: int) -> dict[str, Any]:
-    """What scores.json holds; `optimistic` (N, classes of all heads) is the blend by weights fitted on all."""
+    """What scores.json holds; `optimistic` (N, classes of all heads) is the blend with weights fitted on all photos."""
     flattering = score_heads(run.heads, run.heads.argmax(optimistic), run.true, draws=0, whole=run.y)
     fold_of = run.oof["fold"].to_numpy()
     folds = []
@@ -239,10 +232,11 @@ def _scores(run: RunDirectory, optimistic: np.ndarray, draws: int) -> dict[str, 
 
 
 def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarray], draws: int) -> dict[str, Target]:
-    """The joint class and each head: the ensemble's score, and those of the members that have all that it needs."""
+    """The scores of the joint class and of each head: the ensemble's, and those of the members that have the heads."""
     found = {}
     for target in (JOINT, *run.heads.classified):
-        columns = run.heads.joined_columns if target == JOINT else _columns(run.heads, target)
+        places = run.heads.joined if target == JOINT else [run.heads.position(target)]
+        columns = [column for place in places for column in range(*run.heads.offsets[place : place + 2])]
         there = [name for name, member in zip(names, members, strict=True) if not np.isnan(member[:, columns]).any()]
         answers = [run.predicted, *(run.heads.argmax(members[names.index(name)]) for name in there)]
         drawn = draw_scores([make_target(run.heads, y, run.true, target, run.y) for y in answers], run.persons, draws)
@@ -252,16 +246,11 @@ def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarr
     return found
 
 
-def _columns(heads: Heads, name: str) -> list[int]:
-    place = heads.position(name)
-    return list(range(heads.offsets[place], heads.offsets[place + 1]))
-
-
 def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
-    """What to read the figures with."""
+    """What a reader has to know of the scores."""
     first = members[0]
     notes = [*run.score(draws=0).notes, *thin(run.heads.joint(run.true), run.persons)]
     other = [str(m.path) for m in members if (aligned(first, m, "fold") != first.folds["fold"]).any()]
     if other:
-        notes.append(f"Other folds than {first.path}, whose fold column the ensemble has: {', '.join(other)}.")
+        notes.append(f"The ensemble has the folds of {first.path}; those of {', '.join(other)} differ.")
     return notes

@@ -1,4 +1,4 @@
-"""Members: the runs that an ensemble is made of, whether they belong together, and how they are found again."""
+"""Members: the runs of an ensemble: whether they fit together, and how the ensemble finds them again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,17 +18,14 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
 
-# bytes read at once
-_PART = 2**20
-
 
 def learned(run: RunDirectory) -> tuple[str, ...]:
-    """The heads that a run has learned: one of weight 0 has had no part in the loss, and its answers mean nothing."""
+    """The heads that a run has learned: the predictions of heads of weight 0, not part of the loss, mean nothing."""
     return tuple(head.name for head in run.heads if head.weight > 0)
 
 
 def all_heads(runs: Sequence[RunDirectory]) -> Heads:
-    """The heads that any of the runs has learned: in the order of the run that has most heads, then as they come."""
+    """The heads that any of the runs has learned, in the order of the run with the most heads, then of the others."""
     found = {name: run.heads[name] for run in reversed(runs) for name in learned(run)}
     most = max(runs, key=lambda run: len(run.heads))
     order = dict.fromkeys(name for run in (most, *runs) for name in run.heads.names if name in found)
@@ -37,9 +33,9 @@ def all_heads(runs: Sequence[RunDirectory]) -> Heads:
 
 
 def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
-    """Raise UsageError unless an ensemble at `out` can be made of the runs: two or more, none twice, none an ensemble.
+    """Raise UsageError unless the runs can form an ensemble at `out`: two or more different runs, no ensembles.
 
-    Of the same photos, persons and labels, in any order; heads of one name with the same classes and bounds.
+    They have the same photos, persons and labels, in any order, and the same classes and bounds of each shared head.
     """
     if not 2 <= len(runs) <= limits.MEMBERS:
         raise UsageError(f"An ensemble is made of 2 to {limits.MEMBERS} runs; found {len(runs)}.")
@@ -53,17 +49,22 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
     for run in runs[1:]:
         difference = _difference(runs[0], run)
         if difference:
-            raise UsageError(f"{runs[0].path} and {run.path} do not belong together: {difference}.")
+            raise _misfit(runs[0], run, difference)
     first: dict[str, RunDirectory] = {}
     for run in runs:
         for name in learned(run):
             one = first.setdefault(name, run)
-            _check_head(one, run, name)
-            _check_labels(one, run, name)
+            difference = _head_difference(one, run, name)
+            if difference:
+                raise _misfit(one, run, difference)
+
+
+def _misfit(one: RunDirectory, other: RunDirectory, difference: str) -> UsageError:
+    return UsageError(f"{one.path} and {other.path} do not belong together: {difference}.")
 
 
 def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
-    """In words, in what photos or persons two runs differ."""
+    """The first difference of two runs' photos or persons, in words."""
     for what, a, b in (("photos", one.folds, other.folds), ("OOF predictions", one.oof, other.oof)):
         for run, there, missing in ((other, a, b), (one, b, a)):
             lacking = pd.Index(there["path"]).difference(pd.Index(missing["path"]), sort=False)
@@ -83,38 +84,33 @@ def aligned(one: RunDirectory, other: RunDirectory, column: str) -> np.ndarray:
     return other.folds[column].to_numpy(dtype=object)[rows]
 
 
-def _check_head(one: RunDirectory, other: RunDirectory, name: str) -> None:
+def _head_difference(one: RunDirectory, other: RunDirectory, name: str) -> str | None:
+    """The first difference of two runs' classes or labels of a head, in words."""
     a, b = one.heads[name], other.heads[name]
     for what, here, there in (
-        ("classes", a.classes, b.classes),
-        ("bounds", a.bounds, b.bounds),
-        ("form", "a distribution" if a.spread else "classes", "a distribution" if b.spread else "classes"),
+        ("classes", ", ".join(a.classes), ", ".join(b.classes)),
+        ("bounds", _words(a.bounds), _words(b.bounds)),
+        ("form", *("a distribution" if head.spread else "classes" for head in (a, b))),
     ):
         if here != there:
-            raise UsageError(
-                f"{one.path} and {other.path} do not belong together: the {what} of head {name} are "
-                f"{_words(here)} in the first, {_words(there)} in the second."
-            )
+            return f"the {what} of head {name} are {here} in the first, {there} in the second"
+    ours, theirs = one.folds[name].to_numpy(dtype=object), aligned(one, other, name)
+    differing = np.flatnonzero(ours != theirs)
+    if not len(differing):
+        return None
+    row = int(differing[0])
+    return (
+        f"{len(differing)} labels differ, such as {name} of {one.folds['path'].iloc[row]}, {ours[row]!r} in the first, "
+        f"{theirs[row]!r} in the second; take runs with the same fixes"
+    )
 
 
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value or "none")
-
-
-def _check_labels(one: RunDirectory, other: RunDirectory, name: str) -> None:
-    a, b = one.folds[name].to_numpy(dtype=object), aligned(one, other, name)
-    differing = np.flatnonzero(a != b)
-    if len(differing):
-        row = int(differing[0])
-        raise UsageError(
-            f"{one.path} and {other.path} do not belong together: {len(differing)} labels differ, such as {name} of "
-            f"{one.folds['path'].iloc[row]}, {a[row]!r} in the first, {b[row]!r} in the second; take runs with the "
-            "same fixes."
-        )
+def _words(bounds: Sequence[float] | None) -> str:
+    return ", ".join(map(str, bounds or ())) or "none"
 
 
 def member_names(runs: Sequence[RunDirectory]) -> list[str]:
-    """What to call each run in tables: its folder's name, with a number where another has it, too."""
+    """The name of each run in tables: that of its folder, with a number where another run has the same."""
     names: list[str] = []
     for run in runs:
         name = real(run.path).name
@@ -123,7 +119,7 @@ def member_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def describe(run: RunDirectory, name: str, out: Path) -> dict[str, str]:
-    """How an ensemble at `out` finds a run again: its path from there, and what tells that it is still the same."""
+    """How an ensemble at `out` finds a run again: its path relative to `out`, and the digests that identify it."""
     try:
         path = os.path.relpath(real(run.path), real(out))
     except ValueError:
@@ -133,16 +129,13 @@ def describe(run: RunDirectory, name: str, out: Path) -> dict[str, str]:
 
 
 def _digest(file: Path) -> str:
-    made = hashlib.sha256()
+    # in parts: a replaced file of any size does not fill the memory
     with file.open("rb") as opened:
-        # whatever somebody has put there does not fill the memory
-        while part := opened.read(_PART):
-            made.update(part)
-    return made.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory]:
-    """The runs of an ensemble by name; raises DataError where one is gone, or is another than it was made of."""
+    """The runs of an ensemble by name; raises DataError where one is missing, or has changed since."""
     opened: dict[str, RunDirectory] = {}
     places: list[Path] = []
     for number, member in enumerate(ensemble.ensemble["members"]):
@@ -155,7 +148,7 @@ def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory
         asked = [name for name, weights in blend.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
         alike = all(name in learned(run) and run.heads[name].classes == blend.heads[name].classes for name in asked)
-        # the last: predictions that are the same may be read
+        # the last condition: OOF predictions may be there without the folds that they are of
         if not same or not alike or not set(run.oof["fold"]) <= set(run.trained_folds):
             raise DataError(
                 f"{place} has changed since {ensemble.path} was made of it; make the ensemble again with --overwrite."

@@ -1,9 +1,9 @@
-"""Networks: those of a run's checkpoints, ready to predict; or a soup of them."""
+"""Networks: those of a run's checkpoints, or of their mean weights, ready to predict."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,30 +11,29 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastmask.inference.soup import average_states
+from fastmask.inference.options import NetworkOptions
 from fastmask.model.archs import check_arch, describe
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 
-# what loads a checkpoint of a run to predict photos of a size, as `load_network`
+# loads a checkpoint of a run to predict photos of a size, as `load_network` does
 Load = Callable[[RunDirectory, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
 
 
 def load_members(
     run: RunDirectory,
     members: Sequence[str] | None,
+    options: NetworkOptions,
     device: torch.device,
     size: tuple[int, int] | None = None,
-    soup: bool = False,
-    refit: bool = True,
     load: Load | None = None,
 ) -> dict[str, list[MultiHeadNet]]:
-    """The networks of each member ("fold0", ...), one a checkpoint or a `soup` of them, to predict photos of `size`.
+    """The networks of each member ("fold0", ...), ready to predict photos of `size`: one per checkpoint, or one soup.
 
     Warns where folds are missing.
     """
-    found, load = checkpoints_of(run, members, soup, refit), load or load_network
+    found, load = checkpoints_of(run, members, options), load or load_network
     if len(found) < run.config.folds and not members:
         warnings.warn(
             f"{run.path} has finished {len(found)} of {run.config.folds} folds; the mean is over those.",
@@ -42,31 +41,27 @@ def load_members(
             stacklevel=3,
         )
     return {
-        member: [load_soup(run, files, device, size)] if soup else [load(run, f, device, size) for f in files]
+        member: [load_soup(run, files, device, size)] if options.soup else [load(run, f, device, size) for f in files]
         for member, files in found.items()
     }
 
 
-def checkpoints_of(
-    run: RunDirectory, members: Sequence[str] | None, soup: bool = False, refit: bool = True
-) -> dict[str, list[Path]]:
-    """The checkpoints of each member; raises UsageError or DataError where there is nothing to predict with.
-
-    Or, for a `soup`, nothing to average.
-    """
-    there = {f"fold{fold}": run.models(fold, refit and not soup) for fold in run.trained_folds}
-    if not there:
+def checkpoints_of(run: RunDirectory, members: Sequence[str] | None, options: NetworkOptions) -> dict[str, list[Path]]:
+    """The checkpoints of the members, by default all; raises UsageError or DataError where there are too few."""
+    folds = {f"fold{fold}": run.models(fold, options.refit and not options.soup) for fold in run.trained_folds}
+    if not folds:
         raise UsageError(f"{run.path} has not finished a fold yet, so there is nothing to predict with.")
-    empty = next((m for m in members or there if m in there and not there[m]), None)
+    members = members or list(folds)
+    unknown = next((member for member in members if member not in folds), None)
+    if unknown is not None:
+        raise UsageError(f"{run.path} has no member {unknown!r}; expected some of {', '.join(folds)}.")
+    found = {member: folds[member] for member in members}
+    empty = next((member for member, files in found.items() if not files), None)
     if empty is not None:
         raise DataError(
             f"{run.path / empty} has no checkpoint (epoch*.safetensors); train the fold again, or restore it."
         )
-    unknown = [m for m in members or [] if m not in there]
-    if unknown:
-        raise UsageError(f"{run.path} has no member {unknown[0]!r}; expected some of {', '.join(there)}.")
-    found = {m: there[m] for m in members or there}
-    if soup and all(len(files) == 1 for files in found.values()):
+    if options.soup and all(len(files) == 1 for files in found.values()):
         raise UsageError(
             f"Each fold of {run.path} keeps one checkpoint, so --soup has nothing to average; train with --top-k 3, or "
             "leave it out."
@@ -79,7 +74,7 @@ def load_network(
 ) -> MultiHeadNet:
     """The network of a checkpoint, ready to predict photos of `size`; raises DataError where it does not fit the run.
 
-    Bodies that are made for one size of photos, such as Swin, need `size`; it is that of the validation pipeline.
+    Bodies that are built for one size of photos, such as Swin, need `size`: that of the validation pipeline.
     """
     _check_long(run, file)
     network = build_network(run.config.arch, run.heads, size=size)
@@ -90,14 +85,14 @@ def load_network(
 def load_soup(
     run: RunDirectory, files: Sequence[Path], device: torch.device, size: tuple[int, int] | None = None
 ) -> MultiHeadNet:
-    """The one network whose weights are the mean of those of checkpoints, as `load_network` makes each."""
+    """The network of the mean weights of a training's checkpoints: a uniform soup (Wortsman et al. 2022)."""
     for file in files:
         _check_long(run, file)
     network = build_network(run.config.arch, run.heads, size=size)
 
     def states() -> Iterator[dict[str, Tensor]]:
         for file in files:
-            # what comes out of the network is in its form, whatever form the file has
+            # the network converts each tensor to its own type, whatever the file has
             _load(run, network, file)
             yield {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -105,10 +100,26 @@ def load_soup(
     return network.to(device).eval()
 
 
+def average_states(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of the tensors of each name, summed in float64; integers, such as counts, are those of the first state.
+
+    The states have the same names and shapes, and are read one after the other, so that only one is in memory.
+    """
+    first: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for count, state in enumerate(states, start=1):  # noqa: B007
+        first = first or dict(state)
+        for name, tensor in state.items():
+            if tensor.is_floating_point():
+                sums[name] = sums.get(name, 0) + tensor.to(torch.float64)
+    return {name: (sums[name] / count).to(tensor.dtype) if name in sums else tensor for name, tensor in first.items()}
+
+
 def _check_long(run: RunDirectory, file: Path) -> None:
     arch = run.config.arch
     if file.stat().st_size < _least_bytes(arch):
-        # before the network takes the memory that only its name asks for
+        # checked before the network is built: a forged config.yaml may name an enormous one
         raise DataError(f"{file} is too short for the weights of {arch}; train the fold again, or restore it.")
 
 
@@ -121,6 +132,6 @@ def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
 
 @cache
 def _least_bytes(arch: str) -> int:
-    """What the weights of a body take at least, at two bytes a parameter."""
+    """The least size of a file of a body's weights: two bytes per parameter."""
     check_arch(arch)
     return 2 * (describe(arch).parameters or 0)

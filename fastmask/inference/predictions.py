@@ -1,8 +1,8 @@
-"""Ensemble: the fold models' probabilities, averaged over checkpoints, views and folds, and those of several runs."""
+"""Predictions: probabilities of photos, averaged over views, checkpoints and folds, or blended over several runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,44 +13,35 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fastmask.data.augment import Augmentation, augmentations, check_fit
-from fastmask.data.boxes import FaceCut, read_boxes
-from fastmask.data.loaders import batch_stats, photo_loader, pick_device
-from fastmask.data.photo import SUFFIXES, check_photos, photos_in
+from fastmask.data.loaders import pick_device
 from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.heads import Heads
 from fastmask.inference.blend import Blend, widen
-from fastmask.inference.members import learned, open_members
+from fastmask.inference.members import open_members
 from fastmask.inference.networks import Load, checkpoints_of, load_members
-from fastmask.inference.views import View, flip, make_views, plain
+from fastmask.inference.options import PredictOptions
+from fastmask.inference.photos import Images, Photos
+from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import autocast, resolve_precision
 from fastmask.run.directory import RunDirectory
-from fastmask.run.files import PIPELINES
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
-from fastmask.training.build import framing
 
 if TYPE_CHECKING:
     from fastmask.decision.rule import Rule
 
-# views, photos a batch or processes: more is a slip of the keyboard
-MOST = 65536
-# through the photos: the pass of the training augmentation, None where it is validation's, and the views that it takes
-Walk = tuple[int | None, Sequence[View]]
-
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of photos, in the order asked for.
+    """Probabilities of photos, in the order they were given.
 
     `names` are the photos (relative to the folder where one was given), `probabilities` (N, classes of all heads) the
-    mean of `members`, which holds each fold's own, `decided` (N, heads) the classes that a rule has chosen.
+    mean of `members`, the probabilities of each fold, and `decided` (N, heads) the classes that a rule chose.
 
-    Those of an ensemble have the runs that it is made of as members, NaN in the heads that one lacks, and in `blend`
-    how these became one.
+    The members of an ensemble's are its runs, NaN in the heads that a run lacks; `blend` names how they were averaged.
     """
 
     names: list[str]
@@ -64,11 +55,10 @@ class Predictions:
         return len(self.names)
 
     def decide(self, rule: Rule, persons: np.ndarray | None = None) -> Predictions:
-        """The same photos, answered by a rule.
+        """The same photos, with the classes that a rule chooses.
 
-        Each member is calibrated by itself, as the rule was fitted on single models' probabilities; of an ensemble, its
-        blend, as the rule was fitted on blends. `persons` (N,) say whose photos they are, where the rule averages over
-        persons.
+        A rule that was fitted on a run calibrates each member, one that was fitted on an ensemble its blend. `persons`
+        (N,) are the persons of the photos, for a rule that averages over persons.
         """
         if self.decided is not None:
             raise UsageError("These predictions are decided already; take those of predict.")
@@ -77,7 +67,7 @@ class Predictions:
         if persons is not None and (not rule.shared or len(persons) != len(self)):
             raise UsageError(
                 f"Found {len(persons)} persons for {len(self)} photos and a rule that averages over "
-                f"{', '.join(rule.shared) or 'none'}; expected one a photo, and a rule of fit_run(same_person=True)."
+                f"{', '.join(rule.shared) or 'none'}; expected one per photo, and a rule of fit_run(same_person=True)."
             )
         if self.blend is None:
             members = {member: rule.calibrated(each) for member, each in self.members.items()}
@@ -89,7 +79,7 @@ class Predictions:
 
     @property
     def y(self) -> np.ndarray:
-        """(N, heads) class numbers: the most probable of each head, or what the rule of `decide` says."""
+        """(N, heads) class numbers: the most probable of each head, or those that `decide` chose."""
         return self.heads.argmax(self.probabilities) if self.decided is None else self.decided
 
     @property
@@ -99,7 +89,7 @@ class Predictions:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a photo: path, the predicted joint class and each head's, a probability a class, also by member.
+        """One row per photo: path, predicted joint class, class per head, probability per class, also of each member.
 
         A member has no columns of the heads that it lacks.
         """
@@ -127,211 +117,102 @@ class Predictions:
 
 def predict(
     run: RunDirectory | str | Path,
-    images: str | Path | Sequence[str | Path],
-    tta: int = 1,
-    members: Sequence[str] | None = None,
+    images: Images,
+    options: PredictOptions | None = None,
     *,
-    views: Sequence[str] = (),
-    soup: bool = False,
-    boxes: str | Path | None = None,
-    refit: bool = True,
-    root: str | Path | None = None,
-    bs: int = 64,
-    workers: int | None = None,
-    device: str | None = None,
-    precision: str = "auto",
     progress: Progress | None = None,
     load: Load | None = None,
+    **given: Any,
 ) -> Predictions:
     """The mean of the fold models' probabilities for a folder or a list of photos; of an ensemble, its runs' blend.
 
-    Args:
-        tta: views that are averaged: the photo, its mirror image, then passes of the training augmentation, every
-            second one mirrored.
-        members: the folds to use, such as ["fold0", "fold2"]; all by default.
-        views: instead of `tta`, what is seen beside the photo: "flip" its mirror image, "shift" four that are moved by
-            4 %, "scale" one closer and one farther by 8 %. Nothing is drawn, and the views of several names add up.
-        soup: predict by the mean of the weights of a fold's checkpoints, not of their probabilities.
-        boxes: the CSV of these photos' faces, which a run that was trained with boxes needs.
-        refit: a run with refit predicts by the networks that were trained on all photos at last; without, by the
-            checkpoints that its score is of, as a soup does.
-        root: of a list of photos, the folder that their names, and those in `boxes`, start from.
-        precision: "auto" is that of the run, on a CPU fp32.
-        progress: is called with (batches done, batches in all).
-        load: loads each checkpoint, by default `load_network`; one that keeps what it has loaded spares the next call
-            the time.
+    Photos are prepared by the run's own validation transform. Memory grows with their probabilities only.
 
-    The inference transform is the run's validation transform, one object. Memory grows with the photos by their
-    probabilities only.
+    Args:
+        options: see `PredictOptions`; they may also be `given` by name, such as `tta=2`.
+        progress: is called with the number of batches done and the number in all.
+        load: loads each checkpoint, by default `load_network`; one that keeps networks makes the next call faster.
     """
-    run = RunDirectory.of(run)
-    if run.is_ensemble:
-        options = {
-            "tta": tta,
-            "views": views,
-            "soup": soup,
-            "boxes": boxes,
-            "refit": refit,
-            "root": root,
-            "bs": bs,
-            "workers": workers,
-            "device": device,
-            "precision": precision,
-            "load": load,
-        }
-        return _predict_runs(run, images, members, progress, options)
-    for option, value, least in (("tta", tta, 1), ("bs", bs, 1), ("workers", workers or 0, 0)):
-        if not least <= value <= MOST:
-            raise UsageError(f"--{option} is {value}; expected {least} to {MOST}.")
-    walks = _walks(tta, views)
-    names, paths = find_photos(images, root)
-    picked = pick_device(device)
-    computing = autocast(picked, _precision(run, precision, picked))
-    augments = augments_of(run)
-    stats = batch_stats(augments)
-    # a broken photo at the end would cost the work on all before it
-    faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
-    size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-    networks = load_members(run, members, picked, size, soup, refit, load)
-    loader = partial(photo_loader, paths, augments, stats, faces=faces, bs=bs, seed=run.config.seed)
-    batches = _batches(walks, partial(loader, num_workers=workers, device=picked))
-    sums = {member: np.zeros((len(paths), run.heads.n_logits)) for member in networks}
-    loss, count = FocalLoss(run.heads), len(walks) * -(-len(paths) // bs)
-    for done, (rows, x, seen) in enumerate(batches, 1):
+    run, options = RunDirectory.of(run), PredictOptions.of(options, given)
+    each = _predict_ensemble if run.is_ensemble else _predict_run
+    return each(run, images, options, progress or _ignore, load)
+
+
+def _ignore(done: int, count: int) -> None:
+    """Show no progress."""
+
+
+def _predict_run(
+    run: RunDirectory, images: Images, options: PredictOptions, progress: Progress, load: Load | None
+) -> Predictions:
+    """The mean over folds, for each fold over its checkpoints and all views."""
+    device = pick_device(options.device)
+    precision = options.precision
+    if precision == "auto":
+        precision = "fp32" if device.type == "cpu" else run.config.precision
+    computing = autocast(device, resolve_precision(precision, device))
+    photos = Photos.find(run, images, options.boxes, options.root)
+    networks = load_members(run, options.members, options, device, photos.size, load)
+    walks = make_walks(options.tta, options.views)
+    sums = {member: np.zeros((len(photos), run.heads.n_logits)) for member in networks}
+    loss, count = FocalLoss(run.heads), len(walks) * -(-len(photos) // options.bs)
+    loader = partial(photos.loader, bs=options.bs, seed=run.config.seed, num_workers=options.workers, device=device)
+    for done, (rows, x, views) in enumerate(_batches(walks, loader), 1):
         for member, nets in networks.items():
             with computing:
-                answers = _view_sum(nets, x, seen, loss)
-            odd = np.flatnonzero(~np.isfinite(answers).all(axis=1))
-            if len(odd):
+                total = _sum_views(nets, x, views, loss)
+            damaged = np.flatnonzero(~np.isfinite(total).all(axis=1))
+            if len(damaged):
                 raise DataError(
-                    f"{run.path / member} answers {names[rows.start + odd[0]]} with what is no number: its weights are "
-                    f"damaged, or too large for {precision}; restore the fold, or take another --precision."
+                    f"{run.path / member} predicts NaN or inf for {photos.names[rows.start + damaged[0]]}: its weights "
+                    f"are damaged, or too large for {options.precision}; restore the fold, or take another --precision."
                 )
-            sums[member][rows] += answers
-        if progress is not None:
-            progress(done, count)
-    each = {member: (s / sum(len(seen) for _, seen in walks)).astype(np.float32) for member, s in sums.items()}
-    return Predictions(names, run.heads, np.mean(list(each.values()), axis=0), each)
-
-
-def _precision(run: RunDirectory, asked: str, device: torch.device) -> str:
-    if asked == "auto":
-        asked = "fp32" if device.type == "cpu" else run.config.precision
-    return resolve_precision(asked, device)
-
-
-def augments_of(run: RunDirectory) -> tuple[Augmentation, Augmentation]:
-    """A run's training and validation augmentation; raises DataError where what it keeps of them is broken."""
-    try:
-        return augmentations(run.pipelines)
-    except UsageError as error:
-        raise DataError(f"{run.path / PIPELINES}: {error}") from error
+            sums[member][rows] += total
+        progress(done, count)
+    members = {member: (total / options.n_views).astype(np.float32) for member, total in sums.items()}
+    return Predictions(photos.names, run.heads, np.mean(list(members.values()), axis=0), members)
 
 
 def _batches(walks: Sequence[Walk], load: Callable[..., PhotoDL]) -> Iterator[tuple[slice, Tensor, Sequence[View]]]:
-    """The batches of all walks: the rows of the photos, the photos, and how they are to be seen."""
-    for training, seen in walks:
+    """The batches of all walks: the rows of the photos, the photos, and the views to take of them."""
+    for training, views in walks:
         start = 0
         for (x,) in load(training=training is not None, passes=Passes(training or 0)):
-            yield slice(start, start + len(x)), x, seen
+            yield slice(start, start + len(x)), x.as_subclass(Tensor), views
             start += len(x)
 
 
-def _walks(tta: int, views: Sequence[str]) -> list[Walk]:
-    """The walks through the photos that see them as often as is asked."""
-    if views and tta > 1:
-        raise UsageError("--tta and --views exclude each other: both say what is averaged.")
-    both: list[View] = [plain, flip]
-    walks: list[Walk] = [(None, make_views(views) if views else both[:tta])]
-    walks.extend((number, [both[number % 2]]) for number in range(tta - 2))
-    return walks
-
-
 @torch.inference_mode()
-def _view_sum(networks: Sequence[MultiHeadNet], x: Tensor, seen: Sequence[View], loss: FocalLoss) -> np.ndarray:
+def _sum_views(networks: Sequence[MultiHeadNet], x: Tensor, views: Sequence[View], loss: FocalLoss) -> np.ndarray:
     """(B, classes of all heads): the sum over views of the mean over checkpoints of the probabilities."""
-    x = x.as_subclass(Tensor)
-    total = sum(loss.activation(net(photos)) for photos in (view(x) for view in seen) for net in networks)
+    total = sum(loss.activation(network(photos)) for photos in (view(x) for view in views) for network in networks)
     return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
 
 
-def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
-    """What the photos of a run are cut by, None where it was trained on whole ones; `names` are theirs by their paths.
-
-    Raises UsageError where the boxes do not go with the run.
-    """
-    trained = run.config.boxes
-    if trained is None and boxes is None:
-        return None
-    if trained is None:
-        raise UsageError(f"--boxes goes with a run that was trained with boxes, and {run.path} was not.")
-    if boxes is None:
-        raise UsageError(
-            f"{run.path} was trained on faces (boxes {trained}), so it needs those of these photos: --boxes FILE, as "
-            "fastmask faces writes it."
-        )
-    return FaceCut(read_boxes(boxes), framing(run.config), names)
-
-
-def find_photos(
-    images: str | Path | Sequence[str | Path], root: str | Path | None = None
-) -> tuple[list[str], list[Path]]:
-    """Names and paths of the photos of a folder (sorted, hidden files left out) or of a list.
-
-    Those of a list are named as they are given, or from the folder `root` on.
-    """
-    if not isinstance(images, str | Path):
-        paths = [Path(p) for p in images]
-        outside = next((p for p in paths if root is not None and not p.is_relative_to(root)), None)
-        if outside is not None:
-            raise UsageError(f"{outside} does not lie in {root}, which the names of the photos start from.")
-        names = [str(p) if root is None else p.relative_to(root).as_posix() for p in paths]
-    else:
-        folder = Path(images)
-        if not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder; expected one of photos.")
-        paths = photos_in(folder)
-        names = [p.relative_to(folder).as_posix() for p in paths]
-    if not paths:
-        raise UsageError(f"{images} holds no photos (any of {', '.join(SUFFIXES)}).")
-    missing = next((p for p in paths if not p.is_file()), None)
-    if missing is not None:
-        raise DataError(f"{missing} does not exist; expected a photo there.")
-    return names, paths
-
-
-def _predict_runs(
-    ensemble: RunDirectory,
-    images: str | Path | Sequence[str | Path],
-    members: Sequence[str] | None,
-    progress: Progress | None,
-    options: Mapping[str, Any],
+def _predict_ensemble(
+    ensemble: RunDirectory, images: Images, options: PredictOptions, progress: Progress, load: Load | None
 ) -> Predictions:
-    """The blend of what each run of an ensemble predicts, each by its own transform."""
-    if members:
+    """The blend of the predictions of each run, each by its own transform."""
+    if options.members:
         raise UsageError(
             f"{ensemble.path} is an ensemble and predicts with all its runs; make another of those that you want."
         )
     blend = Blend.of(ensemble)
     runs = open_members(ensemble, blend)
     for run in runs.values():
-        # what the last one lacks would cost the work of all before it
-        checkpoints_of(run, None, bool(options["soup"]), bool(options["refit"]))
-    boxes = options["boxes"]
-    if boxes is not None and not any(run.config.boxes for run in runs.values()):
-        raise UsageError(f"--boxes goes with a run that was trained with boxes, and none of {ensemble.path} was.")
-    made, names = {}, []
-    for place, (name, run) in enumerate(runs.items()):
-        own = {**options, "boxes": boxes if run.config.boxes else None}
-        each = predict(run, images, progress=_part(progress, place, len(runs)), **own)
-        there = [head for head in learned(run) if head in ensemble.heads.names]
-        made[name], names = widen(ensemble.heads, each.heads, each.probabilities, there), each.names
-    mixed = blend.mix(list(made.values())).astype(np.float32)
-    return Predictions(names, ensemble.heads, mixed, made, blend=blend.how)
+        # what the last run lacks would cost the work on all before it
+        checkpoints_of(run, None, options)
+    if options.boxes is not None and not any(run.config.boxes for run in runs.values()):
+        raise UsageError(f"--boxes needs a run that was trained with boxes, and none of {ensemble.path} was.")
+    each = {}
+    for number, (name, run) in enumerate(runs.items()):
+        own = options if run.config.boxes else options.model_copy(update={"boxes": None})
+        each[name] = _predict_run(run, images, own, partial(_part, progress, number, len(runs)), load)
+    members = {name: widen(ensemble.heads, one.heads, one.probabilities) for name, one in each.items()}
+    mixed = blend.mix(list(members.values())).astype(np.float32)
+    return Predictions(next(iter(each.values())).names, ensemble.heads, mixed, members, blend=blend.how)
 
 
-def _part(progress: Progress | None, place: int, parts: int) -> Progress | None:
-    """What to call in one of several parts of the work that have as many batches each."""
-    if progress is None:
-        return None
-    return lambda done, batches: progress(place * batches + done, parts * batches)
+def _part(progress: Progress, number: int, parts: int, done: int, count: int) -> None:
+    """Report progress in one of several parts that have as many batches each."""
+    progress(number * count + done, parts * count)

@@ -1,8 +1,8 @@
-"""Teacher: a run, or an ensemble, that a student learns from beside its labels (Hinton, Vinyals, Dean 2015).
+"""Teacher: a run that a student learns from, by pseudo-labels of new photos or soft labels of its own (distillation).
 
-The student of a fold learns, on the photos that it trains on, from the teacher's models of the same fold alone, which
-have not seen whom that fold is judged on. They have seen the photos that they speak of, as the student will. The
-teacher's out-of-fold answers to these come from models that have seen the judged fold, and are never used.
+Each fold of the student learns only from the teacher's models of the same fold, which were not trained on the photos
+and persons that this fold is judged on. The teacher's out-of-fold predictions come from models that were, and are never
+used. Distillation: Hinton, Vinyals, Dean 2015.
 """
 
 from __future__ import annotations
@@ -14,29 +14,80 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 
 from fastmask.config import Config
+from fastmask.data.pseudo import MARK, SEEN, Pseudo
 from fastmask.data.table import Table
 from fastmask.heads import Heads
 from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
 from fastmask.inference.members import learned, open_members
-from fastmask.inference.predictions import predict
+from fastmask.inference.options import PhotoOptions
+from fastmask.inference.predictions import Predictions, predict
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS, TEACHER
 from fastmask.run.lineage import digest_weights, first_seen
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import check_parent
+from fastmask.system.terminal import Progress
 from fastmask.training.plan import Plan
 
 Say = Callable[[str], None]
 
 
+def make_pseudo(
+    run: RunDirectory | str | Path,
+    images: str | Path,
+    out: str | Path,
+    options: PhotoOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    **given: Any,
+) -> Pseudo:
+    """Label the photos of a folder with each fold's checkpoints, and write the labels to `out`, a new or empty folder.
+
+    Raises UsageError for a run that lacks folds, or has a leaky split: a student's score would flatter.
+    """
+    run, folder, options = RunDirectory.of(run), Path(out), PhotoOptions.of(options, given)
+    run.check_trained()
+    _check_complete(run)
+    if run.config.group == "none":
+        raise UsageError(f"{run.path} was split by photos (--group none), so its models have seen all persons.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists; name a new or an empty folder.")
+    check_parent(folder / MARK)
+    found = predict(run, images, refit=False, progress=progress, **options.model_dump())
+    made = Pseudo(Path(images), found.names, run.heads, np.stack(_by_fold(run, found)), _unseen(run))
+    made.write(folder, {"run": str(run.path), "identity": run.identity})
+    return made
+
+
+def _check_complete(run: RunDirectory) -> None:
+    missing = sorted(set(range(run.config.folds)) - set(run.trained_folds))
+    if missing:
+        raise UsageError(f"The teacher {run.path} lacks fold {missing[0]}, from which the student's fold would learn.")
+
+
+def _by_fold(run: RunDirectory, found: Predictions) -> list[np.ndarray]:
+    return [found.members[f"fold{fold}"] for fold in range(run.config.folds)]
+
+
+def _unseen(run: RunDirectory) -> pd.DataFrame:
+    """Path, person and the fold whose model was not trained on them; SEEN where more than one was (extra photos)."""
+    folds = run.folds[["path", "person", "fold"]]
+    if run.extra is None:
+        return folds
+    fold = [int(left) if left.isdecimal() else SEEN for left in run.extra["without"]]
+    return pd.concat([folds, run.extra[["person"]].assign(path="", fold=fold)], ignore_index=True)
+
+
 @dataclass(frozen=True)
 class Teacher:
-    """A run or an ensemble, the `runs` whose networks speak, how much that counts, and at what temperature."""
+    """A run or an ensemble, the `runs` that it is made of, and the weight and temperature of their probabilities."""
 
     run: RunDirectory
     runs: Mapping[str, RunDirectory]
@@ -50,66 +101,62 @@ class Teacher:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads that it has learned, but for distributions over a number."""
+        """The heads that it has learned, without distributions over a number."""
         return tuple(name for name in learned(self.run) if self.run.heads[name].spread is None)
 
     def mix(self, own: np.ndarray, answers: np.ndarray, heads: Heads) -> np.ndarray:
-        """(N, classes of `heads`) soft labels of which the teacher's answers, (N, classes of its own), are a share.
+        """(N, classes of `heads`) labels mixed with the teacher's (N, classes of its heads) probabilities.
 
-        A head that it has not learned keeps its label; where a label is unknown, its answer is the whole of it.
+        A head that it has not learned keeps its label; where a label is unknown, its probabilities are the label.
         """
-        made = own.astype(np.float32)
-        theirs, parts = self.run.heads.split(answers), heads.split(made)
-        for head, part in zip(heads, parts, strict=True):
+        mixed = own.astype(np.float32)
+        theirs = self.run.heads.split(answers)
+        for head, part in zip(heads, heads.split(mixed), strict=True):
             if head.name in self.heads:
                 softened = tempered(theirs[self.run.heads.position(head.name)], self.temperature)
-                known = part.any(axis=1, keepdims=True)
-                part[:] = np.where(known, (1 - self.weight) * part + self.weight * softened, softened)
-        return made
+                labelled = part.any(axis=1, keepdims=True)
+                part[:] = np.where(labelled, (1 - self.weight) * part + self.weight * softened, softened)
+        return mixed
 
     def answers(self, plan: Plan, say: Say) -> np.ndarray:
         """(folds + 1, N, classes of its heads) probabilities of the plan's photos: by each fold's models, by all.
 
-        Those of the photos that a fold validates are there, too, and used by nobody in that fold.
+        A fold's include the photos that it validates, which are not used there.
         """
         config, table = plan.config, plan.table
         photos = [table.photo(row) for row in range(len(table))]
-        say(f"Asking {self.run.path} about {len(photos)} photos")
+        say(f"Predicting {len(photos)} photos with the teacher {self.run.path}")
         each: dict[str, list[np.ndarray]] = {}
         for name, run in self.runs.items():
-            # what it was cut to, where the student is not
+            # the student may be trained on whole photos
             boxes = (config.boxes or run.config.boxes) if run.config.boxes else None
-            options: dict[str, Any] = {"boxes": boxes, "device": config.device, "workers": config.workers}
-            found = predict(run, photos, refit=False, root=table.root, **options)
-            by_fold = [found.members[f"fold{fold}"] for fold in range(config.folds)]
-            each[name] = [*by_fold, found.probabilities]
+            found = predict(
+                run, photos, refit=False, root=table.root, boxes=boxes, device=config.device, workers=config.workers
+            )
+            each[name] = [*_by_fold(run, found), found.probabilities]
         return np.stack([self._blended(fold, [of[fold] for of in each.values()]) for fold in range(config.folds + 1)])
 
     def _blended(self, fold: int, members: Sequence[np.ndarray]) -> np.ndarray:
-        """What runs answer by their models of a fold, as one; the last fold stands for all."""
+        """The blend of what the runs' models of a fold predict; the last fold stands for all."""
         if not self.run.is_ensemble:
             return np.asarray(members[0], np.float32)
         heads, runs = self.run.heads, list(self.runs.values())
-        wide = [widen(heads, run.heads, p, _shared(run, heads)) for run, p in zip(runs, members, strict=True)]
+        wide = [widen(heads, run.heads, own) for run, own in zip(runs, members, strict=True)]
         blend = Blend.of(self.run)
         if blend.how == OOF_WEIGHTS and fold < self.run.config.folds:
-            # the weights that predict were fitted on the labels of all folds, the judged one's included
+            # the weights of `predict` are fitted on the labels of all folds, the judged one included
             other = self.run.oof["fold"].to_numpy() != fold
             oofs = [oof_of(heads, self.run, run)[other] for run in runs]
             blend = fit_blend(OOF_WEIGHTS, heads, oofs, self.run.true[other])
         return blend.mix(wide).astype(np.float32)
 
     def answers_kept(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:
-        """`answers`, as the run keeps them, or made now and kept: a run that is gone on with learns from the same."""
+        """`answers` from the run's file, which is written first where it is missing, so that a resume has the same."""
         file = run.path / TEACHER
         shape = (plan.config.folds + 1, len(plan.table), self.run.heads.n_logits)
         if not file.exists():
             save_tensors({"answers": torch.from_numpy(self.answers(plan, say))}, file)
         return read_answers(file, shape)
-
-
-def _shared(run: RunDirectory, heads: Heads) -> list[str]:
-    return [name for name in learned(run) if name in heads.names]
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -121,10 +168,8 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def read_answers(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The answers that a run keeps; raises DataError where the file does not hold them."""
-    wrong = DataError(
-        f"{file} does not hold a teacher's answers to the run's photos; remove it to have them made anew."
-    )
+    """The teacher's probabilities in a run's file; raises DataError where it does not hold them."""
+    wrong = DataError(f"{file} does not hold the teacher's probabilities of the run's photos; remove it to redo them.")
     try:
         with safe_open(file, framework="numpy") as opened:
             kept = opened.get_slice("answers")
@@ -139,37 +184,35 @@ def read_answers(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None = None) -> Teacher:
-    """The teacher of a configuration; raises UsageError where a fold would be judged on whom it has seen.
+    """The teacher of a configuration, for the folds `chosen`, by default all.
 
-    Also where it lacks a fold, and where it has none of the heads, or one of other classes. `chosen` are the folds to
-    train, else all.
+    Raises UsageError where it was trained on photos or persons that a fold is judged on, lacks a fold, has none of the
+    heads, or other classes of one.
     """
     run = RunDirectory.load(str(config.teacher))
     runs = open_members(run, Blend.of(run)) if run.is_ensemble else {"": run}
     for each in runs.values():
         _check_folds(each, table, folds, config.group, chosen)
     teacher = Teacher(run, runs, config.teacher_weight, config.teacher_temperature)
-    known = [head for head in table.heads if head.name in teacher.heads]
-    other = next((head for head in known if run.heads[head.name].classes != head.classes), None)
-    if not known or other is not None:
+    shared = [head for head in table.heads if head.name in teacher.heads]
+    other = next((head for head in shared if run.heads[head.name].classes != head.classes), None)
+    if not shared or other is not None:
         what = f"other classes of {other.name}" if other else f"learned none of {', '.join(table.heads.names)}"
         raise UsageError(f"The teacher {run.path} has {what}; take one that was trained on the same heads.")
     return teacher
 
 
 def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None) -> None:
-    """Raise UsageError where models of a run's fold are not there, or have seen whom the same fold is judged on."""
-    deal = f"deal the folds as the teacher did: --folds-file {run.path / FOLDS}"
+    """Raise UsageError where a fold's models are missing, or were trained on what the same fold is judged on."""
+    mend = f"use the teacher's folds: --folds-file {run.path / FOLDS}"
     count = int(folds.max()) + 1
     if run.config.folds != count:
-        raise UsageError(f"The teacher {run.path} has {run.config.folds} folds, here are {count}; {deal}.")
-    missing = sorted(set(range(count)) - set(run.trained_folds))
-    if missing:
-        raise UsageError(f"The teacher {run.path} lacks fold {missing[0]}, from which fold {missing[0]} is to learn.")
+        raise UsageError(f"The teacher {run.path} has {run.config.folds} folds, here are {count}; {mend}.")
+    _check_complete(run)
     found = first_seen(str(run.path), table, folds, group, chosen)
     if found is not None:
         fold, name, seer, trained = found
         raise UsageError(
             f"Fold {fold} would be judged on {name}, which its teacher {seer.fold_path(trained)} was trained on: its "
-            f"score would flatter; {deal}."
+            f"score would flatter; {mend}."
         )

@@ -1,19 +1,26 @@
-"""Views: a photo seen a little otherwise, over which a network's answers are averaged (test-time augmentation)."""
+"""Views: slightly changed copies of a photo, over which predictions are averaged (test-time augmentation, TTA).
+
+To add one, write a function of a batch and name it in `VIEWS`; the option, its help and its checks follow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastmask.system.errors import UsageError
 
-# of the width or the height that a photo is shifted by; what is kept of both where it is scaled
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# the share of width and height that a photo is shifted by, and the share of them that is kept when it is scaled
 SHIFT, SCALE = 0.04, 0.92
 
-View = Callable[[Tensor], Tensor]
+View = Callable[["Tensor"], "Tensor"]
+# one pass through the photos: the number of the training augmentation's pass, or None for the validation transform, and
+# the views that are taken of each batch
+Walk = tuple[int | None, Sequence[View]]
 
 
 def plain(x: Tensor) -> Tensor:
@@ -31,9 +38,11 @@ def shift(x: Tensor, right: int = 0, down: int = 0) -> Tensor:
 
     By whole pixels, one at least, so that none is blurred.
     """
+    from torch.nn.functional import pad
+
     height, width = x.shape[-2:]
     dy, dx = _pixels(height), _pixels(width)
-    padded = F.pad(x, (dx, dx, dy, dy), mode="reflect")
+    padded = pad(x, (dx, dx, dy, dy), mode="reflect")
     top, left = dy * (1 - down), dx * (1 - right)
     return padded[..., top : top + height, left : left + width]
 
@@ -44,18 +53,22 @@ def _pixels(side: int) -> int:
 
 
 def closer(x: Tensor) -> Tensor:
-    """The middle 92 % of the height and width of (B, 3, H, W) photos, scaled up to the whole."""
+    """The middle 92 % of the height and width of (B, 3, H, W) photos, scaled up to the full size."""
+    from torch.nn.functional import interpolate
+
     height, width = x.shape[-2:]
     (top, left), (h, w) = _middle(height, width)
-    return F.interpolate(x[..., top : top + h, left : left + w], size=(height, width), mode="bilinear")
+    return interpolate(x[..., top : top + h, left : left + w], size=(height, width), mode="bilinear")
 
 
 def farther(x: Tensor) -> Tensor:
     """Photos (B, 3, H, W) scaled down to 92 % of their height and width, with a reflected border around."""
+    from torch.nn.functional import interpolate, pad
+
     height, width = x.shape[-2:]
     (top, left), (h, w) = _middle(height, width)
-    small = F.interpolate(x, size=(h, w), mode="bilinear", antialias=True)
-    return F.pad(small, (left, width - w - left, top, height - h - top), mode="reflect")
+    small = interpolate(x, size=(h, w), mode="bilinear", antialias=True)
+    return pad(small, (left, width - w - left, top, height - h - top), mode="reflect")
 
 
 def _middle(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -64,18 +77,39 @@ def _middle(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
     return ((height - h) // 2, (width - w) // 2), (h, w)
 
 
-VIEWS: dict[str, tuple[View, ...]] = {
-    "flip": (flip,),
-    "shift": tuple(partial(shift, right=right, down=down) for right, down in ((-1, 0), (1, 0), (0, -1), (0, 1))),
-    "scale": (closer, farther),
+class Views(NamedTuple):
+    """The views that one name of the option adds, and what its help says of them."""
+
+    help: str
+    views: tuple[View, ...]
+
+
+VIEWS = {
+    "flip": Views("mirrored", (flip,)),
+    "shift": Views(
+        "moved by 4 % to each side",
+        tuple(partial(shift, right=right, down=down) for right, down in ((-1, 0), (1, 0), (0, -1), (0, 1))),
+    ),
+    "scale": Views("8 % closer and farther", (closer, farther)),
 }
 
 
 def make_views(names: Sequence[str]) -> list[View]:
-    """The photo itself and the views of each name, which add up; raises UsageError for a name that there is not."""
+    """The photo itself and the views of all `names`; raises UsageError for an unknown or repeated name."""
     for i, name in enumerate(names):
         if name not in VIEWS:
             raise UsageError(f"There are no views {name!r}; expected some of {', '.join(VIEWS)}.")
         if name in names[:i]:
             raise UsageError(f"The views {name} are named twice; name each once.")
-    return [plain, *(view for name in names for view in VIEWS[name])]
+    return [plain, *(view for name in names for view in VIEWS[name].views)]
+
+
+def make_walks(tta: int, names: Sequence[str]) -> list[Walk]:
+    """The passes through the photos that take `tta` views, or those of `names`.
+
+    `tta` counts the photo, its mirror image, then passes of the training augmentation, every second one mirrored.
+    """
+    both: list[View] = [plain, flip]
+    walks: list[Walk] = [(None, make_views(names) if names else both[:tta])]
+    walks.extend((number, [both[number % 2]]) for number in range(tta - 2))
+    return walks

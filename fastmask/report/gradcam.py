@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from fastai.torch_core import TensorImage
 from torch import Tensor, nn
 
-from fastmask.data.augment import augmentations, check_fit
-from fastmask.data.loaders import batch_stats, photo_loader, pick_device
-from fastmask.data.photo import check_photos
+from fastmask.data.loaders import pick_device
 from fastmask.data.transforms import NormalizeBatch
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.networks import Load, load_members
-from fastmask.inference.predictions import face_cut, find_photos
+from fastmask.inference.options import NetworkOptions
+from fastmask.inference.photos import Photos
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.run.directory import RunDirectory
@@ -85,27 +84,24 @@ def explain(
     if head != JOINT:
         run.heads.position(head)
     one = isinstance(photos, str | Path) and Path(photos).is_file()
-    names, paths = find_photos([photos] if one else photos, root)  # type: ignore[list-item]
-    labels = [label] * len(paths) if label is None or isinstance(label, str) else list(label)
-    if len(labels) != len(paths):
-        raise UsageError(f"There are {len(labels)} classes to explain for {len(paths)} photos; expected one per photo.")
+    given = Photos.find(run, [str(photos)] if one else photos, boxes, root)
+    labels = [label] * len(given) if label is None or isinstance(label, str) else list(label)
+    if len(labels) != len(given):
+        raise UsageError(f"There are {len(labels)} classes to explain for {len(given)} photos; expected one per photo.")
     columns = [None if label is None else _columns_of(run.heads, head, label) for label in labels]
     fold = (run.trained_folds or [0])[0] if fold is None else fold
-    member = f"fold{fold}"
-    picked, augments = pick_device(device), augmentations(run.pipelines)
-    faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
-    size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-    networks = load_members(run, [member], picked, size, refit=refit, load=load)[member]
-    by, stats = networks_of(run, fold, refit), batch_stats(augments)
+    member, picked = f"fold{fold}", pick_device(device)
+    networks = load_members(run, [member], NetworkOptions(refit=refit), picked, given.size, load)[member]
+    by = networks_of(run, fold, refit)
     found: list[Explanation] = []
-    for (x,) in photo_loader(paths, augments, stats, faces=faces, bs=_BATCH, num_workers=0, device=picked):
-        images = NormalizeBatch(*stats).decode(TensorImage(x)) * 255
+    for (x,) in given.loader(bs=_BATCH, num_workers=0, device=picked):
+        images = NormalizeBatch(*given.stats).decode(TensorImage(x)) * 255
         images = images.round().byte().permute(0, 2, 3, 1).cpu().numpy()
         here = columns[len(found) : len(found) + len(x)]
         maps = _explain_batch(networks, x.as_subclass(Tensor), run.heads, head, here)
         found += [
             Explanation(name, image, by, **fields)
-            for name, image, fields in zip(names[len(found) :], images, maps, strict=False)
+            for name, image, fields in zip(given.names[len(found) :], images, maps, strict=False)
         ]
     return found
 

@@ -82,8 +82,8 @@ def test_weights_of_a_head_that_nobody_has_labelled_are_equal(labels, guess):
 
 def test_a_head_is_blended_of_the_members_that_have_it(labels, guess):
     mask, age = Heads([HEADS["mask"]]), Heads([HEADS["gender"], HEADS["age"]])
-    one = widen(HEADS, mask, guess(labels[:, :1], 0, heads=mask), ["mask"])
-    two = widen(HEADS, age, guess(labels[:, 1:], 1, heads=age), ["gender", "age"])
+    one = widen(HEADS, mask, guess(labels[:, :1], 0, heads=mask))
+    two = widen(HEADS, age, guess(labels[:, 1:], 1, heads=age))
     both = guess(labels, 2)
     assert np.isnan(one[:, 3:]).all()
     for how in ("mean", "vote", "oof"):

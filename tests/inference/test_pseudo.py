@@ -12,7 +12,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.pseudo import read_pseudo
 from fastmask.heads import Head, Heads
 from fastmask.inference.predictions import predict
-from fastmask.inference.pseudo import make_pseudo
+from fastmask.inference.teacher import make_pseudo
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.plan import prepare
 

@@ -32,7 +32,8 @@ def table(contest):
 
 
 def student(table, small_settings, teacher, **settings):
-    return prepare(table, make_config({**small_settings, "teacher": str(teacher), **settings}))
+    config = make_config({**small_settings, "teacher": str(teacher), **settings})
+    return prepare(table, config, open_teacher=open_teacher)
 
 
 def quietly(_):
@@ -118,7 +119,7 @@ def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_setting
         taught(plan, run, quietly).taught[0], plan.teacher.mix(plan_labels(plan), answers[0, ::-1], table.heads)
     )
     save_file({"answers": answers[:, 1:].copy()}, out / "teacher.safetensors")
-    with pytest.raises(DataError, match=r"teacher.safetensors does not hold a teacher's answers"):
+    with pytest.raises(DataError, match=r"teacher.safetensors does not hold the teacher's probabilities"):
         taught(plan, run, quietly)
     (file,) = Run.load(run_copy).checkpoints(0)
     save_file({name: t * 2 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
@@ -161,17 +162,16 @@ def test_teachers_that_have_seen_whom_they_teach_about_are_refused(
 
     seen = refused(seed=5)
     assert "Fold 0 would be judged on photo" in seen
-    assert "was trained on: its score would flatter; deal the folds as the teacher did: --folds-file" in seen
-    assert f"has 2 folds, here are 3; deal the folds as the teacher did: --folds-file {finished_run.path}" in refused(
-        folds=3
-    )
+    assert "was trained on: its score would flatter; use the teacher's folds: --folds-file" in seen
+    other = refused(folds=3)
+    assert f"has 2 folds, here are 3; use the teacher's folds: --folds-file {finished_run.path}" in other
     # the same split from a file is no leak
     settings = {k: v for k, v in small_settings.items() if k != "folds"}
     split = str(finished_run.path / "folds.csv")
     assert student(table, settings, finished_run.path, folds_file=split, seed=5).teacher is not None
     assert "is not a run directory" in refused(tmp_path)
     shutil.rmtree(run_copy / "fold1")
-    assert "lacks fold 1, from which fold 1 is to learn" in refused(run_copy)
+    assert "lacks fold 1, from which the student's fold would learn" in refused(run_copy)
 
 
 def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run):
@@ -204,4 +204,5 @@ def test_a_loss_that_takes_no_soft_labels_is_refused(table, small_settings, fini
     with pytest.raises(UsageError, match="cannot take soft labels .* extra and teacher make"):
         check_soft(Hard(table.heads), table.heads)
     with pytest.raises(UsageError, match="cannot take soft labels"):
-        prepare(table, make_config({**small_settings, "teacher": str(finished_run.path)}), Hard)
+        config = make_config({**small_settings, "teacher": str(finished_run.path)})
+        prepare(table, config, Hard, open_teacher=open_teacher)

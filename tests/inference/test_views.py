@@ -34,7 +34,7 @@ def test_a_view_of_a_photo_does_not_depend_on_the_others(x):
 
 
 def test_shifts_are_whole_pixels_to_the_four_sides_and_the_border_is_reflected(x):
-    left, right, up, down = (view(x) for view in VIEWS["shift"])
+    left, right, up, down = (view(x) for view in VIEWS["shift"].views)
     # 4 % of a width of 100 and of a height of 50
     assert torch.equal(right[..., 4:], x[..., :-4])
     assert torch.equal(left[..., :-4], x[..., 4:])

@@ -1,0 +1,90 @@
+"""Options: what `export_onnx` takes, from the API and the command line alike, and which files it writes."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from fastmask.config import Positive, described
+from fastmask.inference.options import NetworkOptions
+from fastmask.system.errors import UsageError, install_line
+from fastmask.system.files import check_new, real
+
+ONNX, SCRIPT = ".onnx", "predict_onnx.py"
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# how far the file's probabilities may be from PyTorch's
+_TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
+
+
+class ExportOptions(NetworkOptions):
+    """What `export_onnx` puts into the file, and how it checks it."""
+
+    format: Literal["onnx"] = described("onnx", "onnx.")
+    fold: int | None = described(None, "Only this fold's networks.", note="the mean of all")
+    precision: Literal["fp32", "fp16"] = described("fp32", "fp32, or fp16: half the size; reports what that costs.")
+    images: Path | tuple[Path, ...] | None = described(
+        None, "Photos to check the file on.", note="the run's own", read=Path
+    )
+    data: str | None = described(None, "Where the run's photos are now.", note="where it was trained")
+    photos: Positive = described(200, "Maximum number of photos to check it on.")
+    oof_photos: Positive | None = described(
+        None, "With fp16: photos to measure the change of the OOF macro-F1 on.", note="all"
+    )
+    bs: Positive = described(16, "Photos per batch of the check and the timing.")
+    # how far probabilities may be from PyTorch's, by default 1e-4, in fp16 2e-2
+    tolerance: float | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.oof_photos is not None and not self.half:
+            raise UsageError("--oof-photos needs --precision fp16, whose effect on the OOF macro-F1 they measure.")
+        return self
+
+    @property
+    def half(self) -> bool:
+        """Whether the file computes in half precision."""
+        return self.precision == "fp16"
+
+    @property
+    def members(self) -> list[str] | None:
+        """The members of the run to export; None is all."""
+        return None if self.fold is None else [f"fold{self.fold}"]
+
+    @property
+    def allowed(self) -> float:
+        """How far the file's probabilities may be from PyTorch's."""
+        return _TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
+
+
+def check_model(run: Path, out: Path | None, options: ExportOptions, overwrite: bool = False) -> Path:
+    """The model file to write; raises UsageError where a package is missing or a file cannot be written.
+
+    That is `out` itself if its name ends in .onnx, or a file in that folder, by default RUN-onnx. The names of a fold
+    and of fp16 differ, so that all can be in one folder. Nothing is written into a run, since it would not be one any
+    more.
+    """
+    missing = next((name for name in _PACKAGES if find_spec(name) is None), None)
+    if missing is not None:
+        raise UsageError(f"An export needs the package {missing}; install it with {install_line('onnx')}.")
+    if out is not None and out.suffix == ONNX:
+        model = out
+    else:
+        fold = "" if options.fold is None else f"-fold{options.fold}"
+        name = f"model{fold}{'-fp16' if options.half else ''}{ONNX}"
+        model = (run.with_name(f"{run.name}-onnx") if out is None else out) / name
+    if real(run) in real(model).parents:
+        raise UsageError(f"{model} is in the run, where only a run's own files belong; name another --out.")
+    check_new(model, overwrite)
+    script = model.with_name(SCRIPT)
+    # an identical script may stay
+    if not (script.is_file() and script.read_bytes() == script_text().encode()):
+        check_new(script, overwrite)
+    return model
+
+
+def script_text() -> str:
+    """The script that predicts with an exported file."""
+    return Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Options: what `predict` takes, from the API and the command line alike; read without loading torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Positive, described, make
+from fastmask.inference.views import VIEWS, make_views
+from fastmask.system.errors import UsageError
+
+_VIEWS = ", ".join(f"{name} ({view.help})" for name, view in VIEWS.items())
+
+
+class Options(BaseModel):
+    """The options of a function: an unknown name or a wrong value raises UsageError."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, options: Self | None, given: Mapping[str, Any]) -> Self:
+        """`options`, replaced by what is `given` by name."""
+        if options is not None and not isinstance(options, cls):
+            raise UsageError(f"Found {options!r} in place of {cls.__name__}; give an option by its name.")
+        return make(cls, {**(options.model_dump(exclude_unset=True) if options else {}), **given})
+
+
+class PhotoOptions(Options):
+    """How photos are read."""
+
+    boxes: Path | None = described(None, "The photos' faces, written by fastmask faces, for a run with --boxes.")
+    # photos of a list, and of `boxes`, have paths relative to it
+    root: Path | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = described(None, WORKERS, note=WORKERS_DEFAULT)
+    device: str | None = described(None, DEVICE, note=DEVICE_DEFAULT)
+
+
+class NetworkOptions(Options):
+    """Which networks of a run, or of each run of an ensemble, predict."""
+
+    soup: bool = described(
+        False, "Average the weights of a fold's checkpoints (--top-k).", words="--soup"
+    )
+    refit: bool = described(True, "For a run with --refit: predict by its final networks, or its checkpoints.")
+
+
+class PredictOptions(NetworkOptions, PhotoOptions):
+    """What `predict` averages, and how it reads and computes."""
+
+    tta: Positive = described(1, "Views per photo: itself, its mirror image, training augmentations.")
+    views: tuple[str, ...] = described((), f"Instead of --tta, views in addition to the photo: some of {_VIEWS}.")
+    members: tuple[str, ...] | None = described(None, "Folds to average, such as fold0,fold2.", note="all")
+    bs: Positive = described(64, "Photos per batch.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = described(
+        "auto", "auto, fp32, bf16 or fp16.", note="auto: the run's; fp32 on a CPU"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.views and self.tta > 1:
+            raise UsageError("--tta and --views exclude each other: both say what is averaged.")
+        make_views(self.views)
+        return self
+
+    @property
+    def n_views(self) -> int:
+        """How many views of each photo are averaged."""
+        return len(make_views(self.views)) if self.views else self.tta

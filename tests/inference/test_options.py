@@ -1,0 +1,43 @@
+"""Options: one value for the API and the command line, checked before any photo is read."""
+
+import pytest
+
+from fastmask.inference.options import PredictOptions
+from fastmask.inference.views import VIEWS
+from fastmask.system.errors import UsageError
+
+
+def test_options_are_given_as_a_value_or_by_name():
+    assert PredictOptions.of(None, {}) == PredictOptions()
+    options = PredictOptions(tta=2, bs=8)
+    assert PredictOptions.of(options, {"bs": 4}) == PredictOptions(tta=2, bs=4)
+
+
+def test_every_view_of_the_registry_is_in_the_help_and_counted():
+    description = PredictOptions.model_fields["views"].description
+    assert all(name in description for name in VIEWS)
+    assert [PredictOptions(views=[name]).n_views - 1 for name in VIEWS] == [len(one.views) for one in VIEWS.values()]
+    assert PredictOptions(tta=3).n_views == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tta": 0}, "Option tta: .*1, found 0"),
+        ({"bs": 65537}, "Option bs: .*65536, found 65537"),
+        ({"workers": -1}, "Option workers: .*0, found -1"),
+        ({"members": "fold0"}, "Option members: .*tuple, found 'fold0'"),
+        ({"precision": "int8"}, "Option precision: .*'auto', 'fp32', 'bf16' or 'fp16', found 'int8'"),
+        ({"tts": 2}, "There is no option 'tts'; did you mean 'tta'"),
+        ({"views": ["flip"], "tta": 2}, "--tta and --views exclude each other"),
+        ({"views": ["turn"]}, "There are no views 'turn'"),
+    ],
+)
+def test_wrong_options_are_one_sentence(given, message):
+    with pytest.raises(UsageError, match=message):
+        PredictOptions.of(None, given)
+
+
+def test_a_value_in_the_place_of_the_options_is_refused():
+    with pytest.raises(UsageError, match="Found 2 in place of PredictOptions; give an option by its name"):
+        PredictOptions.of(2, {})
