@@ -41,9 +41,7 @@ class PhotoOptions(Options):
 class NetworkOptions(Options):
     """Which networks of a run, or of each run of an ensemble, predict."""
 
-    soup: bool = described(
-        False, "Average the weights of a fold's checkpoints (--top-k).", words="--soup"
-    )
+    soup: bool = described(False, "Average the weights of a fold's checkpoints (--top-k).", words="--soup")
     refit: bool = described(True, "For a run with --refit: predict by its final networks, or its checkpoints.")
 
 
