@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from fastmask.api import Run
-from fastmask.data.contest import read_contest
+from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.fixes import apply_fixes
 from fastmask.evaluation.label_errors import (
     class_thresholds,
@@ -16,34 +18,26 @@ from fastmask.evaluation.label_errors import (
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import write_csv
 
-STEMS = ("incorrect_mask", "mask1", "normal")
-
 
 @pytest.fixture
-def made(run_copy):
-    """Makes a run of 120 persons of three photos, whose OOF predictions are right, and sure to 85 to 95 %.
+def made(run_of):
+    """Makes a run of 120 persons of three photos, whose OOF predictions are right, with probabilities of 0.85 to 0.95.
 
-    Then labels are made to be others, {(first photo, last photo, head): class}; nothing else contradicts a label.
+    Then labels and probabilities of rows {(first, last, column): value} are changed.
     """
-    heads = Run.load(run_copy).heads
-    persons, folds = np.repeat([f"p{i:03}" for i in range(120)], 3), np.repeat(np.arange(120) % 2, 3)
-    names = pd.DataFrame({"path": [f"{p}/{s}.jpg" for p, s in zip(persons, STEMS * 120, strict=True)]})
-    names = names.assign(person=persons, fold=folds)
+    heads, every = contest_heads(), np.arange(120).repeat(3)
+    y = np.stack([np.tile([1, 0, 2], 120), every % 2, every % 3], axis=1)
+    sure = np.random.default_rng(0).uniform(0.85, 0.95, (360, 1))
+    parts = [np.where(np.eye(n)[y[:, i]] > 0, sure, (1 - sure) / (n - 1)) for i, n in enumerate(heads.sizes)]
+    probabilities, numbers = np.concatenate(parts, axis=1), itertools.count()
 
-    def make(labels, probabilities=()):
-        every = np.arange(120).repeat(3)
-        y = np.stack([np.tile([1, 0, 2], 120), every % 2, every % 3], axis=1)
-        frame = pd.DataFrame({head.name: [head.decode(k) for k in y[:, i]] for i, head in enumerate(heads)})
+    def make(labels, changed=()):
+        given, p = y.copy(), pd.DataFrame(probabilities, columns=heads.columns)
         for (first, last, head), name in labels.items():
-            frame.loc[first:last, head] = name
-        write_csv(run_copy / "folds.csv", names.join(frame).assign(age_value=""))
-        sure = np.random.default_rng(0).uniform(0.85, 0.95, (360, 1))
-        parts = [np.where(np.eye(n)[y[:, i]] > 0, sure, (1 - sure) / (n - 1)) for i, n in enumerate(heads.sizes)]
-        oof = pd.DataFrame(np.concatenate(parts, axis=1), columns=heads.columns)
-        for (first, last, column), p in dict(probabilities).items():
-            oof.loc[first:last, column] = p
-        write_csv(run_copy / "oof.csv", names.join(oof).assign(true=0, predicted=0))
-        return Run.load(run_copy)
+            given[first : last + 1, heads.position(head)] = heads[head].encode(name)
+        for (first, last, column), value in dict(changed).items():
+            p.loc[first:last, column] = value
+        return run_of(p.to_numpy(), given, f"made{next(numbers)}", persons=every, folds=2)
 
     return make
 
@@ -63,7 +57,7 @@ def test_by_hand():
     assert rank_errors(probabilities, y).tolist() == [3, 6]
 
 
-def test_planted_errors_stand_first():
+def test_planted_errors_come_first():
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=3000)
     logits = rng.normal(size=(3000, 3)) + 5 * np.eye(3)[y]
@@ -77,7 +71,7 @@ def test_planted_errors_stand_first():
     assert 54 <= len(found) <= 66
 
 
-def test_a_class_of_one_label_or_none_is_no_trouble():
+def test_a_class_of_one_label_or_none():
     probabilities = np.array([[0.7, 0.26, 0.04, 0.0]] * 20 + [[0.26, 0.7, 0.04, 0.0]] * 20 + [[0.6, 0.39, 0.01, 0.0]])
     y = np.repeat([0, 1, 2], [20, 20, 1])
     # not 0.01, which would make all others confidently of class 2
@@ -86,23 +80,19 @@ def test_a_class_of_one_label_or_none_is_no_trouble():
     probabilities[40] = 0.8, 0.1, 0.1, 0.0
     joint = confident_joint(probabilities, y)
     np.testing.assert_allclose(joint.sum(axis=1), [20, 20, 1, 0])
-    # one confident prediction beside the right label that each class is granted: half an error
+    # one confident prediction next to the one right label that each class has at least: half an error
     assert joint[2].tolist() == [0.5, 0, 0.5, 0]
 
 
 def test_a_photo_and_a_whole_person(made):
     run = made({(3, 5, "gender"): "male", (7, 7, "mask"): "none"})
     photo, person = sorted(find_label_errors(run), key=lambda error: error.whole)
-    assert (photo.head, photo.person, photo.paths, photo.whole) == ("mask", "p002", ("p002/mask1.jpg",), False)
+    assert (photo.head, photo.person, photo.paths, photo.whole) == ("mask", "p0002", ("00007.jpg",), False)
     assert (photo.label, photo.suggested, photo.value, photo.of) == ("none", "wear", "wear", 360)
-    assert (person.head, person.person, person.whole) == ("gender", "p001", True)
-    assert person.paths == tuple(f"p001/{stem}.jpg" for stem in STEMS)
+    assert (person.head, person.person, person.whole) == ("gender", "p0001", True)
+    assert person.paths == ("00003.jpg", "00004.jpg", "00005.jpg")
     assert (person.label, person.suggested, person.of) == ("male", "female", 120)
     assert person.self_confidence < 0.1 < 0.9 < person.probability
-
-
-def test_of_heads_that_are_asked_for(made):
-    run = made({(3, 5, "gender"): "male", (7, 7, "mask"): "none"})
     assert [error.head for error in find_label_errors(run, heads=["mask"])] == ["mask"]
     with pytest.raises(UsageError, match="There is no head 'hat'; the heads are mask, gender, age"):
         find_label_errors(run, heads=["hat"])
@@ -113,20 +103,15 @@ def test_unknown_labels_are_left_out(made):
     [error] = find_label_errors(run)
     # the third photo of the person stays unknown
     assert (error.head, error.whole) == ("gender", False)
-    assert to_fixes([error])["path"].tolist() == ["p001/incorrect_mask.jpg", "p001/mask1.jpg"]
+    assert to_fixes([error])["path"].tolist() == ["00003.jpg", "00004.jpg"]
     assert find_label_errors(made({(0, 359, "mask"): ""})) == []
 
 
-def test_a_person_s_photos_are_judged_together(made):
-    """One photo alone looks like a man; the others outvote it."""
-    run = made({}, {(3, 3, "gender.male"): 0.99, (3, 3, "gender.female"): 0.01})
-    assert find_label_errors(run) == []
-
-
-def test_labels_of_one_person_that_contradict_each_other(made):
-    run = made({(4, 4, "gender"): "male"})
-    [error] = find_label_errors(run)
-    assert (error.paths, error.suggested, error.whole, error.of) == (("p001/mask1.jpg",), "female", False, 121)
+def test_photos_of_a_person_are_judged_together_but_for_contradicting_labels(made):
+    # one photo alone looks like a man; the others outvote it
+    assert find_label_errors(made({}, {(3, 3, "gender.male"): 0.99, (3, 3, "gender.female"): 0.01})) == []
+    [error] = find_label_errors(made({(4, 4, "gender"): "male"}))
+    assert (error.paths, error.suggested, error.whole, error.of) == (("00004.jpg",), "female", False, 121)
 
 
 def test_a_head_that_is_often_wrong_is_less_suspicious(made):
@@ -142,13 +127,13 @@ def test_bands_of_a_number_are_fixed_to_unknown(made):
     run = made({(0, 2, "age"): "60+"}, {(0, 2, "age.30-59"): 0.01, (0, 2, "age.60+"): 0.01})
     fixes = to_fixes(find_label_errors(run))
     [row] = fixes.to_dict("records")
-    assert (row["person"], row["path"], row["column"], row["value"]) == ("p000", "", "age", "")
+    assert (row["person"], row["path"], row["column"], row["value"]) == ("p0000", "", "age", "")
     assert (row["label"], row["suggested"], row["proposed"]) == ("60+", "<30", "oof")
     assert row["probability"] > 0.9
     assert "age: of those near a bound, many are right as they are" in summary(find_label_errors(run))
 
 
-def test_the_table_is_taken_by_fit_and_changes_those_labels_only(contest, run_copy, tmp_path):
+def test_the_table_fixes_those_labels_only(contest, run_copy, tmp_path):
     """The OOF prediction is sure of other labels: the last person's gender and age, and one photo's mask."""
     table, heads = read_contest(contest), Run.load(run_copy).heads
     oof = pd.read_csv(run_copy / "oof.csv")
@@ -163,7 +148,7 @@ def test_the_table_is_taken_by_fit_and_changes_those_labels_only(contest, run_co
     write_csv(tmp_path / "fixes.csv", to_fixes(find_label_errors(Run.load(run_copy))))
     with pytest.warns(FastmaskWarning, match="3 corrections of .* are a model's own"):
         fixed = apply_fixes(table, tmp_path / "fixes.csv")
-    # the age is unknown until somebody writes it down
+    # the age is unknown until it is written into the table
     truth[last, 2] = -1
     np.testing.assert_array_equal(fixed.y, truth)
 
@@ -174,7 +159,7 @@ def test_summary(made):
     text = summary(errors, most=2, width=60)
     assert "mask          1 of     360 labels suspicious" in text
     assert "gender        3 of     120 labels suspicious" in text
-    assert "  p002/mask1.jpg  none 0.00" in text
+    assert "  00007.jpg  none 0.00" in text
     assert text.count("-> female 0.9") == 2
     assert "... and 1 more" in text
     assert max(map(len, text.splitlines())) <= 60
