@@ -5,18 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fastai.callback.core import Callback
-from test_budget import rehearsal
+from small_learners import rehearsal
 
-from fastmask.config import make_config
-from fastmask.data.contest import read_contest
 from fastmask.training import bench as bench_module
 from fastmask.training.bench import Bench, advice, bare_step, bench, loading_seconds
-from fastmask.training.plan import prepare
 
 
 @pytest.fixture(scope="module")
-def plan(contest, small_settings):
-    return prepare(read_contest(contest), make_config(small_settings))
+def plan(plan_of):
+    return plan_of()
 
 
 def measured(**given):
@@ -25,7 +22,7 @@ def measured(**given):
 
 
 def test_a_bench_gives_times_of_all_three_and_a_whole_run(plan):
-    made = bench(plan, seconds=1)
+    made = bench(plan, seconds=0.3)
     assert made.bs == 16
     assert 0 < made.load < made.train
     assert made.bare > 0
@@ -51,7 +48,7 @@ def test_the_share_of_the_floor_tells_slow_training(plan, monkeypatch):
 
     step, learner = bare_step(plan, plan.learner(0).dls.train.one_batch()), type(plan).learner
     monkeypatch.setattr(type(plan), "learner", lambda self, fold, cbs=(): learner(self, fold, [*cbs, Burden(step)]))
-    made = bench(plan, seconds=1)
+    made = bench(plan, seconds=0.3)
     assert made.efficiency < 0.4
     assert made.limit == "what is done around the network's step"
 

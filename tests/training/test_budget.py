@@ -5,28 +5,21 @@ from dataclasses import replace
 
 import pytest
 from fastai.callback.core import CancelFitException, CancelTrainException
+from small_learners import rehearsal
 
-from fastmask.api import cross_validate
 from fastmask.config import make_config
-from fastmask.data.contest import read_contest
 from fastmask.system.errors import UsageError
 from fastmask.training import budget, crossval
 from fastmask.training.budget import Deadline, affordable, budget_of, shorten
 from fastmask.training.plan import prepare
-from fastmask.training.rehearsal import Rehearsal
 
 HOUR = 3600.0
 
 
-def rehearsal(train_step=1.0, train_steps=80, valid_step=0.5, valid_steps=20, folds=5, of_folds=5):
-    """An epoch of 80 s of training and 10 s of validation."""
-    return Rehearsal(train_step, valid_step, train_steps, valid_steps, 20, folds, of_folds, 0, 0.5, 0, 0, 0, 0, 0, 0)
-
-
 @pytest.fixture(scope="module")
-def plan(contest, small_settings):
+def plan(table, small_settings):
     settings = {k: v for k, v in small_settings.items() if k != "folds"}
-    return prepare(read_contest(contest), make_config(settings, {"stratify": "gender", "monitor": "gender_macro_f1"}))
+    return prepare(table, make_config(settings, {"stratify": "gender", "monitor": "gender_macro_f1"}))
 
 
 @pytest.mark.parametrize(
@@ -44,11 +37,11 @@ def plan(contest, small_settings):
         (1349, 5, (5, 2)),
     ],
 )
-def test_epochs_are_given_up_before_folds_down_to_three_epochs(seconds, fewest, expected):
+def test_epochs_are_reduced_before_folds_down_to_three_epochs(seconds, fewest, expected):
     assert affordable(rehearsal(), seconds, 5, fewest) == expected
 
 
-def test_fewer_epochs_that_were_asked_for_give_up_no_folds(plan):
+def test_a_setting_of_few_epochs_reduces_no_folds(plan):
     # 5 folds of 1 epoch take 450 s
     one = replace(plan, config=plan.config.model_copy(update={"epochs": 1}))
     made = shorten(one, rehearsal(), 451)
@@ -61,15 +54,15 @@ def test_the_plan_has_the_epochs_that_fit_and_at_most_its_own(plan):
     assert shorten(longer, rehearsal(), 3240).config.epochs == 7
 
 
-def test_folds_that_are_given_up_are_dealt_anew_with_persons_whole(plan):
+def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
     made = shorten(plan, rehearsal(), 301)
     assert (made.config.folds, made.config.epochs, set(made.folds.tolist())) == (2, 2, {0, 1})
     persons = made.table.frame["person"]
     assert all(len(set(made.folds[persons == person])) == 1 for person in set(persons))
 
 
-def test_folds_that_somebody_chose_are_kept(contest, small_settings):
-    given = prepare(read_contest(contest), make_config(small_settings, {"folds": 4, "stratify": "gender"}))
+def test_folds_that_were_chosen_are_kept(plan_of):
+    given = plan_of(folds=4, stratify="gender")
     assert shorten(given, rehearsal(of_folds=4), 600).config.folds == 4
     with pytest.raises(UsageError, match="--hours is too short: one epoch of all folds takes 6 min"):
         shorten(given, rehearsal(of_folds=4), 100)
@@ -85,14 +78,14 @@ def test_the_budget_knows_the_validation_of_fewer_folds(plan):
     assert budget_of(made, rehearsal(), time.monotonic() + 80, 1)
 
 
-def test_hours_are_of_a_whole_run(contest, small_settings, tmp_path):
+def test_hours_are_of_a_whole_run(train, tmp_path):
     with pytest.raises(UsageError, match="for folds that are trained apart give all the same --epochs"):
-        fit(contest, small_settings, tmp_path / "run", hours=1, fold=[0])
+        train(tmp_path / "run", hours=1, fold=[0])
     assert not (tmp_path / "run").exists()
 
 
 class Clock:
-    """Time that passes as a test says, and a fit that tells a callback of it."""
+    """Time that a test advances, and the fit of a callback."""
 
     def __init__(self, callback, epochs):
         self.now, self.callback = 0.0, callback
@@ -132,36 +125,33 @@ def test_training_stops_where_only_the_validation_has_time_left(monkeypatch):
     assert clock.now == 35
 
 
-def fit(contest, settings, out, **options):
+def test_a_run_in_ample_time_is_the_run_without_hours(train, finished_run, tmp_path):
     log = io.StringIO()
-    return cross_validate(read_contest(contest), out=out, log=log, **{**settings, **options}), log.getvalue()
-
-
-def test_a_run_in_ample_time_is_the_run_without_hours(contest, small_settings, finished_run, tmp_path):
-    run, log = fit(contest, small_settings, tmp_path / "run", hours=1)
+    run = train(tmp_path / "run", log=log, hours=1)
     assert (run.path / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
-    assert "--hours 1: 2 folds of 2 epochs, as asked" in log
+    assert "--hours 1: 2 folds of 2 epochs, as asked" in log.getvalue()
 
 
-def test_where_the_foretelling_was_wrong_all_folds_are_scored_in_time(contest, small_settings, tmp_path, monkeypatch):
-    # it foretells 2 folds x 500 epochs of 1 ms, of which each takes much longer
+@pytest.mark.slow
+def test_where_the_estimate_was_wrong_all_folds_are_scored_in_time(train, tmp_path, monkeypatch):
+    # the estimate is 2 folds of 500 epochs of 1 ms, of which each takes much longer
     quick = rehearsal(train_step=0.001, train_steps=1, valid_step=0, valid_steps=1, folds=2, of_folds=2)
     monkeypatch.setattr(crossval, "rehearse", lambda *_: quick)
-    start = time.monotonic()
-    fit(contest, small_settings, tmp_path / "one", epochs=1)
+    start, log = time.monotonic(), io.StringIO()
+    train(tmp_path / "one", epochs=1)
     # what a run takes on this machine, whatever its epochs
     least, start = time.monotonic() - start, time.monotonic()
     given = 8 + least
-    run, log = fit(contest, small_settings, tmp_path / "run", hours=given / HOUR, epochs=500, patience=0)
+    run = train(tmp_path / "run", log=log, hours=given / HOUR, epochs=500, patience=0)
     assert time.monotonic() - start < given + max(10, least)
     assert run.config.epochs == 500
     assert len(run.oof) == len(run.folds)
     done = [json.loads((run.fold_path(f) / "done.json").read_text()) for f in (0, 1)]
     assert all(0 < d["epochs"] < 500 for d in done)
-    assert all(f"fold {f + 1}/2 ends after {done[f]['epochs']} of 500 epochs" in log for f in (0, 1))
+    assert all(f"fold {f + 1}/2 ends after {done[f]['epochs']} of 500 epochs" in log.getvalue() for f in (0, 1))
 
 
-def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(contest, small_settings, tmp_path, monkeypatch):
+def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(train, tmp_path, monkeypatch):
     real, late = time.monotonic, [0]
 
     class Slow(Deadline):
@@ -169,11 +159,11 @@ def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(contest, small
             if self.training:
                 late[0] += 720
 
-    # beside such steps all else takes no time, on whatever machine
+    # compared with such steps everything else takes no time
     monkeypatch.setattr(time, "monotonic", lambda: real() + late[0])
     monkeypatch.setattr(budget, "Deadline", Slow)
     monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(36, 1, 0, 1, 2, 2))
-    run, _ = fit(contest, small_settings, tmp_path / "run", hours=1, bs=4)
+    run = train(tmp_path / "run", hours=1, bs=4)
     for fold in (0, 1):
         history = run.history(fold)
         assert len(history) == 1
@@ -181,28 +171,27 @@ def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(contest, small
     assert len(run.oof) == len(run.folds)
 
 
-def test_resuming_keeps_the_epochs_that_were_chosen(contest, small_settings, tmp_path, monkeypatch):
+def test_resuming_keeps_the_epochs_that_were_chosen(train, tmp_path, monkeypatch):
     monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(folds=2, of_folds=2))
-    settings = {**small_settings, "epochs": 7}
-    train = crossval.train_fold
+    train_fold = crossval.train_fold
 
     def interrupted(run, plan, fold, *options):
         if fold == 1:
             raise KeyboardInterrupt
-        train(run, plan, fold, *options)
+        train_fold(run, plan, fold, *options)
 
     monkeypatch.setattr(crossval, "train_fold", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(contest, settings, tmp_path / "run", hours=450 / HOUR)
-    monkeypatch.setattr(crossval, "train_fold", train)
-    run, _ = fit(contest, settings, tmp_path / "run", hours=900 / HOUR, resume=True)
+        train(tmp_path / "run", epochs=7, hours=450 / HOUR)
+    monkeypatch.setattr(crossval, "train_fold", train_fold)
+    run = train(tmp_path / "run", epochs=7, hours=900 / HOUR, resume=True)
     assert run.config.epochs == 2
     assert run.trained_folds == [0, 1]
     with pytest.raises(UsageError, match=r"epochs 2, now it is 7.*--hours had chosen that"):
-        fit(contest, settings, tmp_path / "run", resume=True)
+        train(tmp_path / "run", epochs=7, resume=True)
 
 
-def test_what_the_hours_cost_is_said():
+def test_the_cost_of_the_hours_is_logged():
     wanted = make_config({"hours": 2})
     made = wanted.model_copy(update={"folds": 3, "epochs": 4})
     assert budget.given_up(wanted, made) == "--hours 2: 3 folds of 4 epochs instead of 5 folds of 20 epochs"

@@ -1,4 +1,3 @@
-import io
 import shutil
 
 import numpy as np
@@ -7,25 +6,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastmask.api import Run, cross_validate
-from fastmask.data.contest import read_contest
+from fastmask.api import Run
 from fastmask.system.errors import UsageError
 from fastmask.training.callbacks import CountedSteps
-from fastmask.training.plan import Plan
+from fastmask.training.plan import Plan, prepare
 
 
 @pytest.fixture(scope="module")
-def refitted(contest, small_settings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("refit") / "run"
-    table = read_contest(contest)
-    return cross_validate(table, out=out, log=io.StringIO(), refit=2, workers=0, **small_settings)
+def refitted(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("refit") / "run", refit=2, workers=0)
 
 
 def test_the_score_is_that_of_the_run_without_it(refitted, finished_run):
     assert refitted.oof.equals(finished_run.oof)
 
 
-def test_each_fold_goes_on_from_its_best_checkpoint_over_all_photos(refitted, monkeypatch, tmp_path, contest):
+def test_each_fold_starts_from_its_best_checkpoint_over_all_photos(refitted, monkeypatch, train):
     seen = []
     learner = Plan.learner
 
@@ -37,7 +33,7 @@ def test_each_fold_goes_on_from_its_best_checkpoint_over_all_photos(refitted, mo
 
     (refitted.fold_path(0) / "refit.safetensors").unlink()
     monkeypatch.setattr(Plan, "learner", watched)
-    cross_validate(read_contest(contest), out=refitted.path, log=io.StringIO(), resume=True)
+    train(refitted.path, resume=True, refit=2)
     ((fold, learn),) = seen
     assert fold == 0
     assert len(learn.dls.train_ds) == 84
@@ -49,12 +45,10 @@ def test_each_fold_goes_on_from_its_best_checkpoint_over_all_photos(refitted, mo
     assert learn.dls.train.passes.next == len(history) + 2
 
 
-def test_it_is_the_plain_loop_on_all_photos(refitted, contest):
+def test_it_is_the_plain_loop_on_all_photos(refitted, table):
     """fastai's loop against one written out: the same batches, from the same weights, by the same optimizer."""
-    from fastmask.training.plan import prepare
-
     run = Run.load(refitted.path)
-    learn = prepare(read_contest(contest), run.config).learner(1, whole=True)
+    learn = prepare(table, run.config).learner(1, whole=True)
     best = run.checkpoints(1)[0]
     learn.model.load_state_dict(load_file(best))
     dl, model = learn.dls.train, learn.model.train()
@@ -73,7 +67,7 @@ def test_it_is_the_plain_loop_on_all_photos(refitted, contest):
         torch.cat([(tensor - other[name]).flatten() for name, tensor in model.named_parameters()]).norm()
         for other in (kept, before)
     )
-    # an adaptive optimizer's first steps make much of a rounding, so by what the refit has changed
+    # an adaptive optimizer's first steps amplify rounding, so relative to what the refit has changed
     assert off <= 0.01 * moved
 
 
@@ -86,10 +80,9 @@ def test_it_is_what_the_fold_predicts_with_unless_asked_otherwise(refitted, fini
         refitted.predict(photos, soup=True)
 
 
-def test_weights_that_have_seen_everybody_are_refused(refitted, contest, small_settings, tmp_path):
-    file = str(refitted.fold_path(0) / "refit.safetensors")
+def test_refitted_weights_are_refused_as_a_start(refitted, plan_of):
     with pytest.raises(UsageError, match="was refitted on all photos"):
-        cross_validate(read_contest(contest), out=tmp_path / "run", weights=file, **small_settings)
+        plan_of(weights=str(refitted.fold_path(0) / "refit.safetensors"))
 
 
 def test_a_run_that_is_half_refitted_says_so(refitted, contest, tmp_path):

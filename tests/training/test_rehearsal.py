@@ -1,21 +1,17 @@
-import io
 import os
 
 import pytest
 import torch
 
-from fastmask.api import Run, cross_validate
-from fastmask.config import make_config
-from fastmask.data.contest import read_contest
+from fastmask.api import Run
 from fastmask.model.losses import FocalLoss
 from fastmask.system.errors import FastmaskError
-from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import _Stopwatch, fitted, rehearse
 
 
 @pytest.fixture
-def plan(contest, small_settings):
-    return prepare(read_contest(contest), make_config(small_settings, {"bs": 4, "epochs": 7, "top_k": 2}))
+def plan(plan_of):
+    return plan_of(bs=4, epochs=7, top_k=2)
 
 
 def test_it_reckons_with_what_a_run_would_do(plan):
@@ -29,25 +25,22 @@ def test_it_reckons_with_what_a_run_would_do(plan):
 
 
 @pytest.mark.parametrize("more", [{}, {"ema": 0.9, "accumulate": 2, "top_k": 2, "epochs": 4}])
-def test_the_disk_is_the_most_that_a_real_run_takes(contest, small_settings, tmp_path, monkeypatch, more):
-    settings = {**small_settings, **more}
-    table, taken = read_contest(contest), []
-    cost = rehearse(prepare(table, make_config(settings)))
-    replace = os.replace
+def test_the_disk_is_the_most_that_a_real_run_takes(train, plan_of, tmp_path, monkeypatch, more):
+    cost, taken, replace = rehearse(plan_of(**more)), [], os.replace
 
     def replacing(*paths):
-        # when a file is there twice, whole beside whole
+        # at this moment a file is on the disk twice
         taken.append(sum(f.stat().st_size for f in (tmp_path / "run").rglob("*") if f.is_file()))
         replace(*paths)
 
     monkeypatch.setattr(os, "replace", replacing)
-    cross_validate(table, out=tmp_path / "run", log=io.StringIO(), **settings)
-    # names and settings take their place too, which shows beside so small a network
+    train(tmp_path / "run", **more)
+    # names and settings take space, too, which is visible with so small a network
     assert 0.6 * cost.disk < max(taken) < 1.1 * cost.disk
 
 
 class Hungry(FocalLoss):
-    """Has no memory for more photos than `room`."""
+    """Runs out of memory with more photos than `room`."""
 
     room = 0
 
@@ -57,34 +50,28 @@ class Hungry(FocalLoss):
         return super().forward(logits, y)
 
 
-@pytest.mark.parametrize(("room", "bs", "batches"), [(99, 32, 1), (20, 16, 2), (3, 2, 16)])
-def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_a_step(
-    contest, small_settings, monkeypatch, room, bs, batches
+@pytest.mark.parametrize(
+    ("room", "settings", "bs", "batches"),
+    [(99, {}, 32, 1), (20, {}, 16, 2), (3, {}, 2, 16), (8, {"accumulate": 1}, 8, 4)],
+)
+def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(
+    plan_of, monkeypatch, room, settings, bs, batches
 ):
     monkeypatch.setattr(Hungry, "room", room)
     said = []
-    auto = make_config(small_settings, {"bs": "auto"})
-    plan = fitted(prepare(read_contest(contest), auto, Hungry), said.append)
+    plan = fitted(plan_of(loss_func=Hungry, bs="auto", **settings), said.append)
     assert (plan.config.bs, plan.config.accumulate) == (bs, batches)
     assert said == [f"--bs auto: {bs} photos a batch" + (f", {batches} batches a step" if batches > 1 else "")]
 
 
-def test_bs_auto_keeps_what_is_accumulated_anyway(contest, small_settings, monkeypatch):
-    monkeypatch.setattr(Hungry, "room", 8)
-    auto = make_config(small_settings, {"bs": "auto", "accumulate": 1})
-    plan = fitted(prepare(read_contest(contest), auto, Hungry))
-    assert (plan.config.bs, plan.config.accumulate) == (8, 4)
-
-
-def test_no_memory_for_one_photo_is_told(contest, small_settings, monkeypatch):
+def test_too_little_memory_for_one_photo_is_reported(plan_of, monkeypatch):
     monkeypatch.setattr(Hungry, "room", 0)
-    auto = make_config(small_settings, {"bs": "auto"})
     with pytest.raises(FastmaskError, match="Not even one photo fits into memory; take fewer pixels"):
-        fitted(prepare(read_contest(contest), auto, Hungry))
+        fitted(plan_of(loss_func=Hungry, bs="auto"))
 
 
 @pytest.mark.parametrize(
-    ("room", "told"),
+    ("room", "message"),
     [
         (
             5,
@@ -93,25 +80,22 @@ def test_no_memory_for_one_photo_is_told(contest, small_settings, monkeypatch):
         (0, "and no smaller one fits; take fewer pixels"),
     ],
 )
-def test_a_fold_without_memory_says_what_fits(contest, small_settings, tmp_path, monkeypatch, room, told):
+def test_a_fold_without_memory_says_what_fits(train, tmp_path, monkeypatch, room, message):
     monkeypatch.setattr(Hungry, "room", room)
     with pytest.raises(FastmaskError) as error:
-        cross_validate(
-            read_contest(contest), out=tmp_path / "run", log=io.StringIO(), loss_func=Hungry, **small_settings
-        )
+        train(tmp_path / "run", loss_func=Hungry)
     assert str(error.value).startswith("Fold 1/2 ran out of memory with --bs 16 (CUDA out of memory. Tried")
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_run_of_bs_auto_keeps_what_it_found(contest, small_settings, tmp_path, monkeypatch):
+def test_a_run_of_bs_auto_keeps_the_size_that_it_found(train, tmp_path, monkeypatch):
     monkeypatch.setattr(Hungry, "room", 20)
-    settings = {**small_settings, "bs": "auto", "epochs": 1}
-    table, log = read_contest(contest), io.StringIO()
-    run = cross_validate(table, out=tmp_path / "run", log=log, loss_func=Hungry, fold=[0], **settings)
+    settings = {"bs": "auto", "epochs": 1, "loss_func": Hungry}
+    run = train(tmp_path / "run", fold=[0], **settings)
     assert (run.config.bs, run.config.accumulate) == (16, 2)
     # with more memory it would find another
     monkeypatch.setattr(Hungry, "room", 99)
-    run = cross_validate(table, out=tmp_path / "run", log=log, loss_func=Hungry, resume=True, **settings)
+    run = train(tmp_path / "run", resume=True, **settings)
     assert run.trained_folds == [0, 1]
     assert Run.load(run.path).config.bs == 16
 

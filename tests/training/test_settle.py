@@ -1,19 +1,13 @@
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv
 from fastmask.system.errors import UsageError
 from fastmask.training.settle import effective_config, settle_loss
-
-
-def quiet(table, out, **settings):
-    return cross_validate(table, out=out, log=io.StringIO(), **settings)
 
 
 def effective(table, **settings):
@@ -66,28 +60,17 @@ def test_a_configuration_of_a_csv_is_its_own_effective_configuration(contest, tm
     assert by_name.heads == {"gender": ["female", "male"]}
 
 
-def test_more_batches_a_step_than_an_epoch_has_are_refused(contest, small_settings, tmp_path):
-    with pytest.raises(UsageError, match="Setting accumulate is 64, but an epoch has 2 batches of 16"):
-        quiet(read_contest(contest), tmp_path / "run", **small_settings, accumulate=64)
-    assert not (tmp_path / "run").exists()
-
-
-def table_of_halves(contest):
-    """Half of the photos know their mask, the others their gender; none both."""
-    table = read_contest(contest)
+def test_a_metric_without_labels_in_a_fold_cannot_be_monitored(table, train, tmp_path):
+    """Half of the photos have a mask, the others a gender; none has both."""
     frame, even = table.frame.copy(), np.arange(len(table)) % 2 == 0
     frame.loc[even, ["gender"]] = ""
     frame.loc[~even, ["mask"]] = ""
-    return replace(table, frame=frame)
-
-
-def test_a_metric_that_no_photo_of_a_fold_can_be_judged_by_is_not_watched(contest, small_settings, tmp_path):
-    table = table_of_halves(contest)
+    table = replace(table, frame=frame)
     with pytest.raises(
         UsageError, match="monitor is macro_f1, but no photo of fold 0 has a label of all heads; .* valid_loss"
     ):
-        quiet(table, tmp_path / "run", **small_settings)
-    run = quiet(table, tmp_path / "run", **{**small_settings, "monitor": "mask_macro_f1", "epochs": 1})
+        train(tmp_path / "run", table)
+    run = train(tmp_path / "run", table, monitor="mask_macro_f1", epochs=1)
     assert np.isnan(run.score().joint.macro_f1)
     assert run.score().heads["mask"].n == 42
     assert run.scores["optimistic"]["joint"]["macro_f1"] is None
