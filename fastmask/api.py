@@ -1,6 +1,6 @@
-"""API: what a notebook or a script holds: a run with its predictions, report and plots, and what makes one.
+"""API: runs as notebooks and scripts use them, with predictions, report and plots as methods, and what makes them.
 
-The rooms below know only a run's directory; here their functions become methods of it.
+The rooms before this one know only a run's directory; here their functions become methods of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Run(RunDirectory):
-    """A run directory with what is made of it: predictions, a report, plots; a notebook shows its scores."""
+    """A run directory with methods for predictions, a report and plots; a notebook shows its scores."""
 
     def predict(self, images: Images, options: PredictOptions | None = None, **given: Any) -> Predictions:
         """Predict photos: see `fastmask.inference.predictions.predict`."""
@@ -50,7 +50,7 @@ class Run(RunDirectory):
         return write_report(self, data, out, **options)
 
     def plot_curves(self) -> Figure:
-        """Losses and macro-F1 of each fold by epoch, the kept and the scored epochs marked."""
+        """Losses and macro-F1 per epoch of each fold, with the saved and the scored epochs marked."""
         from fastmask.report.sections.curves import plot_curves
 
         return plot_curves(self)
@@ -94,18 +94,17 @@ def cross_validate(
     """Train every fold of `table` and return the finished run in the directory `out`.
 
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
-    made: the settings, the folds, every photo, the network and its weights. `fold` are the folds to train; `merge_runs`
-    joins folds trained apart. `loss_func` makes a loss of your own from the heads; a body or an augmentation of your
-    own is registered with timm or albumentations and named by its arch or its pipeline. `log` takes a line an epoch,
-    or is a terminal and shows more; by default it is stderr, and in a notebook an output of the cell.
+    made: settings, folds, photos, network and weights. `fold` are the folds to train; `merge_runs` joins folds that
+    were trained apart. `loss_func` makes a custom loss from the heads; a custom body or augmentation is registered with
+    timm or albumentations and named by the arch or the pipeline. `log` gets one line per epoch, or is a terminal and
+    shows more; by default it is stderr, and in a notebook an output of the cell.
 
-    `resume` goes on with a run that was stopped, by the settings that it was started with: finished folds stay as they
-    are, one that was being trained goes on from its last state, and on a CPU the result is, in every bit, that of a run
-    that was never stopped, unless `hours` cuts a fold short. A Ctrl-C or SIGTERM saves a state after the step that is
-    going on; a second one ends at once.
+    `resume` continues a run that was stopped, with its settings: finished folds are kept, an unfinished one resumes
+    from its last state, and on a CPU the result is bit for bit that of a run that was never stopped, unless `hours`
+    cuts a fold short. Ctrl-C or SIGTERM saves a state after the current step; a second one ends at once.
 
-    Several processes that a launcher has started train each fold together (`fastmask.training.processes`). All return
-    the run; only the first writes and prints.
+    Processes of a launcher such as torchrun train each fold together (`fastmask.training.processes`). All return the
+    run; only the first writes and prints.
 
     `launcher="ray"` trains the folds in parallel on a Ray cluster (`fastmask.launch.ray`): the one at `address`, the
     one that this process has joined with `ray.init`, or a new one on this machine.
@@ -120,17 +119,17 @@ def cross_validate(
         loss_func=loss_func,
         log=log,
         open_teacher=open_teacher,
-        launch=launched,
+        launch=open_launcher,
         **settings,
     )
     return Run.of(run)
 
 
 @contextmanager
-def launched(
+def open_launcher(
     config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
 ) -> Iterator[crossval.Launcher | None]:
-    """A block in which folds are trained where the setting launcher says; None is here, in turn."""
+    """A context with the launcher of the configuration; None trains the folds here, one after another."""
     if config.launcher == "local":
         yield None
         return

@@ -1,4 +1,7 @@
-"""AdamP: the optimizer of the `adamp` package, in few passes over the weights and without waiting for the device."""
+"""AdamP: the optimizer of the `adamp` package, in few passes over the weights and without device syncs.
+
+On a CPU a step takes 0.6 times as long as those of the package and of timm, which are the same (`adamp_step.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-# elements that are stepped together on a CPU, so that they stay in its cache; on a GPU all are, for few launches
+# elements that are stepped together on a CPU, so that they stay in its cache; on a GPU all are, for few kernels
 _CPU_CHUNK = 2**21
 
 
 class AdamP(adamp.AdamP):
     """AdamP (Heo et al. 2021) as in the `adamp` package, on weights in any memory format.
 
-    Arguments, numbers and states are the package's: what one has saved the other can load. The package's own step
-    raises on channels-last weights, and on a GPU it waits for the device twice a weight; this one never waits.
+    Arguments, results and states are those of the package: each loads the other's state. The package's step raises on
+    channels-last weights, and on a GPU it syncs with the device twice per weight; this one never does.
     """
 
     def __init__(self, params: Iterable[Any], **options: Any) -> None:
@@ -34,12 +37,12 @@ class AdamP(adamp.AdamP):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Step every parameter that has a gradient; returns what `closure`, called first and with grad, returns."""
+        """Step every parameter with a gradient; returns the result of `closure`, which is called first, with grad."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # only what this step uses is kept, so that nothing holds the memory of weights that were replaced
+        # keep only what this step uses, so that the memory of replaced weights is freed
         flats, chunks = self._flats, self._chunks
         self._flats, self._chunks = {}, {}
         for group in self.param_groups:
@@ -50,7 +53,7 @@ class AdamP(adamp.AdamP):
         return loss
 
     def _batches(self, group: dict[str, Any], flats: dict[Tensor, _Flat]) -> dict[Any, tuple[_Flat, ...]]:
-        """The parameters of a group that can be stepped together, by (matrices, device, dtype, number of the step)."""
+        """The parameters of a group that can be stepped together, by (is a matrix, device, dtype, step number)."""
         batches: dict[Any, list[_Flat]] = {}
         for p in group["params"]:
             if p.grad is None or not p.numel():
@@ -68,14 +71,14 @@ class AdamP(adamp.AdamP):
 
 
 class _Flat:
-    """A parameter and its averages as vectors, one channel after another, which share the memory of their tensors.
+    """A parameter and its averages as vectors of consecutive channels, which share the memory of their tensors.
 
-    Within a channel the elements lie as in the parameter: sums over them do not depend on their order.
+    Within a channel the elements are in the parameter's memory order: sums over them do not depend on it.
     """
 
     def __init__(self, p: Tensor, state: dict[str, Any]) -> None:
         self.p, self.size = p, p.numel()
-        # a projection is of the rows of a matrix, one a channel; vectors and numbers have none
+        # rows are channels of a matrix, which are projected; vectors and scalars are not
         self.rows, self.width = (p.size(0), p[0].numel()) if p.ndim > 1 else (0, 0)
         self.order = [*range(p.ndim)[:1], *sorted(range(1, p.ndim), key=p.stride, reverse=True)]
         self.values = self.flat(p.detach())
@@ -84,7 +87,7 @@ class _Flat:
         self.addresses = _addresses(p, state)
 
     def flat(self, tensor: Tensor) -> Tensor:
-        """A tensor of the parameter's shape as a vector: a view where its memory allows it, otherwise a copy."""
+        """A tensor of the parameter's shape as a vector: a view if its memory format allows it, otherwise a copy."""
         return tensor.permute(self.order).contiguous().view(-1)
 
     def shaped(self, vector: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class _Flat:
         return vector.view([self.p.size(dim) for dim in self.order]).permute(inverse)
 
     def _owned(self, state: dict[str, Any], name: str) -> Tensor:
-        """A state as a vector of the same memory: one in another memory format, as when loaded, is replaced."""
+        """A state as a vector of the same memory; one in another memory format, such as a loaded one, is replaced."""
         vector = self.flat(state[name])
         if vector.data_ptr() != state[name].data_ptr():
             state[name] = self.shaped(vector)
@@ -105,9 +108,9 @@ def _addresses(p: Tensor, state: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _chunks(batch: Iterable[_Flat]) -> list[_Chunk]:
-    """A batch in chunks, which use the same scratch memory: fresh memory costs a CPU more than the arithmetic."""
+    """A batch in chunks that share scratch memory, because allocation costs a CPU more than the arithmetic."""
     is_cpu = next(iter(batch)).p.is_cpu
-    # those as wide as one another side by side, to be one block; on a CPU those with as many rows, for few blanks
+    # neighbours have the same width, to form one block; on a CPU the same number of rows, for little padding
     flats = sorted(batch, key=lambda flat: flat.rows if is_cpu else flat.width)
     parts = list(_parts(flats, _CPU_CHUNK if is_cpu else math.inf))
     scratch = flats[0].values.new_empty(2, max(sum(flat.size for flat in part) for part in parts))
@@ -138,7 +141,7 @@ class _Chunk:
         self.projection = _Projection(flats, self.update, product) if flats[0].rows else None
 
     def step(self, group: dict[str, Any], step: int) -> None:
-        """Step the parameters by their gradients, by the settings of `group`, for the `step`-th time."""
+        """Step the parameters for the `step`-th time, with the options of `group`."""
         for flat in self.flats:
             if flat.is_copy:
                 flat.values.copy_(flat.flat(flat.p))
@@ -156,7 +159,7 @@ class _Chunk:
     def _adam(
         self, grads: list[Tensor], step: int, lr: float, betas: tuple[float, float], eps: float, nesterov: bool
     ) -> None:
-        """Make `update` what Adam would add to the parameters, which is what its step makes of zeros."""
+        """Set `update` to what Adam would add to the parameters: the result of its step on zeros."""
         beta1, beta2 = betas
         self.update.zero_()
         self.step_number.fill_(step - 1)
@@ -185,15 +188,15 @@ class _Chunk:
 
 
 class _Projection:
-    """Takes from the updates of weights what would change their norm, and adds the weights' decay.
+    """Removes the radial part from the updates of weights, and adds the weight decay.
 
-    A weight's channels are projected each by itself where all their gradients are nearly at right angles to them,
-    otherwise the weight as a whole where its gradient is, otherwise nothing. All are decided without a look at the
-    numbers, which would make a GPU's driver wait: what applies to a channel is a factor of its values.
+    Each channel of a weight is projected if the gradients of all its channels are nearly orthogonal to them; otherwise
+    the weight as a whole if its gradient is; otherwise nothing. No value is read on the host, which would sync with a
+    GPU: the result for a channel is a factor of its values.
     """
 
     def __init__(self, flats: list[_Flat], update: Tensor, product: Tensor) -> None:
-        # weights as wide as one another are one block of rows on a GPU; on a CPU copies cost more than calls
+        # on a GPU weights of the same width are one block of rows; on a CPU copies cost more than calls
         key = (lambda i: i) if update.is_cpu else (lambda i: flats[i].width)
         blocks = [list(block) for _, block in groupby(range(len(flats)), key)]
         sizes = [sum(flats[i].size for i in block) for block in blocks]
@@ -225,7 +228,7 @@ class _Projection:
             update.addcmul_(p, factor[:, None])
 
     def _factors(self, group: dict[str, Any]) -> Tensor:
-        """What each channel's values times it adds to the update: (channels of all weights,)."""
+        """(channels of all weights,) the factors of the channels' values to add to the update."""
         eps, delta = group["eps"], group["delta"]
         channels = torch.cat([self.sums, _cosine(self.sums, eps)[None]])
         channels = torch.nn.functional.pad(channels, (0, 1)).index_select(1, self.rows_of_weight.flatten())
@@ -249,9 +252,9 @@ def _stacked(vectors: list[Tensor]) -> Tensor:
 
 
 def _indices(rows: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The weight of each row (all rows,), and the rows of each weight (weights, most rows of one), beside them blanks.
+    """(all rows,) the weight of each row, and (weights, most rows of one) the rows of each weight, padded.
 
-    A blank is the number of the row after the last.
+    The padding is the number of the row after the last.
     """
     counts = torch.tensor(rows)
     ends = counts.cumsum(0)
@@ -262,12 +265,12 @@ def _indices(rows: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _cosine(sums: Tensor, eps: float) -> Tensor:
-    """How far from a right angle gradients and values are, as `torch.nn.functional.cosine_similarity` gives it."""
+    """The absolute cosine between gradients and values, as `torch.nn.functional.cosine_similarity` computes it."""
     gp, gg, pp, _ = sums
     return gp.abs() / (gg.sqrt().clamp(min=eps) * pp.sqrt().clamp(min=eps))
 
 
 def _radial(sums: Tensor, eps: float) -> Tensor:
-    """The share of the values in the update."""
+    """The coefficient of the values in the update."""
     _, _, pp, up = sums
     return up / (pp.sqrt() + eps) ** 2

@@ -1,4 +1,4 @@
-"""Archs: the bodies that timm has by name, and the sizes of photos that they take."""
+"""Archs: timm's bodies by name, and the photo sizes that they take."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import nn
 
 from fastmask.system.errors import UsageError, one_line
 
-# timm's options by which a transformer takes photos of any size: it resamples its position embeddings for each, so
-# that the shapes of its weights stay, and pads a photo to whole patches where it would cut it
+# timm's options for transformers to take photos of any size: position embeddings are resampled for each, so that the
+# shapes of the weights stay, and photos are padded to whole patches instead of being cut
 ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
-# what bodies raise for an option or a size that they do not take
+# exceptions of bodies for an option or a size that they do not take
 REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
-# what the sides of a photo must be multiples of for one body or another: patches, windows, strides
+# the sides of a photo must be multiples of these for some bodies: patches, windows, strides
 STEPS = (8, 14, 16, 28, 32, 64)
 
 
@@ -28,8 +28,8 @@ STEPS = (8, 14, 16, 28, 32, 64)
 class Arch:
     """One of timm's models.
 
-    `size` is the (height, width) that its weights were trained at, `fixed` whether timm makes it for one size,
-    `parameters` the body's, without a classifier, and `tag` the full tag of the weights that pretrained takes.
+    `size` is the (height, width) of its weights' training, `fixed` whether timm builds it for one size,
+    `parameters` their number without a classifier, and `tag` the full tag of the default pretrained weights.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Arch:
 
 
 def list_archs(pattern: str | None = None) -> Iterator[Arch]:
-    """timm's models one by one, those whose name matches a shell pattern or, without wildcards, contains it.
+    """timm's models, one by one, whose names match a shell pattern or, without wildcards, contain it.
 
-    Raises UsageError, naming the nearest, where nothing matches. A row takes a tenth of a second or two.
+    Raises UsageError naming the nearest if none matches. Each takes 0.1 to 0.2 seconds.
     """
     wild = pattern and any(c in pattern for c in "*?[")
     names = timm.list_models(pattern if wild or not pattern else f"*{pattern}*")
@@ -63,7 +63,7 @@ def list_archs(pattern: str | None = None) -> Iterator[Arch]:
 
 
 def describe(arch: str) -> Arch:
-    """What timm knows of a model, and the number of its parameters, counted without making them."""
+    """What timm knows about a model, and the number of its parameters, counted without allocating them."""
     cfg = timm.get_pretrained_cfg(arch)
     try:
         parameters = sum(p.numel() for p in _weightless(arch).parameters())
@@ -85,22 +85,22 @@ def _nearest(name: str) -> str:
 
 
 def made_for_a_size(arch: str) -> bool:
-    """Whether timm says that `arch` is made for photos of one size."""
+    """Whether timm builds `arch` for photos of one size."""
     cfg = timm.get_pretrained_cfg(arch)
     return bool(cfg and cfg.fixed_input_size)
 
 
 def needs_size(arch: str) -> bool:
-    """Whether the size of the photos must be known before the body of `arch` is built."""
+    """Whether the photo size must be known before the body of `arch` is built."""
     return timm.is_model(arch) and made_for_a_size(arch) and not size_options(arch)
 
 
 @cache
 def size_options(arch: str, size: tuple[int, int] | None = None) -> Mapping[str, Any]:
-    """timm's options with which `arch` takes photos of `size` (height, width), tried out without weights.
+    """timm's options with which `arch` takes photos of `size` (height, width), tried on the meta device.
 
-    Those for any size, where the arch has them; else none, where it takes the size as it is; else the size itself.
-    Where nothing helps there are none, and `size_flaw` of the network says what is wrong.
+    Those for any size if the arch has them; else none if it takes the size anyway; else the size itself. If nothing
+    helps there are none, and `size_flaw` of the network describes the problem.
     """
     if _takes(arch, ANY_SIZE):
         return ANY_SIZE
@@ -122,7 +122,7 @@ def _takes(arch: str, options: Mapping[str, Any], size: tuple[int, int] | None =
 
 
 def _weightless(arch: str, **options: Any) -> nn.Module:
-    """A model on the device that holds no numbers: shapes only, quickly, and nothing is drawn for it."""
+    """A model on the meta device, without values or random initialization."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return timm.create_model(arch, num_classes=0, **options)
 
@@ -130,9 +130,9 @@ def _weightless(arch: str, **options: Any) -> nn.Module:
 def size_flaw(network: nn.Module, size: tuple[int, int]) -> str | None:
     """What a network does wrong with photos of `size` (height, width), as the end of a sentence; None if nothing.
 
-    A network that cuts a photo to whole patches says nothing of it. So what is left of each edge of a photo in turn,
-    but for 1 % of its side, which a stride of 2 may well skip, is made NaN: whatever is computed from it is NaN too,
-    even where a weight is 0.
+    A network that cuts a photo to whole patches raises no error. So for each side of a photo, one row or column is set
+    to NaN, 1 % away from the edge, which a stride of 2 may skip: everything that is computed from it is NaN too, even
+    if a weight is 0.
     """
     height, width = size
     photos = torch.zeros(4, 3, height, width)
@@ -151,7 +151,7 @@ def size_flaw(network: nn.Module, size: tuple[int, int]) -> str | None:
 
 
 def nearest_size(arch: str, size: tuple[int, int]) -> tuple[int, int] | None:
-    """The nearest to `size` (height, width) of the sizes that `arch` takes whole; None where no likely one is."""
+    """The size nearest to `size` (height, width) that `arch` takes whole; None if no likely one is."""
     body, made_with = nn.Module(), None
     for near in sizes_around(arch, size):
         options = size_options(arch, near)
@@ -163,7 +163,7 @@ def nearest_size(arch: str, size: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def sizes_around(arch: str, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Likely sizes, the nearest first: sides in whole steps, or in whole steps from the arch's own, and its own."""
+    """Likely sizes, the nearest first: whole steps, whole steps from the arch's own size, and its own size."""
     cfg = timm.get_pretrained_cfg(arch)
     own = tuple(cfg.input_size[-2:]) if cfg else (224, 224)
     found = {own}

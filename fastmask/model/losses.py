@@ -19,15 +19,15 @@ from fastmask.system.errors import UsageError
 
 
 def smoothed(labels: Tensor, share: float) -> Tensor:
-    """(B, K) soft labels with a `share` of their weight dealt to all classes alike (Szegedy et al. 2016)."""
+    """(B, K) soft labels with a `share` of their weight spread evenly over all classes (Szegedy et al. 2016)."""
     return labels * (1 - share) + labels.sum(-1, keepdim=True) * (share / labels.shape[-1]) if share else labels
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The focal loss of each photo for one head, of class c alpha_c (1 - p_c)^gamma (-log p_c) (Lin et al. 2017).
+    """The focal loss of one head, for class c alpha_c (1 - p_c)^gamma (-log p_c) (Lin et al. 2017).
 
-    (B, K) logits, (B, K) soft labels -> (B,) losses, each class's by its weight, and (B,) weights: the sums of weight x
-    alpha, which for a class number y are alpha_y, or 1; 0 where unknown.
+    (B, K) logits, (B, K) soft labels -> (B,) losses, summed over the classes by their weights, and (B,) weights, the
+    sums of weight x alpha: for a class number y alpha_y, or 1; 0 if unknown.
     """
     log_p = F.log_softmax(logits.float(), dim=-1)
     weights = labels if alpha is None else labels * alpha.to(labels)
@@ -37,9 +37,9 @@ def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: Tensor | No
 
 
 def soft_f1(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - the macro-F1 of a batch for one head, probabilities in place of counts (Bénédict et al. 2021, sigmoidF1).
+    """1 - macro-F1 of a batch for one head, with probabilities for counts (Bénédict et al. 2021, sigmoidF1).
 
-    (B, K) logits, (B, K) soft labels -> a scalar: the mean over the classes that the labels have; 0 without a label.
+    (B, K) logits, (B, K) soft labels -> a scalar, the mean over the classes of the labels; 0 without any label.
     """
     p = F.softmax(logits.float(), dim=-1) * labels.sum(-1, keepdim=True)
     truth = labels.sum(0)
@@ -50,10 +50,10 @@ def soft_f1(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def distribution(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The divergence of each photo's distribution over numbers from its target (label distribution learning, Gao 2017).
+    """The divergence of a distribution over numbers from its target (label distribution learning, Gao 2017).
 
-    (B, K) logits, (B, K) soft labels, (K, K) the target of each class -> (B,) the Kullback-Leibler divergence by the
-    label's weight, and (B,) weights, 0 where unknown.
+    (B, K) logits, (B, K) soft labels, (K, K) the target of each class -> (B,) Kullback-Leibler divergences, multiplied
+    by the labels' weights, and (B,) these weights, 0 if unknown.
     """
     weights = labels.sum(-1)
     # not a matrix product, which bf16 and TF32 would round
@@ -63,7 +63,7 @@ def distribution(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tenso
 
 
 def normal_targets(numbers: np.ndarray, spread: float) -> Tensor:
-    """(K, K) for each of (K,) numbers the normal distribution around it over all of them."""
+    """(K, K) for each of (K,) numbers a normal distribution around it over all of them."""
     apart = torch.from_numpy(numbers - numbers[:, None])
     return (-((apart / spread) ** 2) / 2).softmax(dim=-1).float()
 
@@ -127,9 +127,9 @@ HEAD_LOSSES: dict[str, type[HeadLoss]] = {"classes": ClassLoss, "distribution": 
 class FocalLoss(nn.Module):
     """The sum over the heads of weight x mean loss: the focal loss, or of a distribution over a number its divergence.
 
-    `gamma` 0 is cross-entropy. `alpha` has a row of class weights per head, or None. `label_smoothing` deals a share of
-    each label to all classes. `f1_share` is the share of the loss that is the batch's soft F1 instead: 1 is soft F1
-    alone. It has no value for one photo, so "none" and "sum" leave it out. None of these applies to distributions.
+    `gamma` 0 is cross-entropy. `alpha` has a row of class weights per head, or None. `label_smoothing` spreads a share
+    of each label over all classes. `f1_share` is the share of the loss that is replaced by the batch's soft F1; it has
+    no value for one photo, so "none" and "sum" leave it out. None of these applies to distributions.
 
     A head's mean is over its known labels, weighted by `alpha` as `F.cross_entropy` weighs its own class numbers (of
     soft and smoothed labels each class by its alpha, where PyTorch divides by the photos); a head without a label in
@@ -142,7 +142,7 @@ class FocalLoss(nn.Module):
     the loss instead of weighing its mean.
     """
 
-    # fastai's sign that two losses are to be mixed, not two class numbers
+    # for fastai: mix two losses, not two targets
     y_int = True
 
     def __init__(

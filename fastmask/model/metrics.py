@@ -11,17 +11,17 @@ from fastai.learner import Metric
 from torch import Tensor
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.scoring import macro_f1, target_of
+from fastmask.scoring import known_classes, macro_f1, target_of
 from fastmask.system.errors import UsageError
 
-# the most classes that are counted where nobody says which occur
+# the most classes that are counted if `classes` are not given
 _MOST_COUNTED = 10**6
 
 
 def count_classes(predicted: Tensor, true: Tensor, classes: Tensor) -> Tensor:
-    """(N,) predicted and true class numbers -> (3, k): right answers, answers and truths of each of (k,) `classes`.
+    """(N,) predicted and true class numbers -> (3, k) hits, predictions and truths of each of (k,) rising `classes`.
 
-    `classes` rise. Photos whose truth is -1 are left out; an answer or a truth outside `classes` is counted nowhere.
+    Photos with truth -1 are left out; predictions and truths outside `classes` are not counted.
     """
     k = len(classes)
     counts = torch.zeros(3, k + 1, dtype=torch.int64, device=true.device)
@@ -31,17 +31,14 @@ def count_classes(predicted: Tensor, true: Tensor, classes: Tensor) -> Tensor:
     known = true != UNKNOWN
     for row, (who, counted) in enumerate(((true, known & (predicted == true)), (predicted, known), (true, known))):
         place = torch.searchsorted(classes, who).clamp(max=k - 1)
-        # the last column takes what is not to be counted, so that nothing has to be selected on the device
+        # the last column is for those not counted, so that nothing has to be selected on the device
         place = torch.where(counted & (classes[place] == who), place, k)
         counts[row].index_add_(0, place, torch.ones_like(place))
     return counts[:, :k]
 
 
 class _Counting(Metric):
-    """Adds up counts batch by batch on the device; the host reads them once, for `value`.
-
-    Without a known label the value is NaN.
-    """
+    """Adds up counts per batch on the device; the host reads them once, for `value`, which is NaN without labels."""
 
     score = ""
 
@@ -55,13 +52,13 @@ class _Counting(Metric):
     def accumulate(self, learn: Any) -> None:
         logits, y = learn.pred.as_subclass(Tensor), learn.y.as_subclass(Tensor)
         if y.is_floating_point():
-            # soft labels, in a metric of the training photos
+            # soft labels of training photos
             y = torch.from_numpy(self.heads.harden(y.cpu().numpy())).to(y.device)
         counts = self.count(*self._of_target(logits, y))
         self.counts = counts if self.counts is None else self.counts.add_(counts)
 
     def count(self, predicted: Tensor, true: Tensor) -> Tensor:
-        """What a batch adds, from (B,) predicted and true class numbers."""
+        """The counts of a batch of (B,) predicted and true class numbers."""
         raise NotImplementedError
 
     def _of_target(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +76,8 @@ class _Counting(Metric):
 class MacroF1(_Counting):
     """Macro-F1 of the joint class ("macro_f1") or of one head ("age_macro_f1").
 
-    The mean is over `classes`: give it those that the truth of the whole table has, so that it means the same in every
-    fold. None takes the classes that the truth of the validation photos has.
+    The mean is over `classes`: those of the whole table's labels make it comparable between folds. None takes the
+    classes of the validation photos' labels.
     """
 
     score = "macro_f1"
@@ -90,7 +87,7 @@ class MacroF1(_Counting):
         self.classes = None if classes is None else sorted(classes)
         size = heads.n_joint if target == JOINT else len(heads[target].classes)
         if classes is None and size > _MOST_COUNTED:
-            raise UsageError(f"{target} has {size} classes; give the metric those that the truth has: classes=.")
+            raise UsageError(f"{target} has {size} classes; give the metric those of the labels: classes=.")
         self._counted = torch.arange(size) if self.classes is None else torch.tensor(self.classes, dtype=torch.int64)
 
     def count(self, predicted: Tensor, true: Tensor) -> Tensor:
@@ -106,7 +103,7 @@ class MacroF1(_Counting):
 
 
 class Accuracy(_Counting):
-    """Accuracy of the joint class ("accuracy") or of one head ("age_accuracy") over the photos whose label is known."""
+    """Accuracy of the joint class ("accuracy") or of one head ("age_accuracy") over photos with a known label."""
 
     score = "accuracy"
 
@@ -121,12 +118,9 @@ class Accuracy(_Counting):
 
 
 def default_metrics(heads: Heads, y: np.ndarray | None = None) -> list[Metric]:
-    """Macro-F1 and accuracy of the joint class, then of each head; `y` (N, heads) is the truth of the whole table."""
+    """Macro-F1 and accuracy of the joint class, then of each head; `y` (N, heads) are the whole table's labels."""
     metrics: list[Metric] = []
     for target in (JOINT, *heads.classified) if len(heads.joined) > 1 else (JOINT,):
-        classes = None
-        if y is not None:
-            truth = target_of(heads, y, target)
-            classes = np.unique(truth[truth != UNKNOWN]).tolist()
+        classes = None if y is None else known_classes(target_of(heads, y, target))
         metrics += [MacroF1(heads, target, classes), Accuracy(heads, target)]
     return metrics

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate as functions of the share of the training that is done."""
+"""Schedules of the learning rate, as functions of the fraction of the training that is done."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SCHEDULES = ("multistep", "onecycle", "cosine", "constant")
 
 
 def multistep(lr: float, milestones: Sequence[float], gamma: float, epochs: int) -> Callable[[float], float]:
-    """The rate that starts at `lr` and is multiplied by `gamma` at each milestone, as PyTorch's MultiStepLR.
+    """A rate that starts at `lr` and is multiplied by `gamma` at each milestone, like PyTorch's MultiStepLR.
 
-    A milestone is an epoch (1 or more), or a share of the training (under 1) that need not end with an epoch.
+    A milestone is an epoch (1 or more), or a fraction of the training (under 1), also within an epoch.
     """
     if any(m <= 0 for m in milestones):
-        raise UsageError(f"Milestones are epochs (1 or more) or shares (under 1), found {list(milestones)}.")
+        raise UsageError(f"Milestones are epochs (1 or more) or fractions (under 1), found {list(milestones)}.")
     shares = [m if m < 1 else m / epochs for m in milestones]
 
     def rate(done: float) -> float:
-        # fastai adds up the share that is done, so it can fall short by a rounding error
+        # fastai adds up `done`, which may be too small by a rounding error
         return float(lr * gamma ** sum(done >= share - 1e-9 for share in shares))
 
     return rate
@@ -30,7 +30,7 @@ def multistep(lr: float, milestones: Sequence[float], gamma: float, epochs: int)
 def lr_schedule(
     name: str, lr: float, epochs: int, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.5
 ) -> list[ParamScheduler]:
-    """The callbacks that follow a schedule: "multistep", "onecycle" (as fastai's), "cosine" (to 0) or "constant"."""
+    """The callbacks for a schedule: "multistep", "onecycle" (like fastai's), "cosine" (to 0) or "constant"."""
     if name == "constant":
         return []
     if name == "multistep":

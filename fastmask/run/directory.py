@@ -1,4 +1,4 @@
-"""Run: the run directory, the one thing that training hands to everything after it."""
+"""Directory: a run on disk, which training writes and everything after it reads."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class RunDirectory:
         extra: pd.DataFrame | None = None,
         overwrite: bool = False,
     ) -> Self:
-        """Make a run directory, whole or not at all; `overwrite` replaces a run, and nothing but a run.
+        """Make a run directory, completely or not at all; `overwrite` replaces a run, and only a run.
 
-        `skipped` are photos that were left out and why, `trained` directories of folds to copy. What is made of other
-        runs says in `ensemble` how, and has no pipelines.
+        `skipped` are photos that were left out and why, `trained` directories of folds to copy, `ensemble` the content
+        of ensemble.json for a run that is made of others and has no pipelines.
         """
         path = Path(path)
         check_free(path, overwrite)
@@ -112,11 +112,11 @@ class RunDirectory:
             try:
                 if overwrite and place.exists():
                     place.rename(old)
-                # replaces an empty folder, and fails where another run has appeared in the meantime
+                # replaces an empty folder, and fails if another run has been made in the meantime
                 move_folder(made, place)
                 sync_folder(place.parent)
             except BaseException:
-                # what is left in `aside` goes with it, and the old run must not
+                # `aside` is removed, and the old run must not be
                 if old.exists() and not place.exists():
                     old.rename(place)
                 raise
@@ -124,7 +124,7 @@ class RunDirectory:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Open a run directory; raises UsageError if there is none, DataError if a file of it is broken."""
+        """Open a run directory; raises UsageError if there is none, DataError if one of its files is invalid."""
         path = Path(path)
         check_inside(path)
         missing = next((name for name in (CONFIG, HEADS) if not (path / name).is_file()), None)
@@ -140,7 +140,7 @@ class RunDirectory:
 
     @classmethod
     def of(cls, run: RunDirectory | str | Path) -> Self:
-        """A run, or the one at a path."""
+        """A run, or the run at a path."""
         if isinstance(run, cls):
             return run
         return cls(run.path, run.config, run.heads) if isinstance(run, RunDirectory) else cls.load(run)
@@ -160,7 +160,7 @@ class RunDirectory:
 
     @cached_property
     def folds(self) -> pd.DataFrame:
-        """One row a photo: path, person, a column a head, fold."""
+        """One row per photo: path, person, a column per head, fold."""
         frame = self._table(FOLDS, ["path", "person", *self.heads.names, "fold"])
         for head in self.heads:
             unknown = sorted(set(frame[head.name]) - {"", *head.classes})
@@ -173,9 +173,9 @@ class RunDirectory:
 
     @cached_property
     def oof(self) -> pd.DataFrame:
-        """One row a photo, in the table's order: path, person, fold, a probability a class, true, predicted.
+        """One row per photo, in the table's order: path, person, fold, a probability per class, true, predicted.
 
-        `true` and `predicted` are joint classes; -1 where a label is unknown.
+        `true` and `predicted` are joint classes, -1 if a label is unknown.
         """
         oof = self._table(OOF, ["path", "person", "fold", *self.heads.columns, "true", "predicted"])
         columns = ["path", "person", "fold"]
@@ -192,7 +192,7 @@ class RunDirectory:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """What environment.json holds."""
+        """The content of environment.json."""
         environment: dict[str, Any] = _mapping(self.path / ENVIRONMENT)
         for name in ("start", "packages"):
             if not isinstance(environment.get(name, {}), dict):
@@ -203,24 +203,24 @@ class RunDirectory:
 
     @property
     def start(self) -> dict[str, Any]:
-        """What its folds start from that the configuration only names: the body's tag, digests of weights, photos."""
+        """What its folds start from, for which the configuration has only names: the body's tag, digests of files."""
         start: dict[str, Any] = self.environment.get("start", {})
         return start
 
     def history(self, fold: int) -> pd.DataFrame:
-        """One row an epoch of a fold: losses, metrics, learning rate."""
+        """One row per epoch of a fold: losses, metrics, learning rate."""
         self.check_trained()
         return self._table(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
 
     def times(self, fold: int) -> pd.DataFrame:
-        """One row an epoch of a fold: its seconds."""
+        """One row per epoch of a fold: its seconds."""
         self.check_trained()
         return self._table(f"fold{fold}/times.csv", ["epoch", "seconds"])
 
     @property
     def trained_folds(self) -> list[int]:
-        """The folds that are trained to their end; an ensemble has none of its own."""
-        # of the folders that there are: how many folds there should be is only what a file says
+        """The folds that have finished; none for an ensemble."""
+        # of existing folders, because the number of folds in a file may be forged
         named = (re.fullmatch("fold([0-9]{1,4})", folder.name) for folder in self.path.glob("fold*"))
         return sorted(f for f in {int(m[1]) for m in named if m} if f < self.config.folds and self.is_done(f))
 
@@ -231,13 +231,13 @@ class RunDirectory:
 
     @property
     def refitted(self) -> list[int]:
-        """The folds that have a network that was trained on all photos at last."""
+        """The folds with a network that was refitted on all photos."""
         return [fold for fold in self.trained_folds if (self.fold_path(fold) / REFIT).is_file()]
 
     def models(self, fold: int, refit: bool = True) -> list[Path]:
-        """What a fold predicts with: its network that was trained on all photos at last, or its best checkpoints.
+        """The files that a fold predicts with: its network that was refitted on all photos, or its best checkpoints.
 
-        Raises UsageError where only some of the folds have such a network.
+        Raises UsageError if only some folds were refitted.
         """
         if not refit or not self.refitted:
             return self.checkpoints(fold)
@@ -249,38 +249,38 @@ class RunDirectory:
         return [self.fold_path(fold) / REFIT]
 
     def seen_by(self, fold: int) -> pd.DataFrame:
-        """Path and person of each photo that the models of a fold were trained on, extra ones included."""
+        """Path and person of each photo that the models of a fold were trained on, including extra photos."""
         own = self.folds.loc[self.folds["fold"] != fold, ["path", "person"]]
         if self.extra is None:
             return own
         kept = [str(fold) not in left.split() for left in self.extra["without"]]
-        # their paths start from another folder
+        # their paths are relative to another folder
         return pd.concat([own, self.extra.loc[kept, ["person"]].assign(path="")], ignore_index=True)
 
     @cached_property
     def extra(self) -> pd.DataFrame | None:
-        """Path, person and `without` (the folds that left it out) of each photo of other sources; None without any."""
+        """Path, person and `without` (the folds that left it out) of each extra photo; None if there are none."""
         if not (self.path / EXTRA).is_file():
             return None
         return read_strings(self.path / EXTRA, ("path", "person", "without"))
 
     def photos_digest(self, fold: int) -> str:
-        """SHA-256 of the paths of the photos that a fold validates, in their order."""
+        """SHA-256 of the paths of a fold's validation photos, in order."""
         paths = self.folds["path"][self.folds["fold"] == fold]
         return hashlib.sha256("\n".join(paths).encode()).hexdigest()
 
     def is_done(self, fold: int) -> bool:
-        """Whether a fold is trained to its end; then it is never touched again."""
+        """Whether a fold has finished; then it is never changed again."""
         return (self.fold_path(fold) / DONE).is_file()
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it was made of other runs, and has no models of its own."""
+        """Whether it was made of other runs and has no models."""
         return (self.path / ENSEMBLE).is_file()
 
     @cached_property
     def ensemble(self) -> dict[str, Any]:
-        """What ensemble.json holds: the `blend`, its `weights`, the `members`, the `caveats` of their scores."""
+        """The content of ensemble.json: the `blend`, its `weights`, the `members`, the `caveats` of their scores."""
         plain = _mapping(self.path / ENSEMBLE)
         members, texts = plain.get("members"), ("name", "path", "identity", "oof")
         whole = (
@@ -303,7 +303,7 @@ class RunDirectory:
         return plain
 
     def check_trained(self) -> None:
-        """Raise UsageError for an ensemble, which has no models of its own."""
+        """Raise UsageError for an ensemble, which has no models."""
         if self.is_ensemble:
             raise UsageError(
                 f"{self.path} is an ensemble, which was not trained and has no models of its own; name one of its "
@@ -312,12 +312,12 @@ class RunDirectory:
 
     @property
     def is_scored(self) -> bool:
-        """Whether there are out-of-fold predictions of it yet."""
+        """Whether it has out-of-fold predictions."""
         return (self.path / OOF).is_file()
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all that decides what it comes to: settings, pipelines, heads, what it starts from."""
+        """SHA-256 of all that decides its result: settings, pipelines, heads, what it starts from."""
         settings = {name: value for name, value in self.config.to_plain().items() if name not in NOT_COMPARED}
         made = self._made_of if self.is_ensemble else self.pipelines
         what = [settings, made, self.heads.to_plain(), self.start]
@@ -325,19 +325,19 @@ class RunDirectory:
 
     @property
     def _made_of(self) -> list[Any]:
-        """The blend of an ensemble and its members, wherever they lie."""
+        """The blend of an ensemble and its members, without their paths."""
         members = [(member["identity"], member["oof"]) for member in self.ensemble["members"]]
         return [self.ensemble["blend"], self.ensemble["weights"], members]
 
     @property
     def scores(self) -> dict[str, Any]:
-        """What scores.json holds."""
+        """The content of scores.json."""
         return _mapping(self.path / SCORES)
 
     def score(self, draws: int = DRAWS) -> Scores:
         """Macro-F1 and accuracy of the OOF predictions, with 95 % intervals by bootstrap over persons.
 
-        By the score's age bounds, whatever training used; a fold's epoch is the one that the other folds chose.
+        With the age bounds of the score, whatever training used; each fold's epoch is chosen by the other folds.
         """
         scores = score_heads(self.heads, self.predicted, self.true, self.persons, draws, self.y)
         scores.notes.extend(self.caveats)
@@ -345,7 +345,7 @@ class RunDirectory:
 
     @property
     def is_leaky(self) -> bool:
-        """Whether it, or a run that it was made of, was split by photos: models have seen persons that they judge."""
+        """Whether it, or one of its members, was split by photos, so that models have seen persons they predict."""
         return self.config.group == "none"
 
     @property
@@ -355,7 +355,7 @@ class RunDirectory:
 
     @property
     def persons(self) -> np.ndarray:
-        """(N,) whose photo each of `oof` is."""
+        """(N,) the person of each photo in `oof`."""
         return self.oof["person"].to_numpy(dtype=object)
 
     @property

@@ -1,4 +1,4 @@
-"""Environment: what a run keeps of the machine, the versions and the weights that it was made with."""
+"""Environment: the machine, versions and weights with which a run was made."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PACKAGES = (
 def environment(
     network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any], processes: int = 1
 ) -> dict[str, Any]:
-    """Versions, device, the body's full timm tag and the weights it starts from, git commit, where the photos lie.
+    """Versions, device, the body's full timm tag and initial weights, git commit, folder of the photos.
 
-    `start` is what a fold starts from that the configuration only names; so many `processes` train a fold together.
+    `start` is what a fold starts from, see `RunDirectory.start`; `processes` is the number that train a fold together.
     """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -59,17 +59,17 @@ def environment(
 
 
 def name_of(made_by: Any) -> str | None:
-    """Where a loss of one's own is defined."""
+    """The dotted name of a custom loss."""
     if made_by is None:
         return None
     return f"{made_by.__module__}.{getattr(made_by, '__qualname__', type(made_by).__name__)}"
 
 
 def git_commit() -> str | None:
-    """The commit of the folder that the run was started in, if it is a git checkout."""
+    """The commit of the current folder, if it is a git checkout."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # bytes: git's messages may be in any code page
+    # bytes, because git's messages may have any encoding
     return done.stdout.decode("ascii", "replace").strip() or None

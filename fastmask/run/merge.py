@@ -17,10 +17,10 @@ from fastmask.system.text import listed
 
 
 def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overwrite: bool = False) -> RunDirectory:
-    """Join the finished folds of `runs` into a new run at `out`, scored as one; the runs themselves stay as they are.
+    """Join the finished folds of `runs` into a new run at `out`, scored as one; `runs` are not changed.
 
-    Raises UsageError where they do not belong together: other settings, pipelines, photos, labels or folds, another
-    body or weights to start from, one fold in two of them. Warns where folds are missing or versions differ.
+    Raises UsageError if they do not belong together: different settings, pipelines, photos, labels, folds, bodies or
+    weights to start from, or the same fold twice. Warns if folds are missing or versions differ.
     """
     out = Path(out)
     check_free(out, overwrite)
@@ -59,7 +59,7 @@ def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overw
 
 
 def check_alike(one: RunDirectory, other: RunDirectory) -> None:
-    """Raise UsageError if the folds of two runs do not belong together; warn if their packages differ."""
+    """Raise UsageError if the folds of two runs do not belong together; warn if package versions differ."""
     differing = differing_settings(one.config, other.config)
     starts = differing_start(one.start, other.start)
     same_folds = one.folds.equals(other.folds)
@@ -84,7 +84,7 @@ def check_alike(one: RunDirectory, other: RunDirectory) -> None:
 
 
 def owners(runs: Sequence[RunDirectory]) -> dict[int, RunDirectory]:
-    """Which run has trained which fold; raises UsageError if two have trained the same one, or none any."""
+    """The run of each trained fold; raises UsageError if two have trained the same fold, or one has none."""
     owner: dict[int, RunDirectory] = {}
     for run in runs:
         for fold in run.trained_folds:

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions: choose each fold's epochs honestly, collect the table, score it."""
+"""OOF: out-of-fold predictions with honestly chosen epochs, collected into a table and scored."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fastmask.system.files import read_json, write_csv, write_json
 
 
 def finish(run: RunDirectory) -> None:
-    """Write oof.csv and scores.json of the folds that are trained to their end."""
+    """Write oof.csv and scores.json of the finished folds."""
     trained, k = run.trained_folds, run.config.top_k
     curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
     curves = [np.where(np.isnan(c), -np.inf, -c if run.config.monitor == LOSS else c) for c in curves]
     honest, own = choose_epochs(curves, k), [best_epochs(c, k) for c in curves]
     write_csv(run.path / OOF, collect_oof(run, trained, honest))
-    # read anew, so that a run that has just gained folds does not score those it had
+    # read again, because `run` may have cached the OOF predictions of fewer folds
     run = RunDirectory.load(run.path)
     write_json(run.path / SCORES, all_scores(run, trained, collect_oof(run, trained, own), honest, own))
 
 
 def check_fold(run: RunDirectory, fold: int) -> None:
-    """Raise DataError naming the file if a finished fold lacks something, or is of other photos than the run's."""
+    """Raise DataError naming the file if a finished fold is incomplete, or belongs to other photos than the run's."""
     folder = run.fold_path(fold)
     done = read_json(folder / DONE)
     if not isinstance(done, dict) or (done.get("fold"), done.get("photos")) != (fold, run.photos_digest(fold)):
@@ -43,15 +43,15 @@ def check_fold(run: RunDirectory, fold: int) -> None:
 
 
 def best_epochs(curve: np.ndarray, k: int = 1) -> list[int]:
-    """The `k` epochs at which a curve is highest, in their order; equal values give the earlier one."""
+    """The `k` epochs with the highest values of a curve, in order; of equal values the earlier one."""
     return sorted(np.argsort(-curve, kind="stable")[:k].tolist())
 
 
 def choose_epochs(curves: Sequence[np.ndarray], k: int = 1) -> list[list[int]]:
     """For each fold the `k` epochs at which the mean of the *other* folds' curves is highest.
 
-    `curves` has a row an epoch a fold, higher better. A fold that stopped early keeps its last value; a fold is given
-    only epochs that it reached. A single fold has no others to ask and takes its last epochs, which no score chose.
+    `curves` has one curve per fold, one value per epoch, higher is better. A fold that stopped early keeps its last
+    value, and gets only epochs that it reached. A single fold has no others and takes its last epochs.
     """
     if len(curves) == 1:
         return [list(range(len(curves[0])))[-k:]]
@@ -61,7 +61,7 @@ def choose_epochs(curves: Sequence[np.ndarray], k: int = 1) -> list[list[int]]:
 
 
 def collect_oof(run: RunDirectory, trained: Sequence[int], epochs: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """The OOF table in the table's order: of each trained fold the mean of the probabilities of its epochs."""
+    """The OOF table in the table's order: for each trained fold the mean of the probabilities of its epochs."""
     heads, frame = run.heads, run.folds
     fold_of = frame["fold"].to_numpy(np.int64)
     probabilities = np.full((len(frame), heads.n_logits), np.nan, np.float32)
@@ -85,7 +85,7 @@ def all_scores(
     honest: Sequence[Sequence[int]],
     own: Sequence[Sequence[int]],
 ) -> dict[str, Any]:
-    """What scores.json holds."""
+    """The content of scores.json."""
     heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
     folds = [
         {

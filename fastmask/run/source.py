@@ -1,4 +1,4 @@
-"""Source: the table that a run was trained on, read again, for what the run itself does not keep."""
+"""Source: the table that a run was trained on, read again for what the run does not store."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.run.files import FOLDS
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 
-# a path that does not stay in the folder that it starts from
+# a path that leads out of the folder that it is relative to
 _LEAVES = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"
-# where photos lie in the folder of a data set
+# folders of photos in the folder of a data set
 _INSIDE = ("images", "train/images")
 
 
 def table_of(run: RunDirectory, data: str | None = None, fixes: bool = True, images: str | None = None) -> Table:
-    """The photos of a run's `folds`, in their order, as the table that they came from has them.
+    """The photos of a run's `folds`, in their order, as rows of the table that they came from.
 
-    The run names its data as it was given when it was trained; `data` says where that lies now, or, as `images` does,
-    where the photos of a CSV do. The labels are those that the table has today, without `fixes` as they were before any
-    correction; a photo that is gone has those of the run. Raises UsageError where the data is not there, lacks a photo
-    that is, or has none of the run's.
+    `data` is the current path of the run's data if it has moved, or, like `images`, that of the photos of a CSV. The
+    labels are the table's current ones, without `fixes` those before any correction; a missing photo has the run's.
+    Raises UsageError if the data does not exist, lacks a photo that does, or has none of the run's.
     """
     config = _config(run, data, images)
     if not fixes:
         config = config.model_copy(update={"fixes": None})
-    table = read_data(config, _pass_gone)
+    table = read_data(config, _pass_missing)
     rows = pd.Index(table.frame["path"]).get_indexer(pd.Index(run.folds["path"]))
     lacks = rows < 0
     if lacks.all() or any((table.root / path).exists() for path in run.folds["path"][lacks]):
@@ -44,40 +43,40 @@ def table_of(run: RunDirectory, data: str | None = None, fixes: bool = True, ima
     return found
 
 
-def _pass_gone(fault: DataError) -> None:
-    """What the run says of a photo that is gone does."""
+def _pass_missing(fault: DataError) -> None:
+    # missing photos have the run's labels
     if not isinstance(fault, MissingPhotoError):
         raise fault
 
 
 def _lacking(run: RunDirectory, where: str | Path, lacking: pd.Series) -> UsageError:
     return UsageError(
-        f"{where} lacks {len(lacking)} of the photos of {run.path}, such as {lacking.iloc[0]}; name where they lie by "
+        f"{where} lacks {len(lacking)} of the photos of {run.path}, such as {lacking.iloc[0]}; name their folder with "
         "--data or --images."
     )
 
 
 def _config(run: RunDirectory, data: str | None, images: str | None) -> Config:
-    """The settings that find a run's data, where some of it may have moved."""
+    """A run's settings with the current paths of its data."""
     if images is not None:
         images = str(folder_of(run, images))
     if data is not None and _is_place(data):
         place = folder_of(run, data)
-        # only a CSV keeps its heads and has photos elsewhere
+        # only for a CSV are heads saved, and photos in another folder
         if run.config.heads is not None:
             data, images = None, images or str(place)
     given = make_config({name: value for name, value in (("data", data), ("images", images)) if value is not None})
-    # an ensemble has the settings of its first run, and is not gone on with
+    # an ensemble has the settings of its first run, and is not resumed
     return _settings(run, given) if run.is_ensemble else resume_config(given, run.path)
 
 
 def folder_of(run: RunDirectory, folder: str | Path) -> Path:
-    """Where the paths of a run's photos start from: a folder, or its `images` or `train/images`.
+    """The folder that the paths of a run's photos are relative to: `folder`, or its `images` or `train/images`.
 
-    Raises UsageError where none of them has a photo of the run.
+    Raises UsageError if none of them has a photo of the run.
     """
     if not Path(folder).is_dir():
-        raise UsageError(f"{folder} is not a folder; expected the one in which the photos of {run.path} lie now.")
+        raise UsageError(f"{folder} is not a folder; expected the current one of the photos of {run.path}.")
     for place in (Path(folder), *(Path(folder) / inside for inside in _INSIDE)):
         if _holds(run, place):
             return place
@@ -85,12 +84,12 @@ def folder_of(run: RunDirectory, folder: str | Path) -> Path:
 
 
 def _is_place(data: str) -> bool:
-    """Whether what is said of moved data names a folder, and neither a CSV nor the sample."""
+    """Whether `data` names a folder, and neither a CSV nor the sample."""
     return data != "sample" and not Path(data).is_file()
 
 
 def _holds(run: RunDirectory, folder: Path) -> bool:
-    """Whether any photo of a run lies in a folder."""
+    """Whether any photo of a run is in a folder."""
     return any((folder / path).is_file() for path in run.folds["path"])
 
 
@@ -99,29 +98,28 @@ def _settings(run: RunDirectory, given: Config) -> Config:
 
 
 def photos_of(run: RunDirectory, data: str | None = None, images: str | None = None) -> Table:
-    """The photos of a run's `folds` by the labels that it was trained on, as a table of the photos where they lie now.
+    """The photos of a run's `folds` with the labels that it was trained on, as a table at their current folder.
 
-    That is where `images`, or `data`, says, or else where they lay when it was trained, or else where its settings find
-    them from here; some may be gone. Raises UsageError where none is there, DataError for a path that leads out of
-    their folder.
+    That is `images` or `data`, or else the folder at training time, or else where the run's settings find them; some
+    photos may be missing. Raises UsageError if all are, DataError for a path that leads out of the folder.
     """
     frame = _own(run)
     return Table(frame, run.heads, _root(run, data, images))
 
 
 def _own(run: RunDirectory) -> pd.DataFrame:
-    """A run's `folds` as the frame of a table; raises DataError for a path that leads out of their folder."""
+    """A run's `folds` as the frame of a table; raises DataError for a path that leads out of the folder."""
     paths = run.folds["path"]
     leaving = paths.str.contains(_LEAVES)
     if leaving.any():
-        raise DataError(f"{run.path / FOLDS} has the photo {paths[leaving].iloc[0]!r}, which lies outside its data.")
+        raise DataError(f"{run.path / FOLDS} has the photo {paths[leaving].iloc[0]!r}, which is outside its data.")
     numbers = {f"{head.name}_value": math.nan for head in run.heads if head.bounds}
     missing = {name: value for name, value in numbers.items() if name not in run.folds}
     return run.folds.drop(columns="fold").assign(source="", **missing)
 
 
 def _root(run: RunDirectory, data: str | None, images: str | None) -> Path:
-    """The folder that the paths of a run's photos start from."""
+    """The folder that the paths of a run's photos are relative to."""
     if images is not None or (data is not None and _is_place(data)):
         return folder_of(run, images or data or "")
     photos = run.environment.get("photos")
@@ -129,6 +127,6 @@ def _root(run: RunDirectory, data: str | None, images: str | None) -> Path:
     if data is None and isinstance(root, str) and _holds(run, Path(root)):
         return Path(root)
     with warnings.catch_warnings():
-        # what is to be said of the data was said when it was trained on
+        # warnings about the data were shown at training time
         warnings.simplefilter("ignore", FastmaskWarning)
         return table_of(run, data, fixes=False).root

@@ -1,4 +1,4 @@
-"""Tensors: the safetensors files of a fold: the weights of an epoch, its OOF probabilities."""
+"""Tensors: the safetensors files of a fold, with the weights and the OOF probabilities of an epoch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def save_network(network: torch.nn.Module, path: Path) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
-    """Write tensors, and a text by its name if there is one, as safetensors beside `path`, and rename into place.
+    """Write tensors and optionally one named text as safetensors.
 
-    No more than one, since safetensors does not keep their order: the same tensors give the same bytes. Raises OSError
-    where the disk does not take them.
+    Only one, because safetensors does not keep the order of several, and the same tensors must give the same bytes.
+    Raises OSError if the disk is full.
     """
     with replacing(path, parents=False) as beside:
-        # safetensors would let nobody else read the file
+        # safetensors would make the file unreadable for other users
         beside.touch()
         mode = beside.stat().st_mode
         try:
@@ -49,17 +49,17 @@ def _system_error(number: int, words: str, path: str) -> OSError:
 
 
 def checkpoint_file(folder: Path, epoch: int) -> Path:
-    """Where a fold keeps the weights of an epoch."""
+    """The file of the weights of an epoch."""
     return folder / f"epoch{epoch:03d}.safetensors"
 
 
 def oof_file(folder: Path, epoch: int) -> Path:
-    """Where a fold keeps the OOF probabilities of an epoch."""
+    """The file of the OOF probabilities of an epoch."""
     return folder / f"oof-{epoch:03d}.safetensors"
 
 
 def read_oof(folder: Path, epoch: int) -> np.ndarray:
-    """(N of the fold, classes of all heads) OOF probabilities of an epoch, in the table's order."""
+    """(photos of the fold, classes of all heads) OOF probabilities of an epoch, in the table's order."""
     path = oof_file(folder, epoch)
     try:
         with safe_open(path, framework="numpy") as file:

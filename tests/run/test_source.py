@@ -32,7 +32,7 @@ def test_other_data_is_refused(finished_run: Run, tmp_path: Path) -> None:
     from fastmask.data.sample import write_sample
 
     other = write_sample(tmp_path / "other", persons=6, seed=5)
-    with pytest.raises(UsageError, match=r"lacks \d+ of the photos of .*; name where they lie by --data"):
+    with pytest.raises(UsageError, match=r"lacks \d+ of the photos of .*; name their folder with --data"):
         table_of(finished_run, str(other))
 
 
@@ -71,7 +71,7 @@ def test_photos_of_a_csv_that_moved_are_found_by_their_folder(csv_run: tuple[Run
 def test_a_place_without_the_photos_is_refused(csv_run: tuple[Run, Path], tmp_path: Path, option: str) -> None:
     (tmp_path / "empty").mkdir()
     for read in (photos_of, table_of):
-        with pytest.raises(UsageError, match="nowhere is not a folder; expected the one in which the photos of"):
+        with pytest.raises(UsageError, match="nowhere is not a folder; expected the current one of the photos of"):
             read(csv_run[0], **{option: str(tmp_path / "nowhere")})
         with pytest.raises(UsageError, match="empty lacks 180 of the photos of .*, such as 00000.jpg"):
             read(csv_run[0], **{option: str(tmp_path / "empty")})
@@ -118,5 +118,5 @@ def test_a_path_that_leads_out_is_refused(run_copy: Path, path: str) -> None:
         text = (run_copy / name).read_text()
         first = text.splitlines()[1].split(",")[0]
         (run_copy / name).write_text(text.replace(f"{first},", f"{path},", 1))
-    with pytest.raises(DataError, match="lies outside its data"):
+    with pytest.raises(DataError, match="is outside its data"):
         photos_of(Run.load(run_copy))
