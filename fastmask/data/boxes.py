@@ -1,4 +1,4 @@
-"""Boxes: a CSV of where the face of each photo is, from any detector, and a photo cut to the face or a part of it."""
+"""Boxes: a CSV of the face in each photo, by any detector, and photos cut to the face or a part of it."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ import numpy as np
 import pandas as pd
 
 from fastmask.system.errors import DataError, UsageError
-from fastmask.system.files import read_strings
+from fastmask.system.files import read_rows
 
 BOX = ("x0", "y0", "x1", "y1")
 SCORE = "score"
-# right and left are the person's own
+# right and left are the person's
 POINTS = ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")
 LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 COLUMNS = ("path", *BOX, SCORE, *LANDMARKS)
 REGIONS = ("face", "forehead", "nose-to-chin", "chin-to-neck")
 DEFAULT_MARGIN, MOST_MARGIN = 0.3, 10.0
 
-# the lines of the eyes, the tip of the nose and the mouth, as shares of the height of a box that has no landmarks:
-# the medians of MTCNN's and RetinaFace's boxes
+# the heights of the eyes, the tip of the nose and the mouth in a box without landmarks, as shares of its height: the
+# medians of MTCNN's and RetinaFace's boxes
 _SHARES = (0.40, 0.59, 0.765)
-# from the mouth down to the chin, and from the chin down the neck, as shares of the way from the eyes to the mouth, and
-# to the chin
+# mouth to chin over eyes to mouth, and the visible part of the neck over eyes to chin
 _CHIN, _NECK = 0.65, 0.5
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-# pixels that no photo has
+# pixels, more than any photo has
 _MOST = 1e6
 
 Rectangle = tuple[float, float, float, float]
 
 
 class Face(NamedTuple):
-    """A face in pixels of the photo as a person sees it, turned as its EXIF says: x0 < x1, y0 < y1, 0 is an edge.
+    """A face in pixels of the photo after its EXIF rotation: x0 < x1, y0 < y1, the photo starts at 0.
 
-    `score` is NaN where nobody knows it; `landmarks` are the numbers of the columns LANDMARKS, in order.
+    `score` is NaN where unknown; `landmarks` are the numbers of the columns LANDMARKS, in order.
     """
 
     x0: float
@@ -67,10 +66,10 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Framing:
-    """How photos are cut to their faces: the output's (height, width), the margin and the region.
+    """How photos are cut to their faces: the (height, width) of the result, the margin and the region.
 
-    `margin` widens the region by that share of its width and of its height on each side. Raises UsageError for a
-    margin or a region that does not exist.
+    `margin` widens the region on each side, as a share of its width and of its height. Raises UsageError for an invalid
+    margin or region.
     """
 
     size: tuple[int, int]
@@ -86,30 +85,35 @@ class Framing:
             raise UsageError(f"--region is {self.region!r}; expected one of {', '.join(REGIONS)}.")
 
     def window(self, face: Face | None, height: int, width: int) -> Window:
-        """The pixels that are cut of a photo of that size; without a face the whole photo as far as the shape allows.
+        """The pixels to cut out of a photo of that size; without a face as much of its middle as the shape allows.
 
-        What does not fit into the photo is moved into it, and made smaller where it is larger than the photo.
+        A window that exceeds the photo is moved inside, and shrunk where it is larger than the photo.
         """
         if face is None:
             return fit((0, 0, width, height), self.size, height, width)
-        return fit(widen(region_of(face, self.region), self.margin), self.size, height, width)
+        x0, y0, x1, y1 = region_of(face, self.region)
+        wide, high = self.margin * (x1 - x0), self.margin * (y1 - y0)
+        return fit((x0 - wide, y0 - high, x1 + wide, y1 + high), self.size, height, width)
 
     def cut(self, photo: np.ndarray, face: Face | None) -> np.ndarray:
-        """(H, W, 3) uint8 -> (height, width, 3) uint8 of the size."""
-        return cut(photo, self.window(face, *photo.shape[:2]), self.size)
+        """(H, W, 3) uint8 -> the window scaled to (height, width, 3): by area means to shrink it, else bilinear."""
+        window, (height, width) = self.window(face, *photo.shape[:2]), self.size
+        part = photo[window.y0 : window.y1, window.x0 : window.x1]
+        how = cv2.INTER_AREA if part.shape[0] * part.shape[1] > height * width else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(part, (width, height), interpolation=how))
 
 
 def region_of(face: Face, region: str) -> Rectangle:
-    """The rectangle of a part of the face: as wide as the box, from above to below as follows.
+    """The rectangle of a part of the face, as wide as the box.
 
     - face: the box.
     - forehead: the top of the box to the eyes.
     - nose-to-chin: midway between the eyes and the tip of the nose, to the chin.
-    - chin-to-neck: midway between the mouth and the chin, to half the way from the eyes to the chin below the chin.
+    - chin-to-neck: midway between the mouth and the chin, to half the eyes-to-chin distance below the chin.
 
-    The heights of the eyes, the nose and the mouth are those of the landmarks; where there are none, or they do not
-    stand one below the other as in a face that is upright, they are fixed shares of the box. The chin follows from
-    them. The regions are those of a contest team that let models of each vote.
+    The heights of the eyes, the nose and the mouth are those of the landmarks; without landmarks, or where these are
+    not in the order of an upright face, they are fixed shares of the box. The chin follows from them. A contest team
+    let models of these regions vote.
     """
     eyes, nose, mouth = _lines(face)
     chin = mouth + _CHIN * (mouth - eyes)
@@ -133,17 +137,10 @@ def _lines(face: Face) -> tuple[float, float, float]:
     return eyes, nose, mouth
 
 
-def widen(rectangle: Rectangle, margin: float) -> Rectangle:
-    """The rectangle with `margin` times its width, and its height, more on each side."""
-    x0, y0, x1, y1 = rectangle
-    beside, above = margin * (x1 - x0), margin * (y1 - y0)
-    return x0 - beside, y0 - above, x1 + beside, y1 + above
-
-
 def fit(rectangle: Rectangle, size: tuple[int, int], height: int, width: int) -> Window:
     """The rectangle grown around its centre to the shape of `size` (height, width), inside a photo of height x width.
 
-    One that is larger than the photo becomes the largest of that shape; one that sticks out is moved inside.
+    It is shrunk to the photo where it is larger, and moved inside where it exceeds an edge.
     """
     x0, y0, x1, y1 = rectangle
     shape = size[1] / size[0]
@@ -155,28 +152,20 @@ def fit(rectangle: Rectangle, size: tuple[int, int], height: int, width: int) ->
 
 
 def _within(centre: float, length: float, end: int) -> tuple[int, int]:
-    """Whole pixels from 0 to `end`, `length` long, as near around the centre as there is room; at least one."""
+    """Whole pixels from 0 to `end`, `length` long but at least one, as near to the centre as possible."""
     pixels = min(max(_nearest(length), 1), end)
     start = min(max(_nearest(centre - pixels / 2), 0), end - pixels)
     return start, start + pixels
 
 
 def _nearest(value: float) -> int:
-    # `round` goes to the even one of two, so that a box moved by a pixel would not move its window by one
+    # `round` rounds half to even, so that a box moved by a pixel would not move its window by one
     return int(np.floor(value + 0.5))
-
-
-def cut(photo: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 -> the window scaled to (height, width, 3): the mean of areas to shrink it, else bilinear."""
-    part = photo[window.y0 : window.y1, window.x0 : window.x1]
-    shrinks = part.shape[0] * part.shape[1] > size[0] * size[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, (size[1], size[0]), interpolation=how))
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """The faces of a CSV by the photo's path, None where no face was found; `lines` are those of the file."""
+    """The faces of a CSV by the photo's path, None where none was found; `lines` are their lines in the file."""
 
     file: Path
     faces: Mapping[str, Face | None]
@@ -188,16 +177,12 @@ class Boxes:
         if missing:
             raise DataError(
                 f"{self.file} has no row for {missing[0]} ({len(missing)} of {len(paths)} photos have none, its first "
-                f"is for {next(iter(self.faces))}); find the faces of these photos with fastmask faces, or add a row "
-                "with empty cells where there is none."
+                f"is for {next(iter(self.faces))}); find the faces of these photos with fastmask faces, or add rows "
+                "with empty cells for photos without a face."
             )
 
-    def without(self, paths: Iterable[str]) -> int:
-        """How many of the photos have a row that says that no face was found."""
-        return sum(self.faces[path] is None for path in paths)
-
     def cut(self, photo: np.ndarray, path: str, framing: Framing) -> np.ndarray:
-        """The photo at `path`, (H, W, 3) uint8, cut to its face; raises DataError for a box that lies beside it."""
+        """The photo at `path`, (H, W, 3) uint8, cut to its face; raises DataError for a box outside the photo."""
         face = self.faces[path]
         height, width = photo.shape[:2]
         if face is not None and not (face.x0 < width and face.y0 < height and face.x1 > 0 and face.y1 > 0):
@@ -208,7 +193,7 @@ class Boxes:
         return framing.cut(photo, face)
 
     def digest(self, paths: Iterable[str] | None = None) -> str:
-        """A SHA-256 of what photos are cut by, in any order, of some photos or of all."""
+        """SHA-256 of the boxes and landmarks of some photos, or all, in any order."""
         found = hashlib.sha256()
         for path in sorted(self.faces if paths is None else paths):
             face = self.faces[path]
@@ -220,7 +205,7 @@ class Boxes:
 class FaceCut:
     """Cuts photos to their faces: a callable (photo, path) -> (height, width, 3) uint8 of the framing's size.
 
-    `names` say for the path of each photo which row of the boxes is its. Raises DataError where one has no row.
+    `names` maps the path of each photo to its path in the boxes. Raises DataError where one has no row.
     """
 
     def __init__(self, boxes: Boxes, framing: Framing, names: Mapping[str, str]) -> None:
@@ -232,49 +217,46 @@ class FaceCut:
         return self.boxes.cut(photo, self._name(path), self.framing)
 
     def check_cut(self, photo: np.ndarray) -> np.ndarray:
-        """A photo that came without its path; raises UsageError unless it has been cut already."""
+        """A photo given without its path; raises UsageError unless it has the framing's size."""
         if photo.shape[:2] != self.framing.size:
             raise UsageError(
-                f"A photo is {photo.shape[0]} high and {photo.shape[1]} wide, and comes without a path by which its "
-                f"face would be known: give its path, or the photo cut to {self.framing.size[0]} by "
-                f"{self.framing.size[1]}."
+                f"A photo is {photo.shape[0]} high and {photo.shape[1]} wide and given without its path, so its "
+                f"face is unknown; give its path, or the photo cut to {self.framing.size[0]} by {self.framing.size[1]}."
             )
         return photo
 
     def mark(self, path: str | Path) -> str:
-        """What the photo at `path` is cut by, as text."""
+        """The framing and the face of the photo at `path`, as text."""
         face = self.boxes.faces[self._name(path)]
         return f"{self.framing} {None if face is None else (*face[:4], face.landmarks)}"
 
     def joined(self, other: FaceCut) -> FaceCut:
-        """Of the photos of both, which are cut alike."""
+        """A cut of the photos of both."""
         return FaceCut(self.boxes, self.framing, {**self.names, **other.names})
 
     def without(self) -> int:
-        """How many of the photos have no face, and stay whole."""
-        return self.boxes.without(self.names.values())
+        """How many of the photos have no face and are not cut."""
+        return sum(self.boxes.faces[name] is None for name in self.names.values())
 
     def digest(self) -> str:
-        """SHA-256 of what all photos are cut by."""
+        """SHA-256 of the boxes and landmarks of all photos."""
         return self.boxes.digest(sorted(set(self.names.values())))
 
     def _name(self, path: str | Path) -> str:
         if str(path) not in self.names:
-            raise DataError(f"{self.boxes.file} was not read for {path}, so nobody knows where its face is.")
+            raise DataError(f"{self.boxes.file} was not read for {path}, so its face is unknown.")
         return self.names[str(path)]
 
 
 def read_boxes(file: str | Path) -> Boxes:
-    """Read a CSV of faces: path, x0, y0, x1, y1, and perhaps score and the ten columns LANDMARKS, in pixels.
+    """Read a CSV of faces: path, x0, y0, x1, y1, optionally score and the ten columns LANDMARKS, in pixels.
 
-    The paths are those of the data, relative to the folder of its photos. Empty cells say that no face was found. Of
-    several rows of a photo the one with the highest score is taken, then the largest box, then the first row. Raises
-    UsageError if there is no such file, DataError naming line and column of what cannot be used.
+    Paths are relative to the folder of the photos. Empty cells mean that no face was found. Of several rows of a photo
+    the one with the highest score is taken, then the largest box, then the first row. Raises UsageError if there is no
+    such file, DataError naming line and column of an invalid cell.
     """
     file = Path(file)
-    frame = read_strings(file, ("path", *BOX))
-    if frame.empty:
-        raise DataError(f"{file} has no rows; expected one a photo.")
+    frame = read_rows(file, ("path", *BOX))
     marks = _landmark_columns(file, list(frame.columns))
     faces: dict[str, Face | None] = {}
     lines: dict[str, int] = {}
@@ -291,12 +273,12 @@ def read_boxes(file: str | Path) -> Boxes:
 def _landmark_columns(file: Path, header: Sequence[str]) -> tuple[str, ...]:
     """The columns of the landmarks, all or none."""
     missing = [column for column in LANDMARKS if column not in header]
-    if 0 < len(missing) < len(LANDMARKS):
-        raise DataError(
-            f"{file} has no column {missing[0]!r}, but others of the landmarks; expected all of {', '.join(LANDMARKS)} "
-            "or none."
-        )
-    return () if missing else LANDMARKS
+    if len(missing) == len(LANDMARKS):
+        return ()
+    if missing:
+        every = ", ".join(LANDMARKS)
+        raise DataError(f"{file} has no column {missing[0]!r}, but other landmarks; expected all of {every}, or none.")
+    return LANDMARKS
 
 
 def _read_row(row: Mapping[str, str], marks: Sequence[str]) -> tuple[str, Face | None]:
@@ -336,23 +318,17 @@ def _number(row: Mapping[str, str], column: str) -> float:
 
 
 def _rank(face: Face | None) -> tuple[float, float]:
-    """What the best of several rows of a photo has the most of."""
+    """The order of several rows of a photo, the best last."""
     if face is None:
         return -np.inf, -1.0
     return (-np.inf if np.isnan(face.score) else face.score), face.area
 
 
 def to_frame(paths: Sequence[str], faces: Sequence[Face | None]) -> pd.DataFrame:
-    """One row a photo with COLUMNS, as `read_boxes` reads it; NaN, an empty cell, where there is no face."""
-    rows = [_cells(face) for face in faces]
-    numbers = np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS) - 1)
-    frame = pd.DataFrame(numbers, columns=list(COLUMNS[1:]))
-    frame.insert(0, "path", pd.Series(list(paths), dtype=str))
-    return frame
-
-
-def _cells(face: Face | None) -> list[float]:
-    nothing = float("nan")
-    if face is None:
-        return [nothing] * (len(COLUMNS) - 1)
-    return [*face[:4], face.score, *(face.landmarks or [nothing] * len(LANDMARKS))]
+    """One row per photo with COLUMNS, as `read_boxes` reads it; NaN, an empty cell, where there is no face."""
+    rows = [
+        (path,) if face is None else (path, *face[:5], *(face.landmarks or ()))
+        for path, face in zip(paths, faces, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS[: max(map(len, rows), default=1)])).reindex(columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(COLUMNS[1:], np.float64))

@@ -1,4 +1,4 @@
-"""The contest's folder: train.csv with a row a person, and seven photos of each."""
+"""The contest's folder: train.csv with a row per person, and seven photos of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastmask.data.photo import SUFFIXES, leaves
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, MissingPhotoError, UsageError
-from fastmask.system.files import read_strings
+from fastmask.system.files import read_rows
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
 AGES = (0.0, 150.0)
@@ -56,8 +56,17 @@ def contest_folder(data: str | Path) -> Path:
     found = "an empty or other folder" if folder.is_dir() else "no such folder"
     raise UsageError(
         f"{folder} is not a contest folder ({found}): expected {folder / 'train.csv'} or "
-        f"{folder / 'train' / 'train.csv'}. Name one with --data, or a CSV, or a folder a class; or try --data sample."
+        f"{folder / 'train' / 'train.csv'}. Name one with --data, or a CSV, a folder per class, or sample."
     )
+
+
+def is_contest(data: Path) -> bool:
+    """Whether there is a contest folder at `data`."""
+    try:
+        contest_folder(data)
+    except UsageError:
+        return False
+    return True
 
 
 def read_contest(
@@ -68,9 +77,9 @@ def read_contest(
 ) -> Table:
     """Read the contest's train.csv and the seven photos of each of its persons.
 
-    The person is the column `path`, never `id`, which repeats. `on_fault` is called with a DataError naming file, row
-    and column for each thing that cannot be used, which is then left out. Photos are found by their stem, whatever
-    their extension, but not opened (`check_photos` does).
+    The person is the column `path`, not `id`, which repeats. `on_fault` is called with a DataError naming file, row and
+    column for each fault, and what it is about is then left out. Photos are found by their stem, with any extension,
+    but not opened (`check_photos` does).
     """
     folder = contest_folder(data)
     heads = contest_heads(age_bounds, score_age_bounds)
@@ -87,18 +96,16 @@ def read_contest(
 
 
 def _read_persons(file: Path, heads: Heads, on_fault: OnFault) -> pd.DataFrame:
-    frame = read_strings(file, CONTEST_COLUMNS)
-    if frame.empty:
-        raise DataError(f"{file} has no rows; expected one a person.")
+    frame = read_rows(file, CONTEST_COLUMNS, "person")
     faults = [_fault_of(row, heads) for row in frame.itertuples()]
     for i in frame["path"].duplicated().to_numpy().nonzero()[0]:
-        faults[i] = faults[i] or f"column path: {frame['path'].iloc[i]!r} stands twice; remove one row."
+        faults[i] = faults[i] or f"column path: {frame['path'].iloc[i]!r} is duplicated; remove one row."
     for line, fault in zip(frame.index, faults, strict=True):
         if fault:
             on_fault(DataError(f"{file}, line {line}, {fault}"))
     frame = frame[[not fault for fault in faults]].copy()
     frame["age"] = frame["age"].astype(float)
-    frame["age_band"] = [heads["age"].decode(c) for c in heads["age"].band(frame["age"].to_numpy())]
+    frame["age_band"] = heads["age"].decode_all(heads["age"].band(frame["age"].to_numpy()))
     return frame
 
 
@@ -118,16 +125,16 @@ def _fault_of(row: Any, heads: Heads) -> str:
 
 
 def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
-    """stem -> file name of the photos in a person's folder; seven where nothing is wrong."""
+    """stem -> file name of the photos in a person's folder; seven without faults."""
     try:
         names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
         kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
-        on_fault(kind(f"{folder} cannot be read ({error.strerror}), but {csv} names it; add it or remove the row."))
+        on_fault(kind(f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."))
         return {}
     linked = next((name for name in names if leaves(folder / name, folder.parent)), None)
     if linked is not None:
-        on_fault(DataError(f"{folder / linked} is a link out of {folder.parent}; put the photo itself there."))
+        on_fault(DataError(f"{folder / linked} is a link out of {folder.parent}; copy the photo there."))
         return {}
     photos: dict[str, str] = {}
     for name in names:
@@ -135,16 +142,13 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
         if suffix.lower() not in SUFFIXES:
             continue
         if stem not in MASK_OF_STEM:
-            what = f"{folder / name} is none of the seven photos {', '.join(MASK_OF_STEM)}; remove or rename it."
-            on_fault(DataError(what))
+            expected = ", ".join(MASK_OF_STEM)
+            on_fault(DataError(f"{folder / name} is not one of the seven photos {expected}; remove or rename it."))
         elif stem in photos:
             on_fault(DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}."))
         else:
             photos[stem] = name
+    endings = ", ".join(SUFFIXES)
     for stem in (s for s in MASK_OF_STEM if s not in photos):
-        on_fault(
-            MissingPhotoError(
-                f"{folder} has no photo called {stem} (any of {', '.join(SUFFIXES)}); expected seven photos."
-            )
-        )
+        on_fault(MissingPhotoError(f"{folder} has no photo called {stem} (any of {endings}); expected seven photos."))
     return photos

@@ -1,4 +1,4 @@
-"""Fixes: a table of corrected labels, applied once to what was read."""
+"""Fixes: a CSV of corrected labels, applied to a table."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_strings
 
 PERSON = "person"
-# the column that is not empty where a model proposes a correction that nobody has looked at
+# the column that is not empty for corrections that a model proposes and no person has checked
 PROPOSED = "proposed"
-# the first letters that a misspelt name still has
+# first letters that a misspelt name has in common with the right one
 _ALIKE = 4
 
 
 def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> Table:
     """The table with the corrections of a CSV: person or path (or both columns), column, value.
 
-    `column` is a head, and `value` its class, the number that its class follows from, or nothing for unknown; or
-    `person`, and `value` the person whose photos these are as well. `on_fault` is called with a DataError for a row
-    that matches no photo, asks for what is not there, or corrects what another row has corrected. Raises UsageError for
-    a table that has been corrected by another file; warns of a class that no photo is left of.
+    `column` is a head, with a `value` that is its class, the number of its band, or nothing for unknown; or `person`,
+    with a `value` that is another person, to whom these photos belong. `on_fault` is called with a DataError for a row
+    that matches no photo, has an invalid column or value, or corrects a cell again. Raises UsageError for a table that
+    another file has corrected; warns of a class without photos.
     """
     if table.reading.get("fixes"):
-        raise UsageError(f"{table.reading['fixes']} corrects the table already; put the rows of {file} into that.")
+        raise UsageError(f"{table.reading['fixes']} corrects the table already; add the rows of {file} to that file.")
     fixes = read_strings(Path(file), ("column", "value"))
     keys = [c for c in (PERSON, "path") if c in fixes.columns]
     if not keys:
-        raise DataError(f"{file} has no column 'person' and none 'path'; found {', '.join(fixes.columns)}.")
+        raise DataError(f"{file} has neither column person nor path; found {', '.join(fixes.columns)}.")
     if "path" in keys:
         fixes["path"] = [path_in(table.root, cell) for cell in fixes["path"]]
-    # found by what was read: a correction does not hide the rows of the next one
-    making = _Making(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved(fixes))
+    # rows are found in the original table, so that corrections do not depend on each other
+    fixing = _Fixing(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved(fixes))
     for line, fix in fixes.iterrows():
-        if fault := making.correct(fix):
+        if fault := fixing.correct(fix):
             on_fault(DataError(f"{file}, line {line}, {fault}"))
-    _warn_of_emptied(table, making.frame, file)
+    _warn_of_emptied(table, fixing.frame, file)
     unseen = int((fixes[PROPOSED] != "").sum()) if PROPOSED in fixes.columns else 0
     if unseen:
         warnings.warn(
-            f"{unseen} corrections of {file} are a model's own, as their column {PROPOSED} says: a score on labels "
-            "that predictions have changed flatters. Look at each photo, and empty that cell of those you have seen.",
+            f"{unseen} corrections of {file} are proposed by a model (column {PROPOSED}): a score on labels that "
+            "predictions have changed is too good. Look at each photo, and empty the cell where you agree.",
             FastmaskWarning,
             stacklevel=2,
         )
-    return replace(table, frame=making.frame, reading={**table.reading, "fixes": str(file)}, proposed=unseen)
+    return replace(table, frame=fixing.frame, reading={**table.reading, "fixes": str(file)}, proposed=unseen)
 
 
 def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) -> None:
@@ -60,30 +60,30 @@ def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) ->
         gone = sorted(set(table.frame[head]) - set(corrected[head]) - {""})
         if gone:
             warnings.warn(
-                f"After {file} no photo is left of {head} {', '.join(gone)}, which stays a class nevertheless; "
-                "give the classes of a CSV by heads in --config to leave it out.",
+                f"After {file} no photo has {head} {', '.join(gone)}, which is still a class; to drop it, name the "
+                "classes of a CSV as heads in --config.",
                 FastmaskWarning,
                 stacklevel=3,
             )
 
 
 def path_in(root: Path, cell: str) -> str:
-    """A photo's path as the table has it; "" stays."""
+    """A photo's path relative to `root`; "" stays."""
     path = Path(cell)
     inside = path.is_absolute() and path.is_relative_to(root.absolute())
     return (path.relative_to(root.absolute()) if inside else path).as_posix() if cell else ""
 
 
 def _moved(fixes: pd.DataFrame) -> set[str]:
-    """The persons of whom all photos are put under another name."""
+    """The persons whose photos are all assigned to another person."""
     if PERSON not in fixes.columns:
         return set()
     whole = (fixes["column"] == PERSON) & (fixes["path"] == "" if "path" in fixes.columns else True)
     return set(fixes[PERSON][whole]) - {""}
 
 
-class _Making:
-    """The corrected frame in the making: whose rows are where, and which cells are corrected already."""
+class _Fixing:
+    """The frame that is corrected, the rows of each person and path, and the cells that are corrected already."""
 
     def __init__(self, table: Table, rows_of: Mapping[str, Mapping[str, np.ndarray]], moved: set[str]) -> None:
         self.frame, self.heads, self.rows_of, self.moved = table.frame.copy(), table.heads, rows_of, moved
@@ -96,9 +96,7 @@ class _Making:
             rows, column = self._rows(fix), fix["column"]
             cells = {(column, int(row)) for row in rows}
             if cells & self.done:
-                raise DataError(
-                    f"column column: a line before has corrected {column} of the same photo; remove one of the two."
-                )
+                raise DataError(f"column column: another line corrects {column} of the same photo; remove one of them.")
             self._set(rows, column, fix["value"])
             self.done |= cells
         except DataError as fault:
@@ -106,7 +104,7 @@ class _Making:
         return None
 
     def _rows(self, fix: pd.Series) -> np.ndarray:
-        """The photos that a correction names: a person's, one by its path, or one of a person's."""
+        """The photos of a correction: those of a person, or one by its path, or both."""
         named = [key for key in self.rows_of if fix[key]]
         if not named:
             either = " or ".join(self.rows_of)
@@ -140,15 +138,15 @@ class _Making:
 
     def _move(self, rows: np.ndarray, person: str) -> None:
         if person not in self.persons:
-            raise DataError(f"column value: {person!r} is no person of the data{_hint(person, self.persons)}")
+            raise DataError(f"column value: {person!r} is not a person of the data{_hint(person, self.persons)}")
         if person in self.moved:
-            # otherwise who is whom would depend on the order of the rows, and one person could end under two names
-            raise DataError(f"column value: another line puts {person!r} under another name; give that one here too.")
+            # otherwise the result would depend on the order of the rows
+            raise DataError(f"column value: another line assigns {person!r} to another person; use that one here too.")
         self.frame.loc[rows, PERSON] = person
 
 
 def _hint(name: str, names: Iterable[str]) -> str:
-    """The nearest of `names`, to end a sentence; looking through all photos would take a second a row."""
+    """The end of a sentence, with the nearest of `names`; searching all photos would take a second per row."""
     alike = [n for n in names if n[:_ALIKE] == name[:_ALIKE]]
     near = [n for n in alike if n.startswith(name)][:1] or difflib.get_close_matches(name, alike, n=1)
     return f"; did you mean {near[0]!r}?" if near and name else "."

@@ -1,4 +1,4 @@
-"""Folds: which fold validates which photo, with each person whole."""
+"""Folds: the fold that validates each photo, the same for all photos of a person."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, Stratified
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
-from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError, cell_error
 from fastmask.system.files import read_strings, require_columns
 from fastmask.system.text import join_some
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
-    "backgrounds that it has seen: the score will flatter, and says nothing about new people. Use it to see the leak."
+    "backgrounds that it has seen: the score is too good, and not one for new people. Use it to measure the leak."
 )
-# of the persons, where the folds do not part them
+# parts of the persons, where the folds do not separate them
 _PARTS = 5
 
 
@@ -30,23 +30,23 @@ def assign_folds(
 ) -> np.ndarray:
     """The fold 0 ... k-1 of every photo, (N,) int64, by scikit-learn's stratified (group) K-fold.
 
-    `stratify` is a head's name (its labels as trained) or "joint"; None takes the table's own. `group` "person" keeps
-    each person in one fold; None or "none" gives the leaky split of the report, with a warning. Warns of classes with
-    fewer persons than folds; raises UsageError where folds are fewer than 2 or more than persons.
+    `stratify` is a head's name (its training labels) or "joint"; None takes the table's. `group` "person" keeps each
+    person in one fold; None or "none" is the leaky split of the report, with a warning. Warns of classes with fewer
+    persons than folds; raises UsageError unless there are 2 folds or more, and as many persons.
     """
     if group not in ("person", "none", None):
         raise UsageError(f"group is 'person' or 'none', found {group!r}.")
     grouped = group == "person"
     units = table.persons if grouped else np.arange(len(table))
     _check_count(k, len(set(units)), "persons" if grouped else "photos")
-    labels = _strata(table, stratify or table.stratify)
+    labels = target_of(table.heads, table.train_y, stratify or table.stratify)
     _warn_of_rare(table, labels, units, k, stratify or table.stratify)
     if not grouped:
         warnings.warn(LEAK_WARNING, FastmaskWarning, stacklevel=2)
     folds = _split(labels, units if grouped else None, k, seed)
     empty = sorted(set(range(k)) - set(folds.tolist()))
     if empty:
-        raise UsageError(f"The photos cannot be dealt into {k} folds, fold {empty[0]} stays empty; take fewer folds.")
+        raise UsageError(f"Fold {empty[0]} of {k} would be empty; take fewer folds.")
     if grouped:
         check_whole(table.persons, folds)
     return folds
@@ -55,8 +55,8 @@ def assign_folds(
 def read_folds(table: Table, file: str | Path, group: str | None = "person") -> np.ndarray:
     """The folds of every photo, (N,) int64, from a CSV with fold and path or person, such as a run's folds.csv.
 
-    Raises DataError for a row whose fold is no number or which names nothing in the table, for a photo without a fold,
-    a number left out, and, unless `group` is "none", a person in two folds.
+    Raises DataError for a row with an invalid fold or an unknown photo or person, for a photo without a fold, a gap in
+    the folds, and, unless `group` is "none", a person in two folds.
     """
     file = Path(file)
     frame = read_strings(file, ("fold",))
@@ -66,14 +66,14 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     fold_of: dict[str, int] = {}
     for line, name, fold in zip(frame.index, frame[key], frame["fold"], strict=True):
         if re.fullmatch("[0-9]{1,4}", fold) is None:
-            raise DataError(f"{file}, line {line}, column fold: found {fold!r}, expected a whole number from 0.")
+            raise cell_error(file, line, "fold", fold, "a whole number from 0")
         if name not in known:
-            raise DataError(f"{file}, line {line}, column {key}: {name!r} is not among the photos; remove the row.")
+            raise DataError(f"{file}, line {line}, column {key}: {name!r} is not in the data; remove the row.")
         if fold_of.setdefault(name, int(fold)) != int(fold):
             raise DataError(f"{file}, line {line}, column fold: {name!r} has fold {fold_of[name]} and {fold}.")
     missing = table.frame[key][~table.frame[key].isin(list(fold_of))]
     if len(missing):
-        raise DataError(f"{file} gives {len(missing)} photos no fold, such as {key} {missing.iloc[0]!r}; add them.")
+        raise DataError(f"{file} has no fold for {len(missing)} photos, such as {key} {missing.iloc[0]!r}; add them.")
     folds = table.frame[key].map(fold_of).to_numpy(np.int64)
     if len(set(folds)) != folds.max() + 1 or folds.max() < 1:
         raise DataError(f"{file} has the folds {sorted(set(folds.tolist()))}; expected 0, 1, … without a gap.")
@@ -83,20 +83,19 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
 
 
 def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
-    """Raise UsageError naming a person whose photos lie in two folds."""
+    """Raise UsageError naming a person with photos in two folds."""
     first: dict[str, int] = {}
     for person, fold in zip(persons, folds, strict=True):
         if first.setdefault(person, fold) != fold:
-            raise UsageError(
-                f"Person {person} lies in folds {first[person]} and {fold}: photos of one person must share one."
-            )
+            both = f"{first[person]} and {fold}"
+            raise UsageError(f"Person {person} is in folds {both}; all photos of a person must be in one.")
 
 
 def whole_parts(folds: np.ndarray, persons: np.ndarray) -> np.ndarray:
-    """(N,) into which part each photo is dealt, so that what is fitted on some of (N,) persons is scored on others.
+    """(N,) parts of the photos by which a rule is fitted on some of the (N,) persons and scored on the others.
 
-    The folds themselves, or, where there is but one or they tear persons apart, a fifth of the persons each. There must
-    be two persons or more.
+    They are the folds, or, where there is only one fold or persons are split, a fifth of the persons each. Needs two
+    persons or more.
     """
     owner = np.unique(persons, return_inverse=True)[1]
     count = int(owner.max()) + 1
@@ -116,12 +115,8 @@ def _check_count(k: int, units: int, what: str) -> None:
         raise UsageError(f"--folds is {k}, but there are only {units} {what}; take at most {units}.")
 
 
-def _strata(table: Table, stratify: str) -> np.ndarray:
-    return target_of(table.heads, table.train_y, stratify)
-
-
 def units_of_classes(labels: np.ndarray, units: np.ndarray) -> pd.Series:
-    """How many persons (or photos) each class of (N,) labels stands on, by its number; -1 is left out."""
+    """The number of persons (or photos) of each class of (N,) labels; -1 is left out."""
     known = labels != UNKNOWN
     return pd.Series(units[known]).groupby(labels[known]).nunique()
 
@@ -146,7 +141,7 @@ def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, s
 def _split(labels: np.ndarray, groups: np.ndarray | None, k: int, seed: int) -> np.ndarray:
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
     folds = np.full(len(labels), -1, np.int64)
-    # scikit-learn refuses when every class is rarer than k; one stratum then is no worse than what it would do
+    # scikit-learn raises when every class is rarer than k, so then all are one stratum
     labels = np.unique(labels, return_inverse=True)[1]
     counts = np.bincount(labels)
     strata = labels if counts.max() >= k else np.zeros_like(labels)

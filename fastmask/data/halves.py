@@ -1,4 +1,4 @@
-"""Halves: half-face CutMix, where one side of a photo is a partner's (CutMix: Yun et al. 2019; faces: the contest)."""
+"""Halves: half-face CutMix: one side of a photo is replaced by a partner's (CutMix: Yun et al. 2019)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fastmask.heads import UNKNOWN, Head, Heads
 from fastmask.labels import mixed, soft_labels
 from fastmask.system.errors import UsageError
 
-# partners of the same joint class, of any, or else a joint class by its name
+# partners of the same joint class, or of any; otherwise the name of a joint class
 SAME, ANY = "same", "any"
 
 
 @dataclass(frozen=True)
 class Half:
-    """What becomes of a photo: a `share` of its width, on the left or the right, is the `partner`'s, a row's photo."""
+    """A `share` of a photo's width, on the left or the right, that is replaced by the row `partner`."""
 
     partner: int
     share: float
     left: bool
 
     def paste(self, photo: np.ndarray, other: np.ndarray) -> float:
-        """Write the partner's side into a photo, both (height, width, 3), and return the share that it now has."""
+        """Write the partner's side into a photo, both (height, width, 3), and return its actual share."""
         width = photo.shape[1]
         count = round(self.share * width)
         columns = slice(0, count) if self.left else slice(width - count, width)
@@ -35,12 +35,12 @@ class Half:
 
 
 class Halves:
-    """Draws for each photo whether a side of it becomes a partner's, whose, and how much of it.
+    """Draws for each photo whether a side of it is replaced, by which partner, and how much of it.
 
-    A photo is cut by a vertical line with `probability`; the share of its width that becomes the partner's is drawn
-    evenly from `shares`. The partner is any photo of the same joint class (`partner` "same"), of any class ("any"), or
-    of the joint class that is named, such as "incorrect female 60+". A photo without a partner stays as it is.
-    `classes` are the joint classes of all photos, -1 where unknown.
+    A photo is changed with `probability`; the share of its width that is the partner's is uniform in `shares`. The
+    partner is any photo of the same joint class (`partner` "same"), of any class ("any"), or of a joint class by its
+    name, such as "incorrect female 60+". A photo without a partner is not changed. `classes` are the joint classes of
+    all photos, -1 where unknown.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Halves:
             self._of_class = {-1: np.flatnonzero(classes == joint_class(heads, partner))}
 
     def draw(self, rng: np.random.Generator, row: int) -> Half | None:
-        """What `rng` draws for the photo of a row; None where it stays whole."""
+        """The change of the photo of a row; None where there is none."""
         if rng.random() >= self.probability:
             return None
         others = self._others(row)
@@ -72,12 +72,12 @@ class Halves:
         return None if partner == row else Half(partner, float(rng.uniform(*self.shares)), bool(rng.integers(2)))
 
     def labels(self, own: Tensor, others: Tensor, shares: Sequence[float]) -> Tensor:
-        """The soft labels of photos of which a share is a partner's, from the labels of both, of either kind."""
+        """The soft labels of photos that are a partner's by these shares, from the labels of both, hard or soft."""
         labels, partners = (soft_labels(y, self.heads) for y in (own, others))
         return mixed(labels, partners, torch.tensor(shares), self.heads)
 
     def _others(self, row: int) -> np.ndarray:
-        """The rows among which the partner is drawn."""
+        """The rows that the partner is drawn from."""
         if self.partner == ANY:
             return np.arange(len(self.classes))
         if self.partner != SAME:
@@ -101,7 +101,7 @@ def joint_class(heads: Heads, name: str) -> int:
 
 
 def _read(heads: Sequence[Head], text: str) -> Iterator[tuple[int, ...]]:
-    """The class numbers that a text may name, a class a head; not by all joint classes, which may be billions."""
+    """The class numbers that a text may name, one per head; without listing joint classes, which may be billions."""
     for code, name in enumerate(heads[0].classes):
         if len(heads) > 1 and text.startswith(f"{name} "):
             yield from ((code, *rest) for rest in _read(heads[1:], text[len(name) + 1 :]))

@@ -19,23 +19,23 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, UnreadableError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file
+# of those endings; Pillow has others, one of which (EPS) executes the file in another program
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 _ORIENTATION = 0x0112
-# control characters, and the bytes of a name that are no UTF-8
+# control characters, and bytes of a name that are not UTF-8
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-# what a photo at a path is cut to before anything else sees it
+# (photo, path) -> the photo cut to its face
 Cut = Callable[[np.ndarray, Path], np.ndarray]
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class TooLargeError(ValueError):
-    """A photo that would take gigabytes once it is decoded."""
+    """A photo that would take gigabytes when decoded."""
 
 
 def read_photo(path: str | Path) -> np.ndarray:
-    """Decode a photo to (height, width, 3) uint8 RGB, turned as its EXIF says, alpha laid on white.
+    """Decode a photo to (height, width, 3) uint8 RGB, rotated by its EXIF, transparency on white.
 
     Raises DataError naming the file if it is missing, empty, cut short or not an image.
     """
@@ -48,9 +48,8 @@ def read_bytes(path: str | Path) -> bytes:
         if not Path(path).is_file():
             raise UnreadableError(f"{path} is not a file; expected a photo there.")
         if Path(path).stat().st_size > limits.PHOTO_BYTES:
-            raise UnreadableError(
-                f"{path} is longer than {limits.PHOTO_BYTES >> 20} MB, which no photo is; replace it."
-            )
+            most = limits.PHOTO_BYTES >> 20
+            raise UnreadableError(f"{path} is longer than {most} MB, the limit of a photo; replace it.")
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read ({error.strerror}); expected a photo there.") from error
@@ -67,11 +66,11 @@ def decode_named(data: bytes, path: str | Path) -> np.ndarray:
         raise UnreadableError(f"{path} is not an image that can be read; replace it or remove its row.") from error
     except (TooLargeError, Image.DecompressionBombError) as error:
         raise UnreadableError(
-            f"{path} has too many pixels ({one_line(error)}), expected at most {limits.PIXELS}; scale it down or "
+            f"{path} has too many pixels ({one_line(error)}), expected at most {limits.PIXELS}; scale it down, or "
             "remove its row."
         ) from error
     except Exception as error:
-        # whatever a decoder stumbles at: nobody lists what Pillow raises for bytes that were tampered with
+        # it is not documented what Pillow raises for invalid bytes
         raise UnreadableError(
             f"{path} is damaged or cut short ({one_line(error)}); copy the file again or remove its row."
         ) from error
@@ -101,10 +100,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """The photos in a folder and the folders inside it, sorted; hidden ones are left out."""
+    """The photos in a folder and the folders inside it, sorted, without hidden ones."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
     shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    # Windows compares paths without regard to case, and the order of photos must be the same everywhere
+    # paths of Windows compare without case, and the order must be the same everywhere
     photos = sorted(shown, key=lambda path: path.parts)
     unnamed = next((p for p in photos if _UNWRITABLE.search(str(p))), None)
     if unnamed is not None:
@@ -116,7 +115,7 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def leaves(path: Path, folder: Path) -> bool:
-    """Whether `path`, which starts with `folder`, leads out of it by a link."""
+    """Whether `path`, which starts with `folder`, is or passes a link out of it."""
     between = [path, *path.parents[: len(path.parts) - len(folder.parts) - 1]]
     return any(p.is_symlink() for p in between) and not Path(os.path.realpath(path)).is_relative_to(
         os.path.realpath(folder)
@@ -124,9 +123,9 @@ def leaves(path: Path, folder: Path) -> bool:
 
 
 def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[int, int]]:
-    """Decode every photo once and return its (height, width); raises DataError naming the first that cannot be read.
+    """Decode every photo and return its (height, width), after `cut`; raises DataError naming an unreadable one.
 
-    Decoding is the only sure check: a file cut short has a perfect header. With `cut` the size is that of what it cuts.
+    Headers do not suffice: that of a truncated file is complete.
     """
 
     def size(path: Path) -> tuple[int, int]:
@@ -138,9 +137,9 @@ def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[in
 
 
 def in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
-    """`work` of each item in order, in threads, since the decoders let go of the interpreter.
+    """`work` of each item, in order, in threads: decoders release the interpreter's lock.
 
-    Only a few results wait to be taken. One that is interrupted, or whose work fails, does not wait for the rest.
+    A few results are made in advance. After an interrupt or an error the remaining items are not worked on.
     """
     workers = workers or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)

@@ -1,4 +1,4 @@
-"""Readers: any data as a Table: a CSV with a column a head, a folder a class, the contest's folder, the sample."""
+"""Readers: a CSV with a column per head, a folder per class, a contest folder or the sample, as a Table."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.contest import CONTEST_COLUMNS, contest_folder, read_contest
-from fastmask.data.fixes import apply_fixes
+from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest
+from fastmask.data.fixes import apply_fixes, path_in
 from fastmask.data.photo import SUFFIXES, leaves, photos_in
 from fastmask.data.table import OnFault, Table, strict
 from fastmask.heads import JOINT, RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
-from fastmask.system.files import read_strings, stays_below
+from fastmask.system.files import read_rows, read_strings, stays_below
 
 if TYPE_CHECKING:
     from fastmask.config import Config
 
-# a column with more different values than this is taken as a head only where it is named as one
+# a column with more different values than this is a head only where it is named as one
 MOST_CLASSES = 100
 # with more joint classes than this, folds are stratified on the first head
 MOST_STRATA = 50
 NO_PERSONS = (
-    "says whose photo is whose, so every photo is taken as a person of its own: if somebody has several, they leak "
-    "from one fold to another."
+    "says who is in each photo, so every photo counts as a different person; several photos of one person would leak "
+    "across folds."
 )
-
-# folders of a split, or of photos, that are no classes
+# names of folders that are splits, or hold photos, and are not classes
 _NO_CLASSES = {"train", "val", "valid", "validation", "test", "eval", "images"}
 # columns; or each column's classes, or the arguments of its Head; or Heads
 GivenHeads = Sequence[str | Head] | Mapping[str, Sequence[str] | Mapping[str, Any]] | Heads
@@ -47,24 +46,22 @@ def read_csv(
     on_fault: OnFault = strict,
     option: str = "--images",
 ) -> Table:
-    """Read a CSV with one row a photo and one column a head; an empty cell is a label that nobody knows.
+    """Read a CSV with one row per photo and one column per head; an empty cell is an unknown label.
 
     Args:
-        heads: names of columns, whose classes are those found, sorted; or {name: its classes in order}, or of a head
-            whose classes are bands of a number {name: {"classes": ..., "bounds": ...}}; or `Head`s. None takes every
-            column that repeats a few values, and warns of the others.
-        images: the folder that the photos' paths are relative to; by default the CSV's own.
-        group: the column that says whose photo it is, for folds that keep persons whole; by default `person`. Without
-            one every photo is a person of its own, with a warning.
-        image_column: by default `path`, or the one column whose cells end as photos do. A name without an ending is
+        heads: names of columns, with the sorted values as classes; or {name: classes in order}, or, where classes are
+            bands of a number, {name: {"classes": ..., "bounds": ...}}; or `Head`s. None takes every column that repeats
+            a few values, and warns of the others.
+        images: the folder that the photos' paths are relative to; by default the CSV's.
+        group: the column of persons, for folds that keep persons whole; by default `person`. Without one every photo is
+            another person, with a warning.
+        image_column: by default `path`, or the one column of names that end like photos. A name without an ending is
             found with any.
-        on_fault: called with a DataError naming line and column for each row that cannot be used.
-        option: what names the folder on the command line.
+        on_fault: called with a DataError naming line and column for each invalid row, which is left out.
+        option: the command-line option of `images`, for messages.
     """
     file = Path(file)
-    frame = read_strings(file, [c for c in (image_column, group) if c])
-    if frame.empty:
-        raise DataError(f"{file} has no rows; expected one a photo.")
+    frame = read_rows(file, [c for c in (image_column, group) if c])
     image_column = image_column or _image_column(file, frame)
     group = group or ("person" if "person" in frame.columns else None)
     made = _make_heads(file, frame, heads, {image_column, group})
@@ -79,7 +76,7 @@ def read_csv(
     named = [(image_column, paths), *((h.name, rows[h.name]) for h in made), (group, persons)]
     kept = _without_faults([(name, cells) for name, cells in named if cells is not None], file, on_fault)
     if persons is None:
-        hint = "Name the column that tells persons apart with --group-column."
+        hint = "Name the column of persons with --group-column."
         warnings.warn(f"No column of {file} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     reading = {
         "data": str(file),
@@ -92,7 +89,7 @@ def read_csv(
 
 
 def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = strict) -> Table:
-    """Read a folder a class: FOLDER/CLASS/…/photo; the one head is called `head`. Every photo is a person of its own.
+    """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`. Every photo is another person.
 
     Hidden files and folders are left out; a folder without photos is a fault.
     """
@@ -100,22 +97,21 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
     names = _check_classes(folder)
     loose = sorted(e.name for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != ".")
     if loose:
-        on_fault(DataError(f"{folder / loose[0]} lies beside the folders of the classes; put it into one, or away."))
+        on_fault(DataError(f"{folder / loose[0]} is not in the folder of a class; move it into one, or away."))
     rows = []
     for name in names:
         photos = photos_in(folder / name)
         if not photos:
-            on_fault(
-                DataError(f"{folder / name} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it.")
-            )
+            endings = ", ".join(SUFFIXES)
+            on_fault(DataError(f"{folder / name} holds no photos (any of {endings}); add some or remove it."))
         linked = next((p for p in photos if leaves(p, folder)), None)
         if linked is not None:
-            on_fault(DataError(f"{linked} is a link out of {folder}; put the photo itself there."))
+            on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
         rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
     _warn_of_others(folder, names)
     frame = pd.DataFrame(rows, columns=["path", head])
     frame = frame.assign(person=frame["path"], source=folder.name)
-    hint = "A CSV with the columns path, person and a head tells them apart."
+    hint = "Use a CSV with the columns path, person and a head instead."
     warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     return _table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
 
@@ -126,11 +122,13 @@ def _check_classes(folder: Path) -> list[str]:
     parts = sorted(_NO_CLASSES & set(names))
     if parts:
         raise UsageError(
-            f"{folder} holds {', '.join(parts)}, which are no classes; expected a folder a class, such as those in "
+            f"{folder} holds {', '.join(parts)}, which are not classes; expected a folder per class, such as those in "
             f"{folder / parts[-1]}, a contest folder with train.csv, or a CSV."
         )
     if len(names) < 2:
-        raise UsageError(f"{folder} holds {len(names)} folders; expected two or more, one a class, with photos inside.")
+        raise UsageError(
+            f"{folder} holds {len(names)} folders; expected two or more, one per class, with photos inside."
+        )
     return names
 
 
@@ -146,10 +144,10 @@ def _warn_of_others(folder: Path, names: Sequence[str]) -> None:
 
 
 def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], None] = lambda _: None) -> Table:
-    """The table that a configuration names: a CSV, a contest folder, a folder a class or the sample; its fixes applied.
+    """The table of a configuration: a CSV, a contest folder, a folder per class or the sample, with its fixes applied.
 
-    `log` is told where the sample is drawn. Raises UsageError where `data` is none of these, or a setting does not
-    belong to it.
+    `log` reports where the sample is drawn. Raises UsageError where `data` is none of these, or a setting does not go
+    with it.
     """
     table = _read(config, on_fault, log)
     return table if config.fixes is None else apply_fixes(table, config.fixes, on_fault)
@@ -157,7 +155,7 @@ def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], N
 
 def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:
     if not config.data:
-        raise UsageError("--data is empty; name a contest folder, a CSV, a folder a class, or sample.")
+        raise UsageError("--data is empty; name a contest folder, a CSV, a folder per class, or sample.")
     data = Path(config.data)
     if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
         _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
@@ -174,8 +172,8 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
         from fastmask.data.sample import cached_sample
 
         data = cached_sample(log=log)
-    elif not _is_contest(data) and len(_class_folders(data)) > 1:
-        _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder a class")
+    elif not is_contest(data) and len(_class_folders(data)) > 1:
+        _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")
         return read_folders(data, on_fault=on_fault)
     return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault)
 
@@ -183,7 +181,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
 def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
     given = [s for s in settings if s in config.model_fields_set and getattr(config, s) != config.default(s)]
     if given:
-        # a recipe's cannot be left out, but taken back
+        # the setting of a recipe cannot be left out, but set back
         back = " ".join(f"{bound:g}" for bound in config.default(given[0]) or ())
         raise UsageError(f"Setting {given[0]} goes with {why}; leave it out{f', or set it to {back}' if back else ''}.")
 
@@ -192,16 +190,8 @@ def _is_contest_csv(file: Path) -> bool:
     return file.name == "train.csv" and set(CONTEST_COLUMNS) <= set(read_strings(file, ()).columns)
 
 
-def _is_contest(data: Path) -> bool:
-    try:
-        contest_folder(data)
-    except UsageError:
-        return False
-    return True
-
-
 def _class_folders(folder: Path) -> list[str]:
-    """The folders inside `folder`, sorted, hidden ones left out; none where it is no folder."""
+    """The folders inside `folder`, sorted, without hidden ones; none where it is not a folder."""
     if not folder.is_dir():
         return []
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
@@ -226,40 +216,31 @@ def _image_column(file: Path, frame: pd.DataFrame) -> str:
 
 
 def _make_heads(file: Path, frame: pd.DataFrame, given: GivenHeads | None, taken: set[str | None]) -> Heads:
-    if isinstance(given, Heads):
-        return _check_columns(file, frame, given, taken)
     if given is None:
         given = _found_heads(file, frame, taken)
     entries: Any = list(given.items()) if isinstance(given, Mapping) else [(entry, None) for entry in given]
     heads = []
     for entry, classes in entries:
-        if isinstance(entry, Head):
-            heads.append(entry)
-        else:
-            _check_columns(file, frame, [entry], taken)
-            named = classes if isinstance(classes, Mapping) else {"classes": classes or _values(file, frame[entry])}
-            heads.append(Head(entry, **{**named, "classes": tuple(named["classes"])}))
-    return _check_columns(file, frame, Heads(heads), taken)
-
-
-def _check_columns(file: Path, frame: pd.DataFrame, heads: Any, taken: set[str | None]) -> Any:
-    for head in heads:
-        name = head if isinstance(head, str) else head.name
+        name = entry.name if isinstance(entry, Head) else entry
         if name not in frame.columns or name in taken:
             others = [c for c in frame.columns if c not in taken]
             raise UsageError(f"{file} has no column {name!r} for a head; expected some of {', '.join(others)}.")
-    return heads
+        if not isinstance(entry, Head):
+            named = classes if isinstance(classes, Mapping) else {"classes": classes or _values(file, frame[name])}
+            entry = Head(name, **{**named, "classes": tuple(named["classes"])})
+        heads.append(entry)
+    return Heads(heads)
 
 
 def _found_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
-    """The columns that repeat few values; the others are named in a warning."""
+    """The columns that repeat a few values; warns of the others."""
     found: list[str] = []
     left: list[str] = []
     for column in (c for c in frame.columns if c and c not in taken):
         values = frame[column][frame[column] != ""]
         count = values.nunique()
         is_head = 2 <= count <= min(MOST_CLASSES, (len(values) + 1) // 2) and column not in RESERVED
-        why = "a name with a meaning of its own" if column in RESERVED else f"{count} different values"
+        why = "a reserved name" if column in RESERVED else f"{count} different values"
         (found if is_head else left).append(column if is_head else f"{column} ({why})")
     if not found:
         others = f" (found {', '.join(left)})" if left else ""
@@ -274,7 +255,7 @@ def _found_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> lis
 
 
 def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
-    """The different values of a column, numbers by their size, else by the alphabet."""
+    """The different values of a column, sorted, numbers by their size."""
     values = sorted({c for c in cells if c != ""})
     if len(values) < 2:
         raise DataError(
@@ -282,17 +263,14 @@ def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
             "expected two or more; leave the column out of --heads."
         )
     numbers = pd.to_numeric(pd.Series(values), errors="coerce")
-    return (
-        tuple(values[i] for i in np.argsort(numbers.to_numpy(), kind="stable"))
-        if numbers.notna().all()
-        else tuple(values)
-    )
+    order = np.argsort(numbers.to_numpy(), kind="stable") if numbers.notna().all() else range(len(values))
+    return tuple(values[i] for i in order)
 
 
 def _paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option: str) -> pd.Series:
-    """The photos' paths relative to `folder`; a DataError in the cells that name none.
+    """The photos' paths relative to `folder`; a DataError in the cells without a photo.
 
-    `linked` says that photos may be links out of the folder, because somebody has named it.
+    `linked` allows links out of the folder, for one that was named explicitly.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from ({option}).")
@@ -302,24 +280,22 @@ def _paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option: str
 
 
 def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError:
-    path = Path(cell)
-    if path.is_absolute() and path.is_relative_to(folder.absolute()):
-        path = path.relative_to(folder.absolute())
+    path = Path(path_in(folder, cell))
     if not cell or not stays_below(path):
-        return DataError(f"found {cell!r}, expected a photo inside {folder}; another folder is named by {option}.")
+        return DataError(f"found {cell!r}, expected a photo inside {folder}; name another folder with {option}.")
     try:
         found = _found(path, folder)
     except OSError as error:
-        return DataError(f"found {cell!r}, which cannot be a photo's name ({error.strerror}).")
+        return DataError(f"found {cell!r}, which cannot be the name of a photo ({error.strerror}).")
     if found is None:
         return MissingPhotoError(f"{folder / path} does not exist; expected a photo there.")
     if not linked and leaves(folder / found, folder):
-        return DataError(f"{folder / found} is a link out of {folder}; name the folder by {option} to allow that.")
+        return DataError(f"{folder / found} is a link out of {folder}; name the folder with {option} to allow that.")
     return found.as_posix()
 
 
 def _found(path: Path, folder: Path) -> Path | None:
-    """The photo at `path` in `folder`, or the one that has an ending besides; None where there is none."""
+    """The photo at `path` in `folder`, or the only one at `path` with an ending; or None."""
     if (folder / path).is_file():
         return path
     endings = [Path(f"{path}{s}") for s in SUFFIXES if (folder / f"{path}{s}").is_file()]
@@ -327,7 +303,7 @@ def _found(path: Path, folder: Path) -> Path | None:
 
 
 def _cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
-    """The class names of a column, a DataError in the cells that hold none, and the numbers behind them."""
+    """The class names of a column, a DataError in the invalid cells, and the numbers of its bands."""
 
     def read(cell: str) -> tuple[str | DataError, float]:
         try:
@@ -335,9 +311,8 @@ def _cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
         except DataError as fault:
             return fault, float("nan")
 
-    known = {cell: read(cell) for cell in cells.unique()}
-    names, numbers = ({cell: both[part] for cell, both in known.items()} for part in (0, 1))
-    return cells.map(names), cells.map(numbers)
+    values = {cell: read(cell) for cell in cells.unique()}
+    return cells.map(lambda cell: values[cell][0]), cells.map(lambda cell: values[cell][1])
 
 
 def _plain(head: Head) -> list[str] | dict[str, Any]:
@@ -351,11 +326,11 @@ def _plain(head: Head) -> list[str] | dict[str, Any]:
 def _persons(frame: pd.DataFrame, group: str | None) -> pd.Series | None:
     if group is None:
         return None
-    return frame[group].where(frame[group] != "", DataError("found an empty cell, expected whose photo it is."))
+    return frame[group].where(frame[group] != "", DataError("found an empty cell, expected the person of the photo."))
 
 
 def _without_faults(columns: Sequence[tuple[str | None, pd.Series]], file: Path, on_fault: OnFault) -> pd.Series:
-    """Which rows have no DataError in any column; each one is told, with its line and its column."""
+    """Which rows have no DataError in any column; each one is reported, with its line and column."""
     faults = [(name, cells, cells.map(lambda cell: isinstance(cell, DataError))) for name, cells in columns]
     broken = pd.concat([found for *_, found in faults], axis=1).any(axis=1)
     for line in broken.index[broken]:

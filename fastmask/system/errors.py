@@ -79,3 +79,8 @@ def install_line(extra: str) -> str:
 def one_line(error: BaseException) -> str:
     """The message of another library's error in one short line without a full stop, or else the error's name."""
     return shorten(" ".join(str(error).split()).rstrip("."), 300) or type(error).__name__
+
+
+def cell_error(file: object, line: object, column: str, found: object, expected: str) -> DataError:
+    """The error of a table's cell: where it is, what was found, and what was expected."""
+    return DataError(f"{file}, line {line}, column {column}: found {found!r}, expected {expected}.")

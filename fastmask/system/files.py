@@ -370,6 +370,14 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame([cells for _, cells in rows], columns=header, index=[line for line, _ in rows], dtype=str)
 
 
+def read_rows(file: Path, columns: Sequence[str], unit: str = "photo") -> pd.DataFrame:
+    """`read_strings` of a CSV that needs one row or more."""
+    frame = read_strings(file, columns)
+    if frame.empty:
+        raise DataError(f"{file} has no rows; expected one per {unit}.")
+    return frame
+
+
 def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -> None:
     """Raise DataError naming the first of `columns` that the header of a CSV lacks."""
     missing = [c for c in columns if c not in header]

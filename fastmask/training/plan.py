@@ -214,9 +214,9 @@ def _extra_line(extras: Sequence[Extra]) -> str:
     """How many photos of other sources are trained on; nothing where there are none."""
     if not extras:
         return ""
-    taught = sum(int(extra.teaches.sum()) for extra in extras)
+    taught = sum(int(extra.useful.sum()) for extra in extras)
     idle = sum(map(len, extras)) - taught
-    apart = sum(int(extra.without.any(axis=1).sum()) for extra in extras)
+    apart = sum(int(extra.excluded.any(axis=1).sum()) for extra in extras)
     without = f" ({idle} that teach nothing left out)" if idle else ""
     return f"{taught} extra photos to train on{without}, {apart} of them not in every fold"
 
@@ -278,7 +278,7 @@ def prepare(
     table = _with_faces_of(table, extras)
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     own = [extra.digests() for extra in extras]
-    extras = [extra.kept_apart(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
+    extras = [extra.exclude_validated(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
     plan = Plan(
         config,
         table,
@@ -385,7 +385,7 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
         heads.position(config.sampler)
     named = config.half_partner if config.half_cutmix and config.half_partner not in (SAME, ANY) else None
     for extra in plan.extras:
-        if not extra.teaches.any():
+        if not extra.useful.any():
             raise UsageError(f"No photo of those below {extra.table.root} has a label, and a weight, to learn from.")
     for fold in plan.check_folds(chosen):
         train = plan.training_set(fold)

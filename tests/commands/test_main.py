@@ -540,7 +540,7 @@ def person_is_a_file(contest: Path) -> None:
         (set_cell("path", "../images"), ["train.csv, line 4, column path", "'../images'"]),
         (set_cell("path", ""), ["train.csv, line 4, column path", "''"]),
         (set_cell("path", "nobody"), ["nobody", "train.csv"]),
-        (repeat_row, ["train.csv, line 14, column path", "stands twice"]),
+        (repeat_row, ["train.csv, line 14, column path", "is duplicated"]),
         (no_rows, ["train.csv", "no rows"]),
         (empty_csv, ["train.csv", "CSV"]),
         (binary_csv, ["train.csv", "CSV"]),
@@ -1111,7 +1111,7 @@ def test_a_folder_a_class(small: list[str], fastmask: Command, work: Path) -> No
         Image.fromarray(np.full((400, 200, 3), 30 * i, np.uint8)).save(file)
     answer = fastmask(*small, "--data", "pets", "--bs", 2, "--epochs", 1, "--out", "run")
     assert answer.code == DONE, answer.errors
-    assert any("every photo is taken as a person of its own" in w for w in answer.warnings)
+    assert any("every photo counts as a different person" in w for w in answer.warnings)
     assert Run.load(work / "run").heads["class"].classes == ("cat", "dog")
 
 

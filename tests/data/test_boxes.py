@@ -14,13 +14,10 @@ from fastmask.data.boxes import (
     LANDMARKS,
     Face,
     Framing,
-    Window,
-    cut,
     fit,
     read_boxes,
     region_of,
     to_frame,
-    widen,
 )
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
@@ -52,13 +49,12 @@ def boxes(tmp_path):
     return read
 
 
-def test_any_detector_s_table_will_do(boxes):
+def test_a_table_of_any_detector_is_read(boxes):
     read = boxes("x1,y1,path,x0,y0,model\n30,40.5,a/1.jpg,10,-2e1,yolo\n,,a/2.jpg,,,\n")
     assert read.faces["a/1.jpg"][:4] == (10, -20, 30, 40.5)
     assert np.isnan(read.faces["a/1.jpg"].score)
     assert read.faces["a/1.jpg"].landmarks is None
     assert read.faces["a/2.jpg"] is None
-    assert read.without(["a/1.jpg", "a/2.jpg"]) == 1
 
 
 def test_of_several_faces_the_surest_then_the_largest_then_the_first(boxes):
@@ -85,7 +81,7 @@ def test_what_is_written_is_read_back(tmp_path):
     ("text", "message"),
     [
         ("path,x0,y0,x1\na,1,2,3\n", "has no column 'y1'"),
-        (f"{HEADER}\n", "has no rows; expected one a photo"),
+        (f"{HEADER}\n", "has no rows; expected one per photo"),
         (f"{HEADER}\n,1,2,3,4\n", "line 2, column path: found nothing, expected the path of a photo"),
         (f"{HEADER}\na,1,2,3,4\nb,1,2,wide,4\n", "line 3, column x1: found 'wide', expected a number"),
         (f"{HEADER}\na,nan,2,3,4\n", "line 2, column x0: found 'nan', expected a number"),
@@ -99,7 +95,7 @@ def test_what_is_written_is_read_back(tmp_path):
         (f"{HEADER},score\na,1,2,3,4,high\n", "line 2, column score: found 'high', expected a number"),
         (
             f"{HEADER},nose_x\na,1,2,3,4,5\n",
-            "has no column 'right_eye_x', but others of the landmarks; expected all of",
+            "has no column 'right_eye_x', but other landmarks; expected all of",
         ),
         (f"{HEADER},{','.join(LANDMARKS)}\na,1,2,3,4,{'5,' * 9}\n", "column left_mouth_y: found nothing, .* all ten"),
         (f"{HEADER},{','.join(LANDMARKS)}\na,,,,,{'5,' * 9}5\n", "column x0: found nothing, .* landmarks, but no box"),
@@ -122,7 +118,7 @@ def test_each_photo_needs_a_row_but_not_each_row_a_photo(boxes):
         read.check(["a", "b", "c"])
 
 
-def test_the_digest_is_of_what_photos_are_cut_by(boxes):
+def test_the_digest_is_of_boxes_alone(boxes):
     one = boxes(f"{HEADER}\na,1,2,3,4\nb,,,,\n").digest()
     assert len(one) == 64
     assert boxes(f"{HEADER},score\nb,,,,,\na,1.0,2,3,4,0.7\n").digest() == one
@@ -141,16 +137,12 @@ def test_regions_by_the_landmarks():
 
 
 @pytest.mark.parametrize("marks", [None, MARKS[::-1], (0.0,) * 10])
-def test_regions_without_landmarks_or_with_some_that_no_upright_face_has(marks):
+def test_regions_without_the_landmarks_of_an_upright_face(marks):
     face = FACE._replace(landmarks=marks)
     # eyes at 100 + 0.4 * 200, nose at 100 + 0.59 * 200, mouth at 100 + 0.765 * 200, chin at 253 + 0.65 * 73
     assert region_of(face, "forehead") == pytest.approx((100, 100, 200, 180))
     assert region_of(face, "nose-to-chin") == pytest.approx((100, 199, 200, 300.45))
     assert region_of(face, "chin-to-neck") == pytest.approx((100, 276.725, 200, 360.675))
-
-
-def test_the_margin_is_a_share_of_each_side():
-    assert widen((100, 100, 200, 300), 0.3) == (70, 40, 230, 360)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +194,7 @@ def test_a_box_moved_by_a_pixel_moves_its_window_by_one():
 )
 def test_a_cut_is_a_slice_scaled(photo, size, how):
     expected = cv2.resize(photo[100:300, 100:200].copy(), size[::-1], interpolation=how)
-    made = cut(photo, Window(100, 100, 200, 300), size)
+    made = Framing(size, 0).cut(photo, FACE)
     assert made.shape == (*size, 3)
     assert made.dtype == np.uint8
     assert np.array_equal(made, expected)
@@ -213,7 +205,7 @@ def test_a_cut_is_a_slice_scaled(photo, size, how):
 
 def test_an_integer_factor_shrinks_to_means(photo):
     blocks = photo[100:300, 100:200].reshape(50, 4, 25, 4, 3).mean(axis=(1, 3))
-    assert np.abs(cut(photo, Window(100, 100, 200, 300), (50, 25)) - blocks).max() <= 0.5
+    assert np.abs(Framing((50, 25), 0).cut(photo, FACE) - blocks).max() <= 0.5
 
 
 def test_a_framing_puts_the_steps_together(photo):
@@ -230,7 +222,7 @@ def test_without_a_face_the_middle_of_the_photo_and_no_margin(photo, region):
     assert np.array_equal(framing.cut(photo, None), photo[64:448])
 
 
-def test_a_box_partly_outside_is_cut_and_one_beside_the_photo_is_a_fault(boxes, photo):
+def test_a_box_partly_outside_is_cut_and_one_outside_the_photo_is_an_error(boxes, photo):
     read = boxes(f"{HEADER}\nin,-50,400,50,600\nbelow,10,512,60,600\nleft,-20,10,0,60\n")
     framing = Framing((200, 100), 0)
     assert np.array_equal(read.cut(photo, "in", framing), photo[312:512, 0:100])
@@ -251,7 +243,7 @@ def test_a_box_partly_outside_is_cut_and_one_beside_the_photo_is_a_fault(boxes, 
         (((10, 10), 0.3, "ears"), "--region is 'ears'; expected one of face, forehead, nose-to-chin, chin-to-neck"),
     ],
 )
-def test_a_framing_that_does_not_exist(arguments, message):
+def test_an_invalid_framing_is_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         Framing(*arguments)
 
@@ -306,7 +298,7 @@ def test_another_box_is_another_cache(faces, tmp_path):
 def test_a_photo_without_a_row_or_without_a_path_is_refused(faces, tmp_path):
     with pytest.raises(DataError, match=r"was not read for other\.jpg"):
         faces.faces(np.zeros((512, 384, 3), np.uint8), "other.jpg")
-    with pytest.raises(UsageError, match="512 high and 384 wide, and comes without a path"):
+    with pytest.raises(UsageError, match="512 high and 384 wide and given without its path"):
         faces.faces.check_cut(np.zeros((512, 384, 3), np.uint8))
     cut = np.zeros((64, 32, 3), np.uint8)
     assert faces.faces.check_cut(cut) is cut
@@ -334,6 +326,7 @@ def test_a_run_on_faces_needs_those_of_the_photos_that_it_predicts(contest, smal
         cross_validate(table, out=tmp_path / "run", log=io.StringIO(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_submission_of_faces_by_the_boxes_of_its_folder(contest, small_settings, faces, tmp_path, fastmask):
     settings = {**small_settings, "train_pipeline": None, "valid_pipeline": None, "crop": [64, 32], "epochs": 1}
     boxes = str(tmp_path / "boxes.csv")

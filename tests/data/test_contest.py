@@ -70,7 +70,7 @@ def test_a_repeated_id_is_two_persons(contest_copy):
         (lambda f: f.__setitem__("age", "nan"), r"line 2, column age: found 'nan', expected a number"),
         (lambda f: f.__setitem__("age", "-1"), r"line 2, column age: found '-1', expected a number"),
         (lambda f: f.__setitem__("path", "../../secret"), r"column path: found '../../secret', expected the name"),
-        (lambda f: f.__setitem__("path", f["path"].iloc[0]), r"line 3, column path: .* stands twice"),
+        (lambda f: f.__setitem__("path", f["path"].iloc[0]), r"line 3, column path: .* is duplicated"),
         (lambda f: f.iloc[:0], r"has no rows"),
     ],
 )
@@ -86,7 +86,7 @@ def test_missing_doubled_and_foreign_photos_are_named(contest_copy):
     with pytest.raises(DataError, match=f"{one.name} has no photo called mask3"):
         read_contest(contest_copy)
     shutil.rmtree(one)
-    with pytest.raises(DataError, match=rf"{one.name} cannot be read .*train\.csv names it"):
+    with pytest.raises(DataError, match=rf"{one.name} cannot be read .*but is in .*train\.csv"):
         read_contest(contest_copy)
     rewrite(contest_copy, lambda frame: frame[frame["path"] != one.name])
     (two / "mask1.png").write_bytes(b"")
@@ -96,7 +96,7 @@ def test_missing_doubled_and_foreign_photos_are_named(contest_copy):
     shutil.rmtree(two)
     rewrite(contest_copy, lambda frame: frame[frame["path"] != two.name])
     (three / "mask9.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"mask9\.jpg is none of the seven photos"):
+    with pytest.raises(DataError, match=r"mask9\.jpg is not one of the seven photos"):
         read_contest(contest_copy)
 
 
@@ -106,7 +106,7 @@ def test_no_folder_is_a_mistake_of_the_command(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["photo", "folder"])
-def test_a_link_out_of_images_is_told(contest_copy, what):
+def test_a_link_out_of_images_is_refused(contest_copy, what):
     one = persons(contest_copy)[0]
     linked = next(one.glob("mask1.*")) if what == "photo" else one
     moved = linked.rename(contest_copy / linked.name)

@@ -32,7 +32,7 @@ def make(tmp_path):
     return make
 
 
-def test_it_takes_the_heads_that_it_has_and_leaves_the_others_unknown(table, make):
+def test_heads_without_a_column_are_unknown(table, make):
     extra = read_extra(make(age=["72", "", "59"], gender=["female", "male", ""]), table.heads)
     names = extra.table.frame[["mask", "gender", "age"]].to_numpy().tolist()
     assert names == [["", "female", "60+"], ["", "male", ""], ["", "", "30-59"]]
@@ -48,14 +48,14 @@ def test_weights_are_a_setting_times_a_column(table, make):
     assert extra.training_set(0).labels.sum(1).tolist() == [0.25, 0.5, 1.0]
 
 
-def test_a_photo_that_teaches_nothing_is_left_out(table, make):
+def test_a_photo_without_label_or_weight_is_left_out(table, make):
     extra = read_extra(make(age=["20", "", "70", "40"], weight=["1", "1", "0", "0.1"]), table.heads)
     made = extra.training_set(0)
     assert [photo.rsplit("/")[-1] for photo in made.photos] == ["0.png", "3.png"]
     assert made.labels.sum(1).tolist() == pytest.approx([1, 0.1])
 
 
-def test_the_number_behind_a_head_is_learned_too_where_the_data_itself_has_it(table, make):
+def test_the_number_of_a_head_is_a_label_where_the_data_has_it(table, make):
     heads = table.with_number("age", 2.0).heads
     ages = sorted({int(n) for n in table.frame["age_value"]})
     extra = read_extra(make(age=[str(ages[0]), "99"]), heads)
@@ -70,12 +70,12 @@ def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
     (file.parent / "1.png").write_bytes(table.photo(17).read_bytes())
     extra = read_extra(file, table.heads)
     digests = read_digests(table)
-    apart = extra.kept_apart(table, folds, digests, extra.digests())
-    assert [np.flatnonzero(row).tolist() for row in apart.without] == [[folds[0]], [folds[17]], [], [folds[40]]]
+    apart = extra.exclude_validated(table, folds, digests, extra.digests())
+    assert [np.flatnonzero(row).tolist() for row in apart.excluded] == [[folds[0]], [folds[17]], [], [folds[40]]]
     assert apart.frame()["without"].tolist() == [str(folds[0]), str(folds[17]), "", str(folds[40])]
     for fold in range(3):
         kept = apart.training_set(fold).photos
-        assert len(kept) == 4 - apart.without[:, fold].sum()
+        assert len(kept) == 4 - apart.excluded[:, fold].sum()
         assert str(file.parent / "2.png") in kept
 
 
@@ -85,8 +85,8 @@ def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table
     file = make(age=["20"], person=[table.persons[other]])
     (file.parent / "0.png").write_bytes(table.photo(one).read_bytes())
     extra = read_extra(file, table.heads)
-    apart = extra.kept_apart(table, folds, read_digests(table), extra.digests())
-    assert set(np.flatnonzero(apart.without[0])) == {folds[one], folds[other]}
+    apart = extra.exclude_validated(table, folds, read_digests(table), extra.digests())
+    assert set(np.flatnonzero(apart.excluded[0])) == {folds[one], folds[other]}
 
 
 def test_without_a_column_of_persons_there_is_a_warning(table, make):
@@ -104,7 +104,7 @@ def read_digests(table):
     return [hashlib.sha256(table.photo(row).read_bytes()).hexdigest() for row in range(len(table))]
 
 
-def test_its_digest_tells_labels_weights_and_photos(table, make):
+def test_the_digest_depends_on_labels_weights_and_photos(table, make):
     extra = read_extra(make(age=["20", "40"]), table.heads)
     digests = extra.digests()
     same = extra.digest(digests)
@@ -133,21 +133,23 @@ def test_its_digest_tells_labels_weights_and_photos(table, make):
         ({"age": ["20"], "weight": ["much"]}, DataError, "line 2, column weight: found 'much'"),
     ],
 )
-def test_what_cannot_be_used_is_named(table, make, columns, error, message):
+def test_an_invalid_file_is_refused(table, make, columns, error, message):
     with pytest.raises(error, match=message):
         read_extra(make(**columns), table.heads)
 
 
-def test_photos_outside_their_folder_are_refused_and_the_option_that_names_it_is_told(table, make, tmp_path):
+def test_photos_outside_their_folder_are_refused_with_the_option_that_names_it(table, make, tmp_path):
     file = make(age=["20"])
     file.write_text("path,person,age\n/etc/passwd,a,20\n")
-    with pytest.raises(DataError, match=r"line 2, column path: found '/etc/passwd', .* is named by --extra-images\."):
+    with pytest.raises(
+        DataError, match=r"line 2, column path: found '/etc/passwd', .* name another folder with --extra-images\."
+    ):
         read_extra(file, table.heads)
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "a.png").symlink_to(tmp_path / "0.png")
     (tmp_path / "inside" / "extra.csv").write_text("path,person,age\na.png,a,20\n")
     with pytest.raises(
-        DataError, match=r"is a link out of .*inside; name the folder by --extra-images to allow that\."
+        DataError, match=r"is a link out of .*inside; name the folder with --extra-images to allow that\."
     ):
         read_extra(tmp_path / "inside" / "extra.csv", table.heads)
     assert len(read_extra(tmp_path / "inside" / "extra.csv", table.heads, tmp_path / "inside")) == 1

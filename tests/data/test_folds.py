@@ -57,13 +57,13 @@ def test_the_label_as_trained_is_stratified():
     assert oldest.tolist() == [14] * 5
 
 
-def test_the_leaky_split_says_that_its_score_will_flatter():
-    with pytest.warns(FastmaskWarning, match="the score will flatter"):
+def test_the_leaky_split_warns():
+    with pytest.warns(FastmaskWarning, match="the score is too good"):
         folds = assign_folds(CONTEST, 5, group="none")
     assert pd.Series(folds).groupby(CONTEST.persons).nunique().max() > 1
 
 
-def test_a_class_rarer_than_the_folds_is_said_and_not_crashed_on():
+def test_a_class_rarer_than_the_folds_is_a_warning():
     table = table_of([25] * 20 + [45] * 20 + [60] * 2)
     with pytest.warns(FastmaskWarning, match=r"Classes with fewer persons than the 5 folds: '60\+' \(2\)"):
         folds = assign_folds(table, 5)
@@ -87,7 +87,7 @@ def test_every_class_may_be_rarer_than_the_folds():
         (5, {"group": "family"}, "group is 'person' or 'none'"),
     ],
 )
-def test_what_cannot_be_is_refused(k, options, message):
+def test_invalid_arguments_are_refused(k, options, message):
     with pytest.raises(UsageError, match=message), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assign_folds(CONTEST, k, **options)
@@ -96,12 +96,12 @@ def test_what_cannot_be_is_refused(k, options, message):
 def test_a_fold_without_photos_is_refused(monkeypatch):
     # scikit-learn leaves a fold empty for some tables of few persons
     monkeypatch.setattr(folds_module, "_split", lambda labels, *_: np.zeros(len(labels), np.int64))
-    with pytest.raises(UsageError, match="into 2 folds, fold 1 stays empty; take fewer folds"):
+    with pytest.raises(UsageError, match="Fold 1 of 2 would be empty; take fewer folds"):
         assign_folds(CONTEST, 2)
 
 
 def test_a_person_in_two_folds_is_named():
-    with pytest.raises(UsageError, match="Person b lies in folds 0 and 1"):
+    with pytest.raises(UsageError, match="Person b is in folds 0 and 1"):
         check_whole(np.array(["a", "b", "b"], dtype=object), np.array([0, 0, 1]))
 
 
@@ -120,8 +120,8 @@ SMALL = table_of([20, 40, 60])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("person,fold\np0,0\np1,1\n", "gives 7 photos no fold, such as person 'p2'"),
-        ("person,fold\np0,0\np1,1\np2,2\np9,0\n", "line 5, column person: 'p9' is not among the photos"),
+        ("person,fold\np0,0\np1,1\n", "has no fold for 7 photos, such as person 'p2'"),
+        ("person,fold\np0,0\np1,1\np2,2\np9,0\n", "line 5, column person: 'p9' is not in the data"),
         ("person,fold\np0,0\np1,1\np2,one\n", "line 4, column fold: found 'one', expected a whole number"),
         ("person,fold\np0,0\np1,1\np2,-1\n", "line 4, column fold: found '-1'"),
         ("person,fold\np0,0\np1,1\np2,3\n", r"has the folds \[0, 1, 3\]; expected 0, 1, … without a gap"),
@@ -139,7 +139,7 @@ def test_a_file_of_folds_that_does_not_fit(text, message, tmp_path):
 
 def test_a_file_that_splits_a_person_is_refused_unless_asked_for(tmp_path):
     SMALL.frame[["path"]].assign(fold=np.arange(21) % 2).to_csv(tmp_path / "folds.csv", index=False)
-    with pytest.raises(UsageError, match="Person p0 lies in folds 0 and 1"):
+    with pytest.raises(UsageError, match="Person p0 is in folds 0 and 1"):
         read_folds(SMALL, tmp_path / "folds.csv")
     assert read_folds(SMALL, tmp_path / "folds.csv", group="none").tolist() == [i % 2 for i in range(21)]
 

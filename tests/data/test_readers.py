@@ -71,7 +71,7 @@ def test_seven_heads_and_one(tmp_path, photos):
 
 def test_classes_that_are_numbers_are_sorted_as_numbers(tmp_path, photos):
     write(photos, "path,size\na.jpg,10\nb.png,9\nc.jpg,10\nd.jpg,9\n")
-    with pytest.warns(FastmaskWarning, match="every photo is taken as a person of its own"):
+    with pytest.warns(FastmaskWarning, match="every photo counts as a different person"):
         table = read_csv(photos)
     assert table.heads["size"].classes == ("9", "10")
     assert table.persons.tolist() == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
@@ -89,7 +89,7 @@ def test_a_head_with_bounds_reads_numbers(tmp_path, photos):
         read_csv(photos, [age])
 
 
-def test_columns_that_are_no_heads_are_named(photos):
+def test_columns_that_are_not_heads_are_named(photos):
     frame = pd.read_csv(photos).assign(id=range(4), camera="one")
     frame.to_csv(photos, index=False)
     with pytest.warns(
@@ -114,7 +114,7 @@ def test_photos_lie_where_images_says_whatever_their_ending(tmp_path, photos):
         ("b.png,", "a.jpg,", r"line 3, column file: found 'a.jpg' a second time"),
         ("b.png,", "../b.png,", r"line 3, column file: found '../b.png', expected a photo inside .* --images"),
         ("b.png,", "/etc/b.png,", r"line 3, column file: found '/etc/b.png', expected a photo inside"),
-        (",ann\nb", ",\nb", r"line 2, column person: found an empty cell, expected whose photo it is"),
+        (",ann\nb", ",\nb", r"line 2, column person: found an empty cell, expected the person of the photo"),
         ("shape,person", "shape,shape", "two columns with the same name"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_class_that_is_not_among_those_given_is_named(photos):
         read_csv(photos, {"colour": ["red", "blue"]})
 
 
-def test_all_faults_are_told_to_who_asks_and_left_out(photos):
+def test_faults_can_be_collected_and_their_rows_are_left_out(photos):
     write(photos, ROWS.replace("a.jpg", "z.jpg").replace("round,bob", "round,"))
     told = []
     table = read_csv(photos, image_column="file", on_fault=told.append)
@@ -151,7 +151,7 @@ def test_all_faults_are_told_to_who_asks_and_left_out(photos):
         ({"images": "nowhere"}, UsageError, "nowhere is not a folder.*--images"),
     ],
 )
-def test_what_is_asked_wrongly(arguments, error, message, photos):
+def test_invalid_arguments_are_refused(arguments, error, message, photos):
     with pytest.raises(error, match=message):
         read_csv(photos, **arguments)
 
@@ -169,7 +169,7 @@ def test_what_is_asked_wrongly(arguments, error, message, photos):
         (
             ",path,joint\n0,a.jpg,x\n1,b.png,y\n2,c.jpg,x\n",
             UsageError,
-            r"found joint \(a name with a meaning of its own",
+            r"found joint \(a reserved name",
         ),
     ],
 )
@@ -206,11 +206,11 @@ def folders(tmp_path):
     return tmp_path / "pets"
 
 
-def test_a_folder_a_class(folders):
+def test_a_folder_per_class(folders):
     with pytest.warns(FastmaskWarning) as warned:
         table = read_folders(folders, head="animal")
     said = " ".join(str(w.message) for w in warned)
-    assert "every photo is taken as a person of its own" in said
+    assert "every photo counts as a different person" in said
     assert "1 files, such as" in said
     assert "notes.txt, are left out" in said
     assert table.heads == Heads([Head("animal", ("cat", "dog"))])
@@ -221,9 +221,9 @@ def test_a_folder_a_class(folders):
     with pytest.raises(DataError, match="bird holds no photos"):
         read_folders(folders)
     Image.new("RGB", (8, 8)).save(folders / "top.jpg")
-    with pytest.raises(DataError, match="top.jpg lies beside the folders of the classes"):
+    with pytest.raises(DataError, match="top.jpg is not in the folder of a class"):
         read_folders(folders)
-    with pytest.raises(UsageError, match="cat holds 1 folders; expected two or more, one a class"):
+    with pytest.raises(UsageError, match="cat holds 1 folders; expected two or more, one per class"):
         read_folders(folders / "cat")
 
 
@@ -282,9 +282,9 @@ def test_a_csv_trains_like_the_contest_s_folder(contest, small_settings, tmp_pat
     np.testing.assert_array_equal(assign_folds(same, 2, "age"), assign_folds(table, 2, "age"))
 
 
-def test_folders_of_a_split_are_no_classes(contest_copy):
+def test_folders_of_a_split_are_not_classes(contest_copy):
     (contest_copy / "train" / "train.csv").unlink()
-    with pytest.raises(UsageError, match=r"eval, train, which are no classes; .* a contest folder with train.csv"):
+    with pytest.raises(UsageError, match=r"eval, train, which are not classes; .* a contest folder with train.csv"):
         read(data=str(contest_copy))
 
 
@@ -308,7 +308,7 @@ def test_a_table_is_read_again_from_the_settings_that_it_was_read_with(heads, ph
     assert again.frame.equals(table.frame)
 
 
-def test_the_photo_s_own_column_may_tell_persons_apart(photos):
+def test_the_column_of_photos_may_be_the_column_of_persons(photos):
     write(photos, ROWS.replace("a.jpg", "z.jpg"))
     told = []
     table = read_csv(photos, ["shape"], image_column="file", group="file", on_fault=told.append)
@@ -324,13 +324,13 @@ def test_a_photo_that_is_a_link_out_of_the_folder_needs_the_folder_s_name(tmp_pa
     assert len(read_csv(photos, ["colour"], image_column="file", images=tmp_path)) == 4
 
 
-def test_a_name_that_is_too_long_is_told_with_its_line(photos):
+def test_a_name_that_is_too_long_is_an_error_with_its_line(photos):
     write(photos, ROWS.replace("a.jpg", f"{'a' * 3000}.jpg", 1))
-    with pytest.raises(DataError, match=r"line 2, column file: found 'a+.jpg', which cannot be a photo's name"):
+    with pytest.raises(DataError, match=r"line 2, column file: found 'a+.jpg', which cannot be the name of a photo"):
         read_csv(photos, ["colour"], image_column="file")
 
 
-def test_a_linked_photo_in_a_folder_of_a_class_is_told(tmp_path):
+def test_a_linked_photo_in_the_folder_of_a_class_is_refused(tmp_path):
     for name in ("pets/cat/a.jpg", "pets/dog/b.jpg", "private.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

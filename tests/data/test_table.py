@@ -18,7 +18,7 @@ def test_training_bounds_change_training_labels_and_nothing_else(contest):
     assert (official.train_y == official.y).all()
 
 
-def test_a_label_taken_away_is_trained_on_by_nobody(contest):
+def test_a_removed_label_is_unknown(contest):
     for bounds in ((30, 60), (20, 40)):
         table = read_contest(contest, age_bounds=bounds)
         table.frame.loc[3, "age"] = ""
@@ -39,7 +39,7 @@ def test_a_table_has_a_column_a_head_and_the_numbers_of_its_bands():
     assert len(Table(frame.assign(age_value=20.0), contest_heads(), root=None)) == 1
 
 
-def test_the_number_behind_a_head_becomes_a_head_beside_it(contest):
+def test_the_number_of_a_head_becomes_another_head(contest):
     table = read_contest(contest)
     wide = table.with_number("age", spread=2.0)
     years = wide.frame["age_value"]
@@ -50,19 +50,19 @@ def test_the_number_behind_a_head_becomes_a_head_beside_it(contest):
     assert (wide.heads.joint(wide.y) == table.heads.joint(table.y)).all()
 
 
-def test_a_number_that_is_not_known_is_an_unknown_label(contest):
+def test_an_unknown_number_is_an_unknown_label(contest):
     table = read_contest(contest)
     frame = table.frame.copy()
     frame.loc[:6, ["age", "age_value"]] = "", np.nan
     assert (replace(table, frame=frame).with_number("age", 2.0).train_y[:7, -1] == -1).all()
 
 
-def test_a_head_without_a_number_or_with_too_many_is_refused(contest):
+def test_a_head_without_numbers_or_with_too_many_is_refused(contest):
     table = read_contest(contest)
-    with pytest.raises(UsageError, match="gender has no number behind it"):
+    with pytest.raises(UsageError, match="gender is not made of bands of a number"):
         table.with_number("gender", 2.0)
     with pytest.raises(UsageError, match="no head 'shape'"):
         table.with_number("shape", 2.0)
     wide = replace(table, frame=table.frame.assign(age_value=np.arange(len(table)) * 100.0))
-    with pytest.raises(UsageError, match="from 0 to 8300; to be learned in order they must be 2 to 300 whole ones"):
+    with pytest.raises(UsageError, match="are 0 to 8300; expected 2 to 300 whole numbers"):
         wide.with_number("age", 2.0)

@@ -146,7 +146,7 @@ def test_the_table_fixes_those_labels_only(contest, run_copy, tmp_path):
     assert oof["path"].tolist() == table.frame["path"].tolist()
     write_csv(run_copy / "oof.csv", oof.assign(**dict(zip(heads.columns, (0.01 + 0.98 * sure).T, strict=True))))
     write_csv(tmp_path / "fixes.csv", to_fixes(find_label_errors(Run.load(run_copy))))
-    with pytest.warns(FastmaskWarning, match="3 corrections of .* are a model's own"):
+    with pytest.warns(FastmaskWarning, match="3 corrections of .* are proposed by a model"):
         fixed = apply_fixes(table, tmp_path / "fixes.csv")
     # the age is unknown until it is written into the table
     truth[last, 2] = -1

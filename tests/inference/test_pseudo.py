@@ -71,7 +71,7 @@ def test_a_teacher_with_other_folds_is_refused(contest, small_settings, finished
     person = folds["person"][0]
     folds.loc[folds["person"] == person, "fold"] = 1 - folds["fold"][0]
     folds.to_csv(tmp_path / "other.csv", index=False)
-    with pytest.raises(UsageError, match="validates here is another than the teacher's, which has seen it"):
+    with pytest.raises(UsageError, match="The teacher of the fold that validates .* has seen it"):
         student(contest, small_settings, finished_run, made, folds_file=str(tmp_path / "other.csv"))
     # the same photos under other names do not hide a person
     copied = shutil.copytree(made, tmp_path / "copied")
@@ -79,7 +79,7 @@ def test_a_teacher_with_other_folds_is_refused(contest, small_settings, finished
     named.to_csv(copied / "folds.csv", index=False)
     with pytest.raises(UsageError, match=f"person {person}"):
         student(contest, small_settings, finished_run, copied, folds_file=str(tmp_path / "other.csv"))
-    with pytest.raises(UsageError, match="of 2 folds, here are 3"):
+    with pytest.raises(UsageError, match="have 2 folds, this run 3"):
         prepare(read_contest(contest), make_config(small_settings, {"folds": 3, "pseudo": str(made)}))
 
 
@@ -134,24 +134,24 @@ def test_who_the_teacher_has_in_two_folds_was_seen(contest, small_settings, fini
     again = folds.iloc[:1].assign(fold=str(1 - int(folds["fold"][0])))
     for rows in ([folds, again], [again, folds]):
         pd.concat(rows).to_csv(copy / "folds.csv", index=False)
-        with pytest.raises(UsageError, match=f"path {folds['path'][0]} validates here is another"):
+        with pytest.raises(UsageError, match=f"path {folds['path'][0]} has seen it"):
             student(contest, small_settings, finished_run, copy)
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "folds.csv"])
 def test_a_part_that_is_gone_is_named(copy, name):
     (copy / name).unlink()
-    with pytest.raises(DataError, match=f"{name} is not there, or no plain file; restore it"):
+    with pytest.raises(DataError, match=f"{name} is missing or not a plain file; restore it"):
         read_pseudo(copy)
 
 
 @pytest.mark.parametrize(
     ("file", "change", "error", "message"),
     [
-        ("pseudo.json", lambda text: "[]", DataError, "does not say of which photos"),
-        ("pseudo.json", lambda text: text.replace('"folds": 2', '"folds": 1'), DataError, "of 1 folds"),
+        ("pseudo.json", lambda text: "[]", DataError, "does not name its photos"),
+        ("pseudo.json", lambda text: text.replace('"folds": 2', '"folds": 1'), DataError, "has 1 folds"),
         ("pseudo.json", lambda text: text.replace('"mask"', '""'), DataError, "needs a name"),
-        ("pseudo.json", lambda text: json.dumps({**json.loads(text), "photos": "/no"}), DataError, "is not there; put"),
+        ("pseudo.json", lambda text: json.dumps({**json.loads(text), "photos": "/no"}), DataError, "is missing; put"),
         ("labels.csv", lambda text: text.replace("0.", "2.", 1), DataError, "line 2, column fold0:mask"),
         ("labels.csv", lambda text: text.replace("fold1:age.60+", "age"), DataError, "fold1:age.60+"),
         ("folds.csv", lambda text: text.replace(",0\n", ",x\n", 1), DataError, "column fold: found 'x'"),
@@ -159,11 +159,11 @@ def test_a_part_that_is_gone_is_named(copy, name):
             "folds.csv",
             lambda text: text.replace(",0\n", ",2\n", 1),
             DataError,
-            "found '2', expected one of the 2 folds",
+            "found '2', expected a fold from 0 to 1",
         ),
         ("folds.csv", lambda text: text.replace(",0\n", ",-2\n", 1), DataError, "found '-2'"),
-        ("folds.csv", lambda text: text.splitlines()[0], DataError, "folds.csv has no rows; restore it"),
-        ("labels.csv", lambda text: text.splitlines()[0], DataError, "labels.csv has no rows; restore it"),
+        ("folds.csv", lambda text: text.splitlines()[0], DataError, "folds.csv has no rows; expected one per photo"),
+        ("labels.csv", lambda text: text.splitlines()[0], DataError, "labels.csv has no rows; expected one per photo"),
         (
             "labels.csv",
             lambda text: text + text.splitlines()[1] + "\n",
@@ -178,7 +178,7 @@ def test_a_part_that_is_gone_is_named(copy, name):
         ),
         ("labels.csv", lambda text: first_cell(text, "../x.jpg"), DataError, "'../x.jpg', expected a photo below"),
         ("labels.csv", lambda text: first_cell(text, ""), DataError, "found '', expected a photo below"),
-        ("labels.csv", lambda text: first_cell(text, "."), DataError, "is not there; put the photos"),
+        ("labels.csv", lambda text: first_cell(text, "."), DataError, "is missing; put the photos"),
     ],
 )
 def test_what_is_broken_is_named(copy, file, change, error, message):
@@ -189,7 +189,7 @@ def test_what_is_broken_is_named(copy, file, change, error, message):
 
 def test_a_folder_that_was_not_finished_is_none(copy):
     (copy / "pseudo.json").unlink()
-    with pytest.raises(UsageError, match=r"it has no pseudo\.json"):
+    with pytest.raises(UsageError, match=r"has no pseudo\.json"):
         read_pseudo(copy)
 
 

@@ -297,7 +297,7 @@ def test_faults_of_the_table_stand_beside_those_of_the_photos(contest_copy, phot
     config = make_config({"data": str(contest_copy), "folds": 2, "folds_file": str(tmp_path / "folds.csv")})
     findings = check_data(config)
     assert [f.kind for f in findings] == ["bad folds", "bad table", "bad table", "unreadable"]
-    assert "'nobody' is not among the photos" in findings[0].detail
+    assert "'nobody' is not in the data" in findings[0].detail
     assert "found 'robot'" in findings[1].detail
     assert "no photo called mask1" in findings[2].detail
 
