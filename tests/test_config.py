@@ -23,7 +23,7 @@ NO_OPTION = ["score_age_bounds", "train_pipeline", "valid_pipeline", "alpha", "o
 KINDS = {
     Kind.TABLE: (["data", "heads", "fixes", "score_age_bounds"], ["folds", "boxes", "seed"]),
     Kind.PATH: (["data", "images", "folds_file", "weights", "cache_dir"], ["arch", "address", "image_column"]),
-    Kind.SCORED: (["data", "age_bounds", "folds", "group", "seed", "on_bad_photo"], ["crop", "epochs", "on_nan"]),
+    Kind.SCORED: (["folds_file", "stratify", "folds", "group", "seed", "on_bad_photo"], ["crop", "epochs", "on_nan"]),
     Kind.FLATTERING: (["weights", "pseudo", "teacher"], ["pretrained", "extra", "group"]),
     Kind.TRAINING: (["extra", "mixup", "drop_rate", "lr", "epochs", "compile", "hours"], ["arch", "crop", "precision"]),
     Kind.FOCAL: (["focal_gamma", "alpha", "class_weight", "label_smoothing", "f1_share"], ["loss", "order"]),
@@ -58,10 +58,10 @@ def test_the_kinds_of_settings(kind):
 
 def test_which_kinds_imply_others():
     kinds = {kind: set(Config.of_kind(kind)) for kind in Kind}
-    assert kinds[Kind.TABLE] < kinds[Kind.SCORED]
+    assert not kinds[Kind.TABLE] & kinds[Kind.SCORED]
     assert kinds[Kind.LAUNCHING] < kinds[Kind.RESTATED] < kinds[Kind.MACHINE]
     assert kinds[Kind.FOCAL] < kinds[Kind.TRAINING]
-    assert not kinds[Kind.SCORED] & kinds[Kind.TRAINING]
+    assert not (kinds[Kind.TABLE] | kinds[Kind.SCORED]) & kinds[Kind.TRAINING]
 
 
 @pytest.mark.parametrize(("name", "needed"), [(n, describe(Config, n).needs) for n in Config.model_fields])

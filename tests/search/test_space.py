@@ -115,7 +115,7 @@ def test_what_no_space_has_is_refused(plain, words):
 
 @pytest.mark.parametrize("name", Config.model_fields)
 def test_what_may_be_searched_follows_from_the_kind_of_a_setting(name):
-    fixed = Kind.SCORED | Kind.FLATTERING | Kind.MACHINE | Kind.NUMERICS | Kind.FAULT | Kind.UNSCORED
+    fixed = Kind.TABLE | Kind.SCORED | Kind.FLATTERING | Kind.MACHINE | Kind.NUMERICS | Kind.FAULT | Kind.UNSCORED
     assert (name in OUTSIDE) == (name in Config.of_kind(fixed))
     if name in OUTSIDE:
         with pytest.raises(UsageError, match=f"{name} is no part of a search, because it"):
