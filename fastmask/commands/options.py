@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -60,15 +61,60 @@ NewRun = Annotated[Path, option("The run directory to create.")]
 Json = Annotated[bool, option("Print JSON.", "--json")]
 Overwrite = Annotated[bool, option("Replace existing output.", "--overwrite")]
 # next to an option that names a file to write: it is checked before the command runs, which gets --overwrite for it
-NEW_FILE, NEW_PICTURE = _CHECKS = (check_new, check_new_picture)
+NEW_FILE, NEW_PICTURE = check_new, check_new_picture
 
-_SOURCES = {
-    "recipe": Annotated[str | None, option("Settings by name: report, quick, winner.")],
-    "config": Annotated[Path | None, option("Settings from a YAML file, over the recipe.")],
-    "set_": Annotated[
-        list[str] | None, option("Any setting, over --config; may be repeated.", "--set", metavar="NAME=VALUE")
-    ],
-}
+_REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter of a command: its type and its option for typer, what reads its text, and what checks its value."""
+
+    name: str
+    kind: Any
+    info: ParameterInfo
+    default: Any = None
+    read: Callable[[str], Any] | None = None
+    check: Callable[..., None] | None = None
+
+    def in_panel(self, panel: str | None) -> _Parameter:
+        """In a panel of the help, if it is not in another."""
+        info = copy(self.info)
+        info.rich_help_panel = info.rich_help_panel or panel
+        return replace(self, info=info)
+
+    def value(self, given: Any) -> Any:
+        """The value that the command takes for what typer gives."""
+        if given is None or self.read is None:
+            return self.default if given is None else given
+        try:
+            return self.read(given)
+        except ValueError as error:
+            name = next(iter(self.info.param_decls or ()), f"--{self.name.replace('_', '-')}")
+            raise UsageError(f"{name} {given}: {error}.") from None
+
+    def to_typer(self) -> inspect.Parameter:
+        """The parameter that typer takes: the help says the default."""
+        info, default = copy(self.info), self.default
+        # a flag without a negative is off
+        switch = isinstance(default, bool) and not any("/" in name for name in info.param_decls or ())
+        note = info.show_default if isinstance(info.show_default, str) else None if switch else _in_words(default)
+        info.help, info.show_default = f"{info.help} (default: {note})" if note else info.help, False
+        if self.read is not None and default is not _REQUIRED:
+            default = None
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=default, annotation=Annotated[self.kind, info])
+
+
+_SOURCES = [
+    _Parameter("recipe", str | None, option("Settings by name: report, quick, winner.", panel=RUN)),
+    _Parameter("config", Path | None, option("Settings from a YAML file, over the recipe.", panel=RUN)),
+    _Parameter(
+        "set_",
+        list[str] | None,
+        option("Any setting, over --config; may be repeated.", "--set", panel=RUN, metavar="NAME=VALUE"),
+    ),
+]
 
 
 def with_settings(*panels: str, without: Sequence[str] = (), only: Sequence[str] = ()) -> Callable[[Command], Command]:
@@ -81,56 +127,76 @@ def with_settings(*panels: str, without: Sequence[str] = (), only: Sequence[str]
     panel_of = {name: describe(Config, name).panel for name in Config.model_fields}
     names = [n for panel in PANELS if panel in panels for n, of in panel_of.items() if of == panel]
     names = [name for name in names if name not in without and (not only or name in only)]
+    fields = [_field(Config, name, rare=not describe(Config, name).common) for name in names]
 
     def build(given: dict[str, Any]) -> Config:
-        recipe, config, sets = (given.pop(name) for name in _SOURCES)
-        settings = _read(Config, given)
-        if settings.get("class_weight") not in (None, "none", "auto"):
-            settings["alpha"] = read_class_weights(settings.pop("class_weight"))
+        recipe, config, sets = (given.pop(one.name) for one in _SOURCES)
+        if given.get("class_weight") not in (None, "none", "auto"):
+            given["alpha"] = read_class_weights(given.pop("class_weight"))
         return make_config(
             read_recipe(recipe) if recipe else {},
             read_settings(config) if config else {},
             parse_sets(sets or []),
-            settings,
+            {name: value for name, value in given.items() if value is not None},
         )
 
-    sources = [_in_panel(_parameter(name, annotation), RUN) for name, annotation in _SOURCES.items()]
-    options = [*(_field(Config, name, rare=not describe(Config, name).common) for name in names), *sources]
-    return _built(options, build, first=True, panel=RUN if RUN in panels else None)
+    panel = RUN if RUN in panels else None
+    return _built(build, lambda own: [*fields, *_SOURCES, *(one.in_panel(panel) for one in own)])
 
 
 def with_options(model: type[BaseModel]) -> Callable[[Command], Command]:
     """A command whose first parameter is a `model`, made of the options of its described fields."""
-    options = [_field(model, name) for name, field in model.model_fields.items() if field.json_schema_extra]
-    return _built(options, lambda given: make(model, _read(model, given)))
+    fields = [_field(model, name) for name, field in model.model_fields.items() if field.json_schema_extra]
+
+    def build(given: dict[str, Any]) -> BaseModel:
+        return make(model, {name: value for name, value in given.items() if value is not None})
+
+    return _built(build, lambda own: [*own, *fields])
 
 
 def _built(
-    options: Sequence[inspect.Parameter],
-    build: Callable[[dict[str, Any]], BaseModel],
-    first: bool = False,
-    panel: str | None = None,
+    build: Callable[[dict[str, Any]], BaseModel], extend: Callable[[list[_Parameter]], list[_Parameter]]
 ) -> Callable[[Command], Command]:
-    """A decorator: the first parameter of a command is built of `options`, which come before its own or after them."""
+    """A decorator: the first parameter of a command is built of those by which `extend` extends its own."""
 
     def decorate(command: Command) -> Command:
-        def run(**given: Any) -> None:
-            taken = {one.name: given.pop(one.name) for one in options}
-            command(build(taken), **given)
+        own = _parameters(command)
+        names = {one.name for one in own}
 
-        own = [_in_panel(one, panel) for one in _parameters(command)[1:]]
-        return _with_parameters(run, command, [*options, *own] if first else [*own, *options])
+        def run(**given: Any) -> None:
+            first = build({name: value for name, value in given.items() if name not in names})
+            command(first, **{name: value for name, value in given.items() if name in names})
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.parameters = extend(own)  # type: ignore[attr-defined]
+        return run
 
     return decorate
 
 
-def _field(model: type[BaseModel], name: str, rare: bool = False) -> inspect.Parameter:
-    """A field as an option, whose value is None if it is not given."""
+def _parameters(command: Command) -> list[_Parameter]:
+    """The parameters of a command but for a model, which is built of options."""
+    if hasattr(command, "parameters"):
+        return command.parameters
+    hints = get_type_hints(command, include_extras=True, localns={"Config": Any})
+    found = []
+    for parameter in inspect.signature(command).parameters.values():
+        if get_origin(hints[parameter.name]) is Annotated:
+            kind, info, *checks = get_args(hints[parameter.name])
+            is_list = any(get_origin(one) is tuple and ... in get_args(one) for one in alternatives(kind))
+            kind, read = _form(kind) if is_list else (kind, None)
+            found.append(_Parameter(parameter.name, kind, info, parameter.default, read, *checks))
+    return found
+
+
+def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
+    """A field as an option, with the value None if it is not given."""
     field, shown, names = model.model_fields[name], describe(model, name), option_name(model, name)
     default = None if field.annotation is bool and "/" not in names else field.default
     note = shown.note or _in_words(default)
-    made = option(str(field.description), names, panel=shown.panel, note=note, rare=rare)
-    return _parameter(name, Annotated[_form(field.annotation)[0] | None, made])
+    kind, read = _form(field.annotation)
+    info = option(str(field.description), names, panel=shown.panel, note=note, rare=rare)
+    return _Parameter(name, kind | None, info, read=shown.read or read)
 
 
 def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
@@ -142,102 +208,21 @@ def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
         return (str if get_origin(kinds[0]) is dict else kinds[0]), None
     if len(kinds) == 1 and get_origin(kinds[0]) is tuple and ... not in get_args(kinds[0]):
         return tuple[*(alternatives(part)[0] for part in get_args(kinds[0]))], None  # type: ignore[misc]
-    if lists:
-        element = alternatives(get_args(lists[0])[0])[0]
-        return str, {str: words, int: whole_numbers, float: numbers}.get(element)
-    return str, _number_or_word if int in kinds else None
-
-
-def _read(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of fields as the command line gives them, without those that it does not give."""
-    return {name: _read_field(model, name, value) for name, value in given.items() if value is not None}
-
-
-def _read_field(model: type[BaseModel], name: str, value: Any) -> Any:
-    annotation = model.model_fields[name].annotation
-    read = describe(model, name).read or _form(annotation)[1]
-    return (
-        value if read is None or value in alternatives(annotation) else _parsed(option_name(model, name), value, read)
-    )
-
-
-def _parsed(option_: str, text: str, read: Callable[[str], Any]) -> Any:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise UsageError(f"{option_} {text}: {error}.") from None
-
-
-def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _parameters(command: Command) -> list[inspect.Parameter]:
-    """The parameters of a command, their annotations resolved."""
-    if hasattr(command, "__signature__"):
-        # of `with_settings`, which has done so
-        return list(command.__signature__.parameters.values())
-    hints = get_type_hints(command, include_extras=True, localns={"Config": Any})
-    parameters = inspect.signature(command).parameters.values()
-    return [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-
-
-def _with_parameters(run: Command, command: Command, parameters: Sequence[inspect.Parameter]) -> Command:
-    """`run`, which typer takes for `command` with other parameters."""
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
-
-
-def _changed(parameter: inspect.Parameter, kind: Any = None, **values: Any) -> inspect.Parameter:
-    """The parameter with another type, or with other values of its option or argument."""
-    old, *extras = get_args(parameter.annotation)
-    extras = [copy(one) for one in extras]
-    for one in extras:
-        if isinstance(one, ParameterInfo):
-            vars(one).update(values)
-    return parameter.replace(annotation=Annotated[kind or old, *extras])
-
-
-def _info(parameter: inspect.Parameter) -> ParameterInfo:
-    return next(one for one in get_args(parameter.annotation) if isinstance(one, ParameterInfo))
-
-
-def _in_panel(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
-    return _changed(parameter, rich_help_panel=_info(parameter).rich_help_panel or panel)
-
-
-def _noted(parameter: inspect.Parameter) -> inspect.Parameter:
-    """The parameter with its default in the help, and of a type that typer knows."""
-    info, kind, default = _info(parameter), None, parameter.default
-    note = info.show_default if isinstance(info.show_default, str) else None
-    if info.show_default is True:
-        # a flag without a negative is off
-        switch = isinstance(default, bool) and not any("/" in name for name in info.param_decls or ())
-        note = None if switch else _in_words(default)
-    if _is_list(parameter):
-        kind, default = str, default if default is inspect.Parameter.empty else _in_words(default)
-    help_ = f"{info.help} (default: {note})" if note else info.help
-    return _changed(parameter, kind, help=help_, show_default=False).replace(default=default)
+    if not lists:
+        return str, _number_or_word if int in kinds else None
+    of, read = get_origin(lists[0]) or list, _READERS.get(alternatives(get_args(lists[0])[0])[0], words)
+    return str, lambda text: text if text in found else of(read(text))
 
 
 def _in_words(default: Any) -> str | None:
-    """A default value as the help shows it; None where there is nothing to show."""
-    if default in (None, "", (), inspect.Parameter.empty):
+    """A default value as the help shows it; None if there is nothing to show."""
+    if default in (None, "", (), _REQUIRED):
         return None
     if isinstance(default, bool):
         return "yes" if default else "no"
     if isinstance(default, list | tuple):
-        return (",".join(default)) if isinstance(default[0], str) else " ".join(f"{one:g}" for one in default)
+        return ",".join(default) if isinstance(default[0], str) else " ".join(f"{one:g}" for one in default)
     return f"{default:g}".replace("e-0", "e-") if isinstance(default, float) else str(default)
-
-
-def _is_list(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter is a `tuple[X, ...]`, which the command line gives as one word with commas."""
-    return any(
-        get_origin(kind) is tuple and ... in get_args(kind) for kind in alternatives(get_args(parameter.annotation)[0])
-    )
 
 
 def _help_all(context: typer.Context, value: bool) -> None:
@@ -248,17 +233,8 @@ def _help_all(context: typer.Context, value: bool) -> None:
         raise typer.Exit
 
 
-_QUIET = _parameter(
-    "quiet",
-    Annotated[bool, option("Print only results, warnings and errors.", "--quiet", "-q", callback=set_quiet)],
-    False,
-)
-_HELP_ALL = _parameter(
-    "help_all",
-    Annotated[bool, option("Show all options and exit.", "--help-all", callback=_help_all, is_eager=True)],
-    False,
-)
-_OVERWRITE = _parameter("overwrite", Overwrite, False)
+_QUIET = option("Print only results, warnings and errors.", "--quiet", "-q", callback=set_quiet)
+_HELP_ALL = option("Show all options and exit.", "--help-all", callback=_help_all, is_eager=True)
 
 
 class Commands(typer.Typer):
@@ -270,43 +246,36 @@ class Commands(typer.Typer):
     def command(self, name: str | None = None, **kwargs: Any) -> Callable[[Any], Any]:
         def decorate(command: Command) -> Command:
             own = _parameters(command)
-            checks = {p.name: check for p in own for check in get_args(p.annotation) if check in _CHECKS}
-            added = [_QUIET]
-            if checks and not any(p.name == "overwrite" for p in own):
-                panel = _info(own[-1]).rich_help_panel
-                added.insert(0, _in_panel(_OVERWRITE, panel))
-            if any(_info(p).hidden for p in own):
-                added.append(_HELP_ALL)
+            added = [_Parameter("quiet", bool, _QUIET, False)]
+            if any(one.check for one in own) and not any(one.name == "overwrite" for one in own):
+                overwrite = _Parameter("overwrite", bool, get_args(Overwrite)[1], False)
+                added.insert(0, overwrite.in_panel(own[-1].info.rich_help_panel))
+            if any(one.info.hidden for one in own):
+                added.append(_Parameter("help_all", bool, _HELP_ALL, False))
 
             def run(**given: Any) -> None:
-                _check_outputs(checks, given)
-                command(**{p.name: _value(p, given[p.name]) for p in own})
+                _check_outputs([one for one in own if one.check], given)
+                command(**{one.name: one.value(given[one.name]) for one in own})
 
-            register(_with_parameters(run, command, [_noted(p) for p in (*own, *added)]))
+            run.__name__, run.__doc__ = command.__name__, command.__doc__
+            shown = [one.to_typer() for one in (*own, *added)]
+            run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+            run.__annotations__ = {one.name: one.annotation for one in shown}
+            register(run)
             return command
 
         register = super().command(name, **kwargs)
         return decorate
 
 
-def _value(parameter: inspect.Parameter, value: Any) -> Any:
-    if not _is_list(parameter):
-        return value
-    if value is None:
-        return parameter.default
-    name = next(iter(_info(parameter).param_decls or ()), f"--{parameter.name.replace('_', '-')}")
-    read = _form(get_args(parameter.annotation)[0])[1] or words
-    return tuple(_parsed(name, value, read))
-
-
-def _check_outputs(checks: Mapping[str, Callable[..., None]], given: Mapping[str, Any]) -> None:
+def _check_outputs(outputs: Sequence[_Parameter], given: Mapping[str, Any]) -> None:
     """Raise UsageError for a file that cannot be written, or that exists and may not be replaced."""
-    values = [value for name, value in given.items() if name not in checks]
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    inputs = [one for one in flat if isinstance(one, Path)]
-    for name, check in checks.items():
-        if given[name] is not None:
-            check(given[name], given["overwrite"], *inputs)
+    names = [one.name for one in outputs]
+    values = [value if isinstance(value, list) else [value] for name, value in given.items() if name not in names]
+    inputs = [one for value in values for one in value if isinstance(one, Path)]
+    for one in outputs:
+        if one.check is not None and given[one.name] is not None:
+            one.check(given[one.name], given["overwrite"], *inputs)
 
 
 def echo(result: Any, json: bool) -> None:
@@ -340,32 +309,31 @@ def numbers(text: str) -> list[float]:
         raise ValueError("expected numbers, separated by spaces or commas") from None
 
 
+# what reads a list, by the type of its elements
+_READERS: dict[Any, Callable[[str], list[Any]]] = {str: words, int: whole_numbers, float: numbers}
+
+
 def _number_or_word(text: str) -> int | str:
     return int(text) if text.isdecimal() and text.isascii() else text
 
 
 def join_numbers(arguments: Sequence[str]) -> list[str]:
     """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: settings that are lists of numbers take as many words as are numbers."""
-    lists = [option_name(Config, n) for n, f in Config.model_fields.items() if _form(f.annotation)[1] is numbers]
+    lists = [option_name(Config, name) for name in ("stats", "milestones")]
     joined: list[str] = []
-    for word in _split_equals(arguments, lists):
-        if len(joined) >= 2 and joined[-2] in lists and _is_number(word) and _is_number(joined[-1].split(",")[-1]):
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if equals and name in lists:
+            joined += [name, value]
+        elif len(joined) >= 2 and joined[-2] in lists and _are_numbers(f"{joined[-1]},{word}"):
             joined[-1] += f",{word}"
         else:
             joined.append(word)
     return joined
 
 
-def _split_equals(arguments: Sequence[str], lists: Sequence[str]) -> Iterator[str]:
-    """`--stats=0.5` -> `--stats`, `0.5`."""
-    for word in arguments:
-        option_, equals, value = word.partition("=")
-        yield from (option_, value) if equals and option_ in lists else (word,)
-
-
-def _is_number(word: str) -> bool:
+def _are_numbers(text: str) -> bool:
     try:
-        float(word)
+        return bool(numbers(text))
     except ValueError:
         return False
-    return True

@@ -60,7 +60,7 @@ def test_compare_refuses_what_is_asked_wrongly_and_leaves_files_alone(
 def test_compare_never_writes_over_what_it_reads(finished_run: Run, work: Path, refused: Callable[..., str]) -> None:
     finished_run.oof.to_csv(work / "theirs.csv", index=False)
     words = ("compare", finished_run.path, "theirs.csv", "--out", "theirs.csv", "--overwrite")
-    assert "is read" in refused(ASKED_WRONGLY, *words)
+    assert "is an input" in refused(ASKED_WRONGLY, *words)
 
 
 @pytest.fixture
