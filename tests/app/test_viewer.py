@@ -72,9 +72,9 @@ def test_without_its_photos_a_run_still_predicts(run_copy: Path, photo: Path, tm
     assert data is not None
     config.write_text(config.read_text().replace(data[1], str(tmp_path / "gone")))
     viewer = open_viewer(run_copy)
-    assert "which is not there any more" in viewer.why_not
+    assert "which does not exist from here" in viewer.why_not
     assert "Joint class" in viewer.try_photo(str(photo))
-    with pytest.raises(UsageError, match="not there any more"):
+    with pytest.raises(UsageError, match="does not exist from here"):
         viewer.show(0, "joint")
     assert open_viewer(run_copy, data=data[1]).why_not == ""
     with pytest.raises(UsageError):

@@ -1,16 +1,19 @@
 """Curves: against the files of the folds, read by pandas and json."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from fastmask.api import Run
+from fastmask.api import Run, blend_runs
+from fastmask.report.sections import curves as module
 from fastmask.report.sections.curves import curves, plot_curves
 from fastmask.system.errors import UsageError
 
 
-def test_curves_are_the_histories_with_what_was_kept_and_chosen(finished_run: Run) -> None:
+def test_curves_are_the_histories_with_kept_and_chosen_epochs(finished_run: Run) -> None:
     found, scores = curves(finished_run), json.loads((finished_run.path / "scores.json").read_text())
     for fold in (0, 1):
         history = pd.read_csv(finished_run.path / f"fold{fold}" / "history.csv")
@@ -23,7 +26,7 @@ def test_curves_are_the_histories_with_what_was_kept_and_chosen(finished_run: Ru
         assert (of["epoch"][of["chosen"]] - 1).tolist() == scores["folds"][fold]["epochs"]
 
 
-def test_the_picture_draws_each_fold_and_marks_its_epochs(finished_run: Run) -> None:
+def test_the_plot_has_a_line_per_fold_and_marks_epochs(finished_run: Run) -> None:
     losses, scores = plot_curves(finished_run).axes
     frame = curves(finished_run)
     assert len(losses.lines) == 4
@@ -32,31 +35,15 @@ def test_the_picture_draws_each_fold_and_marks_its_epochs(finished_run: Run) -> 
     assert sum(len(line.get_xdata()) for line in marks) == frame["kept"].sum() + frame["chosen"].sum()
 
 
-def test_many_folds_are_told_apart(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmask.report.sections import curves as module
-
+def test_many_folds_have_different_colours(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = curves(finished_run)
     many = pd.concat([frame.assign(fold=fold) for fold in range(12)])
     monkeypatch.setattr(module, "curves", lambda run: many)
-    colours = {line.get_color() if isinstance(c := line.get_color(), str) else tuple(c)
-               for line in plot_curves(finished_run).axes[0].lines}  # fmt: skip
+    colours = {str(line.get_color()) for line in plot_curves(finished_run).axes[0].lines}
     assert len(colours) == 12
 
 
-def test_an_ensemble_has_none(finished_run: Run, tmp_path) -> None:
-    from fastmask.api import blend_runs
-
-    ensemble = blend_runs([finished_run, finished_run_copy(finished_run, tmp_path)], out=tmp_path / "both", draws=0).run
+def test_an_ensemble_has_none(finished_run: Run, run_copy: Path, swap_genders: Callable[[Path], Run]) -> None:
+    ensemble = blend_runs([finished_run, swap_genders(run_copy)], out=run_copy.parent / "both", draws=0).run
     with pytest.raises(UsageError, match="is an ensemble, which was not trained"):
         plot_curves(ensemble)
-
-
-def finished_run_copy(run: Run, folder) -> Run:
-    import shutil
-
-    copy = folder / "other"
-    shutil.copytree(run.path, copy)
-    oof = pd.read_csv(copy / "oof.csv", dtype=str)
-    oof.iloc[:, 3:6] = oof.iloc[:, [4, 5, 3]].to_numpy()
-    oof.to_csv(copy / "oof.csv", index=False)
-    return Run.load(copy)
