@@ -12,22 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from run_files import bytes_of
 from safetensors import SafetensorError, safe_open
 
 from fastmask.api import cross_validate
 from fastmask.commands.main import main
 from fastmask.data.contest import read_contest
+from fastmask.run import tensors
 from fastmask.system.errors import FastmaskError
 from fastmask.system.files import write_yaml
-from fastmask.training import callbacks
 
 STATE = "state.safetensors"
-
-
-def files(run):
-    """Every file of a run by its bytes, but those that say when and how long."""
-    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in ("environment.json", "times.csv")]
-    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
 def left_over(folder):
@@ -83,7 +78,7 @@ def test_the_disk_is_full_again_and_again(fit, finished_run, monkeypatch, tmp_pa
                 fit()
         assert left_over(tmp_path / "runs") == []
         assert len(told) < 10
-    assert files(run) == files(finished_run.path)
+    assert bytes_of(run) == bytes_of(finished_run.path)
     making = [words for words in told if "/runs/.run." in words]
     going_on = re.escape(f" Once that is mended: fastmask fit --resume --out {shlex.quote(str(run))}")
     assert 0 < len(making) < len(told) - 1
@@ -112,15 +107,15 @@ def test_a_state_that_cannot_be_replaced_is_the_old_one(fit, monkeypatch, tmp_pa
 
 
 def test_safetensors_finds_the_disk_full(monkeypatch, tmp_path):
-    def full(tensors, path, metadata):
+    def full(content, path, metadata):
         path.write_bytes(b"the first of it")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(callbacks, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     file = tmp_path / STATE
     file.write_bytes(b"the old one")
     with pytest.raises(OSError, match="No space left on device") as caught:
-        callbacks.save_tensors({}, file)
+        tensors.save_tensors({}, file)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {STATE: b"the old one"}
 
@@ -168,4 +163,4 @@ def test_a_folder_vanishes_in_training(fit, finished_run, tmp_path, name):
     # it has not grown back with a part of what was in it
     assert not gone.exists()
     assert left_over(tmp_path) == []
-    assert files(fit()) == files(finished_run.path)
+    assert bytes_of(fit()) == bytes_of(finished_run.path)

@@ -28,6 +28,7 @@ def example(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_leak(example, contest, tmp_path, capsys):
     example("leak.py", contest, tmp_path / "leak", *TINY)
     whole, split = capsys.readouterr().out.splitlines()[1:]
@@ -35,6 +36,7 @@ def test_leak(example, contest, tmp_path, capsys):
     assert split.startswith("persons split    macro-F1 0.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -56,21 +58,25 @@ def test_picture(example, finished_run, tmp_path):
     assert Image.open(tmp_path / "picture.png").size[0] > 800
 
 
+@pytest.mark.slow
 def test_start(example, capsys):
     example("benchmarks/start.py", 1)
     assert "times an empty typer program" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bodies(example, capsys):
     example("benchmarks/bodies.py", 2, "test_resnet", "test_vit")
     assert {"test_resnet", "test_vit"} <= set(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_faults(example, contest, tmp_path, capsys):
     example("benchmarks/faults.py", contest, tmp_path / "work")
     assert "found 12 of 12" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "left"),
     [
@@ -104,6 +110,7 @@ def test_the_saved_notebook_is_an_executed_one(name):
 
 
 # twelve persons are few for five folds
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")
 def test_adamp_step(example, contest, monkeypatch, capsys):
     monkeypatch.setattr("fastmask.data.sample.cached_sample", lambda **_: contest)
@@ -113,6 +120,7 @@ def test_adamp_step(example, contest, monkeypatch, capsys):
     assert float(re.search(r"channel by channel (\S+?),", out)[1]) > 1
 
 
+@pytest.mark.slow
 def test_coverage(example, capsys):
     example("benchmarks/coverage.py", 2)
     rows = capsys.readouterr().out.splitlines()
@@ -120,6 +128,7 @@ def test_coverage(example, capsys):
     assert [row.split()[0] for row in rows[2:6]] == ["60", "160", "600", "2700"]
 
 
+@pytest.mark.slow
 def test_decisions(example, capsys):
     example("benchmarks/decisions.py", 1)
     rows = capsys.readouterr().out.splitlines()
@@ -128,6 +137,7 @@ def test_decisions(example, capsys):
     assert float(rows[3].split()[2]) > 0
 
 
+@pytest.mark.slow
 def test_planted(example, contest, run_copy, tmp_path, capsys):
     example("benchmarks/planted.py", "--plant", contest, tmp_path / "planted.csv")
     assert "planted.csv: 2 wrong labels" in capsys.readouterr().out
@@ -135,6 +145,7 @@ def test_planted(example, contest, run_copy, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("all heads")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few
 def test_ablation(example, contest, tmp_path, capsys):
     """A step of the ladder, an option and one that only answers otherwise; a second time nothing is trained."""

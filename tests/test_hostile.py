@@ -73,6 +73,7 @@ def hostile(cache_home):
     return runpy.run_path(str(SCRIPT))
 
 
+@pytest.mark.slow
 def test_a_selection_ends_in_sentences(contest, finished_run, tmp_path):
     shutil.copytree(contest, tmp_path / "good" / "data")
     shutil.copytree(finished_run.path, tmp_path / "good" / "run")

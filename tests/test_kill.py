@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import bytes_of
 
 from fastmask.api import Run, cross_validate
 from fastmask.data.contest import read_contest
 from fastmask.system.files import write_yaml
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "kill.py"
 STATE = "state.safetensors"
 # what a busy machine with a slow disk has needed, many times over
@@ -33,12 +35,6 @@ Interrupts._receive = lambda *given: (receive(*given), os.write(1, b"noted\\n"))
 Learner.one_batch = lambda *_: (print("in a step", flush=True), time.sleep(3600))
 main()
 """
-
-
-def files(run):
-    """Every file of a run by its bytes, but those that say when and how long."""
-    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in ("environment.json", "times.csv")]
-    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
 def wait_for(what, process):
@@ -118,7 +114,7 @@ def test_told_to_end_and_gone_on_with(start, settings, contest, tmp_path):
         assert Run.load(out).trained_folds == list(range(fold))
     cross_validate(read_contest(contest), out=out, resume=True, log=io.StringIO())
     cross_validate(read_contest(contest), out=tmp_path / "whole", log=io.StringIO(), **settings)
-    assert files(out) == files(tmp_path / "whole")
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "whole", "settings.yaml"}
 
 

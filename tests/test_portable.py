@@ -33,7 +33,6 @@ from fastmask.system.lock import held, holder_of
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import peak_memory
 
-CODE_PAGES = ["cp437", "cp949", "cp1252"]
 FIT = (
     "fit --data {contest} --arch test_resnet --no-pretrained --folds 2 --epochs 2 --bs 16 --resize 64 32 --device cpu "
     "--save-every 1 --cache-dir kept"
@@ -111,10 +110,12 @@ def pretended(contest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder, done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_without_what_windows_lacks(pretended: tuple[Path, list[str]]) -> None:
     assert "imported: all" in pretended[1]
 
 
+@pytest.mark.slow
 def test_a_run_its_resume_and_what_follows_leave_open_files_alone(pretended: tuple[Path, list[str]]) -> None:
     folder, told = pretended
     assert [line for line in told if line.startswith("exit")] == [f"exit {code}" for code in COMMANDS.values()]
@@ -232,6 +233,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     multiprocessing.set_start_method(before, force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.semaphores
 def test_processes_of_a_fork_server_load_the_same_batches(contest: Path, started: Callable[[str], None]) -> None:
     table = read_contest(contest)
@@ -245,6 +247,7 @@ def test_processes_of_a_fork_server_load_the_same_batches(contest: Path, started
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.semaphores
 def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(
     contest: Path, small_settings: dict[str, Any], tmp_path: Path, started: Callable[[str], None]
@@ -304,7 +307,9 @@ def printed(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
     return command
 
 
-@pytest.mark.parametrize("code_page", CODE_PAGES)
+@pytest.mark.parametrize(
+    "code_page", ["cp437", *(pytest.param(page, marks=pytest.mark.slow) for page in ("cp949", "cp1252"))]
+)
 def test_commands_print_on_any_console(
     code_page: str, printed: Callable[..., tuple[int, str, str]], run_copy: Path
 ) -> None:
@@ -334,6 +339,7 @@ def test_a_run_is_trained_on_a_console_that_lacks_its_name(
     assert (work / "마스크" / "oof.csv").is_file()
 
 
+@pytest.mark.slow
 def test_a_real_console_of_code_page_437(run_copy: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "cp437"}
     done = subprocess.run(

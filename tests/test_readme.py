@@ -29,6 +29,7 @@ def test_ci_runs_exactly_the_two_commands():
         assert what_follows in lines_of(script)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few for five folds
 def test_the_python_block_runs(contest, tmp_path, monkeypatch):
     import matplotlib

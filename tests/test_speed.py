@@ -29,6 +29,7 @@ def temporary(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_loader_and_step(speed, contest, temporary, capsys):
     speed.main(["loader", "step", "--data", str(contest), *TINY, "--json", str(temporary / "speed.json")])
     parts = json.loads((temporary / "speed.json").read_text())["parts"]
@@ -44,6 +45,7 @@ def test_loader_and_step(speed, contest, temporary, capsys):
 
 
 # few persons, of whom some classes have one; the jobs beside ours load in processes
+@pytest.mark.slow
 @pytest.mark.semaphores
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")
 def test_job(speed, contest, temporary, capsys):

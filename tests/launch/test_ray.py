@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytest
 import ray
 from ray import exceptions
 from ray.cluster_utils import Cluster
+from run_files import WITH_TIMES, bytes_of
 
 from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
@@ -22,14 +24,8 @@ from fastmask.launch.ray import Share, _Launch, _surroundings, _Trip, share_of
 from fastmask.run.directory import resume_config
 from fastmask.system.errors import FastmaskError, UsageError
 
-NEVER_THE_SAME = {"environment.json", "times.csv", "config.yaml"}
+files = partial(bytes_of, without=(*WITH_TIMES, "config.yaml"))
 SECONDS = 240
-
-
-def files(run):
-    """Every file of a run by its bytes, but for those that say when and where."""
-    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in NEVER_THE_SAME]
-    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +66,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(contest, small_settings, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_same_bytes_as_in_one_process(launch, finished_run, tmp_path):
     run, said = launch()
     assert files(run.path) == files(finished_run.path)
@@ -80,11 +77,13 @@ def test_the_same_bytes_as_in_one_process(launch, finished_run, tmp_path):
     assert resume_config(make_config({}), run.path).launcher == "local"
 
 
+@pytest.mark.slow
 def test_fetched_where_no_disk_is_shared(launch, finished_run):
     run, _ = launch(fetch=True)
     assert files(run.path) == files(finished_run.path)
 
 
+@pytest.mark.slow
 def test_folds_are_trained_on_all_photos_there_too(launch, contest, small_settings, tmp_path):
     run, said = launch(refit=1, fetch=True)
     assert "fold 2/2: 1 epoch on all photos\n" in said
@@ -104,6 +103,7 @@ class Interrupting(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_in_one_process(launch, contest, finished_run, tmp_path):
     log = Interrupting()
     with pytest.raises(KeyboardInterrupt):
@@ -116,6 +116,7 @@ def test_stopped_and_gone_on_with_in_one_process(launch, contest, finished_run, 
     assert files(run.path) == files(finished_run.path)
 
 
+@pytest.mark.slow
 def test_an_error_comes_back_as_itself_from_a_disk_that_is_not_shared(launch, tmp_path, monkeypatch):
     # a worker that looks for it does not find it
     monkeypatch.setattr("fastmask.launch.worker.token", lambda out: "of another disk")
@@ -124,6 +125,7 @@ def test_an_error_comes_back_as_itself_from_a_disk_that_is_not_shared(launch, tm
     assert len(list((tmp_path / "run").glob("fold*/diverged.csv"))) >= 1
 
 
+@pytest.mark.slow
 def test_more_than_any_node_has_is_refused_before_there_is_a_run(launch, tmp_path):
     with pytest.raises(UsageError, match=r"A fold asks for 64 CPU, which no node .* nodes of 0 CPU, 0 GPU; 1 CPU, 0"):
         launch(per_fold="cpu=64")
@@ -213,6 +215,7 @@ def lose_the_node_of(fold, run, cluster, lost):
 
 
 # the last, since its node is gone
+@pytest.mark.slow
 def test_a_lost_node_s_fold_goes_on_elsewhere(launch, cluster, finished_run, tmp_path):
     lost = []
     killer = threading.Thread(target=lose_the_node_of, args=(0, tmp_path / "run", cluster, lost))

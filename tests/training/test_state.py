@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.learner import Learner
+from run_files import bytes_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_learners import AtBatch, KilledError, interrupt, kill
@@ -56,12 +57,6 @@ def cases(*values, slow=()):
     return marked + [pytest.param(*each, marks=[*NEEDS.get(each[0], []), pytest.mark.slow]) for each in slow]
 
 
-def files(run):
-    """Every file of a run by its bytes, except those with times."""
-    paths = [path for path in run.rglob("*") if path.is_file() and path.name not in ("environment.json", "times.csv")]
-    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
-
-
 @pytest.fixture
 def fit(train):
     """Trains into a directory; `at` (batch, action) happens on the way. Returns what was logged."""
@@ -82,7 +77,7 @@ def whole(train, tmp_path_factory):
     def of(variant, **fold):
         key = variant, *fold
         if key not in made:
-            made[key] = files(train(tmp_path_factory.mktemp("whole") / "run", **VARIANTS[variant], **fold).path)
+            made[key] = bytes_of(train(tmp_path_factory.mktemp("whole") / "run", **VARIANTS[variant], **fold).path)
         return made[key]
 
     return of
@@ -106,7 +101,7 @@ def test_a_killed_fold_resumes_to_the_same_bytes(fit, whole, tmp_path, variant, 
     fit(tmp_path / "run", resume=True, save_every="3", **settings)
     expected = dict(whole(variant, fold=[0]))
     expected["config.yaml"] = expected["config.yaml"].replace(b"save_every: 60s", b"save_every: '1'")
-    assert files(tmp_path / "run") == expected
+    assert bytes_of(tmp_path / "run") == expected
 
 
 # 14 and 15 are in the validation of the first epoch that is averaged, 16 to 20 are the second
@@ -116,7 +111,7 @@ def test_swa_counts_an_epoch_once_wherever_it_was_interrupted(fit, whole, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "run", at=(batch, interrupt), **settings)
     fit(tmp_path / "run", resume=True, **settings)
-    assert files(tmp_path / "run") == whole(SWA, fold=[0])
+    assert bytes_of(tmp_path / "run") == whole(SWA, fold=[0])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +129,7 @@ def test_an_interruption_saves_the_step(fit, whole, tmp_path, variant, batch, nu
     assert end.type is KeyboardInterrupt if number == signal.SIGINT else end.value.code == 128 + number
     assert (out / "fold0" / STATE).is_file()
     assert "goes on in epoch" in fit(out, resume=True, **settings)
-    assert files(out) == whole(variant, fold=[0])
+    assert bytes_of(out) == whole(variant, fold=[0])
 
 
 def test_an_interruption_prints_the_command_that_resumes(fit, tmp_path, train):
@@ -160,15 +155,15 @@ def test_a_fold_that_ends_while_it_is_interrupted_is_kept(fit, whole, tmp_path, 
     assert not (tmp_path / "run" / "fold0" / STATE).exists()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "fold0").iterdir()}
     fit(tmp_path / "run", resume=True)
-    assert files(tmp_path / "run") == whole("plain")
+    assert bytes_of(tmp_path / "run") == whole("plain")
     # a finished fold is not touched again
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "fold0").iterdir()} == before
 
 
 def test_resuming_a_finished_run_changes_nothing(run_copy, fit):
-    before = files(run_copy)
+    before = bytes_of(run_copy)
     fit(run_copy, resume=True)
-    assert files(run_copy) == before
+    assert bytes_of(run_copy) == before
 
 
 def test_resuming_takes_the_settings_of_the_run(fit, table, tmp_path):
@@ -255,10 +250,10 @@ class TestInvalidState:
         return shutil.copytree(killed, tmp_path / "run")
 
     def refused(self, fit, stopped, why):
-        before = files(stopped)
+        before = bytes_of(stopped)
         with pytest.raises(DataError, match=f"{STATE} is not a state that this fold can go on from \\(.*{why}"):
             fit(stopped, resume=True)
-        assert files(stopped) == before
+        assert bytes_of(stopped) == before
 
     def change(self, stopped, tensors=None, **plain):
         file = stopped / "fold0" / STATE
@@ -325,7 +320,7 @@ def test_files_of_epochs_after_the_state_are_removed(fit, whole, tmp_path):
     shutil.copy(folder / "epoch000.safetensors", folder / "epoch007.safetensors")
     shutil.copy(folder / "oof-000.safetensors", folder / "oof-007.safetensors")
     fit(tmp_path / "run", resume=True, fold=[0])
-    assert files(tmp_path / "run") == whole("plain", fold=[0])
+    assert bytes_of(tmp_path / "run") == whole("plain", fold=[0])
 
 
 def test_a_checkpoint_is_removed_only_when_no_state_names_it(fit, whole, tmp_path, monkeypatch):
@@ -338,20 +333,20 @@ def test_a_checkpoint_is_removed_only_when_no_state_names_it(fit, whole, tmp_pat
     assert [(folder / f"epoch{epoch:03d}.safetensors").is_file() for _, epoch in named] == [True] * len(named)
     monkeypatch.undo()
     fit(tmp_path / "run", resume=True, fold=[0])
-    assert files(tmp_path / "run") == whole("plain", fold=[0])
+    assert bytes_of(tmp_path / "run") == whole("plain", fold=[0])
 
 
 @pytest.mark.parametrize("outdone", [0, 1])
 def test_a_finished_fold_keeps_only_its_best(run_copy, fit, outdone):
     """Killed just after its end: the checkpoints of worse epochs are still there."""
-    folder, before = run_copy / f"fold{outdone}", files(run_copy)
+    folder, before = run_copy / f"fold{outdone}", bytes_of(run_copy)
     (kept,) = folder.glob("epoch*.safetensors")
     shutil.copy(
         kept, folder / ("epoch001.safetensors" if kept.name == "epoch000.safetensors" else "epoch000.safetensors")
     )
     (folder / STATE).write_bytes(b"left")
     fit(run_copy, resume=True)
-    assert files(run_copy) == before
+    assert bytes_of(run_copy) == before
 
 
 @pytest.fixture
@@ -383,12 +378,12 @@ def test_resuming_uses_the_threads_of_the_run(train, with_threads):
 
 def test_a_run_from_before_there_were_states_can_be_resumed(run_copy, fit):
     """Its configuration lacks later settings, and its unfinished fold has no state."""
-    expected = files(run_copy)
+    expected = bytes_of(run_copy)
     config = read_yaml(run_copy / "config.yaml")
     write_yaml(run_copy / "config.yaml", {k: v for k, v in config.items() if k not in ("save_every", "on_nan")})
     (run_copy / "fold1" / "done.json").unlink()
     fit(run_copy, resume=True)
-    assert {k: v for k, v in files(run_copy).items() if k != "config.yaml"} == {
+    assert {k: v for k, v in bytes_of(run_copy).items() if k != "config.yaml"} == {
         k: v for k, v in expected.items() if k != "config.yaml"
     }
 
