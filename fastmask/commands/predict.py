@@ -124,8 +124,8 @@ def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
 
 
 def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
+    from fastmask.decision.persons import persons_of
     from fastmask.inference.photos import find_photos
-    from fastmask.inference.submission import persons_of
 
     return persons_of(find_photos(photos)[1], same_person, submission)
 

@@ -31,7 +31,7 @@ def score(
 
         scores = RunDirectory.load(paths[0]).score()
     elif len(paths) == 2:
-        from fastmask.inference.submission import score_files
+        from fastmask.evaluation.answers import score_files
 
         scores = score_files(paths[0], paths[1])
     else:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from fastmask.decision.crossfit import choose_by_others, notes_of
-from fastmask.decision.persons import parts_of
 from fastmask.heads import Head, number_of
 from fastmask.run.directory import RunDirectory
+from fastmask.run.oof import parts_of
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, known_classes, plain
 from fastmask.system.errors import UsageError
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from fastmask.decision.calibration import Calibration, calibrations
-from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import CALIBRATED, F1, PLAIN, RULES, Rule, check_f1, fit_rule
 from fastmask.heads import JOINT
 from fastmask.run.directory import RunDirectory
+from fastmask.run.oof import parts_of
 from fastmask.scoring import (
     CELLS,
     DRAWS,

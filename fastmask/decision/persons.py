@@ -1,16 +1,18 @@
-"""Persons: the heads that all photos of a person share, and parts of whole persons."""
+"""Persons: the heads that all photos of a person share, and the persons of photos to predict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from fastmask.data.folds import whole_parts
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.run.directory import RunDirectory
-from fastmask.system.errors import UsageError
+from fastmask.inference.submission import ANSWER, ID, read_info
+from fastmask.system.errors import DataError, UsageError
 
+# the `column` of `persons_of` that takes photos in one folder as one person's
+FOLDER = "folder"
 # the share of the persons that may have contradicting labels, by mistake, in a head that belongs to the person
 _CONTRADICTING = 0.01
 
@@ -37,16 +39,6 @@ def _is_shared(labels: np.ndarray, persons: np.ndarray) -> bool:
     return bool(several.any() and (low < high)[several].mean() <= _CONTRADICTING)
 
 
-def parts_of(run: RunDirectory) -> np.ndarray:
-    """(N,) the part of each OOF photo, to fit on some persons and score on others: see `whole_parts`.
-
-    Raises UsageError for a run of one person.
-    """
-    if len(set(run.persons)) < 2:
-        raise UsageError(f"{run.path} has one person only; a decision is fitted on some and scored on others.")
-    return whole_parts(run.oof["fold"].to_numpy(), run.persons)
-
-
 def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray, shared: Sequence[str]) -> np.ndarray:
     """(N, classes of all heads) probabilities, those of the `shared` heads replaced by their mean over each person."""
     owner = np.unique(persons, return_inverse=True)[1]
@@ -57,3 +49,36 @@ def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray
         for column in part.T:
             column[:] = (np.bincount(owner, column) / photos)[owner]
     return averaged
+
+
+def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
+    """(N,) the person of each photo: a column of an info.csv in its order, or, as `column` "folder", its folder.
+
+    Raises UsageError where the column is missing, DataError where it has an empty cell.
+    """
+    if column == FOLDER:
+        folders = np.array([str(photo.parent) for photo in photos], dtype=object)
+        if len(photos) > 1 and len(set(folders)) == 1:
+            raise UsageError(
+                f"--same-person {FOLDER}: all {len(photos)} photos are in one folder, {folders[0]}, which does not "
+                "tell persons apart; name a column of the file of --submission."
+            )
+        return folders
+    if info is None:
+        raise UsageError(
+            f"--same-person {column} is a column of the file of --submission, which is not given; without it, take "
+            f"--same-person {FOLDER}, for photos in a folder per person."
+        )
+    frame = read_info(info)
+    others = [name for name in frame.columns if name not in (ID, ANSWER)]
+    if column not in others:
+        found = ", ".join(others) or f"only {ID} and {ANSWER}"
+        raise UsageError(f"{info} has no column {column!r} of persons; found {found}.")
+    empty = frame.index[frame[column] == ""]
+    if len(empty):
+        raise DataError(f"{info}, line {empty[0]}, column {column}: found nothing, expected a person.")
+    if len(frame) > 1 and frame[column].nunique() == 1:
+        raise UsageError(
+            f"{info}, column {column}: all {len(frame)} photos would be one person's; name another column."
+        )
+    return frame[column].to_numpy(dtype=object)

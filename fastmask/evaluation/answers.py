@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.inference.submission import ANSWER, ID, joint_classes
+from fastmask.inference.submission import ANSWER, ID, check_names
 from fastmask.run.directory import RunDirectory
+from fastmask.scoring import Scores, score_heads
 from fastmask.system.errors import DataError
-from fastmask.system.files import read_strings
+from fastmask.system.files import read_strings, require_columns
 
 # rounding may lead beyond 1
 _PROBABILITY = (0.0, 1 + 1e-3)
@@ -71,12 +73,7 @@ def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Ans
     key = "path" if "path" in frame.columns else ID
     if key not in frame.columns:
         raise DataError(f"{file} has no column 'path' or {ID!r}; found {', '.join(frame.columns)}.")
-    if frame.empty:
-        raise DataError(f"{file} has no rows; expected one per photo.")
-    twice = frame[key].duplicated()
-    if twice.any():
-        line = frame.index[twice][0]
-        raise DataError(f"{file}, line {line}, column {key}: {frame[key][line]!r} is duplicated; remove one row.")
+    check_names(file, frame[key])
     answers, notes = _answers(file, frame, heads)
     return Answers(
         file.stem if name is None else name,
@@ -96,7 +93,7 @@ def _answers(file: Path, frame: pd.DataFrame, heads: Heads) -> tuple[dict[str, n
         # such a file counts its joint classes otherwise
         return likely, []
     column = next((name for name in (ANSWER, "predicted") if name in frame.columns), None)
-    joint = None if column is None else heads.unjoint(joint_classes(file, frame[column], heads))
+    joint = None if column is None else heads.unjoint(_joint_classes(file, frame[column], heads))
     named = {} if joint is None else {heads[i].name: heads[i].decode_all(joint[:, i]) for i in heads.joined}
     if likely:
         other = pd.DataFrame(named).ne(pd.DataFrame(likely)).any(axis=1).sum() if named else 0
@@ -135,3 +132,48 @@ def _check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) 
     if not right.all():
         line = cells.index[~right][0]
         raise DataError(f"{file}, line {line}, column {cells.name}: found {cells[line]!r}, expected {expected}.")
+
+
+def score_files(predictions: str | Path, answers: str | Path, heads: Heads | None = None) -> Scores:
+    """The scores of a submission, or of a file that `predict` wrote, against the true answers in the same format.
+
+    Intervals are by bootstrap over the persons where the answers have a column `person`, else over the photos, which
+    makes them too narrow.
+    """
+    heads = heads or contest_heads()
+    predicted, true = read_classes(Path(predictions), heads), read_classes(Path(answers), heads)
+    missing = true.index.difference(predicted.index)
+    if len(missing):
+        raise DataError(
+            f"{predictions} lacks {len(missing)} of the {len(true)} photos of {answers}, such as {missing[0]}."
+        )
+    whole_persons = "person" in true.columns
+    groups = true["person"].to_numpy(dtype=object) if whole_persons else true.index.to_numpy()
+    guesses, truths = (heads.unjoint(f["class"].to_numpy()) for f in (predicted.loc[true.index], true))
+    scores = score_heads(heads, guesses, truths, groups=groups)
+    if not whole_persons:
+        scores.notes.append(
+            f"{answers} has no column person: the intervals take photos as independent and are too narrow."
+        )
+    return scores
+
+
+def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
+    """The joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
+
+    Columns class, and person where the file has it; raises DataError for an unknown class or a duplicated photo.
+    """
+    frame = read_strings(file, ())
+    name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
+    require_columns(file, list(frame.columns), (name, value))
+    names = frame[name].map(lambda path: Path(path).name)
+    check_names(file, names)
+    kept = [column for column in ("person",) if column in frame.columns]
+    return frame[kept].assign(**{"class": _joint_classes(file, frame[value], heads)}).set_axis(names)
+
+
+def _joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
+    """(N,) joint classes of a column of a CSV; raises DataError for any other cell."""
+    right = cells.map(lambda text: text.isascii() and text.isdecimal() and int(text) < heads.n_joint)
+    _check_cells(file, cells, right, f"a class from 0 to {heads.n_joint - 1}")
+    return cells.astype(np.int64).to_numpy()

@@ -14,9 +14,9 @@ import pandas as pd
 from fastmask.data.contest import contest_heads
 from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
+from fastmask.evaluation.answers import read_classes
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.submission import read_classes
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import DRAWS, Difference, Plain, known_classes, score_differences, thin
 from fastmask.system.errors import DataError, FastmaskError, UsageError

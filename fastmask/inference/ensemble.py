@@ -14,17 +14,22 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
-from fastmask.data.folds import whole_parts
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend, widen
 from fastmask.inference.members import aligned, all_heads, check_members, describe, learned, member_names
 from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, score_heads, thin
-from fastmask.system.errors import UsageError
+from fastmask.run.oof import all_scores, oof_table, parts_of
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, thin
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import held
+from fastmask.system.text import table_lines
+
+_OPTIMISTIC = (
+    "its weights are fitted on the photos that they are scored on, which flatters; the headline's are fitted on other "
+    "persons"
+)
 
 
 @dataclass(frozen=True)
@@ -71,21 +76,17 @@ class Blended:
     def __str__(self) -> str:
         return "\n".join([*self._joint_lines(), "", *self._head_lines(), *self._weight_lines(), "", *self._remarks()])
 
-    def _joint_lines(self) -> Iterator[str]:
-        joint, width = self.targets[JOINT], max(len("ensemble"), *map(len, self.members))
-        rows = {one.member: one for one in joint.members}
-        yield f"{'run':{width}}  {CELLS}  ensemble minus run"
-        for name in self.members:
-            cells = f"{rows[name].score.cells}  {rows[name].gain}" if name in rows else "lacks a head"
-            yield f"{name:{width}}  {cells}"
-        yield f"{'ensemble':{width}}  {joint.score.cells}".rstrip()
+    def _joint_lines(self) -> list[str]:
+        joint = self.targets[JOINT]
+        rows = dict.fromkeys(self.members, ("lacks a head", ""))
+        rows.update((one.member, (one.score.cells, str(one.gain))) for one in joint.members)
+        lines = [("run", CELLS, "ensemble minus run"), *((name, *row) for name, row in rows.items())]
+        return table_lines([*lines, ("ensemble", joint.score.cells, "")])
 
-    def _head_lines(self) -> Iterator[str]:
-        heads = {name: target for name, target in self.targets.items() if name != JOINT}
-        width, wide = max(map(len, ("head", *heads))), max(len("best run"), *map(len, self.members))
-        yield f"{'head':{width}}  {CELLS}  {'best run':{wide}}  ensemble minus best run"
-        for name, target in heads.items():
-            yield f"{name:{width}}  {target.score.cells}  {target.best.member:{wide}}  {target.best.gain}"
+    def _head_lines(self) -> list[str]:
+        heads = [(name, target) for name, target in self.targets.items() if name != JOINT]
+        rows = [(name, one.score.cells, one.best.member, str(one.best.gain)) for name, one in heads]
+        return table_lines([("head", CELLS, "best run", "ensemble minus best run"), *rows])
 
     def _weight_lines(self) -> Iterator[str]:
         if self.blend.how != OOF_WEIGHTS:
@@ -139,7 +140,7 @@ def blend_runs(
     check_members(loaded, out)
     heads, first = all_heads(loaded), loaded[0]
     folds, members, names = _folds(heads, loaded), [oof_of(heads, first, run) for run in loaded], member_names(loaded)
-    parts = _parts(first)
+    parts = parts_of(first)
     y = heads.encode_frame(folds)[pd.Index(folds["path"]).get_indexer(pd.Index(first.oof["path"]))]
     mixed, blend = cross_blend(how, heads, members, y, parts), fit_blend(how, heads, members, y)
     with held(out):
@@ -157,8 +158,9 @@ def blend_runs(
             },
             overwrite=overwrite,
         )
-        write_csv(out / OOF, _oof_frame(heads, first, mixed, y))
-        write_json(out / SCORES, _scores(ensemble, blend.mix(members), draws))
+        write_csv(out / OOF, oof_table(heads, first.oof, mixed, y))
+        scored: dict[int, dict[str, Any]] = {fold: {} for fold in sorted(set(ensemble.oof["fold"].tolist()))}
+        write_json(out / SCORES, all_scores(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
     return Blended(ensemble, blend, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
 
 
@@ -188,12 +190,6 @@ def _config(runs: Sequence[RunDirectory]) -> Config:
     return runs[0].config.model_copy(update={"group": "none"} if leaky else {})
 
 
-def _parts(run: RunDirectory) -> np.ndarray:
-    if len(set(run.persons)) < 2:
-        raise UsageError(f"{run.path} has only one person; an ensemble is fitted on some persons and scored on others.")
-    return whole_parts(run.oof["fold"].to_numpy(), run.persons)
-
-
 def _environment() -> dict[str, Any]:
     """What environment.json holds: no start, which is part of the members' identities."""
     return {
@@ -201,33 +197,6 @@ def _environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in ("fastmask", "numpy", "pandas")},
         "start": {},
         "command": sys.argv,
-    }
-
-
-def _oof_frame(heads: Heads, first: RunDirectory, probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    columns = dict(zip(heads.columns, probabilities.T, strict=True))
-    joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
-    return pd.DataFrame({**first.oof[["path", "person", "fold"]], **columns, **joint})
-
-
-def _scores(run: RunDirectory, optimistic: np.ndarray, draws: int) -> dict[str, Any]:
-    """What scores.json holds; `optimistic` (N, classes of all heads) is the blend with weights fitted on all photos."""
-    flattering = score_heads(run.heads, run.heads.argmax(optimistic), run.true, draws=0, whole=run.y)
-    fold_of = run.oof["fold"].to_numpy()
-    folds = []
-    for fold in np.unique(fold_of).tolist():
-        here = fold_of == fold
-        scores = score_heads(run.heads, run.predicted[here], run.true[here], None, 0, run.y)
-        folds.append({"fold": fold, **scores.to_plain()})
-    return {
-        **run.score(draws).to_plain(),
-        "optimistic": {
-            **flattering.to_plain(),
-            "why": "its weights are fitted on the photos that they are scored on, which flatters; the headline's are "
-            "fitted on other persons",
-        },
-        "folds": folds,
-        "scored_by": {h.name: list(h.bounds) for h in run.heads if h.bounds},
     }
 
 

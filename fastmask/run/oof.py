@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fastmask.data.folds import whole_parts
+from fastmask.heads import Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import DONE, FOLDS, OOF, SCORES
 from fastmask.run.tensors import oof_file, read_oof
-from fastmask.scoring import LOSS, score_heads, why_optimistic
-from fastmask.system.errors import DataError
+from fastmask.scoring import DRAWS, LOSS, score_heads, why_optimistic
+from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, write_csv, write_json
 
 
@@ -25,7 +27,11 @@ def finish(run: RunDirectory) -> None:
     write_csv(run.path / OOF, collect_oof(run, trained, honest))
     # read again, because `run` may have cached the OOF predictions of fewer folds
     run = RunDirectory.load(run.path)
-    write_json(run.path / SCORES, all_scores(run, trained, collect_oof(run, trained, own), honest, own))
+    folds = {f: {"epochs": honest[i], "own_best_epochs": own[i]} for i, f in enumerate(trained)}
+    optimistic = collect_oof(run, trained, own)[run.heads.columns].to_numpy()
+    scores = all_scores(run, folds, optimistic, why_optimistic(len(trained)))
+    trained_by = {head.name: list(head.train_bounds) for head in run.heads if head.train_bounds}
+    write_json(run.path / SCORES, {**scores, "trained_by": trained_by})
 
 
 def check_fold(run: RunDirectory, fold: int) -> None:
@@ -67,43 +73,44 @@ def collect_oof(run: RunDirectory, trained: Sequence[int], epochs: Sequence[Sequ
     probabilities = np.full((len(frame), heads.n_logits), np.nan, np.float32)
     for fold, chosen in zip(trained, epochs, strict=True):
         probabilities[fold_of == fold] = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in chosen], axis=0)
-    columns = {
-        "path": frame["path"],
-        "person": frame["person"],
-        "fold": fold_of,
-        **dict(zip(heads.columns, probabilities.T, strict=True)),
-        "true": heads.joint(run.y),
-        "predicted": heads.joint(heads.argmax(probabilities)),
-    }
-    return pd.DataFrame(columns)[np.isin(fold_of, trained)].reset_index(drop=True)
+    return oof_table(heads, frame, probabilities, run.y)[np.isin(fold_of, trained)].reset_index(drop=True)
+
+
+def oof_table(heads: Heads, frame: pd.DataFrame, probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+    """The OOF table of all photos of a frame with the columns path, person and fold, and of their labels `y`."""
+    columns = dict(zip(heads.columns, probabilities.T, strict=True))
+    joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
+    return pd.DataFrame({**frame[["path", "person", "fold"]], **columns, **joint})
 
 
 def all_scores(
-    run: RunDirectory,
-    trained: Sequence[int],
-    optimistic: pd.DataFrame,
-    honest: Sequence[Sequence[int]],
-    own: Sequence[Sequence[int]],
+    run: RunDirectory, folds: Mapping[int, Mapping[str, Any]], optimistic: np.ndarray, why: str, draws: int = DRAWS
 ) -> dict[str, Any]:
-    """The content of scores.json."""
+    """The content of scores.json, with an entry of each of `folds` that begins with what is given there.
+
+    `optimistic` are the (N, classes of all heads) probabilities of the optimistic score, `why` says why it is.
+    """
     heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
-    folds = [
-        {
-            "fold": fold,
-            "epochs": list(honest[i]),
-            "own_best_epochs": list(own[i]),
-            **score_heads(heads, run.predicted[fold_of == fold], true[fold_of == fold], None, 0, run.y).to_plain(),
-        }
-        for i, fold in enumerate(trained)
-    ]
-    flattering = score_heads(heads, heads.argmax(optimistic[heads.columns].to_numpy()), true, draws=0, whole=run.y)
+    rows = []
+    for fold, given in folds.items():
+        here = fold_of == fold
+        own = score_heads(heads, run.predicted[here], true[here], None, 0, run.y)
+        rows.append({"fold": fold, **given, **own.to_plain()})
+    flattering = score_heads(heads, heads.argmax(optimistic), true, draws=0, whole=run.y)
     return {
-        **run.score().to_plain(),
-        "optimistic": {
-            **flattering.to_plain(),
-            "why": why_optimistic(len(trained)),
-        },
-        "folds": folds,
+        **run.score(draws).to_plain(),
+        "optimistic": {**flattering.to_plain(), "why": why},
+        "folds": rows,
         "scored_by": {h.name: list(h.bounds) for h in heads if h.bounds},
-        "trained_by": {h.name: list(h.train_bounds) for h in heads if h.train_bounds},
     }
+
+
+def parts_of(run: RunDirectory) -> np.ndarray:
+    """(N,) the part of each OOF photo, so that what is fitted on some parts is scored on others.
+
+    The run's folds, or, if there is one or they separate photos of a person, fifths of the persons. Raises UsageError
+    for a run of one person.
+    """
+    if len(set(run.persons)) < 2:
+        raise UsageError(f"{run.path} has only one person; what is fitted on some persons is scored on others.")
+    return whole_parts(run.oof["fold"].to_numpy(), run.persons)

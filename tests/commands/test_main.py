@@ -783,7 +783,7 @@ def test_predict_without_photos_is_refused(finished_run: Run, work: Path, refuse
         ("ImageID\na.jpg\n", ["info.csv", "no column 'ans'"]),
         ("image,ans\na.jpg,0\n", ["info.csv", "no column 'ImageID'", "image"]),
         ("ImageID,ans\nREAL,0\nnobody.jpg,0\n", ["info.csv, line 3", "nobody.jpg does not exist"]),
-        ("ImageID,ans\nREAL,0\nREAL,0\n", ["info.csv, line 3", "stands twice"]),
+        ("ImageID,ans\nREAL,0\nREAL,0\n", ["info.csv, line 3", "is duplicated"]),
         ("ImageID,ans\n,0\n", ["info.csv, line 2", "is empty"]),
         ("ImageID,ans\n../info.csv,0\n", ["info.csv, line 2", "'../info.csv'"]),
         ("ImageID,ans\n", ["info.csv", "no rows"]),
@@ -893,7 +893,7 @@ def test_score_refuses_missing_and_repeated_photos(contest: Path, work: Path, re
     frame.iloc[2:].to_csv("few.csv", index=False)
     pd.concat([frame, frame.iloc[:1]]).to_csv("twice.csv", index=False)
     assert "lacks 2 of the 28 photos" in refused(FAILED, "score", "few.csv", answers)
-    assert "stands twice" in refused(FAILED, "score", "twice.csv", answers)
+    assert "is duplicated" in refused(FAILED, "score", "twice.csv", answers)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_persons_are_averaged_over_a_column_of_the_file_of_questions_or_over_fol
     ("words", "named"),
     [
         (["--decision", "best"], ["'best'", "auto, plain, calibrated, f1"]),
-        (["--same-person", "who"], ["info.csv", "'who'", "none besides its own"]),
+        (["--same-person", "who"], ["info.csv", "'who'", "only ImageID and ans"]),
         (["--same-person", "ans"], ["info.csv", "'ans'"]),
         (["--same-person", "folder"], ["28 photos", "one folder"]),
     ],

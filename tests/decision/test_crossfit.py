@@ -6,9 +6,9 @@ from sklearn.metrics import f1_score
 
 from fastmask.decision.calibration import at_temperature, calibration_error, fit_temperature
 from fastmask.decision.crossfit import answers_of, choose_by_others, cross_fit, decide, fit_run, score_of
-from fastmask.decision.persons import parts_of
 from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads
+from fastmask.run.oof import parts_of
 from fastmask.system.errors import UsageError
 
 
@@ -107,7 +107,7 @@ def test_whole_persons_are_parted_by_the_runs_folds(run):
 
 
 def test_one_person_is_not_enough(run_of, draw_oof):
-    with pytest.raises(UsageError, match="has one person only"):
+    with pytest.raises(UsageError, match="has only one person"):
         decide(run_of(*draw_oof(persons=1)))
 
 
