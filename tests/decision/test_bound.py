@@ -21,15 +21,8 @@ def aged(run_of):
         age = rng.integers(18, 71, persons)
         guess = (age + rng.normal(0, 2, persons) - late * (age > 50)).repeat(7)
         years = np.exp(-(((YEARS - guess[:, None]) / 2) ** 2) / 2)
-        y = np.stack(
-            [
-                np.tile([0, 0, 0, 0, 0, 1, 2], persons),
-                np.arange(persons).repeat(7) % 2,
-                np.digitize(age, (30, 60)).repeat(7),
-                (age - 18).repeat(7),
-            ],
-            axis=1,
-        )
+        own = np.stack([np.arange(persons) % 2, np.digitize(age, (30, 60)), age - 18], axis=1).repeat(7, axis=0)
+        y = np.column_stack([np.tile([0, 0, 0, 0, 0, 1, 2], persons), own])
         parts = [np.eye(3)[y[:, 0]], np.eye(2)[y[:, 1]], np.full((len(y), 3), 1 / 3), years / years.sum(1)[:, None]]
         return run_of(np.concatenate(parts, axis=1), y, heads=HEADS, folds=folds)
 
@@ -43,18 +36,25 @@ def test_bands_are_sums_of_the_distribution_worked_by_hand():
     assert in_bands(numbers, distribution, (30, 58)) == pytest.approx(np.array([[0.3, 0.3, 0.4]]))
 
 
-def test_where_the_old_are_guessed_too_young_a_lower_bound_scores_better(aged):
+def test_a_lower_bound_scores_better_where_the_old_are_guessed_too_young(aged, tmp_path):
     run = aged(late=4)
-    curve = bound_curve(run, bounds=range(55, 61))
+    curve = bound_curve(run, bounds=range(55, 61), draws=300)
     assert [row.bound for row in curve.rows] == [55, 56, 57, 58, 59, 60]
     assert curve.best.bound in (55, 56, 57)
     assert curve.rows[0].gain.macro_f1_interval[0] > 0
     assert not curve.honest_gain.is_noise
     assert "beyond noise" in str(curve)
+    # next to the answers of the head itself, and the bounds that other folds choose
+    assert curve.plain.macro_f1 == run.score(draws=0).joint.macro_f1
+    assert "as trained" in str(curve)
+    assert curve.honest.macro_f1 <= curve.best.score.macro_f1
+    assert curve.to_plain()["honest"]["macro_f1"] == curve.honest.macro_f1
+    plot_bound(curve, tmp_path / "bound.png")
+    assert (tmp_path / "bound.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_where_they_are_not_the_official_bound_is_as_good_as_any(aged):
-    curve = bound_curve(aged())
+def test_the_official_bound_is_as_good_as_any_where_guesses_are_right(aged):
+    curve = bound_curve(aged(), draws=300)
     assert [row.bound for row in curve.rows] == [55, 56, 57, 58, 59, 60]
     assert curve.best.bound in (59, 60)
     assert curve.rows[-1].gain is None
@@ -62,7 +62,7 @@ def test_where_they_are_not_the_official_bound_is_as_good_as_any(aged):
 
 
 def test_each_score_is_scikit_learns_by_the_official_classes(aged):
-    run = aged(late=2)
+    run = aged(late=2, persons=100)
     years = run.probabilities[:, 8:]
     age = np.where(years[:, YEARS < 30].sum(1) > 0.5, 0, np.where(years[:, YEARS >= 57].sum(1) > 0.5, 2, 1))
     joint = run.true[:, 0] * 6 + run.true[:, 1] * 3 + age
@@ -71,35 +71,28 @@ def test_each_score_is_scikit_learns_by_the_official_classes(aged):
     assert row.score.macro_f1 == pytest.approx(expected)
 
 
-def test_the_honest_score_is_by_bounds_that_other_folds_chose(aged):
-    run = aged(late=3)
-    curve = bound_curve(run, draws=10)
-    assert curve.honest.macro_f1 <= curve.best.score.macro_f1
-    assert curve.to_plain()["honest"]["macro_f1"] == curve.honest.macro_f1
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gender",), "Head gender has no bounds"),
+        (("age", [30, 58]), "Bound 30 of age is not above 30"),
+        (("age", [58, np.nan]), "expected finite numbers"),
+        (("age", [58, np.inf]), "expected finite numbers"),
+        (("age", [500]), "expected finite numbers from 0 to 150"),
+    ],
+)
+def test_invalid_heads_and_bounds_are_refused(aged, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        bound_curve(aged(persons=20), *arguments)
 
 
-def test_a_picture_of_it(aged, tmp_path):
-    plot_bound(bound_curve(aged(late=3), draws=50), tmp_path / "bound.png")
-    assert (tmp_path / "bound.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_what_cannot_be_asked_is_said(aged, finished_run):
+def test_a_run_without_a_distribution_is_refused(run_of, draw_oof):
     with pytest.raises(UsageError, match="has not learned age as a number.*--order age"):
-        bound_curve(finished_run)
-    with pytest.raises(UsageError, match="Head gender has no bounds"):
-        bound_curve(finished_run, "gender")
-    with pytest.raises(UsageError, match="Bound 30 of age is not above 30"):
-        bound_curve(aged(persons=20), bounds=[30, 58])
+        bound_curve(run_of(*draw_oof(persons=5)))
 
 
-@pytest.mark.parametrize("bound", [np.nan, np.inf])
-def test_a_bound_is_a_finite_number(aged, bound):
-    with pytest.raises(UsageError, match="expected finite numbers"):
-        bound_curve(aged(persons=20), bounds=[58, bound])
-
-
-def test_where_bounds_are_equal_the_official_one_is_best(aged):
-    # nobody is between 55 and 60, nor thought to be
+def test_of_equal_bounds_the_official_one_is_best(aged):
+    # no one is between 55 and 60, by label or by answer
     run = aged(persons=40)
     numbers = run.heads.split(run.oof[run.heads.columns].to_numpy())[3]
     numbers[:] = np.eye(len(YEARS))[np.where(run.true[:, 2] == 2, 50, 5)]
@@ -109,17 +102,5 @@ def test_where_bounds_are_equal_the_official_one_is_best(aged):
     assert curve.honest_gain.macro_f1 == 0
 
 
-def test_one_fold_is_dealt_into_parts_of_persons(aged):
+def test_one_fold_is_split_into_parts_of_persons(aged):
     assert bound_curve(aged(folds=1, persons=40), draws=10).honest.n == 280
-
-
-def test_what_the_head_itself_answers_stands_beside(aged):
-    run = aged(late=2)
-    curve = bound_curve(run, draws=10)
-    assert curve.plain.macro_f1 == run.score(draws=0).joint.macro_f1
-    assert "as trained" in str(curve)
-
-
-def test_a_bound_lies_within_what_the_numbers_can_be(aged):
-    with pytest.raises(UsageError, match="expected finite numbers from 0 to 150"):
-        bound_curve(aged(persons=20), bounds=[500])

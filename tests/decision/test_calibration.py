@@ -15,7 +15,7 @@ from fastmask.heads import Head, Heads
 
 
 def drawn(n=4000, temperature=1.0, seed=0):
-    """Labels drawn from softmax(logits), and the probabilities that a model `temperature` times too sure says."""
+    """Probabilities of a model that is overconfident by `temperature`, and labels drawn from softmax(logits)."""
     rng = np.random.default_rng(seed)
     logits = 2 * rng.standard_normal((n, 3))
     true = torch.tensor(logits).softmax(1).numpy()
@@ -24,12 +24,12 @@ def drawn(n=4000, temperature=1.0, seed=0):
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_undoes_what_a_model_is_too_sure(temperature):
+def test_the_temperature_undoes_overconfidence(temperature):
     probabilities, y = drawn(temperature=temperature)
     assert fit_temperature(probabilities, y) == pytest.approx(temperature, rel=0.06)
 
 
-def test_it_is_where_pytorchs_optimizer_ends():
+def test_it_is_the_optimum_of_pytorchs_optimizer():
     probabilities, y = drawn(n=500, temperature=1.7)
     logits, labels = torch.tensor(probabilities).log(), torch.tensor(y)
     scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
@@ -55,14 +55,13 @@ def test_a_temperature_is_a_softmax_of_scaled_logits_and_changes_no_answer():
 def test_unknown_labels_are_left_out():
     probabilities, y = drawn(n=600)
     unknown = np.arange(600) % 3 == 0
-    assert fit_temperature(probabilities, np.where(unknown, -1, y)) == fit_temperature(
-        probabilities[~unknown], y[~unknown]
-    )
+    known = fit_temperature(probabilities[~unknown], y[~unknown])
+    assert fit_temperature(probabilities, np.where(unknown, -1, y)) == known
     assert fit_temperature(probabilities, np.full(600, -1)) == 1
     assert np.isnan(calibration_error(probabilities, np.full(600, -1)))
 
 
-def test_a_probability_that_was_rounded_to_nothing_stays_finite():
+def test_a_probability_of_0_stays_finite():
     probabilities, y = np.array([[1.0, 0.0], [1.0, 0.0], [0.9, 0.1]], np.float32), np.array([0, 1, 0])
     assert np.isfinite(fit_temperature(probabilities, y))
     assert np.isfinite(at_temperature(probabilities, 20)).all()
@@ -82,14 +81,10 @@ def test_the_calibration_error_worked_by_hand():
     assert (table["confidence"] <= table["high"]).all()
 
 
-def test_what_is_calibrated_errs_less():
+def test_calibrated_probabilities_have_a_smaller_error(tmp_path):
     probabilities, y = drawn(temperature=2.5)
     cooled = at_temperature(probabilities, fit_temperature(probabilities, y))
     assert calibration_error(cooled, y) < 0.03 < 0.1 < calibration_error(probabilities, y)
-
-
-def test_a_picture_of_each_heads_reliability(tmp_path):
-    probabilities, y = drawn(temperature=2.5)
     both = np.concatenate([probabilities, probabilities], axis=1)
     cooled = np.concatenate([at_temperature(probabilities, 2.5), probabilities], axis=1)
     heads = Heads([Head("one", ("a", "b", "c")), Head("two", ("d", "e", "f"))])

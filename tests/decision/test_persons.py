@@ -14,7 +14,7 @@ def test_gender_and_age_belong_to_a_person_and_the_mask_to_a_photo():
     assert shared_heads(HEADS, Y, PERSONS) == ("gender", "age")
 
 
-def test_unknown_labels_contradict_nobody():
+def test_unknown_labels_contradict_none():
     y = Y.copy()
     y[::3, 1] = -1
     y[:, 2] = -1
@@ -34,7 +34,7 @@ def test_persons_of_one_photo_share_nothing():
     assert shared_heads(HEADS, Y, np.arange(21)) == ()
 
 
-def test_the_mean_is_over_a_persons_photos_and_only_in_the_heads_named():
+def test_the_mean_is_over_a_persons_photos_in_the_heads_named():
     rng = np.random.default_rng(0)
     p = np.concatenate([rng.dirichlet(np.ones(k), 21) for k in HEADS.sizes], axis=1)
     order = rng.permutation(21)

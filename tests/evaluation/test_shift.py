@@ -15,13 +15,13 @@ from fastmask.system.errors import DataError, UsageError
 
 
 def probabilities(rng, persons, sure=1.0, moved=0.0):
-    """(persons * 7, 3): what the photos of a person have in common counts four times what they do not."""
+    """(persons * 7, 3): of the variance of photos four fifths are between persons."""
     z = 2 * rng.normal(size=(persons, 1, 3)) + rng.normal(size=(persons, 7, 3)) + moved
     return 1 / (1 + np.exp(-sure * z.reshape(-1, 3)))
 
 
 def members(rng, persons=60, new=40, folds=3, moved=0.0):
-    """Models of differing sureness, all on the same new photos."""
+    """Models of different confidence, all on the same new photos."""
     shared = probabilities(rng, new, moved=moved)
     return [
         Member(
@@ -43,7 +43,7 @@ def simulated(n, **options):
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.5, 5.0])
-def test_the_distance_is_kolmogorov_s_and_smirnov_s(moved):
+def test_the_distance_is_that_of_kolmogorov_and_smirnov(moved):
     rng = np.random.default_rng(0)
     member = Member(probabilities(rng, 50), np.repeat(np.arange(50), 7), probabilities(rng, 130, moved=moved))
     expected = [ks_2samp(a, b).statistic for a, b in zip(member.oof.T, member.new.T, strict=True)]
@@ -61,7 +61,7 @@ def test_it_is_the_mean_over_members_by_their_rows():
 @pytest.mark.parametrize("folds", [1, 3])
 def test_chance_gives_a_false_alarm_about_once_in_twenty(folds):
     p = simulated(100, folds=folds)
-    # of 100: more than 11 at one in twenty has a chance of 0.4 %
+    # the chance of more than 11 of 100 at one in twenty is 0.4 %
     assert (p <= 0.05).sum() <= 11
     assert 0.3 < np.median(p) < 0.75
 
@@ -70,21 +70,16 @@ def test_a_shift_is_found():
     assert (simulated(20, moved=1.5) <= 0.05).mean() >= 0.9
 
 
-def test_the_order_of_the_rows_does_not_matter():
+def test_neither_the_order_of_the_rows_nor_copies_of_them_matter():
     rng = np.random.default_rng(0)
-    drawn = members(rng)
-    mixed = [
-        Member(m.oof[rows], m.persons[rows], rng.permutation(m.new))
-        for m, rows in ((m, rng.permutation(len(m.oof))) for m in drawn)
-    ]
+    drawn, mixed = members(rng), []
+    for member in drawn:
+        rows = rng.permutation(len(member.oof))
+        mixed.append(Member(member.oof[rows], member.persons[rows], rng.permutation(member.new)))
     for one, other in zip(distances(drawn), distances(mixed), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_seven_copies_of_a_photo_are_no_surer_than_one():
-    one = members(np.random.default_rng(0))
-    seven = [Member(*(np.repeat(part, 7, axis=0) for part in (m.oof, m.persons, m.new))) for m in one]
-    assert p_value(seven) == p_value(one)
+    seven = [Member(*(np.repeat(part, 7, axis=0) for part in (m.oof, m.persons, m.new))) for m in drawn]
+    assert p_value(seven) == p_value(drawn)
 
 
 def test_the_whole_contest_takes_a_second():
@@ -97,16 +92,12 @@ def test_the_whole_contest_takes_a_second():
     assert observed.mean() < 0.06
 
 
-def predictions_of(run, photos, members=None):
-    return predict(run, photos, workers=0, device="cpu", members=members)
-
-
 @pytest.fixture(scope="module")
 def new(finished_run, contest):
-    return predictions_of(finished_run, contest / "eval" / "images")
+    return predict(finished_run, contest / "eval" / "images", workers=0, device="cpu")
 
 
-def test_a_run_s_predictions_are_compared(finished_run, new):
+def test_predictions_of_a_run_are_compared(finished_run, new):
     found = shift(finished_run, new)
     assert list(found.heads) == ["mask", "gender", "age"]
     assert found.distance == pytest.approx(np.mean([d.distance for d in found.heads.values()]))
@@ -120,10 +111,10 @@ def test_a_run_s_predictions_are_compared(finished_run, new):
 
 
 def test_the_oof_rows_are_those_of_the_model_that_predicts(finished_run, contest, new):
-    # a fold's own photos are as near as can be, whichever epoch oof.csv is of
+    # a fold's own photos have the same probabilities, whichever epoch oof.csv is of
     folds = finished_run.folds
     own = [contest / "train" / "images" / path for path in folds["path"][folds["fold"] == 0]]
-    again = predictions_of(finished_run, own, ["fold0"])
+    again = predict(finished_run, own, workers=0, device="cpu", members=["fold0"])
     epoch = int(finished_run.checkpoints(0)[0].stem.removeprefix("epoch"))
     assert again.members["fold0"] == pytest.approx(read_oof(finished_run.fold_path(0), epoch), abs=1e-5)
     found = shift(finished_run, again)
@@ -132,7 +123,7 @@ def test_the_oof_rows_are_those_of_the_model_that_predicts(finished_run, contest
     assert found.shares["oof"].tolist() == pytest.approx(found.shares["new"].tolist())
 
 
-def test_a_shift_is_told_in_plain_words(finished_run, new):
+def test_a_shift_of_a_run(finished_run, new):
     flat = np.tile(np.eye(8)[[0, 3, 7]].sum(0), (700, 1))
     moved = Predictions([f"{i}.jpg" for i in range(700)], new.heads, flat, {"fold0": flat, "fold1": flat})
     found = shift(finished_run, moved)
@@ -142,7 +133,7 @@ def test_a_shift_is_told_in_plain_words(finished_run, new):
     assert found.shares.set_index("class")["new"]["age.60+"] == 1
 
 
-def test_what_a_rule_has_calibrated_is_not_compared(finished_run, new):
+def test_calibrated_predictions_are_refused(finished_run, new):
     decided = new.decide(fit_run(finished_run, "calibrated"))
     with pytest.raises(UsageError, match="calibrated by a rule"):
         shift(finished_run, decided)
@@ -150,15 +141,16 @@ def test_what_a_rule_has_calibrated_is_not_compared(finished_run, new):
         decided.decide(fit_run(finished_run, "calibrated"))
 
 
-def test_members_that_the_run_does_not_have_are_left_out_and_told(finished_run, new):
+def test_members_that_the_run_does_not_have_are_left_out(finished_run, new):
     some = replace(new, members={"fold1": new.members["fold1"], "other": new.members["fold0"]})
     assert "Left out, because the run has no OOF predictions of it: other." in str(shift(finished_run, some))
-    with pytest.raises(UsageError, match="no photos predicted by a fold of"):
-        shift(finished_run, replace(new, members={"other": new.members["fold0"]}))
-    with pytest.raises(UsageError, match="other heads"):
-        shift(finished_run, replace(new, heads=Heads([Head("a", ("x", "y"))])))
-    with pytest.raises(UsageError, match="0 draws"):
-        shift(finished_run, new, draws=0)
+    for message, other, options in (
+        ("no photos predicted by a fold of", {"members": {"other": new.members["fold0"]}}, {}),
+        ("other heads", {"heads": Heads([Head("a", ("x", "y"))])}, {}),
+        ("0 draws", {}, {"draws": 0}),
+    ):
+        with pytest.raises(UsageError, match=message):
+            shift(finished_run, replace(new, **other), **options)
 
 
 def test_a_fold_without_a_checkpoint_is_named(run_copy, new):
