@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, vstack
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
@@ -48,6 +49,12 @@ class Plain:
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {field.name: plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+
+def goodness(values: ArrayLike, monitor: str) -> np.ndarray:
+    """Values of the metric `monitor`, negated where lower is better, so that higher is better; NaN becomes -inf."""
+    array = np.asarray(values, np.float64)
+    return np.where(np.isnan(array), -np.inf, -array if monitor == LOSS else array)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from fastmask.training.crossval import check_there
 from fastmask.training.fold import clear_fold
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import LossFunc, Plan
-from fastmask.training.progress.view import RunProgress
+from fastmask.training.progress.live import RunProgress
 
 # seconds: between two checks of the workers, until a port answers, until a shared disk shows a new file
 _LOOK, _ANSWERS, _SHOWS = 0.5, 10.0, 90.0

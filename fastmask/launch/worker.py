@@ -23,8 +23,8 @@ from fastmask.system.lock import fold_held, token
 from fastmask.training.crossval import check_same, taught, threads
 from fastmask.training.fold import train_fold
 from fastmask.training.plan import LossFunc, Plan, prepare
-from fastmask.training.progress.terminal import Log
-from fastmask.training.progress.view import RunProgress
+from fastmask.training.progress.display import Log
+from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import refit_fold
 
 Job = Literal["train", "refit"]

@@ -12,7 +12,7 @@ import numpy as np
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS, REFIT
-from fastmask.scoring import LOSS
+from fastmask.scoring import goodness
 from fastmask.system.errors import UsageError
 
 
@@ -29,8 +29,7 @@ def best_checkpoint(run: RunDirectory, fold: int) -> Path:
     files = {int(match[1]): file for match, file in named if match}
     if not files or not run.is_done(fold):
         raise UsageError(f"{run.path} has not finished a fold {fold}, so fold {fold} has no weights to start from.")
-    values = run.history(fold)[run.config.monitor].to_numpy(np.float64)
-    values = np.nan_to_num(-values if run.config.monitor == LOSS else values, nan=-np.inf)
+    values = goodness(run.history(fold)[run.config.monitor], run.config.monitor)
     return files[max(sorted(files), key=lambda epoch: values[epoch])]
 
 

@@ -13,7 +13,7 @@ from fastmask.heads import Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import DONE, FOLDS, OOF, SCORES
 from fastmask.run.tensors import oof_file, read_oof
-from fastmask.scoring import DRAWS, LOSS, score_heads, why_optimistic
+from fastmask.scoring import DRAWS, goodness, score_heads, why_optimistic
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, write_csv, write_json
 
@@ -21,8 +21,7 @@ from fastmask.system.files import read_json, write_csv, write_json
 def finish(run: RunDirectory) -> None:
     """Write oof.csv and scores.json of the finished folds."""
     trained, k = run.trained_folds, run.config.top_k
-    curves = [run.history(f)[run.config.monitor].to_numpy(np.float64) for f in trained]
-    curves = [np.where(np.isnan(c), -np.inf, -c if run.config.monitor == LOSS else c) for c in curves]
+    curves = [goodness(run.history(f)[run.config.monitor], run.config.monitor) for f in trained]
     honest, own = choose_epochs(curves, k), [best_epochs(c, k) for c in curves]
     write_csv(run.path / OOF, collect_oof(run, trained, honest))
     # read again, because `run` may have cached the OOF predictions of fewer folds

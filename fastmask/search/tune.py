@@ -22,7 +22,7 @@ from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.run.environment import name_of
 from fastmask.run.files import CONFIG, STATE
 from fastmask.run.oof import best_epochs, finish
-from fastmask.scoring import LOSS
+from fastmask.scoring import goodness
 from fastmask.search.space import Space, parse_space, read_space
 from fastmask.search.spec import SearchSpec, check_new_search, digest_table, resume_spec
 from fastmask.search.study import Study, check_optuna, open_study, quiet
@@ -31,7 +31,7 @@ from fastmask.system.errors import DataError, FastmaskError, UntrainableError, U
 from fastmask.system.lock import held
 from fastmask.training.crossval import create, reopen, saying_how_to_go_on, taught, threads, train
 from fastmask.training.plan import LossFunc, Plan, prepare
-from fastmask.training.progress.terminal import Log, view_on
+from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.rehearsal import fitted
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def tune(
     process. One process proposes the same trials whether it was stopped or not.
     """
     check_optuna()
-    start, view = time.monotonic(), view_on(log)
+    start, view = time.monotonic(), pick_display(log)
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours is {hours:g}; expected more than 0.")
     given = make_config(config.model_dump(exclude_unset=True) if config else {}, settings)
@@ -253,8 +253,7 @@ class Worker:
 def fold_score(run: RunDirectory, fold: int) -> float:
     """The macro-F1 of a fold's photos in the epoch that is best by its own monitor: for pruning only."""
     history = run.history(fold)
-    curve = history[run.config.monitor].to_numpy(np.float64)
-    curve = np.nan_to_num(-curve if run.config.monitor == LOSS else curve, nan=-np.inf)
+    curve = goodness(history[run.config.monitor], run.config.monitor)
     return float(np.nan_to_num(history["macro_f1"].iloc[best_epochs(curve)[0]]))
 
 

@@ -20,7 +20,7 @@ from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.data.training_set import TrainingSet
 from fastmask.heads import JOINT, Heads
 from fastmask.run.tensors import checkpoint_file, oof_file, save_network, save_tensors
-from fastmask.scoring import LOSS, target_of
+from fastmask.scoring import LOSS, goodness, target_of
 from fastmask.system.errors import DivergenceError
 from fastmask.system.files import write_csv
 from fastmask.system.randomness import Counted, Stream
@@ -92,7 +92,7 @@ class EarlyStopping(TrainedEpochs, TrackerCallback):
     order = TrackerCallback.order + 3
 
     def __init__(self, monitor: str = "macro_f1", patience: int = 5, **kwargs: Any) -> None:
-        super().__init__(monitor=monitor, comp=better(monitor), **kwargs)
+        super().__init__(monitor=monitor, comp=comparison(monitor), **kwargs)
         self.patience = patience
 
     def before_fit(self) -> None:
@@ -124,7 +124,7 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
     order = TrackerCallback.order + 1
 
     def __init__(self, folder: Path, monitor: str = "macro_f1", top_k: int = 1, **kwargs: Any) -> None:
-        super().__init__(monitor=monitor, comp=better(monitor), **kwargs)
+        super().__init__(monitor=monitor, comp=comparison(monitor), **kwargs)
         self.folder, self.top_k = folder, top_k
         self.kept: list[tuple[float, int]] = []
         self._outdone: list[int] = []
@@ -135,7 +135,8 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def after_trained_epoch(self) -> None:
-        value, epoch = self._goodness(), self.number
+        value = float(goodness(self.learn.recorder.values[-1][self.idx], self.monitor))
+        epoch = self.number
         if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
             return
         save_network(get_model(self.learn.model), checkpoint_file(self.folder, epoch))
@@ -168,12 +169,6 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         if gone:
             raise ValueError(f"{gone[0]}, which it names, is not there")
         keep_only(self.folder, "epoch*.safetensors", files)
-
-    def _goodness(self) -> float:
-        value = float(self.learn.recorder.values[-1][self.idx])
-        if np.isnan(value):
-            return -np.inf
-        return -value if self.comp is np.less else value
 
 
 class OOFCollector(TrainedEpochs):
@@ -287,8 +282,8 @@ class Drawn(TrainedEpochs):
         self._rows = list(state["rows"])
 
 
-def better(monitor: str) -> np.ufunc:
-    """How fastai's trackers compare; they would guess it from the words in a metric's name, which may be a head's."""
+def comparison(monitor: str) -> np.ufunc:
+    """The `comp` of fastai's trackers, which otherwise guess it from a metric's name, and that may be a head's."""
     return np.less if monitor == LOSS else np.greater
 
 

@@ -28,8 +28,8 @@ from fastmask.training.budget import RESERVE, budget_of, check_whole, given_up, 
 from fastmask.training.fold import clear_fold, train_fold
 from fastmask.training.plan import LossFunc, OpenTeacher, Plan, prepare
 from fastmask.training.processes import join
-from fastmask.training.progress.terminal import Log, view_on
-from fastmask.training.progress.view import RunProgress
+from fastmask.training.progress.display import Log, pick_display
+from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import left_to_refit, refit_fold
 from fastmask.training.rehearsal import Rehearsal, fitted, rehearse
 
@@ -61,7 +61,7 @@ def cross_validate(
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
     check_whole(wanted.hours, fold)
     processes = join(wanted)
-    view = view_on(log) if processes.first else Log(StringIO())
+    view = pick_display(log) if processes.first else Log(StringIO())
     # held from here on, so that a second process does not even decode
     with (
         held(out) if processes.first else nullcontext(),

@@ -27,8 +27,8 @@ from fastmask.training.guards import FiniteLoss, SkipNonFinite, Skipping, SkipUn
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import Plan
 from fastmask.training.processes import Processes
-from fastmask.training.progress.trackers import Told, Trackers, trackers_of
-from fastmask.training.progress.view import FoldProgress, RunProgress
+from fastmask.training.progress.live import FoldProgress, RunProgress
+from fastmask.training.progress.trackers import FoldInfo, Trackers, trackers_of
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
 
@@ -113,7 +113,8 @@ def callbacks_of(
     history = History(folder)
     writes = plan.processes.first
     writing = [*drawn_callbacks(folder, plan, fold), history, OOFCollector(folder)] if writes else []
-    trackers, told = trackers_of(config, folder) if writes else None, Told(real(run.path).name, fold, config.to_plain())
+    trackers = trackers_of(config, folder) if writes else None
+    info = FoldInfo(real(run.path).name, fold, config.to_plain())
     return Callbacks(
         skips=[
             *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
@@ -121,7 +122,7 @@ def callbacks_of(
         ],
         checkpoint=Checkpoint(folder, config.monitor, config.top_k) if writes else None,
         progress=progress.fold(fold, history, deadline),
-        trackers=Trackers(trackers, told, history, progress.say) if trackers else None,
+        trackers=Trackers(trackers, info, history, progress.say) if trackers else None,
         saver=saver,
         deadline=deadline,
         others=[

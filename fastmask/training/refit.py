@@ -19,7 +19,7 @@ from fastmask.system.files import read_json
 from fastmask.system.text import count
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
 from fastmask.training.plan import Plan
-from fastmask.training.progress.view import RunProgress
+from fastmask.training.progress.live import RunProgress
 from fastmask.training.rehearsal import out_of_memory
 
 

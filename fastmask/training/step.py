@@ -185,3 +185,31 @@ def record_on_device(learn: Learner) -> None:
     """
     if hasattr(learn, "recorder"):
         learn.recorder.loss, learn.recorder.smooth_loss = MeanLoss(), SmoothLoss(learn.recorder.smooth_loss.beta)
+
+
+class AsyncCopy:
+    """A copy of a tensor on its way to the host; `value` holds it once it has `arrived`.
+
+    A plain copy waits until the GPU has finished all of its queue; this one is queued as well.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        tensor, self._copied = tensor.detach(), None
+        if tensor.device.type != "cuda":
+            self.value = tensor.cpu()
+            return
+        with torch.cuda.device(tensor.device):
+            self.value = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.value.copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def arrived(self) -> bool:
+        """Whether the copy is complete; never waits."""
+        return self._copied is None or bool(self._copied.query())
+
+    def wait(self) -> Tensor:
+        """The value, once the copy is complete."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self.value

@@ -25,7 +25,7 @@ from fastmask.commands import main as cli
 from fastmask.config import Config, describe, option_name
 from fastmask.run.directory import RunDirectory
 from fastmask.training.crossval import saying_how_to_go_on
-from fastmask.training.progress.terminal import Log
+from fastmask.training.progress.display import Log
 
 DONE, FAILED, ASKED_WRONGLY, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 ERROR = "fastmask: error: "

@@ -20,7 +20,7 @@ from fastmask.system.files import read_yaml
 from fastmask.training import plan as plan_module
 from fastmask.training.callbacks import Checkpoint, OOFCollector
 from fastmask.training.guards import FiniteLoss
-from fastmask.training.step import Accumulation, MeanLoss, Precision, SmoothLoss
+from fastmask.training.step import Accumulation, AsyncCopy, MeanLoss, Precision, SmoothLoss
 
 CPU = torch.device("cpu")
 
@@ -249,6 +249,26 @@ def test_fastai_s_own_losses_would_wait(make):
     learn.dl, learn.n_iter = learn.dls.train, 1
     with pytest.raises((AssertionError, NotImplementedError)):
         walk(learn, "train", [learn.dls.train.one_batch()])
+
+
+def test_on_a_cpu_a_copy_arrives_at_once():
+    weights = torch.tensor([1.0, 2.0], requires_grad=True)
+    copy = AsyncCopy(weights * 2)
+    assert copy.arrived()
+    assert copy.wait().tolist() == [2.0, 4.0]
+    assert not copy.value.requires_grad
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_copy_does_not_wait_for_the_gpu():
+    busy = torch.randn(8192, 8192, device="cuda")
+    torch.cuda.synchronize()
+    for _ in range(20):
+        busy = busy @ busy.T / 8192
+    copy = AsyncCopy(busy.mean())
+    assert not copy.arrived()
+    assert copy.wait().item() == busy.mean().item()
+    assert copy.arrived()
 
 
 def test_a_run_records_its_precision_and_resumes_only_in_that(train, plan_of, tmp_path):

@@ -1,4 +1,4 @@
-"""Standing: where a fit is, and the words and tables that say so; whatever shows them."""
+"""Standing: where a fit is, and the lines and tables of text that show it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from fastmask.scoring import goodness
 from fastmask.system.text import duration, table_lines
-from fastmask.training.callbacks import better
 
-# pieces of a line, each with the style that rich is to give it
+# pieces of a line, each with its style for rich
 Line = Sequence[tuple[str, str]]
-# the joint class: the other heads are in history.csv
+# of the joint class: each head is in history.csv
 _METRICS = {"train_loss": "train loss", "valid_loss": "valid loss", "macro_f1": "macro-F1", "accuracy": "accuracy"}
 BEST = "*"
-# a line that is no wider than most terminals stays one when a wider one is made narrower
+# no wider than most terminals: a line is not wrapped when a wider one is made narrower
 _SHORTEST_BAR, _WIDEST = 4, 79
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """The epochs of a fold: a row of history.csv each, and their seconds; `monitor` says which is the best."""
+    """The epochs of a fold: their rows of history.csv and their seconds; `monitor` decides which is the best."""
 
     rows: Sequence[Mapping[str, Any]]
     seconds: Sequence[float]
@@ -30,14 +30,12 @@ class Epochs:
 
     @property
     def best(self) -> int | None:
-        """The place of the best row, the earlier of two equals; None without one that has a number."""
-        values = np.array([float(row[self.monitor]) for row in self.rows])
-        if not np.isfinite(values).any():
-            return None
-        return int(np.nanargmin(values) if better(self.monitor) is np.less else np.nanargmax(values))
+        """The index of the best row, the earlier of two equals; None if all are NaN or inf."""
+        values = goodness([float(row[self.monitor]) for row in self.rows], self.monitor)
+        return int(values.argmax()) if np.isfinite(values).any() else None
 
     def table(self, last: int | None = None) -> list[Line]:
-        """Lines of a header and the `last` epochs, or all, the best one marked."""
+        """A header and a line for each of the `last` epochs, by default all, with the best one marked."""
         names = dict(_METRICS)
         names.setdefault(self.monitor, self.monitor)
         cells = [["epoch", *names.values(), "seconds"]]
@@ -52,7 +50,7 @@ class Epochs:
 
     @property
     def verdict(self) -> str:
-        """How many there are, and which is the best, in words."""
+        """The number of epochs and the best one, in words."""
         if self.best is None:
             return f"epochs {len(self.rows)}, no best one"
         row = self.rows[self.best]
@@ -60,7 +58,7 @@ class Epochs:
 
 
 def folds_table(folds: Mapping[int, Epochs], of: int) -> list[Line]:
-    """Lines of a header and a row a fold: its epochs, its best one by its own photos, macro-F1 at it, seconds."""
+    """A header and a line per fold: its epochs, its best one by its own photos, macro-F1 in that, seconds."""
     cells = [["fold", "epochs", "best epoch", "macro-F1", "seconds"]]
     for fold, epochs in folds.items():
         best = epochs.best
@@ -72,7 +70,7 @@ def folds_table(folds: Mapping[int, Epochs], of: int) -> list[Line]:
 
 @dataclass(frozen=True)
 class Left:
-    """Seconds that are left, of a fold and of the run; `at_most` where either may stop earlier."""
+    """Seconds that are left of the fold and of the run; `at_most` if either may stop earlier."""
 
     fold: float
     run: float
@@ -85,7 +83,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a fit is: the fold's `title`, its epoch, the step within it, and what is known of it."""
+    """Where a fit is: the fold's `title`, its epoch, the step within it, speed, loss, time left, finished epochs."""
 
     title: str
     epoch: int
@@ -100,7 +98,7 @@ class Standing:
 
 
 def status(standing: Standing, width: int, ascii_only: bool = False) -> list[Line]:
-    """Three lines that fit into `width`: how far the epoch is, how well it does, how long it takes."""
+    """Three lines that fit into `width`: the progress of the epoch, its metrics, the time left."""
     return [_progress(standing, width, ascii_only), _quality(standing), [(str(standing.left or ""), "")]]
 
 

@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard, Weights & Biases and MLflow are told what history.csv holds, and the loss of each step."""
+"""Trackers: log the values of history.csv and the loss of each step to TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from torch import Tensor
 from fastmask.config import Config
 from fastmask.system.errors import UsageError, install_line, one_line
 from fastmask.training.callbacks import History, TrainedEpochs
-from fastmask.training.progress.glimpse import Glimpse
+from fastmask.training.step import AsyncCopy
 
-# setting -> the name that people know, what is imported for it
+# setting -> the product's name, the module that is imported for it
 _NEEDED = {
     "tensorboard": ("TensorBoard", "torch.utils.tensorboard"),
     "wandb": ("Weights & Biases", "wandb"),
     "mlflow": ("MLflow", "mlflow"),
 }
-# seconds between losses that are handed over within an epoch, and those that a tracker has for the rest of a fold that
-# ended well, or of one that was stopped, which a scheduler may not wait for
+# seconds between two batches of losses within an epoch, and those that a tracker has for the rest of a fold that
+# ended normally, or of one that was interrupted, since a scheduler may not wait
 _EVERY, _PATIENCE, _HURRY = 30.0, 60.0, 10.0
-# of MLflow: metrics and settings of a request, characters of a setting
+# limits of MLflow: metrics and settings per request, characters per setting
 _MOST_METRICS, _MOST_PARAMS, _MOST_CHARACTERS = 1000, 100, 500
-# values by the steps of training after which they were seen
+# values by the training steps after which they were measured
 Rows = Sequence[tuple[int, Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a tracker is told of a fold: its run, its settings, and after how many steps it begins or goes on.
+class FoldInfo:
+    """A fold for a tracker: its run, its settings, and the number of steps after which it starts or resumes.
 
-    `key` is the fold's own: one that is gone on with finds by it what it has begun.
+    By `key`, which is unique, a fold that resumes finds its earlier values.
     """
 
     run: str
@@ -53,33 +53,33 @@ class Told:
 
     @property
     def name(self) -> str:
-        """What the fold is called beside others: as its folder."""
+        """Its name among the folds of other runs."""
         return f"{self.run} fold {self.fold}"
 
 
 class Tracker(Protocol):
-    """Something that keeps the values of a fold."""
+    """Records the values of a fold."""
 
-    def open(self, told: Told) -> str:
-        """Begin, or go on with what the fold has begun; gives where it is to be seen, for people, or nothing."""
+    def open(self, info: FoldInfo) -> str:
+        """Start, or resume what the fold has started; returns where it can be viewed, in words, or an empty string."""
 
     def log(self, rows: Rows) -> None:
-        """Keep values."""
+        """Record values."""
 
     def close(self, well: bool) -> None:
-        """End, `well` or because something went wrong or was stopped."""
+        """End; `well` is false after an error or an interruption."""
 
 
 class TensorBoard:
-    """Event files in a folder of the fold; of a fold that is gone on with, what came after its state is hidden."""
+    """Event files in a folder of the fold; when a fold resumes, values from after its state are hidden."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def open(self, told: Told) -> str:
+    def open(self, info: FoldInfo) -> str:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.folder), purge_step=told.step + 1)
+        self._writer = SummaryWriter(str(self.folder), purge_step=info.step + 1)
         return ""
 
     def log(self, rows: Rows) -> None:
@@ -98,22 +98,22 @@ class WandB:
     def __init__(self, project: str) -> None:
         self.project = project
 
-    def open(self, told: Told) -> str:
+    def open(self, info: FoldInfo) -> str:
         import wandb
 
         self._run = wandb.init(
             project=self.project,
-            group=told.run,
-            name=told.name,
-            id=told.key,
-            config=dict(told.settings),
+            group=info.run,
+            name=info.name,
+            id=info.key,
+            config=dict(info.settings),
             resume="allow",
-            # a notebook may have a run of its own
+            # a notebook may have an active run
             reinit="create_new",
-            # it would print where the view lives, and read what that draws
+            # otherwise it prints into the live lines, and records them
             settings=wandb.Settings(console="off", silent=True),
         )
-        return f"run {told.key}, offline" if self._run.offline else str(self._run.url)
+        return f"run {info.key}, offline" if self._run.offline else str(self._run.url)
 
     def log(self, rows: Rows) -> None:
         for step, values in rows:
@@ -129,21 +129,21 @@ class MLflow:
     def __init__(self, experiment: str) -> None:
         self.experiment = experiment
 
-    def open(self, told: Told) -> str:
+    def open(self, info: FoldInfo) -> str:
         from mlflow import MlflowClient
 
-        # of our own: a notebook may have an active run
+        # not the global client: a notebook may have an active run
         self._client = MlflowClient()
         found = self._client.get_experiment_by_name(self.experiment)
         place = self._client.create_experiment(self.experiment) if found is None else found.experiment_id
-        begun = self._client.search_runs([place], f"tags.fastmask_fold = '{told.key}'")
+        begun = self._client.search_runs([place], f"tags.fastmask_fold = '{info.key}'")
         if begun:
             self._id = begun[0].info.run_id
             self._client.update_run(self._id, status="RUNNING")
         else:
-            tags = {"group": told.run, "fold": str(told.fold), "fastmask_fold": told.key}
-            self._id = self._client.create_run(place, tags=tags, run_name=told.name).info.run_id
-            self._log_settings(told.settings)
+            tags = {"group": info.run, "fold": str(info.fold), "fastmask_fold": info.key}
+            self._id = self._client.create_run(place, tags=tags, run_name=info.name).info.run_id
+            self._log_settings(info.settings)
         return f"run {self._id} of {self.experiment}"
 
     def _log_settings(self, settings: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ class MLflow:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        # a head may be called what a metric may not
+        # a head's name may have characters that a metric's may not
         metrics = [
             Metric(re.sub(r"[^/\w.\- :]", "_", name), value, now, step)
             for step, values in rows
@@ -170,10 +170,10 @@ class MLflow:
         self._client.set_terminated(self._id, status="FINISHED" if well else "KILLED")
 
 
-class _Aside(Thread):
-    """Tells a tracker what it is given, in a thread of its own: training waits for no network.
+class _TrackerThread(Thread):
+    """Runs the calls of a tracker in a thread, so that training does not wait for the network.
 
-    What goes wrong is said once, and then nothing more is told: history.csv has it all.
+    After an error, which is logged, it ignores further calls: history.csv has all values.
     """
 
     def __init__(self, name: str, fold: str, tracker: Tracker, say: Callable[[str], None]) -> None:
@@ -184,7 +184,7 @@ class _Aside(Thread):
         self.start()
 
     def give(self, job: Callable[[], Any]) -> None:
-        """Have something done after what was given before."""
+        """Queue a call."""
         self._jobs.put(job)
 
     def run(self) -> None:
@@ -195,44 +195,44 @@ class _Aside(Thread):
     def _do(self, job: Callable[[], Any]) -> None:
         try:
             job()
-        except Exception as error:  # noqa: BLE001 - whatever becomes of a tracker, the training goes on
+        except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the training continues
             self._failed = True
-            self._say(f"{self.name} is told no more of {self._fold}, which history.csv holds: {one_line(error)}")
+            self._say(f"{self.name} gets no more values of {self._fold}, see history.csv for them: {one_line(error)}")
 
     def end(self, until: float) -> None:
-        """Wait for what is left, until a `time.monotonic()`."""
+        """Wait for the queued calls, until a `time.monotonic()`."""
         self._jobs.put(None)
         self.join(max(until - time.monotonic(), 0))
         if self.is_alive() and not self._failed:
-            self._say(f"{self.name} does not take all of {self._fold} now; it may do so while the run goes on")
+            self._say(f"{self.name} has not received all of {self._fold} yet; it may while the run continues")
 
 
 class Trackers(TrainedEpochs):
-    """Tells trackers, by name, of each epoch and each step of a fold, in a block around its fit.
+    """Logs each epoch and each step of a fold to trackers, by their names, in a block around its fit.
 
-    Losses are read as they come from the device, without waiting for it: every half a minute, and at the end of an
-    epoch, where they are read anyway.
+    Losses are read without waiting for the device every half a minute, and at the end of an epoch, where they are read
+    anyway.
     """
 
     order, optional = Recorder.order + 2, True
 
     def __init__(
-        self, trackers: Mapping[str, Tracker], told: Told, history: History, say: Callable[[str], None]
+        self, trackers: Mapping[str, Tracker], info: FoldInfo, history: History, say: Callable[[str], None]
     ) -> None:
-        self._trackers, self._told, self._history, self._say = trackers, told, history, say
-        self._key, self._goes_on = secrets.token_hex(8), False
-        self._threads: list[_Aside] = []
+        self._trackers, self._info, self._history, self._say = trackers, info, history, say
+        self._key, self._resumes = secrets.token_hex(8), False
+        self._threads: list[_TrackerThread] = []
         self._losses: list[Tensor] = []
         self._steps: list[int] = []
-        self._sent: tuple[list[int], Glimpse] | None = None
+        self._sent: tuple[list[int], AsyncCopy] | None = None
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or not issubclass(kind, Exception):
-            # the steps to a state that was saved on an interruption; after an error a GPU may not answer
-            self._hand_over(wait=True)
+            # an interruption saves a state, whose steps are logged; after an error a GPU may not answer
+            self._log_losses(wait=True)
         for thread in self._threads:
             thread.give(partial(thread.tracker.close, kind is None))
         until = time.monotonic() + (_PATIENCE if kind is None else _HURRY)
@@ -246,49 +246,49 @@ class Trackers(TrainedEpochs):
         super().load_state_dict(state)
         if not re.fullmatch("[0-9a-f]{16}", state["key"]):
             raise ValueError(f"its key of the trackers is {state['key']!r}")
-        self._key, self._goes_on = state["key"], True
+        self._key, self._resumes = state["key"], True
 
     def before_train(self) -> None:
         super().before_train()
-        self._handed = time.monotonic()
+        self._logged = time.monotonic()
         if not self._threads:
-            # not before: the state that is gone on from is known only now
-            told = replace(self._told, key=self._key, step=self.learn.train_iter)
+            # only now is the state loaded from which the fold resumes
+            info = replace(self._info, key=self._key, step=self.learn.train_iter)
             each = self._trackers.items()
-            self._threads = [_Aside(name, told.name, tracker, self._say) for name, tracker in each]
+            self._threads = [_TrackerThread(name, info.name, tracker, self._say) for name, tracker in each]
             for thread in self._threads:
-                thread.give(partial(self._open, thread, told))
+                thread.give(partial(self._open, thread, info))
 
-    def _open(self, thread: _Aside, told: Told) -> None:
-        where = thread.tracker.open(told)
+    def _open(self, thread: _TrackerThread, info: FoldInfo) -> None:
+        where = thread.tracker.open(info)
         if where:
-            self._say(f"{told.name} {'goes on' if self._goes_on else 'is'} in {thread.name}: {where}")
+            self._say(f"{info.name} {'resumes' if self._resumes else 'is'} in {thread.name}: {where}")
 
     def after_batch(self) -> None:
         if self.training:
             self._losses.append(self.learn.loss.detach().mean())
             self._steps.append(self.learn.train_iter)
-            self._hand_over()
+            self._log_losses()
 
     def after_train(self) -> None:
-        self._hand_over(wait=True)
+        self._log_losses(wait=True)
 
     def after_trained_epoch(self) -> None:
         row = self._history.rows[-1]
         values = {f"epoch/{name}": float(value) for name, value in row.items() if name != "epoch"}
         self._give([(self.learn.train_iter, {"epoch": float(row["epoch"]), **values})])
 
-    def _hand_over(self, wait: bool = False) -> None:
-        """Hand over the losses that have come to the host, or all of them, and let others come."""
+    def _log_losses(self, wait: bool = False) -> None:
+        """Log the losses that have arrived on the host, or all of them, and start copying the next."""
         if self._sent is not None and (wait or self._sent[1].arrived()):
-            steps, glimpse = self._sent
-            self._give([(s, {"step/loss": v}) for s, v in zip(steps, glimpse.wait().tolist(), strict=True)])
-            self._sent, self._handed = None, time.monotonic()
-        if self._sent is None and self._losses and (wait or time.monotonic() - self._handed >= _EVERY):
-            self._sent = self._steps, Glimpse(torch.stack(self._losses))
+            steps, losses = self._sent
+            self._give([(s, {"step/loss": v}) for s, v in zip(steps, losses.wait().tolist(), strict=True)])
+            self._sent, self._logged = None, time.monotonic()
+        if self._sent is None and self._losses and (wait or time.monotonic() - self._logged >= _EVERY):
+            self._sent = self._steps, AsyncCopy(torch.stack(self._losses))
             self._steps, self._losses = [], []
             if wait:
-                self._hand_over(wait)
+                self._log_losses(wait)
 
     def _give(self, rows: Rows) -> None:
         for thread in self._threads:
@@ -296,7 +296,7 @@ class Trackers(TrainedEpochs):
 
 
 def trackers_of(config: Config, folder: Path) -> dict[str, Tracker]:
-    """The trackers that a configuration asks for, by the names that people know."""
+    """The trackers of a configuration, by their names."""
     asked: dict[str, Tracker] = {}
     if config.tensorboard:
         asked[_NEEDED["tensorboard"][0]] = TensorBoard(folder / "tensorboard")
@@ -308,7 +308,7 @@ def trackers_of(config: Config, folder: Path) -> dict[str, Tracker]:
 
 
 def check_trackers(config: Config) -> None:
-    """Raise UsageError where a tracker that is asked for cannot be imported, or nobody is logged in to it."""
+    """Raise UsageError if a tracker of the configuration cannot be imported, or nobody is logged in to it."""
     for setting, (name, module) in _NEEDED.items():
         if not getattr(config, setting):
             continue
@@ -325,7 +325,7 @@ def check_trackers(config: Config) -> None:
 
 
 def _log_in() -> None:
-    """Have Weights & Biases ask on a terminal, now and not in the middle; raises UsageError where it cannot."""
+    """Log in to Weights & Biases, which may ask on a terminal; raises UsageError if it cannot."""
     import wandb
 
     if wandb.setup().settings.mode in ("offline", "disabled"):

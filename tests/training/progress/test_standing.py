@@ -80,7 +80,7 @@ def test_the_status_fits_into_a_terminal(width):
     assert left == "at most 2.0 h left of the fold, 25.0 h of the run"
 
 
-def test_where_there_is_no_room_the_bar_goes():
+def test_without_room_there_is_no_bar():
     assert plain(status(LONG, 40)[0]) == "fold 10/10  epoch 4/100  1000/2000  12,346 photos/s"
 
 
@@ -88,19 +88,19 @@ def test_a_terminal_without_unicode_gets_none():
     assert all(plain(line).isascii() for line in status(LONG, 80, ascii_only=True))
 
 
-def test_in_the_beginning_little_is_known():
+def test_at_the_start_there_is_only_a_bar():
     begun = Standing("fold 1/5", 0, 20, True, 0, 40)
     bar, quality, left = map(plain, status(begun, 80))
     assert bar.endswith("─  0/40")
     assert (quality, left) == ("", "")
 
 
-def test_a_validation_is_said_and_has_no_speed():
+def test_a_validation_is_named_and_has_no_speed():
     validating = Standing("fold 1/5", 0, 20, False, 3, 9, 100.0)
     assert plain(status(validating, 80)[0]).endswith("─  validating 3/9")
 
 
-def test_another_metric_that_decides_is_named():
+def test_another_metric_to_monitor_is_named():
     done = Epochs([row(0, 0.5, age_macro_f1=0.4)], [1.0], "age_macro_f1")
     assert plain(status(Standing("fold 1/5", 1, 20, True, 0, 9, done=done), 80)[1]) == (
         "macro-F1 0.5000  best age_macro_f1 0.4000 in epoch 1"

@@ -9,45 +9,34 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import yaml
 from fastai.callback.core import Callback
+from small_learners import AtBatch, KilledError, kill
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastmask.api import Run, cross_validate, merge_runs
+from fastmask.api import Run, merge_runs
 from fastmask.commands.main import main
 from fastmask.config import make_config
-from fastmask.data.contest import read_contest
-from fastmask.run.files import check_free
+from fastmask.run.directory import check_free
 from fastmask.system.errors import UsageError
-from fastmask.training import fold as fold_module
 from fastmask.training.crossval import line_to_go_on
 from fastmask.training.progress import trackers as trackers_module
-from fastmask.training.progress.trackers import Told, Trackers, check_trackers
-from fastmask.training.state import StateSaver
+from fastmask.training.progress.trackers import FoldInfo, Trackers, check_trackers
 
-# of an epoch of `small_settings`
+# per epoch of `small_settings`
 STEPS = 2
 
 
-class KilledError(BaseException):
-    """The end of a process, as far as one can be had within it."""
+class Losses(Callback):
+    """Keeps the losses of the training steps of each fold."""
 
+    def __init__(self):
+        self.folds = []
 
-class Steps(Callback):
-    """Notes the loss of each step, and ends the fit after so many of them."""
-
-    order = StateSaver.order + 1
-
-    def __init__(self, number, what):
-        self.number, self.what, self.losses = number, what, []
+    def before_fit(self):
+        self.folds.append([])
 
     def after_batch(self):
         if self.training:
-            self.losses.append(self.learn.loss.item())
-            if len(self.losses) == self.number:
-                self.what()
-
-
-def kill():
-    raise KilledError
+            self.folds[-1].append(self.learn.loss.item())
 
 
 def interrupt():
@@ -55,23 +44,15 @@ def interrupt():
 
 
 @pytest.fixture(scope="module")
-def fit(contest, small_settings):
-    """Trains into a directory, until a step; gives back what was said and the losses of the steps of each fold."""
+def fit(train):
+    """Trains into a directory, until a step; returns the log and the losses of the steps of each fold."""
 
-    def run(out, until=10**6, what=kill, **settings):
-        log, losses = io.StringIO(), []
-        learner = fold_module.Plan.learner
-
-        def with_steps(plan, fold, cbs=(), **options):
-            steps = Steps(until, what)
-            losses.append(steps.losses)
-            return learner(plan, fold, [*cbs, steps], **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fold_module.Plan, "learner", with_steps)
-            with suppress(KilledError):
-                cross_validate(read_contest(contest), out=out, log=log, **{**small_settings, **settings})
-        return log.getvalue(), losses
+    def run(out, until=None, action=kill, **settings):
+        log, losses = io.StringIO(), Losses()
+        ends = [] if until is None else [AtBatch(until, action, validation=False)]
+        with suppress(KilledError):
+            train(out, cbs=[losses, *ends], log=log, **settings)
+        return log.getvalue(), losses.folds
 
     return run
 
@@ -105,7 +86,7 @@ def check_values(history, values):
 
 @pytest.fixture(scope="module")
 def tracked(fit, tmp_path_factory):
-    """A run that all three were told of, what they recorded, what was said, and the losses of its steps."""
+    """A run with all three trackers, what they recorded, its log, and the losses of its steps."""
     out, wandb, mlflow = tmp_path_factory.mktemp("tracked") / "lite0", FakeWandB(), FakeMLflow()
     mlflow.create_experiment("another")
     with pytest.MonkeyPatch.context() as patch:
@@ -119,14 +100,17 @@ def test_tensorboard_holds_the_history_and_each_step(tracked):
         check_events(tracked.run, fold, tracked.losses[fold])
 
 
-@pytest.mark.parametrize(("until", "save_every"), [(1, "1"), (2, "1"), (3, "1"), (3, "60s")])
-def test_tensorboard_of_a_fold_that_was_gone_on_with_holds_each_step_once(fit, tmp_path, until, save_every):
+@pytest.mark.parametrize(
+    ("until", "save_every"),
+    [(3, "1"), (3, "60s"), *(pytest.param(n, "1", marks=pytest.mark.slow) for n in (1, 2))],
+)
+def test_tensorboard_has_each_step_of_a_resumed_fold_once(fit, tmp_path, until, save_every):
     fit(tmp_path / "run", until, tensorboard=True, fold=[0], save_every=save_every)
     fit(tmp_path / "run", resume=True, fold=[0], tensorboard=True)
     check_events(Run.load(tmp_path / "run"), 0)
 
 
-def test_what_is_reported_changes_no_result(tracked, finished_run):
+def test_trackers_change_no_result(tracked, finished_run):
     for name in ("oof.csv", "fold0/history.csv", "fold1/history.csv"):
         assert (tracked.run.path / name).read_bytes() == (finished_run.path / name).read_bytes()
     assert tracked.run.identity == finished_run.identity
@@ -139,17 +123,17 @@ def test_a_run_with_event_files_is_a_run(tracked, fit, tmp_path):
     other = shutil.copytree(tracked.run.path, tmp_path / "other")
     shutil.rmtree(other / "fold0")
     check_events(merge_runs([run, other], tmp_path / "whole"), 1)
-    # a fold that begins anew clears what it had
+    # a fold that starts anew is cleared
     (run / "fold0" / "done.json").unlink()
     fit(run, resume=True, fold=[0], tensorboard=False, wandb=None, mlflow=None)
     assert not list(run.rglob("*tensorboard*"))
 
 
-# --- stand-ins for packages that are too heavy to be installed for a test --------------------------------------------
+# --- stand-ins for packages that are too heavy to install for a test --------------------------------------------------
 
 
 class FakeWandB(ModuleType):
-    """Records what Weights & Biases is told: an entry a call of init, with its log and its end."""
+    """Records the calls of Weights & Biases: an entry per call of init, with its log and its end."""
 
     class Error(Exception):
         """As the package's own."""
@@ -180,7 +164,7 @@ class FakeWandB(ModuleType):
 
 
 class FakeMLflow(ModuleType):
-    """Records what MLflow is told, and finds runs by their tags."""
+    """Records the calls of MLflow, and finds runs by their tags."""
 
     def __init__(self):
         super().__init__("mlflow")
@@ -224,7 +208,7 @@ class FakeMLflow(ModuleType):
 
 
 def fake(patch, wandb, mlflow):
-    """Put both in place of the packages."""
+    """Replace the packages by both."""
     entities = ModuleType("mlflow.entities")
     entities.Metric = lambda key, value, timestamp, step: SimpleNamespace(key=key, value=value, step=step)
     entities.Param = lambda key, value: SimpleNamespace(key=key, value=value)
@@ -252,7 +236,7 @@ def by_name(pairs):
     return values
 
 
-def test_wandb_has_a_run_a_fold_in_a_group(tracked):
+def test_wandb_has_a_run_per_fold_in_a_group(tracked):
     runs = tracked.wandb.runs
     assert [(r.options["project"], r.options["group"], r.options["name"], r.ended) for r in runs] == [
         ("masks", "lite0", "lite0 fold 0", 0),
@@ -260,14 +244,14 @@ def test_wandb_has_a_run_a_fold_in_a_group(tracked):
     ]
     for fold, theirs in enumerate(runs):
         steps = [step for step, _ in theirs.logged]
-        # it refuses a step that is less than the one before
+        # it refuses a step lower than the one before
         assert steps == sorted(steps)
         assert theirs.options["config"]["lr"] == tracked.run.config.lr
         check_values(tracked.run.history(fold), by_name(theirs.logged))
         assert f"lite0 fold {fold} is in Weights & Biases: run {theirs.options['id']}, offline" in tracked.said
 
 
-def test_mlflow_has_a_run_a_fold_with_the_run_as_a_tag(tracked):
+def test_mlflow_has_a_run_per_fold_with_the_run_as_a_tag(tracked):
     runs = tracked.mlflow.runs
     assert [(r.experiment, r.name, r.tags["group"], r.statuses) for r in runs] == [
         ("2", "lite0 fold 0", "lite0", ["FINISHED"]),
@@ -279,35 +263,35 @@ def test_mlflow_has_a_run_a_fold_with_the_run_as_a_tag(tracked):
         check_values(tracked.run.history(fold), by_name((m.step, {m.key: m.value}) for m in theirs.metrics))
 
 
-def test_a_fold_that_is_gone_on_with_goes_on_in_the_same_runs(fit, tmp_path, wandb, mlflow):
+def test_a_resumed_fold_continues_in_the_same_runs(fit, tmp_path, wandb, mlflow):
     fit(tmp_path / "run", 3, fold=[0], save_every="1", wandb="masks", mlflow="masks")
     assert (wandb.runs[0].ended, mlflow.runs[0].statuses) == (1, ["KILLED"])
     said, _ = fit(tmp_path / "run", resume=True, fold=[0])
     first, second = (r.options["id"] for r in wandb.runs)
     assert first == second
-    assert f"run fold 0 goes on in Weights & Biases: run {first}, offline" in said
+    assert f"run fold 0 resumes in Weights & Biases: run {first}, offline" in said
     (theirs,) = mlflow.runs
     assert theirs.statuses == ["KILLED", "RUNNING", "FINISHED"]
     history = Run.load(tmp_path / "run").history(0)
     check_values(history, by_name((m.step, {m.key: m.value}) for m in theirs.metrics))
 
 
-def test_a_key_that_is_none_is_refused():
-    callback = Trackers({}, Told("run", 0, {}), SimpleNamespace(), print)
+def test_an_invalid_key_is_refused():
+    callback = Trackers({}, FoldInfo("run", 0, {}), SimpleNamespace(), print)
     callback.load_state_dict({"number": 0, "key": "0123456789abcdef"})
     with pytest.raises(ValueError, match="its key of the trackers is"):
         callback.load_state_dict({"number": 0, "key": "x' or '1' = '1"})
 
 
-def test_a_tracker_may_be_asked_for_when_a_fold_is_gone_on_with(fit, tmp_path, wandb):
+def test_a_resumed_fold_may_have_another_tracker(fit, tmp_path, wandb):
     fit(tmp_path / "run", 3, fold=[0], save_every="1")
     said, _ = fit(tmp_path / "run", resume=True, fold=[0], wandb="masks")
     assert "run fold 0 is in Weights & Biases" in said
-    # its state was of the step at which it was killed
+    # its state was saved in the step in which it was killed
     assert min(step for step, _ in wandb.runs[0].logged) == 4
 
 
-def test_an_interruption_hands_over_every_step_up_to_the_state(fit, tmp_path, wandb):
+def test_an_interruption_logs_every_step_up_to_the_state(fit, tmp_path, wandb):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "run", 3, interrupt, wandb="masks")
     assert sorted(by_name(wandb.runs[0].logged)["step/loss"]) == [1, 2, 3]
@@ -315,12 +299,12 @@ def test_an_interruption_hands_over_every_step_up_to_the_state(fit, tmp_path, wa
 
 
 @pytest.mark.parametrize("call", ["init", "log"])
-def test_a_tracker_that_fails_is_told_once_and_ends_nothing(fit, tmp_path, wandb, call):
+def test_a_tracker_that_fails_is_reported_once_and_ends_nothing(fit, tmp_path, wandb, call):
     wandb.fails_at = call
     said, _ = fit(tmp_path / "run", fold=[0], wandb="masks", tensorboard=True)
-    told = "Weights & Biases is told no more of run fold 0, which history.csv holds: the network is gone"
-    assert said.splitlines().count(told) == 1
-    # the others go on
+    line = "Weights & Biases gets no more values of run fold 0, see history.csv for them: the network is gone"
+    assert said.splitlines().count(line) == 1
+    # the other trackers continue
     check_events(Run.load(tmp_path / "run"), 0)
 
 
@@ -330,36 +314,34 @@ def test_a_tracker_that_hangs_is_not_waited_for(fit, tmp_path, wandb, monkeypatc
     monkeypatch.setattr(wandb, "init", lambda **_: back.wait(60))
     said, _ = fit(tmp_path / "run", fold=[0], epochs=1, wandb="masks")
     back.set()
-    assert "Weights & Biases does not take all of run fold 0 now; it may do so while the run goes on" in said
+    assert "Weights & Biases has not received all of run fold 0 yet; it may while the run continues" in said
     assert Run.load(tmp_path / "run").trained_folds == [0]
 
 
-def test_losses_are_handed_over_within_an_epoch(monkeypatch):
+def test_losses_are_logged_within_an_epoch(monkeypatch):
     monkeypatch.setattr(trackers_module, "_EVERY", 0.0)
     arrived, rows = [], []
 
-    class Slow(trackers_module.Glimpse):
+    class Slow(trackers_module.AsyncCopy):
         def arrived(self):
             return bool(arrived)
 
-    monkeypatch.setattr(trackers_module, "Glimpse", Slow)
-    callback = Trackers({}, Told("run", 0, {}), SimpleNamespace(), print)
-    callback._give, callback._handed = rows.extend, 0.0
+    monkeypatch.setattr(trackers_module, "AsyncCopy", Slow)
+    callback = Trackers({}, FoldInfo("run", 0, {}), SimpleNamespace(), print)
+    callback._give, callback._logged = rows.extend, 0.0
     callback.learn = SimpleNamespace(training=True, train_iter=0)
     for step in range(1, 6):
         callback.learn.train_iter, callback.learn.loss = step, trackers_module.torch.tensor(step / 2)
         arrived[:] = [True] * (step == 4)
         callback.after_batch()
-    # the first was under way until the fourth step, which took along what had come together
+    # the first loss arrived in the fourth step, and the others were copied together
     assert rows == [(1, {"step/loss": 0.5})]
     callback.after_train()
     assert rows == [(step, {"step/loss": step / 2}) for step in range(1, 6)]
 
 
 @pytest.mark.parametrize("setting", ["tensorboard", "wandb", "mlflow"])
-def test_a_package_that_is_missing_is_said_before_anything_is_trained(
-    setting, contest, small_settings, tmp_path, monkeypatch, capsys
-):
+def test_a_missing_package_is_reported_before_training(setting, contest, small_settings, tmp_path, monkeypatch, capsys):
     for name in ("torch.utils.tensorboard", "wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
     file = tmp_path / "small.yaml"
@@ -373,7 +355,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_trained(
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_nobody_logged_in_is_said_before_anything_is_trained(wandb):
+def test_a_missing_login_is_reported_before_training(wandb):
     wandb.logged_in = False
     with pytest.raises(UsageError, match=r"\(No API key configured\): wandb login, or set WANDB_MODE=offline"):
         check_trackers(make_config({"wandb": "masks"}))
@@ -381,7 +363,7 @@ def test_nobody_logged_in_is_said_before_anything_is_trained(wandb):
     check_trackers(make_config({"wandb": "masks"}))
 
 
-def test_the_line_to_go_on_says_what_was_asked_for_besides(tmp_path):
+def test_the_command_that_resumes_has_the_settings_given_anew(tmp_path):
     run = SimpleNamespace(path=tmp_path, config=make_config({"tensorboard": True}))
     plan = SimpleNamespace(config=make_config({"wandb": "my masks", "hours": 1.5}), loss_func=None)
     line = line_to_go_on(run, plan, [0, 2])

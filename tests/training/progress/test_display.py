@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastmask.training.progress import terminal as terminal_module
+from fastmask.training.progress import display as display_module
+from fastmask.training.progress.display import Log, Notebook, pick_display
 from fastmask.training.progress.standing import Epochs, Standing
-from fastmask.training.progress.terminal import Log, Notebook, view_on
 
 ROWS = [
     {"epoch": epoch, "train_loss": 0.5, "valid_loss": 0.5, "macro_f1": epoch / 100, "accuracy": 0.5}
@@ -20,7 +20,7 @@ def standing(epoch, step=5):
 
 
 def test_a_terminal_shows_the_last_epochs_and_the_status(terminal):
-    view = view_on(terminal)
+    view = pick_display(terminal)
     view.begin()
     view.show(standing(2))
     view.show(standing(10))
@@ -33,8 +33,8 @@ def test_a_terminal_shows_the_last_epochs_and_the_status(terminal):
     assert quality == "loss 0.2500  macro-F1 0.0900  best 0.0900 in epoch 10"
 
 
-def test_what_is_said_stays_above_and_what_is_done_below(terminal):
-    view = view_on(terminal)
+def test_messages_stay_above_and_tables_below(terminal):
+    view = pick_display(terminal)
     view.say("before")
     view.begin()
     view.show(standing(1))
@@ -53,7 +53,7 @@ def test_what_is_said_stays_above_and_what_is_done_below(terminal):
 @pytest.mark.parametrize("height", [1, 4, 12])
 def test_a_low_terminal_has_room_for_the_status(terminal, monkeypatch, height):
     monkeypatch.setenv("LINES", str(height))
-    view = view_on(terminal)
+    view = pick_display(terminal)
     view.begin()
     for step in range(3):
         view.show(standing(20, step))
@@ -62,10 +62,10 @@ def test_a_low_terminal_has_room_for_the_status(terminal, monkeypatch, height):
     assert not any(terminal.shown)
 
 
-def test_pictures_take_a_small_share_of_the_time(terminal, monkeypatch):
+def test_frames_take_a_small_fraction_of_the_time(terminal, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(terminal_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    view = view_on(terminal)
+    monkeypatch.setattr(display_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    view = pick_display(terminal)
     monkeypatch.setattr(view, "_draw", lambda _: now.__setitem__(0, now[0] + 0.01))
     assert view.is_due()
     view.show(standing(1))
@@ -75,8 +75,8 @@ def test_pictures_take_a_small_share_of_the_time(terminal, monkeypatch):
     assert view.is_due()
 
 
-def test_a_terminal_that_was_closed_ends_nothing(terminal):
-    view = view_on(terminal)
+def test_a_closed_terminal_is_ignored(terminal):
+    view = pick_display(terminal)
     view.begin()
 
     def gone(_):
@@ -84,19 +84,19 @@ def test_a_terminal_that_was_closed_ends_nothing(terminal):
 
     terminal.write = gone
     view.show(standing(1))
-    view.say("to nobody")
+    view.say("unread")
     view.end("fold 1/2", standing(1).done.table())
 
 
 @pytest.mark.parametrize("term", ["dumb", "unknown"])
 def test_a_terminal_that_cannot_draw_gets_lines(terminal, monkeypatch, term):
     monkeypatch.setenv("TERM", term)
-    assert type(view_on(terminal)) is Log
+    assert type(pick_display(terminal)) is Log
 
 
 def test_without_colours(terminal, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    view = view_on(terminal)
+    view = pick_display(terminal)
     view.begin()
     view.show(standing(2))
     view.end("", [])
@@ -106,7 +106,7 @@ def test_without_colours(terminal, monkeypatch):
 
 def test_warnings_and_prints_of_others_go_above(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
-    view = view_on(None)
+    view = pick_display(None)
     view.begin()
     view.show(standing(1))
     print("a warning", file=sys.stderr)
@@ -118,7 +118,7 @@ def test_warnings_and_prints_of_others_go_above(terminal, monkeypatch):
 
 def test_a_stream_that_is_no_terminal_gets_lines():
     stream = io.StringIO()
-    view = view_on(stream)
+    view = pick_display(stream)
     view.begin()
     assert not view.is_due()
     view.show(standing(1))
@@ -129,7 +129,7 @@ def test_a_stream_that_is_no_terminal_gets_lines():
 
 
 class Handle:
-    """Stands for the output of a cell."""
+    """A stand-in for the output of a cell."""
 
     def __init__(self, data):
         self.data = data
@@ -139,7 +139,7 @@ class Handle:
         self.data = data
 
 
-def test_a_notebook_has_one_output_and_at_last_a_table_of_folds(monkeypatch):
+def test_a_notebook_has_one_output_which_ends_as_a_table_of_folds(monkeypatch):
     shown = []
 
     def display(data, raw, display_id):
@@ -151,8 +151,8 @@ def test_a_notebook_has_one_output_and_at_last_a_table_of_folds(monkeypatch):
     kernel = SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
-    assert type(view_on(io.StringIO())) is Log
-    view = view_on(None)
+    assert type(pick_display(io.StringIO())) is Log
+    view = pick_display(None)
     assert type(view) is Notebook
     for fold in (1, 2):
         view.begin()

@@ -4,36 +4,29 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastmask.api import cross_validate
 from fastmask.config import make_config
-from fastmask.data.contest import read_contest
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import OOFCollector, TrainedEpochs
-from fastmask.training.progress import view as view_module
-from fastmask.training.progress.pace import Steps
-from fastmask.training.progress.terminal import Log, Terminal
-from fastmask.training.progress.view import RunProgress
+from fastmask.training.progress import live as live_module
+from fastmask.training.progress.display import Log, Terminal
+from fastmask.training.progress.live import Pace, RunProgress, Steps, left_of_fold, left_of_refits
 
 HEADER = "epoch  train loss  valid loss  macro-F1  accuracy  seconds"
 
 
-def shown(stream, contest, small_settings, out):
-    cross_validate(read_contest(contest), out=out, log=stream, **{**small_settings, "epochs": 1})
-    return stream.getvalue()
-
-
-def test_a_log_gets_a_line_about_the_run_and_one_an_epoch(contest, small_settings, tmp_path):
-    said = shown(io.StringIO(), contest, small_settings, tmp_path / "run").splitlines()
-    # whoever comes first decodes the photos
-    about, *lines = [line for line in said if not line.startswith("Decoded")]
+def test_a_log_has_a_line_about_the_run_and_one_per_epoch(train, tmp_path):
+    log = io.StringIO()
+    train(tmp_path / "run", log=log, epochs=1)
+    # the first run of a session decodes the photos
+    about, *lines = [line for line in log.getvalue().splitlines() if not line.startswith("Decoded")]
     assert about.startswith("84 photos of 12 persons; mask (wear, incorrect, none); gender (male, female); age (<30")
     assert "; test_resnet, 0.4 M parameters" in about
     assert [line.split("  ")[0] for line in lines] == ["fold 1/2 epoch 1/1", "fold 2/2 epoch 1/1"]
     assert all("macro_f1 0." in line and "valid_loss" in line for line in lines)
 
 
-def test_a_terminal_keeps_a_table_of_each_fold_and_one_of_the_run(terminal, contest, small_settings, tmp_path):
-    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, **small_settings)
+def test_a_terminal_keeps_a_table_of_each_fold_and_one_of_the_run(terminal, train, tmp_path):
+    run = train(tmp_path / "run", log=terminal)
     assert terminal.cursor_is_shown
     lines = [line for line in terminal.shown if line]
     lines = lines[lines.index(HEADER) - 1 :]
@@ -52,14 +45,13 @@ def test_a_terminal_keeps_a_table_of_each_fold_and_one_of_the_run(terminal, cont
     assert [line.split()[:2] for line in folds] == [["1/2", "2"], ["2/2", "2"]]
 
 
-def test_the_status_is_drawn_while_it_trains(terminal, contest, small_settings, tmp_path, monkeypatch):
+def test_the_status_is_drawn_during_training(terminal, train, tmp_path, monkeypatch):
     drawn = []
     draw = Terminal._draw
     monkeypatch.setattr(Terminal, "_draw", lambda view, standing: (drawn.append(standing), draw(view, standing)))
     monkeypatch.setattr(Terminal, "is_due", lambda _: True)
-    monkeypatch.setattr(view_module, "_LOOK", 0.0)
-    settings = {**small_settings, "bs": 14, "refit": 1}
-    cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, fold=[1], **settings)
+    monkeypatch.setattr(live_module, "_LOOK", 0.0)
+    train(tmp_path / "run", log=terminal, fold=[1], bs=14, refit=1)
     training, refit = ([s for s in drawn if s.title == title] for title in ("fold 2/2", "refit of fold 2/2"))
     steps = [(s.epoch, s.training, s.step, s.steps) for s in training]
     once = [(True, 0, 3), (True, 1, 3), (True, 2, 3), (True, 3, 3), (False, 1, 3), (False, 2, 3), (False, 3, 3)]
@@ -67,26 +59,26 @@ def test_the_status_is_drawn_while_it_trains(terminal, contest, small_settings, 
     assert [(s.step, s.steps) for s in refit] == [(step, 6) for step in (0, 1, 2, 3, 4, 5, 6, 6)]
     assert training[0].loss is None
     assert all(s.loss > 0 for s in training[1:])
-    # nothing is left of it but the tables, and the line of the refit
+    # in the end there are only the tables, and the line of the refit
     assert not any("photos/s" in line for line in terminal.shown)
     assert "fold 2/2: 1 epoch on all photos" in terminal.shown
 
 
-def test_the_terminal_is_given_back_after_an_interruption(terminal, contest, small_settings, tmp_path, monkeypatch):
+def test_an_interruption_restores_the_terminal(terminal, train, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(OOFCollector, "after_trained_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        shown(terminal, contest, small_settings, tmp_path / "run")
+        train(tmp_path / "run", log=terminal, epochs=1)
     assert terminal.cursor_is_shown
     lines = [line for line in terminal.shown if line]
     assert lines[-1].startswith("Interrupted. To go on: fastmask fit --resume")
     assert any(line.startswith("fold 1/2, stopped after 1 of 1 epochs: best epoch 1 of 1") for line in lines)
 
 
-def test_a_fold_that_is_gone_on_with_shows_what_it_had(terminal, contest, small_settings, tmp_path, monkeypatch):
-    settings = {**small_settings, "epochs": 3, "save_every": "1"}
+def test_a_resumed_fold_shows_its_earlier_epochs(terminal, train, tmp_path, monkeypatch):
+    settings = {"epochs": 3, "save_every": "1", "fold": [0]}
     after = OOFCollector.after_trained_epoch
 
     def interrupted(collector):
@@ -96,12 +88,12 @@ def test_a_fold_that_is_gone_on_with_shows_what_it_had(terminal, contest, small_
 
     monkeypatch.setattr(OOFCollector, "after_trained_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), fold=[0], **settings)
+        train(tmp_path / "run", **settings)
     monkeypatch.undo()
     monkeypatch.setenv("TERM", "xterm")
     first = []
     monkeypatch.setattr(Terminal, "_draw", lambda _, standing: first.append(standing))
-    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=terminal, fold=[0], resume=True)
+    run = train(tmp_path / "run", log=terminal, resume=True, **settings)
     assert (first[0].epoch, first[0].training, first[0].step, len(first[0].done.rows)) == (2, True, 2, 2)
     table = terminal.shown[terminal.shown.index(HEADER) + 1 :][:3]
     assert [line.split()[0] for line in table] == ["1", "2", "3"]
@@ -109,7 +101,7 @@ def test_a_fold_that_is_gone_on_with_shows_what_it_had(terminal, contest, small_
 
 
 class Learn:
-    """Stands for a learner in the middle of a fit of three epochs of ten steps and four of validation."""
+    """A stand-in for a learner in a fit of three epochs of ten steps and four of validation."""
 
     def __init__(self, epoch=1, training=True):
         self.epoch, self.n_epoch, self.training, self.iter, self.n_iter = epoch, 3, training, 4, 10
@@ -118,7 +110,7 @@ class Learn:
 
 
 class View(Log):
-    """Keeps where a fold stands."""
+    """Keeps the standing of a fold."""
 
     lives = True
 
@@ -130,7 +122,7 @@ class View(Log):
 
 
 def left(learn, folds=2, refits=0, end=None, deadline=None, **settings):
-    """What is left after the fifth step, of two seconds each and one of validation."""
+    """The time left after the fifth step; a step takes two seconds, one of validation one second."""
     view = View(io.StringIO())
     config = make_config({"folds": 5, "epochs": 3, "patience": 0, **settings})
     run = RunProgress(view, config, folds, refits, end)
@@ -143,7 +135,7 @@ def left(learn, folds=2, refits=0, end=None, deadline=None, **settings):
     return view.standing.left
 
 
-def test_the_time_left_is_by_what_steps_take():
+def test_the_time_left_is_that_of_the_steps_left():
     # 5 steps of training and 4 of validation, a whole epoch; then another fold of three
     found = left(Learn())
     assert (found.fold, found.run, found.at_most) == (14 + 24, 14 + 24 + 3 * 24, False)
@@ -165,48 +157,86 @@ def test_a_fold_may_stop_earlier(patience, epoch, folds, expected):
     assert left(Learn(epoch=epoch), folds=folds, patience=patience).at_most == expected
 
 
-def test_hours_end_it_in_any_case():
+def test_hours_limit_the_time_left():
     now = time.monotonic()
     found = left(Learn(), end=now + 60, deadline=Deadline(now + 20, 1))
     assert found.fold == pytest.approx(20, abs=1)
     assert found.run == pytest.approx(60, abs=1)
 
 
-def test_a_loss_that_has_not_come_yet_is_not_waited_for(monkeypatch):
-    glimpses = []
+def test_a_loss_that_has_not_arrived_is_not_waited_for(monkeypatch):
+    copies = []
 
     class Slow:
         def __init__(self, value):
             self.value, self.here = value, False
-            glimpses.append(self)
+            copies.append(self)
 
         def arrived(self):
             return self.here
 
-    monkeypatch.setattr(view_module, "Glimpse", Slow)
+    monkeypatch.setattr(live_module, "AsyncCopy", Slow)
     view = View(io.StringIO())
     callback = RunProgress(view, make_config({}), 1, 0).fold(0, SimpleNamespace(rows=[], times=[]))
     callback.learn = Learn()
     callback.learn.recorder.smooth_loss = SimpleNamespace(count=3, value=0.5)
-    for _ in range(3):
-        callback._show(5)
-        assert view.standing.loss is None
-    glimpses[0].here = True
-    for _ in range(3):
-        callback._show(5)
-        assert view.standing.loss == 0.5
+    for loss in (None, 0.5):
+        for _ in range(3):
+            callback._show(5)
+            assert view.standing.loss == loss
+        copies[0].here = True
     # a second has not passed
-    assert len(glimpses) == 1
+    assert len(copies) == 1
 
 
 def test_a_log_costs_nothing_in_a_step():
     callback = RunProgress(Log(io.StringIO()), make_config({}), 1, 0).fold(0, None)
-    # there is no learner to ask
+    # there is no learner
     for _ in range(3):
         callback.after_batch()
     assert callback._pace.seconds(Steps(1, 0)) is None
 
 
-def test_its_state_is_none_that_a_fold_must_have():
-    assert view_module.FoldProgress.optional
+def test_a_fold_resumes_without_its_state():
+    assert live_module.FoldProgress.optional
     assert not TrainedEpochs.optional
+
+
+def test_before_the_first_step_there_is_no_pace():
+    assert Pace().seconds(Steps(1, 1)) is None
+    assert Pace().photos_per_second is None
+
+
+def test_the_pace_is_the_mean_of_each_kind_of_step():
+    pace = Pace()
+    for _ in range(10):
+        pace.step(True, 2.0, 32)
+        pace.step(False, 0.5, 32)
+    assert pace.seconds(Steps(100, 10)) == pytest.approx(205)
+    assert pace.photos_per_second == pytest.approx(16)
+
+
+def test_a_validation_that_was_not_timed_takes_a_third_of_a_training_step():
+    pace = Pace()
+    pace.step(True, 3.0, 8)
+    assert pace.seconds(Steps(2, 5)) == pytest.approx(11)
+
+
+def test_later_steps_count_more():
+    # a machine that slows down: 300 steps of 1 s, then 300 of 2 s; 0.99^300 is 5 %
+    pace = Pace()
+    for seconds in (1.0, 2.0):
+        for _ in range(300):
+            pace.step(True, seconds, 1)
+    assert pace.step_seconds(True) == pytest.approx(2 - 0.99**300 / (1 + 0.99**300), abs=1e-6)
+
+
+def test_a_fold_has_the_rest_of_the_epoch_and_whole_epochs_left():
+    epoch = Steps(40, 10)
+    assert left_of_fold(epoch, Steps(15, 0), epochs_after=2) == Steps(25 + 80, 30)
+    assert left_of_fold(epoch, Steps(40, 4), epochs_after=0) == Steps(0, 6)
+
+
+def test_a_refit_is_on_all_folds_and_has_no_validation():
+    # 40 steps on four folds of five are 50 on all
+    assert left_of_refits(Steps(40, 10), epochs=6, folds=5) == Steps(300, 0)

@@ -1,4 +1,4 @@
-"""Live: what shows a fit: lines in a log, living lines on a terminal, one output that is replaced in a notebook."""
+"""Display: a fit as lines in a log, as live lines on a terminal, or as one output of a notebook that is replaced."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from typing import Any, TextIO
 from fastmask.system.terminal import is_quiet, say
 from fastmask.training.progress.standing import Line, Standing, plain, status
 
-# seconds between two pictures, and the share of the time that drawing them may take
+# seconds between two frames, and the fraction of the time that drawing them may take
 _EVERY, _SHARE = 0.25, 0.005
-# epochs of the fold that are shown while it trains, and the lines of a terminal that stay free of them
+# epochs of the fold that are shown while it trains, and the lines of a terminal that are left free
 _EPOCHS, _FREE = 8, 8
 _NOTEBOOK_WIDTH = 90
 
 
 class Log:
-    """Lines to a stream: what a run says, and one an epoch."""
+    """Prints lines to a stream: messages of the run, and one line per epoch."""
 
-    # whether it draws where a fold stands
+    # whether it draws the standing of a fold
     lives = False
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def say(self, line: str, important: bool = False) -> None:
-        """Show a line that stays."""
+        """Print a line that stays."""
         say(line, self.stream, important)
 
     def begin(self) -> None:
-        """A fold begins."""
+        """Called at the start of a fold."""
 
     def is_due(self) -> bool:
-        """Whether to be told where the fold stands."""
+        """Whether a new standing is wanted."""
         return False
 
     def show(self, standing: Standing) -> None:
-        """Show where the fold stands."""
+        """Show the standing of a fold."""
 
     def epoch(self, line: str) -> None:
-        """An epoch is over."""
+        """Called after an epoch with a line about it."""
         self.say(line)
 
     def end(self, title: str, epochs: Sequence[Line]) -> None:
-        """A fold ends, however it does, with a table of its epochs."""
+        """Called at the end of a fold, also after an error, with a table of its epochs."""
 
     def summary(self, folds: Sequence[Line]) -> None:
-        """A run ends, with a table of its folds."""
+        """Called at the end of a run, with a table of its folds."""
 
 
-class _Picture(Log):
-    """Draws where a fold stands: at most four times a second, and so that it takes a two-hundredth of the time."""
+class _Frames(Log):
+    """Draws the standing of a fold at most four times per second, in at most a two-hundredth of the time."""
 
     lives = True
     _due = 0.0
 
     def epoch(self, line: str) -> None:
-        """Nothing: the picture has it."""
+        """Nothing: it is in the table."""
 
     def is_due(self) -> bool:
         return time.monotonic() >= self._due
@@ -75,8 +75,8 @@ class _Picture(Log):
         raise NotImplementedError
 
 
-class Terminal(_Picture):
-    """A few lines at the foot of a terminal that are drawn over; tables of what is done go into its scrollback."""
+class Terminal(_Frames):
+    """Redraws a few lines at the bottom of a terminal; tables of finished folds go into its scrollback."""
 
     def __init__(self, stream: TextIO, console: Any) -> None:
         super().__init__(stream)
@@ -97,7 +97,7 @@ class Terminal(_Picture):
             console=self.console,
             auto_refresh=False,
             transient=True,
-            # what others print goes above it, unless a file is to get that
+            # prints of other code go above it, unless stdout is a file
             redirect_stdout=ours and sys.stdout.isatty(),
             redirect_stderr=ours,
         )
@@ -108,7 +108,7 @@ class Terminal(_Picture):
             return
         width, height = self.console.size
         epochs = standing.done.table(max(0, min(_EPOCHS, height - _FREE))) if standing.done else []
-        # in some terminals a line as wide as they are goes on in the next
+        # some terminals wrap a line that is exactly as wide as they are
         now = status(standing, width - 1, self.console.options.ascii_only)
         self._live.update(_text([[], *epochs, *now]), refresh=True)
 
@@ -127,14 +127,14 @@ class Terminal(_Picture):
 
 
 def _text(lines: Sequence[Line]) -> Any:
-    """Lines as rich draws them: cut where the terminal ends."""
+    """Lines as a rich text, cropped at the width of the terminal."""
     from rich.text import Text
 
     return Text("\n", no_wrap=True, overflow="crop").join([Text.assemble(*line) for line in lines])
 
 
-class Notebook(_Picture):
-    """One output of a cell, which is replaced as the run goes on: a saved notebook holds the last of it."""
+class Notebook(_Frames):
+    """Replaces one output of a cell during the run; a saved notebook holds the last of it."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -164,7 +164,7 @@ class Notebook(_Picture):
 
 
 class _Unbroken:
-    """A stream to which one may write where nobody reads it any more, such as a terminal that was closed."""
+    """A stream that ignores errors of writing, such as those of a terminal that was closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -182,10 +182,11 @@ class _Unbroken:
         return getattr(self._stream, name)
 
 
-def view_on(log: TextIO | None) -> Log:
-    """What shows a fit on `log`, or else where this runs: in the notebook, or on stderr."""
+def pick_display(log: TextIO | None) -> Log:
+    """The display on the stream `log`, by default on stderr or in the notebook's cell."""
     stream = log or sys.stderr
-    if log is None and in_notebook():
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if log is None and hasattr(shell, "kernel"):
         return Notebook(stream)
     if stream.isatty() and not is_quiet():
         from rich.console import Console
@@ -194,9 +195,3 @@ def view_on(log: TextIO | None) -> Log:
         if console.is_terminal and not console.is_dumb_terminal:
             return Terminal(stream, console)
     return Log(stream)
-
-
-def in_notebook() -> bool:
-    """Whether this runs in a kernel, whose outputs can be replaced."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(shell, "kernel")

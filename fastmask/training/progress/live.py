@@ -1,9 +1,10 @@
-"""Progress: tells a view where a run, and the fold that trains, stand."""
+"""Live: the progress of a run and of the fold that trains, by the pace of its steps, for a display."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastai.learner import Recorder
 
@@ -12,20 +13,84 @@ from fastmask.run.directory import RunDirectory
 from fastmask.system.files import require_columns
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import History, TrainedEpochs
-from fastmask.training.progress.glimpse import Glimpse
-from fastmask.training.progress.pace import Pace, Steps, left_of_fold, left_of_refits
+from fastmask.training.progress.display import Log
 from fastmask.training.progress.standing import Epochs, Left, Standing, folds_table
-from fastmask.training.progress.terminal import Log
+from fastmask.training.step import AsyncCopy
 
 # seconds between two looks at the loss
 _LOOK = 1.0
+# the weight of a step relative to the next one: the last hundred or so determine the pace
+_MEMORY = 0.99
+# of a training step's time, until a validation has been timed: it has no backward pass
+_VALIDATION = 1 / 3
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Numbers of steps of training and of validation."""
+
+    training: float = 0
+    validation: float = 0
+
+    def __add__(self, other: Steps) -> Steps:
+        return Steps(self.training + other.training, self.validation + other.validation)
+
+    def __mul__(self, times: float) -> Steps:
+        return Steps(self.training * times, self.validation * times)
+
+    def __sub__(self, other: Steps) -> Steps:
+        return self + other * -1
+
+
+class Pace:
+    """Exponential means of the seconds of training and validation steps."""
+
+    def __init__(self) -> None:
+        self._seconds = {True: 0.0, False: 0.0}
+        self._steps = {True: 0.0, False: 0.0}
+        self._photos = 0.0
+
+    def step(self, training: bool, seconds: float, photos: int) -> None:
+        """Count a step, its seconds and its photos."""
+        self._seconds[training] = self._seconds[training] * _MEMORY + seconds
+        self._steps[training] = self._steps[training] * _MEMORY + 1
+        if training:
+            self._photos = self._photos * _MEMORY + photos
+
+    def step_seconds(self, training: bool) -> float | None:
+        """The seconds of a step; None before the first one of training."""
+        if self._steps[training]:
+            return self._seconds[training] / self._steps[training]
+        train = None if training else self.step_seconds(True)
+        return None if train is None else train * _VALIDATION
+
+    def seconds(self, steps: Steps) -> float | None:
+        """The seconds of several steps; None before the first step."""
+        train, valid = self.step_seconds(True), self.step_seconds(False)
+        if train is None or valid is None:
+            return None
+        return train * steps.training + valid * steps.validation
+
+    @property
+    def photos_per_second(self) -> float | None:
+        """The speed of training; None before the first step."""
+        return self._photos / self._seconds[True] if self._seconds[True] else None
+
+
+def left_of_fold(epoch: Steps, done: Steps, epochs_after: int) -> Steps:
+    """The steps that a fold still takes, of an epoch of which some are done and of the epochs after it."""
+    return epoch - done + epoch * epochs_after
+
+
+def left_of_refits(epoch: Steps, epochs: int, folds: int) -> Steps:
+    """The steps of some epochs on all photos, without validation; `epoch` is on all of `folds` but one."""
+    return Steps(epoch.training * folds / (folds - 1)) * epochs
 
 
 class RunProgress:
-    """Where a run stands: what shows it, the pace of its steps, and how many folds are left after the one that trains.
+    """The progress of a run: its display, the pace of its steps, and how many folds are left after the current one.
 
-    `folds` are to be trained, `refits` to be trained on all photos after them, until `end` (a `time.monotonic()`) where
-    there is one.
+    `folds` and `refits` are the numbers of those to train, `end` is a `time.monotonic()` by which they have to finish.
     """
 
     def __init__(self, view: Log, config: Config, folds: int, refits: int, end: float | None = None) -> None:
@@ -34,11 +99,11 @@ class RunProgress:
         self.pace = Pace()
 
     def say(self, line: str) -> None:
-        """Show a line that stays."""
+        """Print a line that stays."""
         self.view.say(line)
 
     def fold(self, fold: int, history: History, deadline: Deadline | None = None) -> FoldProgress:
-        """The callback of the next fold; a block around its fit gives the terminal back."""
+        """The callback of the next fold, which has to be a block around its fit as well."""
         self.folds -= 1
         return FoldProgress(self, f"fold {fold + 1}/{self.config.folds}", history, deadline)
 
@@ -48,12 +113,12 @@ class RunProgress:
         return FoldProgress(self, f"refit of fold {fold + 1}/{self.config.folds}")
 
     def summary(self, run: RunDirectory, folds: Sequence[int]) -> None:
-        """Show a table of the folds, which are trained."""
+        """Show a table of the trained folds."""
         if self.view.lives:
             self.view.summary(folds_table({fold: epochs_of(run, fold) for fold in folds}, self.config.folds))
 
     def after(self, epoch: Steps, refitting: bool) -> Steps:
-        """The steps of the run after those of the fold that trains, by those of an epoch of it."""
+        """The steps of the run after those of the current fold, given those of an epoch of it."""
         refits = self.refits * self.config.refit
         if refitting:
             return epoch * refits
@@ -61,7 +126,7 @@ class RunProgress:
 
 
 def epochs_of(run: RunDirectory, fold: int) -> Epochs:
-    """The epochs of a trained fold, as its files say."""
+    """The epochs of a trained fold, read from its files."""
     history = run.history(fold)
     require_columns(run.fold_path(fold) / "history.csv", list(history.columns), ["macro_f1"])
     seconds = run.times(fold).set_index("epoch")["seconds"].reindex(history["epoch"])
@@ -69,10 +134,10 @@ def epochs_of(run: RunDirectory, fold: int) -> Epochs:
 
 
 class FoldProgress(TrainedEpochs):
-    """Tells a view where the fit of a fold stands, in a block around it; without a `history` it is a refit.
+    """Shows the progress of a fold's fit, in a block around it; without a `history` that is a refit.
 
-    In a log it does nothing in a step; elsewhere it looks at the clock, and sees the loss as it comes from the device,
-    without waiting for it.
+    With a log it does nothing in a step; otherwise it looks at the clock, and reads the loss once the device has sent
+    it, without waiting.
     """
 
     order, optional = Recorder.order + 2, True
@@ -82,17 +147,17 @@ class FoldProgress(TrainedEpochs):
     ) -> None:
         self._of_run, self._view, self._pace = of_run, of_run.view, of_run.pace
         self._title, self._history, self._deadline = title, history, deadline
-        self._glimpse: Glimpse | None = None
+        self._copy: AsyncCopy | None = None
         self._loss: float | None = None
         self._looked = float("-inf")
-        # of the step before, and None before the first one, which warms up
+        # the time of the step before; None before the first one, which warms up
         self._last: float | None = None
 
     def __enter__(self) -> FoldProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Give the terminal back, whatever ended the fit: fastai has no event for an exception."""
+        """Restore the terminal however the fit ends: fastai has no event for an exception."""
         epochs, title = self._epochs(), self._title
         if kind is not None:
             title += f", stopped after {len(epochs.rows) if epochs else 0} of {self._of_run.config.epochs} epochs"
@@ -127,7 +192,7 @@ class FoldProgress(TrainedEpochs):
         recorder = self.learn.recorder
         values = dict(zip(recorder.metric_names[1:], recorder.values[-1], strict=False))
         shown = [f"{name} {value:.4f}" for name, value in values.items() if name != "time"]
-        # the joint class is enough for a line; history.csv has each head
+        # the metrics of the joint class suffice; history.csv has each head
         seconds = time.perf_counter() - self._start
         return (
             f"{self._title} epoch {self.learn.epoch + 1}/{self.learn.n_epoch}  {'  '.join(shown[:4])}  {seconds:.0f} s"
@@ -138,7 +203,7 @@ class FoldProgress(TrainedEpochs):
             return
         learn, refitting = self.learn, self._history is None
         epoch = Steps(len(learn.dls.train), 0 if refitting else len(learn.dls.valid))
-        # nothing comes after the training of a refit
+        # a refit is not validated
         training = learn.training or refitting
         done = Steps(step) if training else Steps(epoch.training, step)
         self._look()
@@ -158,10 +223,10 @@ class FoldProgress(TrainedEpochs):
 
     def _look(self) -> None:
         now, smooth = time.monotonic(), self.learn.recorder.smooth_loss
-        if self._glimpse is None and smooth.count and now - self._looked >= _LOOK:
-            self._glimpse, self._looked = Glimpse(smooth.value), now
-        if self._glimpse is not None and self._glimpse.arrived():
-            self._loss, self._glimpse = float(self._glimpse.value), None
+        if self._copy is None and smooth.count and now - self._looked >= _LOOK:
+            self._copy, self._looked = AsyncCopy(smooth.value), now
+        if self._copy is not None and self._copy.arrived():
+            self._loss, self._copy = float(self._copy.value), None
 
     def _left(self, epoch: Steps, done: Steps) -> Left | None:
         after = self.learn.n_epoch - self.learn.epoch - 1
