@@ -380,7 +380,8 @@ def read_rows(file: Path, columns: Sequence[str], unit: str = "photo") -> pd.Dat
 
 def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -> None:
     """Raise DataError naming the first of `columns` that the header of a CSV lacks."""
-    missing = [c for c in columns if c not in header]
+    there = set(header)
+    missing = [c for c in columns if c not in there]
     if missing:
         raise DataError(f"{file} has no column {missing[0]!r}; found {_columns(header)}, expected {_columns(columns)}.")
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from fastmask.system import limits
 from fastmask.system.errors import UsageError
 from fastmask.system.files import check_target, real
+from fastmask.system.text import shorten
 
 # suffix of the folder next to a run in which it is made, and the name there of a run that it replaces
 ASIDE, REPLACED = ".new", "old"
@@ -33,19 +34,13 @@ def held(out: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise taken(out, Path(lock.lock_file)) from None
+        raise _held_error(out, lock) from None
     try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        # the lock works without the description
-        with suppress(OSError):
-            _write_holder(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()} since {since}")
-        clear_left(out)
-        _clear_locks_of_folds(out, place)
-        yield
+        with _released(lock):
+            clear_left(out)
+            _clear_locks_of_folds(out, place)
+            yield
     finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
         # folders that were made for a run that was not; others are not empty
         with suppress(OSError):
             for parent in made:
@@ -60,44 +55,15 @@ def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _C
     seconds.
     """
     place = real(out)
-    lock = _lock_of_fold(place, fold)
+    lock = _lock_of(place, f".fold{fold}")
     try:
         lock.acquire()
     except Timeout:
         say(f"fold{fold} waits for {holder_of(Path(lock.lock_file))}, which still writes to it")
         _wait_for(lock, out, wait)
-    try:
-        with suppress(OSError):
-            _write_holder(Path(lock.lock_file), f"process {os.getpid()} on {platform.node()}")
+    with _released(lock):
         clear_files(place.glob(f"fold{fold}/.*"))
         yield
-    finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _lock_of_fold(place: Path, fold: int) -> FileLock:
-    # next to the run, which contains only results
-    return FileLock(place.with_name(f".{place.name}.fold{fold}.lock"), timeout=0)
-
-
-def _wait_for(lock: FileLock, out: Path, wait: float) -> None:
-    try:
-        lock.acquire(timeout=wait)
-    except Timeout:
-        holder = holder_of(Path(lock.lock_file))
-        raise UsageError(f"A fold of {out} is still being written by {holder}; end it, or wait for it.") from None
-
-
-def _clear_locks_of_folds(out: Path, place: Path) -> None:
-    """Wait for workers of a driver that was killed, and remove their locks."""
-    for left in place.parent.glob(f".{glob.escape(place.name)}.fold*.lock"):
-        lock = FileLock(left)
-        _wait_for(lock, out, _DRIVER_GONE)
-        with suppress(OSError):
-            left.unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager
@@ -115,15 +81,48 @@ def changing(file: str | Path, wait: float) -> Iterator[Path]:
         lock.acquire(timeout=wait)
     except Timeout:
         raise UsageError(f"{file} has been written by another process for {wait:.0f} s; end it, or wait.") from None
-    try:
-        for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
-            # of a process that was killed, because only the holder of the lock writes
-            left.unlink()
+    with _released(lock):
+        # of a process that was killed, because only the holder of the lock writes
+        clear_files(place.parent.glob(f".{glob.escape(place.name)}.*.part"))
         yield place
+
+
+def _lock_of(place: Path, fold: str = "") -> FileLock:
+    # next to the run, which contains only results
+    return FileLock(place.with_name(f".{place.name}{fold}.lock"), timeout=0)
+
+
+@contextmanager
+def _released(lock: FileLock) -> Iterator[None]:
+    """A context that describes the holder of an acquired lock in its file, and releases and removes it at the end."""
+    file = Path(lock.lock_file)
+    try:
+        # the lock works without the description
+        with suppress(OSError):
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            _write_holder(file, f"process {os.getpid()} on {platform.node()} since {since}")
+        yield
     finally:
         with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         lock.release()
+
+
+def _wait_for(lock: FileLock, out: Path, wait: float) -> None:
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        holder = holder_of(Path(lock.lock_file))
+        raise UsageError(f"A fold of {out} is still being written by {holder}; end it, or wait for it.") from None
+
+
+def _clear_locks_of_folds(out: Path, place: Path) -> None:
+    """Wait for workers of a driver that was killed, and remove their locks."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.fold*.lock"):
+        lock = FileLock(left)
+        _wait_for(lock, out, _DRIVER_GONE)
+        with _released(lock):
+            pass
 
 
 def check_not_held(out: Path) -> None:
@@ -134,7 +133,14 @@ def check_not_held(out: Path) -> None:
             with lock:
                 return
         except Timeout:
-            raise taken(out, Path(lock.lock_file)) from None
+            raise _held_error(out, lock) from None
+
+
+def _held_error(out: Path, lock: FileLock) -> UsageError:
+    file = Path(lock.lock_file)
+    if not file.exists():
+        return UsageError(f"{out} cannot be written, no file can be made next to it; name another --out.")
+    return UsageError(f"{out} is being written by {holder_of(file)}; wait for it, or name another --out.")
 
 
 def token(out: Path) -> str:
@@ -145,22 +151,11 @@ def token(out: Path) -> str:
         return ""
 
 
-def _lock_of(place: Path) -> FileLock:
-    return FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
-
-
-def taken(out: Path, lock: Path) -> UsageError:
-    """The error for a run that another process holds, or where no file can be written."""
-    if not lock.exists():
-        return UsageError(f"{out} cannot be written, no file can be made next to it; name another --out.")
-    return UsageError(f"{out} is being written by {holder_of(lock)}; wait for it, or name another --out.")
-
-
 def holder_of(lock: Path) -> str:
     """The description of a lock's holder."""
     try:
         # it may be gone, or forged
-        return _read_holder(lock)[:200] or "another process"
+        return shorten(_read_holder(lock)) or "another process"
     except (OSError, UnicodeDecodeError):
         return "another process"
 

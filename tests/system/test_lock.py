@@ -1,8 +1,9 @@
-import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -12,39 +13,47 @@ from fastmask.system.errors import UsageError
 from fastmask.system.lock import check_not_held, fold_held, held, token
 
 
-def hold(out: str, holding: "multiprocessing.synchronize.Event", over: "multiprocessing.synchronize.Event") -> None:
-    with held(Path(out)):
-        holding.set()
-        over.wait(60)
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
+    """A function that starts a process which is in a context of `fastmask.system.lock` until its stdin is closed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(context: str) -> "subprocess.Popen[str]":
+        code = f"""
+from pathlib import Path
+from fastmask.system.lock import fold_held, held
+with {context}:
+    print("holding", flush=True)
+    input()
+"""
+        started.append(subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == "holding\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
-@pytest.mark.semaphores
-def test_a_second_process_is_told_who_holds_a_run(tmp_path: Path) -> None:
-    processes = multiprocessing.get_context("spawn")
-    holding, over = processes.Event(), processes.Event()
-    other = processes.Process(target=hold, args=(str(tmp_path / "run"), holding, over))
-    other.start()
-    try:
-        assert holding.wait(60)
-        with (
-            pytest.raises(
-                UsageError, match=rf"run is being written by process {other.pid} on \S+ since 20.*; wait for it"
-            ),
-            held(tmp_path / "run"),
-        ):
-            raise AssertionError("both hold it")
-        with pytest.raises(UsageError, match=f"written by process {other.pid} on"):
-            check_not_held(tmp_path / "run")
-    finally:
-        over.set()
-        other.join()
+def test_a_second_process_reads_who_holds_a_run(
+    tmp_path: Path, holder: Callable[[str], "subprocess.Popen[str]"]
+) -> None:
+    other = holder(f"held(Path({str(tmp_path / 'run')!r}))")
+    written = rf"run is being written by process {other.pid} on \S+ since 20.*; wait for it"
+    with pytest.raises(UsageError, match=written), held(tmp_path / "run"):
+        raise AssertionError("both hold it")
+    with pytest.raises(UsageError, match=f"written by process {other.pid} on"):
+        check_not_held(tmp_path / "run")
+    other.communicate("\n")
     check_not_held(tmp_path / "run")
     with held(tmp_path / "run"):
         assert f"process {os.getpid()} on" in (tmp_path / ".run.lock").read_text()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
@@ -59,12 +68,12 @@ with held(Path({str(tmp_path / "run")!r})):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_one_has_left_is_cleared_away(run_copy: Path) -> None:
+def test_the_leftovers_of_a_killed_process_are_removed(run_copy: Path) -> None:
     place = run_copy.parent
     (place / f".{run_copy.name}.abcdefgh.new" / "new").mkdir(parents=True)
     for name in (".epoch001.safetensors.123.part", ".tmpZE1znb"):
         (run_copy / "fold0" / name).write_text("half")
-    # of other runs, and of nobody
+    # of other runs, and unknown files
     others = [
         place / f".{run_copy.name}-2.abcdefgh.new",
         place / f".{run_copy.name}.notes",
@@ -94,40 +103,22 @@ def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
     assert not aside.exists()
 
 
-def hold_fold(
-    run: str, holding: "multiprocessing.synchronize.Event", over: "multiprocessing.synchronize.Event"
-) -> None:
-    with fold_held(Path(run), 0, print):
-        holding.set()
-        over.wait(60)
-
-
-@pytest.mark.semaphores
-def test_two_workers_never_write_one_fold(run_copy: Path) -> None:
-    processes = multiprocessing.get_context("spawn")
-    holding, over = processes.Event(), processes.Event()
-    other = processes.Process(target=hold_fold, args=(str(run_copy), holding, over))
-    other.start()
+def test_two_workers_never_write_one_fold(run_copy: Path, holder: Callable[[str], "subprocess.Popen[str]"]) -> None:
+    other = holder(f"fold_held(Path({str(run_copy)!r}), 0, print)")
     said: list[str] = []
-    try:
-        assert holding.wait(60)
-        with (
-            pytest.raises(UsageError, match=rf"A fold of {run_copy} is still being written by process {other.pid} on"),
-            fold_held(run_copy, 0, said.append, wait=0.1),
-        ):
-            raise AssertionError("both hold it")
-        assert len(said) == 1
-        assert said[0].startswith(f"fold0 waits for process {other.pid} on ")
-        with fold_held(run_copy, 1, said.append):
-            pass
-        # and one that waits long enough has it once it is free
-        over.set()
-        (run_copy / "fold0" / ".state.safetensors.123.part").write_text("half")
-        with fold_held(run_copy, 0, said.append):
-            assert not (run_copy / "fold0" / ".state.safetensors.123.part").exists()
-    finally:
-        over.set()
-        other.join()
+    written = rf"A fold of {run_copy} is still being written by process {other.pid} on"
+    with pytest.raises(UsageError, match=written), fold_held(run_copy, 0, said.append, wait=0.1):
+        raise AssertionError("both hold it")
+    assert len(said) == 1
+    assert said[0].startswith(f"fold0 waits for process {other.pid} on ")
+    with fold_held(run_copy, 1, said.append):
+        pass
+    # and one that waits long enough has it once it is free
+    assert other.stdin is not None
+    other.stdin.close()
+    (run_copy / "fold0" / ".state.safetensors.123.part").write_text("half")
+    with fold_held(run_copy, 0, said.append):
+        assert not (run_copy / "fold0" / ".state.safetensors.123.part").exists()
     assert [path for path in run_copy.parent.iterdir() if path.name.startswith(".")] == []
 
 

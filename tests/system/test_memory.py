@@ -6,7 +6,7 @@ import pytest
 
 CODE = """
 import os
-import torch
+import numpy as np
 from fastmask.system.memory import keep_memory
 
 def resident():
@@ -15,7 +15,7 @@ def resident():
 
 print(keep_memory())
 before = resident()
-blocks = [torch.ones(6_000_000) for _ in range(8)]
+blocks = [np.ones(6_000_000, np.float32) for _ in range(8)]
 del blocks
 print(resident() - before)
 """
