@@ -1,8 +1,7 @@
-"""Draws people and takes their photos, which pose the contest's three questions at its three levels of difficulty.
+"""Drawing: cartoons of people with the contest's three heads and their difficulties.
 
-The people are cartoons, yet the mask is plain to see, the gender nearly so, and the age is a matter of several vague
-hints. As in the photos of the contest, background and clothes belong to the person and to nothing else: whoever
-splits train and validation by photo rather than by person sees scores that are too good.
+The mask is obvious, the gender nearly so, and the age shows in several vague hints. As in the contest, background and
+clothes belong to the person, so a split by photo instead of by person gives scores that are too good.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 384, 512
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
-# First and last age of each band; nobody in the contest is older than 60.
+# first and last age of each band, as in the contest
 AGES = ((18, 29), (30, 59), (60, 60))
 JPEG_QUALITY = 90
 
@@ -36,21 +35,21 @@ FABRICS: dict[str, Colour] = {
     "mask5": (150, 153, 160),
 }
 SKULL_TOP = -112
-# Height of a mask's upper edge in the middle of the face; the tip of the nose is at 45, the mouth at 72.
+# heights of a mask's upper edge in the middle of the face, where the tip of the nose is at 45 and the mouth at 72
 EDGE_WORN, EDGE_BELOW_NOSE, EDGE_BELOW_MOUTH = 14.0, 55.0, 91.0
-# How far down the hair reaches, for the haircuts that cover the ears.
+# lower end of the hair, for the haircuts that cover the ears
 HAIR_LENGTH = {"bob": 96.0, "long": 178.0}
 STRANDS = 41
 GRAIN_MARGIN = 64
-# The byte that stands for a gain of 1: the brightest pose has a gain of 1.2.
+# the byte for a gain of 1; the brightest pose has a gain of 1.2
 GAIN = 210
 
 
 class Person:
-    """A drawn person: the labels, and the looks that all photos of the person share.
+    """The labels of a person, and the appearance that all photos of the person share.
 
-    A person depends on the key, the gender (1 is a woman) and the age band (an index of AGES) alone. Lengths are in
-    pixels of a head drawn at scale 1, with the origin between the eyes. The hints at the age run from 0 to 1, old.
+    It depends only on the key, the gender (1 is a woman) and the age band (an index of AGES). Lengths are in pixels of
+    a head drawn at scale 1, with the origin between the eyes. The hints at the age are from 0 to 1, old.
     """
 
     def __init__(self, key: tuple[int, int, int], gender: int, band: int) -> None:
@@ -64,7 +63,7 @@ class Person:
         self._show_age(rng)
 
     def _choose_surroundings(self, rng: Random) -> None:
-        """Choose what tells persons apart and says nothing about gender or age."""
+        """Choose what differs between persons whatever their gender and age."""
         self.backdrop = _backdrop(rng)
         self.shirt = _hsv(rng.uniform(), rng.uniform(0.15, 0.65), rng.uniform(0.35, 0.92))
         self.collar = rng.choice(["round", "v", "shirt", "hood"])
@@ -86,7 +85,7 @@ class Person:
         self.lips = _mix((206, 84, 92) if woman else (190, 112, 100), (190, 112, 100), rng.uniform(0, 0.6))
 
     def _choose_hair(self, rng: Random, woman: bool) -> None:
-        """Choose the hair, whose hint at the gender now and then points the wrong way."""
+        """Choose the hair, which is sometimes a wrong hint at the gender."""
         cuts = [0.10, 0.32, 0.46, 0.12] if woman else [0.88, 0.08, 0.03, 0.01]
         self.haircut = rng.choice(["crop", "bob", "long", "bun"], p=cuts)
         self.fringe = rng.choice(["bangs", "side", "up"], p=[0.35, 0.45, 0.2] if woman else [0.2, 0.45, 0.35])
@@ -96,10 +95,10 @@ class Person:
         self.strands = rng.permutation(np.arange(3, STRANDS - 3))
 
     def _show_age(self, rng: Random) -> None:
-        """Turn the age in years into what shows of it, with noise common to all hints and noise of each.
+        """Turn the age into hints, with a noise that they share and a noise of each.
 
-        The jump at 60 makes the oldest band learnable: it holds one age only, which no hint that changes smoothly
-        could tell from 59.
+        The jump at 60 makes the oldest band learnable: it is a single age, which smooth hints could not separate from
+        59.
         """
         apparent = self.age + 8 * (self.age >= 60) + rng.normal(0, 3)
 
@@ -117,7 +116,7 @@ class Person:
 
 
 class Pose:
-    """What differs by chance between two photos of a person."""
+    """The random differences between photos of a person."""
 
     def __init__(self, rng: Random) -> None:
         self.x, self.y = WIDTH / 2 + rng.uniform(-10, 10), 246 + rng.uniform(-10, 10)
@@ -147,7 +146,7 @@ class Canvas:
         self.matrix = np.array([[cos, -sin, x], [sin, cos, y]]) * (1 << self.BITS)
 
     def place(self, points: Points) -> Placed:
-        """Return points of the head as points of the image, in sixteenths of a pixel."""
+        """Points of the head -> points of the image, in sixteenths of a pixel."""
         return cv2.transform(points[None], self.matrix)[0].astype(np.int32)
 
     def fill(self, colour: Colour, *polygons: Points) -> None:
@@ -159,7 +158,7 @@ class Canvas:
         self._stroke(self.pixels, [self.place(line) for line in lines], colour, width)
 
     def tint(self, colour: Colour, opacity: float, blur: float, *shapes: Points, width: float = 0) -> None:
-        """Lay a soft-edged, see-through colour over polygons, or over lines if there is a `width`."""
+        """Draw a soft, transparent colour over polygons, or over lines if there is a `width`."""
         placed, margin = [self.place(points) for points in shapes], int(3 * blur + width) + 2
         every = np.concatenate(placed) >> self.BITS
         low, high = (every.min(0) - margin).clip(0), every.max(0) + margin
@@ -170,7 +169,7 @@ class Canvas:
             self._stroke(cover, moved, (255 * opacity,), width)
         else:
             cv2.fillPoly(cover, moved, (255 * opacity,), cv2.LINE_AA, self.BITS)
-        # Two box filters look like a Gaussian one and cost the same however wide they are.
+        # two box filters look like a Gaussian filter, and their cost does not depend on their width
         size = (2 * round(1.2 * blur) + 1,) * 2
         _blend(area, colour, cv2.blur(cv2.blur(cover, size), size))
 
@@ -179,10 +178,7 @@ class Canvas:
 
 
 def take_photo(person: Person, stem: str) -> bytes:
-    """Take the photo of a person that goes by the name of `stem`, as the bytes of a file with the person's extension.
-
-    The same person and stem give the same bytes.
-    """
+    """The photo `stem` of a person as the bytes of a file with the person's extension, always the same bytes."""
     pose = Pose(np.random.default_rng([*person.key, STEMS.index(stem)]))
     pixels = cv2.cvtColor(draw(person, stem, pose), cv2.COLOR_RGB2BGR)
     png = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
@@ -194,7 +190,7 @@ def take_photo(person: Person, stem: str) -> bytes:
 
 
 def draw(person: Person, stem: str, pose: Pose) -> Pixels:
-    """Draw a person in a pose, with the mask that belongs to `stem`, as (height, width, 3) RGB."""
+    """Draw a person in a pose with the mask of `stem`, as (height, width, 3) RGB."""
     pixels = person.backdrop.copy()
     head = Canvas(pixels, pose.x, pose.y, pose.scale, pose.tilt)
     body = Canvas(pixels, WIDTH / 2 + (pose.x - WIDTH / 2) * 0.6, pose.y, pose.scale, 0)
@@ -211,14 +207,16 @@ def draw(person: Person, stem: str, pose: Pose) -> Pixels:
         _draw_mask(head, person, stem, pose)
     _draw_hair(head, person)
     if person.glasses:
-        _draw_glasses(head, person, person.glasses)
+        x = person.eye_apart
+        temple = _points((x + 24, -2), (person.half_width + 2, -6))
+        head.lines(person.glasses, 3, *_both(_ellipse(x, 3, 25, 21)), _arc(0, x - 25, 0, -4), *_both(temple))
     return _expose(pixels, pose)
 
 
 def _expose(pixels: Pixels, pose: Pose) -> Pixels:
     """Light the scene, a little from one side, and add the sensor's noise."""
     light = pose.brightness * np.linspace(1 - pose.sidelight, 1 + pose.sidelight, WIDTH)
-    # As fine as bytes allow, because coarser steps show as stripes on the wall.
+    # as fine as bytes allow, because coarser steps are visible as stripes
     gain = np.repeat((light * GAIN).round().astype(np.uint8), 3).reshape(1, WIDTH, 3)
     lit = cv2.multiply(pixels, cv2.repeat(gain, HEIGHT, 1), scale=1 / GAIN)
     (y, x), grain = pose.grain, _grain()
@@ -227,8 +225,8 @@ def _expose(pixels: Pixels, pose: Pose) -> Pixels:
 
 @lru_cache(maxsize=1)
 def _grain() -> Pixels:
-    # Drawn once, then shifted from photo to photo: fresh noise would take longer than all the rest of a photo. Only
-    # positive, to be added at one shift and subtracted at another, since bytes are several times faster than signed.
+    # made once and shifted per photo, because new noise takes longer than the rest of a photo; positive, to be added at
+    # one shift and subtracted at another, because unsigned bytes are several times faster
     shape = (HEIGHT + GRAIN_MARGIN, WIDTH + GRAIN_MARGIN, 3)
     return abs(np.random.default_rng(0).normal(0, 4, shape)).round().astype(np.uint8)
 
@@ -301,15 +299,12 @@ def _draw_eye(canvas: Canvas, person: Person, pose: Pose, side: int) -> None:
     canvas.lines(_mix(person.skin, (130, 74, 60), 0.5), 1.5, _lower(lid, -5.5))
     if person.lashes > 0.4:
         canvas.lines(INK, 2.6, _points((x + side * (wide - 2), -3), (x + side * (wide + 6), -9)))
-    _draw_brow(canvas, person, x, -25 - pose.brows_up + 3 * person.tired, side)
-
-
-def _draw_brow(canvas: Canvas, person: Person, x: float, y: float, side: int) -> None:
-    colour = _mix(_mix(person.natural_hair, INK, 0.3), LIGHT_HAIR, 0.6 * person.grey)
+    y, colour = -25 - pose.brows_up + 3 * person.tired, _mix(person.natural_hair, INK, 0.3)
     middle = _arc(x + side, side * 20, y, -person.brow_arch)
-    # Thick next to the nose and pointed outside, which is what makes it a brow and no bar.
+    # thick next to the nose and pointed outside
     taper = np.linspace(0.5, 0.125, len(middle))[:, None] * (0, person.brow)
-    canvas.fill(colour, np.concatenate([middle - taper, (middle + taper)[::-1]]))
+    brow = np.concatenate([middle - taper, (middle + taper)[::-1]])
+    canvas.fill(_mix(colour, LIGHT_HAIR, 0.6 * person.grey), brow)
 
 
 def _draw_nose(canvas: Canvas, person: Person) -> None:
@@ -333,7 +328,7 @@ def _draw_mouth(canvas: Canvas, person: Person, pose: Pose) -> None:
 
 
 def _draw_age(canvas: Canvas, person: Person) -> None:
-    """Draw what the years leave on a face, the more the stronger each hint."""
+    """Draw the hints at the age."""
     line, x = _mix(person.skin, (112, 58, 42), 0.8), person.eye_apart
     for number in range(3):
         depth = min(max(person.wrinkles * 3.2 - number * 0.75, 0), 1)
@@ -346,12 +341,6 @@ def _draw_age(canvas: Canvas, person: Person) -> None:
     places = zip((-1, 1, -1, 1, -1, 1), (-40, -38, 10, 14, -62, -60), person.spots, strict=True)
     spots = [_ellipse(side * (person.half_width - 24) + dx, y + dy, *size) for side, y, (dx, dy, *size) in places]
     canvas.tint((134, 82, 52), 0.75 * person.blotches, 1.5, *spots)
-
-
-def _draw_glasses(canvas: Canvas, person: Person, colour: Colour) -> None:
-    x = person.eye_apart
-    temple = _points((x + 24, -2), (person.half_width + 2, -6))
-    canvas.lines(colour, 3, *_both(_ellipse(x, 3, 25, 21)), _arc(0, x - 25, 0, -4), *_both(temple))
 
 
 def _draw_hair_behind(canvas: Canvas, person: Person) -> None:
@@ -367,14 +356,17 @@ def _draw_hair_behind(canvas: Canvas, person: Person) -> None:
 def _draw_hair(canvas: Canvas, person: Person) -> None:
     outer, inner = _hair_edges(person)
     if person.haircut in HAIR_LENGTH:
-        canvas.fill(person.hair, *_both(_lock(person)))
+        wide, low = person.half_width, HAIR_LENGTH[person.haircut]
+        outside = _smooth((wide - 8, -70), (wide + 8, -20), (wide + 19, 40), (wide + 18, low * 0.75), (wide + 2, low))
+        inside = _smooth((wide - 6, low * 0.8), (wide - 4, 50), (wide - 7, 10), (wide - 14, -50))
+        canvas.fill(person.hair, *_both(np.concatenate([outside, inside])))
     canvas.tint((120, 66, 48), 0.3, 3, _lower(inner[4:-4:2], 4), width=6)
     canvas.fill(person.hair, np.concatenate([outer, inner[::-1]]))
     _draw_strands(canvas, person, outer, inner)
 
 
 def _hair_edges(person: Person) -> tuple[Points, Points]:
-    """Return the hair's edge against the wall and its edge on the forehead, point by point from right to left."""
+    """The outer edge of the hair and its edge on the forehead, from right to left."""
     wide, u = person.half_width, np.linspace(1, -1, STRANDS)
     outer = _bow(wide + 7, SKULL_TOP - person.volume * (1 - 0.4 * person.receding), 2.3)
     outer[[0, -1], 1] = 12 if person.haircut == "crop" else 30
@@ -388,15 +380,8 @@ def _hair_edges(person: Person) -> tuple[Points, Points]:
     return outer, np.stack([u * (wide - 2), np.maximum(y, outer[:, 1] + 7)], axis=1)
 
 
-def _lock(person: Person) -> Points:
-    wide, low = person.half_width, HAIR_LENGTH[person.haircut]
-    outside = _smooth((wide - 8, -70), (wide + 8, -20), (wide + 19, 40), (wide + 18, low * 0.75), (wide + 2, low))
-    inside = _smooth((wide - 6, low * 0.8), (wide - 4, 50), (wide - 7, 10), (wide - 14, -50))
-    return np.concatenate([outside, inside])
-
-
 def _draw_strands(canvas: Canvas, person: Person, outer: Points, inner: Points) -> None:
-    """Draw single hairs, of which those that are grey already stand out before the whole head turns."""
+    """Draw single hairs, of which grey ones are visible before all the hair is grey."""
     along = np.array([0.1, 0.3, 0.5, 0.7, 0.87])[:, None]
     bent = inner[person.strands, None] * (1 - along) + outer[person.strands, None] * along
     bent[..., 0] += np.array([0, 2, 3, 2, 0]) * person.parting
@@ -410,7 +395,10 @@ def _draw_mask(canvas: Canvas, person: Person, stem: str, pose: Pose) -> None:
     edge += pose.mask_offset
     colour = FABRICS.get(fabric, person.fabric)
     side = _mask_side(person, edge)
-    _draw_loops(canvas, person, side[16, 0], side[16, 1], _mix(colour, WHITE, 0.4))
+    (x, y), ear = side[16], person.half_width + 10
+    low = 0.5 * y + 50
+    loops = _points((x, y + 4), (ear, 6)), _points((_half_width_at(person, low), low), (ear + 2, 30))
+    canvas.lines(_mix(colour, WHITE, 0.4), 2.4, *(half for loop in loops for half in _both(loop)))
     canvas.tint((110, 60, 50), 0.4, 3, _lower(_mirrored(side), 3))
     canvas.fill(colour, _mirrored(side))
     if fabric == "mask4":
@@ -422,17 +410,10 @@ def _draw_mask(canvas: Canvas, person: Person, stem: str, pose: Pose) -> None:
 
 
 def _mask_side(person: Person, edge: float) -> Points:
-    """Return the right half of a mask's outline: its side follows the face, its lower edge lies below the chin."""
+    """The right half of a mask's outline: its side follows the face, its lower edge is below the chin."""
     jaw = _bow(person.half_width + 2, person.chin + 8, person.jaw + 0.15)[:21]
     side = jaw[jaw[:, 1] > edge + 12]
     return np.concatenate([_smooth((0, edge), (22, edge + 2), (side[0, 0], side[0, 1])), side[1:]])
-
-
-def _draw_loops(canvas: Canvas, person: Person, x: float, y: float, colour: Colour) -> None:
-    """Draw the loops from a mask's corner at (x, y), and from a place further down, to the ears."""
-    ear, low = person.half_width + 10, 0.5 * y + 50
-    upper, lower = _points((x, y + 4), (ear, 6)), _points((_half_width_at(person, low), low), (ear + 2, 30))
-    canvas.lines(colour, 2.4, *_both(upper), *_both(lower))
 
 
 def _draw_pattern(canvas: Canvas, person: Person, edge: float, colour: Colour) -> None:
@@ -448,7 +429,7 @@ def _draw_pattern(canvas: Canvas, person: Person, edge: float, colour: Colour) -
 
 
 def _half_width_at(person: Person, y: float) -> float:
-    """Return half of the width of the face at a height between eyes and chin."""
+    """Half the width of the face at a height between eyes and chin."""
     share = min(y / person.chin, 1)
     return float(person.half_width * (1 - share**person.jaw) ** (1 / person.jaw))
 
@@ -474,7 +455,7 @@ _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
 _HALF_TURN = np.linspace(0, np.pi, STRANDS)
 _COS, _SIN = np.cos(_HALF_TURN), np.sin(_HALF_TURN).clip(0)
 _PARABOLA = np.stack([np.linspace(-1, 1, 13), 1 - np.linspace(-1, 1, 13) ** 2], axis=1)
-# Weights of four neighbouring points on eight places of a Catmull-Rom curve between the middle two.
+# weights of four neighbouring points for eight points of a Catmull-Rom curve between the middle two
 _CATMULL_ROM = np.vander(np.arange(8) / 8, 4, increasing=True) @ np.array(
     [[0, 1, 0, 0], [-0.5, 0, 0.5, 0], [1, -2.5, 2, -0.5], [-0.5, 1.5, -1.5, 0.5]]
 )
@@ -489,22 +470,22 @@ def _ellipse(x: float, y: float, half_width: float, half_height: float) -> Point
 
 
 def _arc(x: float, half_width: float, y: float, sag: float) -> Points:
-    """Return a parabola with its ends at height y, from left to right, that hangs lower by `sag` in its middle x."""
+    """A parabola from left to right with its ends at height y and its middle at x, lower by `sag`."""
     return _PARABOLA * (half_width, sag) + (x, y)
 
 
 def _bow(half_width: float, height: float, power: float) -> Points:
-    """Return half of a superellipse from its right end over (0, height) to its left end."""
+    """Half a superellipse from its right end over (0, height) to its left end."""
     x = half_width * np.sign(_COS) * abs(_COS) ** (2 / power)
     return np.stack([x, height * _SIN ** (2 / power)], axis=1)
 
 
 def _smooth(*points: tuple[float, float]) -> Points:
-    """Return a Catmull-Rom curve through the points, eight points on from one to the next."""
-    known = _points(*points)
-    padded = np.concatenate([2 * known[:1] - known[1:2], known, 2 * known[-1:] - known[-2:-1]])
-    windows = np.stack([padded[i : i + len(known) - 1] for i in range(4)], axis=1)
-    return np.concatenate([(_CATMULL_ROM @ windows).reshape(-1, 2), known[-1:]])
+    """A Catmull-Rom curve through the points, with eight points from one to the next."""
+    given = _points(*points)
+    padded = np.concatenate([2 * given[:1] - given[1:2], given, 2 * given[-1:] - given[-2:-1]])
+    windows = np.stack([padded[i : i + len(given) - 1] for i in range(4)], axis=1)
+    return np.concatenate([(_CATMULL_ROM @ windows).reshape(-1, 2), given[-1:]])
 
 
 def _lower(points: Points, by: float) -> Points:
@@ -516,5 +497,5 @@ def _both(right: Points) -> tuple[Points, Points]:
 
 
 def _mirrored(right: Points) -> Points:
-    """Return a closed outline from its right half, which runs from top to bottom."""
+    """A closed outline from its right half, from top to bottom."""
     return np.concatenate([right, right[::-1] * (-1, 1)])

@@ -45,15 +45,15 @@ class Passes:
 
 @dataclass(frozen=True)
 class Share:
-    """What the process of a number, from 0, loads of each batch: one `of` as many parts."""
+    """The part of each batch that a process loads: `number`, from 0, `of` as many parts."""
 
     number: int = 0
     of: int = 1
 
     def part(self, batch: Sequence[Row]) -> Sequence[Row]:
-        """Its part of a batch, of the same size for all; what is short of that is filled up from the beginning.
+        """Its part of a batch, of the same size for all processes: a batch that is too short is repeated at the end.
 
-        The parts one after the other begin with the batch as it is.
+        The parts of all processes, one after the other, start with the batch.
         """
         size = -(-len(batch) // self.of)
         return [batch[i % len(batch)] for i in range(self.number * size, (self.number + 1) * size)]
@@ -63,25 +63,21 @@ ALONE = Share()
 
 
 class PhotoDL(TfmdDL):
-    """A fastai loader whose order and augmentation are counted, not carried.
+    """A fastai loader with counted order and augmentation, so that it has no random state.
 
-    The order of a pass is a function of (seed, fold, pass); what happens to a photo of (seed, fold, pass, position,
-    row). So the number of workers changes no batch. A pass is one walk through this loader or one made from it by
-    `new`, counted on the main process; looking at one batch (`one_batch`, `show_batch`) counts as none. `augments` are
-    the training and the validation augmentation; fastai's `split_idx` of the data set says which one applies. `maps`
-    keep what their prefixes make of photos, so that those are decoded once and not in every pass. With `faces` photos
-    are cut to their faces first, those of the maps as well.
+    The order of a pass is a function of (seed, fold, pass); the augmentation of a photo of (seed, fold, pass, position,
+    row). So batches do not depend on the number of workers. A pass is one iteration over this loader or one made from
+    it by `new`, counted in the main process; `one_batch` and `show_batch` count none. A dataset with item transforms
+    or custom getters goes photo by photo, and others in whole batches, with the same results.
 
-    With `chances` (N,) a shuffled pass draws its photos by them, each as often as it comes. With `halves` a side of a
-    photo may be a partner's, and the targets are soft labels.
-
-    With a `share` it makes that part of each batch; `bs`, the order and the positions are those of the whole batches.
-
-    With `substitute`, a (height, width), a training photo that cannot be read when its turn comes is a grey one of that
-    size, with labels that are UNREADABLE throughout.
-
-    Batches are made whole, where fastai would send each photo through its pipelines; a data set with item transforms
-    or getters of one's own goes photo by photo, and gives the same batches.
+    Args:
+        augments: the training and the validation augmentation; fastai's `split_idx` of the dataset selects one.
+        maps: decoded photos of the augmentations' prefixes, so that those are applied once.
+        substitute: (height, width) of a grey photo, with UNREADABLE labels, in place of an unreadable training photo.
+        chances: (N,) by which a shuffled pass draws its photos, with replacement.
+        halves: half-face CutMix; targets are then soft labels.
+        faces: what photos are cut to first, also in `maps`.
+        share: the part of each batch to load; `bs`, the order and the positions are those of whole batches.
     """
 
     def __init__(
@@ -108,12 +104,12 @@ class PhotoDL(TfmdDL):
         self.pass_ = self._left_out = self._first = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
         self._partners = Counted(Stream.PARTNER, seed, fold)
-        kwargs.pop("shuffled", None)  # learn.tta misspells shuffle, and means what is so already
+        kwargs.pop("shuffled", None)  # learn.tta misspells shuffle=False, which is the default
         super().__init__(dataset, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
-        """A loader like this one but for `kwargs`; fastai's own `new` would drop what this class adds."""
-        # what is of the rows of one data set, and for training, stays with that
+        """A loader like this one except for `kwargs`; fastai's `new` would drop the arguments of this class."""
+        # some are of the rows of one dataset, and for training
         trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
         rows = ("chances", "halves") if trains else ()
         names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", "share", *rows)
@@ -121,15 +117,15 @@ class PhotoDL(TfmdDL):
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
             raise UsageError(
-                "Without NormalizeBatch the network would see raw bytes: keep it in after_batch; what learn.tta draws "
-                "is the training augmentation, so give item_tfms and batch_tfms to dataloaders(augments=...) instead."
+                "Without NormalizeBatch the network would get raw bytes; keep it in after_batch. learn.tta uses the "
+                "training augmentation, so pass dataloaders(augments=...) in place of item_tfms and batch_tfms."
             )
         return made
 
     def before_iter(self) -> None:
-        """Count the pass, on the main process, before the order is drawn and workers start."""
+        """Count the pass, in the main process, before the order is drawn and workers start."""
         if self.n == 0:
-            raise UsageError("There is no photo in this loader; give it one or more.")
+            raise UsageError("This loader has no photos; give it one or more.")
         super().before_iter()
         own = [t for t in (*self.after_item.fs, *self.before_batch.fs) if not isinstance(t, ToTensor)]
         self._columns = None if own else columns_of(self.dataset)
@@ -145,9 +141,7 @@ class PhotoDL(TfmdDL):
     def show_results(self, b: Any, out: Any, **kwargs: Any) -> Any:
         """Show photos with their true and their predicted classes, as fastai's loader does."""
         if len(b) <= self.n_inp:
-            raise UsageError(
-                "Photos without labels have no results to show; take learn.predict(photo) for their classes."
-            )
+            raise UsageError("Photos without labels have no results to show; use learn.predict(photo) for classes.")
         return super().show_results(b, out, **kwargs)
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
@@ -157,22 +151,22 @@ class PhotoDL(TfmdDL):
         return [idxs[i] for i in order]
 
     def photos_in(self, batch: int) -> int:
-        """How many photos a batch of the last pass has, counted from 0, the other processes' among them."""
+        """The number of photos in a batch of the last pass, by its number from 0, with those of all processes."""
         return len(self.order[batch * self.bs : (batch + 1) * self.bs])
 
     def photos_of(self, batch: int) -> list[str]:
-        """The photos of a batch of the last pass, counted from 0: their paths, or the numbers of their rows."""
+        """The photos of a batch of the last pass, by its number from 0: their paths, or their row numbers."""
         rows = self.order[batch * self.bs : (batch + 1) * self.bs]
         columns = columns_of(self.dataset)
         return [str(columns[0][row]) if columns else f"row {row}" for row in rows]
 
     def beginning(self, batch: int) -> PhotoDL:
-        """This loader, whose next pass leaves out the batches before `batch`, unread; the others are as ever."""
+        """This loader, the next pass of which starts at `batch`, without reading those before."""
         self._left_out = batch
         return self
 
     def get_idxs(self) -> list[int]:
-        """The rows in the order of this pass; kept whole as `order`, so that results can be put back in place."""
+        """The rows in the order of this pass, which is kept whole as `order`."""
         self.order = list(super().get_idxs())
         self._first, self._left_out = self._left_out * self.bs, 0
         return self.order[self._first :]
@@ -203,7 +197,7 @@ class PhotoDL(TfmdDL):
         targets: Sequence[torch.Tensor],
         kept: Sequence[PhotoMap],
     ) -> tuple[torch.Tensor, ...]:
-        """One batch of (position in the pass, row), made whole of a data set's columns."""
+        """One batch of (position in the pass, row), from the columns of a dataset."""
         batch: np.ndarray | None = None
         unreadable = []
         rows = [row for _, row in chosen]
@@ -229,7 +223,7 @@ class PhotoDL(TfmdDL):
         return channels_first(batch), *map(TensorHeads, labels)
 
     def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
-        """One photo, augmented as (pass, position, row) says, and its target."""
+        """One photo, augmented by (pass, position, row), and its targets."""
         position, row = s if isinstance(s, tuple) else (0, s or 0)
         image, *targets = self.dataset[row]
         made, half, share = self._augmented(image, position, row), self._half(position, row), 0.0
@@ -250,15 +244,15 @@ class PhotoDL(TfmdDL):
         return (channels_first(batch), *(torch.stack(t) for t in targets))
 
     def _half(self, position: int, row: int) -> Half | None:
-        """What becomes of a side of a photo, as (pass, position, row) says; None where it stays."""
+        """The change of a side of a photo, by (pass, position, row)."""
         return None if self.halves is None else self.halves.draw(self._partners.at(self.pass_, position, row), row)
 
     def _which(self) -> int:
-        """0 where the photos are to be seen by the training augmentation, 1 by that of validation."""
+        """0 for the training augmentation, 1 for that of validation."""
         return 0 if getattr(self.dataset, "split_idx", 1) == 0 else 1
 
     def _kept(self) -> list[PhotoMap]:
-        """The maps of what the augmentation's own prefix makes of photos."""
+        """The maps of the augmentation's prefix."""
         if self.augments is None:
             return []
         prefix, _ = split_prefix(self.augments[self._which()])
@@ -267,7 +261,7 @@ class PhotoDL(TfmdDL):
     def _readable(
         self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap], place: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """As `_augmented`; None for a photo of the training that cannot be read, where another may stand for it."""
+        """Like `_augmented`; None for an unreadable training photo that is substituted."""
         try:
             return self._augmented(photo, position, row, kept, place)
         except UnreadableError:
@@ -278,9 +272,9 @@ class PhotoDL(TfmdDL):
     def _augmented(
         self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap] = (), place: np.ndarray | None = None
     ) -> np.ndarray:
-        """One photo, given as its path or what is read, augmented as (pass, position, row) says, at `place` if it can.
+        """One photo, given by its path or its pixels, augmented by (pass, position, row), at `place` if possible.
 
-        What is kept of it is copied first, since what augments may write to what it is given.
+        Cached pixels are copied, because an augmentation may write to its input.
         """
         found = (there.get(photo) for there in kept) if isinstance(photo, str) else ()
         start = next((image for image in found if image is not None), None)
@@ -306,19 +300,19 @@ class PhotoDL(TfmdDL):
         return made
 
     def __iter__(self) -> Iterator[Any]:
-        """One pass; a mistake found in a worker is told as if it had been found here."""
+        """One pass; an error in a worker is raised as if it were from this process."""
         try:
             yield from super().__iter__()
         except FastmaskError as error:
-            # torch puts the worker's traceback into the message, and our sentence last
-            told = str(error).strip().splitlines()[-1]
-            raise type(error)(told.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+            # torch puts the worker's traceback into the message, with our sentence last
+            sentence = str(error).strip().splitlines()[-1]
+            raise type(error)(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
     def wif(self) -> None:
-        """One thread a worker, since opencv's own would fight over the cores; and the main process decides on an end.
+        """One OpenCV thread per worker, to share the cores, and signals are left to the main process.
 
-        A Ctrl-C, and what a scheduler sends, may reach all processes at once. A worker that obeyed would leave the main
-        one without the batch that it wants to finish with; it ends when that one does, or on a second SIGTERM.
+        A Ctrl-C, or the signal of a scheduler, may reach all processes, but the main one needs the workers to finish
+        its batch. A worker ends with the main process, or on a second SIGTERM.
         """
         cv2.setNumThreads(0)
         for name in ("SIGINT", "SIGHUP", "SIGBREAK"):
@@ -328,7 +322,7 @@ class PhotoDL(TfmdDL):
 
 
 class PhotoList:
-    """Photos without labels, in the order given, as the data set of a `PhotoDL`; `split_idx` 1 is validation."""
+    """Photos without labels, in the order given, as the dataset of a `PhotoDL`; `split_idx` 1 is validation."""
 
     n_inp = 1
 
@@ -343,16 +337,13 @@ class PhotoList:
 
 
 def stack(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:
-    """A batch (count, height, width, 3) with `image` as its `i`-th photo; made when the first comes.
-
-    Raises DataError where the photos differ in size.
-    """
+    """A batch (count, height, width, 3) with `image` as photo `i`, new if None; raises DataError for another size."""
     if batch is None:
         batch = np.empty((count, *image.shape), np.uint8)
     if image.shape != batch.shape[1:]:
         raise DataError(
-            f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x "
-            f"{image.shape[1]}: the augmentation must end in one size; add a crop or a resize."
+            f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x {image.shape[1]}; "
+            "the augmentation must end in one size, so add a crop or a resize."
         )
     batch[i] = image
     return batch
@@ -364,9 +355,9 @@ def channels_first(batch: Any) -> TensorPhotos:
 
 
 def columns_of(dataset: Any) -> tuple[list[Any], list[torch.Tensor]] | None:
-    """A data set's photos, as their paths or what is there of them, and each of its targets (N, heads) int64.
+    """A dataset's photos, as paths or pixels, and each of its targets (N, heads) int64.
 
-    None where photos or targets go through more than `Lookup`, `ReadPhoto` and `EncodeHeads`.
+    None where there are other transforms than `Lookup`, `ReadPhoto` and `EncodeHeads`.
     """
     if isinstance(dataset, PhotoList):
         return list(dataset.paths), []
@@ -378,11 +369,11 @@ def columns_of(dataset: Any) -> tuple[list[Any], list[torch.Tensor]] | None:
 
 
 def _column(items: TfmdLists) -> list[Any] | None:
-    """What a list of items has before it is read or encoded, None where other transforms come first."""
+    """The items of a list before they are read or encoded; None where there are other transforms."""
     transforms = list(items.tfms.fs)
     if not all(isinstance(transform, Lookup | ReadPhoto | EncodeHeads) for transform in transforms):
         return None
-    # a file that is named is read as it is now: only the rows of a table are in a map
+    # a path given as str becomes a Path, so that it is read, and not found in a map
     values: list[Any] = [Path(item) if isinstance(item, str) else item for item in items.items]
     for lookup in (transform for transform in transforms if isinstance(transform, Lookup)):
         values = [lookup.values[value] if isinstance(value, int) else value for value in values]

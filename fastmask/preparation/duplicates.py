@@ -1,4 +1,4 @@
-"""Copies among photos: a signature that survives re-encoding, and all pairs of persons that share a picture."""
+"""Duplicates: signatures of photos that survive re-encoding, and all pairs of persons that share a picture."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import cv2
 import numpy as np
 import pandas as pd
 
-# signatures this alike may be of one picture: smaller, darker or mirrored copies have 0.95 and more, those cropped by
-# 3 % 0.96, by 6 % 0.9; among 600 portraits two people reach 0.88, among 600 drawn ones 0.97
+# similarity of signatures that may be of one picture: copies that are smaller, darker or mirrored have 0.95 or more,
+# cropped by 3 % 0.96, by 6 % 0.9; two people reach 0.88 among 600 portraits, 0.97 among 600 drawings
 ALIKE = 0.9
-# once laid on each other, copies have 0.95 of their outlines in common, portraits of two people 0.54, two drawn in one
-# style 0.91
+# likeness of one picture: copies have 0.95, two people 0.54 in portraits, 0.91 in drawings of one style
 SAME = 0.935
 _SIDE, _COLOUR_SIDE, _REGISTERED_SIDE, _MARGIN = 32, 8, 128, 10
-# grey levels below which contrast, and colour, count as none
+# grey levels below which contrast and colour are ignored
 _CONTRAST_FLOOR, _COLOUR_FLOOR = 4.0, 8.0
 
 
 class NearPair(NamedTuple):
-    """The two most alike photos of two persons, by their rows, and how many pairs of photos are as alike as that."""
+    """The rows of the two most similar photos of two persons, and the number of their similar pairs."""
 
     one: int
     other: int
@@ -32,14 +31,14 @@ class NearPair(NamedTuple):
 
 
 def shrink(photo: np.ndarray) -> np.ndarray:
-    """(height, width, 3) uint8 RGB -> (32, 32, 3), each pixel the mean of what it covers."""
+    """(height, width, 3) uint8 RGB -> (32, 32, 3), by area means."""
     return np.asarray(cv2.resize(photo, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
 
 
 def signature(small: np.ndarray) -> np.ndarray:
-    """What `shrink` made -> (1153,) float32 of length 1; the dot product of two says how alike the photos are.
+    """A photo from `shrink` -> (1153,) float32 of length 1; the dot product of two is the similarity of the photos.
 
-    Half is outlines, 32 x 32; half is coarse colour, without which all portraits before a plain wall look alike.
+    Half is outlines, 32 x 32; half is coarse colour, without which all portraits before a plain wall are similar.
     """
     halves = np.concatenate([_unit(_outlines(_blur(_grey(small), 1), 4).ravel()), _unit(_colour(small))])
     return np.asarray(halves / np.sqrt(2), dtype=np.float32)
@@ -48,12 +47,12 @@ def signature(small: np.ndarray) -> np.ndarray:
 def _colour(small: np.ndarray) -> np.ndarray:
     tints = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)[..., 1:].astype(np.float32) - 128
     coarse = cv2.resize(tints, (_COLOUR_SIDE, _COLOUR_SIDE), interpolation=cv2.INTER_AREA).ravel()
-    # the constant makes two nearly grey photos alike in colour, whatever tint their noise has
+    # the constant makes two nearly grey photos similar in colour, whatever the tint of their noise
     return np.append(coarse, _COLOUR_FLOOR * np.sqrt(coarse.size))
 
 
 def _outlines(grey: np.ndarray, reach: float) -> np.ndarray:
-    """Shading taken off and contrast made even, over `reach` pixels, so that brightness does not count."""
+    """The photo without shading, its contrast equalised over `reach` pixels, so that brightness does not matter."""
     detail = grey - _blur(grey, 3)
     even = detail / (np.sqrt(_blur(detail**2, reach)) + _CONTRAST_FLOOR)
     return np.asarray(even - even.mean())
@@ -72,7 +71,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def mirrored(signatures: np.ndarray) -> np.ndarray:
-    """(N, 1153) signatures -> those of the same photos seen in a mirror."""
+    """(N, 1153) signatures -> those of the mirrored photos."""
     structure = np.arange(_SIDE**2).reshape(_SIDE, _SIDE)[:, ::-1].ravel()
     colour = np.arange(2 * _COLOUR_SIDE**2).reshape(_COLOUR_SIDE, _COLOUR_SIDE, 2)[:, ::-1].ravel()
     constant = [signatures.shape[1] - 1]
@@ -80,7 +79,7 @@ def mirrored(signatures: np.ndarray) -> np.ndarray:
 
 
 def exact_groups(contents: Sequence[Hashable]) -> list[list[int]]:
-    """The rows of each content that stands more than once, in order."""
+    """The rows of each duplicated content, in order."""
     rows: dict[Hashable, list[int]] = {}
     for row, content in enumerate(contents):
         rows.setdefault(content, []).append(row)
@@ -94,9 +93,9 @@ def near_pairs(
     alike: float = ALIKE,
     block: int = 2048,
 ) -> list[NearPair]:
-    """One NearPair for each two persons with photos at least `alike`, plain or mirrored, the most alike first.
+    """A NearPair for each two persons with photos at least `alike`, plain or mirrored, the most similar first.
 
-    Photos of one content are left out, `exact_groups` has them. Compares all pairs, `block` x `block` at a time.
+    Photos of equal content are left to `exact_groups`. Compares all pairs, `block` x `block` at a time.
     """
     who, what = pd.factorize(np.asarray(persons))[0], pd.factorize(np.asarray(contents))[0]
     starts = range(0, len(signatures), block)
@@ -130,15 +129,14 @@ def _best_of_persons(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
-    """How much of their outlines two photos, (height, width, 3) uint8 RGB, share once laid on each other: up to 1.
+    """The correlation of the outlines of two aligned photos, (height, width, 3) uint8 RGB; from SAME on one picture.
 
-    Finds the shift, scale and turn between them, so that what a crop moved counts as the same. From SAME on the two are
-    one picture.
+    The alignment finds shift, scale and rotation, so that a cropped copy has a high likeness.
     """
     size = (_REGISTERED_SIDE, _REGISTERED_SIDE)
     a, b = (_blur(_grey(cv2.resize(photo, size, interpolation=cv2.INTER_AREA)), 1) for photo in (one, other))
     warp = np.eye(2, 3, dtype=np.float32)
-    # where it finds no way to lay them on each other, they are compared as they are
+    # without convergence they are compared as they are
     with suppress(cv2.error):
         stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-4)
         _, warp = cv2.findTransformECC(a, b, warp, cv2.MOTION_AFFINE, stop, None, 5)
