@@ -1,6 +1,6 @@
-"""ONNX graph: networks of one or more runs as one graph, from uint8 photos to each head's probabilities.
+"""Graph: networks of one or more runs as one ONNX graph, from uint8 photos to each head's probabilities.
 
-A run's body is traced once; the graph of each of its networks is that trace with the network's own weights in it.
+A run's body is traced once; the graph of each of its networks is a copy of that trace with the network's weights.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxscript.optimizer
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
 from fastmask.data.augment import Stats
@@ -27,7 +26,7 @@ from fastmask.inference.blend import TIE, VOTE, Blend
 from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import FastmaskError, UsageError, one_line
 
-# of ONNX: the first with an antialiased resize, which transformers scale their position embeddings by
+# the first opset with an antialiased resize, which transformers need for their position embeddings
 OPSET = 18
 PHOTOS, BATCH = "photos", "batch"
 _TRACED, _NETWORK = "x", "network"
@@ -35,9 +34,9 @@ _TRACED, _NETWORK = "x", "network"
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """The networks of one run, by fold: what they answer is the mean over folds of the mean over a fold's networks.
+    """The networks of one run, by fold, which predict the mean over folds of the mean over a fold's networks.
 
-    `size` is the (height, width) of the photos they take, `stats` how these are normalised.
+    `size` is the (height, width) of their photos, `stats` the means and deviations that these are normalised by.
     """
 
     heads: Heads
@@ -52,13 +51,8 @@ class Networks:
             for network in networks:
                 yield network, 1 / (len(networks) * len(self.members))
 
-    @property
-    def nbytes(self) -> int:
-        """What the weights take."""
-        return sum(t.nbytes for network, _ in self.weighted for t in network.state_dict().values())
-
     def of(self, members: Mapping[str, Sequence[MultiHeadNet]]) -> Networks:
-        """Other networks of the same run, with what is traced already."""
+        """Other networks of the same run, with the traces of these."""
         made = Networks(self.heads, self.stats, self.size, members)
         made.__dict__.update({name: self.__dict__[name] for name in ("full", "half") if name in self.__dict__})
         return made
@@ -70,20 +64,17 @@ class Networks:
 
     @cached_property
     def half(self) -> ModelProto:
-        """The graph of the first network, its weights and sums in float16."""
+        """The graph of the first network, in float16."""
         return self._traced(torch.float16)
 
     def _traced(self, dtype: torch.dtype) -> ModelProto:
         network, _ = next(self.weighted)
-        # a copy, since what is rounded stays so
+        # a copy, since rounding cannot be undone
         return trace(copy.deepcopy(network).to(dtype), self.heads, self.size, dtype)
 
 
 class _Probabilities(nn.Module):
-    """(B, 3, H, W) normalised photos -> the probabilities of each head, float32.
-
-    As `MultiHeadNet` and `FocalLoss.activation`, but for the one tensor of logits and fastai's classes.
-    """
+    """(B, 3, H, W) normalised photos -> the float32 probabilities of each head, in plain PyTorch."""
 
     def __init__(self, network: MultiHeadNet) -> None:
         super().__init__()
@@ -95,11 +86,11 @@ class _Probabilities(nn.Module):
 
 
 def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: torch.dtype) -> ModelProto:
-    """The graph of one network as torch's exporter writes it; raises FastmaskError where that cannot."""
-    # two: of one photo the exporter would take the batch for a number that never changes
+    """The graph of one network by torch's exporter; raises FastmaskError where that fails."""
+    # two, since the exporter would take a batch of one for a constant
     photos = torch.zeros(2, 3, *size, dtype=dtype)
     try:
-        # the exporter talks of its own work and of what is to change in torch
+        # the exporter prints its progress and deprecation warnings
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -111,7 +102,7 @@ def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: tor
                 dynamic_shapes={_TRACED: {0: torch.export.Dim(BATCH)}},
                 opset_version=OPSET,
                 verbose=False,
-                # it would melt weights together, and others are to take their places
+                # it would fold weights into constants, which `with_weights` could not replace
                 optimize=False,
             )
         assert program is not None
@@ -123,7 +114,7 @@ def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: tor
 
 
 def with_weights(traced: ModelProto, network: MultiHeadNet) -> ModelProto:
-    """A traced graph with the weights of a network in place of its own, and what follows from them worked out."""
+    """An optimised copy of a traced graph with the weights of a network."""
     made = ModelProto()
     made.CopyFrom(traced)
     weights = {f"{_NETWORK}.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -131,13 +122,13 @@ def with_weights(traced: ModelProto, network: MultiHeadNet) -> ModelProto:
         if kept.name in weights:
             kept.CopyFrom(numpy_helper.from_array(_as(weights[kept.name], kept.data_type), kept.name))
     optimized: ModelProto = onnxscript.optimizer.optimize(made)
-    # shapes that the exporter worked out for its own names
+    # the shapes of values that the optimizer has renamed
     del optimized.graph.value_info[:]
     return optimized
 
 
 def _as(tensor: Tensor, kind: int) -> np.ndarray:
-    """A tensor in the numbers of an initializer; what is too large for float16 becomes its largest."""
+    """A tensor in the data type of an initializer, clipped to the range of float16."""
     dtype, array = helper.tensor_dtype_to_np_dtype(kind), tensor.numpy(force=True)
     if dtype == np.float16:
         array = array.clip(np.finfo(np.float16).min, np.finfo(np.float16).max)
@@ -145,26 +136,29 @@ def _as(tensor: Tensor, kind: int) -> np.ndarray:
 
 
 class _Graph:
-    """A graph that grows, node by node."""
+    """A graph that is built node by node."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
+        self.opsets: dict[str, int] = {}
+        self.functions: dict[tuple[str, str], FunctionProto] = {}
+        self.ir_version = 0
 
     def add(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        """Add a node with one output, which it names."""
+        """Add a node with one output, and return the output's name."""
         output = output or f"fastmask/{operator}{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, value: np.ndarray) -> str:
-        """The name of a constant."""
+        """Add a constant, and return its name."""
         name = f"fastmask/constant{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
     def mean(self, values: Sequence[str], weights: Sequence[float]) -> str:
-        """The sum of values times weights."""
+        """Add the sum of values times weights, and return its name."""
         if len(values) == 1 and weights[0] == 1:
             return values[0]
         shares = [self.constant(np.array(weight, np.float32)) for weight in weights]
@@ -172,11 +166,26 @@ class _Graph:
         return self.add("Sum", parts)
 
     def embed(self, model: ModelProto, prefix: str, x: str) -> None:
-        """Put a whole graph in, its names behind a prefix, its input from `x`."""
+        """Add a whole graph with a prefix before its names and `x` as its input."""
         graph = compose.add_prefix_graph(model.graph, prefix)
         self.add("Identity", [x], f"{prefix}{_TRACED}")
         self.nodes.extend(graph.node)
         self.initializers.extend(graph.initializer)
+        self.opsets.update({o.domain: max(o.version, self.opsets.get(o.domain, 0)) for o in model.opset_import})
+        self.functions.update({(one.domain, one.name): one for one in model.functions})
+        self.ir_version = max(self.ir_version, model.ir_version)
+
+    def to_model(self, heads: Heads, size: tuple[int, int]) -> ModelProto:
+        """The model of the graph, whose outputs have the heads' names."""
+        photos = helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, [BATCH, *size, 3])
+        outputs = [helper.make_tensor_value_info(h.name, TensorProto.FLOAT, [BATCH, len(h.classes)]) for h in heads]
+        return helper.make_model(
+            helper.make_graph(self.nodes, "fastmask", [photos], outputs, self.initializers),
+            producer_name="fastmask",
+            ir_version=self.ir_version,
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in self.opsets.items()],
+            functions=list(self.functions.values()),
+        )
 
 
 def build(
@@ -189,53 +198,33 @@ def build(
 ) -> ModelProto:
     """The model of one run's networks, or of those of several runs, blended head by head.
 
-    Its input is (batch, height, width, 3) uint8 RGB; an output, of the name of each head, its (batch, classes) float32
-    probabilities. Raises UsageError where a head has the name of the input.
+    Its input is (batch, height, width, 3) uint8 RGB; it has an output per head, (batch, classes) float32 probabilities.
+    Raises UsageError where a head has the name of the input.
     """
     if PHOTOS in heads.names:
         raise UsageError(f"A head is called {PHOTOS!r}, as the file's input is; rename it and train again.")
     graph = _Graph()
     pixels = graph.add("Cast", [PHOTOS], to=TensorProto.FLOAT)
     each: list[dict[str, str]] = []
-    versions: dict[str, int] = {}
-    functions: dict[tuple[str, str], onnx.FunctionProto] = {}
-    ir = 0
     for number, networks in enumerate(runs.values()):
         x = _normalized(graph, pixels, networks.stats, half)
-        answered: dict[str, list[str]] = {name: [] for name in networks.heads.names}
-        shares: list[float] = []
+        traced = networks.half if half else networks.full
+        prefixes, shares = [], []
         for place, (network, share) in enumerate(networks.weighted):
-            model, prefix = with_weights(networks.half if half else networks.full, network), f"run{number}/{place}/"
-            graph.embed(model, prefix, x)
+            prefixes.append(f"run{number}/{place}/")
             shares.append(share)
-            for name in answered:
-                answered[name].append(f"{prefix}{name}")
-            versions.update({one.domain: max(one.version, versions.get(one.domain, 0)) for one in model.opset_import})
-            functions.update({(one.domain, one.name): one for one in model.functions})
-            ir = max(ir, model.ir_version)
-        each.append({name: graph.mean(values, shares) for name, values in answered.items()})
+            graph.embed(with_weights(traced, network), prefixes[-1], x)
+        names = networks.heads.names
+        each.append({name: graph.mean([f"{prefix}{name}" for prefix in prefixes], shares) for name in names})
     for head in heads:
         graph.add("Identity", [_blended(graph, heads, head.name, each, blend)], head.name)
-    size = next(iter(runs.values())).size
-    made = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "fastmask",
-            [helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, [BATCH, *size, 3])],
-            [helper.make_tensor_value_info(h.name, TensorProto.FLOAT, [BATCH, len(h.classes)]) for h in heads],
-            graph.initializers,
-        ),
-        producer_name="fastmask",
-        ir_version=ir,
-        opset_imports=[helper.make_opsetid(domain, version) for domain, version in versions.items()],
-        functions=list(functions.values()),
-    )
+    made = graph.to_model(heads, next(iter(runs.values())).size)
     helper.set_model_props(made, dict(metadata or {}))
     return made
 
 
 def _normalized(graph: _Graph, pixels: str, stats: Stats, half: bool) -> str:
-    """(B, H, W, 3) from 0 to 255 -> (B, 3, H, W), as `NormalizeBatch` does it."""
+    """(B, H, W, 3) from 0 to 255 -> (B, 3, H, W), as by `NormalizeBatch`."""
     mean, std = (np.array(values, np.float32) * 255 for values in stats)
     centred = graph.add("Sub", [pixels, graph.constant(mean)])
     scaled = graph.add("Div", [centred, graph.constant(std)])
@@ -244,7 +233,7 @@ def _normalized(graph: _Graph, pixels: str, stats: Stats, half: bool) -> str:
 
 
 def _blended(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[str, str]], blend: Blend | None) -> str:
-    """The probabilities of one head, of all runs; as `Blend.mix`."""
+    """The probabilities of one head, blended as by `Blend.mix`."""
     if blend is None:
         return each[0][name]
     there = np.flatnonzero(blend.weights[name]).tolist()

@@ -1,10 +1,9 @@
-"""Predict photos by a file that `fastmask export` wrote, with ONNX Runtime: no torch, no fastmask.
+"""Predict photos with a file of `fastmask export` and ONNX Runtime, without torch and fastmask.
 
-python predict_onnx.py model.onnx PHOTOS ... [--out answers.csv]
+python predict_onnx.py model.onnx PHOTOS ... [--out predictions.csv]
 
-PHOTOS are files, and folders with the photos in them and in the folders inside. What becomes of a photo before the
-network sees it is read from the model's metadata. Needs numpy, pillow and onnxruntime, and opencv-python-headless where
-photos are scaled or padded, so that the pixels are those of the training.
+PHOTOS are files and folders, which are searched recursively. How a photo is cropped and scaled is read from the model's
+metadata. Needs numpy, pillow and onnxruntime, and opencv-python-headless where photos are scaled or padded.
 """
 
 from __future__ import annotations
@@ -17,61 +16,62 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 FORMAT = "1"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# those of the endings above: Pillow knows others, of which one starts a program that runs what is in the file
+# of these suffixes only: one of Pillow's other formats starts a program that runs the file's content
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 _MOST_PIXELS = 178_956_970
 _PART = ".part"
 
 
 class WrongError(Exception):
-    """Something that cannot be used, in one sentence."""
+    """An input that cannot be used, in one sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict as the command line says, and give the exit code."""
+    """Predict by the arguments of the command line, and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # the code page of a Windows console lacks most characters
+        # a Windows console lacks most characters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    words = argparse.ArgumentParser(description="Predict photos by a file that fastmask export wrote.")
-    words.add_argument("model", type=Path, help="the .onnx file")
-    words.add_argument("photos", type=Path, nargs="+", help="photos, and folders of photos")
-    words.add_argument("--out", type=Path, help="the CSV to write (default: print it)")
-    words.add_argument("--overwrite", action="store_true", help="replace the CSV")
-    words.add_argument("--bs", type=int, default=32, help="photos a batch (default: 32)")
-    words.add_argument("--threads", type=int, default=0, help="threads (default: ONNX Runtime's own)")
-    words.add_argument("--provider", default="CPUExecutionProvider", help="such as CUDAExecutionProvider")
-    asked = words.parse_args(arguments)
+    parser = argparse.ArgumentParser(description="Predict photos with a file of fastmask export.")
+    parser.add_argument("model", type=Path, help="the .onnx file")
+    parser.add_argument("photos", type=Path, nargs="+", help="photos, and folders of photos")
+    parser.add_argument("--out", type=Path, help="the CSV to write (default: print it)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the CSV")
+    parser.add_argument("--bs", type=int, default=32, help="photos per batch (default: 32)")
+    parser.add_argument("--threads", type=int, default=0, help="threads (default: ONNX Runtime's own)")
+    parser.add_argument("--provider", default="CPUExecutionProvider", help="such as CUDAExecutionProvider")
+    options = parser.parse_args(arguments)
     try:
-        if asked.bs < 1 or asked.threads < 0:
+        if options.bs < 1 or options.threads < 0:
             raise WrongError("--bs takes 1 or more, --threads 0 or more.")
-        if asked.out is not None:
-            check_new(asked.out, asked.overwrite)
-        names, paths = find_photos(asked.photos)
-        session = open_model(asked.model, asked.threads, asked.provider)
-        meta = read_meta(session, asked.model)
-        probabilities = np.concatenate(list(predict(session, meta, paths, asked.bs)))
-        write_table(asked.out, table(meta, names, probabilities))
+        if options.out is not None:
+            check_new(options.out, options.overwrite)
+        names, paths = find_photos(options.photos)
+        session = open_model(options.model, options.threads, options.provider)
+        meta = read_meta(session, options.model)
+        probabilities = np.concatenate(list(predict(session, meta, paths, options.bs)))
+        write_table(options.out, table(meta, names, probabilities))
     except WrongError as error:
         sys.stderr.write(f"predict_onnx: error: {error}\n")
         return 1
     except OSError as error:
-        # the name of the file in which the CSV is made tells nobody anything
-        known = error.filename and not str(error.filename).endswith(_PART)
-        sys.stderr.write(f"predict_onnx: error: {error.strerror or error}: {error.filename if known else asked.out}.\n")
+        # the temporary file is not the user's
+        named = error.filename and not str(error.filename).endswith(_PART)
+        file = error.filename if named else options.out
+        sys.stderr.write(f"predict_onnx: error: {error.strerror or error}: {file}.\n")
         return 1
     return 0
 
 
 def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecutionProvider") -> Any:
-    """A session of ONNX Runtime for a file, or for what is in it; `threads` 0 leaves their number to ONNX Runtime."""
+    """A session of ONNX Runtime for a file or its content; with `threads` 0, ONNX Runtime chooses their number."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -79,13 +79,13 @@ def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecut
             f"Predicting needs the package onnxruntime ({error}); install it with pip install onnxruntime."
         ) from error
     if isinstance(model, Path) and not model.is_file():
-        raise WrongError(f"{model} is not a file; expected one that fastmask export wrote.")
+        raise WrongError(f"{model} is not a file; expected one of fastmask export.")
     if provider not in onnxruntime.get_available_providers():
         there = ", ".join(onnxruntime.get_available_providers())
         raise WrongError(f"There is no provider {provider!r} here; expected one of {there}.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # of errors alone
+    # errors only
     options.log_severity_level = 3
     try:
         given = str(model) if isinstance(model, Path) else model
@@ -96,7 +96,7 @@ def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecut
 
 
 def read_meta(session: Any, name: object = "The model") -> dict[str, Any]:
-    """What the file says of itself: its heads, the steps before the network, the size of its photos."""
+    """The metadata of a file: its heads, the steps before the network, the size of its photos."""
     kept = session.get_modelmeta().custom_metadata_map
     try:
         meta = {part: json.loads(kept[part]) for part in ("heads", "joint", "steps", "size")}
@@ -104,25 +104,25 @@ def read_meta(session: Any, name: object = "The model") -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         known = False
     if not known:
-        raise WrongError(f"{name} was not written by a fastmask that this script goes with; export it again.")
+        raise WrongError(f"{name} was not written by this script's version of fastmask; export it again.")
     return meta
 
 
 def predict(session: Any, meta: dict[str, Any], photos: Sequence[Path], bs: int = 32) -> Iterator[np.ndarray]:
-    """The (batch, classes of all heads) float32 probabilities of each batch of photos, in the order given."""
+    """The (batch, classes of all heads) float32 probabilities of each batch of photos, in their order."""
     for start in range(0, len(photos), bs):
         batch = [checked(read_photo(path), meta, path) for path in photos[start : start + bs]]
         yield answers(session, meta, np.stack(batch))
 
 
 def answers(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarray:
-    """(B, height, width, 3) uint8 photos, prepared -> (B, classes of all heads) float32 probabilities."""
+    """(B, height, width, 3) prepared uint8 photos -> (B, classes of all heads) float32 probabilities."""
     outputs = [head["name"] for head in meta["heads"]]
     return np.concatenate(session.run(outputs, {session.get_inputs()[0].name: batch}), axis=1)
 
 
 def find_photos(given: Sequence[Path]) -> tuple[list[str], list[Path]]:
-    """Names and paths: a file as it is given, those of a folder by their names from there, without hidden ones."""
+    """Names and paths of photos: a file is named as given, those in a folder relative to it, without hidden ones."""
     names: list[str] = []
     paths: list[Path] = []
     for place in given:
@@ -153,7 +153,7 @@ def read_photo(path: Path) -> np.ndarray:
             image.load()
             return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:
-        # whatever a decoder stumbles at: nobody lists what Pillow raises for bytes that were tampered with
+        # Pillow raises undocumented exceptions for forged files
         raise WrongError(f"{path} is not a photo that can be read ({_one_line(error)}); replace it.") from error
 
 
@@ -170,7 +170,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def checked(photo: np.ndarray, meta: dict[str, Any], path: Path) -> np.ndarray:
-    """A decoded photo as the network takes it."""
+    """A decoded photo, prepared for the network, with its size checked."""
     made = prepare(photo, meta["steps"], path)
     if list(made.shape[:2]) != meta["size"]:
         raise WrongError(
@@ -181,7 +181,7 @@ def checked(photo: np.ndarray, meta: dict[str, Any], path: Path) -> np.ndarray:
 
 
 def prepare(photo: np.ndarray, steps: Sequence[dict[str, Any]], name: object = "The photo") -> np.ndarray:
-    """(height, width, 3) uint8 -> the same, cropped, scaled and padded step by step as albumentations does it."""
+    """(height, width, 3) uint8 -> the same, cropped, scaled and padded as by albumentations."""
     for step in steps:
         photo = _STEPS[step["do"]](photo, step, name)
     return np.ascontiguousarray(photo)
@@ -203,15 +203,8 @@ def _resize(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray
     return _scaled(photo, step["height"], step["width"], "area" if step["area"] and smaller else step["by"])
 
 
-def _longest(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
-    return _by_side(photo, step, step["side"] / max(photo.shape[:2]))
-
-
-def _shortest(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
-    return _by_side(photo, step, step["side"] / min(photo.shape[:2]))
-
-
-def _by_side(photo: np.ndarray, step: dict[str, Any], scale: float) -> np.ndarray:
+def _max_size(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
+    scale = step["side"] / (max if step["do"] == "longest" else min)(photo.shape[:2])
     height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
     return _scaled(photo, height, width, "area" if step["area"] and scale < 1 else step["by"])
 
@@ -225,7 +218,9 @@ def _scaled(photo: np.ndarray, height: int, width: int, by: str) -> np.ndarray:
 
 
 def _pad(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
-    rows, columns = (max(0, least - side) for least, side in zip(_least(step), photo.shape[:2], strict=True))
+    rows, columns = (
+        max(0, least - side) for least, side in zip((step["height"], step["width"]), photo.shape, strict=False)
+    )
     if not rows and not columns:
         return photo
     cv2, place = _opencv(), step["position"]
@@ -236,15 +231,11 @@ def _pad(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
     return np.asarray(cv2.copyMakeBorder(np.ascontiguousarray(photo), *sides, border, value=step["fill"]))
 
 
-def _least(step: dict[str, Any]) -> tuple[int, int]:
-    return step["height"], step["width"]
-
-
 _STEPS = {
     "center_crop": _center_crop,
     "resize": _resize,
-    "longest": _longest,
-    "shortest": _shortest,
+    "longest": _max_size,
+    "shortest": _max_size,
     "pad": _pad,
 }
 
@@ -258,25 +249,20 @@ def _opencv() -> Any:
 
 
 def table(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarray) -> list[list[str]]:
-    """A row of texts a photo under a row of names: path, the joint class, each head's class, a probability a class.
+    """A row of texts per photo below a header: path, the joint class, each head's class, a probability per class.
 
     The joint class counts through the classes of the heads in `joint`, the first head the most significant.
     """
-    heads = meta["heads"]
-    ends = np.cumsum([len(head["classes"]) for head in heads])
-    codes = {
-        head["name"]: part.argmax(1)
-        for head, part in zip(heads, np.split(probabilities, ends[:-1], axis=1), strict=True)
-    }
-    sizes = {head["name"]: len(head["classes"]) for head in heads}
+    classes = {head["name"]: head["classes"] for head in meta["heads"]}
+    parts = np.split(probabilities, np.cumsum([len(each) for each in classes.values()])[:-1], axis=1)
+    codes = {name: part.argmax(1) for name, part in zip(classes, parts, strict=True)}
     joint = np.zeros(len(names), np.int64)
     for name in meta["joint"]:
-        joint = joint * sizes[name] + codes[name]
-    columns = [f"{head['name']}.{one}" for head in heads for one in head["classes"]]
-    rows = [["path", "predicted", *sizes, *columns]]
+        joint = joint * len(classes[name]) + codes[name]
+    rows = [["path", "predicted", *classes, *(f"{name}.{one}" for name, each in classes.items() for one in each)]]
     for i, name in enumerate(names):
-        classes = [head["classes"][codes[head["name"]][i]] for head in heads]
-        rows.append([name, str(joint[i]), *classes, *(f"{value:.9g}" for value in probabilities[i])])
+        named = [each[codes[head][i]] for head, each in classes.items()]
+        rows.append([name, str(joint[i]), *named, *(f"{value:.9g}" for value in probabilities[i])])
     return rows
 
 
@@ -293,19 +279,15 @@ def check_new(out: Path, overwrite: bool) -> None:
 def write_table(out: Path | None, rows: Sequence[Sequence[str]]) -> None:
     """Write rows as a CSV, whole or not at all, or print them."""
     if out is None:
-        _write_rows(sys.stdout, rows)
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return
-    beside = out.with_name(f".{out.name}.{os.getpid()}{_PART}")
+    part = out.with_name(f".{out.name}.{os.getpid()}{_PART}")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as opened:
-            _write_rows(opened, rows)
-        os.replace(beside, out)
+        with part.open("w", encoding="utf-8", newline="") as opened:
+            csv.writer(opened, lineterminator="\n").writerows(rows)
+        os.replace(part, out)
     finally:
-        beside.unlink(missing_ok=True)
-
-
-def _write_rows(opened: TextIO, rows: Sequence[Sequence[str]]) -> None:
-    csv.writer(opened, lineterminator="\n").writerows(rows)
+        part.unlink(missing_ok=True)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,11 +1,10 @@
-"""Steps: what a validation pipeline does to a photo before the network sees it, as plain values for other programs.
+"""Steps: a validation pipeline as plain values, which `predict_onnx.py` follows without albumentations.
 
-`fastmask.export.predict_onnx` does them without albumentations. Normalising is no step: it is in the network's file.
+Normalising is no step: it is part of the network's file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import albumentations as A
@@ -13,8 +12,9 @@ import cv2
 
 from fastmask.data.augment import Augmentation
 from fastmask.system.errors import UsageError
+from fastmask.system.text import shorten
 
-# OpenCV's numbers by the names that other programs find them under
+# OpenCV's constants by their names
 _INTERPOLATIONS = {
     int(getattr(cv2, f"INTER_{name}")): name.lower()
     for name in ("NEAREST", "LINEAR", "CUBIC", "AREA", "LANCZOS4", "LINEAR_EXACT", "NEAREST_EXACT")
@@ -23,84 +23,58 @@ _BORDERS = {
     int(getattr(cv2, f"BORDER_{name}")): name.lower()
     for name in ("CONSTANT", "REPLICATE", "REFLECT", "WRAP", "REFLECT_101")
 }
+_ABLE = (A.CenterCrop, A.PadIfNeeded, A.Resize, A.LongestMaxSize, A.SmallestMaxSize)
 Step = dict[str, Any]
 
 
 def steps_of(augment: Augmentation) -> list[Step]:
     """The steps of a pipeline, each {"do": its name, and its numbers}.
 
-    Raises UsageError naming the first transform that draws something, or that there is no step for.
+    Raises UsageError naming the first transform that is random, or that there is no step for.
     """
     steps: list[Step] = []
     for transform in augment.pipeline.transforms:
         if isinstance(transform, A.Normalize | A.ToTensorV2):
             continue
-        name = type(transform).__name__
-        made = _MAKERS.get(type(transform), _nothing)(transform.get_transform_init_args())
-        if made is None or transform.p < 1:
+        given = transform.get_transform_init_args()
+        made = _steps(transform, given) if transform.p == 1 else None
+        if made is None:
+            shown = ", ".join(f"{name}={value}" for name, value in {"p": transform.p, **given}.items())
             raise UsageError(
-                f"The validation pipeline has {name}({_told(transform)}), which predict_onnx.py cannot do without "
-                f"albumentations; it can do {', '.join(maker.__name__ for maker in _MAKERS)} as albumentations makes "
-                "them by default, with p=1."
+                f"The validation pipeline has {type(transform).__name__}({shorten(shown)}), which predict_onnx.py "
+                f"cannot do without albumentations; it can do {', '.join(able.__name__ for able in _ABLE)} as "
+                "albumentations makes them by default, with p=1."
             )
         steps.extend(made)
     return steps
 
 
-def _told(transform: A.BasicTransform) -> str:
-    arguments = {"p": transform.p, **transform.get_transform_init_args()}
-    return ", ".join(f"{name}={value}" for name, value in arguments.items())[:200]
-
-
-def _nothing(given: Mapping[str, Any]) -> list[Step] | None:
+def _steps(transform: A.BasicTransform, given: dict[str, Any]) -> list[Step] | None:
+    """The steps of a transform, None where there are none for it."""
+    match transform:
+        case A.CenterCrop():
+            side = {"height": given["height"], "width": given["width"]}
+            crop = {"do": "center_crop", **side}
+            return _pad(given, given["pad_position"], side, crop) if given["pad_if_needed"] else [crop]
+        case A.PadIfNeeded():
+            return _pad(given, given["position"], {"height": given["min_height"], "width": given["min_width"]})
+        case A.Resize():
+            return [{"do": "resize", "height": given["height"], "width": given["width"], **_interpolation(given)}]
+        case A.LongestMaxSize() | A.SmallestMaxSize() if isinstance(given["max_size"], int):
+            do = "longest" if isinstance(transform, A.LongestMaxSize) else "shortest"
+            return [{"do": do, "side": given["max_size"], **_interpolation(given)}]
     return None
 
 
-def _center_crop(given: Mapping[str, Any]) -> list[Step] | None:
-    crop = {"do": "center_crop", "height": given["height"], "width": given["width"]}
-    if not given["pad_if_needed"]:
-        return [crop]
-    padded = _padded(given["height"], given["width"], given["pad_position"], given)
-    return None if padded is None else [padded, crop]
-
-
-def _pad_if_needed(given: Mapping[str, Any]) -> list[Step] | None:
-    if given["min_height"] is None or given["min_width"] is None:
-        return None
-    padded = _padded(given["min_height"], given["min_width"], given["position"], given)
-    return None if padded is None else [padded]
-
-
-def _padded(height: int, width: int, position: str, given: Mapping[str, Any]) -> Step | None:
-    if position == "random":
+def _pad(given: dict[str, Any], position: str, side: Step, *after: Step) -> list[Step] | None:
+    if position == "random" or None in side.values():
         return None
     fill = given["fill"]
     values = list(fill) if isinstance(fill, list | tuple) else [fill] * 3
     border = _BORDERS[int(given["border_mode"])]
-    return {"do": "pad", "height": height, "width": width, "position": position, "border": border, "fill": values}
+    return [{"do": "pad", **side, "position": position, "border": border, "fill": values}, *after]
 
 
-def _resize(given: Mapping[str, Any]) -> list[Step] | None:
-    return [{"do": "resize", "height": given["height"], "width": given["width"], **_how(given)}]
-
-
-def _max_size(do: str) -> Callable[[Mapping[str, Any]], list[Step] | None]:
-    def make(given: Mapping[str, Any]) -> list[Step] | None:
-        side = given["max_size"]
-        return [{"do": do, "side": side, **_how(given)}] if isinstance(side, int) else None
-
-    return make
-
-
-def _how(given: Mapping[str, Any]) -> Step:
-    """How pixels are interpolated; `area` where those of a larger photo are averaged whatever `by` says."""
+def _interpolation(given: dict[str, Any]) -> Step:
+    """How pixels are interpolated; with `area`, those of a larger photo are averaged whatever `by` says."""
     return {"by": _INTERPOLATIONS[int(given["interpolation"])], "area": given["area_for_downscale"] is not None}
-
-
-_MAKERS: dict[type, Callable[[Mapping[str, Any]], list[Step] | None]] = {
-    A.CenterCrop: _center_crop,
-    A.PadIfNeeded: _pad_if_needed,
-    A.Resize: _resize,
-    A.LongestMaxSize: _max_size("longest"),
-    A.SmallestMaxSize: _max_size("shortest"),
-}

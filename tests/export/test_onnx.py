@@ -318,4 +318,4 @@ def test_the_script_refuses_other_files(work: Path, photos: list[Path], made: An
     model = onnx.load(made.model)
     del model.metadata_props[:]
     onnx.save(model, work / "bare.onnx")
-    assert "was not written by a fastmask" in script(work / "bare.onnx", photos[0])[2]
+    assert "was not written by this script's version of fastmask" in script(work / "bare.onnx", photos[0])[2]
