@@ -10,9 +10,11 @@ from safetensors.numpy import save_file
 from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads, read_contest
+from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.model.network import build_network
 from fastmask.search import features
+from fastmask.search import screen as module
 from fastmask.search.screen import screen
 from fastmask.system.errors import DataError, UsageError
 
@@ -20,18 +22,34 @@ ARCHS = ["test_resnet", "test_vit"]
 
 
 @pytest.fixture(scope="module")
-def screening(contest, screening_settings, tmp_path_factory):
-    return screen(
-        read_contest(contest), ARCHS, folds=3, cache_dir=str(tmp_path_factory.mktemp("kept")), **screening_settings
-    )
+def rank(screening_settings):
+    """A function that screens bodies, by default one, without a cache."""
+
+    def rank(table, archs=("test_resnet",), **options):
+        settings = {**screening_settings, "folds": 3, "cache": "off", "workers": 0}
+        return screen(table, archs, **{"draws": 100, **settings, **options})
+
+    return rank
 
 
-def test_the_ranking_is_of_scores_that_scikit_learn_sees(screening, contest):
-    table = read_contest(contest)
+@pytest.fixture(scope="module")
+def table(contest):
+    return read_contest(contest)
+
+
+@pytest.fixture(scope="module")
+def screening(rank, table):
+    return rank(table, ARCHS)
+
+
+def macro(true, predicted):
+    return f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+
+
+def test_the_ranking_is_of_scores_that_scikit_learn_sees(screening, table):
     true = table.heads.joint(table.y)
     for row in screening.rows:
-        predicted = table.heads.joint(table.heads.argmax(row.probabilities))
-        expected = f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+        expected = macro(true, table.heads.joint(table.heads.argmax(row.probabilities)))
         assert row.scores.joint.macro_f1 == pytest.approx(expected)
         low, high = row.scores.joint.macro_f1_interval
         assert low <= expected <= high
@@ -42,51 +60,41 @@ def test_the_ranking_is_of_scores_that_scikit_learn_sees(screening, contest):
     assert screening.rows[1].behind.macro_f1 == pytest.approx(scores[1] - scores[0])
 
 
-def test_weights_from_a_file_make_other_features_than_random_ones(contest, screening_settings, tmp_path):
+def test_weights_from_a_file_are_named(rank, table, tmp_path):
     file = tmp_path / "w.safetensors"
     torch.manual_seed(5)
     body = build_network("test_resnet", contest_heads()).body
     save_file({n: t.contiguous().numpy() for n, t in body.state_dict().items()}, file)
-    table, where = read_contest(contest), {"folds": 3, "cache": "off", "draws": 100}
-    found = screen(table, ARCHS, weights={"test_resnet": file}, **where, **screening_settings)
+    found = rank(table, ARCHS, weights={"test_resnet": file})
     said = {row.arch: row.initial_weights for row in found.rows}
     assert said["test_vit"] == "random"
     assert said["test_resnet"].startswith(f"{file}: ")
     assert any("Random weights" in note and note.endswith(": test_vit.") for note in found.notes)
 
 
-def test_training_labels_are_by_the_training_bounds_and_scores_by_the_scores(contest, screening_settings):
+def test_training_labels_are_by_the_training_bounds_and_scores_by_the_scores(rank, contest, screening):
     table = read_contest(contest, age_bounds=(20, 50))
-    found = screen(table, ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings).rows[0]
-    expected = f1_score(table.y[:, 2], table.heads.argmax(found.probabilities)[:, 2], labels=np.unique(table.y[:, 2]),
-                        average="macro", zero_division=0)  # fmt: skip
-    assert found.scores.heads["age"].macro_f1 == pytest.approx(expected)
-    trained, official = (
-        screen(t, ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings).rows[0].probabilities
-        for t in (table, read_contest(contest))
+    found = rank(table).rows[0]
+    assert found.scores.heads["age"].macro_f1 == pytest.approx(
+        macro(table.y[:, 2], table.heads.argmax(found.probabilities)[:, 2])
     )
+    official = next(row for row in screening.rows if row.arch == "test_resnet")
     assert (table.train_y != table.y).any()
-    assert np.abs(trained - official).max() > 1e-3
+    assert np.abs(found.probabilities - official.probabilities).max() > 1e-3
 
 
-def test_unknown_labels_are_left_out_of_fitting_and_score(contest, screening_settings):
-    table = read_contest(contest)
+def test_unknown_labels_are_left_out_of_fitting_and_score(rank, table):
     frame = table.frame.copy()
     frame.loc[::5, "gender"] = ""
-    found = screen(replace(table, frame=frame), ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings)
+    found = rank(replace(table, frame=frame))
     assert found.rows[0].scores.heads["gender"].n == 84 - 17
     assert any(note.startswith("17 of 84 photos lack a label") for note in found.notes)
-
-
-def test_a_table_without_any_joint_label_is_refused(contest, screening_settings):
-    table = read_contest(contest)
-    frame = table.frame.copy()
-    frame.loc[::2, "gender"], frame.loc[1::2, "mask"] = "", ""
+    frame.loc[1::5, "gender"], frame["mask"] = "", ""
     with pytest.raises(DataError, match="No photo has a label of all of mask, gender, age"):
-        screen(replace(table, frame=frame), ["test_resnet"], folds=3, cache="off", **screening_settings)
+        rank(replace(table, frame=frame))
 
 
-def test_it_is_told_in_words_a_table_and_plain_values(screening, tmp_path):
+def test_as_text_a_table_and_plain_values(screening, tmp_path):
     lines = str(screening).splitlines()
     first, second = screening.rows
     assert lines[1].startswith(f"1 {first.arch}")
@@ -107,25 +115,23 @@ def test_it_is_told_in_words_a_table_and_plain_values(screening, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("archs", "options", "message"),
+    ("archs", "weights", "message"),
     [
         (["test_resnet", "resnet1000"], {}, "no arch 'resnet1000'; the nearest are"),
         (["test_resnet", "test_resnet"], {}, "expected different names"),
         (["test_resnet", ""], {}, "expected different names"),
-        (["test_resnet"], {"weights": {"test_vit": "x.pth"}}, "'test_vit' is not in --archs test_resnet"),
-        (["test_resnet"], {"weights": {"test_resnet": "nowhere.pth"}}, "nowhere.pth does not exist"),
-        (["test_resnet"], {"weights": {"test_resnet": "."}}, "is a directory"),
+        (["test_resnet"], {"test_vit": "x.pth"}, "'test_vit' is not in --archs test_resnet"),
+        (["test_resnet"], {"test_resnet": "nowhere.pth"}, "nowhere.pth does not exist"),
+        (["test_resnet"], {"test_resnet": "."}, "is a directory"),
     ],
 )
-def test_what_cannot_be_is_said_before_any_features(contest, screening_settings, archs, options, message, monkeypatch):
+def test_invalid_arguments_are_refused_before_any_features(rank, table, archs, weights, message, monkeypatch):
     monkeypatch.setattr(features, "_computed", lambda *_: pytest.fail("features were computed"))
     with pytest.raises(UsageError, match=message):
-        screen(read_contest(contest), archs, **options, **screening_settings)
+        rank(table, archs, weights=weights)
 
 
-def test_a_size_that_the_second_body_cuts_is_said_before_any_features(contest, screening_settings, monkeypatch):
-    from fastmask.search import screen as module
-
+def test_a_size_that_the_second_body_cuts_is_refused_before_any_features(rank, table, monkeypatch):
     def flawed(network, arch, size):
         if arch == "test_vit":
             raise UsageError("test_vit cuts photos")
@@ -133,17 +139,16 @@ def test_a_size_that_the_second_body_cuts_is_said_before_any_features(contest, s
     monkeypatch.setattr(module, "check_size", flawed)
     monkeypatch.setattr(features, "_computed", lambda *_: pytest.fail("features were computed"))
     with pytest.raises(UsageError, match="test_vit cuts photos"):
-        screen(read_contest(contest), ARCHS, folds=3, **screening_settings)
+        rank(table, ARCHS)
 
 
-def test_weights_that_have_seen_the_photos_are_refused(contest, screening_settings, finished_run):
-    file = finished_run.checkpoints(0)[0]
-    for archs in (["test_resnet"], ["test_vit", "test_resnet"]):
-        with pytest.raises(UsageError, match="its score would flatter"):
-            screen(read_contest(contest), archs, weights={"test_resnet": file}, folds=2, **screening_settings)
+@pytest.mark.parametrize("archs", [["test_resnet"], ["test_vit", "test_resnet"]])
+def test_weights_that_have_seen_the_photos_are_refused(rank, table, finished_run, archs):
+    with pytest.raises(UsageError, match="its score would flatter"):
+        rank(table, archs, weights={"test_resnet": finished_run.checkpoints(0)[0]}, folds=2)
 
 
-def test_heads_of_any_names(screening_settings, tmp_path):
+def test_heads_of_any_names(rank, tmp_path):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 2, 24)
     frame = pd.DataFrame({"path": [f"{i}.png" for i in range(24)], "person": [f"p{i}" for i in range(24)]})
@@ -152,17 +157,10 @@ def test_heads_of_any_names(screening_settings, tmp_path):
         photo = rng.integers(0, 60, (400, 200, 3)).astype(np.uint8)
         photo[..., 2 * colour] += 150
         Image.fromarray(photo).save(tmp_path / name)
-    from fastmask.data.table import Table
-
-    table = Table(frame.assign(source="made"), Heads([Head("colour", ("red", "blue"))]), tmp_path)
-    found = screen(table, ["test_resnet"], folds=3, cache="off", draws=100, **screening_settings)
+    found = rank(Table(frame.assign(source="made"), Heads([Head("colour", ("red", "blue"))]), tmp_path))
     assert found.rows[0].scores.heads["colour"].macro_f1 == 1
     assert found.heads.names == ("colour",)
 
 
-def test_settings_of_training_alone_are_not_used(contest, screening_settings):
-    found = screen(
-        read_contest(contest), ["test_resnet"], folds=3, cache="off", draws=100, epochs=3, accumulate=64, order="age",
-        monitor="age_macro_f1", **screening_settings,
-    )  # fmt: skip
-    assert found.heads.names == ("mask", "gender", "age")
+def test_settings_of_training_alone_are_not_used(rank, table):
+    assert rank(table, epochs=3, accumulate=64, order="age", monitor="age_macro_f1").heads.names == table.heads.names

@@ -1,9 +1,8 @@
-"""A search: scored by its runs, killed and gone on with, shared, pruned, refused."""
-
 import io
 import shlex
 import shutil
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import numpy as np
 import optuna
@@ -24,7 +23,6 @@ from fastmask.system.errors import DataError, FastmaskError, UntrainableError, U
 from fastmask.training import crossval
 
 SPACE = {"lr": {"low": 1e-3, "high": 1e-2, "log": True}, "focal_gamma": [0, 2]}
-NEVER = {"mix_prob": [0.3, 0.5]}
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +31,20 @@ def table(contest):
 
 
 @pytest.fixture(scope="module")
-def settings(small_settings):
-    return {**small_settings, "epochs": 1}
+def search(table, small_settings):
+    """A function that searches quietly, with small trials."""
+
+    def search(space, out, **options):
+        settings = {**small_settings, "epochs": 1, "workers": 0}
+        return tune(table, space, out=out, **{"log": io.StringIO(), **settings, **options})
+
+    return search
 
 
 @pytest.fixture(scope="module")
-def searched(table, settings, tmp_path_factory):
-    """A search of three trials; for reading only."""
-    return tune(table, SPACE, out=tmp_path_factory.mktemp("tunes") / "whole", trials=3, log=io.StringIO(), **settings)
-
-
-@pytest.fixture
-def copied(searched, tmp_path):
-    return shutil.copytree(searched.out, tmp_path / "copied")
+def searched(search, tmp_path_factory):
+    """A search of two trials; for reading only."""
+    return search(SPACE, tmp_path_factory.mktemp("tunes") / "whole", trials=2)
 
 
 def rows(out):
@@ -53,29 +52,25 @@ def rows(out):
 
 
 def test_a_trial_is_a_run_and_its_score_that_of_the_run(searched):
-    assert [one.state for one in searched.trials] == [COMPLETE] * 3
+    assert [one.state for one in searched.trials] == [COMPLETE] * 2
     for one in searched.trials:
         run = Run.load(one.path)
-        assert run.config.lr == one.settings["lr"]
-        assert run.config.focal_gamma == one.settings["focal_gamma"]
-        oof = pd.read_csv(one.path / "oof.csv")
-        expected = f1_score(oof["true"], oof["predicted"], labels=oof["true"].unique(), average="macro")
+        assert {name: getattr(run.config, name) for name in SPACE} == one.settings
+        expected = f1_score(run.oof["true"], run.oof["predicted"], labels=run.oof["true"].unique(), average="macro")
         assert np.isclose(one.macro_f1, expected)
         assert one.interval[0] <= one.macro_f1 <= one.interval[1]
-    assert searched.best.macro_f1 == max(one.macro_f1 for one in searched.trials)
-    assert searched.run.path == searched.best.path
+    best = searched.best
+    assert best.macro_f1 == max(one.macro_f1 for one in searched.trials)
+    assert searched.run.path == best.path
     frame = rows(searched.out)
     assert np.allclose(frame["macro_f1"], [one.macro_f1 for one in searched.trials])
     assert frame["lr"].tolist() == pytest.approx([one.settings["lr"] for one in searched.trials])
-    assert len(set(frame["lr"])) == 3
-    assert "of 3 is chosen by that same score, which flatters" in str(searched)
-
-
-def test_checkpoints_of_the_best_stay(searched):
-    having = [one.number for one in searched.trials if list(one.path.glob("fold*/epoch*.safetensors"))]
-    assert having == [searched.best.number]
+    assert len(set(frame["lr"])) == 2
+    assert "of 2 is chosen by that same score, which flatters" in str(searched)
+    # the checkpoints of the best stay
+    assert [one for one in searched.trials if list(one.path.glob("fold*/epoch*.safetensors"))] == [best]
     assert list(searched.out.glob("trials/*/fold*/state.safetensors")) == []
-    assert sorted(path.name for path in (searched.out / "trials").iterdir()) == ["0000", "0001", "0002"]
+    assert sorted(path.name for path in (searched.out / "trials").iterdir()) == ["0000", "0001"]
 
 
 def test_pictures_and_the_best_settings_are_written(searched, table, tmp_path):
@@ -84,11 +79,11 @@ def test_pictures_and_the_best_settings_are_written(searched, table, tmp_path):
         assert (searched.out / name).stat().st_size > 5000
     assert sum(searched.importance.values()) == pytest.approx(1)
     config = make_config(read_settings(searched.out / "best.yaml"))
-    again = cross_validate(table, config, out=tmp_path / "again", log=io.StringIO())
+    again = cross_validate(table, config, out=tmp_path / "again", log=io.StringIO(), workers=0)
     assert again.oof.equals(searched.run.oof)
 
 
-def test_killed_and_gone_on_with_it_is_the_same_search(searched, table, settings, tmp_path, monkeypatch):
+def test_a_killed_search_resumes_to_the_same_results(searched, search, table, tmp_path, monkeypatch):
     out, trained = tmp_path / "killed", []
     train_fold = crossval.train_fold
 
@@ -101,47 +96,46 @@ def test_killed_and_gone_on_with_it_is_the_same_search(searched, table, settings
     monkeypatch.setattr(crossval, "train_fold", killed)
     log = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        tune(table, SPACE, out=out, trials=1, log=log, **settings)
-    assert f"Interrupted. To go on: fastmask tune --resume --out {shlex.quote(str(out))}" in log.getvalue()
+        search(SPACE, out, trials=1, log=log)
+    assert f": fastmask tune --resume --out {shlex.quote(str(out))}" in log.getvalue()
     with pytest.raises(KeyboardInterrupt):
         tune(table, out=out, resume=True, trials=2, log=io.StringIO())
-    tuned = tune(table, SPACE, out=out, resume=True, trials=2, log=io.StringIO(), workers=0)
-    # what was trained before is not trained again
+    tuned = tune(table, SPACE, out=out, resume=True, trials=2, log=io.StringIO(), cache="off")
+    # finished folds are not trained again
     assert trained.count(("0000", 0)) == 1
     assert len(trained) == 4 + 2
-    assert rows(out).equals(rows(searched.out).head(2))
-    for one, other in zip(tuned.trials, searched.trials[:2], strict=True):
+    assert rows(out).equals(rows(searched.out))
+    for one, other in zip(tuned.trials, searched.trials, strict=True):
         assert Run.load(one.path).oof.equals(Run.load(other.path).oof)
-    assert "workers" not in (out / "best.yaml").read_text()
+    best = read_settings(out / "best.yaml")
+    assert not {"workers", "cache"} & set(best)
 
 
 def test_processes_that_share_a_search_take_different_trials(tmp_path):
-    search = SearchSpec(tmp_path / "shared", parse_space(SPACE), {}, trials=3)
-    search.write()
-    with quiet(), ExitStack() as first, ExitStack() as second:
-        one, other = open_study(search), open_study(search)
+    spec = SearchSpec(tmp_path / "shared", parse_space(SPACE), {}, trials=3)
+    spec.write()
+    with quiet(), ExitStack() as first, ExitStack() as second, ExitStack() as third:
+        one, other = open_study(spec), open_study(spec)
         taken = one.take(first)
         assert taken.number == 0
         params = one.propose(taken)
         assert other.take(second).number == 1
         # the first process dies: its trial is free, with the same settings
         first.close()
-        third = ExitStack()
         again = other.take(third)
         assert again.number == 0
         assert other.propose(again) == params
         with ExitStack() as fourth, ExitStack() as fifth:
             assert one.take(fourth).number == 2
             assert one.take(fifth) is None
-        third.close()
 
 
-def test_a_trial_that_is_worse_than_those_before_is_pruned(table, settings, tmp_path, monkeypatch):
+def test_a_trial_that_is_worse_than_those_before_is_pruned(search, tmp_path, monkeypatch):
     median = optuna.pruners.MedianPruner
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: median(n_startup_trials=1))
     monkeypatch.setattr(module, "fold_score", lambda run, fold: 0.5 if run.path.name == "0000" else 0.2)
     log = io.StringIO()
-    tuned = tune(table, SPACE, out=tmp_path / "pruned", trials=2, log=log, **settings)
+    tuned = search(SPACE, tmp_path / "pruned", trials=2, log=log)
     assert [one.state for one in tuned.trials] == [COMPLETE, PRUNED]
     pruned = tuned.trials[1]
     assert (pruned.folds, pruned.fold_macro_f1, pruned.macro_f1) == (1, 0.2, None)
@@ -156,61 +150,56 @@ def test_a_trial_that_is_worse_than_those_before_is_pruned(table, settings, tmp_
     assert not (tmp_path / "pruned" / "importance.png").exists()
 
 
-def test_settings_that_do_not_go_together_are_a_trial_that_is_refused(table, settings, tmp_path):
-    with pytest.raises(UsageError, match="All 5 trials so far were refused, the last: mix_prob has no effect without"):
-        tune(table, NEVER, out=tmp_path / "never", log=io.StringIO(), **settings)
+def test_a_trial_of_incompatible_settings_is_refused(search, tmp_path):
+    never = {"mix_prob": [0.3, 0.5]}
+    with pytest.raises(UsageError, match="All 5 trials so far were refused, the last: mix_prob "):
+        search(never, tmp_path / "never")
     assert rows(tmp_path / "never")["state"].tolist() == [REFUSED] * 5
     with pytest.raises(FastmaskError, match="None of 2 trials in .* has a score, the last: mix_prob"):
-        tune(table, NEVER, out=tmp_path / "twice", trials=2, log=io.StringIO(), **settings)
+        search(never, tmp_path / "twice", trials=2)
 
 
-def test_a_trial_that_diverges_has_failed_and_what_is_wrong_with_all_ends_the_search(
-    table, settings, tmp_path, monkeypatch
-):
-    def diverged(*_, **__):
-        raise UntrainableError("Fold 1 diverged in epoch 1. Likely causes: too high a learning rate. Go on: fit")
-
-    monkeypatch.setattr(module, "train", diverged)
-    with pytest.raises(FastmaskError, match=r"has a score, the last: Fold 1 diverged in epoch 1\.$"):
-        tune(table, SPACE, out=tmp_path / "diverged", trials=1, log=io.StringIO(), **settings)
+def test_a_trial_that_diverges_has_failed_and_other_errors_end_the_search(search, tmp_path, monkeypatch):
+    for name, error, message in (
+        (
+            "diverged",
+            UntrainableError("Fold 1 diverged in epoch 1. Likely causes: too high a learning rate. Go on: fit"),
+            r"has a score, the last: Fold 1 diverged in epoch 1\.$",
+        ),
+        ("full", OSError(28, "No space left on device"), r"No space left on device\. .*: fastmask tune --resume"),
+    ):
+        monkeypatch.setattr(module, "train", Mock(side_effect=error))
+        with pytest.raises(FastmaskError, match=message):
+            search(SPACE, tmp_path / name, trials=1)
     assert rows(tmp_path / "diverged")["state"].tolist() == [FAILED]
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "train", full)
-    with pytest.raises(FastmaskError, match="No space left on device. Once that is mended: fastmask tune --resume"):
-        tune(table, SPACE, out=tmp_path / "full", trials=1, log=io.StringIO(), **settings)
-
-
-def test_a_search_goes_on_only_as_it_was_begun(copied, table, tmp_path):
-    quietly = {"out": copied, "resume": True, "log": io.StringIO()}
-    for words, asked in {
+def test_a_search_resumes_only_with_the_same_settings_and_data(searched, table, tmp_path):
+    copy = shutil.copytree(searched.out, tmp_path / "copied")
+    quietly = {"out": copy, "resume": True, "log": io.StringIO()}
+    for words, options in {
         "started with other space": {"space": {"lr": [0.1, 0.2]}},
         "started with epochs 1, now it is 2; --resume needs the same": {"epochs": 2},
         "started with other pruner": {"pruner": "none"},
+        "other photos, persons or labels than now": {"table": table.select(np.arange(70))},
         "--trials is 0; expected 1 to 10000": {"trials": 0},
         "--keep is 0; expected 1 or more": {"keep": 0},
         "--hours is 0; expected more than 0": {"hours": 0.0},
         "is not a search: it has no tune.yaml": {"out": tmp_path},
         "exists; name another folder with --out, or resume its search with --resume": {"resume": False, "space": SPACE},
+        **{
+            f"cannot have the setting {name}": {"out": tmp_path / "new", "resume": False, "space": SPACE, "config": one}
+            for name, one in (("hours", make_config({"hours": 2})), ("refit", make_config({"refit": 2})))
+        },
     }.items():
         with pytest.raises(UsageError) as caught:
-            tune(table, **{**quietly, **asked})
+            tune(**{"table": table, **quietly, **options})
         assert words in str(caught.value)
-    with pytest.raises(UsageError, match="other photos, persons or labels than now"):
-        tune(table.select(np.arange(70)), **quietly)
-    for name in ("hours", "refit"):
-        with pytest.raises(UsageError, match=f"cannot have the setting {name}"):
-            tune(table, SPACE, make_config({name: 2}), out=tmp_path / "new", log=io.StringIO())
     assert not (tmp_path / "new").exists()
-    (copied / "study.db").write_bytes(b"no database, but long enough to be looked at")
+    # no trial would end within the hours
+    log = io.StringIO()
+    assert len(tune(table, **{**quietly, "log": log}, trials=9, hours=1e-6).trials) == 2
+    assert "No other trial would end within the hours given" in log.getvalue()
+    (copy / "study.db").write_bytes(b"no database, but long enough to be looked at")
     with pytest.raises(DataError, match="cannot be opened as the study of a search"):
         tune(table, **quietly)
-
-
-def test_what_is_late_does_not_begin(copied, table):
-    log = io.StringIO()
-    tuned = tune(table, out=copied, resume=True, trials=9, hours=1e-6, log=log)
-    assert len(tuned.trials) == 3
-    assert "No other trial would end within the hours given" in log.getvalue()
