@@ -1,4 +1,4 @@
-"""Augmented: the very batch that the plan's own learner would begin with."""
+"""First batch: the very batch that the plan's own learner begins with."""
 
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from fastmask.training.crossval import create
 from fastmask.training.plan import Plan, prepare
 
 
-def of_the_learner(plan: Plan, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Photos and labels as the callbacks of the first step leave them."""
+def batch_of_learner(plan: Plan, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Photos and labels after the callbacks of the first step."""
     learn = plan.learner(fold)
     learn.dl = learn.dls.train
     learn.model.train()
@@ -49,19 +49,18 @@ def test_it_is_the_batch_that_the_training_began_with(
     plan = prepare(read_contest(contest), config)
     run = create(tmp_path / "run", plan, False)
     photos, labels = first_batch(Run.load(run.path), photos_of(run), fold)
-    expected = of_the_learner(plan, fold)
+    expected = batch_of_learner(plan, fold)
     np.testing.assert_array_equal(photos, expected[0])
     np.testing.assert_allclose(labels, expected[1], atol=1e-6)
 
 
-def test_nothing_is_drawn_from_the_generators_of_others(finished_run: Run) -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    first_batch(finished_run, photos_of(finished_run), 0)
-    assert torch.rand(1) == expected
+def test_global_generators_are_not_used(finished_run: Run) -> None:
+    with torch.random.fork_rng():
+        before = torch.random.get_rng_state()
+        first_batch(finished_run, photos_of(finished_run), 0)
+        assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_labels_are_told_with_their_share() -> None:
+def test_labels_have_their_weight() -> None:
     labels = np.array([1, 0, 0, 0.3, 0.7, 0, 0, 0])
     assert label_lines(contest_heads(), labels) == [("wear", ""), ("female 0.70", ""), ("age unknown", "")]
