@@ -1,9 +1,9 @@
-"""Write: where a report goes, what it replaces, and that a run stays one."""
+"""Write: where a report goes, what it replaces, and that the run stays as it is."""
 
 import string
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,42 +11,41 @@ import pytest
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report import style
+from fastmask.report import style, write
+from fastmask.report.sections import make_sections
 from fastmask.report.write import Report, write_report
-from fastmask.run.files import check_free
+from fastmask.run.directory import check_free
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.lock import held
 
 
 @pytest.fixture
-def run(make_run: Callable[..., Run], labels: np.ndarray) -> Run:
+def run(make_run: Callable, labels: np.ndarray) -> Run:
     return make_run(labels)
 
 
-def test_a_report_lies_in_the_run_and_the_run_is_as_before(
-    run: Run, snapshot: Callable[[Path], dict[str, Any]]
-) -> None:
-    before = snapshot(run.path)
-    report = write_report(run, photos=False)
+@pytest.fixture
+def few_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with a plot and an album, to be fast."""
+    monkeypatch.setattr(write, "make_sections", lambda material: make_sections(material, ("folds", "mistakes")))
+
+
+def test_a_report_is_in_the_run_which_stays_as_it_is(run: Run, snapshot: Callable) -> None:
+    before, score = snapshot(run.path), str(run.score(50))
+    report = write_report(run)
     after = snapshot(run.path)
     assert {name: after[name] for name in before} == before
     pictures = {f"report/{file.name}" for file in report.pictures}
     assert set(after) - set(before) == {"report.html", "README.md", "report", *pictures}
     assert {"folds.png", "confusion-joint.png", "classes.png", "reliability.png"} <= {p.name for p in report.pictures}
     assert str(report) == f"{run.path / 'report.html'}: {report.page.stat().st_size / 1000:.3g} kB"
-    assert str(Run.load(run.path).score(50)) == str(run.score(50))
-
-
-def test_the_same_run_gives_the_same_report(run: Run, snapshot: Callable[[Path], dict[str, Any]]) -> None:
-    write_report(run)
-    before = snapshot(run.path)
+    assert str(Run.load(run.path).score(50)) == score
     write_report(Run.load(run.path))
-    assert snapshot(run.path) == before
+    assert snapshot(run.path) == after
 
 
-def test_a_good_page_stays_where_a_wrong_place_is_named(
-    run: Run, tmp_path: Path, snapshot: Callable[[Path], dict[str, Any]]
-) -> None:
+@pytest.mark.usefixtures("few_sections")
+def test_a_wrong_place_of_the_photos_leaves_the_report_as_it_is(run: Run, tmp_path: Path, snapshot: Callable) -> None:
     write_report(run)
     before = snapshot(run.path)
     for place in ({"data": str(tmp_path / "nowhere")}, {"images": str(tmp_path / "nowhere")}, {"data": str(tmp_path)}):
@@ -58,30 +57,37 @@ def test_a_good_page_stays_where_a_wrong_place_is_named(
     assert (run.path / "report" / "mistakes.png").is_file()
 
 
-def test_pictures_of_a_report_before_go(run: Run) -> None:
-    write_report(run)
+@pytest.mark.usefixtures("few_sections")
+def test_old_pictures_are_deleted_and_an_edited_card_is_kept(run: Run) -> None:
+    report = write_report(run)
     assert (run.path / "report" / "mistakes.png").is_file()
     (run.path / "report" / ".old.png.12.part").write_bytes(b"half")
-    write_report(run, photos=False)
+    assert not write_report(run, photos=False).kept
     left = {path.name for path in (run.path / "report").iterdir()}
     assert "mistakes.png" not in left
     assert not [name for name in left if name.endswith(".part")]
+    text = report.card.read_text(encoding="utf-8").replace("say here which those are", "drawn people")
+    report.card.write_text(text, encoding="utf-8")
+    assert write_report(run, photos=False).kept
+    assert "drawn people" in report.card.read_text(encoding="utf-8")
 
 
-def test_letters_that_no_font_has_are_said_once(
-    make_run: Callable[..., Run], labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+def test_letters_that_no_font_has_are_reported_once(
+    make_run: Callable, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # whatever fonts this machine has
+    # the same letters on every machine
     monkeypatch.setattr(style, "_letters", lambda: frozenset(map(ord, string.printable + "…→≤✓✗")))
+    confusion = ("confusion", "classes")
+    monkeypatch.setattr(write, "make_sections", lambda material: make_sections(material, confusion))
     heads = Heads([Head("größe", ("日本", "b", "c")), *list(contest_heads())[1:]])
-    run = make_run(labels, heads)
     with pytest.warns(FastmaskWarning) as found:
-        write_report(run, photos=False)
-    (told,) = [str(w.message) for w in found if "No installed font" in str(w.message)]
-    assert told.startswith("No installed font has the letters ß ö 日 本: they are empty boxes")
+        write_report(make_run(labels, heads), photos=False)
+    (said,) = [str(w.message) for w in found if "No installed font" in str(w.message)]
+    assert said.startswith("No installed font has the letters ß ö 日 本: they are empty boxes")
 
 
-def test_it_may_go_elsewhere(run: Run, tmp_path: Path, snapshot: Callable[[Path], dict[str, Any]]) -> None:
+@pytest.mark.usefixtures("few_sections")
+def test_it_may_be_in_another_folder(run: Run, tmp_path: Path, snapshot: Callable) -> None:
     before = snapshot(run.path)
     report = write_report(run, out=tmp_path / "a" / "b", photos=False)
     assert snapshot(run.path) == before
@@ -92,18 +98,19 @@ def test_it_may_go_elsewhere(run: Run, tmp_path: Path, snapshot: Callable[[Path]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_report_is_never_written_over(run: Run, tmp_path: Path, overwrite: bool) -> None:
+def test_only_a_report_is_replaced(run: Run, tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match=r"contains thesis\.tex, which is not part of a report"):
-        write_report(run, out=tmp_path / "thesis", overwrite=overwrite)
-    with pytest.raises(UsageError, match="is a file"):
-        write_report(run, out=tmp_path / "thesis" / "thesis.tex", overwrite=overwrite)
-    with pytest.raises(UsageError, match=r"contains config\.yaml"):
-        write_report(run, out=run.path, overwrite=overwrite)
+    for out, message in (
+        (tmp_path / "thesis", r"contains thesis\.tex, which is not part of a report"),
+        (tmp_path / "thesis" / "thesis.tex", "is a file"),
+        (run.path, r"contains config\.yaml"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            write_report(run, out=out, overwrite=overwrite)
 
 
-def test_a_run_that_has_not_finished_has_no_report(run: Run) -> None:
+def test_an_unfinished_run_has_no_report(run: Run) -> None:
     (run.path / "oof.csv").unlink()
     with pytest.raises(UsageError, match=r"has no oof\.csv: the run has not finished"):
         write_report(run.path)
@@ -111,9 +118,8 @@ def test_a_run_that_has_not_finished_has_no_report(run: Run) -> None:
 
 
 @pytest.mark.semaphores
-def test_a_run_that_somebody_writes_to_is_left_alone(run: Run) -> None:
-    from multiprocessing import get_context
-
+@pytest.mark.usefixtures("few_sections")
+def test_a_run_that_another_process_writes_to_is_left_alone(run: Run) -> None:
     context = get_context("fork")
     ready, done = context.Event(), context.Event()
 
@@ -134,7 +140,7 @@ def test_a_run_that_somebody_writes_to_is_left_alone(run: Run) -> None:
     assert not (run.path / "report.html").exists()
 
 
-def test_a_reported_run_may_be_replaced_but_not_what_somebody_put_beside(written: Report) -> None:
+def test_a_run_with_a_report_may_be_replaced_but_not_with_foreign_files(written: Report) -> None:
     check_free(written.page.parent, overwrite=True)
     thesis = written.page.parent / "report" / "thesis.tex"
     thesis.write_text("x")
