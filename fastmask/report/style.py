@@ -115,18 +115,16 @@ def _families() -> tuple[str, ...]:
 
 
 @cache
-def _letters() -> frozenset[int]:
-    """The code points that the fonts of pictures have."""
+def _has_letter(letter: str) -> bool:
     from matplotlib.font_manager import findfont, get_font
 
-    return frozenset(code for name in _families() for code in get_font(findfont(name)).get_charmap())
+    return any(get_font(findfont(name)).get_char_index(ord(letter)) for name in _families())
 
 
 def missing_letters(picture: Figure) -> list[str]:
     """The letters of a picture that no installed font has, drawn as empty boxes."""
-    texts = [text.get_text() for text in picture.findobj(Text)]
-    letters = {letter for text in texts for letter in text if letter.isprintable() and not letter.isspace()}
-    return sorted(letter for letter in letters if ord(letter) not in _letters())
+    letters = {letter for text in picture.findobj(Text) for letter in text.get_text()}
+    return sorted(letter for letter in letters if letter.isprintable() and letter != " " and not _has_letter(letter))
 
 
 def to_png(picture: Figure) -> bytes:

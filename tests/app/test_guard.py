@@ -1,4 +1,4 @@
-"""Guard: what reaches the application that it stands before."""
+"""Guard: which requests reach the application behind it."""
 
 import asyncio
 import json
@@ -7,22 +7,12 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("starlette")
+
 from fastmask.app.guard import Guard
 
 LOCAL = {"host": "127.0.0.1:7860"}
-
-
-class Inner:
-    """Notes what it is asked, with the body."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, bytes]] = []
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = (await receive())["body"] if scope["method"] == "POST" else b""
-        self.asked.append((scope["method"], scope["path"], body))
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"X-Frame-Options", b"ALLOWALL")]})
-        await send({"type": "http.response.body", "body": b"inner"})
+JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
 
 
 @pytest.fixture
@@ -36,19 +26,20 @@ def uploads(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ask(uploads: Path) -> Any:
-    """Ask through a guard: the status, the headers, and what came through."""
+    """Send a request through a guard: the status, the headers, and the requests that came through."""
 
     def asked(method: str, path: str, body: bytes = b"", hosts: Any = ("127.0.0.1",), **headers: str) -> Any:
-        inner, sent = Inner(), []
+        passed, sent = [], []
         given = {**LOCAL, "content_length": str(len(body)), **headers}
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items() if value],
-        }
+        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items() if value]
+        scope = {"type": "http", "method": method, "path": path, "headers": pairs}
         waiting = [{"type": "http.request", "body": body[i : i + 7], "more_body": i + 7 < len(body)}
                    for i in range(0, max(len(body), 1), 7)]  # fmt: skip
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            passed.append((scope["method"], scope["path"], (await receive())["body"] if method == "POST" else b""))
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"X-Frame-Options", b"ALLOWALL")]})
+            await send({"type": "http.response.body", "body": b"inner"})
 
         async def receive() -> Any:
             return waiting.pop(0)
@@ -56,16 +47,16 @@ def ask(uploads: Path) -> Any:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        asyncio.run(Guard(inner, uploads, 1000, hosts)(scope, receive, send))
-        return sent[0]["status"], dict(sent[0]["headers"]), inner.asked
+        asyncio.run(Guard(application, uploads, 1000, hosts)(scope, receive, send))
+        return sent[0]["status"], dict(sent[0]["headers"]), passed
 
     return asked
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/theme.css", "/assets/index-1.js", "/gradio_api/queue/data"])
 def test_the_page_and_its_parts_pass(path: str, ask: Any) -> None:
-    status, headers, asked = ask("GET", path)
-    assert (status, asked) == (200, [("GET", path, b"")])
+    status, headers, passed = ask("GET", path)
+    assert (status, passed) == (200, [("GET", path, b"")])
     assert b"default-src 'self'" in headers[b"content-security-policy"]
     assert headers[b"x-frame-options"] == b"DENY"
     assert b"X-Frame-Options" not in headers
@@ -89,14 +80,14 @@ def test_the_page_and_its_parts_pass(path: str, ask: Any) -> None:
         "/gradio_api/file=../../etc/passwd",
     ],
 )
-def test_all_else_is_not_there(path: str, ask: Any) -> None:
+def test_all_other_paths_are_not_found(path: str, ask: Any) -> None:
     for method in ("GET", "HEAD"):
-        status, headers, asked = ask(method, path)
-        assert (status, asked) == (404, [])
+        status, headers, passed = ask(method, path)
+        assert (status, passed) == (404, [])
         assert b"content-security-policy" in headers
 
 
-def test_only_photos_that_were_sent_are_given(uploads: Path, ask: Any) -> None:
+def test_only_uploaded_photos_are_served(uploads: Path, ask: Any) -> None:
     assert ask("GET", f"/gradio_api/file={uploads}/abc/photo.jpg")[0] == 200
     for path in ("../secret.txt", "abc/../../secret.txt", "link.txt"):
         assert ask("GET", f"/gradio_api/file={uploads}/{path}")[0] == 404
@@ -110,47 +101,42 @@ def test_other_methods_are_refused(method: str, ask: Any) -> None:
 @pytest.mark.parametrize(
     "path", ["/gradio_api/run/answer", "/gradio_api/call/answer", "/gradio_api/vibe-edit", "/login"]
 )
-def test_nothing_else_is_posted_to(path: str, ask: Any) -> None:
+def test_other_posts_are_refused(path: str, ask: Any) -> None:
     assert ask("POST", path, b"{}")[::2] == (404, [])
 
 
-def test_a_question_passes_whole(uploads: Path, ask: Any) -> None:
+def test_a_request_about_an_upload_passes_whole(uploads: Path, ask: Any) -> None:
     body = json.dumps({"data": [{"path": str(uploads / "abc" / "photo.jpg")}, "x" * 50, None]}).encode()
-    assert ask("POST", "/gradio_api/queue/join", body)[2] == [("POST", "/gradio_api/queue/join", body)]
+    assert ask("POST", JOIN, body)[2] == [("POST", JOIN, body)]
 
 
 @pytest.mark.parametrize(
     "path",
     ["/etc/passwd", "../secret.txt", "https://example.com/a.jpg", "file:///etc/passwd", "", None, 7, ["a"]],
 )
-def test_a_question_about_another_file_does_not(path: Any, ask: Any) -> None:
+def test_a_request_about_another_file_does_not(path: Any, ask: Any) -> None:
     for data in ([{"path": path, "meta": {"_type": "gradio.FileData"}}], {"deep": [[{"x": {"path": path}}]]}):
-        status, _, asked = ask("POST", "/gradio_api/queue/join", json.dumps({"data": data}).encode())
-        assert (status, asked) == (403, [])
+        assert ask("POST", JOIN, json.dumps({"data": data}).encode())[::2] == (403, [])
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"{", b"[" * 100_000])
-def test_what_is_no_question_does_not_pass(body: bytes, ask: Any) -> None:
-    assert ask("POST", "/gradio_api/queue/join", body)[::2] == (403, [])
+def test_invalid_json_is_refused(body: bytes, ask: Any) -> None:
+    assert ask("POST", JOIN, body)[::2] == (403, [])
 
 
-def test_what_is_too_long_or_of_unknown_length_is_not_read(ask: Any) -> None:
-    upload = "/gradio_api/upload"
-    assert ask("POST", upload, b"x", content_length="66000")[0] == 200
-    assert ask("POST", upload, b"x", content_length="67000")[::2] == (413, [])
-    assert ask("POST", "/gradio_api/queue/join", b"x", content_length=str(2**20 + 1))[::2] == (413, [])
+def test_a_long_request_or_one_of_unknown_length_is_not_read(ask: Any) -> None:
+    assert ask("POST", UPLOAD, b"x", content_length="66000")[0] == 200
+    assert ask("POST", UPLOAD, b"x", content_length="67000")[::2] == (413, [])
+    assert ask("POST", JOIN, b"x", content_length=str(2**20 + 1))[::2] == (413, [])
     for length in ("", "-1", "1e3", "²"):
-        assert ask("POST", upload, b"x", content_length=length)[::2] == (411, [])
+        assert ask("POST", UPLOAD, b"x", content_length=length)[::2] == (411, [])
 
 
-def test_a_name_that_leads_here_from_elsewhere_is_refused(ask: Any) -> None:
+def test_other_hosts_and_origins_are_refused(ask: Any) -> None:
     for host in ("evil.example:7860", "127.0.0.1.evil.example", "", "[::1]:7860"):
         assert ask("GET", "/", host=host)[::2] == (403, [])
     assert ask("GET", "/", host="[::1]:7860", hosts=("::1",))[0] == 200
     assert ask("GET", "/", host="anything", hosts=())[0] == 200
-
-
-def test_another_page_asks_in_vain(ask: Any) -> None:
     for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
-        assert ask("POST", "/gradio_api/queue/join", b"{}", origin=origin)[::2] == (403, [])
-    assert ask("POST", "/gradio_api/queue/join", b"{}", origin="http://127.0.0.1:7860")[0] == 200
+        assert ask("POST", JOIN, b"{}", origin=origin)[::2] == (403, [])
+    assert ask("POST", JOIN, b"{}", origin="http://127.0.0.1:7860")[0] == 200

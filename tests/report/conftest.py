@@ -30,7 +30,7 @@ def made(make_run_in: Callable, labels: np.ndarray, tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="session")
 def leaky(make_run_in: Callable, labels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Material:
     """The same run with a leaky split."""
-    return Material(make_run_in(tmp_path_factory.mktemp("leaky"), labels, group="none"))
+    return Material(make_run_in(tmp_path_factory.mktemp("leaky"), labels, name="leaky", group="none"))
 
 
 @pytest.fixture(scope="session")

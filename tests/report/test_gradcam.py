@@ -101,8 +101,6 @@ def test_any_class_can_be_explained(finished_run: Run, path: Path) -> None:
         ({"label": ["wear", "none"]}, "There are 2 classes to explain for 1 photos"),
     ],
 )
-def test_unknown_heads_classes_and_folds_are_refused(
-    finished_run: Run, path: Path, options: dict, message: str
-) -> None:
+def test_unknown_heads_and_classes_are_refused(finished_run: Run, path: Path, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         explain(finished_run, path, **options)

@@ -1,4 +1,4 @@
-"""Page: a report parsed as a browser would, of runs that have everything and of runs that lack it."""
+"""Page: a report parsed as a browser would, of runs that have everything and of runs that lack something."""
 
 import shutil
 from collections.abc import Callable
@@ -20,23 +20,27 @@ from fastmask.report.write import Report, write_report
 HOSTILE = "<script>alert(1)</script>"
 
 
-def made(run: Run, *names: str, **options: object) -> dict[str, Section]:
-    """Some sections of a report."""
+def sections_of(run: Run, *names: str, **options: object) -> dict[str, Section]:
     return {section.name: section for section in make_sections(Material(run, **options), names)}  # type: ignore[arg-type]
 
 
 def missing(run: Run, *names: str, **options: object) -> dict[str, str]:
-    """Those of some sections that are left out, and why."""
-    return {name: section.missing for name, section in made(run, *names, **options).items() if section.missing}
+    """The sections that are left out, and why."""
+    return {name: one.missing for name, one in sections_of(run, *names, **options).items() if one.missing}
 
 
-def written_out(run: Run, *names: str) -> str:
-    """A page of some sections."""
+def html_of(run: Run, *names: str) -> str:
     material = Material(run)
     return to_html(material, make_sections(material, names))
 
 
-def test_a_page_of_a_trained_run_has_everything_and_asks_for_nothing(written: Report, read_page: Callable) -> None:
+@pytest.fixture
+def reported(written: Report, tmp_path: Path) -> Path:
+    """A copy of a trained run to break."""
+    return Path(shutil.copytree(written.page.parent, tmp_path / "copy"))
+
+
+def test_a_page_of_a_trained_run_has_everything_and_loads_nothing(written: Report, read_page: Callable) -> None:
     assert written.missing == {}
     page = read_page(written.page)
     assert page.open == []
@@ -51,7 +55,7 @@ def test_a_page_of_a_trained_run_has_everything_and_asks_for_nothing(written: Re
     assert "default-src 'none'" in page.named("meta")[-1]["content"]
 
 
-def test_a_page_can_be_read_without_seeing_it(written: Report, read_page: Callable) -> None:
+def test_a_page_is_accessible(written: Report, read_page: Callable) -> None:
     page = read_page(written.page)
     assert page.named("html") == [{"lang": "en"}]
     assert all((attrs["alt"] or "").strip() for attrs in page.named("img"))
@@ -62,29 +66,28 @@ def test_a_page_can_be_read_without_seeing_it(written: Report, read_page: Callab
     assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in scrolled)
 
 
-def test_the_headline_is_the_score_with_its_interval(written: Report, finished_run: Run, read_page: Callable) -> None:
+def test_a_page_has_the_score_and_what_was_run(written: Report, finished_run: Run, read_page: Callable) -> None:
     joint = finished_run.score().joint
-    text = read_page(written.page).text
-    assert f"{joint.macro_f1:.3f} macro-F1 of the joint class, out of fold" in text
-    assert f"95 % interval {joint.macro_f1_interval[0]:.3f} … {joint.macro_f1_interval[1]:.3f}" in text
     optimistic = finished_run.scores["optimistic"]["joint"]["macro_f1"]
-    assert f"Optimistic figure: a joint macro-F1 of {optimistic:.4f}" in text
-
-
-def test_what_was_run_is_told(written: Report, read_page: Callable) -> None:
     text = read_page(written.page).text
-    for words in ("folds 2 5 Folds of the cross-validation.", "bs 16 32", "CenterCrop height 400, width 200"):
+    for words in (
+        f"{joint.macro_f1:.3f} macro-F1 of the joint class, out of fold",
+        f"95 % interval {joint.macro_f1_interval[0]:.3f} … {joint.macro_f1_interval[1]:.3f}",
+        f"Optimistic figure: a joint macro-F1 of {optimistic:.4f}",
+        "folds 2 5 Folds of the cross-validation.",
+        "bs 16 32",
+        "CenterCrop height 400, width 200",
+    ):
         assert words in text
 
 
-# not every machine has a font of Korean
+# not every machine has a Korean font
 @pytest.mark.filterwarnings("ignore:No installed font:fastmask.system.errors.FastmaskWarning")
-def test_names_are_text_whoever_gave_them(make_run: Callable, labels: np.ndarray, read_page: Callable) -> None:
+def test_names_are_escaped(make_run: Callable, labels: np.ndarray, ages: np.ndarray, read_page: Callable) -> None:
     classes = (HOSTILE, "한글 $x_1$ & 'quoted' \"twice\"", "w" * 300)
     heads = Heads([Head("<b>mask</b>", classes), *list(contest_heads())[1:]])
     paths = [f"<img src=x onerror=alert(1)> {i}.jpg" for i in range(len(labels))]
-    numbers = {"age_value": np.array([20.0, 40.0, 70.0])[labels[:, 2]]}
-    report = write_report(make_run(labels, heads, name="<i>run", paths=paths, numbers=numbers))
+    report = write_report(make_run(labels, heads, name="<i>run", paths=paths, numbers={"age_value": ages}))
     page = read_page(report.page)
     assert page.named("script") == page.named("b") == page.named("i") == []
     assert all(attrs["src"].startswith("data:") for attrs in page.named("img"))
@@ -96,13 +99,14 @@ def test_names_are_text_whoever_gave_them(make_run: Callable, labels: np.ndarray
     assert "&lt;script&gt;" in card
 
 
-def test_photos_that_are_gone_are_left_out(make_run: Callable, labels: np.ndarray) -> None:
+def test_photos_may_be_missing_moved_or_outside_the_data(
+    make_run: Callable, labels: np.ndarray, finished_run: Run, contest_copy: Path, run_copy: Path
+) -> None:
     left = missing(make_run(labels, photos=False), "mistakes", "label-errors", "augmented", "folds")
     assert set(left) == {"mistakes", "label-errors", "augmented"}
     assert "give --data" in left["mistakes"]
-
-
-def test_photos_are_found_where_they_lie_now(finished_run: Run, contest_copy: Path, run_copy: Path) -> None:
+    outside = make_run(labels, name="outside", paths=[f"../secret/{i}.jpg" for i in range(len(labels))])
+    assert "is outside its data" in missing(outside, "mistakes")["mistakes"]
     for name, old in (("environment.json", '/images"'), ("config.yaml", f"data: {finished_run.config.data}")):
         text = (run_copy / name).read_text()
         assert old in text
@@ -120,99 +124,88 @@ def test_photos_may_be_unwanted(make_run: Callable, labels: np.ndarray, read_pag
     assert not {file.stem for file in report.pictures} & {"mistakes", "label-errors", "explained", "augmented"}
 
 
-def test_an_ensemble_has_no_networks_of_its_own(make_run: Callable, labels: np.ndarray, tmp_path: Path) -> None:
-    runs = [make_run(labels, name=name) for name in ("one", "other")]
-    run = blend_runs(runs, "oof", out=tmp_path / "both", draws=0).run
+def test_an_ensemble_has_no_networks_but_may_have_photos(
+    made: Material, leaky: Material, finished_run: Run, run_copy: Path, swap_genders: Callable, tmp_path: Path
+) -> None:
+    run = blend_runs([made.run, leaky.run], "oof", out=tmp_path / "both", draws=0).run
     left = missing(run, "curves", "explained", "augmented", "cost", "mistakes", "score")
     assert set(left) == {"curves", "explained", "augmented", "cost", "mistakes"}
     assert "is an ensemble, which was not trained" in left["curves"]
-    assert "oof of one, other" in written_out(run, "run", "score")
-
-
-def test_an_ensemble_shows_photos_where_its_data_is(finished_run: Run, run_copy: Path, tmp_path: Path) -> None:
-    oof = (run_copy / "oof.csv").read_text().replace("mask.wear,mask.incorrect", "mask.incorrect,mask.wear")
-    (run_copy / "oof.csv").write_text(oof)
-    run = blend_runs([finished_run, run_copy], out=tmp_path / "both", draws=0).run
+    assert "oof of made, leaky" in html_of(run, "run", "score")
+    run = blend_runs([finished_run, swap_genders(run_copy)], out=tmp_path / "trained", draws=0).run
     assert missing(run, "mistakes", "numbers") == {}
 
 
-def test_a_csv_with_one_head(make_run: Callable, labels: np.ndarray) -> None:
+def test_a_single_head(make_run: Callable, labels: np.ndarray) -> None:
     run = make_run(labels[:, :1], Heads([Head("colour", ("red", "green", "blue"))]))
     assert list(missing(run, "numbers", "classes", "folds")) == ["numbers"]
-    assert [block.name for block in made(run, "confusion")["confusion"].blocks[1:]] == ["confusion-colour"]
-    assert "macro-F1 of colour, out of fold" in written_out(run, "score")
+    assert [block.name for block in sections_of(run, "confusion")["confusion"].blocks[1:]] == ["confusion-colour"]
+    assert "macro-F1 of colour, out of fold" in html_of(run, "score")
 
 
 def test_one_fold_of_several(make_run: Callable, labels: np.ndarray) -> None:
     run = make_run(labels, only=1)
     assert "only one fold" in missing(run, "folds", "reliability", "classes")["folds"]
-    page = written_out(run, "score")
-    assert '<p class="warning">Of 3 folds only fold 1 is trained: a part of the photos.</p>' in page
+    assert '<p class="warning">Of 3 folds only fold 1 is trained: a part of the photos.</p>' in html_of(run, "score")
 
 
 @pytest.mark.parametrize("known", [0, 2])
-def test_labels_that_are_missing(make_run: Callable, labels: np.ndarray, known: int) -> None:
-    """No photo has all labels: there is no joint class to speak of, and each head is judged by its own photos."""
+def test_labels_of_a_single_head(make_run: Callable, labels: np.ndarray, known: int) -> None:
+    """There is no joint class, and each head is scored on its own photos."""
     run = make_run(np.where(np.arange(3) == known, labels, -1))
-    sections = made(run, "score", "confusion", "classes", "folds", "reliability", "mistakes", "label-errors")
+    sections = sections_of(run, "score", "confusion", "classes", "folds", "reliability", "mistakes", "label-errors")
     assert not any(section.missing for section in sections.values())
     drawings = [block.name for block in sections["confusion"].blocks if isinstance(block, Drawing)]
     assert drawings == [f"confusion-{contest_heads().names[known]}"]
     assert len(next(block for block in sections["mistakes"].blocks if isinstance(block, Album)).photos) > 5
 
 
-def test_no_label_at_all(make_run: Callable, labels: np.ndarray) -> None:
+def test_no_labels_and_labels_of_one_class(make_run: Callable, labels: np.ndarray) -> None:
     names = ("score", "confusion", "classes", "mistakes", "reliability", "label-errors", "folds")
     left = missing(make_run(np.full_like(labels, -1)), *names)
     assert {"classes", "mistakes", "reliability"} <= set(left)
-
-
-def test_a_head_of_which_all_photos_are_of_one_class(make_run: Callable, labels: np.ndarray) -> None:
     y = labels.copy()
     y[:, 1] = 0
-    assert missing(make_run(y), "confusion", "classes", "reliability", "folds", "label-errors") == {}
+    assert missing(make_run(y, name="one"), "confusion", "classes", "reliability", "folds", "label-errors") == {}
 
 
 def test_everything_right_and_everything_wrong(make_run: Callable, labels: np.ndarray) -> None:
-    heads = contest_heads()
+    def one_hot(shift: int) -> np.ndarray:
+        classes = zip(contest_heads().sizes, labels.T, strict=True)
+        return np.concatenate([np.eye(size)[(codes + shift) % size] for size, codes in classes], axis=1)
 
-    def answers(shift: int) -> np.ndarray:
-        parts = [np.eye(len(h.classes))[(c + shift) % len(h.classes)] for h, c in zip(heads, labels.T, strict=True)]
-        return np.concatenate(parts, axis=1)
-
-    page = written_out(make_run(labels, probabilities=answers(0)), "mistakes", "label-errors", "confusion")
+    page = html_of(make_run(labels, probabilities=one_hot(0)), "mistakes", "label-errors", "confusion")
     assert "No photo has a wrong prediction." in page
     assert "No label is suspicious." in page
-    wrong = make_run(labels, name="wrong", probabilities=answers(1))
+    wrong = make_run(labels, name="wrong", probabilities=one_hot(1))
     assert missing(wrong, "mistakes", "confusion", "classes", "reliability") == {}
 
 
-def test_forty_heads(make_run: Callable) -> None:
+def test_many_heads(make_run: Callable) -> None:
     rng = np.random.default_rng(0)
     heads = Heads([Head(f"attribute {i}", ("no", "yes", "perhaps")) for i in range(38)])
-    sections = made(make_run(rng.integers(0, 3, (60, 38)), heads), "run", "confusion", "classes", "folds", "mistakes")
+    run = make_run(rng.integers(0, 3, (60, 38)), heads)
+    sections = sections_of(run, "run", "confusion", "classes", "folds", "mistakes")
     assert not any(section.missing for section in sections.values())
     assert sum(isinstance(block, Drawing) for block in sections["confusion"].blocks) == 7
     left = missing(make_run(rng.integers(-1, 3, (60, 38)), heads, name="partly"), "score", "mistakes", "label-errors")
     assert left == {}
 
 
-def test_a_number_that_was_learned_beside(make_run: Callable, labels: np.ndarray) -> None:
-    ages = np.array([25.0, 45.0, 66.0])[labels[:, 2]]
+def test_a_learned_number_and_a_head_without_weight(make_run: Callable, labels: np.ndarray, ages: np.ndarray) -> None:
     number = Head("age_number", tuple(str(n) for n in range(20, 71)), spread=2.0)
-    heads, y = Heads([*contest_heads(), number]), np.column_stack([labels, (ages - 20).astype(int)])
+    mask, gender, age = contest_heads()
+    heads = Heads([mask, gender, replace(age, weight=0.0), number])
+    y = np.column_stack([labels, (ages - 20).astype(int)])
     run = make_run(y, heads, numbers={"age_value": ages}, order="age")
-    assert "The learned number has a mean absolute error of" in made(run, "numbers")["numbers"].blocks[0].text
+    said = sections_of(run, "numbers")["numbers"].blocks[0].text
+    assert "The learned number has a mean absolute error of" in said
+    assert "0 of the loss" in html_of(run, "run")
     assert missing(run, "run", "score", "reliability", "label-errors", "mistakes") == {}
 
 
-def test_a_run_of_a_stranger_does_not_lead_elsewhere(make_run: Callable, labels: np.ndarray) -> None:
-    outside = [f"../secret/{i}.jpg" for i in range(len(labels))]
-    assert "is outside its data" in missing(make_run(labels, paths=outside), "mistakes")["mistakes"]
-
-
 @pytest.mark.parametrize(
-    ("name", "content", "section", "said"),
+    ("name", "content", "section", "message"),
     [
         ("fold0/history.csv", "epoch,macro_f1\n0,much\n", "curves", "found 'much', expected a number"),
         ("fold0/history.csv", "epoch,macro_f1\n,0.5\n", "curves", "a history with an epoch without a number"),
@@ -222,24 +215,15 @@ def test_a_run_of_a_stranger_does_not_lead_elsewhere(make_run: Callable, labels:
     ],
 )
 def test_a_broken_file_leaves_out_its_section(
-    written: Report, tmp_path: Path, name: str, content: str, section: str, said: str
+    reported: Path, name: str, content: str, section: str, message: str
 ) -> None:
-    copy = Path(shutil.copytree(written.page.parent, tmp_path / "copy"))
-    (copy / name).write_text(content)
-    assert said in missing(Run.load(copy), section)[section]
-    assert missing(Run.load(copy), "score", "run", "cost", "environment") == {}
+    (reported / name).write_text(content)
+    assert message in missing(Run.load(reported), section)[section]
+    assert missing(Run.load(reported), "score", "run", "cost", "environment") == {}
 
 
 @pytest.mark.parametrize("content", ["{}", '{"body": 3, "packages": {"a": []}, "command": "x", "photos": []}'])
-def test_an_environment_of_another_form_is_read_as_far_as_it_goes(
-    written: Report, tmp_path: Path, content: str
-) -> None:
-    copy = Path(shutil.copytree(written.page.parent, tmp_path / "copy"))
-    (copy / "environment.json").write_text(content)
-    left = missing(Run.load(copy), "run", "cost", "environment", "mistakes")
+def test_an_environment_of_another_form_is_read_as_far_as_possible(reported: Path, content: str) -> None:
+    (reported / "environment.json").write_text(content)
+    left = missing(Run.load(reported), "run", "cost", "environment", "mistakes")
     assert list(left) == (["environment"] if content == "{}" else [])
-
-
-def test_a_head_may_weigh_nothing(make_run: Callable, labels: np.ndarray) -> None:
-    heads = Heads([*list(contest_heads())[:2], replace(contest_heads()[2], weight=0.0)])
-    assert "0 of the loss" in written_out(make_run(labels, heads), "run")

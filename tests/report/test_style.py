@@ -1,4 +1,4 @@
-"""Style: pictures as PNG and SVG, the same each time, and of no concern to matplotlib's settings."""
+"""Style: plots as PNG and SVG, reproducible, and independent of matplotlib's settings."""
 
 import xml.etree.ElementTree as ET
 from io import BytesIO
@@ -35,14 +35,14 @@ def test_the_same_figure_gives_the_same_bytes() -> None:
     assert to_png(drawn()) == to_png(drawn())
 
 
-def test_a_png_is_on_white_and_as_large_as_was_asked() -> None:
+def test_a_png_has_a_white_background_and_the_size_of_the_figure() -> None:
     image = Image.open(BytesIO(to_png(drawn()))).convert("RGB")
     assert image.size == (3 * DPI, 2 * DPI)
     assert image.getpixel((0, 0)) == (255, 255, 255)
     assert width_of(drawn()) == 288
 
 
-def test_the_settings_of_others_stay_and_do_not_matter() -> None:
+def test_the_settings_of_the_user_stay_and_have_no_effect() -> None:
     expected, before = to_png(drawn()), dict(mpl.rcParams)
     with mpl.rc_context({"axes.grid": True, "xtick.color": "red", "font.size": 30}):
         assert to_png(drawn()) == expected
@@ -50,14 +50,11 @@ def test_the_settings_of_others_stay_and_do_not_matter() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def test_a_letter_that_no_font_has_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_letters_that_no_font_has_are_found_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     to_png(drawn())
     assert [w for w in recwarn if "Glyph" in str(w.message)] == []
-
-
-def test_letters_that_no_font_has_are_known() -> None:
     figure = Picture()
-    # which DejaVu Sans has
+    # DejaVu Sans has these
     figure.text(0, 0, "größe\n \N{GREEK SMALL LETTER ALPHA}\N{HORIZONTAL ELLIPSIS}")
     assert missing_letters(figure) == []
     figure.subplots().set_title("日 größe \U0001fad8")

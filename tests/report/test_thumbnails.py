@@ -1,3 +1,5 @@
+"""Thumbnails: sizes, JPEGs, unreadable photos, and sheets."""
+
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
@@ -6,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask.api import Run
 from fastmask.report.blocks import QUIET, WRONG, Shown
 from fastmask.report.thumbnails import HEIGHT, WIDTH, plot_sheet, read_thumbnails, thumbnail, to_uri
 from fastmask.run.source import photos_of
@@ -27,9 +28,7 @@ def test_a_jpeg_is_the_photo_again() -> None:
     assert np.abs(again.astype(int) - photo).mean() < 3
 
 
-def test_only_photos_that_are_asked_for_are_read(
-    make_run: Callable[..., Run], labels: np.ndarray, tmp_path: Path
-) -> None:
+def test_only_the_given_rows_are_read(make_run: Callable, labels: np.ndarray, tmp_path: Path) -> None:
     table = photos_of(make_run(labels))
     for path in sorted((tmp_path / "made-photos").iterdir())[2:]:
         path.write_bytes(b"no photo")
