@@ -19,6 +19,7 @@ from fastmask.system.errors import UsageError
 
 # settings without an option of their own: --set and files reach them
 NO_OPTION = ["score_age_bounds", "train_pipeline", "valid_pipeline", "alpha", "order_spread", "head_weights"]
+PIPELINES = {"train_pipeline": {}, "valid_pipeline": {}}
 # some settings of each kind, and some that are not
 KINDS = {
     Kind.TABLE: (["data", "heads", "fixes", "score_age_bounds"], ["folds", "boxes", "seed"]),
@@ -135,6 +136,32 @@ def test_every_recipe_is_a_configuration(name):
         ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
         ({"train_pipeline": {}}, "train_pipeline and valid_pipeline belong together"),
         ({"stats": [0.5, 0.5, 0.5, 0, 1, 1]}, "three positive deviations"),
+        ({"stats": [0.5, 0.5]}, "Setting stats: expected"),
+        ({"lr": 0}, "Setting lr: .*greater than 0, found 0"),
+        ({"lr": "fast"}, "Setting lr: .*found 'fast'"),
+        ({"lr": {"x": 1}}, "Setting lr: .*found {'x': 1}"),
+        ({"drop_rate": 1}, "Setting drop_rate: .*less than 1, found 1"),
+        ({"seed": -1}, "Setting seed: .*found -1"),
+        ({"seed": 2**32}, "Setting seed: .*found 4294967296"),
+        ({"group": "photo"}, "Setting group: .*'person' or 'none', found 'photo'"),
+        ({"loss": "hinge"}, "Setting loss: .*'focal', 'ce' or 'own', found 'hinge'"),
+        ({"milestones": [0, 4]}, "Setting milestones: .*greater than 0, found 0"),
+        ({"freeze": "head"}, "Setting freeze: expected .*; found 'head'"),
+        ({"alpha": {"age": {"x": 1, "y": {}}}}, "Setting alpha: expected"),
+        ({"train_pipeline": 3, "valid_pipeline": {}}, "Setting train_pipeline: .*found 3"),
+        ({"boxes": "b.csv", "region": "ear"}, "Setting region: .*found 'ear'"),
+        ({"drop": {"age": [[29, 27]]}}, "drop has the range 29 to 27, which must rise"),
+        ({"half_cutmix": 0.5, "half_shares": [0.5, 1]}, "half_shares must be two rising shares between 0 and 1"),
+        ({"mix_prob": 0.5}, "mix_prob has no effect without mixup or cutmix"),
+        ({**PIPELINES, "erase": 0.5}, "erase has no effect with train_pipeline: .*Erasing"),
+        ({**PIPELINES, "crop": [9, 9]}, "crop and resize have no effect with train_pipeline"),
+        ({"freeze": "body", "unfreeze": 1}, "unfreeze is epoch 1; expected 2 to the last one, 20"),
+        ({"freeze": "body", "unfreeze": 9, "epochs": 5}, "unfreeze is epoch 9; expected 2 to the last one, 5"),
+        ({"epochs": 3, "swa": 0.75}, "swa 0.75 of 3 epochs averages under two"),
+        ({"ema": 0.9, "swa": 0.2}, "ema and swa exclude each other"),
+        ({"refit": 2, "swa": 0.2}, "refit and swa exclude each other"),
+        ({"refit": 2, "hours": 1}, "refit and hours exclude each other"),
+        ({"alpha": {"age": [1, 4]}, "class_weight": "auto"}, "alpha and class_weight exclude each other"),
         ({"launcher": "slurm"}, "Setting launcher: .*'local' or 'ray', found 'slurm'"),
         ({"launcher": "ray", "hours": 2}, "launcher and hours exclude each other"),
         (

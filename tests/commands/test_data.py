@@ -1,0 +1,46 @@
+"""check and sample."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+DONE, FAILED, INVALID = 0, 1, 2
+Command = Callable[..., Any]
+
+
+def test_check_finds_nothing_in_the_sample(contest: Path, fastmask: Command, invalid: Command) -> None:
+    answer = fastmask("check", contest, "--folds", 2)
+    assert (answer.code, answer.out) == (DONE, "Nothing wrong found.\n")
+    invalid("check", "nowhere", named=["nowhere is not a contest folder"])
+
+
+def test_check_says_all_at_once_and_exits_1(contest_copy: Path, fastmask: Command, invalid: Command) -> None:
+    person = min((contest_copy / "train" / "images").glob("0*"))
+    (person / "normal.jpg").write_bytes(b"")
+    (person / "mask1.jpg").unlink()
+    answer = fastmask("check", contest_copy, "--folds", 2, "--out", "found.csv")
+    assert (answer.code, answer.errors) == (FAILED, [])
+    assert pd.read_csv("found.csv")["kind"].tolist() == ["bad table", "unreadable"]
+    assert "unreadable" in answer.out
+    invalid("check", contest_copy, "--out", "found.csv", named=["found.csv exists"])
+    assert fastmask("check", contest_copy, "--crop", 600, 200, "--out", "found.csv", "--overwrite").code == FAILED
+
+
+def test_sample_writes_a_folder_that_fit_can_read(fastmask: Command, work: Path) -> None:
+    answer = fastmask("sample", "drawn", "--persons", 6, "--seed", 1)
+    assert (answer.code, answer.err) == (DONE, [])
+    assert answer.out.startswith(f"{work / 'drawn'}: 42 photos of 6 persons in train")
+    assert len(pd.read_csv(work / "drawn" / "train" / "train.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["full"], ["full", "not an empty folder"]), (["new", "--persons", 2], ["6 persons", "2"])],
+)
+def test_invalid_samples_are_refused(words: list[Any], named: list[str], work: Path, invalid: Command) -> None:
+    (work / "full").mkdir()
+    (work / "full" / "file").write_text("mine")
+    invalid("sample", *words, named=named)
