@@ -1,4 +1,4 @@
-"""The drawn sample: the contest's format to the letter, the same bytes again, and all or nothing on disk."""
+"""The drawn sample: the contest's format, the same bytes again, and all or nothing on disk."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ from fastmask.data.drawing import STEMS, Person
 from fastmask.data.sample import CONTEST_PERSONS, cached_sample, class_of, shares, write_sample
 from fastmask.system.errors import UsageError
 
-PERSONS, EVAL_PERSONS = 12, 3
+PERSONS, EVAL_PERSONS = 6, 2
 
 
 @pytest.fixture(scope="module")
@@ -32,43 +32,25 @@ def tree(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def folder_of(cache: Path) -> Path:
-    return cache / "fastmask" / f"sample{sample.VERSION}-6-0"
-
-
-def band(age: int) -> int:
-    return 0 if age < 30 else 1 if age < 60 else 2
-
-
-def test_train_table(folder):
-    first_line = (folder / "train/train.csv").read_bytes().split(b"\n")[0]
+def test_the_table_and_seven_photos_per_person_with_one_extension(folder):
     rows = read_rows(folder / "train/train.csv")
-    assert first_line == b"id,gender,race,age,path"
+    assert (folder / "train/train.csv").read_bytes().startswith(b"id,gender,race,age,path\n")
     assert [row["id"] for row in rows] == [f"{number:06d}" for number in range(1, PERSONS + 1)]
-    for row in rows:
-        assert row["path"] == f"{row['id']}_{row['gender']}_Asian_{row['age']}"
-        assert row["race"] == "Asian"
-        assert row["gender"] in ("male", "female")
-        assert 18 <= int(row["age"]) <= 60
-
-
-def test_train_photos_are_seven_a_person_with_one_extension(folder):
-    rows = read_rows(folder / "train/train.csv")
     assert {path.name for path in (folder / "train/images").iterdir()} == {row["path"] for row in rows}
-    extensions = Counter()
+    extensions, groups = Counter(), Counter()
     for row in rows:
+        age = int(row["age"])
+        assert row["path"] == f"{row['id']}_{row['gender']}_Asian_{age}"
+        assert row["race"] == "Asian"
+        assert 18 <= age <= 60
         photos = list((folder / "train/images" / row["path"]).iterdir())
         assert sorted(photo.stem for photo in photos) == sorted(STEMS)
         (extension,) = {photo.suffix for photo in photos}
         extensions[extension] += 1
+        groups[row["gender"], 0 if age < 30 else 1 if age < 60 else 2] += 1
     assert set(extensions) == {".jpg", ".jpeg", ".png"}
     assert extensions[".jpg"] > PERSONS / 2
-
-
-def test_all_groups_have_two_persons(folder):
-    groups = Counter((row["gender"], band(int(row["age"]))) for row in read_rows(folder / "train/train.csv"))
-    assert len(groups) == 6
-    assert min(groups.values()) >= 2
+    assert groups == {(gender, band): 1 for gender in ("male", "female") for band in range(3)}
 
 
 def test_shares_follow_the_contest():
@@ -79,7 +61,7 @@ def test_shares_follow_the_contest():
     assert shares(120)[0, 2] == 4
 
 
-def test_eval_tables(folder):
+def test_eval_tables_hold_seven_photos_per_person(folder):
     info, answers = (read_rows(folder / "eval" / name) for name in ("info.csv", "answers.csv"))
     names = [row["ImageID"] for row in info]
     assert list(info[0]) == list(answers[0]) == ["ImageID", "ans"]
@@ -88,16 +70,13 @@ def test_eval_tables(folder):
     assert len(set(names)) == len(names)
     assert set(names) == {path.name for path in (folder / "eval/images").iterdir()}
     assert all(re.fullmatch(r"[0-9a-f]{40}\.(jpg|jpeg|png)", name) for name in names)
-
-
-def test_eval_answers_hold_seven_photos_a_person(folder):
-    answers = [int(row["ans"]) for row in read_rows(folder / "eval/answers.csv")]
-    by_mask = [Counter(answer % 6 for answer in answers if answer // 6 == mask) for mask in range(3)]
+    classes = [int(row["ans"]) for row in answers]
+    by_mask = [Counter(number % 6 for number in classes if number // 6 == mask) for mask in range(3)]
     assert [sum(counts.values()) for counts in by_mask] == [5 * EVAL_PERSONS, EVAL_PERSONS, EVAL_PERSONS]
     assert by_mask[1] == by_mask[2]
     assert by_mask[0] == {group: 5 * count for group, count in by_mask[1].items()}
-    assert answers != sorted(answers)
-    assert any(abs(a - b) % 6 for a, b in pairwise(answers[:7])), "shuffled across persons"
+    assert classes != sorted(classes)
+    assert any(abs(a - b) % 6 for a, b in pairwise(classes[:7])), "shuffled across persons"
 
 
 def test_answers_follow_the_contest_classes():
@@ -106,13 +85,10 @@ def test_answers_follow_the_contest_classes():
     assert [class_of(young_man, stem) for stem in STEMS] == [0, 0, 0, 0, 0, 6, 12]
 
 
-def test_persons_and_photos_differ(folder):
-    digests = list(tree(folder).values())
-    assert len(set(digests)) == len(digests)
-
-
-def test_same_seed_same_bytes(folder, tmp_path):
-    assert tree(write_sample(tmp_path, PERSONS, eval_persons=EVAL_PERSONS)) == tree(folder)
+def test_the_same_seed_gives_the_same_bytes_and_all_photos_differ(folder, tmp_path):
+    files = tree(folder)
+    assert len(set(files.values())) == len(files)
+    assert tree(write_sample(tmp_path, PERSONS, eval_persons=EVAL_PERSONS)) == files
 
 
 def test_other_seed_other_photos(monkeypatch, tmp_path, folder):
@@ -147,10 +123,10 @@ def test_empty_folder_is_filled_but_not_replaced(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("undrawn")
 def test_cached_sample_is_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    told = []
-    folder = cached_sample(6, log=told.append)
-    assert cached_sample(6, log=told.append) == folder
-    assert len(told) == 1
+    log = []
+    folder = cached_sample(6, log=log.append)
+    assert cached_sample(6, log=log.append) == folder
+    assert len(log) == 1
     assert (folder / "train/train.csv").exists()
 
 
@@ -158,27 +134,25 @@ def test_cached_sample_is_drawn_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("moment", ["before the check", "while drawing"])
 def test_cached_sample_of_a_faster_process_is_used(tmp_path, monkeypatch, moment):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    write_eval = sample._write_eval
+    place, write_eval = tmp_path / "fastmask" / f"sample{sample.VERSION}-6-0", sample._write_eval
 
     def overtaken(*arguments):
         monkeypatch.setattr(sample, "_write_eval", write_eval)
-        write_sample(folder_of(tmp_path), 6)
+        write_sample(place, 6)
         write_eval(*arguments)
 
     if moment == "while drawing":
         monkeypatch.setattr(sample, "_write_eval", overtaken)
-    folder = cached_sample(6, log=lambda _: write_sample(folder_of(tmp_path), 6) if moment != "while drawing" else None)
-    assert folder == folder_of(tmp_path)
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert sorted(path.name for path in folder.iterdir()) == ["eval", "train"]
+    assert cached_sample(6, log=lambda _: moment == "while drawing" or write_sample(place, 6)) == place
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert sorted(path.name for path in place.iterdir()) == ["eval", "train"]
 
 
-def test_cached_sample_passes_failures_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("persons", "message"), [(5, "at least 6"), (10**12, "at most 999999")])
+def test_cached_sample_passes_failures_on(persons, message, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(UsageError, match="at least 6"):
-        cached_sample(5)
-    with pytest.raises(UsageError, match="at most 999999"):
-        cached_sample(10**12)
+    with pytest.raises(UsageError, match=message):
+        cached_sample(persons)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -200,13 +174,13 @@ def test_where_the_home_cannot_be_written_a_sentence_says_what_to_set(tmp_path, 
 
 def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.txt").write_text("keep")
-    with pytest.raises(UsageError, match="choose another folder"):
-        write_sample(tmp_path / "mine", 6)
-    with pytest.raises(UsageError, match="choose another folder"):
-        write_sample(tmp_path / "mine/notes.txt", 6)
+    notes = tmp_path / "mine/notes.txt"
+    notes.write_text("keep")
+    for place in (notes.parent, notes):
+        with pytest.raises(UsageError, match="choose another folder"):
+            write_sample(place, 6)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
-    assert (tmp_path / "mine/notes.txt").read_text() == "keep"
+    assert notes.read_text() == "keep"
 
 
 @pytest.mark.parametrize("wrong", [{"persons": 5}, {"eval_persons": 0}, {"seed": -1}])

@@ -1,4 +1,4 @@
-"""Painted sets: what they hold, the same bytes again, and that the readers read them."""
+"""Painted sets: their content, the same bytes again, and that the readers read them."""
 
 import hashlib
 import json
@@ -20,22 +20,32 @@ from fastmask.system.errors import DataError, UsageError
 COUNTS = {"wear": 2, "incorrect": 1, "none": 1}
 
 
+def write_bare(folder, path, number):
+    """Write a drawn face; returns its row of landmarks."""
+    image, points = drawn(number)
+    (folder / path).parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return boxed(path, landmarks_of(points))
+
+
+def boxed(path, face):
+    return (path, *face.box, 0.99, *face.points.ravel())
+
+
+def write_faces(file, rows):
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(file, index=False)
+    return file
+
+
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """A CSV of six drawn faces of three persons with gender and years, and the CSV of their landmarks."""
     folder = tmp_path_factory.mktemp("bare")
-    rows, boxes = [], []
-    for number in range(6):
-        image, points = drawn(number)
-        path = f"p{number // 2}/photo{number}.png"
-        (folder / path).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        face = landmarks_of(points)
-        rows.append((path, f"p{number // 2}", ("male", "female")[number // 2 % 2], 20 + 9 * number))
-        boxes.append((path, *face.box, 0.99, *face.points.ravel()))
-    boxes[5] = ("p2/photo5.png", *[None] * 15)
+    paths = [f"p{number // 2}/photo{number}.png" for number in range(6)]
+    boxes = [write_bare(folder, path, number) for number, path in enumerate(paths)]
+    rows = [(path, path[:2], ("male", "female")[i // 2 % 2], 20 + 9 * i) for i, path in enumerate(paths)]
     pd.DataFrame(rows, columns=["path", "person", "gender", "age"]).to_csv(folder / "bare.csv", index=False)
-    pd.DataFrame(boxes, columns=list(COLUMNS)).to_csv(folder / "faces.csv", index=False)
+    write_faces(folder / "faces.csv", [*boxes[:5], ("p2/photo5.png", *[None] * 15)])
     return folder
 
 
@@ -58,12 +68,11 @@ def test_the_set_reads_back_with_its_classes(bare, painted):
     assert painted.photos == {"wear": 10, "incorrect": 5, "none": 5}
     back = read_csv(painted.folder / "labels.csv", heads=contest_heads())
     assert back.frame["mask"].value_counts().to_dict() == painted.photos
-    source = table_of(bare).frame.set_index("person")
+    source = table_of(bare).frame.set_index("path")
     for row in back.frame.itertuples():
         # images/p0/photo0-wear1.jpg
-        origin = table_of(bare).frame.set_index("path").loc[row.path[7:].rsplit("-", 1)[0] + ".png"]
+        origin = source.loc[row.path[7:].rsplit("-", 1)[0] + ".png"]
         assert (row.person, row.gender, row.age_value) == (origin.person, origin.gender, origin.age_value)
-        assert row.person in source.index
         assert row.path.rsplit("-", 1)[1].startswith(row.mask)
     assert {len(group) for _, group in back.frame.groupby("person")} == {8, 4}
 
@@ -80,7 +89,7 @@ def test_the_photos_show_what_their_labels_say(bare, painted):
     assert moved(none, wear, points["right_eye"]) < 2
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_is_painted_beside(bare, painted, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_whatever_else_is_painted(bare, painted, tmp_path):
     table, faces, before = table_of(bare), bare / "faces.csv", hashes(painted.folder)
     again = paint_set(table, faces, tmp_path / "again", COUNTS, workers=1)
     assert hashes(again.folder) == before
@@ -95,12 +104,11 @@ def test_the_same_seed_gives_the_same_bytes_whatever_is_painted_beside(bare, pai
 
 def test_a_contest_folder_is_painted_on_its_bare_photos_alone(contest, tmp_path):
     table = read_contest(contest)
-    rows = [(path, *[""] * 15) for path in table.frame["path"]]
+    paths = table.frame["path"].tolist()
+    first = table.frame["mask"].tolist().index("none")
     _, points = drawn(0)
-    face = landmarks_of(points)
-    first = next(i for i, mask in enumerate(table.frame["mask"]) if mask == "none")
-    rows[first] = (rows[first][0], *face.box, 1, *face.points.ravel())
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(tmp_path / "faces.csv", index=False)
+    rows = [boxed(path, landmarks_of(points)) if i == first else (path, *[""] * 15) for i, path in enumerate(paths)]
+    write_faces(tmp_path / "faces.csv", rows)
     made = paint_set(table, tmp_path / "faces.csv", tmp_path / "set", {"wear": 5, "incorrect": 1, "none": 1})
     assert (made.faces, made.faceless, made.covered) == (1, 11, 72)
     back = read_csv(made.folder / "labels.csv", heads=contest_heads())
@@ -112,13 +120,8 @@ def test_a_contest_folder_is_painted_on_its_bare_photos_alone(contest, tmp_path)
 def test_own_names_png_and_photos_that_differ_by_their_ending(bare, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    image, points = drawn(0)
-    face = landmarks_of(points)
-    for name in ("a.png", "a.bmp"):
-        cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    write_faces(folder / "faces.csv", [write_bare(folder, name, 0) for name in ("a.png", "a.bmp")])
     pd.DataFrame({"path": ["a.png", "a.bmp"], "person": "p", "eyes": ["brown", "blue"]}).to_csv(folder / "d.csv")
-    rows = [(name, *face.box, 1, *face.points.ravel()) for name in ("a.png", "a.bmp")]
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(folder / "faces.csv", index=False)
     table = read_csv(folder / "d.csv", heads=["eyes"])
     made = paint_set(
         table,
@@ -134,7 +137,7 @@ def test_own_names_png_and_photos_that_differ_by_their_ending(bare, tmp_path):
     assert list(labels.columns) == ["path", "person", "cover", "eyes"]
     assert list(labels["cover"]) == ["wrong", "off"] * 2
     assert list(labels["eyes"]) == ["brown"] * 2 + ["blue"] * 2
-    assert np.array_equal(read_photo(made.folder / "images/a.png-none.png"), image)
+    assert np.array_equal(read_photo(made.folder / "images/a.png-none.png"), drawn(0)[0])
 
 
 def test_an_empty_folder_is_filled_and_another_refused(bare, tmp_path):
@@ -162,13 +165,6 @@ def test_a_photo_that_fails_leaves_nothing_behind(bare, tmp_path, existing):
     assert left == [place for place in ("place", "place/set") if existing.startswith(place)]
 
 
-def spoilt(bare, tmp_path, change):
-    """The landmarks' CSV with its first row changed."""
-    frame = pd.read_csv(bare / "faces.csv")
-    change(frame).to_csv(tmp_path / "spoilt.csv", index=False)
-    return tmp_path / "spoilt.csv"
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -191,9 +187,9 @@ def spoilt(bare, tmp_path, change):
     ],
 )
 def test_landmarks_that_cannot_be_used(bare, tmp_path, change, sentence):
-    file = spoilt(bare, tmp_path, change)
+    change(pd.read_csv(bare / "faces.csv")).to_csv(tmp_path / "spoilt.csv", index=False)
     with pytest.raises(DataError, match=sentence):
-        paint_set(table_of(bare), file, tmp_path / "set", {"wear": 1})
+        paint_set(table_of(bare), tmp_path / "spoilt.csv", tmp_path / "set", {"wear": 1})
     assert not (tmp_path / "set").exists()
 
 
