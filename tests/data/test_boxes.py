@@ -248,25 +248,14 @@ def test_an_invalid_framing_is_refused(arguments, message):
         Framing(*arguments)
 
 
-# --- photos cut before anything else sees them ----------------------------------------------------------------------
-
-
 @pytest.fixture
 def faces(contest, tmp_path):
-    """A table of the contest whose photos are cut to boxes that move with the row; every seventh has no face."""
+    """A table of the contest with photos cut to boxes that move with the row; every seventh has no face."""
     table = read_contest(contest)
-    rows = [
-        f"{p},{(60 + i, 80, 260 + i, 330) if i % 7 else ('', '', '', '')}" for i, p in enumerate(table.frame["path"])
-    ]
-    text = "\n".join(["path,x0,y0,x1,y1", *rows]).replace("(", "").replace(")", "").replace("'", "").replace(" ", "")
-    (tmp_path / "boxes.csv").write_text(text)
+    boxes = [f"{60 + i},80,{260 + i},330" if i % 7 else ",,," for i in range(len(table))]
+    rows = [f"{path},{box}" for path, box in zip(table.frame["path"], boxes, strict=True)]
+    (tmp_path / "boxes.csv").write_text("\n".join([HEADER, *rows]))
     return table.cut_to_faces(tmp_path / "boxes.csv", Framing((64, 32)))
-
-
-def by_hand(table, row):
-    boxes = table.faces.boxes
-    photo = read_photo(table.photo(row))
-    return Framing((64, 32)).cut(photo, boxes.faces[table.frame["path"][row]])
 
 
 WHOLE = Augmentation(A.Compose([A.CenterCrop(64, 32)]))
@@ -280,7 +269,9 @@ def test_the_network_sees_the_cut_photos_from_whatever_cache(faces, tmp_path, ca
         faces, 0, folds, augments=(WHOLE, WHOLE), maps=maps, bs=8, num_workers=0, stats=([0] * 3, [1] * 3)
     )
     seen = torch.cat([x for x, _ in dls.valid]) * 255
-    expected = np.stack([by_hand(faces, row) for row in np.flatnonzero(folds == 0)])
+    boxes, paths = faces.faces.boxes, faces.frame["path"]
+    rows = np.flatnonzero(folds == 0)
+    expected = [Framing((64, 32)).cut(read_photo(faces.photo(row)), boxes.faces[paths[row]]) for row in rows]
     assert np.array_equal(seen.round().permute(0, 2, 3, 1).numpy().astype(np.uint8), expected)
     assert faces.faces.without() == 12
 
@@ -308,34 +299,26 @@ def test_a_photo_without_a_row_or_without_a_path_is_refused(faces, tmp_path):
         read_contest(faces.reading["data"]).cut_to_faces(file, Framing((64, 32)))
 
 
-def test_a_run_on_faces_needs_those_of_the_photos_that_it_predicts(contest, small_settings, faces, tmp_path):
+def test_a_run_on_faces_predicts_photos_with_boxes(contest, small_settings, faces, tmp_path, fastmask):
     settings = {**small_settings, "train_pipeline": None, "valid_pipeline": None, "crop": [64, 32], "epochs": 1}
     table, boxes = read_contest(contest), tmp_path / "boxes.csv"
-    run = cross_validate(table, out=tmp_path / "run", log=io.StringIO(), boxes=str(boxes), fold=[0], **settings)
-    photos = [table.photo(row) for row in np.flatnonzero(run.folds["fold"] == 0)]
+    run = cross_validate(table, out=tmp_path / "run", log=io.StringIO(), boxes=str(boxes), **settings)
+    rows = np.flatnonzero(run.folds["fold"] == 0)
+    photos = [table.photo(row) for row in rows]
     with pytest.raises(UsageError, match="was trained on faces"):
         run.predict(photos, members=["fold0"])
-    # under the names that are asked for
-    named = boxes.read_text().splitlines()
-    (tmp_path / "named.csv").write_text("\n".join([named[0], *(f"{table.root}/{line}" for line in named[1:])]))
+    # by the paths that are given
+    header, *lines = boxes.read_text().splitlines()
+    (tmp_path / "named.csv").write_text("\n".join([header, *(f"{table.root}/{line}" for line in lines)]))
     found = run.predict(photos, members=["fold0"], boxes=tmp_path / "named.csv")
     # the epoch of OOF is the last one, and there is one
-    np.testing.assert_allclose(found.probabilities, run.probabilities, atol=1e-5)
-    boxes.write_text(boxes.read_text().replace("61,80", "62,80"))
-    with pytest.raises(UsageError, match="another boxes of faces"):
-        cross_validate(table, out=tmp_path / "run", log=io.StringIO(), resume=True)
-
-
-@pytest.mark.slow
-def test_a_submission_of_faces_by_the_boxes_of_its_folder(contest, small_settings, faces, tmp_path, fastmask):
-    settings = {**small_settings, "train_pipeline": None, "valid_pipeline": None, "crop": [64, 32], "epochs": 1}
-    boxes = str(tmp_path / "boxes.csv")
-    run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), boxes=boxes, **settings)
-    photos = sorted(path.name for path in (contest / "eval" / "images").iterdir())
-    rows = [f"{name},60,80,260,330" for name in photos]
-    (tmp_path / "eval.csv").write_text("\n".join(["path,x0,y0,x1,y1", *rows]))
+    np.testing.assert_allclose(found.probabilities, run.probabilities[rows], atol=1e-5)
+    names = sorted(path.name for path in (contest / "eval" / "images").iterdir())
+    (tmp_path / "eval.csv").write_text("\n".join([HEADER, *(f"{name},60,80,260,330" for name in names)]))
     words = ["predict", run.path, contest / "eval" / "images", "--boxes", tmp_path / "eval.csv"]
     answer = fastmask(*words, "--submission", contest / "eval" / "info.csv", "--out", tmp_path / "s.csv")
     assert answer.code == 0, answer.err
-    assert len((tmp_path / "s.csv").read_text().splitlines()) == len(photos) + 1
-    assert fastmask(*words, "--out", tmp_path / "p.csv").code == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == len(names) + 1
+    boxes.write_text(boxes.read_text().replace("61,80", "62,80"))
+    with pytest.raises(UsageError, match="another boxes of faces"):
+        cross_validate(table, out=tmp_path / "run", log=io.StringIO(), resume=True)
