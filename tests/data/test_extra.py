@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,14 +65,18 @@ def test_the_number_of_a_head_is_a_label_where_the_data_has_it(table, make):
     assert extra.table.frame["age"].tolist()[1] == "60+"
 
 
+def exclude(extra, table, folds):
+    digests = [hashlib.sha256(table.photo(row).read_bytes()).hexdigest() for row in range(len(table))]
+    return extra.exclude_validated(table, folds, digests, extra.digests())
+
+
 def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
     folds = assign_folds(table, 3)
     file = make(age=["20"] * 4, person=[table.persons[0], "somebody", "else", table.persons[40]])
     # the second photo is, byte by byte, one of the data
     (file.parent / "1.png").write_bytes(table.photo(17).read_bytes())
     extra = read_extra(file, table.heads)
-    digests = read_digests(table)
-    apart = extra.exclude_validated(table, folds, digests, extra.digests())
+    apart = exclude(extra, table, folds)
     assert [np.flatnonzero(row).tolist() for row in apart.excluded] == [[folds[0]], [folds[17]], [], [folds[40]]]
     assert apart.frame()["without"].tolist() == [str(folds[0]), str(folds[17]), "", str(folds[40])]
     for fold in range(3):
@@ -85,7 +91,7 @@ def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table
     file = make(age=["20"], person=[table.persons[other]])
     (file.parent / "0.png").write_bytes(table.photo(one).read_bytes())
     extra = read_extra(file, table.heads)
-    apart = extra.exclude_validated(table, folds, read_digests(table), extra.digests())
+    apart = exclude(extra, table, folds)
     assert set(np.flatnonzero(apart.excluded[0])) == {folds[one], folds[other]}
 
 
@@ -96,12 +102,6 @@ def test_without_a_column_of_persons_there_is_a_warning(table, make):
     with pytest.warns(FastmaskWarning, match="no column 'person'"):
         read_extra(file, table.heads)
     assert read_extra(file, table.heads, group="owner").table.persons.tolist() == ["somebody"]
-
-
-def read_digests(table):
-    import hashlib
-
-    return [hashlib.sha256(table.photo(row).read_bytes()).hexdigest() for row in range(len(table))]
 
 
 def test_the_digest_depends_on_labels_weights_and_photos(table, make):
