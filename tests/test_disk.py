@@ -80,7 +80,7 @@ def test_the_disk_is_full_again_and_again(fit, finished_run, monkeypatch, tmp_pa
         assert len(told) < 10
     assert bytes_of(run) == bytes_of(finished_run.path)
     making = [words for words in told if "/runs/.run." in words]
-    going_on = re.escape(f" Once that is mended: fastmask fit --resume --out {shlex.quote(str(run))}")
+    going_on = re.escape(f" Once that is fixed: fastmask fit --resume --out {shlex.quote(str(run))}")
     assert 0 < len(making) < len(told) - 1
     for words in told[len(making) :]:
         assert re.fullmatch(f"No space left on device: {re.escape(str(run))}/[a-z0-9/.-]+[.]{going_on}", words)
@@ -97,7 +97,7 @@ def test_a_state_that_cannot_be_replaced_is_the_old_one(fit, monkeypatch, tmp_pa
         return real(source, target)
 
     monkeypatch.setattr(os, "replace", full_at_the_second_state)
-    with pytest.raises(FastmaskError, match=f"No space left on device: {file}. Once that is mended: fastmask fit"):
+    with pytest.raises(FastmaskError, match=f"No space left on device: {file}. Once that is fixed: fastmask fit"):
         fit(epochs=3)
     assert before[0] is None
     assert file.read_bytes() == before[1]
@@ -138,7 +138,7 @@ def test_a_file_may_not_grow(contest, small_settings, tmp_path, capsys):
     assert ended.value.code == 1
     last, fold = capsys.readouterr().err.splitlines()[-1], tmp_path / "run" / "fold0"
     go_on = f"fastmask fit --resume --out {shlex.quote(f'{tmp_path}/run')}"
-    assert last == f"fastmask: error: File too large: {fold}/epoch000.safetensors. Once that is mended: {go_on}"
+    assert last == f"fastmask: error: File too large: {fold}/epoch000.safetensors. Once that is fixed: {go_on}"
     assert left_over(tmp_path) == []
 
 

@@ -107,7 +107,7 @@ def test_told_to_end_and_gone_on_with(start, settings, contest, tmp_path):
         process.send_signal(number)
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == code, err
-        assert f"Interrupted. To go on: fastmask fit --resume --out {shlex.quote(str(out))}" in err.splitlines()[-3:]
+        assert f"Interrupted. To resume: fastmask fit --resume --out {shlex.quote(str(out))}" in err.splitlines()[-3:]
         # once is enough
         assert err.lower().count("interrupted") == 1
         assert (out / f"fold{fold}" / STATE).is_file()
@@ -129,5 +129,5 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(start, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, err
-    assert "Interrupted. To go on: fastmask fit --resume --out run" in err.splitlines()[-3:]
+    assert "Interrupted. To resume: fastmask fit --resume --out run" in err.splitlines()[-3:]
     assert not (tmp_path / "run" / "fold0" / STATE).exists()

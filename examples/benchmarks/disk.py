@@ -401,7 +401,7 @@ def is_whole(path: Path) -> bool:
 
 def judge(case: Case, ended: Ended, folder: Path) -> None:
     """Note what is wrong with how a case ended, before it is mended."""
-    words, _, _ = ended.last.partition(" Once that is mended")
+    words, _, _ = ended.last.partition(" Once that is fixed")
     expected = {case.code} if case.code is not None else {0, 1, 2}
     read_only = "read-only" in case.name
     trained = (

@@ -108,9 +108,9 @@ def _report(run: RunDirectory) -> None:
 
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
-    from fastmask.training.budget import RESERVE, check_whole, given_up, shorten
-    from fastmask.training.crossval import reopen
+    from fastmask.training.budget import RESERVE, check_whole, describe_cost, shorten
     from fastmask.training.rehearsal import rehearse
+    from fastmask.training.resume import reopen
 
     check_whole(settings.hours, folds)
     plan = planned(settings)
@@ -118,7 +118,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     if settings.hours is not None and not resume:
         wanted = plan.config
         plan = shorten(plan, rehearse(plan), settings.hours * 3600 * (1 - RESERVE))
-        say(given_up(wanted, plan.config))
+        say(describe_cost(wanted, plan.config))
     chosen = plan.check_folds(folds)
     if resume:
         done = reopen(out, plan).trained_folds
@@ -185,7 +185,7 @@ def lr_find(
     from fastmask.training import finder
 
     if plan.teacher is not None:
-        plan = plan.taught_by(plan.teacher.answers(plan, say))
+        plan = plan.soften_labels(plan.teacher.answers(plan, say))
     learn = plan.learner(fold)
     say(wrap_words(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}"))
     with tf32(learn.dls.device, settings.tf32):

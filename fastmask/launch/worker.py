@@ -20,12 +20,13 @@ from fastmask.run.directory import RunDirectory
 from fastmask.run.files import CONFIG, ENVIRONMENT, EXTRA, FOLDS, HEADS, PIPELINES, TEACHER
 from fastmask.system.errors import FastmaskError
 from fastmask.system.lock import fold_held, token
-from fastmask.training.crossval import check_same, taught, threads
+from fastmask.training.crossval import ask_teacher
 from fastmask.training.fold import train_fold
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress.display import Log
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import refit_fold
+from fastmask.training.resume import check_same, same_threads
 
 Job = Literal["train", "refit"]
 _JOBS: dict[Job, Callable[[RunDirectory, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}
@@ -97,7 +98,7 @@ def work(order: Order, job: Job, fold: int, attempt: int, files: Change | None, 
         say.place = str(run.path)
         try:
             plan = prepared(order, run, fold, say.named)
-            with threads(run, plan, say.named):
+            with same_threads(run, plan, say.named):
                 _JOBS[job](run, plan, fold, RunProgress(say, plan.config, 1, 1))
         except FastmaskError as error:
             raise type(error)(say.as_shown(error.message)) from error
@@ -109,7 +110,7 @@ def prepared(order: Order, run: RunDirectory, fold: int, say: Callable[[str], No
     try:
         plan = prepare(order.table, order.config, order.loss_func, say, [fold], open_teacher=open_teacher)
         check_same(run, plan)
-        plan = taught(plan, run, say)
+        plan = ask_teacher(plan, run, say)
     except FastmaskError as error:
         raise type(error)(f"On {platform.node()}: {error.message}") from error
     return plan

@@ -29,10 +29,11 @@ from fastmask.search.study import Study, check_optuna, open_study, quiet
 from fastmask.search.trials import COMPLETE, FAILED, IMPORTANCE, PRUNED, REFUSED, RUNNING, Tuned, judge
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
 from fastmask.system.lock import held
-from fastmask.training.crossval import create, reopen, saying_how_to_go_on, taught, threads, train
+from fastmask.training.crossval import ask_teacher, create, train
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.rehearsal import fitted
+from fastmask.training.resume import reopen, same_threads, suggest_resume
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -180,13 +181,13 @@ class Worker:
     def _train(self, trial: Trial, plan: Plan, path: Path) -> RunDirectory:
         """Train a trial from its start or its last state; raises _Pruned where another fold is not worth it."""
         start = time.monotonic()
-        with held(path), saying_how_to_go_on(self.search.resume_line, self.view):
+        with held(path), suggest_resume(self.search.resume_line, self.view):
             run = reopen(path, plan) if (path / CONFIG).is_file() else create(path, plan, overwrite=False)
             self.study.check_photos(run.start.get("photos"))
             folds = plan.check_folds(None)
-            with threads(run, plan, self.view.say):
+            with same_threads(run, plan, self.view.say):
                 try:
-                    plan = taught(plan, run, self.view.say)
+                    plan = ask_teacher(plan, run, self.view.say)
                     train(run, plan, folds, self.view, start, after_fold=self._pruner(trial, run))
                 except _Pruned:
                     finish(run)

@@ -12,9 +12,9 @@ from fastmask.config import Config
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
+from fastmask.training.effective_config import check_monitored_labels, deal_folds
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal
-from fastmask.training.settle import check_known, deal
 
 # a fold of fewer epochs learns so little that fewer folds are given up first
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
@@ -90,8 +90,8 @@ def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     return replan(plan, min(epochs, config.epochs), folds)
 
 
-def given_up(wanted: Config, made: Config) -> str:
-    """A line that says what the hours cost."""
+def describe_cost(wanted: Config, made: Config) -> str:
+    """A line about the epochs and folds that the hours allow."""
     now, before = (f"{count(config.folds, 'fold')} of {count(config.epochs, 'epoch')}" for config in (made, wanted))
     return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as asked")
 
@@ -135,6 +135,6 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
     """The plan with another number of epochs, and dealt anew if it has another number of folds."""
     if folds == plan.config.folds:
         return replace(plan, config=plan.config.model_copy(update={"epochs": epochs}))
-    config, dealt = deal(plan.table, plan.config.model_copy(update={"epochs": epochs, "folds": folds}))
-    check_known(config, plan.table, dealt)
+    config, dealt = deal_folds(plan.table, plan.config.model_copy(update={"epochs": epochs, "folds": folds}))
+    check_monitored_labels(config, plan.table, dealt)
     return replace(plan, config=config, folds=dealt)

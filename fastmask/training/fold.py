@@ -67,7 +67,7 @@ def begin(run: RunDirectory, plan: Plan, fold: int, interrupts: Interrupts, say:
     belongs = {**belonging(run, fold), "run": run.identity}
     state = read_state(folder, belongs, plan.environment["body"]["parameters"])
     if state is not None:
-        say(f"fold {fold + 1}/{plan.config.folds} goes on in epoch {state['epoch'] + 1} after {state['step']} steps")
+        say(f"fold {fold + 1}/{plan.config.folds} resumes in epoch {state['epoch'] + 1} after {state['step']} steps")
     processes = plan.processes
     # all have looked
     processes.wait()
@@ -201,7 +201,7 @@ def diverged(run: RunDirectory, fold: int, config: Config, error: DivergenceErro
         write_csv(folder / DIVERGED, pd.DataFrame({"photo": error.photos}), parents=False)
         listed = f"; {folder / DIVERGED} lists all photos of the batch"
     overflow = ", an overflow of fp16 (--precision bf16 has none)" if config.precision == "fp16" else ""
-    kept = "It has no state to go on from yet."
+    kept = "It has no state to resume from yet."
     if (folder / STATE).exists():
         kept = "The last good state is kept."
         if config.on_nan == "stop":

@@ -1,8 +1,6 @@
-"""Freeze: the lower part of a body that does not train, for a fit or for its first epochs."""
+"""Freeze: keeps the lower part of a body from training, for a fit or for its first epochs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastai.learner import Callback
 from fastai.torch_core import get_model
@@ -16,14 +14,14 @@ BODY = "body"
 
 
 class Freeze(Callback):
-    """Keeps a part of the body as it is: all of it ("body"), or its first so many of timm's stages from the photo on.
+    """Freezes a part of the body: all of it ("body"), or a number of timm's stages, counted from the input.
 
-    What is frozen gets no gradient and computes as in validation: batch norm by its own statistics, which stay. Epoch
-    `until`, counted from 1, and those after it train all; None never does. After the fit, whatever ends it, all can
-    train again.
+    A frozen part has no gradients and is in evaluation mode, so that batch norm keeps its statistics. From epoch
+    `until` on, counted from 1, everything trains; None never unfreezes. After the fit, even if it fails, everything is
+    trainable again.
     """
 
-    # when fastai has told all layers to train
+    # after fastai has set all layers to training mode
     order = -9
 
     def __init__(self, part: str | int, until: int | None = None) -> None:
@@ -47,7 +45,7 @@ class Freeze(Callback):
         self.leave()
 
     def leave(self) -> None:
-        """Let all train again, which `ResumableLearner.fit` asks for after an interruption, too."""
+        """Make everything trainable; `ResumableLearner.fit` calls it after an interruption, too."""
         self._require_grad(True)
 
     def _require_grad(self, wanted: bool) -> None:
@@ -56,7 +54,7 @@ class Freeze(Callback):
 
 
 def frozen_part(network: nn.Module, part: str | int) -> list[nn.Parameter]:
-    """The parameters that "body" or a number of stages names; raises UsageError where there are not so many."""
+    """The parameters of the "body" or of a number of stages; raises UsageError if there are fewer."""
     if not isinstance(network, MultiHeadNet):
         raise UsageError("Only the body of a network of build_network can be frozen by its stages.")
     groups = stages(network.body)
@@ -65,8 +63,3 @@ def frozen_part(network: nn.Module, part: str | int) -> list[nn.Parameter]:
     if not isinstance(part, int) or not 0 < part <= len(groups):
         raise UsageError(f"Setting freeze is {part}; expected body, or 1 to {len(groups)}, the stages of this body.")
     return [parameter for group in groups[:part] for parameter in group]
-
-
-def freeze_callbacks(part: str | int | None, until: int | None) -> list[Any]:
-    """The callback `Freeze`, where there is anything to freeze."""
-    return [] if part is None else [Freeze(part, until)]

@@ -20,9 +20,9 @@ from fastmask.model.precision import tf32
 from fastmask.run.directory import resume_command
 from fastmask.system.errors import UntrainableError, UsageError
 from fastmask.system.text import count, duration, in_bytes
+from fastmask.training.effective_config import check_batches
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
-from fastmask.training.settle import check_batches
 
 # steps that are timed, after one that warms up; with loading processes after those that they load beforehand, and as
 # many more, because the last of them are loaded while nobody waits

@@ -251,7 +251,7 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
 
 def unfit(file: Path, why: str) -> DataError:
     """The error of a state that cannot be gone on from."""
-    return DataError(f"{file} is not a state that this fold can go on from ({why}); remove it to train the fold anew.")
+    return DataError(f"{file} is not a state that this fold can resume from ({why}); remove it to train the fold anew.")
 
 
 _TENSOR = "tensor:"

@@ -15,8 +15,8 @@ import pytest
 
 from fastmask.api import Run
 from fastmask.run.directory import RunDirectory
-from fastmask.training.crossval import saying_how_to_go_on
 from fastmask.training.progress.display import Log
+from fastmask.training.resume import suggest_resume
 
 DONE, FAILED, INVALID, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 Command = Callable[..., Any]
@@ -148,10 +148,10 @@ def test_an_interruption_is_reported_once_also_with_quiet(
     def interrupt(*_: Any) -> None:
         if not training:
             raise error()
-        with saying_how_to_go_on("fastmask fit", Log(sys.stderr)):
+        with suggest_resume("fastmask fit", Log(sys.stderr)):
             raise error()
 
     monkeypatch.setattr(RunDirectory, "load", interrupt)
     answer = fastmask("score", finished_run.path, *quiet)
-    said = "Interrupted. To go on: fastmask fit" if training else "fastmask: interrupted"
+    said = "Interrupted. To resume: fastmask fit" if training else "fastmask: interrupted"
     assert (answer.code, answer.out, answer.err) == (code, "", [said])

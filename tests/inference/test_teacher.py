@@ -21,7 +21,7 @@ from fastmask.inference.blend import fit_blend
 from fastmask.inference.teacher import Teacher, open_teacher, tempered
 from fastmask.model.network import build_network
 from fastmask.system.errors import DataError, UsageError
-from fastmask.training.crossval import taught
+from fastmask.training.crossval import ask_teacher
 from fastmask.training.learner import check_soft
 from fastmask.training.plan import prepare
 
@@ -60,7 +60,7 @@ def one_hot(table):
 
 def test_a_fold_learns_from_its_label_and_what_the_network_of_the_same_fold_says(table, small_settings, finished_run):
     plan = student(table, small_settings, finished_run.path, teacher_weight=0.25)
-    plan = plan.taught_by(plan.teacher.answers(plan, quietly))
+    plan = plan.soften_labels(plan.teacher.answers(plan, quietly))
     for fold in (0, 1):
         rows = plan.folds != fold
         expected = (0.75 * one_hot(table) + 0.25 * forward(finished_run, fold, table))[rows]
@@ -116,11 +116,12 @@ def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_setting
     # kept with the run, and asked no second time
     save_file({"answers": answers[:, ::-1].copy()}, out / "teacher.safetensors")
     assert np.array_equal(
-        taught(plan, run, quietly).taught[0], plan.teacher.mix(plan_labels(plan), answers[0, ::-1], table.heads)
+        ask_teacher(plan, run, quietly).soft_labels[0],
+        plan.teacher.mix(plan_labels(plan), answers[0, ::-1], table.heads),
     )
     save_file({"answers": answers[:, 1:].copy()}, out / "teacher.safetensors")
     with pytest.raises(DataError, match=r"teacher.safetensors does not hold the teacher's probabilities"):
-        taught(plan, run, quietly)
+        ask_teacher(plan, run, quietly)
     (file,) = Run.load(run_copy).checkpoints(0)
     save_file({name: t * 2 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
     with pytest.raises(UsageError, match="started with another teacher than there is now"):

@@ -109,7 +109,7 @@ def test_stopped_and_gone_on_with_in_one_process(launch, contest, finished_run, 
     with pytest.raises(KeyboardInterrupt):
         launch(log)
     out = shlex.quote(str(tmp_path / "run"))
-    assert f"Interrupted. To go on: fastmask fit --resume --out {out} --launcher ray\n" in log.getvalue()
+    assert f"Interrupted. To resume: fastmask fit --resume --out {out} --launcher ray\n" in log.getvalue()
     assert (tmp_path / "run" / "fold0").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     run = cross_validate(read_contest(contest), out=tmp_path / "run", resume=True, log=io.StringIO())
@@ -225,5 +225,5 @@ def test_a_lost_node_s_fold_goes_on_elsewhere(launch, cluster, finished_run, tmp
     killer.join()
     assert len(lost) == 1
     assert "fold 1/2 was lost with its worker or node; it continues on another node from its last state\n" in said
-    assert "fold 1/2 goes on in epoch" in said
+    assert "fold 1/2 resumes in epoch" in said
     assert files(run.path) == files(finished_run.path)

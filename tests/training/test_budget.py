@@ -194,4 +194,4 @@ def test_resuming_keeps_the_epochs_that_were_chosen(train, tmp_path, monkeypatch
 def test_the_cost_of_the_hours_is_logged():
     wanted = make_config({"hours": 2})
     made = wanted.model_copy(update={"folds": 3, "epochs": 4})
-    assert budget.given_up(wanted, made) == "--hours 2: 3 folds of 4 epochs instead of 5 folds of 20 epochs"
+    assert budget.describe_cost(wanted, made) == "--hours 2: 3 folds of 4 epochs instead of 5 folds of 20 epochs"

@@ -5,7 +5,7 @@ from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelin
 from fastmask.data.contest import read_contest
 from fastmask.system.errors import UsageError
 from fastmask.training.build import resolve_stats, weighted_heads
-from fastmask.training.settle import effective_config
+from fastmask.training.effective_config import effective_config
 
 
 def pipelines_of(config):

@@ -88,7 +88,7 @@ def test_a_fold_that_diverges_says_where_and_the_likely_causes(train, tmp_path):
     message = str(error.value)
     assert f"{out}/fold0/diverged.csv lists all photos" in message
     assert "lower --lr" in message
-    assert message.endswith("It has no state to go on from yet.")
+    assert message.endswith("It has no state to resume from yet.")
     assert "fp16" not in message
     assert len(pd.read_csv(out / "fold0" / "diverged.csv")) == 16
 

@@ -114,7 +114,7 @@ def test_extra_photos_without_labels_are_counted_and_refused_where_there_are_no_
     rows = ["0.png,a,72,female", "1.png,b,,"]
     (tmp_path / "extra.csv").write_text("\n".join(["path,person,age,gender", *rows]))
     plan = plan_of(extra=file)
-    assert "1 extra photos to train on (1 that teach nothing left out)" in str(plan)
+    assert "1 extra photos to train on (1 without labels left out)" in str(plan)
     (tmp_path / "extra.csv").write_text("\n".join(["path,person,age,gender", rows[1]]))
     with pytest.raises(UsageError, match="No photo of those below .* has a label, and a weight, to learn from"):
         plan_of(extra=file)

@@ -128,7 +128,7 @@ def test_an_interruption_saves_the_step(fit, whole, tmp_path, variant, batch, nu
         fit(out, at=(batch, lambda: interrupt(number)), **settings)
     assert end.type is KeyboardInterrupt if number == signal.SIGINT else end.value.code == 128 + number
     assert (out / "fold0" / STATE).is_file()
-    assert "goes on in epoch" in fit(out, resume=True, **settings)
+    assert "resumes in epoch" in fit(out, resume=True, **settings)
     assert bytes_of(out) == whole(variant, fold=[0])
 
 
@@ -137,7 +137,7 @@ def test_an_interruption_prints_the_command_that_resumes(fit, tmp_path, train):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "my run", cbs=[AtBatch(1, interrupt)], log=log)
     assert log.getvalue().splitlines()[-1] == (
-        f"Interrupted. To go on: fastmask fit --resume --out {shlex.quote(str(tmp_path / 'my run'))}"
+        f"Interrupted. To resume: fastmask fit --resume --out {shlex.quote(str(tmp_path / 'my run'))}"
     )
 
 
@@ -251,7 +251,7 @@ class TestInvalidState:
 
     def refused(self, fit, stopped, why):
         before = bytes_of(stopped)
-        with pytest.raises(DataError, match=f"{STATE} is not a state that this fold can go on from \\(.*{why}"):
+        with pytest.raises(DataError, match=f"{STATE} is not a state that this fold can resume from \\(.*{why}"):
             fit(stopped, resume=True)
         assert bytes_of(stopped) == before
 

@@ -73,7 +73,7 @@ def test_an_interruption_restores_the_terminal(terminal, train, tmp_path, monkey
         train(tmp_path / "run", log=terminal, epochs=1)
     assert terminal.cursor_is_shown
     lines = [line for line in terminal.shown if line]
-    assert lines[-1].startswith("Interrupted. To go on: fastmask fit --resume")
+    assert lines[-1].startswith("Interrupted. To resume: fastmask fit --resume")
     assert any(line.startswith("fold 1/2, stopped after 1 of 1 epochs: best epoch 1 of 1") for line in lines)
 
 

@@ -17,9 +17,9 @@ from fastmask.commands.main import main
 from fastmask.config import make_config
 from fastmask.run.directory import check_free
 from fastmask.system.errors import UsageError
-from fastmask.training.crossval import line_to_go_on
 from fastmask.training.progress import trackers as trackers_module
 from fastmask.training.progress.trackers import FoldInfo, Trackers, check_trackers
+from fastmask.training.resume import spell_resume
 
 # per epoch of `small_settings`
 STEPS = 2
@@ -366,6 +366,6 @@ def test_a_missing_login_is_reported_before_training(wandb):
 def test_the_command_that_resumes_has_the_settings_given_anew(tmp_path):
     run = SimpleNamespace(path=tmp_path, config=make_config({"tensorboard": True}))
     plan = SimpleNamespace(config=make_config({"wandb": "my masks", "hours": 1.5}), loss_func=None)
-    line = line_to_go_on(run, plan, [0, 2])
+    line = spell_resume(run, plan, [0, 2])
     go_on = f"fastmask fit --resume --out {shlex.quote(str(tmp_path))} --fold 0,2"
     assert line == f"{go_on} --hours 1.5 --no-tensorboard --wandb 'my masks'"

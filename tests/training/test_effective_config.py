@@ -7,7 +7,7 @@ from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv
 from fastmask.system.errors import UsageError
-from fastmask.training.settle import effective_config, settle_loss
+from fastmask.training.effective_config import effective_config, resolve_loss
 
 
 def effective(table, **settings):
@@ -79,5 +79,5 @@ def test_a_metric_without_labels_in_a_fold_cannot_be_monitored(table, train, tmp
 @pytest.mark.parametrize("setting", [{"focal_gamma": 3}, {"label_smoothing": 0.1}, {"alpha": {"age": [1, 1, 4]}}])
 def test_settings_of_the_focal_loss_are_refused_beside_a_loss_of_one_s_own(setting):
     with pytest.raises(UsageError, match=f"Setting {next(iter(setting))} is of the focal loss"):
-        settle_loss(make_config(setting), own=True)
-    assert settle_loss(make_config(setting), own=False).loss == "focal"
+        resolve_loss(make_config(setting), custom=True)
+    assert resolve_loss(make_config(setting), custom=False).loss == "focal"

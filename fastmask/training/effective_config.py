@@ -1,4 +1,4 @@
-"""Settle: a configuration against a table: what it leaves open decided, what cannot go with the table refused."""
+"""Effective configuration: the settings that a run uses on a table, and checks that they fit it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READING = [name for name in Config.of_kind(Kind.TABLE) if name != "data"]
 
 
 def effective_config(table: Table, config: Config) -> Config:
-    """`config` with every default that depends on the table filled in, so that the run keeps what it did."""
+    """`config` with the defaults that depend on the table, so that the run records them."""
     default = Config().to_plain()
     given, read = config.to_plain(), make_config(table.reading).to_plain()
     for name in READING:
@@ -37,23 +37,23 @@ def effective_config(table: Table, config: Config) -> Config:
 
 
 def _names(given: Any, read: Any) -> bool:
-    """Whether heads that are given by their names are those that were read."""
+    """Whether names of heads are those that were read."""
     return isinstance(given, list) and isinstance(read, dict) and given == list(read)
 
 
-def settle_loss(config: Config, own: bool) -> Config:
-    """`config` with the loss called "own" where there is one; raises UsageError where the two do not go together."""
-    if not own and config.loss == "own":
+def resolve_loss(config: Config, custom: bool) -> Config:
+    """`config` with the loss "own" for a custom one; raises UsageError for settings that conflict with it."""
+    if not custom and config.loss == "own":
         raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
-    if own:
+    if custom:
         for name in Config.of_kind(Kind.FOCAL):
             if getattr(config, name) != config.default(name):
-                raise UsageError(f"Setting {name} is of the focal loss, and does nothing with a loss of your own.")
-    return config.model_copy(update={"loss": "own"}) if own else config
+                raise UsageError(f"Setting {name} is of the focal loss, and has no effect with a custom loss.")
+    return config.model_copy(update={"loss": "own"}) if custom else config
 
 
-def deal(table: Table, config: Config) -> tuple[Config, np.ndarray]:
-    """The fold of every photo, and `config` with the number of folds that a file of them has."""
+def deal_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
+    """The fold of every photo, and `config` with the number of folds, which a file of folds may decide."""
     if config.folds_file is None:
         return config, assign_folds(table, config.folds, config.stratify, config.group, config.seed)
     folds = read_folds(table, config.folds_file, config.group)
@@ -64,14 +64,14 @@ def deal(table: Table, config: Config) -> tuple[Config, np.ndarray]:
 
 
 def check_monitor(config: Config, table: Table) -> None:
-    """Raise UsageError if no metric is called as the one to watch."""
+    """Raise UsageError if there is no metric with the name of the one to monitor."""
     names = [LOSS, *(m.name for m in default_metrics(table.heads, table.y))]
     if config.monitor not in names:
         raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")
 
 
-def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
-    """Raise UsageError if some fold has no photo with the labels that the metric to watch is of."""
+def check_monitored_labels(config: Config, table: Table, folds: np.ndarray) -> None:
+    """Raise UsageError if a fold has no photo with a label for the metric to monitor."""
     for metric in default_metrics(table.heads, table.y):
         if metric.name == config.monitor:
             known = target_of(table.heads, table.y, metric.target) != UNKNOWN
@@ -80,12 +80,12 @@ def check_known(config: Config, table: Table, folds: np.ndarray) -> None:
                 what = "all heads" if metric.target == JOINT else metric.target
                 raise UsageError(
                     f"Setting monitor is {config.monitor}, but no photo of fold {without[0]} has a label of {what}; "
-                    f"watch another metric, such as {LOSS}, or deal the folds otherwise."
+                    f"monitor another metric, such as {LOSS}, or change the folds."
                 )
 
 
 def check_batches(config: Config, photos: int) -> None:
-    """Raise UsageError if an epoch of so many photos has fewer batches than make one optimizer step."""
+    """Raise UsageError if an epoch of so many photos has fewer batches than one optimizer step."""
     batches = photos // min(config.batch, photos)
     if config.accumulate > batches:
         raise UsageError(

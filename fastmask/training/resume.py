@@ -1,0 +1,113 @@
+"""Resume: the command that resumes a run, and the settings and machine that it needs for the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+
+import torch
+
+from fastmask.config import Config, Kind, spell_option
+from fastmask.run.directory import RunDirectory, resume_command
+from fastmask.run.files import FOLDS, PIPELINES
+from fastmask.run.identity import differing_settings, differing_start
+from fastmask.system.errors import FastmaskError, UnreadableError, UsageError, mark_reported
+from fastmask.system.files import frame_to_csv
+from fastmask.training.fold import clear_fold
+from fastmask.training.plan import Plan
+from fastmask.training.progress.display import Log
+
+# more threads would crash torch
+_MOST_THREADS = 1024
+
+
+@contextmanager
+def suggest_resume(command: str, view: Log) -> Iterator[None]:
+    """A block of training whose interruptions and errors of files come with the command that resumes it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        view.say(f"Interrupted. To resume: {command}", important=True)
+        mark_reported(error)
+        raise
+    except UnreadableError as error:
+        raise UnreadableError(f"{error} Once it is back, resume: {command}") from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise FastmaskError(f"{error.strerror or error}{where}. Once that is fixed: {command}") from error
+
+
+def spell_resume(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> str:
+    """The command that resumes the same folds, with the options that are not saved in the run."""
+    if plan.loss_func is not None:
+        return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
+    options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
+    restated = Config.of_kind(Kind.RESTATED)
+    for name in Config.of_kind(Kind.MACHINE | Kind.FAULT | Kind.PATH):
+        value = getattr(plan.config, name)
+        saved = plan.config.default(name) if name in restated else getattr(run.config, name)
+        if value not in (None, saved):
+            options += spell_option(name, value)
+    return resume_command(run.path, *options)
+
+
+@contextmanager
+def same_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+    """A block in which a CPU has as many threads as when the run was started, since their number changes rounding.
+
+    Logs other differences of the machine.
+    """
+    then, now = run.environment, plan.environment
+    before, count = torch.get_num_threads(), then.get("threads")
+    differing = [name for name in ("device", "packages") if then.get(name) != now[name]]
+    differing += ["processes"] if then.get("processes", 1) != now["processes"] else []
+    if differing:
+        say(f"Other {' and '.join(differing)} than when {run.path} was started: the result may differ in its last bits")
+    if now["device"] == "cpu" and isinstance(count, int) and 0 < count <= _MOST_THREADS and count != before:
+        say(f"Torch's threads: {count}, as {run.path} was started with")
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def reopen(out: Path, plan: Plan) -> RunDirectory:
+    """The run to resume; raises UsageError naming a difference that would change the result."""
+    run = RunDirectory.load(out)
+    check_same(run, plan)
+    for fold in run.trained_folds:
+        # if the process was killed when it had just finished the fold
+        clear_fold(run, fold)
+    return run
+
+
+def check_same(run: RunDirectory, plan: Plan) -> None:
+    """Raise UsageError naming a difference between a run and a plan that would change the result."""
+    out = run.path
+    if run.pipelines != plan.pipelines:
+        raise UsageError(
+            f"{out} was started with other pipelines, see {out / PIPELINES}; start anew with another --out."
+        )
+    differing = differing_settings(run.config, plan.config)
+    if differing:
+        name = differing[0]
+        chosen = " --hours had chosen that: give --hours again." if run.config.hours and not plan.config.hours else ""
+        raise UsageError(
+            f"{out} was started with {name} {run.config.to_plain()[name]}, now it is {plan.config.to_plain()[name]}; "
+            f"--resume needs the same settings (differing: {', '.join(differing)}).{chosen}"
+        )
+    buffer = StringIO()
+    frame_to_csv(plan.folds_frame, buffer)
+    if run.heads != plan.table.heads or (out / FOLDS).read_text(encoding="utf-8") != buffer.getvalue():
+        raise UsageError(
+            f"{out} was started with other photos or labels than are there now; start anew with another --out."
+        )
+    differing = differing_start(run.start, plan.environment["start"])
+    if differing:
+        raise UsageError(
+            f"{out} was started with another {' and another '.join(differing)} than there is now; --resume needs the "
+            "same, another --out starts anew."
+        )
