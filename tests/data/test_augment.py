@@ -33,14 +33,10 @@ def test_the_report_s_pipelines():
     assert (tuple(valid[1].mean), tuple(valid[1].std)) == REPORT_STATS
 
 
-def test_height_comes_before_width():
-    train, valid = report_pipelines(crop=(400, 200))
-    for pipeline in (train, valid):
-        assert Augmentation(pipeline)(IMAGE, rng()).shape == (400, 200, 3)
-
-
-def test_the_validation_crop_is_the_middle():
-    assert (Augmentation(report_pipelines()[1])(IMAGE, rng()) == IMAGE[56:456, 92:292]).all()
+def test_the_crop_is_the_middle_height_before_width():
+    train, valid = (Augmentation(pipeline) for pipeline in report_pipelines(crop=(400, 200)))
+    assert train(IMAGE, rng()).shape == (400, 200, 3)
+    assert (valid(IMAGE, rng()) == IMAGE[56:456, 92:292]).all()
 
 
 def test_a_pipeline_survives_yaml_and_does_the_same():
@@ -52,7 +48,7 @@ def test_a_pipeline_survives_yaml_and_does_the_same():
         assert (one(IMAGE, rng(seed)) == other(IMAGE, rng(seed))).all()
 
 
-def test_what_it_draws_comes_from_the_generator_alone():
+def test_all_randomness_is_from_the_generator():
     augment = Augmentation(
         A.Compose([A.RandomCrop(50, 40), A.RandomBrightnessContrast(p=0.5), A.HorizontalFlip(p=0.5)])
     )
@@ -67,7 +63,7 @@ def test_what_it_draws_comes_from_the_generator_alone():
     assert any((augment(IMAGE, rng(seed)) != first).any() for seed in range(8, 11))
 
 
-def test_normalising_is_taken_off_and_kept_as_numbers():
+def test_normalize_is_removed_and_kept_as_statistics():
     augment = Augmentation(A.Compose([A.Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), A.ToTensorV2()]))
     assert augment.stats == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert augment(IMAGE, rng()).dtype == np.uint8
@@ -82,7 +78,7 @@ def test_normalising_is_taken_off_and_kept_as_numbers():
         [A.Normalize(normalization="image"), A.ToTensorV2()],
     ],
 )
-def test_normalising_anywhere_else_is_refused(transforms):
+def test_normalize_anywhere_else_is_refused(transforms):
     with pytest.raises(UsageError, match="Normalize"):
         Augmentation(A.Compose(transforms))
 
@@ -105,7 +101,7 @@ def test_a_pipeline_that_cannot_be_built_names_the_setting(change, message):
 @pytest.mark.parametrize(
     "plain", [{}, {"transform": {}}, {"transform": 3}, {"transform": {"__class_fullname__": "Blur", "p": 1}}]
 )
-def test_what_is_no_pipeline_is_refused(plain):
+def test_invalid_pipelines_are_refused(plain):
     with pytest.raises(UsageError):
         from_plain(plain)
 
@@ -147,13 +143,13 @@ def test_a_callable_must_give_a_photo(augment):
         ({"__class_fullname__": "Resize", "height": float("nan"), "width": 9, "p": 1}, "height is nan"),
     ],
 )
-def test_a_pipeline_of_somebody_else_reads_nothing_and_stays_small(transform, message):
+def test_a_forged_pipeline_reads_no_files_and_is_limited(transform, message):
     plain = {"transform": {"__class_fullname__": "Compose", "transforms": [transform]}}
     with pytest.raises(UsageError, match=message):
         from_plain(plain)
 
 
-def test_what_a_transform_does_by_itself_is_known():
+def test_the_defaults_of_a_transform():
     assert defaults_of("RandomBrightnessContrast")["brightness_limit"] == (-0.2, 0.2)
     assert defaults_of("CenterCrop")["pad_if_needed"] is False
     for name in ("NoSuchTransform", "os", "Compose", "__name__"):
