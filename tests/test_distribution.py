@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory):
     """A folder with an sdist of this checkout, and a wheel that was built from the sdist."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
@@ -25,7 +25,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_package(built):
     (wheel,) = built.glob("*.whl")
     files = {
         path.relative_to(ROOT).as_posix()
@@ -39,7 +39,7 @@ def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
     assert any(name.startswith("fastmask/report/templates/") for name in held)
 
 
-def test_the_sdist_holds_what_its_tests_need(built: Path) -> None:
+def test_the_sdist_holds_what_its_tests_need(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
@@ -53,7 +53,7 @@ def test_the_sdist_holds_what_its_tests_need(built: Path) -> None:
     } <= names
 
 
-def test_what_is_installed_runs_and_finds_its_recipes_and_templates(built: Path, tmp_path: Path) -> None:
+def test_what_is_installed_runs_and_finds_its_recipes_and_templates(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site", str(wheel)]
     subprocess.run(install, cwd=tmp_path, check=True)

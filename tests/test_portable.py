@@ -8,10 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import psutil
@@ -93,7 +91,7 @@ print("imported: all")
 
 
 @pytest.fixture(scope="module")
-def pretended(contest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def pretended(contest, tmp_path_factory):
     """What the commands have left, and what they printed, in a process that takes itself for one of Windows."""
     folder = tmp_path_factory.mktemp("windows")
     (folder / "run").mkdir()
@@ -111,12 +109,12 @@ def pretended(contest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.mark.slow
-def test_every_module_can_be_imported_without_what_windows_lacks(pretended: tuple[Path, list[str]]) -> None:
+def test_every_module_can_be_imported_without_what_windows_lacks(pretended):
     assert "imported: all" in pretended[1]
 
 
 @pytest.mark.slow
-def test_a_run_its_resume_and_what_follows_leave_open_files_alone(pretended: tuple[Path, list[str]]) -> None:
+def test_a_run_its_resume_and_what_follows_leave_open_files_alone(pretended):
     folder, told = pretended
     assert [line for line in told if line.startswith("exit")] == [f"exit {code}" for code in COMMANDS.values()]
     assert any("resumes in epoch" in line for line in told)
@@ -125,7 +123,7 @@ def test_a_run_its_resume_and_what_follows_leave_open_files_alone(pretended: tup
     assert list((folder / "kept").glob("*.photos")) == []
 
 
-def test_the_pretence_knows_what_is_open_and_what_is_mapped(tmp_path: Path) -> None:
+def test_the_pretence_knows_what_is_open_and_what_is_mapped(tmp_path):
     file, other = tmp_path / "in" / "a", tmp_path / "b"
     file.parent.mkdir()
     for path in (file, other):
@@ -147,18 +145,16 @@ def test_the_pretence_knows_what_is_open_and_what_is_mapped(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def like_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def like_windows(monkeypatch):
     for module in (files, terminal):
         monkeypatch.setattr(module, "os", windows.without(os, name="nt"))
 
 
 @pytest.mark.usefixtures("like_windows")
-def test_a_file_that_a_scanner_has_open_is_replaced_once_it_lets_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_a_scanner_has_open_is_replaced_once_it_lets_go(tmp_path, monkeypatch):
     refusals = iter([PermissionError, PermissionError])
 
-    def replace(source: Path, target: Path) -> None:
+    def replace(source, target):
         for refusal in refusals:
             raise refusal(13, "in use")
         os.replace(source, target)
@@ -174,10 +170,8 @@ def test_a_file_that_a_scanner_has_open_is_replaced_once_it_lets_go(
 
 
 @pytest.mark.parametrize("refused", [PermissionError(13, "denied"), IsADirectoryError(21, "a folder")])
-def test_a_folder_that_cannot_be_opened_is_not_synced(
-    refused: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> int:
+def test_a_folder_that_cannot_be_opened_is_not_synced(refused, tmp_path, monkeypatch):
+    def refuse(*_):
         raise refused
 
     with monkeypatch.context() as patch:
@@ -188,13 +182,13 @@ def test_a_folder_that_cannot_be_opened_is_not_synced(
         sync_folder(tmp_path / "gone")
 
 
-def test_what_a_holder_says_stands_behind_the_byte_that_windows_locks(tmp_path: Path) -> None:
+def test_what_a_holder_says_stands_behind_the_byte_that_windows_locks(tmp_path):
     with held(tmp_path / "run"):
         assert (tmp_path / ".run.lock").read_bytes()[:9] == b"\0process "
         assert holder_of(tmp_path / ".run.lock").startswith(f"process {os.getpid()} on ")
 
 
-def test_a_process_without_the_module_resource_says_its_memory_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_the_module_resource_says_its_memory_itself(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123, rss=12))
     monkeypatch.setattr(psutil, "Process", lambda: process)
@@ -214,19 +208,19 @@ def test_a_process_without_the_module_resource_says_its_memory_itself(monkeypatc
         (r"a\..\..\b.jpg", False),
     ],
 )
-def test_a_path_of_windows_that_leads_elsewhere_is_found_out(path: str, below: bool) -> None:
+def test_a_path_of_windows_that_leads_elsewhere_is_found_out(path, below):
     assert stays_below(PureWindowsPath(path)) is below
 
 
 @pytest.mark.usefixtures("like_windows")
-def test_a_command_to_paste_is_quoted_as_the_shells_of_windows_are() -> None:
+def test_a_command_to_paste_is_quoted_as_the_shells_of_windows_are():
     assert terminal.quote(r"C:\my runs\b4") == r'"C:\my runs\b4"'
     assert terminal.quote(r"runs\b4") == r"runs\b4"
     assert terminal.quote("R&D/b4") == '"R&D/b4"'
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def started(monkeypatch):
     """A function that sets how processes are started."""
     before = multiprocessing.get_start_method()
     yield lambda method: multiprocessing.set_start_method(method, force=True)
@@ -235,7 +229,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.slow
 @pytest.mark.semaphores
-def test_processes_of_a_fork_server_load_the_same_batches(contest: Path, started: Callable[[str], None]) -> None:
+def test_processes_of_a_fork_server_load_the_same_batches(contest, started):
     table = read_contest(contest)
     found = []
     # what Python 3.14 takes on Linux
@@ -249,9 +243,7 @@ def test_processes_of_a_fork_server_load_the_same_batches(contest: Path, started
 
 @pytest.mark.slow
 @pytest.mark.semaphores
-def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(
-    contest: Path, small_settings: dict[str, Any], tmp_path: Path, started: Callable[[str], None]
-) -> None:
+def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(contest, small_settings, tmp_path, started):
     started("spawn")
     made = []
     for workers in (0, 1):
@@ -264,13 +256,11 @@ def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(
 
 
 @pytest.mark.semaphores
-def test_a_run_says_that_spawned_processes_do_not_see_photos_in_memory(
-    contest: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_that_spawned_processes_do_not_see_photos_in_memory(contest, small_settings, monkeypatch):
     monkeypatch.setattr(loaders, "start_method", lambda: "spawn")
     assert default_workers(torch.device("cuda")) == 0
     for cache, workers, is_said in (("ram", 1, True), ("ram", 0, False), ("disk", 1, False)):
-        said: list[str] = []
+        said = []
         config = make_config({**small_settings, "cache": cache, "workers": workers})
         prepare(read_contest(contest), config, say=said.append)
         assert any("cannot see the photos in memory" in line for line in said) is is_said
@@ -279,20 +269,20 @@ def test_a_run_says_that_spawned_processes_do_not_see_photos_in_memory(
 class Console(io.TextIOWrapper):
     """A stream of a code page, strict as Python's stdout is."""
 
-    def __init__(self, code_page: str) -> None:
+    def __init__(self, code_page):
         super().__init__(io.BytesIO(), encoding=code_page, errors="strict", newline="\n")
 
     @property
-    def text(self) -> str:
+    def text(self):
         self.flush()
         return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
-def printed(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def printed(work, monkeypatch):
     """A function that runs a command on a console of a code page: its exit code, stdout and stderr."""
 
-    def command(code_page: str, *arguments: Any) -> tuple[int, str, str]:
+    def command(code_page, *arguments):
         out, err = Console(code_page), Console(code_page)
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", out)
@@ -310,9 +300,7 @@ def printed(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
 @pytest.mark.parametrize(
     "code_page", ["cp437", *(pytest.param(page, marks=pytest.mark.slow) for page in ("cp949", "cp1252"))]
 )
-def test_commands_print_on_any_console(
-    code_page: str, printed: Callable[..., tuple[int, str, str]], run_copy: Path
-) -> None:
+def test_commands_print_on_any_console(code_page, printed, run_copy):
     named = run_copy.rename(run_copy.with_name("größe±마스크"))
     other = shutil.copytree(named, named.with_name("other"))
     for words in (["score", named], ["compare", named, other], ["decide", named], ["--help"], ["fit", "--help"]):
@@ -328,9 +316,7 @@ def test_commands_print_on_any_console(
     assert "마스크".encode(code_page, "backslashreplace").decode(code_page) in err
 
 
-def test_a_run_is_trained_on_a_console_that_lacks_its_name(
-    printed: Callable[..., tuple[int, str, str]], contest: Path, work: Path
-) -> None:
+def test_a_run_is_trained_on_a_console_that_lacks_its_name(printed, contest, work):
     options = "--arch test_resnet --no-pretrained --folds 2 --epochs 1 --bs 16 --resize 64 32 --device cpu --no-report"
     code, out, err = printed("cp437", "fit", "--data", contest, *options.split(), "--out", "마스크")
     assert code == 0, err
@@ -340,7 +326,7 @@ def test_a_run_is_trained_on_a_console_that_lacks_its_name(
 
 
 @pytest.mark.slow
-def test_a_real_console_of_code_page_437(run_copy: Path) -> None:
+def test_a_real_console_of_code_page_437(run_copy):
     environment = {**os.environ, "PYTHONIOENCODING": "cp437"}
     done = subprocess.run(
         [sys.executable, "-m", "fastmask", "score", run_copy], env=environment, capture_output=True, check=True
@@ -348,16 +334,14 @@ def test_a_real_console_of_code_page_437(run_copy: Path) -> None:
     assert " ... " in done.stdout.decode("cp437")
 
 
-def test_settings_that_are_sent_to_a_file_come_back_whatever_the_code_page(
-    printed: Callable[..., tuple[int, str, str]], work: Path
-) -> None:
+def test_settings_that_are_sent_to_a_file_come_back_whatever_the_code_page(printed, work):
     for code_page in ("cp437", "cp949", "utf-8"):
         _, out, _ = printed(code_page, "fit", "--data", "마스크/größe", "--print-config")
         (work / "settings.yaml").write_bytes(out.encode(code_page))
         assert read_yaml(work / "settings.yaml")["data"] == "마스크/größe"
 
 
-def test_a_line_is_said_on_any_stream_and_errors_that_a_user_has_chosen_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_said_on_any_stream_and_errors_that_a_user_has_chosen_stay(monkeypatch):
     stream = Console("cp437")
     terminal.say("0.1 … 0.2, größe 마스크", stream)
     assert stream.text == "0.1 ... 0.2, größe \\ub9c8\\uc2a4\\ud06c\n"
@@ -369,7 +353,7 @@ def test_a_line_is_said_on_any_stream_and_errors_that_a_user_has_chosen_stay(mon
     assert stream.text == "?\n"
 
 
-def test_the_script_of_an_export_says_what_is_wrong_on_any_console(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_of_an_export_says_what_is_wrong_on_any_console(monkeypatch):
     err = Console("cp437")
     monkeypatch.setattr(sys, "stderr", err)
     assert predict_onnx.main(["model.onnx", "사진"]) == 1

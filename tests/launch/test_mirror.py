@@ -7,7 +7,7 @@ from fastmask.run.files import DONE, STATE
 
 
 @pytest.fixture
-def fold(tmp_path: Path) -> Path:
+def fold(tmp_path):
     folder = tmp_path / "fold0"
     (folder / "tensorboard").mkdir(parents=True)
     for name in ("epoch001.safetensors", "history.csv", "tensorboard/events", ".half.part"):
@@ -15,12 +15,12 @@ def fold(tmp_path: Path) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_copy_follows_what_changes(fold: Path, tmp_path: Path) -> None:
+def test_a_copy_follows_what_changes(fold, tmp_path):
     mirrored, copy = Mirrored(fold), tmp_path / "copy"
     (fold / STATE).write_bytes(b"first")
     for step in ("all of it", "a better epoch, and a new state", "done"):
@@ -41,7 +41,7 @@ def test_a_copy_follows_what_changes(fold: Path, tmp_path: Path) -> None:
     assert again.files == {}
 
 
-def test_what_names_others_comes_after_them(fold: Path) -> None:
+def test_what_names_others_comes_after_them(fold):
     for name in (STATE, DONE, "zebra.csv"):
         (fold / name).write_bytes(b"")
     change = Mirrored(fold).change()
@@ -50,11 +50,11 @@ def test_what_names_others_comes_after_them(fold: Path) -> None:
     assert list(whole(fold).files) == list(change.files)
 
 
-def test_a_change_of_two_states_is_none(fold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_two_states_is_none(fold, monkeypatch):
     mirrored, read = Mirrored(fold), Path.read_bytes
     (fold / STATE).write_bytes(b"first")
 
-    def meanwhile(path: Path) -> bytes:
+    def meanwhile(path):
         (fold / STATE).write_bytes(b"the second state")
         return read(path)
 
@@ -67,10 +67,10 @@ def test_a_change_of_two_states_is_none(fold: Path, monkeypatch: pytest.MonkeyPa
     assert change.files[STATE] == b"the second state"
 
 
-def test_a_file_that_goes_meanwhile_makes_it_none(fold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_meanwhile_makes_it_none(fold, monkeypatch):
     read = Path.read_bytes
 
-    def meanwhile(path: Path) -> bytes:
+    def meanwhile(path):
         (fold / "history.csv").unlink(missing_ok=True)
         return read(path)
 
@@ -78,5 +78,5 @@ def test_a_file_that_goes_meanwhile_makes_it_none(fold: Path, monkeypatch: pytes
     assert Mirrored(fold).change() is None
 
 
-def test_a_fold_without_a_state_begins_anew(fold: Path) -> None:
+def test_a_fold_without_a_state_begins_anew(fold):
     assert whole(fold).files == {}

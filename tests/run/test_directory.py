@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from run_files import edit
 
 from fastmask.api import Run
 from fastmask.run.files import check_free
@@ -23,16 +24,18 @@ def test_what_is_no_run_is_said(tmp_path):
         Run.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["lr: [", "[]", "!!python/object/apply:os.system ['true']", "lr: much", "hat: 1"])
-def test_a_broken_configuration_is_said_and_runs_nothing(run_copy, content):
-    (run_copy / "config.yaml").write_text(content)
-    with pytest.raises(DataError):
-        Run.load(run_copy)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '[{"name": "a"}]', '{"a": 1}', "3"])
-def test_broken_heads_are_said(run_copy, content):
-    (run_copy / "heads.json").write_text(content)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            ("config.yaml", text)
+            for text in ("lr: [", "[]", "!!python/object/apply:os.system ['true']", "lr: a", "hat: 1")
+        ),
+        *(("heads.json", text) for text in ("{", "[]", '[{"name": "a"}]', '{"a": 1}', "3")),
+    ],
+)
+def test_broken_files_are_refused_and_run_nothing(run_copy, name, content):
+    (run_copy / name).write_text(content)
     with pytest.raises(DataError):
         Run.load(run_copy)
 
@@ -121,12 +124,10 @@ def test_a_photo_stands_once_in_a_run(run_copy, name):
         Run.load(run_copy).score()
 
 
-def test_the_folds_that_a_run_has_are_those_on_the_disk(run_copy):
-    config = (run_copy / "config.yaml").read_text()
-    assert "\nfolds: 2\n" in config
-    (run_copy / "config.yaml").write_text(config.replace("\nfolds: 2\n", "\nfolds: 9000\n"))
+def test_the_folds_of_a_run_are_those_on_the_disk(run_copy):
+    edit(run_copy / "config.yaml", "\nfolds: 2\n", "\nfolds: 9000\n")
     assert Run.load(run_copy).trained_folds == [0, 1]
-    (run_copy / "config.yaml").write_text(config.replace("\nfolds: 2\n", "\nfolds: 1000000000\n"))
+    edit(run_copy / "config.yaml", "\nfolds: 9000\n", "\nfolds: 1000000000\n")
     with pytest.raises(DataError, match="folds: input should be less than or equal to 9999, found 1000000000"):
         Run.load(run_copy)
 

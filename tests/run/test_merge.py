@@ -1,13 +1,13 @@
 import io
-import json
 import shutil
 
 import pytest
+from run_files import edit
 
 from fastmask.api import Run, cross_validate, merge_runs
 from fastmask.data.contest import read_contest
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
-from fastmask.system.files import read_json, write_json
+from fastmask.system.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +33,17 @@ def test_two_halves_are_the_whole(halves, finished_run, tmp_path):
     assert photo in set(merged.oof["path"])
 
 
-def change_setting(run):
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("epochs: 2", "epochs: 3"))
-
-
-def change_label(run):
-    text = (run / "folds.csv").read_text()
-    (run / "folds.csv").write_text(text.replace("female", "male"))
-
-
-def change_body(run):
-    environment = json.loads((run / "environment.json").read_text())
-    environment["start"]["weights"] = "another digest"
-    write_json(run / "environment.json", environment)
-
-
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("changed", "named"),
     [
-        (change_setting, r"other settings \(epochs\)"),
-        (change_label, r"other photos, labels or folds \(folds.csv\)"),
-        (change_body, r"other weights to start from \(environment.json\)"),
+        (("config.yaml", "epochs: 2", "epochs: 3"), r"other settings \(epochs\)"),
+        (("folds.csv", "female", "male"), r"other photos, labels or folds \(folds.csv\)"),
+        (("environment.json", '"weights": null', '"weights": "other"'), r"other weights to start from \(environment"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(change, named, halves, tmp_path):
+def test_what_does_not_belong_together_is_refused(changed, named, halves, tmp_path):
     other = shutil.copytree(halves[1], tmp_path / "other")
-    change(other)
+    edit(other / changed[0], *changed[1:])
     with pytest.raises(UsageError, match=f"do not belong together: they have {named}"):
         merge_runs([halves[0], other], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
@@ -78,9 +62,7 @@ def test_a_missing_fold_and_other_versions_are_said(contest, small_settings, tmp
     parts = [
         cross_validate(table, out=tmp_path / f"part{f}", fold=[f], log=io.StringIO(), **settings).path for f in (0, 2)
     ]
-    environment = json.loads((parts[1] / "environment.json").read_text())
-    environment["packages"]["torch"] = "1.0"
-    write_json(parts[1] / "environment.json", environment)
+    edit(parts[1] / "environment.json", '"torch": "', '"torch": "1.')
     with pytest.warns(FastmaskWarning) as warned:
         merged = merge_runs(parts, tmp_path / "merged")
     said = " ".join(str(w.message) for w in warned)
@@ -108,35 +90,17 @@ def test_a_run_is_not_merged_into_itself(halves, run_copy, tmp_path):
     assert Run.load(half).trained_folds == [0]
 
 
-def lose_oof(run):
-    next((run / "fold1").glob("oof-*")).unlink()
-
-
-def lose_checkpoint(run):
-    next((run / "fold1").glob("epoch*")).unlink()
-
-
-def break_done(run):
-    (run / "fold1" / "done.json").write_text("{")
-
-
-def take_other_photos(run):
-    text = (run / "fold1" / "done.json").read_text()
-    (run / "fold1" / "done.json").write_text(text.replace('"fold": 1', '"fold": 0'))
-
-
-def lose_folds(run):
-    (run / "folds.csv").unlink()
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lose_oof, "fold1/oof-...\\.safetensors does not hold the probabilities"),
-        (lose_checkpoint, "fold1 has no checkpoint"),
-        (break_done, "fold1/done.json cannot be read as JSON"),
-        (take_other_photos, "fold1/done.json is of other photos than .*folds.csv has in fold 1"),
-        (lose_folds, "has no folds.csv"),
+        (lambda run: next(run.glob("fold1/oof-*")).unlink(), "fold1/oof-...\\.safetensors does not hold the probabil"),
+        (lambda run: next(run.glob("fold1/epoch*")).unlink(), "fold1 has no checkpoint"),
+        (lambda run: (run / "fold1/done.json").write_text("{"), "fold1/done.json cannot be read as JSON"),
+        (
+            lambda run: edit(run / "fold1/done.json", '"fold": 1', '"fold": 0'),
+            "fold1/done.json is of other photos than .*folds.csv has in fold 1",
+        ),
+        (lambda run: (run / "folds.csv").unlink(), "has no folds.csv"),
     ],
 )
 def test_a_broken_input_is_named_and_nothing_is_written(change, named, halves, tmp_path):

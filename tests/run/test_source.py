@@ -1,8 +1,5 @@
 """Source: the table of a run, found again by its own settings or where it lies now."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +13,7 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_yaml
 
 
-def test_the_table_has_the_rows_of_the_run_and_what_the_run_does_not_keep(finished_run: Run) -> None:
+def test_the_table_has_the_rows_of_the_run_and_what_the_run_does_not_keep(finished_run):
     table = table_of(finished_run)
     assert table.frame["path"].tolist() == finished_run.folds["path"].tolist()
     assert table.photo(3).is_file()
@@ -24,11 +21,11 @@ def test_the_table_has_the_rows_of_the_run_and_what_the_run_does_not_keep(finish
     assert table.frame["age_value"].between(0, 150).all()
 
 
-def test_data_that_moved_is_named(finished_run: Run, contest_copy: Path) -> None:
+def test_data_that_moved_is_named(finished_run, contest_copy):
     assert table_of(finished_run, str(contest_copy)).root == contest_copy / "train" / "images"
 
 
-def test_other_data_is_refused(finished_run: Run, tmp_path: Path) -> None:
+def test_other_data_is_refused(finished_run, tmp_path):
     from fastmask.data.sample import write_sample
 
     other = write_sample(tmp_path / "other", persons=6, seed=5)
@@ -37,9 +34,7 @@ def test_other_data_is_refused(finished_run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def csv_run(
-    run_of: Callable[..., Run], guess: Callable[..., np.ndarray], labels: np.ndarray, tmp_path: Path
-) -> tuple[Run, Path]:
+def csv_run(run_of, guess, labels, tmp_path):
     """A run of a CSV whose photos lie in a folder of their own, and that folder."""
     heads, y = Heads([Head("mask", ("a", "b", "c")), Head("sex", ("f", "m")), Head("old", "xyz")]), labels[:180]
     run = run_of(guess(y, 0, heads=heads), y, heads=heads, folds=3)
@@ -54,7 +49,7 @@ def csv_run(
     return Run.load(run.path), photos
 
 
-def test_photos_of_a_csv_that_moved_are_found_by_their_folder(csv_run: tuple[Run, Path], tmp_path: Path) -> None:
+def test_photos_of_a_csv_that_moved_are_found_by_their_folder(csv_run, tmp_path):
     run, photos = csv_run
     there = photos.rename(tmp_path / "moved")
     for place in ({"data": str(there)}, {"images": str(there)}):
@@ -68,7 +63,7 @@ def test_photos_of_a_csv_that_moved_are_found_by_their_folder(csv_run: tuple[Run
 
 
 @pytest.mark.parametrize("option", ["data", "images"])
-def test_a_place_without_the_photos_is_refused(csv_run: tuple[Run, Path], tmp_path: Path, option: str) -> None:
+def test_a_place_without_the_photos_is_refused(csv_run, tmp_path, option):
     (tmp_path / "empty").mkdir()
     for read in (photos_of, table_of):
         with pytest.raises(UsageError, match="nowhere is not a folder; expected the current one of the photos of"):
@@ -77,7 +72,7 @@ def test_a_place_without_the_photos_is_refused(csv_run: tuple[Run, Path], tmp_pa
             read(csv_run[0], **{option: str(tmp_path / "empty")})
 
 
-def test_a_photo_that_is_gone_keeps_what_the_run_says_of_it(finished_run: Run, contest_copy: Path) -> None:
+def test_a_photo_that_is_gone_keeps_what_the_run_says_of_it(finished_run, contest_copy):
     path = finished_run.folds["path"][0]
     (contest_copy / "train" / "images" / path).unlink()
     table = table_of(finished_run, str(contest_copy))
@@ -91,7 +86,7 @@ def test_a_photo_that_is_gone_keeps_what_the_run_says_of_it(finished_run: Run, c
         table_of(finished_run, str(contest_copy))
 
 
-def test_photos_are_those_of_the_run_by_its_own_labels(finished_run: Run, contest: Path) -> None:
+def test_photos_are_those_of_the_run_by_its_own_labels(finished_run, contest):
     table = photos_of(finished_run)
     assert table.root == (contest / "train" / "images").resolve()
     assert table.heads == finished_run.heads
@@ -102,18 +97,18 @@ def test_photos_are_those_of_the_run_by_its_own_labels(finished_run: Run, contes
     assert all(table.photo(row).is_file() for row in range(len(table)))
 
 
-def test_photos_lie_where_somebody_says(finished_run: Run, contest_copy: Path) -> None:
+def test_photos_lie_where_somebody_says(finished_run, contest_copy):
     assert photos_of(finished_run, str(contest_copy)).root == contest_copy / "train" / "images"
 
 
-def test_a_run_that_kept_no_ages_has_photos_without(run_copy: Path) -> None:
+def test_a_run_that_kept_no_ages_has_photos_without(run_copy):
     folds = pd.read_csv(run_copy / "folds.csv", dtype=str).drop(columns="age_value")
     folds.to_csv(run_copy / "folds.csv", index=False)
     assert photos_of(Run.load(run_copy)).frame["age_value"].isna().all()
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "C:/a.jpg", "a\\..\\b.jpg", ".."])
-def test_a_path_that_leads_out_is_refused(run_copy: Path, path: str) -> None:
+def test_a_path_that_leads_out_is_refused(run_copy, path):
     for name in ("folds.csv", "oof.csv"):
         text = (run_copy / name).read_text()
         first = text.splitlines()[1].split(",")[0]

@@ -1,8 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from subprocess import PIPE
 
 import pytest
@@ -14,11 +12,11 @@ from fastmask.system.lock import check_not_held, fold_held, held, token
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
+def holder(tmp_path):
     """A function that starts a process which is in a context of `fastmask.system.lock` until its stdin is closed."""
-    started: list[subprocess.Popen[str]] = []
+    started = []
 
-    def start(context: str) -> "subprocess.Popen[str]":
+    def start(context):
         code = f"""
 from pathlib import Path
 from fastmask.system.lock import fold_held, held
@@ -37,9 +35,7 @@ with {context}:
         process.wait()
 
 
-def test_a_second_process_reads_who_holds_a_run(
-    tmp_path: Path, holder: Callable[[str], "subprocess.Popen[str]"]
-) -> None:
+def test_a_second_process_reads_who_holds_a_run(tmp_path, holder):
     other = holder(f"held(Path({str(tmp_path / 'run')!r}))")
     written = rf"run is being written by process {other.pid} on \S+ since 20.*; wait for it"
     with pytest.raises(UsageError, match=written), held(tmp_path / "run"):
@@ -53,7 +49,7 @@ def test_a_second_process_reads_who_holds_a_run(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_holds_nothing(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
@@ -68,7 +64,7 @@ with held(Path({str(tmp_path / "run")!r})):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_leftovers_of_a_killed_process_are_removed(run_copy: Path) -> None:
+def test_the_leftovers_of_a_killed_process_are_removed(run_copy):
     place = run_copy.parent
     (place / f".{run_copy.name}.abcdefgh.new" / "new").mkdir(parents=True)
     for name in (".epoch001.safetensors.123.part", ".tmpZE1znb"):
@@ -91,7 +87,7 @@ def test_the_leftovers_of_a_killed_process_are_removed(run_copy: Path) -> None:
     assert sorted(path for path in place.iterdir() if path.name.startswith(".")) == sorted(others[:2])
 
 
-def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
+def test_a_run_that_was_being_replaced_is_given_back(run_copy):
     """Killed between the two renames of --overwrite: the old run is aside, the new one not yet in its place."""
     aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
     (aside / "new").mkdir(parents=True)
@@ -103,9 +99,9 @@ def test_a_run_that_was_being_replaced_is_given_back(run_copy: Path) -> None:
     assert not aside.exists()
 
 
-def test_two_workers_never_write_one_fold(run_copy: Path, holder: Callable[[str], "subprocess.Popen[str]"]) -> None:
+def test_two_workers_never_write_one_fold(run_copy, holder):
     other = holder(f"fold_held(Path({str(run_copy)!r}), 0, print)")
-    said: list[str] = []
+    said = []
     written = rf"A fold of {run_copy} is still being written by process {other.pid} on"
     with pytest.raises(UsageError, match=written), fold_held(run_copy, 0, said.append, wait=0.1):
         raise AssertionError("both hold it")
@@ -122,21 +118,21 @@ def test_two_workers_never_write_one_fold(run_copy: Path, holder: Callable[[str]
     assert [path for path in run_copy.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_lock_of_a_worker_that_was_killed_goes(run_copy: Path) -> None:
+def test_the_lock_of_a_worker_that_was_killed_goes(run_copy):
     left = run_copy.with_name(f".{run_copy.name}.fold1.lock")
     left.write_text("process 1 on a node that is gone")
     with held(run_copy):
         assert not left.exists()
 
 
-def test_only_who_sees_the_disk_reads_the_token(run_copy: Path, tmp_path: Path) -> None:
+def test_only_who_sees_the_disk_reads_the_token(run_copy, tmp_path):
     assert token(run_copy) == ""
     with held(run_copy):
         assert token(run_copy).startswith(f"process {os.getpid()} on ")
         assert token(tmp_path / "elsewhere" / run_copy.name) == ""
 
 
-def test_what_replaced_a_run_stays(run_copy: Path) -> None:
+def test_what_replaced_a_run_stays(run_copy):
     aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
     (aside / "old").mkdir(parents=True)
     with held(run_copy):
