@@ -92,12 +92,15 @@ def bound_curve(
     above the bound before.
     """
     run = RunDirectory.of(run)
-    banded = run.heads[head]
-    distribution = _distribution(run, banded)
-    assert banded.bounds is not None
-    *others, official = banded.bounds
-    tried = _bounds(banded, bounds)
-    numbers, y = run.heads[number_of(head)].numbers, np.tile(run.predicted, (len(tried), 1, 1))
+    tried, name = _bounds(run.heads[head], bounds), number_of(head)
+    *others, official = run.heads[head].bounds
+    if name not in run.heads.names:
+        raise UsageError(
+            f"{run.path} has not learned {head} as a number, so another bound needs another training: train it with "
+            f"--order {head}, or one run per bound with --age-bounds."
+        )
+    distribution = run.heads.split(run.probabilities)[run.heads.position(name)]
+    numbers, y = run.heads[name].numbers, np.tile(run.predicted, (len(tried), 1, 1))
     for answers, bound in zip(y, tried, strict=True):
         answers[:, run.heads.position(head)] = in_bands(numbers, distribution, (*others, bound)).argmax(1)
     joint, true, classes = run.heads.joint(y), run.heads.joint(run.true), known_classes(run.heads.joint(run.y))
@@ -114,21 +117,10 @@ def bound_curve(
     return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(baseline), notes_of(run))
 
 
-def _distribution(run: RunDirectory, head: Head) -> np.ndarray:
-    if head.bounds is None:
-        raise UsageError(f"Head {head.name} has no bounds; expected one whose classes are bands of a number.")
-    name = number_of(head.name)
-    if name not in run.heads.names:
-        raise UsageError(
-            f"{run.path} has not learned {head.name} as a number, so another bound needs another training: train it "
-            f"with --order {head.name}, or one run per bound with --age-bounds."
-        )
-    return np.asarray(run.heads.split(run.probabilities)[run.heads.position(name)])
-
-
 def _bounds(head: Head, given: Sequence[float] | None) -> list[float]:
     """The bounds to try, rising, the official one among them."""
-    assert head.bounds is not None
+    if head.bounds is None:
+        raise UsageError(f"Head {head.name} has no bounds; expected one whose classes are bands of a number.")
     official = head.bounds[-1]
     tried = sorted({*(np.arange(official - _BELOW, official) if given is None else given), official})
     low, high = head.limits or (-np.inf, np.inf)

@@ -153,17 +153,12 @@ def expected_gains(joint: np.ndarray, classes: Sequence[int] | np.ndarray) -> tu
     for step in range(_STEPS):
         weight, cost = _derivative(state, true, scored)
         reached = counts((joint * weight - cost).argmax(1))
-        tried.append((_expected_f1(reached, true)[scored].mean(), (weight, cost)))
+        tried.append((f1(reached[0], reached[1], true)[scored].mean(), (weight, cost)))
         state = state + 2 / (step + 3) * (reached - state)
     return max(tried, key=lambda one: one[0])[1]
 
 
 def _derivative(counts: np.ndarray, true: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and cost of one more answer of each class; the cost of one that is not scored is infinite."""
+    """Weight and cost of one more answer of each class, by (2, classes) expected right answers and answers."""
     both = np.where(scored, true + counts[1], np.inf)
-    return 2 / both, np.where(scored, _expected_f1(counts, true) / both, np.inf)
-
-
-def _expected_f1(counts: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(2, classes) expected right answers and answers -> the F1 a class."""
-    return f1(counts[0], counts[1], true)
+    return 2 / both, np.where(scored, f1(counts[0], counts[1], true) / both, np.inf)

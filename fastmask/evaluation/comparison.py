@@ -274,15 +274,17 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     drawn = iter(draw_scores(targets, persons, draws))
     scores = [{name: next(drawn) for name in (JOINT, *heads.names)} for _ in sides]
     classes = {heads.joint_name(number): number for number in known_classes(heads.joint(whole))}
+    more = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
+    if more:
+        notes.insert(0, f"Scored on the {len(photos)} photos that all have; of more are: {more}.")
+    notes += _relabelled(sides, first, photos, heads)
     unknown = int((true == UNKNOWN).sum())
-    notes = [
-        *_coverage(sides, photos),
-        *notes,
-        *_relabelled(sides, first, photos, heads),
-        *([f"{unknown} of {len(true)} photos lack a label, left out."] if unknown else []),
-        *thin(true, persons),
-        *_chance(len(sides) - 1),
-    ]
+    if unknown:
+        notes.append(f"{unknown} of {len(true)} photos lack a label, left out.")
+    notes += thin(true, persons)
+    if len(sides) > 2:
+        text = "comparisons with one baseline, one in twenty looks beyond noise by chance: p (Holm) allows for that."
+        notes.append(f"Of {len(sides) - 1} {text}")
     return Comparison(
         _results(sides, scores, list(classes)),
         len(photos),
@@ -335,11 +337,6 @@ def _shared_photos(sides: Sequence[Answers], first: Answers) -> pd.Index:
     return photos
 
 
-def _coverage(sides: Sequence[Answers], photos: pd.Index) -> list[str]:
-    having = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
-    return [f"Scored on the {len(photos)} photos that all have; of more are: {having}."] if having else []
-
-
 def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, heads: Heads) -> list[str]:
     own, notes = first.encode_labels(heads, photos), []
     for side in sides:
@@ -350,11 +347,6 @@ def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, head
                 f"of {first.name}."
             )
     return notes
-
-
-def _chance(comparisons: int) -> list[str]:
-    text = "comparisons with one baseline, one in twenty looks beyond noise by chance: p (Holm) allows for that."
-    return [f"Of {comparisons} {text}"] if comparisons > 1 else []
 
 
 def _against(joints: Sequence[Drawn]) -> list[Against]:

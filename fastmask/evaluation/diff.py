@@ -223,15 +223,12 @@ def expect_files(
         expected = expected_change(opened[0], opened[1], (first, second))
     except FastmaskError as error:
         return Expectation(reason=str(error))
-    changed = {str(run.path): None for run, one in zip(opened, known, strict=True) if _has_changed(run, one)}
-    return replace(expected, notes=(*expected.notes, *(f"{run} has been retrained since." for run in changed)))
-
-
-def _has_changed(run: RunDirectory, entry: Entry | None) -> bool:
-    """Whether a run has another OOF score now than when its submission was noted."""
-    if entry is None or entry.oof_macro_f1 is None:
-        return False
-    return abs(score_of(run, entry.decision or PLAIN, draws=0).macro_f1 - entry.oof_macro_f1) > _ROUNDED
+    notes = dict.fromkeys(expected.notes)
+    for run, entry in zip(opened, known, strict=True):
+        before = entry.oof_macro_f1 if entry else None
+        if entry and before is not None and abs(score_of(run, entry.decision or PLAIN, 0).macro_f1 - before) > _ROUNDED:
+            notes[f"{run.path} has been retrained since."] = None
+    return replace(expected, notes=tuple(notes))
 
 
 def _run_of(file: str | Path, entry: Entry | None, ledger: str | Path | None) -> Path:

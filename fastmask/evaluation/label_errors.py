@@ -173,17 +173,11 @@ def _section(head: str, errors: Sequence[LabelError], most: int, width: int) -> 
     banded = any(not e.value for e in errors)
     yield from ("", f"{head}: of those near a bound, many are right as they are" if banded else head)
     details = [f"{e.label} {e.self_confidence:.3f} -> {e.suggested} {e.probability:.3f}" for e in errors[:most]]
-    subjects = [_subject(e) for e in errors[:most]]
+    others = [f" and {count(len(e.paths) - 1, 'more photo')}" if len(e.paths) > 1 else "" for e in errors[:most]]
+    subjects = [e.person if e.whole else e.paths[0] + more for e, more in zip(errors, others, strict=False)]
     left = max(1, min(width - max(map(len, details), default=0) - 4, max(map(len, subjects), default=1)))
     for subject, detail in zip(subjects, details, strict=True):
-        first, *others = textwrap.wrap(subject, left, break_on_hyphens=False)
-        yield from (f"  {first:{left}}  {detail}", *(f"  {line}" for line in others))
+        first, *rest = textwrap.wrap(subject, left, break_on_hyphens=False)
+        yield from (f"  {first:{left}}  {detail}", *(f"  {line}" for line in rest))
     if len(errors) > most:
         yield f"  ... and {len(errors) - most:,} more"
-
-
-def _subject(error: LabelError) -> str:
-    if error.whole:
-        return error.person
-    others = len(error.paths) - 1
-    return error.paths[0] + (f" and {count(others, 'more photo')}" if others else "")

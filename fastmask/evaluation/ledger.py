@@ -104,10 +104,8 @@ def read_ledger(path: str | Path) -> list[Entry]:
             f"{file}, line {line}, column sha256: found {frame['sha256'][line]!r} a second time, expected each "
             "submission once; remove one of the rows."
         )
-    return [
-        _read_entry(f"{file}, line {line}", row)
-        for line, row in zip(frame.index, frame.to_dict("records"), strict=True)
-    ]
+    rows = zip(frame.index, frame.to_dict("records"), strict=True)
+    return [_read_entry(f"{file}, line {line}", row) for line, row in rows]
 
 
 def _read_entry(where: str, row: dict[str, str]) -> Entry:
@@ -259,8 +257,14 @@ def _agreement(entries: Sequence[Entry]) -> list[str]:
     scored = both_scores(entries)
     if len(scored) < _FEWEST:
         return []
+    from scipy.stats import spearmanr
+
+    _, oof, public = zip(*scored, strict=True)
     mean = sum(public - oof for _, oof, public in scored) / len(scored)
-    first = f"{len(scored)} submissions have both: public - OOF is {mean:+.4f} on average; {_rank_correlation(scored)}."
+    correlation = "there is no rank correlation, as one of the two is always the same"
+    if len(set(oof)) > 1 and len(set(public)) > 1:
+        correlation = f"Spearman's rank correlation of the two is {spearmanr(oof, public).statistic:+.2f}"
+    first = f"{len(scored)} submissions have both: public - OOF is {mean:+.4f} on average; {correlation}."
     sides = [
         (public > entry.oof_high) - (public < entry.oof_low)
         for entry, _, public in scored
@@ -271,12 +275,3 @@ def _agreement(entries: Sequence[Entry]) -> list[str]:
         f"{sides.count(1)} above."
     )
     return ["", first, *([inside] if sides else [])]
-
-
-def _rank_correlation(scored: Sequence[tuple[Entry, float, float]]) -> str:
-    from scipy.stats import spearmanr
-
-    _, oof, public = zip(*scored, strict=True)
-    if len(set(oof)) == 1 or len(set(public)) == 1:
-        return "there is no rank correlation, as one of the two is always the same"
-    return f"Spearman's rank correlation of the two is {spearmanr(oof, public).statistic:+.2f}"

@@ -144,15 +144,14 @@ def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
 def _shares(heads: Heads, members: Sequence[Member]) -> pd.DataFrame:
     """class, oof, new: the share of the photos that each class is predicted for, the mean over members."""
     weights = [len(member.oof) for member in members]
-    sides = ([member.oof for member in members], [member.new for member in members])
-    oof, new = (np.average([_predicted(heads, one) for one in side], axis=0, weights=weights) for side in sides)
-    return pd.DataFrame({"class": heads.columns, "oof": oof, "new": new})
-
-
-def _predicted(heads: Heads, probabilities: np.ndarray) -> np.ndarray:
-    """(classes of all heads,) the share of the rows in which each class is its head's most probable."""
-    counts = zip(heads.argmax(probabilities).T, heads.sizes, strict=True)
-    return np.concatenate([np.bincount(codes, minlength=size) for codes, size in counts]) / len(probabilities)
+    shares: dict[str, Any] = {"class": heads.columns}
+    for side in ("oof", "new"):
+        each = [
+            np.concatenate([(part.argmax(1)[:, None] == range(part.shape[1])).mean(0) for part in heads.split(rows)])
+            for rows in (getattr(member, side) for member in members)
+        ]
+        shares[side] = np.average(each, axis=0, weights=weights)
+    return pd.DataFrame(shares)
 
 
 def _notes(members: Sequence[Member], unused: Sequence[str]) -> list[str]:

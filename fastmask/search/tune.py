@@ -123,9 +123,10 @@ class Worker:
                     params = self.study.propose(trial)
                 self.try_out(trial, params)
                 with self.study.locked():
-                    self.clear()
-                    Tuned(self.search.out, self.study.trials, self.search.settings).write()
-            self._check_hope()
+                    self.clear().write()
+            ended = [one for one in self.study.trials if one.state != RUNNING]
+            if len(ended) >= _MOST_REFUSED and all(one.state == REFUSED for one in ended):
+                raise UsageError(f"All {len(ended)} trials so far were refused, the last: {ended[-1].why}")
 
     def _is_late(self, until: float | None) -> bool:
         if until is None:
@@ -157,14 +158,11 @@ class Worker:
             # without how to resume the run, since the search continues with others
             self._end(trial, FAILED, f"{str(error).split('. ')[0].rstrip('.')}.")
         else:
-            self._complete(trial, run)
-
-    def _complete(self, trial: Trial, run: RunDirectory) -> None:
-        joint = run.scores["joint"]
-        if joint["macro_f1"] is None:
-            raise DataError(f"{run.path} has no macro-F1, because no photo has a label of all heads.")
-        self.study.complete(trial, joint["macro_f1"], joint["macro_f1_interval"], seconds_of(run.path) or 0.0)
-        self.view.say(f"trial {trial.number} {COMPLETE}: OOF macro-F1 {joint['macro_f1']:.4f}")
+            joint = run.scores["joint"]
+            if joint["macro_f1"] is None:
+                raise DataError(f"{run.path} has no macro-F1, because no photo has a label of all heads.")
+            self.study.complete(trial, joint["macro_f1"], joint["macro_f1_interval"], seconds_of(run.path) or 0.0)
+            self.view.say(f"trial {trial.number} {COMPLETE}: OOF macro-F1 {joint['macro_f1']:.4f}")
 
     def _end(self, trial: Trial, state: str, why: str) -> None:
         self.study.end(trial, state, why, seconds_of(self.search.path(trial.number)))
@@ -206,7 +204,7 @@ class Worker:
 
         return after_fold
 
-    def clear(self) -> None:
+    def clear(self) -> Tuned:
         """Remove the checkpoints of all trials that have ended except the best; their OOF predictions stay."""
         tuned = Tuned(self.search.out, self.study.trials, self.search.settings)
         kept = {one.number for one in tuned.ranked[: self.search.keep]}
@@ -220,12 +218,7 @@ class Worker:
         if cleared:
             which = f"trial {', '.join(cleared)}"
             self.view.say(f"Removed the checkpoints of {which}; --keep {self.search.keep}: those of the best stay")
-
-    def _check_hope(self) -> None:
-        """Raise UsageError where all trials are refused: what they have in common is wrong."""
-        states = [(one.state, one.why) for one in self.study.trials if one.state != RUNNING]
-        if len(states) >= _MOST_REFUSED and all(state == REFUSED for state, _ in states):
-            raise UsageError(f"All {len(states)} trials so far were refused, the last: {states[-1][1]}")
+        return tuned
 
     def conclude(self) -> Tuned:
         """Judge the trials, and write their table, the best settings and the pictures."""
