@@ -54,18 +54,6 @@ def test_the_ensemble_is_a_run_that_everything_downstream_reads(pair, tmp_path):
     )
 
 
-def test_a_vote_is_counted_photo_by_photo(pair, run_of, guess, labels, tmp_path):
-    runs = [*pair, run_of(guess(labels, 3), labels, "c")]
-    run = blend_runs(runs, "vote", out=tmp_path / "vote", draws=0).run
-    votes = np.stack([HEADS.argmax(in_rows_of(runs[0], each)) for each in runs])
-    counts = np.stack([(votes[:, :, 2] == c).sum(0) for c in range(3)], axis=1)
-    clear = counts.max(1) > 1
-    assert (run.predicted[clear, 2] == counts[clear].argmax(1)).all()
-    mean = np.mean([in_rows_of(runs[0], each) for each in runs], axis=0)
-    assert (run.predicted[~clear, 2] == mean[~clear, 5:].argmax(1)).all()
-    assert (~clear).any()
-
-
 def test_weights_are_scored_on_folds_that_they_were_not_fitted_on(pair, tmp_path):
     blended = blend_runs(pair, "oof", out=tmp_path / "oof", draws=0)
     run, members = blended.run, [pair[0].probabilities, in_rows_of(*pair)]
@@ -104,14 +92,14 @@ def test_what_it_gains_is_paired_by_person(pair, tmp_path):
     assert blended.to_plain()["best"] == joint.best.member
 
 
-def test_a_model_an_attribute_makes_a_whole(run_of, guess, labels, tmp_path):
+def test_runs_of_one_head_each_form_an_ensemble(run_of, guess, labels, tmp_path):
     mask, age = Heads([HEADS["mask"]]), Heads([HEADS["age"], HEADS["gender"]])
     runs = [
         run_of(guess(labels[:, :1], 1, heads=mask), labels[:, :1], "mask", heads=mask),
         run_of(guess(labels[:, [2, 1]], 2, heads=age), labels[:, [2, 1]], "rest", heads=age),
     ]
     blended = blend_runs(runs, "oof", out=tmp_path / "whole", draws=0)
-    # as the run that has most has them, then the others
+    # in the order of the run with the most heads, then of the others
     assert blended.run.heads.names == ("age", "gender", "mask")
     np.testing.assert_allclose(blended.run.probabilities[:, 5:], runs[0].probabilities)
     np.testing.assert_allclose(blended.run.probabilities[:, :5], runs[1].probabilities)
@@ -122,12 +110,19 @@ def test_a_model_an_attribute_makes_a_whole(run_of, guess, labels, tmp_path):
     assert list(blended.run.folds.columns) == ["path", "person", "age", "gender", "mask", "fold"]
 
 
-def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(pair, run_of, guess, labels, tmp_path):
-    only_mask = Heads([HEADS["mask"], *(replace(HEADS[name], weight=0.0) for name in ("gender", "age"))])
-    noise = run_of(guess(labels, 9, knows=0), labels, "mask", heads=only_mask)
-    run = blend_runs([pair[0], noise], out=tmp_path / "both", draws=0).run
-    np.testing.assert_allclose(run.probabilities[:, 3:], pair[0].probabilities[:, 3:])
-    np.testing.assert_allclose(run.probabilities[:, :3], (pair[0].probabilities + noise.probabilities)[:, :3] / 2)
+def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(run_of, guess, labels, tmp_path):
+    def learned(seed, *names):
+        heads = Heads([replace(head, weight=float(head.name in names)) for head in HEADS])
+        return run_of(guess(labels, seed, heads=heads), labels, "-".join(names), heads=heads)
+
+    runs = [learned(0, "mask"), learned(1, "gender", "age"), learned(2, "mask", "age")]
+    assert "gender, age (weight 0) was never learned" in str(runs[0].score(draws=0))
+    run = blend_runs(runs, out=tmp_path / "whole", draws=0).run
+    assert run.heads.names == HEADS.names
+    assert run.caveats == []
+    parts = [HEADS.split(one.probabilities) for one in (run, *runs)]
+    for place, own in enumerate(((0, 2), (1,), (1, 2))):
+        np.testing.assert_allclose(parts[0][place], np.mean([parts[1 + i][place] for i in own], axis=0), atol=1e-8)
 
 
 def test_what_makes_a_members_score_another_is_carried_to_the_ensemble(run_of, guess, labels, tmp_path):
@@ -197,10 +192,10 @@ def test_heads_may_be_trained_by_other_bounds_and_not_scored_by_others(pair, run
         blend_runs([pair[0], other], out=tmp_path / "no")
 
 
-def test_runs_that_do_not_belong_together_are_refused_in_a_sentence(pair, run_of, guess, labels, tmp_path):
-    def refused(match, *runs, out="no"):
+def test_runs_that_do_not_fit_together_are_refused(pair, run_of, guess, labels, tmp_path):
+    def refused(match, *runs, out="no", **options):
         with pytest.raises(UsageError, match=match):
-            blend_runs(runs, out=tmp_path / out)
+            blend_runs(runs, out=tmp_path / out, **options)
         assert not (tmp_path / "no").exists()
 
     def odd(name, y=labels, **options):
@@ -208,29 +203,19 @@ def test_runs_that_do_not_belong_together_are_refused_in_a_sentence(pair, run_of
 
     other = labels.copy()
     other[10, 1] = 1 - other[10, 1]
-    refused(
-        r"1 labels differ, such as gender of 00010\.jpg, '\w+' in the first, '\w+' in the second",
-        pair[0],
-        odd("y", other),
-    )
-    refused(r"few lacks 7 of the 420 photos, such as that of 00413\.jpg", pair[0], odd("few", labels[:-7]))
-    refused(
-        "photo 00000.jpg is of person p0000 in the first, of p0001", pair[0], odd("p", persons=np.arange(420) // 7 + 1)
-    )
+    moved = np.arange(420) // 7 + 1
     classes = Heads([replace(HEADS["mask"], classes=("on", "wrong", "off")), HEADS["gender"], HEADS["age"]])
-    refused(
-        "the classes of head mask are wear, incorrect, none in the first, on, wrong, off",
-        pair[0],
-        odd("c", heads=classes),
-    )
+    differ = r"1 labels differ, such as gender of 00010\.jpg, '\w+' in the first, '\w+' in the second"
+    refused(differ, pair[0], odd("y", other))
+    refused(r"few lacks 7 of the 420 photos, such as that of 00413\.jpg", pair[0], odd("few", labels[:-7]))
+    refused("photo 00000.jpg is of person p0000 in the first, of p0001", pair[0], odd("p", persons=moved))
+    named = "the classes of head mask are wear, incorrect, none in the first, on, wrong, off"
+    refused(named, pair[0], odd("c", heads=classes))
     refused("2 to 100 runs; found 1", pair[0])
     refused("a is named twice", pair[0], pair[1], tmp_path / "b" / ".." / "a")
-    both = blend_runs(pair, out=tmp_path / "both", draws=0).run
-    refused("both is an ensemble, which was not trained", both, pair[0])
-    with pytest.raises(UsageError, match="a is one of the runs; name another --out"):
-        blend_runs(pair, out=tmp_path / "a", overwrite=True)
-    with pytest.raises(UsageError, match="no blend 'median'"):
-        blend_runs(pair, "median", out=tmp_path / "no")
+    refused("both is an ensemble, which was not trained", blend_runs(pair, out=tmp_path / "both", draws=0).run, pair[0])
+    refused("a is one of the runs; name another --out", *pair, out="a", overwrite=True)
+    refused("no blend 'median'", *pair, how="median")
     (tmp_path / "b" / "oof.csv").unlink()
     refused("b has no oof.csv: the run has not finished", pair[0], tmp_path / "b")
 
@@ -247,23 +232,6 @@ def test_an_ensemble_is_replaced_only_where_that_is_asked_for_and_by_nothing_hal
         blend_runs(pair, "vote", out=tmp_path / "both")
     blend_runs(pair, "vote", out=tmp_path / "both", overwrite=True, draws=0)
     assert json.loads((tmp_path / "both" / "ensemble.json").read_text())["blend"] == "vote"
-
-
-def test_models_that_learned_one_head_each_keep_the_order_that_they_share(run_of, guess, labels, tmp_path):
-    def learned(*names):
-        return Heads([replace(head, weight=float(head.name in names)) for head in HEADS])
-
-    runs = [
-        run_of(guess(labels, seed, heads=heads), labels, "-".join(heads.unlearned), heads=heads)
-        for seed, heads in enumerate((learned("mask"), learned("gender", "age")))
-    ]
-    assert "gender, age (weight 0) was never learned" in str(runs[0].score(draws=0))
-    run = blend_runs(runs, out=tmp_path / "whole", draws=0).run
-    assert run.heads.names == HEADS.names
-    assert run.caveats == []
-    for name, source in (("mask", runs[0]), ("gender", runs[1]), ("age", runs[1])):
-        columns = [column for column in HEADS.columns if column.startswith(f"{name}.")]
-        np.testing.assert_allclose(run.oof[columns], source.oof[columns])
 
 
 def test_it_has_no_models_to_go_on_with_to_merge_or_to_look_at(pair, tmp_path):

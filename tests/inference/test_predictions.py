@@ -1,37 +1,19 @@
 import shutil
 
-import albumentations as A
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from trained_runs import predict_by_hand
 
 from fastmask.api import Run, blend_runs
-from fastmask.data.augment import REPORT_STATS
 from fastmask.data.contest import read_contest
 from fastmask.decision.crossfit import fit_run
 from fastmask.inference.predictions import predict
 from fastmask.inference.views import make_views
-from fastmask.model.network import build_network
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, read_yaml, write_json, write_yaml
-
-WHOLE = A.Compose(
-    [A.CenterCrop(400, 200), A.Resize(64, 32, interpolation=3), A.Normalize(*REPORT_STATS), A.ToTensorV2()]
-)
-
-
-def by_hand(run, paths, fold, view=lambda x: x):
-    """Pillow, albumentations' own Normalize and ToTensorV2, a plain network: the probabilities of one fold."""
-    network = build_network(run.config.arch, run.heads)
-    network.load_state_dict(load_file(run.checkpoints(fold)[0]))
-    x = torch.stack([WHOLE(image=np.asarray(Image.open(p).convert("RGB")))["image"] for p in paths])
-    with torch.no_grad():
-        logits = network.eval()(view(x))
-    return torch.cat([part.softmax(1) for part in run.heads.split(logits)], dim=1).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +27,11 @@ def predicted(run, images, **options):
 
 def test_it_is_the_mean_of_the_fold_models(finished_run, photos):
     predictions = predicted(finished_run, photos)
-    each = [by_hand(finished_run, photos, fold) for fold in (0, 1)]
+    each = [predict_by_hand(finished_run, photos, fold) for fold in (0, 1)]
+    mean = np.mean(each, axis=0)
     np.testing.assert_allclose(predictions.members["fold0"], each[0], atol=2e-5)
-    np.testing.assert_allclose(predictions.probabilities, np.mean(each, axis=0), atol=2e-5)
-    assert (
-        predictions.joint.tolist()
-        == finished_run.heads.joint(finished_run.heads.argmax(np.mean(each, axis=0))).tolist()
-    )
+    np.testing.assert_allclose(predictions.probabilities, mean, atol=2e-5)
+    assert predictions.joint.tolist() == finished_run.heads.joint(finished_run.heads.argmax(mean)).tolist()
 
 
 def test_the_inference_transform_is_the_validation_transform(finished_run, contest):
@@ -65,7 +45,7 @@ def test_the_inference_transform_is_the_validation_transform(finished_run, conte
 
 def test_the_second_view_is_the_mirror_image(finished_run, photos):
     two = predicted(finished_run, photos[:5], tta=2, members=["fold1"])
-    plain, mirrored = by_hand(finished_run, photos[:5], 1), by_hand(finished_run, photos[:5], 1, lambda x: x.flip(3))
+    plain, mirrored = (predict_by_hand(finished_run, photos[:5], 1, view) for view in make_views(["flip"]))
     np.testing.assert_allclose(two.probabilities, (plain + mirrored) / 2, atol=2e-5)
 
 
@@ -146,7 +126,7 @@ def test_a_soup_of_equal_checkpoints_predicts_the_bits_of_one(two_checkpoints, p
 
 def test_views_are_averaged_with_the_photo_itself(finished_run, photos):
     seen = predicted(finished_run, photos[:5], views=["shift", "scale"], members=["fold1"])
-    each = [by_hand(finished_run, photos[:5], 1, view) for view in make_views(["shift", "scale"])]
+    each = [predict_by_hand(finished_run, photos[:5], 1, view) for view in make_views(["shift", "scale"])]
     assert len(each) == 7
     np.testing.assert_allclose(seen.probabilities, np.mean(each, axis=0), atol=2e-5)
     flipped = predicted(finished_run, photos[:5], views=["flip"])
@@ -268,14 +248,13 @@ def test_weights_that_predict_nan_are_named(run_copy, photos):
         predicted(run_copy, photos[:3])
 
 
-def test_an_ensemble_predicts_with_all_its_runs_and_each_must_be_able_to(
-    finished_run, other_run, two_checkpoints, photos, tmp_path
-):
-    run = blend_runs([two_checkpoints, other_run], out=tmp_path / "both", draws=0).run
+def test_an_ensemble_predicts_with_all_its_runs_and_each_must_be_able_to(both, photos):
     with pytest.raises(UsageError, match="both is an ensemble and predicts with all its runs"):
-        predicted(run, photos[:2], members=["other"])
-    with pytest.raises(UsageError, match=r"Each fold of .*other keeps one checkpoint"):
-        predicted(run, photos[:2], soup=True)
+        predicted(both, photos[:2], members=["other"])
+    with pytest.raises(UsageError, match=r"Each fold of .*small keeps one checkpoint"):
+        predicted(both, photos[:2], soup=True)
+    with pytest.raises(UsageError, match="needs a run that was trained with boxes, and none of .*both was"):
+        predicted(both, photos[:2], boxes="boxes.csv")
 
 
 def test_a_csv_of_predictions_comes_back(finished_run, photos, tmp_path):

@@ -5,21 +5,17 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
+from trained_runs import predict_by_hand, scale_weights
 
 from fastmask.api import Run, blend_runs, cross_validate
 from fastmask.config import make_config
-from fastmask.data.augment import augmentations
 from fastmask.data.contest import read_contest
-from fastmask.data.loaders import batch_stats, photo_loader
 from fastmask.heads import Head, Heads
 from fastmask.inference.blend import fit_blend
 from fastmask.inference.teacher import Teacher, open_teacher, tempered
-from fastmask.model.network import build_network
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.crossval import ask_teacher
 from fastmask.training.learner import check_soft
@@ -41,15 +37,7 @@ def quietly(_):
 
 
 def forward(run, fold, table):
-    """(N, classes) what the one checkpoint of a fold says, by plain PyTorch: a softmax a head."""
-    network = build_network(run.config.arch, run.heads, pretrained=False)
-    (file,) = run.checkpoints(fold)
-    network.load_state_dict({name: torch.from_numpy(t) for name, t in load_file(file).items()})
-    augments = augmentations(run.pipelines)
-    loader = photo_loader([table.photo(row) for row in range(len(table))], augments, batch_stats(augments))
-    with torch.inference_mode():
-        logits = torch.cat([network.eval()(x.as_subclass(Tensor)) for (x,) in loader])
-    return torch.cat([part.softmax(-1) for part in run.heads.split(logits)], dim=-1).numpy()
+    return predict_by_hand(run, [table.photo(row) for row in range(len(table))], fold)
 
 
 def one_hot(table):
@@ -77,8 +65,7 @@ def test_nothing_of_another_fold_comes_to_a_fold(table, small_settings, finished
     """Another network in fold 1 of the teacher changes what fold 1 learns, and not a bit of what fold 0 does."""
     plan = student(table, small_settings, finished_run.path)
     before = plan.teacher.answers(plan, quietly)
-    (file,) = Run.load(run_copy).checkpoints(1)
-    save_file({name: t + 0.01 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
+    scale_weights(Run.load(run_copy).checkpoints(1)[0], 1.1)
     swapped = student(table, small_settings, run_copy)
     after = swapped.teacher.answers(swapped, quietly)
     assert np.array_equal(before[0], after[0])
@@ -115,38 +102,23 @@ def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_setting
     assert np.array_equal(answers, plan.teacher.answers(plan, quietly))
     # kept with the run, and asked no second time
     save_file({"answers": answers[:, ::-1].copy()}, out / "teacher.safetensors")
-    assert np.array_equal(
-        ask_teacher(plan, run, quietly).soft_labels[0],
-        plan.teacher.mix(plan_labels(plan), answers[0, ::-1], table.heads),
-    )
+    expected = plan.teacher.mix(one_hot(table), answers[0, ::-1], table.heads)
+    assert np.array_equal(ask_teacher(plan, run, quietly).soft_labels[0], expected)
     save_file({"answers": answers[:, 1:].copy()}, out / "teacher.safetensors")
     with pytest.raises(DataError, match=r"teacher.safetensors does not hold the teacher's probabilities"):
         ask_teacher(plan, run, quietly)
-    (file,) = Run.load(run_copy).checkpoints(0)
-    save_file({name: t * 2 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
+    scale_weights(Run.load(run_copy).checkpoints(0)[0], 2)
     with pytest.raises(UsageError, match="started with another teacher than there is now"):
         cross_validate(table, out=out, resume=True, log=io.StringIO())
 
 
-def plan_labels(plan):
-    return one_hot(plan.table).astype(np.float32)
-
-
 def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(
-    table, small_settings, finished_run, run_copy, tmp_path
+    table, small_settings, finished_run, other_run, tmp_path
 ):
-    for fold in (0, 1):
-        (file,) = Run.load(run_copy).checkpoints(fold)
-        save_file({name: t * 1.2 if t.dtype == np.float32 else t for name, t in load_file(file).items()}, file)
-    oof = pd.read_csv(run_copy / "oof.csv", dtype={"person": str})
-    oof[finished_run.heads.columns] = oof[finished_run.heads.columns].to_numpy() ** 2
-    for part in finished_run.heads.split(np.array(finished_run.heads.columns)):
-        oof[part] = oof[part].div(oof[part].sum(axis=1), axis=0)
-    oof.to_csv(run_copy / "oof.csv", index=False)
-    blend_runs([finished_run.path, run_copy], "oof", out=tmp_path / "both", draws=0)
+    blend_runs([finished_run, other_run], "oof", out=tmp_path / "both", draws=0)
     plan = student(table, small_settings, tmp_path / "both")
     answers = plan.teacher.answers(plan, quietly)
-    runs = [finished_run, Run.load(run_copy)]
+    runs = [finished_run, other_run]
     other = runs[0].oof["fold"].to_numpy() != 0
     weights = fit_blend("oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other])
     expected = weights.mix([forward(run, 0, table) for run in runs])
