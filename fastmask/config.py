@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Flag, auto
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastmask.system.errors import DataError, UsageError, one_line
+from fastmask.system.fields import describe, described, make, option_name, sentence
 from fastmask.system.files import parse_yaml, read_yaml
 from fastmask.system.text import shorten_repr
 
-# keys of one --set, and errors that are reported at once
-_MOST_KEYS, _MOST_SENTENCES = 20, 10
+# keys of one --set
+_MOST_KEYS = 20
 CROP_OUTSIDE_PIPELINES = "crop and resize have no effect with train_pipeline and valid_pipeline: put them into those"
 # larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
@@ -37,7 +34,6 @@ Beta = Annotated[float, Field(ge=0, le=MOST_BETA)]
 MOST_WEIGHT = 1e6
 Weight = Annotated[float, Field(ge=0, le=MOST_WEIGHT)]
 PositiveWeight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
-Model = TypeVar("Model", bound=BaseModel)
 # the panels of `fastmask fit --help`, in its order
 PANELS = DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 
@@ -58,47 +54,6 @@ class Kind(Flag):
     RESTATED = auto()  # not taken from the run on --resume: has to be given again
     LAUNCHING = auto()  # which machines train the folds
     UNSCORED = auto()  # trains after the run is scored
-
-
-@dataclass(frozen=True)
-class Option:
-    """How the command line shows a field: what its type, default and description do not tell."""
-
-    panel: str | None = None  # of the help; a setting without one has no option
-    kind: Kind = Kind.NONE
-    needs: str | None = None  # the field without which this one has no effect
-    note: str | None = None  # the default in words, if the value does not say it
-    common: bool = False  # shown by --help; --help-all shows the others too
-    words: str | None = None  # the option, if its name and type do not give it
-    read: Callable[[str], Any] | None = None  # reads the text, if the type does not say how; raises ValueError
-
-
-def described(default: Any, description: str, panel: str | None = None, kind: Kind = Kind.NONE, **option: Any) -> Any:
-    """A field with its description, from which the options of commands and the lists of settings derive."""
-    return Field(default, description=description, json_schema_extra={"option": Option(panel, kind, **option)})  # type: ignore[dict-item]
-
-
-def describe(model: type[BaseModel], name: str) -> Option:
-    """How the command line shows a field that is `described`."""
-    return model.model_fields[name].json_schema_extra["option"]  # type: ignore[index, return-value]
-
-
-def option_name(model: type[BaseModel], name: str) -> str:
-    """The option of a field, such as --drop-ages, or --tf32/--no-tf32."""
-    word = name.replace("_", "-")
-    flag = model.model_fields[name].annotation is bool
-    return describe(model, name).words or (f"--{word}/--no-{word}" if flag else f"--{word}")
-
-
-def alternatives(annotation: Any) -> list[Any]:
-    """The types and values that an annotation allows but for None: ["auto", int] for `Literal["auto"] | int | None`."""
-    if get_origin(annotation) is Annotated:
-        return alternatives(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in alternatives(part)]
-    return [] if annotation is NoneType else [annotation]
 
 
 def read_ranges(text: str) -> dict[str, list[list[float]]]:
@@ -142,6 +97,7 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    NOUN: ClassVar[str] = "setting"
 
     # data
     data: str = in_data(
@@ -420,7 +376,7 @@ class Config(BaseModel):
     def _agree_on_training(self) -> None:
         for name in type(self).model_fields:
             needed = describe(Config, name).needs
-            if needed and getattr(self, name) != self.default(name) and not getattr(self, needed):
+            if needed and self.is_set(name) and not getattr(self, needed):
                 raise ValueError(f"{name} has no effect without {needed}: give both or neither")
         for one, other in (
             ("ema", "swa"),
@@ -429,7 +385,7 @@ class Config(BaseModel):
             ("refit", "swa"),
             ("launcher", "hours"),
         ):
-            if all(getattr(self, name) != self.default(name) for name in (one, other)):
+            if self.is_set(one) and self.is_set(other):
                 raise ValueError(f"{one} and {other} exclude each other: give one of the two")
         gpus = (self.per_fold or {}).get("gpu", 0.0)
         if gpus > 1:
@@ -437,7 +393,7 @@ class Config(BaseModel):
                 f"per_fold gives each fold {gpus:g} GPUs, but a fold trains on one: give 1 or less, such as 0.5"
             )
         for cause, names in self._idle():
-            idle = [name for name in names if getattr(self, name) != self.default(name)]
+            idle = [name for name in names if self.is_set(name)]
             if idle:
                 raise ValueError(f"{idle[0]} has no effect with {cause}: leave one of the two out")
         if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
@@ -487,10 +443,14 @@ class Config(BaseModel):
         """The default value of a setting."""
         return cls.model_fields[name].default
 
+    def is_set(self, name: str) -> bool:
+        """Whether a setting differs from its default."""
+        return bool(getattr(self, name) != self.default(name))
+
     @classmethod
     def of_kind(cls, kind: Kind) -> list[str]:
         """The settings of any of these kinds, in the order of the fields."""
-        return [name for name in cls.model_fields if describe(cls, name).kind & kind]
+        return [name for name in cls.model_fields if (describe(cls, name).kind or Kind.NONE) & kind]
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for YAML, in the order above."""
@@ -513,17 +473,6 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     return make(Config, merged)
 
 
-def make(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """A model of the values that are given for its fields.
-
-    Raises UsageError with one sentence per mistake: the field, what was found, what was expected, the nearest name.
-    """
-    try:
-        return model(**given)
-    except pydantic.ValidationError as error:
-        raise UsageError(" ".join(_sentences(model, error))) from None
-
-
 def check_value(name: str, value: Any) -> None:
     """Raise UsageError if a setting cannot have a value, whatever the others are."""
     try:
@@ -531,7 +480,7 @@ def check_value(name: str, value: Any) -> None:
     except pydantic.ValidationError as error:
         own = [one for one in error.errors() if one["loc"]]
         if own:
-            raise UsageError(_sentence(Config, name, own)) from None
+            raise UsageError(sentence(Config, name, own)) from None
 
 
 def spell_option(name: str, value: Any) -> list[str]:
@@ -558,32 +507,6 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         inside = both.get(key) if key != "heads" else None
         both[key] = _merge(inside, value) if isinstance(inside, dict) and isinstance(value, Mapping) else value
     return both
-
-
-def _sentences(model: type[BaseModel], error: pydantic.ValidationError) -> list[str]:
-    by_field: dict[str, list[Any]] = {}
-    for one in error.errors():
-        by_field.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
-    return [_sentence(model, name, errors) for name, errors in islice(by_field.items(), _MOST_SENTENCES)]
-
-
-def _sentence(model: type[BaseModel], name: str, errors: Sequence[Any]) -> str:
-    what, one = "setting" if model is Config else "option", errors[0]
-    message = one["msg"].removeprefix("Value error, ")
-    if not name:
-        return f"{message}."
-    if one["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        return f"There is no {what} {shorten_repr(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    if len(errors) > 1 or one["type"] == "string_pattern_mismatch":
-        # a field of several types fails once per type
-        message = f"expected {_uncapitalized(str(model.model_fields[name].description).removesuffix('.'))};"
-        return f"{what.capitalize()} {name}: {message} found {shorten_repr(one['input'])}."
-    return f"{what.capitalize()} {name}: {_uncapitalized(message)}, found {shorten_repr(one['input'])}."
-
-
-def _uncapitalized(text: str) -> str:
-    return text[0].lower() + text[1:]
 
 
 def read_shares(text: str) -> dict[str, float]:

@@ -5,9 +5,7 @@ from fastmask.config import (
     PANELS,
     Config,
     Kind,
-    describe,
     make_config,
-    option_name,
     parse_sets,
     read_class_weights,
     read_recipe,
@@ -16,6 +14,7 @@ from fastmask.config import (
     spell_option,
 )
 from fastmask.system.errors import UsageError
+from fastmask.system.fields import describe, option_name
 
 # settings without an option of their own: --set and files reach them
 NO_OPTION = ["score_age_bounds", "train_pipeline", "valid_pipeline", "alpha", "order_spread", "head_weights"]

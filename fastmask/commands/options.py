@@ -18,17 +18,14 @@ from fastmask.config import (
     PANELS,
     RUN,
     Config,
-    alternatives,
-    describe,
-    make,
     make_config,
-    option_name,
     parse_sets,
     read_class_weights,
     read_recipe,
     read_settings,
 )
 from fastmask.system.errors import UsageError
+from fastmask.system.fields import alternatives, describe, make, option_name
 from fastmask.system.files import check_new, check_new_picture
 from fastmask.system.terminal import set_quiet
 

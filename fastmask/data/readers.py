@@ -179,7 +179,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
 
 
 def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
-    given = [s for s in settings if s in config.model_fields_set and getattr(config, s) != config.default(s)]
+    given = [s for s in settings if s in config.model_fields_set and config.is_set(s)]
     if given:
         # the setting of a recipe cannot be left out, but set back
         back = " ".join(f"{bound:g}" for bound in config.default(given[0]) or ())

@@ -8,9 +8,10 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from fastmask.config import Positive, described
+from fastmask.config import Positive
 from fastmask.inference.options import NetworkOptions
 from fastmask.system.errors import UsageError, install_line
+from fastmask.system.fields import described
 from fastmask.system.files import check_new, real
 
 ONNX, SCRIPT = ".onnx", "predict_onnx.py"

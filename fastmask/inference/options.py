@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Positive, described, make
+from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Positive
 from fastmask.inference.views import VIEWS, make_views
 from fastmask.system.errors import UsageError
+from fastmask.system.fields import described, make
 
 _VIEWS = ", ".join(f"{name} ({view.help})" for name, view in VIEWS.items())
 

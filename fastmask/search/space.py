@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmask.config import Config, Kind, alternatives, check_value, read_mapping
+from fastmask.config import Config, Kind, check_value, read_mapping
 from fastmask.system.errors import UsageError
+from fastmask.system.fields import alternatives
 from fastmask.system.text import shorten_repr
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ class SearchSpec:
             raise UsageError(f"{self.out} has a question mark, which SQLite takes for an end of the name.")
         config = self.config
         for name, why in _NO_BASE.items():
-            if getattr(config, name) != config.default(name):
+            if config.is_set(name):
                 raise UsageError(f"A search cannot have the setting {name}: {why}.")
 
 

@@ -47,7 +47,7 @@ def resolve_loss(config: Config, custom: bool) -> Config:
         raise UsageError("Setting loss is own, which needs the loss_func of cross_validate; expected focal or ce.")
     if custom:
         for name in Config.of_kind(Kind.FOCAL):
-            if getattr(config, name) != config.default(name):
+            if config.is_set(name):
                 raise UsageError(f"Setting {name} is of the focal loss, and has no effect with a custom loss.")
     return config.model_copy(update={"loss": "own"}) if custom else config
 

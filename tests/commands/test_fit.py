@@ -16,7 +16,8 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.commands import main as cli
-from fastmask.config import Config, describe, make_config, option_name
+from fastmask.config import Config, make_config
+from fastmask.system.fields import describe, option_name
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]

@@ -18,8 +18,9 @@ from fastmask.commands.options import (
     with_settings,
     words,
 )
-from fastmask.config import TRAINING, Config, described, read_ranges
+from fastmask.config import TRAINING, Config, read_ranges
 from fastmask.system.errors import UsageError
+from fastmask.system.fields import described
 
 
 def test_lists_of_words_numbers_and_ranges() -> None:
