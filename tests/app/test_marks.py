@@ -1,4 +1,4 @@
-"""Marks: what is written is read by hand and by apply_fixes; nobody's mark is lost."""
+"""Marks: what is written is read by pandas and by apply_fixes; no mark is lost."""
 
 import shutil
 import subprocess
@@ -22,17 +22,23 @@ def table(contest: Path) -> Table:
     return read_contest(contest)
 
 
+@pytest.fixture(scope="module")
+def persons(table: Table) -> list[str]:
+    """The first two persons."""
+    return list(dict.fromkeys(table.persons))[:2]
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "fixes.csv"
 
 
-def first(table: Table, count: int = 2) -> list[str]:
-    return list(dict.fromkeys(table.persons))[:count]
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
 
 
-def test_marks_of_a_photo_and_of_a_person_are_fixes(table: Table, file: Path) -> None:
-    (one, two), path = first(table), table.frame["path"][3]
+def test_marks_of_a_photo_and_of_a_person_are_fixes(table: Table, persons: list[str], file: Path) -> None:
+    (one, two), path = persons, table.frame["path"][3]
     assert add_mark(file, Mark(one, path, "mask", "none", "wear"), table) is None
     assert add_mark(file, Mark(two, "", "age", "61", "25"), table) is None
     assert file.read_text() == f"person,path,column,value,label\n,{path},mask,none,wear\n{two},,age,61,25\n"
@@ -43,21 +49,17 @@ def test_marks_of_a_photo_and_of_a_person_are_fixes(table: Table, file: Path) ->
     assert changed <= 1 + 7
 
 
-def test_a_second_mark_of_the_same_takes_the_place_of_the_first(table: Table, file: Path) -> None:
-    (one, two) = first(table)
+def test_a_mark_is_replaced_by_one_with_the_same_target_and_removed(
+    table: Table, persons: list[str], file: Path
+) -> None:
+    one, two = persons
     add_mark(file, Mark(one, "", "gender", "male"), table)
     add_mark(file, Mark(two, "", "gender", "male"), table)
     before = add_mark(file, Mark(one, "", "gender", ""), table)
     assert before is not None
     assert (before.value, before.line) == ("male", 2)
     assert [mark.value for mark in read_marks(file)] == ["", "male"]
-
-
-def test_a_mark_is_taken_back(table: Table, file: Path) -> None:
-    (one, two) = first(table)
-    add_mark(file, Mark(one, "", "gender", "male"), table)
-    add_mark(file, Mark(two, "", "gender", "female"), table)
-    assert remove_mark(file, (one, "", "gender"), table).value == "male"
+    assert remove_mark(file, (one, "", "gender"), table).value == ""
     assert [mark.person for mark in read_marks(file)] == [two]
     with pytest.raises(UsageError, match="not in .* any more"):
         remove_mark(file, (one, "", "gender"), table)
@@ -68,40 +70,41 @@ def test_a_mark_is_taken_back(table: Table, file: Path) -> None:
     assert len(read_marks(file)) == 1
 
 
-def test_a_table_of_the_user_is_kept_and_extended(table: Table, file: Path) -> None:
-    (one, two), path = first(table), table.frame["path"][10]
+def test_a_table_of_the_user_is_kept_and_extended(table: Table, persons: list[str], file: Path) -> None:
+    (one, two), path = persons, table.frame["path"][10]
     file.write_text(f'note,value,column,person\n"looked, twice",female,gender,{one}\nmoved,{one},person,{two}\n')
     add_mark(file, Mark(two, path, "mask", "wear", "none"), table)
-    kept = pd.read_csv(file, dtype=str, keep_default_na=False)
-    assert kept.columns.tolist() == ["note", "value", "column", "person", "path"]
-    assert kept.iloc[0].tolist() == ["looked, twice", "female", "gender", one, ""]
-    assert kept.iloc[1].tolist() == ["moved", one, "person", two, ""]
-    assert kept.iloc[2].tolist() == ["", "wear", "mask", "", path]
+    assert file.read_text().splitlines()[0] == "note,value,column,person,path"
+    assert [list(row.values()) for row in rows_of(file)] == [
+        ["looked, twice", "female", "gender", one, ""],
+        ["moved", one, "person", two, ""],
+        ["", "wear", "mask", "", path],
+    ]
 
 
-def test_who_agrees_with_a_model_has_seen_the_photo(table: Table, file: Path) -> None:
-    (one,) = first(table, 1)
-    file.write_text(
-        f"person,path,column,value,label,suggested,probability,proposed\n{one},,gender,male,female,male,0.9,oof\n"
-    )
+def test_a_proposal_that_the_user_confirms_is_no_proposal_any_more(
+    table: Table, persons: list[str], file: Path
+) -> None:
+    columns = "person,path,column,value,label,suggested,probability,proposed"
+    file.write_text(f"{columns}\n{persons[0]},,gender,male,female,male,0.9,oof\n")
     assert read_marks(file)[0].proposed
-    add_mark(file, Mark(one, "", "gender", "male", "female"), table)
-    (row,) = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
+    add_mark(file, Mark(persons[0], "", "gender", "male", "female"), table)
+    (row,) = rows_of(file)
     assert (row["proposed"], row["probability"], row["value"]) == ("", "0.9", "male")
     assert apply_fixes(table, file).proposed == 0
 
 
-@pytest.mark.parametrize("suffix", ["", "./"])
-def test_a_photo_s_own_mark_is_found_however_its_path_is_written(table: Table, file: Path, suffix: str) -> None:
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_a_mark_is_found_however_its_path_is_written(table: Table, file: Path, prefix: str) -> None:
     path = table.frame["path"][3]
-    file.write_text(f"path,column,value\n{suffix or f'{table.root.absolute()}/'}{path},mask,none\n")
+    file.write_text(f"path,column,value\n{prefix or f'{table.root.absolute()}/'}{path},mask,none\n")
     (mark,) = read_marks(file, table.root)
     assert mark.path == path
     assert add_mark(file, Mark("", path, "mask", "wear"), table) == mark
 
 
-def test_rows_that_would_contradict_each_other_are_refused(table: Table, file: Path) -> None:
-    (one,), path = first(table, 1), table.frame["path"][0]
+def test_contradicting_rows_are_refused(table: Table, persons: list[str], file: Path) -> None:
+    one, path = persons[0], table.frame["path"][0]
     add_mark(file, Mark(one, path, "gender", "male"), table)
     before = file.read_bytes()
     with pytest.raises(UsageError, match="line 2, already corrects gender of one of these photos"):
@@ -115,25 +118,26 @@ def test_rows_that_would_contradict_each_other_are_refused(table: Table, file: P
 
 
 @pytest.mark.parametrize(
-    ("mark", "sentence"),
+    ("mark", "message"),
     [
-        (Mark("nobody", "", "gender", "male"), r"fixes.csv, line 2, column person: no photo .* matches 'nobody'"),
-        (Mark("", "nowhere.jpg", "mask", "none"), "column path: no photo"),
-        (Mark("AA", "", "gender", "man"), "column value: found 'man', expected one of male, female"),
-        (Mark("AA", "", "age", "old"), "column value: found 'old', expected a number"),
-        (Mark("AA", "", "age", "1e9"), "column value: found '1e9', expected a number"),
-        (Mark("AA", "", "hat", "yes"), "column column: found 'hat'"),
+        (("nobody", "", "gender", "male"), r"fixes.csv, line 2, column person: no photo .* matches 'nobody'"),
+        (("", "nowhere.jpg", "mask", "none"), "column path: no photo"),
+        (("FIRST", "", "gender", "man"), "column value: found 'man', expected one of male, female"),
+        (("FIRST", "", "age", "old"), "column value: found 'old', expected a number"),
+        (("FIRST", "", "age", "1e9"), "column value: found '1e9', expected a number"),
+        (("FIRST", "", "hat", "yes"), "column column: found 'hat'"),
     ],
 )
-def test_what_fit_would_refuse_is_not_written(table: Table, file: Path, mark: Mark, sentence: str) -> None:
-    mark = Mark(first(table)[0] if mark.person == "AA" else mark.person, mark.path, mark.column, mark.value)
-    with pytest.raises(DataError, match=sentence):
-        add_mark(file, mark, table)
+def test_a_mark_that_fit_would_refuse_is_not_written(
+    table: Table, persons: list[str], file: Path, mark: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        add_mark(file, Mark(*(part.replace("FIRST", persons[0]) for part in mark)), table)
     assert list(file.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "column,value\ngender,male\n", 'column,value,person\n"a'])
-def test_a_file_that_is_no_table_of_fixes_stays_as_it_is(table: Table, file: Path, text: str) -> None:
+def test_another_file_stays_as_it_is(table: Table, file: Path, text: str) -> None:
     file.write_text(text)
     for work in (lambda: read_marks(file), lambda: add_mark(file, Mark("a", "", "gender", "male"), table)):
         with pytest.raises(DataError, match=r"fixes.csv"):
@@ -141,58 +145,67 @@ def test_a_file_that_is_no_table_of_fixes_stays_as_it_is(table: Table, file: Pat
     assert file.read_text() == text
 
 
-def test_a_broken_row_is_told_before_the_page_opens(table: Table, file: Path) -> None:
+def test_a_broken_row_is_reported_before_the_page_opens(table: Table, file: Path) -> None:
     check_marks(file, table)
     file.write_text("person,column,value\nnobody,gender,male\n")
     with pytest.raises(DataError, match="line 2, column person"):
         check_marks(file, table)
 
 
-def test_which_marks_are_on_a_photo() -> None:
+def test_marks_on_a_photo() -> None:
     marks = [Mark("a", "", "gender", "male"), Mark("", "a/1.jpg", "mask", "none"), Mark("b", "", "gender", "male")]
     assert marks_on(marks, "a", "a/1.jpg") == {"gender": marks[0], "mask": marks[1]}
     assert marks_on(marks, "a", "a/2.jpg") == {"gender": marks[0]}
     assert marks_on(marks, "c", "c/1.jpg") == {}
 
 
-def test_no_mark_is_lost_between_tabs_and_processes(table: Table, file: Path, contest: Path) -> None:
-    """Two threads of two processes, each with photos of its own, into one table."""
+WRITE = """
+import sys, threading
+from pathlib import Path
+from fastmask.app.marks import Mark, add_mark
+from fastmask.data.contest import read_contest
+
+table, file = read_contest(sys.argv[1]), Path(sys.argv[2])
+def write(paths):
+    for path in paths:
+        add_mark(file, Mark("", path, "age", "61"), table)
+threads = [threading.Thread(target=write, args=(sys.argv[i::2],)) for i in (3, 4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+@pytest.mark.slow
+def test_no_mark_is_lost_between_processes_and_threads(table: Table, file: Path, contest: Path) -> None:
     paths = table.frame["path"].tolist()[:48]
-    (file.parent / "write.py").write_text(
-        "import sys, threading\nfrom pathlib import Path\n"
-        "from fastmask.data.contest import read_contest\nfrom fastmask.app.marks import Mark, add_mark\n"
-        "table, file = read_contest(sys.argv[1]), Path(sys.argv[2])\n"
-        "def write(paths):\n    for path in paths:\n        add_mark(file, Mark('', path, 'age', '61'), table)\n"
-        "threads = [threading.Thread(target=write, args=(sys.argv[i::2],)) for i in (3, 4)]\n"
-        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
-    )
-    command = [sys.executable, "-W", "ignore", str(file.parent / "write.py"), str(contest), str(file)]
-    other = subprocess.Popen([*command, *paths[:24]])
-    threads = [threading.Thread(target=_write, args=(file, table, paths[i:48:2])) for i in (24, 25)]
+    command = [sys.executable, "-W", "ignore", "-c", WRITE, str(contest), str(file)]
+    for process in [subprocess.Popen([*command, *half]) for half in (paths[:24], paths[24:])]:
+        assert process.wait() == 0
+    assert sorted(mark.path for mark in read_marks(file)) == sorted(paths)
+    assert (apply_fixes(table, file).frame["age"][:48] == "60+").all()
+    assert [path.name for path in file.parent.iterdir()] == ["fixes.csv"]
+
+
+def test_no_mark_is_lost_between_threads(table: Table, file: Path) -> None:
+    paths = table.frame["path"].tolist()[:8]
+    work = [(file, Mark("", path, "age", "61"), table) for path in paths]
+    threads = [threading.Thread(target=add_mark, args=arguments) for arguments in work]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert other.wait() == 0
     assert sorted(mark.path for mark in read_marks(file)) == sorted(paths)
-    assert (apply_fixes(table, file).frame["age"][:48] == "60+").all()
-    assert {path.name for path in file.parent.iterdir()} == {"fixes.csv", "write.py"}
 
 
-def _write(file: Path, table: Table, paths: list[str]) -> None:
-    for path in paths:
-        add_mark(file, Mark("", path, "age", "61"), table)
-
-
-def test_a_link_to_a_table_stays_one(table: Table, tmp_path: Path) -> None:
+def test_a_link_to_a_table_stays_one(table: Table, persons: list[str], tmp_path: Path) -> None:
     (tmp_path / "shared.csv").write_text("person,column,value\n")
     (tmp_path / "fixes.csv").symlink_to("shared.csv")
-    add_mark(tmp_path / "fixes.csv", Mark(first(table)[0], "", "gender", "male"), table)
+    add_mark(tmp_path / "fixes.csv", Mark(persons[0], "", "gender", "male"), table)
     assert (tmp_path / "fixes.csv").is_symlink()
     assert len(read_marks(tmp_path / "shared.csv")) == 1
 
 
-def test_marks_go_beside_the_run_or_where_its_labels_were_corrected(finished_run: Run, run_copy: Path) -> None:
+def test_marks_go_to_the_fix_table_of_the_run_or_next_to_the_run(finished_run: Run, run_copy: Path) -> None:
     assert place_of(finished_run) == finished_run.path.parent / "fixes.csv"
     own = run_copy.parent / "own.csv"
     config = (run_copy / "config.yaml").read_text()
@@ -203,12 +216,12 @@ def test_marks_go_beside_the_run_or_where_its_labels_were_corrected(finished_run
 
 
 def test_marks_never_go_into_a_run(finished_run: Run, run_copy: Path) -> None:
-    with pytest.raises(UsageError, match="is in the run directory"):
-        place_of(finished_run, finished_run.path / "fixes.csv")
-    with pytest.raises(UsageError, match="part of a run"):
-        place_of(finished_run, run_copy / "oof.csv")
-    with pytest.raises(UsageError, match="not a plain file"):
-        place_of(finished_run, run_copy.parent)
     shutil.copy(run_copy / "oof.csv", run_copy.parent / "ledger.csv")
-    with pytest.raises(UsageError, match="ledger"):
-        place_of(finished_run, run_copy.parent / "ledger.csv")
+    for file, message in (
+        (finished_run.path / "fixes.csv", "is in the run directory"),
+        (run_copy / "oof.csv", "part of a run"),
+        (run_copy.parent, "not a plain file"),
+        (run_copy.parent / "ledger.csv", "ledger"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            place_of(finished_run, file)
