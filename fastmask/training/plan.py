@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import nn
@@ -133,17 +134,14 @@ class Plan:
             raise UsageError(f"There is no fold {wrong[0]}; expected some of {', '.join(map(str, every))}.")
         return sorted(set(every if chosen is None else chosen))
 
-    def learner(self, fold: int, cbs: Sequence[Any] = (), whole: bool = False) -> Learner:
-        """A new learner for all folds but `fold`, or for the `whole` of the photos; it prints nothing."""
-        self.check_folds([fold])
+    def loaders(self, fold: int, whole: bool = False) -> DataLoaders:
+        """The loaders of all folds but `fold`, or of the `whole` of the photos, and of `fold` for validation."""
         config, heads, train = self.config, self.table.heads, self.training_set(fold, whole)
-        # a part that was frozen for the first epochs is not frozen in a refit
-        unfreeze = 1 if whole and config.unfreeze else config.unfreeze
         halves = None
         if config.half_cutmix:
             classes = heads.joint(train.classes(heads))
             halves = Halves(classes, heads, config.half_cutmix, config.half_shares, config.half_partner)
-        dls = dataloaders(
+        return dataloaders(
             self.table,
             fold,
             self.folds,
@@ -158,6 +156,13 @@ class Plan:
             halves=halves,
             share=self.processes.share,
         )
+
+    def learner(self, fold: int, cbs: Sequence[Any] = (), whole: bool = False) -> Learner:
+        """A new learner for all folds but `fold`, or for the `whole` of the photos; it prints nothing."""
+        self.check_folds([fold])
+        config, heads, dls = self.config, self.table.heads, self.loaders(fold, whole)
+        # a part that was frozen for the first epochs is not frozen in a refit
+        unfreeze = 1 if whole and config.unfreeze else config.unfreeze
         learn = mask_learner(
             dls,
             build(config, heads, fold, self.size),

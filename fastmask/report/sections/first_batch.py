@@ -11,11 +11,8 @@ from fastai.torch_core import TensorImage
 
 from fastmask.data.augment import Augment, augmentations, check_fit
 from fastmask.data.boxes import Framing
-from fastmask.data.halves import Halves
-from fastmask.data.loaders import dataloaders
 from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
-from fastmask.data.training_set import TrainingSet, dropped_rows, training_set
 from fastmask.data.transforms import UNREADABLE
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import soft_labels
@@ -27,6 +24,7 @@ from fastmask.system.errors import UnreadableError, UsageError
 from fastmask.system.randomness import Counted, Stream
 from fastmask.system.text import shorten
 from fastmask.training.mix import mix_callbacks
+from fastmask.training.plan import Plan
 
 _MOST, _LINES, _NAME = 12, 4, 28
 
@@ -38,43 +36,20 @@ def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray,
     that can no longer be read are left out. Photos of other sources (`extra`, `pseudo`) are not included, so with them
     it is not the actual first batch.
     """
-    config = run.config
+    config = run.config.model_copy(update={"workers": 0, "device": "cpu", "on_bad_photo": "skip"})
     if config.boxes is not None:
         table = table.cut_to_faces(config.boxes, Framing(config.crop, config.margin, config.region))
-    train = _training_set(run, table, run.folds["fold"].to_numpy() != fold)
-    halves = None
-    if config.half_cutmix:
-        classes = run.heads.joint(train.classes(run.heads))
-        halves = Halves(classes, run.heads, config.half_cutmix, config.half_shares, config.half_partner)
+    folds, size = run.folds["fold"].to_numpy(), _size(table, augmentations(run.pipelines)[0])
+    plan = Plan(config, table, folds, run.pipelines, run.environment, size=size)
     # a loader uses the global generator of torch
     with torch.random.fork_rng(devices=[]):
-        return _batch_of(run, table, fold, train, halves)
-
-
-def _batch_of(
-    run: RunDirectory, table: Table, fold: int, train: TrainingSet, halves: Halves | None
-) -> tuple[np.ndarray, np.ndarray]:
-    config, augments = run.config, augmentations(run.pipelines)
-    dls = dataloaders(
-        table,
-        fold,
-        run.folds["fold"].to_numpy(),
-        augments=augments,
-        bs=config.batch,
-        seed=config.seed,
-        num_workers=0,
-        device="cpu",
-        maps=[],
-        substitute=_size(table, augments[0]),
-        train=train,
-        halves=halves,
-    )
-    x, y = dls.train.one_batch()
-    unreadable = (y == UNREADABLE).all(1).numpy()
-    # as in training
-    y[unreadable] = 0 if y.is_floating_point() else UNKNOWN
-    x, y = _mixed(run, fold, x, y)
-    pixels = dls.train.after_batch.decode(TensorImage(x)) * 255
+        train = plan.loaders(fold).train
+        x, y = train.one_batch()
+        unreadable = (y == UNREADABLE).all(1).numpy()
+        # as in training
+        y[unreadable] = 0 if y.is_floating_point() else UNKNOWN
+        x, y = _mixed(run, fold, x, y)
+    pixels = train.after_batch.decode(TensorImage(x)) * 255
     photos = pixels.round().byte().permute(0, 2, 3, 1).numpy()
     return photos[~unreadable], soft_labels(y.as_subclass(torch.Tensor), run.heads).numpy()[~unreadable]
 
@@ -86,12 +61,6 @@ def _size(table: Table, augment: Augment) -> tuple[int, int]:
             path = table.photo(row)
             return check_fit({"the training pipeline": (augment, check_photos([path], table.faces))}, [path])
     raise UsageError(f"No photo in {table.root} can be read.")
-
-
-def _training_set(run: RunDirectory, table: Table, rows: np.ndarray) -> TrainingSet:
-    config = run.config
-    made = training_set(table, rows & ~dropped_rows(table, config.drop))
-    return made if config.sampler is None else made.balanced(run.heads, config.sampler)
 
 
 def _mixed(run: RunDirectory, fold: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
