@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from fastmask.data.photo import SUFFIXES, leaves
-from fastmask.data.table import OnFault, Table, strict
+from fastmask.data.photo import SUFFIXES, links_outside
+from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, MissingPhotoError, UsageError
 from fastmask.system.files import read_rows
@@ -73,7 +73,7 @@ def read_contest(
     data: str | Path,
     age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
     score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
-    on_fault: OnFault = strict,
+    on_fault: OnFault = raise_fault,
 ) -> Table:
     """Read the contest's train.csv and the seven photos of each of its persons.
 
@@ -132,7 +132,7 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
         kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
         on_fault(kind(f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."))
         return {}
-    linked = next((name for name in names if leaves(folder / name, folder.parent)), None)
+    linked = next((name for name in names if links_outside(folder / name, folder.parent)), None)
     if linked is not None:
         on_fault(DataError(f"{folder / linked} is a link out of {folder.parent}; copy the photo there."))
         return {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastmask.data.table import OnFault, Table, strict
+from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_strings
 
@@ -22,7 +22,7 @@ PROPOSED = "proposed"
 _ALIKE = 4
 
 
-def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = strict) -> Table:
+def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = raise_fault) -> Table:
     """The table with the corrections of a CSV: person or path (or both columns), column, value.
 
     `column` is a head, with a `value` that is its class, the number of its band, or nothing for unknown; or `person`,

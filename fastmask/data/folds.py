@@ -48,7 +48,7 @@ def assign_folds(
     if empty:
         raise UsageError(f"Fold {empty[0]} of {k} would be empty; take fewer folds.")
     if grouped:
-        check_whole(table.persons, folds)
+        check_persons_whole(table.persons, folds)
     return folds
 
 
@@ -78,11 +78,11 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     if len(set(folds)) != folds.max() + 1 or folds.max() < 1:
         raise DataError(f"{file} has the folds {sorted(set(folds.tolist()))}; expected 0, 1, … without a gap.")
     if group == "person":
-        check_whole(table.persons, folds)
+        check_persons_whole(table.persons, folds)
     return folds
 
 
-def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
+def check_persons_whole(persons: np.ndarray, folds: np.ndarray) -> None:
     """Raise UsageError naming a person with photos in two folds."""
     first: dict[str, int] = {}
     for person, fold in zip(persons, folds, strict=True):
@@ -91,7 +91,7 @@ def check_whole(persons: np.ndarray, folds: np.ndarray) -> None:
             raise UsageError(f"Person {person} is in folds {both}; all photos of a person must be in one.")
 
 
-def whole_parts(folds: np.ndarray, persons: np.ndarray) -> np.ndarray:
+def person_parts(folds: np.ndarray, persons: np.ndarray) -> np.ndarray:
     """(N,) parts of the photos by which a rule is fitted on some of the (N,) persons and scored on the others.
 
     They are the folds, or, where there is only one fold or persons are split, a fifth of the persons each. Needs two
@@ -115,14 +115,14 @@ def _check_count(k: int, units: int, what: str) -> None:
         raise UsageError(f"--folds is {k}, but there are only {units} {what}; take at most {units}.")
 
 
-def units_of_classes(labels: np.ndarray, units: np.ndarray) -> pd.Series:
+def count_units(labels: np.ndarray, units: np.ndarray) -> pd.Series:
     """The number of persons (or photos) of each class of (N,) labels; -1 is left out."""
     known = labels != UNKNOWN
     return pd.Series(units[known]).groupby(labels[known]).nunique()
 
 
 def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, stratify: str) -> None:
-    counts = units_of_classes(labels, units)
+    counts = count_units(labels, units)
     rare = [
         (table.heads.joint_name(label) if stratify == JOINT else table.heads[stratify].decode(label), count)
         for label, count in counts[counts < k].items()

@@ -114,7 +114,7 @@ def photos_in(folder: Path) -> list[Path]:
     return photos
 
 
-def leaves(path: Path, folder: Path) -> bool:
+def links_outside(path: Path, folder: Path) -> bool:
     """Whether `path`, which starts with `folder`, is or passes a link out of it."""
     between = [path, *path.parents[: len(path.parts) - len(folder.parts) - 1]]
     return any(p.is_symlink() for p in between) and not Path(os.path.realpath(path)).is_relative_to(

@@ -13,8 +13,8 @@ import pandas as pd
 
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest
 from fastmask.data.fixes import apply_fixes, path_in
-from fastmask.data.photo import SUFFIXES, leaves, photos_in
-from fastmask.data.table import OnFault, Table, strict
+from fastmask.data.photo import SUFFIXES, links_outside, photos_in
+from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import JOINT, RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 from fastmask.system.files import read_rows, read_strings, stays_below
@@ -43,7 +43,7 @@ def read_csv(
     group: str | None = None,
     *,
     image_column: str | None = None,
-    on_fault: OnFault = strict,
+    on_fault: OnFault = raise_fault,
     option: str = "--images",
 ) -> Table:
     """Read a CSV with one row per photo and one column per head; an empty cell is an unknown label.
@@ -88,7 +88,7 @@ def read_csv(
     return _table(rows[kept], made, folder, reading)
 
 
-def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = strict) -> Table:
+def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault) -> Table:
     """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`. Every photo is another person.
 
     Hidden files and folders are left out; a folder without photos is a fault.
@@ -104,7 +104,7 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = st
         if not photos:
             endings = ", ".join(SUFFIXES)
             on_fault(DataError(f"{folder / name} holds no photos (any of {endings}); add some or remove it."))
-        linked = next((p for p in photos if leaves(p, folder)), None)
+        linked = next((p for p in photos if links_outside(p, folder)), None)
         if linked is not None:
             on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
         rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
@@ -143,7 +143,7 @@ def _warn_of_others(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def read_data(config: Config, on_fault: OnFault = strict, log: Callable[[str], None] = lambda _: None) -> Table:
+def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[str], None] = lambda _: None) -> Table:
     """The table of a configuration: a CSV, a contest folder, a folder per class or the sample, with its fixes applied.
 
     `log` reports where the sample is drawn. Raises UsageError where `data` is none of these, or a setting does not go
@@ -289,7 +289,7 @@ def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError
         return DataError(f"found {cell!r}, which cannot be the name of a photo ({error.strerror}).")
     if found is None:
         return MissingPhotoError(f"{folder / path} does not exist; expected a photo there.")
-    if not linked and leaves(folder / found, folder):
+    if not linked and links_outside(folder / found, folder):
         return DataError(f"{folder / found} is a link out of {folder}; name the folder with {option} to allow that.")
     return found.as_posix()
 

@@ -21,7 +21,7 @@ OnFault = Callable[[DataError], None]
 _MOST_NUMBERS = 300
 
 
-def strict(fault: DataError) -> None:
+def raise_fault(fault: DataError) -> None:
     """The default for the faults of readers: raise them. Where they are collected, their rows are left out."""
     raise fault
 

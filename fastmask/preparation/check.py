@@ -21,7 +21,7 @@ import pandas as pd
 
 from fastmask.config import Config
 from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
-from fastmask.data.folds import assign_folds, read_folds, units_of_classes
+from fastmask.data.folds import assign_folds, count_units, read_folds
 from fastmask.data.photo import in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
@@ -145,17 +145,17 @@ def check_table(
     strata = stratify or table.stratify
     if strata != JOINT:
         table.heads.position(strata)
-    seen = look_at_photos([table.photo(row) for row in range(len(table))], progress, workers)
-    looks = {row: look for row, look in enumerate(seen) if isinstance(look, Look)}
-    sizes = {row: look.size for row, look in looks.items()}
+    seen = fingerprint_photos([table.photo(row) for row in range(len(table))], progress, workers)
+    fingerprints = {row: each for row, each in enumerate(seen) if isinstance(each, Fingerprint)}
+    sizes = {row: each.size for row, each in fingerprints.items()}
     unfit = list(_unfit(table, sizes, augments)) if augments else []
     findings = [
         *_unreadable(table, seen),
         *unfit,
         *_tiny(table, sizes, {finding.photo for finding in unfit}),
         *_odd_shapes(table, sizes),
-        *_blank(table, looks),
-        *_copies(table, {row: look for row, look in looks.items() if not look.blank}, workers),
+        *_blank(table, fingerprints),
+        *_copies(table, {row: each for row, each in fingerprints.items() if not each.blank}, workers),
         *([] if dealt else _too_few(table, folds, strata, group)),
         *_classes(table, folds, strata),
         *_own_labels(table),
@@ -165,7 +165,7 @@ def check_table(
 
 
 @dataclass(frozen=True)
-class Look:
+class Fingerprint:
     """What is kept of a photo: (height, width), a digest of its pixels, its signature, whether it is of one colour."""
 
     size: Size
@@ -174,19 +174,19 @@ class Look:
     blank: bool
 
 
-def look_at_photos(
+def fingerprint_photos(
     paths: Sequence[Path], progress: Progress | None = None, workers: int | None = None
-) -> list[Look | DataError]:
+) -> list[Fingerprint | DataError]:
     """Decode every photo once, in threads, and keep 5 kB of each, or the error where one cannot be read."""
-    seen: list[Look | DataError] = []
-    for look in in_threads(_look, paths, workers):
-        seen.append(look)
+    seen: list[Fingerprint | DataError] = []
+    for each in in_threads(_fingerprint, paths, workers):
+        seen.append(each)
         if progress:
             progress(len(seen), len(paths))
     return seen
 
 
-def _look(path: Path) -> Look | DataError:
+def _fingerprint(path: Path) -> Fingerprint | DataError:
     try:
         photo = read_photo(path)
     except DataError as error:
@@ -194,7 +194,7 @@ def _look(path: Path) -> Look | DataError:
     size = (photo.shape[0], photo.shape[1])
     digest = hashlib.blake2b(photo.tobytes(), digest_size=16, person=b"%d %d" % size).digest()
     small = shrink(photo)
-    return Look(size, digest, signature(small), bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE))
+    return Fingerprint(size, digest, signature(small), bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE))
 
 
 def _of_photo(table: Table, row: int, level: str, kind: str, detail: str, others: Iterable[int] = ()) -> Finding:
@@ -202,10 +202,10 @@ def _of_photo(table: Table, row: int, level: str, kind: str, detail: str, others
     return Finding(level, kind, detail, path.iat[row], person.iat[row], "; ".join(path.iat[i] for i in others))
 
 
-def _unreadable(table: Table, seen: Sequence[Look | DataError]) -> Iterator[Finding]:
-    for row, look in enumerate(seen):
-        if isinstance(look, DataError):
-            yield _of_photo(table, row, ERROR, "unreadable", _sentence(look, table.photo(row)))
+def _unreadable(table: Table, seen: Sequence[Fingerprint | DataError]) -> Iterator[Finding]:
+    for row, each in enumerate(seen):
+        if isinstance(each, DataError):
+            yield _of_photo(table, row, ERROR, "unreadable", _sentence(each, table.photo(row)))
 
 
 def _sentence(error: DataError, path: Path) -> str:
@@ -270,19 +270,19 @@ def _odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
         yield _of_photo(table, row, WARNING, "odd shape", detail)
 
 
-def _blank(table: Table, looks: Mapping[int, Look]) -> Iterator[Finding]:
+def _blank(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
     detail = "The photo is all one colour; replace it or remove its row."
-    return (_of_photo(table, row, WARNING, "blank", detail) for row, look in looks.items() if look.blank)
+    return (_of_photo(table, row, WARNING, "blank", detail) for row, each in fingerprints.items() if each.blank)
 
 
-def _copies(table: Table, looks: Mapping[int, Look], workers: int | None) -> Iterator[Finding]:
-    if not looks:
+def _copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int | None) -> Iterator[Finding]:
+    if not fingerprints:
         return
-    rows, digests = np.array(list(looks)), [look.digest for look in looks.values()]
+    rows, digests = np.array(list(fingerprints)), [each.digest for each in fingerprints.values()]
     groups = [rows[group].tolist() for group in exact_groups(digests)]
     yield from _exact_copies(table, groups)
     yield from _copies_at_odds(table, groups)
-    signatures = np.stack([look.signature for look in looks.values()])
+    signatures = np.stack([each.signature for each in fingerprints.values()])
     pairs = near_pairs(signatures, table.persons[rows], digests)
     if len(pairs) > _MOST_CANDIDATES:
         detail = f"{len(pairs):,} pairs of persons have similar photos; the first {_MOST_CANDIDATES:,} are checked."
@@ -347,7 +347,7 @@ def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
     """Classes with fewer persons than folds, and heads without two classes."""
     y = table.train_y
     for column, head in enumerate(table.heads):
-        persons = units_of_classes(y[:, column], table.persons).to_dict()
+        persons = count_units(y[:, column], table.persons).to_dict()
         if len(persons) < 2:
             only = f"only the class {head.decode(next(iter(persons)))!r}" if persons else "no label at all"
             yield Finding(WARNING, "nothing to learn", f"Head {head.name!r} has {only}; add labels or leave it out.")
@@ -355,7 +355,7 @@ def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
         for code, name in enumerate(head.classes):
             yield from _rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
     if strata == JOINT and len(table.heads) > 1:
-        for code, n in units_of_classes(table.heads.joint(y), table.persons).items():
+        for code, n in count_units(table.heads.joint(y), table.persons).items():
             yield from _rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
 
 

@@ -150,7 +150,7 @@ class _ThreadDetector(threading.local):
         self.detect = make()
 
 
-def photos_of(data: str, images: str | None = None, image_column: str | None = None) -> tuple[Path, list[str]]:
+def find_photos(data: str, images: str | None = None, image_column: str | None = None) -> tuple[Path, list[str]]:
     """The folder and the paths in it of the photos of a contest folder, a CSV, a folder per class, or any photos.
 
     The paths are the same as in training and prediction, and so are `images` and `image_column` of a CSV.
@@ -190,11 +190,11 @@ def write_boxes(
 ) -> pd.DataFrame:
     """Find the face of each photo of `data`, write all as a CSV and return it.
 
-    `data`, `images` and `image_column` are as in `photos_of`. Raises UsageError where `out` exists, unless `overwrite`.
+    `data`, `images` and `image_column` are as in `find_photos`. Raises UsageError where `out` exists without `overwrite`.
     """
     make = load_detector(detector)
     check_new(Path(out), overwrite, Path(data))
-    root, names = photos_of(data, images, image_column)
+    root, names = find_photos(data, images, image_column)
     frame = find_faces(root, names, make, progress)
     write_csv(out, frame)
     return frame

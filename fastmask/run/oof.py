@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.folds import whole_parts
+from fastmask.data.folds import person_parts
 from fastmask.heads import Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import DONE, FOLDS, OOF, SCORES
@@ -112,4 +112,4 @@ def parts_of(run: RunDirectory) -> np.ndarray:
     """
     if len(set(run.persons)) < 2:
         raise UsageError(f"{run.path} has only one person; what is fitted on some persons is scored on others.")
-    return whole_parts(run.oof["fold"].to_numpy(), run.persons)
+    return person_parts(run.oof["fold"].to_numpy(), run.persons)

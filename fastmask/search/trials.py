@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastmask.config import Config, Kind
-from fastmask.data.folds import whole_parts
+from fastmask.data.folds import person_parts
 from fastmask.decision.crossfit import choose_by_others
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import (
@@ -238,6 +238,6 @@ def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None
         raise DataError("There is one person only; expected two or more, to choose by some for others.")
     classes = known_classes(runs[0].heads.joint(runs[0].y))
     answers = np.stack([oof["predicted"].to_numpy() for oof in oofs])
-    chosen = choose_by_others(answers, true, whole_parts(first["fold"].to_numpy(), persons), classes)
+    chosen = choose_by_others(answers, true, person_parts(first["fold"].to_numpy(), persons), classes)
     best, honest = draw_scores([(answers[0], true, classes), (chosen, true, classes)], persons, draws)
     return Selection(best.score(), honest.score(), honest.minus(best))

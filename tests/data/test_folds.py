@@ -7,7 +7,7 @@ import pytest
 
 from fastmask.data import folds as folds_module
 from fastmask.data.contest import contest_heads
-from fastmask.data.folds import assign_folds, check_whole, read_folds
+from fastmask.data.folds import assign_folds, check_persons_whole, read_folds
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
@@ -102,7 +102,7 @@ def test_a_fold_without_photos_is_refused(monkeypatch):
 
 def test_a_person_in_two_folds_is_named():
     with pytest.raises(UsageError, match="Person b is in folds 0 and 1"):
-        check_whole(np.array(["a", "b", "b"], dtype=object), np.array([0, 0, 1]))
+        check_persons_whole(np.array(["a", "b", "b"], dtype=object), np.array([0, 0, 1]))
 
 
 def test_folds_from_a_file_by_path_or_by_person(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastmask.data.contest import read_contest
-from fastmask.data.photo import check_photos, decode_photo, leaves, photos_in, read_photo
+from fastmask.data.photo import check_photos, decode_photo, links_outside, photos_in, read_photo
 from fastmask.system.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
@@ -169,4 +169,4 @@ def test_a_link_leaves_its_folder_or_not(tmp_path):
     (tmp_path / "link").symlink_to("in")
     for folder in (tmp_path / "in", tmp_path / "link"):
         names = ("a.jpg", "deep/near.jpg", "deep/far.jpg", "up/out.jpg")
-        assert [leaves(folder / name, folder) for name in names] == [False, False, True, True]
+        assert [links_outside(folder / name, folder) for name in names] == [False, False, True, True]

@@ -16,11 +16,11 @@ from fastmask.heads import Head, Heads
 from fastmask.preparation import check
 from fastmask.preparation.check import (
     Finding,
-    Look,
+    Fingerprint,
     check_data,
     check_table,
     findings_frame,
-    look_at_photos,
+    fingerprint_photos,
     summary,
 )
 from fastmask.system.errors import DataError, UsageError
@@ -172,8 +172,8 @@ def labelled(rows, heads):
 @pytest.fixture
 def unopened(monkeypatch):
     """Tables of labels alone: photos are neither opened nor compared."""
-    look = Look((8, 6), b"", np.zeros(1153, np.float32), blank=True)
-    monkeypatch.setattr(check, "look_at_photos", lambda paths, *_: [look for _ in paths])
+    blank = Fingerprint((8, 6), b"", np.zeros(1153, np.float32), blank=True)
+    monkeypatch.setattr(check, "fingerprint_photos", lambda paths, *_: [blank for _ in paths])
     monkeypatch.setattr(Table, "photo", lambda self, row: None)
     monkeypatch.setattr(check, "_blank", lambda *_: [])
     monkeypatch.setattr(check, "TINY", 0)
@@ -269,23 +269,23 @@ def test_an_id_of_two_folders_and_only_where_all_names_are_of_the_contest():
 def test_progress_counts_every_photo_and_unreadable_ones_too(photos):
     photos[5].write_bytes(b"")
     counts = []
-    looks = look_at_photos(photos, lambda done, total: counts.append((done, total)), workers=2)
+    fingerprints = fingerprint_photos(photos, lambda done, total: counts.append((done, total)), workers=2)
     assert counts == [(i + 1, 84) for i in range(84)]
-    assert isinstance(looks[5], DataError)
-    assert sum(isinstance(look, Look) for look in looks) == 83
+    assert isinstance(fingerprints[5], DataError)
+    assert sum(isinstance(each, Fingerprint) for each in fingerprints) == 83
     # 90 MB for the 18,900 photos of the contest
-    assert max(look.signature.nbytes for look in looks if isinstance(look, Look)) < 5_000
+    assert max(each.signature.nbytes for each in fingerprints if isinstance(each, Fingerprint)) < 5_000
 
 
 def test_an_interrupted_reading_stops(photos, monkeypatch):
     started = []
-    monkeypatch.setattr(check, "_look", lambda path: (started.append(path), time.sleep(0.005)))
+    monkeypatch.setattr(check, "_fingerprint", lambda path: (started.append(path), time.sleep(0.005)))
 
     def interrupt(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        look_at_photos(photos * 10, interrupt, workers=1)
+        fingerprint_photos(photos * 10, interrupt, workers=1)
     assert len(started) < 840
 
 

