@@ -185,7 +185,7 @@ def lr_find(
     from fastmask.training import finder
 
     if plan.teacher is not None:
-        plan = plan.soften_labels(plan.teacher.answers(plan, say))
+        plan = plan.soften_labels(plan.teacher.predict(plan, say))
     learn = plan.learner(fold)
     say(wrap_words(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}"))
     with tf32(learn.dls.device, settings.tf32):

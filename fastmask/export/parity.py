@@ -131,7 +131,8 @@ def measure_rounding(
     predicted = [run.heads.argmax(selection.blended(found)) for found in zip(*each, strict=True)]
     full, half = (score_heads(run.heads, y, run.true[rows], None, 0, run.y).joint.macro_f1 for y in predicted)
     differ = int((run.heads.joint(predicted[0]) != run.heads.joint(predicted[1])).sum())
-    return Rounded(len(rows), tuple(sorted(set(fold_of[rows].tolist()))), full, half, differ, len(usable))
+    folds = tuple(sorted(set(fold_of[rows].tolist())))
+    return Rounded(full, half, half - full, len(rows), len(usable), folds, differ)
 
 
 def _by_fold(

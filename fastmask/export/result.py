@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastmask.scoring import Plain, plain
 from fastmask.system.text import in_bytes
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Plain):
     """Photos per second of ONNX Runtime and of PyTorch, timed in turns on one batch of `bs` photos."""
 
     onnx: float
@@ -27,44 +28,27 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class Rounded(Plain):
     """The effect of half precision: macro-F1 of OOF photos of `folds`, each predicted by its own fold's networks.
 
-    `full` is that of PyTorch in float32, `half` that of fp16 files; `answers` are the joint classes that differ, and
-    `photos` are the photos used, of the `whole`.
+    `fp32` is that of PyTorch, `fp16` that of files in half precision. `photos` are those predicted, `of` all.
     """
 
+    fp32: float
+    fp16: float
+    change: float
     photos: int
+    of: int
     folds: tuple[int, ...]
-    full: float
-    half: float
-    answers: int
-    whole: int
-
-    @property
-    def change(self) -> float:
-        """The change of the macro-F1."""
-        return self.half - self.full
+    answers_that_differ: int
 
     def __str__(self) -> str:
-        part = "" if self.photos == self.whole else f" of {self.whole}"
+        part = "" if self.photos == self.of else f" of {self.of}"
         folds = ", ".join(map(str, self.folds))
         return (
-            f"OOF macro-F1 {self.change:+.4f}: {self.half:.4f}, fp32 {self.full:.4f}; {self.photos}{part} photos of "
-            f"folds {folds}, each by its own fold's checkpoints; {self.answers} predicted classes differ"
+            f"OOF macro-F1 {self.change:+.4f}: {self.fp16:.4f}, fp32 {self.fp32:.4f}; {self.photos}{part} photos of "
+            f"folds {folds}, each by its own fold's checkpoints; {self.answers_that_differ} predicted classes differ"
         )
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "fp32": self.full,
-            "fp16": self.half,
-            "change": self.change,
-            "photos": self.photos,
-            "of": self.whole,
-            "folds": list(self.folds),
-            "answers_that_differ": self.answers,
-        }
 
 
 @dataclass(frozen=True)
@@ -110,6 +94,5 @@ class Exported:
             "heads": list(self.heads),
             "size": list(self.size),
             "parity": {"photos": self.photos, "difference": self.difference, "tolerance": self.tolerance},
-            "photos_a_second": dict(vars(self.rates)),
-            "oof_macro_f1": self.rounded and self.rounded.to_plain(),
+            **plain({"photos_a_second": self.rates, "oof_macro_f1": self.rounded}),
         }

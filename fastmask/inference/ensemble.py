@@ -21,7 +21,7 @@ from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
 from fastmask.run.oof import all_scores, oof_table, parts_of
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, thin
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, thin
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import held
 from fastmask.system.text import table_lines
@@ -111,10 +111,9 @@ class Blended:
         """Plain values for JSON."""
         blend = self.blend.to_plain()
         weights = {name: dict(zip(self.members, each, strict=True)) for name, each in blend["weights"].items()}
-        targets = {name: target.to_plain() for name, target in self.targets.items()}
         joint = self.targets[JOINT]
         best = joint.best.member if joint.members else None
-        return {**blend, "weights": weights, "best": best, "targets": targets, "notes": self.notes}
+        return {**blend, "weights": weights, "best": best, **plain({"targets": self.targets, "notes": self.notes})}
 
 
 def blend_runs(

@@ -135,11 +135,7 @@ def predict(
     """
     run, options = RunDirectory.of(run), PredictOptions.of(options, given)
     each = _predict_ensemble if run.is_ensemble else _predict_run
-    return each(run, images, options, progress or _ignore, load)
-
-
-def _ignore(done: int, count: int) -> None:
-    """Show no progress."""
+    return each(run, images, options, progress or (lambda done, count: None), load)
 
 
 def _predict_run(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Heads
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, UsageError, cell_error
 from fastmask.system.files import read_strings, stays_below, write_csv
 
 ID, ANSWER = "ImageID", "ans"
@@ -42,9 +42,7 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     for line, name in frame[ID].items():
         path = folder / name
         if not stays_below(Path(name)):
-            raise DataError(
-                f"{file}, line {line}, column {ID}: found {name!r}, expected the name of a photo in {folder}."
-            )
+            raise cell_error(file, line, ID, name, f"the name of a photo in {folder}")
         if not path.is_file():
             raise DataError(f"{file}, line {line}, column {ID}: {path} does not exist; expected a photo there.")
         paths.append(path)

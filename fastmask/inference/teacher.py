@@ -104,13 +104,13 @@ class Teacher:
         """The heads that it has learned, without distributions over a number."""
         return tuple(name for name in learned(self.run) if self.run.heads[name].spread is None)
 
-    def mix(self, own: np.ndarray, answers: np.ndarray, heads: Heads) -> np.ndarray:
+    def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
         """(N, classes of `heads`) labels mixed with the teacher's (N, classes of its heads) probabilities.
 
         A head that it has not learned keeps its label; where a label is unknown, its probabilities are the label.
         """
         mixed = own.astype(np.float32)
-        theirs = self.run.heads.split(answers)
+        theirs = self.run.heads.split(predicted)
         for head, part in zip(heads, heads.split(mixed), strict=True):
             if head.name in self.heads:
                 softened = tempered(theirs[self.run.heads.position(head.name)], self.temperature)
@@ -118,7 +118,7 @@ class Teacher:
                 part[:] = np.where(labelled, (1 - self.weight) * part + self.weight * softened, softened)
         return mixed
 
-    def answers(self, plan: Plan, say: Say) -> np.ndarray:
+    def predict(self, plan: Plan, say: Say) -> np.ndarray:
         """(folds + 1, N, classes of its heads) probabilities of the plan's photos: by each fold's models, by all.
 
         A fold's include the photos that it validates, which are not used there.
@@ -150,13 +150,13 @@ class Teacher:
             blend = fit_blend(OOF_WEIGHTS, heads, oofs, self.run.true[other])
         return blend.mix(wide).astype(np.float32)
 
-    def answers_kept(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:
-        """`answers` from the run's file, which is written first where it is missing, so that a resume has the same."""
+    def load_predictions(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:
+        """What `predict` gives, from the run's file, which is written first if missing: a resume has the same."""
         file = run.path / TEACHER
         shape = (plan.config.folds + 1, len(plan.table), self.run.heads.n_logits)
         if not file.exists():
-            save_tensors({"answers": torch.from_numpy(self.answers(plan, say))}, file)
-        return read_answers(file, shape)
+            save_tensors({"answers": torch.from_numpy(self.predict(plan, say))}, file)
+        return read_predictions(file, shape)
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -167,20 +167,20 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return np.asarray(raised / raised.sum(axis=-1, keepdims=True), np.float32)
 
 
-def read_answers(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_predictions(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """The teacher's probabilities in a run's file; raises DataError where it does not hold them."""
     wrong = DataError(f"{file} does not hold the teacher's probabilities of the run's photos; remove it to redo them.")
     try:
         with safe_open(file, framework="numpy") as opened:
-            kept = opened.get_slice("answers")
-            if tuple(kept.get_shape()) != shape or kept.get_dtype() != "F32":
+            saved = opened.get_slice("answers")
+            if tuple(saved.get_shape()) != shape or saved.get_dtype() != "F32":
                 raise wrong
-            answers: np.ndarray = opened.get_tensor("answers")
+            predicted: np.ndarray = opened.get_tensor("answers")
     except (OSError, MemoryError, SafetensorError) as error:
         raise wrong from error
-    if not (np.isfinite(answers) & (answers >= 0)).all():
+    if not (np.isfinite(predicted) & (predicted >= 0)).all():
         raise wrong
-    return answers
+    return predicted
 
 
 def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None = None) -> Teacher:

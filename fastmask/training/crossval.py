@@ -87,7 +87,7 @@ def ask_teacher(plan: Plan, run: RunDirectory, say: Callable[[str], None]) -> Pl
     if plan.teacher is None:
         return plan
     with plan.processes.first_alone():
-        return plan.soften_labels(plan.teacher.answers_kept(run, plan, say))
+        return plan.soften_labels(plan.teacher.load_predictions(run, plan, say))
 
 
 class Launcher(Protocol):

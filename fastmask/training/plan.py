@@ -61,14 +61,14 @@ class Teacher(Protocol):
     def digest(self) -> str:
         """SHA-256 of its networks and of their blend."""
 
-    def mix(self, own: np.ndarray, answers: np.ndarray, heads: Heads) -> np.ndarray:
+    def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
         """(N, classes of `heads`) soft labels, a weighted mean of labels and of the teacher's probabilities."""
 
-    def answers(self, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
+    def predict(self, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
         """(folds + 1, N, classes of its heads) probabilities of the plan's photos: of each fold's models, of all."""
 
-    def answers_kept(self, run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
-        """`answers` as saved in the run, where they are computed first if missing."""
+    def load_predictions(self, run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
+        """What `predict` gives, as saved in the run, where it is computed first if missing."""
 
 
 # opens the teacher of a configuration and checks it; passed by the caller, since training cannot import inference

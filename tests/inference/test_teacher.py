@@ -48,7 +48,7 @@ def one_hot(table):
 
 def test_a_fold_learns_from_its_label_and_what_the_network_of_the_same_fold_says(table, small_settings, finished_run):
     plan = student(table, small_settings, finished_run.path, teacher_weight=0.25)
-    plan = plan.soften_labels(plan.teacher.answers(plan, quietly))
+    plan = plan.soften_labels(plan.teacher.predict(plan, quietly))
     for fold in (0, 1):
         rows = plan.folds != fold
         expected = (0.75 * one_hot(table) + 0.25 * forward(finished_run, fold, table))[rows]
@@ -64,10 +64,10 @@ def test_a_fold_learns_from_its_label_and_what_the_network_of_the_same_fold_says
 def test_nothing_of_another_fold_comes_to_a_fold(table, small_settings, finished_run, run_copy):
     """Another network in fold 1 of the teacher changes what fold 1 learns, and not a bit of what fold 0 does."""
     plan = student(table, small_settings, finished_run.path)
-    before = plan.teacher.answers(plan, quietly)
+    before = plan.teacher.predict(plan, quietly)
     scale_weights(Run.load(run_copy).checkpoints(1)[0], 1.1)
     swapped = student(table, small_settings, run_copy)
-    after = swapped.teacher.answers(swapped, quietly)
+    after = swapped.teacher.predict(swapped, quietly)
     assert np.array_equal(before[0], after[0])
     assert not np.allclose(before[1], after[1])
     assert swapped.environment["start"]["teacher"] != plan.environment["start"]["teacher"]
@@ -99,7 +99,7 @@ def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_setting
     assert "Each fold learned from a teacher's epoch that its own photos had chosen (--teacher)" in str(run.score())
     plan = student(table, given, run_copy)
     answers = load_file(out / "teacher.safetensors")["answers"]
-    assert np.array_equal(answers, plan.teacher.answers(plan, quietly))
+    assert np.array_equal(answers, plan.teacher.predict(plan, quietly))
     # kept with the run, and asked no second time
     save_file({"answers": answers[:, ::-1].copy()}, out / "teacher.safetensors")
     expected = plan.teacher.mix(one_hot(table), answers[0, ::-1], table.heads)
@@ -117,7 +117,7 @@ def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(
 ):
     blend_runs([finished_run, other_run], "oof", out=tmp_path / "both", draws=0)
     plan = student(table, small_settings, tmp_path / "both")
-    answers = plan.teacher.answers(plan, quietly)
+    answers = plan.teacher.predict(plan, quietly)
     runs = [finished_run, other_run]
     other = runs[0].oof["fold"].to_numpy() != 0
     weights = fit_blend("oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other])
