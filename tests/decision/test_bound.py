@@ -100,7 +100,3 @@ def test_of_equal_bounds_the_official_one_is_best(aged):
     curve = bound_curve(run, draws=10)
     assert curve.best.bound == 60
     assert curve.honest_gain.macro_f1 == 0
-
-
-def test_one_fold_is_split_into_parts_of_persons(aged):
-    assert bound_curve(aged(folds=1, persons=40), draws=10).honest.n == 280

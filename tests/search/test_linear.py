@@ -66,18 +66,6 @@ def test_each_model_has_its_own_penalty_and_chunks_change_nothing(drawn):
         assert HEADS.split(a)[1] == pytest.approx(expected, abs=1e-5)
 
 
-def test_photos_that_are_not_a_models_own_do_not_change_it(drawn):
-    features, y, folds = drawn
-    rows, penalties = np.stack([folds != 0]), np.full((1, 2), 0.1)
-    other, others = features.copy(), y.copy()
-    other[folds == 0] = -7 * other[folds == 0][::-1]
-    others[folds == 0] = 0
-    found, same = (
-        fit_linear(x, labels, HEADS, rows, penalties, tolerance=1e-9) for x, labels in ((features, y), (other, others))
-    )
-    assert same.weight.numpy() == pytest.approx(found.weight.numpy(), abs=1e-6)
-
-
 def test_a_class_that_is_not_among_a_models_photos_has_probability_0(drawn):
     features, y, folds = drawn
     y = np.where((folds == 1)[:, None] | (y != [2, 9]), y, 0)
