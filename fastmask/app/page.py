@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 import gradio as gr
@@ -67,7 +66,7 @@ def mounted(page: gr.Blocks, most_bytes: int) -> FastAPI:
         # screen readers read it, and Gradio has no translation
         i18n=gr.I18n(en={"common.complete": "Done"}),
         # not as css=, which Gradio rewrites
-        head=f"<style>{_asset('page.css')}</style><script>{_asset('page.js')}</script>",
+        head=f"<style>{fragments.asset('page.css')}</style><script>{fragments.asset('page.js')}</script>",
     )
 
 
@@ -96,7 +95,3 @@ def _theme() -> Any:
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_600",
     )
-
-
-def _asset(name: str) -> str:
-    return (files("fastmask.app") / name).read_text(encoding="utf-8")

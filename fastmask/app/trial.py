@@ -66,7 +66,8 @@ class Trial:
         self.run.check_trained()
         with self._turn, self._handed_over(Path(photo), name) as (place, options, _):
             if label is None:
-                label = _answer(predict(self.run, [place], device=self.device, load=self._load, **options), head)
+                predictions = predict(self.run, [place], device=self.device, load=self._load, **options)
+                label, _ = class_of(self.run.heads, head, predictions.probabilities[0])
             folds = [
                 self._explain([place], head, label, fold=fold, refit=True, **options) for fold in self.run.trained_folds
             ]
@@ -148,13 +149,6 @@ def check_photo(photo: Path, name: str) -> np.ndarray:
     except Exception as error:
         # decoders may raise any error
         raise UnreadableError(f"{name} is damaged or truncated ({one_line(error)}); choose another photo.") from error
-
-
-def _answer(predictions: Predictions, head: str) -> str:
-    heads, y = predictions.heads, predictions.y
-    if head == JOINT:
-        return heads.joint_name(int(heads.joint(y)[0]))
-    return str(heads[head].decode(int(y[0, heads.position(head)])))
 
 
 def _mean(heads: Heads, folds: Sequence[Explanation]) -> Explanation:

@@ -158,12 +158,12 @@ def grad_cam(network: MultiHeadNet, x: Tensor, columns: Tensor) -> Tensor:
 def _at_the_end(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """The body's last features, and the logits that follow from them."""
     body: Any = network.body
-    if not (hasattr(body, "forward_features") and hasattr(body, "forward_head")):
-        raise _no_map(body)
-    with torch.no_grad():
-        features = body.forward_features(x)
+    features = None
+    if hasattr(body, "forward_features") and hasattr(body, "forward_head"):
+        with torch.no_grad():
+            features = body.forward_features(x)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-        raise _no_map(body)
+        raise UsageError(f"{type(body).__name__} has no feature map, so Grad-CAM cannot explain it.")
     features = features.detach().requires_grad_()
     pooled = body.forward_head(features)
     return features, torch.cat([head(pooled) for head in network.heads], dim=1)
@@ -183,10 +183,6 @@ def _at(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Ten
     finally:
         handle.remove()
     return kept[-1], logits
-
-
-def _no_map(body: nn.Module) -> UsageError:
-    return UsageError(f"{type(body).__name__} has no feature map, so Grad-CAM cannot explain it.")
 
 
 def _last_norm(body: nn.Module) -> nn.Module | None:
