@@ -68,7 +68,7 @@ def fit(contest, small_settings, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "step"), [("fsync", 7), ("replace", 3)])
-def test_the_disk_is_full_again_and_again(fit, finished_run, monkeypatch, tmp_path, name, step):
+def test_a_run_resumes_from_a_full_disk_again_and_again(fit, finished_run, monkeypatch, tmp_path, name, step):
     """Each attempt makes a few more writes than the one before, and goes on from where that stood."""
     real, told, run = getattr(os, name), [], tmp_path / "runs" / "run"
     while not (run / "scores.json").exists():
@@ -86,7 +86,7 @@ def test_the_disk_is_full_again_and_again(fit, finished_run, monkeypatch, tmp_pa
         assert re.fullmatch(f"No space left on device: {re.escape(str(run))}/[a-z0-9/.-]+[.]{going_on}", words)
 
 
-def test_a_state_that_cannot_be_replaced_is_the_old_one(fit, monkeypatch, tmp_path):
+def test_a_state_that_cannot_be_replaced_is_kept(fit, monkeypatch, tmp_path):
     file, before, real = tmp_path / "runs" / "run" / "fold0" / STATE, [], os.replace
 
     def full_at_the_second_state(source, target):
@@ -106,7 +106,7 @@ def test_a_state_that_cannot_be_replaced_is_the_old_one(fit, monkeypatch, tmp_pa
     assert left_over(tmp_path) == []
 
 
-def test_safetensors_finds_the_disk_full(monkeypatch, tmp_path):
+def test_a_full_disk_in_safetensors_is_an_os_error(monkeypatch, tmp_path):
     def full(content, path, metadata):
         path.write_bytes(b"the first of it")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -131,7 +131,7 @@ def files_of_a_megabyte():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
 @pytest.mark.usefixtures("files_of_a_megabyte")
-def test_a_file_may_not_grow(contest, small_settings, tmp_path, capsys):
+def test_a_limit_of_the_file_size_is_one_sentence(contest, small_settings, tmp_path, capsys):
     write_yaml(tmp_path / "settings.yaml", {**small_settings, "data": str(contest)})
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")])
@@ -156,7 +156,7 @@ class Remover(io.StringIO):
 
 
 @pytest.mark.parametrize("name", ["run", "run/fold0"])
-def test_a_folder_vanishes_in_training(fit, finished_run, tmp_path, name):
+def test_a_folder_that_is_removed_in_training_is_not_recreated(fit, finished_run, tmp_path, name):
     gone = tmp_path / "runs" / name
     with pytest.raises(FastmaskError, match=f"No such file or directory: {tmp_path}/runs/run/fold0/.*Once that is"):
         fit(Remover(gone))

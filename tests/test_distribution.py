@@ -39,7 +39,7 @@ def test_the_wheel_holds_every_file_of_the_package(built):
     assert any(name.startswith("fastmask/report/templates/") for name in held)
 
 
-def test_the_sdist_holds_what_its_tests_need(built):
+def test_the_sdist_contains_what_its_tests_need(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
@@ -53,7 +53,7 @@ def test_the_sdist_holds_what_its_tests_need(built):
     } <= names
 
 
-def test_what_is_installed_runs_and_finds_its_recipes_and_templates(built, tmp_path):
+def test_the_installed_wheel_runs_and_finds_its_recipes(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site", str(wheel)]
     subprocess.run(install, cwd=tmp_path, check=True)

@@ -46,7 +46,7 @@ def test_leak(example, contest, tmp_path, capsys):
         ("own_body", "1 photo predicted"),
     ],
 )
-def test_something_of_one_s_own(name, said, example, contest, tmp_path, capsys):
+def test_custom_parts(name, said, example, contest, tmp_path, capsys):
     example(f"{name}.py", contest, tmp_path / "run", *(pair for pair in TINY if not pair.startswith("arch")))
     out = capsys.readouterr().out
     assert "macro-F1" in out

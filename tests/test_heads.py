@@ -91,7 +91,7 @@ def test_heads_survive_plain_values():
         lambda: contest_heads(age_bounds=(30,)),
     ],
 )
-def test_heads_that_cannot_be_are_refused(make):
+def test_invalid_heads_are_refused(make):
     with pytest.raises(UsageError):
         make()
 
@@ -105,12 +105,12 @@ def test_heads_that_cannot_be_are_refused(make):
         ([(f"h{i}", ("no", "yes")) for i in range(63)], "more joint classes than a 64-bit number counts"),
     ],
 )
-def test_names_that_files_could_not_keep_apart_are_refused(heads, message):
+def test_names_that_are_ambiguous_in_files_are_refused(heads, message):
     with pytest.raises(UsageError, match=message):
         Heads([Head(name, classes) for name, classes in heads])
 
 
-def test_a_cell_is_a_class_or_a_number_from_which_it_follows():
+def test_a_cell_is_a_class_or_a_number():
     colour, age = Head("colour", ("red", "green")), Head("age", ("<30", "30+"), bounds=(30,))
     assert colour.read("green")[0] == "green"
     assert age.read("30") == ("30+", 30.0)
@@ -146,7 +146,7 @@ def test_forty_heads_have_joint_classes_that_can_be_named():
         {"hat": 1},
     ],
 )
-def test_what_was_not_written_by_to_plain_is_refused(changed):
+def test_invalid_plain_values_are_refused(changed):
     plain = {"name": "age", "classes": ["young", "old"], "weight": 1.0, "bounds": [40.0], "limits": [0.0, 150.0]}
     assert Heads.from_plain([plain])["age"].limits == (0, 150)
     with pytest.raises(UsageError):
@@ -156,7 +156,7 @@ def test_what_was_not_written_by_to_plain_is_refused(changed):
 WITH_YEARS = Heads([*CONTEST, Head("age_number", tuple(map(str, range(18, 61))), spread=2.0)])
 
 
-def test_a_distribution_stands_beside_the_joint_class():
+def test_a_distribution_is_not_part_of_the_joint_class():
     y = np.array([[1, 1, 2, 40], [1, 1, 2, -1], [1, -1, 2, 40]])
     assert WITH_YEARS.joint(y).tolist() == CONTEST.joint(y[:, :3]).tolist() == [11, 11, -1]
     assert WITH_YEARS.unjoint(np.array([11, -1])).tolist() == [[1, 1, 2, -1], [-1, -1, -1, -1]]

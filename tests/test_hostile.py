@@ -74,7 +74,7 @@ def hostile(cache_home):
 
 
 @pytest.mark.slow
-def test_a_selection_ends_in_sentences(contest, finished_run, tmp_path):
+def test_chosen_attacks_end_in_one_sentence_each(contest, finished_run, tmp_path):
     shutil.copytree(contest, tmp_path / "good" / "data")
     shutil.copytree(finished_run.path, tmp_path / "good" / "run")
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(tmp_path), *CHOSEN]
@@ -83,7 +83,7 @@ def test_a_selection_ends_in_sentences(contest, finished_run, tmp_path):
     assert ended.stdout.splitlines()[-1] == f"cases {count}, sentences {count}, failures 0", ended.stdout
 
 
-def test_eighteen_hundred_cases_and_more_have_names_of_their_own(hostile):
+def test_at_least_1800_cases_have_different_names(hostile):
     names = [case.name for case in hostile["cases"]()]
     assert len(names) >= 1800
     assert len(set(names)) == len(names)
@@ -105,7 +105,7 @@ def test_the_pickles_would_run_code(hostile, tmp_path, monkeypatch):
         ((1, "", "fastmask: error: It is empty.\n", 5 * 10**9), ["5.0 GB"]),
     ],
 )
-def test_how_a_case_ends_is_judged(hostile, ended, wrong):
+def test_faults_of_a_case_are_found(hostile, ended, wrong):
     case = hostile["Case"]("an empty file", hostile["nothing"], "score run")
     assert hostile["faults"](case, hostile["Ended"](*ended), {"a": "1"}, {"a": "1"}) == wrong
     quiet = hostile["Ended"](1, "", "fastmask: error: It is empty.\n", 0)

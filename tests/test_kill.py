@@ -71,7 +71,7 @@ def start(settings, tmp_path):
 
 
 @pytest.mark.semaphores
-def test_killed_again_and_again(tmp_path):
+def test_a_run_that_is_killed_again_and_again_is_the_same(tmp_path):
     """While the cache is written, a batch is learnt, a state replaced, a fold ended."""
     moments = [
         "os.rename cache.*json",
@@ -99,7 +99,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_told_to_end_and_gone_on_with(start, settings, contest, tmp_path):
+def test_a_run_that_is_interrupted_and_resumed_is_the_same(start, settings, contest, tmp_path):
     out = tmp_path / "run"
     for number, code, fold in ((signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 1)):
         process = start(["--resume" if fold else "--config=settings.yaml", "--out", str(out)])

@@ -8,7 +8,7 @@ from fastmask.labels import mixed, soft_labels
 HEADS = Heads([Head("shape", ("round", "square", "long")), Head("colour", ("red", "blue"))])
 
 
-def test_a_class_number_is_pytorchs_one_hot_and_an_unknown_one_weighs_nothing():
+def test_class_numbers_become_one_hot_and_unknown_ones_0():
     y = torch.tensor([[0, 1], [2, -1], [-1, -1]])
     soft = soft_labels(y, HEADS)
     assert soft[0].tolist() == [*F.one_hot(torch.tensor(0), 3), *F.one_hot(torch.tensor(1), 2)]
@@ -17,7 +17,7 @@ def test_a_class_number_is_pytorchs_one_hot_and_an_unknown_one_weighs_nothing():
     assert soft_labels(soft, HEADS) is soft
 
 
-def test_a_number_that_is_no_class_raises():
+def test_an_invalid_class_number_raises():
     with pytest.raises(RuntimeError):
         soft_labels(torch.tensor([[3, 0]]), HEADS)
 

@@ -109,12 +109,12 @@ def pretended(contest, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_module_can_be_imported_without_what_windows_lacks(pretended):
+def test_every_module_can_be_imported_on_windows(pretended):
     assert "imported: all" in pretended[1]
 
 
 @pytest.mark.slow
-def test_a_run_its_resume_and_what_follows_leave_open_files_alone(pretended):
+def test_commands_never_replace_open_files(pretended):
     folder, told = pretended
     assert [line for line in told if line.startswith("exit")] == [f"exit {code}" for code in COMMANDS.values()]
     assert any("resumes in epoch" in line for line in told)
@@ -123,7 +123,7 @@ def test_a_run_its_resume_and_what_follows_leave_open_files_alone(pretended):
     assert list((folder / "kept").glob("*.photos")) == []
 
 
-def test_the_pretence_knows_what_is_open_and_what_is_mapped(tmp_path):
+def test_the_simulation_protects_open_and_mapped_files(tmp_path):
     file, other = tmp_path / "in" / "a", tmp_path / "b"
     file.parent.mkdir()
     for path in (file, other):
@@ -151,7 +151,7 @@ def like_windows(monkeypatch):
 
 
 @pytest.mark.usefixtures("like_windows")
-def test_a_file_that_a_scanner_has_open_is_replaced_once_it_lets_go(tmp_path, monkeypatch):
+def test_a_file_that_another_program_has_open_is_replaced_once_it_is_closed(tmp_path, monkeypatch):
     refusals = iter([PermissionError, PermissionError])
 
     def replace(source, target):
@@ -182,13 +182,13 @@ def test_a_folder_that_cannot_be_opened_is_not_synced(refused, tmp_path, monkeyp
         sync_folder(tmp_path / "gone")
 
 
-def test_what_a_holder_says_stands_behind_the_byte_that_windows_locks(tmp_path):
+def test_the_holder_is_described_after_the_byte_that_windows_locks(tmp_path):
     with held(tmp_path / "run"):
         assert (tmp_path / ".run.lock").read_bytes()[:9] == b"\0process "
         assert holder_of(tmp_path / ".run.lock").startswith(f"process {os.getpid()} on ")
 
 
-def test_a_process_without_the_module_resource_says_its_memory_itself(monkeypatch):
+def test_peak_memory_without_the_module_resource(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123, rss=12))
     monkeypatch.setattr(psutil, "Process", lambda: process)
@@ -208,12 +208,12 @@ def test_a_process_without_the_module_resource_says_its_memory_itself(monkeypatc
         (r"a\..\..\b.jpg", False),
     ],
 )
-def test_a_path_of_windows_that_leads_elsewhere_is_found_out(path, below):
+def test_a_path_of_windows_that_leaves_the_folder_is_detected(path, below):
     assert stays_below(PureWindowsPath(path)) is below
 
 
 @pytest.mark.usefixtures("like_windows")
-def test_a_command_to_paste_is_quoted_as_the_shells_of_windows_are():
+def test_commands_are_quoted_for_the_shells_of_windows():
     assert terminal.quote(r"C:\my runs\b4") == r'"C:\my runs\b4"'
     assert terminal.quote(r"runs\b4") == r"runs\b4"
     assert terminal.quote("R&D/b4") == '"R&D/b4"'
@@ -256,7 +256,7 @@ def test_a_run_with_a_spawned_process_is_the_same_to_the_byte(contest, small_set
 
 
 @pytest.mark.semaphores
-def test_a_run_says_that_spawned_processes_do_not_see_photos_in_memory(contest, small_settings, monkeypatch):
+def test_spawned_processes_that_do_not_see_photos_in_memory_are_reported(contest, small_settings, monkeypatch):
     monkeypatch.setattr(loaders, "start_method", lambda: "spawn")
     assert default_workers(torch.device("cuda")) == 0
     for cache, workers, is_said in (("ram", 1, True), ("ram", 0, False), ("disk", 1, False)):
@@ -334,14 +334,14 @@ def test_a_real_console_of_code_page_437(run_copy):
     assert " ... " in done.stdout.decode("cp437")
 
 
-def test_settings_that_are_sent_to_a_file_come_back_whatever_the_code_page(printed, work):
+def test_printed_settings_can_be_read_back_with_any_code_page(printed, work):
     for code_page in ("cp437", "cp949", "utf-8"):
         _, out, _ = printed(code_page, "fit", "--data", "마스크/größe", "--print-config")
         (work / "settings.yaml").write_bytes(out.encode(code_page))
         assert read_yaml(work / "settings.yaml")["data"] == "마스크/größe"
 
 
-def test_a_line_is_said_on_any_stream_and_errors_that_a_user_has_chosen_stay(monkeypatch):
+def test_a_line_prints_on_any_stream_and_keeps_the_user_s_error_handler(monkeypatch):
     stream = Console("cp437")
     terminal.say("0.1 … 0.2, größe 마스크", stream)
     assert stream.text == "0.1 ... 0.2, größe \\ub9c8\\uc2a4\\ud06c\n"
@@ -353,7 +353,7 @@ def test_a_line_is_said_on_any_stream_and_errors_that_a_user_has_chosen_stay(mon
     assert stream.text == "?\n"
 
 
-def test_the_script_of_an_export_says_what_is_wrong_on_any_console(monkeypatch):
+def test_the_script_of_an_export_prints_errors_on_any_console(monkeypatch):
     err = Console("cp437")
     monkeypatch.setattr(sys, "stderr", err)
     assert predict_onnx.main(["model.onnx", "사진"]) == 1

@@ -24,7 +24,7 @@ def test_it_equals_scikit_learn(seed):
     assert score(predicted, true).accuracy == pytest.approx(accuracy_score(true, predicted))
 
 
-def test_the_classes_can_be_those_of_a_larger_truth():
+def test_the_classes_can_be_those_of_the_whole_table():
     predicted, true = answers()
     part = true < 3
     expected = f1_score(true[part], predicted[part], labels=range(18), average="macro", zero_division=0)
@@ -89,7 +89,7 @@ def test_no_known_label_is_no_score():
     assert np.isnan(nothing.macro_f1)
 
 
-def test_that_ten_persons_are_answered_rightly_is_not_certain_of_the_next():
+def test_ten_correct_persons_do_not_make_the_next_certain():
     true = np.repeat([0, 0, 0, 0, 1, 1, 1, 1, 2, 2], 7)
     perfect = score(true, true, groups=np.repeat(np.arange(10), 7))
     assert perfect.macro_f1 == perfect.macro_f1_interval[1] == 1
@@ -98,7 +98,7 @@ def test_that_ten_persons_are_answered_rightly_is_not_certain_of_the_next():
     assert score(many, many, groups=np.repeat(np.arange(1000), 7)).macro_f1_interval[0] > 0.99
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says_also_where_classes_are_thin():
+def test_an_interval_covers_the_truth_in_95_percent_with_rare_classes_too():
     # persons of seven photos that are mostly mistaken alike; a class in thirty persons is rare
     rng = np.random.default_rng(0)
     shares, right = np.array([0.5, 0.3, 0.17, 0.03]), np.array([0.9, 0.8, 0.7, 0.5])
@@ -118,7 +118,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says_also_where_classe
     assert np.mean(held) >= 0.9
 
 
-def test_an_interval_holds_the_figure():
+def test_an_interval_contains_the_score():
     heads = Heads([Head("name", tuple(map(str, range(100))))])
     true = np.arange(100)[:, None]
     predicted = np.where(np.random.default_rng(0).random((100, 1)) < 0.44, true, (true + 1) % 100)
@@ -126,7 +126,7 @@ def test_an_interval_holds_the_figure():
     assert low <= 0.44 <= high
 
 
-def test_a_difference_over_few_persons_a_class_is_said_to_be_too_sure():
+def test_few_persons_per_class_are_a_caveat_of_differences():
     few, many = np.repeat(np.arange(4), 29), np.repeat(np.arange(4), 30)
     assert thin(few, np.arange(116)) == [
         "Half of the joint classes have under 30 persons: the intervals of differences are too narrow."
@@ -135,7 +135,7 @@ def test_a_difference_over_few_persons_a_class_is_said_to_be_too_sure():
     assert thin(np.array([-1, -1]), np.arange(2)) == []
 
 
-def test_scores_together_are_scores_apart():
+def test_scores_together_equal_scores_apart():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(40), 5)
     targets = [(rng.integers(0, k, 200), rng.integers(0, k, 200), None) for k in (2, 3, 18)]
@@ -164,7 +164,7 @@ def test_a_difference_is_of_the_scores_on_the_same_draws_of_persons():
     assert difference.macro_f1_interval == pytest.approx(interval, abs=0.006)
 
 
-def test_pairing_sees_what_two_intervals_would_not():
+def test_a_paired_difference_is_clear_where_intervals_overlap():
     one, other, true, persons = paired()
     first, second = (score(p, true, groups=persons) for p in (one, other))
     assert first.macro_f1_interval[1] > second.macro_f1_interval[0]
@@ -173,7 +173,7 @@ def test_pairing_sees_what_two_intervals_would_not():
     assert not difference.is_noise
 
 
-def test_the_same_answers_differ_by_nothing_and_that_is_noise():
+def test_equal_predictions_have_no_difference_and_that_is_noise():
     one, _, true, persons = paired()
     same = score_differences([(one, true, None), (one, true, None)], persons)[0]
     assert (same.macro_f1, same.macro_f1_interval) == (0, (0, 0))
@@ -181,7 +181,7 @@ def test_the_same_answers_differ_by_nothing_and_that_is_noise():
     assert str(same) == "+0.0000 (+0.0000 … +0.0000), within noise"
 
 
-def test_many_answers_are_each_compared_with_the_first():
+def test_several_predictions_are_each_compared_with_the_first():
     one, other, true, persons = paired()
     there, back = score_differences([(one, true, None), (other, true, None), (one, true, None)], persons)
     assert there == score_differences([(one, true, None), (other, true, None)], persons)[0]

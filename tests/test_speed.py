@@ -57,7 +57,7 @@ def test_job(speed, contest, temporary, capsys):
     assert "2 folds of 1 epochs over 28 photos" in capsys.readouterr().out
 
 
-def test_contestants_do_the_same(speed, contest, temporary):
+def test_contestants_do_the_same_work(speed, contest, temporary):
     split = speed.split_of(read_contest(contest), 8, temporary / "photos", folds=2)
     plain = speed.fastai_loaders(split.table, split.folds, split.bs)
     ours = speed.fastmask_loaders(split)

@@ -41,7 +41,7 @@ def test_a_copy_follows_what_changes(fold, tmp_path):
     assert again.files == {}
 
 
-def test_what_names_others_comes_after_them(fold):
+def test_state_and_done_come_last(fold):
     for name in (STATE, DONE, "zebra.csv"):
         (fold / name).write_bytes(b"")
     change = Mirrored(fold).change()
@@ -50,7 +50,7 @@ def test_what_names_others_comes_after_them(fold):
     assert list(whole(fold).files) == list(change.files)
 
 
-def test_a_change_of_two_states_is_none(fold, monkeypatch):
+def test_a_change_while_a_state_is_saved_is_none(fold, monkeypatch):
     mirrored, read = Mirrored(fold), Path.read_bytes
     (fold / STATE).write_bytes(b"first")
 
@@ -67,7 +67,7 @@ def test_a_change_of_two_states_is_none(fold, monkeypatch):
     assert change.files[STATE] == b"the second state"
 
 
-def test_a_file_that_goes_meanwhile_makes_it_none(fold, monkeypatch):
+def test_a_change_while_a_file_is_removed_is_none(fold, monkeypatch):
     read = Path.read_bytes
 
     def meanwhile(path):
@@ -78,5 +78,5 @@ def test_a_file_that_goes_meanwhile_makes_it_none(fold, monkeypatch):
     assert Mirrored(fold).change() is None
 
 
-def test_a_fold_without_a_state_begins_anew(fold):
+def test_a_fold_without_a_state_has_no_files_to_send(fold):
     assert whole(fold).files == {}

@@ -59,7 +59,7 @@ def launch(cluster, contest, small_settings, tmp_path):
 
 
 # before this process joins one
-def test_a_cluster_that_is_not_there_is_one_sentence(contest, small_settings, tmp_path):
+def test_a_cluster_that_does_not_answer_is_refused(contest, small_settings, tmp_path):
     with pytest.raises(UsageError, match="Nothing answers at --address 127.0.0.1:1 "):
         settings = {**small_settings, "launcher": "ray", "address": "127.0.0.1:1"}
         cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **settings)
@@ -78,13 +78,13 @@ def test_the_same_bytes_as_in_one_process(launch, finished_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_fetched_where_no_disk_is_shared(launch, finished_run):
+def test_the_same_bytes_without_a_shared_disk(launch, finished_run):
     run, _ = launch(fetch=True)
     assert files(run.path) == files(finished_run.path)
 
 
 @pytest.mark.slow
-def test_folds_are_trained_on_all_photos_there_too(launch, contest, small_settings, tmp_path):
+def test_folds_are_refitted_on_the_cluster(launch, contest, small_settings, tmp_path):
     run, said = launch(refit=1, fetch=True)
     assert "fold 2/2: 1 epoch on all photos\n" in said
     settings = {**small_settings, "refit": 1}
@@ -104,7 +104,7 @@ class Interrupting(io.StringIO):
 
 
 @pytest.mark.slow
-def test_stopped_and_gone_on_with_in_one_process(launch, contest, finished_run, tmp_path):
+def test_a_stopped_run_is_resumed_in_one_process(launch, contest, finished_run, tmp_path):
     log = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         launch(log)
@@ -117,7 +117,7 @@ def test_stopped_and_gone_on_with_in_one_process(launch, contest, finished_run, 
 
 
 @pytest.mark.slow
-def test_an_error_comes_back_as_itself_from_a_disk_that_is_not_shared(launch, tmp_path, monkeypatch):
+def test_an_error_of_a_worker_is_raised_with_the_paths_of_the_driver(launch, tmp_path, monkeypatch):
     # a worker that looks for it does not find it
     monkeypatch.setattr("fastmask.launch.worker.token", lambda out: "of another disk")
     with pytest.raises(FastmaskError, match=rf"diverged in epoch 1.*; {tmp_path}/run/fold\d/diverged.csv lists"):
@@ -126,7 +126,7 @@ def test_an_error_comes_back_as_itself_from_a_disk_that_is_not_shared(launch, tm
 
 
 @pytest.mark.slow
-def test_more_than_any_node_has_is_refused_before_there_is_a_run(launch, tmp_path):
+def test_more_than_any_node_has_is_refused_before_the_run_is_made(launch, tmp_path):
     with pytest.raises(UsageError, match=r"A fold asks for 64 CPU, which no node .* nodes of 0 CPU, 0 GPU; 1 CPU, 0"):
         launch(per_fold="cpu=64")
     assert list(tmp_path.iterdir()) == []
@@ -156,7 +156,7 @@ class Losing(_Launch):
         trip.mark = self._state_of(trip.fold)
 
 
-def test_a_fold_that_is_lost_five_times_without_getting_on_ends_the_run(finished_run, tmp_path):
+def test_a_fold_that_is_lost_five_times_without_progress_ends_the_run(finished_run, tmp_path):
     said, run = [], Run(tmp_path, finished_run.config, finished_run.heads)
     launch, trip = Losing(run, said), _Trip(0)
     launch._send(trip)
@@ -172,7 +172,7 @@ def test_a_fold_that_is_lost_five_times_without_getting_on_ends_the_run(finished
     assert said == ["fold 1/2 was lost with its worker or node; it continues on another node from its last state"] * 8
 
 
-def test_what_a_tracker_needs_to_know_goes_with_the_folds(monkeypatch):
+def test_variables_of_trackers_are_sent_to_the_workers(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
     assert _surroundings(make_config({"wandb": "masks"}))["WANDB_MODE"] == "offline"
@@ -180,7 +180,7 @@ def test_what_a_tracker_needs_to_know_goes_with_the_folds(monkeypatch):
     assert _surroundings(make_config({})) == {}
 
 
-def test_a_missing_package_is_one_sentence(contest, small_settings, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(contest, small_settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastmask.launch.ray", None)
     with pytest.raises(
         UsageError, match=r'needs the package ray \(.*\); install it with pip install "fastmask\[ray\]"'
@@ -189,7 +189,7 @@ def test_a_missing_package_is_one_sentence(contest, small_settings, tmp_path, mo
         cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **settings)
 
 
-def test_a_run_is_the_same_wherever_it_is_trained(finished_run):
+def test_the_launcher_does_not_change_the_identity(finished_run):
     elsewhere = Run(
         finished_run.path, make_config(finished_run.config.to_plain(), {"launcher": "ray"}), finished_run.heads
     )
@@ -216,7 +216,7 @@ def lose_the_node_of(fold, run, cluster, lost):
 
 # the last, since its node is gone
 @pytest.mark.slow
-def test_a_lost_node_s_fold_goes_on_elsewhere(launch, cluster, finished_run, tmp_path):
+def test_a_fold_of_a_lost_node_continues_on_another(launch, cluster, finished_run, tmp_path):
     lost = []
     killer = threading.Thread(target=lose_the_node_of, args=(0, tmp_path / "run", cluster, lost))
     killer.start()

@@ -119,14 +119,14 @@ def both(start, grads, layout=default, atol=1e-5, **options):
     return theirs, ours
 
 
-def test_the_recorded_training_projects_by_channel_by_layer_and_not(training):
+def test_the_recorded_training_has_all_kinds_of_projection(training):
     counts = training[2].projected
     assert set(counts) == {"channel", "layer", "none"}
     assert min(counts.values()) > STEPS / 2
 
 
 @pytest.mark.parametrize("layout", [default, channels_last, turned, sparse])
-def test_the_weights_are_the_package_s_in_any_memory_format(training, layout):
+def test_weights_equal_those_of_the_package_in_any_memory_format(training, layout):
     start, grads, optimizer = training
     theirs, ours = both(start, grads, layout, lr=1e-3, weight_decay=1e-2)
     assert_same(theirs.param_groups[0]["params"], optimizer.param_groups[0]["params"], 0)
@@ -146,7 +146,7 @@ def test_the_weights_are_the_package_s_in_any_memory_format(training, layout):
         {"lr": 1e-3, "delta": 0.0, "weight_decay": 1.0},
     ],
 )
-def test_the_weights_are_the_package_s_for_any_options(training, options):
+def test_weights_equal_those_of_the_package_for_any_options(training, options):
     both(*training[:2], channels_last, **options)
 
 
@@ -171,7 +171,7 @@ def test_weights_of_any_shape():
     assert_same([ours[i] for i in filled], replay(theirs, [[each[i] for i in filled] for each in grads]))
 
 
-def test_weights_and_gradients_of_nothing_and_of_nan():
+def test_zeros_and_nan_in_weights_and_gradients():
     start = [torch.zeros(3, 4), torch.ones(3, 4), torch.ones(3, 4), torch.eye(3, 4)]
     grads = [torch.ones(3, 4), torch.zeros(3, 4), torch.full((3, 4), math.nan), torch.eye(3, 4).flip(0) * 1e-9]
     theirs, ours = adamp.AdamP(parameters(start), weight_decay=0.1), AdamP(parameters(start), weight_decay=0.1)
@@ -186,7 +186,7 @@ def test_double_precision(training):
 
 
 @pytest.mark.parametrize(("first", "second"), [(adamp.AdamP, AdamP), (AdamP, adamp.AdamP), (AdamP, AdamP)])
-def test_each_goes_on_from_the_other_s_state(training, first, second):
+def test_each_loads_the_state_of_the_other(training, first, second):
     start, grads = training[:2]
     # the package steps the default memory format only
     layouts = [channels_last if each is AdamP else default for each in (first, second)]
@@ -201,7 +201,7 @@ def test_each_goes_on_from_the_other_s_state(training, first, second):
     assert_same(replay(after, grads[20:], layouts[1]), whole)
 
 
-def test_frozen_weights_stay_and_others_join_with_steps_of_their_own(training):
+def test_frozen_weights_are_kept_and_late_ones_count_their_own_steps(training):
     start, grads = training[:2]
     frozen = {0, 6, 9}
     late = [[None if i in frozen else grad for i, grad in enumerate(each)] for each in grads[:20]]
@@ -272,7 +272,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_a_step_waits_for_no_number(training, nesterov, monkeypatch):
+def test_a_step_never_syncs_with_the_device(training, nesterov, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cpu", False)
     start, grads = training[:2]
     ours = AdamP(parameters(start, channels_last), lr=1e-3, weight_decay=1e-2, nesterov=nesterov)
@@ -284,7 +284,7 @@ def test_a_step_waits_for_no_number(training, nesterov, monkeypatch):
         replay(theirs, grads[:1])
 
 
-def test_the_closure_has_gradients_and_its_loss_is_given():
+def test_the_closure_has_gradients_and_its_loss_is_returned():
     p = nn.Parameter(torch.tensor([3.0]))
     optimizer = AdamP([p], lr=0.5)
 

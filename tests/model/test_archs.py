@@ -24,13 +24,13 @@ def body(arch, size):
     return timm.create_model(arch, num_classes=0, **size_options(arch, size)).eval()
 
 
-def test_a_pattern_lists_what_matches_and_a_word_what_holds_it():
+def test_a_pattern_lists_matches_and_a_word_lists_names_that_contain_it():
     assert [row.name for row in list_archs("tf_efficientnet_b[0-2]")] == [f"tf_efficientnet_b{i}" for i in range(3)]
     assert [row.name for row in list_archs("efficientnet_lite0")] == ["efficientnet_lite0", "tf_efficientnet_lite0"]
     assert next(list_archs()).name == timm.list_models()[0]
 
 
-def test_a_row_says_what_timm_has():
+def test_a_row_describes_a_model_of_timm():
     row = describe("tf_efficientnet_b4")
     assert (row.size, row.fixed, row.weights) == ((380, 380), False, True)
     assert row.tag == "tf_efficientnet_b4.ns_jft_in1k"
@@ -39,13 +39,13 @@ def test_a_row_says_what_timm_has():
     assert " ".join(str(describe("test_vit4")).split()) == "test_vit4 160x160 one size 0.9 M no weights"
 
 
-def test_weights_are_there_where_timm_says_so():
+def test_pretrained_weights_are_those_of_timm():
     rows = list(list_archs("test_*"))
     assert {row.weights for row in rows} == {True, False}
     assert all(row.weights == timm.is_model_pretrained(row.name) for row in rows)
 
 
-def test_a_list_comes_row_by_row_and_draws_nothing(monkeypatch):
+def test_a_list_is_lazy_and_draws_no_random_numbers(monkeypatch):
     built = []
     monkeypatch.setattr("fastmask.model.archs.describe", built.append)
     list(islice(list_archs("vit"), 2))
@@ -57,7 +57,7 @@ def test_a_list_comes_row_by_row_and_draws_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("pattern", ["efficientnet_b44", "efficientnet_b44*"])
-def test_a_pattern_that_nothing_matches_names_the_nearest(pattern):
+def test_a_pattern_without_a_match_names_the_nearest(pattern):
     with pytest.raises(UsageError, match="has no arch that matches .*; the nearest are .*efficientnet_b4"):
         list_archs(pattern)
     with pytest.raises(UsageError, match="has no arch 'efficientnet_b44'; the nearest are .*efficientnet_b4"):
@@ -74,7 +74,7 @@ def test_a_pattern_that_nothing_matches_names_the_nearest(pattern):
         ("nest_tiny", {}),
     ],
 )
-def test_a_body_takes_any_size_or_the_one_that_it_is_made_for(arch, options):
+def test_a_body_takes_any_size_or_the_one_it_is_built_for(arch, options):
     assert size_options(arch, (64, 40)) == options
     assert needs_size(arch) == (timm.get_pretrained_cfg(arch).fixed_input_size and options != ANY_SIZE)
 
@@ -88,13 +88,13 @@ def test_a_body_takes_any_size_or_the_one_that_it_is_made_for(arch, options):
         ("test_coatnet", (64, 40), "cannot take photos 64 high and 40 wide", (64, 32)),
     ],
 )
-def test_a_size_that_is_cut_or_not_taken_is_said_with_one_that_works(arch, size, flaw, nearest):
+def test_a_size_that_is_cut_or_refused_has_a_nearest_one_that_works(arch, size, flaw, nearest):
     assert re.match(flaw, size_flaw(body(arch, size), size))
     assert nearest_size(arch, size) == nearest
     assert size_flaw(body(arch, nearest), nearest) is None
 
 
-def test_what_is_said_to_be_cut_is_what_does_not_matter():
+def test_the_columns_that_are_cut_have_no_gradient():
     """By pixels instead of NaN: in a photo 40 wide, patches of 16 leave out 8 columns."""
     network = body("test_vit_relpos", (64, 40)).double()
     photo = torch.randn(1, 3, 64, 40, dtype=torch.float64, requires_grad=True)
@@ -104,7 +104,7 @@ def test_what_is_said_to_be_cut_is_what_does_not_matter():
     assert (seen[:, 32:] == 0).all()
 
 
-def test_a_weight_of_zero_hides_nothing():
+def test_a_weight_of_zero_hides_no_cut():
     first = torch.nn.Conv2d(3, 4, 1)
     torch.nn.init.zeros_(first.weight)
     rest = torch.nn.ReLU6(), torch.nn.MaxPool2d(2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
@@ -113,7 +113,7 @@ def test_a_weight_of_zero_hides_nothing():
     assert size_flaw(network, (9, 8)) == "cuts photos 9 high and 8 wide: it leaves out their last row"
 
 
-def test_sizes_to_try_are_near_whole_steps():
+def test_likely_sizes_are_near_whole_steps():
     tries = sizes_around("swin_tiny_patch4_window7_224", (400, 200))
     distance = [abs(np.subtract(at, (400, 200))).sum() for at in tries]
     assert distance == sorted(distance)

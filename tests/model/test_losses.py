@@ -34,7 +34,7 @@ def reference(logits, y, weights=None, reduction="mean"):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("loss", [CrossEntropyLoss, lambda *a, **k: FocalLoss(*a, gamma=0, **k)])
-def test_gamma_0_is_pytorch_s_cross_entropy(loss, reduction):
+def test_gamma_0_is_the_cross_entropy_of_pytorch(loss, reduction):
     logits, y = batch(unknown=0.3)
     torch.testing.assert_close(loss(HEADS, reduction=reduction)(logits, y), reference(logits, y, reduction=reduction))
 
@@ -65,7 +65,7 @@ def test_head_weights_weigh_heads():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_an_unknown_label_is_as_if_the_photo_were_not_there_for_its_head(gamma):
+def test_an_unknown_label_removes_the_photo_from_its_head(gamma):
     logits, y = batch(unknown=0.4)
     expected = sum(
         FocalLoss(Heads([h]), gamma)(p[y[:, i] >= 0], y[y[:, i] >= 0, i : i + 1])
@@ -89,7 +89,7 @@ def test_a_head_without_a_label_adds_exactly_nothing_and_keeps_a_gradient():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_a_sure_answer_right_or_wrong_has_a_finite_gradient(gamma):
+def test_a_certain_prediction_has_a_finite_gradient(gamma):
     logits = torch.tensor([[200.0, -200, 0], [-200, 200, 0]], requires_grad=True)
     loss = FocalLoss(ONE, gamma)(logits, torch.tensor([[0], [0]]))
     loss.backward()
@@ -97,7 +97,7 @@ def test_a_sure_answer_right_or_wrong_has_a_finite_gradient(gamma):
     assert logits.grad.isfinite().all()
 
 
-def test_gradients_agree_with_differences():
+def test_gradients_equal_finite_differences():
     logits = torch.randn(5, 3, dtype=torch.float64)
     y = torch.tensor([0, 1, 2, -1, 1])
 
@@ -123,7 +123,7 @@ def test_fastai_finds_probabilities_and_classes():
     assert loss.decodes(logits)[:, 2].tolist() == logits[:, 5:].argmax(1).tolist()
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(UsageError, match="gamma is -1"):
         FocalLoss(HEADS, gamma=-1)
     with pytest.raises(UsageError, match="alpha of head age has 2 numbers for 3 classes"):
@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused():
 YEARS = Heads([Head("age", ("young", "old")), Head("age_number", tuple(map(str, range(18, 61))), spread=2.0)])
 
 
-def test_a_number_is_learned_as_pytorchs_divergence_from_a_normal_distribution_around_it():
+def test_a_number_has_the_kl_divergence_from_a_normal_distribution_around_it():
     logits, y = torch.randn(6, 45, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 0], [1, 42]] * 3)
     normal = torch.distributions.Normal(y[:, 1:].double(), 2.0).log_prob(torch.arange(43)).exp()
     target = normal / normal.sum(1, keepdim=True)
@@ -153,7 +153,7 @@ def test_the_nearer_a_number_the_less_it_costs():
     assert cost[21] < cost[24] < cost[35]
 
 
-def test_a_number_that_nobody_knows_costs_nothing_and_takes_no_alpha():
+def test_an_unknown_number_has_loss_0_and_takes_no_alpha():
     logits = torch.randn(4, 45, requires_grad=True)
     loss = FocalLoss(YEARS)(logits, torch.full((4, 2), -1))
     loss.backward()
@@ -177,7 +177,7 @@ def test_class_numbers_are_soft_labels_with_one_class():
         assert FocalLoss(HEADS, gamma)(logits, soft(y)) == FocalLoss(HEADS, gamma)(logits, y)
 
 
-def test_soft_labels_are_those_of_pytorchs_cross_entropy():
+def test_soft_labels_give_the_cross_entropy_of_pytorch():
     logits, y = batch()
     other = torch.stack([torch.roll(y[:, i], 1) for i in range(3)], 1)
     mixed = 0.3 * soft(y) + 0.7 * soft(other)
@@ -193,7 +193,7 @@ def test_a_label_of_half_the_weight_counts_half_in_the_mean():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_label_smoothing_is_pytorchs(reduction):
+def test_label_smoothing_is_that_of_pytorch(reduction):
     logits, y = batch()
     expected = sum(
         F.cross_entropy(p, y[:, i], label_smoothing=0.1, reduction=reduction) for i, p in enumerate(HEADS.split(logits))
@@ -201,7 +201,7 @@ def test_label_smoothing_is_pytorchs(reduction):
     torch.testing.assert_close(CrossEntropyLoss(HEADS, reduction=reduction, label_smoothing=0.1)(logits, y), expected)
 
 
-def test_label_smoothing_leaves_an_unknown_label_and_a_distribution_alone():
+def test_label_smoothing_does_not_apply_to_unknown_labels_and_distributions():
     logits, y = batch(unknown=0.4)
     each = CrossEntropyLoss(HEADS, reduction="none", label_smoothing=0.1)(logits, torch.full_like(y, -1))
     assert (each == 0).all()
@@ -209,7 +209,7 @@ def test_label_smoothing_leaves_an_unknown_label_and_a_distribution_alone():
     assert CrossEntropyLoss(YEARS, label_smoothing=0.3)(logits, y) == CrossEntropyLoss(YEARS)(logits, y)
 
 
-def test_soft_f1_of_sure_answers_is_1_minus_scikit_learns_macro_f1():
+def test_soft_f1_of_certain_predictions_is_1_minus_macro_f1():
     g = torch.Generator().manual_seed(1)
     said, true = torch.randint(0, 3, (50,), generator=g), torch.randint(0, 3, (50,), generator=g)
     found = soft_f1(F.one_hot(said, 3) * 100.0, F.one_hot(true, 3).float())
@@ -256,7 +256,7 @@ def test_a_mixed_number_is_learned_as_the_mixture_of_both_distributions():
     torch.testing.assert_close(FocalLoss(YEARS)(logits, labels / 2), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_soft_f1_is_of_the_labels_as_they_are_and_not_smoothed():
+def test_soft_f1_uses_labels_without_smoothing():
     logits, y = torch.eye(3)[[0, 1, 0, 1]] * 100, torch.tensor([[0], [1], [0], [1]])
     # class 2 is in no label, and all answers are right
     assert FocalLoss(ONE, f1_share=1.0, label_smoothing=0.1)(logits, y).item() == pytest.approx(0, abs=1e-6)

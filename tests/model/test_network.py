@@ -11,7 +11,7 @@ HEADS = contest_heads()
 
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
-def test_any_body_gives_a_logit_a_class_of_all_heads(arch):
+def test_any_body_gives_one_logit_per_class_of_all_heads(arch):
     network = build_network(arch, HEADS).eval()
     assert network(torch.randn(2, 3, 160, 160)).shape == (2, 8)
 
@@ -24,7 +24,7 @@ def test_each_head_is_a_linear_layer_on_the_pooled_features():
         torch.testing.assert_close(part, features @ network.heads[i].weight.T + network.heads[i].bias)
 
 
-def test_weights_lie_in_channels_last():
+def test_weights_are_in_channels_last_format():
     weights = [p for p in build_network("test_resnet", HEADS).parameters() if p.ndim == 4 and p.shape[2] > 1]
     assert weights
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
@@ -42,7 +42,7 @@ def test_an_unknown_arch_names_the_nearest():
 
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "levit_128s", "rexnet_100"])
-def test_dropout_is_before_the_heads_of_every_body_and_there_alone(arch):
+def test_dropout_is_only_before_the_heads(arch):
     network = build_network(arch, HEADS, drop_rate=0.5)
     assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout) and m.p] == [0.5]
     features = network.dropout(torch.ones(1000))
@@ -64,7 +64,7 @@ def test_a_body_without_drop_path_is_refused(arch):
         build_network(arch, HEADS, drop_path_rate=0.1)
 
 
-def test_a_body_that_takes_a_drop_path_rate_and_does_nothing_with_it_is_refused(monkeypatch):
+def test_a_body_that_ignores_its_drop_path_rate_is_refused(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda *args, drop_path_rate=0, **kwargs: create(*args, **kwargs))
     with pytest.raises(UsageError, match="'test_resnet' takes no drop-path rate"):
@@ -72,7 +72,7 @@ def test_a_body_that_takes_a_drop_path_rate_and_does_nothing_with_it_is_refused(
 
 
 @pytest.mark.parametrize("size", [None, (64, 32)])
-def test_looking_for_the_way_to_take_a_size_draws_nothing(size):
+def test_finding_the_options_for_a_size_draws_no_random_numbers(size):
     arch = "swin_tiny_patch4_window7_224"
     torch.manual_seed(3)
     drawn = build_network(arch, HEADS, size=size).heads[0].weight

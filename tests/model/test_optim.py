@@ -17,7 +17,7 @@ def test_fastai_can_schedule_it_and_give_each_group_its_rate():
     assert groups[1]["weight_decay"] == 0.3
 
 
-def test_one_rate_for_all_groups_is_scaled_and_one_a_group_is_not():
+def test_one_rate_for_all_groups_is_scaled_and_one_per_group_is_not():
     layers = [[nn.Linear(2, 2).weight] for _ in range(3)]
     opt = adamp_opt(lr_scales=(0.25, 0.5, 1.0))(layers, lr=0.4)
     assert [g["lr"] for g in opt.opt.param_groups] == [0.1, 0.2, 0.4]

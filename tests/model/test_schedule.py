@@ -10,7 +10,7 @@ from fastmask.system.errors import UsageError
     ("milestones", "epochs", "by_hand"),
     [([10, 15], 20, [10, 15]), ([0.5, 0.75], 20, [10, 15]), ([1, 2, 19], 20, [1, 2, 19]), ([0.5, 0.75], 4, [2, 3])],
 )
-def test_multistep_is_pytorch_s(milestones, epochs, by_hand):
+def test_multistep_is_that_of_pytorch(milestones, epochs, by_hand):
     steps = 7
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-4)
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, by_hand, gamma=0.5)
@@ -24,14 +24,14 @@ def test_multistep_is_pytorch_s(milestones, epochs, by_hand):
         theirs.step()
 
 
-def test_a_share_of_few_epochs_is_that_share():
+def test_a_milestone_can_be_within_an_epoch():
     one = multistep(1.0, [0.5, 0.75], 0.5, 1)
     assert [one(done) for done in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
     three = multistep(1.0, [0.5, 0.75], 0.5, 3)
     assert [three(epoch / 3) for epoch in (0, 1, 2)] == [1, 1, 0.5]
 
 
-def test_onecycle_is_fastai_s():
+def test_onecycle_is_that_of_fastai():
     rates = lr_schedule("onecycle", 1e-3, 4)[0].scheds
     theirs = combined_cos(0.25, 1e-3 / 25, 1e-3, 1e-3 / 1e5)
     for done in (0, 0.1, 0.25, 0.6, 0.99):
@@ -45,7 +45,7 @@ def test_cosine_ends_at_zero_and_constant_stays():
     assert lr_schedule("constant", 1e-3, 4) == []
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_schedules_are_refused():
     with pytest.raises(UsageError, match="no schedule 'steps'; expected one of multistep"):
         lr_schedule("steps", 1e-3, 4)
     with pytest.raises(UsageError, match="Milestones"):

@@ -16,7 +16,7 @@ HEADS = contest_heads()
 
 
 @pytest.mark.parametrize("broken", [("timm.create_model", OSError), ("socket.getaddrinfo", socket.gaierror)])
-def test_without_the_hub_one_sentence_names_both_ways_out(monkeypatch, broken):
+def test_without_the_hub_the_error_names_both_alternatives(monkeypatch, broken):
     def no_hub(*args, **kwargs):
         raise broken[1]("no network")
 
@@ -49,7 +49,7 @@ def test_a_body_s_weights_are_matched_by_name(tmp_path, suffix, prefix):
     assert all(torch.equal(own[name], tensors[prefix + name]) for name in own)
 
 
-def test_what_matched_is_counted_and_the_rest_is_said(tmp_path):
+def test_tensors_without_a_match_are_counted_in_a_warning(tmp_path):
     file, _ = saved(tmp_path, lambda t: {k: v for k, v in t.items() if not k.startswith("layer4")})
     body = timm.create_model("test_resnet", num_classes=0)
     with pytest.warns(FastmaskWarning, match=r"fits \d+ of the body's \d+ tensors; the others, such as layer4"):
@@ -76,13 +76,13 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 64])
-def test_a_file_that_is_no_weights_is_refused(tmp_path, name, content):
+def test_a_file_without_weights_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name} is not a weights file"):
         build_network("test_resnet", HEADS, weights=tmp_path / name)
 
 
-def test_a_missing_file_and_one_of_no_tensors_are_refused(tmp_path):
+def test_a_missing_file_and_one_without_tensors_are_refused(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         build_network("test_resnet", HEADS, weights=tmp_path / "none.pth")
     torch.save([1, 2], tmp_path / "list.pth")
@@ -127,7 +127,7 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path):
     torch.testing.assert_close(own, own.flip(0).flip(1), atol=1e-5, rtol=0)
 
 
-def test_what_cannot_be_resampled_starts_anew_and_is_said(tmp_path):
+def test_tensors_that_cannot_be_resampled_stay_random_with_a_warning(tmp_path):
     file, _ = weights_of("pit_ti_224", tmp_path)
     with pytest.warns(FastmaskWarning, match="the others, such as pos_embed, stay random"):
         build_network("pit_ti_224", HEADS, weights=file, size=(400, 200))
@@ -149,7 +149,7 @@ def test_tensors_that_no_body_has_are_refused(tmp_path, tensors, message):
         read_weights(tmp_path / "a.pth")
 
 
-def test_a_file_that_unpacks_to_more_than_it_weighs_is_refused(tmp_path):
+def test_a_file_that_decompresses_to_more_than_its_size_is_refused(tmp_path):
     torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
     assert read_weights(tmp_path / "plain.pth")["a"].shape == (10**6,)
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain:

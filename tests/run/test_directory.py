@@ -19,7 +19,7 @@ def test_a_run_is_opened_by_its_directory(finished_run):
     assert str(run.score()) == str(finished_run.score())
 
 
-def test_what_is_no_run_is_said(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is not a run directory: it has no config.yaml"):
         Run.load(tmp_path)
 
@@ -40,13 +40,13 @@ def test_broken_files_are_refused_and_run_nothing(run_copy, name, content):
         Run.load(run_copy)
 
 
-def test_a_run_that_has_not_finished_says_so(run_copy):
+def test_an_unfinished_run_has_no_score(run_copy):
     (run_copy / "oof.csv").unlink()
     with pytest.raises(UsageError, match=r"has no oof\.csv: the run has not finished"):
         Run.load(run_copy).score()
 
 
-def test_an_overwrite_that_fails_gives_the_old_run_back(finished_run, run_copy, monkeypatch):
+def test_a_failed_overwrite_restores_the_old_run(finished_run, run_copy, monkeypatch):
     rename = Path.rename
 
     def fails_for_the_new_one(self, target):
@@ -106,7 +106,7 @@ def test_a_pipe_in_a_run_is_not_opened(run_copy, name):
         ("folds.csv", "gender", "robot", "found 'robot', expected one of male, female, or nothing if unknown"),
     ],
 )
-def test_a_cell_that_no_run_writes_is_named(run_copy, name, column, cell, message):
+def test_an_invalid_cell_is_named(run_copy, name, column, cell, message):
     frame = read_strings(run_copy / name, ())
     if column not in frame.columns:
         frame[column] = "1"
@@ -117,7 +117,7 @@ def test_a_cell_that_no_run_writes_is_named(run_copy, name, column, cell, messag
 
 
 @pytest.mark.parametrize("name", ["folds.csv", "oof.csv"])
-def test_a_photo_stands_once_in_a_run(run_copy, name):
+def test_a_duplicated_photo_is_refused(run_copy, name):
     text = (run_copy / name).read_text()
     (run_copy / name).write_text(text + text.splitlines()[-1] + "\n")
     with pytest.raises(DataError, match=f"{name} has two rows for"):
@@ -133,7 +133,7 @@ def test_the_folds_of_a_run_are_those_on_the_disk(run_copy):
 
 
 @pytest.mark.parametrize("content", ["[]", '{"start": 1}', '{"packages": []}'])
-def test_an_environment_of_another_form_is_said(run_copy, content):
+def test_an_invalid_environment_is_refused(run_copy, content):
     (run_copy / "environment.json").write_text(content)
     with pytest.raises(DataError, match="environment.json holds"):
         Run.load(run_copy).start  # noqa: B018

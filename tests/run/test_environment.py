@@ -6,7 +6,7 @@ from fastmask.model.losses import FocalLoss
 from fastmask.run.environment import git_commit, name_of
 
 
-def test_the_environment_says_what_made_the_run(finished_run):
+def test_the_environment_has_versions_body_and_photos(finished_run):
     environment = json.loads((finished_run.path / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert environment["body"]["tag"].startswith("test_resnet")
@@ -14,7 +14,7 @@ def test_the_environment_says_what_made_the_run(finished_run):
     assert environment["photos"]["count"] == 84
 
 
-def test_a_loss_of_ones_own_is_named_by_where_it_is_defined():
+def test_a_custom_loss_has_a_dotted_name():
     assert name_of(FocalLoss) == "fastmask.model.losses.FocalLoss"
     assert name_of(None) is None
 

@@ -33,7 +33,7 @@ def test_each_fold_starts_from_its_own_best_checkpoint(contest, settings, finish
     assert plan.environment["body"]["initial_weights"].startswith(str(finished_run.path / "fold0" / "epoch"))
 
 
-def test_the_best_is_the_best_by_the_history(run_copy):
+def test_the_best_checkpoint_is_that_of_the_history(run_copy):
     folder = run_copy / "fold0"
     (kept,) = folder.glob("epoch*.safetensors")
     for epoch in (0, 1):
@@ -45,7 +45,7 @@ def test_the_best_is_the_best_by_the_history(run_copy):
         assert best_checkpoint(Run.load(run_copy), 0).name == f"epoch00{best}.safetensors"
 
 
-def test_heads_of_other_classes_start_anew(contest, settings, run_copy, finished_run):
+def test_heads_with_other_classes_start_from_random_weights(contest, settings, run_copy, finished_run):
     heads = read_json(run_copy / "heads.json")
     heads[0]["name"] = "cap"
     write_json(run_copy / "heads.json", heads)
@@ -58,13 +58,13 @@ def test_heads_of_other_classes_start_anew(contest, settings, run_copy, finished
     assert differing == {"heads.0.weight", "heads.0.bias"}
 
 
-def test_it_trains_on_from_there(contest, settings, tmp_path):
+def test_a_run_trains_from_the_weights_of_another(contest, settings, tmp_path):
     run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **{**settings, "epochs": 1})
     assert run.trained_folds == [0, 1]
     assert run.start["weights"] == digest_weights(settings["weights"])
 
 
-def test_weights_that_have_seen_what_a_fold_is_judged_on_are_refused(contest, settings, finished_run):
+def test_weights_that_have_seen_validation_photos_are_refused(contest, settings, finished_run):
     table = read_contest(contest)
     with pytest.raises(UsageError, match=r"Fold 0 would be judged on (photo|person) .* --folds-file .*folds\.csv"):
         prepare(table, make_config(settings, {"seed": 1}))
@@ -80,7 +80,7 @@ def test_weights_that_have_seen_what_a_fold_is_judged_on_are_refused(contest, se
     np.testing.assert_array_equal(plan.folds, finished_run.folds["fold"])
 
 
-def test_what_the_weights_themselves_started_from_counts(contest, settings, tmp_path):
+def test_ancestors_of_the_weights_count(contest, settings, tmp_path):
     """The first run learnt from its people, the second only from others, the third is judged on people of the first."""
     others = renamed(read_contest(write_sample(tmp_path / "others", persons=12, seed=5)))
     second = cross_validate(others, out=tmp_path / "second", log=io.StringIO(), **{**settings, "epochs": 1})
@@ -89,14 +89,14 @@ def test_what_the_weights_themselves_started_from_counts(contest, settings, tmp_
         prepare(read_contest(contest), third)
 
 
-def test_an_origin_that_is_gone_is_refused(contest, settings, run_copy):
+def test_a_missing_ancestor_is_refused(contest, settings, run_copy):
     config = read_yaml(run_copy / "config.yaml")
     write_yaml(run_copy / "config.yaml", {**config, "weights": str(run_copy / "gone")})
     with pytest.raises(UsageError, match="gone is gone, so the photos that it has seen are unknown"):
         prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
 
 
-def test_folds_that_are_trained_apart_need_their_own_weights_alone(contest, settings, run_copy):
+def test_folds_that_are_trained_apart_need_only_their_own_weights(contest, settings, run_copy):
     (run_copy / "fold1" / "done.json").unlink()
     config = make_config(settings, {"weights": str(run_copy)})
     assert prepare(read_contest(contest), config, chosen=[0]).config.folds == 2
@@ -104,7 +104,7 @@ def test_folds_that_are_trained_apart_need_their_own_weights_alone(contest, sett
         prepare(read_contest(contest), config, chosen=[1])
 
 
-def test_a_score_that_started_from_a_choice_says_so(contest, settings, tmp_path):
+def test_a_score_with_chosen_weights_has_a_caveat(contest, settings, tmp_path):
     run = cross_validate(read_contest(contest), out=tmp_path / "run", log=io.StringIO(), **{**settings, "epochs": 1})
     assert any("this score flatters a little" in note for note in run.score().notes)
 
@@ -118,23 +118,23 @@ def renamed(table):
     return replace(table, root=table.root.parent, frame=frame)
 
 
-def test_other_people_may_be_judged(settings, tmp_path):
+def test_photos_of_other_persons_are_accepted(settings, tmp_path):
     others = renamed(read_contest(write_sample(tmp_path / "others", persons=12, seed=5)))
     assert len(prepare(others, make_config(settings)).table) == 84
 
 
-def test_a_run_that_lacks_a_fold_is_refused(contest, settings, run_copy):
+def test_weights_of_a_run_without_the_fold_are_refused(contest, settings, run_copy):
     (run_copy / "fold1" / "done.json").unlink()
     with pytest.raises(UsageError, match="has not finished a fold 1, so fold 1 has no weights to start from"):
         prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
 
 
-def test_a_folder_that_is_no_run_is_refused(contest, settings, tmp_path):
+def test_weights_of_a_folder_without_a_run_are_refused(contest, settings, tmp_path):
     with pytest.raises(UsageError, match="is not a run directory"):
         prepare(read_contest(contest), make_config(settings, {"weights": str(tmp_path)}))
 
 
-def test_another_checkpoint_is_another_start(run_copy):
+def test_another_checkpoint_changes_the_digest(run_copy):
     before = digest_weights(str(run_copy))
     (file,) = (run_copy / "fold1").glob("epoch*.safetensors")
     data = bytearray(file.read_bytes())

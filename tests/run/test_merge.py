@@ -56,7 +56,7 @@ def test_a_fold_trained_twice_is_refused(halves, finished_run, tmp_path):
         merge_runs(halves[:1], tmp_path / "merged")
 
 
-def test_a_missing_fold_and_other_versions_are_said(contest, small_settings, tmp_path):
+def test_missing_folds_and_other_versions_are_warned_of(contest, small_settings, tmp_path):
     settings = {**small_settings, "folds": 3, "epochs": 1}
     table = read_contest(contest)
     parts = [
@@ -75,7 +75,7 @@ def test_a_missing_fold_and_other_versions_are_said(contest, small_settings, tmp
     assert (filled.path / "oof.csv").read_bytes() == (whole.path / "oof.csv").read_bytes()
 
 
-def test_the_runs_stay_as_they_are_and_out_is_not_written_over(halves, run_copy):
+def test_merging_changes_neither_the_runs_nor_an_existing_one(halves, run_copy):
     with pytest.raises(UsageError, match="exists"):
         merge_runs(halves, run_copy)
     merged = merge_runs(halves, run_copy, overwrite=True)
@@ -103,7 +103,7 @@ def test_a_run_is_not_merged_into_itself(halves, run_copy, tmp_path):
         (lambda run: (run / "folds.csv").unlink(), "has no folds.csv"),
     ],
 )
-def test_a_broken_input_is_named_and_nothing_is_written(change, named, halves, tmp_path):
+def test_an_invalid_run_is_named_and_nothing_is_written(change, named, halves, tmp_path):
     other = shutil.copytree(halves[1], tmp_path / "other")
     change(other)
     with pytest.raises(FastmaskError, match=f"other.*{named}"):

@@ -13,7 +13,7 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_yaml
 
 
-def test_the_table_has_the_rows_of_the_run_and_what_the_run_does_not_keep(finished_run):
+def test_the_table_has_the_rows_of_the_run_with_the_columns_of_the_data(finished_run):
     table = table_of(finished_run)
     assert table.frame["path"].tolist() == finished_run.folds["path"].tolist()
     assert table.photo(3).is_file()
@@ -21,7 +21,7 @@ def test_the_table_has_the_rows_of_the_run_and_what_the_run_does_not_keep(finish
     assert table.frame["age_value"].between(0, 150).all()
 
 
-def test_data_that_moved_is_named(finished_run, contest_copy):
+def test_moved_data_is_found_by_its_path(finished_run, contest_copy):
     assert table_of(finished_run, str(contest_copy)).root == contest_copy / "train" / "images"
 
 
@@ -49,7 +49,7 @@ def csv_run(run_of, guess, labels, tmp_path):
     return Run.load(run.path), photos
 
 
-def test_photos_of_a_csv_that_moved_are_found_by_their_folder(csv_run, tmp_path):
+def test_moved_photos_of_a_csv_are_found_by_their_folder(csv_run, tmp_path):
     run, photos = csv_run
     there = photos.rename(tmp_path / "moved")
     for place in ({"data": str(there)}, {"images": str(there)}):
@@ -63,7 +63,7 @@ def test_photos_of_a_csv_that_moved_are_found_by_their_folder(csv_run, tmp_path)
 
 
 @pytest.mark.parametrize("option", ["data", "images"])
-def test_a_place_without_the_photos_is_refused(csv_run, tmp_path, option):
+def test_a_folder_without_the_photos_is_refused(csv_run, tmp_path, option):
     (tmp_path / "empty").mkdir()
     for read in (photos_of, table_of):
         with pytest.raises(UsageError, match="nowhere is not a folder; expected the current one of the photos of"):
@@ -72,7 +72,7 @@ def test_a_place_without_the_photos_is_refused(csv_run, tmp_path, option):
             read(csv_run[0], **{option: str(tmp_path / "empty")})
 
 
-def test_a_photo_that_is_gone_keeps_what_the_run_says_of_it(finished_run, contest_copy):
+def test_a_missing_photo_has_the_labels_of_the_run(finished_run, contest_copy):
     path = finished_run.folds["path"][0]
     (contest_copy / "train" / "images" / path).unlink()
     table = table_of(finished_run, str(contest_copy))
@@ -86,7 +86,7 @@ def test_a_photo_that_is_gone_keeps_what_the_run_says_of_it(finished_run, contes
         table_of(finished_run, str(contest_copy))
 
 
-def test_photos_are_those_of_the_run_by_its_own_labels(finished_run, contest):
+def test_photos_have_the_labels_of_the_run(finished_run, contest):
     table = photos_of(finished_run)
     assert table.root == (contest / "train" / "images").resolve()
     assert table.heads == finished_run.heads
@@ -97,18 +97,18 @@ def test_photos_are_those_of_the_run_by_its_own_labels(finished_run, contest):
     assert all(table.photo(row).is_file() for row in range(len(table)))
 
 
-def test_photos_lie_where_somebody_says(finished_run, contest_copy):
+def test_photos_are_found_by_the_path_of_the_data(finished_run, contest_copy):
     assert photos_of(finished_run, str(contest_copy)).root == contest_copy / "train" / "images"
 
 
-def test_a_run_that_kept_no_ages_has_photos_without(run_copy):
+def test_a_run_without_ages_has_photos_without(run_copy):
     folds = pd.read_csv(run_copy / "folds.csv", dtype=str).drop(columns="age_value")
     folds.to_csv(run_copy / "folds.csv", index=False)
     assert photos_of(Run.load(run_copy)).frame["age_value"].isna().all()
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "C:/a.jpg", "a\\..\\b.jpg", ".."])
-def test_a_path_that_leads_out_is_refused(run_copy, path):
+def test_a_path_out_of_the_folder_is_refused(run_copy, path):
     for name in ("folds.csv", "oof.csv"):
         text = (run_copy / name).read_text()
         first = text.splitlines()[1].split(",")[0]

@@ -45,13 +45,13 @@ def test_json_has_no_nan(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "a: [", "\x00"])
-def test_yaml_cannot_build_objects_or_be_broken(tmp_path, text):
+def test_yaml_that_builds_objects_or_is_invalid_is_refused(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(DataError, match=r"a\.yaml cannot be read as YAML"):
         read_yaml(tmp_path / "a.yaml")
 
 
-def test_a_broken_json_is_named(tmp_path):
+def test_invalid_json_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DataError, match=r"a\.json cannot be read as JSON"):
         read_json(tmp_path / "a.json")
@@ -63,7 +63,7 @@ def laughs(levels):
     return "\n".join(["l0: &l0 [ha]", *lines])
 
 
-def test_an_alias_stands_for_what_it_names(tmp_path):
+def test_an_alias_of_yaml_is_expanded(tmp_path):
     (tmp_path / "a.yaml").write_text(laughs(2))
     assert read_yaml(tmp_path / "a.yaml")["l2"] == [[["ha"]] * 9] * 9
 
@@ -103,19 +103,19 @@ def test_yaml_that_would_fill_the_memory_or_cannot_be_printed_is_refused(tmp_pat
         (" " * 150_000_000, "longer than 128 MB"),
     ],
 )
-def test_json_that_is_none_is_refused(tmp_path, text, message):
+def test_json_that_would_fill_the_memory_or_cannot_be_printed_is_refused(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=f"a.json cannot be read as JSON: .*{message}"):
         read_json(tmp_path / "a.json")
 
 
-def test_an_escaped_character_of_two_halves_is_read(tmp_path):
+def test_an_escaped_surrogate_pair_is_read(tmp_path):
     (tmp_path / "a.json").write_text('["\\ud83d\\ude37"]')
     assert read_json(tmp_path / "a.json") == ["😷"]
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
-def test_what_is_no_plain_file_is_not_opened(tmp_path, make):
+def test_pipes_links_and_folders_are_not_opened(tmp_path, make):
     make(tmp_path / "a")
     for read in (read_json, read_yaml):
         with pytest.raises(DataError, match="is not a plain file"):
@@ -134,13 +134,13 @@ def test_what_is_no_plain_file_is_not_opened(tmp_path, make):
         ('a,b\n"1,2\n', "unexpected end of data"),
     ],
 )
-def test_a_table_that_is_none_is_named(tmp_path, text, message):
+def test_an_invalid_csv_is_refused(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=f"a.csv .*{message}"):
         read_strings(tmp_path / "a.csv", ())
 
 
-def test_what_is_missing_is_said_in_the_systems_words_and_of_many_columns_the_first(tmp_path):
+def test_missing_files_cells_and_columns_are_named(tmp_path):
     for read in (read_json, read_yaml):
         with pytest.raises(DataError, match=r"a cannot be read as (JSON|YAML): No such file or directory\.$"):
             read(tmp_path / "a")
@@ -153,7 +153,7 @@ def test_what_is_missing_is_said_in_the_systems_words_and_of_many_columns_the_fi
         read_strings(tmp_path / "a.csv", [f"d{i}" for i in range(10_000)])
 
 
-def test_a_file_of_nothing_does_not_fill_the_memory(tmp_path):
+def test_a_file_of_100_gb_does_not_fill_the_memory(tmp_path):
     with (tmp_path / "a.csv").open("wb") as file:
         file.truncate(10**11)
     with pytest.raises(DataError, match="line 1 is longer than"):
@@ -162,7 +162,7 @@ def test_a_file_of_nothing_does_not_fill_the_memory(tmp_path):
         read_json(tmp_path / "a.csv")
 
 
-def test_a_picture_to_write_is_called_so_and_is_new(tmp_path):
+def test_a_picture_has_a_new_name_that_ends_in_png(tmp_path):
     there = tmp_path / "there.png"
     there.touch()
     check_new_picture(tmp_path / "new.png", overwrite=False)

@@ -87,7 +87,7 @@ def test_the_leftovers_of_a_killed_process_are_removed(run_copy):
     assert sorted(path for path in place.iterdir() if path.name.startswith(".")) == sorted(others[:2])
 
 
-def test_a_run_that_was_being_replaced_is_given_back(run_copy):
+def test_a_run_that_was_being_replaced_is_restored(run_copy):
     """Killed between the two renames of --overwrite: the old run is aside, the new one not yet in its place."""
     aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
     (aside / "new").mkdir(parents=True)
@@ -118,21 +118,21 @@ def test_two_workers_never_write_one_fold(run_copy, holder):
     assert [path for path in run_copy.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_lock_of_a_worker_that_was_killed_goes(run_copy):
+def test_the_lock_of_a_killed_worker_is_removed(run_copy):
     left = run_copy.with_name(f".{run_copy.name}.fold1.lock")
     left.write_text("process 1 on a node that is gone")
     with held(run_copy):
         assert not left.exists()
 
 
-def test_only_who_sees_the_disk_reads_the_token(run_copy, tmp_path):
+def test_the_token_can_be_read_only_on_the_disk_of_the_run(run_copy, tmp_path):
     assert token(run_copy) == ""
     with held(run_copy):
         assert token(run_copy).startswith(f"process {os.getpid()} on ")
         assert token(tmp_path / "elsewhere" / run_copy.name) == ""
 
 
-def test_what_replaced_a_run_stays(run_copy):
+def test_a_run_that_replaced_another_is_kept(run_copy):
     aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
     (aside / "old").mkdir(parents=True)
     with held(run_copy):

@@ -28,7 +28,7 @@ def run(**variables):
 
 
 @pytest.mark.skipif(not os.confstr("CS_GNU_LIBC_VERSION"), reason="for glibc")
-def test_freed_memory_stays_with_the_process_unless_the_user_has_set_malloc_s_variables():
+def test_freed_memory_is_kept_unless_the_user_has_set_variables_of_malloc():
     kept, stayed = run()
     left_alone, gone = run(GLIBC_TUNABLES="glibc.malloc.check=0")
     assert (kept, left_alone) == (True, False)

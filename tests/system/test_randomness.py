@@ -9,14 +9,14 @@ def draws(counted, *at):
     return counted.at(*at).random(4).tolist()
 
 
-def test_a_draw_is_a_function_of_its_name_alone():
+def test_a_draw_depends_only_on_its_key():
     one, other = Counted(Stream.AUGMENT, seed=3, fold=1), Counted(Stream.AUGMENT, seed=3, fold=1)
     one.at(9, 9, 9).random(100)
     one.at(1, 2, 3).integers(10, dtype=np.int32)  # leaves half a word over, which must not leak into the next draw
     assert draws(one, 1, 2, 3) == draws(other, 1, 2, 3)
 
 
-def test_every_part_of_the_name_counts():
+def test_every_part_of_the_key_changes_a_draw():
     base = Counted(Stream.AUGMENT, seed=3, fold=1)
     different = [
         draws(Counted(Stream.ORDER, 3, 1), 1, 2, 3),
@@ -30,7 +30,7 @@ def test_every_part_of_the_name_counts():
     assert len({tuple(d) for d in different}) == len(different)
 
 
-def test_the_generator_keeps_its_identity():
+def test_the_generator_is_always_the_same_object():
     counted = Counted(Stream.STEP, 0)
     assert counted.at(0) is counted.at(5, 6)
 
