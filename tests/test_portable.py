@@ -1,4 +1,4 @@
-"""Windows and macOS: what can be tried of them on Linux."""
+"""Windows and macOS, as far as they can be simulated on Linux."""
 
 import gc
 import io
@@ -37,7 +37,7 @@ FIT = (
 )
 # and their exit codes
 COMMANDS = {
-    # into a folder that is there, and until its console is closed
+    # into an existing folder, and until its console is closed
     f"{FIT} --no-report --out run": 128 + windows.SIGBREAK,
     "fit --resume --no-report --out run": 0,
     # after which half of the photos are damaged
@@ -75,7 +75,7 @@ for words in json.loads(sys.argv[1]):
         code = 0
     except SystemExit as end:
         code = end.code or 0
-    # what a command leaves in cycles would stay open
+    # reference cycles would keep files open
     gc.collect()
     print(f"exit {{code}}", flush=True)
     if words[:2] == ["cache", "list"]:
@@ -92,7 +92,7 @@ print("imported: all")
 
 @pytest.fixture(scope="module")
 def pretended(contest, tmp_path_factory):
-    """What the commands have left, and what they printed, in a process that takes itself for one of Windows."""
+    """The folder and the output of commands in a process that simulates Windows."""
     folder = tmp_path_factory.mktemp("windows")
     (folder / "run").mkdir()
     commands = [[word.format(contest=contest) for word in line.split()] for line in COMMANDS]
@@ -118,7 +118,7 @@ def test_commands_never_replace_open_files(pretended):
     folder, told = pretended
     assert [line for line in told if line.startswith("exit")] == [f"exit {code}" for code in COMMANDS.values()]
     assert any("resumes in epoch" in line for line in told)
-    # the photos that were damaged are decoded anew
+    # damaged photos are decoded again
     assert sum("Decoded 84 different photos" in line for line in told) == 2
     assert list((folder / "kept").glob("*.photos")) == []
 
@@ -232,7 +232,7 @@ def started(monkeypatch):
 def test_processes_of_a_fork_server_load_the_same_batches(contest, started):
     table = read_contest(contest)
     found = []
-    # what Python 3.14 takes on Linux
+    # the default of Python 3.14 on Linux
     started("forkserver")
     for workers in (0, 2):
         dls = dataloaders(table, 0, assign_folds(table, 2), bs=8, num_workers=workers, device="cpu")
@@ -323,15 +323,6 @@ def test_a_run_is_trained_on_a_console_that_lacks_its_name(printed, contest, wor
     assert " ... " in out
     assert r"Written to \ub9c8\uc2a4\ud06c" in err
     assert (work / "마스크" / "oof.csv").is_file()
-
-
-@pytest.mark.slow
-def test_a_real_console_of_code_page_437(run_copy):
-    environment = {**os.environ, "PYTHONIOENCODING": "cp437"}
-    done = subprocess.run(
-        [sys.executable, "-m", "fastmask", "score", run_copy], env=environment, capture_output=True, check=True
-    )
-    assert " ... " in done.stdout.decode("cp437")
 
 
 def test_printed_settings_can_be_read_back_with_any_code_page(printed, work):

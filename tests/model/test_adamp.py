@@ -16,7 +16,7 @@ STEPS = 50
 
 
 class CountedAdamP(adamp.AdamP):
-    """The package's, which remembers for each projection by which view it was, or that there was none."""
+    """The package's optimizer, which counts its projections by view."""
 
     projected = None
 
@@ -33,31 +33,20 @@ class CountedAdamP(adamp.AdamP):
 
 
 def network():
-    """Weights that the norm behind them makes free of scale, channel by channel or as a whole, and others."""
+    """Weights whose scale a norm removes, by channel or as a whole, and others."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 3, groups=16, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 24, 3, padding=1),
-        nn.GroupNorm(1, 24),
-        nn.ReLU(),
-        nn.Conv2d(24, 24, 1, bias=False),
-        nn.GroupNorm(1, 24),
-        nn.ReLU(),
-        nn.Unflatten(1, (24, 1)),
-        nn.Conv3d(24, 8, (1, 3, 3)),
-        nn.Flatten(),
-        nn.Linear(8 * 6 * 6, 5),
+        *(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 24, 3, padding=1), nn.GroupNorm(1, 24), nn.ReLU()),
+        *(nn.Conv2d(24, 24, 1, bias=False), nn.GroupNorm(1, 24), nn.ReLU()),
+        *(nn.Unflatten(1, (24, 1)), nn.Conv3d(24, 8, (1, 3, 3)), nn.Flatten(), nn.Linear(8 * 6 * 6, 5)),
     )
 
 
 @pytest.fixture(scope="module")
 def training():
-    """The weights that a training by the package began with, its gradients a step, and its optimizer at the end."""
+    """Of a training with the package: the initial weights, the gradients of each step, and the optimizer at the end."""
     net = network()
     start = [p.detach().clone() for p in net.parameters()]
     optimizer = CountedAdamP(net.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -81,7 +70,7 @@ def channels_last(tensor):
 
 
 def turned(tensor):
-    """The same numbers in memory whose first dimension is the innermost one."""
+    """The same numbers in memory with the first dimension innermost."""
     return tensor.clone() if tensor.ndim < 2 else tensor.movedim(0, -1).contiguous().movedim(-1, 0)
 
 
@@ -95,7 +84,7 @@ def parameters(start, layout=default):
 
 
 def replay(optimizer, grads, layout=default):
-    """Step the optimizer by recorded gradients; one that is None, or is missing at the end, leaves its weight out."""
+    """Step the optimizer with recorded gradients; weights without one, or with None, are left out."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for each in grads:
         for p in weights:
@@ -112,7 +101,7 @@ def assert_same(ours, theirs, atol=1e-5):
 
 
 def both(start, grads, layout=default, atol=1e-5, **options):
-    """Replay by the package and by ours, assert that they agree, and give the two optimizers."""
+    """Replay with the package and with ours, assert that they agree, and return the two optimizers."""
     theirs = adamp.AdamP(parameters(start), **options)
     ours = AdamP(parameters(start, layout), **options)
     assert_same(replay(ours, grads, layout), replay(theirs, grads), atol)
@@ -238,10 +227,8 @@ def test_weights_whose_memory_is_replaced_between_steps(training):
     replay(ours, grads[:5])
     for p in ours.param_groups[0]["params"]:
         p.data = channels_last(p.data)
-    weights = replay(ours, grads[5:10], channels_last)
-    assert_same(weights, replay(adamp.AdamP(parameters(start), lr=1e-3), grads[:10]))
-    copied = deepcopy(ours)
-    assert_same(replay(copied, grads[10:20]), replay(ours, grads[10:20]), 0)
+    assert_same(replay(ours, grads[5:10], channels_last), replay(adamp.AdamP(parameters(start), lr=1e-3), grads[:10]))
+    assert_same(replay(deepcopy(ours), grads[10:20]), replay(ours, grads[10:20]), 0)
 
 
 @pytest.mark.parametrize("layout", [default, channels_last, sparse])
@@ -259,7 +246,7 @@ def test_weights_that_are_changed_in_place_between_steps(training, layout):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Fails on what would make the driver of a GPU wait for it: numbers or shapes taken from tensors, and copies."""
+    """Fails on operations that sync with a GPU: values or shapes taken from tensors, and copies."""
 
     waiting = ("_local_scalar_dense", "nonzero", "masked_select", "_to_copy", "equal", "unique", "item", "lift_fresh")
 
@@ -315,7 +302,7 @@ def test_a_grad_scaler_unscales_and_skips():
 
 
 def test_the_package_itself_refuses_channels_last():
-    # one of the reasons for an optimizer of our own
+    # one of the reasons for our own optimizer
     conv = nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
     conv(torch.randn(1, 4, 8, 8)).sum().backward()
     with pytest.raises(RuntimeError, match="view size is not compatible"):

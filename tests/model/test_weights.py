@@ -17,6 +17,9 @@ HEADS = contest_heads()
 
 @pytest.mark.parametrize("broken", [("timm.create_model", OSError), ("socket.getaddrinfo", socket.gaierror)])
 def test_without_the_hub_the_error_names_both_alternatives(monkeypatch, broken):
+    # finds the options for the photo size, which are cached
+    build_network("test_resnet", HEADS)
+
     def no_hub(*args, **kwargs):
         raise broken[1]("no network")
 
