@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import minimize
 from sklearn.metrics import f1_score
 
 import fastmask as fm
@@ -14,7 +13,7 @@ from fastmask.decision.crossfit import decide
 from fastmask.evaluation.diff import expected_change
 from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.heads import Heads
-from fastmask.inference.blend import Blend, fit_blend
+from fastmask.inference.blend import Blend, cross_blend, fit_blend
 from fastmask.scoring import make_target, score_differences
 from fastmask.system.errors import UsageError
 
@@ -54,28 +53,17 @@ def test_the_ensemble_is_a_run_that_everything_downstream_reads(pair, tmp_path):
     )
 
 
-def test_weights_are_scored_on_folds_that_they_were_not_fitted_on(pair, tmp_path):
-    blended = blend_runs(pair, "oof", out=tmp_path / "oof", draws=0)
-    run, members = blended.run, [pair[0].probabilities, in_rows_of(*pair)]
-    y, fold_of = pair[0].true[:, 2], pair[0].oof["fold"].to_numpy()
-    parts = [member[:, 5:] for member in members]
-    likelihoods = np.stack([part[np.arange(len(y)), y] for part in parts], axis=1)
-
-    def best(rows):
-        loss = lambda w: -np.log(likelihoods[rows] @ [w[0], 1 - w[0]]).mean()  # noqa: E731
-        (weight,) = minimize(loss, [0.5], bounds=[(0, 1)], tol=1e-12).x
-        return [weight, 1 - weight]
-
-    for fold in range(5):
-        here = fold_of == fold
-        w = best(~here)
-        np.testing.assert_allclose(
-            run.probabilities[here, 5:], w[0] * parts[0][here] + w[1] * parts[1][here], atol=2e-3
-        )
-    np.testing.assert_allclose(Blend.of(run).weights["age"], best(slice(None)), atol=2e-3)
-    # the optimistic figure is of those weights
-    mixed = fit_blend("oof", HEADS, members, pair[0].true).mix(members)
-    flattering = f1_score(HEADS.joint(pair[0].true), HEADS.joint(HEADS.argmax(mixed)), average="macro")
+@pytest.mark.parametrize("how", ["vote", "oof"])
+def test_oof_rows_are_blended_by_weights_of_other_folds_and_kept_weights_are_of_all(pair, how, tmp_path):
+    run = blend_runs(pair, how, out=tmp_path / "both", draws=0).run
+    members, y = [pair[0].probabilities, in_rows_of(*pair)], pair[0].true
+    crossed = cross_blend(how, HEADS, members, y, pair[0].oof["fold"].to_numpy())
+    np.testing.assert_allclose(run.probabilities, crossed, atol=1e-8)
+    fitted = fit_blend(how, HEADS, members, y)
+    np.testing.assert_allclose(Blend.of(run).weights["age"], fitted.weights["age"], atol=1e-8)
+    # the optimistic score is that of the kept weights
+    predicted = HEADS.joint(HEADS.argmax(fitted.mix(members)))
+    flattering = f1_score(HEADS.joint(y), predicted, average="macro")
     assert run.scores["optimistic"]["joint"]["macro_f1"] == pytest.approx(flattering)
 
 
@@ -234,7 +222,7 @@ def test_an_ensemble_is_replaced_only_where_that_is_asked_for_and_by_nothing_hal
     assert json.loads((tmp_path / "both" / "ensemble.json").read_text())["blend"] == "vote"
 
 
-def test_it_has_no_models_to_go_on_with_to_merge_or_to_look_at(pair, tmp_path):
+def test_it_has_no_models_of_its_own(pair, tmp_path):
     run = blend_runs(pair, out=tmp_path / "both", draws=0).run
     for ask in (lambda: merge_runs([run, pair[0]], tmp_path / "m"), lambda: run.history(0), lambda: run.checkpoints(0)):
         with pytest.raises(UsageError, match="both is an ensemble, which was not trained and has no models of its own"):

@@ -65,3 +65,7 @@ def test_the_network_of_a_soup_has_the_mean_of_the_checkpoints(two_checkpoints):
         mean = (one[name].double() + two[name].double()) / 2 if tensor.is_floating_point() else one[name]
         torch.testing.assert_close(tensor, mean.to(tensor.dtype), rtol=0, atol=0)
     assert not network.training
+    (two_checkpoints.checkpoints(1)[1]).unlink()
+    assert len(checkpoints_of(two_checkpoints, None, NetworkOptions(soup=True))["fold0"]) == 2
+    with pytest.raises(UsageError, match="keeps one checkpoint, so --soup has nothing to average; train with --top-k"):
+        checkpoints_of(two_checkpoints, ["fold1"], NetworkOptions(soup=True))

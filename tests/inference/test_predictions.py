@@ -43,12 +43,6 @@ def test_the_inference_transform_is_the_validation_transform(finished_run, conte
     np.testing.assert_allclose(again.probabilities, read_oof(finished_run.fold_path(0), epoch), atol=1e-5)
 
 
-def test_the_second_view_is_the_mirror_image(finished_run, photos):
-    two = predicted(finished_run, photos[:5], tta=2, members=["fold1"])
-    plain, mirrored = (predict_by_hand(finished_run, photos[:5], 1, view) for view in make_views(["flip"]))
-    np.testing.assert_allclose(two.probabilities, (plain + mirrored) / 2, atol=2e-5)
-
-
 def test_more_views_are_training_augmentations_and_repeat(run_copy, photos):
     pipelines = read_yaml(run_copy / "pipelines.yaml")
     brightness = {"__class_fullname__": "RandomBrightnessContrast", "brightness_limit": 0.5, "p": 1.0}
@@ -87,52 +81,35 @@ def test_members_can_be_chosen_and_each_keeps_its_columns(finished_run, photos):
     np.testing.assert_allclose(frame["fold1:mask.wear"], one.probabilities[:, 0], atol=1e-6)
 
 
-def test_checkpoints_of_a_fold_are_averaged(two_checkpoints, photos):
-    both = predicted(two_checkpoints, photos[:4], members=["fold0"]).probabilities
-    best, last = two_checkpoints.checkpoints(0)
-    alone = []
-    for drop, keep in ((best, last), (last, best)):
-        kept = drop.read_bytes()
-        drop.unlink()
-        assert two_checkpoints.checkpoints(0) == [keep]
-        alone.append(predicted(two_checkpoints, photos[:4], members=["fold0"]).probabilities)
-        drop.write_bytes(kept)
-    np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+def test_checkpoints_of_a_fold_are_averaged_or_their_weights(two_checkpoints, photos):
+    def alone():
+        return predicted(two_checkpoints, photos[:4], members=["fold0"]).probabilities
 
-
-def test_a_soup_is_one_network_of_the_mean_weights(two_checkpoints, photos):
-    first, second = two_checkpoints.checkpoints(0)
-    options = {"members": ["fold0"]}
-    soup = predicted(two_checkpoints, photos[:4], soup=True, **options)
-    assert (soup.probabilities != predicted(two_checkpoints, photos[:4], **options).probabilities).any()
+    both, (first, second) = alone(), two_checkpoints.checkpoints(0)
+    soup = predicted(two_checkpoints, photos[:4], soup=True, members=["fold0"]).probabilities
     one, two = load_file(first), load_file(second)
+    first.unlink()
+    each = [alone()]
+    save_file(one, first)
+    second.unlink()
+    each.append(alone())
+    np.testing.assert_allclose(both, np.mean(each, axis=0), atol=1e-6)
     mean = {name: (one[name] + two[name]) / 2 if one[name].is_floating_point() else one[name] for name in one}
     save_file(mean, first)
-    second.unlink()
-    alone = predicted(two_checkpoints, photos[:4], **options)
-    np.testing.assert_allclose(alone.probabilities, soup.probabilities, atol=1e-6)
-
-
-def test_a_soup_of_equal_checkpoints_predicts_the_bits_of_one(two_checkpoints, photos):
-    for fold in (0, 1):
-        shutil.copy(*two_checkpoints.checkpoints(fold))
-    soup = predicted(two_checkpoints, photos[:4], soup=True).probabilities
-    for fold in (0, 1):
-        two_checkpoints.checkpoints(fold)[1].unlink()
-    assert np.array_equal(soup, predicted(two_checkpoints, photos[:4]).probabilities)
-    with pytest.raises(UsageError, match="keeps one checkpoint, so --soup has nothing to average; train with --top-k"):
-        predicted(two_checkpoints, photos[:4], soup=True)
+    np.testing.assert_allclose(soup, alone(), atol=1e-6)
+    assert (soup != both).any()
 
 
 def test_views_are_averaged_with_the_photo_itself(finished_run, photos):
-    seen = predicted(finished_run, photos[:5], views=["shift", "scale"], members=["fold1"])
-    each = [predict_by_hand(finished_run, photos[:5], 1, view) for view in make_views(["shift", "scale"])]
-    assert len(each) == 7
-    np.testing.assert_allclose(seen.probabilities, np.mean(each, axis=0), atol=2e-5)
+    options = {"views": ["flip", "shift", "scale"], "members": ["fold1"]}
+    averaged = predicted(finished_run, photos[:5], **options)
+    each = [predict_by_hand(finished_run, photos[:5], 1, view) for view in make_views(options["views"])]
+    assert len(each) == 8
+    np.testing.assert_allclose(averaged.probabilities, np.mean(each, axis=0), atol=2e-5)
+    back = predicted(finished_run, photos[:5][::-1], bs=2, **options)
+    np.testing.assert_allclose(back.probabilities[::-1], averaged.probabilities, atol=1e-5)
     flipped = predicted(finished_run, photos[:5], views=["flip"])
     assert np.array_equal(flipped.probabilities, predicted(finished_run, photos[:5], tta=2).probabilities)
-    back = predicted(finished_run, photos[:5][::-1], views=["shift", "scale"], members=["fold1"], bs=2)
-    np.testing.assert_allclose(back.probabilities[::-1], seen.probabilities, atol=1e-5)
 
 
 @pytest.fixture
@@ -186,6 +163,10 @@ def test_a_member_that_is_missing_or_has_changed_is_named(run_copy, other_run, p
     (run_copy / "config.yaml").write_text(config.replace("lr: 0.0003", "lr: 0.0004"))
     with pytest.raises(DataError, match="run_copy has changed since"):
         predicted(run, photos[:2])
+    (run_copy / "config.yaml").write_text(config)
+    shutil.rmtree(run_copy / "fold1")
+    with pytest.raises(DataError, match="run_copy has changed since"):
+        predicted(run, photos[:2])
     shutil.rmtree(run_copy)
     with pytest.raises(DataError, match="is made of .*run_copy, which is not there; put it back"):
         predicted(run, photos[:2])
@@ -231,13 +212,6 @@ def test_a_duplicate_member_is_named(both, photos, same):
     write_json(both.path / "ensemble.json", {**both.ensemble, "members": members})
     with pytest.raises(DataError, match=f"ensemble.json names {one['name'] if same == 'name' else 'other'} twice"):
         predicted(both.path, photos[:2])
-
-
-def test_a_member_whose_folds_are_gone_has_changed(run_copy, other_run, photos, tmp_path):
-    run = blend_runs([run_copy, other_run], out=tmp_path / "both", draws=0).run
-    shutil.rmtree(run_copy / "fold1")
-    with pytest.raises(DataError, match="run_copy has changed since"):
-        predicted(run, photos[:2])
 
 
 def test_weights_that_predict_nan_are_named(run_copy, photos):

@@ -158,12 +158,6 @@ def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run
         open_teacher(config, hats, folds)
 
 
-def test_what_does_nothing_without_a_teacher_is_refused():
-    for name in ("teacher_weight", "teacher_temperature"):
-        with pytest.raises(UsageError, match=f"{name} has no effect without teacher"):
-            make_config({name: 0.7})
-
-
 def test_a_loss_that_takes_no_soft_labels_is_refused(table, small_settings, finished_run):
     class Hard(torch.nn.Module):
         def __init__(self, heads):
