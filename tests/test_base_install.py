@@ -1,4 +1,4 @@
-"""What `pip install fastmask` alone can do: all but what an extra is for, and of that it names the extra."""
+"""`pip install fastmask` without extras: what needs no extra works, what needs one names it."""
 
 import json
 import os
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 HIDE = TESTS / "fixtures"
-# modules that are imported only where what their extra is for is asked for
+# modules that are imported only by the feature of an extra
 OF_EXTRAS = {
     "fastmask.app.page": "gradio",
-    "fastmask.export.graph": "onnx",
+    "fastmask.app.tabs": "gradio",
+    "fastmask.export.graph": "onnxscript",
     "fastmask.training.distributed": "accelerate",
     "fastmask.launch.ray": "ray",
 }
@@ -50,7 +53,7 @@ for words, variables in json.load(sys.stdin):
     answers.append((code, told.getvalue()))
 print(json.dumps(answers))
 """
-# two processes of a launcher, as one of them sees it
+# one of two processes of a launcher
 LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
