@@ -67,15 +67,19 @@ class Score(Plain):
     macro_f1_interval: tuple[float, float] | None = None
     accuracy_interval: tuple[float, float] | None = None
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Its macro-F1 and its accuracy, each with its interval."""
+        macro_f1 = with_interval(self.macro_f1, self.macro_f1_interval)
+        return macro_f1, with_interval(self.accuracy, self.accuracy_interval)
+
     def __str__(self) -> str:
-        return f"macro-F1 {with_interval(self.macro_f1, self.macro_f1_interval)}, accuracy " + with_interval(
-            self.accuracy, self.accuracy_interval
-        )
+        return "macro-F1 {}, accuracy {}".format(*self.texts)
 
     @property
     def cells(self) -> str:
         """Macro-F1 with its interval, and accuracy, as cells of a table with the header `CELLS`."""
-        return f"{with_interval(self.macro_f1, self.macro_f1_interval):24}  {self.accuracy:.4f}  "
+        return f"{self.texts[0]:24}  {self.accuracy:.4f}  "
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,9 @@ class Scores(Plain):
         rows = [(JOINT, self.joint), *self.heads.items()]
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  {'macro-F1':24}  accuracy"]
-        for name, s in rows:
-            f1 = with_interval(s.macro_f1, s.macro_f1_interval)
-            lines.append(f"{name:{width}}  {f1:24}  {with_interval(s.accuracy, s.accuracy_interval)}")
+        for name, score in rows:
+            f1, accuracy = score.texts
+            lines.append(f"{name:{width}}  {f1:24}  {accuracy}")
         return "\n".join([*lines, *self.notes])
 
 
@@ -343,13 +347,27 @@ def score_heads(
     classes of `true`, or of `whole`, the labels (M, heads) of the table that `true` is a part of.
     """
     whole = true if whole is None else whole
-    names = (JOINT, *heads.classified)
-    targets = [make_target(heads, predicted, true, name, whole) for name in names]
-    joint, *each = score_together(targets, groups, draws)
+    (drawn,) = draw_heads(heads, [predicted], true, whole, groups, draws)
+    joint, *each = (one.score() for one in drawn.values())
     notes = []
     if joint.n < len(true):
         notes.append(f"{len(true) - joint.n} of {len(true)} photos lack a label and are left out of the joint score.")
     return Scores(joint, dict(zip(heads.classified, each, strict=True)), notes)
+
+
+def draw_heads(
+    heads: Heads,
+    predicted: Sequence[np.ndarray],
+    true: np.ndarray,
+    whole: np.ndarray,
+    groups: np.ndarray | None = None,
+    draws: int = DRAWS,
+) -> list[dict[str, Drawn]]:
+    """For each of several (N, heads) answers the joint class and each head, all in the same draws."""
+    names = (JOINT, *heads.classified)
+    targets = [make_target(heads, answers, true, name, whole) for answers in predicted for name in names]
+    drawn = iter(draw_scores(targets, groups, draws))
+    return [{name: next(drawn) for name in names} for _ in predicted]
 
 
 def known_classes(labels: np.ndarray) -> list[int]:

@@ -21,13 +21,11 @@ from fastmask.scoring import (
     Drawn,
     Plain,
     Score,
-    draw_scores,
+    draw_heads,
     known_classes,
-    make_target,
     plain,
     thin,
     with_ends,
-    with_interval,
 )
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
@@ -122,14 +120,7 @@ class Comparison:
         return [(f"{i} {shorten_start(result.name, _NAME)}", result) for i, result in enumerate(self.results, 1)]
 
     def _scores(self) -> list[str]:
-        rows = [
-            [
-                name,
-                with_interval(r.joint.macro_f1, r.joint.macro_f1_interval),
-                with_interval(r.joint.accuracy, r.joint.accuracy_interval),
-            ]
-            for name, r in self._named()
-        ]
+        rows = [[name, *result.joint.texts] for name, result in self._named()]
         return table_lines([["", "macro-F1", "accuracy"], *rows])
 
     def _against(self) -> list[str]:
@@ -266,13 +257,7 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     true = heads.joint(y)
     if (true == UNKNOWN).all():
         raise DataError(f"None of the {len(photos)} shared photos has a label of all heads in {judge.path}.")
-    targets = [
-        make_target(heads, side.encode(heads, photos), y, name, whole)
-        for side in sides
-        for name in (JOINT, *heads.names)
-    ]
-    drawn = iter(draw_scores(targets, persons, draws))
-    scores = [{name: next(drawn) for name in (JOINT, *heads.names)} for _ in sides]
+    scores = draw_heads(heads, [side.encode(heads, photos) for side in sides], y, whole, persons, draws)
     classes = {heads.joint_name(number): number for number in known_classes(heads.joint(whole))}
     more = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
     if more:

@@ -25,12 +25,10 @@ from fastmask.scoring import (
     Difference,
     Score,
     Scores,
-    draw_scores,
-    make_target,
+    draw_heads,
     plain,
     thin,
     with_ends,
-    with_interval,
 )
 from fastmask.search.features import features_of
 from fastmask.search.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
@@ -99,8 +97,7 @@ class Screening:
         costs = [["", "parameters", "features", "ms per photo", "took", "weights"]]
         for i, row in enumerate(self.rows, 1):
             name, joint = f"{i} {row.arch}", row.scores.joint
-            macro_f1 = with_interval(joint.macro_f1, joint.macro_f1_interval)
-            scores.append([name, macro_f1, f"{joint.accuracy:.4f}", str(row.behind or "")])
+            scores.append([name, joint.texts[0], f"{joint.accuracy:.4f}", str(row.behind or "")])
             took = f"{duration(row.seconds)}{' (kept)' if row.kept else ''}"
             figures = [f"{row.parameters / 1e6:.1f} M", str(row.features), f"{row.ms_a_photo:.2f}"]
             costs.append([name, *figures, took, row.initial_weights])
@@ -208,14 +205,12 @@ def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progr
 
 def _rank(bodies: Sequence[Screened], heads: Heads, y: np.ndarray, persons: np.ndarray, draws: int) -> list[Screened]:
     """The bodies with their scores, the best first, all in the same draws of persons."""
-    names = (JOINT, *heads.names)
-    targets = [make_target(heads, heads.argmax(body.probabilities), y, name, y) for body in bodies for name in names]
-    drawn = iter(draw_scores(targets, persons, draws))
-    scored = [(body, [next(drawn) for _ in names]) for body in bodies]
-    scored.sort(key=lambda one: -one[1][0].score().macro_f1)
-    best, rows = scored[0][1][0], []
-    for body, (joint, *by_head) in scored:
-        scores = Scores(joint.score(), {name: one.score() for name, one in zip(heads.names, by_head, strict=True)})
+    drawn = draw_heads(heads, [heads.argmax(body.probabilities) for body in bodies], y, y, persons, draws)
+    scored = sorted(zip(bodies, drawn, strict=True), key=lambda one: -one[1][JOINT].score().macro_f1)
+    best, rows = scored[0][1][JOINT], []
+    for body, by_head in scored:
+        joint = by_head.pop(JOINT)
+        scores = Scores(joint.score(), {name: one.score() for name, one in by_head.items()})
         rows.append(replace(body, scores=scores, behind=None if joint is best else joint.minus(best)))
     return rows
 

@@ -135,8 +135,7 @@ class Tuned:
             lines += [
                 f"The best of {len(ranked)} is chosen by that same score, which flatters. Each photo scored by the "
                 "trial that other persons choose:",
-                f"macro-F1 {with_interval(self.judged.honest.macro_f1, self.judged.honest.macro_f1_interval)}, "
-                f"{self.judged.less.cell} against the best.",
+                f"macro-F1 {self.judged.honest.texts[0]}, {self.judged.less.cell} against the best.",
             ]
         if self.importance:
             lines.append("Importance: " + ", ".join(f"{name} {value:.2f}" for name, value in self.importance.items()))
