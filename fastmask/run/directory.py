@@ -42,12 +42,11 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
     copy_folder,
-    move_folder,
     read_json,
     read_strings,
     read_yaml,
     real,
-    sync_folder,
+    replace_folder,
     write_csv,
     write_json,
     write_yaml,
@@ -108,18 +107,7 @@ class RunDirectory:
                 write_csv(made / SKIPPED, pd.DataFrame(skipped, columns=["path", "why"]))
             for fold, source in (trained or {}).items():
                 copy_folder(source, made / f"fold{fold}", without=STATE)
-            old = Path(aside) / REPLACED
-            try:
-                if overwrite and place.exists():
-                    place.rename(old)
-                # replaces an empty folder, and fails if another run has been made in the meantime
-                move_folder(made, place)
-                sync_folder(place.parent)
-            except BaseException:
-                # `aside` is removed, and the old run must not be
-                if old.exists() and not place.exists():
-                    old.rename(place)
-                raise
+            replace_folder(made, place, Path(aside) / REPLACED if overwrite else None)
         return cls(path, config, heads)
 
     @classmethod

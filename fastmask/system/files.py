@@ -141,13 +141,24 @@ def _replace(beside: Path, path: Path) -> None:
     os.replace(beside, path)
 
 
-def move_folder(made: Path, place: Path) -> None:
-    """Rename a folder; the new name must be free or an empty folder, else raises OSError."""
-    if os.name == "nt":
-        # Windows does not replace even an empty folder
-        with suppress(OSError):
-            place.rmdir()
-    made.rename(place)
+def replace_folder(made: Path, place: Path, aside: Path | None) -> None:
+    """Rename a folder to `place`, which must be free or an empty folder, else raises OSError.
+
+    With `aside` another folder at `place` is moved there first, and moved back if the rename fails.
+    """
+    try:
+        if aside is not None and place.exists():
+            place.rename(aside)
+        if os.name == "nt":
+            # Windows does not replace even an empty folder
+            with suppress(OSError):
+                place.rmdir()
+        made.rename(place)
+        sync_folder(place.parent)
+    except BaseException:
+        if aside is not None and aside.exists() and not place.exists():
+            aside.rename(place)
+        raise
 
 
 @contextmanager
