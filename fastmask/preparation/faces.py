@@ -190,7 +190,7 @@ def write_boxes(
 ) -> pd.DataFrame:
     """Find the face of each photo of `data`, write all as a CSV and return it.
 
-    `data`, `images` and `image_column` are those of `find_photos`. Raises UsageError where `out` exists.
+    `data`, `images` and `image_column` are as in `find_photos`. Raises UsageError if `out` exists, unless `overwrite`.
     """
     make = load_detector(detector)
     check_new(Path(out), overwrite, Path(data))

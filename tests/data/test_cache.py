@@ -47,7 +47,7 @@ def kept(paths, folder, prefix=CROP, how="disk", **options):
 
 
 def holds(made, paths, prefix=CROP):
-    """Whether a map has of each photo what decoding it anew gives."""
+    """Whether a map has the decoded pixels of each photo."""
     return len(made) == len(paths) and all(np.array_equal(made.get(str(p)), prefix(read_photo(p))) for p in paths)
 
 

@@ -20,13 +20,13 @@ def table(contest):
 
 @pytest.fixture
 def make(tmp_path):
-    """A CSV of extra photos with the given columns; each photo has a colour of its own."""
+    """A CSV of extra photos with the given columns; each photo has another colour."""
 
     def make(**columns):
         count = len(next(iter(columns.values())))
-        for i in range(count):
-            Image.new("RGB", (384, 512), (i * 9, 80, 200)).save(tmp_path / f"{i}.png")
         paths = [f"{i}.png" for i in range(count)]
+        for i, path in enumerate(paths):
+            Image.new("RGB", (6, 8), (i * 9, 80, 200)).save(tmp_path / path)
         frame = pd.DataFrame({"path": paths, "person": paths, **columns})
         frame.to_csv(tmp_path / "extra.csv", index=False)
         return tmp_path / "extra.csv"
@@ -45,12 +45,9 @@ def test_heads_without_a_column_are_unknown(table, make):
     assert made.photos == [str(make(age=[1]).parent / f"{i}.png") for i in range(3)]
 
 
-def test_weights_are_a_setting_times_a_column(table, make):
+def test_weights_are_a_setting_times_a_column_and_photos_without_label_or_weight_are_left_out(table, make):
     extra = read_extra(make(age=["20", "40", "70"], weight=["0.5", "", "2"]), table.heads, weight=0.5)
     assert extra.training_set(0).labels.sum(1).tolist() == [0.25, 0.5, 1.0]
-
-
-def test_a_photo_without_label_or_weight_is_left_out(table, make):
     extra = read_extra(make(age=["20", "", "70", "40"], weight=["1", "1", "0", "0.1"]), table.heads)
     made = extra.training_set(0)
     assert [photo.rsplit("/")[-1] for photo in made.photos] == ["0.png", "3.png"]

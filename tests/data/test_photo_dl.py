@@ -36,26 +36,23 @@ def table(contest):
     return read_contest(contest)
 
 
-def test_a_seed_repeats_and_passes_seeds_and_folds_differ(table):
+def test_a_seed_repeats_and_passes_and_seeds_differ(table):
     one, other = loaders(table), loaders(table)
     first, second = batches(one.train), batches(one.train)
     assert equal(first, batches(other.train))
     assert not equal(first, second)
     assert not equal(first, batches(loaders(table, seed=1).train))
+    sent = pickle.loads(pickle.dumps(loaders(table).train))
+    assert equal(first, batches(sent))
 
 
-def test_looking_at_a_batch_changes_nothing_that_follows(table):
+def test_looking_at_a_batch_does_not_count_a_pass(table):
     one, other = loaders(table), loaders(table)
     seen = one.train.one_batch()
     one.train.show_batch(show=False)
     first = batches(one.train)
     assert equal(first, batches(other.train))
     assert all((a == b).all() for a, b in zip(seen, first[0], strict=True))
-
-
-def test_loaders_can_be_sent_to_another_process(table):
-    sent = pickle.loads(pickle.dumps(loaders(table).train))
-    assert equal(batches(sent), batches(loaders(table).train))
 
 
 def test_an_augmentation_that_gives_no_uint8_photo_is_refused(table):
@@ -77,12 +74,16 @@ def test_a_photo_drawn_twice_in_a_pass_is_augmented_twice(table):
     assert len({image.sum().item() for image in x}) > 1
 
 
-def test_validation_is_never_augmented_at_random(table):
-    dl = loaders(table).valid
-    assert equal(batches(dl), batches(dl))
+def test_validation_is_never_augmented_at_random_and_has_no_halves(table):
+    made, halves = of_the_training(table)
+    dl, dls = loaders(table).valid, loaders(table, train=made, halves=halves)
+    first = batches(dl)
+    assert equal(first, batches(dl))
+    assert equal(first, batches(dls.valid))
+    assert dls.train.new(shuffle=False).halves is None
 
 
-def test_new_keeps_what_this_loader_adds(table):
+def test_new_keeps_the_arguments_of_this_class(table):
     dl = loaders(table, seed=5).train
     made = dl.new(bs=2)
     assert (made.augments, made.seed, made.fold, made.bs) == (dl.augments, 5, 0, 2)
@@ -129,24 +130,22 @@ def test_a_file_is_read_again_and_not_from_a_map(contest_copy):
     assert (now[0] != before).any()
 
 
-def test_an_array_is_not_changed(table):
-    photo = read_photo(table.photo(0))
-    loaders(table, augments=(blacken, blacken)).test_dl([photo]).one_batch()
-    assert photo.any()
-
-
 def test_a_map_of_another_prefix_is_not_used(table):
     other = (Augmentation(A.Compose([A.CenterCrop(300, 200), A.Resize(64, 32)])),) * 2
     made = loaders(table).train.new(augments=other)
     assert equal(batches(made), batches(loaders(table, augments=other, maps=[]).train))
 
 
-def test_an_augmentation_that_writes_to_its_photo_does_not_change_a_map(table):
+def test_an_augmentation_that_writes_to_its_photo_changes_neither_maps_nor_arrays(table):
     maps = photo_maps(table, (blacken,))
     before = maps[0].get(str(table.photo(0))).copy()
-    x, _ = loaders(table, augments=(blacken, blacken), maps=maps).train.one_batch()
+    dls = loaders(table, augments=(blacken, blacken), maps=maps)
+    x, _ = dls.train.one_batch()
     assert x.unique().numel() == 3
     assert np.array_equal(before, maps[0].get(str(table.photo(0))))
+    photo = read_photo(table.photo(0))
+    dls.test_dl([photo]).one_batch()
+    assert photo.any()
 
 
 def test_an_augmentation_may_give_back_a_view_of_its_photo(table):
@@ -236,10 +235,3 @@ def test_halves_are_the_same_in_workers_and_photo_by_photo(table):
     by_photo.train.after_item.add(Idle())
     assert equal(first, batches(by_photo.train))
     assert not equal(first, batches(one.train))
-
-
-def test_validation_has_no_halves(table):
-    made, halves = of_the_training(table)
-    dls = loaders(table, train=made, halves=halves)
-    assert equal(batches(dls.valid), batches(loaders(table).valid))
-    assert dls.train.new(shuffle=False).halves is None

@@ -25,7 +25,7 @@ def test_a_removed_label_is_unknown(contest):
         assert table.y[3].tolist()[2] == table.train_y[3].tolist()[2] == -1
 
 
-def test_a_part_of_a_table_is_a_table(contest):
+def test_some_rows_of_a_table_are_a_table(contest):
     table = read_contest(contest)
     part = table.select([3, 6])
     assert part.y.tolist() == table.y[[3, 6]].tolist()

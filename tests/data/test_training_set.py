@@ -43,7 +43,7 @@ def test_two_sets_are_joined_by_soft_labels():
 def test_balanced_gives_every_joint_class_the_same_share_of_the_draws():
     chances = SET.balanced(HEADS).chances
     assert chances.sum() == pytest.approx(1)
-    # ten photos of three known classes; the two whose age nobody knows are drawn as before, 1 in 12 each
+    # ten photos of three known classes; the two of unknown age are drawn as before, 1 in 12 each
     for rows in (slice(0, 6), slice(6, 9), slice(9, 10)):
         assert chances[rows].sum() == pytest.approx(10 / 12 / 3)
     assert chances[10:].tolist() == pytest.approx([1 / 12] * 2)
@@ -60,7 +60,7 @@ def test_class_weights_are_scikit_learns_balanced():
         expected = compute_class_weight("balanced", classes=np.unique(Y[:, i]), y=Y[:, i])
         assert row == pytest.approx(expected)
     known = Y[:, 2][Y[:, 2] >= 0]
-    # nobody has age class 1
+    # age class 1 has no photo
     assert found[2] == pytest.approx([*compute_class_weight("balanced", classes=np.array([0, 2]), y=known)[:1], 1, 5])
 
 

@@ -50,13 +50,13 @@ def test_two_people_are_not_one_picture(table):
     assert max(likeness(a, b) for i, a in enumerate(normal) for b in normal[:i]) < SAME - 0.02
 
 
-def test_photos_without_anything_to_see_are_no_error():
+def test_blank_photos_have_signatures():
     blank, dark = (np.full((40, 30, 3), level, np.uint8) for level in (128, 0))
     assert np.isfinite(signature(shrink(blank))).all()
     assert np.isfinite(likeness(blank, dark))
 
 
-def test_contents_that_stand_twice():
+def test_duplicated_contents():
     assert exact_groups(["a", "b", "a", "c", "b", "a"]) == [[0, 2, 5], [1, 4]]
     assert exact_groups([]) == []
 

@@ -121,12 +121,11 @@ def test_the_photos_of_a_csv_are_named_as_its_table_names_them(folder, tmp_path)
     assert find_photos(str(file), images=str(folder), image_column="photo") == expected
 
 
-def test_a_folder_per_class_is_a_folder_of_photos(contest, tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        photo = next((contest / "eval" / "images").iterdir())
-        shutil.copy(photo, tmp_path / "pets" / name / f"1{photo.suffix}")
-    assert find_photos(str(tmp_path / "pets"))[1] == [f"cat/1{photo.suffix}", f"dog/1{photo.suffix}"]
+def test_a_folder_per_class_is_a_folder_of_photos(tmp_path):
+    for name in ("cat/1.jpg", "dog/1.jpg"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True)
+        (tmp_path / "pets" / name).touch()
+    assert find_photos(str(tmp_path / "pets"))[1] == ["cat/1.jpg", "dog/1.jpg"]
 
 
 def test_invalid_arguments_are_refused(folder, stub, tmp_path):
@@ -144,15 +143,13 @@ def test_invalid_arguments_are_refused(folder, stub, tmp_path):
     assert not out.exists()
 
 
-def test_a_broken_photo_is_named_and_nothing_is_written(folder, stub, tmp_path):
+def test_a_broken_photo_is_named_and_an_existing_file_is_replaced_only_with_overwrite(folder, stub, tmp_path):
+    out = tmp_path / "boxes.csv"
     (folder / "c.png").write_bytes((folder / "a.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"c\.png is damaged or cut short"):
-        write_boxes(str(folder), "stub", tmp_path / "boxes.csv")
+        write_boxes(str(folder), "stub", out)
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
-
-
-def test_an_existing_file_is_replaced_only_with_overwrite(folder, stub, tmp_path):
-    out = tmp_path / "boxes.csv"
+    (folder / "c.png").unlink()
     out.write_text("mine")
     with pytest.raises(UsageError, match="boxes.csv exists; name another file, or replace it with --overwrite"):
         write_boxes(str(folder), "stub", out)
