@@ -127,7 +127,6 @@ def region_of(face: Face, region: str) -> Rectangle:
 
 
 def _lines(face: Face) -> tuple[float, float, float]:
-    """The heights of the eyes, the nose and the mouth."""
     if face.landmarks is not None:
         right_eye, left_eye, nose, right_mouth, left_mouth = face.landmarks[1::2]
         eyes, mouth = (right_eye + left_eye) / 2, (right_mouth + left_mouth) / 2

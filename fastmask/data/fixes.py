@@ -41,7 +41,9 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = raise_fault)
     # rows are found in the original table, so that corrections do not depend on each other
     fixing = _Fixing(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved(fixes))
     for line, fix in fixes.iterrows():
-        if fault := fixing.correct(fix):
+        try:
+            fixing.correct(fix)
+        except DataError as fault:
             on_fault(DataError(f"{file}, line {line}, {fault}"))
     _warn_of_emptied(table, fixing.frame, file)
     unseen = int((fixes[PROPOSED] != "").sum()) if PROPOSED in fixes.columns else 0
@@ -90,18 +92,14 @@ class _Fixing:
         self.persons = set(table.frame[PERSON])
         self.done: set[tuple[str, int]] = set()
 
-    def correct(self, fix: pd.Series) -> DataError | None:
-        """Make one correction, or return what is wrong with it."""
-        try:
-            rows, column = self._rows(fix), fix["column"]
-            cells = {(column, int(row)) for row in rows}
-            if cells & self.done:
-                raise DataError(f"column column: another line corrects {column} of the same photo; remove one of them.")
-            self._set(rows, column, fix["value"])
-            self.done |= cells
-        except DataError as fault:
-            return fault
-        return None
+    def correct(self, fix: pd.Series) -> None:
+        """Make one correction; raises DataError for an invalid one."""
+        rows, column = self._rows(fix), fix["column"]
+        cells = {(column, int(row)) for row in rows}
+        if cells & self.done:
+            raise DataError(f"column column: another line corrects {column} of the same photo; remove one of them.")
+        self._set(rows, column, fix["value"])
+        self.done |= cells
 
     def _rows(self, fix: pd.Series) -> np.ndarray:
         """The photos of a correction: those of a person, or one by its path, or both."""

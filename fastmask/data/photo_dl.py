@@ -34,6 +34,8 @@ from fastmask.system.errors import DataError, FastmaskError, UnreadableError, Us
 from fastmask.system.randomness import Counted, Stream
 
 Row = TypeVar("Row")
+# position in the pass, row
+Item = tuple[int, int]
 
 
 @dataclass
@@ -171,14 +173,13 @@ class PhotoDL(TfmdDL):
         self._first, self._left_out = self._left_out * self.bs, 0
         return self.order[self._first :]
 
-    def sample(self) -> Iterator[tuple[int, int]]:
-        """This worker's share of the pass as (position in the pass, row)."""
+    def sample(self) -> Iterator[Item]:
+        """This worker's share of the pass."""
         for i, row in enumerate(super().sample()):
             block, within = divmod(i, self.bs)
             yield self._first + (block * self.num_workers + self.offs) * self.bs + within, row
 
-    def create_batches(self, samps: Iterable[tuple[int, int]]) -> Iterator[Any]:
-        """Batches of (position in the pass, row)."""
+    def create_batches(self, samps: Iterable[Item]) -> Iterator[Any]:
         if self._columns is None and self.share == ALONE:
             yield from super().create_batches(samps)
             return
@@ -191,13 +192,9 @@ class PhotoDL(TfmdDL):
                 yield self._whole(chosen, *self._columns, kept)
 
     def _whole(
-        self,
-        chosen: Sequence[tuple[int, int]],
-        photos: Sequence[Any],
-        targets: Sequence[torch.Tensor],
-        kept: Sequence[PhotoMap],
+        self, chosen: Sequence[Item], photos: Sequence[Any], targets: Sequence[torch.Tensor], kept: Sequence[PhotoMap]
     ) -> tuple[torch.Tensor, ...]:
-        """One batch of (position in the pass, row), from the columns of a dataset."""
+        """One batch, from the columns of a dataset."""
         batch: np.ndarray | None = None
         unreadable = []
         rows = [row for _, row in chosen]
@@ -222,7 +219,7 @@ class PhotoDL(TfmdDL):
             target[unreadable] = UNREADABLE
         return channels_first(batch), *map(TensorHeads, labels)
 
-    def create_item(self, s: tuple[int, int] | int | None) -> tuple[Any, ...]:
+    def create_item(self, s: Item | int | None) -> tuple[Any, ...]:
         """One photo, augmented by (pass, position, row), and its targets."""
         position, row = s if isinstance(s, tuple) else (0, s or 0)
         image, *targets = self.dataset[row]

@@ -21,6 +21,11 @@ from fastmask.system.errors import DataError, UsageError
 Pixels = NDArray[np.uint8]
 Field = NDArray[np.float32]
 Point = tuple[float, float]
+# x0, y0, x1, y1
+Area = tuple[int, int, int, int]
+# how much of each pixel is covered, and the colour
+Layer = tuple[Field, Field]
+Random = np.random.Generator
 
 WORN, NOSE_BARE, ON_CHIN = "wear", "nose-bare", "on-chin"
 INCORRECT, BARE = "incorrect", "none"
@@ -130,7 +135,7 @@ LOOKS: dict[str, Look] = {
 }
 
 
-def paint(image: Pixels, landmarks: Landmarks, how: str, look: str, rng: np.random.Generator) -> Pixels:
+def paint(image: Pixels, landmarks: Landmarks, how: str, look: str, rng: Random) -> Pixels:
     """Paint a mask on a face: (H, W, 3) uint8 RGB -> a new photo of the same size.
 
     `how` is "wear", "nose-bare", "on-chin" or "incorrect", for which `rng` draws one of the last two. `look` is one of
@@ -226,8 +231,8 @@ def _pose(landmarks: Landmarks) -> _Pose:
     return _Pose(origin, across, wide, high, yaw, pitch, (float(first), float(second)), tip, eyes)
 
 
-def _area(pose: _Pose, height: int, width: int) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of the pixels that a mask may change, inside the photo."""
+def _area(pose: _Pose, height: int, width: int) -> Area:
+    """The pixels of the photo that a mask may change."""
     corners = [(x, y) for x in (-1.9, 1.9) for y in (-0.2, 2.15)]
     placed = [pose.origin + x * pose.wide * pose.across + y * pose.high * pose.down for x, y in corners]
     low, high = np.floor(np.min(placed, axis=0)), np.ceil(np.max(placed, axis=0))
@@ -249,7 +254,7 @@ class _Egg:
     flat: tuple[Field, Field]
 
     @classmethod
-    def seen(cls, pose: _Pose, area: tuple[int, int, int, int], fine: int) -> _Egg:
+    def seen(cls, pose: _Pose, area: Area, fine: int) -> _Egg:
         x0, y0, x1, y1 = area
         columns = (np.arange((x1 - x0) * fine, dtype=np.float32) + 0.5) / fine + (x0 - pose.origin[0] - 0.5)
         rows = (np.arange((y1 - y0) * fine, dtype=np.float32) + 0.5)[:, None] / fine + (y0 - pose.origin[1] - 0.5)
@@ -279,7 +284,7 @@ class _Shape:
     tilt: float
 
     @classmethod
-    def drawn(cls, pose: _Pose, way: str, cut: str, rng: np.random.Generator) -> _Shape:
+    def drawn(cls, pose: _Pose, way: str, cut: str, rng: Random) -> _Shape:
         jitter = rng.uniform(-1, 1, 7)
         hump = 0.22 if cut in ("pleats", "boat") else 0.3
         top, top_side = 0.3 + 0.04 * jitter[0], 0.5 + 0.04 * jitter[1]
@@ -361,10 +366,8 @@ def _ramp(value: Any, start: Any, end: Any) -> Any:
     return share * share * (3 - 2 * share)
 
 
-def _layer(
-    pose: _Pose, egg: _Egg, shape: _Shape, look: Look, light: _Light, rng: np.random.Generator
-) -> tuple[Field, Field]:
-    """The mask without its straps: how much of each pixel it covers, and its colour."""
+def _layer(pose: _Pose, egg: _Egg, shape: _Shape, look: Look, light: _Light, rng: Random) -> Layer:
+    """The mask without its straps."""
     s = egg.longitude / shape.side
     upper, lower = shape.edges(np.clip(s, -1, 1))
     edges = (
@@ -397,7 +400,7 @@ def _rounded(distances: tuple[Field, ...], radius: float) -> Field:
     return least
 
 
-def _cloth(s: Field, t: Field, look: Look, rng: np.random.Generator) -> Field:
+def _cloth(s: Field, t: Field, look: Look, rng: Random) -> Field:
     """The colour of the cloth with its pattern, (..., 3), without light."""
     base = np.array(look.colours[int(rng.integers(len(look.colours)))], np.float32) * rng.uniform(0.95, 1.03)
     base = np.clip(base + rng.uniform(-5, 5, 3), 0, 255).astype(np.float32)
@@ -411,10 +414,11 @@ def _cloth(s: Field, t: Field, look: Look, rng: np.random.Generator) -> Field:
     u = (across * math.cos(turn) + down * math.sin(turn)) * count
     v = (down * math.cos(turn) - across * math.sin(turn)) * count
     soft = count * 0.012
+    stripes = _ramp(abs(u % 1 - 0.5), 0.25 - soft, 0.25 + soft)
     if look.pattern == "stripes":
-        weight = _ramp(abs(u % 1 - 0.5), 0.25 - soft, 0.25 + soft)
+        weight = stripes
     elif look.pattern == "checks":
-        weight = (_ramp(abs(u % 1 - 0.5), 0.25 - soft, 0.25 + soft) + _ramp(abs(v % 1 - 0.5), 0.25, 0.25 + soft)) / 2
+        weight = (stripes + _ramp(abs(v % 1 - 0.5), 0.25, 0.25 + soft)) / 2
     else:
         # every other row is shifted by half a step
         along = (u + 0.5 * (np.floor(v) % 2)) % 1 - 0.5
@@ -426,7 +430,7 @@ def _line(distance: Any, width: float) -> Any:
     return np.exp(-((distance / width) ** 2))
 
 
-def _pleats(s: Field, t: Field, rng: np.random.Generator) -> Field:
+def _pleats(s: Field, t: Field, rng: Random) -> Field:
     """Three folds across that spread in the middle, each a bright edge over its shadow."""
     shade, first, step = np.zeros_like(s), rng.uniform(0.3, 0.36), rng.uniform(0.12, 0.16)
     for number in range(3):
@@ -438,7 +442,7 @@ def _pleats(s: Field, t: Field, rng: np.random.Generator) -> Field:
     return shade
 
 
-def _boat(s: Field, t: Field, rng: np.random.Generator) -> Field:
+def _boat(s: Field, t: Field, rng: Random) -> Field:
     """Two folds across that divide the mask into three panels, of which the middle one stands out."""
     upper = rng.uniform(0.27, 0.33) + 0.06 * s * s
     lower = rng.uniform(0.7, 0.76) - 0.1 * s * s
@@ -448,7 +452,7 @@ def _boat(s: Field, t: Field, rng: np.random.Generator) -> Field:
     return np.asarray(shade + 0.04 * _line(s, 0.3) * _ramp(t, lower, lower - 0.3), np.float32)
 
 
-def _cup(s: Field, t: Field, rng: np.random.Generator) -> Field:
+def _cup(s: Field, t: Field, rng: Random) -> Field:
     """A stiff bowl, bright in its middle, with a ridge around it and a metal clip over the nose."""
     from_middle = np.hypot(s * 0.95, (t - 0.5) * 1.9)
     ridge = rng.uniform(0.66, 0.74)
@@ -458,7 +462,7 @@ def _cup(s: Field, t: Field, rng: np.random.Generator) -> Field:
     return np.asarray(shade - 0.16 * clip, np.float32)
 
 
-def _seam(s: Field, t: Field, rng: np.random.Generator) -> Field:
+def _seam(s: Field, t: Field, rng: Random) -> Field:
     """A seam down the middle, which joins two curved pieces."""
     bent = s + rng.uniform(-0.02, 0.02) * t
     return np.asarray(-0.1 * _line(bent, 0.014) + 0.06 * _line(abs(bent) - 0.05, 0.04) - 0.07 * _ramp(t, 0.62, 0.95))
@@ -467,7 +471,7 @@ def _seam(s: Field, t: Field, rng: np.random.Generator) -> Field:
 _FOLDS = {"pleats": _pleats, "boat": _boat, "cup": _cup, "seam": _seam}
 
 
-def _creases(s: Field, t: Field, rng: np.random.Generator) -> Field:
+def _creases(s: Field, t: Field, rng: Random) -> Field:
     """Soft creases from the sides, where the straps pull, towards the middle."""
     shade = np.zeros_like(s)
     for side in (-1, 1):
@@ -491,16 +495,8 @@ def _border(edges: tuple[Field, ...], pose: _Pose, cut: str) -> Field:
     return np.asarray(-strength * np.maximum(np.maximum(upper, 0.6 * lower), side) - 0.06 * rim, np.float32)
 
 
-def _straps(
-    pose: _Pose,
-    shape: _Shape,
-    area: tuple[int, int, int, int],
-    fine: int,
-    exposure: float,
-    look: Look,
-    rng: np.random.Generator,
-) -> tuple[Field, Field]:
-    """How much of each pixel the straps from the mask to the ears cover, and their colour."""
+def _straps(pose: _Pose, shape: _Shape, area: Area, fine: int, exposure: float, look: Look, rng: Random) -> Layer:
+    """The straps from the mask to the ears."""
     cover = np.zeros(((area[3] - area[1]) * fine, (area[2] - area[0]) * fine), np.uint8)
     thick = max(1, round(rng.uniform(0.025, 0.045) * pose.wide * fine))
     ear_top, ear_low = 0.2 + rng.uniform(-0.05, 0.05), 0.56 + rng.uniform(-0.05, 0.05)
@@ -527,9 +523,7 @@ def _shrunk(field: Field, shape: tuple[int, ...]) -> Field:
     return np.asarray(cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _lay(
-    part: Pixels, fields: list[Field], pose: _Pose, plain: _Egg, light: _Light, rng: np.random.Generator
-) -> Pixels:
+def _lay(part: Pixels, fields: list[Field], pose: _Pose, plain: _Egg, light: _Light, rng: Random) -> Pixels:
     """Lay shadow, straps and mask on a part of a photo; all other pixels stay as they are, bit for bit."""
     cover, colour, strap, strap_colour = fields
     free = 1 - 0.95 * light.hair
@@ -560,7 +554,7 @@ def _shadow(cover: Field, pose: _Pose, plain: _Egg) -> Field:
     return np.where(shadow < 0.02, 0, shadow).astype(np.float32)
 
 
-def _weave(shape: tuple[int, ...], pose: _Pose, rng: np.random.Generator) -> Any:
+def _weave(shape: tuple[int, ...], pose: _Pose, rng: Random) -> Any:
     """The unevenness of cloth: faint clouds, each a tenth of the face wide."""
     clouds = rng.normal(0, 1, (13, 17)).astype(np.float32)
     return 2.5 * cv2.resize(clouds, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)[..., None]
