@@ -42,8 +42,8 @@ def export_onnx(
     run, options = RunDirectory.of(run), ExportOptions.of(options, given)
     model = check_model(run.path, None if out is None else Path(out), options, overwrite)
     selection = select(run, options)
-    paths = selection.photos()
-    size = selection.size(paths)
+    photos = selection.photos()
+    paths, size = photos.paths, photos.size
     keep_memory()
     networks = selection.load(size)
     say(f"Tracing {', '.join(sorted({one.config.arch for one in selection.runs.values()}))} in {options.precision}")

@@ -77,10 +77,10 @@ def _by_torch(
 def time_both(session: Any, networks: Mapping[str, Networks], paths: Sequence[Path], bs: int) -> Rates:
     """Photos per second from a decoded batch to probabilities, ONNX Runtime and PyTorch in turns, by their medians."""
     meta = script.read_meta(session)
-    kept = [script.checked(script.read_photo(path), meta, path) for path in paths[:bs]]
+    kept = [script.prepare_photo(script.read_photo(path), meta, path) for path in paths[:bs]]
     batch = np.stack([kept[i % len(kept)] for i in range(bs)])
     ways: tuple[Callable[[], object], ...] = (
-        partial(script.answers, session, meta, batch),
+        partial(script.run_model, session, meta, batch),
         partial(_forward, networks, batch),
     )
     times: tuple[list[float], list[float]] = ([], [])

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session = open_model(options.model, options.threads, options.provider)
         meta = read_meta(session, options.model)
         probabilities = np.concatenate(list(predict(session, meta, paths, options.bs)))
-        write_table(options.out, table(meta, names, probabilities))
+        write_table(options.out, to_rows(meta, names, probabilities))
     except WrongError as error:
         sys.stderr.write(f"predict_onnx: error: {error}\n")
         return 1
@@ -111,11 +111,11 @@ def read_meta(session: Any, name: object = "The model") -> dict[str, Any]:
 def predict(session: Any, meta: dict[str, Any], photos: Sequence[Path], bs: int = 32) -> Iterator[np.ndarray]:
     """The (batch, classes of all heads) float32 probabilities of each batch of photos, in their order."""
     for start in range(0, len(photos), bs):
-        batch = [checked(read_photo(path), meta, path) for path in photos[start : start + bs]]
-        yield answers(session, meta, np.stack(batch))
+        batch = [prepare_photo(read_photo(path), meta, path) for path in photos[start : start + bs]]
+        yield run_model(session, meta, np.stack(batch))
 
 
-def answers(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarray:
+def run_model(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarray:
     """(B, height, width, 3) prepared uint8 photos -> (B, classes of all heads) float32 probabilities."""
     outputs = [head["name"] for head in meta["heads"]]
     return np.concatenate(session.run(outputs, {session.get_inputs()[0].name: batch}), axis=1)
@@ -169,7 +169,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def checked(photo: np.ndarray, meta: dict[str, Any], path: Path) -> np.ndarray:
+def prepare_photo(photo: np.ndarray, meta: dict[str, Any], path: Path) -> np.ndarray:
     """A decoded photo, prepared for the network, with its size checked."""
     made = prepare(photo, meta["steps"], path)
     if list(made.shape[:2]) != meta["size"]:
@@ -218,9 +218,7 @@ def _scaled(photo: np.ndarray, height: int, width: int, by: str) -> np.ndarray:
 
 
 def _pad(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
-    rows, columns = (
-        max(0, least - side) for least, side in zip((step["height"], step["width"]), photo.shape, strict=False)
-    )
+    rows, columns = max(0, step["height"] - photo.shape[0]), max(0, step["width"] - photo.shape[1])
     if not rows and not columns:
         return photo
     cv2, place = _opencv(), step["position"]
@@ -248,7 +246,7 @@ def _opencv() -> Any:
     return cv2
 
 
-def table(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarray) -> list[list[str]]:
+def to_rows(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarray) -> list[list[str]]:
     """A row of texts per photo below a header: path, the joint class, each head's class, a probability per class.
 
     The joint class counts through the classes of the heads in `joint`, the first head the most significant.

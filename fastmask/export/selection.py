@@ -6,15 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from fastmask.data.augment import check_fit
 from fastmask.data.loaders import batch_stats
-from fastmask.data.photo import check_photos
 from fastmask.export.options import ExportOptions
 from fastmask.export.predict_onnx import FORMAT
 from fastmask.export.steps import Step, steps_of
@@ -22,7 +19,7 @@ from fastmask.heads import Heads
 from fastmask.inference.blend import Blend, widen
 from fastmask.inference.members import open_members
 from fastmask.inference.networks import checkpoints_of, load_members
-from fastmask.inference.photos import augments_of, find_photos
+from fastmask.inference.photos import Photos, augments_of, find_photos
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import photos_of
 from fastmask.system.errors import DataError, UsageError, one_line
@@ -47,7 +44,7 @@ class Selection:
     blend: Blend | None
     steps: Sequence[Step]
 
-    def photos(self) -> list[Path]:
+    def photos(self) -> Photos:
         """The photos to check the file on: those of the option images, or the run's own."""
         images: Any = self.options.images
         if images is None:
@@ -58,13 +55,8 @@ class Selection:
                     f"There are no photos to check the file on ({one_line(error)}); name some by --images DIR."
                 ) from error
             images = [root / path for path in self.run.folds["path"]]
-        return spread(find_photos(images)[1], self.options.photos)
-
-    def size(self, paths: Sequence[Path]) -> tuple[int, int]:
-        """The (height, width) of photos after the validation pipeline of every run."""
-        sizes = check_photos(paths)
-        pipelines = {f"the validation pipeline of {name}": augments_of(one)[1] for name, one in self.runs.items()}
-        return check_fit({name: (augment, sizes) for name, augment in pipelines.items()}, paths)
+        # the runs prepare them alike
+        return Photos.find(next(iter(self.runs.values())), spread(find_photos(images)[1], self.options.photos))
 
     def load(self, size: tuple[int, int]) -> dict[str, Networks]:
         """The networks of each run."""

@@ -243,6 +243,7 @@ def test_what_cannot_be_exported_is_refused_before_any_work(run_copy, refused, m
     assert 'pip install "fastmask[onnx]"' in refuse()
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_runs_is_one_file(finished_run, other_run, contest, tmp_path):
     blend_runs([finished_run, other_run], "vote", out=tmp_path / "both", draws=0)
     made = export_onnx(tmp_path / "both", images=contest / "eval" / "images", photos=10)
