@@ -33,7 +33,7 @@ LAUNCH = [
 WIDE, NARROW = (1200, 900), (390, 844)
 # milliseconds that a busy machine may take for anything
 PATIENCE = 180_000
-BEGINNING = "The answer comes here"
+BEGINNING = "Predictions are shown here"
 
 
 @contextmanager
@@ -179,9 +179,9 @@ def browse(page: Page, out: Path, name: str) -> None:
     expect(page.locator("#fm-grid button").nth(1)).to_be_focused()
     page.keyboard.press("ArrowDown")
     expect(page.locator("#fm-grid button").nth(1)).not_to_be_focused()
-    page.get_by_role("button", name="Photo before").click()
+    page.get_by_role("button", name="Previous photo").click()
     page.get_by_label("Search").fill("no such person")
-    expect(page.locator("#fm-grid")).to_contain_text("No photo is like this.")
+    expect(page.locator("#fm-grid")).to_contain_text("No photo matches.")
     page.get_by_label("Search").fill("")
     expect(page.locator("#fm-where")).to_contain_text(f"of {total[1]}")
 
@@ -210,21 +210,24 @@ def mark_number(page: Page, fixes: Path) -> None:
     """A number is marked, and marked again; the photo after is looked at, and this one again; it is taken back."""
     page.locator("#fm-grid button").first.click()
     choose(page, "Label of", "age")
-    right, said = page.get_by_role("spinbutton", name=re.compile("Right is")), page.locator("#fm-form-said .fm-good")
+    right, said = (
+        page.get_by_role("spinbutton", name=re.compile("Correct number")),
+        page.locator("#fm-form-said .fm-good"),
+    )
     expect(right).to_be_visible()
-    labelled = re.search(r"Labelled .*\((\d+)\)", page.locator("#fm-form").inner_text())
+    labelled = re.search(r"Label: .*\((\d+)\)", page.locator("#fm-form").inner_text())
     one, two, three = [n for n in ("21", "22", "23", "24") if labelled is None or n != labelled[1]][:3]
     for value, whole in ((one, False), (two, False), (three, True)):
         if whole:
             page.locator("#fm-back").click()
-            expect(said).to_contain_text("Taken back: age")
+            expect(said).to_contain_text("Removed: age")
             page.get_by_role("radio", name=re.compile("^all .* photos")).check()
         right.fill(value)
         page.locator("#fm-write").click()
         expect(said).to_contain_text(f"is {value} ")
         written = pd.read_csv(fixes, dtype=str, keep_default_na=False).to_dict("records")
         assert [row["value"] for row in written] == [value], written
-        page.get_by_role("button", name="Photo after").click()
+        page.get_by_role("button", name="Next photo").click()
         expect(page.locator("#fm-grid button").nth(1)).to_have_attribute("aria-current", "true")
         expect(said).to_be_hidden()
         page.locator("#fm-grid button").first.click()
@@ -233,7 +236,7 @@ def mark_number(page: Page, fixes: Path) -> None:
         expect(page.locator("#fm-form .fm-good").first).to_contain_text("Marked: age")
         expect(right).to_have_value(value)
     page.locator("#fm-back").click()
-    expect(said).to_contain_text("Taken back: age")
+    expect(said).to_contain_text("Removed: age")
     assert pd.read_csv(fixes).empty
     assert page.locator(".toast-body").count() == 0, page.locator(".toast-body").all_inner_texts()
     assert "common." not in page.locator("body").inner_text()
@@ -245,10 +248,10 @@ def mark(page: Page, fixes: Path, out: Path, name: str) -> None:
     page.locator("#fm-grid button").first.click()
     expect(page.locator("#fm-facts")).to_contain_text("Photo")
     choose(page, "Label of", "mask")
-    right = page.get_by_role("combobox", name="Right is", exact=True)
+    right = page.get_by_role("combobox", name="Correct label", exact=True)
     expect(right).to_be_visible()
     right.click()
-    labelled = re.search(r"Labelled (\w+)", page.locator("#fm-form").inner_text())
+    labelled = re.search(r"Label: (\w+)", page.locator("#fm-form").inner_text())
     options = page.get_by_role("option").all_inner_texts()
     other = next(text.strip(" ✓\n") for text in options if labelled and labelled[1] not in text)
     page.get_by_role("option", name=re.compile(other)).click()
@@ -262,7 +265,7 @@ def mark(page: Page, fixes: Path, out: Path, name: str) -> None:
     expect(page.locator("#fm-marks tr")).to_have_count(2)
     fits(page, name)
     shoot(page, out, f"marks-{name}")
-    page.get_by_role("button", name=re.compile("^Take back mask")).click()
+    page.get_by_role("button", name=re.compile("^Remove mask")).click()
     expect(page.locator("#fm-marks")).to_contain_text("No label is marked")
     assert pd.read_csv(fixes).empty
 

@@ -213,7 +213,7 @@ class _Fields:
         self.form_row = gr.Number(None, visible=False, precision=0)
         status = _HTML(_QUESTION, elem_classes="fm-block")
         with gr.Row():
-            self.form_head = gr.Dropdown(names, value=names[0], label="Head", min_width=120)
+            self.form_head = gr.Dropdown(names, value=names[0], label="Label of", min_width=120)
             right = gr.Dropdown([], label="Correct label", min_width=120)
             number = gr.Number(None, label="Correct number", visible=False, min_width=120)
         unknown = gr.Checkbox(False, label="Unknown: it cannot be told from the photo")

@@ -2,22 +2,20 @@
 
 import re
 from html import unescape
-from pathlib import Path
 
 import pytest
 
-from fastmask.api import Run
-from fastmask.app.viewer import Viewer, open_viewer
+from fastmask.app.viewer import open_viewer
 
 
 @pytest.fixture
-def viewer(finished_run: Run, tmp_path: Path) -> Viewer:
+def viewer(finished_run, tmp_path):
     """The content of the page of `finished_run`; marks go to a new file."""
     return open_viewer(finished_run, fixes=tmp_path / "fixes.csv")
 
 
 @pytest.fixture(scope="session")
-def photo(contest: Path) -> Path:
+def photo(contest):
     return sorted((contest / "eval" / "images").iterdir())[0]
 
 

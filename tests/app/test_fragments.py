@@ -12,7 +12,7 @@ from fastmask.app.selection import HeadAnswer, PhotoAnswer
 EVIL = "<img src=x onerror='alert(1)'>\""
 
 
-def test_no_text_becomes_markup(tmp_path: Path) -> None:
+def test_no_text_becomes_markup(tmp_path):
     head = HeadAnswer(EVIL, EVIL, 0.9, ((EVIL, 0.9), ("b", 0.1)), label=EVIL)
     tile = {"row": 1, "image": "", "label": EVIL, "answer": EVIL * 2, "probability": 0.5, "marked": True}
     made = [
@@ -31,7 +31,7 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
         assert "onerror='" not in html
 
 
-def test_one_photo_can_be_reached_by_the_tab_key() -> None:
+def test_one_photo_can_be_reached_by_the_tab_key():
     tiles = [{"row": r, "image": "", "label": "a", "answer": "b", "probability": 0.5, "marked": False} for r in (4, 7)]
     html = fragments.grid(tiles, 7)
     assert html.count('tabindex="0"') == 1
@@ -41,7 +41,7 @@ def test_one_photo_can_be_reached_by_the_tab_key() -> None:
     )
 
 
-def test_a_picture_is_scaled_down_and_never_up(tmp_path: Path) -> None:
+def test_a_picture_is_scaled_down_and_never_up(tmp_path):
     import base64
     import io
     import re
@@ -53,6 +53,6 @@ def test_a_picture_is_scaled_down_and_never_up(tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(base64.b64decode(data[1]))).size == expected
 
 
-def test_a_photo_that_cannot_be_read_leaves_a_sign(tmp_path: Path) -> None:
+def test_a_photo_that_cannot_be_read_leaves_a_sign(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no photo")
     assert "cannot be read" in fragments.tile_picture(tmp_path / "a.jpg")

@@ -5,14 +5,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from fastmask.api import Run
 from fastmask.app.viewer import open_viewer
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -28,27 +25,27 @@ ANY = ["joint", "mistakes", "*", "*", "*", "surest", 0, 100, ""]
 class Served:
     """A page that is served, with a client and plain requests."""
 
-    def __init__(self, address: str, fixes: Path) -> None:
+    def __init__(self, address, fixes):
         self.address, self.fixes = address, fixes
         # without the user's token and proxies
         self.client = gradio_client.Client(address, verbose=False, token=False, httpx_kwargs={"trust_env": False})
 
-    def ask(self, name: str, *given: Any) -> Any:
+    def ask(self, name, *given):
         return self.client.predict(*given, api_name=name)
 
-    def get(self, path: str, **options: Any) -> httpx.Response:
+    def get(self, path, **options):
         # the raw path, because a client would normalize /../
         with httpx.Client(trust_env=False) as client:
             request = client.build_request("GET", self.address, **options)
             request.url = request.url.copy_with(raw_path=path.encode())
             return client.send(request)
 
-    def post(self, path: str, **options: Any) -> httpx.Response:
+    def post(self, path, **options):
         return httpx.post(self.address + path.lstrip("/"), trust_env=False, **options)
 
 
 @pytest.fixture(scope="module")
-def page(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def page(finished_run, tmp_path_factory):
     """The page of the small run, at a free port of this machine."""
     import uvicorn
 
@@ -66,7 +63,7 @@ def page(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             thread.join()
 
 
-def test_a_photo_is_predicted_and_explained(page: Served, finished_run: Run, photo: Path, words: Callable) -> None:
+def test_a_photo_is_predicted_and_explained(page, finished_run, photo, words):
     file = gradio_client.handle_file(str(photo))
     said = page.ask("/answer", file)
     (row,) = finished_run.predict([photo]).frame.to_dict("records")
@@ -78,7 +75,7 @@ def test_a_photo_is_predicted_and_explained(page: Served, finished_run: Run, pho
     assert "What supports" in page.ask("/explain", file, "mask", said)
 
 
-def test_a_file_that_is_not_a_photo_has_a_message(page: Served, tmp_path: Path, words: Callable) -> None:
+def test_a_file_that_is_not_a_photo_has_a_message(page, tmp_path, words):
     (tmp_path / "page.html").write_bytes(b"<script>alert(1)</script>")
     file = gradio_client.handle_file(str(tmp_path / "page.html"))
     said = page.ask("/answer", file)
@@ -87,7 +84,7 @@ def test_a_file_that_is_not_a_photo_has_a_message(page: Served, tmp_path: Path, 
     assert page.ask("/explain", file, "mask", said) == ""
 
 
-def test_photos_are_browsed_and_labels_marked(page: Served, finished_run: Run, words: Callable) -> None:
+def test_photos_are_browsed_and_labels_marked(page, finished_run, words):
     wrong = (finished_run.oof["true"] != finished_run.oof["predicted"]).sum()
     tiles, *_, where, _ = page.ask("/browse", *ANY, 1, None)
     assert f"of {wrong} page 1" in words(where)
@@ -112,7 +109,7 @@ SECRETS = ["/etc/passwd", "/etc/hosts", "{run}/config.yaml", "{run}/oof.csv", "{
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_no_file_of_this_machine_is_served(page: Served, finished_run: Run, photo: Path, secret: str) -> None:
+def test_no_file_of_this_machine_is_served(page, finished_run, photo, secret):
     page.fixes.touch()
     names = {"run": finished_run.path, "fixes": page.fixes, "photo": photo, "cwd": Path.cwd()}
     file = Path(secret.format(**names))
@@ -140,7 +137,7 @@ def test_no_file_of_this_machine_is_served(page: Served, finished_run: Run, phot
     assert page.get(f"/gradio_api/file={upload}").content == b"mine"
 
 
-def test_a_request_cannot_fetch_a_file_or_a_url(page: Served, finished_run: Run) -> None:
+def test_a_request_cannot_fetch_a_file_or_a_url(page, finished_run):
     """Gradio copies the files of a request into a folder that it serves, or downloads them."""
     for path in (
         "/etc/passwd",
@@ -153,7 +150,7 @@ def test_a_request_cannot_fetch_a_file_or_a_url(page: Served, finished_run: Run)
         assert page.post("/gradio_api/queue/join", json=asked).status_code == 403
 
 
-def test_uploads_are_limited_never_run_and_deleted(page: Served, finished_run: Run) -> None:
+def test_uploads_are_limited_never_run_and_deleted(page, finished_run):
     found = page.post("/gradio_api/upload", files={"files": ("a.jpg", b"\0" * (MOST_BYTES + 2**17))})
     assert (found.status_code, found.text) == (413, "The limit is 25 MB.")
     for name in ("a.svg", "a.html"):
@@ -169,7 +166,7 @@ def test_uploads_are_limited_never_run_and_deleted(page: Served, finished_run: R
     assert os.environ["GRADIO_TEMP_DIR"] == before
 
 
-def test_the_page_loads_nothing_from_other_hosts_and_sends_no_telemetry(page: Served) -> None:
+def test_the_page_loads_nothing_from_other_hosts_and_sends_no_telemetry(page):
     import gradio.analytics
 
     text = page.get("/").text

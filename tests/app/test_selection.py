@@ -23,7 +23,7 @@ from fastmask.system.errors import UsageError
 
 
 @pytest.fixture(scope="module")
-def by_hand(finished_run: Run) -> pd.DataFrame:
+def by_hand(finished_run):
     """The table's labels beside what oof.csv says of the mask."""
     text = {"path": str, "person": str, "age": str}
     oof = pd.read_csv(finished_run.path / "oof.csv", dtype=text)
@@ -34,12 +34,12 @@ def by_hand(finished_run: Run) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("head", [JOINT, "mask", "age"])
-def test_what_is_shown_first_are_the_mistakes(finished_run: Run, head: str) -> None:
+def test_what_is_shown_first_are_the_mistakes(finished_run, head):
     shown = select(answers(finished_run, head), Filter())
     pd.testing.assert_frame_equal(shown.reset_index(drop=True), mistakes(finished_run, head))
 
 
-def test_answers_are_those_of_the_files(finished_run: Run, by_hand: pd.DataFrame) -> None:
+def test_answers_are_those_of_the_files(finished_run, by_hand):
     found = answers(finished_run, "mask")
     assert found["true"].tolist() == by_hand["true"].tolist()
     assert found["predicted"].tolist() == by_hand["said"].tolist()
@@ -59,28 +59,26 @@ def test_answers_are_those_of_the_files(finished_run: Run, by_hand: pd.DataFrame
         (Filter(ALL, fold=7, order=TABLE), "fold == 7"),
     ],
 )
-def test_a_filter_takes_the_rows_that_a_query_takes(
-    finished_run: Run, by_hand: pd.DataFrame, wanted: Filter, query: str
-) -> None:
+def test_a_filter_takes_the_rows_that_a_query_takes(finished_run, by_hand, wanted, query):
     shown = select(answers(finished_run, "mask"), wanted)
     assert shown["path"].tolist() == by_hand.query(query)["path"].tolist()
 
 
-def test_the_least_sure_come_first_where_asked(finished_run: Run, by_hand: pd.DataFrame) -> None:
+def test_the_least_sure_come_first_where_asked(finished_run, by_hand):
     shown = select(answers(finished_run, "mask"), Filter(ALL, order=LEAST_SURE))
     assert shown["probability"].is_monotonic_increasing
     assert shown["path"].iloc[0] == by_hand.sort_values("sure")["path"].iloc[0]
 
 
-def test_marked_photos_are_those_that_are_named(finished_run: Run) -> None:
+def test_marked_photos_are_those_that_are_named(finished_run):
     assert sorted(select(answers(finished_run), Filter(MARKED), {5, 2})["row"]) == [2, 5]
 
 
-def test_a_part_of_a_name_is_no_pattern(finished_run: Run) -> None:
+def test_a_part_of_a_name_is_no_pattern(finished_run):
     assert select(answers(finished_run), Filter(ALL, text=".*")).empty
 
 
-def test_a_photo_without_a_label_is_neither_right_nor_wrong(run_copy) -> None:
+def test_a_photo_without_a_label_is_neither_right_nor_wrong(run_copy):
     lines = (run_copy / "folds.csv").read_text().splitlines()
     columns = lines[0].split(",")
     cells = lines[1].split(",")
@@ -94,14 +92,14 @@ def test_a_photo_without_a_label_is_neither_right_nor_wrong(run_copy) -> None:
     assert select(found, Filter(ALL, true=""))["row"].tolist() == [place]
 
 
-def test_what_there_is_not_is_said(finished_run: Run) -> None:
+def test_what_there_is_not_is_said(finished_run):
     with pytest.raises(UsageError, match="There is no head 'hat'"):
         answers(finished_run, "hat")
     with pytest.raises(UsageError, match="show is .none.; expected one of mistakes"):
         Filter("none")
 
 
-def test_pages() -> None:
+def test_pages():
     frame = pd.DataFrame({"row": range(50)})
     assert page_of(frame, 1, 24).rows["row"].tolist() == list(range(24))
     last = page_of(frame, 3, 24)
@@ -112,7 +110,7 @@ def test_pages() -> None:
     assert (len(nothing.rows), nothing.number, nothing.pages, nothing.total) == (0, 1, 1, 0)
 
 
-def test_what_is_said_of_one_photo() -> None:
+def test_what_is_said_of_one_photo():
     probabilities = np.array([0.7, 0.2, 0.1, 0.4, 0.6, 0.1, 0.8, 0.1])
     found = photo_answer(contest_heads(), probabilities, np.array([0, 0, -1]))
     mask, gender, age = found.heads
@@ -125,7 +123,7 @@ def test_what_is_said_of_one_photo() -> None:
     assert photo_answer(contest_heads(), probabilities).joint.label is None
 
 
-def test_of_many_classes_the_most_probable_are_shown_in_order() -> None:
+def test_of_many_classes_the_most_probable_are_shown_in_order():
     part = np.full(20, 0.01)
     part[[3, 17]] = 0.5, 0.32
     (kind,) = photo_answer(Heads([Head("kind", tuple(f"k{i}" for i in range(20)))]), part).heads
@@ -133,7 +131,7 @@ def test_of_many_classes_the_most_probable_are_shown_in_order() -> None:
     assert kind.others == pytest.approx(0.12)
 
 
-def test_a_distribution_has_a_mean_and_an_interval() -> None:
+def test_a_distribution_has_a_mean_and_an_interval():
     heads = Heads([Head("age", ("<30", "30+"), bounds=(30,)), Head("age_number", ("20", "30", "40"), spread=2)])
     _, number = photo_answer(heads, np.array([0.3, 0.7, 0.05, 0.15, 0.8])).heads
     assert number.mean == pytest.approx(0.05 * 20 + 0.15 * 30 + 0.8 * 40)

@@ -3,14 +3,10 @@
 import re
 import sys
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastmask.api import Run
-from fastmask.app.viewer import Viewer
 from fastmask.system.errors import FastmaskWarning, UsageError
 
 pytest.importorskip("gradio")
@@ -20,7 +16,7 @@ from fastmask.app.server import free_socket, serve
 INVALID = 2
 
 
-def test_a_port_in_use_is_skipped() -> None:
+def test_a_port_in_use_is_skipped():
     with free_socket("127.0.0.1", 0) as one:
         number = one.getsockname()[1]
         with free_socket("127.0.0.1", number) as other:
@@ -29,7 +25,7 @@ def test_a_port_in_use_is_skipped() -> None:
         free_socket("192.0.2.1", 7860)
 
 
-def test_other_hosts_get_a_warning(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_hosts_get_a_warning(viewer, monkeypatch):
     started: list[Any] = []
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: started.append(sockets))
     said: list[str] = []
@@ -42,7 +38,7 @@ def test_other_hosts_get_a_warning(viewer: Viewer, monkeypatch: pytest.MonkeyPat
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", said[1])
 
 
-def test_invalid_arguments_are_refused(finished_run: Run, refused: Callable[..., str], work: Path) -> None:
+def test_invalid_arguments_are_refused(finished_run, refused, work):
     assert "is not a run directory" in refused(INVALID, "app", work)
     inside = finished_run.path / "f.csv"
     assert "is in the run directory" in refused(INVALID, "app", finished_run.path, "--fixes", inside)
@@ -53,8 +49,6 @@ def test_invalid_arguments_are_refused(finished_run: Run, refused: Callable[...,
     assert said.startswith("fixes.csv, line 2, column person: no photo of the data matches 'nobody'")
 
 
-def test_without_gradio_a_message_says_how_to_install_it(
-    finished_run: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_gradio_a_message_says_how_to_install_it(finished_run, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert 'install it with pip install "fastmask[app]"' in refused(INVALID, "app", finished_run.path)

@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fastmask.api import Run
-from fastmask.app.viewer import Viewer, open_viewer
+from fastmask.app.viewer import open_viewer
 from fastmask.data.contest import read_contest
 from fastmask.data.fixes import apply_fixes
 from fastmask.system.errors import UsageError
@@ -25,17 +22,17 @@ Words = Callable[[str], str]
 
 
 @pytest.fixture
-def browser(viewer: Viewer) -> Browser:
+def browser(viewer):
     return Browser(viewer)
 
 
-def browse(browser: Browser, changed: dict[int, Any], number: int = 1) -> tuple[list[int], str]:
+def browse(browser, changed, number=1):
     """The rows of a page, and where it is."""
     tiles, _, _, where, _ = browser.browse(*(changed.get(i, value) for i, value in enumerate(ANY)), number, None)
     return [int(found) for found in re.findall(r'data-row="(\d+)"', tiles)], where
 
 
-def test_mistakes_are_shown_in_pages(browser: Browser, finished_run: Run, words: Words) -> None:
+def test_mistakes_are_shown_in_pages(browser, finished_run, words):
     wrong = set(np.flatnonzero(finished_run.oof["true"] != finished_run.oof["predicted"]))
     seen: list[int] = []
     for number in range(1, -(-len(wrong) // 24) + 1):
@@ -47,7 +44,7 @@ def test_mistakes_are_shown_in_pages(browser: Browser, finished_run: Run, words:
     assert browse(browser, {}, 10**6)[0] == rows
 
 
-def test_filters_are_applied(browser: Browser, finished_run: Run, words: Words) -> None:
+def test_filters_are_applied(browser, finished_run, words):
     oof = finished_run.oof
     rows, where = browse(browser, {1: "all", 4: "1", 5: "table"})
     assert rows == np.flatnonzero(oof["fold"] == 1)[:24].tolist()
@@ -59,7 +56,7 @@ def test_filters_are_applied(browser: Browser, finished_run: Run, words: Words) 
     assert (rows, words(where)) == ([], "0 photos page 1 of 1")
 
 
-def test_a_label_is_marked_shown_and_the_mark_removed(browser: Browser, contest: Path, words: Words) -> None:
+def test_a_label_is_marked_shown_and_the_mark_removed(browser, contest, words):
     table, file, oof = read_contest(contest), browser.viewer.file, browser.viewer.run.oof
     path, person = oof["path"][3], oof["person"][3]
     own = table.frame.loc[table.frame["path"] == path].iloc[0]
@@ -83,7 +80,7 @@ def test_a_label_is_marked_shown_and_the_mark_removed(browser: Browser, contest:
         browser.remove(3, "age")
 
 
-def test_a_second_number_replaces_the_first(browser: Browser) -> None:
+def test_a_second_number_replaces_the_first(browser):
     oof = browser.viewer.run.oof
     for given, whole in ((61, THIS), (62, THIS), (63, PERSON)):
         for number in (given, given + 7):
@@ -108,21 +105,21 @@ def test_a_second_number_replaces_the_first(browser: Browser) -> None:
         (("age", None, 1e20, False), r"The correct label of age: found '1e\+20', expected a number"),
     ],
 )
-def test_an_invalid_mark_is_not_written(browser: Browser, given: Any, message: str) -> None:
+def test_an_invalid_mark_is_not_written(browser, given, message):
     with pytest.raises(UsageError, match=message):
         browser.write(3, *given, THIS)
     assert not browser.viewer.file.exists()
 
 
-def test_the_label_itself_is_not_a_correction(browser: Browser) -> None:
+def test_the_label_itself_is_not_a_correction(browser):
     run = browser.viewer.run
     label = run.folds.set_index("path")["gender"][run.oof["path"][3]]
     with pytest.raises(UsageError, match=f"The label of gender is already {label}"):
         browser.write(3, "gender", label, None, False, THIS)
 
 
-def test_errors_are_shown_in_the_notice() -> None:
-    def fails(error: Exception) -> list[str]:
+def test_errors_are_shown_in_the_notice():
+    def fails(error):
         raise error
 
     first, notice = with_notice(2, fails)(UsageError("It is <wrong>."))
@@ -132,7 +129,7 @@ def test_errors_are_shown_in_the_notice() -> None:
     assert with_notice(2, fails, None)(UsageError("x")) == [gr.skip()] * 2
 
 
-def test_the_page_has_its_tabs_and_api(viewer: Viewer, run_copy: Path) -> None:
+def test_the_page_has_its_tabs_and_api(viewer, run_copy):
     page = build(viewer)
     names = {function.api_name for function in page.fns.values() if function.api_visibility == "public"}
     assert names == {"answer", "explain", "browse", "show", "mark", "take_back", "marks"}

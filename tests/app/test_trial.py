@@ -2,9 +2,6 @@
 
 import struct
 import zlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +16,11 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
+def chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def png(width: int, height: int) -> bytes:
+def png(width, height):
     """A PNG of a few bytes whose header gives any size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
@@ -44,21 +41,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_not_a_photo_has_an_error_with_its_name(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_photo_has_an_error_with_its_name(name, tmp_path):
     (tmp_path / "upload").write_bytes(BAD[name][0])
     with pytest.raises(DataError, match=f"^{name} {BAD[name][1]}"):
         check_photo(tmp_path / "upload", name)
 
 
-def test_a_truncated_jpeg_is_damaged(photo: Path, tmp_path: Path) -> None:
+def test_a_truncated_jpeg_is_damaged(photo, tmp_path):
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
     with pytest.raises(DataError, match=r"^mine is damaged or truncated"):
         check_photo(tmp_path / "cut.jpg", "mine")
 
 
-def test_predictions_are_those_of_predict_and_networks_are_loaded_once(
-    finished_run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_are_those_of_predict_and_networks_are_loaded_once(finished_run, photo, monkeypatch):
     trial = Trial(finished_run)
     first, _ = trial.answer(photo)
     monkeypatch.setattr("fastmask.app.trial.load_network", None)
@@ -69,7 +64,7 @@ def test_predictions_are_those_of_predict_and_networks_are_loaded_once(
         np.testing.assert_allclose(predictions.probabilities, expected, rtol=1e-7)
 
 
-def test_the_map_is_the_mean_over_folds(finished_run: Run, photo: Path) -> None:
+def test_the_map_is_the_mean_over_folds(finished_run, photo):
     made = Trial(finished_run).explain(photo, "mask")
     label = finished_run.heads["mask"].classes[finished_run.predict([photo]).y[0, 0]]
     folds = [explain(finished_run, [photo], "mask", label, fold=fold)[0] for fold in (0, 1)]
@@ -78,17 +73,13 @@ def test_the_map_is_the_mean_over_folds(finished_run: Run, photo: Path) -> None:
     assert (made.label, made.probability) == (label, pytest.approx((folds[0].probability + folds[1].probability) / 2))
 
 
-def test_an_error_of_the_pipeline_names_the_photo_and_suggests_what_the_page_can_do(
-    finished_run: Run, tmp_path: Path
-) -> None:
+def test_an_error_of_the_pipeline_names_the_photo_and_suggests_what_the_page_can_do(finished_run, tmp_path):
     Image.new("RGB", (10, 10)).save(tmp_path / "tiny.png")
     with pytest.raises(DataError, match=r"^tiny.png is 10 high and 10 wide, [^/]*; choose a larger photo\.$"):
         Trial(finished_run).answer(tmp_path / "tiny.png")
 
 
-def test_a_run_of_faces_detects_the_face(
-    run_copy: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_faces_detects_the_face(run_copy, photo, tmp_path, monkeypatch):
     config = (run_copy / "config.yaml").read_text().replace("boxes: null", "boxes: boxes.csv")
     (run_copy / "config.yaml").write_text(config)
     run = Run.load(run_copy)
@@ -102,7 +93,7 @@ def test_a_run_of_faces_detects_the_face(
         assert remark == said
         np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-7)
 
-    def missing() -> Callable[..., Any]:
+    def missing():
         raise UsageError("The detector mtcnn needs a package that is missing; install it.")
 
     monkeypatch.setitem(faces.DETECTORS, "mtcnn", missing)

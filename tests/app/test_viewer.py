@@ -1,19 +1,17 @@
 """Viewer: what the page shows of runs that are whole, ensembles, or without their photos."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fastmask.api import Run, blend_runs
-from fastmask.app.viewer import LABEL, PREDICTION, Viewer, open_viewer
+from fastmask.app.viewer import LABEL, PREDICTION, open_viewer
 from fastmask.system.errors import UsageError
 
 
-def test_a_photo_is_shown_with_its_facts(viewer: Viewer, words: Callable[[str], str]) -> None:
+def test_a_photo_is_shown_with_its_facts(viewer, words):
     large, facts = viewer.show(3, "mask")
     oof = viewer.run.oof.iloc[3]
     assert 'src="data:image/jpeg;base64,' in large
@@ -23,15 +21,13 @@ def test_a_photo_is_shown_with_its_facts(viewer: Viewer, words: Callable[[str], 
 
 
 @pytest.mark.parametrize("row", [-1, 10**6, None, "1"])
-def test_only_photos_of_the_run_are_shown(viewer: Viewer, row: object) -> None:
+def test_only_photos_of_the_run_are_shown(viewer, row):
     for work in (lambda: viewer.show(row, "mask"), lambda: viewer.heat(row, "mask", PREDICTION)):
         with pytest.raises(UsageError, match="There is no such photo"):
             work()
 
 
-def test_a_map_is_for_the_out_of_fold_prediction_and_names_its_network(
-    run_copy: Path, swap_genders: Callable[[Path], Run], words: Callable[[str], str]
-) -> None:
+def test_a_map_is_for_the_out_of_fold_prediction_and_names_its_network(run_copy, swap_genders, words):
     """The out-of-fold prediction may be of another epoch than the kept weights; here its genders are swapped."""
     kept = Run.load(run_copy).predicted[0, 1]
     run = swap_genders(run_copy)
@@ -52,7 +48,7 @@ def test_a_map_is_for_the_out_of_fold_prediction_and_names_its_network(
     assert words(viewer.heat(0, "age", LABEL)).startswith(f"What supports {label} in")
 
 
-def test_an_ensemble_predicts_but_has_no_map(finished_run: Run, run_copy: Path, photo: Path) -> None:
+def test_an_ensemble_predicts_but_has_no_map(finished_run, run_copy, photo):
     made = blend_runs([finished_run, run_copy], out=run_copy.parent / "both", draws=0)
     viewer = open_viewer(made.run.path)
     predictions, _ = viewer.trial.answer(photo)
@@ -66,7 +62,7 @@ def test_an_ensemble_predicts_but_has_no_map(finished_run: Run, run_copy: Path, 
     assert "Fold" in facts
 
 
-def test_without_its_photos_a_run_still_predicts(run_copy: Path, photo: Path, tmp_path: Path) -> None:
+def test_without_its_photos_a_run_still_predicts(run_copy, photo, tmp_path):
     config = run_copy / "config.yaml"
     data = re.search(r"^data: (.*)$", config.read_text(), re.MULTILINE)
     assert data is not None
@@ -81,7 +77,7 @@ def test_without_its_photos_a_run_still_predicts(run_copy: Path, photo: Path, tm
         open_viewer(run_copy, data=str(tmp_path / "elsewhere"))
 
 
-def test_joint_classes_are_told_apart_by_the_heads_that_differ(viewer: Viewer) -> None:
+def test_joint_classes_are_told_apart_by_the_heads_that_differ(viewer):
     wrong = pd.Series(viewer.run.oof["true"] != viewer.run.oof["predicted"])
     row = int(np.flatnonzero(wrong)[0])
     true, predicted = (viewer.run.heads.joint_name(viewer.run.oof[column][row]) for column in ("true", "predicted"))

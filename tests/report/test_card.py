@@ -1,26 +1,21 @@
 """Card: read as a model hub reads it."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report.card import identifier, is_edited, markdown, signed, to_card
 from fastmask.report.material import Material
-from fastmask.report.write import Report
 
 
-def card_of(run: Run) -> ModelCard:
+def card_of(run):
     return ModelCard(to_card(Material(run), []))
 
 
-def test_a_hub_reads_the_scores_of_each_head(written: Report, finished_run: Run) -> None:
+def test_a_hub_reads_the_scores_of_each_head(written, finished_run):
     card = ModelCard(written.card.read_text(encoding="utf-8"))
     assert card.data.library_name == "fastmask"
     assert card.data.pipeline_tag == "image-classification"
@@ -43,13 +38,11 @@ def test_a_hub_reads_the_scores_of_each_head(written: Report, finished_run: Run)
 @pytest.mark.parametrize(
     ("name", "plain"), [("nasty.csv", "nasty-csv"), ("Größe 2/", "grosse-2"), ("日本", "photos"), ("a--B", "a-b")]
 )
-def test_a_data_set_has_a_name_that_a_hub_accepts(name: str, plain: str) -> None:
+def test_a_data_set_has_a_name_that_a_hub_accepts(name, plain):
     assert identifier(name) == plain
 
 
-def test_a_score_of_a_leaky_split_is_marked(
-    made: Material, leaky: Material, make_run: Callable, labels: np.ndarray
-) -> None:
+def test_a_score_of_a_leaky_split_is_marked(made, leaky, make_run, labels):
     for material, marked in ((made, False), (leaky, True)):
         results = card_of(material.run).data.eval_results
         assert all(("leaky split (flatters" in result.metric_name) == marked for result in results)
@@ -60,7 +53,7 @@ def test_a_score_of_a_leaky_split_is_marked(
     assert "**Leaky split (--group none)" in text
 
 
-def test_it_has_the_sections_of_a_card(written: Report, finished_run: Run) -> None:
+def test_it_has_the_sections_of_a_card(written, finished_run):
     text = written.card.read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("#") and "license" not in line]
     assert headings == [
@@ -79,12 +72,12 @@ def test_it_has_the_sections_of_a_card(written: Report, finished_run: Run) -> No
     assert finished_run.config.data not in text
 
 
-def test_classes_with_few_photos_are_limits(made: Material, labels: np.ndarray) -> None:
+def test_classes_with_few_photos_are_limits(made, labels):
     few, text = int((labels[:, 2] == 2).sum()), to_card(made, [])
     assert f"60+ has only {few} photos" in text or "60+ has the lowest F1" in text
 
 
-def test_the_base_model_is_named_if_weights_are_pretrained(make_run: Callable, labels: np.ndarray) -> None:
+def test_the_base_model_is_named_if_weights_are_pretrained(make_run, labels):
     for pretrained, expected in ((True, "timm/resnet18.a1_in1k"), (False, None)):
         run = make_run(labels, name=str(pretrained), pretrained=pretrained)
         run.environment["body"] = {"tag": "resnet18.a1_in1k"}
@@ -98,7 +91,7 @@ def test_the_base_model_is_named_if_weights_are_pretrained(make_run: Callable, l
         ('a "head"', ("\"quoted\" & 'single'", "<b>", "c"), """| a "head" | "quoted" &amp; 'single', &lt;b&gt;, c |"""),
     ],
 )
-def test_names_are_escaped(make_run: Callable, labels: np.ndarray, name: str, classes: tuple, row: str) -> None:
+def test_names_are_escaped(make_run, labels, name, classes, row):
     run = make_run(labels, Heads([Head(name, classes), *list(contest_heads())[1:]]), name="n: '#1'")
     text = to_card(Material(run), [])
     assert ModelCard(text).data.to_dict()["model-index"][0]["name"] == "n: '#1'"
@@ -106,7 +99,7 @@ def test_names_are_escaped(make_run: Callable, labels: np.ndarray, name: str, cl
 
 
 @pytest.mark.parametrize("text", ["", "# Mine\n", "a\n<!-- fastmask report, as written: " + "0" * 64 + " -->\n"])
-def test_a_card_without_a_valid_signature_is_edited(tmp_path: Path, text: str) -> None:
+def test_a_card_without_a_valid_signature_is_edited(tmp_path, text):
     file = tmp_path / "README.md"
     assert not is_edited(file)
     file.write_text(text)
@@ -115,5 +108,5 @@ def test_a_card_without_a_valid_signature_is_edited(tmp_path: Path, text: str) -
     assert not is_edited(file)
 
 
-def test_markdown_is_escaped() -> None:
+def test_markdown_is_escaped():
     assert markdown("a*b_c <i> [d](e)\n# f $x$ `g`") == r"a\*b\_c &lt;i&gt; \[d\](e) \# f \$x\$ \`g\`"

@@ -1,37 +1,34 @@
 """Grad-CAM against CAM (Zhou 2016), which it equals for networks with mean pooling before a linear head."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.network import build_network
 from fastmask.report.gradcam import _grid, explain, grad_cam
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
 
 
-def columns_of(*codes: int) -> torch.Tensor:
+def columns_of(*codes):
     return torch.tensor([[offset + code for offset, code in zip(HEADS.offsets, codes, strict=False)]])
 
 
-def network(arch: str = "resnet18", **options: object) -> MultiHeadNet:
+def network(arch="resnet18", **options):
     torch.manual_seed(0)
     return build_network(arch, HEADS, **options).eval()
 
 
 @pytest.fixture
-def path(finished_run: Run, contest: Path) -> Path:
+def path(finished_run, contest):
     """The first photo of the run."""
     return contest / "train" / "images" / finished_run.oof["path"][0]
 
 
-def test_a_pooled_map_is_weighted_by_the_rows_of_the_heads() -> None:
+def test_a_pooled_map_is_weighted_by_the_rows_of_the_heads():
     photos = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     net, columns = network(), columns_of(2, 1, 0)
     heat = grad_cam(net, photos, columns)
@@ -44,7 +41,7 @@ def test_a_pooled_map_is_weighted_by_the_rows_of_the_heads() -> None:
 
 
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "vgg11"])
-def test_any_kind_of_body_has_a_map_of_the_size_of_the_photo(arch: str) -> None:
+def test_any_kind_of_body_has_a_map_of_the_size_of_the_photo(arch):
     net = network(arch, size=(224, 224))
     heat = grad_cam(net, torch.randn(1, 3, 224, 224), columns_of(0, 0, 0))
     assert heat.shape == (1, 224, 224)
@@ -53,7 +50,7 @@ def test_any_kind_of_body_has_a_map_of_the_size_of_the_photo(arch: str) -> None:
     assert heat.std() > 0.01
 
 
-def test_it_is_bright_at_what_supports_the_class() -> None:
+def test_it_is_bright_at_what_supports_the_class():
     """A head that reads the features that a half with content has more of than an empty photo."""
     net = network()
     upper, lower = torch.zeros(2, 1, 3, 224, 224)
@@ -66,12 +63,12 @@ def test_it_is_bright_at_what_supports_the_class() -> None:
         assert heat[bright].sum() > 0.8 * heat.sum()
 
 
-def test_patches_have_the_aspect_ratio_of_the_photo() -> None:
+def test_patches_have_the_aspect_ratio_of_the_photo():
     assert _grid(13 * 25, 400, 200) == (25, 13)
     assert _grid(196, 224, 224) == (14, 14)
 
 
-def test_photos_are_explained_by_a_given_fold(finished_run: Run, path: Path) -> None:
+def test_photos_are_explained_by_a_given_fold(finished_run, path):
     (made,) = explain(finished_run, path, "mask", fold=1)
     assert made.image.dtype == np.uint8
     assert (made.image.shape, made.heat.shape, made.overlay.shape) == ((64, 32, 3), (64, 32), (64, 32, 3))
@@ -81,7 +78,7 @@ def test_photos_are_explained_by_a_given_fold(finished_run: Run, path: Path) -> 
     assert made.probability == pytest.approx(own.probabilities[0, :3].max(), abs=1e-6)
 
 
-def test_any_class_can_be_explained(finished_run: Run, path: Path) -> None:
+def test_any_class_can_be_explained(finished_run, path):
     for label in HEADS["mask"].classes:
         (made,) = explain(finished_run, [path], "mask", label)
         column = finished_run.heads.columns.index(f"mask.{label}")
@@ -101,6 +98,6 @@ def test_any_class_can_be_explained(finished_run: Run, path: Path) -> None:
         ({"label": ["wear", "none"]}, "There are 2 classes to explain for 1 photos"),
     ],
 )
-def test_unknown_heads_and_classes_are_refused(finished_run: Run, path: Path, options: dict, message: str) -> None:
+def test_unknown_heads_and_classes_are_refused(finished_run, path, options, message):
     with pytest.raises(UsageError, match=message):
         explain(finished_run, path, **options)

@@ -1,7 +1,6 @@
 """Page: a report parsed as a browser would, of runs that have everything and of runs that lack something."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,36 +10,36 @@ import pytest
 from fastmask.api import Run, blend_runs
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.blocks import Album, Drawing, Section
+from fastmask.report.blocks import Album, Drawing
 from fastmask.report.material import Material
 from fastmask.report.page import to_html
 from fastmask.report.sections import SECTIONS, make_sections
-from fastmask.report.write import Report, write_report
+from fastmask.report.write import write_report
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def sections_of(run: Run, *names: str, **options: object) -> dict[str, Section]:
+def sections_of(run, *names, **options):
     return {section.name: section for section in make_sections(Material(run, **options), names)}  # type: ignore[arg-type]
 
 
-def missing(run: Run, *names: str, **options: object) -> dict[str, str]:
+def missing(run, *names, **options):
     """The sections that are left out, and why."""
     return {name: one.missing for name, one in sections_of(run, *names, **options).items() if one.missing}
 
 
-def html_of(run: Run, *names: str) -> str:
+def html_of(run, *names):
     material = Material(run)
     return to_html(material, make_sections(material, names))
 
 
 @pytest.fixture
-def reported(written: Report, tmp_path: Path) -> Path:
+def reported(written, tmp_path):
     """A copy of a trained run to break."""
     return Path(shutil.copytree(written.page.parent, tmp_path / "copy"))
 
 
-def test_a_page_of_a_trained_run_has_everything_and_loads_nothing(written: Report, read_page: Callable) -> None:
+def test_a_page_of_a_trained_run_has_everything_and_loads_nothing(written, read_page):
     assert written.missing == {}
     page = read_page(written.page)
     assert page.open == []
@@ -55,7 +54,7 @@ def test_a_page_of_a_trained_run_has_everything_and_loads_nothing(written: Repor
     assert "default-src 'none'" in page.named("meta")[-1]["content"]
 
 
-def test_a_page_is_accessible(written: Report, read_page: Callable) -> None:
+def test_a_page_is_accessible(written, read_page):
     page = read_page(written.page)
     assert page.named("html") == [{"lang": "en"}]
     assert all((attrs["alt"] or "").strip() for attrs in page.named("img"))
@@ -66,7 +65,7 @@ def test_a_page_is_accessible(written: Report, read_page: Callable) -> None:
     assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in scrolled)
 
 
-def test_a_page_has_the_score_and_what_was_run(written: Report, finished_run: Run, read_page: Callable) -> None:
+def test_a_page_has_the_score_and_what_was_run(written, finished_run, read_page):
     joint = finished_run.score().joint
     optimistic = finished_run.scores["optimistic"]["joint"]["macro_f1"]
     text = read_page(written.page).text
@@ -83,7 +82,7 @@ def test_a_page_has_the_score_and_what_was_run(written: Report, finished_run: Ru
 
 # not every machine has a Korean font
 @pytest.mark.filterwarnings("ignore:No installed font:fastmask.system.errors.FastmaskWarning")
-def test_names_are_escaped(make_run: Callable, labels: np.ndarray, ages: np.ndarray, read_page: Callable) -> None:
+def test_names_are_escaped(make_run, labels, ages, read_page):
     classes = (HOSTILE, "한글 $x_1$ & 'quoted' \"twice\"", "w" * 300)
     heads = Heads([Head("<b>mask</b>", classes), *list(contest_heads())[1:]])
     paths = [f"<img src=x onerror=alert(1)> {i}.jpg" for i in range(len(labels))]
@@ -99,9 +98,7 @@ def test_names_are_escaped(make_run: Callable, labels: np.ndarray, ages: np.ndar
     assert "&lt;script&gt;" in card
 
 
-def test_photos_may_be_missing_moved_or_outside_the_data(
-    make_run: Callable, labels: np.ndarray, finished_run: Run, contest_copy: Path, run_copy: Path
-) -> None:
+def test_photos_may_be_missing_moved_or_outside_the_data(make_run, labels, finished_run, contest_copy, run_copy):
     left = missing(make_run(labels, photos=False), "mistakes", "label-errors", "augmented", "folds")
     assert set(left) == {"mistakes", "label-errors", "augmented"}
     assert "give --data" in left["mistakes"]
@@ -116,7 +113,7 @@ def test_photos_may_be_missing_moved_or_outside_the_data(
     assert missing(run, "mistakes", data=str(contest_copy)) == {}
 
 
-def test_photos_may_be_unwanted(make_run: Callable, labels: np.ndarray, read_page: Callable) -> None:
+def test_photos_may_be_unwanted(make_run, labels, read_page):
     report = write_report(make_run(labels), photos=False)
     page = read_page(report.page)
     assert not any("jpeg" in attrs["src"] for attrs in page.named("img"))
@@ -124,9 +121,7 @@ def test_photos_may_be_unwanted(make_run: Callable, labels: np.ndarray, read_pag
     assert not {file.stem for file in report.pictures} & {"mistakes", "label-errors", "explained", "augmented"}
 
 
-def test_an_ensemble_has_no_networks_but_may_have_photos(
-    made: Material, leaky: Material, finished_run: Run, run_copy: Path, swap_genders: Callable, tmp_path: Path
-) -> None:
+def test_an_ensemble_has_no_networks_but_may_have_photos(made, leaky, finished_run, run_copy, swap_genders, tmp_path):
     run = blend_runs([made.run, leaky.run], "oof", out=tmp_path / "both", draws=0).run
     left = missing(run, "curves", "explained", "augmented", "cost", "mistakes", "score")
     assert set(left) == {"curves", "explained", "augmented", "cost", "mistakes"}
@@ -136,21 +131,21 @@ def test_an_ensemble_has_no_networks_but_may_have_photos(
     assert missing(run, "mistakes", "numbers") == {}
 
 
-def test_a_single_head(make_run: Callable, labels: np.ndarray) -> None:
+def test_a_single_head(make_run, labels):
     run = make_run(labels[:, :1], Heads([Head("colour", ("red", "green", "blue"))]))
     assert list(missing(run, "numbers", "classes", "folds")) == ["numbers"]
     assert [block.name for block in sections_of(run, "confusion")["confusion"].blocks[1:]] == ["confusion-colour"]
     assert "macro-F1 of colour, out of fold" in html_of(run, "score")
 
 
-def test_one_fold_of_several(make_run: Callable, labels: np.ndarray) -> None:
+def test_one_fold_of_several(make_run, labels):
     run = make_run(labels, only=1)
     assert "only one fold" in missing(run, "folds", "reliability", "classes")["folds"]
     assert '<p class="warning">Of 3 folds only fold 1 is trained: a part of the photos.</p>' in html_of(run, "score")
 
 
 @pytest.mark.parametrize("known", [0, 2])
-def test_labels_of_a_single_head(make_run: Callable, labels: np.ndarray, known: int) -> None:
+def test_labels_of_a_single_head(make_run, labels, known):
     """There is no joint class, and each head is scored on its own photos."""
     run = make_run(np.where(np.arange(3) == known, labels, -1))
     sections = sections_of(run, "score", "confusion", "classes", "folds", "reliability", "mistakes", "label-errors")
@@ -160,7 +155,7 @@ def test_labels_of_a_single_head(make_run: Callable, labels: np.ndarray, known: 
     assert len(next(block for block in sections["mistakes"].blocks if isinstance(block, Album)).photos) > 5
 
 
-def test_no_labels_and_labels_of_one_class(make_run: Callable, labels: np.ndarray) -> None:
+def test_no_labels_and_labels_of_one_class(make_run, labels):
     names = ("score", "confusion", "classes", "mistakes", "reliability", "label-errors", "folds")
     left = missing(make_run(np.full_like(labels, -1)), *names)
     assert {"classes", "mistakes", "reliability"} <= set(left)
@@ -169,8 +164,8 @@ def test_no_labels_and_labels_of_one_class(make_run: Callable, labels: np.ndarra
     assert missing(make_run(y, name="one"), "confusion", "classes", "reliability", "folds", "label-errors") == {}
 
 
-def test_everything_right_and_everything_wrong(make_run: Callable, labels: np.ndarray) -> None:
-    def one_hot(shift: int) -> np.ndarray:
+def test_everything_right_and_everything_wrong(make_run, labels):
+    def one_hot(shift):
         classes = zip(contest_heads().sizes, labels.T, strict=True)
         return np.concatenate([np.eye(size)[(codes + shift) % size] for size, codes in classes], axis=1)
 
@@ -181,7 +176,7 @@ def test_everything_right_and_everything_wrong(make_run: Callable, labels: np.nd
     assert missing(wrong, "mistakes", "confusion", "classes", "reliability") == {}
 
 
-def test_many_heads(make_run: Callable) -> None:
+def test_many_heads(make_run):
     rng = np.random.default_rng(0)
     heads = Heads([Head(f"attribute {i}", ("no", "yes", "perhaps")) for i in range(38)])
     run = make_run(rng.integers(0, 3, (60, 38)), heads)
@@ -192,7 +187,7 @@ def test_many_heads(make_run: Callable) -> None:
     assert left == {}
 
 
-def test_a_learned_number_and_a_head_without_weight(make_run: Callable, labels: np.ndarray, ages: np.ndarray) -> None:
+def test_a_learned_number_and_a_head_without_weight(make_run, labels, ages):
     number = Head("age_number", tuple(str(n) for n in range(20, 71)), spread=2.0)
     mask, gender, age = contest_heads()
     heads = Heads([mask, gender, replace(age, weight=0.0), number])
@@ -214,16 +209,14 @@ def test_a_learned_number_and_a_head_without_weight(make_run: Callable, labels: 
         ("pipelines.yaml", "train: 3\nvalid: 3\n", "augmented", "train_pipeline is not a pipeline"),
     ],
 )
-def test_a_broken_file_leaves_out_its_section(
-    reported: Path, name: str, content: str, section: str, message: str
-) -> None:
+def test_a_broken_file_leaves_out_its_section(reported, name, content, section, message):
     (reported / name).write_text(content)
     assert message in missing(Run.load(reported), section)[section]
     assert missing(Run.load(reported), "score", "run", "cost", "environment") == {}
 
 
 @pytest.mark.parametrize("content", ["{}", '{"body": 3, "packages": {"a": []}, "command": "x", "photos": []}'])
-def test_an_environment_of_another_form_is_read_as_far_as_possible(reported: Path, content: str) -> None:
+def test_an_environment_of_another_form_is_read_as_far_as_possible(reported, content):
     (reported / "environment.json").write_text(content)
     left = missing(Run.load(reported), "run", "cost", "environment", "mistakes")
     assert list(left) == (["environment"] if content == "{}" else [])

@@ -1,7 +1,5 @@
 """Thumbnails: sizes, JPEGs, unreadable photos, and sheets."""
 
-from collections.abc import Callable
-from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
@@ -18,17 +16,17 @@ from fastmask.system.errors import DataError
     ("size", "expected"),
     [((520, 400), (HEIGHT, 200)), ((100, 780), (50, WIDTH)), ((30, 20), (30, 20)), ((4000, 2), (HEIGHT, 1))],
 )
-def test_photos_keep_their_shape_and_never_grow(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_photos_keep_their_shape_and_never_grow(size, expected):
     assert thumbnail(np.zeros((*size, 3), np.uint8)).shape[:2] == expected
 
 
-def test_a_jpeg_is_the_photo_again() -> None:
+def test_a_jpeg_is_the_photo_again():
     photo = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (1, 48, 3))
     again = np.asarray(Image.open(urlopen(to_uri(photo))))
     assert np.abs(again.astype(int) - photo).mean() < 3
 
 
-def test_only_the_given_rows_are_read(make_run: Callable, labels: np.ndarray, tmp_path: Path) -> None:
+def test_only_the_given_rows_are_read(make_run, labels, tmp_path):
     table = photos_of(make_run(labels))
     for path in sorted((tmp_path / "made-photos").iterdir())[2:]:
         path.write_bytes(b"no photo")
@@ -39,7 +37,7 @@ def test_only_the_given_rows_are_read(make_run: Callable, labels: np.ndarray, tm
         read_thumbnails(table, [5, 7])
 
 
-def test_a_sheet_has_its_photos_in_rows_with_their_lines() -> None:
+def test_a_sheet_has_its_photos_in_rows_with_their_lines():
     photos = [Shown(np.zeros((4, 3, 3), np.uint8), "", [("a" * 99, WRONG), ("b/" * 50, QUIET)]) for _ in range(5)]
     figure = plot_sheet(photos, columns=2, title="All")
     assert len(figure.axes) == 5

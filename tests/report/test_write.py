@@ -1,11 +1,8 @@
 """Write: where a report goes, what it replaces, and that the run stays as it is."""
 
 import string
-from collections.abc import Callable
 from multiprocessing import get_context
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fastmask.api import Run
@@ -13,24 +10,24 @@ from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report import style, write
 from fastmask.report.sections import make_sections
-from fastmask.report.write import Report, write_report
+from fastmask.report.write import write_report
 from fastmask.run.directory import check_free
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.lock import held
 
 
 @pytest.fixture
-def run(make_run: Callable, labels: np.ndarray) -> Run:
+def run(make_run, labels):
     return make_run(labels)
 
 
 @pytest.fixture
-def few_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_sections(monkeypatch):
     """Reports with a plot and an album, to be fast."""
     monkeypatch.setattr(write, "make_sections", lambda material: make_sections(material, ("folds", "mistakes")))
 
 
-def test_a_report_is_in_the_run_which_stays_as_it_is(run: Run, snapshot: Callable) -> None:
+def test_a_report_is_in_the_run_which_stays_as_it_is(run, snapshot):
     before, score = snapshot(run.path), str(run.score(50))
     report = write_report(run)
     after = snapshot(run.path)
@@ -45,7 +42,7 @@ def test_a_report_is_in_the_run_which_stays_as_it_is(run: Run, snapshot: Callabl
 
 
 @pytest.mark.usefixtures("few_sections")
-def test_a_wrong_place_of_the_photos_leaves_the_report_as_it_is(run: Run, tmp_path: Path, snapshot: Callable) -> None:
+def test_a_wrong_place_of_the_photos_leaves_the_report_as_it_is(run, tmp_path, snapshot):
     write_report(run)
     before = snapshot(run.path)
     for place in ({"data": str(tmp_path / "nowhere")}, {"images": str(tmp_path / "nowhere")}, {"data": str(tmp_path)}):
@@ -58,7 +55,7 @@ def test_a_wrong_place_of_the_photos_leaves_the_report_as_it_is(run: Run, tmp_pa
 
 
 @pytest.mark.usefixtures("few_sections")
-def test_old_pictures_are_deleted_and_an_edited_card_is_kept(run: Run) -> None:
+def test_old_pictures_are_deleted_and_an_edited_card_is_kept(run):
     report = write_report(run)
     assert (run.path / "report" / "mistakes.png").is_file()
     (run.path / "report" / ".old.png.12.part").write_bytes(b"half")
@@ -72,9 +69,7 @@ def test_old_pictures_are_deleted_and_an_edited_card_is_kept(run: Run) -> None:
     assert "drawn people" in report.card.read_text(encoding="utf-8")
 
 
-def test_letters_that_no_font_has_are_reported_once(
-    make_run: Callable, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_letters_that_no_font_has_are_reported_once(make_run, labels, monkeypatch):
     # the same letters on every machine
     monkeypatch.setattr(style, "_has_letter", lambda letter: letter in string.printable + "…→≤✓✗")
     confusion = ("confusion", "classes")
@@ -87,7 +82,7 @@ def test_letters_that_no_font_has_are_reported_once(
 
 
 @pytest.mark.usefixtures("few_sections")
-def test_it_may_be_in_another_folder(run: Run, tmp_path: Path, snapshot: Callable) -> None:
+def test_it_may_be_in_another_folder(run, tmp_path, snapshot):
     before = snapshot(run.path)
     report = write_report(run, out=tmp_path / "a" / "b", photos=False)
     assert snapshot(run.path) == before
@@ -98,7 +93,7 @@ def test_it_may_be_in_another_folder(run: Run, tmp_path: Path, snapshot: Callabl
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_only_a_report_is_replaced(run: Run, tmp_path: Path, overwrite: bool) -> None:
+def test_only_a_report_is_replaced(run, tmp_path, overwrite):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
     for out, message in (
@@ -110,7 +105,7 @@ def test_only_a_report_is_replaced(run: Run, tmp_path: Path, overwrite: bool) ->
             write_report(run, out=out, overwrite=overwrite)
 
 
-def test_an_unfinished_run_has_no_report(run: Run) -> None:
+def test_an_unfinished_run_has_no_report(run):
     (run.path / "oof.csv").unlink()
     with pytest.raises(UsageError, match=r"has no oof\.csv: the run has not finished"):
         write_report(run.path)
@@ -119,11 +114,11 @@ def test_an_unfinished_run_has_no_report(run: Run) -> None:
 
 @pytest.mark.semaphores
 @pytest.mark.usefixtures("few_sections")
-def test_a_run_that_another_process_writes_to_is_left_alone(run: Run) -> None:
+def test_a_run_that_another_process_writes_to_is_left_alone(run):
     context = get_context("fork")
     ready, done = context.Event(), context.Event()
 
-    def hold() -> None:
+    def hold():
         with held(run.path):
             ready.set()
             done.wait(60)
@@ -140,7 +135,7 @@ def test_a_run_that_another_process_writes_to_is_left_alone(run: Run) -> None:
     assert not (run.path / "report.html").exists()
 
 
-def test_a_run_with_a_report_may_be_replaced_but_not_with_foreign_files(written: Report) -> None:
+def test_a_run_with_a_report_may_be_replaced_but_not_with_foreign_files(written):
     check_free(written.page.parent, overwrite=True)
     thesis = written.page.parent / "report" / "thesis.tex"
     thesis.write_text("x")

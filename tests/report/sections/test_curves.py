@@ -1,19 +1,17 @@
 """Curves: against the files of the folds, read by pandas and json."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from fastmask.api import Run, blend_runs
+from fastmask.api import blend_runs
 from fastmask.report.sections import curves as module
 from fastmask.report.sections.curves import curves, plot_curves
 from fastmask.system.errors import UsageError
 
 
-def test_curves_are_the_histories_with_kept_and_chosen_epochs(finished_run: Run) -> None:
+def test_curves_are_the_histories_with_kept_and_chosen_epochs(finished_run):
     found, scores = curves(finished_run), json.loads((finished_run.path / "scores.json").read_text())
     for fold in (0, 1):
         history = pd.read_csv(finished_run.path / f"fold{fold}" / "history.csv")
@@ -26,7 +24,7 @@ def test_curves_are_the_histories_with_kept_and_chosen_epochs(finished_run: Run)
         assert (of["epoch"][of["chosen"]] - 1).tolist() == scores["folds"][fold]["epochs"]
 
 
-def test_the_plot_has_a_line_per_fold_and_marks_epochs(finished_run: Run) -> None:
+def test_the_plot_has_a_line_per_fold_and_marks_epochs(finished_run):
     losses, scores = plot_curves(finished_run).axes
     frame = curves(finished_run)
     assert len(losses.lines) == 4
@@ -35,7 +33,7 @@ def test_the_plot_has_a_line_per_fold_and_marks_epochs(finished_run: Run) -> Non
     assert sum(len(line.get_xdata()) for line in marks) == frame["kept"].sum() + frame["chosen"].sum()
 
 
-def test_many_folds_have_different_colours(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_folds_have_different_colours(finished_run, monkeypatch):
     frame = curves(finished_run)
     many = pd.concat([frame.assign(fold=fold) for fold in range(12)])
     monkeypatch.setattr(module, "curves", lambda run: many)
@@ -43,7 +41,7 @@ def test_many_folds_have_different_colours(finished_run: Run, monkeypatch: pytes
     assert len(colours) == 12
 
 
-def test_an_ensemble_has_none(finished_run: Run, run_copy: Path, swap_genders: Callable[[Path], Run]) -> None:
+def test_an_ensemble_has_none(finished_run, run_copy, swap_genders):
     ensemble = blend_runs([finished_run, swap_genders(run_copy)], out=run_copy.parent / "both", draws=0).run
     with pytest.raises(UsageError, match="is an ensemble, which was not trained"):
         plot_curves(ensemble)

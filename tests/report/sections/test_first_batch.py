@@ -1,8 +1,5 @@
 """First batch: the very batch that the plan's own learner begins with."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -15,10 +12,10 @@ from fastmask.labels import soft_labels
 from fastmask.report.sections.first_batch import first_batch, label_lines
 from fastmask.run.source import photos_of
 from fastmask.training.crossval import create
-from fastmask.training.plan import Plan, prepare
+from fastmask.training.plan import prepare
 
 
-def batch_of_learner(plan: Plan, fold: int) -> tuple[np.ndarray, np.ndarray]:
+def batch_of_learner(plan, fold):
     """Photos and labels after the callbacks of the first step."""
     learn = plan.learner(fold)
     learn.dl = learn.dls.train
@@ -41,9 +38,7 @@ def batch_of_learner(plan: Plan, fold: int) -> tuple[np.ndarray, np.ndarray]:
         (0, {"cutmix": 1.0, "mixup": 0.4, "drop": {"age": [[20, 30]]}}),
     ],
 )
-def test_it_is_the_batch_that_the_training_began_with(
-    fold: int, settings: dict[str, Any], contest: Path, small_settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_it_is_the_batch_that_the_training_began_with(fold, settings, contest, small_settings, tmp_path):
     plain = {"data": str(contest), **small_settings, "train_pipeline": None, "valid_pipeline": None}
     config = make_config(plain, {"crop": [96, 64], "resize": [32, 24], "erase": 0.5, **settings})
     plan = prepare(read_contest(contest), config)
@@ -54,13 +49,13 @@ def test_it_is_the_batch_that_the_training_began_with(
     np.testing.assert_allclose(labels, expected[1], atol=1e-6)
 
 
-def test_global_generators_are_not_used(finished_run: Run) -> None:
+def test_global_generators_are_not_used(finished_run):
     with torch.random.fork_rng():
         before = torch.random.get_rng_state()
         first_batch(finished_run, photos_of(finished_run), 0)
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_labels_have_their_weight() -> None:
+def test_labels_have_their_weight():
     labels = np.array([1, 0, 0, 0.3, 0.7, 0, 0, 0])
     assert label_lines(contest_heads(), labels) == [("wear", ""), ("female 0.70", ""), ("age unknown", "")]

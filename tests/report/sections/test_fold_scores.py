@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.api import Run
-from fastmask.report.material import Material
 from fastmask.report.sections.fold_scores import fold_scores, plot_folds, section
 from fastmask.scoring import Scores
 
 
-def test_scores_of_folds_are_scikit_learns(finished_run: Run) -> None:
+def test_scores_of_folds_are_scikit_learns(finished_run):
     found = fold_scores(finished_run).set_index(["fold", "target"])
     options = {"average": "macro", "zero_division": 0}
     ages = np.unique(finished_run.folds["age"].map(list(finished_run.heads["age"].classes).index))
@@ -26,7 +24,7 @@ def test_scores_of_folds_are_scikit_learns(finished_run: Run) -> None:
     assert {fold: found["macro_f1"][fold, "joint"] for fold in kept} == pytest.approx(kept)
 
 
-def test_a_very_wide_interval_does_not_stretch_the_axis(made: Material) -> None:
+def test_a_very_wide_interval_does_not_stretch_the_axis(made):
     frame, scores = fold_scores(made.run), made.run.score(50)
     low, high = plot_folds(frame, scores).axes[0].get_xlim()
     ends = [end for score in (scores.joint, *scores.heads.values()) for end in score.macro_f1_interval]
@@ -40,13 +38,13 @@ def test_a_very_wide_interval_does_not_stretch_the_axis(made: Material) -> None:
     assert low < 0.02
 
 
-def test_folds_have_the_names_of_their_folders(finished: Material) -> None:
+def test_folds_have_the_names_of_their_folders(finished):
     drawing = section(finished)[-1]
     assert [row[0] for row in drawing.table.rows] == ["fold 0", "fold 1"]
     assert [text.get_text() for text in drawing.picture.legends[0].get_texts()][:2] == ["fold 0", "fold 1"]
 
 
-def test_the_plot_has_a_dot_per_fold_and_target(finished_run: Run) -> None:
+def test_the_plot_has_a_dot_per_fold_and_target(finished_run):
     frame = fold_scores(finished_run)
     axes = plot_folds(frame, finished_run.score(50)).axes[0]
     dots = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"]

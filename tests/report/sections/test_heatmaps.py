@@ -1,13 +1,11 @@
 """Heatmaps: which photos are explained, by which networks, and the lines under their maps."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask.api import Run
 from fastmask.data.photo import read_photo
 from fastmask.report.blocks import RIGHT, WRONG
 from fastmask.report.gradcam import explain
@@ -19,9 +17,7 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import percent
 
 
-def test_a_photo_of_the_run_is_explained_by_the_fold_that_has_not_seen_it(
-    finished_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_photo_of_the_run_is_explained_by_the_fold_that_has_not_seen_it(finished_run, monkeypatch):
     asked = []
     monkeypatch.setattr(heatmaps, "explain", lambda *args, **kw: asked.append(kw["fold"]) or explain(*args, **kw))
     row = int(np.flatnonzero(finished_run.oof["fold"] == 1)[0])
@@ -32,9 +28,7 @@ def test_a_photo_of_the_run_is_explained_by_the_fold_that_has_not_seen_it(
     assert any(text.get_text().startswith(f"mask: {predicted} ") for text in figure.texts)
 
 
-def test_the_out_of_fold_prediction_is_explained_and_a_different_one_of_the_network_is_shown(
-    run_copy: Path, swap_genders: Any
-) -> None:
+def test_the_out_of_fold_prediction_is_explained_and_a_different_one_of_the_network_is_shown(run_copy, swap_genders):
     run = swap_genders(run_copy)
     path, classes = run.oof["path"][0], run.heads["gender"].classes
     table, fold = Material(run).table, int(run.oof["fold"][0])
@@ -52,7 +46,7 @@ def test_the_out_of_fold_prediction_is_explained_and_a_different_one_of_the_netw
     assert made.probability == pytest.approx(chances[1].min(), abs=1e-5)
 
 
-def test_any_other_photo_may_be_a_file_or_in_memory(finished_run: Run, contest: Path) -> None:
+def test_any_other_photo_may_be_a_file_or_in_memory(finished_run, contest):
     photo = sorted((contest / "eval" / "images").iterdir())[0]
     figure = finished_run.explain(photo)
     assert len(figure.axes) == 4
@@ -78,12 +72,12 @@ def test_any_other_photo_may_be_a_file_or_in_memory(finished_run: Run, contest: 
         ("a.jpg", [3], "There is no head 3"),
     ],
 )
-def test_invalid_photos_and_heads_are_refused(finished_run: Run, photo: Any, heads: Any, message: str) -> None:
+def test_invalid_photos_and_heads_are_refused(finished_run, photo, heads, message):
     with pytest.raises(UsageError, match=message):
         finished_run.explain(photo, heads)
 
 
-def test_the_section_has_mistakes_and_right_predictions_of_one_fold(finished: Material) -> None:
+def test_the_section_has_mistakes_and_right_predictions_of_one_fold(finished):
     wrong, right = pick_rows(finished, 0)
     oof = finished.run.oof
     assert (oof["fold"].iloc[[*wrong, *right]] == 0).all()
@@ -100,7 +94,7 @@ def test_the_section_has_mistakes_and_right_predictions_of_one_fold(finished: Ma
     assert "by the network of fold 0, epoch " in said.text
 
 
-def test_missing_photos_are_replaced_by_others(finished_run: Run, contest_copy: Path) -> None:
+def test_missing_photos_are_replaced_by_others(finished_run, contest_copy):
     material = Material(finished_run, str(contest_copy))
     gone = [rows[0] for rows in pick_rows(material, 0)]
     for row in gone:
@@ -112,13 +106,13 @@ def test_missing_photos_are_replaced_by_others(finished_run: Run, contest_copy: 
     assert not set(gone) & {row for rows in pick_rows(material, 0) for row in rows}
 
 
-def test_of_many_heads_the_worst_are_explained(finished: Material) -> None:
+def test_of_many_heads_the_worst_are_explained(finished):
     accuracy = {head: score.accuracy for head, score in finished.scores.heads.items()}
     for most in (1, 2, 3):
         expected = sorted(accuracy, key=accuracy.get)[:most]
         assert finished.worst_heads(most) == [head for head in accuracy if head in expected]
 
 
-def test_without_checkpoints_there_is_no_section(made: Material) -> None:
+def test_without_checkpoints_there_is_no_section(made):
     with pytest.raises(UsageError, match="No fold has a checkpoint"):
         section(made)

@@ -1,33 +1,28 @@
 """Mistakes: against pandas' counts of the rows of oof.csv, and scikit-learn's log loss, photo by photo."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block
+from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album
 from fastmask.report.material import Material
 from fastmask.report.sections.mistakes import losses, mistakes, plot_top_losses, prediction_lines, section
 from fastmask.system.errors import UsageError
 from fastmask.system.text import percent
 
 
-def album_of(blocks: list[Block]) -> Album:
+def album_of(blocks):
     return next(block for block in blocks if isinstance(block, Album))
 
 
-def texts_of(blocks: list[Block]) -> list[str]:
+def texts_of(blocks):
     return [getattr(block, "text", "") for block in blocks]
 
 
-def test_mistakes_of_the_joint_class_are_the_rows_that_differ(finished_run: Run) -> None:
+def test_mistakes_of_the_joint_class_are_the_rows_that_differ(finished_run):
     oof, found = pd.read_csv(finished_run.path / "oof.csv"), mistakes(finished_run)
     assert sorted(found["path"]) == sorted(oof["path"][oof["true"] != oof["predicted"]])
     assert found["probability"].is_monotonic_decreasing
@@ -37,7 +32,7 @@ def test_mistakes_of_the_joint_class_are_the_rows_that_differ(finished_run: Run)
     assert found["probability"][0] == pytest.approx(product)
 
 
-def test_mistakes_of_a_head_have_its_names_and_probabilities(finished_run: Run) -> None:
+def test_mistakes_of_a_head_have_its_names_and_probabilities(finished_run):
     oof = pd.read_csv(finished_run.path / "oof.csv")
     labels = pd.read_csv(finished_run.path / "folds.csv", dtype=str).set_index("path")["age"]
     found = mistakes(finished_run, "age")
@@ -51,7 +46,7 @@ def test_mistakes_of_a_head_have_its_names_and_probabilities(finished_run: Run) 
         assert mistake.probability_true == pytest.approx(row[f"age.{mistake.true}"])
 
 
-def test_a_loss_is_minus_log_of_the_probability_of_the_true_class(finished_run: Run) -> None:
+def test_a_loss_is_minus_log_of_the_probability_of_the_true_class(finished_run):
     found, place = losses(finished_run, "age"), finished_run.heads.position("age")
     probabilities = finished_run.heads.split(finished_run.probabilities)[place]
     probabilities = probabilities / probabilities.sum(1, keepdims=True)
@@ -65,7 +60,7 @@ def test_a_loss_is_minus_log_of_the_probability_of_the_true_class(finished_run: 
     np.testing.assert_allclose(joint.sort_index(), sum(part.sort_index() for part in parts))
 
 
-def test_top_losses_have_their_true_and_predicted_class(finished_run: Run) -> None:
+def test_top_losses_have_their_true_and_predicted_class(finished_run):
     figure = plot_top_losses(finished_run, 3, "mask")
     assert len(figure.axes) == 3
     texts = [text.get_text() for text in figure.texts]
@@ -76,21 +71,19 @@ def test_top_losses_have_their_true_and_predicted_class(finished_run: Run) -> No
     assert texts[3].startswith(f"predicted {first['predicted']}")
 
 
-def test_the_probability_of_a_top_loss_is_never_cut_off(made: Material) -> None:
+def test_the_probability_of_a_top_loss_is_never_cut_off(made):
     wrong = losses(made.run).head(40).query("true != predicted")
     shares = [text.get_text() for text in plot_top_losses(made.run, 40).texts if text.get_text().startswith("with ")]
     assert shares == [f"with {percent(share)}" for share in wrong["probability"]]
 
 
 @pytest.mark.parametrize("n", [0, -1, None, 3.5, "x", True, 201])
-def test_an_invalid_number_of_photos_is_refused(finished_run: Run, n: Any) -> None:
+def test_an_invalid_number_of_photos_is_refused(finished_run, n):
     with pytest.raises(UsageError, match=rf"^n is {n!r}; expected a number of photos, an integer from 1 to 200\."):
         finished_run.top_losses(n)
 
 
-def test_unknown_heads_missing_photos_and_missing_labels_are_refused(
-    finished_run: Run, make_run: Callable, labels: np.ndarray
-) -> None:
+def test_unknown_heads_missing_photos_and_missing_labels_are_refused(finished_run, make_run, labels):
     for work in (finished_run.plot_confusion, lambda head: finished_run.top_losses(3, head)):
         with pytest.raises(UsageError, match="There is no head 'nope'; .* mask, gender, age, and joint is all of them"):
             work("nope")
@@ -102,7 +95,7 @@ def test_unknown_heads_missing_photos_and_missing_labels_are_refused(
         plot_top_losses(make_run(np.where([True, True, False], labels, -1), name="other"), head="age")
 
 
-def test_the_lines_under_a_photo(make_run: Callable, labels: np.ndarray, ages: np.ndarray) -> None:
+def test_the_lines_under_a_photo(make_run, labels, ages):
     run = make_run(labels, numbers={"age_value": ages})
     row = int(np.flatnonzero(((run.true != run.predicted) == [False, False, True]).all(1))[0])
     (wrong, kind), right = prediction_lines(run, row)
@@ -113,14 +106,14 @@ def test_the_lines_under_a_photo(make_run: Callable, labels: np.ndarray, ages: n
     assert right == (f"right: {mask}, {gender}", RIGHT)
 
 
-def test_a_long_name_is_shortened_under_a_photo(make_run: Callable, labels: np.ndarray) -> None:
+def test_a_long_name_is_shortened_under_a_photo(make_run, labels):
     long = tuple("a very long class name " * 5 + str(number) for number in range(3))
     run = make_run(labels, Heads([Head("a", long), *list(contest_heads())[1:]]))
     row = int(mistakes(run, "a")["row"][0])
     assert max(len(text) for text, _ in prediction_lines(run, row)) < 90
 
 
-def test_the_section_shows_each_person_once_the_most_confident_first(made: Material, make_run: Callable) -> None:
+def test_the_section_shows_each_person_once_the_most_confident_first(made, make_run):
     album = album_of(section(made))
     expected = mistakes(made.run).drop_duplicates("person").head(24)
     shown = [next(text for text, kind in one.lines if kind == QUIET) for one in album.photos]
@@ -133,7 +126,7 @@ def test_the_section_shows_each_person_once_the_most_confident_first(made: Mater
     assert "all heads together" not in str(album_of(section(Material(single))).photos[0].lines)
 
 
-def test_missing_and_unreadable_photos_are_counted(make_run: Callable, labels: np.ndarray, tmp_path: Path) -> None:
+def test_missing_and_unreadable_photos_are_counted(make_run, labels, tmp_path):
     run = make_run(labels)
     first, second = mistakes(run).drop_duplicates("person")["path"].head(2)
     (tmp_path / "made-photos" / first).write_bytes(b"no photo")

@@ -1,7 +1,5 @@
 """Numbers: errors by age against pandas, and a learned number against its mean by hand."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,10 +13,10 @@ from fastmask.system.errors import UsageError
 
 
 @pytest.fixture
-def run_at(make_run: Callable, labels: np.ndarray) -> Callable[..., Run]:
+def run_at(make_run, labels):
     """A function that makes a run of photos at some ages."""
 
-    def make(*ages: float) -> Run:
+    def make(*ages):
         y, numbers = labels.copy(), np.resize(ages, len(labels))
         y[:, 2] = np.digitize(numbers, (30, 60))
         return make_run(y, numbers={"age_value": numbers})
@@ -27,10 +25,10 @@ def run_at(make_run: Callable, labels: np.ndarray) -> Callable[..., Run]:
 
 
 @pytest.fixture
-def run_of_numbers(make_run: Callable, labels: np.ndarray) -> Callable[..., Run]:
+def run_of_numbers(make_run, labels):
     """A function that makes a run of a head with two classes of a fractional number up to `high`."""
 
-    def make(high: float) -> Run:
+    def make(high):
         numbers = np.random.default_rng(0).uniform(0, high, len(labels))
         heads = Heads([Head("size", ("low", "high"), bounds=(high / 2,))])
         return make_run((numbers >= high / 2).astype(int)[:, None], heads, numbers={"size_value": numbers})
@@ -39,13 +37,13 @@ def run_of_numbers(make_run: Callable, labels: np.ndarray) -> Callable[..., Run]
 
 
 @pytest.fixture
-def learned(make_run: Callable, labels: np.ndarray, ages: np.ndarray) -> Run:
+def learned(make_run, labels, ages):
     """A run that has learned the age itself."""
     heads = Heads([*contest_heads(), Head("age_number", ("20", "40", "60"), spread=2.0)])
     return make_run(np.column_stack([labels, labels[:, 2]]), heads, numbers={"age_value": ages}, order="age")
 
 
-def test_wrong_predictions_by_age_are_pandas(finished_run: Run) -> None:
+def test_wrong_predictions_by_age_are_pandas(finished_run):
     found = by_number(number_errors(finished_run, "age")).set_index("number")
     folds = pd.read_csv(finished_run.path / "folds.csv").set_index("path").loc[finished_run.oof["path"]]
     true, said = finished_run.true[:, 2], finished_run.predicted[:, 2]
@@ -57,14 +55,14 @@ def test_wrong_predictions_by_age_are_pandas(finished_run: Run) -> None:
     assert (found["width"] == 1).all()
 
 
-def test_ages_are_read_from_the_data_if_the_run_has_none(finished_run: Run, run_copy) -> None:
+def test_ages_are_read_from_the_data_if_the_run_has_none(finished_run, run_copy):
     folds = pd.read_csv(run_copy / "folds.csv", dtype=str).drop(columns="age_value")
     folds.to_csv(run_copy / "folds.csv", index=False)
     found = number_errors(Run.load(run_copy), "age")
     np.testing.assert_array_equal(found.numbers, number_errors(finished_run, "age").numbers)
 
 
-def test_a_learned_number_is_the_mean_of_its_distribution(learned: Run, ages: np.ndarray) -> None:
+def test_a_learned_number_is_the_mean_of_its_distribution(learned, ages):
     errors = number_errors(learned, "age")
     weights = learned.oof[["age_number.20", "age_number.40", "age_number.60"]].to_numpy()
     expected = np.average(np.tile([20, 40, 60], (len(ages), 1)), axis=1, weights=weights)
@@ -79,7 +77,7 @@ def test_a_learned_number_is_the_mean_of_its_distribution(learned: Run, ages: np
     assert f"always predicting the median, {median:g}, has a mean absolute error of {baseline:.2f}." in said
 
 
-def test_fractions_are_put_into_ranges(run_of_numbers: Callable) -> None:
+def test_fractions_are_put_into_ranges(run_of_numbers):
     errors = number_errors(run_of_numbers(1000), "size")
     found = by_number(errors)
     assert len(found) <= 50
@@ -88,7 +86,7 @@ def test_fractions_are_put_into_ranges(run_of_numbers: Callable) -> None:
     assert found["lower"] @ found["n"] == pytest.approx(errors.lower.sum())
 
 
-def test_predictions_near_a_bound_are_counted_apart(run_at: Callable) -> None:
+def test_predictions_near_a_bound_are_counted_apart(run_at):
     errors = number_errors(run_at(28, 33, 34, 61), "age")
     near, far, share = near_bounds(errors)
     assert share == pytest.approx(0.75)
@@ -96,12 +94,12 @@ def test_predictions_near_a_bound_are_counted_apart(run_at: Callable) -> None:
     assert near == pytest.approx(errors.wrong[errors.numbers != 34].mean())
 
 
-def test_a_bound_is_between_two_years(finished_run: Run) -> None:
+def test_a_bound_is_between_two_years(finished_run):
     axes = plot_numbers(number_errors(finished_run, "age")).axes[-1]
     assert [line.get_xdata()[0] for line in axes.lines] == [29.5, 59.5]
 
 
-def test_a_row_of_the_table_is_within_a_class(run_at: Callable, run_of_numbers: Callable) -> None:
+def test_a_row_of_the_table_is_within_a_class(run_at, run_of_numbers):
     # the highest age is a bound itself, as in the contest's data
     run = run_at(18, 29, 30, 44, 59, 60)
     rows = {row[0]: int(row[1]) for row in section(Material(run))[1].table.rows}
@@ -111,14 +109,14 @@ def test_a_row_of_the_table_is_within_a_class(run_at: Callable, run_of_numbers: 
     assert sum(rows.values()) == len(run.folds)
 
 
-def test_the_table_has_all_fractions(run_of_numbers: Callable) -> None:
+def test_the_table_has_all_fractions(run_of_numbers):
     run = run_of_numbers(1)
     rows = section(Material(run))[1].table.rows
     assert len(rows) == 6
     assert sum(int(row[1]) for row in rows) == len(run.folds)
 
 
-def test_a_head_without_a_number_is_refused(finished_run: Run, run_at: Callable) -> None:
+def test_a_head_without_a_number_is_refused(finished_run, run_at):
     with pytest.raises(UsageError, match="Head mask has no bounds"):
         number_errors(finished_run, "mask")
     with pytest.raises(UsageError, match="No photo has a number for age"):

@@ -1,19 +1,16 @@
-from collections.abc import Callable
-
 import numpy as np
 
-from fastmask.api import Run
 from fastmask.decision.crossfit import decide
 from fastmask.report.sections.reliability import calibration_of, plot_reliability
 
 
-def test_it_is_the_calibration_of_decide(finished_run: Run) -> None:
+def test_it_is_the_calibration_of_decide(finished_run):
     expected = decide(finished_run, draws=10).calibration
     found = calibration_of(finished_run)
     assert {head: str(one) for head, one in found.items()} == {head: str(one) for head, one in expected.items()}
     assert len(plot_reliability(found).axes) == 3
 
 
-def test_heads_without_labels_are_left_out(make_run: Callable, labels: np.ndarray) -> None:
+def test_heads_without_labels_are_left_out(make_run, labels):
     run = make_run(np.where([True, False, True], labels, -1))
     assert list(calibration_of(run)) == ["mask", "age"]

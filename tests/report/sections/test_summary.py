@@ -2,8 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -17,11 +15,11 @@ from fastmask.report.sections.summary import section
 from fastmask.run.oof import finish
 
 
-def words(material: Material) -> str:
+def words(material):
     return " ".join(getattr(block, "text", "") or getattr(block, "caption", "") for block in section(material))
 
 
-def test_a_notebook_shows_the_scores_the_heads_and_the_path(finished_run: Run, leaky: Material) -> None:
+def test_a_notebook_shows_the_scores_the_heads_and_the_path(finished_run, leaky):
     html, scores = finished_run._repr_html_(), finished_run.score()
     assert str(finished_run.path) in html
     assert "test_resnet" in html
@@ -32,7 +30,7 @@ def test_a_notebook_shows_the_scores_the_heads_and_the_path(finished_run: Run, l
     assert "Leaky split" in leaky.run._repr_html_()
 
 
-def test_an_unfinished_or_broken_run_is_still_shown(run_copy: Path) -> None:
+def test_an_unfinished_or_broken_run_is_still_shown(run_copy):
     (run_copy / "oof.csv").unlink()
     (run_copy / "scores.json").unlink()
     assert "not scored yet" in Run.load(run_copy)._repr_html_()
@@ -42,13 +40,13 @@ def test_an_unfinished_or_broken_run_is_still_shown(run_copy: Path) -> None:
     assert "<b>" not in Run.load(run_copy)._repr_html_()
 
 
-def test_names_are_escaped(make_run: Callable, labels: np.ndarray) -> None:
+def test_names_are_escaped(make_run, labels):
     heads = Heads([Head("<b>x", ("<script>", "b", "c")), *list(contest_heads())[1:]])
     html = make_run(labels, heads, name="<i>")._repr_html_()
     assert not [tag for tag in ("<b>", "<script>", "<i>") if tag in html]
 
 
-def test_a_leaky_split_is_not_called_unseen(made: Material, leaky: Material) -> None:
+def test_a_leaky_split_is_not_called_unseen(made, leaky):
     unseen = "have not seen its person"
     assert unseen in words(made)
     assert unseen in fold_section(made)[0].text
@@ -59,14 +57,14 @@ def test_a_leaky_split_is_not_called_unseen(made: Material, leaky: Material) -> 
     assert headline(leaky)["what"] == "of the joint class, out of fold by a leaky split"
 
 
-def test_an_ensemble_with_a_leaky_run_is_leaky(made: Material, leaky: Material, tmp_path: Path) -> None:
+def test_an_ensemble_with_a_leaky_run_is_leaky(made, leaky, tmp_path):
     said = words(Material(blend_runs([made.run, leaky.run], out=tmp_path / "both", draws=20).run))
     assert "have not seen its person" not in said
     # a mean fits nothing
     assert "Optimistic" not in said
 
 
-def test_the_optimistic_figure_is_explained(finished: Material, make_run: Callable, labels: np.ndarray) -> None:
+def test_the_optimistic_figure_is_explained(finished, make_run, labels):
     said = words(finished)
     assert "The joint class, one of 18, is right if all 3 heads are." in said
     assert re.search(
@@ -78,7 +76,7 @@ def test_the_optimistic_figure_is_explained(finished: Material, make_run: Callab
     assert "Optimistic figure: a macro-F1 of 0.9900" in words(Material(single))
 
 
-def test_with_a_single_fold_the_last_epoch_is_scored(run_copy: Path) -> None:
+def test_with_a_single_fold_the_last_epoch_is_scored(run_copy):
     shutil.rmtree(run_copy / "fold1")
     finish(Run.load(run_copy))
     said = words(Material(Run.load(run_copy)))
@@ -86,7 +84,7 @@ def test_with_a_single_fold_the_last_epoch_is_scored(run_copy: Path) -> None:
     assert "the other folds" not in said
 
 
-def test_an_interval_is_wide_if_classes_have_few_persons(make_run: Callable) -> None:
+def test_an_interval_is_wide_if_classes_have_few_persons(make_run):
     rng = np.random.default_rng(0)
     # ten of twelve classes have one person
     classes = np.r_[np.arange(10), rng.integers(10, 12, 20)].repeat(3)

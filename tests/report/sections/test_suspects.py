@@ -1,9 +1,8 @@
 from fastmask.evaluation.label_errors import find_label_errors
-from fastmask.report.material import Material
 from fastmask.report.sections.suspects import section
 
 
-def test_the_most_suspicious_label_of_each_person_is_shown(made: Material) -> None:
+def test_the_most_suspicious_label_of_each_person_is_shown(made):
     errors = find_label_errors(made.run)
     text, album = section(made)
     assert len(album.photos) == len(list(dict.fromkeys(error.person for error in errors))[:24])
@@ -14,5 +13,5 @@ def test_the_most_suspicious_label_of_each_person_is_shown(made: Material) -> No
         assert f"{head} {sum(error.head == head for error in errors)} of" in text.text
 
 
-def test_a_leaky_split_has_a_warning(leaky: Material) -> None:
+def test_a_leaky_split_has_a_warning(leaky):
     assert section(leaky)[0].warning
