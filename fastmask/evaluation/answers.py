@@ -118,16 +118,16 @@ def _most_likely(file: Path, frame: pd.DataFrame, head: Head) -> np.ndarray:
     columns = [f"{head.name}.{c}" for c in head.classes]
     numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
     for column in columns:
-        _check_cells(file, frame[column], numbers[column].between(*_PROBABILITY), "a probability from 0 to 1")
+        check_cells(file, frame[column], numbers[column].between(*_PROBABILITY), "a probability from 0 to 1")
     return head.decode_all(numbers.to_numpy(np.float64).argmax(axis=1))
 
 
 def _names(file: Path, cells: pd.Series, head: Head) -> np.ndarray:
-    _check_cells(file, cells, cells.isin(head.classes), f"one of {', '.join(head.classes)}")
+    check_cells(file, cells, cells.isin(head.classes), f"one of {', '.join(head.classes)}")
     return cells.to_numpy(dtype=object)
 
 
-def _check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) -> None:
+def check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) -> None:
     """Raise DataError at the first cell of a column that is not right."""
     if not right.all():
         line = cells.index[~right][0]
@@ -175,5 +175,5 @@ def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
 def _joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
     """(N,) joint classes of a column of a CSV; raises DataError for any other cell."""
     right = cells.map(lambda text: text.isascii() and text.isdecimal() and int(text) < heads.n_joint)
-    _check_cells(file, cells, right, f"a class from 0 to {heads.n_joint - 1}")
+    check_cells(file, cells, right, f"a class from 0 to {heads.n_joint - 1}")
     return cells.astype(np.int64).to_numpy()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastmask.evaluation.answers import check_cells
 from fastmask.inference.submission import read_info
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
@@ -21,6 +21,8 @@ from fastmask.system.lock import changing
 from fastmask.system.text import shorten_start, table_lines
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fastmask.scoring import Score
 
 # seconds to wait for another process that writes to the ledger, which takes a few milliseconds
@@ -104,12 +106,14 @@ def read_ledger(path: str | Path) -> list[Entry]:
             f"{file}, line {line}, column sha256: found {frame['sha256'][line]!r} a second time, expected each "
             "submission once; remove one of the rows."
         )
-    rows = zip(frame.index, frame.to_dict("records"), strict=True)
-    return [_read_entry(f"{file}, line {line}", row) for line, row in rows]
+    for column, (is_valid, expected) in _CELLS.items():
+        check_cells(file, frame[column], frame[column].map(is_valid).astype(bool), expected)
+    return [_read_entry(f"{file}, line {line}", row) for line, row in frame.iterrows()]
 
 
-def _read_entry(where: str, row: dict[str, str]) -> Entry:
-    entry = Entry(**{column: _read_cell(where, column, text) for column, text in row.items()})
+def _read_entry(where: str, row: pd.Series) -> Entry:
+    numbers = {column: float(row[column]) if row[column] else None for column in _SHARES}
+    entry = Entry(**{**row, **numbers, "tta": int(row["tta"]) if row["tta"] else None})
     middle = entry.oof_macro_f1
     for column, low, high in (("oof_low", entry.oof_low, middle), ("oof_high", middle, entry.oof_high)):
         if low is not None and high is not None and low > high:
@@ -120,40 +124,27 @@ def _read_entry(where: str, row: dict[str, str]) -> Entry:
     return entry
 
 
-def _read_cell(where: str, column: str, text: str) -> Any:
-    if column not in _CELLS:
-        return text
-    read, expected = _CELLS[column]
+def _is_date(text: str) -> bool:
     try:
-        return read(text)
+        return bool(datetime.fromisoformat(text))
     except ValueError:
-        raise DataError(f"{where}, column {column}: found {text!r}, expected {expected}.") from None
+        return False
 
 
-def _parse_date(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
-def _match(pattern: str, text: str) -> str:
-    if re.fullmatch(pattern, text) is None:
-        raise ValueError
-    return text
-
-
-def _parse_share(text: str) -> float | None:
-    if text and not 0 <= float(text) <= 1:
-        raise ValueError
-    return float(text) if text else None
+def _is_share(text: str) -> bool:
+    try:
+        return text == "" or 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 _SHARES = ("oof_macro_f1", "oof_low", "oof_high", "oof_accuracy", "public", "public_accuracy")
-# of a column that is no free text: how a cell is parsed, and what is expected in words
+# of a column that is not free text: whether a cell is valid, and what is expected in words
 _CELLS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "date": (_parse_date, "a date such as 2026-01-31T12:00:00+00:00"),
-    "sha256": (partial(_match, "[0-9a-f]{64}"), "the 64 digits (0-9, a-f) of a SHA-256"),
-    "tta": (lambda text: int(_match("[1-9][0-9]{0,5}", text)) if text else None, "a whole number from 1, or nothing"),
-    **dict.fromkeys(_SHARES, (_parse_share, "a number from 0 to 1, or nothing")),
+    "date": (_is_date, "a date such as 2026-01-31T12:00:00+00:00"),
+    "sha256": (re.compile("[0-9a-f]{64}").fullmatch, "the 64 digits (0-9, a-f) of a SHA-256"),
+    "tta": (re.compile("([1-9][0-9]{0,5})?").fullmatch, "a whole number from 1, or nothing"),
+    **dict.fromkeys(_SHARES, (_is_share, "a number from 0 to 1, or nothing")),
 }
 
 
