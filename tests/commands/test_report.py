@@ -32,6 +32,8 @@ def test_a_fit_ends_with_a_report(
     assert answer.out == f"{Run.load(work / 'run').score()}\n"
     assert answer.err[-1].startswith("Report: run/report.html: ")
     assert (work / "run" / "report.html").is_file()
+    again = fastmask("report", "run")
+    assert (again.code, again.out.split(": ")[0]) == (DONE, "run/report.html")
     # such a run is resumed and replaced as any other
     assert fastmask(*fit, "--resume", "--no-report").code == DONE
     assert fastmask(*fit, "--overwrite", "--no-report").code == DONE
@@ -53,6 +55,7 @@ def test_a_report_that_fails_leaves_the_run_complete(
     ]
 
 
+@pytest.mark.slow
 def test_a_report_says_where_it_is_and_what_it_lacks(
     run_copy: Path, fastmask: Callable[..., Any], finished_run: Run
 ) -> None:
