@@ -1,7 +1,7 @@
-"""fastmask: train, cross-validate, judge and apply classifiers of several attributes of one photo.
+"""fastmask: train, cross-validate, judge and apply classifiers of several attributes of a photo.
 
-The public names stand in `__init__.pyi` and are imported on first use, so that `import fastmask` and the command line
-answer at once.
+The public names are in `__init__.pyi` and are imported on first use, so that `import fastmask` and the command line
+are fast.
 """
 
 import lazy_loader

@@ -101,14 +101,11 @@ class Config(BaseModel):
 
     # data
     data: str = in_data(
-        "data",
-        "Contest folder, CSV, folder with a subfolder per class, or 'sample'.",
-        Kind.TABLE | Kind.PATH,
-        common=True,
+        "data", "Contest folder, CSV, a folder per class, or 'sample'.", Kind.TABLE | Kind.PATH, common=True
     )
     heads: list[str] | dict[str, list[str] | Bands] | None = in_data(
         None,
-        "Columns of the CSV to learn, such as colour,shape; in a file also with their classes, and bounds.",
+        "Columns to learn, such as colour,shape; in a file also their classes and bounds.",
         Kind.TABLE,
         note="found",
     )
@@ -138,39 +135,24 @@ class Config(BaseModel):
         None, "A CSV of photos for training only, with labels of any heads.", Kind.PATH | Kind.TRAINING
     )
     extra_images: str | None = in_data(
-        None,
-        "The folder that the paths of --extra are relative to.",
-        Kind.PATH | Kind.TRAINING,
-        needs="extra",
-        note="the CSV's",
+        None, "The folder of the relative paths of --extra.", Kind.PATH | Kind.TRAINING, needs="extra", note="the CSV's"
     )
-    extra_weight: PositiveWeight = in_data(
-        1.0, "Weight of each photo of --extra in the loss.", Kind.TRAINING, needs="extra"
-    )
+    extra_weight: PositiveWeight = in_data(1.0, "Loss weight of the photos of --extra.", Kind.TRAINING, needs="extra")
     pseudo: str | None = in_data(
-        None,
-        "A folder of pseudo-labels, written by fastmask pseudo, to train on as well.",
-        Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
+        None, "A folder of pseudo-labels, written by fastmask pseudo.", Kind.PATH | Kind.TRAINING | Kind.FLATTERING
     )
-    pseudo_weight: PositiveWeight = in_data(
-        1.0, "Weight of each photo of --pseudo in the loss.", Kind.TRAINING, needs="pseudo"
-    )
+    pseudo_weight: PositiveWeight = in_data(1.0, "Loss weight of photos of --pseudo.", Kind.TRAINING, needs="pseudo")
     pseudo_least: Probability = in_data(
         0.0, "Use a pseudo-label only if its probability is at least this.", Kind.TRAINING, needs="pseudo"
     )
     teacher: str | None = in_data(
         None,
-        "A run or an ensemble; each fold also learns from its models of that fold.",
+        "A run or an ensemble; its models of a fold teach the same fold.",
         Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
     )
-    teacher_weight: Factor = in_data(
-        0.5, "Share of the teacher's probabilities in each label.", Kind.TRAINING, needs="teacher"
-    )
+    teacher_weight: Factor = in_data(0.5, "Share of the teacher in each label.", Kind.TRAINING, needs="teacher")
     teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = in_data(
-        1.0,
-        "Temperature of the teacher's probabilities; above 1 they are less confident.",
-        Kind.TRAINING,
-        needs="teacher",
+        1.0, "Temperature of the teacher's probabilities; above 1 flattens them.", Kind.TRAINING, needs="teacher"
     )
     drop: dict[str, list[tuple[float, float]]] | None = in_data(
         None,
@@ -180,17 +162,12 @@ class Config(BaseModel):
         read=read_ranges,
     )
     sampler: str | None = in_data(
-        None,
-        "A head, or joint, with classes to sample equally often in training.",
-        Kind.TRAINING,
-        note="as in the data",
+        None, "A head, or joint, with classes to sample equally often.", Kind.TRAINING, note="as in the data"
     )
     boxes: str | None = in_data(
         None, "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.", Kind.PATH
     )
-    margin: Annotated[float, Field(ge=0, le=10)] = in_data(
-        0.3, "How far to widen a face's box on each side.", needs="boxes"
-    )
+    margin: Annotated[float, Field(ge=0, le=10)] = in_data(0.3, "Widening of a face's box on each side.", needs="boxes")
     region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = in_data(
         "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", needs="boxes"
     )
@@ -215,18 +192,13 @@ class Config(BaseModel):
         (0.5, 0.5), "Minimum and maximum share of the partner's side.", needs="half_cutmix"
     )
     half_partner: str = in_augment(
-        "same",
-        "Partners: same (joint class), any, or a joint class such as 'incorrect female 60+'.",
-        needs="half_cutmix",
+        "same", "Partners: same (joint class), any, or a class such as 'incorrect female 60+'.", needs="half_cutmix"
     )
     # network
     arch: str = in_network("tf_efficientnet_b4", "A timm model.", common=True)
     pretrained: bool = in_network(True, "Start from pretrained weights of timm's hub.", common=True)
     weights: str | None = in_network(
-        None,
-        "Start from a file of weights (safetensors, .pth), or each fold from that of a run.",
-        Kind.PATH | Kind.FLATTERING,
-        common=True,
+        None, "Weights to start from: a file (safetensors, .pth), or a run.", Kind.PATH | Kind.FLATTERING, common=True
     )
     drop_rate: Share = in_network(0.0, "Dropout before the heads.", Kind.TRAINING)
     drop_path: Share = in_network(0.0, "Stochastic depth of the body.", Kind.TRAINING)
@@ -234,16 +206,10 @@ class Config(BaseModel):
         None, "Part of the body to freeze: body, or the number of its first stages.", Kind.TRAINING
     )
     unfreeze: Positive | None = in_network(
-        None,
-        "Epoch, counted from 1, in which the frozen part starts to train.",
-        Kind.TRAINING,
-        needs="freeze",
-        note="never",
+        None, "Epoch, from 1, in which the frozen part starts to train.", Kind.TRAINING, needs="freeze", note="never"
     )
     layer_decay: Factor = in_network(
-        1.0,
-        "Factor of the learning rate from each block of the body to the block below it, such as 0.8.",
-        Kind.TRAINING,
+        1.0, "Factor of the learning rate from each block of the body to the one below, such as 0.8.", Kind.TRAINING
     )
     # loss
     loss: Literal["focal", "ce", "own"] = in_training(
@@ -254,9 +220,7 @@ class Config(BaseModel):
         None, "Class weights per head, such as age: [1, 1, 4], or age: {60+: 4}.", kind=Kind.TRAINING | Kind.FOCAL
     )
     class_weight: Literal["none", "auto"] = in_training(
-        "none",
-        "none, auto (classes of a head weigh the same in total), or a YAML file such as age: [1, 1, 4].",
-        Kind.FOCAL,
+        "none", "none, auto (classes weigh the same in total), or a YAML file of age: [1, 1, 4].", Kind.FOCAL
     )
     label_smoothing: Share = in_training(0.0, "Share of each label to spread over all classes.", Kind.FOCAL)
     f1_share: Probability = in_training(0.0, "Share of the batch's soft F1 in the loss; 1 is soft F1 only.", Kind.FOCAL)
@@ -271,9 +235,7 @@ class Config(BaseModel):
         32, "Photos per batch, or auto: as many as fit into memory, at most 32.", common=True
     )
     # times the weight decay it still fits into float32
-    lr: Annotated[float, Field(gt=0, le=1e30)] = in_training(
-        3e-4, "Learning rate; the maximum of one-cycle.", common=True
-    )
+    lr: Annotated[float, Field(gt=0, le=1e30)] = in_training(3e-4, "Learning rate; maximum of one-cycle.", common=True)
     wd: Annotated[float, Field(ge=0, le=1000)] = in_training(1e-5, "Weight decay.")
     sched: Literal["multistep", "onecycle", "cosine", "constant"] = in_training(
         "multistep", "Schedule: multistep, onecycle, cosine or constant."
@@ -313,25 +275,16 @@ class Config(BaseModel):
         None, "The folder of decoded photos, shared by runs.", Kind.MACHINE | Kind.PATH, note="the user's cache"
     )
     hours: Annotated[float, Field(gt=0)] | None = in_training(
-        None,
-        "Time limit of all folds: trains as many epochs as fit, at most --epochs.",
-        Kind.MACHINE | Kind.RESTATED,
-        common=True,
+        None, "Time limit: trains as many epochs as fit, at most --epochs.", Kind.MACHINE | Kind.RESTATED, common=True
     )
     save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = in_run(
-        "60s",
-        "Steps (500) or time (90s, 5m) between saved states within an epoch, for --resume.",
-        Kind.MACHINE | Kind.TRAINING,
+        "60s", "Steps (500) or time (90s, 5m) between states saved for --resume.", Kind.MACHINE | Kind.TRAINING
     )
-    tensorboard: bool = in_run(
-        False, "Write TensorBoard event files to each fold's folder.", Kind.MACHINE | Kind.TRAINING
-    )
+    tensorboard: bool = in_run(False, "Write TensorBoard event files to folds' folders.", Kind.MACHINE | Kind.TRAINING)
     wandb: Text | None = in_run(
-        None, "A project of Weights & Biases to log to, one run per fold.", Kind.MACHINE | Kind.TRAINING
+        None, "A Weights & Biases project to log to, a run per fold.", Kind.MACHINE | Kind.TRAINING
     )
-    mlflow: Text | None = in_run(
-        None, "An experiment of MLflow to log to, one run per fold.", Kind.MACHINE | Kind.TRAINING
-    )
+    mlflow: Text | None = in_run(None, "An MLflow experiment to log to, a run per fold.", Kind.MACHINE | Kind.TRAINING)
     launcher: Literal["local", "ray"] = in_run(
         "local", "local trains folds one after the other on this machine, ray in parallel on a Ray cluster.", _LAUNCHING
     )
@@ -339,10 +292,7 @@ class Config(BaseModel):
         None, "Ray's cluster: auto, HOST:PORT or ray://HOST:PORT.", _LAUNCHING, note="a new one on this machine"
     )
     per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = in_run(
-        None,
-        "Each fold's share of a Ray node, such as gpu=0.5,cpu=4.",
-        _LAUNCHING,
-        note="a GPU, or as many cores as torch uses",
+        None, "Each fold's share of a Ray node, such as gpu=0.5,cpu=4.", _LAUNCHING, note="a GPU, or torch's cores"
     )
     fetch: bool = in_run(False, "Send the folds' files to --out even if Ray's nodes can write there.", _LAUNCHING)
     workers: Annotated[int, Field(ge=0, le=1024)] | None = in_run(None, WORKERS, Kind.MACHINE, note=WORKERS_DEFAULT)

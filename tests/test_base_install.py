@@ -41,16 +41,16 @@ from fastmask.commands.main import main
 answers = []
 for words, variables in json.load(sys.stdin):
     os.environ.update(variables)
-    told = io.StringIO()
+    err = io.StringIO()
     code = 0
-    with redirect_stdout(io.StringIO()), redirect_stderr(told):
+    with redirect_stdout(io.StringIO()), redirect_stderr(err):
         try:
             main(words)
         except SystemExit as end:
             code = end.code or 0
     for name in variables:
         del os.environ[name]
-    answers.append((code, told.getvalue()))
+    answers.append((code, err.getvalue()))
 print(json.dumps(answers))
 """
 # one of two processes of a launcher
@@ -99,22 +99,22 @@ def answers(contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "ray": ([*fit, str(work / "four"), "--launcher", "ray"], {}),
         "parallel": ([*fit, str(work / "five")], LAUNCHED),
     }
-    told = json.loads(in_base_install(RUN_ALL, json.dumps(list(commands.values()))))
-    return dict(zip(commands, map(tuple, told), strict=True))
+    err = json.loads(in_base_install(RUN_ALL, json.dumps(list(commands.values()))))
+    return dict(zip(commands, map(tuple, err), strict=True))
 
 
 @pytest.mark.parametrize(
     "command", ["fit", "predict", "report", "score", "lr-find", "bench", "screen", "decide", "label-errors"]
 )
 def test_a_command_needs_no_extra(command: str, answers: dict[str, tuple[int, str]]) -> None:
-    code, told = answers[command]
-    assert code == 0, told
+    code, err = answers[command]
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("extra", ["app", "onnx", "tune", "faces", "tensorboard", "wandb", "mlflow", "ray", "parallel"])
 def test_what_an_extra_is_for_names_the_line_that_installs_it(extra: str, answers: dict[str, tuple[int, str]]) -> None:
-    code, told = answers[extra]
-    (sentence,) = (line for line in told.splitlines() if line.startswith("fastmask: error: "))
+    code, err = answers[extra]
+    (sentence,) = (line for line in err.splitlines() if line.startswith("fastmask: error: "))
     assert code == 2
     assert f'pip install "fastmask[{extra}]"' in sentence
-    assert "Traceback" not in told
+    assert "Traceback" not in err

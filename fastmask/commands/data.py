@@ -20,7 +20,7 @@ _NewFolder = Annotated[Path, option("A new or empty folder.")]
 @with_settings(DATA, without=["data"])
 def check(
     settings: Config,
-    data: Annotated[str, typer.Argument(help="Contest folder, CSV, folder with a subfolder per class, or 'sample'.")],
+    data: Annotated[str, typer.Argument(help="Contest folder, CSV, a folder per class, or 'sample'.")],
     out: Annotated[Path | None, option("A CSV to write the findings to."), NEW_FILE] = None,
 ) -> None:
     """Report everything that is wrong with a data set.
@@ -54,9 +54,7 @@ def sample(
 
 @app.command(rich_help_panel=DATA_SETS)
 def faces(
-    data: Annotated[
-        str, typer.Argument(help="Contest folder, CSV, folder with a subfolder per class, or any folder of photos.")
-    ],
+    data: Annotated[str, typer.Argument(help="Contest folder, CSV, a folder per class, or any folder of photos.")],
     out: Annotated[Path, option("The CSV to write.")],
     detector: Annotated[str, option("mtcnn or retinaface.")] = "mtcnn",
     images: Annotated[str | None, option("The folder that a CSV's paths are relative to.", note="the CSV's")] = None,

@@ -31,9 +31,9 @@ _SMALL = {"resize": [64, 32], "folds": 2, "epochs": 2, "group": "person"}
 
 
 def examine() -> Iterator[str]:
-    """A line for each thing that a run needs, then a run of about ten seconds.
+    """One line for each thing that a run needs, then a run of about ten seconds.
 
-    Raises FastmaskError if the run's predictions are not what a run's must be.
+    Raises FastmaskError if the run's predictions are wrong.
     """
     yield f"system    {platform.platform()}, Python {platform.python_version()}"
     yield f"packages  {', '.join(f'{name} {version(name)}' for name in PACKAGES)}"
@@ -47,11 +47,11 @@ def examine() -> Iterator[str]:
 def gpus() -> str:
     """The GPUs that torch can use."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(names) or "none that torch can use, so a run takes the CPU"
+    return ", ".join(names) or "none that torch can use; runs use the CPU"
 
 
 def hub() -> str:
-    """Whether timm's hub answers."""
+    """Whether timm's hub responds."""
     try:
         with urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=_WAIT):
             return f"{ENDPOINT} answers: pretrained weights can be fetched"
@@ -63,7 +63,7 @@ def hub() -> str:
 
 
 def small_run() -> Iterator[str]:
-    """Draw people, cross-validate a small network on them, predict others, and check what comes out."""
+    """Draw people, cross-validate a small network on them, predict others, and check the probabilities."""
     start = time.perf_counter()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         data = write_sample(Path(folder) / "sample", persons=12)

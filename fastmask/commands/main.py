@@ -43,7 +43,7 @@ app = Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# the exit codes that typer gives a Ctrl-C, and that we give what a scheduler sends
+# exit codes after a Ctrl-C, which is typer's, and after a scheduler's signal
 INTERRUPTED, TERMINATED = 130, 128 + signal.SIGTERM
 # SIGTERM; on Windows also Ctrl-Break and a closed console
 _END_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
@@ -79,8 +79,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 _plain_warning = warnings.showwarning
 
 
-def _end_in_peace() -> None:
-    """What was asked for is done or told by now: a signal while Python clears up must not change the exit code."""
+def _ignore_signals() -> None:
+    """Ignore signals while Python shuts down: the work is done, and they must not change the exit code."""
     for number in (signal.SIGINT, *_END_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
 
@@ -89,22 +89,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake becomes one sentence on stderr and an exit code."""
     warnings.showwarning = _show_warning
     replace_unencodable()
-    # so that temporary files go, and a lock with them
+    # as an exception, so that temporary files and locks are removed
     for number in _END_SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(TERMINATED))
     # Intel's Fortran runtime, part of some SciPy builds, ends the process before Python handles Ctrl-C
     os.environ.setdefault("FOR_DISABLE_CONSOLE_CTRL_HANDLER", "1")
-    # torch and pandas speak of fastai's and timm's own code, about which a user can do nothing
+    # warnings about fastai's and timm's code, which a user cannot change
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     try:
         app(join_numbers(sys.argv[1:] if arguments is None else arguments))
     except FastmaskError as error:
-        # of several processes all find what was asked wrongly, and one says it
+        # all of several processes find invalid arguments, and one reports them
         if launcher_rank()[0] == 0 or not isinstance(error, UsageError):
             say(f"fastmask: error: {error}", important=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        # a full disk, a folder that vanished, a name too long: the system's own words and the file
+        # a full disk, a removed folder, a name too long: the system's message and the file
         place = f": {shorten(str(error.filename), 1000)}" if error.filename else ""
         say(f"fastmask: error: {error.strerror or error}{place}.", important=True)
         sys.exit(1)
@@ -116,6 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say("fastmask: interrupted", important=True)
         raise
     finally:
-        # registered last, so called first: before torch's own, which a second Ctrl-C would break off with a traceback
-        atexit.unregister(_end_in_peace)
-        atexit.register(_end_in_peace)
+        # registered last, so called first: before torch's own, where a second Ctrl-C would print a traceback
+        atexit.unregister(_ignore_signals)
+        atexit.register(_ignore_signals)

@@ -13,7 +13,7 @@ from fastmask.api import Run
 from fastmask.report import write
 from fastmask.system.files import write_yaml
 
-DONE, ASKED_WRONGLY = 0, 2
+DONE, INVALID = 0, 2
 
 
 @pytest.fixture
@@ -80,23 +80,23 @@ def test_a_report_says_where_it_is_and_what_it_lacks(
     assert (run_copy / "README.md").read_text() == "mine"
 
 
-def test_invalid_arguments_of_report(run_copy: Path, refused: Callable[..., str], work: Path) -> None:
-    assert "is not a run directory" in refused(ASKED_WRONGLY, "report", work)
+def test_invalid_arguments_of_report(run_copy: Path, invalid: Callable[..., None], work: Path) -> None:
+    invalid("report", work, named=["is not a run directory"])
     (run_copy / "oof.csv").unlink()
-    assert "has not finished" in refused(ASKED_WRONGLY, "report", run_copy)
+    invalid("report", run_copy, named=["has not finished"])
     (work / "there").mkdir()
     (work / "there" / "x").write_text("x")
-    assert "which is not part of a report" in refused(ASKED_WRONGLY, "report", run_copy, "--out", "there")
+    invalid("report", run_copy, "--out", "there", named=["which is not part of a report"])
 
 
 @pytest.mark.parametrize("option", ["--data", "--images"])
 def test_a_place_without_the_photos_is_refused(
-    run_copy: Path, refused: Callable[..., str], work: Path, option: str
+    run_copy: Path, invalid: Callable[..., None], work: Path, option: str
 ) -> None:
     (work / "empty").mkdir()
     for command in ("report", "app"):
-        assert "nowhere is not a folder" in refused(ASKED_WRONGLY, command, run_copy, option, "nowhere")
-        assert "empty lacks 84 of the photos of" in refused(ASKED_WRONGLY, command, run_copy, option, "empty")
+        invalid(command, run_copy, option, "nowhere", named=["nowhere is not a folder"])
+        invalid(command, run_copy, option, "empty", named=["empty lacks 84 of the photos of"])
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import fastmask.search.study as study
 from fastmask.system.files import write_yaml
 
-DONE, ASKED_WRONGLY = 0, 2
+DONE, INVALID = 0, 2
 
 
 @pytest.fixture
@@ -31,15 +31,15 @@ def test_tune_prints_the_trials_and_nothing_else(contest, small_settings, work, 
     assert plain["settings"]["lr"] == plain["trials"][0]["lr"]
 
 
-def test_tune_is_refused_before_anything_starts(contest, work, space, refused, monkeypatch):
+def test_tune_is_refused_before_anything_starts(contest, work, space, invalid, monkeypatch):
     words = ("tune", "--data", contest, "--out", "t")
-    assert "needs --space" in refused(ASKED_WRONGLY, *words)
-    assert "nobody.yaml does not exist" in refused(ASKED_WRONGLY, *words, "--space", "nobody.yaml")
+    invalid(*words, named=["needs --space"])
+    invalid(*words, "--space", "nowhere.yaml", named=["nowhere.yaml does not exist"])
     space.write_text("seed: [0, 1]\n")
-    assert "space.yaml: seed is no part of a search" in refused(ASKED_WRONGLY, *words, "--space", space)
+    invalid(*words, "--space", space, named=["space.yaml: seed is no part of a search"])
     space.write_text("lr: [0.1, 0.2]\n")
-    assert "no pruner 'axe'" in refused(ASKED_WRONGLY, *words, "--space", space, "--pruner", "axe")
-    assert "--trials is 0" in refused(ASKED_WRONGLY, *words, "--space", space, "--trials", 0)
-    assert "is not a search" in refused(ASKED_WRONGLY, "tune", "--resume", "--out", work)
+    invalid(*words, "--space", space, "--pruner", "axe", named=["no pruner 'axe'"])
+    invalid(*words, "--space", space, "--trials", 0, named=["--trials is 0"])
+    invalid("tune", "--resume", "--out", work, named=["is not a search"])
     monkeypatch.setattr(study, "find_spec", lambda name: None if name == "optuna" else find_spec(name))
-    assert 'pip install "fastmask[tune]"' in refused(ASKED_WRONGLY, *words, "--space", space)
+    invalid(*words, "--space", space, named=['pip install "fastmask[tune]"'])
