@@ -1,4 +1,4 @@
-"""Bench: what limits a run on this machine, and how near it is to the bare loop."""
+"""Bench: what limits the speed of a run on this machine, compared with a plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from fastmask.training.guards import FiniteLoss
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
 
-# how many pairs of steps are timed at least, after some that warm up
+# the fewest pairs of steps that are timed, and the pairs before them that warm up
 _ROUNDS, _WARM = 5, 2
-# steps of a GPU's turn
+# steps per turn on a GPU
 _GPU_TURN = 10
 _MOST_SECONDS = 86400
-# a part of a step under which nothing is worth changing
+# the fraction of a step below which nothing is worth changing
 _SMALL = 0.05
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Seconds a batch of `bs` photos: `load` alone, the `bare` step alone, a step of `train`, loading included.
+    """Median seconds per batch of `bs` photos: loading, the bare step, and a training step including loading.
 
-    All are medians; `efficiency` is what training reaches of the bare step's speed.
+    `efficiency` is the speed of training relative to the bare step.
     """
 
     bs: int
@@ -49,14 +49,14 @@ class Bench:
 
     @property
     def limit(self) -> str:
-        """What a step waits for."""
+        """What limits a step."""
         if self.efficiency >= 1 - _SMALL:
             return "the network itself"
         return "loading" if self.load > self.train * _SMALL else "what is done around the network's step"
 
     def __str__(self) -> str:
         def row(seconds: float) -> str:
-            return f"{1000 * seconds / self.bs:8.3f} ms a photo, {self.bs / seconds:8.1f} photos/s"
+            return f"{1000 * seconds / self.bs:8.3f} ms per photo, {self.bs / seconds:8.1f} photos/s"
 
         rows = {
             "loading": f"{row(self.load)}: the training loader alone, to the batch on the device",
@@ -86,22 +86,22 @@ class Bench:
 
 
 def bench(plan: Plan, seconds: float = 20.0) -> Bench:
-    """Time the loader, the bare step and the training phase of the first fold; about `seconds`, or a few steps if slow.
+    """Time the loader, the bare step and the training of the first fold, for about `seconds`, at least a few steps.
 
-    Training and bare steps take turns, so that what else the machine does is shared out between them.
+    Training and bare steps alternate, so that other load of the machine affects both.
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise UsageError(f"--seconds is {seconds:g}; expected more than 0, at most {_MOST_SECONDS}.")
     rehearsal = rehearse(plan)
     config = plan.config
-    # what of a fold's callbacks works in a step
+    # the callbacks of a fold that run in each step
     schedule = lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma)
     learn = plan.learner(0, [*schedule, FiniteLoss()])
     load = loading_seconds(learn.dls.train, seconds / 10)
     turns = Turns(bare_step(plan, learn.dls.train.one_batch()), seconds)
     learn.add_cb(turns)
     with tf32(learn.dls.device, config.tf32):
-        # more epochs than it takes; the callback ends them
+        # more epochs than needed; the callback ends the fit
         learn.fit(10**6)
     train, bare, efficiency = turns.medians()
     return Bench(
@@ -116,7 +116,7 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
 
 
 def loading_seconds(dl: TfmdDL, seconds: float) -> float:
-    """Seconds a batch of a loader alone, without the first ones, which loading processes have ready."""
+    """Seconds per batch of a loader alone, without the first ones, which loading processes have prefetched."""
     batches: Iterator[Any] = chain.from_iterable(repeat(dl))
     for _ in islice(batches, 1 + 2 * dl.num_workers):
         pass
@@ -129,7 +129,7 @@ def loading_seconds(dl: TfmdDL, seconds: float) -> float:
 
 
 def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
-    """One step of a plain PyTorch loop on a batch that is on the device: what the plan does with it, and no more."""
+    """A step of a plain PyTorch loop with the settings of the plan, on a batch that is on the device."""
     config = plan.config
     x, y = (tensor.as_subclass(torch.Tensor) for tensor in batch)
     network = build(config, plan.table.heads, 0, plan.size).to(x.device)
@@ -153,11 +153,10 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
 
 
 class Turns(Callback):
-    """Times training steps and bare steps in turn, into `pairs` of seconds a step, and ends the fit when it has enough.
+    """Times training steps and bare steps in turns, as `pairs` of seconds per step, and ends the fit after enough.
 
-    On a GPU a turn has several steps: it works on while the host prepares the next, and waiting for each would hide
-    that. After a bare turn loading processes have batches ready, so the steps that use those up are not timed.
-    Validation is left out.
+    On a GPU a turn has several steps, since it is asynchronous. After a bare turn loading processes have prefetched
+    batches, so the steps that use these are not timed. Validation is skipped.
     """
 
     order = 100
@@ -188,7 +187,7 @@ class Turns(Callback):
             self._begin()
 
     def medians(self) -> tuple[float, float, float]:
-        """Seconds of a training step and of a bare step, and what training reaches of the bare step's speed."""
+        """Seconds of a training step and of a bare step, and the speed of training relative to the bare step."""
         pairs = self.pairs[_WARM:]
         train, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
         return train, bare, bare / train
@@ -205,7 +204,7 @@ class Turns(Callback):
 
 
 def advice(plan: Plan, load: float, bare: float, train: float, device_memory: int) -> list[str]:
-    """What would make a run faster, as far as the measurements tell."""
+    """What would make a run faster, according to the measurements."""
     config, device = plan.config, pick_device(plan.config.device)
     tips = []
     if not any(len(kept) for kept in plan.maps):
@@ -214,11 +213,11 @@ def advice(plan: Plan, load: float, bare: float, train: float, device_memory: in
         workers = pick_workers(config.workers, device)
         tips.append(f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation")
     if device.type != "cuda" and bare > train * (1 - 2 * _SMALL):
-        tips.append("the network takes nearly all: fewer pixels (--crop, --resize) or a smaller --arch cost less")
+        tips.append("nearly all time is the network's: fewer pixels (--crop, --resize) or a smaller --arch cost less")
     if device.type != "cuda":
         return tips
     if config.precision == "fp32":
-        tips.append("fp32: --precision auto takes half of the bits where the GPU is made for that")
+        tips.append("fp32: --precision auto uses 16 bits if the GPU is fast in them")
     if device_memory * 2 < torch.cuda.get_device_properties(device).total_memory:
         tips.append(f"the GPU's memory is less than half full: --bs {2 * config.bs} would fit")
     return tips

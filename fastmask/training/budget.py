@@ -1,4 +1,4 @@
-"""Budget: a cross-validation that ends in the hours it was given (`fit --hours`)."""
+"""Budget: a cross-validation that ends within a number of hours (`fit --hours`)."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from fastmask.training.effective_config import check_monitored_labels, deal_fold
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal
 
-# a fold of fewer epochs learns so little that fewer folds are given up first
+# with fewer epochs a fold learns too little, so the number of folds is reduced first
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
-# the share of the time that is kept for what no rehearsal tells: building networks, saving, scoring, other work
+# the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.1
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When all folds are to be trained (a `time.monotonic()`), and what an epoch's validation takes in seconds."""
+    """The time by which all folds are to be trained (a `time.monotonic()`), and the seconds of a validation."""
 
     end: float
     validation: float
 
     def deadline(self, folds_left: int) -> Deadline:
-        """The callback of the next fold, which gets its share of what is left."""
+        """The callback of the next fold, which gets an equal part of the time left."""
         now = time.monotonic()
         return Deadline(now + (self.end - now) / folds_left, self.validation)
 
 
 class Deadline(TrainedEpochs):
-    """Ends a fold in time: after an epoch if the next would be late, within one if the foretelling was wrong.
+    """Ends a fold in time: after an epoch if the next one would be late, or within one if the estimate was wrong.
 
-    An epoch that is cut is validated and counts; `cut` says that the fold has fewer epochs than were planned.
+    An epoch that is cut short is validated and counts; `cut` is whether the fold has fewer epochs than planned.
     """
 
-    # after everything that keeps or judges an epoch
+    # after the callbacks that save or judge an epoch
     order = EarlyStopping.order + 2
 
     def __init__(self, until: float, validation: float) -> None:
@@ -56,7 +56,7 @@ class Deadline(TrainedEpochs):
             raise CancelTrainException
 
     def after_cancel_train(self) -> None:
-        # the recorder would leave out the loss of the part that was trained
+        # otherwise the recorder would omit the loss of the trained part
         self.learn.recorder.cancel_train = False
 
     def after_trained_epoch(self) -> None:
@@ -68,7 +68,7 @@ class Deadline(TrainedEpochs):
 
 
 def check_whole(hours: float | None, fold: Sequence[int] | None) -> None:
-    """Raise UsageError for hours of some folds: other machines would choose other epochs, which cannot be merged."""
+    """Raise UsageError for hours of single folds: other machines would choose other epochs, and could not be merged."""
     if hours is not None and fold is not None:
         raise UsageError(
             "--hours chooses the epochs of a whole run; for folds that are trained apart give all the same --epochs."
@@ -76,10 +76,10 @@ def check_whole(hours: float | None, fold: Sequence[int] | None) -> None:
 
 
 def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
-    """The plan with as many epochs, at most its own, as end in `seconds` by what `rehearsal` tells.
+    """The plan with as many of its epochs as fit into `seconds`, estimated by `rehearsal`.
 
-    Where under three epochs would fit, folds are given up before epochs, down to two, unless somebody has chosen them
-    by the setting folds or by a file. Raises UsageError where not even one epoch fits.
+    If fewer than three epochs would fit, the number of folds is reduced first, down to two, unless the setting folds or
+    a file of folds is given. Raises UsageError if not even one epoch fits.
     """
     config = plan.config
     given = bool({"folds", "folds_file"} & config.model_fields_set)
@@ -97,7 +97,7 @@ def describe_cost(wanted: Config, made: Config) -> str:
 
 
 def budget_of(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:
-    """The budget of the `folds` that are left to train until `end`; raises UsageError if they have no epoch each.
+    """The budget of the `folds` left to train until `end`; raises UsageError if one epoch of each does not fit.
 
     `rehearsal` may be of the plan before it was shortened.
     """
@@ -108,7 +108,7 @@ def budget_of(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budge
 
 
 def too_short(seconds: float) -> UsageError:
-    """The error of hours in which not even one epoch of each fold fits."""
+    """The error of hours that are too short for one epoch of each fold."""
     return UsageError(
         f"--hours is too short: one epoch of all folds takes {duration(seconds)}, and a tenth of the time is kept for "
         "what is not training; give it more, or take a smaller --arch or fewer pixels (--crop, --resize)."
@@ -118,7 +118,7 @@ def too_short(seconds: float) -> UsageError:
 def affordable(
     rehearsal: Rehearsal, seconds: float, folds: int, fewest: int, epochs: int = FEWEST_EPOCHS
 ) -> tuple[int, int]:
-    """(folds, epochs of each) that fit into `seconds`: the most folds, from `fewest` on, that have `epochs` each."""
+    """(folds, epochs of each) that fit into `seconds`: the most folds, at least `fewest`, that have `epochs` each."""
     tried = [
         (count, int(seconds / count / epoch_seconds(rehearsal, folds, count))) for count in range(folds, fewest - 1, -1)
     ]
@@ -126,13 +126,13 @@ def affordable(
 
 
 def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:
-    """What an epoch takes where the photos are dealt into `count` folds instead of `folds`."""
+    """The seconds of an epoch if there are `count` folds instead of `folds`."""
     training = rehearsal.train_step * rehearsal.train_steps * (1 - 1 / count) / (1 - 1 / folds)
     return training + rehearsal.valid_step * rehearsal.valid_steps * folds / count
 
 
 def replan(plan: Plan, epochs: int, folds: int) -> Plan:
-    """The plan with another number of epochs, and dealt anew if it has another number of folds."""
+    """The plan with other numbers of epochs and folds; new folds are assigned if their number changes."""
     if folds == plan.config.folds:
         return replace(plan, config=plan.config.model_copy(update={"epochs": epochs}))
     config, dealt = deal_folds(plan.table, plan.config.model_copy(update={"epochs": epochs, "folds": folds}))

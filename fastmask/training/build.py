@@ -1,4 +1,4 @@
-"""Build: what a configuration asks for, made: the network, the loss, the heads' shares, statistics, cuts to faces."""
+"""Build: the network, the loss, the heads, the statistics and the crops of faces of a configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastmask.training.learner import seeded
 
 
 def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
-    """The network of a fold at its start, for photos of `size`; what is drawn for it depends on (seed, fold) alone."""
+    """The initial network of a fold for photos of `size`; its random weights depend only on (seed, fold)."""
     with seeded(config.seed, fold):
         network = build_network(
             config.arch,
@@ -39,7 +39,7 @@ def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None 
 
 
 def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
-    """Raise UsageError, naming a size that works, if the network cannot take, or cuts, photos of `size`."""
+    """Raise UsageError with a size that works if the network cannot take, or crops, photos of `size`."""
     flaw = size_flaw(network, size)
     if flaw is not None:
         sides = nearest_size(arch, size) or ("HEIGHT", "WIDTH")
@@ -47,14 +47,14 @@ def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
 
 
 def build_loss(config: Config, heads: Heads, weights: Sequence[Sequence[float] | None] | None = None) -> FocalLoss:
-    """The loss of a configuration; `weights` of the classes of each head go over its own."""
+    """The loss of a configuration; `weights` of the classes of each head replace its alpha."""
     alpha = weights or [class_row(head, (config.alpha or {}).get(head.name)) for head in heads]
     gamma = 0.0 if config.loss == "ce" else config.focal_gamma
     return FocalLoss(heads, gamma, alpha, label_smoothing=config.label_smoothing, f1_share=config.f1_share)
 
 
 def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -> list[float] | None:
-    """A weight a class: of those that are named; the others have 1. Raises UsageError for a name that is no class."""
+    """A weight per class, 1 for classes that are not named; raises UsageError for an unknown class."""
     if not isinstance(given, Mapping):
         return None if given is None else list(given)
     unknown = next((name for name in given if name not in head.classes), None)
@@ -66,18 +66,18 @@ def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -
 
 
 def weighted_heads(heads: Heads, config: Config) -> Heads:
-    """The heads with the configuration's shares of the loss."""
+    """The heads with the configuration's weights in the loss."""
     weights = config.head_weights or {}
     for name in (*weights, *(config.alpha or {})):
         heads.position(name)
     weighted = Heads([replace(h, weight=weights.get(h.name, h.weight)) for h in heads])
     if not any(head.weight for head in weighted):
-        raise UsageError("Setting head_weights is 0 for every head, so there is nothing to learn; leave one out of it.")
+        raise UsageError("Setting head_weights is 0 for every head, so there is nothing to learn; leave one out.")
     return weighted
 
 
 def resolve_stats(config: Config) -> Stats | None:
-    """The channel statistics that a configuration names; None where it leaves them to the pipelines."""
+    """The channel statistics of a configuration; None leaves them to the pipelines."""
     if isinstance(config.stats, tuple):
         return config.stats[:3], config.stats[3:]
     if config.stats == "pretrained":
@@ -89,7 +89,7 @@ def resolve_stats(config: Config) -> Stats | None:
 
 
 def framing(config: Config) -> Framing:
-    """How a configuration cuts photos to their faces."""
+    """How a configuration crops photos to their faces."""
     return Framing(config.crop, config.margin, config.region)
 
 

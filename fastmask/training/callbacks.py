@@ -25,16 +25,15 @@ from fastmask.system.errors import DivergenceError
 from fastmask.system.files import write_csv
 from fastmask.system.randomness import Counted, Stream
 
-# how often each class was drawn
+# how often each class was sampled
 DRAWN = "drawn.csv"
 
 
 class CountedSteps(Callback):
-    """Seeds what the main process draws (dropout, drop-path, mix-up) by (seed, fold, pass, step).
+    """Seeds the random numbers of the main process (dropout, drop-path, mix-up) by (seed, fold, pass, step).
 
-    Of several processes that train together each draws its own.
-
-    The passes that fastai's learning rate finder walks do not count: training after it goes as if it had not been.
+    They differ between processes that train together. Passes of fastai's learning rate finder do not count, so that it
+    does not change a later training.
     """
 
     order, run_valid = -20, False
@@ -56,10 +55,10 @@ class CountedSteps(Callback):
 
 
 class TrainedEpochs(Callback):
-    """A callback for the end of epochs that train; fastai sends `validate`, `get_preds`, `lr_find` the same events.
+    """A callback for the end of training epochs; `validate`, `get_preds` and `lr_find` send the same events.
 
-    `number` counts them from 0 over all fits, where fastai's `epoch` starts anew with each. One that is `optional` may
-    be asked for only when a fold is gone on with, so that its state does not know of it.
+    `number` counts the epochs from 0 over all fits, where fastai's `epoch` restarts with each. An `optional` callback
+    may be missing in the state from which a fold resumes.
     """
 
     trained, number, optional = False, -1, False
@@ -78,11 +77,11 @@ class TrainedEpochs(Callback):
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What it needs to go on before or within the epoch that would come next; see `state.StateSaver`."""
+        """Its part of the state, before or within an epoch; see `state.StateSaver`."""
         return {"number": self.number - self.trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.number = state["number"]
 
 
@@ -114,11 +113,10 @@ class EarlyStopping(TrainedEpochs, TrackerCallback):
 
 
 class Checkpoint(TrainedEpochs, TrackerCallback):
-    """Keeps the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
+    """Saves the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
 
-    A worse epoch goes at the start of the next epoch, once a better one is safely on the disk and in the fold's state;
-    after the last epoch `prune` lets it go, which the fit itself calls where no state is kept. Equal values keep the
-    earlier epoch.
+    The file of a worse epoch is removed at the start of the next epoch, when the fold's state names a better one; after
+    the last epoch by `prune`, which the fit calls if no state is saved. Of equal values the earlier epoch is kept.
     """
 
     order = TrackerCallback.order + 1
@@ -127,7 +125,7 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         super().__init__(monitor=monitor, comp=comparison(monitor), **kwargs)
         self.folder, self.top_k = folder, top_k
         self.kept: list[tuple[float, int]] = []
-        self._outdone: list[int] = []
+        self._worse: list[int] = []
 
     def before_fit(self) -> None:
         super().before_fit()
@@ -141,7 +139,7 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
             return
         save_network(get_model(self.learn.model), checkpoint_file(self.folder, epoch))
         self.kept = sorted([*self.kept, (value, epoch)], key=lambda k: (-k[0], k[1]))
-        self._outdone += [old for _, old in self.kept[self.top_k :]]
+        self._worse += [old for _, old in self.kept[self.top_k :]]
         self.kept = self.kept[: self.top_k]
 
     def before_epoch(self) -> None:
@@ -153,10 +151,10 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
             self.prune()
 
     def prune(self) -> None:
-        """Remove the epochs that better ones have outdone."""
-        for epoch in self._outdone:
+        """Remove the files of epochs that are no longer among the best."""
+        for epoch in self._worse:
             checkpoint_file(self.folder, epoch).unlink(missing_ok=True)
-        self._outdone = []
+        self._worse = []
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "kept": self.kept}
@@ -167,15 +165,15 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         files = [checkpoint_file(self.folder, epoch) for _, epoch in self.kept]
         gone = [file.name for file in files if not file.is_file()]
         if gone:
-            raise ValueError(f"{gone[0]}, which it names, is not there")
+            raise ValueError(f"it names {gone[0]}, which is missing")
         keep_only(self.folder, "epoch*.safetensors", files)
 
 
 class OOFCollector(TrainedEpochs):
     """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
-    They are in the table's order. All epochs are kept, so that the other folds can choose this one's; they are small.
-    Raises DivergenceError for probabilities that are no numbers.
+    They are in the table's order. All epochs are kept, so that other folds can choose an epoch for this one; the files
+    are small. Raises DivergenceError for probabilities of NaN.
     """
 
     order = TrackerCallback.order - 1
@@ -208,10 +206,9 @@ class OOFCollector(TrainedEpochs):
 
 
 class History(TrainedEpochs):
-    """Writes `folder`/history.csv anew each epoch: one row an epoch with losses, metrics and learning rate.
+    """Writes `folder`/history.csv in each epoch: one row per epoch with losses, metrics and learning rate.
 
-    The seconds of each epoch are beside it in times.csv, because they are never the same twice. `rows` and `times` are
-    what the two hold.
+    The seconds of each epoch are in times.csv, since they are not reproducible. `rows` and `times` are their contents.
     """
 
     order = Recorder.order + 1
@@ -240,7 +237,7 @@ class History(TrainedEpochs):
         write_csv(self.folder / "times.csv", pd.DataFrame(self.times), parents=False)
 
     def _seconds(self) -> float:
-        """Of this epoch so far, those before it was interrupted included."""
+        """The seconds of this epoch so far, including those before it was interrupted."""
         return self._before + time.perf_counter() - self._start
 
     def state_dict(self) -> dict[str, Any]:
@@ -253,9 +250,9 @@ class History(TrainedEpochs):
 
 
 class Drawn(TrainedEpochs):
-    """Writes `folder`/drawn.csv anew each epoch: how many photos of each class of `target` it has trained on.
+    """Writes `folder`/drawn.csv in each epoch: how many photos of each class of `target` it has trained on.
 
-    `target` is a head or "joint", by which the photos are drawn.
+    `target` is a head or "joint", by which the photos are sampled.
     """
 
     order = History.order
@@ -288,12 +285,12 @@ def comparison(monitor: str) -> np.ufunc:
 
 
 def finds_lr(learn: Learner) -> bool:
-    """Whether this fit is fastai's learning rate finder, which takes everything back at its end."""
+    """Whether this fit is fastai's learning rate finder, which restores the learner at its end."""
     return hasattr(learn, "lr_finder")
 
 
 def keep_only(folder: Path, pattern: str, files: Sequence[Path]) -> None:
-    """Remove the files of a pattern that are not among `files`: what came after the state that is gone on from."""
+    """Remove the files of a pattern that are not among `files`, such as those of epochs after a state."""
     for file in folder.glob(pattern):
         if file not in files:
             file.unlink()

@@ -1,7 +1,6 @@
 """Distributed: fastai's distributed training of a fold by several processes.
 
-Imported only where a launcher has started several: fastai's own module fails without Accelerate, which the base install
-does not have.
+Imported only if a launcher has started several: fastai's module needs Accelerate, which the base install does not have.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from fastmask.training.processes import Processes
 class WholeBatchTrainer(DistributedTrainer):
     """fastai's distributed training, in which the loss and the metrics see the whole batch.
 
-    fastai's own loader deals photos in another order, pads them where they do not come out even, and works on GPUs
-    alone; `PhotoDL` deals each batch. The loss of the whole batch is the one that a single process computes, also where
-    it is no mean over photos (soft F1, labels that are unknown), so its gradients are added up, not averaged.
+    fastai's loader changes the order of the photos, pads uneven batches, and works only on GPUs; here `PhotoDL` splits
+    each batch. The loss of the whole batch is that of a single process, even if it is not a mean over photos (soft F1,
+    unknown labels), so gradients are summed, not averaged.
     """
 
     def __init__(self, processes: Processes, device: torch.device, unused: bool = False) -> None:
         self.processes = processes
         on_cpu = device.type == "cpu"
-        # a body that is frozen for a while has no gradients to wait for
+        # a frozen body has no gradients to wait for
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
-        # the precision is that of the settings, whatever the launcher says
+        # precision is set by the settings, not by the launcher
         super().__init__(sync_bn=not on_cpu, cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
 
     def before_fit(self) -> None:
         if self.sync_bn:
-            # torch's own converter, which fastai takes, loses the activation of timm's layers
+            # torch's converter, which fastai uses, drops the activation of timm's layers
             self.learn.model = convert_sync_batchnorm(self.learn.model)
         self.learn.model = self.accelerator.prepare_model(self.learn.model)
 
     def before_train(self) -> None:
-        """Nothing: the loaders know their share."""
+        """Nothing: the loaders split the batches."""
 
     before_validate = before_train
 
@@ -48,13 +47,13 @@ class WholeBatchTrainer(DistributedTrainer):
         dl = learn.dl
         photos = dl.photos_in(learn.iter) if isinstance(dl, PhotoDL) else len(learn.pred) * self.processes.count
         whole = list(self._gather(learn.pred.detach()))
-        # the others' are numbers here; each process has the gradient of its own
+        # gathered tensors have no gradient, so each process inserts its own
         whole[self.processes.number] = learn.pred
         learn.pred = torch.cat(whole)[:photos]
         learn.yb = tuple(torch.cat(self._gather(y))[:photos] for y in learn.yb)
 
     def _gather(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Each process's own, of the same shape."""
+        """The tensors of all processes, which have the same shape."""
         found: Tensor = self.accelerator.gather(tensor.as_subclass(Tensor).contiguous())
         return found.chunk(self.processes.count)
 
@@ -66,6 +65,6 @@ class WholeBatchTrainer(DistributedTrainer):
         self.leave()
 
     def leave(self) -> None:
-        """Take the network out again, which `ResumableLearner.fit` asks for after an interruption, too."""
+        """Unwrap the network; `ResumableLearner.fit` calls it after an interruption, too."""
         if isinstance(self.learn.model, nn.parallel.DistributedDataParallel):
             self.learn.model = self.learn.model.module

@@ -1,4 +1,4 @@
-"""Finder: fastai's learning rate finder, which leaves the learner as it was."""
+"""Finder: fastai's learning rate finder, which restores the learner afterwards."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from fastmask.data.photo_dl import PhotoDL
 from fastmask.system.errors import FastmaskError, UsageError
 from fastmask.system.files import replacing
 
-# how many learning rates are tried unless told otherwise, as in fastai
+# learning rates to try by default, as in fastai
 STEPS = 100
-# a slope and a valley can be told from a handful of points; the ends, a tenth and five, are cut off before
+# points that a slope and a valley need; before, a tenth is cut off at the start, and five at the end
 _FEWEST_POINTS, _SKIP_END, _FEWEST_STEPS = 5, 5, 20
 _SUGGESTIONS = {"suggestion": "tab:red", "steep": "tab:blue", "minimum": "tab:green"}
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the finder found: `lrs` it went through, fastai's smoothed `losses` at them, and learning rates to take.
+    """The learning rates `lrs` that the finder tried, fastai's smoothed `losses` at them, and three suggestions.
 
-    `suggestion` lies in the longest fall of the loss (fastai's valley), `steep` where it falls fastest, `minimum` is a
-    tenth of where it is lowest.
+    `suggestion` is in the longest fall of the loss (fastai's valley), `steep` where it falls fastest, `minimum` a tenth
+    of where it is lowest.
     """
 
     suggestion: float
@@ -50,14 +50,14 @@ class Found:
         return asdict(self)
 
     def plot(self, path: str | Path) -> None:
-        """Write a picture (PNG) of the loss over the learning rate, with the suggestions marked."""
+        """Save a plot (PNG) of the loss over the learning rate, with the suggestions marked."""
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.plot(self.lrs, self.losses, color="0.3")
         for name, color in _SUGGESTIONS.items():
             lr = getattr(self, name)
             axes.axvline(lr, color=color, linestyle="-" if name == "suggestion" else ":", label=f"{name} {lr:.1e}")
-        # the loss shoots up at the end, and would press all before it into a line
+        # the loss explodes at the end, which would flatten everything before it
         low, start = min(self.losses), self.losses[0]
         room = (start - low) / 2 + abs(start) / 20
         axes.set_ylim(low - room / 2, min(max(self.losses), start) + room)
@@ -70,10 +70,10 @@ class Found:
 def lr_find(
     learn: Learner, start_lr: float = 1e-7, end_lr: float = 10.0, num_it: int = STEPS, stop_div: bool = True
 ) -> Found:
-    """fastai's `learn.lr_find`: train `num_it` steps at rising learning rates, and suggest one to train at.
+    """fastai's `learn.lr_find`: train `num_it` steps at increasing learning rates, and suggest one.
 
-    However it ends, the learner is as before: weights, optimizer, counters, random state, records; and no file is left.
-    Raises UsageError for a range or a number of steps that tells nothing, FastmaskError where the loss does not.
+    Also after an error, the learner is restored: weights, optimizer, counters, random state, records, files.
+    Raises UsageError for an unusable range or number of steps, FastmaskError if the losses suggest nothing.
     """
     if not 0 < start_lr < end_lr or num_it < _FEWEST_STEPS:
         raise UsageError(
@@ -90,16 +90,16 @@ def lr_find(
 
 
 def suggest(lrs: list[float], losses: list[float], num_it: int) -> Found:
-    """fastai's suggestions from the losses at rising learning rates; raises FastmaskError if too few are numbers."""
+    """fastai's suggestions from the losses at increasing learning rates; raises FastmaskError if too few are finite."""
     steps = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     first, last = num_it // 10, min(steps, len(losses) - _SKIP_END)
     if last - first < _FEWEST_POINTS:
         raise FastmaskError(
-            f"The finder cannot suggest a learning rate: the loss ran away after {steps} of {num_it} steps, up to a "
+            f"The finder cannot suggest a learning rate: the loss diverged after {steps} of {num_it} steps, up to a "
             f"learning rate of {max(lrs[:steps], default=0):.1e}; start lower, or end lower with more steps."
         )
     rates, values = torch.tensor(lrs[first:last]), torch.tensor(losses[first:last])
-    # after its lowest the loss runs away by leaps, of which a downward one would pass for the steepest fall
+    # after its lowest point the loss jumps, and a downward jump could be taken for the steepest fall
     lowest = max(int(values.argmin()) + 1, 2)
     valley_lr, minimum_lr = (float(func(rates, values, num_it)[0]) for func in (valley, minimum))
     steep_lr = float(steep(rates[:lowest], values[:lowest], num_it)[0])
@@ -108,10 +108,10 @@ def suggest(lrs: list[float], losses: list[float], num_it: int) -> Found:
 
 @contextmanager
 def untouched(learn: Learner) -> Iterator[None]:
-    """A block of training that is forgotten, however it ends: the learner is afterwards, bit for bit, as before.
+    """A block of training after which the learner is restored bit for bit, also after an error.
 
-    Files that it would write go to a folder that vanishes. What a callback of your own changes inside an object that
-    it keeps (a list that it appends to) is not taken back.
+    Files that it writes go to a temporary folder. Changes that a custom callback makes inside an object that it keeps
+    (a list that it appends to) are not undone.
     """
     with ExitStack() as after:
         for owner in (learn, *learn.cbs, *_metrics(learn), *learn.dls.loaders):

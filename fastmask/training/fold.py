@@ -1,4 +1,4 @@
-"""Fold: train one fold of a plan into its directory, from its start or from its last state."""
+"""Fold: trains one fold of a plan into its directory, from the start or from its last state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastmask.system.errors import DivergenceError, UntrainableError, one_line
 from fastmask.system.files import read_json, real, write_csv, write_json
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import DRAWN, Checkpoint, Drawn, EarlyStopping, History, OOFCollector, keep_only
-from fastmask.training.guards import FiniteLoss, SkipNonFinite, Skipping, SkipUnreadable, is_out_of_memory
+from fastmask.training.guards import FiniteLoss, Skipping, is_out_of_memory, skipping_callbacks
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import Plan
 from fastmask.training.processes import Processes
@@ -32,7 +32,7 @@ from fastmask.training.progress.trackers import FoldInfo, Trackers, trackers_of
 from fastmask.training.rehearsal import out_of_memory
 from fastmask.training.state import SaveEvery, StateSaver, read_state
 
-# the photos of the batch at which a training went astray
+# the photos of the batch in which a training diverged
 DIVERGED = "diverged.csv"
 
 
@@ -44,7 +44,7 @@ def train_fold(
     saver = begin(run, plan, fold, interrupts, progress.say)
     callbacks = callbacks_of(run, plan, fold, progress, deadline, saver)
     epochs = fit(run, plan, fold, callbacks, interrupts)
-    tell_of(run, plan, fold, callbacks, epochs, progress.say)
+    report_skipped(run, plan, fold, callbacks, epochs, progress.say)
     kept = sorted(epoch for _, epoch in callbacks.checkpoint.kept) if callbacks.checkpoint else []
     done = {**belonging(run, fold), "epochs": epochs, "checkpoints": kept}
     if plan.processes.first:
@@ -57,19 +57,19 @@ def train_fold(
 
 
 def belonging(run: RunDirectory, fold: int) -> dict[str, Any]:
-    """What says of which fold a file is."""
+    """The values that identify the files of a fold."""
     return {"fold": fold, "photos": run.photos_digest(fold)}
 
 
 def begin(run: RunDirectory, plan: Plan, fold: int, interrupts: Interrupts, say: Callable[[str], None]) -> StateSaver:
-    """The callback that goes on from the state in the fold's folder; where there is none, the folder is cleared."""
+    """The callback that resumes from the state in the fold's folder; without a state the folder is cleared."""
     folder = run.fold_path(fold)
     belongs = {**belonging(run, fold), "run": run.identity}
     state = read_state(folder, belongs, plan.environment["body"]["parameters"])
     if state is not None:
         say(f"fold {fold + 1}/{plan.config.folds} resumes in epoch {state['epoch'] + 1} after {state['step']} steps")
     processes = plan.processes
-    # all have looked
+    # until all have read it
     processes.wait()
     if processes.first:
         if state is None and folder.exists():
@@ -80,16 +80,13 @@ def begin(run: RunDirectory, plan: Plan, fold: int, interrupts: Interrupts, say:
 
 
 def asked_of(interrupts: Interrupts, processes: Processes) -> int | None:
-    """The signal that one of the processes was sent, for all of them to end at the same step."""
+    """The signal that any of the processes received, so that all end at the same step."""
     return processes.highest(interrupts.asked or 0) or None
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """The callbacks of a fold, with names for those that are asked for something besides.
-
-    Of several processes one has those that write.
-    """
+    """The callbacks of a fold, by names where they are used later; only the first process has those that write."""
 
     skips: list[Skipping]
     checkpoint: Checkpoint | None
@@ -107,8 +104,8 @@ class Callbacks:
 def callbacks_of(
     run: RunDirectory, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None, saver: StateSaver
 ) -> Callbacks:
-    """All that a fold's training calls back."""
-    # the plan's settings are the run's, but for those of the machine, which may differ on a resume
+    """The callbacks of a fold's training."""
+    # the plan's settings are the run's, except for those of the machine, which may change on a resume
     config, folder = plan.config, run.fold_path(fold)
     history = History(folder)
     writes = plan.processes.first
@@ -116,10 +113,7 @@ def callbacks_of(
     trackers = trackers_of(config, folder) if writes else None
     info = FoldInfo(real(run.path).name, fold, config.to_plain())
     return Callbacks(
-        skips=[
-            *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
-            *([SkipUnreadable(folder)] if config.on_bad_photo == "skip" else []),
-        ],
+        skips=skipping_callbacks(config, folder),
         checkpoint=Checkpoint(folder, config.monitor, config.top_k) if writes else None,
         progress=progress.fold(fold, history, deadline),
         trackers=Trackers(trackers, info, history, progress.say) if trackers else None,
@@ -135,7 +129,7 @@ def callbacks_of(
 
 
 def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Interrupts) -> int:
-    """Train a fold to its end; gives the number of its epochs, and the memory of it all back."""
+    """Train a fold, free its memory, and return the number of its epochs."""
     learn = plan.learner(fold, list(callbacks))
     no_memory = None
     try:
@@ -153,7 +147,7 @@ def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrup
             raise
         no_memory = one_line(error)
     epochs = int(learn.epoch) + 1
-    # a Learner and its callbacks point at each other: without this a fold's memory waits for a chance collection
+    # a Learner and its callbacks reference each other, so only a collection frees the memory of the fold
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
@@ -162,29 +156,29 @@ def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrup
     return epochs
 
 
-def tell_of(
+def report_skipped(
     run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, epochs: int, say: Callable[[str], None]
 ) -> None:
-    """Say what a fold that is trained has left out, and where that is listed."""
+    """Print what a trained fold has skipped, and the files that list it."""
     if plan.config.sampler:
-        say(f"fold {fold + 1}/{plan.config.folds}: how often each class was drawn: {run.fold_path(fold) / DRAWN}")
+        say(f"fold {fold + 1}/{plan.config.folds}: how often each class was sampled: {run.fold_path(fold) / DRAWN}")
     if callbacks.deadline is not None and callbacks.deadline.cut:
         say(f"fold {fold + 1}/{plan.config.folds} ends after {epochs} of {plan.config.epochs} epochs, to be in time")
     for skip in callbacks.skips:
         if skip.rows:
-            say(f"fold {fold + 1}/{plan.config.folds} left out what {skip.file} lists")
+            say(f"fold {fold + 1}/{plan.config.folds} skipped what {skip.file} lists")
 
 
 def drawn_callbacks(folder: Path, plan: Plan, fold: int) -> list[Drawn]:
-    """What keeps how often each class was drawn, where photos are drawn by their class."""
+    """The callback that counts the sampled classes, if photos are sampled by class."""
     sampler = plan.config.sampler
     return [] if sampler is None else [Drawn(folder, plan.table.heads, plan.training_set(fold), sampler)]
 
 
 def clear_fold(run: RunDirectory, fold: int) -> None:
-    """Remove what a fold that is trained needs no more: its state, and the epochs that better ones have outdone.
+    """Remove what a trained fold no longer needs: its state, and checkpoints that are not among the best.
 
-    Only now that its end is on the disk, because until then the state may be gone on from, which names them.
+    Only after its end is on the disk, because until then it may resume from the state, which names them.
     """
     folder = run.fold_path(fold)
     kept = read_json(folder / DONE).get("checkpoints")
@@ -194,7 +188,7 @@ def clear_fold(run: RunDirectory, fold: int) -> None:
 
 
 def diverged(run: RunDirectory, fold: int, config: Config, error: DivergenceError) -> UntrainableError:
-    """Where a fold's training went astray, what mends it, and what is left of it."""
+    """The error of a fold that diverged: where, the likely causes, and how to resume."""
     folder = run.fold_path(fold)
     listed = ""
     if error.photos:
@@ -209,5 +203,5 @@ def diverged(run: RunDirectory, fold: int, config: Config, error: DivergenceErro
             kept = f"The last good state is kept; to resume without such steps: {command}"
     return UntrainableError(
         f"Fold {fold + 1}/{config.folds} diverged in {error}{listed}. Likely causes: too high a learning rate (start "
-        f"anew with a lower --lr){overflow}, a loss of your own, a label that is nonsense. {kept}"
+        f"anew with a lower --lr){overflow}, a custom loss, a nonsensical label. {kept}"
     )

@@ -1,4 +1,4 @@
-"""Guards: losses and weights that are no numbers, photos that cannot be read, memory that runs out."""
+"""Guards: callbacks and checks for NaN and infinity, unreadable photos, and running out of memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Callback, Recorder
 from torch import Tensor
 
+from fastmask.config import Config
 from fastmask.data.transforms import UNREADABLE
 from fastmask.heads import UNKNOWN
 from fastmask.system.errors import DataError, DivergenceError
@@ -20,13 +21,13 @@ from fastmask.system.files import read_strings, write_csv
 from fastmask.system.text import join_some
 from fastmask.training.callbacks import TrainedEpochs, finds_lr
 
-# photos of a batch that a sentence names
+# photos of a batch that a message names
 _NAMED = 3
-# steps in a row without a number after which nothing is left to save
+# steps in a row with NaN or infinity after which training cannot recover
 _HOPELESS = 50
-# the share of a pass that may be left out because it cannot be read
+# the fraction of a pass that may be unreadable
 _MOST_UNREADABLE = 0.1
-# what torch says where memory ends, without a class of its own
+# messages of torch about memory that have no exception class
 _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -37,10 +38,10 @@ _NO_MEMORY = (
 
 
 class FiniteLoss(Callback):
-    """Raises DivergenceError where the training loss is NaN or infinite; fastai's learning rate finder may go there.
+    """Raises DivergenceError if the training loss is NaN or infinite, except in fastai's learning rate finder.
 
-    It looks every `every` steps and at the end of an epoch, because looking waits for the device. The recorder's
-    smoothed loss tells the first bad batch: once it is no number, it stays so.
+    It checks every `every` steps and at the end of an epoch, because a check waits for the device. The recorder's
+    smoothed losses show the first bad batch, since they stay NaN after it.
     """
 
     order, run_valid = Recorder.order + 1, False
@@ -59,20 +60,19 @@ class FiniteLoss(Callback):
         self.check()
 
     def check(self) -> None:
-        """Look at the losses of this epoch."""
+        """Check the losses of this epoch."""
         losses = self.learn.recorder.losses[self._start :]
         if losses and not finds_lr(self.learn) and not losses[-1].isfinite():
-            # an epoch that is gone on with does not begin with its first batch
+            # a resumed epoch does not start with its first batch
             first = self.learn.iter + 1 - len(losses)
             batch = first + next(number for number, loss in enumerate(losses) if not loss.isfinite())
             photos = photos_of(self.learn, batch)
-            raise DivergenceError(
-                f"epoch {self.learn.epoch + 1}, batch {batch + 1} ({some(photos)}): the loss is NaN or infinite", photos
-            )
+            place = f"epoch {self.learn.epoch + 1}, batch {batch + 1} ({name_photos(photos)})"
+            raise DivergenceError(f"{place}: the loss is NaN or infinite", photos)
 
 
 class Skipping(TrainedEpochs):
-    """A callback that leaves something out of the training, and lists it in a file of `folder` after each epoch."""
+    """A callback that skips something in training, and lists it in a file of `folder` after each epoch."""
 
     optional = True
     columns: tuple[str, ...] = ()
@@ -84,11 +84,11 @@ class Skipping(TrainedEpochs):
 
     @property
     def file(self) -> Path:
-        """Where the rows are listed."""
+        """The file of the list."""
         return self.folder / self.name_of_file
 
     def list_rows(self) -> None:
-        """Write what was left out so far, if anything was."""
+        """Write what was skipped so far, if anything was."""
         if self.rows:
             write_csv(self.file, pd.DataFrame(self.rows, columns=list(self.columns)), parents=False)
 
@@ -96,7 +96,7 @@ class Skipping(TrainedEpochs):
         self.list_rows()
 
     def before_fit(self) -> None:
-        # of before the run was gone on with; `load_state_dict` knows how many of them stay
+        # those before the run was resumed; `load_state_dict` removes those after its state
         columns = list(self.columns)
         self.rows = read_strings(self.file, columns)[columns].to_numpy().tolist() if self.file.exists() else []
 
@@ -111,14 +111,13 @@ class Skipping(TrainedEpochs):
 
 
 class SkipNonFinite(Skipping):
-    """Leaves out a step whose loss or gradients are no numbers, as if its batch had not been there.
+    """Skips a step whose loss or gradients are NaN or infinite, as if its batch did not exist.
 
-    What the batch did to the buffers (batch norm's statistics) is taken back. Of a step of several batches all are
-    listed where its gradients are none, since any may be the cause. Looking waits for the device once a step. Raises
-    DivergenceError after 50 such steps in a row.
+    The buffers (batch norm's statistics) are restored. If the gradients of a step of several batches are bad, all of
+    them are listed. A check waits for the device once per step. Raises DivergenceError after 50 such steps in a row.
     """
 
-    # its `before_step` after the gradients have their true scale
+    # after fp16 has unscaled the gradients
     order, run_valid = MixedPrecision.order + 2, False
     columns, name_of_file = ("epoch", "batch", "what", "photo"), "skipped-batches.csv"
     _in_a_row = 0
@@ -136,7 +135,7 @@ class SkipNonFinite(Skipping):
     def after_loss(self) -> None:
         if not self.learn.loss.isfinite().all():
             smooth = self.learn.recorder.smooth_loss
-            # the recorder's mean would never be a number again
+            # otherwise the recorder's mean would stay NaN
             value = smooth.value if smooth.count else torch.zeros(())
             self.learn.loss = value.detach().to(self.learn.loss.device)
             self._skip("loss", [self.learn.iter])
@@ -161,15 +160,15 @@ class SkipNonFinite(Skipping):
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             self.list_rows()
-            place = f"epoch {epoch}, batch {batch} ({some(photos)})"
+            place = f"epoch {epoch}, batch {batch} ({name_photos(photos)})"
             raise DivergenceError(f"{place}: the {_HOPELESS}th step in a row with NaN or infinity", photos)
 
 
 class SkipUnreadable(Skipping):
-    """Takes the labels from photos that a loader could not read and has put a grey one for: the loss leaves them out.
+    """Removes the labels of photos that a loader could not read and has replaced by grey, so that the loss skips them.
 
-    Only training goes on without them: a photo of the validation has to have a prediction. Raises DataError where more
-    than a tenth of a pass cannot be read: that is no photo, but a disk.
+    Only in training: each photo of the validation needs a prediction. Raises DataError if more than a tenth of a pass
+    cannot be read, which is rather a fault of the disk.
     """
 
     order, run_valid = -15, False
@@ -194,23 +193,31 @@ class SkipUnreadable(Skipping):
 
 
 def photos_of(learn: Any, batch: int) -> list[str]:
-    """The photos of a training batch of this epoch; empty for loaders that are not fastmask's."""
+    """The photos of a training batch of this epoch; empty for loaders of another library."""
     dl = learn.dls.train
     return dl.photos_of(batch) if hasattr(dl, "photos_of") else []
 
 
-def some(photos: Sequence[str]) -> str:
-    """The first few photos in words."""
+def name_photos(photos: Sequence[str]) -> str:
+    """The first few photos, and the number of the others."""
     return join_some(photos, _NAMED) or "photos unknown"
 
 
+def skipping_callbacks(config: Config, folder: Path) -> list[Skipping]:
+    """The callbacks that skip what a configuration allows to skip."""
+    return [
+        *([SkipNonFinite(folder)] if config.on_nan == "skip" else []),
+        *([SkipUnreadable(folder)] if config.on_bad_photo == "skip" else []),
+    ]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a GPU or of the machine did not suffice."""
+    """Whether an error means that a GPU or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all numbers of all tensors are numbers, with one look at the device."""
+    """Whether all tensors are free of NaN and infinity, in one synchronization with the device."""
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()) if tensors else True

@@ -1,7 +1,6 @@
 """Interpretation: fastai's ClassificationInterpretation of one head, or of the joint class.
 
-fastai interprets one target. So photos and network are seen as those of one classification: the labels by `OneTarget`,
-the logits by `TargetView`.
+fastai interprets one target, so `OneTarget` and `TargetView` present labels and logits as those of one classification.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from fastmask.training.learner import heads_of
 def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) -> ClassificationInterpretation:
     """fastai's ClassificationInterpretation of one head, or of the joint class, on the photos of `dl`.
 
-    `dl` is the validation loader by default; its photos are seen by the validation augmentation. Photos whose label is
-    unknown are left out. The joint class has the classes that the truth or the predictions have. A photo's loss is
-    -log of the probability of its true class. Raises UsageError if no photo has the label.
+    `dl` is the validation loader by default; its photos are augmented as in validation. Photos with an unknown label
+    are left out. The joint class has the classes that occur in labels or predictions. A photo's loss is -log of the
+    probability of its true class. Raises UsageError if no photo has the label.
     """
     heads = heads_of(learn.dls)
     dl = learn.dls.valid if dl is None else dl
@@ -59,14 +58,14 @@ def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) 
 
 
 def joint_classes(learn: Learner, dl: TfmdDL, items: L, true: np.ndarray) -> np.ndarray:
-    """The joint classes that these photos have or are taken for, rising: with many heads, all would be too many."""
+    """The joint classes in the labels or predictions of these photos, sorted; all of many heads would be too many."""
     heads = heads_of(learn.dls)
     probabilities, _ = learn.get_preds(dl=loader(dl, items, EncodeHeads(heads)))
     return np.union1d(true, heads.joint(heads.argmax(probabilities.numpy())))
 
 
 def labels_of(dl: TfmdDL, heads: Heads) -> TfmdLists:
-    """The part of a loader's data set that gives the class numbers of `heads`; raises UsageError if there is none."""
+    """The part of a loader's data set with the class numbers of `heads`; raises UsageError if there is none."""
     for part in getattr(dl.dataset, "tls", []):
         if any(isinstance(transform, EncodeHeads) and transform.heads == heads for transform in part.tfms.fs):
             return part
@@ -80,9 +79,9 @@ def classes_of(labels: Tensor, heads: Heads) -> np.ndarray:
 
 
 def loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
-    """A loader of `items` as validation sees them, with `target` for their labels.
+    """A loader of `items` as in validation, with `target` for their labels.
 
-    Not made by `dl.new`: that would keep the type of the labels, and count the passes as those of `dl`.
+    `dl.new` would keep the type of the labels, and count the passes as those of `dl`.
     """
     lists = [
         TfmdLists(
@@ -105,7 +104,7 @@ def loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
 
 
 class OneTarget(DisplayedTransform):
-    """Class numbers or names, one a head -> the place in `classes` of one head's class, or of the joint class.
+    """Class numbers or names, one per head -> the index in `classes` of one head's class, or of the joint class.
 
     `columns` (classes, heads) are the columns of the logits that make up each of `classes`.
     """
@@ -152,5 +151,5 @@ class LogLoss(nn.NLLLoss):
     activation = staticmethod(torch.exp)
 
     def decodes(self, probabilities: Tensor) -> Tensor:
-        """(B, classes) probabilities -> (B,) places in the vocabulary."""
+        """(B, classes) probabilities -> (B,) indices in the vocabulary."""
         return probabilities.argmax(-1)

@@ -1,4 +1,4 @@
-"""Interrupts: a first Ctrl-C, or a scheduler's signal to end, waits for the step to end; a second does not."""
+"""Interrupts: a first Ctrl-C or other signal to end waits for the end of the step, a second one does not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from types import FrameType
 from typing import Any, NoReturn
 
-# Ctrl-C, what a scheduler sends, a terminal that is closed, and on Windows Ctrl-Break or a console that is closed
+# Ctrl-C, a scheduler, a closed terminal, and on Windows Ctrl-Break or a closed console
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
@@ -17,12 +17,10 @@ _SOON = 5.0
 
 
 class Interrupts:
-    """A block in which the first signal to end is only noted, as `asked`; the second one ends the work at once.
+    """A block in which the first signal to end is stored as `asked`, and a second one ends the work at once.
 
-    Where a launcher `passes_on` what a terminal has sent its processes already, another one soon after is not a second.
-
-    Signals that are ignored stay so (`nohup`), and outside the main thread none is caught, because Python allows it
-    only there.
+    With a launcher that `passes_on` signals which the processes also get from the terminal, one that follows soon is
+    not a second one. Ignored signals stay ignored (`nohup`); outside the main thread Python cannot catch signals.
     """
 
     def __init__(self, passes_on: bool = False) -> None:
@@ -50,7 +48,7 @@ class Interrupts:
 
 
 def end(number: int) -> NoReturn:
-    """End the work as Python does on a Ctrl-C, or with the exit code that a shell gives another signal."""
+    """End as Python does on a Ctrl-C, or with the exit code that shells use for other signals."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

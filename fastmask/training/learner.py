@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# imported for what they add to Learner: schedules, the progress bar, mixed precision, memory formats, summary
+# imported for the methods that they add to Learner: schedules, mixed precision, memory formats, summary
 import fastai.callback.channelslast
 import fastai.callback.fp16
 import fastai.callback.hook
@@ -62,26 +62,26 @@ def mask_learner(
     cbs: Any = None,
     **kwargs: Any,
 ) -> Learner:
-    """A fastai Learner for the heads of `dls`: a timm body with a linear layer a head, focal loss, AdamP.
+    """A fastai Learner for the heads of `dls`: a timm body with a linear layer per head, focal loss, AdamP.
 
     Args:
-        arch: a timm name, or a network of your own that gives logits (B, classes of all heads). What is drawn for the
-            one that is named depends on the loaders' seed and fold alone.
+        arch: a timm name, or a network that returns logits (B, classes of all heads). The random weights of a timm
+            network depend only on the seed and fold of the loaders.
         loss_func: must have `reduction`, `activation` and `decodes`, as `FocalLoss` has.
-        wd: applies to every weight, as the `adamp` package does it, not only to those that fastai would decay.
+        wd: applies to every weight, as in the `adamp` package, not only to those that fastai would decay.
         precision: auto, fp32, bf16 or fp16: the callback `Precision`.
-        accumulate: batches a step: the callback `Accumulation`.
-        ema: a decay; 0 has none: the callback `EMA`.
-        swa: the share of the training before it; 0 has none: the callback `SWA`.
-        layer_decay: under 1, each block of the body has that much less of the learning rate than the one above it, each
-            a group of its own.
-        kwargs: go to the Learner, also in place of what is set here (`opt_func`, `splitter`).
+        accumulate: batches per step: the callback `Accumulation`.
+        ema: a decay; 0 for none: the callback `EMA`.
+        swa: the fraction of the training before it; 0 for none: the callback `SWA`.
+        layer_decay: the learning rate of a block of the body relative to the one above it; below 1, each block is a
+            group of parameters.
+        kwargs: passed to the Learner, also to replace what is set here (`opt_func`, `splitter`).
 
     Raises UsageError for a loss or a metric that cannot work on these heads.
     """
     heads, network = heads_of(dls), arch
     if isinstance(network, str):
-        network = _drawn_network(
+        network = _new_network(
             dls,
             heads,
             network,
@@ -103,21 +103,21 @@ def mask_learner(
     return learn
 
 
-def _drawn_network(dls: DataLoaders, heads: Heads, arch: str, **options: Any) -> MultiHeadNet:
-    """The network of a timm name for the photos of `dls`, drawn by their seed and fold."""
+def _new_network(dls: DataLoaders, heads: Heads, arch: str, **options: Any) -> MultiHeadNet:
+    """A timm network for the photos of `dls`, initialized by their seed and fold."""
     size = tuple(dls.valid.one_batch()[0].shape[-2:]) if needs_size(arch) else None
     with seeded(getattr(dls.train, "seed", 0), getattr(dls.train, "fold", 0)):
         return build_network(arch, heads, size=size, **options)
 
 
 def _groups(network: nn.Module) -> dict[str, Any]:
-    """What parts the weights into groups, and the optimizer."""
+    """The splitter into groups of parameters, and the optimizer."""
     splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
     return {"splitter": splitter, "opt_func": adamp_opt()}
 
 
 def _decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str, Any]) -> dict[str, Any]:
-    """As `_groups`, each block of the body a group whose learning rate is a share of that of the one above it."""
+    """As `_groups`, with a group per block of the body, whose learning rate is lower than that of the one above."""
     if {"splitter", "opt_func"} & set(given):
         raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
     if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:
@@ -126,9 +126,9 @@ def _decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str,
 
 
 def check_loss(loss_func: Any, heads: Heads) -> Any:
-    """`loss_func`, if it takes logits and class numbers of these heads and gives fastai what it decodes by.
+    """`loss_func`, if it works on logits and class numbers of these heads and has what fastai needs to decode.
 
-    Raises UsageError otherwise. It is tried on two photos: fastai would find out in the middle of an epoch, or never.
+    Raises UsageError otherwise. It is tried on two photos, since fastai would fail in the middle of an epoch, or never.
     """
     buffer = next(loss_func.buffers(), None) if isinstance(loss_func, nn.Module) else None
     logits = torch.zeros(2, heads.n_logits, device=None if buffer is None else buffer.device)
@@ -149,7 +149,7 @@ def check_loss(loss_func: Any, heads: Heads) -> Any:
 
 
 def check_soft(loss_func: Any, heads: Heads) -> None:
-    """Raise UsageError for a loss that cannot take soft labels, which mixed and extra photos have."""
+    """Raise UsageError for a loss that cannot use soft labels, which mixed and extra photos have."""
     buffer = next(loss_func.buffers(), None) if isinstance(loss_func, nn.Module) else None
     logits = torch.linspace(-1, 1, 3 * heads.n_logits).reshape(3, -1).to(None if buffer is None else buffer.device)
     y = torch.tensor([[i % size for size in heads.sizes] for i in range(3)], device=logits.device)
@@ -167,9 +167,9 @@ def check_soft(loss_func: Any, heads: Heads) -> None:
 
 
 def check_metric(metric: Metric, heads: Heads) -> Metric:
-    """`metric`, unless it is one of fastai's for a single class a photo; raises UsageError then.
+    """`metric`, unless it is one of fastai's for a single class per photo; raises UsageError then.
 
-    What fastai makes of functions is tried on two photos: it would fail at the end of the first epoch.
+    Metrics that fastai makes of functions are tried on two photos, since they would fail only after the first epoch.
     """
     if isinstance(metric, AvgMetric | AccumMetric):
         logits, y = torch.zeros(2, heads.n_logits), torch.zeros(2, len(heads), dtype=torch.int64)
@@ -187,7 +187,7 @@ def check_metric(metric: Metric, heads: Heads) -> Metric:
 
 @contextmanager
 def seeded(seed: int, fold: int) -> Iterator[None]:
-    """A block in which a network is made: what is drawn for it depends on (seed, fold) alone, and leaves no trace."""
+    """A block whose random numbers depend only on (seed, fold), and do not affect later ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Counted(Stream.INIT, seed, fold).seed_at(0))
         yield

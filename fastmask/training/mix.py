@@ -1,4 +1,4 @@
-"""Mix: mix-up and CutMix of a batch and its labels, which become soft ones."""
+"""Mix: mix-up and CutMix of a batch and its labels, which become soft labels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from fastmask.training.guards import SkipUnreadable
 
 
 def mix_callbacks(heads: Heads, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> list[Callback]:
-    """The callback `Mix`, where there is anything to mix."""
+    """The callback `Mix`, if anything is to be mixed."""
     return [Mix(heads, mixup, cutmix, probability)] if (mixup or cutmix) and probability else []
 
 
 class Mix(Callback):
-    """Mixes each batch of the training with itself in another order, and the labels with it.
+    """Mixes each training batch, and its labels, with a permutation of itself.
 
-    A batch is mixed with `probability`: by mix-up (Zhang et al. 2018), where each photo's share is drawn from
+    A batch is mixed with `probability`: by mix-up (Zhang et al. 2018), where each photo's share is sampled from
     Beta(`mixup`, `mixup`), or by CutMix (Yun et al. 2019), where it is the area of a rectangle, from Beta(`cutmix`,
-    `cutmix`); by either, evenly, where neither is 0. Labels become soft, (B, classes of all heads), and a head that is
-    unknown for one of the two photos is unknown; the loss must take such labels, as `FocalLoss` does. What is drawn is
-    a function of (seed, fold, pass, step), by `CountedSteps`. fastai's own MixUp mixes losses instead, which counts
-    unknown labels in its mean.
+    `cutmix`); if neither is 0, each is chosen half of the time. Labels become soft, (B, classes of all heads), and a
+    head that is unknown for one of two photos is unknown; the loss must accept soft labels, as `FocalLoss` does. Random
+    numbers are those of `CountedSteps`. fastai's MixUp mixes losses instead, and counts unknown labels in their mean.
     """
 
-    # when labels of photos that could not be read are gone
+    # after the labels of unreadable photos are removed
     order, run_valid = SkipUnreadable.order + 1, False
 
     def __init__(self, heads: Heads, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0) -> None:
@@ -52,14 +51,14 @@ class Mix(Callback):
 
 
 def mix_up(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) photos, the others' and the shares (B,) that these get -> (1 - share) x own + share x other's."""
+    """(B, 3, H, W) photos, others, and the shares (B,) of these -> (1 - share) x photo + share x other, shares."""
     return torch.lerp(x, others, sent(shares.to(x.dtype), x.device)[:, None, None, None]), shares
 
 
 def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Photos with a rectangle of the other photo, and the shares (B,) of the area that they are.
+    """Photos with a rectangle of the other photo, and its shares (B,) of the area.
 
-    A rectangle has the photo's proportions and a centre drawn evenly, and is cut at the photo's edges.
+    A rectangle has the photo's aspect ratio and a uniformly random centre, and is cropped at the photo's edges.
     """
     inside, areas = [], torch.ones(len(x))
     for length in x.shape[-2:]:
@@ -73,5 +72,5 @@ def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, to which it goes without waiting for what that still has to do."""
+    """A tensor on a device, copied without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,7 +1,7 @@
-"""Pictures: how fastai's show_results and plot_top_losses draw photos with several heads.
+"""Pictures: fastai's show_results and plot_top_losses for photos with several heads.
 
-Both are taught a type by registering a function for it. The latest that fits is taken, and what fastai has for images
-with any target raises (fastai 2.8), so these are registered after its own.
+Both dispatch on types, and the function that was registered last is used. fastai's for images with any target raises
+(fastai 2.8), so these are registered after it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Processes: one fold trained by several of them, each with a GPU or a share of the cores, as one would.
+"""Processes: several processes that train one fold together, each with a GPU or a part of the cores.
 
-A launcher starts them (`accelerate launch -m fastmask fit ...`, or torchrun), and Accelerate makes them a group. A
-batch keeps its size: each process loads its share of it, and the loss, the metrics and the out-of-fold predictions are
-of the whole. So what is learned is what one process would learn, to the rounding of sums, and all of them stop and
-choose alike. The first alone writes.
+A launcher starts them (`accelerate launch -m fastmask fit ...`, or torchrun), and Accelerate connects them. Each one
+loads its share of a batch; the loss, the metrics and the out-of-fold predictions are of the whole batch. So the result
+is that of a single process, except for rounding, and all of them stop at the same step. Only the first one writes.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from fastmask.data.photo_dl import Share
 from fastmask.system.errors import UsageError, install_line
 from fastmask.system.terminal import launcher_rank
 
-# how long a process waits for one that decodes all photos
+# how long a process waits for another that decodes all photos
 _PATIENCE = timedelta(hours=12)
 # seconds
 _LOOK = 0.005
@@ -33,34 +32,34 @@ _LOOK = 0.005
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that train a fold together, as one of them sees it: its number from 0, how many they are, its device."""
+    """The processes that train a fold together, for one of them: its number from 0, their count, its device."""
 
     number: int = 0
     count: int = 1
     device: torch.device | None = None
-    # over which they agree without asking a GPU
+    # for communication without the GPU
     group: Any = field(default=None, repr=False)
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes, and speaks."""
+        """Whether this is the one that writes and prints."""
         return self.number == 0
 
     @property
     def share(self) -> Share:
-        """What this one loads of a batch."""
+        """The share of a batch that this process loads."""
         return Share(self.number, self.count)
 
     def wait(self) -> None:
         """Wait for the others."""
         if self.count > 1:
             met = dist.barrier(self.group, async_op=True)
-            # not in torch, which would hold back a signal: where one process fails, the launcher ends the others
+            # a wait within torch would block signals, by which the launcher ends the others after a failure
             while not met.is_completed():
                 time.sleep(_LOOK)
 
     def highest(self, value: int) -> int:
-        """The highest of all processes' values."""
+        """The maximum over the processes."""
         if self.count == 1:
             return value
         found = torch.tensor(value)
@@ -69,9 +68,9 @@ class Processes:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """A block that the first process goes through before the others do, such as one that fills a cache.
+        """A block that the first process runs before the others, such as one that fills a cache.
 
-        Where it fails there, the others wait for the launcher to end them.
+        If it fails, the launcher ends the others.
         """
         if not self.first:
             self.wait()
@@ -84,9 +83,9 @@ ALONE = Processes()
 
 
 def join(config: Config) -> Processes:
-    """Join the others that a launcher has started, if it has.
+    """Connect with the other processes that a launcher has started, if any.
 
-    Raises UsageError where Accelerate is missing, or for settings that several processes cannot have.
+    Raises UsageError if Accelerate is missing, or for settings that several processes cannot have.
     """
     number, count = launcher_rank()
     if count == 1:

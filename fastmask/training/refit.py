@@ -1,10 +1,9 @@
-"""Refit: a fold's network trained for its last epochs on all photos, those that it was judged on included."""
+"""Refit: trains the network of a fold for a few more epochs on all photos, including those of its validation."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from typing import Any
 
 from fastai.callback.core import Callback, CancelValidException
 from safetensors.torch import load_file
@@ -17,43 +16,39 @@ from fastmask.run.tensors import save_network
 from fastmask.system.errors import DivergenceError, FastmaskError, one_line
 from fastmask.system.files import read_json
 from fastmask.system.text import count
-from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
+from fastmask.training.guards import FiniteLoss, is_out_of_memory, skipping_callbacks
 from fastmask.training.plan import Plan
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.rehearsal import out_of_memory
 
 
 class NoValidation(Callback):
-    """Leaves validation out: there is nobody left to judge by."""
+    """Skips validation: no photo is left for it."""
 
     def before_validate(self) -> None:
         raise CancelValidException
 
 
 def left_to_refit(run: RunDirectory, plan: Plan, folds: Sequence[int]) -> list[int]:
-    """Those of the folds that are to be trained on all photos, and are not yet."""
+    """The folds that are still to be refitted."""
     return [fold for fold in folds if plan.config.refit and not (run.fold_path(fold) / REFIT).is_file()]
 
 
 def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) -> None:
-    """Train a fold's best checkpoint for a few epochs more on all photos.
+    """Train a fold's best checkpoint for a few more epochs on all photos.
 
-    The learning rate is that of the checkpoint, or a tenth of the setting where a schedule had come down below that.
-
-    The network goes beside the checkpoints, and is what the fold predicts with. The out-of-fold predictions are of the
-    checkpoints: no photo is left that could judge it. An interruption begins it anew.
+    The learning rate is that of the checkpoint, at least a tenth of the setting. The network is saved next to the
+    checkpoints, and the fold predicts with it; out-of-fold predictions are still of the checkpoints. After an
+    interruption it starts anew.
     """
     file, config = run.fold_path(fold) / REFIT, plan.config
     best = best_checkpoint(run, fold)
     epoch = int(best.stem.removeprefix("epoch"))
-    skips: list[Any] = [
-        *([SkipNonFinite(run.fold_path(fold))] if config.on_nan == "skip" else []),
-        *([SkipUnreadable(run.fold_path(fold))] if config.on_bad_photo == "skip" else []),
-    ]
+    skips = skipping_callbacks(config, run.fold_path(fold))
     shown = progress.refit(fold)
     learn = plan.learner(fold, [*skips, FiniteLoss(), NoValidation(), shown], whole=True)
     learn.model.load_state_dict(load_file(best))
-    # passes go on where the fold's ended, so that no draw is made twice
+    # passes continue those of the fold, so that no random number is used twice
     learn.dls.train.passes.next = int(read_json(run.fold_path(fold) / DONE)["epochs"])
     rate = max(float(run.history(fold)["lr"][epoch]), config.lr / 10)
     try:

@@ -1,4 +1,4 @@
-"""Rehearsal: one real step of everything, and what a whole run would cost."""
+"""Rehearsal: a few real steps of a run, and an estimate of the cost of the whole run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fastmask.training.effective_config import check_batches
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 
-# steps that are timed, after one that warms up; with loading processes after those that they load beforehand, and as
-# many more, because the last of them are loaded while nobody waits
+# steps that are timed after one that warms up; with loading processes after those that they prefetch, plus as many,
+# because the last of these are loaded while the network is idle
 STEPS = 3
 _LOADED_AHEAD = 2
 # bytes of a number in oof.csv
@@ -35,7 +35,7 @@ LESS_MEMORY = "take fewer pixels (--crop, --resize) or a smaller --arch"
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was measured in a few steps, seconds and bytes, and what `folds` x `epochs` would cost, of `of_folds`."""
+    """Seconds and bytes measured in a few steps, and the estimated cost of `epochs` epochs of `folds` of `of_folds`."""
 
     train_step: float
     valid_step: float
@@ -55,7 +55,7 @@ class Rehearsal:
 
     @property
     def epoch_seconds(self) -> float:
-        """Seconds of an epoch, its validation included."""
+        """Seconds of an epoch, including its validation."""
         return self.train_step * self.train_steps + self.valid_step * self.valid_steps
 
     @property
@@ -81,7 +81,7 @@ class Rehearsal:
 
 
 class _Stopwatch(Callback):
-    """Times the first batches of training and of validation, loading included, and ends both after them."""
+    """Times the first batches of training and of validation, including their loading, and ends both after them."""
 
     order = 100
 
@@ -106,24 +106,24 @@ class _Stopwatch(Callback):
             raise CancelTrainException if self.training else CancelValidException
 
     def after_validate(self) -> None:
-        # the epoch's figures of a few batches would only mislead
+        # metrics of a few batches would be misleading
         raise CancelEpochException
 
     def step(self, training: bool) -> float:
-        """Seconds a batch, without those that warm up where there are others."""
+        """Seconds per batch, without the batches that warm up if there are others."""
         timed = self.seconds[training]
         return statistics.fmean(timed[self.warm :] or timed[-1:])
 
 
 def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".", steps: int = STEPS) -> Rehearsal:
-    """Load, train and validate `steps` batches of the first fold, and reckon what training `folds` into `out` costs."""
+    """Load, train and validate `steps` batches of the first fold, and estimate the cost of `folds` in `out`."""
     chosen = plan.check_folds(folds)
     if plan.config.unfreeze:
-        # what trains in the end takes the most
+        # training everything, as in the last epochs, takes the most
         plan = replace(plan, config=plan.config.model_copy(update={"freeze": None, "unfreeze": None}))
     watch = _Stopwatch(steps)
     learn = plan.learner(chosen[0], [watch])
-    # fastai's own `num_workers` is of the process that one is in
+    # fastai's `num_workers` depends on the process it is read in
     workers = learn.dls.train.fake_l.num_workers
     if workers:
         watch.warm = 1 + _LOADED_AHEAD * workers
@@ -132,7 +132,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
-    # AdamP keeps two averages of each weight; where steps take several batches, an epoch may end within one
+    # AdamP has two averages per weight; with several batches per step, a state may have gradients
     state = checkpoint * (3 + bool(config.ema or config.swa) + (config.accumulate > 1))
     numbers = plan.table.heads.n_logits * len(plan.table)
     return Rehearsal(
@@ -149,8 +149,8 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         checkpoint=checkpoint,
         state=state,
-        # the best k of each fold, and of the one in training the next, its state and the state that replaces it; every
-        # epoch's predictions, and those chosen as text
+        # the best k of each fold; of the one in training the next, its state and the state that replaces it; the
+        # predictions of every epoch, and the chosen ones as text
         disk=checkpoint * ((config.top_k + bool(config.refit)) * len(chosen) + 1)
         + 2 * state
         + numbers * (4 * config.epochs + _CSV_NUMBER),
@@ -159,10 +159,10 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
 
 
 def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
-    """The plan, with the largest batch that fits into memory where its setting bs is "auto".
+    """The plan with the largest batch that fits into memory, if its setting bs is "auto".
 
-    Smaller ones than the default divide it, and as many more of them make a step: it stays the same photos. Raises
-    UntrainableError where not even one photo fits.
+    Batch sizes below the default divide it, and a step takes more of them, so that its photos stay the same. Raises
+    UntrainableError if not even one photo fits.
     """
     if plan.config.bs != "auto":
         return plan
@@ -176,7 +176,7 @@ def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
 
 
 def smaller(plan: Plan) -> Iterator[Plan]:
-    """The plan with batches of its size and of each that divides it, down to 1, with the same photos a step."""
+    """The plan with its batch size and each divisor of it, down to 1, with the same photos per step."""
     photos = plan.config.batch
     for bs in range(photos, 0, -1):
         if photos % bs == 0:
@@ -189,27 +189,27 @@ def smaller(plan: Plan) -> Iterator[Plan]:
 def fits(plan: Plan) -> bool:
     """Whether a few steps of a plan fit into memory."""
     try:
-        # the optimizer takes its memory in its first step
+        # the optimizer allocates its memory in its first step
         rehearse(plan, steps=max(STEPS, plan.config.accumulate))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        fitting_in = False
+        fits_in = False
     else:
-        fitting_in = True
-    # only now is nobody left who holds what was allocated
+        fits_in = True
+    # only now is there no reference to the memory
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return fitting_in
+    return fits_in
 
 
 def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
-    """The error of a fold that ran out of memory, with the batch size that fits."""
+    """The error of a fold that ran out of memory, with a batch size that fits."""
     told = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
     kept = f"where other work took the memory: {resume_command(out)}"
     with suppress(RuntimeError, UsageError):
-        # whatever else a trial stumbles at must not take the place of what is to be told
+        # another error of the trial must not replace this one
         # of several processes perhaps only this one is here
         trials = [] if plan.processes.count > 1 else islice(smaller(plan), 1, None)
         tried = next((tried for tried in trials if fits(tried)), None)
@@ -227,11 +227,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that this process has held."""
+    """The peak memory of this process in bytes."""
     try:
         import resource
     except ImportError:
-        # Windows has no such module, and its processes say it themselves
+        # Windows has no such module
         import psutil
 
         now = psutil.Process().memory_info()

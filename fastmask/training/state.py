@@ -1,6 +1,6 @@
-"""State: what a fold in training needs to go on from where it stood, to the bit.
+"""State: everything that a fold needs to resume its training bit for bit.
 
-This is the one place that knows fastai's loop from inside. Random numbers need no state: they are counted.
+The only module that overrides private methods of fastai's loop. Random numbers need no state: they are counted.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from fastmask.training.guards import all_finite
 from fastmask.training.interrupts import end
 
 _FORMAT = 1
-# the share of the time that saving states within an epoch may take, where it goes by the clock
+# the fraction of the time that saving states within an epoch may take, if they are saved by time
 _SHARE = 0.01
 
 
 class ResumableLearner(Learner):
-    """A fastai Learner whose next fit begins at step `first_step` of epoch `first_epoch`, both counted from 0.
+    """A fastai Learner whose next fit starts at step `first_step` of epoch `first_epoch`, both counted from 0.
 
-    Everything counts as if the steps before had been made: the schedule, the batches, fastai's own counters.
+    The schedule, the batches and fastai's counters are as if the earlier steps had been done.
     """
 
     first_epoch, first_step = 0, 0
 
     def fit(self, n_epoch: int, lr: Any = None, wd: Any = None, cbs: Any = None, **kwargs: Any) -> None:
-        """fastai's `fit`; whatever ends it, callbacks with a `leave` take back what they have set for the fit alone.
+        """fastai's `fit`, which at its end calls `leave` of the callbacks that have it.
 
-        After an error or a Ctrl-C fastai calls none of them.
+        After an error or a Ctrl-C fastai itself calls no callback.
         """
         with self.added_cbs(cbs):
             try:
                 super().fit(n_epoch, lr, wd, **kwargs)
             finally:
                 for cb in self.cbs:
-                    # of their own: fastai's callbacks ask the learner, and that the network
+                    # of the class, since fastai's callbacks look up missing attributes in the learner and the network
                     if hasattr(type(cb), "leave"):
                         cb.leave()
 
@@ -62,7 +62,7 @@ class ResumableLearner(Learner):
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
     def all_batches(self) -> None:
-        """Walk through the loader that is set, from the first step on."""
+        """Iterate over the current loader, from the first step on."""
         self.n_iter = len(self.dl)
         first = 0
         if self.training:
@@ -73,31 +73,31 @@ class ResumableLearner(Learner):
 
 @dataclass(frozen=True)
 class SaveEvery:
-    """How often a state is saved within an epoch: every so many `steps`, or else after so many `seconds`."""
+    """How often a state is saved within an epoch: every `steps` steps if given, else every `seconds` seconds."""
 
     steps: int | None = None
     seconds: float = 60.0
 
     @classmethod
     def parse(cls, text: str) -> SaveEvery:
-        """Of "500" (steps), "90s" or "5m"."""
+        """Parse "500" (steps), "90s" or "5m"."""
         if text.isdigit():
             return cls(steps=int(text))
         return cls(seconds=float(text[:-1]) * (60 if text.endswith("m") else 1))
 
 
 class StateSaver(Callback):
-    """Saves what the fold needs to go on into `folder`, and ends the fit where `asked` gives the number of a signal.
+    """Saves states of the fold into `folder`, and ends the fit when `asked` returns the number of a signal.
 
-    A state is saved after each epoch but the last, and within one as `every` says, where the optimizer has stepped; in
-    seconds it is stretched so that saving takes a hundredth of the time. It replaces the one before once it is safely
-    on the disk. `belongs` says what it is of, and `state`, as `read_state` gives it, is gone on from.
+    A state is saved after each epoch but the last, and within epochs as often as `every`, after a step of the
+    optimizer; if that is in seconds, they are extended so that saving takes at most a hundredth of the time. A state
+    replaces the last one once it is on the disk. `belongs` identifies the fold, and training resumes from `state`, the
+    result of `read_state`.
 
-    Besides what is fastai's and torch's, each callback says by `state_dict` what it would need, and takes it by
-    `load_state_dict`. Of several processes that train together one `writes`.
+    Callbacks add to the state by `state_dict` and `load_state_dict`. Of several processes, one `writes`.
     """
 
-    # after all that count or judge an epoch, and in the batch after all that change the weights
+    # after the callbacks that count or judge an epoch, and in a batch after those that change the weights
     order = EarlyStopping.order + 3
 
     def __init__(
@@ -119,7 +119,7 @@ class StateSaver(Callback):
             self._load(self.state)
 
     def before_train(self) -> None:
-        # fastai has just set the share that is done to that of whole epochs
+        # fastai has just set pct_train to that of whole epochs
         if self.state is not None and self.state["step"]:
             self.learn.pct_train = self.state["pct_train"]
         self._saved_step = self.state["step"] if self.state is not None else 0
@@ -144,26 +144,26 @@ class StateSaver(Callback):
     def _is_due(self, step: int) -> bool:
         accumulation = getattr(self.learn, "accumulation", None)
         if accumulation is not None and accumulation.count:
-            # the gradients would have to be kept as well
+            # the gradients would have to be saved as well
             return False
         if self.every.steps is not None:
-            # on the first step of the optimizer after it
+            # in the first optimizer step after a multiple
             return step // self.every.steps > self._saved_step // self.every.steps
         return time.monotonic() - self._last >= max(self.every.seconds, self._cost / _SHARE)
 
     def save(self, epoch: int, step: int) -> None:
-        """Save the state before step `step` of `epoch`; raises DivergenceError for weights that are no numbers."""
+        """Save the state before step `step` of `epoch`; raises DivergenceError if weights are NaN or infinite."""
         start = time.monotonic()
         finite_loss = getattr(self.learn, "finite_loss", None)
         if finite_loss is not None and self.training:
-            # it tells the batch, which the weights do not
+            # its error names the batch
             finite_loss.check()
-        # first, because the average of the weights leaves the network to those that are trained
+        # first, since callbacks that average weights put the trained ones back
         callbacks = {cb.name: cb.state_dict() for cb in self._callbacks()}
         if not self.writes:
             return
         tensors: dict[str, Tensor] = {}
-        plain = _taken_apart(
+        plain = _split_tensors(
             {
                 "format": _FORMAT,
                 **self.belongs,
@@ -181,24 +181,24 @@ class StateSaver(Callback):
             tensors,
         )
         if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
-            raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights are no numbers")
+            raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights have NaN or infinity")
         save_tensors(tensors, self.folder / STATE, state=json.dumps({"sum": _sum(plain, tensors), "state": plain}))
         self._last, self._saved_step = time.monotonic(), step
         self._cost = self._last - start
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Put everything where `save` found it; raises DataError for a state that is of something else."""
+        """Restore what `save` saved; raises DataError for a state of something else."""
         learn, file = self.learn, self.folder / STATE
         try:
             if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
-                raise ValueError(f"it stands at step {state['step']} of epoch {state['epoch']}")
+                raise ValueError(f"it is at step {state['step']} of epoch {state['epoch']}")
             get_model(learn.model).load_state_dict(state["network"])
             if isinstance(learn.loss_func, nn.Module):
                 learn.loss_func.load_state_dict(state["loss"])
             _load_optimizer(learn.opt.opt, state["optimizer"])
             _load_recorder(learn.recorder, state["recorder"])
             for cb in self._callbacks():
-                # of its own, as below
+                # of the class, as above
                 if cb.name in state["callbacks"] or not getattr(type(cb), "optional", False):
                     cb.load_state_dict(state["callbacks"][cb.name])
             learn.first_epoch, learn.first_step = state["epoch"], state["step"]
@@ -207,10 +207,10 @@ class StateSaver(Callback):
                 # an epoch is one pass through each
                 dl.passes.next = state["epoch"]
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise unfit(file, one_line(error)) from error
+            raise invalid_state(file, one_line(error)) from error
 
     def _callbacks(self) -> list[Any]:
-        # of their own: what fastai's callbacks lack they take from the learner, and that from the network
+        # of the class, as above
         return [cb for cb in self.learn.cbs if hasattr(type(cb), "state_dict")]
 
     def _loss_state(self) -> dict[str, Tensor]:
@@ -219,9 +219,9 @@ class StateSaver(Callback):
 
 
 def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dict[str, Any] | None:
-    """The state that a fold's folder keeps, None where there is none.
+    """The state in a fold's folder, or None.
 
-    Raises DataError if it is of something else, or larger than the state of so many parameters and a loss can be.
+    Raises DataError if it is of something else, or larger than a network of so many `parameters` and a loss can need.
     """
     file = folder / STATE
     if not file.exists():
@@ -231,75 +231,75 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
             raise ValueError(f"it is {file.stat().st_size} bytes long")
         with safe_open(file, framework="pt") as opened:
             saved = json.loads((opened.metadata() or {})["state"])
-            # copies: what is read keeps the file mapped, and Windows does not replace such a file by the next state
+            # copies: otherwise the file stays mapped, and Windows cannot replace it by the next state
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - it is no mapping
         if saved["sum"] != _sum(saved["state"], tensors):
             raise ValueError("it is damaged")
-        state = _put_together(saved["state"], tensors)
+        state = _join_tensors(saved["state"], tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise unfit(file, one_line(error)) from error
+        raise invalid_state(file, one_line(error)) from error
     expected = {"format": _FORMAT, **belongs}
     differing = [name for name, value in expected.items() if not isinstance(state, dict) or state.get(name) != value]
     if differing:
-        raise unfit(file, f"it is of another {differing[0]}")
+        raise invalid_state(file, f"it is of another {differing[0]}")
     counters = {"epoch": int, "step": int, "train_iter": int, "pct_train": float}
     odd = [name for name, kind in counters.items() if type(state.get(name)) is not kind]
     if odd:
-        raise unfit(file, f"it lacks the {odd[0]}")
+        raise invalid_state(file, f"it lacks the {odd[0]}")
     return dict(state)
 
 
-def unfit(file: Path, why: str) -> DataError:
-    """The error of a state that cannot be gone on from."""
+def invalid_state(file: Path, why: str) -> DataError:
+    """The error of a state that cannot be resumed from."""
     return DataError(f"{file} is not a state that this fold can resume from ({why}); remove it to train the fold anew.")
 
 
 _TENSOR = "tensor:"
 
 
-def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` in plain values, with names instead of tensors, which go into `tensors`."""
+def _split_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with names in place of its tensors, which are added to `tensors`."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous()
         return _TENSOR + name
     if isinstance(value, Mapping):
-        return {str(key): _taken_apart(v, f"{name}.{key}", tensors) for key, v in value.items()}
+        return {str(key): _split_tensors(v, f"{name}.{key}", tensors) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_taken_apart(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+        return [_split_tensors(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
     return value
 
 
 def _sum(plain: Any, tensors: Mapping[str, Tensor]) -> int:
-    """A checksum, by which a disk that has changed a bit is found out."""
+    """A checksum, which detects bits that a disk has changed."""
     total = zlib.crc32(json.dumps(plain).encode())
     for name in sorted(tensors):
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return total
 
 
-def _put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `_taken_apart` took apart, but for the names of mappings, which are text."""
+def _join_tensors(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `_split_tensors`, except that the keys of mappings are strings."""
     if isinstance(plain, dict):
-        return {key: _put_together(value, tensors) for key, value in plain.items()}
+        return {key: _join_tensors(value, tensors) for key, value in plain.items()}
     if isinstance(plain, list):
-        return [_put_together(value, tensors) for value in plain]
+        return [_join_tensors(value, tensors) for value in plain]
     return tensors[plain.removeprefix(_TENSOR)] if isinstance(plain, str) and plain.startswith(_TENSOR) else plain
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load what `state_dict` gave; averages take the memory format of their weights, which they had."""
+    """Load a state of the optimizer; averages get the memory format of their weights again."""
     now = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group, saved in zip(now["param_groups"], state["param_groups"], strict=True):
         group.update({k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in saved.items()})
     now["state"] = {
-        int(number): {name: _laid_out_as(parameters[int(number)], value) for name, value in saved.items()}
+        int(number): {name: _in_format_of(parameters[int(number)], value) for name, value in saved.items()}
         for number, saved in state["state"].items()
     }
     optimizer.load_state_dict(now)
 
 
-def _laid_out_as(parameter: Tensor, value: Any) -> Any:
+def _in_format_of(parameter: Tensor, value: Any) -> Any:
     if not isinstance(value, Tensor) or not value.ndim:
         return value
     if value.shape != parameter.shape:

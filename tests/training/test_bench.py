@@ -89,8 +89,8 @@ def test_the_loader_s_time_is_per_batch(monkeypatch):
 
 def test_words_and_limits():
     text = str(measured())
-    assert "loading      0.100 ms a photo,  10000.0 photos/s" in text
-    assert "training    10.200 ms a photo,     98.0 photos/s: 98.0% of the bare step's speed" in text
+    assert "loading      0.100 ms per photo,  10000.0 photos/s" in text
+    assert "training    10.200 ms per photo,     98.0 photos/s: 98.0% of the bare step's speed" in text
     assert "limit     the network itself" in text
     assert text.splitlines()[-1] == "change    rest"
     assert measured(efficiency=0.5, load=0.09).limit == "loading"

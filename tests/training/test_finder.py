@@ -144,8 +144,8 @@ def test_callbacks_do_not_count_its_epochs(make, finder, tmp_path):
     assert {file.stem for file in folder.iterdir()} == {"epoch000", "oof-000", "history", "times"}
 
 
-def test_a_loss_that_runs_away_suggests_nothing(make):
-    with pytest.raises(FastmaskError, match="cannot suggest a learning rate: the loss ran away after"):
+def test_a_loss_that_diverges_suggests_nothing(make):
+    with pytest.raises(FastmaskError, match="cannot suggest a learning rate: the loss diverged after"):
         lr_find(make(), num_it=20, start_lr=1e4, end_lr=1e9)
 
 

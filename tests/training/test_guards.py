@@ -121,7 +121,7 @@ def test_a_run_that_diverged_resumes_from_its_last_good_state_without_the_step(t
     skipped = pd.read_csv(out / "fold0" / "skipped-batches.csv")
     assert skipped[["epoch", "batch", "what"]].drop_duplicates().to_numpy().tolist() == [[2, 2, "loss"]]
     assert len(skipped) == 16
-    assert f"fold 1/2 left out what {out / 'fold0' / 'skipped-batches.csv'} lists" in log.getvalue()
+    assert f"fold 1/2 skipped what {out / 'fold0' / 'skipped-batches.csv'} lists" in log.getvalue()
     assert np.isfinite(run.history(0)["train_loss"]).all()
     assert not (out / "fold1" / "skipped-batches.csv").exists()
 

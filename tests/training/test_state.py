@@ -269,7 +269,7 @@ class TestInvalidState:
             ({"photos": "0" * 64}, "it is of another photos"),
             ({"run": "0" * 64}, "it is of another run"),
             ({"format": 2}, "it is of another format"),
-            ({"epoch": 7}, "it stands at step 1 of epoch 7"),
+            ({"epoch": 7}, "it is at step 1 of epoch 7"),
         ],
     )
     def test_of_something_else(self, fit, stopped, values, why):
