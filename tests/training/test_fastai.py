@@ -337,7 +337,7 @@ def test_new_photos(learn, table, probabilities, workers):
 def test_new_photos_have_no_results_and_no_photos_no_prediction(learn, table):
     with pytest.raises(UsageError, match="Photos without labels"):
         learn.show_results(dl=learn.dls.test_dl([table.photo(0)]))
-    with pytest.raises(UsageError, match="no photo in this loader"):
+    with pytest.raises(UsageError, match="This loader has no photos"):
         learn.get_preds(dl=learn.dls.valid.new(learn.dls.valid.dataset.new_empty()))
 
 
