@@ -75,11 +75,7 @@ def dataloaders(
     last incomplete batch, validation is in the table's order.
     """
     fold = fold or 0
-    if folds is None:
-        folds = assign_folds(table, 5, seed=seed)
-    valid = np.asarray(folds) == fold
-    if not valid.any() or valid.all():
-        raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
+    valid = _validates(table, fold, assign_folds(table, 5, seed=seed) if folds is None else folds)
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
     augments = augments or default_augments(stats or REPORT_STATS)
     photos, labels, validates = _rows(table, valid, train)
@@ -104,6 +100,14 @@ def dataloaders(
     # metrics need the classes of the whole table, so that a macro mean is the same in every fold
     dls.truth = table.y
     return dls
+
+
+def _validates(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:
+    """(N,) whether a photo is in a fold; raises UsageError unless some are and some are not."""
+    valid = np.asarray(folds) == fold
+    if not valid.any() or valid.all():
+        raise UsageError(f"Fold {fold} does not split the {len(table)} photos; the folds are {sorted(set(folds))}.")
+    return valid
 
 
 def _rows(
