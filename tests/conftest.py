@@ -40,7 +40,7 @@ SMALL_PIPELINE = {
 }
 
 
-# what a test may need that not every machine has, and why it is skipped without
+# what some tests need and some machines lack, and why these tests are skipped
 NEEDS = {
     "bf16": "torch's bf16 is broken on this CPU: a small network's gradients are far from those in fp32",
     "semaphores": "this system has no semaphores, by which processes wait for each other (no /dev/shm?)",
@@ -117,7 +117,7 @@ def heeded_signals() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_colors() -> Iterator[None]:
-    """What is printed is text, also where colors are asked for, as on GitHub's machines."""
+    """Output without colors, also where variables ask for them, as on GitHub's machines."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
             patch.delenv(name, raising=False)
@@ -128,7 +128,7 @@ def no_colors() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the tests' own; for a session, so that a photo is decoded once."""
+    """A cache for the session, so that a photo is decoded once."""
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
@@ -143,7 +143,7 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def contest_copy(contest: Path, tmp_path: Path) -> Path:
-    """A contest folder of one's own, to break things in."""
+    """A contest folder that a test may change."""
     return Path(shutil.copytree(contest, tmp_path / "contest"))
 
 
@@ -172,7 +172,7 @@ def finished_run(contest: Path, small_settings: dict[str, Any], tmp_path_factory
 
 @pytest.fixture
 def run_copy(finished_run: Run, tmp_path: Path) -> Path:
-    """A run directory of one's own, to break things in; file times are kept."""
+    """A run directory that a test may change; file times are kept."""
     return Path(shutil.copytree(finished_run.path, tmp_path / "run_copy"))
 
 
@@ -219,7 +219,7 @@ def run_of(tmp_path: Path) -> Callable[..., Run]:
 
 
 class Answer:
-    """What a command gave back: exit code, stdout, lines of stderr."""
+    """The exit code, stdout and lines of stderr of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err.splitlines()

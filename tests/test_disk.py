@@ -1,4 +1,4 @@
-"""A disk that fills up, files that may not grow, folders that vanish: a sentence, and then the same bytes as ever."""
+"""Full disks, limits of file sizes, removed folders: one sentence, and after resuming the same bytes as always."""
 
 import errno
 import io
@@ -26,7 +26,7 @@ STATE = "state.safetensors"
 
 
 def left_over(folder):
-    """What only a process that was killed may leave."""
+    """Temporary files, which only a killed process may leave."""
     return list(folder.rglob(".*"))
 
 
@@ -45,45 +45,45 @@ class FullDisk:
 
 
 @contextmanager
-def told_to(told):
-    """A block whose failure becomes words in `told`."""
+def messages_to(messages):
+    """A context that adds the message of an error to `messages`."""
     try:
         yield
     except (FastmaskError, OSError) as error:
-        told.append(str(error))
+        messages.append(str(error))
 
 
 @pytest.fixture
 def fit(contest, small_settings, tmp_path):
-    """Begins or goes on with the run of `finished_run`, in a folder of the test's own."""
+    """Starts or resumes the run of `finished_run` in a temporary folder."""
     table = read_contest(contest)
 
-    def begin_or_go_on(log=None, **settings):
+    def start_or_resume(log=None, **settings):
         out = tmp_path / "runs" / "run"
         resume = out.exists()
         given = {} if resume else {**small_settings, **settings}
         return cross_validate(table, out=out, resume=resume, log=log or io.StringIO(), **given).path
 
-    return begin_or_go_on
+    return start_or_resume
 
 
 @pytest.mark.parametrize(("name", "step"), [("fsync", 7), ("replace", 3)])
 def test_a_run_resumes_from_a_full_disk_again_and_again(fit, finished_run, monkeypatch, tmp_path, name, step):
-    """Each attempt makes a few more writes than the one before, and goes on from where that stood."""
-    real, told, run = getattr(os, name), [], tmp_path / "runs" / "run"
+    """Each attempt makes a few more writes than the last one, and resumes from its state."""
+    real, messages, run = getattr(os, name), [], tmp_path / "runs" / "run"
     while not (run / "scores.json").exists():
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, FullDisk(real, 2 + step * len(told)))
-            with told_to(told):
+            patch.setattr(os, name, FullDisk(real, 2 + step * len(messages)))
+            with messages_to(messages):
                 fit()
         assert left_over(tmp_path / "runs") == []
-        assert len(told) < 10
+        assert len(messages) < 10
     assert bytes_of(run) == bytes_of(finished_run.path)
-    making = [words for words in told if "/runs/.run." in words]
-    going_on = re.escape(f" Once that is fixed: fastmask fit --resume --out {shlex.quote(str(run))}")
-    assert 0 < len(making) < len(told) - 1
-    for words in told[len(making) :]:
-        assert re.fullmatch(f"No space left on device: {re.escape(str(run))}/[a-z0-9/.-]+[.]{going_on}", words)
+    making = [words for words in messages if "/runs/.run." in words]
+    resume = re.escape(f" Once that is fixed: fastmask fit --resume --out {shlex.quote(str(run))}")
+    assert 0 < len(making) < len(messages) - 1
+    for words in messages[len(making) :]:
+        assert re.fullmatch(f"No space left on device: {re.escape(str(run))}/[a-z0-9/.-]+[.]{resume}", words)
 
 
 def test_a_state_that_cannot_be_replaced_is_kept(fit, monkeypatch, tmp_path):
@@ -137,8 +137,8 @@ def test_a_limit_of_the_file_size_is_one_sentence(contest, small_settings, tmp_p
         main(["fit", "--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")])
     assert ended.value.code == 1
     last, fold = capsys.readouterr().err.splitlines()[-1], tmp_path / "run" / "fold0"
-    go_on = f"fastmask fit --resume --out {shlex.quote(f'{tmp_path}/run')}"
-    assert last == f"fastmask: error: File too large: {fold}/epoch000.safetensors. Once that is fixed: {go_on}"
+    resume = f"fastmask fit --resume --out {shlex.quote(f'{tmp_path}/run')}"
+    assert last == f"fastmask: error: File too large: {fold}/epoch000.safetensors. Once that is fixed: {resume}"
     assert left_over(tmp_path) == []
 
 
@@ -160,7 +160,7 @@ def test_a_folder_that_is_removed_in_training_is_not_recreated(fit, finished_run
     gone = tmp_path / "runs" / name
     with pytest.raises(FastmaskError, match=f"No such file or directory: {tmp_path}/runs/run/fold0/.*Once that is"):
         fit(Remover(gone))
-    # it has not grown back with a part of what was in it
+    # not recreated in part
     assert not gone.exists()
     assert left_over(tmp_path) == []
     assert bytes_of(fit()) == bytes_of(finished_run.path)

@@ -1,4 +1,4 @@
-"""Runs that are killed or told to end, as processes: they go on to the bytes of a run that was never stopped."""
+"""Runs that are killed or interrupted, as processes: after resuming their bytes are those of a whole run."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def settings(contest, small_settings, tmp_path):
 
 @pytest.fixture
 def start(settings, tmp_path):
-    """Starts the command line, or a script that does, in a folder of the test's own."""
+    """Starts the command line, or a script that does, in a temporary folder."""
     started = []
 
     def process(arguments, *script):
@@ -72,7 +72,7 @@ def start(settings, tmp_path):
 
 @pytest.mark.semaphores
 def test_a_run_that_is_killed_again_and_again_is_the_same(tmp_path):
-    """While the cache is written, a batch is learnt, a state replaced, a fold ended."""
+    """While the cache is written, a batch is trained, a state is replaced, a fold ends."""
     moments = [
         "os.rename cache.*json",
         "training",
@@ -91,7 +91,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_same(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    """This process adds up as those do that the test starts."""
+    """This process sums in the same order as those that the test starts."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -115,11 +115,11 @@ def test_every_module_can_be_imported_on_windows(pretended):
 
 @pytest.mark.slow
 def test_commands_never_replace_open_files(pretended):
-    folder, told = pretended
-    assert [line for line in told if line.startswith("exit")] == [f"exit {code}" for code in COMMANDS.values()]
-    assert any("resumes in epoch" in line for line in told)
+    folder, printed_lines = pretended
+    assert [line for line in printed_lines if line.startswith("exit")] == [f"exit {code}" for code in COMMANDS.values()]
+    assert any("resumes in epoch" in line for line in printed_lines)
     # damaged photos are decoded again
-    assert sum("Decoded 84 different photos" in line for line in told) == 2
+    assert sum("Decoded 84 different photos" in line for line in printed_lines) == 2
     assert list((folder / "kept").glob("*.photos")) == []
 
 

@@ -16,7 +16,7 @@ TINY = ["--archs", "test_resnet", "--rounds", "1", "--seconds", "1", "--bs", "8"
 
 @pytest.fixture(scope="module")
 def speed():
-    """The script as a module, which processes of its own can import too."""
+    """The script as a module, which its processes can import too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPT.parent))
         yield importlib.import_module("speed")
@@ -24,7 +24,7 @@ def speed():
 
 @pytest.fixture(autouse=True)
 def temporary(monkeypatch, tmp_path):
-    """Temporary folders of a test's own, so that it can look for what is left of them."""
+    """A folder for temporary folders, in which leftovers can be found."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
@@ -44,7 +44,7 @@ def test_loader_and_step(speed, contest, temporary, capsys):
     assert [left.name for left in temporary.iterdir()] == ["speed.json"]
 
 
-# few persons, of whom some classes have one; the jobs beside ours load in processes
+# some classes have one person; the other jobs load in processes
 @pytest.mark.slow
 @pytest.mark.semaphores
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")
@@ -63,7 +63,7 @@ def test_contestants_do_the_same_work(speed, contest, temporary):
     ours = speed.fastmask_loaders(split)
     theirs = speed.timm_loader(split.table, split.training, split.bs)
     assert plain.train.n == ours.train.n == len(theirs.dataset) == len(speed.Floor(split).photos)
-    # validation draws nothing, so that numbers can be put side by side; theirs are off by what PIL decodes otherwise
+    # validation is deterministic, so that pixels can be compared; theirs differ by the decoding of PIL
     (x, y), (x_plain, y_plain) = ours.valid.one_batch(), plain.valid.one_batch()
     assert np.abs(np.asarray(x) - np.asarray(x_plain)).mean() < 0.01
     assert (np.asarray(y) == np.asarray(y_plain)).all()

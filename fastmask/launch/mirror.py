@@ -62,8 +62,8 @@ def whole(folder: Path) -> Change:
 def take_over(folder: Path, change: Change) -> None:
     """Apply a change to a copy of the folder."""
     for name, content in change.files.items():
-        with replacing(folder / name) as beside:
-            beside.write_bytes(content)
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
     for name in names_in(folder) - change.names:
         (folder / name).unlink(missing_ok=True)
 

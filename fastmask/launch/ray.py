@@ -65,13 +65,13 @@ def joined(
     A cluster that this process has already joined is used, and stays joined.
     """
     with _in_silence():
-        ours = not ray.is_initialized()
-        if ours:
+        joined_here = not ray.is_initialized()
+        if joined_here:
             _join(config.address or os.environ.get("RAY_ADDRESS") or "local")
         try:
             yield RayLauncher(config, table, loss_func, say)
         finally:
-            if ours:
+            if joined_here:
                 ray.shutdown()
 
 
@@ -245,8 +245,8 @@ def _alive() -> list[Mapping[str, Any]]:
 
 def _surroundings(config: Config) -> dict[str, str]:
     """The environment variables of this process that a worker's trackers need."""
-    asked = [start for setting, start in _OF_TRACKERS.items() if getattr(config, setting) is not None]
-    return {name: value for name, value in os.environ.items() if any(name.startswith(start) for start in asked)}
+    prefixes = [start for setting, start in _OF_TRACKERS.items() if getattr(config, setting) is not None]
+    return {name: value for name, value in os.environ.items() if any(name.startswith(start) for start in prefixes)}
 
 
 @contextmanager
@@ -299,7 +299,7 @@ class _Launch:
                     self._send(trip)
                 while self._under_way:
                     for reference in self._ended():
-                        self._settle(self._under_way.pop(reference), reference)
+                        self._finish(self._under_way.pop(reference), reference)
                     if interrupts.asked is not None:
                         end(interrupts.asked)
             except BaseException:
@@ -331,7 +331,7 @@ class _Launch:
             check_there(self.run, [])
             take_over(self.run.fold_path(letter.fold), letter.change)
 
-    def _settle(self, trip: _Trip, reference: Any) -> None:
+    def _finish(self, trip: _Trip, reference: Any) -> None:
         """Handle the end of a task."""
         try:
             trained = ray.get(reference)

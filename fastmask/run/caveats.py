@@ -36,10 +36,10 @@ def training_caveats(run: RunDirectory) -> list[str]:
             "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
             "little; compare it only with runs that started there, too."
         )
-    taught = [name for name in ("pseudo", "teacher") if getattr(run.config, name)]
-    if taught:
+    teachers = [name for name in ("pseudo", "teacher") if getattr(run.config, name)]
+    if teachers:
         caveats.append(
-            f"Each fold learned from a teacher's epoch that its own photos had chosen (--{', --'.join(taught)}): "
+            f"Each fold learned from a teacher's epoch that its own photos had chosen (--{', --'.join(teachers)}): "
             "this score flatters a little; compare it only with runs that did so, too."
         )
     if run.environment.get("proposed_fixes"):

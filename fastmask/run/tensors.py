@@ -27,13 +27,13 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
     Only one, because safetensors does not keep the order of several, and the same tensors must give the same bytes.
     Raises OSError if the disk is full.
     """
-    with replacing(path, parents=False) as beside:
+    with replacing(path, parents=False) as temporary:
         # safetensors would make the file unreadable for other users
-        beside.touch()
-        mode = beside.stat().st_mode
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
-            save_file(tensors, beside, text or None)
-            beside.chmod(mode)
+            save_file(tensors, temporary, text or None)
+            temporary.chmod(mode)
         except SafetensorError as error:
             number = re.search("os error ([0-9]+)", str(error))
             if number is None:

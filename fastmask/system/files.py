@@ -57,22 +57,22 @@ def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
     if parents:
         check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     # a link there would be followed
     try:
-        beside.unlink(missing_ok=True)
-        yield beside
-        sync_file(beside)
-        _replace(beside, path)
+        temporary.unlink(missing_ok=True)
+        yield temporary
+        sync_file(temporary)
+        _replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         # errors of a write have no file name, or the temporary one
-        if str(error.filename or beside) == str(beside):
+        if str(error.filename or temporary) == str(temporary):
             error.filename, error.filename2 = str(path), None
         raise
     finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def real(path: str | Path) -> Path:
@@ -131,14 +131,14 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
-def _replace(beside: Path, path: Path) -> None:
+def _replace(temporary: Path, path: Path) -> None:
     """Replace a file; on Windows retry for a second while another program, such as a virus scanner, has it open."""
     for wait in _WAITS if os.name == "nt" else ():
         with suppress(PermissionError):
-            os.replace(beside, path)
+            os.replace(temporary, path)
             return
         time.sleep(wait)
-    os.replace(beside, path)
+    os.replace(temporary, path)
 
 
 def replace_folder(made: Path, place: Path, aside: Path | None) -> None:
@@ -229,8 +229,8 @@ def check_parent(path: Path) -> None:
 
 def write_text(path: str | Path, text: str, parents: bool = True) -> None:
     """Write a text as UTF-8."""
-    with replacing(path, parents) as beside:
-        beside.write_text(text, encoding="utf-8", newline="\n")
+    with replacing(path, parents) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any, parents: bool = True) -> None:
@@ -426,7 +426,7 @@ def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 def write_csv(path: str | Path, frame: pd.DataFrame, parents: bool = True) -> None:
     """Write a frame as CSV; numbers with nine significant digits, enough to restore a float32 exactly."""
-    with replacing(path, parents) as beside, beside.open("w", encoding="utf-8", newline="") as opened:
+    with replacing(path, parents) as temporary, temporary.open("w", encoding="utf-8", newline="") as opened:
         frame_to_csv(frame, opened)
 
 

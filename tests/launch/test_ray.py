@@ -1,4 +1,4 @@
-"""Folds on a cluster of several nodes on this machine come to the bytes of a run in one process, whatever is lost."""
+"""Folds on a cluster of several nodes on this machine have the bytes of a run in one process, also after a loss."""
 
 import io
 import os
@@ -73,7 +73,7 @@ def test_the_same_bytes_as_in_one_process(launch, finished_run, tmp_path):
     assert "2 folds, each with 1 CPU, on 3 nodes of Ray\n" in said
     assert {f"fold {fold}/2 epoch {epoch}/2" in said for fold in (1, 2) for epoch in (1, 2)} == {True}
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    # on whatever machine it is gone on with
+    # the launcher is not taken over
     assert resume_config(make_config({}), run.path).launcher == "local"
 
 
@@ -94,7 +94,7 @@ def test_folds_are_refitted_on_the_cluster(launch, contest, small_settings, tmp_
 
 
 class Interrupting(io.StringIO):
-    """A log whose reader types Ctrl-C after the first epoch."""
+    """A log that is interrupted after the first epoch."""
 
     def write(self, text):
         if "epoch 1/" in text and "epoch 1/" not in self.getvalue():
@@ -162,7 +162,7 @@ def test_a_fold_that_is_lost_five_times_without_progress_ends_the_run(finished_r
     launch._send(trip)
     for _ in range(4):
         launch._lost(trip, exceptions.WorkerCrashedError())
-    # it has got on, so it is counted anew
+    # progress resets the count
     (tmp_path / "fold0").mkdir()
     (tmp_path / "fold0" / "state.safetensors").write_bytes(b"a state")
     for _ in range(4):
@@ -214,7 +214,7 @@ def lose_the_node_of(fold, run, cluster, lost):
     lost.append(worker)
 
 
-# the last, since its node is gone
+# the last test, because it loses a node
 @pytest.mark.slow
 def test_a_fold_of_a_lost_node_continues_on_another(launch, cluster, finished_run, tmp_path):
     lost = []

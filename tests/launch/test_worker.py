@@ -13,7 +13,7 @@ def test_a_worker_without_access_to_the_run_trains_a_fold_and_sends_its_files(co
     run = Run.load(run_copy)
     order = Order.of(run, read_contest(contest), run.config.model_copy(update={"device": "cpu"}), None)
     letters = []
-    # nobody holds the run, so no token shows that the worker sees its disk
+    # the run is not held, so that no token shows that the worker sees its disk
     assert not work(order, "train", 0, 1, None, letters.append)
     assert letters == []
     assert work(order, "train", 0, 1, whole(run.fold_path(0)), letters.append)

@@ -63,7 +63,7 @@ def test_tf32_is_as_asked_in_a_fit_and_as_before_after_it(recwarn, before, allow
     assert not recwarn.list
 
 
-def test_a_machine_that_cannot_compile_is_told_of(monkeypatch):
+def test_a_machine_that_cannot_compile_is_refused(monkeypatch):
     def broken(function, **options):
         def compiled(x):
             raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")

@@ -94,7 +94,7 @@ def test_a_missing_file_and_one_without_tensors_are_refused(tmp_path):
 
 
 def weights_of(arch, tmp_path):
-    """A file of the weights of timm's model, made for its own size of photos."""
+    """A file of the weights of timm's model for its default photo size."""
     tensors = {name: tensor.contiguous() for name, tensor in timm.create_model(arch).state_dict().items()}
     save_file(tensors, tmp_path / "own.safetensors")
     return tmp_path / "own.safetensors", tensors

@@ -110,7 +110,7 @@ def test_a_score_with_chosen_weights_has_a_caveat(contest, settings, tmp_path):
 
 
 def renamed(table):
-    """The table with names of its own for photos and persons."""
+    """The table with other names for photos and persons."""
     frame = table.frame.assign(
         person=[f"other {person}" for person in table.persons],
         path=[f"{table.root.name}/{path}" for path in table.frame["path"]],

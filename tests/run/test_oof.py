@@ -15,7 +15,7 @@ from fastmask.run.oof import best_epochs, choose_epochs
         # a fold that stopped early keeps its last value, and takes no epoch that it did not reach
         ([[0.1, 0.2], [0.1, 0.2, 0.3, 0.9]], 1, [[1], [1]]),
         ([[0.1], [0.1, 0.2, 0.3, 0.9]], 3, [[0], [0, 1, 2]]),
-        # alone there is nobody to ask: the last epochs
+        # a single fold: the last epochs
         ([[0.9, 0.1, 0.2]], 1, [[2]]),
         ([[0.9, 0.1, 0.2]], 2, [[1, 2]]),
     ],

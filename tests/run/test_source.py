@@ -1,4 +1,4 @@
-"""Source: the table of a run, found again by its own settings or where it lies now."""
+"""Source: the table of a run, found by its settings or by a new path."""
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ def test_other_data_is_refused(finished_run, tmp_path):
 
 @pytest.fixture
 def csv_run(run_of, guess, labels, tmp_path):
-    """A run of a CSV whose photos lie in a folder of their own, and that folder."""
+    """A run of a CSV with photos in another folder, and that folder."""
     heads, y = Heads([Head("mask", ("a", "b", "c")), Head("sex", ("f", "m")), Head("old", "xyz")]), labels[:180]
     run = run_of(guess(y, 0, heads=heads), y, heads=heads, folds=3)
     photos, file = tmp_path / "made-photos", tmp_path / "made.csv"

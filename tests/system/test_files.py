@@ -22,8 +22,8 @@ from fastmask.system.files import (
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "scores.json"
     write_text(file, "old")
-    with pytest.raises(RuntimeError), replacing(file) as beside:
-        beside.write_text("half")
+    with pytest.raises(RuntimeError), replacing(file) as temporary:
+        temporary.write_text("half")
         raise RuntimeError
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
@@ -58,7 +58,7 @@ def test_invalid_json_is_refused(tmp_path):
 
 
 def laughs(levels):
-    """YAML whose last list stands for 9 ** levels words."""
+    """YAML with a last list that expands to 9 ** levels words."""
     lines = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, levels + 1)]
     return "\n".join(["l0: &l0 [ha]", *lines])
 
