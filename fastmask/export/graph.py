@@ -10,8 +10,7 @@ import copy
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,12 +36,14 @@ class Networks:
     """The networks of one run, by fold, which predict the mean over folds of the mean over a fold's networks.
 
     `size` is the (height, width) of their photos, `stats` the means and deviations that these are normalised by.
+    `traces` are shared with other networks of the run.
     """
 
     heads: Heads
     stats: Stats
     size: tuple[int, int]
     members: Mapping[str, Sequence[MultiHeadNet]]
+    traces: dict[torch.dtype, ModelProto] = field(default_factory=dict)
 
     @property
     def weighted(self) -> Iterator[tuple[MultiHeadNet, float]]:
@@ -51,26 +52,13 @@ class Networks:
             for network in networks:
                 yield network, 1 / (len(networks) * len(self.members))
 
-    def of(self, members: Mapping[str, Sequence[MultiHeadNet]]) -> Networks:
-        """Other networks of the same run, with the traces of these."""
-        made = Networks(self.heads, self.stats, self.size, members)
-        made.__dict__.update({name: self.__dict__[name] for name in ("full", "half") if name in self.__dict__})
-        return made
-
-    @cached_property
-    def full(self) -> ModelProto:
-        """The graph of the first network, in float32."""
-        return self._traced(torch.float32)
-
-    @cached_property
-    def half(self) -> ModelProto:
-        """The graph of the first network, in float16."""
-        return self._traced(torch.float16)
-
-    def _traced(self, dtype: torch.dtype) -> ModelProto:
-        network, _ = next(self.weighted)
-        # a copy, since rounding cannot be undone
-        return trace(copy.deepcopy(network).to(dtype), self.heads, self.size, dtype)
+    def traced(self, dtype: torch.dtype) -> ModelProto:
+        """The graph of the first network with weights of a type."""
+        if dtype not in self.traces:
+            network, _ = next(self.weighted)
+            # a copy, since rounding cannot be undone
+            self.traces[dtype] = trace(copy.deepcopy(network).to(dtype), self.heads, self.size, dtype)
+        return self.traces[dtype]
 
 
 class _Probabilities(nn.Module):
@@ -208,7 +196,7 @@ def build(
     each: list[dict[str, str]] = []
     for number, networks in enumerate(runs.values()):
         x = _normalized(graph, pixels, networks.stats, half)
-        traced = networks.half if half else networks.full
+        traced = networks.traced(torch.float16 if half else torch.float32)
         prefixes, shares = [], []
         for place, (network, share) in enumerate(networks.weighted):
             prefixes.append(f"run{number}/{place}/")

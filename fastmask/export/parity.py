@@ -6,6 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,7 @@ def _by_fold(
     for fold in sorted(set(folds.tolist())):
         here, members = folds == fold, [f"fold{fold}"]
         files = [root / path for path in paths[here]]
-        own = networks.of(load_members(run, members, options, CPU, networks.size))
+        own = replace(networks, members=load_members(run, members, options, CPU, networks.size))
         model = build(run.heads, {members[0]: own}, half=True, metadata=metadata).SerializeToString()
         half[here] = by_script(script.open_model(model, torch.get_num_threads()), files, options.bs)
         full[here] = _by_torch(run, files, selection, members, refit=False)

@@ -1,5 +1,7 @@
 """The graph: parity with plain networks, blends, batches, other bodies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_runs_are_blended_as_predict_blends_them(run, other, how):
 
 
 def test_half_precision_is_half_the_size_and_near(run):
-    batch, one = photos(3), run.of({"fold0": run.members["fold0"][:1]})
+    batch, one = photos(3), replace(run, members={"fold0": run.members["fold0"][:1]})
     full, half = build(HEADS, {"run": one}), build(HEADS, {"run": one}, half=True)
     weights = [sum(len(kept.raw_data) for kept in model.graph.initializer) for model in (full, half)]
     assert weights[1] < 0.51 * weights[0]
