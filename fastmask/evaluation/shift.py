@@ -181,28 +181,29 @@ def distances(members: Sequence[Member], draws: int = DRAWS, bins: int = BINS) -
     the mean photos per person. The members judge the same new photos and so err together: for those a draw has one
     sample for all. Probabilities are ranks among those of the same model, since one model may be surer than another.
     """
-    binned = [_binned(member.oof, member.new, bins) for member in members]
+    binned = [_bin(member.oof, member.new, bins) for member in members]
     rows = np.array([len(member.oof) for member in members])
     weights = rows / rows.sum()
     observed = np.zeros(members[0].oof.shape[1])
     for weight, sides in zip(weights, binned, strict=True):
-        oof, new = (_cumulative(_tally(side, bins).sum(axis=0)[None, :], bins) for side in sides)
+        # all rows as those of one person
+        oof, new = (_cumulative(_tally(side, bins, np.zeros(len(side), int)).toarray(), bins) for side in sides)
         observed += weight * np.abs(oof - new).max(-1)[0]
     owner = np.unique(np.concatenate([member.persons for member in members]), return_inverse=True)[1]
     tally = _tally(np.concatenate([oof for oof, _ in binned]), bins, owner)
     # by photos, since a leaky split has a person in several folds
     sizes = [max(1, round(n * tally.shape[0] / len(owner))) for n in (*rows, len(members[0].new))]
-    return observed, _null(tally, weights, sizes, draws, bins)
+    return observed, _draw_null(tally, weights, sizes, draws, bins)
 
 
-def _null(
+def _draw_null(
     tally: csr_array, weights: np.ndarray, sizes: Sequence[int], draws: int, bins: int, at_once: int = 50
 ) -> np.ndarray:
     """(draws, columns) distances between samples of persons; the last of `sizes` is that of the new photos."""
     counted, found = Counted(Stream.BOOTSTRAP, 0, fold=1), []
     for start, end in pairwise([*range(0, draws, at_once), draws]):
         samples = [
-            _cumulative(_drawn(counted.at(start, i), tally.shape[0], size, end - start) @ tally, bins)
+            _cumulative(_draw(counted.at(start, i), tally.shape[0], size, end - start) @ tally, bins)
             for i, size in enumerate(sizes)
         ]
         apart = [np.abs(oof - samples[-1]).max(-1) for oof in samples[:-1]]
@@ -210,13 +211,13 @@ def _null(
     return np.concatenate(found)
 
 
-def _drawn(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.ndarray:
+def _draw(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.ndarray:
     """(draws, persons) how often each person is among the `size` of a draw."""
     picked = rng.integers(persons, size=(draws, size)) + persons * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * persons).reshape(draws, persons).astype(np.float64)
 
 
-def _binned(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+def _bin(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, columns), (M, columns) -> the bin of each value, by the quantiles of both together.
 
     In a bin one of the two has at most 1 / bins of its rows, but for ties, so no distance is off by more.
@@ -226,10 +227,9 @@ def _binned(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np
     return np.stack(places[0], axis=1), np.stack(places[1], axis=1)
 
 
-def _tally(binned: np.ndarray, bins: int, owner: np.ndarray | None = None) -> csr_array:
-    """(N, columns) bins -> (persons, columns * bins) how often each person is in each bin; one person if unnamed."""
+def _tally(binned: np.ndarray, bins: int, owner: np.ndarray) -> csr_array:
+    """(N, columns) bins of (N,) persons -> (persons, columns * bins) how often each person is in each bin."""
     rows, columns = binned.shape
-    owner = np.zeros(rows, np.int64) if owner is None else owner
     place = (np.repeat(owner, columns), (binned + bins * np.arange(columns)).ravel())
     # duplicate places are added up
     return csr_array((np.ones(rows * columns), place), shape=(int(owner.max()) + 1, columns * bins))
