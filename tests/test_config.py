@@ -1,6 +1,10 @@
+import ast
+from pathlib import Path
+
 import pytest
 import yaml
 
+import fastmask
 from fastmask.config import (
     PANELS,
     Config,
@@ -70,6 +74,18 @@ def test_a_setting_that_needs_another_has_no_effect_alone(name, needed):
         other = {"region": "forehead", "half_shares": [0.2, 0.3], "half_partner": "any", "extra_images": "x"}
         with pytest.raises(UsageError, match=f"{name} has no effect without {needed}: give both or neither"):
             make_config({name: other.get(name, 2 if name == "unfreeze" else 0.7)})
+
+
+def test_no_other_module_sorts_settings_by_a_list_of_its_own():
+    root, lists = Path(fastmask.__file__).parent, set()
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Tuple | ast.List | ast.Set):
+                names = [e.value if isinstance(e, ast.Constant) else None for e in node.elts]
+                if len(names) > 3 and set(names) <= set(Config.model_fields):
+                    lists.add(file.relative_to(root).as_posix())
+    # which settings a kind of data has, and which of them another section of the report shows
+    assert lists == {"data/readers.py", "report/sections/facts.py"}
 
 
 def test_the_words_that_set_a_setting():

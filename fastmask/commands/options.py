@@ -198,17 +198,24 @@ def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
 
 def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
     """The type that typer has for an annotation, and what reads the text if typer does not."""
-    found = alternatives(annotation)
+    found, element = alternatives(annotation), _element(annotation)
     kinds = list(dict.fromkeys(one if isinstance(one, type) or get_origin(one) else type(one) for one in found))
-    lists = [kind for kind in kinds if get_origin(kind) in (list, tuple)]
-    if len(kinds) == 1 and not lists:
-        return (str if get_origin(kinds[0]) is dict else kinds[0]), None
-    if len(kinds) == 1 and get_origin(kinds[0]) is tuple and ... not in get_args(kinds[0]):
-        return tuple[*(alternatives(part)[0] for part in get_args(kinds[0]))], None  # type: ignore[misc]
-    if not lists:
+    if element is not None:
+        of = next(get_origin(one) for one in found if get_origin(one) in (list, tuple))
+        return str, lambda text: text if text in found else of(_READERS.get(element, words)(text))
+    if len(kinds) > 1:
         return str, _number_or_word if int in kinds else None
-    of, read = get_origin(lists[0]) or list, _READERS.get(alternatives(get_args(lists[0])[0])[0], words)
-    return str, lambda text: text if text in found else of(read(text))
+    if get_origin(kinds[0]) is tuple:
+        return tuple[*(alternatives(part)[0] for part in get_args(kinds[0]))], None  # type: ignore[misc]
+    return (str if get_origin(kinds[0]) is dict else kinds[0]), None
+
+
+def _element(annotation: Any) -> Any:
+    """The type of the elements of a list, which is one word of the command line; None for what is not such a list."""
+    found = alternatives(annotation)
+    lists = [one for one in found if get_origin(one) in (list, tuple)]
+    pair = len(found) == 1 and get_origin(found[0]) is tuple and ... not in get_args(found[0])
+    return None if pair or not lists else alternatives(get_args(lists[0])[0])[0]
 
 
 def _in_words(default: Any) -> str | None:
@@ -316,7 +323,7 @@ def _number_or_word(text: str) -> int | str:
 
 def join_numbers(arguments: Sequence[str]) -> list[str]:
     """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: settings that are lists of numbers take as many words as are numbers."""
-    lists = [option_name(Config, name) for name in ("stats", "milestones")]
+    lists = [option_name(Config, name) for name, f in Config.model_fields.items() if _element(f.annotation) is float]
     joined: list[str] = []
     for word in arguments:
         name, equals, value = word.partition("=")

@@ -4,8 +4,12 @@ import json
 from importlib.util import find_spec
 
 import pytest
+import typer
 
+import fastmask.search.spec as spec
 import fastmask.search.study as study
+from fastmask.commands import main as cli
+from fastmask.config import Config, Kind
 from fastmask.system.files import write_yaml
 
 DONE, INVALID = 0, 2
@@ -43,3 +47,11 @@ def test_tune_is_refused_before_anything_starts(contest, work, space, invalid, m
     invalid("tune", "--resume", "--out", work, named=["is not a search"])
     monkeypatch.setattr(study, "find_spec", lambda name: None if name == "optuna" else find_spec(name))
     invalid(*words, "--space", space, named=['pip install "fastmask[tune]"'])
+
+
+def test_tune_has_no_option_of_what_a_search_refuses():
+    options = {parameter.name for parameter in typer.main.get_command(cli.app).commands["tune"].params}
+    refused = set(Config.of_kind(Kind.RESTATED | Kind.UNSCORED))
+    # its own limit of time
+    assert options & refused == {"hours"}
+    assert set(spec._NO_BASE) <= refused
