@@ -105,7 +105,7 @@ def runs(run_of, draw_oof, better_than):
 def test_the_expected_change_is_scikit_learns_difference(runs):
     found = expected_change(*runs, draws=200)
     frames = [run.oof.set_index("path") for run in runs]
-    both = frames[0].join(frames[1]["predicted"], rsuffix="_b", how="inner")
+    both = frames[0].join(frames[1]["predicted"].rename("predicted_b"), how="inner")
     assert (found.photos, len(both)) == (77, 77)
     true, answers, difference = both["true"], (both["predicted"], both["predicted_b"]), found.difference
     options = {"average": "macro", "labels": np.unique(frames[0]["true"]), "zero_division": 0}
