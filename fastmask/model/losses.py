@@ -6,7 +6,9 @@ Class numbers are (B, heads) int64, -1 where a label is unknown; soft labels are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,6 +166,7 @@ class FocalLoss(nn.Module):
         options = {"gamma": gamma, "label_smoothing": label_smoothing, "f1_share": f1_share}
         rows = zip(heads, alpha or [None] * len(heads), strict=True)
         self.losses = nn.ModuleList([HEAD_LOSSES[head.kind](head, row, **options) for head, row in rows])
+        self.register_load_state_dict_pre_hook(_rename_buffers)
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         """(B, classes of all heads) logits, targets of either kind -> a scalar, or (B,) with reduction "none"."""
@@ -187,6 +190,14 @@ class FocalLoss(nn.Module):
     def decodes(self, scores: Tensor) -> Tensor:
         """Logits or probabilities -> (B, heads) most probable class of each head."""
         return torch.stack([part.argmax(-1) for part in self.heads.split(scores)], dim=-1)
+
+
+def _rename_buffers(loss: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Accept the names alpha0 and targets0 of earlier versions, in the states of unfinished runs."""
+    for name in list(state):
+        old = re.fullmatch(rf"{re.escape(prefix)}(alpha|targets)([0-9]+)", name)
+        if old:
+            state[f"{prefix}losses.{old[2]}.{old[1]}"] = state.pop(name)
 
 
 class CrossEntropyLoss(FocalLoss):

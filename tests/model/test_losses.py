@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -159,6 +160,18 @@ def test_an_unknown_number_has_loss_0_and_takes_no_alpha():
     assert (logits.grad == 0).all()
     with pytest.raises(UsageError, match="age_number is a distribution"):
         FocalLoss(YEARS, alpha=[None, [1.0] * 43])
+
+
+def test_states_of_earlier_versions_are_loaded():
+    loss = FocalLoss(YEARS, alpha=[[1.0, 2.0], None])
+    alpha, targets = torch.tensor([3.0, 4.0]), torch.rand(43, 43)
+    loss.load_state_dict({"alpha0": alpha, "targets1": targets})
+    assert loss.losses[0].alpha.equal(alpha)
+    assert loss.losses[1].targets.equal(targets)
+    # as a part of another module, and copied
+    both = torch.nn.ModuleList([deepcopy(loss)])
+    both.load_state_dict({"0.alpha0": alpha + 1, "0.targets1": targets})
+    assert both[0].losses[0].alpha.equal(alpha + 1)
 
 
 def soft(y, weight=1.0):
