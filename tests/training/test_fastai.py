@@ -157,16 +157,6 @@ def test_other_schedules(table):
     assert learn.recorder.lrs[4] == pytest.approx(1e-3)  # the second starts anew
 
 
-@pytest.mark.slow
-@pytest.mark.semaphores
-def test_two_workers_train_the_same_weights_as_none(table):
-    one, two = learner(loaders(table)), learner(loaders(table, num_workers=2))
-    one.fit(1, 1e-3)
-    two.fit(1, 1e-3)
-    assert torch.equal(weights(one), weights(two))
-    assert one.dls.bs == two.dls.bs == 8
-
-
 def test_accumulated_batches_are_one_big_batch(table):
     small, big = (learner(loaders(table, bs=bs), plain_network(), wd=0) for bs in (4, 8))
     small.fit(1, 1e-3, cbs=GradientAccumulation(8))  # fastai counts photos, not batches

@@ -19,14 +19,15 @@ def photos(table):
     return table.select(range(24))
 
 
+def learner(photos, path, cbs=(), drop_rate=0.2):
+    folds = np.where(np.arange(len(photos)) % 3 == 0, 0, 1)
+    dls = small_dls(photos, folds, (TRAIN, VALID), bs=4)
+    return small_learner(dls, "test_resnet", cbs, pretrained=False, drop_rate=drop_rate, path=path)
+
+
 @pytest.fixture
 def make(photos, tmp_path):
-    def make(*cbs):
-        folds = np.where(np.arange(len(photos)) % 3 == 0, 0, 1)
-        dls = small_dls(photos, folds, (TRAIN, VALID), bs=4)
-        return small_learner(dls, "test_resnet", cbs, pretrained=False, drop_rate=0.2, path=tmp_path)
-
-    return make
+    return lambda *cbs: learner(photos, tmp_path, cbs)
 
 
 def stock_finder(learn, num_it):
@@ -75,15 +76,10 @@ class Stop(Callback):
 
 @pytest.fixture(scope="module")
 def found(photos, tmp_path_factory):
-    folds = np.where(np.arange(len(photos)) % 3 == 0, 0, 1)
-    dls = small_dls(photos, folds, (TRAIN, VALID), bs=4)
-    learn = small_learner(dls, "test_resnet", pretrained=False, path=tmp_path_factory.mktemp("found"))
+    learn = learner(photos, tmp_path_factory.mktemp("found"), drop_rate=0.0)
     stock = deepcopy(learn)
-    return (
-        lr_find(learn, num_it=40),
-        stock.lr_find(num_it=40, show_plot=False, suggest_funcs=(valley, steep, minimum)),
-        stock,
-    )
+    theirs = stock.lr_find(num_it=40, show_plot=False, suggest_funcs=(valley, steep, minimum))
+    return lr_find(learn, num_it=40), theirs, stock
 
 
 def test_it_finds_what_fastai_finds(found):

@@ -31,15 +31,6 @@ def test_it_is_a_plain_fastai_learner(learn):
     assert heads_of(learn.dls).names == ("mask", "gender", "age")
 
 
-def test_losses_per_photo_are_those_of_the_heads(learn):
-    with learn.no_bar():
-        probabilities, y, losses = learn.get_preds(with_loss=True)
-    heads = heads_of(learn.dls)
-    picked = [p.gather(1, y[:, i : i + 1]).squeeze(1) for i, p in enumerate(heads.split(torch.Tensor(probabilities)))]
-    expected = sum((1 - p) ** 2 * -p.log() for p in picked)
-    torch.testing.assert_close(torch.Tensor(losses), expected, atol=1e-4, rtol=1e-4)
-
-
 def test_validate_gives_scikit_learn_s_macro_f1(learn):
     with learn.no_bar():
         _, macro_f1, *_ = learn.validate()
@@ -48,16 +39,6 @@ def test_validate_gives_scikit_learn_s_macro_f1(learn):
     true, guess = heads.joint(y.numpy()), heads.joint(heads.argmax(probabilities.numpy()))
     classes = np.unique(heads.joint(learn.dls.truth))
     assert macro_f1 == pytest.approx(f1_score(true, guess, labels=classes, average="macro", zero_division=0))
-
-
-def test_predict_names_every_head(learn):
-    row = int(learn.dls.valid_ds.items[0])
-    photo = learn.dls.valid_ds.tls[0].tfms.fs[0](row)
-    with learn.no_bar():
-        names, codes, probabilities = learn.predict(photo)
-    assert len(names) == len(codes) == 3
-    assert names[1] in ("male", "female")
-    assert probabilities.shape == (8,)
 
 
 def test_every_weight_decays_as_the_package_does_it(learn):

@@ -1,4 +1,4 @@
-"""Processes: what each loads, and that two of them learn and write what one does."""
+"""What each process loads, and that two of them learn and write the same as one."""
 
 import json
 import os
@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
-from fastmask.api import Run, cross_validate
+from fastmask.api import Run
 from fastmask.config import make_config
-from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import Share
@@ -24,8 +23,8 @@ from fastmask.system.terminal import launcher_rank
 from fastmask.training.interrupts import SIGNALS, Interrupts
 from fastmask.training.processes import ALONE, check_settings, join
 
-# a run, another that the second process alone is told to end and that goes on, and one where it is told so when its
-# first fold has been trained
+# a run, another that is resumed after a signal to the second process only, and one with such a signal at the end of its
+# first fold
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -70,18 +69,18 @@ except KeyboardInterrupt:
 
 @pytest.fixture(scope="module")
 def settings(small_settings):
-    """A network without batch norm, a loss that is no mean over photos, batches that do not come out even."""
+    """A network without batch norm, a loss that is not a mean over photos, batches of odd sizes."""
     return {**small_settings, "arch": "test_convnext", "bs": 11, "f1_share": 0.5, "save_every": "100"}
 
 
 @pytest.fixture(scope="module")
-def one(contest, settings, tmp_path_factory):
-    return cross_validate(read_contest(contest), out=tmp_path_factory.mktemp("one") / "one", **settings)
+def one(train, settings, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("one") / "one", **settings)
 
 
 @pytest.fixture(scope="module")
 def both(contest, settings, tmp_path_factory):
-    """The folder of the runs of two processes, and what they said."""
+    """The folder of the runs of two processes, and their log."""
     out = tmp_path_factory.mktemp("two")
     (out / "script.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -101,6 +100,7 @@ def files(run):
     return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(one, both):
     run = Run.load(both[0] / "two")
     assert run.environment["processes"] == 2
@@ -113,25 +113,24 @@ def test_two_processes_learn_what_one_does(one, both):
             torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=0)
         left, right = one.history(fold), run.history(fold)
         np.testing.assert_allclose(left.to_numpy(), right.to_numpy(), atol=1e-5, rtol=0)
-
-
-def test_their_predictions_are_whole_and_in_order(one, both):
-    run = Run.load(both[0] / "two")
+    # their predictions are complete and in order
     pd.testing.assert_frame_equal(one.oof, run.oof, check_exact=False, atol=1e-5, rtol=0)
     expected = f1_score(run.oof["true"], run.oof["predicted"], average="macro")
     assert run.scores["joint"]["macro_f1"] == pytest.approx(expected)
 
 
-def test_one_of_them_writes_and_speaks(one, both):
+@pytest.mark.slow
+def test_only_the_first_writes_and_prints(one, both):
     out, said = both
     assert files(out / "two") == files(one.path)
     lines = [line for line in said.splitlines() if line.startswith("fold 1/2 epoch 1/2")]
-    # of the three runs
+    # in the three runs
     assert len(lines) == 3
     assert "2 processes together" in said
 
 
-def test_a_signal_to_one_ends_all_at_the_same_step_and_they_go_on(both):
+@pytest.mark.slow
+def test_a_signal_to_one_ends_all_at_the_same_step_and_they_resume(both):
     out, _ = both
     assert [(out / f"ended-{number}").read_text() for number in range(2)] == ["2", "2"]
     for name in files(out / "two"):
@@ -139,6 +138,7 @@ def test_a_signal_to_one_ends_all_at_the_same_step_and_they_go_on(both):
             assert (out / "two" / name).read_bytes() == (out / "ended" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_end_of_a_fold_ends_all_before_the_next(both):
     out, _ = both
     assert all((out / f"late-{number}").exists() for number in range(2))
@@ -155,9 +155,8 @@ def test_shares_are_of_one_size_and_begin_with_the_batch(photos, of):
     assert set(joined) == set(batch)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_shares_of_a_loader_are_the_batches(contest, workers):
-    table = read_contest(contest)
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.semaphores, pytest.mark.slow])])
+def test_the_shares_of_a_loader_are_the_batches(table, workers):
     folds = assign_folds(table, 2)
 
     def loaded(share):
@@ -181,7 +180,7 @@ def test_the_shares_of_a_loader_are_the_batches(contest, workers):
         ({"device": "cuda:1"}, "--device cuda:1"),
     ],
 )
-def test_what_several_cannot_have_is_refused(settings, named):
+def test_settings_that_several_cannot_have_are_refused(settings, named):
     with pytest.raises(UsageError, match=named):
         check_settings(make_config(settings))
 
@@ -190,13 +189,13 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     assert launcher_rank() == (0, 1)
-    # as a scheduler sets it, without anybody to meet
+    # as a scheduler sets it, without an address
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert join(make_config()) is ALONE
     assert ALONE.highest(3) == 3
 
 
-def test_without_accelerate_a_sentence_says_what_to_install(monkeypatch):
+def test_without_accelerate_an_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("fastmask.training.processes.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "fastmask\[parallel\]"'):
         check_settings(make_config())
@@ -213,7 +212,7 @@ def test_the_default_directory_is_refused(fastmask, contest, monkeypatch):
     assert (answer.code, answer.errors) == (2, [])
 
 
-def test_what_a_launcher_passes_on_is_no_second_signal():
+def test_a_signal_that_a_launcher_passes_on_is_not_a_second_one():
     with Interrupts(passes_on=True) as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -224,8 +223,8 @@ def test_what_a_launcher_passes_on_is_no_second_signal():
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_that_is_ignored_stays_so(number):
-    """As nohup and a script's background jobs have it."""
+def test_an_ignored_signal_stays_ignored(number):
+    """As under nohup and in background jobs of a script."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with Interrupts() as interrupts:
