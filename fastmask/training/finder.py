@@ -63,8 +63,8 @@ class Found:
         axes.set_ylim(low - room / 2, min(max(self.losses), start) + room)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)", title="Learning rate finder")
         axes.legend(loc="lower left")
-        with replacing(path) as beside:
-            figure.savefig(beside, format="png", dpi=120)
+        with replacing(path) as part:
+            figure.savefig(part, format="png", dpi=120)
 
 
 def lr_find(

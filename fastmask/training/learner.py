@@ -117,7 +117,7 @@ def _groups(network: nn.Module) -> dict[str, Any]:
 
 
 def _decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str, Any]) -> dict[str, Any]:
-    """As `_groups`, with a group per block of the body, whose learning rate is lower than that of the one above."""
+    """As `_groups`, with a group per block of the body, at a lower learning rate than the block above."""
     if {"splitter", "opt_func"} & set(given):
         raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
     if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:

@@ -169,8 +169,8 @@ def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
     for tried in smaller(plan):
         if fits(tried):
             config = tried.config
-            batches = f", {config.accumulate} batches a step" if config.accumulate > 1 else ""
-            say(f"--bs auto: {config.bs} photos a batch{batches}")
+            batches = f", {config.accumulate} batches per step" if config.accumulate > 1 else ""
+            say(f"--bs auto: {config.bs} photos per batch{batches}")
             return tried
     raise UntrainableError(f"Not even one photo fits into memory; {LESS_MEMORY}.")
 
@@ -206,7 +206,7 @@ def fits(plan: Plan) -> bool:
 
 def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with a batch size that fits."""
-    told = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
+    failure = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
     kept = f"where other work took the memory: {resume_command(out)}"
     with suppress(RuntimeError, UsageError):
         # another error of the trial must not replace this one
@@ -216,12 +216,12 @@ def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableErro
         if tried is not None:
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
             anew = f"start anew with another --out and {options}, or --bs auto"
-            return UntrainableError(f"{told}. What fits, with as many photos a step: {anew}; {kept}")
-    return UntrainableError(f"{told}, and no smaller one fits; {LESS_MEMORY}; {kept}")
+            return UntrainableError(f"{failure}. What fits, with as many photos per step: {anew}; {kept}")
+    return UntrainableError(f"{failure}, and no smaller one fits; {LESS_MEMORY}; {kept}")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told, so that a clock can be read."""
+    """Wait until a GPU has finished its queue, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -73,7 +73,7 @@ class Precision(Callback):
         self.leave()
 
     def leave(self) -> None:
-        """Compute in float32 again, if a batch was left in the middle."""
+        """Compute in float32 again, if a batch was interrupted."""
         if self._block is not None:
             self._block.__exit__(None, None, None)
             self._block = None

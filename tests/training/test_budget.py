@@ -72,7 +72,7 @@ def test_the_budget_knows_the_validation_of_fewer_folds(plan):
     made = shorten(plan, rehearsal(), 301)
     end = time.monotonic() + 1000
     assert budget_of(made, rehearsal(), end, 2).validation == 25
-    # what is left of a run that goes on has to have an epoch each: 75 s a fold
+    # each fold left in a resumed run needs an epoch: 75 s per fold
     with pytest.raises(UsageError, match="--hours is too short"):
         budget_of(made, rehearsal(), time.monotonic() + 149, 2)
     assert budget_of(made, rehearsal(), time.monotonic() + 80, 1)

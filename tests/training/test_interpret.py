@@ -130,7 +130,7 @@ def test_one_head(table):
     assert interpretation(learn).confusion_matrix().tolist() == expected[seen][:, seen].tolist()
 
 
-def test_what_cannot_be_interpreted_is_said(learn, table):
+def test_what_cannot_be_interpreted_is_refused(learn, table):
     with pytest.raises(UsageError, match=r"fm.interpretation\(learn, head\)"):
         ClassificationInterpretation.from_learner(learn)
     with pytest.raises(UsageError, match="no head 'agee'"):

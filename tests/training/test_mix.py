@@ -14,7 +14,7 @@ HEADS = contest_heads()
 
 
 def batch(n=64, size=(40, 20)):
-    """Photos that are told apart by their value, and their labels."""
+    """Photos that differ by their value, and their labels."""
     torch.manual_seed(0)
     x = torch.arange(n).float()[:, None, None, None].expand(n, 3, *size).contiguous(memory_format=torch.channels_last)
     y = torch.stack([torch.randint(0, k, (n,)) for k in HEADS.sizes], 1)

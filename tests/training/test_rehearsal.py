@@ -61,7 +61,7 @@ def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(
     said = []
     plan = fitted(plan_of(loss_func=Hungry, bs="auto", **settings), said.append)
     assert (plan.config.bs, plan.config.accumulate) == (bs, batches)
-    assert said == [f"--bs auto: {bs} photos a batch" + (f", {batches} batches a step" if batches > 1 else "")]
+    assert said == [f"--bs auto: {bs} photos per batch" + (f", {batches} batches per step" if batches > 1 else "")]
 
 
 def test_too_little_memory_for_one_photo_is_reported(plan_of, monkeypatch):

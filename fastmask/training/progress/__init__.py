@@ -1,1 +1,1 @@
-"""Progress: what a training shows while it goes on, and to whom."""
+"""Progress: shows a training on a terminal, in a log or a notebook, and to trackers."""

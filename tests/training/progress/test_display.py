@@ -38,7 +38,7 @@ def test_messages_stay_above_and_tables_below(terminal):
     view.say("before")
     view.begin()
     view.show(standing(1))
-    view.say("[in] between, and it is a good deal longer than eighty columns, so that it goes on in the next line")
+    view.say("[in] between, and it is a good deal longer than eighty columns, so that it is wrapped into the next line")
     view.show(standing(2))
     view.end("fold 1/2: done", standing(3).done.table())
     view.summary([[("a table", "")]])

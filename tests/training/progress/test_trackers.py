@@ -368,5 +368,5 @@ def test_the_command_that_resumes_has_the_settings_given_anew(tmp_path):
     given = {"wandb": "my masks", "hours": 1.5, "data": "moved", "device": "cpu"}
     plan = SimpleNamespace(config=make_config(given), loss_func=None)
     line = spell_resume(run, plan, [0, 2])
-    go_on = f"fastmask fit --resume --out {shlex.quote(str(tmp_path))} --fold 0,2"
-    assert line == f"{go_on} --data moved --hours 1.5 --no-tensorboard --wandb 'my masks' --device cpu"
+    command = f"fastmask fit --resume --out {shlex.quote(str(tmp_path))} --fold 0,2"
+    assert line == f"{command} --data moved --hours 1.5 --no-tensorboard --wandb 'my masks' --device cpu"
