@@ -113,10 +113,12 @@ class Trial:
                 yield place, *self._cut(place, image)
             except FastmaskError as error:
                 # the temporary path means nothing to the user
-                told = str(error).replace(str(place), name)
+                message = str(error).replace(str(place), name)
                 # the crop of the run cannot be changed here
-                told = told.replace(CHANGE, "choose a larger photo.") if isinstance(error, PhotoSizeError) else told
-                raise type(error)(told) from error
+                message = (
+                    message.replace(CHANGE, "choose a larger photo.") if isinstance(error, PhotoSizeError) else message
+                )
+                raise type(error)(message) from error
 
     def _cut(self, place: Path, image: np.ndarray) -> tuple[dict[str, Any], str]:
         if not self._framed:

@@ -105,7 +105,7 @@ def prediction_lines(run: RunDirectory, row: int) -> list[tuple[str, str]]:
     right = [heads[i].decode(predicted[i]) for i in heads.joined if true[i] == predicted[i]]
     lines = [
         (
-            f"{shorten_middle(heads[i].decode(true[i]), CLASS)}{_number(run, heads[i], row)}, predicted "
+            f"{shorten_middle(heads[i].decode(true[i]), CLASS)}{_number(run, heads[i], row)} → "
             f"{shorten_middle(heads[i].decode(predicted[i]), CLASS)} {percent(parts[i][predicted[i]])}",
             WRONG,
         )
@@ -144,7 +144,7 @@ def section(material: Material) -> list[Block]:
     said = (
         f"{n:,} of {known:,} photos ({percent(n / known)}) have a wrong prediction"
         f"{'' if target == JOINT else f' of {target}'}. The {len(album)} most confident ones are shown, at most one "
-        "per person: under each photo the true class, the predicted class and its probability."
+        "per person: under each photo true class → predicted class, with its probability."
     )
     if has_product:
         said += " They are sorted by the probability of all heads together, the product of the heads."

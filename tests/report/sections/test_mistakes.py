@@ -100,7 +100,7 @@ def test_the_lines_under_a_photo(make_run, labels, ages):
     row = int(np.flatnonzero(((run.true != run.predicted) == [False, False, True]).all(1))[0])
     (wrong, kind), right = prediction_lines(run, row)
     age, predicted = run.heads["age"].decode(run.true[row, 2]), run.heads["age"].decode(run.predicted[row, 2])
-    assert wrong.startswith(f"{age} ({ages[row]:g}), predicted {predicted} ")
+    assert wrong.startswith(f"{age} ({ages[row]:g}) → {predicted} ")
     assert kind == WRONG
     mask, gender = (run.heads[i].decode(run.true[row, i]) for i in (0, 1))
     assert right == (f"right: {mask}, {gender}", RIGHT)
