@@ -202,7 +202,7 @@ def test_nan_is_a_difference(monkeypatch, finished_run):
 
 
 @pytest.mark.slow
-def test_photos_that_are_gone_can_be_given(run_copy, contest, tmp_path):
+def test_moved_photos_can_be_given(run_copy, contest, tmp_path):
     environment, config = read_json(run_copy / "environment.json"), read_yaml(run_copy / "config.yaml")
     environment["photos"]["root"] = config["data"] = str(tmp_path / "gone")
     write_json(run_copy / "environment.json", environment)

@@ -33,7 +33,7 @@ def test_the_mean_is_the_mean_of_probabilities(labels, guess):
 
 def test_a_vote_is_a_share_and_the_mean_decides_a_tie():
     one, two, three = [0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.0, 0.4, 0.6]
-    # two votes for class 1 against one, though the mean of the probabilities says 0
+    # two votes for class 1 against one, though the mean of the probabilities is highest for 0
     won = votes(np.array([[[0.9, 0.1, 0.0]], [[0.4, 0.6, 0.0]], [[0.45, 0.55, 0.0]]]))
     mean = np.array([1.75, 1.25, 0]) / 3
     np.testing.assert_allclose(won, [(np.array([1, 2, 0]) / 3 + mean / 1000) / 1.001])
@@ -64,15 +64,15 @@ def test_the_weights_are_those_of_the_least_log_loss(labels, guess, members):
     assert ours <= theirs + 1e-6
 
 
-def test_a_member_that_knows_nothing_has_no_weight_and_equal_ones_share():
+def test_a_useless_member_has_no_weight_and_equal_ones_share():
     likelihoods = np.random.default_rng(0).uniform(0.5, 0.9, 200)
     np.testing.assert_allclose(fit_weights(np.stack([likelihoods, likelihoods], axis=1)), [0.5, 0.5])
     np.testing.assert_allclose(fit_weights(np.stack([likelihoods, likelihoods / 3], axis=1)), [1, 0], atol=1e-5)
-    # half precision rounds to 0, which would be no likelihood at all
+    # half precision rounds to a likelihood of 0
     assert np.isfinite(fit_weights(np.zeros((3, 2)))).all()
 
 
-def test_weights_of_a_head_that_nobody_has_labelled_are_equal(labels, guess):
+def test_weights_of_a_head_without_labels_are_equal(labels, guess):
     unknown = labels.copy()
     unknown[:, 1] = -1
     weights = fit_blend("oof", HEADS, [guess(labels, 0), guess(labels, 1, knows=3)], unknown).weights
@@ -104,7 +104,7 @@ def test_a_distribution_is_averaged_whatever_the_blend(how):
     np.testing.assert_allclose(mixed[:, 2:], np.mean(members, axis=0)[:, 2:])
 
 
-def test_no_row_is_blended_by_weights_that_its_own_label_has_fitted(labels, guess):
+def test_no_row_is_blended_by_weights_fitted_on_its_own_label(labels, guess):
     members, parts = [guess(labels, 0), guess(labels, 1, knows=2)], np.arange(len(labels)) // 7 % 5
     mixed = cross_blend("oof", HEADS, members, labels, parts)
     other = labels.copy()
@@ -116,6 +116,6 @@ def test_no_row_is_blended_by_weights_that_its_own_label_has_fitted(labels, gues
     np.testing.assert_allclose(mixed[parts == 2], by_hand.mix([m[parts == 2] for m in members]))
 
 
-def test_a_blend_that_there_is_not_is_refused(labels, guess):
+def test_an_unknown_blend_is_refused(labels, guess):
     with pytest.raises(UsageError, match="no blend 'median'; expected one of mean, vote, oof"):
         fit_blend("median", HEADS, [guess(labels, 0)], labels)

@@ -67,7 +67,7 @@ def test_oof_rows_are_blended_by_weights_of_other_folds_and_kept_weights_are_of_
     assert run.scores["optimistic"]["joint"]["macro_f1"] == pytest.approx(flattering)
 
 
-def test_what_it_gains_is_paired_by_person(pair, tmp_path):
+def test_gains_are_paired_by_person(pair, tmp_path):
     blended = blend_runs(pair, out=tmp_path / "both")
     joint = blended.targets["joint"]
     assert [one.member for one in joint.members] == ["a", "b"]
@@ -113,7 +113,7 @@ def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(run_of, guess, 
         np.testing.assert_allclose(parts[0][place], np.mean([parts[1 + i][place] for i in own], axis=0), atol=1e-8)
 
 
-def test_what_makes_a_members_score_another_is_carried_to_the_ensemble(run_of, guess, labels, tmp_path):
+def test_caveats_of_members_are_those_of_the_ensemble(run_of, guess, labels, tmp_path):
     runs = [
         run_of(guess(labels, 1), labels, "honest"),
         run_of(guess(labels, 2), labels, "leaky", group="none"),
@@ -143,7 +143,7 @@ def test_parts_of_runs_are_blended_where_they_are_the_same_part(run_of, guess, l
         blend_runs([runs[0].path, whole], out=tmp_path / "no")
 
 
-def test_folds_may_differ_and_torn_persons_are_dealt_anew(run_of, guess, labels, tmp_path):
+def test_folds_may_differ_and_persons_are_kept_whole(run_of, guess, labels, tmp_path):
     one = run_of(guess(labels, 1), labels, "five")
     two = run_of(guess(labels, 2), labels, "three", folds=3)
     blended = blend_runs([one, two], "oof", out=tmp_path / "both", draws=0)
@@ -161,7 +161,7 @@ def test_folds_may_differ_and_torn_persons_are_dealt_anew(run_of, guess, labels,
     assert weights["min"].round(6).nunique() == 5
 
 
-def test_labels_that_nobody_knows_are_left_out(run_of, guess, labels, tmp_path):
+def test_unknown_labels_are_left_out(run_of, guess, labels, tmp_path):
     some = labels.copy()
     some[::3, 2] = -1
     runs = [run_of(guess(labels, seed), some, name) for name, seed in (("a", 1), ("b", 2))]
@@ -214,7 +214,7 @@ def test_one_person_cannot_be_fitted_and_scored(run_of, guess, labels, tmp_path)
         blend_runs(runs, out=tmp_path / "no")
 
 
-def test_an_ensemble_is_replaced_only_where_that_is_asked_for_and_by_nothing_half(pair, tmp_path):
+def test_an_ensemble_is_replaced_only_with_overwrite(pair, tmp_path):
     blend_runs(pair, out=tmp_path / "both", draws=0)
     with pytest.raises(UsageError, match="both exists"):
         blend_runs(pair, "vote", out=tmp_path / "both")

@@ -35,7 +35,7 @@ def test_it_is_the_mean_of_the_fold_models(finished_run, photos):
 
 
 def test_the_inference_transform_is_the_validation_transform(finished_run, contest):
-    # a fold's model predicts the photos that it validated: the very numbers of training come out
+    # a fold's model predicts the photos that it validated: exactly the numbers of training
     table = read_contest(contest)
     rows = np.flatnonzero(finished_run.folds["fold"] == 0)
     epoch = int(finished_run.checkpoints(0)[0].stem.removeprefix("epoch"))
@@ -55,7 +55,7 @@ def test_more_views_are_training_augmentations_and_repeat(run_copy, photos):
 
 
 @pytest.mark.bf16
-def test_it_computes_in_the_precision_asked_for(finished_run, photos):
+def test_it_computes_in_the_given_precision(finished_run, photos):
     exact, rough = (predict(finished_run, photos, members=["fold0"], precision=p) for p in ("auto", "bf16"))
     assert np.array_equal(exact.probabilities, predict(finished_run, photos, members=["fold0"]).probabilities)
     gap = np.abs(exact.probabilities - rough.probabilities).max()
@@ -170,7 +170,7 @@ def test_a_member_that_is_missing_or_has_changed_is_named(run_copy, other_run, p
     shutil.rmtree(run_copy)
     with pytest.raises(DataError, match="is made of .*run_copy, which is not there; put it back"):
         predicted(run, photos[:2])
-    # what it has scored stays
+    # its score stays
     assert str(Run.load(run.path).score(0)) == score
 
 

@@ -44,11 +44,11 @@ def test_the_student_of_a_fold_learns_from_the_model_of_that_fold_alone(contest,
         train = plan.training_set(fold)
         assert train.photos[-len(photos) :] == [str(photo) for photo in photos]
         np.testing.assert_allclose(train.labels[-len(photos) :], own * 0.5, atol=1e-6)
-        # and nobody is judged on them
+        # they are not validated on
         assert len(plan.learner(fold).dls.valid_ds) == (plan.folds == fold).sum()
 
 
-def test_what_the_teacher_is_not_sure_of_is_unknown(contest, small_settings, finished_run, made):
+def test_unsure_pseudo_labels_are_unknown(contest, small_settings, finished_run, made):
     labels = student(contest, small_settings, finished_run, made, pseudo_least=0.5).training_set(0).labels[-28:]
     soft = read_pseudo(made).probabilities[0]
     for part, whole in zip(finished_run.heads.split(labels), finished_run.heads.split(soft), strict=True):
@@ -95,7 +95,7 @@ def test_photos_of_the_data_are_kept_out_of_the_fold_that_validates_them(
         } | {str(images / path) for path in plan.table.frame["path"][plan.folds != fold]}
 
 
-def test_a_teacher_must_have_all_folds_and_an_honest_split(finished_run, run_copy, contest, tmp_path):
+def test_a_teacher_needs_all_folds_and_an_honest_split(finished_run, run_copy, contest, tmp_path):
     (run_copy / "fold1" / "done.json").unlink()
     with pytest.raises(UsageError, match="lacks fold 1"):
         make_pseudo(run_copy, contest / "eval" / "images", tmp_path / "out")
@@ -123,7 +123,7 @@ def test_heads_must_be_the_teachers(made):
     np.testing.assert_allclose(both[..., 2:], pseudo.probabilities[..., 3:5], atol=1e-6)
 
 
-def test_who_the_teacher_has_in_two_folds_was_seen(contest, small_settings, finished_run, copy):
+def test_a_photo_in_two_folds_of_the_teacher_was_trained_on(contest, small_settings, finished_run, copy):
     folds = pd.read_csv(copy / "folds.csv", dtype=str)
     again = folds.iloc[:1].assign(fold=str(1 - int(folds["fold"][0])))
     for rows in ([folds, again], [again, folds]):
@@ -164,13 +164,13 @@ def test_what_is_broken_is_named(copy, file, old, new, message):
         read_pseudo(copy)
 
 
-def test_a_folder_that_was_not_finished_is_none(copy):
+def test_an_unfinished_folder_is_refused(copy):
     (copy / "pseudo.json").unlink()
     with pytest.raises(UsageError, match=r"has no pseudo\.json"):
         read_pseudo(copy)
 
 
-def test_the_command_says_what_comes_next(run_copy, contest, tmp_path, fastmask):
+def test_the_command_prints_the_next_one(run_copy, contest, tmp_path, fastmask):
     answer = fastmask("pseudo", run_copy, contest / "eval" / "images", "--out", tmp_path / "labels")
     assert answer.code == 0, answer.err
     assert "28 photos, labelled by each of 2 folds separately" in answer.out

@@ -30,20 +30,20 @@ def test_a_submission_has_the_rows_of_info_in_their_order(info, tmp_path):
     assert frame["ans"].tolist() == [classes[n] for n in NAMES]
 
 
-def test_what_was_not_learned_is_not_handed_in():
+def test_a_submission_needs_all_heads_learned():
     heads = [replace(head, weight=float(head.name == "mask")) for head in contest_heads()]
     with pytest.raises(UsageError, match=r"has not learned gender, age \(weight 0\), .* fastmask ensemble"):
         check_heads(Heads(heads))
     check_heads(contest_heads())
 
 
-def test_a_photo_that_was_not_predicted_is_said_and_nothing_is_written(info, tmp_path):
+def test_a_photo_without_prediction_is_named_and_nothing_is_written(info, tmp_path):
     with pytest.raises(DataError, match=f"line 9, column ImageID: {NAMES[7]} was not predicted"):
         write_submission({n: 0 for n in NAMES if n != NAMES[7]}, info, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_photos_of_one_file_name_in_two_folders_are_told_apart(tmp_path):
+def test_photos_of_one_file_name_in_two_folders_are_distinguished(tmp_path):
     names = ["a/mask1.jpg", "b/mask1.jpg"]
     info = write(tmp_path / "info.csv", 0, names)
     written = write_submission(dict(zip(names, (0, 17), strict=True)), info, tmp_path / "out.csv")
@@ -52,7 +52,7 @@ def test_photos_of_one_file_name_in_two_folders_are_told_apart(tmp_path):
         write_submission({"/x/a/mask1.jpg": 0, "/x/b/mask1.jpg": 17}, info, tmp_path / "other.csv")
 
 
-def test_the_questions_are_never_written_over(info):
+def test_info_csv_is_never_overwritten(info):
     with pytest.raises(UsageError, match="the file of --submission itself"):
         write_submission(dict.fromkeys(NAMES, 3), info, info)
     assert set(pd.read_csv(info)["ans"]) == {0}
@@ -68,13 +68,13 @@ def test_the_questions_are_never_written_over(info):
         ("", "is empty"),
     ],
 )
-def test_bad_questions_are_named(tmp_path, text, message):
+def test_errors_of_info_csv_are_named(tmp_path, text, message):
     (tmp_path / "info.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_info(tmp_path / "info.csv")
 
 
-def test_photos_of_info_lie_in_the_folder_and_nowhere_else(tmp_path):
+def test_photos_of_info_are_in_the_folder_and_nowhere_else(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     (tmp_path / "b.jpg").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Distillation: whose probabilities a student learns from, by hand, and that nothing of the judged fold comes back."""
+"""Distillation: the soft labels of a student, compared with plain PyTorch, without leaks from the judged fold."""
 
 import io
 import shutil
@@ -46,7 +46,7 @@ def one_hot(table):
     )
 
 
-def test_a_fold_learns_from_its_label_and_what_the_network_of_the_same_fold_says(table, small_settings, finished_run):
+def test_a_fold_learns_from_labels_and_the_network_of_the_same_fold(table, small_settings, finished_run):
     plan = student(table, small_settings, finished_run.path, teacher_weight=0.25)
     plan = plan.soften_labels(plan.teacher.predict(plan, quietly))
     for fold in (0, 1):
@@ -61,8 +61,8 @@ def test_a_fold_learns_from_its_label_and_what_the_network_of_the_same_fold_says
     np.testing.assert_allclose(plan.training_set(0, whole=True).labels, 0.75 * one_hot(table) + 0.25 * both, atol=1e-5)
 
 
-def test_nothing_of_another_fold_comes_to_a_fold(table, small_settings, finished_run, run_copy):
-    """Another network in fold 1 of the teacher changes what fold 1 learns, and not a bit of what fold 0 does."""
+def test_no_fold_learns_from_the_network_of_another(table, small_settings, finished_run, run_copy):
+    """Another network in fold 1 of the teacher changes the labels of fold 1, and not a bit of those of fold 0."""
     plan = student(table, small_settings, finished_run.path)
     before = plan.teacher.predict(plan, quietly)
     scale_weights(Run.load(run_copy).checkpoints(1)[0], 1.1)
@@ -91,7 +91,9 @@ def test_a_temperature_divides_logits():
     assert tempered(made, 1) is made
 
 
-def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_settings, run_copy, finished_run, tmp_path):
+def test_a_student_trains_and_resumes_with_the_same_soft_labels(
+    table, small_settings, run_copy, finished_run, tmp_path
+):
     out, given = tmp_path / "student", {**small_settings, "epochs": 1, "teacher": str(run_copy), "refit": 1}
     run = cross_validate(table, out=out, log=io.StringIO(), **given)
     assert run.refitted == [0, 1]
@@ -100,7 +102,7 @@ def test_a_student_trains_and_goes_on_with_the_same_answers(table, small_setting
     plan = student(table, given, run_copy)
     answers = load_file(out / "teacher.safetensors")["answers"]
     assert np.array_equal(answers, plan.teacher.predict(plan, quietly))
-    # kept with the run, and asked no second time
+    # saved with the run, and not predicted again
     save_file({"answers": answers[:, ::-1].copy()}, out / "teacher.safetensors")
     expected = plan.teacher.mix(one_hot(table), answers[0, ::-1], table.heads)
     assert np.array_equal(ask_teacher(plan, run, quietly).soft_labels[0], expected)
@@ -125,7 +127,7 @@ def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(
     np.testing.assert_allclose(answers[0], expected, atol=1e-5)
 
 
-def test_teachers_that_have_seen_whom_they_teach_about_are_refused(
+def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
     table, small_settings, finished_run, run_copy, tmp_path
 ):
     def refused(teacher=finished_run.path, **settings):

@@ -11,7 +11,7 @@ def x():
     return torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 50, 100)).astype(np.float32))
 
 
-def test_views_add_up_beside_the_photo():
+def test_views_are_added_to_the_photo():
     assert [len(make_views(names)) for names in ([], ["flip"], ["flip", "shift"], ["flip", "shift", "scale"])] == [
         1,
         2,
@@ -21,7 +21,7 @@ def test_views_add_up_beside_the_photo():
     assert make_views(["flip"]) == [plain, flip]
 
 
-def test_every_view_has_the_size_of_the_photo_and_draws_nothing(x):
+def test_every_view_has_the_size_of_the_photo_and_is_deterministic(x):
     for photos in (x, x[..., :3, :2], x[..., :1, :1]):
         for view in make_views(list(VIEWS)):
             assert view(photos).shape == photos.shape
@@ -55,13 +55,13 @@ def test_scales_show_the_middle_and_the_whole(x):
         torch.testing.assert_close(seen, seen.T)
 
 
-def test_a_photo_of_one_colour_stays_what_it_is():
+def test_a_photo_of_one_colour_is_unchanged():
     flat = torch.full((1, 3, 40, 30), -0.7)
     for view in make_views(list(VIEWS)):
         torch.testing.assert_close(view(flat), flat)
 
 
-def test_views_that_there_are_not_are_refused():
+def test_unknown_views_are_refused():
     with pytest.raises(UsageError, match="no views 'up'; expected some of flip, shift, scale"):
         make_views(["flip", "up"])
     with pytest.raises(UsageError, match="flip are named twice"):
