@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -186,6 +187,7 @@ def _parameters(command: Command) -> list[_Parameter]:
     return found
 
 
+@cache
 def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
     """A field as an option, with the value None if it is not given."""
     field, shown, names = model.model_fields[name], describe(model, name), option_name(model, name)
