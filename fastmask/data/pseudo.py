@@ -26,7 +26,7 @@ MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
 SEEN = -1
 # of probabilities, by half precision and means
 _ROUNDING = 1e-3
-_ANEW = "make the folder again with fastmask pseudo."
+_AGAIN = "make the folder again with fastmask pseudo."
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_pseudo(folder: str | Path) -> Pseudo:
         raise UsageError(f"{folder} has no {MARK}, so it holds no pseudo-labels; make some with fastmask pseudo.")
     plain = read_json(mark)
     if not isinstance(plain, dict) or not isinstance(plain.get("photos"), str) or type(plain.get("folds")) is not int:
-        raise DataError(f"{mark} does not name its photos and folds; {_ANEW}")
+        raise DataError(f"{mark} does not name its photos and folds; {_AGAIN}")
     try:
         heads = Heads.from_plain(plain.get("heads", []))
     except UsageError as error:
@@ -133,7 +133,7 @@ def read_pseudo(folder: str | Path) -> Pseudo:
 def _rows(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV of the folder with one row or more."""
     if not file.is_file():
-        raise DataError(f"{file} is missing or not a plain file; restore it, or {_ANEW}")
+        raise DataError(f"{file} is missing or not a plain file; restore it, or {_AGAIN}")
     return read_rows(file, columns)
 
 
@@ -153,7 +153,7 @@ def _check_paths(folder: Path, paths: pd.Series, root: Path) -> None:
         if not path or not stays_below(Path(path)):
             raise cell_error(folder / LABELS, line, "path", path, f"a photo below {root}")
         if not (root / path).is_file():
-            raise DataError(f"{root / path} is missing; put the photos of {folder} back, or {_ANEW}")
+            raise DataError(f"{root / path} is missing; put the photos of {folder} back, or {_AGAIN}")
 
 
 def _numbers(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:

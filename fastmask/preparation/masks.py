@@ -48,7 +48,7 @@ _MOST_YAW, _MOST_PITCH = 0.85, 0.25
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Five points and a box (x0, y0, x1, y1) of a face in pixels; right and left are the person's own.
+    """Five points and a box (x0, y0, x1, y1) of a face in pixels; right and left are the person's.
 
     Raises DataError where no face can look like that.
     """
@@ -72,8 +72,8 @@ class Landmarks:
         fall, of_nose = (float((point - (right + left) / 2) @ down) for point in (np.mean(mouth, axis=0), nose))
         if fall < 0.25 * self.eye_distance:
             raise DataError(
-                "its mouth is not below its eyes; right and left must be the person's own, so the right eye is on the "
-                "photo's left."
+                "its mouth is not below its eyes; the right eye must be the person's right one, on the left of the "
+                "photo."
             )
         # a head that looks far up or down has it above its eyes or below its mouth, but not farther than that
         if not -0.5 * fall <= of_nose <= 1.5 * fall:

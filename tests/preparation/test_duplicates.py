@@ -13,6 +13,11 @@ def table(contest):
 
 
 @pytest.fixture(scope="module")
+def signatures(table):
+    return np.stack([signature(shrink(read_photo(table.photo(row)))) for row in range(len(table))])
+
+
+@pytest.fixture(scope="module")
 def photo(table):
     return read_photo(table.photo(6))
 
@@ -74,8 +79,7 @@ def by_hand(signatures, persons, contents, alike):
 
 
 @pytest.mark.parametrize("block", [5, 64, 84, 1000])
-def test_blocks_find_what_plain_loops_find(table, block):
-    signatures = np.stack([signature(shrink(read_photo(table.photo(row)))) for row in range(len(table))])
+def test_blocks_find_what_plain_loops_find(table, signatures, block):
     contents = [0, 0, *range(2, len(table))]
     expected = by_hand(signatures, table.persons, contents, 0.6)
     found = near_pairs(signatures, table.persons, contents, alike=0.6, block=block)

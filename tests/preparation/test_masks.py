@@ -104,7 +104,7 @@ def test_landmarks_that_no_face_has_are_refused():
     Landmarks(**eyes, **mouth, **rest)
     with pytest.raises(DataError, match="on one point"):
         Landmarks(**{**eyes, "left_eye": (40, 40)}, **mouth, **rest)
-    with pytest.raises(DataError, match="person's own"):
+    with pytest.raises(DataError, match="person's right one"):
         Landmarks(right_eye=(80, 40), left_eye=(40, 40), **mouth, **rest)
     with pytest.raises(DataError, match="landmarks have NaN or inf"):
         Landmarks(**{**eyes, "left_eye": (float("nan"), 40)}, **mouth, **rest)
