@@ -99,7 +99,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_that_is_interrupted_and_resumed_is_the_same(start, settings, contest, tmp_path):
+def test_a_run_that_is_stopped_and_resumed_is_the_same(start, settings, contest, tmp_path):
     out = tmp_path / "run"
     for number, code, fold in ((signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 1)):
         process = start(["--resume" if fold else "--config=settings.yaml", "--out", str(out)])
