@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -109,7 +108,9 @@ def callbacks_of(
     config, folder = plan.config, run.fold_path(fold)
     history = History(folder)
     writes = plan.processes.first
-    writing = [*drawn_callbacks(folder, plan, fold), history, OOFCollector(folder)] if writes else []
+    writing: list[Callback] = [history, OOFCollector(folder)] if writes else []
+    if writes and config.sampler is not None:
+        writing.append(Drawn(folder, plan.table.heads, plan.training_set(fold), config.sampler))
     trackers = trackers_of(config, folder) if writes else None
     info = FoldInfo(real(run.path).name, fold, config.to_plain())
     return Callbacks(
@@ -167,12 +168,6 @@ def report_skipped(
     for skip in callbacks.skips:
         if skip.rows:
             say(f"fold {fold + 1}/{plan.config.folds} skipped what {skip.file} lists")
-
-
-def drawn_callbacks(folder: Path, plan: Plan, fold: int) -> list[Drawn]:
-    """The callback that counts the sampled classes, if photos are sampled by class."""
-    sampler = plan.config.sampler
-    return [] if sampler is None else [Drawn(folder, plan.table.heads, plan.training_set(fold), sampler)]
 
 
 def clear_fold(run: RunDirectory, fold: int) -> None:

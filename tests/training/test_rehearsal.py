@@ -24,7 +24,7 @@ def test_it_reckons_with_what_a_run_would_do(plan):
     assert cost.memory > 1e8
 
 
-@pytest.mark.parametrize("more", [{}, {"ema": 0.9, "accumulate": 2, "top_k": 2, "epochs": 4}])
+@pytest.mark.parametrize("more", [{}, {"ema": 0.9, "accumulate": 2, "top_k": 2, "epochs": 3}])
 def test_the_disk_is_the_most_that_a_real_run_takes(train, plan_of, tmp_path, monkeypatch, more):
     cost, taken, replace = rehearse(plan_of(**more)), [], os.replace
 
