@@ -11,6 +11,8 @@ from fastmask.report.gradcam import _grid, explain, grad_cam
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
+# 129 million parameters
+VGG = pytest.param("vgg11", marks=pytest.mark.slow)
 
 
 def columns_of(*codes):
@@ -40,7 +42,7 @@ def test_a_pooled_map_is_weighted_by_the_rows_of_the_heads():
     torch.testing.assert_close(heat, expected / expected.max(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "vgg11"])
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", VGG])
 def test_any_kind_of_body_has_a_map_of_the_size_of_the_photo(arch):
     net = network(arch, size=(224, 224))
     heat = grad_cam(net, torch.randn(1, 3, 224, 224), columns_of(0, 0, 0))
