@@ -20,6 +20,7 @@ from fastmask.data.contest import contest_heads
 from fastmask.data.sample import write_sample
 from fastmask.heads import Heads
 from fastmask.system.files import write_csv
+from fastmask.system.terminal import set_quiet
 from fastmask.training.interrupts import SIGNALS
 
 pytest_plugins = ["made_runs", "pages", "terminals", "trained_runs"]
@@ -253,6 +254,9 @@ def fastmask(work: Path, capsys: pytest.CaptureFixture[str]) -> Command:
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            # of the process, which the next tests share
+            set_quiet(False)
         return Answer(code, *capsys.readouterr())
 
     return command

@@ -1,1 +1,1 @@
-"""Commands: the command line, a file per group of its help."""
+"""Commands: the command line, a file per subject; a command is a function in one of them, added by its decorator."""

@@ -1,6 +1,7 @@
 """Views: slightly changed copies of a photo, over which predictions are averaged (test-time augmentation, TTA).
 
-To add one, write a function of a batch and name it in `VIEWS`; the option, its help and its checks follow.
+To add one, write a function of a batch (B, 3, H, W) and give it a line in `VIEWS`, with its help; the option and its
+checks follow. A photo of one colour, or of one pixel, must stay as it is.
 """
 
 from __future__ import annotations

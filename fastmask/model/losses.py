@@ -1,7 +1,8 @@
 """Losses over logits (B, classes of all heads) and targets y, which are class numbers or soft labels.
 
 Class numbers are (B, heads) int64, -1 where a label is unknown; soft labels are (B, classes of all heads) float, see
-`fastmask.labels`. A new loss for one head is a subclass of `HeadLoss` and an entry in `HEAD_LOSSES`.
+`fastmask.labels`. To add a loss for one head, write a subclass of `HeadLoss`, name it in `HEAD_LOSSES` under a new
+kind, and let `Head.kind` (fastmask/heads.py) return that kind for the head.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class DistributionLoss(HeadLoss):
         return distribution(logits, labels, self.targets)
 
 
-# the loss of each kind of head, see `Head.kind`
+# by `Head.kind`; each is called with a head, its row of alpha or None, and gamma, label_smoothing and f1_share by name
 HEAD_LOSSES: dict[str, type[HeadLoss]] = {"classes": ClassLoss, "distribution": DistributionLoss}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
 
+from fastmask.config import Config
 from fastmask.system.errors import UsageError
 
 SCHEDULES = ("multistep", "onecycle", "cosine", "constant")
@@ -41,3 +42,8 @@ def lr_schedule(
         moms = combined_cos(0.25, 0.95, 0.85, 0.95)
         return [ParamScheduler({"lr": combined_cos(0.25, lr / 25, lr, lr / 1e5), "mom": moms})]
     raise UsageError(f"There is no schedule {name!r}; expected one of {', '.join(SCHEDULES)}.")
+
+
+def schedule_of(config: Config) -> list[ParamScheduler]:
+    """The callbacks for the schedule of a configuration."""
+    return lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma)

@@ -1,4 +1,8 @@
-"""Faces: the face of each photo, by a detector from a package that includes its weights."""
+"""Faces: the face of each photo, by a detector from a package that includes its weights.
+
+To add a detector, write a factory like `_mtcnn` and name it in `DETECTORS`, in the help of --detector
+(commands/data.py), and its package in the extra `faces` of pyproject.toml.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fastai.data.core import TfmdDL
 from fastmask.data.loaders import pick_device, pick_workers
 from fastmask.model.adamp import AdamP
 from fastmask.model.precision import autocast, tf32
-from fastmask.model.schedule import lr_schedule
+from fastmask.model.schedule import schedule_of
 from fastmask.system.errors import UsageError
 from fastmask.training.build import build
 from fastmask.training.guards import FiniteLoss
@@ -95,7 +95,7 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
     rehearsal = rehearse(plan)
     config = plan.config
     # the callbacks of a fold that run in each step
-    schedule = lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma)
+    schedule = schedule_of(config)
     learn = plan.learner(0, [*schedule, FiniteLoss()])
     load = loading_seconds(learn.dls.train, seconds / 10)
     turns = Turns(bare_step(plan, learn.dls.train.one_batch()), seconds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from fastai.callback.core import CancelFitException, CancelTrainException
 
-from fastmask.config import Config
+from fastmask.config import Config, make_config
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
@@ -132,9 +132,18 @@ def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:
 
 
 def replan(plan: Plan, epochs: int, folds: int) -> Plan:
-    """The plan with other numbers of epochs and folds; new folds are assigned if their number changes."""
+    """The plan with other numbers of epochs and folds; new folds are assigned if their number changes.
+
+    Raises UsageError where the other settings do not go together with these, such as swa with a single epoch.
+    """
+    changes = {"epochs": epochs, "folds": folds}
+    try:
+        make_config(plan.config.model_dump(), changes)
+    except UsageError as error:
+        left = f"{count(folds, 'fold')} of {count(epochs, 'epoch')}"
+        raise UsageError(f"--hours leaves time for {left}, too few for another setting: {error}") from error
     if folds == plan.config.folds:
         return replace(plan, config=plan.config.model_copy(update={"epochs": epochs}))
-    config, dealt = deal_folds(plan.table, plan.config.model_copy(update={"epochs": epochs, "folds": folds}))
+    config, dealt = deal_folds(plan.table, plan.config.model_copy(update=changes))
     check_monitored_labels(config, plan.table, dealt)
     return replace(plan, config=config, folds=dealt)

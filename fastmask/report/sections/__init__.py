@@ -1,6 +1,8 @@
 """Sections: the parts of a report, one file each.
 
-To add a section, write a file with a function `(Material) -> list[Block]` here and give it a line in SECTIONS.
+To add a section, write a file with a function `(Material) -> list[Block]` here and give it a line in SECTIONS. It
+raises UsageError where the run lacks what it needs; its pictures have names of their own, and each has its figures in a
+table.
 """
 
 from __future__ import annotations
