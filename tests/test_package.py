@@ -102,3 +102,13 @@ def test_no_module_imports_itself_through_others():
     graph_of["system.files"].add("api")
     with pytest.raises(CycleError):
         TopologicalSorter(graph_of).prepare()
+
+
+def test_no_function_is_longer_than_sixty_lines():
+    long = [
+        (name, node.name)
+        for name, file in modules().items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert long == []
