@@ -134,12 +134,12 @@ def open_launcher(
         yield None
         return
     try:
-        from fastmask.launch.ray import joined
+        from fastmask.launch.ray import join_cluster
     except ImportError as error:
         raise UsageError(
             f"--launcher ray needs the package ray ({one_line(error)}); install it with {install_line('ray')}."
         ) from error
-    with joined(config, table, loss_func, say) as launcher:
+    with join_cluster(config, table, loss_func, say) as launcher:
         yield launcher
 
 

@@ -13,7 +13,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastmask.system.errors import DataError, UsageError, one_line
-from fastmask.system.fields import describe, described, make, option_name, sentence
+from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name
 from fastmask.system.files import parse_yaml, read_yaml
 from fastmask.system.text import shorten_repr
 
@@ -68,7 +68,7 @@ def read_ranges(text: str) -> dict[str, list[list[float]]]:
 
 def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
     """What describes the fields of a panel, which share a kind."""
-    return lambda default, text, kind=Kind.NONE, **option: described(default, text, panel, kind | shared, **option)
+    return lambda default, text, kind=Kind.NONE, **option: option_field(default, text, panel, kind | shared, **option)
 
 
 in_data, in_network, in_run = _in(DATA), _in(NETWORK), _in(RUN)
@@ -118,7 +118,7 @@ class Config(BaseModel):
         None, "A CSV of corrected labels: person or path, column, value.", Kind.TABLE | Kind.PATH
     )
     age_bounds: tuple[float, float] = in_data((30.0, 60.0), "Age bounds to train on.", Kind.TABLE)
-    score_age_bounds: tuple[float, float] = described(
+    score_age_bounds: tuple[float, float] = option_field(
         (30.0, 60.0), "Age bounds to score by: the official ones.", kind=Kind.TABLE
     )
     folds: Annotated[int, Field(ge=2, le=9999)] = in_data(5, "Folds of the cross-validation.", Kind.SCORED, common=True)
@@ -174,10 +174,10 @@ class Config(BaseModel):
     # augmentation
     crop: tuple[Positive, Positive] = in_data((400, 200), "Height and width of the centre crop.", common=True)
     resize: tuple[Positive, Positive] | None = in_data(None, "Height and width to resize the crop to.", common=True)
-    train_pipeline: dict[str, Any] | None = described(
+    train_pipeline: dict[str, Any] | None = option_field(
         None, "The training augmentation as albumentations serializes it.", note="the report's"
     )
-    valid_pipeline: dict[str, Any] | None = described(
+    valid_pipeline: dict[str, Any] | None = option_field(
         None, "The validation transform as albumentations serializes it.", note="the report's"
     )
     stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = in_data(
@@ -216,7 +216,7 @@ class Config(BaseModel):
         "focal", "focal or ce (cross-entropy); own is the loss_func of cross_validate."
     )
     focal_gamma: Annotated[float, Field(ge=0, le=100)] = in_training(2.0, "Gamma of the focal loss.", Kind.FOCAL)
-    alpha: dict[str, list[Weight] | dict[str, Weight]] | None = described(
+    alpha: dict[str, list[Weight] | dict[str, Weight]] | None = option_field(
         None, "Class weights per head, such as age: [1, 1, 4], or age: {60+: 4}.", kind=Kind.TRAINING | Kind.FOCAL
     )
     class_weight: Literal["none", "auto"] = in_training(
@@ -225,10 +225,10 @@ class Config(BaseModel):
     label_smoothing: Share = in_training(0.0, "Share of each label to spread over all classes.", Kind.FOCAL)
     f1_share: Probability = in_training(0.0, "Share of the batch's soft F1 in the loss; 1 is soft F1 only.", Kind.FOCAL)
     order: str | None = in_training(None, "Also learn the number behind a head, such as age, as a distribution.")
-    order_spread: Annotated[float, Field(gt=0)] = described(
+    order_spread: Annotated[float, Field(gt=0)] = option_field(
         2.0, "Standard deviation of the targets of order.", kind=Kind.TRAINING
     )
-    head_weights: dict[str, Weight] | None = described(None, "Weight of each head in the loss.", kind=Kind.TRAINING)
+    head_weights: dict[str, Weight] | None = option_field(None, "Weight of each head in the loss.", kind=Kind.TRAINING)
     # optimizer and schedule
     epochs: Positive = in_training(20, "Epochs per fold.", common=True)
     bs: Literal["auto"] | Positive = in_training(
@@ -259,7 +259,7 @@ class Config(BaseModel):
     on_nan: Literal["stop", "skip"] = in_training(
         "stop", "If the loss is NaN or inf: stop, or skip the step.", Kind.FAULT
     )
-    on_bad_photo: Literal["error", "skip"] = described(
+    on_bad_photo: Literal["error", "skip"] = option_field(
         "error", "If a photo cannot be read: error, or skip it and list it.", TRAINING, Kind.SCORED | Kind.FAULT
     )
     # machine
@@ -420,7 +420,7 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
             # the file says how many there are
             merged.pop("folds", None)
         merged = {**_merge(merged, layer), **_start_of(layer)}
-    return make(Config, merged)
+    return make_model(Config, merged)
 
 
 def check_value(name: str, value: Any) -> None:
@@ -430,7 +430,7 @@ def check_value(name: str, value: Any) -> None:
     except pydantic.ValidationError as error:
         own = [one for one in error.errors() if one["loc"]]
         if own:
-            raise UsageError(sentence(Config, name, own)) from None
+            raise UsageError(describe_errors(Config, name, own)) from None
 
 
 def spell_option(name: str, value: Any) -> list[str]:
@@ -471,15 +471,15 @@ def read_shares(text: str) -> dict[str, float]:
     return shares
 
 
-def recipes() -> list[str]:
+def list_recipes() -> list[str]:
     """The names that --recipe finds."""
     return sorted(f.name.removesuffix(".yaml") for f in files("fastmask.recipes").iterdir() if f.name.endswith(".yaml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
     """The settings of a recipe; raises UsageError naming the recipes there are."""
-    if name not in recipes():
-        raise UsageError(f"There is no recipe {name!r}; expected one of {', '.join(recipes())}.")
+    if name not in list_recipes():
+        raise UsageError(f"There is no recipe {name!r}; expected one of {', '.join(list_recipes())}.")
     return read_settings(Path(str(files("fastmask.recipes").joinpath(f"{name}.yaml"))))
 
 

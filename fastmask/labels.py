@@ -24,7 +24,7 @@ def soft_labels(y: Tensor, heads: Heads) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def mixed(labels: Tensor, others: Tensor, shares: Tensor, heads: Heads) -> Tensor:
+def mix_labels(labels: Tensor, others: Tensor, shares: Tensor, heads: Heads) -> Tensor:
     """The soft labels of photos that are mixed with others by `shares`, (B,): (1 - share) x own + share x other.
 
     A head that is unknown for either photo is unknown, because the rest would count as much as a whole label.

@@ -70,8 +70,8 @@ class Score(Plain):
     @property
     def texts(self) -> tuple[str, str]:
         """Its macro-F1 and its accuracy, each with its interval."""
-        macro_f1 = with_interval(self.macro_f1, self.macro_f1_interval)
-        return macro_f1, with_interval(self.accuracy, self.accuracy_interval)
+        macro_f1 = format_interval(self.macro_f1, self.macro_f1_interval)
+        return macro_f1, format_interval(self.accuracy, self.accuracy_interval)
 
     def __str__(self) -> str:
         return "macro-F1 {}, accuracy {}".format(*self.texts)
@@ -125,12 +125,12 @@ class Scores(Plain):
         return "\n".join([*lines, *self.notes])
 
 
-def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+def format_interval(value: float, interval: tuple[float, float] | None) -> str:
     """A score with its interval as tables show it."""
     return f"{value:.4f}" + (f" ({interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
 
 
-def with_ends(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float | None]:
+def interval_columns(name: str, value: float | None, interval: tuple[float, float] | None) -> dict[str, float | None]:
     """A score and the ends of its interval as the columns NAME, NAME_low and NAME_high of a table."""
     low, high = interval or (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
@@ -191,11 +191,11 @@ def score_differences(
 
 def draw_scores(
     targets: Sequence[Target], groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0
-) -> list[Drawn]:
+) -> list[TargetDraws]:
     """Targets of the same photos with their values in the same draws, for scores and differences."""
     n = len(targets[0][1])
     owner = np.zeros(n, np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
-    counted = [Drawn(predicted, true, classes, owner) for predicted, true, classes in targets]
+    counted = [TargetDraws(predicted, true, classes, owner) for predicted, true, classes in targets]
     if groups is not None and draws and n:
         for weights in _bootstrap_weights(int(owner.max()) + 1, draws, seed):
             for target in counted:
@@ -203,7 +203,7 @@ def draw_scores(
     return counted
 
 
-class Drawn:
+class TargetDraws:
     """One target's counts, and its values in each draw of groups."""
 
     def __init__(
@@ -236,7 +236,7 @@ class Drawn:
         f1_draws, accuracy_draws = self._figures()
         return Score(*point, self.n, _interval(f1_draws, point[0]), _interval(accuracy_draws, point[1]))
 
-    def minus(self, other: Drawn) -> Difference:
+    def minus(self, other: TargetDraws) -> Difference:
         """The difference of this and `other`, draw by draw."""
         here, there = self.score(), other.score()
         points = here.macro_f1 - there.macro_f1, here.accuracy - there.accuracy
@@ -309,7 +309,7 @@ def why_optimistic(folds: int) -> str:
     return f"each fold's epochs are chosen by the fold's own score, which flatters; the headline's are {others}"
 
 
-def thin(true: np.ndarray, groups: np.ndarray) -> list[str]:
+def few_groups_caveat(true: np.ndarray, groups: np.ndarray) -> list[str]:
     """A caveat of differences if half of the classes of (N,) truths, without -1, have few groups."""
     known = true != UNKNOWN
     seen = np.unique(np.stack([true[known], np.unique(groups[known], return_inverse=True)[1]]), axis=1)
@@ -362,7 +362,7 @@ def draw_heads(
     whole: np.ndarray,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
-) -> list[dict[str, Drawn]]:
+) -> list[dict[str, TargetDraws]]:
     """For each of several (N, heads) answers the joint class and each head, all in the same draws."""
     names = (JOINT, *heads.classified)
     targets = [make_target(heads, answers, true, name, whole) for answers in predicted for name in names]

@@ -9,12 +9,12 @@ from fastmask.config import (
     PANELS,
     Config,
     Kind,
+    list_recipes,
     make_config,
     parse_sets,
     read_class_weights,
     read_recipe,
     read_settings,
-    recipes,
     spell_option,
 )
 from fastmask.system.errors import UsageError
@@ -126,7 +126,7 @@ def test_sets_are_nested_yaml():
     assert parse_sets(pairs) == {"alpha": {"age": [1, 1, 4]}, "focal_gamma": 1.5, "pretrained": False}
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_is_a_configuration(name):
     assert make_config(read_recipe(name)) != Config()
 

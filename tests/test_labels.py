@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from fastmask.heads import Head, Heads
-from fastmask.labels import mixed, soft_labels
+from fastmask.labels import mix_labels, soft_labels
 
 HEADS = Heads([Head("shape", ("round", "square", "long")), Head("colour", ("red", "blue"))])
 
@@ -24,7 +24,7 @@ def test_an_invalid_class_number_raises():
 
 def test_a_mixture_worked_by_hand():
     own, other = soft_labels(torch.tensor([[0, 1], [1, 0]]), HEADS), soft_labels(torch.tensor([[2, 1], [1, 1]]), HEADS)
-    made = mixed(own, other, torch.tensor([0.25, 0.0]), HEADS)
+    made = mix_labels(own, other, torch.tensor([0.25, 0.0]), HEADS)
     assert made.tolist() == [[0.75, 0, 0.25, 0, 1], [0, 1, 0, 1, 0]]
 
 
@@ -33,10 +33,10 @@ def test_a_head_that_is_unknown_for_either_is_unknown():
         soft_labels(torch.tensor([[0, -1], [0, 1]]), HEADS),
         soft_labels(torch.tensor([[-1, 1], [2, 1]]), HEADS),
     )
-    made = mixed(own, other, torch.tensor([0.5, 0.5]), HEADS)
+    made = mix_labels(own, other, torch.tensor([0.5, 0.5]), HEADS)
     assert made.tolist() == [[0] * 5, [0.5, 0, 0.5, 0, 1]]
 
 
 def test_weights_are_mixed_with_the_classes():
     own, other = torch.tensor([[2.0, 0, 0, 0, 0]]), torch.tensor([[0, 0.5, 0, 0, 0]])
-    assert mixed(own, other, torch.tensor([0.5]), HEADS).tolist() == [[1, 0.25, 0, 0, 0]]
+    assert mix_labels(own, other, torch.tensor([0.5]), HEADS).tolist() == [[1, 0.25, 0, 0, 0]]

@@ -27,7 +27,7 @@ from fastmask.data.loaders import dataloaders, default_workers
 from fastmask.export import predict_onnx
 from fastmask.system import files, terminal
 from fastmask.system.files import read_yaml, stays_below, sync_folder, write_text
-from fastmask.system.lock import held, holder_of
+from fastmask.system.lock import holder_of, lock_run
 from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import peak_memory
 
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_opened_is_not_synced(refused, tmp_path, monkeyp
 
 
 def test_the_holder_is_described_after_the_byte_that_windows_locks(tmp_path):
-    with held(tmp_path / "run"):
+    with lock_run(tmp_path / "run"):
         assert (tmp_path / ".run.lock").read_bytes()[:9] == b"\0process "
         assert holder_of(tmp_path / ".run.lock").startswith(f"process {os.getpid()} on ")
 

@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.scoring import score, score_differences, score_heads, score_together, thin
+from fastmask.scoring import few_groups_caveat, score, score_differences, score_heads, score_together
 
 
 def answers(n=400, k=18, seed=0):
@@ -128,11 +128,11 @@ def test_an_interval_contains_the_score():
 
 def test_few_persons_per_class_are_a_caveat_of_differences():
     few, many = np.repeat(np.arange(4), 29), np.repeat(np.arange(4), 30)
-    assert thin(few, np.arange(116)) == [
+    assert few_groups_caveat(few, np.arange(116)) == [
         "Half of the joint classes have under 30 persons: the intervals of differences are too narrow."
     ]
-    assert thin(many, np.arange(120)) == []
-    assert thin(np.array([-1, -1]), np.arange(2)) == []
+    assert few_groups_caveat(many, np.arange(120)) == []
+    assert few_groups_caveat(np.array([-1, -1]), np.arange(2)) == []
 
 
 def test_scores_together_equal_scores_apart():

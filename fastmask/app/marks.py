@@ -14,8 +14,8 @@ from fastmask.data.fixes import PERSON, PROPOSED, apply_fixes, path_in
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
-from fastmask.system.files import check_new, check_target, frame_to_csv, read_strings, real, replacing
-from fastmask.system.lock import changing
+from fastmask.system.files import atomic_write, check_new, check_target, frame_to_csv, read_strings, real
+from fastmask.system.lock import lock_file
 
 # `label` is for readers of the table: the label before the correction
 COLUMNS = (PERSON, "path", "column", "value", "label")
@@ -128,10 +128,10 @@ def check_marks(file: Path, table: Table) -> None:
 
 def _change(file: Path, table: Table, change: Callable[[pd.DataFrame, list[Mark]], tuple[pd.DataFrame, T]]) -> T:
     """Replace a fix table by what `change` makes of its rows, which are also given as marks."""
-    with changing(file, _WAIT) as place:
+    with lock_file(file, _WAIT) as place:
         frame = _read(place) if place.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
         frame, result = change(frame, [_mark(line, row, table.root) for line, row in frame.iterrows()])
-        with replacing(place) as beside:
+        with atomic_write(place) as beside:
             with beside.open("w", encoding="utf-8", newline="") as opened:
                 frame_to_csv(frame, opened)
             try:

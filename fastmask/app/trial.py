@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from fastmask.data.augment import CHANGE
-from fastmask.data.boxes import to_frame
+from fastmask.data.boxes import boxes_frame
 from fastmask.data.photo import SUFFIXES, TooLargeError, decode_photo
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
@@ -129,7 +129,7 @@ class Trial:
             raise UsageError(f"{self.run.path} was trained on faces, so the face must be detected. {error}") from error
         face = find_face(image, self._detect)
         boxes = place.with_name("boxes.csv")
-        write_csv(boxes, to_frame([place.name], [face]))
+        write_csv(boxes, boxes_frame([place.name], [face]))
         return {"boxes": boxes, "root": place.parent}, "" if face else NO_FACE
 
 

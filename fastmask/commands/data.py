@@ -9,7 +9,7 @@ import typer
 
 from fastmask.commands.options import DATA_SETS, NEW_FILE, Commands, Overwrite, option, with_settings
 from fastmask.config import DATA, Config, Kind
-from fastmask.system.terminal import bar, quote, say
+from fastmask.system.terminal import progress_bar, quote, say
 
 app = Commands()
 
@@ -27,14 +27,14 @@ def check(
 
     Every photo is read. Exits 1 if training would fail.
     """
-    from fastmask.preparation.check import ERROR, check_data, findings_frame, summary
+    from fastmask.preparation.check import ERROR, check_data, findings_frame, format_findings
     from fastmask.system.files import write_csv
 
-    with bar("reading") as progress:
+    with progress_bar("reading") as progress:
         findings = check_data(settings.model_copy(update={"data": data}), progress, log=say)
     if out is not None:
         write_csv(out, findings_frame(findings))
-    typer.echo(summary(findings))
+    typer.echo(format_findings(findings))
     if any(f.level == ERROR for f in findings):
         raise typer.Exit(1)
 
@@ -67,7 +67,7 @@ def faces(
     """
     from fastmask.preparation.faces import write_boxes
 
-    with bar("finding faces") as progress:
+    with progress_bar("finding faces") as progress:
         found = write_boxes(
             data, detector, out, images=images, image_column=image_column, overwrite=overwrite, progress=progress
         )
@@ -96,7 +96,7 @@ def paint(
 
     counts = parse_per_face(per_face)
     table = read_data(settings, log=say)
-    with bar("painting") as progress:
+    with progress_bar("painting") as progress:
         painted = paint_set(
             table,
             landmarks,

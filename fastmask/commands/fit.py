@@ -108,20 +108,20 @@ def _report(run: RunDirectory) -> None:
 
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
-    from fastmask.training.budget import RESERVE, check_whole, describe_cost, shorten
+    from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, shorten_plan
     from fastmask.training.rehearsal import rehearse
-    from fastmask.training.resume import reopen
+    from fastmask.training.resume import reopen_run
 
-    check_whole(settings.hours, folds)
+    check_all_folds(settings.hours, folds)
     plan = planned(settings)
     plan.check_folds(folds)
     if settings.hours is not None and not resume:
         wanted = plan.config
-        plan = shorten(plan, rehearse(plan), settings.hours * 3600 * (1 - RESERVE))
+        plan = shorten_plan(plan, rehearse(plan), settings.hours * 3600 * (1 - RESERVE))
         say(describe_cost(wanted, plan.config))
     chosen = plan.check_folds(folds)
     if resume:
-        done = reopen(out, plan).trained_folds
+        done = reopen_run(out, plan).trained_folds
         chosen = [fold for fold in chosen if fold not in done]
     say(wrap_words(str(plan)))
     typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
@@ -135,25 +135,25 @@ def planned(settings: Config) -> Plan:
     # after the table, which answers at once where something is wrong with it
     from fastmask.inference.teacher import open_teacher
     from fastmask.training.plan import prepare
-    from fastmask.training.rehearsal import fitted
+    from fastmask.training.rehearsal import fit_batch_size
 
-    return fitted(prepare(table, settings, say=say, open_teacher=open_teacher), say)
+    return fit_batch_size(prepare(table, settings, say=say, open_teacher=open_teacher), say)
 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     """Refuse a directory in use before torch takes its seconds to load."""
     from fastmask.run.files import check_free
-    from fastmask.system.lock import check_not_held, held
+    from fastmask.system.lock import check_unlocked, lock_run
 
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     if resume and out is None:
         raise UsageError("--resume needs --out, the run directory to resume.")
     if out is not None:
-        check_not_held(out)
+        check_unlocked(out)
     if resume and out is not None and not out.exists():
         # a process that was killed while it replaced the run left the old one aside: this puts it back
-        with held(out):
+        with lock_run(out):
             pass
     if out is not None and not resume:
         check_free(out, overwrite)

@@ -12,7 +12,7 @@ from fastmask.commands.options import MODELS, NEW_FILE, Commands, Json, Overwrit
 from fastmask.config import DATA, NETWORK, RUN, Config, Kind
 from fastmask.system.errors import UsageError
 from fastmask.system.files import check_new, check_parent
-from fastmask.system.terminal import bar, say
+from fastmask.system.terminal import progress_bar, say
 
 app = Commands()
 
@@ -61,7 +61,7 @@ def screen(
     # after the table, which answers at once where something is wrong with it
     from fastmask.search.screen import screen as rank
 
-    with bar("features") as progress:
+    with progress_bar("features") as progress:
         screening = rank(table, archs, settings, weights=files, bs=bs, say=say, progress=progress)
     if out is not None:
         screening.to_csv(out)

@@ -26,7 +26,7 @@ from fastmask.config import (
     read_settings,
 )
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import alternatives, describe, make, option_name
+from fastmask.system.fields import alternatives, describe, make_model, option_name
 from fastmask.system.files import check_new, check_new_picture
 from fastmask.system.terminal import set_quiet
 
@@ -147,7 +147,7 @@ def with_options(model: type[BaseModel]) -> Callable[[Command], Command]:
     fields = [_field(model, name) for name, field in model.model_fields.items() if field.json_schema_extra]
 
     def build(given: dict[str, Any]) -> BaseModel:
-        return make(model, {name: value for name, value in given.items() if value is not None})
+        return make_model(model, {name: value for name, value in given.items() if value is not None})
 
     return _built(build, lambda own: [*own, *fields])
 

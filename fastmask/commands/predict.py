@@ -24,7 +24,7 @@ from fastmask.commands.options import (
 )
 from fastmask.inference.options import PhotoOptions, PredictOptions
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
-from fastmask.system.terminal import bar, quote, say
+from fastmask.system.terminal import progress_bar, quote, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def predict(
         raise UsageError(f"--shift needs {unlike}.")
     rule, name = _rule(loaded, decision, persons is not None)
     entry = _entry(loaded, name, options, other) if submission is not None else {}
-    with bar("predicting") as progress:
+    with progress_bar("predicting") as progress:
         predictions = loaded.predict(photos, options, root=images, progress=progress)
     if other is not None:
         say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
@@ -232,7 +232,7 @@ def pseudo(
     """
     from fastmask.inference.teacher import make_pseudo
 
-    with bar("predicting") as progress:
+    with progress_bar("predicting") as progress:
         made = make_pseudo(run, images, out, options, progress=progress)
     typer.echo(f"{out}: {len(made.paths)} photos, labelled by each of {len(made.probabilities)} folds separately")
     say(f"Next: fastmask fit --pseudo {quote(str(out))} --folds-file {quote(str(run / 'folds.csv'))}")

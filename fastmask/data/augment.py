@@ -101,7 +101,7 @@ def _check_plain(plain: Any, key: str = "") -> None:
             raise ValueError(f"{key} is {plain:g}, expected at most {most:g}")
 
 
-def complete(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
+def complete_pipeline(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
     """The pipeline of `plain` with a Normalize and a ToTensorV2 at its end.
 
     `stats` None takes those of its own Normalize, or the report's. Raises UsageError where its own differ from `stats`.
@@ -121,12 +121,12 @@ def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str,
         train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize, config.erase)
         return {"train": to_plain(train), "valid": to_plain(valid)}
     return {
-        "train": to_plain(complete(config.train_pipeline, stats, "train_pipeline")),
-        "valid": to_plain(complete(config.valid_pipeline, stats, "valid_pipeline")),
+        "train": to_plain(complete_pipeline(config.train_pipeline, stats, "train_pipeline")),
+        "valid": to_plain(complete_pipeline(config.valid_pipeline, stats, "valid_pipeline")),
     }
 
 
-def augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:
+def build_augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:
     """The training and the validation augmentation of {"train": ..., "valid": ...}, as a run saves them."""
     return (
         Augmentation(from_plain(pipelines["train"], "train_pipeline")),

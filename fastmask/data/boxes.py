@@ -90,10 +90,10 @@ class Framing:
         A window that exceeds the photo is moved inside, and shrunk where it is larger than the photo.
         """
         if face is None:
-            return fit((0, 0, width, height), self.size, height, width)
+            return fit_window((0, 0, width, height), self.size, height, width)
         x0, y0, x1, y1 = region_of(face, self.region)
         wide, high = self.margin * (x1 - x0), self.margin * (y1 - y0)
-        return fit((x0 - wide, y0 - high, x1 + wide, y1 + high), self.size, height, width)
+        return fit_window((x0 - wide, y0 - high, x1 + wide, y1 + high), self.size, height, width)
 
     def cut(self, photo: np.ndarray, face: Face | None) -> np.ndarray:
         """(H, W, 3) uint8 -> the window scaled to (height, width, 3): by area means to shrink it, else bilinear."""
@@ -136,7 +136,7 @@ def _lines(face: Face) -> tuple[float, float, float]:
     return eyes, nose, mouth
 
 
-def fit(rectangle: Rectangle, size: tuple[int, int], height: int, width: int) -> Window:
+def fit_window(rectangle: Rectangle, size: tuple[int, int], height: int, width: int) -> Window:
     """The rectangle grown around its centre to the shape of `size` (height, width), inside a photo of height x width.
 
     It is shrunk to the photo where it is larger, and moved inside where it exceeds an edge.
@@ -224,16 +224,16 @@ class FaceCut:
             )
         return photo
 
-    def mark(self, path: str | Path) -> str:
+    def key_of(self, path: str | Path) -> str:
         """The framing and the face of the photo at `path`, as text."""
         face = self.boxes.faces[self._name(path)]
         return f"{self.framing} {None if face is None else (*face[:4], face.landmarks)}"
 
-    def joined(self, other: FaceCut) -> FaceCut:
+    def join(self, other: FaceCut) -> FaceCut:
         """A cut of the photos of both."""
         return FaceCut(self.boxes, self.framing, {**self.names, **other.names})
 
-    def without(self) -> int:
+    def count_faceless(self) -> int:
         """How many of the photos have no face and are not cut."""
         return sum(self.boxes.faces[name] is None for name in self.names.values())
 
@@ -323,7 +323,7 @@ def _rank(face: Face | None) -> tuple[float, float]:
     return (-np.inf if np.isnan(face.score) else face.score), face.area
 
 
-def to_frame(paths: Sequence[str], faces: Sequence[Face | None]) -> pd.DataFrame:
+def boxes_frame(paths: Sequence[str], faces: Sequence[Face | None]) -> pd.DataFrame:
     """One row per photo with COLUMNS, as `read_boxes` reads it; NaN, an empty cell, where there is no face."""
     rows = [
         (path,) if face is None else (path, *face[:5], *(face.landmarks or ()))

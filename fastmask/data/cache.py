@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from fastmask.data.augment import Prefix, is_photo, size_error
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache_files import INDEX, PIXELS, photos_folder, read_sizes
-from fastmask.data.photo import decode_named, in_threads, read_bytes
+from fastmask.data.photo import decode_named, map_in_threads, read_bytes
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
-from fastmask.system.files import replacing, write_json
-from fastmask.system.terminal import bar
+from fastmask.system.files import atomic_write, write_json
+from fastmask.system.terminal import progress_bar
 from fastmask.system.text import duration, in_bytes
 
 FORMAT = 1
@@ -76,8 +76,8 @@ class PhotoMap:
 
 def digest_photos(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file's bytes; raises DataError naming one that cannot be read."""
-    digests = in_threads(lambda path: hashlib.sha256(read_bytes(path)).hexdigest(), paths)
-    return list(_shown("reading photos", digests, len(paths)))
+    digests = map_in_threads(lambda path: hashlib.sha256(read_bytes(path)).hexdigest(), paths)
+    return list(_with_bar("reading photos", digests, len(paths)))
 
 
 def photo_map(
@@ -132,7 +132,7 @@ class _Source:
         self, paths: Sequence[Path], digests: Sequence[str], prefix: Prefix, faces: FaceCut | None = None
     ) -> None:
         # a digest, followed by the face of the photo
-        marks = ("" if faces is None else f" {faces.mark(path)}" for path in paths)
+        marks = ("" if faces is None else f" {faces.key_of(path)}" for path in paths)
         self.names = {str(path): f"{d}{mark}" for path, d, mark in zip(paths, digests, marks, strict=True)}
         self.prefix, self.faces = prefix, faces
         self.unique = sorted({digest: path for path, digest in self.names.items()}.items())
@@ -166,7 +166,7 @@ class _Source:
 
     def decoded(self) -> Iterator[np.ndarray]:
         """What the prefix makes of each photo, in the order of the digests."""
-        return _shown("decoding photos", in_threads(self.decode, self.unique), len(self.unique))
+        return _with_bar("decoding photos", map_in_threads(self.decode, self.unique), len(self.unique))
 
     @property
     def probed(self) -> range:
@@ -211,7 +211,7 @@ def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
     if needed + _RESERVE > free:
         raise OSError(f"{file.parent} has {in_bytes(free)} free, photos take {in_bytes(needed)}")
     start, sizes = time.perf_counter(), []
-    with replacing(file) as beside, beside.open("wb") as out:
+    with atomic_write(file) as beside, beside.open("wb") as out:
         for photo in source.decoded():
             out.write(photo.data)
             sizes.append(photo.shape[:2])
@@ -266,9 +266,9 @@ def _views(file: Path, sizes: Sequence[tuple[int, int]], starts: Sequence[int]) 
     return [pixels[at : at + h * w * 3].reshape(h, w, 3) for (h, w), at in zip(sizes, starts, strict=False)]
 
 
-def _shown(what: str, results: Iterator[A], total: int) -> Iterator[A]:
+def _with_bar(what: str, results: Iterator[A], total: int) -> Iterator[A]:
     """`results`, counted by a progress bar."""
-    with bar(what) as progress:
+    with progress_bar(what) as progress:
         for done, result in enumerate(results, 1):
             yield result
             progress(done, total)

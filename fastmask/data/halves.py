@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastmask.heads import UNKNOWN, Head, Heads
-from fastmask.labels import mixed, soft_labels
+from fastmask.labels import mix_labels, soft_labels
 from fastmask.system.errors import UsageError
 
 # partners of the same joint class, or of any; otherwise the name of a joint class
@@ -74,7 +74,7 @@ class Halves:
     def labels(self, own: Tensor, others: Tensor, shares: Sequence[float]) -> Tensor:
         """The soft labels of photos that are a partner's by these shares, from the labels of both, hard or soft."""
         labels, partners = (soft_labels(y, self.heads) for y in (own, others))
-        return mixed(labels, partners, torch.tensor(shares), self.heads)
+        return mix_labels(labels, partners, torch.tensor(shares), self.heads)
 
     def _others(self, row: int) -> np.ndarray:
         """The rows that the partner is drawn from."""

@@ -99,7 +99,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def photos_in(folder: Path) -> list[Path]:
+def list_photos(folder: Path) -> list[Path]:
     """The photos in a folder and the folders inside it, sorted, without hidden ones."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
     shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
@@ -133,10 +133,10 @@ def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[in
         height, width, _ = (photo if cut is None else cut(photo, path)).shape
         return height, width
 
-    return list(in_threads(size, paths))
+    return list(map_in_threads(size, paths))
 
 
-def in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
+def map_in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
     """`work` of each item, in order, in threads: decoders release the interpreter's lock.
 
     A few results are made in advance. After an interrupt or an error the remaining items are not worked on.

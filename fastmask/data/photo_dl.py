@@ -27,7 +27,7 @@ from fastmask.data.transforms import (
     ReadPhoto,
     TensorHeads,
     TensorPhotos,
-    read,
+    read_or_copy,
     targets_of,
 )
 from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError
@@ -162,7 +162,7 @@ class PhotoDL(TfmdDL):
         columns = columns_of(self.dataset)
         return [str(columns[0][row]) if columns else f"row {row}" for row in rows]
 
-    def beginning(self, batch: int) -> PhotoDL:
+    def start_at(self, batch: int) -> PhotoDL:
         """This loader, the next pass of which starts at `batch`, without reading those before."""
         self._left_out = batch
         return self
@@ -183,15 +183,15 @@ class PhotoDL(TfmdDL):
         if self._columns is None and self.share == ALONE:
             yield from super().create_batches(samps)
             return
-        kept = self._kept()
+        kept = self._prefix_maps()
         for batch in self.chunkify(samps):
             chosen = self.share.part(batch)
             if self._columns is None:
                 yield self.do_batch([self.do_item(each) for each in chosen])
             else:
-                yield self._whole(chosen, *self._columns, kept)
+                yield self._make_batch(chosen, *self._columns, kept)
 
-    def _whole(
+    def _make_batch(
         self, chosen: Sequence[Item], photos: Sequence[Any], targets: Sequence[torch.Tensor], kept: Sequence[PhotoMap]
     ) -> tuple[torch.Tensor, ...]:
         """One batch, from the columns of a dataset."""
@@ -201,14 +201,14 @@ class PhotoDL(TfmdDL):
         partners, shares = list(rows), [0.0] * len(rows)
         for i, (position, row) in enumerate(chosen):
             place = None if batch is None else batch[i]
-            image = self._readable(photos[row], position, row, kept, place)
+            image = self._augment_or_none(photos[row], position, row, kept, place)
             if image is None:
                 image = np.full((*(self.substitute or ()), 3), 128, np.uint8)
                 unreadable.append(i)
             if image is not place:
-                batch = stack(image, i, len(chosen), batch)
-            half = self._half(position, row)
-            other = None if half is None else self._readable(photos[half.partner], position, half.partner, kept)
+                batch = stack_photo(image, i, len(chosen), batch)
+            half = self._draw_half(position, row)
+            other = None if half is None else self._augment_or_none(photos[half.partner], position, half.partner, kept)
             if half is not None and other is not None and batch is not None:
                 partners[i], shares[i] = half.partner, half.paste(batch[i], other)
         labels = [target[rows] for target in targets]
@@ -223,12 +223,12 @@ class PhotoDL(TfmdDL):
         """One photo, augmented by (pass, position, row), and its targets."""
         position, row = s if isinstance(s, tuple) else (0, s or 0)
         image, *targets = self.dataset[row]
-        made, half, share = self._augmented(image, position, row), self._half(position, row), 0.0
+        made, half, share = self._augment(image, position, row), self._draw_half(position, row), 0.0
         if self.halves is not None:
             others = targets
             if half is not None:
                 image, *others = self.dataset[half.partner]
-                share = half.paste(made, self._augmented(image, position, half.partner))
+                share = half.paste(made, self._augment(image, position, half.partner))
             targets = [self.halves.labels(a[None], b[None], [share])[0] for a, b in zip(targets, others, strict=True)]
         return (made, *targets)
 
@@ -237,36 +237,36 @@ class PhotoDL(TfmdDL):
         images, *targets = zip(*items, strict=True)
         batch: np.ndarray | None = None
         for i, image in enumerate(images):
-            batch = stack(image, i, len(images), batch)
+            batch = stack_photo(image, i, len(images), batch)
         return (channels_first(batch), *(torch.stack(t) for t in targets))
 
-    def _half(self, position: int, row: int) -> Half | None:
+    def _draw_half(self, position: int, row: int) -> Half | None:
         """The change of a side of a photo, by (pass, position, row)."""
         return None if self.halves is None else self.halves.draw(self._partners.at(self.pass_, position, row), row)
 
-    def _which(self) -> int:
+    def _split_index(self) -> int:
         """0 for the training augmentation, 1 for that of validation."""
         return 0 if getattr(self.dataset, "split_idx", 1) == 0 else 1
 
-    def _kept(self) -> list[PhotoMap]:
+    def _prefix_maps(self) -> list[PhotoMap]:
         """The maps of the augmentation's prefix."""
         if self.augments is None:
             return []
-        prefix, _ = split_prefix(self.augments[self._which()])
+        prefix, _ = split_prefix(self.augments[self._split_index()])
         return [kept for kept in self.maps if kept.prefix == prefix.plain]
 
-    def _readable(
+    def _augment_or_none(
         self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap], place: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """Like `_augmented`; None for an unreadable training photo that is substituted."""
+        """Like `_augment`; None for an unreadable training photo that is substituted."""
         try:
-            return self._augmented(photo, position, row, kept, place)
+            return self._augment(photo, position, row, kept, place)
         except UnreadableError:
-            if self.substitute is None or self._which() != 0:
+            if self.substitute is None or self._split_index() != 0:
                 raise
             return None
 
-    def _augmented(
+    def _augment(
         self, photo: Any, position: int, row: int, kept: Sequence[PhotoMap] = (), place: np.ndarray | None = None
     ) -> np.ndarray:
         """One photo, given by its path or its pixels, augmented by (pass, position, row), at `place` if possible.
@@ -275,10 +275,10 @@ class PhotoDL(TfmdDL):
         """
         found = (there.get(photo) for there in kept) if isinstance(photo, str) else ()
         start = next((image for image in found if image is not None), None)
-        image = read(photo, self.faces) if start is None else start
+        image = read_or_copy(photo, self.faces) if start is None else start
         if self.augments is None:
             return image
-        prefix, vary = split_prefix(self.augments[self._which()])
+        prefix, vary = split_prefix(self.augments[self._split_index()])
         try:
             if start is None:
                 start = prefix(image)
@@ -333,7 +333,7 @@ class PhotoList:
         return (read_photo(self.paths[row]),)
 
 
-def stack(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:
+def stack_photo(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:
     """A batch (count, height, width, 3) with `image` as photo `i`, new if None; raises DataError for another size."""
     if batch is None:
         batch = np.empty((count, *image.shape), np.uint8)

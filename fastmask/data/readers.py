@@ -13,7 +13,7 @@ import pandas as pd
 
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest
 from fastmask.data.fixes import apply_fixes, path_in
-from fastmask.data.photo import SUFFIXES, links_outside, photos_in
+from fastmask.data.photo import SUFFIXES, links_outside, list_photos
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import JOINT, RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
@@ -100,7 +100,7 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = ra
         on_fault(DataError(f"{folder / loose[0]} is not in the folder of a class; move it into one, or away."))
     rows = []
     for name in names:
-        photos = photos_in(folder / name)
+        photos = list_photos(folder / name)
         if not photos:
             endings = ", ".join(SUFFIXES)
             on_fault(DataError(f"{folder / name} holds no photos (any of {endings}); add some or remove it."))

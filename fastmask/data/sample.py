@@ -13,7 +13,7 @@ import pandas as pd
 from fastmask.data.contest import CONTEST_COLUMNS
 from fastmask.data.drawing import STEMS, Person, take_photo
 from fastmask.system.errors import UsageError
-from fastmask.system.files import cache_home, check_fillable, filling, real, write_csv
+from fastmask.system.files import cache_home, check_fillable, fill_folder, real, write_csv
 
 GENDERS = ("male", "female")
 RACE = "Asian"
@@ -37,7 +37,7 @@ def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_per
     folder = real(folder)
     eval_persons = max(2, persons // 3) if eval_persons is None else eval_persons
     _check(folder, persons, seed, eval_persons)
-    with filling(folder, "eval", "train") as drawn:
+    with fill_folder(folder, "eval", "train") as drawn:
         _write_train(drawn / "train", people(seed, "train", persons))
         _write_eval(drawn / "eval", people(seed, "eval", eval_persons), seed)
     return folder

@@ -42,12 +42,12 @@ class TrainingSet:
         """(N, classes of all heads) float32 soft labels."""
         return soft_labels(torch.from_numpy(self.labels), heads).numpy()
 
-    def joined(self, other: TrainingSet, heads: Heads) -> TrainingSet:
+    def join(self, other: TrainingSet, heads: Heads) -> TrainingSet:
         """The photos of both, with soft labels."""
         labels = np.concatenate([self.soft(heads), other.soft(heads)])
         return replace(self, photos=[*self.photos, *other.photos], labels=labels)
 
-    def balanced(self, heads: Heads, target: str = JOINT) -> TrainingSet:
+    def balance(self, heads: Heads, target: str = JOINT) -> TrainingSet:
         """The same photos with chances that draw every class of `target` (a head or "joint") equally often.
 
         Photos of unknown class are drawn as often as without chances.

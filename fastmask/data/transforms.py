@@ -95,10 +95,10 @@ class ReadPhoto(Transform):
         self.faces = faces
 
     def encodes(self, photo: str | Path | Image.Image) -> np.ndarray:
-        return read(photo, self.faces)
+        return read_or_copy(photo, self.faces)
 
 
-def read(photo: str | Path | Image.Image | np.ndarray, faces: FaceCut | None = None) -> np.ndarray:
+def read_or_copy(photo: str | Path | Image.Image | np.ndarray, faces: FaceCut | None = None) -> np.ndarray:
     """`ReadPhoto` without fastai's dispatch."""
     if isinstance(photo, str | Path):
         whole = read_photo(photo)

@@ -21,11 +21,11 @@ from fastmask.scoring import (
     Difference,
     Score,
     draw_scores,
+    few_groups_caveat,
     make_target,
     plain,
     score,
     score_together,
-    thin,
 )
 from fastmask.system.errors import UsageError
 
@@ -121,7 +121,7 @@ def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int
 
 def notes_of(run: RunDirectory) -> list[str]:
     """Notes on a run's scores and their differences."""
-    return run.score(draws=0).notes + thin(run.heads.joint(run.true), run.persons)
+    return run.score(draws=0).notes + few_groups_caveat(run.heads.joint(run.true), run.persons)
 
 
 def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:

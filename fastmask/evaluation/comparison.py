@@ -18,14 +18,14 @@ from fastmask.run.directory import RunDirectory
 from fastmask.scoring import (
     DRAWS,
     Difference,
-    Drawn,
     Plain,
     Score,
+    TargetDraws,
     draw_heads,
+    few_groups_caveat,
+    interval_columns,
     known_classes,
     plain,
-    thin,
-    with_ends,
 )
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
@@ -187,11 +187,11 @@ def _row(result: Result) -> dict[str, Any]:
     """A result as a row of a table."""
     row: dict[str, Any] = {"name": result.name, "path": str(result.path), "photos": result.joint.n}
     for prefix, score in (("", result.joint), *((f"{name}_", score) for name, score in result.heads.items())):
-        row |= with_ends(f"{prefix}macro_f1", score.macro_f1, score.macro_f1_interval)
-        row |= with_ends(f"{prefix}accuracy", score.accuracy, score.accuracy_interval)
+        row |= interval_columns(f"{prefix}macro_f1", score.macro_f1, score.macro_f1_interval)
+        row |= interval_columns(f"{prefix}accuracy", score.accuracy, score.accuracy_interval)
     against = result.against
     if against is not None:
-        row |= with_ends("difference", against.difference.macro_f1, against.difference.macro_f1_interval)
+        row |= interval_columns("difference", against.difference.macro_f1, against.difference.macro_f1_interval)
         row |= {"accuracy_difference": against.difference.accuracy, "p": against.p, "p_holm": against.p_holm}
         row["verdict"] = against.verdict
     if result.cost is not None:
@@ -266,7 +266,7 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     unknown = int((true == UNKNOWN).sum())
     if unknown:
         notes.append(f"{unknown} of {len(true)} photos lack a label, left out.")
-    notes += thin(true, persons)
+    notes += few_groups_caveat(true, persons)
     if len(sides) > 2:
         text = "comparisons with one baseline, one in twenty looks beyond noise by chance: p (Holm) allows for that."
         notes.append(f"Of {len(sides) - 1} {text}")
@@ -279,7 +279,9 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     )
 
 
-def _results(sides: Sequence[Answers], scores: Sequence[Mapping[str, Drawn]], classes: Sequence[str]) -> list[Result]:
+def _results(
+    sides: Sequence[Answers], scores: Sequence[Mapping[str, TargetDraws]], classes: Sequence[str]
+) -> list[Result]:
     against = [None, *_against([each[JOINT] for each in scores])]
     return [
         Result(
@@ -334,7 +336,7 @@ def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, head
     return notes
 
 
-def _against(joints: Sequence[Drawn]) -> list[Against]:
+def _against(joints: Sequence[TargetDraws]) -> list[Against]:
     """Each later result against the first."""
     baseline, *others = joints
     each = [two_sided_p(_macro_draws(other) - _macro_draws(baseline)) for other in others]
@@ -344,7 +346,7 @@ def _against(joints: Sequence[Drawn]) -> list[Against]:
     ]
 
 
-def _macro_draws(drawn: Drawn) -> np.ndarray:
+def _macro_draws(drawn: TargetDraws) -> np.ndarray:
     return np.concatenate([macro for macro, _ in drawn.draws])
 
 
@@ -368,7 +370,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(stepped[rank]) for rank in np.argsort(order)]
 
 
-def _differences(names: Sequence[str], joints: Sequence[Drawn]) -> dict[str, dict[str, Difference | None]]:
+def _differences(names: Sequence[str], joints: Sequence[TargetDraws]) -> dict[str, dict[str, Difference | None]]:
     found: dict[str, dict[str, Difference | None]] = {a: dict.fromkeys(names) for a in names}
     for (a, one), (b, other) in combinations(zip(names, joints, strict=True), 2):
         found[a][b], found[b][a] = other.minus(one), one.minus(other)

@@ -18,7 +18,7 @@ from fastmask.evaluation.answers import read_classes
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import DRAWS, Difference, Plain, known_classes, score_differences, thin
+from fastmask.scoring import DRAWS, Difference, Plain, few_groups_caveat, known_classes, score_differences
 from fastmask.system.errors import DataError, FastmaskError, UsageError
 from fastmask.system.files import write_csv
 
@@ -181,7 +181,7 @@ def expected_change(
         targets.append((run.heads.joint(answers_of(run, rule)[kept]), true, classes))
         names.append(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else ""))
     notes = dict.fromkeys(f"{run.path}: {text}" for run in runs for text in run.score(draws=0).notes)
-    notes |= dict.fromkeys(thin(true, persons))
+    notes |= dict.fromkeys(few_groups_caveat(true, persons))
     (difference,) = score_differences(targets, persons, draws, seed)
     return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
 

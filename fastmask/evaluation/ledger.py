@@ -17,7 +17,7 @@ from fastmask.inference.submission import read_info
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv
-from fastmask.system.lock import changing
+from fastmask.system.lock import lock_file
 from fastmask.system.text import shorten_start, table_lines
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
     """A block with a ledger's entries by SHA-256, locked, and written when the block ends without an error."""
     import pandas as pd
 
-    with changing(path, _WAIT) as place:
+    with lock_file(path, _WAIT) as place:
         entries = {entry.sha256: entry for entry in (read_ledger(path) if place.exists() else [])}
         yield entries
         write_csv(place, pd.DataFrame([vars(entry) for entry in entries.values()], columns=COLUMNS))

@@ -13,7 +13,7 @@ from sklearn.isotonic import isotonic_regression
 
 from fastmask.evaluation.ledger import both_scores
 from fastmask.system.errors import UsageError
-from fastmask.system.files import replacing
+from fastmask.system.files import atomic_write
 from fastmask.system.text import shorten_start
 
 if TYPE_CHECKING:
@@ -141,5 +141,5 @@ def _apart(heights: np.ndarray) -> np.ndarray:
 
 
 def _save(figure: Figure, out: str | Path) -> None:
-    with replacing(out) as partial:
+    with atomic_write(out) as partial:
         figure.savefig(partial, format="png", dpi=110)

@@ -14,7 +14,7 @@ from fastmask.export.predict_onnx import open_model
 from fastmask.export.result import Exported
 from fastmask.export.selection import select
 from fastmask.run.directory import RunDirectory
-from fastmask.system.files import replacing, write_text
+from fastmask.system.files import atomic_write, write_text
 from fastmask.system.memory import keep_memory
 
 
@@ -57,7 +57,7 @@ def export_onnx(
     say("Timing it")
     rates = time_both(session, networks, paths, options.bs)
     rounded = measure_rounding(selection, networks, say) if options.half else None
-    with replacing(model) as beside:
+    with atomic_write(model) as beside:
         beside.write_bytes(built)
     write_text(model.with_name(SCRIPT), script_text())
     return Exported(

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from fastmask.config import Positive
 from fastmask.inference.options import NetworkOptions
 from fastmask.system.errors import UsageError, install_line
-from fastmask.system.fields import described
+from fastmask.system.fields import option_field
 from fastmask.system.files import check_new, real
 
 ONNX, SCRIPT = ".onnx", "predict_onnx.py"
@@ -23,18 +23,18 @@ _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 class ExportOptions(NetworkOptions):
     """What `export_onnx` puts into the file, and how it checks it."""
 
-    format: Literal["onnx"] = described("onnx", "onnx.")
-    fold: int | None = described(None, "Only this fold's networks.", note="the mean of all")
-    precision: Literal["fp32", "fp16"] = described("fp32", "fp32, or fp16: half the size; reports what that costs.")
-    images: Path | tuple[Path, ...] | None = described(
+    format: Literal["onnx"] = option_field("onnx", "onnx.")
+    fold: int | None = option_field(None, "Only this fold's networks.", note="the mean of all")
+    precision: Literal["fp32", "fp16"] = option_field("fp32", "fp32, or fp16: half the size; reports what that costs.")
+    images: Path | tuple[Path, ...] | None = option_field(
         None, "Photos to check the file on.", note="the run's own", read=Path
     )
-    data: str | None = described(None, "Where the run's photos are now.", note="where it was trained")
-    photos: Positive = described(200, "Maximum number of photos to check it on.")
-    oof_photos: Positive | None = described(
+    data: str | None = option_field(None, "Where the run's photos are now.", note="where it was trained")
+    photos: Positive = option_field(200, "Maximum number of photos to check it on.")
+    oof_photos: Positive | None = option_field(
         None, "With fp16: photos to measure the change of the OOF macro-F1 on.", note="all"
     )
-    bs: Positive = described(16, "Photos per batch of the check and the timing.")
+    bs: Positive = option_field(16, "Photos per batch of the check and the timing.")
     # how far probabilities may be from PyTorch's, by default 1e-4, in fp16 2e-2
     tolerance: float | None = None
 

@@ -20,10 +20,10 @@ from fastmask.inference.members import aligned, all_heads, check_members, descri
 from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
-from fastmask.run.oof import all_scores, oof_table, parts_of
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, thin
+from fastmask.run.oof import oof_table, parts_of, scores_content
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, few_groups_caveat, make_target, plain
 from fastmask.system.files import write_csv, write_json
-from fastmask.system.lock import held
+from fastmask.system.lock import lock_run
 from fastmask.system.text import table_lines
 
 _OPTIMISTIC = (
@@ -142,7 +142,7 @@ def blend_runs(
     parts = parts_of(first)
     y = heads.encode_frame(folds)[pd.Index(folds["path"]).get_indexer(pd.Index(first.oof["path"]))]
     mixed, blend = cross_blend(how, heads, members, y, parts), fit_blend(how, heads, members, y)
-    with held(out):
+    with lock_run(out):
         ensemble = RunDirectory.create(
             out,
             _config(loaded),
@@ -159,7 +159,7 @@ def blend_runs(
         )
         write_csv(out / OOF, oof_table(heads, first.oof, mixed, y))
         scored: dict[int, dict[str, Any]] = {fold: {} for fold in sorted(set(ensemble.oof["fold"].tolist()))}
-        write_json(out / SCORES, all_scores(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
+        write_json(out / SCORES, scores_content(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
     return Blended(ensemble, blend, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
 
 
@@ -217,7 +217,7 @@ def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarr
 def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
     """What a reader has to know of the scores."""
     first = members[0]
-    notes = [*run.score(draws=0).notes, *thin(run.heads.joint(run.true), run.persons)]
+    notes = [*run.score(draws=0).notes, *few_groups_caveat(run.heads.joint(run.true), run.persons)]
     other = [str(m.path) for m in members if (aligned(first, m, "fold") != first.folds["fold"]).any()]
     if other:
         notes.append(f"The ensemble has the folds of {first.path}; those of {', '.join(other)} differ.")

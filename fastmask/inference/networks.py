@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastmask.inference.options import NetworkOptions
-from fastmask.model.archs import check_arch, describe
+from fastmask.model.archs import check_arch, describe_arch
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
@@ -134,4 +134,4 @@ def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
 def _least_bytes(arch: str) -> int:
     """The least size of a file of a body's weights: two bytes per parameter."""
     check_arch(arch)
-    return 2 * (describe(arch).parameters or 0)
+    return 2 * (describe_arch(arch).parameters or 0)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Positive
 from fastmask.inference.views import VIEWS, make_views
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import described, make
+from fastmask.system.fields import make_model, option_field
 
 _VIEWS = ", ".join(f"{name} ({view.help})" for name, view in VIEWS.items())
 
@@ -26,34 +26,34 @@ class Options(BaseModel):
         """`options`, replaced by what is `given` by name."""
         if options is not None and not isinstance(options, cls):
             raise UsageError(f"Found {options!r} in place of {cls.__name__}; give an option by its name.")
-        return make(cls, {**(options.model_dump(exclude_unset=True) if options else {}), **given})
+        return make_model(cls, {**(options.model_dump(exclude_unset=True) if options else {}), **given})
 
 
 class PhotoOptions(Options):
     """How photos are read."""
 
-    boxes: Path | None = described(None, "The photos' faces, written by fastmask faces, for a run with --boxes.")
+    boxes: Path | None = option_field(None, "The photos' faces, written by fastmask faces, for a run with --boxes.")
     # photos of a list, and of `boxes`, have paths relative to it
     root: Path | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = described(None, WORKERS, note=WORKERS_DEFAULT)
-    device: str | None = described(None, DEVICE, note=DEVICE_DEFAULT)
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = option_field(None, WORKERS, note=WORKERS_DEFAULT)
+    device: str | None = option_field(None, DEVICE, note=DEVICE_DEFAULT)
 
 
 class NetworkOptions(Options):
     """Which networks of a run, or of each run of an ensemble, predict."""
 
-    soup: bool = described(False, "Average the weights of a fold's checkpoints (--top-k).", words="--soup")
-    refit: bool = described(True, "For a run with --refit: predict by its final networks, or its checkpoints.")
+    soup: bool = option_field(False, "Average the weights of a fold's checkpoints (--top-k).", words="--soup")
+    refit: bool = option_field(True, "For a run with --refit: predict by its final networks, or its checkpoints.")
 
 
 class PredictOptions(NetworkOptions, PhotoOptions):
     """What `predict` averages, and how it reads and computes."""
 
-    tta: Positive = described(1, "Views per photo: itself, its mirror image, training augmentations.")
-    views: tuple[str, ...] = described((), f"Instead of --tta, views in addition to the photo: some of {_VIEWS}.")
-    members: tuple[str, ...] | None = described(None, "Folds to average, such as fold0,fold2.", note="all")
-    bs: Positive = described(64, "Photos per batch.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = described(
+    tta: Positive = option_field(1, "Views per photo: itself, its mirror image, training augmentations.")
+    views: tuple[str, ...] = option_field((), f"Instead of --tta, views in addition to the photo: some of {_VIEWS}.")
+    members: tuple[str, ...] | None = option_field(None, "Folds to average, such as fold0,fold2.", note="all")
+    bs: Positive = option_field(64, "Photos per batch.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option_field(
         "auto", "auto, fp32, bf16 or fp16.", note="auto: the run's; fp32 on a CPU"
     )
 

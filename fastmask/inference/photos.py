@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastmask.data.augment import Augmentation, Stats, augmentations, check_fit
+from fastmask.data.augment import Augmentation, Stats, build_augmentations, check_fit
 from fastmask.data.boxes import FaceCut, read_boxes
 from fastmask.data.loaders import batch_stats, photo_loader
-from fastmask.data.photo import SUFFIXES, check_photos, photos_in
+from fastmask.data.photo import SUFFIXES, check_photos, list_photos
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import PIPELINES
 from fastmask.system.errors import DataError, UsageError
-from fastmask.training.build import framing
+from fastmask.training.build import make_framing
 
 # a folder of photos, or a list of files
 Images = str | Path | Sequence[str | Path]
@@ -71,7 +71,7 @@ def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[st
         folder = Path(images)
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder; expected one of photos.")
-        paths = photos_in(folder)
+        paths = list_photos(folder)
         names = [p.relative_to(folder).as_posix() for p in paths]
     if not paths:
         raise UsageError(f"{images} holds no photos (any of {', '.join(SUFFIXES)}).")
@@ -84,7 +84,7 @@ def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[st
 def augments_of(run: RunDirectory) -> tuple[Augmentation, Augmentation]:
     """A run's training and validation augmentation; raises DataError where its pipelines.yaml is broken."""
     try:
-        return augmentations(run.pipelines)
+        return build_augmentations(run.pipelines)
     except UsageError as error:
         raise DataError(f"{run.path / PIPELINES}: {error}") from error
 
@@ -104,4 +104,4 @@ def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, st
             f"{run.path} was trained on faces (boxes {trained}), so it needs those of these photos: --boxes FILE, as "
             "fastmask faces writes it."
         )
-    return FaceCut(read_boxes(boxes), framing(run.config), names)
+    return FaceCut(read_boxes(boxes), make_framing(run.config), names)

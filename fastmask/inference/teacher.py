@@ -29,7 +29,7 @@ from fastmask.inference.options import PhotoOptions
 from fastmask.inference.predictions import Predictions, predict
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS, TEACHER
-from fastmask.run.lineage import digest_weights, first_seen
+from fastmask.run.lineage import digest_weights, find_leak
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import check_parent
@@ -209,7 +209,7 @@ def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str,
     if run.config.folds != count:
         raise UsageError(f"The teacher {run.path} has {run.config.folds} folds, here are {count}; {mend}.")
     _check_complete(run)
-    found = first_seen(str(run.path), table, folds, group, chosen)
+    found = find_leak(str(run.path), table, folds, group, chosen)
     if found is not None:
         fold, name, seer, trained = found
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Mirror: a folder kept the same on two machines without a shared disk, and the mailbox for its changes."""
+"""Mirror: a folder kept the same on two machines without a shared disk, and the queue for its changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastmask.run.files import DONE, STATE
-from fastmask.system.files import replacing
+from fastmask.system.files import atomic_write
 
 # (time of writing, bytes), which change when a file is replaced
 Stamp = tuple[int, int]
@@ -22,7 +22,7 @@ class Change:
 
 
 @dataclass
-class Mirrored:
+class MirroredFolder:
     """A fold's folder with a copy elsewhere, and its changes since the copy was last updated.
 
     Files come before those that refer to them: the state, and the last file of a fold that is done.
@@ -31,7 +31,7 @@ class Mirrored:
     folder: Path
     _sent: Mapping[str, Stamp | None] = field(default_factory=dict)
 
-    def change(self) -> Change | None:
+    def collect_change(self) -> Change | None:
         """What has changed; None if files changed while they were read, so that they may not belong together."""
         before = _stamp(self.folder / STATE)
         try:
@@ -51,7 +51,7 @@ class Mirrored:
         return self._sent.get(STATE) == _stamp(self.folder / STATE)
 
 
-def whole(folder: Path) -> Change:
+def all_files(folder: Path) -> Change:
     """All files of a fold's folder; none if it has no state to resume from and is not done."""
     if not any((folder / name).is_file() for name in (STATE, DONE)):
         return Change({}, frozenset())
@@ -59,10 +59,10 @@ def whole(folder: Path) -> Change:
     return Change({name: (folder / name).read_bytes() for name in names}, frozenset(names))
 
 
-def take_over(folder: Path, change: Change) -> None:
+def apply_change(folder: Path, change: Change) -> None:
     """Apply a change to a copy of the folder."""
     for name, content in change.files.items():
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
     for name in names_in(folder) - change.names:
         (folder / name).unlink(missing_ok=True)
@@ -86,20 +86,20 @@ def _stamp(file: Path) -> Stamp | None:
     return found.st_mtime_ns, found.st_size
 
 
-class Mailbox:
-    """The letters of workers in the order of their arrival, until the driver takes them; an actor of Ray.
+class MessageQueue:
+    """The messages of workers in the order of their arrival, until the driver takes them; an actor of Ray.
 
-    Each is the bytes of a `Letter`, so that the actor imports neither torch nor fastai.
+    Each is the bytes of a `Message`, so that the actor imports neither torch nor fastai.
     """
 
     def __init__(self) -> None:
-        self._letters: list[bytes] = []
+        self._messages: list[bytes] = []
 
-    def put(self, letter: bytes) -> None:
-        """Keep a letter: once this returns it is safe, even if its sender is lost."""
-        self._letters.append(letter)
+    def put(self, message: bytes) -> None:
+        """Keep a message: once this returns it is safe, even if its sender is lost."""
+        self._messages.append(message)
 
     def take(self) -> list[bytes]:
-        """All letters since the last call."""
-        letters, self._letters = self._letters, []
-        return letters
+        """All messages since the last call."""
+        messages, self._messages = self._messages, []
+        return messages

@@ -28,13 +28,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fastmask.config import Config
 from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
-from fastmask.launch.mirror import Change, Mailbox, take_over, whole
-from fastmask.launch.worker import Job, Letter, Order, work
+from fastmask.launch.mirror import Change, MessageQueue, all_files, apply_change
+from fastmask.launch.worker import Job, Message, Order, run_job
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import STATE
 from fastmask.system.errors import FastmaskError, UsageError, one_line
 from fastmask.system.text import count
-from fastmask.training.crossval import check_there
+from fastmask.training.crossval import check_not_removed
 from fastmask.training.fold import clear_fold
 from fastmask.training.interrupts import Interrupts, end
 from fastmask.training.plan import LossFunc, Plan
@@ -57,14 +57,14 @@ _OF_TRACKERS = {"wandb": "WANDB_", "mlflow": "MLFLOW_"}
 
 
 @contextmanager
-def joined(
+def join_cluster(
     config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
 ) -> Iterator[RayLauncher]:
     """A context with the launcher for a configuration's cluster; raises UsageError if it cannot be joined.
 
     A cluster that this process has already joined is used, and stays joined.
     """
-    with _in_silence():
+    with _silence_ray():
         joined_here = not ray.is_initialized()
         if joined_here:
             _join(config.address or os.environ.get("RAY_ADDRESS") or "local")
@@ -76,7 +76,7 @@ def joined(
 
 
 @contextmanager
-def _in_silence() -> Iterator[None]:
+def _silence_ray() -> Iterator[None]:
     """A context in which Ray neither prints nor logs: fastmask reports lost folds, and stdout is for results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logger = logging.getLogger("ray")
@@ -140,7 +140,7 @@ class Share:
         return self.cpu <= node.get("CPU", 0) and self.gpu <= node.get("GPU", 0)
 
 
-def share_of(
+def pick_share(
     given: Mapping[Any, float] | None, on_gpu: bool, threads: int, nodes: Sequence[Mapping[str, float]]
 ) -> Share:
     """A fold's share of one of the `nodes`: as `given`, or else a GPU, or as many cores as torch has `threads`.
@@ -168,19 +168,19 @@ def share_of(
     return share
 
 
-def _task(order: Order, job: Job, fold: int, attempt: int, files: Change | None, mailbox: Any) -> bool:
+def _task(order: Order, job: Job, fold: int, attempt: int, files: Change | None, queue: Any) -> bool:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # inherited from a script's background job, but here SIGINT comes only from `ray.cancel`
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def send(letter: Letter) -> None:
-        ray.get(mailbox.put.remote(pickle.dumps(letter)))
+    def send(message: Message) -> None:
+        ray.get(queue.put.remote(pickle.dumps(message)))
 
-    return work(order, job, fold, attempt, files, send)
+    return run_job(order, job, fold, attempt, files, send)
 
 
 @dataclass
-class _Trip:
+class _SentFold:
     """A fold on its way through the cluster: how often it was sent, and lost since it saved the state `mark`."""
 
     fold: int
@@ -198,7 +198,7 @@ class RayLauncher:
         self.config, self.table, self.loss_func, self.say = config, table, loss_func, say
         self.share = Share(1.0)
 
-    def shared(self, plan: Plan, run: RunDirectory | None) -> Plan:
+    def adapt_plan(self, plan: Plan, run: RunDirectory | None) -> Plan:
         """The plan with as many torch threads as its folds have cores, if --per-fold sets them.
 
         Their number changes bits, so a resumed run keeps its own.
@@ -206,7 +206,7 @@ class RayLauncher:
         given, on_gpu = self.config.per_fold or {}, pick_device(plan.config.device).type != "cpu"
         threads = torch.get_num_threads() if run is None else run.environment.get("threads", torch.get_num_threads())
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.share = share_of(given, on_gpu, threads, nodes)
+        self.share = pick_share(given, on_gpu, threads, nodes)
         if self.config.bs == "auto" and 0 < self.share.gpu < 1:
             raise UsageError(
                 f"--bs auto fills a whole GPU, and --per-fold gives a fold {self.share.gpu:g} of one: give --bs."
@@ -227,11 +227,11 @@ class RayLauncher:
         if not folds:
             return
         progress.say(f"{count(len(folds), 'fold')}, each with {self.share}, on {count(len(_alive()), 'node')} of Ray")
-        order = Order.of(run, self.table, self._on_a_worker(plan.config), self.loss_func)
-        with _failures_in_words(run):
-            _Launch(job, run, order, self.share, _surroundings(plan.config), progress).all(folds)
+        order = Order.of(run, self.table, self._worker_config(plan.config), self.loss_func)
+        with _translate_errors(run):
+            _FoldTasks(job, run, order, self.share, _tracker_variables(plan.config), progress).run_all(folds)
 
-    def _on_a_worker(self, config: Config) -> Config:
+    def _worker_config(self, config: Config) -> Config:
         """The configuration for a worker, which sees only its own GPU."""
         update: dict[str, Any] = {"device": "cuda:0" if self.share.gpu else "cpu"}
         if self.share.gpu and config.workers is None and self.share.cpu:
@@ -243,14 +243,14 @@ def _alive() -> list[Mapping[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _surroundings(config: Config) -> dict[str, str]:
+def _tracker_variables(config: Config) -> dict[str, str]:
     """The environment variables of this process that a worker's trackers need."""
     prefixes = [start for setting, start in _OF_TRACKERS.items() if getattr(config, setting) is not None]
     return {name: value for name, value in os.environ.items() if any(name.startswith(start) for start in prefixes)}
 
 
 @contextmanager
-def _failures_in_words(run: RunDirectory) -> Iterator[None]:
+def _translate_errors(run: RunDirectory) -> Iterator[None]:
     """A context in which an error of Ray itself becomes a FastmaskError."""
     try:
         yield
@@ -263,7 +263,7 @@ def _failures_in_words(run: RunDirectory) -> Iterator[None]:
         ) from error
 
 
-class _Launch:
+class _FoldTasks:
     """Folds of a run on their way through the cluster, all with the same job."""
 
     def __init__(
@@ -278,60 +278,60 @@ class _Launch:
         self.job, self.run, self.progress = job, run, progress
         self._order = ray.put(order)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._queue = ray.remote(MessageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         options: dict[str, Any] = {"runtime_env": {"env_vars": dict(surroundings)}} if surroundings else {}
         # lost folds are sent again by `_lost`, which checks their progress
         self._task = ray.remote(_task).options(
             num_cpus=share.cpu, num_gpus=share.gpu, max_retries=0, scheduling_strategy="SPREAD", **options
         )
         self._fetches = order.config.fetch
-        self._trips: dict[int, _Trip] = {}
-        self._under_way: dict[Any, _Trip] = {}
+        self._sent: dict[int, _SentFold] = {}
+        self._running: dict[Any, _SentFold] = {}
 
-    def all(self, folds: Sequence[int]) -> None:
+    def run_all(self, folds: Sequence[int]) -> None:
         """Send the folds and return when all are done; on any exception the others save a state and stop."""
-        self._trips = {fold: _Trip(fold, with_files=self._fetches) for fold in folds}
+        self._sent = {fold: _SentFold(fold, with_files=self._fetches) for fold in folds}
         # noted, because Ray replaces exceptions that are raised while it waits
         interrupts = Interrupts()
         with interrupts:
             try:
-                for trip in self._trips.values():
-                    self._send(trip)
-                while self._under_way:
-                    for reference in self._ended():
-                        self._finish(self._under_way.pop(reference), reference)
-                    if interrupts.asked is not None:
-                        end(interrupts.asked)
+                for sent in self._sent.values():
+                    self._send(sent)
+                while self._running:
+                    for reference in self._wait_for_ended():
+                        self._finish(self._running.pop(reference), reference)
+                    if interrupts.received is not None:
+                        end(interrupts.received)
             except BaseException:
                 self._stop()
                 raise
 
-    def _send(self, trip: _Trip) -> None:
-        trip.attempt += 1
-        trip.mark = self._state_of(trip.fold)
-        files = whole(self.run.fold_path(trip.fold)) if trip.with_files else None
-        reference = self._task.remote(self._order, self.job, trip.fold, trip.attempt, files, self._mailbox)
-        self._under_way[reference] = trip
+    def _send(self, sent: _SentFold) -> None:
+        sent.attempt += 1
+        sent.mark = self._state_of(sent.fold)
+        files = all_files(self.run.fold_path(sent.fold)) if sent.with_files else None
+        reference = self._task.remote(self._order, self.job, sent.fold, sent.attempt, files, self._queue)
+        self._running[reference] = sent
 
-    def _ended(self) -> list[Any]:
-        """The tasks that have ended, after a short wait; their letters have been read."""
-        under_way = list(self._under_way)
-        ended, _ = ray.wait(under_way, num_returns=len(under_way), timeout=_LOOK)
-        for letter in ray.get(self._mailbox.take.remote()):
-            self._hear(pickle.loads(letter))
+    def _wait_for_ended(self) -> list[Any]:
+        """The tasks that have ended, after a short wait; their messages have been read."""
+        running = list(self._running)
+        ended, _ = ray.wait(running, num_returns=len(running), timeout=_LOOK)
+        for message in ray.get(self._queue.take.remote()):
+            self._receive(pickle.loads(message))
         return list(ended)
 
-    def _hear(self, letter: Letter) -> None:
-        if letter.attempt != self._trips[letter.fold].attempt:
+    def _receive(self, message: Message) -> None:
+        if message.attempt != self._sent[message.fold].attempt:
             # of a worker that was taken for lost
             return
-        if letter.line is not None:
-            self.progress.say(letter.line)
-        if letter.change is not None:
-            check_there(self.run, [])
-            take_over(self.run.fold_path(letter.fold), letter.change)
+        if message.line is not None:
+            self.progress.say(message.line)
+        if message.change is not None:
+            check_not_removed(self.run, [])
+            apply_change(self.run.fold_path(message.fold), message.change)
 
-    def _finish(self, trip: _Trip, reference: Any) -> None:
+    def _finish(self, sent: _SentFold, reference: Any) -> None:
         """Handle the end of a task."""
         try:
             trained = ray.get(reference)
@@ -339,29 +339,29 @@ class _Launch:
             # the worker's exception
             raise (error.cause or error) from error
         except _LOST as error:
-            self._lost(trip, error)
+            self._resend_lost(sent, error)
             return
         if trained:
-            self._wait_until_seen(trip.fold)
+            self._wait_until_visible(sent.fold)
         else:
-            trip.with_files = True
-            self._send(trip)
+            sent.with_files = True
+            self._send(sent)
 
-    def _lost(self, trip: _Trip, error: Exception) -> None:
-        fold, named = trip.fold, f"{trip.fold + 1}/{self.run.config.folds}"
+    def _resend_lost(self, sent: _SentFold, error: Exception) -> None:
+        fold, named = sent.fold, f"{sent.fold + 1}/{self.run.config.folds}"
         if self.job == "train" and self.run.is_done(fold):
             # it had just ended, perhaps without removing its temporary files
             clear_fold(self.run, fold)
             return
-        trip.lost = trip.lost + 1 if self._state_of(fold) == trip.mark else 1
+        sent.lost = sent.lost + 1 if self._state_of(fold) == sent.mark else 1
         what = "for want of memory" if isinstance(error, exceptions.OutOfMemoryError) else "with its worker or node"
-        if trip.lost >= _MOST_LOST:
+        if sent.lost >= _MOST_LOST:
             raise FastmaskError(
-                f"Fold {named} was lost {what} {trip.lost} times before it had saved a state; save it more often "
+                f"Fold {named} was lost {what} {sent.lost} times before it had saved a state; save it more often "
                 "(--save-every), or give it more of a node (--per-fold)."
             )
         self.progress.say(f"fold {named} was lost {what}; it continues on another node from its last state")
-        self._send(trip)
+        self._send(sent)
 
     def _state_of(self, fold: int) -> tuple[int, int] | None:
         with suppress(FileNotFoundError):
@@ -369,22 +369,22 @@ class _Launch:
             return found.st_mtime_ns, found.st_size
         return None
 
-    def _wait_until_seen(self, fold: int) -> None:
+    def _wait_until_visible(self, fold: int) -> None:
         """Wait until a shared disk shows this machine that a fold is done."""
         end = time.monotonic() + _SHOWS
         while not self.run.is_done(fold) and time.monotonic() < end:
-            check_there(self.run, [])
+            check_not_removed(self.run, [])
             time.sleep(_LOOK)
             with suppress(FileNotFoundError):
                 # refreshes the cache of a network disk
                 list(self.run.fold_path(fold).iterdir())
-        check_there(self.run, [fold])
+        check_not_removed(self.run, [fold])
 
     def _stop(self) -> None:
         """Let all workers save a state and stop; a second interruption ends the wait."""
         with suppress(exceptions.RayError):
-            for reference in self._under_way:
+            for reference in self._running:
                 ray.cancel(reference, recursive=False)
-            while self._under_way:
-                for reference in self._ended():
-                    del self._under_way[reference]
+            while self._running:
+                for reference in self._wait_for_ended():
+                    del self._running[reference]

@@ -15,18 +15,18 @@ from typing import Any, Literal
 from fastmask.config import Config, Kind
 from fastmask.data.table import Table
 from fastmask.inference.teacher import open_teacher
-from fastmask.launch.mirror import Change, Mirrored, take_over
+from fastmask.launch.mirror import Change, MirroredFolder, apply_change
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import CONFIG, ENVIRONMENT, EXTRA, FOLDS, HEADS, PIPELINES, TEACHER
 from fastmask.system.errors import FastmaskError
-from fastmask.system.lock import fold_held, token
-from fastmask.training.crossval import ask_teacher
+from fastmask.system.lock import lock_fold, read_token
+from fastmask.training.crossval import add_soft_labels
 from fastmask.training.fold import train_fold
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress.display import Log
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import refit_fold
-from fastmask.training.resume import check_same, same_threads
+from fastmask.training.resume import check_same, restore_threads
 
 Job = Literal["train", "refit"]
 _JOBS: dict[Job, Callable[[RunDirectory, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}
@@ -64,7 +64,7 @@ class Order:
         return cls(
             RunDirectory(place, run.config, run.heads),
             str(run.path),
-            token(run.path),
+            read_token(run.path),
             files,
             replace(table, root=Path(os.path.abspath(table.root))),
             config.model_copy(update=paths),
@@ -73,7 +73,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Letter:
+class Message:
     """A worker's message to the driver about a fold: a line to show, or a change of the fold's folder."""
 
     fold: int
@@ -82,35 +82,35 @@ class Letter:
     change: Change | None = None
 
 
-# sends a letter to the driver, and returns once it is stored
-Send = Callable[[Letter], None]
+# sends a message to the driver, and returns once it is stored
+Send = Callable[[Message], None]
 
 
-def work(order: Order, job: Job, fold: int, attempt: int, files: Change | None, send: Send) -> bool:
+def run_job(order: Order, job: Job, fold: int, attempt: int, files: Change | None, send: Send) -> bool:
     """Train or refit a fold from its last state; returns False at once if that needs `files` which are missing.
 
     `files` are the fold's, for a worker without access to the run directory.
     """
     say = _Lines(order, fold, attempt, send)
-    with _place(order, fold, attempt, files, say, send) as run:
+    with _open_run(order, fold, attempt, files, say, send) as run:
         if run is None:
             return False
         say.place = str(run.path)
         try:
-            plan = prepared(order, run, fold, say.named)
-            with same_threads(run, plan, say.named):
+            plan = prepare_fold(order, run, fold, say.say_for_fold)
+            with restore_threads(run, plan, say.say_for_fold):
                 _JOBS[job](run, plan, fold, RunProgress(say, plan.config, 1, 1))
         except FastmaskError as error:
-            raise type(error)(say.as_shown(error.message)) from error
+            raise type(error)(say.with_user_path(error.message)) from error
     return True
 
 
-def prepared(order: Order, run: RunDirectory, fold: int, say: Callable[[str], None]) -> Plan:
+def prepare_fold(order: Order, run: RunDirectory, fold: int, say: Callable[[str], None]) -> Plan:
     """The plan of a fold, made on this node; an error, such as a difference from the run, names the node."""
     try:
         plan = prepare(order.table, order.config, order.loss_func, say, [fold], open_teacher=open_teacher)
         check_same(run, plan)
-        plan = ask_teacher(plan, run, say)
+        plan = add_soft_labels(plan, run, say)
     except FastmaskError as error:
         raise type(error)(f"On {platform.node()}: {error.message}") from error
     return plan
@@ -124,23 +124,23 @@ class _Lines(Log):
         self._fold, self._folds, self._attempt, self._send = fold, order.config.folds, attempt, send
 
     def say(self, line: str, important: bool = False) -> None:
-        self._send(Letter(self._fold, self._attempt, line=self.as_shown(line)))
+        self._send(Message(self._fold, self._attempt, line=self.with_user_path(line)))
 
-    def named(self, line: str) -> None:
+    def say_for_fold(self, line: str) -> None:
         """Show a line that does not name the fold."""
         self.say(f"fold {self._fold + 1}/{self._folds} on {platform.node()}: {line}")
 
-    def as_shown(self, line: str) -> str:
+    def with_user_path(self, line: str) -> str:
         return line.replace(self.place, self._shown)
 
 
 @contextmanager
-def _place(
+def _open_run(
     order: Order, fold: int, attempt: int, files: Change | None, say: _Lines, send: Send
 ) -> Iterator[RunDirectory | None]:
     """A context in which the run is on a disk of this node; None if that needs `files` which are missing."""
-    if not order.config.fetch and order.token and token(order.run.path) == order.token:
-        with fold_held(order.run.path, fold, say.say):
+    if not order.config.fetch and order.token and read_token(order.run.path) == order.token:
+        with lock_fold(order.run.path, fold, say.say):
             yield order.run
     elif files is None:
         yield None
@@ -150,8 +150,8 @@ def _place(
             for name, content in order.files.items():
                 run.path.mkdir(exist_ok=True)
                 (run.path / name).write_bytes(content)
-            take_over(run.fold_path(fold), files)
-            with _Sending(Mirrored(run.fold_path(fold)), fold, attempt, send):
+            apply_change(run.fold_path(fold), files)
+            with _Sending(MirroredFolder(run.fold_path(fold)), fold, attempt, send):
                 yield run
 
 
@@ -161,13 +161,13 @@ class _Sending(Thread):
     In a thread, so that the training does not wait for the network.
     """
 
-    def __init__(self, mirrored: Mirrored, fold: int, attempt: int, send: Send) -> None:
+    def __init__(self, mirrored: MirroredFolder, fold: int, attempt: int, send: Send) -> None:
         super().__init__(name=f"fold {fold + 1} to the driver", daemon=True)
         self._mirrored, self._fold, self._attempt, self._send = mirrored, fold, attempt, send
         self._over = Event()
 
     def __enter__(self) -> _Sending:
-        self._mirrored.change()
+        self._mirrored.collect_change()
         self.start()
         return self
 
@@ -182,6 +182,6 @@ class _Sending(Thread):
                 self._send_change()
 
     def _send_change(self) -> None:
-        change = self._mirrored.change()
+        change = self._mirrored.collect_change()
         if change is not None and change.files:
-            self._send(Letter(self._fold, self._attempt, change=change))
+            self._send(Message(self._fold, self._attempt, change=change))

@@ -59,10 +59,10 @@ def list_archs(pattern: str | None = None) -> Iterator[Arch]:
     names = timm.list_models(pattern if wild or not pattern else f"*{pattern}*")
     if not names:
         raise UsageError(f"timm {timm.__version__} has no arch that matches {pattern!r}{_nearest(pattern or '')}.")
-    return map(describe, names)
+    return map(describe_arch, names)
 
 
-def describe(arch: str) -> Arch:
+def describe_arch(arch: str) -> Arch:
     """What timm knows about a model, and the number of its parameters, counted without allocating them."""
     cfg = timm.get_pretrained_cfg(arch)
     try:
@@ -70,7 +70,7 @@ def describe(arch: str) -> Arch:
     except REFUSALS:
         parameters = None
     tag = ".".join(filter(None, (arch, cfg.tag))) if cfg and cfg.has_weights else None
-    return Arch(arch, tuple(cfg.input_size[-2:]) if cfg else None, made_for_a_size(arch), parameters, tag)
+    return Arch(arch, tuple(cfg.input_size[-2:]) if cfg else None, has_fixed_size(arch), parameters, tag)
 
 
 def check_arch(arch: str) -> None:
@@ -84,7 +84,7 @@ def _nearest(name: str) -> str:
     return f"; the nearest are {', '.join(near)}" if near else ""
 
 
-def made_for_a_size(arch: str) -> bool:
+def has_fixed_size(arch: str) -> bool:
     """Whether timm builds `arch` for photos of one size."""
     cfg = timm.get_pretrained_cfg(arch)
     return bool(cfg and cfg.fixed_input_size)
@@ -92,7 +92,7 @@ def made_for_a_size(arch: str) -> bool:
 
 def needs_size(arch: str) -> bool:
     """Whether the photo size must be known before the body of `arch` is built."""
-    return timm.is_model(arch) and made_for_a_size(arch) and not size_options(arch)
+    return timm.is_model(arch) and has_fixed_size(arch) and not size_options(arch)
 
 
 @cache
@@ -104,7 +104,7 @@ def size_options(arch: str, size: tuple[int, int] | None = None) -> Mapping[str,
     """
     if _takes(arch, ANY_SIZE):
         return ANY_SIZE
-    if size is None or not made_for_a_size(arch) or _takes(arch, {}, size):
+    if size is None or not has_fixed_size(arch) or _takes(arch, {}, size):
         return {}
     made = {"img_size": size}
     return made if _takes(arch, made, size) else {}

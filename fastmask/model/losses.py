@@ -21,7 +21,7 @@ from fastmask.labels import soft_labels
 from fastmask.system.errors import UsageError
 
 
-def smoothed(labels: Tensor, share: float) -> Tensor:
+def smooth_labels(labels: Tensor, share: float) -> Tensor:
     """(B, K) soft labels with a `share` of their weight spread evenly over all classes (Szegedy et al. 2016)."""
     return labels * (1 - share) + labels.sum(-1, keepdim=True) * (share / labels.shape[-1]) if share else labels
 
@@ -102,7 +102,7 @@ class ClassLoss(HeadLoss):
         self.register_buffer("alpha", None if alpha is None else torch.tensor(alpha, dtype=torch.float32))
 
     def each(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return focal(logits, smoothed(labels, self.label_smoothing), self.gamma, self.alpha)
+        return focal(logits, smooth_labels(labels, self.label_smoothing), self.gamma, self.alpha)
 
     def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         loss = super().mean(logits, labels)

@@ -20,16 +20,16 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
-from fastmask.data.augment import Augment, augmentations, check_fit, effective_pipelines
+from fastmask.data.augment import Augment, build_augmentations, check_fit, effective_pipelines
 from fastmask.data.folds import assign_folds, count_units, read_folds
-from fastmask.data.photo import in_threads, read_photo
+from fastmask.data.photo import map_in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
 from fastmask.preparation.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError
 from fastmask.system.terminal import Progress
-from fastmask.system.text import count, listed
+from fastmask.system.text import count, join_plural
 
 ERROR, WARNING = "error", "warning"
 COLUMNS = ("level", "kind", "photo", "person", "other", "detail")
@@ -68,7 +68,7 @@ def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
     return pd.DataFrame([vars(f) for f in _ordered(findings)], columns=list(COLUMNS))
 
 
-def summary(findings: Iterable[Finding], width: int | None = None, rows: int = 10) -> str:
+def format_findings(findings: Iterable[Finding], width: int | None = None, rows: int = 10) -> str:
     """The findings as a table for the terminal, `width` columns wide: how many of each kind, then `rows` of each."""
     kinds = [(key, list(group)) for key, group in groupby(_ordered(findings), lambda f: (f.level, f.kind))]
     if not kinds:
@@ -112,7 +112,7 @@ def check_data(
         except FastmaskError as error:
             findings.append(Finding(ERROR, "bad folds", str(error)))
     if len(table):
-        train, valid = augmentations(effective_pipelines(config))
+        train, valid = build_augmentations(effective_pipelines(config))
         findings += check_table(
             table,
             folds=folds,
@@ -179,7 +179,7 @@ def fingerprint_photos(
 ) -> list[Fingerprint | DataError]:
     """Decode every photo once, in threads, and keep 5 kB of each, or the error where one cannot be read."""
     seen: list[Fingerprint | DataError] = []
-    for each in in_threads(_fingerprint, paths, workers):
+    for each in map_in_threads(_fingerprint, paths, workers):
         seen.append(each)
         if progress:
             progress(len(seen), len(paths))
@@ -197,7 +197,7 @@ def _fingerprint(path: Path) -> Fingerprint | DataError:
     return Fingerprint(size, digest, signature(small), bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE))
 
 
-def _of_photo(table: Table, row: int, level: str, kind: str, detail: str, others: Iterable[int] = ()) -> Finding:
+def _photo_finding(table: Table, row: int, level: str, kind: str, detail: str, others: Iterable[int] = ()) -> Finding:
     path, person = table.frame["path"], table.frame["person"]
     return Finding(level, kind, detail, path.iat[row], person.iat[row], "; ".join(path.iat[i] for i in others))
 
@@ -205,7 +205,7 @@ def _of_photo(table: Table, row: int, level: str, kind: str, detail: str, others
 def _unreadable(table: Table, seen: Sequence[Fingerprint | DataError]) -> Iterator[Finding]:
     for row, each in enumerate(seen):
         if isinstance(each, DataError):
-            yield _of_photo(table, row, ERROR, "unreadable", _sentence(each, table.photo(row)))
+            yield _photo_finding(table, row, ERROR, "unreadable", _sentence(each, table.photo(row)))
 
 
 def _sentence(error: DataError, path: Path) -> str:
@@ -225,7 +225,7 @@ def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augme
         # a fault that most photos share is one of the settings
         if len(rows) > max(10, len(sizes) // 2):
             detail, rows = f"{detail} The same holds for {len(rows):,} of {len(sizes):,} photos.", rows[:1]
-        yield from (_of_photo(table, row, ERROR, "does not fit", detail) for row in rows)
+        yield from (_photo_finding(table, row, ERROR, "does not fit", detail) for row in rows)
     if fit and (fault := _misfit(augments, list(fit), list(fit.values()))):
         yield Finding(ERROR, "sizes differ", str(fault))
 
@@ -245,15 +245,17 @@ def _rows_by(keys: Mapping[int, Hashable]) -> dict[Any, list[int]]:
     return rows
 
 
-def _words(size: Size) -> str:
+def _format_size(size: Size) -> str:
     return f"{size[0]} high and {size[1]} wide"
 
 
 def _tiny(table: Table, sizes: Mapping[int, Size], reported: set[str]) -> Iterator[Finding]:
     for row, size in sizes.items():
         if min(size) < TINY and table.frame["path"].iat[row] not in reported:
-            detail = f"The photo is {_words(size)}, too small to show a face; find the original or remove its row."
-            yield _of_photo(table, row, WARNING, "tiny", detail)
+            detail = (
+                f"The photo is {_format_size(size)}, too small to show a face; find the original or remove its row."
+            )
+            yield _photo_finding(table, row, WARNING, "tiny", detail)
 
 
 def _odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
@@ -264,15 +266,17 @@ def _odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
     odd = [row for row, slant in slants.items() if abs(slant - usual) > math.log(_SHAPE_FACTOR)]
     if len(odd) > _MIXED * len(sizes):
         return
-    most = _words(Counter(sizes.values()).most_common(1)[0][0])
+    most = _format_size(Counter(sizes.values()).most_common(1)[0][0])
     for row in odd:
-        detail = f"The photo is {_words(sizes[row])}, most are {most}; rotate or crop it, or look at what it shows."
-        yield _of_photo(table, row, WARNING, "odd shape", detail)
+        detail = (
+            f"The photo is {_format_size(sizes[row])}, most are {most}; rotate or crop it, or look at what it shows."
+        )
+        yield _photo_finding(table, row, WARNING, "odd shape", detail)
 
 
 def _blank(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
     detail = "The photo is all one colour; replace it or remove its row."
-    return (_of_photo(table, row, WARNING, "blank", detail) for row, each in fingerprints.items() if each.blank)
+    return (_photo_finding(table, row, WARNING, "blank", detail) for row, each in fingerprints.items() if each.blank)
 
 
 def _copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int | None) -> Iterator[Finding]:
@@ -289,7 +293,7 @@ def _copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int 
         yield Finding(WARNING, "too many alike", detail)
     pairs = pairs[:_MOST_CANDIDATES]
     pairs = [pair._replace(one=int(rows[pair.one]), other=int(rows[pair.other])) for pair in pairs]
-    likenesses = in_threads(partial(_likeness, table), pairs, workers)
+    likenesses = map_in_threads(partial(_likeness, table), pairs, workers)
     yield from (_near_copy(table, pair) for pair, share in zip(pairs, likenesses, strict=True) if share >= SAME)
 
 
@@ -303,7 +307,7 @@ def _near_copy(table: Table, pair: NearPair) -> Finding:
     more = f", with {count(pair.pairs - 1, 'more pair')} nearly as similar" if pair.pairs > 1 else ""
     mirrored = " mirrored" if pair.mirrored else ""
     detail = f"The same picture{mirrored}, with other pixels, as {path} of person {person}{more}: {_LEAK}"
-    return _of_photo(table, pair.one, WARNING, "near duplicate", detail, [pair.other])
+    return _photo_finding(table, pair.one, WARNING, "near duplicate", detail, [pair.other])
 
 
 def _exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
@@ -314,8 +318,8 @@ def _exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Fin
     for persons, sets in shared.items():
         if len(persons) > 1:
             what = f"{count(len(sets), 'photo')} with the same pixels as {'one' if len(sets) == 1 else 'those'}"
-            detail = f"{what} of {listed(persons[1:], 'person')}: {_LEAK}"
-            yield _of_photo(table, sets[0][0], WARNING, "duplicate", detail, [i for s in sets for i in s][1:])
+            detail = f"{what} of {join_plural(persons[1:], 'person')}: {_LEAK}"
+            yield _photo_finding(table, sets[0][0], WARNING, "duplicate", detail, [i for s in sets for i in s][1:])
 
 
 def _copies_at_odds(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
@@ -328,7 +332,7 @@ def _copies_at_odds(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[F
                 at_odds[head, tuple(labels), frozenset(table.persons[group])].extend(group)
     for (head, labels, _), rows in at_odds.items():
         detail = f"Photos with the same pixels are {head} {' and '.join(labels)}; correct the table or remove the rows."
-        yield _of_photo(table, rows[0], WARNING, "contradicting labels", detail, rows[1:])
+        yield _photo_finding(table, rows[0], WARNING, "contradicting labels", detail, rows[1:])
 
 
 def _too_few(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:

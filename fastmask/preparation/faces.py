@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fastmask.data.boxes import Face, to_frame
+from fastmask.data.boxes import Face, boxes_frame
 from fastmask.data.contest import is_contest
-from fastmask.data.photo import SUFFIXES, in_threads, photos_in, read_photo
+from fastmask.data.photo import SUFFIXES, list_photos, map_in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line
 from fastmask.system.files import check_new, write_csv
@@ -141,10 +141,10 @@ def find_faces(
     """
     own = _ThreadDetector(make)
     faces: list[Face | None] = []
-    for face in in_threads(lambda name: find_face(read_photo(root / name), own.detect), names):
+    for face in map_in_threads(lambda name: find_face(read_photo(root / name), own.detect), names):
         faces.append(face)
         progress(len(faces), len(names))
-    return to_frame(names, faces)
+    return boxes_frame(names, faces)
 
 
 class _ThreadDetector(threading.local):
@@ -166,7 +166,7 @@ def find_photos(data: str, images: str | None = None, image_column: str | None =
         raise UsageError(f"--images and --image-column go with a CSV, which {folder} is not; leave them out.")
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected a contest folder, a CSV, or a folder of photos.")
-    photos = photos_in(folder)
+    photos = list_photos(folder)
     if not photos:
         raise UsageError(f"{folder} holds no photos (any of {', '.join(SUFFIXES)}).")
     return folder, [photo.relative_to(folder).as_posix() for photo in photos]

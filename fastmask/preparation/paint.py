@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.boxes import LANDMARKS, POINTS, Boxes, Face, read_boxes
-from fastmask.data.photo import in_threads, read_photo
+from fastmask.data.photo import map_in_threads, read_photo
 from fastmask.data.table import Table
 from fastmask.heads import Head
 from fastmask.preparation.masks import BARE, INCORRECT, KINDS, LOOKS, WORN, Landmarks, Pixels, paint
 from fastmask.system.errors import DataError, UsageError
-from fastmask.system.files import check_fillable, check_parent, filling, real, write_csv
+from fastmask.system.files import check_fillable, check_parent, fill_folder, real, write_csv
 from fastmask.system.randomness import Counted, Stream
 from fastmask.system.terminal import Progress
 
@@ -125,10 +125,10 @@ def paint_set(
     boxes = read_boxes(landmarks)
     bare = _bare(table, named)
     jobs, labels = _plan(table, np.flatnonzero(bare), boxes, counts, named, suffix)
-    with filling(out, IMAGES, LABELS) as made:
+    with fill_folder(out, IMAGES, LABELS) as made:
         for folder in sorted({(made / name).parent for job in jobs for _, _, name in job.copies}):
             folder.mkdir(parents=True, exist_ok=True)
-        for done, _ in enumerate(in_threads(lambda job: _make(job, made, looks, seed), jobs, workers), start=1):
+        for done, _ in enumerate(map_in_threads(lambda job: _make(job, made, looks, seed), jobs, workers), start=1):
             progress(done, len(jobs))
         write_csv(made / LABELS, labels)
     photos = {kind: counts[kind] * len(jobs) for kind in KINDS}

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fastmask.data.photo import in_threads, read_photo
+from fastmask.data.photo import map_in_threads, read_photo
 from fastmask.data.table import Table
 from fastmask.report import blocks
 from fastmask.report.blocks import Shown
@@ -40,7 +40,7 @@ def read_thumbnails(table: Table, rows: Sequence[int]) -> list[np.ndarray | None
 
     Raises the DataError of the first one if none can be read.
     """
-    photos = list(in_threads(_read, [table.photo(row) for row in rows]))
+    photos = list(map_in_threads(_read, [table.photo(row) for row in rows]))
     errors = [photo for photo in photos if isinstance(photo, DataError)]
     if errors and len(errors) == len(photos):
         raise errors[0]

@@ -18,8 +18,8 @@ from fastmask.report.thumbnails import plot_sheet
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import CARD, PAGE, PICTURES
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError
-from fastmask.system.files import check_parent, real, replacing, write_text
-from fastmask.system.lock import held
+from fastmask.system.files import atomic_write, check_parent, real, write_text
+from fastmask.system.lock import lock_run
 from fastmask.system.text import in_bytes
 
 # letters that a warning shows
@@ -76,7 +76,7 @@ def write_report(
     card = to_card(material, list(pictures))
     kept = is_edited(folder / CARD)
     # fails while another process trains or replaces the run
-    with held(run.path) if out is None else nullcontext():
+    with lock_run(run.path) if out is None else nullcontext():
         written = _write_pictures(folder, pictures, parents=out is not None)
         if not kept:
             write_text(folder / CARD, card, parents=False)
@@ -143,7 +143,7 @@ def _write_pictures(folder: Path, pictures: Mapping[str, bytes], parents: bool) 
     place.mkdir(exist_ok=True, parents=parents)
     written = [place / f"{name}.png" for name in pictures]
     for file, content in zip(written, pictures.values(), strict=True):
-        with replacing(file, parents=False) as beside:
+        with atomic_write(file, parents=False) as beside:
             beside.write_bytes(content)
     # pictures of the previous report, and partial files of a killed process
     for old in (*place.glob("*.png"), *place.glob(".*.part")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastmask.system.text import listed
+from fastmask.system.text import join_plural
 
 if TYPE_CHECKING:
     from fastmask.run.directory import RunDirectory
@@ -29,7 +29,7 @@ def training_caveats(run: RunDirectory) -> list[str]:
     trained = sorted(set(run.oof["fold"].astype(int)))
     caveats = []
     if len(trained) < run.config.folds:
-        only = f"{listed(trained, 'fold')} {'is' if len(trained) == 1 else 'are'}"
+        only = f"{join_plural(trained, 'fold')} {'is' if len(trained) == 1 else 'are'}"
         caveats.append(f"Of {run.config.folds} folds only {only} trained: a part of the photos.")
     if run.start.get("chosen_weights"):
         caveats.append(

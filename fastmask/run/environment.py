@@ -29,7 +29,7 @@ PACKAGES = (
 )
 
 
-def environment(
+def describe_environment(
     network: MultiHeadNet, table: Table, device: torch.device, start: Mapping[str, Any], processes: int = 1
 ) -> dict[str, Any]:
     """Versions, device, the body's full timm tag and initial weights, git commit, folder of the photos.
@@ -58,7 +58,7 @@ def environment(
     }
 
 
-def name_of(made_by: Any) -> str | None:
+def qualified_name(made_by: Any) -> str | None:
     """The dotted name of a custom loss."""
     if made_by is None:
         return None

@@ -40,7 +40,7 @@ def check_no_leak(
 
     The weights that those started from count, too, back to the first. `chosen` are the folds to train, by default all.
     """
-    found = first_seen(weights, table, folds, group, chosen)
+    found = find_leak(weights, table, folds, group, chosen)
     if found is not None:
         fold, name, run, trained = found
         raise UsageError(
@@ -50,7 +50,7 @@ def check_no_leak(
         )
 
 
-def first_seen(
+def find_leak(
     weights: str | None, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None = None
 ) -> tuple[int, str, RunDirectory, int] | None:
     """The first fold with a photo or person that weights of a run have seen, its name, and that run and its fold."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import ENVIRONMENT, FOLDS, check_free
 from fastmask.run.identity import differing_settings, differing_start
-from fastmask.run.oof import check_fold, finish
+from fastmask.run.oof import check_fold, write_scores
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import real
-from fastmask.system.lock import held
-from fastmask.system.text import listed
+from fastmask.system.lock import lock_run
+from fastmask.system.text import join_plural
 
 
 def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overwrite: bool = False) -> RunDirectory:
@@ -31,18 +31,18 @@ def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overw
         raise UsageError(f"{out} is one of the runs to merge; name another --out.")
     first = loaded[0]
     for run in loaded[1:]:
-        check_alike(first, run)
+        check_mergeable(first, run)
     owner = owners(loaded)
     for fold, run in owner.items():
         check_fold(run, fold)
     missing = [fold for fold in range(first.config.folds) if fold not in owner]
     if missing:
         warnings.warn(
-            f"No run has finished {listed(missing, 'fold')}; fit --resume --out {out} would train what is missing.",
+            f"No run has finished {join_plural(missing, 'fold')}; fit --resume --out {out} trains what is missing.",
             FastmaskWarning,
             stacklevel=2,
         )
-    with held(out):
+    with lock_run(out):
         merged = RunDirectory.create(
             out,
             first.config,
@@ -54,11 +54,11 @@ def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overw
             trained={fold: run.fold_path(fold) for fold, run in owner.items()},
             overwrite=overwrite,
         )
-        finish(merged)
+        write_scores(merged)
     return merged
 
 
-def check_alike(one: RunDirectory, other: RunDirectory) -> None:
+def check_mergeable(one: RunDirectory, other: RunDirectory) -> None:
     """Raise UsageError if the folds of two runs do not belong together; warn if package versions differ."""
     differing = differing_settings(one.config, other.config)
     starts = differing_start(one.start, other.start)

@@ -18,7 +18,7 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, write_csv, write_json
 
 
-def finish(run: RunDirectory) -> None:
+def write_scores(run: RunDirectory) -> None:
     """Write oof.csv and scores.json of the finished folds."""
     trained, k = run.trained_folds, run.config.top_k
     curves = [goodness(run.history(f)[run.config.monitor], run.config.monitor) for f in trained]
@@ -28,7 +28,7 @@ def finish(run: RunDirectory) -> None:
     run = RunDirectory.load(run.path)
     folds = {f: {"epochs": honest[i], "own_best_epochs": own[i]} for i, f in enumerate(trained)}
     optimistic = collect_oof(run, trained, own)[run.heads.columns].to_numpy()
-    scores = all_scores(run, folds, optimistic, why_optimistic(len(trained)))
+    scores = scores_content(run, folds, optimistic, why_optimistic(len(trained)))
     trained_by = {head.name: list(head.train_bounds) for head in run.heads if head.train_bounds}
     write_json(run.path / SCORES, {**scores, "trained_by": trained_by})
 
@@ -82,7 +82,7 @@ def oof_table(heads: Heads, frame: pd.DataFrame, probabilities: np.ndarray, y: n
     return pd.DataFrame({**frame[["path", "person", "fold"]], **columns, **joint})
 
 
-def all_scores(
+def scores_content(
     run: RunDirectory, folds: Mapping[int, Mapping[str, Any]], optimistic: np.ndarray, why: str, draws: int = DRAWS
 ) -> dict[str, Any]:
     """The content of scores.json, with an entry of each of `folds` that begins with what is given there.

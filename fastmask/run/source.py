@@ -16,7 +16,7 @@ from fastmask.run.files import FOLDS
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 
 # a path that leads out of the folder that it is relative to
-_LEAVES = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"
+_OUTSIDE = r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)"
 # folders of photos in the folder of a data set
 _INSIDE = ("images", "train/images")
 
@@ -31,25 +31,25 @@ def table_of(run: RunDirectory, data: str | None = None, fixes: bool = True, ima
     config = _config(run, data, images)
     if not fixes:
         config = config.model_copy(update={"fixes": None})
-    table = read_data(config, _pass_missing)
+    table = read_data(config, _ignore_missing)
     rows = pd.Index(table.frame["path"]).get_indexer(pd.Index(run.folds["path"]))
     lacks = rows < 0
     if lacks.all() or any((table.root / path).exists() for path in run.folds["path"][lacks]):
-        raise _lacking(run, config.data, run.folds["path"][lacks])
+        raise _missing_error(run, config.data, run.folds["path"][lacks])
     if not lacks.any():
         return table.select(rows)
     found = table.select(rows)
-    found.frame.loc[lacks] = _own(run).loc[lacks, found.frame.columns]
+    found.frame.loc[lacks] = _run_frame(run).loc[lacks, found.frame.columns]
     return found
 
 
-def _pass_missing(fault: DataError) -> None:
+def _ignore_missing(fault: DataError) -> None:
     # missing photos have the run's labels
     if not isinstance(fault, MissingPhotoError):
         raise fault
 
 
-def _lacking(run: RunDirectory, where: str | Path, lacking: pd.Series) -> UsageError:
+def _missing_error(run: RunDirectory, where: str | Path, lacking: pd.Series) -> UsageError:
     return UsageError(
         f"{where} lacks {len(lacking)} of the photos of {run.path}, such as {lacking.iloc[0]}; name their folder with "
         "--data or --images."
@@ -60,7 +60,7 @@ def _config(run: RunDirectory, data: str | None, images: str | None) -> Config:
     """A run's settings with the current paths of its data."""
     if images is not None:
         images = str(folder_of(run, images))
-    if data is not None and _is_place(data):
+    if data is not None and _is_folder(data):
         place = folder_of(run, data)
         # only for a CSV are heads saved, and photos in another folder
         if run.config.heads is not None:
@@ -78,17 +78,17 @@ def folder_of(run: RunDirectory, folder: str | Path) -> Path:
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is not a folder; expected the current one of the photos of {run.path}.")
     for place in (Path(folder), *(Path(folder) / inside for inside in _INSIDE)):
-        if _holds(run, place):
+        if _has_photo(run, place):
             return place
-    raise _lacking(run, folder, run.folds["path"])
+    raise _missing_error(run, folder, run.folds["path"])
 
 
-def _is_place(data: str) -> bool:
+def _is_folder(data: str) -> bool:
     """Whether `data` names a folder, and neither a CSV nor the sample."""
     return data != "sample" and not Path(data).is_file()
 
 
-def _holds(run: RunDirectory, folder: Path) -> bool:
+def _has_photo(run: RunDirectory, folder: Path) -> bool:
     """Whether any photo of a run is in a folder."""
     return any((folder / path).is_file() for path in run.folds["path"])
 
@@ -103,14 +103,14 @@ def photos_of(run: RunDirectory, data: str | None = None, images: str | None = N
     That is `images` or `data`, or else the folder at training time, or else where the run's settings find them; some
     photos may be missing. Raises UsageError if all are, DataError for a path that leads out of the folder.
     """
-    frame = _own(run)
+    frame = _run_frame(run)
     return Table(frame, run.heads, _root(run, data, images))
 
 
-def _own(run: RunDirectory) -> pd.DataFrame:
+def _run_frame(run: RunDirectory) -> pd.DataFrame:
     """A run's `folds` as the frame of a table; raises DataError for a path that leads out of the folder."""
     paths = run.folds["path"]
-    leaving = paths.str.contains(_LEAVES)
+    leaving = paths.str.contains(_OUTSIDE)
     if leaving.any():
         raise DataError(f"{run.path / FOLDS} has the photo {paths[leaving].iloc[0]!r}, which is outside its data.")
     numbers = {f"{head.name}_value": math.nan for head in run.heads if head.bounds}
@@ -120,11 +120,11 @@ def _own(run: RunDirectory) -> pd.DataFrame:
 
 def _root(run: RunDirectory, data: str | None, images: str | None) -> Path:
     """The folder that the paths of a run's photos are relative to."""
-    if images is not None or (data is not None and _is_place(data)):
+    if images is not None or (data is not None and _is_folder(data)):
         return folder_of(run, images or data or "")
     photos = run.environment.get("photos")
     root = photos.get("root") if isinstance(photos, dict) else None
-    if data is None and isinstance(root, str) and _holds(run, Path(root)):
+    if data is None and isinstance(root, str) and _has_photo(run, Path(root)):
         return Path(root)
     with warnings.catch_warnings():
         # warnings about the data were shown at training time

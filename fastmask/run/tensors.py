@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastmask.system.errors import DataError, one_line
-from fastmask.system.files import replacing
+from fastmask.system.files import atomic_write
 
 
 def save_network(network: torch.nn.Module, path: Path) -> None:
@@ -27,7 +27,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:
     Only one, because safetensors does not keep the order of several, and the same tensors must give the same bytes.
     Raises OSError if the disk is full.
     """
-    with replacing(path, parents=False) as temporary:
+    with atomic_write(path, parents=False) as temporary:
         # safetensors would make the file unreadable for other users
         temporary.touch()
         mode = temporary.stat().st_mode

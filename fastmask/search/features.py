@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastmask.data.augment import augmentations
+from fastmask.data.augment import build_augmentations
 from fastmask.data.cache_files import features_file
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
 from fastmask.model.network import MultiHeadNet
@@ -82,7 +82,7 @@ def _computed(
     progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
     """(photos, features) float32; raises FastmaskError where they are NaN or inf, or the memory does not suffice."""
-    config, augments, found = plan.config, augmentations(plan.pipelines), []
+    config, augments, found = plan.config, build_augmentations(plan.pipelines), []
     loader = photo_loader(
         # as text: a photo of the cache is found by it
         paths,

@@ -26,9 +26,9 @@ from fastmask.scoring import (
     Score,
     Scores,
     draw_heads,
+    few_groups_caveat,
+    interval_columns,
     plain,
-    thin,
-    with_ends,
 )
 from fastmask.search.features import features_of
 from fastmask.search.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
@@ -36,7 +36,7 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
 from fastmask.system.text import duration, table_lines
-from fastmask.training.build import build, check_size, resolve_stats
+from fastmask.training.build import build_initial_network, check_size, resolve_stats
 from fastmask.training.plan import Plan, prepare
 
 Say = Callable[[str], None]
@@ -179,7 +179,7 @@ def screen(
 
 def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progress) -> Screened:
     """One body without scores; its network is freed on return."""
-    network = build(plan.config, heads, fold=0, size=plan.size)
+    network = build_initial_network(plan.config, heads, fold=0, size=plan.size)
     features = features_of(plan, network, say, progress)
     start = time.perf_counter()
     device = pick_device(plan.config.device)
@@ -262,7 +262,9 @@ def _plan_like(first: Plan, config: Config) -> Plan:
     pipelines = effective_pipelines(config, resolve_stats(config))
     check_no_leak(config.weights, first.table, first.folds, config.group)
     # weights from the hub fit, and are fetched later
-    network = build(config.model_copy(update={"pretrained": False}), first.table.heads, fold=0, size=first.size)
+    network = build_initial_network(
+        config.model_copy(update={"pretrained": False}), first.table.heads, fold=0, size=first.size
+    )
     check_size(network, config.arch, first.size or (0, 0))
     return replace(first, config=config, pipelines=pipelines)
 
@@ -285,7 +287,7 @@ def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
     unknown = int((true == UNKNOWN).sum())
     if unknown:
         notes.append(f"{unknown} of {len(true)} photos lack a label and are left out of the joint score.")
-    return [*notes, *thin(true, plan.table.persons)]
+    return [*notes, *few_groups_caveat(true, plan.table.persons)]
 
 
 def _row(rank: int, row: Screened) -> dict[str, Any]:
@@ -293,8 +295,8 @@ def _row(rank: int, row: Screened) -> dict[str, Any]:
     made: dict[str, Any] = {"rank": rank, "arch": row.arch}
     for name, score in ((None, row.scores.joint), *row.scores.heads.items()):
         before = "" if name is None else f"{name}_"
-        made |= with_ends(f"{before}macro_f1", score.macro_f1, score.macro_f1_interval)
+        made |= interval_columns(f"{before}macro_f1", score.macro_f1, score.macro_f1_interval)
         made[f"{before}accuracy"] = score.accuracy
     if row.behind is not None:
-        made |= with_ends("difference", row.behind.macro_f1, row.behind.macro_f1_interval)
+        made |= interval_columns("difference", row.behind.macro_f1, row.behind.macro_f1_interval)
     return {**made, **{name: getattr(row, name) for name in _COSTS}}

@@ -15,7 +15,7 @@ import numpy as np
 from fastmask.search.spec import SPEC, STUDY, SearchSpec
 from fastmask.search.trials import COMPLETE, FAILED, PRUNED, REFUSED, RUNNING, TrialResult
 from fastmask.system.errors import DataError, UsageError, install_line, one_line
-from fastmask.system.lock import changing, held
+from fastmask.system.lock import lock_file, lock_run
 from fastmask.system.randomness import Counted, Stream
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Study:
 
     def locked(self) -> AbstractContextManager[Path]:
         """A block in which no other process takes a trial or writes results."""
-        return changing(self.search.out / SPEC, PATIENCE)
+        return lock_file(self.search.out / SPEC, PATIENCE)
 
     def take(self, claim: ExitStack) -> Trial | None:
         """A trial to train, held until `claim` is closed: one that a process left unfinished, or a new one.
@@ -71,13 +71,13 @@ class Study:
         for left in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             # held: another process is training it
             with suppress(UsageError):
-                claim.enter_context(held(self._claim(left.number)))
+                claim.enter_context(lock_run(self._claim(left.number)))
                 place = self.storage.get_study_id_from_name(_NAME)
                 return Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(place, left.number))
         if len(self.study.get_trials(deepcopy=False)) >= self.search.trials:
             return None
         trial = self.study.ask()
-        claim.enter_context(held(self._claim(trial.number)))
+        claim.enter_context(lock_run(self._claim(trial.number)))
         return trial
 
     def _claim(self, number: int) -> Path:
@@ -175,7 +175,7 @@ def open_study(search: SearchSpec) -> Study:
 
     file = search.out / STUDY
     pruner = optuna.pruners.MedianPruner() if search.pruner == "median" else optuna.pruners.NopPruner()
-    with changing(search.out / SPEC, PATIENCE):
+    with lock_file(search.out / SPEC, PATIENCE):
         try:
             timeout = {"connect_args": {"timeout": PATIENCE}}
             storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}", engine_kwargs=timeout)

@@ -22,13 +22,13 @@ from fastmask.scoring import (
     Plain,
     Score,
     draw_scores,
+    format_interval,
+    interval_columns,
     known_classes,
     plain,
-    with_ends,
-    with_interval,
 )
 from fastmask.system.errors import DataError, UsageError
-from fastmask.system.files import replacing, write_csv, write_yaml
+from fastmask.system.files import atomic_write, write_csv, write_yaml
 from fastmask.system.terminal import quote
 from fastmask.system.text import shorten
 
@@ -67,7 +67,7 @@ class TrialResult:
         return {
             "number": self.number,
             "state": self.state,
-            **with_ends("macro_f1", self.macro_f1, self.interval),
+            **interval_columns("macro_f1", self.macro_f1, self.interval),
             "folds": self.folds,
             "fold_macro_f1": self.fold_macro_f1,
             "seconds": self.seconds,
@@ -124,7 +124,7 @@ class Tuned:
         ranked = self.ranked
         lines = [f"{'trial':>5}  {'macro-F1':24}  settings"]
         lines += [
-            f"{one.number:5}  {with_interval(one.macro_f1 or 0.0, one.interval):24}  {one.text}"
+            f"{one.number:5}  {format_interval(one.macro_f1 or 0.0, one.interval):24}  {one.text}"
             for one in ranked[:_SHOWN]
         ]
         lines += [f"and {len(ranked) - _SHOWN} more in {self.out / TABLE}"] if len(ranked) > _SHOWN else []
@@ -210,7 +210,7 @@ class Tuned:
         files = []
         for name, (enough, plot) in plots.items():
             if enough:
-                with replacing(self.out / name) as partial:
+                with atomic_write(self.out / name) as partial:
                     plot().savefig(partial, format="png", dpi=110)
                 files.append(self.out / name)
         return files

@@ -19,21 +19,21 @@ from fastmask.config import Config, make_config
 from fastmask.data.table import Table
 from fastmask.inference.teacher import open_teacher
 from fastmask.run.directory import RunDirectory, resume_config
-from fastmask.run.environment import name_of
+from fastmask.run.environment import qualified_name
 from fastmask.run.files import CONFIG, STATE
-from fastmask.run.oof import best_epochs, finish
+from fastmask.run.oof import best_epochs, write_scores
 from fastmask.scoring import goodness
 from fastmask.search.space import Space, parse_space, read_space
 from fastmask.search.spec import SearchSpec, check_new_search, digest_table, resume_spec
 from fastmask.search.study import Study, check_optuna, open_study, quiet
 from fastmask.search.trials import COMPLETE, FAILED, IMPORTANCE, PRUNED, REFUSED, RUNNING, Tuned, judge
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
-from fastmask.system.lock import held
-from fastmask.training.crossval import ask_teacher, create, train
+from fastmask.system.lock import lock_run
+from fastmask.training.crossval import add_soft_labels, create_run, train_folds
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress.display import Log, pick_display
-from fastmask.training.rehearsal import fitted
-from fastmask.training.resume import reopen, same_threads, suggest_resume
+from fastmask.training.rehearsal import fit_batch_size
+from fastmask.training.resume import reopen_run, restore_threads, suggest_resume
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -77,7 +77,7 @@ def tune(
     elif not isinstance(space, Space):
         space = Space(()) if space is None else parse_space(space)
     search = SearchSpec(
-        Path(out), space, given.model_dump(exclude_unset=True), data=digest_table(table), loss=name_of(loss_func)
+        Path(out), space, given.model_dump(exclude_unset=True), data=digest_table(table), loss=qualified_name(loss_func)
     )
     if resume:
         search = resume_spec(search, trials, keep, pruner)
@@ -149,7 +149,7 @@ class Worker:
             self._end(trial, REFUSED, str(error))
             return
         try:
-            plan = fitted(plan, self.view.say)
+            plan = fit_batch_size(plan, self.view.say)
             run = self._train(trial, plan, path)
         except _Pruned:
             trained = len(RunDirectory.load(path).trained_folds)
@@ -179,16 +179,16 @@ class Worker:
     def _train(self, trial: Trial, plan: Plan, path: Path) -> RunDirectory:
         """Train a trial from its start or its last state; raises _Pruned where another fold is not worth it."""
         start = time.monotonic()
-        with held(path), suggest_resume(self.search.resume_line, self.view):
-            run = reopen(path, plan) if (path / CONFIG).is_file() else create(path, plan, overwrite=False)
+        with lock_run(path), suggest_resume(self.search.resume_line, self.view):
+            run = reopen_run(path, plan) if (path / CONFIG).is_file() else create_run(path, plan, overwrite=False)
             self.study.check_photos(run.start.get("photos"))
             folds = plan.check_folds(None)
-            with same_threads(run, plan, self.view.say):
+            with restore_threads(run, plan, self.view.say):
                 try:
-                    plan = ask_teacher(plan, run, self.view.say)
-                    train(run, plan, folds, self.view, start, after_fold=self._pruner(trial, run))
+                    plan = add_soft_labels(plan, run, self.view.say)
+                    train_folds(run, plan, folds, self.view, start, after_fold=self._pruner(trial, run))
                 except _Pruned:
-                    finish(run)
+                    write_scores(run)
                     raise
         return RunDirectory.load(path)
 

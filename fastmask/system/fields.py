@@ -34,7 +34,9 @@ class Option:
     read: Callable[[str], Any] | None = None  # reads the text, if the type does not say how; raises ValueError
 
 
-def described(default: Any, description: str, panel: str | None = None, kind: Flag | None = None, **option: Any) -> Any:
+def option_field(
+    default: Any, description: str, panel: str | None = None, kind: Flag | None = None, **option: Any
+) -> Any:
     """A field with its description, from which the options of commands and the lists of settings derive.
 
     `option` are the attributes of `Option`.
@@ -43,7 +45,7 @@ def described(default: Any, description: str, panel: str | None = None, kind: Fl
 
 
 def describe(model: type[BaseModel], name: str) -> Option:
-    """How the command line shows a field that is `described`."""
+    """How the command line shows an `option_field`."""
     return model.model_fields[name].json_schema_extra["option"]  # type: ignore[index, return-value]
 
 
@@ -65,7 +67,7 @@ def alternatives(annotation: Any) -> list[Any]:
     return [] if annotation is NoneType else [annotation]
 
 
-def make(model: type[Model], given: Mapping[str, Any]) -> Model:
+def make_model(model: type[Model], given: Mapping[str, Any]) -> Model:
     """A model of the values that are given for its fields.
 
     Raises UsageError with one sentence per mistake: the field, what was found, what was expected, the nearest name.
@@ -73,17 +75,17 @@ def make(model: type[Model], given: Mapping[str, Any]) -> Model:
     try:
         return model(**given)
     except pydantic.ValidationError as error:
-        raise UsageError(" ".join(_sentences(model, error))) from None
+        raise UsageError(" ".join(_describe_all(model, error))) from None
 
 
-def _sentences(model: type[BaseModel], error: pydantic.ValidationError) -> list[str]:
+def _describe_all(model: type[BaseModel], error: pydantic.ValidationError) -> list[str]:
     by_field: dict[str, list[Any]] = {}
     for one in error.errors():
         by_field.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
-    return [sentence(model, name, errors) for name, errors in islice(by_field.items(), _MOST_SENTENCES)]
+    return [describe_errors(model, name, errors) for name, errors in islice(by_field.items(), _MOST_SENTENCES)]
 
 
-def sentence(model: type[BaseModel], name: str, errors: Sequence[Any]) -> str:
+def describe_errors(model: type[BaseModel], name: str, errors: Sequence[Any]) -> str:
     """What is wrong with the value of a field."""
     what, one = getattr(model, "NOUN", "option"), errors[0]
     message = one["msg"].removeprefix("Value error, ")

@@ -47,7 +47,7 @@ def cache_home() -> Path:
 
 
 @contextmanager
-def replacing(path: str | Path, parents: bool = True) -> Iterator[Path]:
+def atomic_write(path: str | Path, parents: bool = True) -> Iterator[Path]:
     """A path to write to, which replaces `path` at the end of the block and is removed if an exception is raised.
 
     `parents` makes the folders above it. Without, a missing folder raises OSError: a run that was removed must not be
@@ -162,7 +162,7 @@ def replace_folder(made: Path, place: Path, aside: Path | None) -> None:
 
 
 @contextmanager
-def filling(folder: Path, *entries: str) -> Iterator[Path]:
+def fill_folder(folder: Path, *entries: str) -> Iterator[Path]:
     """A temporary folder to write `entries` to, which becomes `folder`, new or empty, once the block ends well.
 
     An empty folder stays in place, because it may be a mount point or a working directory; `entries` are moved into it
@@ -229,7 +229,7 @@ def check_parent(path: Path) -> None:
 
 def write_text(path: str | Path, text: str, parents: bool = True) -> None:
     """Write a text as UTF-8."""
-    with replacing(path, parents) as temporary:
+    with atomic_write(path, parents) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -254,7 +254,7 @@ def read_json(path: str | Path) -> Any:
     """Read JSON; raises DataError naming the file and the line."""
     try:
         text = _read_text(Path(path), limits.JSON_BYTES)
-        value = json.loads(text, parse_int=_whole, parse_constant=_no_number)
+        value = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
         if "\\u" in text:
             # an escape may be half a character, which nothing could write or print
             json.dumps(value, ensure_ascii=False).encode()
@@ -263,13 +263,13 @@ def read_json(path: str | Path) -> Any:
     return value
 
 
-def _whole(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits) > limits.DIGITS:
         raise ValueError(f"found a number of {len(digits)} digits")
     return int(digits)
 
 
-def _no_number(text: str) -> Any:
+def _refuse_constant(text: str) -> Any:
     raise ValueError(f"found {text}, expected a number or null")
 
 
@@ -426,7 +426,7 @@ def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 def write_csv(path: str | Path, frame: pd.DataFrame, parents: bool = True) -> None:
     """Write a frame as CSV; numbers with nine significant digits, enough to restore a float32 exactly."""
-    with replacing(path, parents) as temporary, temporary.open("w", encoding="utf-8", newline="") as opened:
+    with atomic_write(path, parents) as temporary, temporary.open("w", encoding="utf-8", newline="") as opened:
         frame_to_csv(frame, opened)
 
 

@@ -25,7 +25,7 @@ _DRIVER_GONE, _CUT_OFF = 60.0, 300.0
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
+def lock_run(out: Path) -> Iterator[None]:
     """A context in which no other process writes to the run at `out`; raises UsageError if one does."""
     place = real(out)
     made = [parent for parent in place.parents if not parent.exists()]
@@ -34,10 +34,10 @@ def held(out: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise _held_error(out, lock) from None
+        raise _locked_error(out, lock) from None
     try:
-        with _released(lock):
-            clear_left(out)
+        with _release_after(lock):
+            clear_leftovers(out)
             _clear_locks_of_folds(out, place)
             yield
     finally:
@@ -48,7 +48,7 @@ def held(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _CUT_OFF) -> Iterator[None]:
+def lock_fold(out: Path, fold: int, say: Callable[[str], None], wait: float = _CUT_OFF) -> Iterator[None]:
     """A context in which no other worker writes to a fold of the run at `out`; half-written files are removed.
 
     Waits, with a message, for another worker, which may be on a node that was cut off; raises UsageError after `wait`
@@ -61,13 +61,13 @@ def fold_held(out: Path, fold: int, say: Callable[[str], None], wait: float = _C
     except Timeout:
         say(f"fold{fold} waits for {holder_of(Path(lock.lock_file))}, which still writes to it")
         _wait_for(lock, out, wait)
-    with _released(lock):
+    with _release_after(lock):
         clear_files(place.glob(f"fold{fold}/.*"))
         yield
 
 
 @contextmanager
-def changing(file: str | Path, wait: float) -> Iterator[Path]:
+def lock_file(file: str | Path, wait: float) -> Iterator[Path]:
     """A context in which no other process changes a file; yields its path with links resolved.
 
     Raises UsageError if it cannot be written, or if another process holds it for more than `wait` seconds.
@@ -81,7 +81,7 @@ def changing(file: str | Path, wait: float) -> Iterator[Path]:
         lock.acquire(timeout=wait)
     except Timeout:
         raise UsageError(f"{file} has been written by another process for {wait:.0f} s; end it, or wait.") from None
-    with _released(lock):
+    with _release_after(lock):
         # of a process that was killed, because only the holder of the lock writes
         clear_files(place.parent.glob(f".{glob.escape(place.name)}.*.part"))
         yield place
@@ -93,7 +93,7 @@ def _lock_of(place: Path, fold: str = "") -> FileLock:
 
 
 @contextmanager
-def _released(lock: FileLock) -> Iterator[None]:
+def _release_after(lock: FileLock) -> Iterator[None]:
     """A context that describes the holder of an acquired lock in its file, and releases and removes it at the end."""
     file = Path(lock.lock_file)
     try:
@@ -121,11 +121,11 @@ def _clear_locks_of_folds(out: Path, place: Path) -> None:
     for left in place.parent.glob(f".{glob.escape(place.name)}.fold*.lock"):
         lock = FileLock(left)
         _wait_for(lock, out, _DRIVER_GONE)
-        with _released(lock):
+        with _release_after(lock):
             pass
 
 
-def check_not_held(out: Path) -> None:
+def check_unlocked(out: Path) -> None:
     """Raise UsageError if another process writes to the run at `out`."""
     lock = _lock_of(real(out))
     if Path(lock.lock_file).exists():
@@ -133,17 +133,17 @@ def check_not_held(out: Path) -> None:
             with lock:
                 return
         except Timeout:
-            raise _held_error(out, lock) from None
+            raise _locked_error(out, lock) from None
 
 
-def _held_error(out: Path, lock: FileLock) -> UsageError:
+def _locked_error(out: Path, lock: FileLock) -> UsageError:
     file = Path(lock.lock_file)
     if not file.exists():
         return UsageError(f"{out} cannot be written, no file can be made next to it; name another --out.")
     return UsageError(f"{out} is being written by {holder_of(file)}; wait for it, or name another --out.")
 
 
-def token(out: Path) -> str:
+def read_token(out: Path) -> str:
     """The description of the holder of the run at `out`, readable only on its disk; "" if it is not held."""
     try:
         return _read_holder(Path(_lock_of(real(out)).lock_file))
@@ -174,7 +174,7 @@ def _read_holder(lock: Path) -> str:
         return file.read(limits.LOCK_BYTES).decode()
 
 
-def clear_left(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Remove what a process that was killed has left of a run, and restore the run that it was replacing.
 
     No other process may be writing to the run.

@@ -100,7 +100,7 @@ def wrap_words(text: str, stream: TextIO | None = None) -> str:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Progress]:
+def progress_bar(what: str) -> Iterator[Progress]:
     """A context with a progress bar on a terminal: a function of (done, total), which does nothing elsewhere."""
     if _quiet or not sys.stderr.isatty():
         yield lambda done, total: None

@@ -37,7 +37,7 @@ def join_some(names: Sequence[object], most: int = 8) -> str:
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def listed(names: Sequence[object], word: str) -> str:
+def join_plural(names: Sequence[object], word: str) -> str:
     """`person a`, `persons a, b`, and how many more from the sixth on."""
     return f"{word}{'' if len(names) == 1 else 's'} {join_some(names, 5)}"
 

@@ -18,7 +18,7 @@ from fastmask.model.adamp import AdamP
 from fastmask.model.precision import autocast, tf32
 from fastmask.model.schedule import schedule_of
 from fastmask.system.errors import UsageError
-from fastmask.training.build import build
+from fastmask.training.build import build_initial_network
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
@@ -132,7 +132,7 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
     """A step of a plain PyTorch loop with the settings of the plan, on a batch that is on the device."""
     config = plan.config
     x, y = (tensor.as_subclass(torch.Tensor) for tensor in batch)
-    network = build(config, plan.table.heads, 0, plan.size).to(x.device)
+    network = build_initial_network(config, plan.table.heads, 0, plan.size).to(x.device)
     loss_func = plan.loss().to(x.device)
     optimizer = AdamP(network.parameters(), lr=config.lr, weight_decay=config.wd)
     scaler = torch.amp.GradScaler(x.device.type, enabled=config.precision == "fp16")

@@ -67,7 +67,7 @@ class Deadline(TrainedEpochs):
             raise CancelFitException
 
 
-def check_whole(hours: float | None, fold: Sequence[int] | None) -> None:
+def check_all_folds(hours: float | None, fold: Sequence[int] | None) -> None:
     """Raise UsageError for hours of single folds: other machines would choose other epochs, and could not be merged."""
     if hours is not None and fold is not None:
         raise UsageError(
@@ -75,7 +75,7 @@ def check_whole(hours: float | None, fold: Sequence[int] | None) -> None:
         )
 
 
-def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
+def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     """The plan with as many of its epochs as fit into `seconds`, estimated by `rehearsal`.
 
     If fewer than three epochs would fit, the number of folds is reduced first, down to two, unless the setting folds or
@@ -84,9 +84,9 @@ def shorten(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     config = plan.config
     given = bool({"folds", "folds_file"} & config.model_fields_set)
     fewest = config.folds if given else FEWEST_FOLDS
-    folds, epochs = affordable(rehearsal, seconds, config.folds, fewest, min(FEWEST_EPOCHS, config.epochs))
+    folds, epochs = pick_folds_and_epochs(rehearsal, seconds, config.folds, fewest, min(FEWEST_EPOCHS, config.epochs))
     if epochs < 1:
-        raise too_short(folds * epoch_seconds(rehearsal, config.folds, folds))
+        raise too_short_error(folds * epoch_seconds(rehearsal, config.folds, folds))
     return replan(plan, min(epochs, config.epochs), folds)
 
 
@@ -96,18 +96,18 @@ def describe_cost(wanted: Config, made: Config) -> str:
     return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as asked")
 
 
-def budget_of(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:
+def make_budget(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:
     """The budget of the `folds` left to train until `end`; raises UsageError if one epoch of each does not fit.
 
     `rehearsal` may be of the plan before it was shortened.
     """
     seconds = epoch_seconds(rehearsal, rehearsal.of_folds, plan.config.folds)
     if time.monotonic() + folds * seconds > end:
-        raise too_short(folds * seconds)
+        raise too_short_error(folds * seconds)
     return Budget(end, rehearsal.valid_step * rehearsal.valid_steps * rehearsal.of_folds / plan.config.folds)
 
 
-def too_short(seconds: float) -> UsageError:
+def too_short_error(seconds: float) -> UsageError:
     """The error of hours that are too short for one epoch of each fold."""
     return UsageError(
         f"--hours is too short: one epoch of all folds takes {duration(seconds)}, and a tenth of the time is kept for "
@@ -115,7 +115,7 @@ def too_short(seconds: float) -> UsageError:
     )
 
 
-def affordable(
+def pick_folds_and_epochs(
     rehearsal: Rehearsal, seconds: float, folds: int, fewest: int, epochs: int = FEWEST_EPOCHS
 ) -> tuple[int, int]:
     """(folds, epochs of each) that fit into `seconds`: the most folds, at least `fewest`, that have `epochs` each."""

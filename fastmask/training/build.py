@@ -22,7 +22,7 @@ from fastmask.system.errors import UsageError
 from fastmask.training.learner import seeded
 
 
-def build(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
+def build_initial_network(config: Config, heads: Heads, fold: int, size: tuple[int, int] | None = None) -> MultiHeadNet:
     """The initial network of a fold for photos of `size`; its random weights depend only on (seed, fold)."""
     with seeded(config.seed, fold):
         network = build_network(
@@ -88,7 +88,7 @@ def resolve_stats(config: Config) -> Stats | None:
     return REPORT_STATS if config.stats == "report" else None
 
 
-def framing(config: Config) -> Framing:
+def make_framing(config: Config) -> Framing:
     """How a configuration crops photos to their faces."""
     return Framing(config.crop, config.margin, config.region)
 

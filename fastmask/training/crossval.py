@@ -17,19 +17,19 @@ from fastmask.data.augment import to_plain
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory, resume_command, resume_config
 from fastmask.run.files import CONFIG, check_free
-from fastmask.run.oof import finish
+from fastmask.run.oof import write_scores
 from fastmask.system.errors import DataError
-from fastmask.system.lock import held
+from fastmask.system.lock import lock_run
 from fastmask.system.terminal import wrap_words
-from fastmask.training.budget import RESERVE, budget_of, check_whole, describe_cost, shorten
+from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, make_budget, shorten_plan
 from fastmask.training.fold import train_fold
 from fastmask.training.plan import LossFunc, OpenTeacher, Plan, prepare
-from fastmask.training.processes import join
+from fastmask.training.processes import join_processes
 from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import left_to_refit, refit_fold
-from fastmask.training.rehearsal import Rehearsal, fitted, rehearse
-from fastmask.training.resume import reopen, same_threads, spell_resume, suggest_resume
+from fastmask.training.rehearsal import Rehearsal, fit_batch_size, rehearse
+from fastmask.training.resume import reopen_run, restore_threads, spell_resume, suggest_resume
 
 
 def cross_validate(
@@ -54,46 +54,48 @@ def cross_validate(
     out, start = Path(out), time.monotonic()
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
-    check_whole(wanted.hours, fold)
-    processes = join(wanted)
-    view = pick_display(log) if processes.first else Log(StringIO())
+    check_all_folds(wanted.hours, fold)
+    processes = join_processes(wanted)
+    view = pick_display(log) if processes.is_first else Log(StringIO())
     # locked from here on, so that a second process does not even decode photos
     with (
-        held(out) if processes.first else nullcontext(),
+        lock_run(out) if processes.is_first else nullcontext(),
         nullcontext() if launch is None else launch(wanted, table, loss_func, view.say) as launcher,
     ):
-        with processes.first_alone():
-            if not resume and processes.first:
+        with processes.main_process_first():
+            if not resume and processes.is_first:
                 check_free(out, overwrite)
             wanted = resume_config(wanted, out) if resume else wanted
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher)
             plan.check_folds(fold)
-        plan, rehearsal = in_time(fitted(plan, view.say), start, resume, view.say)
+        plan, rehearsal = shorten_to_hours(fit_batch_size(plan, view.say), start, resume, view.say)
         if launcher is not None:
-            plan = launcher.shared(plan, None if not resume else RunDirectory.load(out))
-        with processes.first_alone():
+            plan = launcher.adapt_plan(plan, None if not resume else RunDirectory.load(out))
+        with processes.main_process_first():
             run = open_run(out, plan, resume, overwrite)
         view.say(wrap_words(f"{plan}; run {out}", view.stream))
         with (
             suggest_resume(spell_resume(run, plan, fold), view),
-            same_threads(run, plan, view.say) if resume else nullcontext(),
+            restore_threads(run, plan, view.say) if resume else nullcontext(),
         ):
-            train(run, ask_teacher(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal, launcher)
+            train_folds(
+                run, add_soft_labels(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal, launcher
+            )
     return run
 
 
-def ask_teacher(plan: Plan, run: RunDirectory, say: Callable[[str], None]) -> Plan:
+def add_soft_labels(plan: Plan, run: RunDirectory, say: Callable[[str], None]) -> Plan:
     """The plan with the soft labels of its teacher, if it has one; the teacher's predictions are saved in the run."""
     if plan.teacher is None:
         return plan
-    with plan.processes.first_alone():
+    with plan.processes.main_process_first():
         return plan.soften_labels(plan.teacher.load_predictions(run, plan, say))
 
 
 class Launcher(Protocol):
     """Trains folds in parallel, possibly on other machines."""
 
-    def shared(self, plan: Plan, run: RunDirectory | None) -> Plan:
+    def adapt_plan(self, plan: Plan, run: RunDirectory | None) -> Plan:
         """The plan with settings for a fold's share of the machines; those of a `run` that is resumed stay.
 
         Raises UsageError if there is no such share.
@@ -110,7 +112,9 @@ class Launcher(Protocol):
 Launch = Callable[[Config, Table, LossFunc | None, Callable[[str], None]], AbstractContextManager[Launcher | None]]
 
 
-def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) -> tuple[Plan, Rehearsal | None]:
+def shorten_to_hours(
+    plan: Plan, start: float, resume: bool, say: Callable[[str], None]
+) -> tuple[Plan, Rehearsal | None]:
     """The plan shortened to end `hours` after `start`, and the rehearsal for that; the same plan without hours.
 
     On a `resume` the plan stays as it was shortened at the start of the run.
@@ -121,12 +125,12 @@ def in_time(plan: Plan, start: float, resume: bool, say: Callable[[str], None]) 
     if resume:
         return plan, rehearsal
     seconds = start + plan.config.hours * 3600 - time.monotonic()
-    shorter = shorten(plan, rehearsal, seconds * (1 - RESERVE))
+    shorter = shorten_plan(plan, rehearsal, seconds * (1 - RESERVE))
     say(describe_cost(plan.config, shorter.config))
     return shorter, rehearsal
 
 
-def train(
+def train_folds(
     run: RunDirectory,
     plan: Plan,
     folds: Sequence[int],
@@ -146,7 +150,7 @@ def train(
     budget = None
     if rehearsal is not None:
         end = start + (plan.config.hours or 0.0) * 3600 * (1 - RESERVE / 2)
-        budget = budget_of(plan, rehearsal, end, len(left))
+        budget = make_budget(plan, rehearsal, end, len(left))
     refits = left_to_refit(run, plan, folds)
     progress = RunProgress(view, plan.config, len(left), len(refits), budget.end if budget else None)
     for fold in tuple(trained):
@@ -155,14 +159,14 @@ def train(
         launcher.train(run, plan, left, progress)
         trained, left = [*trained, *left], []
     for done, fold in enumerate(left):
-        check_there(run, trained)
+        check_not_removed(run, trained)
         train_fold(run, plan, fold, progress, budget.deadline(len(left) - done) if budget else None)
         trained.append(fold)
         after_fold(fold)
-    check_there(run, trained)
-    with plan.processes.first_alone():
-        if plan.processes.first:
-            finish(run)
+    check_not_removed(run, trained)
+    with plan.processes.main_process_first():
+        if plan.processes.is_first:
+            write_scores(run)
     if launcher is not None:
         launcher.refit(run, plan, refits, progress)
         refits = []
@@ -171,7 +175,7 @@ def train(
     progress.summary(run, folds)
 
 
-def check_there(run: RunDirectory, folds: Sequence[int]) -> None:
+def check_not_removed(run: RunDirectory, folds: Sequence[int]) -> None:
     """Raise DataError if a run, or a trained fold of it, was removed in the meantime."""
     gone = next((fold for fold in folds if not run.is_done(fold)), None)
     if gone is not None or not (run.path / CONFIG).is_file():
@@ -179,7 +183,7 @@ def check_there(run: RunDirectory, folds: Sequence[int]) -> None:
         raise DataError(f"{what} was removed while it was in use; restore it, then: {resume_command(run.path)}")
 
 
-def create(out: Path, plan: Plan, overwrite: bool) -> RunDirectory:
+def create_run(out: Path, plan: Plan, overwrite: bool) -> RunDirectory:
     """Create the directory of a new run."""
     return RunDirectory.create(
         out,
@@ -196,6 +200,6 @@ def create(out: Path, plan: Plan, overwrite: bool) -> RunDirectory:
 
 def open_run(out: Path, plan: Plan, resume: bool, overwrite: bool) -> RunDirectory:
     """The run directory to train into, a new one or the one to resume, which the first of several processes opens."""
-    if not plan.processes.first:
+    if not plan.processes.is_first:
         return RunDirectory.load(out)
-    return reopen(out, plan) if resume else create(out, plan, overwrite)
+    return reopen_run(out, plan) if resume else create_run(out, plan, overwrite)

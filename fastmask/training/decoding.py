@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from fastmask.config import Config
-from fastmask.data.augment import Augment, augmentations, check_fit
+from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.cache import PhotoMap
 from fastmask.data.extra import Extra
 from fastmask.data.loaders import photo_maps
-from fastmask.data.photo import check_photos, in_threads, read_photo
+from fastmask.data.photo import check_photos, map_in_threads, read_photo
 from fastmask.data.table import Table
 from fastmask.system.errors import DataError, UnreadableError
 
 
 def find_readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
     """The rows of the photos that can be read, and the paths of the others with what is wrong with them."""
-    faults = list(in_threads(_fault, [table.photo(row) for row in range(len(table))]))
+    faults = list(map_in_threads(_fault, [table.photo(row) for row in range(len(table))]))
     rows = [row for row, fault in enumerate(faults) if fault is None]
     if not rows:
         raise DataError(f"No photo can be read; the first: {faults[0]}")
@@ -34,7 +34,7 @@ def _fault(photo: Path) -> str | None:
     return None
 
 
-def decode_all(
+def decode_tables(
     table: Table,
     extras: Sequence[Extra],
     pipelines: Mapping[str, Any],
@@ -46,9 +46,9 @@ def decode_all(
 
     `digests` has those of the table's photos, then those of each source.
     """
-    maps, size = decode(table, pipelines, config, digests[0], say)
+    maps, size = decode_table(table, pipelines, config, digests[0], say)
     for extra, each in zip(extras, digests[1:], strict=True):
-        more, other = decode(extra.table, pipelines, config, each, say)
+        more, other = decode_table(extra.table, pipelines, config, each, say)
         if other != size:
             raise DataError(
                 f"The photos below {extra.table.root} are {other[0]} high and {other[1]} wide after augmentation, the "
@@ -58,14 +58,14 @@ def decode_all(
     return maps, size
 
 
-def decode(
+def decode_table(
     table: Table, pipelines: Mapping[str, Any], config: Config, digests: Sequence[str], say: Callable[[str], None]
 ) -> tuple[list[PhotoMap], tuple[int, int]]:
     """Decode each photo once, into a cache if there is one; also returns the (height, width) after augmentation.
 
     Raises DataError naming a photo that cannot be read or that a pipeline does not fit.
     """
-    named = dict(zip(("the training pipeline", "the validation pipeline"), augmentations(pipelines), strict=True))
+    named = dict(zip(("the training pipeline", "the validation pipeline"), build_augmentations(pipelines), strict=True))
     maps = photo_maps(table, list(named.values()), config.cache, config.cache_dir, digests, say)
     photos = [table.photo(row) for row in range(len(table))]
     whole = None

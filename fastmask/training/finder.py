@@ -19,7 +19,7 @@ from torch import nn
 
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.system.errors import FastmaskError, UsageError
-from fastmask.system.files import replacing
+from fastmask.system.files import atomic_write
 
 # learning rates to try by default, as in fastai
 STEPS = 100
@@ -63,7 +63,7 @@ class Found:
         axes.set_ylim(low - room / 2, min(max(self.losses), start) + room)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)", title="Learning rate finder")
         axes.legend(loc="lower left")
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             figure.savefig(part, format="png", dpi=120)
 
 
@@ -82,14 +82,14 @@ def lr_find(
         )
     if not len(learn.dls.train):
         raise UsageError("The training loader gives no batch, so no learning rate can be tried.")
-    with untouched(learn):
+    with restore_after(learn):
         learn.lr_find(start_lr, end_lr, num_it, stop_div, show_plot=False, suggest_funcs=None)
         lrs = [float(lr) for lr in learn.recorder.lrs]
         losses = [float(loss) for loss in learn.recorder.losses]
-    return suggest(lrs, losses, num_it)
+    return suggest_lrs(lrs, losses, num_it)
 
 
-def suggest(lrs: list[float], losses: list[float], num_it: int) -> Found:
+def suggest_lrs(lrs: list[float], losses: list[float], num_it: int) -> Found:
     """fastai's suggestions from the losses at increasing learning rates; raises FastmaskError if too few are finite."""
     steps = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     first, last = num_it // 10, min(steps, len(losses) - _SKIP_END)
@@ -107,7 +107,7 @@ def suggest(lrs: list[float], losses: list[float], num_it: int) -> Found:
 
 
 @contextmanager
-def untouched(learn: Learner) -> Iterator[None]:
+def restore_after(learn: Learner) -> Iterator[None]:
     """A block of training after which the learner is restored bit for bit, also after an error.
 
     Files that it writes go to a temporary folder. Changes that a custom callback makes inside an object that it keeps

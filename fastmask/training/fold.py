@@ -28,7 +28,7 @@ from fastmask.training.plan import Plan
 from fastmask.training.processes import Processes
 from fastmask.training.progress.live import FoldProgress, RunProgress
 from fastmask.training.progress.trackers import FoldInfo, Trackers, trackers_of
-from fastmask.training.rehearsal import out_of_memory
+from fastmask.training.rehearsal import out_of_memory_error
 from fastmask.training.state import SaveEvery, StateSaver, read_state
 
 # the photos of the batch in which a training diverged
@@ -40,47 +40,51 @@ def train_fold(
 ) -> None:
     """Train one fold into its directory: checkpoints, history, every epoch's OOF probabilities."""
     interrupts = Interrupts(plan.processes.count > 1)
-    saver = begin(run, plan, fold, interrupts, progress.say)
+    saver = make_saver(run, plan, fold, interrupts, progress.say)
     callbacks = callbacks_of(run, plan, fold, progress, deadline, saver)
-    epochs = fit(run, plan, fold, callbacks, interrupts)
+    epochs = fit_fold(run, plan, fold, callbacks, interrupts)
     report_skipped(run, plan, fold, callbacks, epochs, progress.say)
     kept = sorted(epoch for _, epoch in callbacks.checkpoint.kept) if callbacks.checkpoint else []
-    done = {**belonging(run, fold), "epochs": epochs, "checkpoints": kept}
-    if plan.processes.first:
+    done = {**fold_identity(run, fold), "epochs": epochs, "checkpoints": kept}
+    if plan.processes.is_first:
         write_json(run.fold_path(fold) / DONE, done, parents=False)
         clear_fold(run, fold)
     plan.processes.wait()
-    asked = asked_of(interrupts, plan.processes)
-    if asked is not None:
-        end(asked)
+    received = received_signal(interrupts, plan.processes)
+    if received is not None:
+        end(received)
 
 
-def belonging(run: RunDirectory, fold: int) -> dict[str, Any]:
+def fold_identity(run: RunDirectory, fold: int) -> dict[str, Any]:
     """The values that identify the files of a fold."""
     return {"fold": fold, "photos": run.photos_digest(fold)}
 
 
-def begin(run: RunDirectory, plan: Plan, fold: int, interrupts: Interrupts, say: Callable[[str], None]) -> StateSaver:
+def make_saver(
+    run: RunDirectory, plan: Plan, fold: int, interrupts: Interrupts, say: Callable[[str], None]
+) -> StateSaver:
     """The callback that resumes from the state in the fold's folder; without a state the folder is cleared."""
     folder = run.fold_path(fold)
-    belongs = {**belonging(run, fold), "run": run.identity}
-    state = read_state(folder, belongs, plan.environment["body"]["parameters"])
+    identity = {**fold_identity(run, fold), "run": run.identity}
+    state = read_state(folder, identity, plan.environment["body"]["parameters"])
     if state is not None:
         say(f"fold {fold + 1}/{plan.config.folds} resumes in epoch {state['epoch'] + 1} after {state['step']} steps")
     processes = plan.processes
     # until all have read it
     processes.wait()
-    if processes.first:
+    if processes.is_first:
         if state is None and folder.exists():
             shutil.rmtree(folder)
         (folder / DIVERGED).unlink(missing_ok=True)
     every = SaveEvery.parse(plan.config.save_every)
-    return StateSaver(folder, belongs, every, lambda: asked_of(interrupts, processes), state, writes=processes.first)
+    return StateSaver(
+        folder, identity, every, lambda: received_signal(interrupts, processes), state, writes=processes.is_first
+    )
 
 
-def asked_of(interrupts: Interrupts, processes: Processes) -> int | None:
+def received_signal(interrupts: Interrupts, processes: Processes) -> int | None:
     """The signal that any of the processes received, so that all end at the same step."""
-    return processes.highest(interrupts.asked or 0) or None
+    return processes.highest(interrupts.received or 0) or None
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def callbacks_of(
     # the plan's settings are the run's, except for those of the machine, which may change on a resume
     config, folder = plan.config, run.fold_path(fold)
     history = History(folder)
-    writes = plan.processes.first
+    writes = plan.processes.is_first
     writing: list[Callback] = [history, OOFCollector(folder)] if writes else []
     if writes and config.sampler is not None:
         writing.append(Drawn(folder, plan.table.heads, plan.training_set(fold), config.sampler))
@@ -129,7 +133,7 @@ def callbacks_of(
     )
 
 
-def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Interrupts) -> int:
+def fit_fold(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrupts: Interrupts) -> int:
     """Train a fold, free its memory, and return the number of its epochs."""
     learn = plan.learner(fold, list(callbacks))
     no_memory = None
@@ -142,7 +146,7 @@ def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrup
         ):
             learn.fit(plan.config.epochs)
     except DivergenceError as error:
-        raise diverged(run, fold, plan.config, error) from error
+        raise divergence_error(run, fold, plan.config, error) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -153,7 +157,7 @@ def fit(run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, interrup
     del learn
     gc.collect()
     if no_memory is not None:
-        raise out_of_memory(plan, fold, no_memory, run.path)
+        raise out_of_memory_error(plan, fold, no_memory, run.path)
     return epochs
 
 
@@ -182,7 +186,7 @@ def clear_fold(run: RunDirectory, fold: int) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
-def diverged(run: RunDirectory, fold: int, config: Config, error: DivergenceError) -> UntrainableError:
+def divergence_error(run: RunDirectory, fold: int, config: Config, error: DivergenceError) -> UntrainableError:
     """The error of a fold that diverged: where, the likely causes, and how to resume."""
     folder = run.fold_path(fold)
     listed = ""

@@ -17,14 +17,14 @@ _SOON = 5.0
 
 
 class Interrupts:
-    """A block in which the first signal to end is stored as `asked`, and a second one ends the work at once.
+    """A block in which the first signal to end is stored as `received`, and a second one ends the work at once.
 
     With a launcher that `passes_on` signals which the processes also get from the terminal, one that follows soon is
     not a second one. Ignored signals stay ignored (`nohup`); outside the main thread Python cannot catch signals.
     """
 
     def __init__(self, passes_on: bool = False) -> None:
-        self.asked: int | None = None
+        self.received: int | None = None
         self._until = 0.0
         self._passes_on = passes_on
         self._before: dict[int, Any] = {}
@@ -41,8 +41,8 @@ class Interrupts:
             signal.signal(number, before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is None:
-            self.asked, self._until = number, time.monotonic() + _SOON * self._passes_on
+        if self.received is None:
+            self.received, self._until = number, time.monotonic() + _SOON * self._passes_on
         elif time.monotonic() > self._until:
             end(number)
 

@@ -7,7 +7,7 @@ from fastai.learner import Callback
 from torch import Tensor
 
 from fastmask.heads import Heads
-from fastmask.labels import mixed, soft_labels
+from fastmask.labels import mix_labels, soft_labels
 from fastmask.system.errors import UsageError
 from fastmask.training.guards import SkipUnreadable
 
@@ -43,16 +43,16 @@ class Mix(Callback):
         x, labels = x.as_subclass(Tensor), soft_labels(y.as_subclass(Tensor), self.heads)
         if self.ways and torch.rand(()) < self.probability:
             way, alpha = self.ways[int(torch.randint(len(self.ways), ()))]
-            order = sent(torch.randperm(len(x)), x.device)
+            order = to_device(torch.randperm(len(x)), x.device)
             shares = torch.distributions.Beta(alpha, alpha).sample((len(x),))
             x, shares = way(x, x[order], shares)
-            labels = mixed(labels, labels[order], sent(shares, labels.device), self.heads)
+            labels = mix_labels(labels, labels[order], to_device(shares, labels.device), self.heads)
         self.learn.xb, self.learn.yb = (x,), (labels,)
 
 
 def mix_up(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) photos, others, and the shares (B,) of these -> (1 - share) x photo + share x other, shares."""
-    return torch.lerp(x, others, sent(shares.to(x.dtype), x.device)[:, None, None, None]), shares
+    return torch.lerp(x, others, to_device(shares.to(x.dtype), x.device)[:, None, None, None]), shares
 
 
 def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,10 +67,10 @@ def cut_mix(x: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         place = torch.arange(length)
         inside.append((place >= low[:, None]) & (place < high[:, None]))
         areas *= (high - low).clamp(min=0) / length
-    rows, columns = (sent(part, x.device) for part in inside)
+    rows, columns = (to_device(part, x.device) for part in inside)
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], others, x), areas
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, copied without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

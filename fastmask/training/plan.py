@@ -19,7 +19,7 @@ from fastcore.basics import noop
 from torch import nn
 
 from fastmask.config import Config
-from fastmask.data.augment import augmentations, effective_pipelines
+from fastmask.data.augment import build_augmentations, effective_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
@@ -32,12 +32,19 @@ from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
-from fastmask.run.environment import environment, name_of
+from fastmask.run.environment import describe_environment, qualified_name
 from fastmask.run.lineage import check_no_leak, digest_weights, weights_file
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, join_some
-from fastmask.training.build import build, build_loss, check_size, framing, resolve_stats, weighted_heads
-from fastmask.training.decoding import decode_all, find_readable
+from fastmask.training.build import (
+    build_initial_network,
+    build_loss,
+    check_size,
+    make_framing,
+    resolve_stats,
+    weighted_heads,
+)
+from fastmask.training.decoding import decode_tables, find_readable
 from fastmask.training.effective_config import (
     check_batches,
     check_monitor,
@@ -112,7 +119,11 @@ class Plan:
                 *([f"{dropped} of them not trained on"] if dropped else []),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
-                *([f"cut to the {self.config.region}, {faces.without()} without one left whole"] if faces else []),
+                *(
+                    [f"cut to the {self.config.region}, {faces.count_faceless()} without one left whole"]
+                    if faces
+                    else []
+                ),
                 *(f"{head.name} ({join_some(head.classes)})" for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}{several}",
@@ -145,7 +156,7 @@ class Plan:
             self.table,
             fold,
             self.folds,
-            augments=augmentations(self.pipelines),
+            augments=build_augmentations(self.pipelines),
             bs=config.batch,
             seed=config.seed,
             num_workers=config.workers,
@@ -165,7 +176,7 @@ class Plan:
         unfreeze = 1 if whole and config.unfreeze else config.unfreeze
         learn = mask_learner(
             dls,
-            build(config, heads, fold, self.size),
+            build_initial_network(config, heads, fold, self.size),
             loss_func=self.loss(fold),
             lr=config.lr,
             wd=config.wd,
@@ -197,8 +208,8 @@ class Plan:
         if self.soft_labels is not None:
             made = replace(made, labels=self.soft_labels[-1 if whole else fold][rows])
         for extra in self.extras:
-            made = made.joined(extra.training_set(fold), heads)
-        return made if config.sampler is None else made.balanced(heads, config.sampler)
+            made = made.join(extra.training_set(fold), heads)
+        return made if config.sampler is None else made.balance(heads, config.sampler)
 
     def soften_labels(self, answers: np.ndarray) -> Plan:
         """The plan with labels mixed with the teacher's probabilities, see `Teacher.answers`."""
@@ -275,18 +286,18 @@ def prepare(
         check_compiler(device)
     plan, digests = _with_sources(plan, open_teacher, chosen)
     check_training(plan, chosen)
-    maps, size = decode_all(plan.table, plan.extras, pipelines, config, digests, say)
+    maps, size = decode_tables(plan.table, plan.extras, pipelines, config, digests, say)
     if any(len(kept) and kept.file is None for kept in maps) and not workers_see_memory(workers):
         say(
             "Loading processes on this system cannot see the photos in memory and decode them again; use --cache disk "
             "or --workers 0"
         )
-    network = build(config, plan.table.heads, fold=first, size=size)
+    network = build_initial_network(config, plan.table.heads, fold=first, size=size)
     check_size(network, config.arch, size)
     if config.freeze is not None:
         frozen_part(network, config.freeze)
     start = _start(plan, network, digests)
-    made = environment(network, plan.table, device, start, processes.count)
+    made = describe_environment(network, plan.table, device, start, processes.count)
     return replace(plan, environment=made, size=size, maps=maps)
 
 
@@ -304,7 +315,7 @@ def _with_sources(
     teacher = open_teacher(config, table, folds, chosen) if open_teacher and config.teacher is not None else None
     for faces in (extra.table.faces for extra in extras):
         # one loader reads the photos of all sources
-        table = table if faces is None or table.faces is None else replace(table, faces=table.faces.joined(faces))
+        table = table if faces is None or table.faces is None else replace(table, faces=table.faces.join(faces))
     digests = digest_photos([table.photo(row) for row in range(len(table))])
     own = [extra.digests() for extra in extras]
     extras = [extra.exclude_validated(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
@@ -317,7 +328,7 @@ def _configured(table: Table, config: Config) -> Table:
     if config.order is not None:
         table = table.with_number(config.order, config.order_spread)
     if config.boxes is not None:
-        table = table.cut_to_faces(config.boxes, framing(config))
+        table = table.cut_to_faces(config.boxes, make_framing(config))
     return replace(table, heads=weighted_heads(table.heads, config))
 
 
@@ -328,7 +339,7 @@ def _start(plan: Plan, network: MultiHeadNet, digests: Sequence[Sequence[str]]) 
         "tag": network.tag,
         "weights": digest_weights(config.weights),
         "chosen_weights": config.weights is not None and Path(config.weights).is_dir(),
-        "loss": name_of(plan.loss_func),
+        "loss": qualified_name(plan.loss_func),
         "photos": hashlib.sha256("".join(digests[0]).encode()).hexdigest(),
     }
     if plan.extras:
@@ -355,7 +366,7 @@ def read_extras(config: Config, table: Table, folds: np.ndarray) -> tuple[list[E
         pseudo.check_unseen(table, folds, config.group)
         extras.append(pseudo.extra(table.heads, config.pseudo_weight, config.pseudo_least))
     if config.boxes is not None:
-        cuts = [extra.table.cut_to_faces(config.boxes, framing(config)) for extra in extras]
+        cuts = [extra.table.cut_to_faces(config.boxes, make_framing(config)) for extra in extras]
         extras = [replace(extra, table=cut) for extra, cut in zip(extras, cuts, strict=True)]
     extras = [extra.select(~dropped_rows(extra.table, config.drop)) for extra in extras]
     if config.on_bad_photo == "skip":

@@ -41,7 +41,7 @@ class Processes:
     group: Any = field(default=None, repr=False)
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the one that writes and prints."""
         return self.number == 0
 
@@ -67,22 +67,22 @@ class Processes:
         return int(found)
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """A block that the first process runs before the others, such as one that fills a cache.
 
         If it fails, the launcher ends the others.
         """
-        if not self.first:
+        if not self.is_first:
             self.wait()
         yield
-        if self.first:
+        if self.is_first:
             self.wait()
 
 
 ALONE = Processes()
 
 
-def join(config: Config) -> Processes:
+def join_processes(config: Config) -> Processes:
     """Connect with the other processes that a launcher has started, if any.
 
     Raises UsageError if Accelerate is missing, or for settings that several processes cannot have.

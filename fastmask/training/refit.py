@@ -19,7 +19,7 @@ from fastmask.system.text import count
 from fastmask.training.guards import FiniteLoss, is_out_of_memory, skipping_callbacks
 from fastmask.training.plan import Plan
 from fastmask.training.progress.live import RunProgress
-from fastmask.training.rehearsal import out_of_memory
+from fastmask.training.rehearsal import out_of_memory_error
 
 
 class NoValidation(Callback):
@@ -62,8 +62,8 @@ def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) 
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory(plan, fold, one_line(error), run.path) from error
-    if plan.processes.first:
+        raise out_of_memory_error(plan, fold, one_line(error), run.path) from error
+    if plan.processes.is_first:
         save_network(learn.model, file)
     plan.processes.wait()
     learn.remove_cbs(list(learn.cbs))

@@ -158,7 +158,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     )
 
 
-def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
+def fit_batch_size(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
     """The plan with the largest batch that fits into memory, if its setting bs is "auto".
 
     Batch sizes below the default divide it, and a step takes more of them, so that its photos stay the same. Raises
@@ -166,8 +166,8 @@ def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
     """
     if plan.config.bs != "auto":
         return plan
-    for tried in smaller(plan):
-        if fits(tried):
+    for tried in smaller_batches(plan):
+        if fits_memory(tried):
             config = tried.config
             batches = f", {config.accumulate} batches per step" if config.accumulate > 1 else ""
             say(f"--bs auto: {config.bs} photos per batch{batches}")
@@ -175,7 +175,7 @@ def fitted(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
     raise UntrainableError(f"Not even one photo fits into memory; {LESS_MEMORY}.")
 
 
-def smaller(plan: Plan) -> Iterator[Plan]:
+def smaller_batches(plan: Plan) -> Iterator[Plan]:
     """The plan with its batch size and each divisor of it, down to 1, with the same photos per step."""
     photos = plan.config.batch
     for bs in range(photos, 0, -1):
@@ -186,7 +186,7 @@ def smaller(plan: Plan) -> Iterator[Plan]:
             yield tried
 
 
-def fits(plan: Plan) -> bool:
+def fits_memory(plan: Plan) -> bool:
     """Whether a few steps of a plan fit into memory."""
     try:
         # the optimizer allocates its memory in its first step
@@ -204,15 +204,15 @@ def fits(plan: Plan) -> bool:
     return fits_in
 
 
-def out_of_memory(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
+def out_of_memory_error(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with a batch size that fits."""
     failure = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
     kept = f"where other work took the memory: {resume_command(out)}"
     with suppress(RuntimeError, UsageError):
         # another error of the trial must not replace this one
         # of several processes perhaps only this one is here
-        trials = [] if plan.processes.count > 1 else islice(smaller(plan), 1, None)
-        tried = next((tried for tried in trials if fits(tried)), None)
+        trials = [] if plan.processes.count > 1 else islice(smaller_batches(plan), 1, None)
+        tried = next((tried for tried in trials if fits_memory(tried)), None)
         if tried is not None:
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
             anew = f"start anew with another --out and {options}, or --bs auto"

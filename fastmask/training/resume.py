@@ -54,7 +54,7 @@ def spell_resume(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> s
 
 
 @contextmanager
-def same_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
+def restore_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> Iterator[None]:
     """A block in which a CPU has as many threads as when the run was started, since their number changes rounding.
 
     Logs other differences of the machine.
@@ -74,7 +74,7 @@ def same_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> I
         torch.set_num_threads(before)
 
 
-def reopen(out: Path, plan: Plan) -> RunDirectory:
+def reopen_run(out: Path, plan: Plan) -> RunDirectory:
     """The run to resume; raises UsageError naming a difference that would change the result."""
     run = RunDirectory.load(out)
     check_same(run, plan)

@@ -67,7 +67,7 @@ class ResumableLearner(Learner):
         first = 0
         if self.training:
             first, self.first_step = self.first_step, 0
-        for number, batch in enumerate(self.dl.beginning(first) if first else self.dl, first):
+        for number, batch in enumerate(self.dl.start_at(first) if first else self.dl, first):
             self.one_batch(number, batch)
 
 
@@ -87,11 +87,11 @@ class SaveEvery:
 
 
 class StateSaver(Callback):
-    """Saves states of the fold into `folder`, and ends the fit when `asked` returns the number of a signal.
+    """Saves states of the fold into `folder`, and ends the fit when `received` returns the number of a signal.
 
     A state is saved after each epoch but the last, and within epochs as often as `every`, after a step of the
     optimizer; if that is in seconds, they are extended so that saving takes at most a hundredth of the time. A state
-    replaces the last one once it is on the disk. `belongs` identifies the fold, and training resumes from `state`, the
+    replaces the last one once it is on the disk. `identity` identifies the fold, and training resumes from `state`, the
     result of `read_state`.
 
     Callbacks add to the state by `state_dict` and `load_state_dict`. Of several processes, one `writes`.
@@ -103,14 +103,20 @@ class StateSaver(Callback):
     def __init__(
         self,
         folder: Path,
-        belongs: Mapping[str, Any],
+        identity: Mapping[str, Any],
         every: SaveEvery,
-        asked: Callable[[], int | None],
+        received: Callable[[], int | None],
         state: Mapping[str, Any] | None = None,
         writes: bool = True,
     ) -> None:
         self.writes = writes
-        self.folder, self.belongs, self.every, self.asked, self.state = folder, dict(belongs), every, asked, state
+        self.folder, self.identity, self.every, self.received, self.state = (
+            folder,
+            dict(identity),
+            every,
+            received,
+            state,
+        )
         self._cost, self._saved_step = 0.0, 0
 
     def before_fit(self) -> None:
@@ -127,7 +133,7 @@ class StateSaver(Callback):
 
     def after_batch(self) -> None:
         step = self.learn.iter + 1 if self.training else len(self.learn.dls.train)
-        number = self.asked()
+        number = self.received()
         if number is not None:
             self.save(self.learn.epoch, step)
             end(number)
@@ -135,7 +141,7 @@ class StateSaver(Callback):
             self.save(self.learn.epoch, step)
 
     def after_epoch(self) -> None:
-        number, following = self.asked(), self.learn.epoch + 1
+        number, following = self.received(), self.learn.epoch + 1
         if following < self.learn.n_epoch:
             self.save(following, 0)
             if number is not None:
@@ -166,7 +172,7 @@ class StateSaver(Callback):
         plain = _split_tensors(
             {
                 "format": _FORMAT,
-                **self.belongs,
+                **self.identity,
                 "epoch": epoch,
                 "step": step,
                 "pct_train": self.learn.pct_train,
@@ -182,7 +188,7 @@ class StateSaver(Callback):
         )
         if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
             raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights have NaN or infinity")
-        save_tensors(tensors, self.folder / STATE, state=json.dumps({"sum": _sum(plain, tensors), "state": plain}))
+        save_tensors(tensors, self.folder / STATE, state=json.dumps({"sum": _checksum(plain, tensors), "state": plain}))
         self._last, self._saved_step = time.monotonic(), step
         self._cost = self._last - start
 
@@ -218,7 +224,7 @@ class StateSaver(Callback):
         return loss.state_dict() if isinstance(loss, nn.Module) else {}
 
 
-def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dict[str, Any] | None:
+def read_state(folder: Path, identity: Mapping[str, Any], parameters: int) -> dict[str, Any] | None:
     """The state in a fold's folder, or None.
 
     Raises DataError if it is of something else, or larger than a network of so many `parameters` and a loss can need.
@@ -233,12 +239,12 @@ def read_state(folder: Path, belongs: Mapping[str, Any], parameters: int) -> dic
             saved = json.loads((opened.metadata() or {})["state"])
             # copies: otherwise the file stays mapped, and Windows cannot replace it by the next state
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 - it is no mapping
-        if saved["sum"] != _sum(saved["state"], tensors):
+        if saved["sum"] != _checksum(saved["state"], tensors):
             raise ValueError("it is damaged")
         state = _join_tensors(saved["state"], tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise invalid_state(file, one_line(error)) from error
-    expected = {"format": _FORMAT, **belongs}
+    expected = {"format": _FORMAT, **identity}
     differing = [name for name, value in expected.items() if not isinstance(state, dict) or state.get(name) != value]
     if differing:
         raise invalid_state(file, f"it is of another {differing[0]}")
@@ -269,7 +275,7 @@ def _split_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _sum(plain: Any, tensors: Mapping[str, Tensor]) -> int:
+def _checksum(plain: Any, tensors: Mapping[str, Tensor]) -> int:
     """A checksum, which detects bits that a disk has changed."""
     total = zlib.crc32(json.dumps(plain).encode())
     for name in sorted(tensors):

@@ -204,7 +204,7 @@ class AsyncCopy:
             self._copied = torch.cuda.Event()
             self._copied.record()
 
-    def arrived(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the copy is complete; never waits."""
         return self._copied is None or bool(self._copied.query())
 

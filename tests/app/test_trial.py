@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.app.trial import MOST_BYTES, Trial, check_photo
-from fastmask.data.boxes import Face, to_frame
+from fastmask.data.boxes import Face, boxes_frame
 from fastmask.preparation import faces
 from fastmask.report.gradcam import explain
 from fastmask.system.errors import DataError, UsageError
@@ -87,7 +87,7 @@ def test_a_run_of_faces_detects_the_face(run_copy, photo, tmp_path, monkeypatch)
     monkeypatch.setitem(faces.DETECTORS, "mtcnn", lambda: lambda image: found)
     for face, said in ((Face(100, 100, 300, 350, 0.9), ""), (None, "No face was found, so the whole photo was used.")):
         found[:] = [face] if face else []
-        write_csv(tmp_path / "boxes.csv", to_frame([photo.name], [face]))
+        write_csv(tmp_path / "boxes.csv", boxes_frame([photo.name], [face]))
         expected = run.predict([photo], boxes=tmp_path / "boxes.csv", root=photo.parent).probabilities
         predictions, remark = Trial(run).answer(photo)
         assert remark == said

@@ -20,7 +20,7 @@ from fastmask.commands.options import (
 )
 from fastmask.config import TRAINING, Config, read_ranges
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import described
+from fastmask.system.fields import option_field
 
 
 def test_lists_of_words_numbers_and_ranges() -> None:
@@ -74,10 +74,10 @@ def test_a_command_takes_the_settings_of_its_panels_and_its_own_options() -> Non
 class Described(BaseModel):
     """Fields of several types."""
 
-    often: int = described(3, "How often.")
-    views: tuple[str, ...] = described((), "Which views.", note="only the photo")
-    size: Literal["auto"] | int = described("auto", "How large.")
-    soup: bool = described(False, "Whether to average.", words="--soup")
+    often: int = option_field(3, "How often.")
+    views: tuple[str, ...] = option_field((), "Which views.", note="only the photo")
+    size: Literal["auto"] | int = option_field("auto", "How large.")
+    soup: bool = option_field(False, "Whether to average.", words="--soup")
     private: int = 1
 
 

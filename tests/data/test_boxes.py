@@ -14,10 +14,10 @@ from fastmask.data.boxes import (
     LANDMARKS,
     Face,
     Framing,
-    fit,
+    boxes_frame,
+    fit_window,
     read_boxes,
     region_of,
-    to_frame,
 )
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
@@ -66,7 +66,7 @@ def test_of_several_faces_the_surest_then_the_largest_then_the_first(boxes):
 
 def test_what_is_written_is_read_back(tmp_path):
     faces = [FACE, None, Face(1 / 3, 2, 3, 4)]
-    frame = to_frame(["a", "b", "c"], faces)
+    frame = boxes_frame(["a", "b", "c"], faces)
     assert list(frame.columns) == list(COLUMNS)
     write_csv(tmp_path / "boxes.csv", frame)
     read = read_boxes(tmp_path / "boxes.csv").faces
@@ -74,7 +74,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read["b"] is None
     assert read["c"].x0 == pytest.approx(1 / 3)
     assert read["c"].landmarks is None
-    assert len(to_frame([], [])) == 0
+    assert len(boxes_frame([], [])) == 0
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_regions_without_the_landmarks_of_an_upright_face(marks):
     ],
 )
 def test_a_window_is_grown_to_the_shape_and_moved_into_the_photo(rectangle, size, expected):
-    assert fit(rectangle, size, 512, 384) == expected
+    assert fit_window(rectangle, size, 512, 384) == expected
 
 
 def test_windows_of_many_boxes_have_the_shape_and_lie_inside():
@@ -176,7 +176,7 @@ def test_windows_of_many_boxes_have_the_shape_and_lie_inside():
     for _ in range(2000):
         x0, y0 = rng.uniform(-300, 600, 2)
         size = tuple(int(side) for side in rng.integers(1, 500, 2))
-        window = fit((x0, y0, x0 + rng.uniform(1, 900), y0 + rng.uniform(1, 900)), size, 512, 384)
+        window = fit_window((x0, y0, x0 + rng.uniform(1, 900), y0 + rng.uniform(1, 900)), size, 512, 384)
         assert 0 <= window.x0 < window.x1 <= 384
         assert 0 <= window.y0 < window.y1 <= 512
         wide, high = window.x1 - window.x0, window.y1 - window.y0
@@ -185,7 +185,7 @@ def test_windows_of_many_boxes_have_the_shape_and_lie_inside():
 
 
 def test_a_box_moved_by_a_pixel_moves_its_window_by_one():
-    starts = [fit((x + 0.5, 100, x + 50.5, 150), (50, 50), 512, 384).x0 for x in range(50, 60)]
+    starts = [fit_window((x + 0.5, 100, x + 50.5, 150), (50, 50), 512, 384).x0 for x in range(50, 60)]
     assert np.diff(starts).tolist() == [1] * 9
 
 
@@ -273,7 +273,7 @@ def test_the_network_sees_the_cut_photos_from_whatever_cache(faces, tmp_path, ca
     rows = np.flatnonzero(folds == 0)
     expected = [Framing((64, 32)).cut(read_photo(faces.photo(row)), boxes.faces[paths[row]]) for row in rows]
     assert np.array_equal(seen.round().permute(0, 2, 3, 1).numpy().astype(np.uint8), expected)
-    assert faces.faces.without() == 12
+    assert faces.faces.count_faceless() == 12
 
 
 def test_another_box_is_another_cache(faces, tmp_path):

@@ -129,7 +129,7 @@ def test_a_fold_that_does_not_exist_and_a_device_that_does_not_are_refused(table
 def test_a_training_set_may_have_other_photos_and_soft_labels(table):
     made, _ = of_the_training(table)
     extra = TrainingSet(made.photos[:4], np.full((4, table.heads.n_logits), 0.5, np.float32))
-    dls = loaders(table, train=made.joined(extra, table.heads))
+    dls = loaders(table, train=made.join(extra, table.heads))
     assert len(dls.train_ds) == len(made) + 4
     y = torch.cat([y for _, y in dls.train])
     assert (y.shape[1], y.dtype) == (table.heads.n_logits, torch.float32)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastmask.data.contest import read_contest
-from fastmask.data.photo import check_photos, decode_photo, links_outside, photos_in, read_photo
+from fastmask.data.photo import check_photos, decode_photo, links_outside, list_photos, read_photo
 from fastmask.system.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
@@ -156,7 +156,7 @@ def test_a_name_that_no_table_can_hold_is_refused(tmp_path, name):
     with open(os.fsencode(tmp_path / "photos") + b"/" + name, "wb"):
         pass
     with pytest.raises(DataError, match="has characters in its name that a table cannot hold; rename it"):
-        photos_in(tmp_path / "photos")
+        list_photos(tmp_path / "photos")
 
 
 def test_a_link_leaves_its_folder_or_not(tmp_path):

@@ -15,7 +15,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.loaders import photo_maps
 from fastmask.data.photo import read_photo
 from fastmask.data.transforms import TensorHeads, TensorPhotos
-from fastmask.labels import mixed, soft_labels
+from fastmask.labels import mix_labels, soft_labels
 from fastmask.system.errors import DataError
 
 
@@ -215,7 +215,7 @@ def test_a_half_comes_from_the_partner_and_so_does_its_share_of_the_label(table)
                 partner = next(r for r in range(len(made)) if (x[i] == whole[r]).all(0).all(0)[changed].all())
                 width = changed.nonzero().flatten()
                 side = width.max().item() + 1 if width.min() == 0 else 32 - width.min().item()
-                expected = mixed(
+                expected = mix_labels(
                     soft_labels(y[row : row + 1], table.heads),
                     soft_labels(y[partner : partner + 1], table.heads),
                     torch.tensor([side / 32]),

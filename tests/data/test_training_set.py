@@ -33,7 +33,7 @@ def test_soft_labels_are_those_of_torch():
 
 def test_two_sets_are_joined_by_soft_labels():
     other = TrainingSet(["x.jpg"], np.full((1, HEADS.n_logits), 0.25, np.float32))
-    both = SET.joined(other, HEADS)
+    both = SET.join(other, HEADS)
     assert both.photos[-1] == "x.jpg"
     assert both.labels[:12].tolist() == soft_labels(torch.from_numpy(Y), HEADS).tolist()
     assert both.labels[12:].tolist() == other.labels.tolist()
@@ -41,7 +41,7 @@ def test_two_sets_are_joined_by_soft_labels():
 
 
 def test_balanced_gives_every_joint_class_the_same_share_of_the_draws():
-    chances = SET.balanced(HEADS).chances
+    chances = SET.balance(HEADS).chances
     assert chances.sum() == pytest.approx(1)
     # ten photos of three known classes; the two of unknown age are drawn as before, 1 in 12 each
     for rows in (slice(0, 6), slice(6, 9), slice(9, 10)):
@@ -50,7 +50,7 @@ def test_balanced_gives_every_joint_class_the_same_share_of_the_draws():
 
 
 def test_balanced_by_one_head():
-    chances = SET.balanced(HEADS, "gender").chances
+    chances = SET.balance(HEADS, "gender").chances
     assert [chances[Y[:, 1] == g].sum() for g in (0, 1)] == pytest.approx([0.5, 0.5])
 
 

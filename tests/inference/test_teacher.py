@@ -17,7 +17,7 @@ from fastmask.heads import Head, Heads
 from fastmask.inference.blend import fit_blend
 from fastmask.inference.teacher import Teacher, open_teacher, tempered
 from fastmask.system.errors import DataError, UsageError
-from fastmask.training.crossval import ask_teacher
+from fastmask.training.crossval import add_soft_labels
 from fastmask.training.learner import check_soft
 from fastmask.training.plan import prepare
 
@@ -105,10 +105,10 @@ def test_a_student_trains_and_resumes_with_the_same_soft_labels(
     # saved with the run, and not predicted again
     save_file({"answers": answers[:, ::-1].copy()}, out / "teacher.safetensors")
     expected = plan.teacher.mix(one_hot(table), answers[0, ::-1], table.heads)
-    assert np.array_equal(ask_teacher(plan, run, quietly).soft_labels[0], expected)
+    assert np.array_equal(add_soft_labels(plan, run, quietly).soft_labels[0], expected)
     save_file({"answers": answers[:, 1:].copy()}, out / "teacher.safetensors")
     with pytest.raises(DataError, match=r"teacher.safetensors does not hold the teacher's probabilities"):
-        ask_teacher(plan, run, quietly)
+        add_soft_labels(plan, run, quietly)
     scale_weights(Run.load(run_copy).checkpoints(0)[0], 2)
     with pytest.raises(UsageError, match="started with another teacher than there is now"):
         cross_validate(table, out=out, resume=True, log=io.StringIO())

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmask.launch.mirror import Mirrored, take_over, whole
+from fastmask.launch.mirror import MirroredFolder, all_files, apply_change
 from fastmask.run.files import DONE, STATE
 
 
@@ -21,7 +21,7 @@ def contents(folder):
 
 
 def test_a_copy_follows_what_changes(fold, tmp_path):
-    mirrored, copy = Mirrored(fold), tmp_path / "copy"
+    mirrored, copy = MirroredFolder(fold), tmp_path / "copy"
     (fold / STATE).write_bytes(b"first")
     for step in ("all of it", "a better epoch, and a new state", "done"):
         if step.startswith("a better"):
@@ -31,12 +31,12 @@ def test_a_copy_follows_what_changes(fold, tmp_path):
         if step == "done":
             (fold / STATE).unlink()
             (fold / DONE).write_bytes(b"{}")
-        change = mirrored.change()
+        change = mirrored.collect_change()
         assert change is not None
-        take_over(copy, change)
+        apply_change(copy, change)
         assert contents(copy) == contents(fold), step
         assert mirrored.is_up_to_date
-    again = mirrored.change()
+    again = mirrored.collect_change()
     assert again is not None
     assert again.files == {}
 
@@ -44,14 +44,14 @@ def test_a_copy_follows_what_changes(fold, tmp_path):
 def test_state_and_done_come_last(fold):
     for name in (STATE, DONE, "zebra.csv"):
         (fold / name).write_bytes(b"")
-    change = Mirrored(fold).change()
+    change = MirroredFolder(fold).change()
     assert change is not None
     assert list(change.files)[-2:] == [STATE, DONE]
-    assert list(whole(fold).files) == list(change.files)
+    assert list(all_files(fold).files) == list(change.files)
 
 
 def test_a_change_while_a_state_is_saved_is_none(fold, monkeypatch):
-    mirrored, read = Mirrored(fold), Path.read_bytes
+    mirrored, read = MirroredFolder(fold), Path.read_bytes
     (fold / STATE).write_bytes(b"first")
 
     def meanwhile(path):
@@ -60,9 +60,9 @@ def test_a_change_while_a_state_is_saved_is_none(fold, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", meanwhile)
-        assert mirrored.change() is None
+        assert mirrored.collect_change() is None
     assert not mirrored.is_up_to_date
-    change = mirrored.change()
+    change = mirrored.collect_change()
     assert change is not None
     assert change.files[STATE] == b"the second state"
 
@@ -75,8 +75,8 @@ def test_a_change_while_a_file_is_removed_is_none(fold, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", meanwhile)
-    assert Mirrored(fold).change() is None
+    assert MirroredFolder(fold).change() is None
 
 
 def test_a_fold_without_a_state_has_no_files_to_send(fold):
-    assert whole(fold).files == {}
+    assert all_files(fold).files == {}

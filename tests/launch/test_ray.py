@@ -20,7 +20,7 @@ from run_files import WITH_TIMES, bytes_of
 from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
-from fastmask.launch.ray import Share, _Launch, _surroundings, _Trip, share_of
+from fastmask.launch.ray import Share, _FoldTasks, _SentFold, _tracker_variables, pick_share
 from fastmask.run.directory import resume_config
 from fastmask.system.errors import FastmaskError, UsageError
 
@@ -119,7 +119,7 @@ def test_a_stopped_run_is_resumed_in_one_process(launch, contest, finished_run, 
 @pytest.mark.slow
 def test_an_error_of_a_worker_is_raised_with_the_paths_of_the_driver(launch, tmp_path, monkeypatch):
     # a worker that looks for it does not find it
-    monkeypatch.setattr("fastmask.launch.worker.token", lambda out: "of another disk")
+    monkeypatch.setattr("fastmask.launch.worker.read_token", lambda out: "of another disk")
     with pytest.raises(FastmaskError, match=rf"diverged in epoch 1.*; {tmp_path}/run/fold\d/diverged.csv lists"):
         launch(lr=1e30)
     assert len(list((tmp_path / "run").glob("fold*/diverged.csv"))) >= 1
@@ -134,50 +134,50 @@ def test_more_than_any_node_has_is_refused_before_the_run_is_made(launch, tmp_pa
 
 def test_a_share_of_a_node():
     nodes = [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}]
-    assert share_of(None, False, 2, nodes) == Share(2)
+    assert pick_share(None, False, 2, nodes) == Share(2)
     # no node has as many cores as torch takes threads
-    assert share_of(None, False, 64, nodes) == Share(8)
-    assert share_of({"cpu": 0.5}, False, 2, nodes) == Share(0.5)
-    assert share_of(None, True, 2, nodes) == Share(0, 1)
-    assert share_of({"gpu": 0.5, "cpu": 4}, True, 2, nodes) == Share(4, 0.5)
+    assert pick_share(None, False, 64, nodes) == Share(8)
+    assert pick_share({"cpu": 0.5}, False, 2, nodes) == Share(0.5)
+    assert pick_share(None, True, 2, nodes) == Share(0, 1)
+    assert pick_share({"gpu": 0.5, "cpu": 4}, True, 2, nodes) == Share(4, 0.5)
     with pytest.raises(UsageError, match="gpu=0.5 needs a GPU here, too"):
-        share_of({"gpu": 0.5}, False, 2, nodes)
+        pick_share({"gpu": 0.5}, False, 2, nodes)
     with pytest.raises(UsageError, match="A fold asks for 9 CPU and 1 GPU, which no node"):
-        share_of({"cpu": 9}, True, 2, nodes)
+        pick_share({"cpu": 9}, True, 2, nodes)
 
 
-class Losing(_Launch):
+class Losing(_FoldTasks):
     """A launch that sends folds nowhere."""
 
     def __init__(self, run, said):
         self.job, self.run, self.progress = "train", run, SimpleNamespace(say=said.append)
 
-    def _send(self, trip):
-        trip.mark = self._state_of(trip.fold)
+    def _send(self, sent):
+        sent.mark = self._state_of(sent.fold)
 
 
 def test_a_fold_that_is_lost_five_times_without_progress_ends_the_run(finished_run, tmp_path):
     said, run = [], Run(tmp_path, finished_run.config, finished_run.heads)
-    launch, trip = Losing(run, said), _Trip(0)
-    launch._send(trip)
+    launch, sent = Losing(run, said), _SentFold(0)
+    launch._send(sent)
     for _ in range(4):
-        launch._lost(trip, exceptions.WorkerCrashedError())
+        launch._resend_lost(sent, exceptions.WorkerCrashedError())
     # progress resets the count
     (tmp_path / "fold0").mkdir()
     (tmp_path / "fold0" / "state.safetensors").write_bytes(b"a state")
     for _ in range(4):
-        launch._lost(trip, exceptions.WorkerCrashedError())
+        launch._resend_lost(sent, exceptions.WorkerCrashedError())
     with pytest.raises(FastmaskError, match="Fold 1/2 was lost for want of memory 5 times before it had saved a state"):
-        launch._lost(trip, exceptions.OutOfMemoryError("it was killed"))
+        launch._resend_lost(sent, exceptions.OutOfMemoryError("it was killed"))
     assert said == ["fold 1/2 was lost with its worker or node; it continues on another node from its last state"] * 8
 
 
 def test_variables_of_trackers_are_sent_to_the_workers(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
-    assert _surroundings(make_config({"wandb": "masks"}))["WANDB_MODE"] == "offline"
-    assert "MLFLOW_TRACKING_URI" not in _surroundings(make_config({"wandb": "masks"}))
-    assert _surroundings(make_config({})) == {}
+    assert _tracker_variables(make_config({"wandb": "masks"}))["WANDB_MODE"] == "offline"
+    assert "MLFLOW_TRACKING_URI" not in _tracker_variables(make_config({"wandb": "masks"}))
+    assert _tracker_variables(make_config({})) == {}
 
 
 def test_a_missing_package_is_named_with_its_extra(contest, small_settings, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from fastmask.model.archs import (
     ANY_SIZE,
     check_arch,
-    describe,
+    describe_arch,
     list_archs,
     nearest_size,
     needs_size,
@@ -31,12 +31,12 @@ def test_a_pattern_lists_matches_and_a_word_lists_names_that_contain_it():
 
 
 def test_a_row_describes_a_model_of_timm():
-    row = describe("tf_efficientnet_b4")
+    row = describe_arch("tf_efficientnet_b4")
     assert (row.size, row.fixed, row.weights) == ((380, 380), False, True)
     assert row.tag == "tf_efficientnet_b4.ns_jft_in1k"
     assert row.parameters == sum(p.numel() for p in timm.create_model(row.name, num_classes=0).parameters())
     assert " ".join(str(row).split()) == "tf_efficientnet_b4 380x380 any size 17.5 M tf_efficientnet_b4.ns_jft_in1k"
-    assert " ".join(str(describe("test_vit4")).split()) == "test_vit4 160x160 one size 0.9 M no weights"
+    assert " ".join(str(describe_arch("test_vit4")).split()) == "test_vit4 160x160 one size 0.9 M no weights"
 
 
 def test_pretrained_weights_are_those_of_timm():
@@ -47,12 +47,12 @@ def test_pretrained_weights_are_those_of_timm():
 
 def test_a_list_is_lazy_and_draws_no_random_numbers(monkeypatch):
     built = []
-    monkeypatch.setattr("fastmask.model.archs.describe", built.append)
+    monkeypatch.setattr("fastmask.model.archs.describe_arch", built.append)
     list(islice(list_archs("vit"), 2))
     assert len(built) == 2
     monkeypatch.undo()
     state = torch.get_rng_state()
-    describe("test_vit")
+    describe_arch("test_vit")
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -21,7 +21,7 @@ from fastmask.preparation.check import (
     check_table,
     findings_frame,
     fingerprint_photos,
-    summary,
+    format_findings,
 )
 from fastmask.system.errors import DataError, UsageError
 
@@ -321,7 +321,7 @@ def test_the_frame_has_errors_first_and_its_columns_even_when_empty():
 
 
 def test_the_summary_counts_each_kind_and_lists_ten():
-    lines = summary(FINDINGS, width=60).splitlines()
+    lines = format_findings(FINDINGS, width=60).splitlines()
     assert [line.split() for line in lines[:3]] == [
         ["error", "too", "few", "persons", "1"],
         ["error", "unreadable", "12"],
@@ -330,10 +330,10 @@ def test_the_summary_counts_each_kind_and_lists_ten():
     assert sum("a/" in line for line in lines) == 10
     assert "  ... and 2 more; the CSV of --out has all" in lines
     assert max(map(len, lines)) <= 60
-    assert summary([]) == "Nothing wrong found."
+    assert format_findings([]) == "Nothing wrong found."
 
 
 def test_long_names_are_wrapped_not_cut():
-    text = summary([Finding("error", "unreadable", "The photo is empty.", "q" * 90 + ".jpg")], width=50)
+    text = format_findings([Finding("error", "unreadable", "The photo is empty.", "q" * 90 + ".jpg")], width=50)
     assert max(map(len, text.splitlines())) <= 50
     assert text.count("q") == 90

@@ -13,7 +13,7 @@ from fastmask.report.sections import make_sections
 from fastmask.report.write import write_report
 from fastmask.run.directory import check_free
 from fastmask.system.errors import FastmaskWarning, UsageError
-from fastmask.system.lock import held
+from fastmask.system.lock import lock_run
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_run_that_another_process_writes_to_is_left_alone(run):
     ready, done = context.Event(), context.Event()
 
     def hold():
-        with held(run.path):
+        with lock_run(run.path):
             ready.set()
             done.wait(60)
 

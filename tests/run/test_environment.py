@@ -3,7 +3,7 @@ import json
 import torch
 
 from fastmask.model.losses import FocalLoss
-from fastmask.run.environment import git_commit, name_of
+from fastmask.run.environment import git_commit, qualified_name
 
 
 def test_the_environment_has_versions_body_and_photos(finished_run):
@@ -15,8 +15,8 @@ def test_the_environment_has_versions_body_and_photos(finished_run):
 
 
 def test_a_custom_loss_has_a_dotted_name():
-    assert name_of(FocalLoss) == "fastmask.model.losses.FocalLoss"
-    assert name_of(None) is None
+    assert qualified_name(FocalLoss) == "fastmask.model.losses.FocalLoss"
+    assert qualified_name(None) is None
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from fastmask.data.sample import write_sample
 from fastmask.run.lineage import best_checkpoint, digest_weights
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import read_json, read_yaml, write_csv, write_json, write_yaml
-from fastmask.training.build import build
+from fastmask.training.build import build_initial_network
 from fastmask.training.plan import prepare
 
 
@@ -28,7 +28,7 @@ def test_each_fold_starts_from_its_own_best_checkpoint(contest, settings, finish
     plan = prepare(read_contest(contest), make_config(settings))
     for fold in (0, 1):
         (file,) = (finished_run.path / f"fold{fold}").glob("epoch*.safetensors")
-        network = build(plan.config, plan.table.heads, fold, plan.size).state_dict()
+        network = build_initial_network(plan.config, plan.table.heads, fold, plan.size).state_dict()
         assert {name for name, t in load_file(file).items() if not torch.equal(t, network[name])} == set()
     assert plan.environment["body"]["initial_weights"].startswith(str(finished_run.path / "fold0" / "epoch"))
 
@@ -52,7 +52,7 @@ def test_heads_with_other_classes_start_from_random_weights(contest, settings, r
     folds = pd.read_csv(run_copy / "folds.csv").rename(columns={"mask": "cap"})
     write_csv(run_copy / "folds.csv", folds)
     plan = prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
-    network = build(plan.config, plan.table.heads, 0, plan.size).state_dict()
+    network = build_initial_network(plan.config, plan.table.heads, 0, plan.size).state_dict()
     (file,) = (finished_run.path / "fold0").glob("epoch*.safetensors")
     differing = {name for name, t in load_file(file).items() if not torch.equal(t, network[name])}
     assert differing == {"heads.0.weight", "heads.0.bias"}

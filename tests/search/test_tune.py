@@ -168,7 +168,7 @@ def test_a_trial_that_diverges_has_failed_and_other_errors_end_the_search(search
         ),
         ("full", OSError(28, "No space left on device"), r"No space left on device\. .*: fastmask tune --resume"),
     ):
-        monkeypatch.setattr(module, "train", Mock(side_effect=error))
+        monkeypatch.setattr(module, "train_folds", Mock(side_effect=error))
         with pytest.raises(FastmaskError, match=message):
             search(SPACE, tmp_path / name, trials=1)
     assert rows(tmp_path / "diverged")["state"].tolist() == [FAILED]

@@ -4,16 +4,16 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import alternatives, describe, described, make, option_name
+from fastmask.system.fields import alternatives, describe, make_model, option_field, option_name
 
 
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    views: Annotated[int, Field(ge=1)] = described(1, "Views per photo.", "Data", note="one")
-    mirror_image: bool = described(False, "Add the mirror image.")
-    soup: bool = described(False, "Average weights.", words="--soup")
-    size: Literal["auto"] | tuple[int, int] | None = described(None, "Auto, or height and width.")
+    views: Annotated[int, Field(ge=1)] = option_field(1, "Views per photo.", "Data", note="one")
+    mirror_image: bool = option_field(False, "Add the mirror image.")
+    soup: bool = option_field(False, "Average weights.", words="--soup")
+    size: Literal["auto"] | tuple[int, int] | None = option_field(None, "Auto, or height and width.")
 
 
 def test_a_field_says_how_the_command_line_shows_it():
@@ -46,5 +46,5 @@ def test_the_alternatives_of_an_annotation(annotation, found):
 )
 def test_each_mistake_is_one_sentence(given, message):
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
-        make(Options, given)
-    assert make(Options, {"size": (1, 2)}).size == (1, 2)
+        make_model(Options, given)
+    assert make_model(Options, {"size": (1, 2)}).size == (1, 2)

@@ -8,11 +8,11 @@ import pytest
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
+    atomic_write,
     check_new_picture,
     read_json,
     read_strings,
     read_yaml,
-    replacing,
     write_json,
     write_text,
     write_yaml,
@@ -22,7 +22,7 @@ from fastmask.system.files import (
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "scores.json"
     write_text(file, "old")
-    with pytest.raises(RuntimeError), replacing(file) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(file) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert file.read_text() == "old"

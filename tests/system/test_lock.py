@@ -8,7 +8,7 @@ import pytest
 from fastmask.api import Run
 from fastmask.run.directory import resume_config
 from fastmask.system.errors import UsageError
-from fastmask.system.lock import check_not_held, fold_held, held, token
+from fastmask.system.lock import check_unlocked, lock_fold, lock_run, read_token
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def holder(tmp_path):
     def start(context):
         code = f"""
 from pathlib import Path
-from fastmask.system.lock import fold_held, held
+from fastmask.system.lock import lock_fold, lock_run
 with {context}:
     print("holding", flush=True)
     input()
@@ -36,15 +36,15 @@ with {context}:
 
 
 def test_a_second_process_reads_who_holds_a_run(tmp_path, holder):
-    other = holder(f"held(Path({str(tmp_path / 'run')!r}))")
+    other = holder(f"lock_run(Path({str(tmp_path / 'run')!r}))")
     written = rf"run is being written by process {other.pid} on \S+ since 20.*; wait for it"
-    with pytest.raises(UsageError, match=written), held(tmp_path / "run"):
+    with pytest.raises(UsageError, match=written), lock_run(tmp_path / "run"):
         raise AssertionError("both hold it")
     with pytest.raises(UsageError, match=f"written by process {other.pid} on"):
-        check_not_held(tmp_path / "run")
+        check_unlocked(tmp_path / "run")
     other.communicate("\n")
-    check_not_held(tmp_path / "run")
-    with held(tmp_path / "run"):
+    check_unlocked(tmp_path / "run")
+    with lock_run(tmp_path / "run"):
         assert f"process {os.getpid()} on" in (tmp_path / ".run.lock").read_text()
     assert list(tmp_path.iterdir()) == []
 
@@ -53,13 +53,13 @@ def test_a_killed_process_holds_nothing(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from fastmask.system.lock import held
-with held(Path({str(tmp_path / "run")!r})):
+from fastmask.system.lock import lock_run
+with lock_run(Path({str(tmp_path / "run")!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
-    with held(tmp_path / "run"):
+    with lock_run(tmp_path / "run"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -78,7 +78,7 @@ def test_the_leftovers_of_a_killed_process_are_removed(run_copy):
     for other in others:
         other.mkdir()
     before = {path.name for path in (run_copy / "fold0").iterdir()}
-    with held(run_copy):
+    with lock_run(run_copy):
         pass
     assert {path.name for path in (run_copy / "fold0").iterdir()} == before - {
         ".epoch001.safetensors.123.part",
@@ -93,27 +93,27 @@ def test_a_run_that_was_being_replaced_is_restored(run_copy):
     (aside / "new").mkdir(parents=True)
     before = Run.load(run_copy).config
     run_copy.rename(aside / "old")
-    with held(run_copy):
+    with lock_run(run_copy):
         assert resume_config(before, run_copy) == before
     assert Run.load(run_copy).trained_folds == [0, 1]
     assert not aside.exists()
 
 
 def test_two_workers_never_write_one_fold(run_copy, holder):
-    other = holder(f"fold_held(Path({str(run_copy)!r}), 0, print)")
+    other = holder(f"lock_fold(Path({str(run_copy)!r}), 0, print)")
     said = []
     written = rf"A fold of {run_copy} is still being written by process {other.pid} on"
-    with pytest.raises(UsageError, match=written), fold_held(run_copy, 0, said.append, wait=0.1):
+    with pytest.raises(UsageError, match=written), lock_fold(run_copy, 0, said.append, wait=0.1):
         raise AssertionError("both hold it")
     assert len(said) == 1
     assert said[0].startswith(f"fold0 waits for process {other.pid} on ")
-    with fold_held(run_copy, 1, said.append):
+    with lock_fold(run_copy, 1, said.append):
         pass
     # and one that waits long enough has it once it is free
     assert other.stdin is not None
     other.stdin.close()
     (run_copy / "fold0" / ".state.safetensors.123.part").write_text("half")
-    with fold_held(run_copy, 0, said.append):
+    with lock_fold(run_copy, 0, said.append):
         assert not (run_copy / "fold0" / ".state.safetensors.123.part").exists()
     assert [path for path in run_copy.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -121,21 +121,21 @@ def test_two_workers_never_write_one_fold(run_copy, holder):
 def test_the_lock_of_a_killed_worker_is_removed(run_copy):
     left = run_copy.with_name(f".{run_copy.name}.fold1.lock")
     left.write_text("process 1 on a node that is gone")
-    with held(run_copy):
+    with lock_run(run_copy):
         assert not left.exists()
 
 
 def test_the_token_can_be_read_only_on_the_disk_of_the_run(run_copy, tmp_path):
-    assert token(run_copy) == ""
-    with held(run_copy):
-        assert token(run_copy).startswith(f"process {os.getpid()} on ")
-        assert token(tmp_path / "elsewhere" / run_copy.name) == ""
+    assert read_token(run_copy) == ""
+    with lock_run(run_copy):
+        assert read_token(run_copy).startswith(f"process {os.getpid()} on ")
+        assert read_token(tmp_path / "elsewhere" / run_copy.name) == ""
 
 
 def test_a_run_that_replaced_another_is_kept(run_copy):
     aside = run_copy.parent / f".{run_copy.name}.abcdefgh.new"
     (aside / "old").mkdir(parents=True)
-    with held(run_copy):
+    with lock_run(run_copy):
         pass
     assert Run.load(run_copy).trained_folds == [0, 1]
     assert not aside.exists()

@@ -2,8 +2,8 @@ import pytest
 
 from fastmask.system.text import (
     in_bytes,
+    join_plural,
     join_some,
-    listed,
     percent,
     shorten,
     shorten_middle,
@@ -22,8 +22,8 @@ def test_long_texts_are_shortened_to_their_beginning_their_end_or_both():
 def test_many_names_are_counted():
     assert join_some(["a", "b"], 2) == "a, b"
     assert join_some("abcd", 2) == "a, b and 2 more"
-    assert listed([3], "fold") == "fold 3"
-    assert listed(range(7), "fold") == "folds 0, 1, 2, 3, 4 and 2 more"
+    assert join_plural([3], "fold") == "fold 3"
+    assert join_plural(range(7), "fold") == "folds 0, 1, 2, 3, 4 and 2 more"
 
 
 @pytest.mark.parametrize(

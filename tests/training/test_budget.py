@@ -10,7 +10,7 @@ from small_learners import rehearsal
 from fastmask.config import make_config
 from fastmask.system.errors import UsageError
 from fastmask.training import budget, crossval
-from fastmask.training.budget import Deadline, affordable, budget_of, shorten
+from fastmask.training.budget import Deadline, make_budget, pick_folds_and_epochs, shorten_plan
 from fastmask.training.plan import prepare
 
 HOUR = 3600.0
@@ -38,20 +38,20 @@ def plan(table, small_settings):
     ],
 )
 def test_epochs_are_reduced_before_folds_down_to_three_epochs(seconds, fewest, expected):
-    assert affordable(rehearsal(), seconds, 5, fewest) == expected
+    assert pick_folds_and_epochs(rehearsal(), seconds, 5, fewest) == expected
 
 
 def test_a_setting_of_few_epochs_reduces_no_folds(plan):
     # 5 folds of 1 epoch take 450 s
     one = replace(plan, config=plan.config.model_copy(update={"epochs": 1}))
-    made = shorten(one, rehearsal(), 451)
+    made = shorten_plan(one, rehearsal(), 451)
     assert (made.config.folds, made.config.epochs) == (5, 1)
 
 
 def test_the_plan_has_the_epochs_that_fit_and_at_most_its_own(plan):
-    assert shorten(plan, rehearsal(), 10**6).config.epochs == plan.config.epochs == 2
+    assert shorten_plan(plan, rehearsal(), 10**6).config.epochs == plan.config.epochs == 2
     longer = replace(plan, config=plan.config.model_copy(update={"epochs": 20}))
-    assert shorten(longer, rehearsal(), 3240).config.epochs == 7
+    assert shorten_plan(longer, rehearsal(), 3240).config.epochs == 7
 
 
 @pytest.mark.parametrize("settings", [{"swa": 0.75}, {"freeze": "body", "unfreeze": 10}])
@@ -60,11 +60,11 @@ def test_hours_that_leave_too_few_epochs_for_another_setting_are_refused(plan, s
     changes = {"epochs": 20, "hours": 1, **settings}
     longer = replace(plan, config=make_config(plan.config.model_dump(), changes))
     with pytest.raises(UsageError, match=r"^--hours leaves time for 5 folds of 7 epochs, too few for another"):
-        shorten(longer, rehearsal(), 3240)
+        shorten_plan(longer, rehearsal(), 3240)
 
 
 def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
-    made = shorten(plan, rehearsal(), 301)
+    made = shorten_plan(plan, rehearsal(), 301)
     assert (made.config.folds, made.config.epochs, set(made.folds.tolist())) == (2, 2, {0, 1})
     persons = made.table.frame["person"]
     assert all(len(set(made.folds[persons == person])) == 1 for person in set(persons))
@@ -72,19 +72,19 @@ def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
 
 def test_folds_that_were_chosen_are_kept(plan_of):
     given = plan_of(folds=4, stratify="gender")
-    assert shorten(given, rehearsal(of_folds=4), 600).config.folds == 4
+    assert shorten_plan(given, rehearsal(of_folds=4), 600).config.folds == 4
     with pytest.raises(UsageError, match="--hours is too short: one epoch of all folds takes 6 min"):
-        shorten(given, rehearsal(of_folds=4), 100)
+        shorten_plan(given, rehearsal(of_folds=4), 100)
 
 
 def test_the_budget_knows_the_validation_of_fewer_folds(plan):
-    made = shorten(plan, rehearsal(), 301)
+    made = shorten_plan(plan, rehearsal(), 301)
     end = time.monotonic() + 1000
-    assert budget_of(made, rehearsal(), end, 2).validation == 25
+    assert make_budget(made, rehearsal(), end, 2).validation == 25
     # each fold left in a resumed run needs an epoch: 75 s per fold
     with pytest.raises(UsageError, match="--hours is too short"):
-        budget_of(made, rehearsal(), time.monotonic() + 149, 2)
-    assert budget_of(made, rehearsal(), time.monotonic() + 80, 1)
+        make_budget(made, rehearsal(), time.monotonic() + 149, 2)
+    assert make_budget(made, rehearsal(), time.monotonic() + 80, 1)
 
 
 def test_hours_are_of_a_whole_run(train, tmp_path):

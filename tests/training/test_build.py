@@ -1,7 +1,7 @@
 import pytest
 
 from fastmask.config import make_config
-from fastmask.data.augment import REPORT_STATS, augmentations, effective_pipelines, report_pipelines, to_plain
+from fastmask.data.augment import REPORT_STATS, build_augmentations, effective_pipelines, report_pipelines, to_plain
 from fastmask.data.contest import read_contest
 from fastmask.system.errors import UsageError
 from fastmask.training.build import resolve_stats, weighted_heads
@@ -34,10 +34,10 @@ def test_statistics_reach_a_custom_pipeline(small_settings):
     pipelines = {name: small_settings[name] for name in ("train_pipeline", "valid_pipeline")}
     for stats, expected in (([0.5] * 6, ((0.5,) * 3, (0.5,) * 3)), (None, REPORT_STATS)):
         made = pipelines_of(make_config({"stats": stats, **pipelines}))
-        assert [a.stats for a in augmentations(made)] == [expected] * 2
+        assert [a.stats for a in build_augmentations(made)] == [expected] * 2
     own = to_plain(report_pipelines(stats=((0.1,) * 3, (0.9,) * 3))[1])
     both = {"train_pipeline": own, "valid_pipeline": own}
-    assert augmentations(pipelines_of(make_config(both)))[0].stats == ((0.1,) * 3, (0.9,) * 3)
+    assert build_augmentations(pipelines_of(make_config(both)))[0].stats == ((0.1,) * 3, (0.9,) * 3)
     with pytest.raises(UsageError, match="give the statistics once"):
         pipelines_of(make_config({**both, "stats": "report"}))
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
 from fastmask.api import Run
-from fastmask.data.augment import augmentations
+from fastmask.data.augment import build_augmentations
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import columns_of
@@ -26,10 +26,10 @@ from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskWarning, UsageError
-from fastmask.system.lock import held
+from fastmask.system.lock import lock_run
 from fastmask.training import crossval
 from fastmask.training import plan as plan_module
-from fastmask.training.build import build
+from fastmask.training.build import build_initial_network
 
 
 def hashes(folder):
@@ -100,14 +100,14 @@ def test_a_seed_gives_the_same_bytes_whatever_the_machine_s_settings(finished_ru
 
 def test_a_fold_is_what_a_plain_pytorch_loop_makes(train, table, tmp_path):
     run = train(tmp_path / "run", epochs=1, sched="constant", lr=1e-2, fold=[0])
-    network = build(run.config, run.heads, fold=0)
+    network = build_initial_network(run.config, run.heads, fold=0)
     # the package's own AdamP, which needs the default memory format
     network = network.to(memory_format=torch.contiguous_format)
     dls = dataloaders(
         table,
         0,
         run.folds["fold"].to_numpy(),
-        augments=augmentations(run.pipelines),
+        augments=build_augmentations(run.pipelines),
         bs=16,
         num_workers=0,
         device="cpu",
@@ -154,7 +154,7 @@ def test_memory_of_a_fold_is_given_back(train, tmp_path, monkeypatch):
         networks.append(weakref.ref(network))
         return network
 
-    monkeypatch.setattr(plan_module, "build", remembered)
+    monkeypatch.setattr(plan_module, "build_initial_network", remembered)
     alive = []
 
     class Log(io.StringIO):
@@ -207,7 +207,7 @@ def test_a_run_is_never_overwritten_by_accident(run_copy, train, plan_of):
         train(run_copy)
     # nor one that appeared while the photos were decoded
     with pytest.raises(UsageError, match="exists"):
-        crossval.create(run_copy, plan_of(), overwrite=False)
+        crossval.create_run(run_copy, plan_of(), overwrite=False)
     assert hashes(run_copy) == before
 
 
@@ -228,7 +228,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(run_copy, train, tmp_path):
 def test_two_processes_cannot_write_the_same_run(train, tmp_path):
     out = tmp_path / "run"
     with (
-        held(out),
+        lock_run(out),
         pytest.raises(UsageError, match=rf"is being written by process {os.getpid()} on .* since 20"),
     ):
         train(out)
@@ -250,7 +250,7 @@ def test_a_pipeline_may_be_given_as_an_object(train, tmp_path):
     own = A.Compose([A.CenterCrop(300, 150), A.Resize(32, 16), A.Normalize((0.5,) * 3, (0.5,) * 3), A.ToTensorV2()])
     run = train(tmp_path / "run", epochs=1, fold=[0], train_pipeline=own, valid_pipeline=own)
     assert run.pipelines["valid"]["transform"]["transforms"][0]["height"] == 300
-    assert augmentations(run.pipelines)[1].stats == ((0.5,) * 3, (0.5,) * 3)
+    assert build_augmentations(run.pipelines)[1].stats == ((0.5,) * 3, (0.5,) * 3)
 
 
 def test_persons_of_training_and_validation_are_disjoint(table, plan_of):

@@ -11,7 +11,7 @@ from small_learners import TRAIN, VALID, small_dls, small_learner
 
 from fastmask.system.errors import FastmaskError, UsageError
 from fastmask.training.callbacks import Checkpoint, History, OOFCollector
-from fastmask.training.finder import Found, lr_find, suggest
+from fastmask.training.finder import Found, lr_find, suggest_lrs
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +148,13 @@ def test_a_loss_that_diverges_suggests_nothing(make):
 def test_losses_of_nan_and_inf_are_cut_off():
     lrs = np.geomspace(1e-7, 10, 100).tolist()
     falling = np.linspace(2, 1, 60).tolist()
-    ours = suggest(lrs, falling + [float("nan")] * 40, 100)
+    ours = suggest_lrs(lrs, falling + [float("nan")] * 40, 100)
     assert len(ours.losses) == len(ours.lrs) == 60
     assert 1e-7 < ours.suggestion < lrs[60]
     with pytest.raises(FastmaskError, match="after 12 of 100 steps, up to a learning rate of 7.7e-07"):
-        suggest(lrs, falling[:12] + [float("inf")] * 88, 100)
+        suggest_lrs(lrs, falling[:12] + [float("inf")] * 88, 100)
     with pytest.raises(FastmaskError, match="after 0 of 100 steps"):
-        suggest([], [], 100)
+        suggest_lrs([], [], 100)
 
 
 @pytest.mark.parametrize("asked", [{"num_it": 5}, {"start_lr": 1.0, "end_lr": 0.1}, {"start_lr": 0.0}])
@@ -173,6 +173,6 @@ def test_loaders_without_a_batch_are_refused(make):
 def test_a_leap_after_the_lowest_loss_is_not_the_steepest_fall():
     lrs = np.geomspace(1e-7, 10, 100).tolist()
     losses = [1.0] * 50 + [1 - 0.01 * i for i in range(30)] + [0.8, 5.0, 9.0, 2.0] + [9.0] * 16
-    found = suggest(lrs, losses, 100)
+    found = suggest_lrs(lrs, losses, 100)
     assert lrs[50] <= found.steep <= lrs[80]
     assert float(steep(torch.tensor(lrs), torch.tensor(losses), 100)[0]) > lrs[80]

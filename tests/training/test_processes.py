@@ -21,7 +21,7 @@ from fastmask.data.photo_dl import Share
 from fastmask.system.errors import UsageError
 from fastmask.system.terminal import launcher_rank
 from fastmask.training.interrupts import SIGNALS, Interrupts
-from fastmask.training.processes import ALONE, check_settings, join
+from fastmask.training.processes import ALONE, check_settings, join_processes
 
 # a run, another that is resumed after a signal to the second process only, and one with such a signal at the end of its
 # first fold
@@ -191,7 +191,7 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch):
     assert launcher_rank() == (0, 1)
     # as a scheduler sets it, without an address
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert join(make_config()) is ALONE
+    assert join_processes(make_config()) is ALONE
     assert ALONE.highest(3) == 3
 
 
@@ -216,7 +216,7 @@ def test_a_signal_that_a_launcher_passes_on_is_not_a_second_one():
     with Interrupts(passes_on=True) as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.asked == signal.SIGINT
+        assert interrupts.received == signal.SIGINT
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -230,7 +230,7 @@ def test_an_ignored_signal_stays_ignored(number):
         with Interrupts() as interrupts:
             signal.raise_signal(number)
             signal.raise_signal(number)
-        assert interrupts.asked is None
+        assert interrupts.received is None
         assert signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)

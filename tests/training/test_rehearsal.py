@@ -6,7 +6,7 @@ import torch
 from fastmask.api import Run
 from fastmask.model.losses import FocalLoss
 from fastmask.system.errors import FastmaskError
-from fastmask.training.rehearsal import _Stopwatch, fitted, rehearse
+from fastmask.training.rehearsal import _Stopwatch, fit_batch_size, rehearse
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(
 ):
     monkeypatch.setattr(Hungry, "room", room)
     said = []
-    plan = fitted(plan_of(loss_func=Hungry, bs="auto", **settings), said.append)
+    plan = fit_batch_size(plan_of(loss_func=Hungry, bs="auto", **settings), said.append)
     assert (plan.config.bs, plan.config.accumulate) == (bs, batches)
     assert said == [f"--bs auto: {bs} photos per batch" + (f", {batches} batches per step" if batches > 1 else "")]
 
@@ -67,7 +67,7 @@ def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(
 def test_too_little_memory_for_one_photo_is_reported(plan_of, monkeypatch):
     monkeypatch.setattr(Hungry, "room", 0)
     with pytest.raises(FastmaskError, match="Not even one photo fits into memory; take fewer pixels"):
-        fitted(plan_of(loss_func=Hungry, bs="auto"))
+        fit_batch_size(plan_of(loss_func=Hungry, bs="auto"))
 
 
 @pytest.mark.parametrize(

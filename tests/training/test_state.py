@@ -21,7 +21,7 @@ from fastmask.data.loaders import dataloaders
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_yaml, write_yaml
 from fastmask.training import fold as fold_module
-from fastmask.training.state import STATE, SaveEvery, StateSaver, _sum
+from fastmask.training.state import STATE, SaveEvery, StateSaver, _checksum
 
 SWA = "mixed, balanced, frozen, averaged by SWA"
 BF16 = "bf16, a loading process, early stopping"
@@ -260,7 +260,7 @@ class TestInvalidState:
         with safe_open(file, framework="pt") as opened:
             state = {**json.loads(opened.metadata()["state"])["state"], **plain}
         tensors = {**load_file(file), **(tensors or {})}
-        save_file(tensors, file, {"state": json.dumps({"sum": _sum(state, tensors), "state": state})})
+        save_file(tensors, file, {"state": json.dumps({"sum": _checksum(state, tensors), "state": state})})
 
     @pytest.mark.parametrize(
         ("values", "why"),
@@ -409,7 +409,7 @@ def test_a_pass_can_begin_at_a_batch(table, workers):
     whole = [(x.numpy().copy(), y.numpy().copy()) for x, y in dls.train]
     order = dls.train.order
     dls.train.passes.next = 0
-    rest = [(x.numpy().copy(), y.numpy().copy()) for x, y in dls.train.beginning(3)]
+    rest = [(x.numpy().copy(), y.numpy().copy()) for x, y in dls.train.start_at(3)]
     assert len(rest) == len(whole) - 3
     assert dls.train.order == order
     for one, other in zip(whole[3:], rest, strict=True):
@@ -417,4 +417,4 @@ def test_a_pass_can_begin_at_a_batch(table, workers):
         np.testing.assert_array_equal(one[1], other[1])
     assert len(list(dls.train)) == len(whole)
     dls.train.passes.next = 0
-    assert list(dls.train.beginning(len(whole))) == []
+    assert list(dls.train.start_at(len(whole))) == []

@@ -254,7 +254,7 @@ def test_fastai_s_own_losses_would_wait(make):
 def test_on_a_cpu_a_copy_arrives_at_once():
     weights = torch.tensor([1.0, 2.0], requires_grad=True)
     copy = AsyncCopy(weights * 2)
-    assert copy.arrived()
+    assert copy.is_complete()
     assert copy.wait().tolist() == [2.0, 4.0]
     assert not copy.value.requires_grad
 
@@ -266,9 +266,9 @@ def test_a_copy_does_not_wait_for_the_gpu():
     for _ in range(20):
         busy = busy @ busy.T / 8192
     copy = AsyncCopy(busy.mean())
-    assert not copy.arrived()
+    assert not copy.is_complete()
     assert copy.wait().item() == busy.mean().item()
-    assert copy.arrived()
+    assert copy.is_complete()
 
 
 def test_a_run_records_its_precision_and_resumes_only_in_that(train, plan_of, tmp_path):

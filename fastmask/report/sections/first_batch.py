@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastai.torch_core import TensorImage
 
-from fastmask.data.augment import Augment, augmentations, check_fit
+from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.boxes import Framing
 from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
@@ -39,7 +39,7 @@ def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray,
     config = run.config.model_copy(update={"workers": 0, "device": "cpu", "on_bad_photo": "skip"})
     if config.boxes is not None:
         table = table.cut_to_faces(config.boxes, Framing(config.crop, config.margin, config.region))
-    folds, size = run.folds["fold"].to_numpy(), _size(table, augmentations(run.pipelines)[0])
+    folds, size = run.folds["fold"].to_numpy(), _size(table, build_augmentations(run.pipelines)[0])
     plan = Plan(config, table, folds, run.pipelines, run.environment, size=size)
     # a loader uses the global generator of torch
     with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, TextIO
 
 from fastmask.system.terminal import is_quiet, say
-from fastmask.training.progress.standing import Line, Standing, plain, status
+from fastmask.training.progress.status import Line, Status, plain_text, status_lines
 
 # seconds between two frames, and the fraction of the time that drawing them may take
 _EVERY, _SHARE = 0.25, 0.005
@@ -22,8 +22,8 @@ _NOTEBOOK_WIDTH = 90
 class Log:
     """Prints lines to a stream: messages of the run, and one line per epoch."""
 
-    # whether it draws the standing of a fold
-    lives = False
+    # whether it draws the status of a fold
+    is_live = False
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -36,11 +36,11 @@ class Log:
         """Called at the start of a fold."""
 
     def is_due(self) -> bool:
-        """Whether a new standing is wanted."""
+        """Whether a new status is wanted."""
         return False
 
-    def show(self, standing: Standing) -> None:
-        """Show the standing of a fold."""
+    def show(self, status: Status) -> None:
+        """Show the status of a fold."""
 
     def epoch(self, line: str) -> None:
         """Called after an epoch with a line about it."""
@@ -54,9 +54,9 @@ class Log:
 
 
 class _Frames(Log):
-    """Draws the standing of a fold at most four times per second, in at most a two-hundredth of the time."""
+    """Draws the status of a fold at most four times per second, in at most a two-hundredth of the time."""
 
-    lives = True
+    is_live = True
     _due = 0.0
 
     def epoch(self, line: str) -> None:
@@ -65,13 +65,13 @@ class _Frames(Log):
     def is_due(self) -> bool:
         return time.monotonic() >= self._due
 
-    def show(self, standing: Standing) -> None:
+    def show(self, status: Status) -> None:
         start = time.monotonic()
-        self._draw(standing)
+        self._draw(status)
         now = time.monotonic()
         self._due = now + max(_EVERY, (now - start) / _SHARE)
 
-    def _draw(self, standing: Standing) -> None:
+    def _draw(self, status: Status) -> None:
         raise NotImplementedError
 
 
@@ -103,13 +103,13 @@ class Terminal(_Frames):
         )
         self._live.start()
 
-    def _draw(self, standing: Standing) -> None:
+    def _draw(self, status: Status) -> None:
         if self._live is None:
             return
         width, height = self.console.size
-        epochs = standing.done.table(max(0, min(_EPOCHS, height - _FREE))) if standing.done else []
+        epochs = status.done.table(max(0, min(_EPOCHS, height - _FREE))) if status.done else []
         # some terminals wrap a line that is exactly as wide as they are
-        now = status(standing, width - 1, self.console.options.ascii_only)
+        now = status_lines(status, width - 1, self.console.options.ascii_only)
         self._live.update(_text([[], *epochs, *now]), refresh=True)
 
     def end(self, title: str, epochs: Sequence[Line]) -> None:
@@ -141,9 +141,9 @@ class Notebook(_Frames):
         self._handle: Any = None
         self._ended: list[Line] = []
 
-    def _draw(self, standing: Standing) -> None:
-        epochs = standing.done.table(_EPOCHS) if standing.done else []
-        self._put([*self._ended, *epochs, *status(standing, _NOTEBOOK_WIDTH)])
+    def _draw(self, status: Status) -> None:
+        epochs = status.done.table(_EPOCHS) if status.done else []
+        self._put([*self._ended, *epochs, *status_lines(status, _NOTEBOOK_WIDTH)])
 
     def end(self, title: str, epochs: Sequence[Line]) -> None:
         self._ended.append([(title, "")])
@@ -155,7 +155,7 @@ class Notebook(_Frames):
     def _put(self, lines: Sequence[Line]) -> None:
         from IPython.display import display
 
-        text = "\n".join(plain(line) for line in lines)
+        text = "\n".join(plain_text(line) for line in lines)
         shown = {"text/plain": text, "text/html": f"<pre>{escape(text)}</pre>"}
         if self._handle is None:
             self._handle = display(shown, raw=True, display_id=True)

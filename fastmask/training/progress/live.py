@@ -14,7 +14,7 @@ from fastmask.system.files import require_columns
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import History, TrainedEpochs
 from fastmask.training.progress.display import Log
-from fastmask.training.progress.standing import Epochs, Left, Standing, folds_table
+from fastmask.training.progress.status import Epochs, Status, TimeLeft, folds_table
 from fastmask.training.step import AsyncCopy
 
 # seconds between two looks at the loss
@@ -77,12 +77,12 @@ class Pace:
         return self._photos / self._seconds[True] if self._seconds[True] else None
 
 
-def left_of_fold(epoch: Steps, done: Steps, epochs_after: int) -> Steps:
+def steps_left_in_fold(epoch: Steps, done: Steps, epochs_after: int) -> Steps:
     """The steps that a fold still takes, of an epoch of which some are done and of the epochs after it."""
     return epoch - done + epoch * epochs_after
 
 
-def left_of_refits(epoch: Steps, epochs: int, folds: int) -> Steps:
+def steps_left_in_refits(epoch: Steps, epochs: int, folds: int) -> Steps:
     """The steps of some epochs on all photos, without validation; `epoch` is on all of `folds` but one."""
     return Steps(epoch.training * folds / (folds - 1)) * epochs
 
@@ -114,15 +114,15 @@ class RunProgress:
 
     def summary(self, run: RunDirectory, folds: Sequence[int]) -> None:
         """Show a table of the trained folds."""
-        if self.view.lives:
+        if self.view.is_live:
             self.view.summary(folds_table({fold: epochs_of(run, fold) for fold in folds}, self.config.folds))
 
-    def after(self, epoch: Steps, refitting: bool) -> Steps:
+    def steps_after(self, epoch: Steps, refitting: bool) -> Steps:
         """The steps of the run after those of the current fold, given those of an epoch of it."""
         refits = self.refits * self.config.refit
         if refitting:
             return epoch * refits
-        return epoch * (self.folds * self.config.epochs) + left_of_refits(epoch, refits, self.config.folds)
+        return epoch * (self.folds * self.config.epochs) + steps_left_in_refits(epoch, refits, self.config.folds)
 
 
 def epochs_of(run: RunDirectory, fold: int) -> Epochs:
@@ -174,7 +174,7 @@ class FoldProgress(TrainedEpochs):
         self._show(getattr(self.learn, "first_step", 0))
 
     def after_batch(self) -> None:
-        if not self._view.lives:
+        if not self._view.is_live:
             return
         now = time.perf_counter()
         if self._last is not None:
@@ -199,7 +199,7 @@ class FoldProgress(TrainedEpochs):
         )
 
     def _show(self, step: int) -> None:
-        if not self._view.lives:
+        if not self._view.is_live:
             return
         learn, refitting = self.learn, self._history is None
         epoch = Steps(len(learn.dls.train), 0 if refitting else len(learn.dls.valid))
@@ -207,7 +207,7 @@ class FoldProgress(TrainedEpochs):
         training = learn.training or refitting
         done = Steps(step) if training else Steps(epoch.training, step)
         self._look()
-        standing = Standing(
+        status = Status(
             self._title,
             learn.epoch,
             learn.n_epoch,
@@ -219,19 +219,19 @@ class FoldProgress(TrainedEpochs):
             self._left(epoch, done),
             self._epochs(),
         )
-        self._view.show(standing)
+        self._view.show(status)
 
     def _look(self) -> None:
         now, smooth = time.monotonic(), self.learn.recorder.smooth_loss
         if self._copy is None and smooth.count and now - self._looked >= _LOOK:
             self._copy, self._looked = AsyncCopy(smooth.value), now
-        if self._copy is not None and self._copy.arrived():
+        if self._copy is not None and self._copy.is_complete():
             self._loss, self._copy = float(self._copy.value), None
 
-    def _left(self, epoch: Steps, done: Steps) -> Left | None:
+    def _left(self, epoch: Steps, done: Steps) -> TimeLeft | None:
         after = self.learn.n_epoch - self.learn.epoch - 1
-        fold = self._pace.seconds(left_of_fold(epoch, done, after))
-        others = self._pace.seconds(self._of_run.after(epoch, self._history is None))
+        fold = self._pace.seconds(steps_left_in_fold(epoch, done, after))
+        others = self._pace.seconds(self._of_run.steps_after(epoch, self._history is None))
         if fold is None or others is None:
             return None
         now, end, patience = time.monotonic(), self._of_run.end, self._of_run.config.patience
@@ -239,7 +239,7 @@ class FoldProgress(TrainedEpochs):
             fold = min(fold, max(self._deadline.until - now, 0))
         run = fold + others if end is None else min(fold + others, max(end - now, 0))
         early = self._history is not None and 0 < patience < self.learn.n_epoch
-        return Left(fold, run, early and (after > 0 or self._of_run.folds > 0))
+        return TimeLeft(fold, run, early and (after > 0 or self._of_run.folds > 0))
 
     def _epochs(self) -> Epochs | None:
         history = self._history

@@ -280,7 +280,7 @@ class Trackers(TrainedEpochs):
 
     def _log_losses(self, wait: bool = False) -> None:
         """Log the losses that have arrived on the host, or all of them, and start copying the next."""
-        if self._sent is not None and (wait or self._sent[1].arrived()):
+        if self._sent is not None and (wait or self._sent[1].is_complete()):
             steps, losses = self._sent
             self._give([(s, {"step/loss": v}) for s, v in zip(steps, losses.wait().tolist(), strict=True)])
             self._sent, self._logged = None, time.monotonic()

@@ -11,7 +11,7 @@ from fastmask.data.contest import contest_heads, read_contest
 from fastmask.labels import soft_labels
 from fastmask.report.sections.first_batch import first_batch, label_lines
 from fastmask.run.source import photos_of
-from fastmask.training.crossval import create
+from fastmask.training.crossval import create_run
 from fastmask.training.plan import prepare
 
 
@@ -42,7 +42,7 @@ def test_it_is_the_batch_that_the_training_began_with(fold, settings, contest, s
     plain = {"data": str(contest), **small_settings, "train_pipeline": None, "valid_pipeline": None}
     config = make_config(plain, {"crop": [96, 64], "resize": [32, 24], "erase": 0.5, **settings})
     plan = prepare(read_contest(contest), config)
-    run = create(tmp_path / "run", plan, False)
+    run = create_run(tmp_path / "run", plan, False)
     photos, labels = first_batch(Run.load(run.path), photos_of(run), fold)
     expected = batch_of_learner(plan, fold)
     np.testing.assert_array_equal(photos, expected[0])

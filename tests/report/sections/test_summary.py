@@ -12,7 +12,7 @@ from fastmask.report.material import Material
 from fastmask.report.page import headline
 from fastmask.report.sections.fold_scores import section as fold_section
 from fastmask.report.sections.summary import section
-from fastmask.run.oof import finish
+from fastmask.run.oof import write_scores
 
 
 def words(material):
@@ -78,7 +78,7 @@ def test_the_optimistic_figure_is_explained(finished, make_run, labels):
 
 def test_with_a_single_fold_the_last_epoch_is_scored(run_copy):
     shutil.rmtree(run_copy / "fold1")
-    finish(Run.load(run_copy))
+    write_scores(Run.load(run_copy))
     said = words(Material(Run.load(run_copy)))
     assert "the headline's are the last ones, because with one fold no other can choose" in said
     assert "the other folds" not in said

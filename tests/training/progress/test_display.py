@@ -6,7 +6,7 @@ import pytest
 
 from fastmask.training.progress import display as display_module
 from fastmask.training.progress.display import Log, Notebook, pick_display
-from fastmask.training.progress.standing import Epochs, Standing
+from fastmask.training.progress.status import Epochs, Status
 
 ROWS = [
     {"epoch": epoch, "train_loss": 0.5, "valid_loss": 0.5, "macro_f1": epoch / 100, "accuracy": 0.5}
@@ -14,16 +14,16 @@ ROWS = [
 ]
 
 
-def standing(epoch, step=5):
+def status(epoch, step=5):
     done = Epochs(ROWS[:epoch], [1.0] * epoch, "macro_f1")
-    return Standing("fold 1/2", epoch, 20, True, step, 10, 100.0, 0.25, None, done)
+    return Status("fold 1/2", epoch, 20, True, step, 10, 100.0, 0.25, None, done)
 
 
 def test_a_terminal_shows_the_last_epochs_and_the_status(terminal):
     view = pick_display(terminal)
     view.begin()
-    view.show(standing(2))
-    view.show(standing(10))
+    view.show(status(2))
+    view.show(status(10))
     *table, bar, quality, _ = terminal.shown
     assert [line[:5].rstrip() for line in table if line] == [
         "epoch",
@@ -37,10 +37,10 @@ def test_messages_stay_above_and_tables_below(terminal):
     view = pick_display(terminal)
     view.say("before")
     view.begin()
-    view.show(standing(1))
+    view.show(status(1))
     view.say("[in] between, and it is a good deal longer than eighty columns, so that it is wrapped into the next line")
-    view.show(standing(2))
-    view.end("fold 1/2: done", standing(3).done.table())
+    view.show(status(2))
+    view.end("fold 1/2: done", status(3).done.table())
     view.summary([[("a table", "")]])
     lines = [line for line in terminal.shown if line]
     assert lines[0] == "before"
@@ -56,7 +56,7 @@ def test_a_low_terminal_has_room_for_the_status(terminal, monkeypatch, height):
     view = pick_display(terminal)
     view.begin()
     for step in range(3):
-        view.show(standing(20, step))
+        view.show(status(20, step))
     assert len(terminal.shown) <= height
     view.end("", [])
     assert not any(terminal.shown)
@@ -68,7 +68,7 @@ def test_frames_take_a_small_fraction_of_the_time(terminal, monkeypatch):
     view = pick_display(terminal)
     monkeypatch.setattr(view, "_draw", lambda _: now.__setitem__(0, now[0] + 0.01))
     assert view.is_due()
-    view.show(standing(1))
+    view.show(status(1))
     now[0] += 1.9
     assert not view.is_due()
     now[0] += 0.2
@@ -83,9 +83,9 @@ def test_a_closed_terminal_is_ignored(terminal):
         raise OSError(5, "Input/output error")
 
     terminal.write = gone
-    view.show(standing(1))
+    view.show(status(1))
     view.say("unread")
-    view.end("fold 1/2", standing(1).done.table())
+    view.end("fold 1/2", status(1).done.table())
 
 
 @pytest.mark.parametrize("term", ["dumb", "unknown"])
@@ -98,7 +98,7 @@ def test_without_colours(terminal, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     view = pick_display(terminal)
     view.begin()
-    view.show(standing(2))
+    view.show(status(2))
     view.end("", [])
     assert "\x1b[3" not in terminal.getvalue()
     assert "━" in terminal.getvalue()
@@ -108,9 +108,9 @@ def test_warnings_and_prints_of_others_go_above(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     view = pick_display(None)
     view.begin()
-    view.show(standing(1))
+    view.show(status(1))
     print("a warning", file=sys.stderr)
-    view.show(standing(1))
+    view.show(status(1))
     view.end("", [])
     assert [line for line in terminal.shown if line] == ["a warning"]
     assert sys.stderr is terminal
@@ -121,9 +121,9 @@ def test_a_stream_that_is_no_terminal_gets_lines():
     view = pick_display(stream)
     view.begin()
     assert not view.is_due()
-    view.show(standing(1))
+    view.show(status(1))
     view.epoch("an epoch")
-    view.end("fold", standing(1).done.table())
+    view.end("fold", status(1).done.table())
     view.summary([[("a table", "")]])
     assert stream.getvalue() == "an epoch\n"
 
@@ -156,11 +156,11 @@ def test_a_notebook_has_one_output_which_ends_as_a_table_of_folds(monkeypatch):
     assert type(view) is Notebook
     for fold in (1, 2):
         view.begin()
-        view.show(standing(9))
+        view.show(status(9))
         text = shown[0].data["text/plain"].split("\n")
         assert text[: fold - 1] == ["fold <1>"] * (fold - 1)
         assert len(text) == fold - 1 + 1 + 8 + 3
-        view.end(f"fold <{fold}>", standing(9).done.table())
+        view.end(f"fold <{fold}>", status(9).done.table())
     view.summary([[("folds & all", "")]])
     assert len(shown) == 1
     assert shown[0].data == {"text/plain": "folds & all", "text/html": "<pre>folds &amp; all</pre>"}

@@ -9,7 +9,7 @@ from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import OOFCollector, TrainedEpochs
 from fastmask.training.progress import live as live_module
 from fastmask.training.progress.display import Log, Terminal
-from fastmask.training.progress.live import Pace, RunProgress, Steps, left_of_fold, left_of_refits
+from fastmask.training.progress.live import Pace, RunProgress, Steps, steps_left_in_fold, steps_left_in_refits
 
 HEADER = "epoch  train loss  valid loss  macro-F1  accuracy  seconds"
 
@@ -48,7 +48,7 @@ def test_a_terminal_keeps_a_table_of_each_fold_and_one_of_the_run(terminal, trai
 def test_the_status_is_drawn_during_training(terminal, train, tmp_path, monkeypatch):
     drawn = []
     draw = Terminal._draw
-    monkeypatch.setattr(Terminal, "_draw", lambda view, standing: (drawn.append(standing), draw(view, standing)))
+    monkeypatch.setattr(Terminal, "_draw", lambda view, status: (drawn.append(status), draw(view, status)))
     monkeypatch.setattr(Terminal, "is_due", lambda _: True)
     monkeypatch.setattr(live_module, "_LOOK", 0.0)
     train(tmp_path / "run", log=terminal, fold=[1], bs=14, refit=1)
@@ -92,7 +92,7 @@ def test_a_resumed_fold_shows_its_earlier_epochs(terminal, train, tmp_path, monk
     monkeypatch.undo()
     monkeypatch.setenv("TERM", "xterm")
     first = []
-    monkeypatch.setattr(Terminal, "_draw", lambda _, standing: first.append(standing))
+    monkeypatch.setattr(Terminal, "_draw", lambda _, status: first.append(status))
     run = train(tmp_path / "run", log=terminal, resume=True, **settings)
     assert (first[0].epoch, first[0].training, first[0].step, len(first[0].done.rows)) == (2, True, 2, 2)
     table = terminal.shown[terminal.shown.index(HEADER) + 1 :][:3]
@@ -110,15 +110,15 @@ class Learn:
 
 
 class View(Log):
-    """Keeps the standing of a fold."""
+    """Keeps the status of a fold."""
 
     lives = True
 
     def is_due(self):
         return True
 
-    def show(self, standing):
-        self.standing = standing
+    def show(self, status):
+        self.status = status
 
 
 def left(learn, folds=2, refits=0, end=None, deadline=None, **settings):
@@ -131,8 +131,8 @@ def left(learn, folds=2, refits=0, end=None, deadline=None, **settings):
     run.pace.step(True, 2.0, 8)
     run.pace.step(False, 1.0, 8)
     callback._show(5)
-    assert view.standing.photos_per_second == 4
-    return view.standing.left
+    assert view.status.photos_per_second == 4
+    return view.status.left
 
 
 def test_the_time_left_is_that_of_the_steps_left():
@@ -183,7 +183,7 @@ def test_a_loss_that_has_not_arrived_is_not_waited_for(monkeypatch):
     for loss in (None, 0.5):
         for _ in range(3):
             callback._show(5)
-            assert view.standing.loss == loss
+            assert view.status.loss == loss
         copies[0].here = True
     # a second has not passed
     assert len(copies) == 1
@@ -233,10 +233,10 @@ def test_later_steps_count_more():
 
 def test_a_fold_has_the_rest_of_the_epoch_and_whole_epochs_left():
     epoch = Steps(40, 10)
-    assert left_of_fold(epoch, Steps(15, 0), epochs_after=2) == Steps(25 + 80, 30)
-    assert left_of_fold(epoch, Steps(40, 4), epochs_after=0) == Steps(0, 6)
+    assert steps_left_in_fold(epoch, Steps(15, 0), epochs_after=2) == Steps(25 + 80, 30)
+    assert steps_left_in_fold(epoch, Steps(40, 4), epochs_after=0) == Steps(0, 6)
 
 
 def test_a_refit_is_on_all_folds_and_has_no_validation():
     # 40 steps on four folds of five are 50 on all
-    assert left_of_refits(Steps(40, 10), epochs=6, folds=5) == Steps(300, 0)
+    assert steps_left_in_refits(Steps(40, 10), epochs=6, folds=5) == Steps(300, 0)

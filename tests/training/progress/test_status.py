@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fastmask.training.progress.standing import Epochs, Left, Standing, folds_table, plain, status
+from fastmask.training.progress.status import Epochs, Status, TimeLeft, folds_table, plain_text, status_lines
 
 
 def row(epoch, macro_f1, valid_loss=0.5, **more):
@@ -17,7 +17,7 @@ def row(epoch, macro_f1, valid_loss=0.5, **more):
 
 
 def lines(table):
-    return [plain(line) for line in table]
+    return [plain_text(line) for line in table]
 
 
 def test_the_table_of_a_fold():
@@ -66,12 +66,12 @@ def test_the_table_of_a_run():
 
 
 DONE = Epochs([row(0, 0.5), row(1, 0.7), row(2, 0.6)], [1.0] * 3, "macro_f1")
-LONG = Standing("fold 10/10", 3, 100, True, 1000, 2000, 12345.6, 0.25, Left(7200, 90000, True), DONE)
+LONG = Status("fold 10/10", 3, 100, True, 1000, 2000, 12345.6, 0.25, TimeLeft(7200, 90000, True), DONE)
 
 
 @pytest.mark.parametrize("width", [200, 100, 80, 60])
 def test_the_status_fits_into_a_terminal(width):
-    bar, quality, left = map(plain, status(LONG, width))
+    bar, quality, left = map(plain_text, status_lines(LONG, width))
     assert all(len(line) <= min(width, 79) for line in (bar, quality, left))
     assert bar.startswith("fold 10/10  epoch 4/100  ━")
     assert bar.endswith("─  1000/2000  12,346 photos/s")
@@ -81,27 +81,27 @@ def test_the_status_fits_into_a_terminal(width):
 
 
 def test_without_room_there_is_no_bar():
-    assert plain(status(LONG, 40)[0]) == "fold 10/10  epoch 4/100  1000/2000  12,346 photos/s"
+    assert plain_text(status_lines(LONG, 40)[0]) == "fold 10/10  epoch 4/100  1000/2000  12,346 photos/s"
 
 
 def test_a_terminal_without_unicode_gets_none():
-    assert all(plain(line).isascii() for line in status(LONG, 80, ascii_only=True))
+    assert all(plain_text(line).isascii() for line in status_lines(LONG, 80, ascii_only=True))
 
 
 def test_at_the_start_there_is_only_a_bar():
-    begun = Standing("fold 1/5", 0, 20, True, 0, 40)
-    bar, quality, left = map(plain, status(begun, 80))
+    begun = Status("fold 1/5", 0, 20, True, 0, 40)
+    bar, quality, left = map(plain_text, status_lines(begun, 80))
     assert bar.endswith("─  0/40")
     assert (quality, left) == ("", "")
 
 
 def test_a_validation_is_named_and_has_no_speed():
-    validating = Standing("fold 1/5", 0, 20, False, 3, 9, 100.0)
-    assert plain(status(validating, 80)[0]).endswith("─  validating 3/9")
+    validating = Status("fold 1/5", 0, 20, False, 3, 9, 100.0)
+    assert plain_text(status_lines(validating, 80)[0]).endswith("─  validating 3/9")
 
 
 def test_another_metric_to_monitor_is_named():
     done = Epochs([row(0, 0.5, age_macro_f1=0.4)], [1.0], "age_macro_f1")
-    assert plain(status(Standing("fold 1/5", 1, 20, True, 0, 9, done=done), 80)[1]) == (
+    assert plain_text(status_lines(Status("fold 1/5", 1, 20, True, 0, 9, done=done), 80)[1]) == (
         "macro-F1 0.5000  best age_macro_f1 0.4000 in epoch 1"
     )

@@ -1,4 +1,4 @@
-"""Standing: where a fit is, and the lines and tables of text that show it."""
+"""Status: where a fit is, and the lines and tables of text that show it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def folds_table(folds: Mapping[int, Epochs], of: int) -> list[Line]:
 
 
 @dataclass(frozen=True)
-class Left:
+class TimeLeft:
     """Seconds that are left of the fold and of the run; `at_most` if either may stop earlier."""
 
     fold: float
@@ -82,7 +82,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """Where a fit is: the fold's `title`, its epoch, the step within it, speed, loss, time left, finished epochs."""
 
     title: str
@@ -93,32 +93,32 @@ class Standing:
     steps: int
     photos_per_second: float | None = None
     loss: float | None = None
-    left: Left | None = None
+    left: TimeLeft | None = None
     done: Epochs | None = None
 
 
-def status(standing: Standing, width: int, ascii_only: bool = False) -> list[Line]:
+def status_lines(status: Status, width: int, ascii_only: bool = False) -> list[Line]:
     """Three lines that fit into `width`: the progress of the epoch, its metrics, the time left."""
-    return [_progress(standing, width, ascii_only), _quality(standing), [(str(standing.left or ""), "")]]
+    return [_progress(status, width, ascii_only), _quality(status), [(str(status.left or ""), "")]]
 
 
-def _progress(standing: Standing, width: int, ascii_only: bool) -> Line:
-    front = f"{standing.title}  epoch {standing.epoch + 1}/{standing.epochs}  "
-    back = f"  {'' if standing.training else 'validating '}{standing.step}/{standing.steps}"
-    speed = standing.photos_per_second
-    if speed is not None and standing.training:
+def _progress(status: Status, width: int, ascii_only: bool) -> Line:
+    front = f"{status.title}  epoch {status.epoch + 1}/{status.epochs}  "
+    back = f"  {'' if status.training else 'validating '}{status.step}/{status.steps}"
+    speed = status.photos_per_second
+    if speed is not None and status.training:
         back += f"  {speed:,.0f} photos/s" if speed >= 10 else f"  {speed:.1f} photos/s"
     room = min(width, _WIDEST) - len(front) - len(back)
     if room < _SHORTEST_BAR:
         return [(front.rstrip(), "bold"), (back, "")]
     full, empty = "#-" if ascii_only else "━─"
-    filled = room * standing.step // standing.steps if standing.steps else 0
+    filled = room * status.step // status.steps if status.steps else 0
     return [(front, "bold"), (full * filled, "cyan"), (empty * (room - filled), "dim"), (back, "")]
 
 
-def _quality(standing: Standing) -> Line:
-    pieces = [] if standing.loss is None else [(f"loss {standing.loss:.4f}", "")]
-    done = standing.done
+def _quality(status: Status) -> Line:
+    pieces = [] if status.loss is None else [(f"loss {status.loss:.4f}", "")]
+    done = status.done
     if done is not None and done.rows:
         pieces.append((f"macro-F1 {float(done.rows[-1]['macro_f1']):.4f}", ""))
         if done.best is not None:
@@ -129,6 +129,6 @@ def _quality(standing: Standing) -> Line:
     return [piece for both in spaced for piece in both][:-1]
 
 
-def plain(line: Line) -> str:
+def plain_text(line: Line) -> str:
     """A line without its styles."""
     return "".join(text for text, _ in line)
