@@ -38,7 +38,12 @@ def test_sample_writes_a_folder_that_fit_can_read(fastmask: Command, work: Path)
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["full"], ["full", "not an empty folder"]), (["new", "--persons", 2], ["6 persons", "2"])],
+    [
+        (["full"], ["full", "not an empty folder"]),
+        (["full/file"], ["full/file", "not an empty folder"]),
+        (["new", "--persons", 2], ["6 persons", "2"]),
+        (["new", "--seed", -1], ["-1"]),
+    ],
 )
 def test_invalid_samples_are_refused(words: list[Any], named: list[str], work: Path, invalid: Command) -> None:
     (work / "full").mkdir()

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ from PIL import Image
 from fastmask.api import Run
 from fastmask.commands import main as cli
 from fastmask.config import Config, make_config
+from fastmask.report import write
 from fastmask.system.fields import describe, option_name
+from fastmask.training import finder
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]
@@ -117,6 +120,7 @@ def test_an_option_changes_its_setting_and_no_other(name: str, printed: Command)
             "alpha",
             {"age": [1, 1, 4], "mask": [1, 2, 1]},
         ),
+        (["--set", "head_weights.age=2"], "head_weights", {"age": 2}),
         (["--recipe", "report"], "age_bounds", [30, 58]),
     ],
 )
@@ -137,9 +141,19 @@ def test_precedence_is_command_line_set_config_recipe_default(printed: Command, 
     assert [settings[name] for name in ("lr", "wd", "bs", "epochs", "focal_gamma")] == [4, 3, 2, 9, 2]
 
 
-@pytest.mark.parametrize("words", ["", "--recipe quick --seed 3", "--weights body.pth", "--data März --device cuda:0"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--recipe quick --seed 3",
+        "--recipe report",
+        "--stats 0.5 0.5 0.5 0.5 0.5 0.5",
+        "--weights body.pth",
+        "--data 'Fotos von März' --device cuda:0",
+    ],
+)
 def test_printed_settings_read_back_as_the_same(words: str, fastmask: Command, work: Path) -> None:
-    first = fastmask("fit", *words.split(), "--print-config")
+    first = fastmask("fit", *shlex.split(words), "--print-config")
     (work / "printed.yaml").write_text(first.out, encoding="utf-8")
     assert fastmask("fit", "--config", "printed.yaml", "--print-config").out == first.out
 
@@ -234,7 +248,8 @@ def test_overwrite_keeps_the_old_run_until_all_is_checked(
 ) -> None:
     before = snapshot(run_copy)
     settings = ["--data", contest, "--arch", "test_resnet", "--no-pretrained", "--folds", 2]
-    assert fastmask("fit", *settings, "--out", run_copy, "--overwrite", *words).code != DONE
+    answer = fastmask("fit", *settings, "--out", run_copy, "--overwrite", *words)
+    assert (answer.code != DONE, answer.err[0]) == (True, f"fastmask: error: {answer.errors[0]}")
     assert snapshot(run_copy) == before
 
 
@@ -283,6 +298,7 @@ def remove_person(train: Path) -> None:
         (insert_lines, ["train.csv, line 4, column age"]),
         (remove_person, ["000001_", "train.csv"]),
         (lambda train: (train / "train.csv").write_bytes(bytes(range(256))), ["train.csv", "CSV"]),
+        (lambda train: (train / "train.csv").write_bytes(b""), ["train.csv", "CSV"]),
     ],
 )
 def test_data_that_cannot_be_used_is_refused_by_name(
@@ -393,21 +409,32 @@ def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(
 
 
 def test_folds_trained_apart_are_merged(
-    small: list[str], fastmask: Command, invalid: Command, work: Path, finished_run: Run
+    small: list[str],
+    fastmask: Command,
+    invalid: Command,
+    work: Path,
+    finished_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(write, "make_sections", lambda _: [])
     for fold in (0, 1):
         assert fastmask(*small, "--fold", fold, "--out", f"half{fold}").code == DONE
-    merged = fastmask("merge", "half0", "half1", "--out", "whole", "--no-report")
+    merged = fastmask("merge", "half0", "half1", "--out", "whole")
     assert merged.code == DONE, merged.errors
-    assert merged.err[-1] == (
+    *_, written, report = merged.err
+    assert written == (
         "Written to whole: oof.csv, scores.json, checkpoints. Next: fastmask predict whole IMAGES --out FILE"
     )
+    assert report.startswith("Report: whole/report.html: ")
+    assert (work / "whole" / "report.html").is_file()
     assert merged.out == fastmask("score", finished_run.path).out
     assert (work / "whole" / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
     invalid("merge", finished_run.path, "half0", "--out", "twice", named=["have both trained fold 0"])
 
 
-def test_lr_find_suggests_draws_and_writes(small: list[str], fastmask: Command, work: Path) -> None:
+def test_lr_find_suggests_draws_and_writes(
+    small: list[str], fastmask: Command, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = fastmask("lr-find", *small[1:3], "--bs", 8)
     assert answer.code == DONE, answer.errors
     found = json.loads((work / "lr-find.json").read_text())
@@ -415,6 +442,11 @@ def test_lr_find_suggests_draws_and_writes(small: list[str], fastmask: Command, 
     assert 1e-7 < found["suggestion"] < 10
     assert len(found["lrs"]) == len(found["losses"])
     assert Image.open(work / "lr-find.png").size[0] > 600
+    # the name is taken
+    monkeypatch.setattr(finder, "lr_find", lambda _: finder.Found(**found))
+    assert fastmask("lr-find", *small[1:3]).code == DONE
+    assert (work / "lr-find-2.png").is_file()
+    assert json.loads((work / "lr-find-2.json").read_text()) == found
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,12 @@ def test_predict_replaces_files_on_request_and_nothing_else(
         (["--workers", -1], ["workers", "-1"]),
         (["--device", "tpu"], ["tpu", "cpu"]),
         (["--submission", "nowhere.csv"], ["nowhere.csv"]),
+        (["--submission", "."], [". is not a file"]),
         (["--decision", "best"], ["'best'", "auto, plain, calibrated, f1"]),
         (["--views", "up"], ["no views 'up'"]),
         (["--views", "flip", "--tta", 2], ["exclude each other"]),
         (["--views", "flip", "--shift"], ["one view per photo (no --tta, no --views)"]),
+        (["--tta", 2, "--shift"], ["one view per photo"]),
         (["--same-person", "who"], ["--submission"]),
         (["--same-person", "folder"], ["28 photos", "one folder"]),
         (["--submission", "EVAL/info.csv", "--same-person", "who"], ["info.csv", "'who'", "only ImageID and ans"]),
@@ -116,8 +118,9 @@ def test_predict_names_a_broken_photo_checkpoint_and_submission(
     invalid(*command, named=[photo.name], code=FAILED)
     photo.write_bytes(whole)
     checkpoint = next((run_copy / "fold1").glob("epoch*.safetensors"))
-    checkpoint.write_bytes(b"no weights")
-    invalid(*command, named=[checkpoint.name], code=FAILED)
+    for content in (b"", b"no weights"):
+        checkpoint.write_bytes(content)
+        invalid(*command, named=[checkpoint.name], code=FAILED)
     checkpoint.unlink()
     invalid(*command, named=["fold1 has no checkpoint"], code=FAILED)
 

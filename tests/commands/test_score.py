@@ -72,7 +72,7 @@ def test_invalid_arguments_of_score(run_copy: Path, contest: Path, work: Path, i
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "heads.json"])
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "{a: 1}", '{"a": 1}', "\x00"])
 def test_a_run_with_a_broken_file_is_refused_by_name(name: str, text: str, run_copy: Path, invalid: Command) -> None:
     (run_copy / name).write_text(text)
     invalid("score", run_copy, named=[str(run_copy)], code=FAILED)
@@ -101,6 +101,8 @@ def test_invalid_arguments_of_decide(contest: Path, run_copy: Path, work: Path, 
     invalid("decide", run_copy, "--plot", "mine.png", named=["mine.png exists"])
     invalid("decide", run_copy, "--plot", "mine.jpg", named=["ending in .png"])
     invalid("decide", contest, named=["not a run"])
+    (run_copy / "oof.csv").unlink()
+    invalid("decide", run_copy, named=["has not finished"])
 
 
 def test_label_errors_are_listed_and_written_as_fixes(run_copy: Path, fastmask: Command) -> None:

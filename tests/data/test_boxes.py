@@ -319,6 +319,7 @@ def test_a_run_on_faces_predicts_photos_with_boxes(contest, small_settings, face
     answer = fastmask(*words, "--submission", contest / "eval" / "info.csv", "--out", tmp_path / "s.csv")
     assert answer.code == 0, answer.err
     assert len((tmp_path / "s.csv").read_text().splitlines()) == len(names) + 1
+    assert fastmask(*words, "--out", tmp_path / "p.csv").code == 0
     boxes.write_text(boxes.read_text().replace("61,80", "62,80"))
     with pytest.raises(UsageError, match="another boxes of faces"):
         cross_validate(table, out=tmp_path / "run", log=io.StringIO(), resume=True)

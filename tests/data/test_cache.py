@@ -261,7 +261,8 @@ def test_a_map_is_opened_again_in_another_process_and_off_is_an_empty_one(photos
     clear_cache(folder=folder)
     assert len(pickle.loads(sent)) == 0
     assert holds(made, photos), "what is open stays"
-    assert len(kept(photos, folder, how="off")) == 0
+    assert len(kept(photos, folder / "off", how="off")) == 0
+    assert not (folder / "off").exists()
     assert PhotoMap().get("photo.jpg") is None
 
 

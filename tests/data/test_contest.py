@@ -64,6 +64,9 @@ def test_a_repeated_id_is_two_persons(contest_copy):
     [
         (lambda f: f.drop(columns="age"), r"train\.csv has no column 'age'; found id, gender, race, path"),
         (lambda f: f.__setitem__("gender", "robot"), r"line 2, column gender: found 'robot', expected male or female"),
+        (lambda f: f.__setitem__("gender", ""), r"line 2, column gender: found '', expected male or female"),
+        (lambda f: f.__setitem__("age", ""), r"line 2, column age: found '', expected a number"),
+        (lambda f: f.__setitem__("path", ""), r"line 2, column path: found '', expected the name"),
         (lambda f: f.__setitem__("age", "old"), r"line 2, column age: found 'old', expected a number"),
         (lambda f: f.__setitem__("age", "nan"), r"line 2, column age: found 'nan', expected a number"),
         (lambda f: f.__setitem__("age", "-1"), r"line 2, column age: found '-1', expected a number"),

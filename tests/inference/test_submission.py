@@ -62,6 +62,7 @@ def test_info_csv_is_never_overwritten(info):
     ("text", "message"),
     [
         ("ImageID\na.jpg\n", r"info\.csv has no column 'ans'"),
+        ("image,ans\na.jpg,0\n", "has no column 'ImageID'; found image"),
         ("ImageID,ans\na.jpg,0\na.jpg,0\n", r"line 3, column ImageID: 'a\.jpg' is duplicated"),
         ("ImageID,ans\n,0\n", "line 2, column ImageID: '' is empty"),
         ("ImageID,ans\n", "has no rows"),

@@ -78,7 +78,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-@pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 64])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 64, b"PK\x03\x04 cut"])
 def test_a_file_without_weights_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name} is not a weights file"):

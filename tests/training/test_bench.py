@@ -92,6 +92,8 @@ def test_words_and_limits():
     assert "loading      0.100 ms per photo,  10000.0 photos/s" in text
     assert "training    10.200 ms per photo,     98.0 photos/s: 98.0% of the bare step's speed" in text
     assert "limit     the network itself" in text
+    rows = ["loading", "bare", "training", "limit", "step", "epoch", "run", "memory", "disk", "change"]
+    assert [line.split()[0] for line in text.splitlines()] == rows
     assert text.splitlines()[-1] == "change    rest"
     assert measured(efficiency=0.5, load=0.09).limit == "loading"
     assert measured(efficiency=0.5).limit == "what is done around the network's step"
