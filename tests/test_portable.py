@@ -325,6 +325,14 @@ def test_a_run_is_trained_on_a_console_that_lacks_its_name(printed, contest, wor
     assert (work / "마스크" / "oof.csv").is_file()
 
 
+@pytest.mark.slow
+def test_a_process_prints_on_a_console_of_code_page_437(run_copy):
+    environment = {**os.environ, "PYTHONIOENCODING": "cp437"}
+    command = [sys.executable, "-m", "fastmask", "score", run_copy]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert " ... " in done.stdout.decode("cp437")
+
+
 def test_printed_settings_can_be_read_back_with_any_code_page(printed, work):
     for code_page in ("cp437", "cp949", "utf-8"):
         _, out, _ = printed(code_page, "fit", "--data", "마스크/größe", "--print-config")

@@ -105,6 +105,7 @@ def test_the_learner_is_as_before(make, trained):
         learn.freeze()
         learn.fit(1, 1e-3)
         learn.unfreeze()
+        learn.fit(1, 1e-3)
     before = state(learn)
     lr_find(learn, num_it=20)
     assert same(before, state(learn))

@@ -15,7 +15,7 @@ from fastmask.data.transforms import UNREADABLE
 from fastmask.model.losses import FocalLoss
 from fastmask.system.errors import DataError, DivergenceError, FastmaskError
 from fastmask.training.callbacks import Checkpoint
-from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory
+from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory, name_photos
 from fastmask.training.state import STATE, StateSaver
 from fastmask.training.step import Accumulation
 
@@ -264,7 +264,7 @@ class TestBadPhotos:
                     away.rename(gone)
 
         log, settings = io.StringIO(), {"cache": "off", "workers": workers, "on_bad_photo": "skip", "fold": [0]}
-        run = train(tmp_path / "skip", copied, cbs=[Vanish()], log=log, **settings)
+        run = train(tmp_path / "skip", copied, cbs=[Vanish()], log=log, save_every="1", **settings)
         # the last incomplete batch of a pass is dropped, here not with the photo
         (listed,) = (pd.read_csv(file) for file in run.path.glob("fold*/skipped-photos.csv"))
         assert listed.to_numpy().tolist()[0][2] == str(gone)
@@ -333,6 +333,10 @@ class TestBadPhotos:
 )
 def test_what_is_out_of_memory(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_photos_of_other_loaders_are_unknown():
+    assert name_photos([]) == "photos unknown"
 
 
 def test_torch_s_own_message_is_recognized():

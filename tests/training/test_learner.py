@@ -77,6 +77,8 @@ def test_precision_and_averages_are_callbacks(learn):
     assert names < set(other.cbs.attrgot("name"))
     assert (other.precision.precision, other.accumulation.batches, other.ema.decay) == ("bf16", 2, 0.9)
     assert "precision" not in mask_learner(learn.dls, learn.model, precision="auto").cbs.attrgot("name")
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        mask_learner(learn.dls, learn.model, precision="fp16")
 
 
 def test_defaults_can_be_replaced(learn):

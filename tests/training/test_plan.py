@@ -1,3 +1,4 @@
+import io
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from PIL import Image
 from scipy.stats import chisquare
 from sklearn.utils.class_weight import compute_class_weight
 
+from fastmask.api import cross_validate
 from fastmask.data.contest import read_contest
 from fastmask.model.losses import FocalLoss
 from fastmask.system.errors import DataError, UsageError
@@ -121,13 +123,14 @@ def test_extra_photos_without_labels_are_counted_and_refused_where_there_are_no_
 
 
 def test_a_run_with_extra_photos_resumes_only_with_the_same(contest, train, table, tmp_path):
-    settings = {"extra": extra_csv(tmp_path, contest), "epochs": 1, "fold": [0]}
-    run = train(tmp_path / "run", **settings)
+    settings = {"extra": extra_csv(tmp_path, contest), "epochs": 1}
+    run = train(tmp_path / "run", fold=[0], **settings)
     assert len(run.oof) == (run.folds["fold"] == 0).sum()
     assert run.extra["person"].tolist() == ["a", "b", "c"]
     assert run.extra["without"].tolist() == ["", "", str(run.folds["fold"][0])]
     assert set("ab") <= set(run.seen_by(0)["person"])
-    train(tmp_path / "run", resume=True, **settings)
+    # with the file that the run names
+    cross_validate(table, out=tmp_path / "run", resume=True, log=io.StringIO())
     text = (tmp_path / "extra.csv").read_text()
     (tmp_path / "extra.csv").write_text(text.replace("72", "27"))
     with pytest.raises(UsageError, match="another extra photos or labels"):
