@@ -38,6 +38,20 @@ KINDS = {
     Kind.LAUNCHING: (["launcher", "address", "per_fold", "fetch"], ["hours", "device"]),
     Kind.UNSCORED: (["refit"], ["epochs", "swa"]),
 }
+# settings that have no effect without another, and a value for each
+NEEDS = {
+    "extra_images": ("extra", "x"),
+    "extra_weight": ("extra", 0.7),
+    "pseudo_weight": ("pseudo", 0.7),
+    "pseudo_least": ("pseudo", 0.7),
+    "teacher_weight": ("teacher", 0.7),
+    "teacher_temperature": ("teacher", 0.7),
+    "margin": ("boxes", 0.7),
+    "region": ("boxes", "forehead"),
+    "half_shares": ("half_cutmix", [0.2, 0.3]),
+    "half_partner": ("half_cutmix", "any"),
+    "unfreeze": ("freeze", 2),
+}
 
 
 @pytest.mark.parametrize("name", Config.model_fields)
@@ -46,7 +60,7 @@ def test_a_setting_is_described_once(name):
     assert field.description.endswith(".")
     assert (shown.panel in PANELS) == (name not in NO_OPTION)
     assert shown.panel in (*PANELS, None)
-    assert shown.needs in (None, *Config.model_fields)
+    assert shown.needs == NEEDS.get(name, (None,))[0]
     assert not shown.common or shown.panel
     # a note replaces a default that says nothing
     assert field.default is None or shown.note is None or "auto" in shown.note
@@ -68,12 +82,11 @@ def test_which_kinds_imply_others():
     assert not (kinds[Kind.TABLE] | kinds[Kind.SCORED]) & kinds[Kind.TRAINING]
 
 
-@pytest.mark.parametrize(("name", "needed"), [(n, describe(Config, n).needs) for n in Config.model_fields])
-def test_a_setting_that_needs_another_has_no_effect_alone(name, needed):
-    if needed:
-        other = {"region": "forehead", "half_shares": [0.2, 0.3], "half_partner": "any", "extra_images": "x"}
-        with pytest.raises(UsageError, match=f"{name} has no effect without {needed}: give both or neither"):
-            make_config({name: other.get(name, 2 if name == "unfreeze" else 0.7)})
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_setting_that_needs_another_has_no_effect_alone(name):
+    needed, value = NEEDS[name]
+    with pytest.raises(UsageError, match=f"{name} has no effect without {needed}: give both or neither"):
+        make_config({name: value})
 
 
 def test_no_other_module_sorts_settings_by_a_list_of_its_own():

@@ -93,10 +93,12 @@ def test_a_run_without_a_distribution_is_refused(run_of, draw_oof):
 
 def test_of_equal_bounds_the_official_one_is_best(aged):
     # no one is between 55 and 60, by label or by answer
-    run = aged(persons=40)
+    run = aged(persons=40, folds=1)
     numbers = run.heads.split(run.oof[run.heads.columns].to_numpy())[3]
     numbers[:] = np.eye(len(YEARS))[np.where(run.true[:, 2] == 2, 50, 5)]
     run.oof[run.heads.columns[8:]] = numbers
     curve = bound_curve(run, draws=10)
     assert curve.best.bound == 60
     assert curve.honest_gain.macro_f1 == 0
+    # one fold is split again
+    assert curve.honest.n == 280

@@ -61,7 +61,7 @@ def test_f1_gains_what_scikit_learn_sees_and_is_taken(run_of, draw_oof, monkeypa
     assert decisions.best == "f1"
     assert "Take f1." in str(decisions)
     monkeypatch.setattr("fastmask.decision.crossfit.decide", lambda run, same_person: decisions)
-    assert fit_run(run).name == "f1"
+    assert fit_run(run).name == fit_run(run, "auto").name == "f1"
 
 
 def test_plain_stays_where_no_gain_is_beyond_noise(run_of, draw_oof):

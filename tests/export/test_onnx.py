@@ -225,6 +225,7 @@ def test_what_cannot_be_exported_is_refused_before_any_work(run_copy, refused, m
     assert "'fp32' or 'fp16', found 'int8'" in refuse("--precision", "int8")
     assert "no member 'fold7'" in refuse("--fold", 7)
     assert "Option photos: " in refuse("--photos", 0)
+    assert "nothing to average" in refuse("--soup")
     assert "--oof-photos needs --precision fp16" in refuse("--oof-photos", 9)
     assert "is in the run, where only a run's own files belong" in refuse("--out", run_copy / "a.onnx")
     (tmp_path / "predict_onnx.py").write_text("mine")
@@ -288,7 +289,7 @@ def test_the_script_overwrites_only_with_overwrite(made, work, photos, script):
     assert err == f"predict_onnx: error: {out} exists; name another file, or replace it with --overwrite.\n"
     assert out.read_text() == "mine"
     assert script(made.model, photos[0], "--out", out, "--overwrite")[0] == 0
-    assert out.read_text().startswith("path,")
+    assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["path", str(photos[0])]
     for place, named in ((work, "is a folder"), (work / "gone" / "out.csv", "is not a folder")):
         code, _, err = script(made.model, photos[0], "--out", place)
         assert (code, len(err.splitlines()), named in err) == (1, 1, True)

@@ -44,6 +44,17 @@ def test_a_vote_is_a_share_and_the_mean_decides_a_tie():
     assert tied.sum() == pytest.approx(1)
 
 
+def test_votes_are_counted_photo_by_photo(labels, guess):
+    members = [guess(labels, seed) for seed in range(3)]
+    mean = HEADS.split(np.mean(members, axis=0))
+    chosen = HEADS.argmax(fit_blend("vote", HEADS, members, labels).mix(members))
+    for i, size in enumerate(HEADS.sizes):
+        counts = np.stack([(np.stack([HEADS.argmax(m)[:, i] for m in members]) == c).sum(0) for c in range(size)], 1)
+        clear = counts.max(1) > 1
+        assert (chosen[:, i] == np.where(clear, counts.argmax(1), mean[i].argmax(1))).all()
+    assert not clear.all()
+
+
 def test_no_mean_outweighs_a_vote_of_a_hundred_members():
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -55,13 +66,15 @@ def test_no_mean_outweighs_a_vote_of_a_hundred_members():
 
 @pytest.mark.parametrize("members", [2, 3, 6])
 def test_the_weights_are_those_of_the_least_log_loss(labels, guess, members):
-    parts = [guess(labels, seed, knows=0.5 + seed / 2)[:, 5:] for seed in range(members)]
+    whole = [guess(labels, seed, knows=0.5 + seed / 2) for seed in range(members)]
+    parts = [each[:, 5:] for each in whole]
     likelihoods = np.stack([part[np.arange(len(labels)), labels[:, 2]] for part in parts], axis=1)
     weights = fit_weights(likelihoods)
     assert weights.sum() == pytest.approx(1)
     assert (weights >= 0).all()
     ours, theirs = (log_loss(labels[:, 2], np.tensordot(w, parts, axes=1)) for w in (weights, by_slsqp(likelihoods)))
     assert ours <= theirs + 1e-6
+    np.testing.assert_array_equal(fit_blend("oof", HEADS, whole, labels).weights["age"], weights)
 
 
 def test_a_useless_member_has_no_weight_and_equal_ones_share():

@@ -21,6 +21,11 @@ def test_views_are_added_to_the_photo():
     assert make_views(["flip"]) == [plain, flip]
 
 
+def test_a_flip_is_the_mirror_image(x):
+    assert torch.equal(flip(x)[..., 0], x[..., -1])
+    assert torch.equal(flip(flip(x)), x)
+
+
 def test_every_view_has_the_size_of_the_photo_and_is_deterministic(x):
     for photos in (x, x[..., :3, :2], x[..., :1, :1]):
         for view in make_views(list(VIEWS)):

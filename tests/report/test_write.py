@@ -42,6 +42,14 @@ def test_a_report_is_in_the_run_which_stays_as_it_is(run, snapshot):
     assert snapshot(run.path) == after
 
 
+@pytest.mark.slow
+def test_the_same_run_gives_the_same_report(run, snapshot):
+    write_report(run)
+    before = snapshot(run.path)
+    write_report(Run.load(run.path))
+    assert snapshot(run.path) == before
+
+
 @pytest.mark.usefixtures("few_sections")
 def test_a_wrong_place_of_the_photos_leaves_the_report_as_it_is(run, tmp_path, snapshot):
     write_report(run)
