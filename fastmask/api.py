@@ -1,6 +1,6 @@
-"""API: runs as notebooks and scripts use them, with predictions, report and plots as methods, and what makes them.
+"""API: runs with predictions, report and plots as methods, and the functions that make runs, for notebooks and scripts.
 
-The rooms before this one know only a run's directory; here their functions become methods of it.
+The rooms before this one only use a run's directory; here their functions become methods of a run.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def read_ranges(text: str) -> dict[str, list[list[float]]]:
 
 
 def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
-    """What describes the fields of a panel, which share a kind."""
+    """`option_field` for the fields of a panel, which share a kind."""
     return lambda default, text, kind=Kind.NONE, **option: option_field(default, text, panel, kind | shared, **option)
 
 
@@ -93,7 +93,7 @@ class Bands(BaseModel):
 class Config(BaseModel):
     """The settings of a run. The defaults are the report's recipe with honest folds.
 
-    What the report leaves open has our value: 20 epochs, milestones at 0.5 and 0.75, focal gamma 2, patience 5.
+    Where the report gives no value, ours is used: 20 epochs, milestones at 0.5 and 0.75, focal gamma 2, patience 5.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -130,7 +130,7 @@ class Config(BaseModel):
         "person", "person keeps each person in one fold; none is the leaky split.", Kind.SCORED
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = in_data(0, "Seed of all randomness.", Kind.SCORED)
-    # what is trained on
+    # training data
     extra: str | None = in_data(
         None, "A CSV of photos for training only, with labels of any heads.", Kind.PATH | Kind.TRAINING
     )
@@ -424,7 +424,7 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise UsageError if a setting cannot have a value, whatever the others are."""
+    """Raise UsageError if a value of a setting is invalid, regardless of the other settings."""
     try:
         Config(**{name: value})
     except pydantic.ValidationError as error:
@@ -444,7 +444,7 @@ def spell_option(name: str, value: Any) -> list[str]:
 
 
 def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """The other one of weights and pretrained, which a layer replaces by setting one of them."""
+    """The value that resets weights or pretrained, if a layer sets the other one."""
     if layer.get("weights") is not None and "pretrained" not in layer:
         return {"pretrained": False}
     return {"weights": None} if layer.get("pretrained") and "weights" not in layer else {}
@@ -472,12 +472,12 @@ def read_shares(text: str) -> dict[str, float]:
 
 
 def list_recipes() -> list[str]:
-    """The names that --recipe finds."""
+    """The names of the recipes."""
     return sorted(f.name.removesuffix(".yaml") for f in files("fastmask.recipes").iterdir() if f.name.endswith(".yaml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe; raises UsageError naming the recipes there are."""
+    """The settings of a recipe; raises UsageError listing the recipes for an unknown name."""
     if name not in list_recipes():
         raise UsageError(f"There is no recipe {name!r}; expected one of {', '.join(list_recipes())}.")
     return read_settings(Path(str(files("fastmask.recipes").joinpath(f"{name}.yaml"))))

@@ -22,12 +22,12 @@ UNKNOWN = -1
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 # the word for all heads together
 JOINT = "joint"
-# columns of a table and of what is made of it
+# columns of tables and of the files made from them
 RESERVED = ("path", "person", "fold", "source", "true", "predicted", JOINT)
 
 
 def number_of(head: str) -> str:
-    """The name of the head that learns the number from which a head's class follows."""
+    """The name of the head that learns the number behind the classes of `head`."""
     return f"{head}_number"
 
 
@@ -98,7 +98,7 @@ class Head:
 
     @property
     def kind(self) -> str:
-        """`classes`, or `distribution` where the classes are numbers that are learned as one."""
+        """`distribution` for a head with a `spread`, else `classes`."""
         return "classes" if self.spread is None else "distribution"
 
     @property
@@ -120,7 +120,7 @@ class Head:
 
     def decode_all(self, codes: np.ndarray) -> np.ndarray:
         """(N,) class numbers -> (N,) class names, as `decode` gives each."""
-        # -1 is the last
+        # index -1 is the last one
         return np.array([*self.classes, ""], dtype=object)[codes]
 
     def read(self, cell: str) -> tuple[str, float]:
@@ -211,7 +211,7 @@ class Heads(Sequence[Head]):
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        """The names of the heads of the joint class with weight 0, whose predictions mean nothing."""
+        """The names of the heads of the joint class with weight 0: their predictions are meaningless."""
         return tuple(self._heads[i].name for i in self.joined if not self._heads[i].weight)
 
     @property
@@ -271,7 +271,7 @@ class Heads(Sequence[Head]):
         return " ".join(filter(None, self.decode(self.unjoint(np.array([joint]))[0])))
 
     def joint_names(self) -> list[str]:
-        """The names of all joint classes in order, whose number grows exponentially with the heads."""
+        """The names of all joint classes in order; their number grows exponentially with the heads."""
         return [" ".join(names) for names in product(*(self._heads[i].classes for i in self.joined))]
 
     def joint_probabilities(self, probabilities: np.ndarray) -> np.ndarray:

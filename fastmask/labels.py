@@ -27,7 +27,7 @@ def soft_labels(y: Tensor, heads: Heads) -> Tensor:
 def mix_labels(labels: Tensor, others: Tensor, shares: Tensor, heads: Heads) -> Tensor:
     """The soft labels of photos that are mixed with others by `shares`, (B,): (1 - share) x own + share x other.
 
-    A head that is unknown for either photo is unknown, because the rest would count as much as a whole label.
+    A head that is unknown for either photo is unknown, because the remaining part would count as a whole label.
     """
     made = torch.lerp(labels, others, shares[:, None].to(labels))
     parts = zip(*(heads.split(all_) for all_ in (made, labels, others)), strict=True)

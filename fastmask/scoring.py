@@ -31,7 +31,7 @@ CELLS = f"{'macro-F1':24}  accuracy"
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: fields and mappings as objects, tables as lists of rows, sequences as lists."""
+    """A value in plain JSON types: fields and mappings as objects, tables as lists of rows, sequences as lists."""
     if hasattr(value, "to_plain"):
         return value.to_plain()
     if isinstance(value, Mapping):
@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
 
 
 class Plain:
-    """A dataclass of figures, as plain values."""
+    """A mixin of dataclasses that are converted to plain values."""
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -265,14 +265,14 @@ def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner:
         places.append((owner[rows], block * k + np.searchsorted(classes, who[rows])))
     places += [(owner[hit], np.full(hit.sum(), 3 * k)), (owner, np.full(len(owner), 3 * k + 1))]
     row, column = (np.concatenate(part) for part in zip(*places, strict=True))
-    # places that occur twice are added up
+    # duplicate places are summed
     return csr_array((np.ones(len(row)), (row, column)), shape=(groups, 3 * k + 2))
 
 
 def _imagined(counts: csr_array, k: int) -> csr_array:
-    """(2, 3 * classes + 2): one who is always right and one who is always wrong.
+    """(2, 3 * classes + 2): a group that is always right and one that is always wrong.
 
-    They have as many photos of each class as the groups that have it, and say nothing about the accuracy.
+    They have as many photos of each class as an average group with that class, and do not change the accuracy.
     """
     true = counts[:, 2 * k : 3 * k]
     photos = true.sum(axis=0) / np.maximum((true > 0).sum(axis=0), 1)
@@ -310,7 +310,7 @@ def why_optimistic(folds: int) -> str:
 
 
 def few_groups_caveat(true: np.ndarray, groups: np.ndarray) -> list[str]:
-    """A caveat of differences if half of the classes of (N,) truths, without -1, have few groups."""
+    """The caveat of score differences if half of the classes of (N,) truths, without -1, have few groups; else none."""
     known = true != UNKNOWN
     seen = np.unique(np.stack([true[known], np.unique(groups[known], return_inverse=True)[1]]), axis=1)
     if not known.any() or np.median(np.unique(seen[0], return_counts=True)[1]) >= _FEW_GROUPS:

@@ -26,14 +26,14 @@ from albumentations.core.serialization import serialize_enum
 CHANGE = "change --crop HEIGHT WIDTH or the pipeline."
 REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
 
-# transforms that are deterministic at p=1, but for the arguments that `_is_deterministic` looks at
+# transforms that are deterministic at p=1, except for the arguments that `_is_deterministic` checks
 _FIXED = (
     *(A.CenterCrop, A.Crop, A.Pad, A.PadIfNeeded),
     *(A.LongestMaxSize, A.Resize, A.SmallestMaxSize),
     *(A.HorizontalFlip, A.Transpose, A.VerticalFlip),
     *(A.InvertImg, A.ToGray),
 )
-# a pipeline may be forged: arguments by which a transform reads other files, and the most that a number may be, by a
+# a pipeline may be malicious: arguments with which a transform reads other files, and the largest numbers, by a
 # part of its argument's name (a photo of 16384 x 16384 takes 0.8 GB)
 _READING = ("font_path", "read_fn", "reference_images")
 _MOST, _MOST_NUMBER = {"seed": 2.0**64, "max_value": 2.0**32, "max_pixel_value": 2.0**32, "scale": 16.0}, 16384.0
@@ -86,7 +86,7 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
 
 
 def _check_plain(plain: Any, key: str = "") -> None:
-    """Raise ValueError where a pipeline, which may be forged, would read other files or fill the memory."""
+    """Raise ValueError if a pipeline would read other files or fill the memory."""
     if isinstance(plain, Mapping):
         for name, value in plain.items():
             if name in _READING and value:
@@ -104,7 +104,8 @@ def _check_plain(plain: Any, key: str = "") -> None:
 def complete_pipeline(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
     """The pipeline of `plain` with a Normalize and a ToTensorV2 at its end.
 
-    `stats` None takes those of its own Normalize, or the report's. Raises UsageError where its own differ from `stats`.
+    If `stats` is None, those of the pipeline's Normalize are used, or else the report's. Raises UsageError if the
+    pipeline's differ from `stats`.
     """
     pipeline = from_plain(plain, option)
     own = Augmentation(pipeline).stats
@@ -206,7 +207,7 @@ class Augmentation:
         return self.vary(self.prefix(image), rng)
 
     def vary(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augment what `prefix` made of a photo."""
+        """Augment the output of `prefix`."""
         if not self._rest.transforms:
             return image
         if rng is not self._rng:

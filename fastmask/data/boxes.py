@@ -85,9 +85,9 @@ class Framing:
             raise UsageError(f"--region is {self.region!r}; expected one of {', '.join(REGIONS)}.")
 
     def window(self, face: Face | None, height: int, width: int) -> Window:
-        """The pixels to cut out of a photo of that size; without a face as much of its middle as the shape allows.
+        """The pixels to cut out of a photo of that size; without a face the largest centred window of its shape.
 
-        A window that exceeds the photo is moved inside, and shrunk where it is larger than the photo.
+        A window that exceeds the photo is moved inside, and shrunk if it is larger than the photo.
         """
         if face is None:
             return fit_window((0, 0, width, height), self.size, height, width)
@@ -158,7 +158,7 @@ def _within(centre: float, length: float, end: int) -> tuple[int, int]:
 
 
 def _nearest(value: float) -> int:
-    # `round` rounds half to even, so that a box moved by a pixel would not move its window by one
+    # not `round`, which rounds half to even: a box and its window must move by the same pixels
     return int(np.floor(value + 0.5))
 
 

@@ -1,8 +1,8 @@
-"""Cache: what the deterministic prefix of an augmentation makes of photos, decoded once and kept, uint8.
+"""Cache: photos after the deterministic prefix of an augmentation, decoded once and kept as uint8.
 
 A cache on the disk is a file of pixels in the order of the photos' digests, and its index. Its name is a digest of the
-photos' content, the prefix and the decoders, so another photo or prefix is another cache. Reading takes no lock;
-building does, so that one of several processes builds and the others wait for it.
+photos' content, the prefix and the decoders, so another photo or prefix is another cache. Only building a cache takes a
+lock, so that one of several processes builds it and the others wait.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fastmask.system.terminal import progress_bar
 from fastmask.system.text import duration, in_bytes
 
 FORMAT = 1
-# bytes that are left free on the disk, and how many photos are compared, or measured, in place of all
+# bytes that are left free on the disk, and the number of photos that are compared or measured as a sample
 _RESERVE, _PROBED = 10**9, 16
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
 
@@ -44,9 +44,9 @@ A = TypeVar("A")
 
 
 class PhotoMap:
-    """What a prefix made of photos, by their paths: read-only (height, width, 3) uint8.
+    """Photos after a prefix, by their paths: read-only (height, width, 3) uint8.
 
-    Sent to another process, the map of a file is opened again there, and one in memory is empty there.
+    When it is unpickled in another process, the map of a file opens the file again, and one in memory is empty.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class PhotoMap:
         return len(self._photos)
 
     def get(self, path: str) -> np.ndarray | None:
-        """What is kept of the photo at `path`, or None."""
+        """The cached photo at `path`, or None."""
         return self._photos.get(path)
 
     def sizes(self, paths: Iterable[str]) -> list[tuple[int, int]]:
-        """(height, width) of what is kept of each of `paths`."""
+        """(height, width) of the cached photo at each of `paths`."""
         return [(self._photos[path].shape[0], self._photos[path].shape[1]) for path in paths]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -89,7 +89,7 @@ def photo_map(
     say: Say = lambda _: None,
     faces: FaceCut | None = None,
 ) -> PhotoMap:
-    """What `prefix` makes of photos, cut to their `faces` if given, from a cache in `folder` or made now.
+    """Photos after `prefix`, cut to their `faces` if given, from a cache in `folder` or decoded now.
 
     `digests` are those of `digest_photos`. `cache` is "disk", "ram" (this process and those that it forks), "off" (an
     empty map: every photo is decoded each time), or "auto": the first of disk, ram and off for which there is room.
@@ -126,7 +126,7 @@ def _why(error: OSError | UsageError) -> str:
 
 
 class _Source:
-    """Photos and the prefix to apply: each content once, and each face of it, in the order of the digests."""
+    """Photos and the prefix to apply: each content and face once, in the order of the digests."""
 
     def __init__(
         self, paths: Sequence[Path], digests: Sequence[str], prefix: Prefix, faces: FaceCut | None = None
@@ -145,7 +145,7 @@ class _Source:
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
     def decode(self, photo: tuple[str, str]) -> np.ndarray:
-        """What the prefix makes of one (digest, path)."""
+        """One photo, given as (digest, path), after the prefix."""
         digest, path = photo
         data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != digest.partition(" ")[0]:
@@ -165,7 +165,7 @@ class _Source:
         return np.ascontiguousarray(made)
 
     def decoded(self) -> Iterator[np.ndarray]:
-        """What the prefix makes of each photo, in the order of the digests."""
+        """Each photo after the prefix, in the order of the digests."""
         return _with_bar("decoding photos", map_in_threads(self.decode, self.unique), len(self.unique))
 
     @property
@@ -174,7 +174,7 @@ class _Source:
         return range(0, len(self.unique), -(-len(self.unique) // _PROBED))
 
     def bytes_needed(self) -> int:
-        """How much all photos take, by a few of them."""
+        """The bytes of all photos, estimated from a few."""
         return sum(self.decode(self.unique[i]).nbytes for i in self.probed) * len(self.unique) // len(self.probed)
 
     def map(self, photos: Sequence[np.ndarray], file: Path | None = None) -> PhotoMap:
@@ -205,13 +205,13 @@ def _on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
 def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
     """Decode all photos into `file`, whole or not at all."""
     for left in file.parent.glob(f".{file.stem}.*.part"):
-        # of a killed process: only the holder of the lock writes
+        # left by a killed process: only the holder of the lock writes
         left.unlink()
     needed, free = source.bytes_needed(), shutil.disk_usage(file.parent).free
     if needed + _RESERVE > free:
         raise OSError(f"{file.parent} has {in_bytes(free)} free, photos take {in_bytes(needed)}")
     start, sizes = time.perf_counter(), []
-    with atomic_write(file) as beside, beside.open("wb") as out:
+    with atomic_write(file) as temporary, temporary.open("wb") as out:
         for photo in source.decoded():
             out.write(photo.data)
             sizes.append(photo.shape[:2])
@@ -246,7 +246,7 @@ def _open(source: _Source, file: Path) -> PhotoMap | None:
         return None
     sizes = [(h, w) for h, w, n in runs for _ in range(n)]
     photos = _views(file, sizes, [0, *accumulate(height * width * 3 for height, width in sizes)])
-    # a few photos are compared, whatever has happened to the files
+    # a few photos are compared, because the files may have been changed
     same = all(np.array_equal(photos[i], source.decode(source.unique[i])) for i in source.probed)
     return source.map(photos, file) if same else None
 

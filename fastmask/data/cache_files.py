@@ -1,4 +1,4 @@
-"""Cache files: the decoded photos and the features on the disk: where they are, what they hold, how they are removed.
+"""Cache files: decoded photos and features on the disk: their paths, their contents and their removal.
 
 `cache` makes and reads the photos: a file of pixels and its index. A screening (`search.features`) makes and reads the
 features: a file per body.
@@ -24,7 +24,7 @@ PIXELS, INDEX, _FEATURES = ".photos", ".json", ".safetensors"
 _NAME = "[0-9a-f]{32}"
 _BODY = re.compile(r"[\w.:/-]{1,100}", re.ASCII)
 _BROKEN = "broken: it is made again when needed"
-# seconds after which an unfinished file of features is taken as left behind
+# seconds after which an unfinished file of features counts as abandoned
 _ABANDONED = 3600
 
 
@@ -54,14 +54,14 @@ def features_folder(folder: str | Path | None = None) -> Path:
 
 
 def features_file(name: str, folder: str | Path | None = None) -> Path:
-    """The file of features whose `name` is a digest, 32 hexadecimal digits, of all that they depend on."""
+    """The file of features called `name`, a digest (32 hexadecimal digits) of all that they depend on."""
     return features_folder(folder) / f"{name}{_FEATURES}"
 
 
 def read_sizes(file: Path) -> list[tuple[int, int, int]] | None:
-    """[height, width, number of consecutive photos] of a file of pixels, by its index; None where either is not whole.
+    """[height, width, number of consecutive photos] of a file of pixels, by its index; None if either is incomplete.
 
-    The index may be forged, so it must agree with the size of the file before anything is allocated by it.
+    The index may be malicious, so it must agree with the size of the file before anything is allocated.
     """
     if not all(part.is_file() and not part.is_symlink() for part in (file, file.with_suffix(INDEX))):
         return None

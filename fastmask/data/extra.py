@@ -86,7 +86,7 @@ class Extra:
     def exclude_validated(self, table: Table, folds: np.ndarray, digests: Sequence[str], own: Sequence[str]) -> Extra:
         """The same photos, each excluded from the folds that validate the same photo or person.
 
-        `digests` are those of the table's photos, `own` of these.
+        `digests` are those of the table's photos, `own` those of these photos.
         """
         excluded = np.zeros((len(self), int(folds.max()) + 1), bool)
         for theirs, ours in ((table.persons, self.table.persons), (digests, own)):
@@ -151,15 +151,15 @@ def _weight(file: str | Path, line: object, cell: str) -> float:
 
 
 def _with_all_heads(table: Table, heads: Heads) -> Table:
-    """The table with all heads: "" where it has no column, but the number where that of another head is known."""
+    """The table with all heads: "" for a head without a column, and numbers for the head of a distribution."""
     frame = table.frame.assign(**{head.name: "" for head in heads if head.name not in table.frame})
     for head in heads:
         value = f"{head.name}_value"
         if head.bounds and value not in frame:
             frame[value] = math.nan
-        beside = number_of(head.name)
-        if head.bounds and beside in heads.names:
+        numbered = number_of(head.name)
+        if head.bounds and numbered in heads.names:
             # a number outside those of the data is not a class of the distribution
             texts = frame[value].round().map(lambda number: "" if math.isnan(number) else f"{number:.0f}")
-            frame[beside] = texts.where(texts.isin(heads[beside].classes), "")
+            frame[numbered] = texts.where(texts.isin(heads[numbered].classes), "")
     return replace(table, frame=frame, heads=heads)

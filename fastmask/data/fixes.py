@@ -77,7 +77,7 @@ def path_in(root: Path, cell: str) -> str:
 
 
 def _moved(fixes: pd.DataFrame) -> set[str]:
-    """The persons whose photos are all assigned to another person."""
+    """The persons with all photos assigned to another person."""
     if PERSON not in fixes.columns:
         return set()
     whole = (fixes["column"] == PERSON) & (fixes["path"] == "" if "path" in fixes.columns else True)

@@ -62,7 +62,7 @@ class Halves:
             self._of_class = {-1: np.flatnonzero(classes == joint_class(heads, partner))}
 
     def draw(self, rng: np.random.Generator, row: int) -> Half | None:
-        """The change of the photo of a row; None where there is none."""
+        """The change of the photo of a row, or None."""
         if rng.random() >= self.probability:
             return None
         others = self._others(row)
@@ -72,7 +72,7 @@ class Halves:
         return None if partner == row else Half(partner, float(rng.uniform(*self.shares)), bool(rng.integers(2)))
 
     def labels(self, own: Tensor, others: Tensor, shares: Sequence[float]) -> Tensor:
-        """The soft labels of photos that are a partner's by these shares, from the labels of both, hard or soft."""
+        """The soft labels of photos with these shares of a partner, from the labels of both, hard or soft."""
         labels, partners = (soft_labels(y, self.heads) for y in (own, others))
         return mix_labels(labels, partners, torch.tensor(shares), self.heads)
 

@@ -113,7 +113,9 @@ def _validates(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:
 def _rows(
     table: Table, valid: np.ndarray, train: TrainingSet | None
 ) -> tuple[list[str], Sequence[np.ndarray], np.ndarray]:
-    """The path, the labels and whether it validates per row: of the table, or of `train`, then of the fold."""
+    """The path and the labels of each row, and whether it is for validation.
+
+    The rows are those of the table, or those of `train` and then those of the fold."""
     if train is None:
         photos = [str(table.root / path) for path in table.frame["path"]]
         return photos, list(np.where(valid[:, None], table.y, table.train_y)), valid
@@ -188,8 +190,8 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 def default_workers(device: torch.device) -> int:
     """The default number of loading processes: one per core, at most 8.
 
-    0 on a CPU, which training keeps busy, without semaphores, and where processes are spawned (Windows): each would
-    import all modules in every epoch, which takes longer than loading in this process.
+    0 on a CPU, because training keeps it busy; 0 without semaphores; and 0 where processes are spawned (Windows),
+    because each would import all modules in every epoch, which takes longer than loading in this process.
     """
     none = device.type == "cpu" or start_method() == "spawn" or not has_semaphores()
     return 0 if none else min(8, os.cpu_count() or 1)

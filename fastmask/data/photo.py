@@ -19,7 +19,7 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, UnreadableError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# of those endings; Pillow has others, one of which (EPS) executes the file in another program
+# the formats of these suffixes; Pillow has others, one of which (EPS) executes the file in another program
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 _ORIENTATION = 0x0112
 # control characters, and bytes of a name that are not UTF-8
@@ -59,7 +59,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_named(data: bytes, path: str | Path) -> np.ndarray:
-    """`decode_photo`; raises DataError naming the file that the bytes are of."""
+    """Decode the bytes of the file at `path`; raises DataError naming it."""
     try:
         return decode_photo(data)
     except UnidentifiedImageError as error:
@@ -137,9 +137,9 @@ def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[in
 
 
 def map_in_threads(work: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
-    """`work` of each item, in order, in threads: decoders release the interpreter's lock.
+    """The results of `work` for each item, in order, computed in threads: decoders release the GIL.
 
-    A few results are made in advance. After an interrupt or an error the remaining items are not worked on.
+    A few results are computed in advance. After an interrupt or an error the remaining items are skipped.
     """
     workers = workers or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)

@@ -1,4 +1,4 @@
-"""PhotoDL: a fastai loader that makes batches of photos whole, its order and its augmentation counted."""
+"""PhotoDL: a fastai loader that makes whole batches of photos, with counted order and augmentation."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class Passes:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of each batch that a process loads: `number`, from 0, `of` as many parts."""
+    """The part of each batch that a process loads: its `number`, counted from 0, out of `of` parts."""
 
     number: int = 0
     of: int = 1
 
     def part(self, batch: Sequence[Row]) -> Sequence[Row]:
-        """Its part of a batch, of the same size for all processes: a batch that is too short is repeated at the end.
+        """The part of a batch, of the same size for all processes: a batch that is too short is repeated at the end.
 
-        The parts of all processes, one after the other, start with the batch.
+        All parts together, concatenated, start with the batch.
         """
         size = -(-len(batch) // self.of)
         return [batch[i % len(batch)] for i in range(self.number * size, (self.number + 1) * size)]
@@ -78,7 +78,7 @@ class PhotoDL(TfmdDL):
         substitute: (height, width) of a grey photo, with UNREADABLE labels, in place of an unreadable training photo.
         chances: (N,) by which a shuffled pass draws its photos, with replacement.
         halves: half-face CutMix; targets are then soft labels.
-        faces: what photos are cut to first, also in `maps`.
+        faces: the faces that photos are cut to first, also in `maps`.
         share: the part of each batch to load; `bs`, the order and the positions are those of whole batches.
     """
 
@@ -111,7 +111,7 @@ class PhotoDL(TfmdDL):
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
         """A loader like this one except for `kwargs`; fastai's `new` would drop the arguments of this class."""
-        # some are of the rows of one dataset, and for training
+        # these are for the rows of one dataset, and only for training
         trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
         rows = ("chances", "halves") if trains else ()
         names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", "share", *rows)
@@ -163,7 +163,7 @@ class PhotoDL(TfmdDL):
         return [str(columns[0][row]) if columns else f"row {row}" for row in rows]
 
     def start_at(self, batch: int) -> PhotoDL:
-        """This loader, the next pass of which starts at `batch`, without reading those before."""
+        """Start the next pass at `batch`, without reading the batches before it; returns this loader."""
         self._left_out = batch
         return self
 
@@ -306,7 +306,7 @@ class PhotoDL(TfmdDL):
             raise type(error)(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
     def wif(self) -> None:
-        """One OpenCV thread per worker, to share the cores, and signals are left to the main process.
+        """Use one OpenCV thread per worker, to share the cores, and leave signals to the main process.
 
         A Ctrl-C, or the signal of a scheduler, may reach all processes, but the main one needs the workers to finish
         its batch. A worker ends with the main process, or on a second SIGTERM.

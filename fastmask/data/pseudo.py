@@ -1,8 +1,8 @@
 """Pseudo-labels: predictions of the models of a run for photos without labels, for a student to learn from.
 
 They are a folder: pseudo.json names the photos and the run, labels.csv has the predictions of each fold's model,
-folds.csv what this model has not seen. A student's fold learns only from the model of the same fold, so that no
-information on the persons that it validates leaks through the teacher.
+folds.csv the photos that this model has not seen. A student's fold learns only from the model of the same fold, so that
+no information on the persons that it validates leaks through the teacher.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _AGAIN = "make the folder again with fastmask pseudo."
 
 @dataclass(frozen=True)
 class Pseudo:
-    """Photos below `root`, the (folds, N, classes) predictions of each fold's model, and what it has not seen.
+    """Photos below `root`, the (folds, N, classes) predictions of each fold's model, and the photos it has not seen.
 
-    `folds` has a row per photo of the teacher: path, person, and the fold whose model has not seen it, or SEEN.
+    `folds` has a row per photo of the teacher: path, person, and the fold of the model that has not seen it, or SEEN.
     """
 
     root: Path
@@ -104,7 +104,7 @@ class Pseudo:
 
 
 def read_pseudo(folder: str | Path) -> Pseudo:
-    """Read a folder of pseudo-labels; raises UsageError where it is none, DataError naming what is invalid."""
+    """Read a folder of pseudo-labels; raises UsageError if it is not one, DataError naming what is invalid."""
     folder = Path(folder)
     mark, labels = folder / MARK, folder / LABELS
     if not mark.is_file():
@@ -157,7 +157,7 @@ def _check_paths(folder: Path, paths: pd.Series, root: Path) -> None:
 
 
 def _numbers(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """(N, columns) probabilities; raises DataError naming a cell that is none."""
+    """(N, columns) probabilities; raises DataError naming an invalid cell."""
     values = cells[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     for row, place in np.argwhere(~((values >= 0) & (values <= 1 + _ROUNDING))):
         column = columns[place]

@@ -53,10 +53,10 @@ def read_csv(
             bands of a number, {name: {"classes": ..., "bounds": ...}}; or `Head`s. None takes every column that repeats
             a few values, and warns of the others.
         images: the folder that the photos' paths are relative to; by default the CSV's.
-        group: the column of persons, for folds that keep persons whole; by default `person`. Without one every photo is
-            another person, with a warning.
-        image_column: by default `path`, or the one column of names that end like photos. A name without an ending is
-            found with any.
+        group: the column of persons, for folds that keep persons whole; by default `person`. Without one every photo
+            counts as a different person, with a warning.
+        image_column: by default `path`, or the one column of names that end like photos. A name without a suffix
+            matches a file with any.
         on_fault: called with a DataError naming line and column for each invalid row, which is left out.
         option: the command-line option of `images`, for messages.
     """
@@ -89,9 +89,9 @@ def read_csv(
 
 
 def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault) -> Table:
-    """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`. Every photo is another person.
+    """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`.
 
-    Hidden files and folders are left out; a folder without photos is a fault.
+    Every photo counts as a different person. Hidden files and folders are left out; a folder without photos is a fault.
     """
     folder = Path(folder)
     names = _check_classes(folder)
@@ -181,7 +181,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
 def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
     given = [s for s in settings if s in config.model_fields_set and config.is_set(s)]
     if given:
-        # the setting of a recipe cannot be left out, but set back
+        # the setting of a recipe cannot be left out, only reset
         back = " ".join(f"{bound:g}" for bound in config.default(given[0]) or ())
         raise UsageError(f"Setting {given[0]} goes with {why}; leave it out{f', or set it to {back}' if back else ''}.")
 

@@ -31,7 +31,7 @@ class Table:
     """One row per photo.
 
     `frame` has the columns path (relative to `root`), person, source, one per head with the name of the class by the
-    score's bounds ("" where unknown), and HEAD_value with the number of a head whose classes are bands. `stratify` is
+    score's bounds ("" where unknown), and HEAD_value with the number behind a head of bands. `stratify` is
     the default of stratified folds: a head's name or "joint". `reading` are the settings of `Config` that the table was
     read with. `proposed` counts corrections that a model proposed and no person has checked. `faces` cuts photos when
     they are read; None leaves them whole.
@@ -55,10 +55,10 @@ class Table:
         return len(self.frame)
 
     def with_number(self, name: str, spread: float) -> Table:
-        """The table with a head NAME_number in addition to the head `name`, whose classes are bands of that number.
+        """The table with a head NAME_number in addition to the head `name`, which has bands of that number.
 
         Its classes are the whole numbers from the least to the greatest, its targets have the deviation `spread`. It is
-        not part of the joint class. Raises UsageError for a head whose classes are not bands.
+        not part of the joint class. Raises UsageError if the classes are not bands.
         """
         head = self.heads[name]
         if head.bounds is None:
@@ -99,12 +99,12 @@ class Table:
         return self.root / self.frame["path"].iat[row]
 
     def cut_to_faces(self, file: str | Path, framing: Framing) -> Table:
-        """The table with photos cut to the faces of a CSV; raises DataError where one has no row in it."""
+        """The table with photos cut to the faces of a CSV; raises DataError if a photo has no row in it."""
         from fastmask.data.boxes import FaceCut, read_boxes
 
         paths = self.frame["path"].tolist()
         return replace(self, faces=FaceCut(read_boxes(file), framing, {str(self.root / path): path for path in paths}))
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Table:
-        """The table of some rows."""
+        """The table with only some rows."""
         return replace(self, frame=self.frame.iloc[rows].reset_index(drop=True))

@@ -72,7 +72,7 @@ class EncodeHeads(DisplayedTransform):
 
     @property
     def vocab(self) -> Any:
-        """Refused: fastai would use it for one target, and count class 0 of two heads as the same class."""
+        """Raises UsageError: fastai would use it for one target, and count class 0 of two heads as the same class."""
         raise UsageError(
             f"A photo has a class of each of {', '.join(self.heads.names)}, so there is no single vocabulary; use "
             "fm.interpretation(learn, head) to interpret a head, or heads_of(dls) for the classes."
@@ -86,7 +86,7 @@ def targets_of(labels: Any) -> torch.Tensor:
 
 
 class ReadPhoto(Transform):
-    """A path, an opened image or such an array -> (height, width, 3) uint8 RGB, cut to its face with `faces`."""
+    """A path, an opened image or an array -> (height, width, 3) uint8 RGB, cut to its face with `faces`."""
 
     input_types = (str, Path, Image.Image)
 

@@ -51,7 +51,7 @@ class Arch:
 
 
 def list_archs(pattern: str | None = None) -> Iterator[Arch]:
-    """timm's models, one by one, whose names match a shell pattern or, without wildcards, contain it.
+    """timm's models with names that match a shell pattern or, without wildcards, contain it, one by one.
 
     Raises UsageError naming the nearest if none matches. Each takes 0.1 to 0.2 seconds.
     """
@@ -128,7 +128,7 @@ def _weightless(arch: str, **options: Any) -> nn.Module:
 
 
 def size_flaw(network: nn.Module, size: tuple[int, int]) -> str | None:
-    """What a network does wrong with photos of `size` (height, width), as the end of a sentence; None if nothing.
+    """The problem of a network with photos of `size` (height, width), as the end of a sentence; None without one.
 
     A network that cuts a photo to whole patches raises no error. So for each side of a photo, one row or column is set
     to NaN, 1 % away from the edge, which a stride of 2 may skip: everything that is computed from it is NaN too, even
@@ -151,7 +151,7 @@ def size_flaw(network: nn.Module, size: tuple[int, int]) -> str | None:
 
 
 def nearest_size(arch: str, size: tuple[int, int]) -> tuple[int, int] | None:
-    """The size nearest to `size` (height, width) that `arch` takes whole; None if no likely one is."""
+    """The size nearest to `size` (height, width) that `arch` takes whole; None if no likely size is."""
     body, made_with = nn.Module(), None
     for near in sizes_around(arch, size):
         options = size_options(arch, near)

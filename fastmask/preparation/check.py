@@ -222,7 +222,7 @@ def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augme
             fit[size] = path
             continue
         detail = _sentence(fault, path)
-        # a fault that most photos share is one of the settings
+        # a fault of most photos is one of the settings
         if len(rows) > max(10, len(sizes) // 2):
             detail, rows = f"{detail} The same holds for {len(rows):,} of {len(sizes):,} photos.", rows[:1]
         yield from (_photo_finding(table, row, ERROR, "does not fit", detail) for row in rows)
@@ -393,7 +393,7 @@ def _own_labels(table: Table) -> Iterator[Finding]:
 
 
 def _contest_folders(table: Table) -> Iterator[Finding]:
-    """Persons whose folder name, such as 000001_female_Asian_45, contradicts the table or another folder."""
+    """Persons with a folder name, such as 000001_female_Asian_45, that contradicts the table or another folder."""
     matches = {person: _CONTEST_FOLDER.fullmatch(str(person)) for person in dict.fromkeys(table.persons)}
     if not all(matches.values()) or not {"gender", "age"} <= set(table.heads.names):
         return

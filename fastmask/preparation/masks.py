@@ -354,8 +354,8 @@ def _skin(part: Pixels, cheeks: Any, pose: _Pose, egg: _Egg) -> tuple[Field, Fie
     grey = soft @ _GREY
     redness = (soft[..., 0] - soft[..., 2]) / (soft.mean(2) + 8)
     usual, red = float(np.median(grey[cheeks])), float(np.median(redness[cheeks]))
-    dark, beside = _ramp(grey, 0.55 * usual, 0.35 * usual), _ramp(abs(egg.longitude), 0.6, 0.85)
-    hair = dark * beside * _ramp(redness, 0.95 * max(red, 0) + 0.05, 0.7 * max(red, 0) + 0.03)
+    dark, outer = _ramp(grey, 0.55 * usual, 0.35 * usual), _ramp(abs(egg.longitude), 0.6, 0.85)
+    hair = dark * outer * _ramp(redness, 0.95 * max(red, 0) + 0.05, 0.7 * max(red, 0) + 0.03)
     skin = _ramp(grey, 0.4 * usual, 0.6 * usual) * _ramp(abs(redness - red), 0.35, 0.2)
     return hair.astype(np.float32), skin.astype(np.float32)
 

@@ -102,8 +102,8 @@ def paint_set(
     """Paint masks on the bare faces of a table: a new folder with photos and a labels.csv.
 
     labels.csv has the columns path, person, `head` and every other head of the table: its class, or the number from
-    which the class follows. The same photo, landmarks and seed give the same bytes, whatever else is painted, and the
-    first copies of a kind stay the same where more are asked for.
+    which the class follows. The same photo, landmarks and seed give the same bytes, whatever else is painted, and more
+    copies of a kind do not change the first ones.
 
     Args:
         landmarks: a CSV of boxes with landmarks, see `read_boxes`, with a row for each bare photo.
@@ -183,7 +183,7 @@ def _check_out(out: Path, table: Table) -> None:
 
 
 def _carried(table: Table, head: str) -> list[str]:
-    """The heads whose labels go with a photo: all but the mask and distributions over a number."""
+    """The heads with labels to copy: all but the mask and distributions over a number."""
     return [other.name for other in table.heads if other.name != head and other.spread is None]
 
 

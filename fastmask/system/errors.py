@@ -1,4 +1,4 @@
-"""Errors and warnings, whose messages are sentences for the user."""
+"""Errors and warnings with messages for the user, in whole sentences."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from fastmask.system.text import shorten
 
 
 class FastmaskError(Exception):
-    """An error whose message is one sentence for the user: what was found, what was expected, how to fix it.
+    """An error with a message of one sentence for the user: what was found, what was expected, how to fix it.
 
-    fastai puts a callback's name before the text of exceptions from it; `__str__` keeps this one's as it is.
+    fastai prepends the name of a callback to the text of its exceptions; `__str__` returns the message without it.
     """
 
     exit_code = 1
@@ -48,7 +48,7 @@ class UntrainableError(FastmaskError):
 
 
 class DivergenceError(FastmaskError):
-    """Loss, weights or outputs are NaN or inf; the message names the epoch and batch, whose `photos` are kept."""
+    """Loss, weights or outputs are NaN or inf; the message names the epoch and batch, `photos` are the batch's."""
 
     def __init__(self, message: str, photos: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ def is_reported(error: BaseException | None) -> bool:
 
 
 def install_line(extra: str) -> str:
-    """The command that installs an extra, in double quotes, which all shells accept, those of Windows too."""
+    """The command that installs an extra, in double quotes, which the shells of all systems accept."""
     return f'pip install "fastmask[{extra}]"'
 
 

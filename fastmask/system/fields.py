@@ -1,4 +1,4 @@
-"""Fields: a model's fields described once, for the command line and for sentences about values that they refuse."""
+"""Fields: descriptions of a model's fields, for the command line and for messages about invalid values."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _MOST_SENTENCES = 10
 
 @dataclass(frozen=True)
 class Option:
-    """How the command line shows a field: what its type, default and description do not tell."""
+    """How the command line shows a field, in addition to its type, default and description."""
 
     panel: str | None = None  # of the help; a setting without one has no option
     kind: Flag | None = None  # what the field is about
     needs: str | None = None  # the field without which this one has no effect
     note: str | None = None  # the default in words, if the value does not say it
     common: bool = False  # shown by --help; --help-all shows the others too
-    words: str | None = None  # the option, if its name and type do not give it
-    read: Callable[[str], Any] | None = None  # reads the text, if the type does not say how; raises ValueError
+    words: str | None = None  # the option, if it does not follow from name and type
+    read: Callable[[str], Any] | None = None  # parses the text, if the type is not enough; raises ValueError
 
 
 def option_field(
@@ -57,7 +57,7 @@ def option_name(model: type[BaseModel], name: str) -> str:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The types and values that an annotation allows but for None: ["auto", int] for `Literal["auto"] | int | None`."""
+    """The types and values that an annotation allows, except None: ["auto", int] for `Literal["auto"] | int | None`."""
     if get_origin(annotation) is Annotated:
         return alternatives(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
@@ -68,7 +68,7 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def make_model(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """A model of the values that are given for its fields.
+    """A model with the given values of its fields.
 
     Raises UsageError with one sentence per mistake: the field, what was found, what was expected, the nearest name.
     """

@@ -1,4 +1,4 @@
-"""Files: plain ones, each written under a temporary name and renamed, so that a reader never sees half of one."""
+"""Files: plain files, written under a temporary name and then renamed, so that readers never see an incomplete one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-# errors of a folder that cannot be opened or synced, though nothing is wrong with it
+# harmless errors of folders that cannot be opened or synced
 _NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 # seconds between attempts to replace a file that another program has open
 _WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
@@ -50,8 +50,8 @@ def cache_home() -> Path:
 def atomic_write(path: str | Path, parents: bool = True) -> Iterator[Path]:
     """A path to write to, which replaces `path` at the end of the block and is removed if an exception is raised.
 
-    `parents` makes the folders above it. Without, a missing folder raises OSError: a run that was removed must not be
-    recreated in part.
+    `parents` creates missing parent folders. Without it a missing folder raises OSError, so that a removed run is not
+    partly recreated.
     """
     path = Path(path)
     if parents:
@@ -163,10 +163,10 @@ def replace_folder(made: Path, place: Path, aside: Path | None) -> None:
 
 @contextmanager
 def fill_folder(folder: Path, *entries: str) -> Iterator[Path]:
-    """A temporary folder to write `entries` to, which becomes `folder`, new or empty, once the block ends well.
+    """A temporary folder to write `entries` to, which becomes `folder` (new or empty) if the block succeeds.
 
     An empty folder stays in place, because it may be a mount point or a working directory; `entries` are moved into it
-    in order, so the last should be what readers look for.
+    in order, so the last should be the one that readers check for.
     """
     is_new = not folder.exists()
     place = next(above for above in folder.absolute().parents if above.exists()) if is_new else folder
@@ -190,7 +190,7 @@ def check_fillable(folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise UsageError if a file cannot be written at `path`: it is no plain file, or its folder cannot be made."""
+    """Raise UsageError if a file cannot be written at `path`: it is not a plain file, or its folder cannot be made."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a plain file; name another output file.")
     check_parent(path)
@@ -214,7 +214,7 @@ def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
 
 
 def check_new_picture(path: Path, overwrite: bool, *inputs: Path) -> None:
-    """Raise UsageError for a picture whose name does not end in .png, or that `check_new` refuses."""
+    """Raise UsageError for a picture with a name that does not end in .png, or that `check_new` refuses."""
     if path.suffix != ".png":
         raise UsageError(f"The picture is called {path}; expected a name ending in .png.")
     check_new(path, overwrite, *inputs)
@@ -256,7 +256,7 @@ def read_json(path: str | Path) -> Any:
         text = _read_text(Path(path), limits.JSON_BYTES)
         value = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
         if "\\u" in text:
-            # an escape may be half a character, which nothing could write or print
+            # an escape may be a lone surrogate, which cannot be written or printed
             json.dumps(value, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {_why(error)}.") from error
@@ -282,7 +282,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def _why(error: Exception) -> str:
-    # without the file name, which the sentence has
+    # without the file name, which is in the message already
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
@@ -328,7 +328,7 @@ def _check_size(events: Iterator[Any]) -> None:
 
 
 def _check_scalar(event: Any) -> None:
-    # half a character cannot be written or printed
+    # a lone surrogate cannot be written or printed
     event.value.encode()
     if "\0" in event.value:
         raise ValueError(f"found the character \\0 in line {event.start_mark.line + 1}")
@@ -382,7 +382,7 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_rows(file: Path, columns: Sequence[str], unit: str = "photo") -> pd.DataFrame:
-    """`read_strings` of a CSV that needs one row or more."""
+    """Read a CSV with one row or more; see `read_strings`."""
     frame = read_strings(file, columns)
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one per {unit}.")

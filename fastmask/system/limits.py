@@ -1,6 +1,6 @@
-"""Limits: the most that is read from files, so that a forged one cannot fill the memory.
+"""Limits: the largest files and values that are read, so that a malicious file cannot fill the memory.
 
-Files of users and of fastmask stay far below. Limits of an algorithm or a display are where they are used.
+Real files stay far below. Limits of algorithms and displays are in their own modules.
 """
 
 # bytes of files

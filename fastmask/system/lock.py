@@ -18,7 +18,7 @@ from fastmask.system.errors import UsageError
 from fastmask.system.files import check_target, real
 from fastmask.system.text import shorten
 
-# suffix of the folder next to a run in which it is made, and the name there of a run that it replaces
+# suffix of the folder next to a run in which the run is built, and the name in it of the run that is replaced
 ASIDE, REPLACED = ".new", "old"
 # seconds until a worker notices that its driver is gone, or that its node was cut off
 _DRIVER_GONE, _CUT_OFF = 60.0, 300.0
@@ -41,7 +41,7 @@ def lock_run(out: Path) -> Iterator[None]:
             _clear_locks_of_folds(out, place)
             yield
     finally:
-        # folders that were made for a run that was not; others are not empty
+        # removes only the folders of a run that was not written: others are not empty
         with suppress(OSError):
             for parent in made:
                 parent.rmdir()
@@ -82,7 +82,7 @@ def lock_file(file: str | Path, wait: float) -> Iterator[Path]:
     except Timeout:
         raise UsageError(f"{file} has been written by another process for {wait:.0f} s; end it, or wait.") from None
     with _release_after(lock):
-        # of a process that was killed, because only the holder of the lock writes
+        # left by a killed process, because only the holder of the lock writes
         clear_files(place.parent.glob(f".{glob.escape(place.name)}.*.part"))
         yield place
 
@@ -175,7 +175,7 @@ def _read_holder(lock: Path) -> str:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what a process that was killed has left of a run, and restore the run that it was replacing.
+    """Remove the leftovers of a killed process from a run, and restore the run that it was replacing.
 
     No other process may be writing to the run.
     """

@@ -1,4 +1,4 @@
-"""Memory: what a batch has freed is kept by the process for the next one."""
+"""Memory: the process keeps the memory that a batch has freed for the next batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = 2**31 - 1
 # glibc before 2.35 accepts only the second
 _LARGEST = (2**30, 2**25)
-# variables by which a user has set this
+# environment variables with which users set this
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 

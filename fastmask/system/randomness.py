@@ -1,4 +1,4 @@
-"""Counted randomness: a random draw is a function of what it is for, so there is no state to carry or to save.
+"""Counted randomness: a random draw is a function of its purpose, so there is no state to pass on or to save.
 
 A draw is identified by (stream, seed, fold, pass, position, photo). These are key and counter of Philox (Salmon et al.
 2011), a counter-based generator, so that any draw can be made directly, in any process and order.
@@ -15,7 +15,7 @@ _WORD = 2**64
 
 
 class Stream(IntEnum):
-    """What a draw is for; two streams never share numbers."""
+    """The purpose of a draw; two streams never share numbers."""
 
     ORDER = 0
     AUGMENT = 1
@@ -30,7 +30,7 @@ class Stream(IntEnum):
 class Counted:
     """A numpy generator that can be set to any (pass, position, photo) of its (stream, seed, fold) in microseconds.
 
-    It is always the same object, so that a library that holds it sees the right draws.
+    The generator is always the same object, so that libraries can keep a reference to it.
     """
 
     def __init__(self, stream: Stream, seed: int, fold: int = 0) -> None:

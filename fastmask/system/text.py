@@ -1,10 +1,10 @@
-"""Text: values in the words and lengths that messages and tables show."""
+"""Text: values formatted for messages and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# a value that is missing
+# shown for a missing value
 NOTHING = "–"
 
 
@@ -19,7 +19,7 @@ def shorten_repr(value: object, most: int = 200) -> str:
 
 
 def shorten_start(text: str, most: int = 32) -> str:
-    """The end of a text of more than `most` characters, which tells paths apart."""
+    """The end of a text of more than `most` characters, because paths differ in their ends."""
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
@@ -32,13 +32,13 @@ def shorten_middle(text: str, most: int) -> str:
 
 
 def join_some(names: Sequence[object], most: int = 8) -> str:
-    """`a, b, c`, of more than `most` names the first ones and how many more there are."""
+    """`a, b, c`: the first `most` names, and the number of the others."""
     shown = ", ".join(map(str, names[:most]))
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def join_plural(names: Sequence[object], word: str) -> str:
-    """`person a`, `persons a, b`, and how many more from the sixth on."""
+    """`person a` or `persons a, b`: the first five names, and the number of the others."""
     return f"{word}{'' if len(names) == 1 else 's'} {join_some(names, 5)}"
 
 
@@ -48,7 +48,7 @@ def count(n: int, word: str) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in percent; neither 0 nor 100 % unless it is exactly that."""
+    """A share in percent; 0 % and 100 % only if it is exactly that."""
     if share != share:
         return NOTHING
     step = 10**-digits
@@ -57,14 +57,14 @@ def percent(share: float, digits: int = 0) -> str:
         number = f"<{step:g}"
     elif 1 - step / 200 <= share < 1:
         number = f">{100 - step:g}"
-    # which no line breaks
+    # no line break before the sign
     return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def in_bytes(count: float) -> str:
     """A number of bytes in the unit that suits it, with three digits."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        # what rounds to four digits is a unit more
+        # 999.5 would be rounded to four digits
         if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
@@ -82,7 +82,7 @@ def duration(seconds: float) -> str:
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows, the first a header, as lines with aligned columns; nothing for a header alone.
+    """Rows, the first a header, as lines with aligned columns; no lines for a header alone.
 
     Columns without any text are left out.
     """
