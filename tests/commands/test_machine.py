@@ -12,13 +12,18 @@ import pytest
 from fastmask.api import Run
 from fastmask.commands import doctor
 from fastmask.system.errors import FastmaskError
+from fastmask.training import bench as training_bench
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]
 
 
 def test_bench_says_what_limits_a_run(
-    small: list[str], fastmask: Command, work: Path, snapshot: Callable[..., Any]
+    small: list[str],
+    fastmask: Command,
+    work: Path,
+    snapshot: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = snapshot(work)
     answer = fastmask("bench", *small[1:3], "--seconds", 0.1, "--json")
@@ -27,6 +32,8 @@ def test_bench_says_what_limits_a_run(
     assert plain["bs"] == 16
     assert plain["load_seconds_a_batch"] < plain["train_seconds_a_batch"]
     assert fastmask("bench", *small[1:3], "--seconds", "nan").code == INVALID
+    monkeypatch.setattr(training_bench, "bench", lambda *_: "a table")
+    assert fastmask("bench", *small[1:3]).out == "a table\n"
     assert snapshot(work) == before
 
 
