@@ -74,12 +74,21 @@ def test_a_photo_is_predicted_and_explained(page, finished_run, photo, words):
     assert "What supports" in page.ask("/explain", file, "mask", said)
 
 
-def test_a_file_that_is_not_a_photo_has_a_message(page, tmp_path, words):
-    (tmp_path / "page.html").write_bytes(b"<script>alert(1)</script>")
-    file = gradio_client.handle_file(str(tmp_path / "page.html"))
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.jpg", b"this is no photo", "is not a readable photo"),
+        ("empty.png", b"", "is empty"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", "is not a readable photo"),
+        ("page.html", b"<script>alert(1)</script>", "is not a readable photo"),
+    ],
+)
+def test_a_file_that_is_not_a_photo_has_a_message(page, tmp_path, words, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    file = gradio_client.handle_file(str(tmp_path / name))
     said = page.ask("/answer", file)
     assert 'class="fm-notice fm-bad" role="alert"' in said
-    assert words(said).startswith("page.html is not a readable photo")
+    assert words(said).startswith(f"{name} {message}")
     assert page.ask("/explain", file, "mask", said) == ""
 
 

@@ -121,7 +121,9 @@ def test_photos_may_be_unwanted(made):
     score, *others = (section.missing for section in sections)
     assert score == ""
     assert set(others) == {"Photos are left out because of --no-photos."}
-    assert "jpeg" not in to_html(material, sections)
+    html = to_html(material, sections)
+    assert "jpeg" not in html
+    assert html.count("Photos are left out because of --no-photos.") == len(others)
 
 
 def test_an_ensemble_has_no_networks_but_may_have_photos(made, leaky, finished_run, run_copy, swap_genders, tmp_path):
