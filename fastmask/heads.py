@@ -63,7 +63,7 @@ class Head:
         if bad is not None:
             raise UsageError(f"Head {self.name!r} has a blank at an end or a line break in {bad!r}; take it out.")
         if self.name in RESERVED:
-            raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} mean something else.")
+            raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} are reserved names.")
         if not 0 <= self.weight < math.inf:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):

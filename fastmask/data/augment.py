@@ -251,8 +251,8 @@ def check_fit(
     if len(results) > 1:
         (a, one), (b, other) = list(results.items())[:2]
         raise DataError(
-            f"{one} comes out {a[0]} high and {a[1]} wide, {other} {b[0]} and {b[1]}; the pipelines must end in one "
-            "size, so add a crop or a resize to both."
+            f"{one} is {a[0]} high and {a[1]} wide after augmentation, {other} {b[0]} and {b[1]}: the pipelines "
+            "must end in one size, so add a crop or a resize to both."
         )
     return next(iter(results))
 

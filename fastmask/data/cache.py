@@ -109,7 +109,7 @@ def photo_map(
                 refusals.append(f"{place}: {_why(error)}")
             else:
                 if refusals:
-                    say(f"Not kept on the {refusals[0]}")
+                    say(f"Not cached on the {refusals[0]}")
                 return made
     message = f"Photos are decoded again in every epoch, without a cache ({'; '.join(refusals)})"
     if cache == "auto":

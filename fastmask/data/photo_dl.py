@@ -339,7 +339,7 @@ def stack_photo(image: np.ndarray, i: int, count: int, batch: np.ndarray | None)
         batch = np.empty((count, *image.shape), np.uint8)
     if image.shape != batch.shape[1:]:
         raise DataError(
-            f"Photos of a batch come out {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x {image.shape[1]}; "
+            f"Photos of a batch are {batch.shape[1]} x {batch.shape[2]} and {image.shape[0]} x {image.shape[1]}: "
             "the augmentation must end in one size, so add a crop or a resize."
         )
     batch[i] = image

@@ -29,7 +29,7 @@ class TrainingSet:
 
     def __post_init__(self) -> None:
         if not len(self.photos) == len(self.labels) == (len(self) if self.chances is None else len(self.chances)):
-            raise UsageError("A training set has a row of labels, and a chance or no chances, for each photo.")
+            raise UsageError("A training set needs a row of labels per photo, and chances for all photos or none.")
 
     def __len__(self) -> int:
         return len(self.photos)

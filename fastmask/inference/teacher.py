@@ -213,6 +213,6 @@ def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str,
     if found is not None:
         fold, name, seer, trained = found
         raise UsageError(
-            f"Fold {fold} would be judged on {name}, which its teacher {seer.fold_path(trained)} was trained on: its "
-            f"score would flatter; {mend}."
+            f"Fold {fold} would be validated on {name}, which its teacher {seer.fold_path(trained)} was trained on, so "
+            f"its score would be too good; {mend}."
         )

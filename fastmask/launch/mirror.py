@@ -96,7 +96,7 @@ class MessageQueue:
         self._messages: list[bytes] = []
 
     def put(self, message: bytes) -> None:
-        """Keep a message: once this returns it is safe, even if its sender is lost."""
+        """Store a message: after this call it is kept, even if its sender is lost."""
         self._messages.append(message)
 
     def take(self) -> list[bytes]:

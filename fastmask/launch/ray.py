@@ -181,7 +181,7 @@ def _task(order: Order, job: Job, fold: int, attempt: int, files: Change | None,
 
 @dataclass
 class _SentFold:
-    """A fold on its way through the cluster: how often it was sent, and lost since it saved the state `mark`."""
+    """A fold that was sent to the cluster: how often it was sent, and how often lost since the state `mark`."""
 
     fold: int
     attempt: int = 0
@@ -264,7 +264,7 @@ def _translate_errors(run: RunDirectory) -> Iterator[None]:
 
 
 class _FoldTasks:
-    """Folds of a run on their way through the cluster, all with the same job."""
+    """The tasks of a run's folds on the cluster, all with the same job."""
 
     def __init__(
         self,
@@ -291,7 +291,7 @@ class _FoldTasks:
     def run_all(self, folds: Sequence[int]) -> None:
         """Send the folds and return when all are done; on any exception the others save a state and stop."""
         self._sent = {fold: _SentFold(fold, with_files=self._fetches) for fold in folds}
-        # noted, because Ray replaces exceptions that are raised while it waits
+        # signals are only noted, because Ray replaces exceptions that are raised while it waits
         interrupts = Interrupts()
         with interrupts:
             try:
@@ -323,7 +323,7 @@ class _FoldTasks:
 
     def _receive(self, message: Message) -> None:
         if message.attempt != self._sent[message.fold].attempt:
-            # of a worker that was taken for lost
+            # from a worker that was considered lost
             return
         if message.line is not None:
             self.progress.say(message.line)
@@ -354,13 +354,13 @@ class _FoldTasks:
             clear_fold(self.run, fold)
             return
         sent.lost = sent.lost + 1 if self._state_of(fold) == sent.mark else 1
-        what = "for want of memory" if isinstance(error, exceptions.OutOfMemoryError) else "with its worker or node"
+        what = "for lack of memory" if isinstance(error, exceptions.OutOfMemoryError) else "with its worker or node"
         if sent.lost >= _MOST_LOST:
             raise FastmaskError(
                 f"Fold {named} was lost {what} {sent.lost} times before it had saved a state; save it more often "
                 "(--save-every), or give it more of a node (--per-fold)."
             )
-        self.progress.say(f"fold {named} was lost {what}; it continues on another node from its last state")
+        self.progress.say(f"fold {named} was lost {what}; it resumes on another node from its last state")
         self._send(sent)
 
     def _state_of(self, fold: int) -> tuple[int, int] | None:

@@ -42,7 +42,7 @@ _LOOK = 1.0
 class Order:
     """What workers need to train any fold of a run.
 
-    `run` is at its path on the driver, `shown` the path as its user wrote it, `token` a text that can be read only from
+    `run` is at its path on the driver, `shown` the path as the user wrote it, `token` a text that can be read only from
     the driver's disk. `files` are those of the run itself, for nodes without access to that disk.
     """
 
@@ -117,7 +117,7 @@ def prepare_fold(order: Order, run: RunDirectory, fold: int, say: Callable[[str]
 
 
 class _Lines(Log):
-    """Lines for the driver, with the run's path as its user wrote it."""
+    """Lines for the driver, with the run's path as the user wrote it."""
 
     def __init__(self, order: Order, fold: int, attempt: int, send: Send) -> None:
         self.place, self._shown = str(order.run.path), order.shown

@@ -118,7 +118,7 @@ def check_data(
             folds=folds,
             stratify=config.stratify,
             group=config.group,
-            dealt=config.folds_file is not None,
+            has_folds=config.folds_file is not None,
             augments={"the training pipeline": train, "the validation pipeline": valid},
             progress=progress,
         )
@@ -131,16 +131,16 @@ def check_table(
     folds: int = 5,
     stratify: str | None = None,
     group: str = "person",
-    dealt: bool = False,
+    has_folds: bool = False,
     augments: Mapping[str, Augment] | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> list[Finding]:
     """Everything that is wrong with the photos and labels of `table`, errors first; decodes every photo once.
 
-    `dealt` skips the check whether photos can be dealt into `folds`. `augments` are the pipelines that every photo must
-    fit, by their names in messages. `progress(done, total)` is called after each photo. Raises UsageError where there
-    is no head `stratify`.
+    `has_folds` skips the check whether photos can be split into `folds`. `augments` are the pipelines that every photo
+    must fit, by their names in messages. `progress(done, total)` is called after each photo. Raises UsageError where
+    there is no head `stratify`.
     """
     strata = stratify or table.stratify
     if strata != JOINT:
@@ -156,7 +156,7 @@ def check_table(
         *_odd_shapes(table, sizes),
         *_blank(table, fingerprints),
         *_copies(table, {row: each for row, each in fingerprints.items() if not each.blank}, workers),
-        *([] if dealt else _too_few(table, folds, strata, group)),
+        *([] if has_folds else _too_few(table, folds, strata, group)),
         *_classes(table, folds, strata),
         *_own_labels(table),
         *_contest_folders(table),
@@ -213,7 +213,7 @@ def _sentence(error: DataError, path: Path) -> str:
 
 
 def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augment]) -> Iterator[Finding]:
-    """Photos that do not fit a pipeline, and those that come out in another size than the rest."""
+    """Photos that do not fit a pipeline, and those that have another size than the rest after it."""
     fit = {}
     for size, rows in _rows_by(sizes).items():
         path = table.photo(rows[0])
@@ -336,7 +336,7 @@ def _copies_at_odds(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[F
 
 
 def _too_few(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:
-    """The error that training would raise where it cannot deal the photos into folds."""
+    """The error that training would raise if it cannot split the photos into folds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FastmaskWarning)

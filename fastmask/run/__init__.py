@@ -1,1 +1,1 @@
-"""Run: the run directory, what a training leaves and everything after it reads."""
+"""Run: the run directory, which training writes and all later steps read."""

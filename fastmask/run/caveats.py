@@ -44,8 +44,8 @@ def training_caveats(run: RunDirectory) -> list[str]:
         )
     if run.environment.get("proposed_fixes"):
         caveats.append(
-            f"{run.environment['proposed_fixes']} corrections of labels are a model's own and nobody has looked "
-            "at them: this score flatters."
+            f"{run.environment['proposed_fixes']} corrections of labels were proposed by a model and not "
+            "checked by a person: this score flatters."
         )
     if run.is_leaky:
         caveats.append("Leaky split (--group none): this score flatters and says nothing about new people.")

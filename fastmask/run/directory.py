@@ -1,4 +1,4 @@
-"""Directory: a run on disk, which training writes and everything after it reads."""
+"""Directory: a run on disk, which training writes and all later steps read."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class RunDirectory:
 
     @property
     def start(self) -> dict[str, Any]:
-        """What its folds start from, for which the configuration has only names: the body's tag, digests of files."""
+        """The starting point of its folds, which the configuration only names: the body's tag, digests of files."""
         start: dict[str, Any] = self.environment.get("start", {})
         return start
 
@@ -294,8 +294,7 @@ class RunDirectory:
         """Raise UsageError for an ensemble, which has no models."""
         if self.is_ensemble:
             raise UsageError(
-                f"{self.path} is an ensemble, which was not trained and has no models of its own; name one of its "
-                f"runs, as {ENSEMBLE} lists them."
+                f"{self.path} is an ensemble, which has no models; name one of its runs, as {ENSEMBLE} lists them."
             )
 
     @property
@@ -305,7 +304,7 @@ class RunDirectory:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all that decides its result: settings, pipelines, heads, what it starts from."""
+        """SHA-256 of all that decides its result: settings, pipelines, heads, starting point."""
         settings = {name: value for name, value in self.config.to_plain().items() if name not in NOT_COMPARED}
         made = self._made_of if self.is_ensemble else self.pipelines
         what = [settings, made, self.heads.to_plain(), self.start]
@@ -378,7 +377,7 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 
 def resume_config(config: Config, out: str | Path) -> Config:
-    """The settings with which the run at `out` is resumed: those that it was started with, under those given now.
+    """The settings with which the run at `out` is resumed: the saved ones, overridden by those given now.
 
     Hours and a launcher are not taken over; epochs and folds that `hours` dropped, and a batch size that bs auto found,
     stay.

@@ -20,9 +20,9 @@ CONFIG, PIPELINES, HEADS, ENVIRONMENT, FOLDS, SKIPPED, OOF, SCORES = (
     "oof.csv",
     "scores.json",
 )
-# the members of an ensemble, which has no pipelines and folds of its own
+# the members of an ensemble, which has no pipelines and no folders of folds
 ENSEMBLE = "ensemble.json"
-# photos of other sources that it was trained on
+# photos of other sources that the run was trained on
 EXTRA = "extra.csv"
 # the teacher's probabilities for its photos
 TEACHER = "teacher.safetensors"
@@ -38,7 +38,7 @@ REFIT = "refit.safetensors"
 def check_inside(path: Path) -> None:
     """Raise DataError if a file of a run is a link out of its directory, or neither a file nor a folder.
 
-    A run may come from somewhere else: nothing outside of it is read, copied or written.
+    A run may come from an unknown source: nothing outside of it is read, copied or written.
     """
     named = [*path.glob("fold*"), path / PICTURES]
     within = [e for folder in named if folder.is_dir() and not folder.is_symlink() for e in folder.rglob("*")]

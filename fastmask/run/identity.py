@@ -1,4 +1,4 @@
-"""Identity: the settings and starting points that decide what a run comes to."""
+"""Identity: the settings and starting points that decide the result of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOT_COMPARED = Config.of_kind(Kind.MACHINE | Kind.FAULT | Kind.PATH)
 
 
 def differing_settings(one: Config, other: Config) -> list[str]:
-    """The names of the settings in which two configurations ask for different results."""
+    """The names of the settings that differ between two configurations and change the result."""
     a, b = one.to_plain(), other.to_plain()
     return [name for name in a if a[name] != b[name] and name not in NOT_COMPARED]
 

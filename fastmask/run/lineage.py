@@ -38,14 +38,15 @@ def check_no_leak(
 ) -> None:
     """Raise UsageError if weights of a run have seen a photo, or a person, that their fold validates here.
 
-    The weights that those started from count, too, back to the first. `chosen` are the folds to train, by default all.
+    This includes the weights that these started from, back to the first. `chosen` are the folds to train, by default
+    all.
     """
     found = find_leak(weights, table, folds, group, chosen)
     if found is not None:
         fold, name, run, trained = found
         raise UsageError(
-            f"Fold {fold} would be judged on {name}, which the weights of {run.fold_path(trained)} were trained on: "
-            f"its score would flatter. Start from a run ({run.path}), and deal the folds as it did: --folds-file "
+            f"Fold {fold} would be validated on {name}, which the weights of {run.fold_path(trained)} were trained on: "
+            f"its score would be too good. Start from the run {run.path}, with its folds: --folds-file "
             f"{run.path / FOLDS}."
         )
 
@@ -55,25 +56,26 @@ def find_leak(
 ) -> tuple[int, str, RunDirectory, int] | None:
     """The first fold with a photo or person that weights of a run have seen, its name, and that run and its fold."""
     for fold in range(int(folds.max()) + 1) if chosen is None else chosen:
-        judged = {"photo": set(table.frame["path"][folds == fold])}
+        validated = {"photo": set(table.frame["path"][folds == fold])}
         if group == "person":
-            judged["person"] = set(table.persons[folds == fold])
+            validated["person"] = set(table.persons[folds == fold])
         for run, trained in ancestors(weights, fold):
             seen = run.seen_by(trained)
             for what, column in (("photo", "path"), ("person", "person")):
-                both = sorted(judged.get(what, set()) & set(seen[column]))
+                both = sorted(validated.get(what, set()) & set(seen[column]))
                 if both:
                     return fold, f"{what} {both[0]}", run, trained
     return None
 
 
 def ancestors(weights: str | None, fold: int) -> Iterator[tuple[RunDirectory, int]]:
-    """The runs, and their folds, in whose training the weights that a fold starts from were made, the last first."""
+    """The runs and their folds that have trained the weights that a fold starts from, the last one first."""
     seen: list[Path] = []
     while weights is not None:
         if not Path(weights).exists():
             raise UsageError(
-                f"{weights} is gone, so the photos that it has seen are unknown; restore it, or name other weights."
+                f"{weights} does not exist, so the photos that it has seen are unknown; restore it, or name "
+                "other weights."
             )
         file = Path(str(weights_file(weights, fold)))
         named = re.fullmatch(r"fold([0-9]+)", file.parent.name)
@@ -82,7 +84,7 @@ def ancestors(weights: str | None, fold: int) -> Iterator[tuple[RunDirectory, in
         run, fold = RunDirectory.load(file.parent.parent), int(named[1])
         if file.name == REFIT:
             raise UsageError(
-                f"{file} was refitted on all photos, so it has seen those that it would be judged on; start from the "
+                f"{file} was refitted on all photos, so it has seen its validation photos; start from the "
                 f"run, {run.path}, or from a checkpoint."
             )
         yield run, fold

@@ -1,4 +1,4 @@
-"""Merge: folds trained apart, on several machines or days, joined into one run."""
+"""Merge: folds that were trained separately, on several machines or days, joined into one run."""
 
 from __future__ import annotations
 
@@ -93,5 +93,5 @@ def owners(runs: Sequence[RunDirectory]) -> dict[int, RunDirectory]:
             owner[fold] = run
     idle = [str(run.path) for run in runs if run not in owner.values()]
     if idle:
-        raise UsageError(f"{idle[0]} has not finished a fold, so there is nothing of it to merge.")
+        raise UsageError(f"{idle[0]} has not finished a fold, so there is nothing to merge.")
     return owner

@@ -38,7 +38,7 @@ def check_fold(run: RunDirectory, fold: int) -> None:
     folder = run.fold_path(fold)
     done = read_json(folder / DONE)
     if not isinstance(done, dict) or (done.get("fold"), done.get("photos")) != (fold, run.photos_digest(fold)):
-        raise DataError(f"{folder / DONE} is of other photos than {run.path / FOLDS} has in fold {fold}.")
+        raise DataError(f"{folder / DONE} belongs to other photos than {run.path / FOLDS} has in fold {fold}.")
     if not run.checkpoints(fold):
         raise DataError(f"{folder} has no checkpoint (epoch*.safetensors); train the fold again, or restore it.")
     photos = int((run.folds["fold"] == fold).sum())
@@ -85,9 +85,9 @@ def oof_table(heads: Heads, frame: pd.DataFrame, probabilities: np.ndarray, y: n
 def scores_content(
     run: RunDirectory, folds: Mapping[int, Mapping[str, Any]], optimistic: np.ndarray, why: str, draws: int = DRAWS
 ) -> dict[str, Any]:
-    """The content of scores.json, with an entry of each of `folds` that begins with what is given there.
+    """The content of scores.json, with an entry per fold that starts with its values in `folds`.
 
-    `optimistic` are the (N, classes of all heads) probabilities of the optimistic score, `why` says why it is.
+    `optimistic` are the (N, classes of all heads) probabilities of the optimistic score, `why` is the reason.
     """
     heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
     rows = []
@@ -111,5 +111,5 @@ def parts_of(run: RunDirectory) -> np.ndarray:
     for a run of one person.
     """
     if len(set(run.persons)) < 2:
-        raise UsageError(f"{run.path} has only one person; what is fitted on some persons is scored on others.")
+        raise UsageError(f"{run.path} has only one person; expected two or more, to fit on some and score on others.")
     return person_parts(run.oof["fold"].to_numpy(), run.persons)

@@ -19,7 +19,7 @@ _WARMUP_POWER = 0.75
 
 
 class EMA(Callback):
-    """Averages the weights over the optimizer steps; the average is validated, and what depends on that is of it.
+    """Averages the weights over the optimizer steps; validation, checkpoints and predictions use the average.
 
     The average is exponential with `decay` (`timm.utils.ModelEmaV3`), which is lower in the first steps of a fit: after
     n it is at most 1 - n^-0.75, so that a short fit does not average its own start. Batch norm's statistics are
@@ -113,7 +113,7 @@ class SWA(EMA):
         self._trained, self._counted = False, -1
 
     def _new_average(self) -> Any:
-        # torch's own way on a GPU divides integers, and batch norm counts batches
+        # torch's default on a GPU divides integers, but batch norm counts batches
         return AveragedModel(get_model(self.learn.model), avg_fn=_running_mean, use_buffers=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -280,7 +280,7 @@ class Drawn(TrainedEpochs):
 
 
 def comparison(monitor: str) -> np.ufunc:
-    """The `comp` of fastai's trackers, which otherwise guess it from a metric's name, and that may be a head's."""
+    """The `comp` of fastai's trackers, which otherwise guess it from a metric's name, which may contain a head's."""
     return np.less if monitor == LOSS else np.greater
 
 

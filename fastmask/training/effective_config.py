@@ -48,7 +48,7 @@ def resolve_loss(config: Config, custom: bool) -> Config:
     if custom:
         for name in Config.of_kind(Kind.FOCAL):
             if config.is_set(name):
-                raise UsageError(f"Setting {name} is of the focal loss, and has no effect with a custom loss.")
+                raise UsageError(f"Setting {name} belongs to the focal loss, and has no effect with a custom loss.")
     return config.model_copy(update={"loss": "own"}) if custom else config
 
 
@@ -85,7 +85,7 @@ def check_monitored_labels(config: Config, table: Table, folds: np.ndarray) -> N
 
 
 def check_batches(config: Config, photos: int) -> None:
-    """Raise UsageError if an epoch of so many photos has fewer batches than one optimizer step."""
+    """Raise UsageError if an epoch of this number of photos has fewer batches than one optimizer step."""
     batches = photos // min(config.batch, photos)
     if config.accumulate > batches:
         raise UsageError(

@@ -202,5 +202,5 @@ def divergence_error(run: RunDirectory, fold: int, config: Config, error: Diverg
             kept = f"The last good state is kept; to resume without such steps: {command}"
     return UntrainableError(
         f"Fold {fold + 1}/{config.folds} diverged in {error}{listed}. Likely causes: too high a learning rate (start "
-        f"anew with a lower --lr){overflow}, a custom loss, a nonsensical label. {kept}"
+        f"anew with a lower --lr){overflow}, a custom loss, an invalid label. {kept}"
     )

@@ -111,7 +111,7 @@ class Skipping(TrainedEpochs):
 
 
 class SkipNonFinite(Skipping):
-    """Skips a step whose loss or gradients are NaN or infinite, as if its batch did not exist.
+    """Skips steps with a loss or gradients of NaN or infinity, as if their batches did not exist.
 
     The buffers (batch norm's statistics) are restored. If the gradients of a step of several batches are bad, all of
     them are listed. A check waits for the device once per step. Raises DivergenceError after 50 such steps in a row.
@@ -168,7 +168,7 @@ class SkipUnreadable(Skipping):
     """Removes the labels of photos that a loader could not read and has replaced by grey, so that the loss skips them.
 
     Only in training: each photo of the validation needs a prediction. Raises DataError if more than a tenth of a pass
-    cannot be read, which is rather a fault of the disk.
+    cannot be read, because the disk is then likely to be faulty.
     """
 
     order, run_valid = -15, False

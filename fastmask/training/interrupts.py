@@ -19,8 +19,9 @@ _SOON = 5.0
 class Interrupts:
     """A block in which the first signal to end is stored as `received`, and a second one ends the work at once.
 
-    With a launcher that `passes_on` signals which the processes also get from the terminal, one that follows soon is
-    not a second one. Ignored signals stay ignored (`nohup`); outside the main thread Python cannot catch signals.
+    `passes_on` is for a launcher that passes on signals which the processes also get from the terminal: a signal that
+    follows soon does not count as a second one. Ignored signals stay ignored (`nohup`); outside the main thread Python
+    cannot catch signals.
     """
 
     def __init__(self, passes_on: bool = False) -> None:

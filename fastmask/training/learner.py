@@ -36,7 +36,7 @@ from fastmask.model.optim import adamp_opt, blocks_and_heads, body_and_heads, la
 from fastmask.model.precision import resolve_precision
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.randomness import Counted, Stream
-from fastmask.training import pictures  # noqa: F401 - teaches show_results and plot_top_losses several heads
+from fastmask.training import pictures  # noqa: F401 - registers show_results and plot_top_losses for several heads
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.state import ResumableLearner
 from fastmask.training.step import LossesToHost, record_on_device, step_callbacks
@@ -178,7 +178,7 @@ def check_metric(metric: Metric, heads: Heads) -> Metric:
             metric.accumulate(SimpleNamespace(pred=logits, y=y, yb=(y,), to_detach=to_detach))
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(
-                f"The metric {metric.name} cannot judge {len(heads)} heads; take MacroF1 and Accuracy of fastmask, or "
+                f"The metric {metric.name} cannot score {len(heads)} heads; take MacroF1 and Accuracy of fastmask, or "
                 f"a function of logits (B, {heads.n_logits}) and class numbers (B, {len(heads)})."
             ) from error
         metric.reset()
@@ -187,7 +187,7 @@ def check_metric(metric: Metric, heads: Heads) -> Metric:
 
 @contextmanager
 def seeded(seed: int, fold: int) -> Iterator[None]:
-    """A block whose random numbers depend only on (seed, fold), and do not affect later ones."""
+    """A block in which random numbers depend only on (seed, fold), and do not affect later ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Counted(Stream.INIT, seed, fold).seed_at(0))
         yield

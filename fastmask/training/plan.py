@@ -75,7 +75,7 @@ class Teacher(Protocol):
         """(folds + 1, N, classes of its heads) probabilities of the plan's photos: of each fold's models, of all."""
 
     def load_predictions(self, run: RunDirectory, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
-        """What `predict` gives, as saved in the run, where it is computed first if missing."""
+        """The probabilities of `predict`, saved in the run; computed first if missing."""
 
 
 # opens the teacher of a configuration and checks it; passed by the caller, since training cannot import inference
@@ -146,7 +146,7 @@ class Plan:
         return sorted(set(every if chosen is None else chosen))
 
     def loaders(self, fold: int, whole: bool = False) -> DataLoaders:
-        """The loaders of all folds but `fold`, or of the `whole` of the photos, and of `fold` for validation."""
+        """The loaders that train on all folds but `fold`, or with `whole` on all photos, and validate `fold`."""
         config, heads, train = self.config, self.table.heads, self.training_set(fold, whole)
         halves = None
         if config.half_cutmix:
@@ -169,7 +169,7 @@ class Plan:
         )
 
     def learner(self, fold: int, cbs: Sequence[Any] = (), whole: bool = False) -> Learner:
-        """A new learner for all folds but `fold`, or for the `whole` of the photos; it prints nothing."""
+        """A new learner for all folds but `fold`, or with `whole` for all photos; it prints nothing."""
         self.check_folds([fold])
         config, heads, dls = self.config, self.table.heads, self.loaders(fold, whole)
         # a part that was frozen for the first epochs is not frozen in a refit
@@ -201,7 +201,7 @@ class Plan:
         return learn
 
     def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
-        """The photos that a fold trains on, or that it is refitted on, the `whole` of them."""
+        """The photos that a fold trains on, or with `whole` all photos, for its refit."""
         heads, config = self.table.heads, self.config
         rows = (whole | (self.folds != fold)) & ~dropped_rows(self.table, config.drop)
         made = training_set(self.table, rows)
@@ -211,12 +211,14 @@ class Plan:
             made = made.join(extra.training_set(fold), heads)
         return made if config.sampler is None else made.balance(heads, config.sampler)
 
-    def soften_labels(self, answers: np.ndarray) -> Plan:
-        """The plan with labels mixed with the teacher's probabilities, see `Teacher.answers`."""
+    def soften_labels(self, predicted: np.ndarray) -> Plan:
+        """The plan with labels mixed with the teacher's probabilities, see `Teacher.load_predictions`."""
         if self.teacher is None:
             return self
         own = training_set(self.table, np.full(len(self.table), True)).soft(self.table.heads)
-        return replace(self, soft_labels=np.stack([self.teacher.mix(own, each, self.table.heads) for each in answers]))
+        return replace(
+            self, soft_labels=np.stack([self.teacher.mix(own, each, self.table.heads) for each in predicted])
+        )
 
     def loss(self, fold: int = 0) -> nn.Module:
         """The loss of a fold: the custom one, or that of the configuration."""
@@ -333,7 +335,7 @@ def _configured(table: Table, config: Config) -> Table:
 
 
 def _start(plan: Plan, network: MultiHeadNet, digests: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The digests of what the configuration only names: weights, loss, photos, teacher, boxes."""
+    """The starting point that the configuration only names, as digests: weights, loss, photos, teacher, boxes."""
     config, faces = plan.config, plan.table.faces
     start = {
         "tag": network.tag,

@@ -1,8 +1,9 @@
 """Processes: several processes that train one fold together, each with a GPU or a part of the cores.
 
 A launcher starts them (`accelerate launch -m fastmask fit ...`, or torchrun), and Accelerate connects them. Each one
-loads its share of a batch; the loss, the metrics and the out-of-fold predictions are of the whole batch. So the result
-is that of a single process, except for rounding, and all of them stop at the same step. Only the first one writes.
+loads its share of a batch; the loss, the metrics and the out-of-fold predictions are computed on the whole batch. So
+the result is that of a single process, except for rounding, and all of them stop at the same step. Only the first one
+writes.
 """
 
 from __future__ import annotations

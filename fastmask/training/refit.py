@@ -38,7 +38,7 @@ def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) 
     """Train a fold's best checkpoint for a few more epochs on all photos.
 
     The learning rate is that of the checkpoint, at least a tenth of the setting. The network is saved next to the
-    checkpoints, and the fold predicts with it; out-of-fold predictions are still of the checkpoints. After an
+    checkpoints, and the fold predicts with it; out-of-fold predictions are still those of the checkpoints. After an
     interruption it starts anew.
     """
     file, config = run.fold_path(fold) / REFIT, plan.config
@@ -57,7 +57,7 @@ def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) 
     except DivergenceError as error:
         raise FastmaskError(
             f"The refit of fold {fold + 1}/{config.folds} at a learning rate of {rate:.1e} diverged in {error}. The "
-            f"folds and their scores are whole: predict --no-refit answers by them; a lower --lr starts anew."
+            f"folds and their scores are complete: predict --no-refit uses them; or start anew with a lower --lr."
         ) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

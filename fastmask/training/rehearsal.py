@@ -207,16 +207,16 @@ def fits_memory(plan: Plan) -> bool:
 def out_of_memory_error(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with a batch size that fits."""
     failure = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
-    kept = f"where other work took the memory: {resume_command(out)}"
+    kept = f"if another program took the memory: {resume_command(out)}"
     with suppress(RuntimeError, UsageError):
         # another error of the trial must not replace this one
-        # of several processes perhaps only this one is here
+        # of several processes perhaps only this one has failed
         trials = [] if plan.processes.count > 1 else islice(smaller_batches(plan), 1, None)
         tried = next((tried for tried in trials if fits_memory(tried)), None)
         if tried is not None:
             options = f"--bs {tried.config.bs} --accumulate {tried.config.accumulate}"
             anew = f"start anew with another --out and {options}, or --bs auto"
-            return UntrainableError(f"{failure}. What fits, with as many photos per step: {anew}; {kept}")
+            return UntrainableError(f"{failure}. With as many photos per step this fits: {anew}; {kept}")
     return UntrainableError(f"{failure}, and no smaller one fits; {LESS_MEMORY}; {kept}")
 
 

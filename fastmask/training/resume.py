@@ -25,7 +25,7 @@ _MOST_THREADS = 1024
 
 @contextmanager
 def suggest_resume(command: str, view: Log) -> Iterator[None]:
-    """A block of training whose interruptions and errors of files come with the command that resumes it."""
+    """A block of training; messages about interruptions and errors of files include the command that resumes it."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:

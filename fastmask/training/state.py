@@ -34,7 +34,7 @@ _SHARE = 0.01
 
 
 class ResumableLearner(Learner):
-    """A fastai Learner whose next fit starts at step `first_step` of epoch `first_epoch`, both counted from 0.
+    """A fastai Learner that starts its next fit at step `first_step` of epoch `first_epoch`, both counted from 0.
 
     The schedule, the batches and fastai's counters are as if the earlier steps had been done.
     """
@@ -90,7 +90,7 @@ class StateSaver(Callback):
     """Saves states of the fold into `folder`, and ends the fit when `received` returns the number of a signal.
 
     A state is saved after each epoch but the last, and within epochs as often as `every`, after a step of the
-    optimizer; if that is in seconds, they are extended so that saving takes at most a hundredth of the time. A state
+    optimizer; an interval in seconds is extended so that saving takes at most a hundredth of the time. A state
     replaces the last one once it is on the disk. `identity` identifies the fold, and training resumes from `state`, the
     result of `read_state`.
 
@@ -193,7 +193,7 @@ class StateSaver(Callback):
         self._cost = self._last - start
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Restore what `save` saved; raises DataError for a state of something else."""
+        """Restore what `save` saved; raises DataError for the state of another fold."""
         learn, file = self.learn, self.folder / STATE
         try:
             if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
@@ -227,7 +227,7 @@ class StateSaver(Callback):
 def read_state(folder: Path, identity: Mapping[str, Any], parameters: int) -> dict[str, Any] | None:
     """The state in a fold's folder, or None.
 
-    Raises DataError if it is of something else, or larger than a network of so many `parameters` and a loss can need.
+    Raises DataError if it belongs to another fold, or is larger than a network of `parameters` and a loss need.
     """
     file = folder / STATE
     if not file.exists():
@@ -247,7 +247,7 @@ def read_state(folder: Path, identity: Mapping[str, Any], parameters: int) -> di
     expected = {"format": _FORMAT, **identity}
     differing = [name for name, value in expected.items() if not isinstance(state, dict) or state.get(name) != value]
     if differing:
-        raise invalid_state(file, f"it is of another {differing[0]}")
+        raise invalid_state(file, f"it belongs to another {differing[0]}")
     counters = {"epoch": int, "step": int, "train_iter": int, "pct_train": float}
     odd = [name for name, kind in counters.items() if type(state.get(name)) is not kind]
     if odd:

@@ -32,9 +32,9 @@ def step_callbacks(precision: str, accumulate: int = 1, ema: float = 0.0, swa: f
 
 
 class Precision(Callback):
-    """Forward and loss in "bf16" or "fp16" (`torch.autocast`), on whatever device the batch is.
+    """Forward and loss in "bf16" or "fp16" (`torch.autocast`), on the device of the batch.
 
-    Predictions are float32, also in validation. In fp16 the loss is scaled, and a step whose gradients overflow is
+    Predictions are float32, also in validation. In fp16 the loss is scaled, and a step with overflowing gradients is
     skipped (`torch.amp.GradScaler`, which synchronizes with the device once per step); each fit has its own scaler.
     fastai's MixedPrecision does the same, but only on CUDA. After a Ctrl-C within a forward pass torch would stay in
     this precision; `ResumableLearner.fit` calls `leave`.
@@ -188,7 +188,7 @@ def record_on_device(learn: Learner) -> None:
 
 
 class AsyncCopy:
-    """A copy of a tensor on its way to the host; `value` holds it once it has `arrived`.
+    """A copy of a tensor on its way to the host; `value` is valid once it `is_complete`.
 
     A plain copy waits until the GPU has finished all of its queue; this one is queued as well.
     """

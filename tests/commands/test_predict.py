@@ -264,7 +264,7 @@ def test_what_needs_models_of_its_own_refuses_an_ensemble(
     run_copy: Path, second_run: Path, contest: Path, images: Path, fastmask: Command, invalid: Command
 ) -> None:
     fastmask("ensemble", run_copy, second_run, "--out", "both")
-    own = ["both is an ensemble, which was not trained and has no models of its own"]
+    own = ["both is an ensemble, which has no models"]
     invalid("fit", "--resume", "--out", "both", named=own)
     invalid("merge", "both", run_copy, "--out", "m", named=own)
     invalid("ensemble", "both", run_copy, "--out", "m", named=own)

@@ -117,7 +117,9 @@ def test_every_size_of_photo_is_tried():
 
 
 def test_sizes_that_come_out_differently_are_named():
-    with pytest.raises(DataError, match=r"photo0\.jpg comes out 40 high and 20 wide, photo1\.jpg 50 and 20"):
+    with pytest.raises(
+        DataError, match=r"photo0\.jpg is 40 high and 20 wide after augmentation, photo1\.jpg 50 and 20"
+    ):
         fit(lambda image, rng: image, (40, 20), (50, 20))
 
 

@@ -162,7 +162,7 @@ def test_photos_that_come_out_in_two_sizes_are_refused(table):
     def cut(image, rng):
         return image[: 64 - rng.integers(2)]
 
-    with pytest.raises(DataError, match=r"Photos of a batch come out 6\d x 384 and 6\d x 384"):
+    with pytest.raises(DataError, match=r"Photos of a batch are 6\d x 384 and 6\d x 384"):
         batches(loaders(table, augments=(cut, cut)).train)
 
 

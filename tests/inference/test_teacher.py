@@ -136,7 +136,7 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
         return str(caught.value)
 
     seen = refused(seed=5)
-    assert "Fold 0 would be judged on photo" in seen
+    assert "Fold 0 would be validated on photo" in seen
     assert "was trained on: its score would flatter; use the teacher's folds: --folds-file" in seen
     other = refused(folds=3)
     assert f"has 2 folds, here are 3; use the teacher's folds: --folds-file {finished_run.path}" in other

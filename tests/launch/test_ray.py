@@ -167,9 +167,9 @@ def test_a_fold_that_is_lost_five_times_without_progress_ends_the_run(finished_r
     (tmp_path / "fold0" / "state.safetensors").write_bytes(b"a state")
     for _ in range(4):
         launch._resend_lost(sent, exceptions.WorkerCrashedError())
-    with pytest.raises(FastmaskError, match="Fold 1/2 was lost for want of memory 5 times before it had saved a state"):
+    with pytest.raises(FastmaskError, match="Fold 1/2 was lost for lack of memory 5 times before it had saved a state"):
         launch._resend_lost(sent, exceptions.OutOfMemoryError("it was killed"))
-    assert said == ["fold 1/2 was lost with its worker or node; it continues on another node from its last state"] * 8
+    assert said == ["fold 1/2 was lost with its worker or node; it resumes on another node from its last state"] * 8
 
 
 def test_variables_of_trackers_are_sent_to_the_workers(monkeypatch):
@@ -224,6 +224,6 @@ def test_a_fold_of_a_lost_node_continues_on_another(launch, cluster, finished_ru
     run, said = launch(save_every="1")
     killer.join()
     assert len(lost) == 1
-    assert "fold 1/2 was lost with its worker or node; it continues on another node from its last state\n" in said
+    assert "fold 1/2 was lost with its worker or node; it resumes on another node from its last state\n" in said
     assert "fold 1/2 resumes in epoch" in said
     assert files(run.path) == files(finished_run.path)

@@ -102,7 +102,7 @@ def test_pipelines_that_end_in_two_sizes(table, photos):
     edit(photos[0], lambda picture: picture.resize((48, 64)))
     (finding,) = found(table, augments={"nothing": lambda image, rng: image})
     assert (finding.level, finding.kind) == ("error", "sizes differ")
-    assert "comes out 64 high and 48 wide" in finding.detail
+    assert "is 64 high and 48 wide after augmentation" in finding.detail
 
 
 def test_odd_shapes_are_those_unlike_the_commonest(table, photos):

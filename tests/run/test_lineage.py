@@ -68,14 +68,14 @@ def test_a_run_trains_from_the_weights_of_another_with_a_caveat(contest, setting
 
 def test_weights_that_have_seen_validation_photos_are_refused(contest, settings, finished_run):
     table = read_contest(contest)
-    with pytest.raises(UsageError, match=r"Fold 0 would be judged on (photo|person) .* --folds-file .*folds\.csv"):
+    with pytest.raises(UsageError, match=r"Fold 0 would be validated on (photo|person) .* --folds-file .*folds\.csv"):
         prepare(table, make_config(settings, {"seed": 1}))
     leaky = make_config(settings, {"seed": 1, "group": "none"})
-    with pytest.warns(FastmaskWarning), pytest.raises(UsageError, match="Fold 0 would be judged on photo "):
+    with pytest.warns(FastmaskWarning), pytest.raises(UsageError, match="Fold 0 would be validated on photo "):
         prepare(table, leaky)
     # one file of a run for all folds has seen all that it did not validate
     (file,) = (finished_run.path / "fold1").glob("epoch*.safetensors")
-    with pytest.raises(UsageError, match="Fold 0 would be judged on photo "):
+    with pytest.raises(UsageError, match="Fold 0 would be validated on photo "):
         prepare(table, make_config(settings, {"weights": str(file)}))
     alike = {"seed": 1, "folds_file": str(finished_run.path / "folds.csv")}
     plan = prepare(table, make_config({k: v for k, v in settings.items() if k != "folds"}, alike))
@@ -87,14 +87,14 @@ def test_ancestors_of_the_weights_count(contest, settings, tmp_path):
     others = renamed(read_contest(write_sample(tmp_path / "others", persons=12, seed=5)))
     second = cross_validate(others, out=tmp_path / "second", log=io.StringIO(), **{**settings, "epochs": 1})
     third = make_config(settings, {"weights": str(second.path), "seed": 1})
-    with pytest.raises(UsageError, match=r"Fold 0 would be judged on photo .* of .*small/fold0 were trained on"):
+    with pytest.raises(UsageError, match=r"Fold 0 would be validated on photo .* of .*small/fold0 were trained on"):
         prepare(read_contest(contest), third)
 
 
 def test_a_missing_ancestor_is_refused(contest, settings, run_copy):
     config = read_yaml(run_copy / "config.yaml")
     write_yaml(run_copy / "config.yaml", {**config, "weights": str(run_copy / "gone")})
-    with pytest.raises(UsageError, match="gone is gone, so the photos that it has seen are unknown"):
+    with pytest.raises(UsageError, match="gone does not exist, so the photos that it has seen are unknown"):
         prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
 
 

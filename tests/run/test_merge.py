@@ -98,7 +98,7 @@ def test_a_run_is_not_merged_into_itself(halves, run_copy, tmp_path):
         (lambda run: (run / "fold1/done.json").write_text("{"), "fold1/done.json cannot be read as JSON"),
         (
             lambda run: edit(run / "fold1/done.json", '"fold": 1', '"fold": 0'),
-            "fold1/done.json is of other photos than .*folds.csv has in fold 1",
+            "fold1/done.json belongs to other photos than .*folds.csv has in fold 1",
         ),
         (lambda run: (run / "folds.csv").unlink(), "has no folds.csv"),
     ],

@@ -140,7 +140,7 @@ def test_a_score_that_flatters_says_so(train, table, tmp_path):
         run = train(tmp_path / "run", replace(table, proposed=3), epochs=1, group="none")
     assert "Leaky split" in str(run.score())
     assert any("Leaky split" in note for note in run.scores["notes"])
-    note = "3 corrections of labels are a model's own and nobody has looked at them: this score flatters."
+    note = "3 corrections of labels were proposed by a model and not checked by a person: this score flatters."
     assert note in run.score(draws=0).notes
     assert note in run.scores["notes"]
 

@@ -78,6 +78,6 @@ def test_a_metric_without_labels_in_a_fold_cannot_be_monitored(table, train, tmp
 
 @pytest.mark.parametrize("setting", [{"focal_gamma": 3}, {"label_smoothing": 0.1}, {"alpha": {"age": [1, 1, 4]}}])
 def test_settings_of_the_focal_loss_are_refused_with_a_custom_loss(setting):
-    with pytest.raises(UsageError, match=f"Setting {next(iter(setting))} is of the focal loss"):
+    with pytest.raises(UsageError, match=f"Setting {next(iter(setting))} belongs to the focal loss"):
         resolve_loss(make_config(setting), custom=True)
     assert resolve_loss(make_config(setting), custom=False).loss == "focal"

@@ -110,7 +110,7 @@ def test_a_loss_that_cannot_work_is_refused_before_training(learn, loss, heads):
 
 @pytest.mark.parametrize("metric", [accuracy, error_rate, accuracy_multi, F1Score(average="macro")])
 def test_a_metric_of_one_class_per_photo_is_refused_before_training(learn, metric):
-    with pytest.raises(UsageError, match="cannot judge 3 heads; take MacroF1"):
+    with pytest.raises(UsageError, match="cannot score 3 heads; take MacroF1"):
         mask_learner(learn.dls, learn.model, metrics=metric)
 
 

@@ -160,7 +160,7 @@ def test_a_custom_loss_that_cannot_take_soft_labels_is_refused_where_there_are_s
     plan_of(loss_func=Strict)
     with pytest.raises(UsageError, match="Strict cannot take soft labels"):
         plan_of(loss_func=Strict, mixup=1.0)
-    with pytest.raises(UsageError, match="label_smoothing is of the focal loss"):
+    with pytest.raises(UsageError, match="label_smoothing belongs to the focal loss"):
         plan_of(loss_func=Strict, label_smoothing=0.1)
 
 

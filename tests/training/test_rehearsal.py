@@ -75,7 +75,7 @@ def test_too_little_memory_for_one_photo_is_reported(plan_of, monkeypatch):
     [
         (
             5,
-            "another --out and --bs 4 --accumulate 4, or --bs auto; where other work took the memory: fastmask fit ",
+            "another --out and --bs 4 --accumulate 4, or --bs auto; if another program took the memory: fastmask fit ",
         ),
         (0, "and no smaller one fits; take fewer pixels"),
     ],

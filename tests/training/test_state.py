@@ -266,10 +266,10 @@ class TestInvalidState:
     @pytest.mark.parametrize(
         ("values", "why"),
         [
-            ({"fold": 1}, "it is of another fold"),
-            ({"photos": "0" * 64}, "it is of another photos"),
-            ({"run": "0" * 64}, "it is of another run"),
-            ({"format": 2}, "it is of another format"),
+            ({"fold": 1}, "it belongs to another fold"),
+            ({"photos": "0" * 64}, "it belongs to another photos"),
+            ({"run": "0" * 64}, "it belongs to another run"),
+            ({"format": 2}, "it belongs to another format"),
             ({"epoch": 7}, "it is at step 1 of epoch 7"),
         ],
     )
@@ -282,7 +282,7 @@ class TestInvalidState:
         with pytest.raises(KilledError):
             fit(other, at=(1, kill), lr=1e-5)
         shutil.copy(killed / "fold0" / STATE, other / "fold0" / STATE)
-        with pytest.raises(DataError, match="it is of another run"):
+        with pytest.raises(DataError, match="it belongs to another run"):
             fit(other, resume=True, lr=1e-5)
 
     @pytest.mark.parametrize("name", ["network.heads.0.weight", "optimizer.state.0.exp_avg"])

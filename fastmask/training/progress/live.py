@@ -1,4 +1,4 @@
-"""Live: the progress of a run and of the fold that trains, by the pace of its steps, for a display."""
+"""Live: the progress of a run and of its current fold, estimated from the pace of its steps, for a display."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastmask.training.progress.display import Log
 from fastmask.training.progress.status import Epochs, Status, TimeLeft, folds_table
 from fastmask.training.step import AsyncCopy
 
-# seconds between two looks at the loss
+# seconds between two reads of the loss
 _LOOK = 1.0
 # the weight of a step relative to the next one: the last hundred or so determine the pace
 _MEMORY = 0.99
@@ -103,7 +103,7 @@ class RunProgress:
         self.view.say(line)
 
     def fold(self, fold: int, history: History, deadline: Deadline | None = None) -> FoldProgress:
-        """The callback of the next fold, which has to be a block around its fit as well."""
+        """The callback of the next fold, which is also a context manager for its fit."""
         self.folds -= 1
         return FoldProgress(self, f"fold {fold + 1}/{self.config.folds}", history, deadline)
 
@@ -134,7 +134,7 @@ def epochs_of(run: RunDirectory, fold: int) -> Epochs:
 
 
 class FoldProgress(TrainedEpochs):
-    """Shows the progress of a fold's fit, in a block around it; without a `history` that is a refit.
+    """Shows the progress of a fold's fit, inside its own context; without a `history` the fit is a refit.
 
     With a log it does nothing in a step; otherwise it looks at the clock, and reads the loss once the device has sent
     it, without waiting.

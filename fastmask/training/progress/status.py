@@ -1,4 +1,4 @@
-"""Status: where a fit is, and the lines and tables of text that show it."""
+"""Status: the progress of a fit, and the lines and tables of text that show it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Line = Sequence[tuple[str, str]]
 # of the joint class: each head is in history.csv
 _METRICS = {"train_loss": "train loss", "valid_loss": "valid loss", "macro_f1": "macro-F1", "accuracy": "accuracy"}
 BEST = "*"
-# no wider than most terminals: a line is not wrapped when a wider one is made narrower
+# at most as wide as most terminals, so that lines are not wrapped when a wide one is made narrower
 _SHORTEST_BAR, _WIDEST = 4, 79
 
 
@@ -83,7 +83,7 @@ class TimeLeft:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a fit is: the fold's `title`, its epoch, the step within it, speed, loss, time left, finished epochs."""
+    """The progress of a fit: the fold's `title`, its epoch, the step within it, speed, loss, time left, epochs."""
 
     title: str
     epoch: int

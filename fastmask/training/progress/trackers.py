@@ -208,7 +208,7 @@ class _TrackerThread(Thread):
 
 
 class Trackers(TrainedEpochs):
-    """Logs each epoch and each step of a fold to trackers, by their names, in a block around its fit.
+    """Logs each epoch and each step of a fold to trackers, by their names; a context manager for its fit.
 
     Losses are read without waiting for the device every half a minute, and at the end of an epoch, where they are read
     anyway.
@@ -231,7 +231,7 @@ class Trackers(TrainedEpochs):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or not issubclass(kind, Exception):
-            # an interruption saves a state, whose steps are logged; after an error a GPU may not answer
+            # after an interruption the steps of the saved state are logged; after an error a GPU may not answer
             self._log_losses(wait=True)
         for thread in self._threads:
             thread.give(partial(thread.tracker.close, kind is None))
@@ -308,7 +308,7 @@ def trackers_of(config: Config, folder: Path) -> dict[str, Tracker]:
 
 
 def check_trackers(config: Config) -> None:
-    """Raise UsageError if a tracker of the configuration cannot be imported, or nobody is logged in to it."""
+    """Raise UsageError if a tracker of the configuration cannot be imported, or needs a login."""
     for setting, (name, module) in _NEEDED.items():
         if not getattr(config, setting):
             continue
