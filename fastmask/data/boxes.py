@@ -115,7 +115,7 @@ def region_of(face: Face, region: str) -> Rectangle:
     not in the order of an upright face, they are fixed shares of the box. The chin follows from them. A contest team
     let models of these regions vote.
     """
-    eyes, nose, mouth = _lines(face)
+    eyes, nose, mouth = _face_heights(face)
     chin = mouth + _CHIN * (mouth - eyes)
     top, bottom = {
         "face": (face.y0, face.y1),
@@ -126,7 +126,7 @@ def region_of(face: Face, region: str) -> Rectangle:
     return face.x0, top, face.x1, bottom
 
 
-def _lines(face: Face) -> tuple[float, float, float]:
+def _face_heights(face: Face) -> tuple[float, float, float]:
     if face.landmarks is not None:
         right_eye, left_eye, nose, right_mouth, left_mouth = face.landmarks[1::2]
         eyes, mouth = (right_eye + left_eye) / 2, (right_mouth + left_mouth) / 2
@@ -145,19 +145,19 @@ def fit_window(rectangle: Rectangle, size: tuple[int, int], height: int, width: 
     shape = size[1] / size[0]
     wide, high = max(x1 - x0, (y1 - y0) * shape), max(y1 - y0, (x1 - x0) / shape)
     smaller = min(1.0, width / wide, height / high)
-    left, right = _within((x0 + x1) / 2, wide * smaller, width)
-    top, bottom = _within((y0 + y1) / 2, high * smaller, height)
+    left, right = _place_inside((x0 + x1) / 2, wide * smaller, width)
+    top, bottom = _place_inside((y0 + y1) / 2, high * smaller, height)
     return Window(left, top, right, bottom)
 
 
-def _within(centre: float, length: float, end: int) -> tuple[int, int]:
+def _place_inside(centre: float, length: float, end: int) -> tuple[int, int]:
     """Whole pixels from 0 to `end`, `length` long but at least one, as near to the centre as possible."""
-    pixels = min(max(_nearest(length), 1), end)
-    start = min(max(_nearest(centre - pixels / 2), 0), end - pixels)
+    pixels = min(max(_round_half_up(length), 1), end)
+    start = min(max(_round_half_up(centre - pixels / 2), 0), end - pixels)
     return start, start + pixels
 
 
-def _nearest(value: float) -> int:
+def _round_half_up(value: float) -> int:
     # not `round`, which rounds half to even: a box and its window must move by the same pixels
     return int(np.floor(value + 0.5))
 
@@ -283,9 +283,9 @@ def _landmark_columns(file: Path, header: Sequence[str]) -> tuple[str, ...]:
 def _read_row(row: Mapping[str, str], marks: Sequence[str]) -> tuple[str, Face | None]:
     if not row["path"]:
         raise DataError("column path: found nothing, expected the path of a photo.")
-    box = _numbers(row, BOX, "all four of the box, or none where no face was found")
-    score = _number(row, SCORE) if row.get(SCORE) else float("nan")
-    landmarks = _numbers(row, marks, "all ten of the landmarks, or none")
+    box = _read_numbers(row, BOX, "all four of the box, or none where no face was found")
+    score = _read_number(row, SCORE) if row.get(SCORE) else float("nan")
+    landmarks = _read_numbers(row, marks, "all ten of the landmarks, or none")
     if box is None:
         if landmarks is not None:
             raise DataError("column x0: found nothing, expected a number: the row has landmarks, but no box.")
@@ -297,17 +297,17 @@ def _read_row(row: Mapping[str, str], marks: Sequence[str]) -> tuple[str, Face |
     return row["path"], Face(x0, y0, x1, y1, score, landmarks)
 
 
-def _numbers(row: Mapping[str, str], columns: Sequence[str], all_or_none: str) -> tuple[float, ...] | None:
+def _read_numbers(row: Mapping[str, str], columns: Sequence[str], all_or_none: str) -> tuple[float, ...] | None:
     """The numbers of some columns; None where all their cells are empty."""
     empty = [column for column in columns if not row[column]]
     if len(empty) == len(columns):
         return None
     if empty:
         raise DataError(f"column {empty[0]}: found nothing, expected a number: {all_or_none}.")
-    return tuple(_number(row, column) for column in columns)
+    return tuple(_read_number(row, column) for column in columns)
 
 
-def _number(row: Mapping[str, str], column: str) -> float:
+def _read_number(row: Mapping[str, str], column: str) -> float:
     cell = row[column]
     if _NUMBER.fullmatch(cell) is None:
         raise DataError(f"column {column}: found {cell!r}, expected a number.")

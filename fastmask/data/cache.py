@@ -100,8 +100,8 @@ def photo_map(
         return PhotoMap(prefix.plain)
     source = _Source(paths, digests, prefix, faces)
     refusals: list[str] = []
-    on_disk = partial(_on_disk, folder=Path(folder or photos_folder()))
-    for place, make in (("disk", on_disk), ("ram", _in_memory)):
+    on_disk = partial(_cache_on_disk, folder=Path(folder or photos_folder()))
+    for place, make in (("disk", on_disk), ("ram", _cache_in_memory)):
         if cache in (place, "auto"):
             try:
                 made = make(source, say=say)
@@ -183,7 +183,7 @@ class _Source:
         return PhotoMap(self.prefix.plain, {path: by_digest[d] for path, d in self.names.items()}, file)
 
 
-def _on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
+def _cache_on_disk(source: _Source, folder: Path, say: Say) -> PhotoMap:
     file = folder / f"{source.key}{PIXELS}"
     found = _open(source, file)
     if found is not None:
@@ -228,7 +228,7 @@ def _build(source: _Source, file: Path, say: Say) -> PhotoMap:
     return made
 
 
-def _in_memory(source: _Source, say: Say) -> PhotoMap:
+def _cache_in_memory(source: _Source, say: Say) -> PhotoMap:
     needed, memory = source.bytes_needed(), psutil.virtual_memory().total
     if needed * 2 > memory:
         raise OSError(f"photos take {in_bytes(needed)}, this machine has {in_bytes(memory)}")
@@ -245,7 +245,7 @@ def _open(source: _Source, file: Path) -> PhotoMap | None:
     if runs is None or sum(n for _, _, n in runs) != len(source.unique):
         return None
     sizes = [(h, w) for h, w, n in runs for _ in range(n)]
-    photos = _views(file, sizes, [0, *accumulate(height * width * 3 for height, width in sizes)])
+    photos = _map_photos(file, sizes, [0, *accumulate(height * width * 3 for height, width in sizes)])
     # a few photos are compared, because the files may have been changed
     same = all(np.array_equal(photos[i], source.decode(source.unique[i])) for i in source.probed)
     return source.map(photos, file) if same else None
@@ -257,10 +257,10 @@ def _reopen(
     """A map that was sent to another process; empty where its file is missing."""
     if not file.is_file():
         return PhotoMap(prefix)
-    return PhotoMap(prefix, dict(zip(names, _views(file, sizes, starts), strict=True)), file)
+    return PhotoMap(prefix, dict(zip(names, _map_photos(file, sizes, starts), strict=True)), file)
 
 
-def _views(file: Path, sizes: Sequence[tuple[int, int]], starts: Sequence[int]) -> list[np.ndarray]:
+def _map_photos(file: Path, sizes: Sequence[tuple[int, int]], starts: Sequence[int]) -> list[np.ndarray]:
     """The photos of a file of pixels by their sizes and first bytes, mapped into memory."""
     pixels = np.asarray(np.memmap(file, np.uint8, "r"))
     return [pixels[at : at + h * w * 3].reshape(h, w, 3) for (h, w), at in zip(sizes, starts, strict=False)]

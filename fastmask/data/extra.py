@@ -136,11 +136,11 @@ def read_extra(
         table = read_csv(file, Heads(known), images, group, image_column="path", option="--extra-images")
     weights = np.full(len(table), weight)
     if WEIGHT in columns:
-        weights *= [_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]
-    return Extra(_with_all_heads(table, heads), weights, np.zeros((len(table), 0), bool))
+        weights *= [_read_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]
+    return Extra(_add_missing_heads(table, heads), weights, np.zeros((len(table), 0), bool))
 
 
-def _weight(file: str | Path, line: object, cell: str) -> float:
+def _read_weight(file: str | Path, line: object, cell: str) -> float:
     try:
         weight = float(cell or 1)
     except ValueError:
@@ -150,7 +150,7 @@ def _weight(file: str | Path, line: object, cell: str) -> float:
     return weight
 
 
-def _with_all_heads(table: Table, heads: Heads) -> Table:
+def _add_missing_heads(table: Table, heads: Heads) -> Table:
     """The table with all heads: "" for a head without a column, and numbers for the head of a distribution."""
     frame = table.frame.assign(**{head.name: "" for head in heads if head.name not in table.frame})
     for head in heads:

@@ -39,7 +39,7 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = raise_fault)
     if "path" in keys:
         fixes["path"] = [path_in(table.root, cell) for cell in fixes["path"]]
     # rows are found in the original table, so that corrections do not depend on each other
-    fixing = _Fixing(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved(fixes))
+    fixing = _Fixing(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved_persons(fixes))
     for line, fix in fixes.iterrows():
         try:
             fixing.correct(fix)
@@ -76,7 +76,7 @@ def path_in(root: Path, cell: str) -> str:
     return (path.relative_to(root.absolute()) if inside else path).as_posix() if cell else ""
 
 
-def _moved(fixes: pd.DataFrame) -> set[str]:
+def _moved_persons(fixes: pd.DataFrame) -> set[str]:
     """The persons with all photos assigned to another person."""
     if PERSON not in fixes.columns:
         return set()

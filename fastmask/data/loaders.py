@@ -75,13 +75,13 @@ def dataloaders(
     last incomplete batch, validation is in the table's order.
     """
     fold = fold or 0
-    valid = _validates(table, fold, assign_folds(table, 5, seed=seed) if folds is None else folds)
+    valid = _validation_rows(table, fold, assign_folds(table, 5, seed=seed) if folds is None else folds)
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
     augments = augments or default_augments(stats or REPORT_STATS)
-    photos, labels, validates = _rows(table, valid, train)
+    photos, labels, validates = _loader_rows(table, valid, train)
     block = data_block(table.heads, photos, labels, validates, batch_stats(augments, stats), table.faces)
     # before the photos are decoded
-    loading = _loading(device, num_workers)
+    loading = _loading_options(device, num_workers)
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
     bs = min(bs, int((~validates).sum()))
     dls = block.dataloaders(
@@ -102,7 +102,7 @@ def dataloaders(
     return dls
 
 
-def _validates(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:
+def _validation_rows(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:
     """(N,) whether a photo is in a fold; raises UsageError unless some are and some are not."""
     valid = np.asarray(folds) == fold
     if not valid.any() or valid.all():
@@ -110,7 +110,7 @@ def _validates(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:
     return valid
 
 
-def _rows(
+def _loader_rows(
     table: Table, valid: np.ndarray, train: TrainingSet | None
 ) -> tuple[list[str], Sequence[np.ndarray], np.ndarray]:
     """The path and the labels of each row, and whether it is for validation.
@@ -227,7 +227,7 @@ def has_semaphores() -> bool:
     return True
 
 
-def _loading(device: torch.device | str | None, num_workers: int | None) -> dict[str, Any]:
+def _loading_options(device: torch.device | str | None, num_workers: int | None) -> dict[str, Any]:
     """A loader's arguments for a device; on a CPU the process keeps freed memory."""
     picked = pick_device(device)
     if picked.type == "cpu":
@@ -266,5 +266,5 @@ def photo_loader(
         seed=seed,
         passes=passes,
         after_batch=[NormalizeBatch(*stats)],
-        **_loading(device, num_workers),
+        **_loading_options(device, num_workers),
     )

@@ -119,8 +119,8 @@ def read_pseudo(folder: str | Path) -> Pseudo:
     if not 2 <= plain["folds"] <= 9999:
         raise DataError(f"{mark} has {plain['folds']} folds; expected 2 to 9999.")
     columns = [f"fold{fold}:{column}" for fold in range(plain["folds"]) for column in heads.columns]
-    cells = _rows(labels, ["path", *columns])
-    probabilities = _numbers(labels, cells, columns).reshape(len(cells), plain["folds"], heads.n_logits)
+    cells = _read_rows(labels, ["path", *columns])
+    probabilities = _read_probabilities(labels, cells, columns).reshape(len(cells), plain["folds"], heads.n_logits)
     for head, part in zip(heads, heads.split(probabilities), strict=True):
         wrong = np.flatnonzero((abs(part.sum(-1) - 1) > _ROUNDING * len(head.classes)).any(1))
         if len(wrong):
@@ -130,7 +130,7 @@ def read_pseudo(folder: str | Path) -> Pseudo:
     return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), _read_folds(folder / FOLDS, plain["folds"]))
 
 
-def _rows(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _read_rows(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV of the folder with one row or more."""
     if not file.is_file():
         raise DataError(f"{file} is missing or not a plain file; restore it, or {_AGAIN}")
@@ -138,7 +138,7 @@ def _rows(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _read_folds(file: Path, count: int) -> pd.DataFrame:
-    frame = _rows(file, ["path", "person", "fold"])
+    frame = _read_rows(file, ["path", "person", "fold"])
     folds = frame["fold"].where(frame["fold"].str.fullmatch(f"{SEEN}|[0-9]{{1,4}}"), str(count)).astype(int)
     for line in frame.index[folds >= count]:
         raise cell_error(file, line, "fold", frame["fold"][line], f"a fold from 0 to {count - 1}, or {SEEN}")
@@ -156,7 +156,7 @@ def _check_paths(folder: Path, paths: pd.Series, root: Path) -> None:
             raise DataError(f"{root / path} is missing; put the photos of {folder} back, or {_AGAIN}")
 
 
-def _numbers(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+def _read_probabilities(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """(N, columns) probabilities; raises DataError naming an invalid cell."""
     values = cells[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     for row, place in np.argwhere(~((values >= 0) & (values <= 1 + _ROUNDING))):

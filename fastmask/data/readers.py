@@ -62,30 +62,30 @@ def read_csv(
     """
     file = Path(file)
     frame = read_rows(file, [c for c in (image_column, group) if c])
-    image_column = image_column or _image_column(file, frame)
+    image_column = image_column or _find_image_column(file, frame)
     group = group or ("person" if "person" in frame.columns else None)
     made = _make_heads(file, frame, heads, {image_column, group})
     folder = Path(images) if images is not None else file.parent
-    paths = _paths(file, frame[image_column], folder, images is not None, option)
+    paths = _find_paths(file, frame[image_column], folder, images is not None, option)
     persons = _persons(frame, group)
     rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
     for head in made:
-        rows[head.name], numbers = _cells(frame[head.name], head)
+        rows[head.name], numbers = _read_cells(frame[head.name], head)
         if head.bounds:
             rows[f"{head.name}_value"] = numbers
     named = [(image_column, paths), *((h.name, rows[h.name]) for h in made), (group, persons)]
-    kept = _without_faults([(name, cells) for name, cells in named if cells is not None], file, on_fault)
+    kept = _drop_faults([(name, cells) for name, cells in named if cells is not None], file, on_fault)
     if persons is None:
         hint = "Name the column of persons with --group-column."
         warnings.warn(f"No column of {file} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
     reading = {
         "data": str(file),
-        "heads": {head.name: _plain(head) for head in made},
+        "heads": {head.name: _head_to_plain(head) for head in made},
         "images": None if images is None else str(images),
         "image_column": image_column,
         "group_column": group,
     }
-    return _table(rows[kept], made, folder, reading)
+    return _make_table(rows[kept], made, folder, reading)
 
 
 def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault) -> Table:
@@ -113,7 +113,7 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = ra
     frame = frame.assign(person=frame["path"], source=folder.name)
     hint = "Use a CSV with the columns path, person and a head instead."
     warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
-    return _table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
+    return _make_table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
 
 
 def _check_classes(folder: Path) -> list[str]:
@@ -158,7 +158,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
         raise UsageError("--data is empty; name a contest folder, a CSV, a folder per class, or sample.")
     data = Path(config.data)
     if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
-        _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
+        _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
         return read_csv(
             data,
             config.to_plain()["heads"],
@@ -167,18 +167,18 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
             image_column=config.image_column,
             on_fault=on_fault,
         )
-    _refuse(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {data}")
+    _check_unset(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {data}")
     if config.data == "sample":
         from fastmask.data.sample import cached_sample
 
         data = cached_sample(log=log)
     elif not is_contest(data) and len(_class_folders(data)) > 1:
-        _refuse(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")
+        _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")
         return read_folders(data, on_fault=on_fault)
     return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault)
 
 
-def _refuse(config: Config, settings: Sequence[str], why: str) -> None:
+def _check_unset(config: Config, settings: Sequence[str], why: str) -> None:
     given = [s for s in settings if s in config.model_fields_set and config.is_set(s)]
     if given:
         # the setting of a recipe cannot be left out, only reset
@@ -197,13 +197,13 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
 
 
-def _table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
+def _make_table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
     table = Table(frame.reset_index(drop=True), heads, root, reading=reading)
     many = len(np.unique(heads.joint(table.y))) > MOST_STRATA
     return Table(table.frame, heads, root, stratify=heads.names[0] if many else JOINT, reading=reading)
 
 
-def _image_column(file: Path, frame: pd.DataFrame) -> str:
+def _find_image_column(file: Path, frame: pd.DataFrame) -> str:
     if "path" in frame.columns:
         return "path"
     found = [c for c in frame.columns if frame[c].str.lower().str.endswith(SUFFIXES).all()]
@@ -217,7 +217,7 @@ def _image_column(file: Path, frame: pd.DataFrame) -> str:
 
 def _make_heads(file: Path, frame: pd.DataFrame, given: GivenHeads | None, taken: set[str | None]) -> Heads:
     if given is None:
-        given = _found_heads(file, frame, taken)
+        given = _find_heads(file, frame, taken)
     entries: Any = list(given.items()) if isinstance(given, Mapping) else [(entry, None) for entry in given]
     heads = []
     for entry, classes in entries:
@@ -226,13 +226,15 @@ def _make_heads(file: Path, frame: pd.DataFrame, given: GivenHeads | None, taken
             others = [c for c in frame.columns if c not in taken]
             raise UsageError(f"{file} has no column {name!r} for a head; expected some of {', '.join(others)}.")
         if not isinstance(entry, Head):
-            named = classes if isinstance(classes, Mapping) else {"classes": classes or _values(file, frame[name])}
+            named = (
+                classes if isinstance(classes, Mapping) else {"classes": classes or _unique_values(file, frame[name])}
+            )
             entry = Head(name, **{**named, "classes": tuple(named["classes"])})
         heads.append(entry)
     return Heads(heads)
 
 
-def _found_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
+def _find_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
     """The columns that repeat a few values; warns of the others."""
     found: list[str] = []
     left: list[str] = []
@@ -254,7 +256,7 @@ def _found_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> lis
     return found
 
 
-def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
+def _unique_values(file: Path, cells: pd.Series) -> tuple[str, ...]:
     """The different values of a column, sorted, numbers by their size."""
     values = sorted({c for c in cells if c != ""})
     if len(values) < 2:
@@ -267,24 +269,24 @@ def _values(file: Path, cells: pd.Series) -> tuple[str, ...]:
     return tuple(values[i] for i in order)
 
 
-def _paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option: str) -> pd.Series:
+def _find_paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option: str) -> pd.Series:
     """The photos' paths relative to `folder`; a DataError in the cells without a photo.
 
     `linked` allows links out of the folder, for one that was named explicitly.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from ({option}).")
-    paths = cells.map({cell: _path(cell, folder, linked, option) for cell in cells.unique()})
+    paths = cells.map({cell: _find_path(cell, folder, linked, option) for cell in cells.unique()})
     again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
     return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
 
 
-def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError:
+def _find_path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError:
     path = Path(path_in(folder, cell))
     if not cell or not stays_below(path):
         return DataError(f"found {cell!r}, expected a photo inside {folder}; name another folder with {option}.")
     try:
-        found = _found(path, folder)
+        found = _find_file(path, folder)
     except OSError as error:
         return DataError(f"found {cell!r}, which cannot be the name of a photo ({error.strerror}).")
     if found is None:
@@ -294,7 +296,7 @@ def _path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError
     return found.as_posix()
 
 
-def _found(path: Path, folder: Path) -> Path | None:
+def _find_file(path: Path, folder: Path) -> Path | None:
     """The photo at `path` in `folder`, or the only one at `path` with an ending; or None."""
     if (folder / path).is_file():
         return path
@@ -302,7 +304,7 @@ def _found(path: Path, folder: Path) -> Path | None:
     return endings[0] if path.suffix.lower() not in SUFFIXES and len(endings) == 1 else None
 
 
-def _cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
+def _read_cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
     """The class names of a column, a DataError in the invalid cells, and the numbers of its bands."""
 
     def read(cell: str) -> tuple[str | DataError, float]:
@@ -315,7 +317,7 @@ def _cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
     return cells.map(lambda cell: values[cell][0]), cells.map(lambda cell: values[cell][1])
 
 
-def _plain(head: Head) -> list[str] | dict[str, Any]:
+def _head_to_plain(head: Head) -> list[str] | dict[str, Any]:
     """A head as `Config.heads` has it."""
     if head.bounds is None:
         return list(head.classes)
@@ -329,7 +331,7 @@ def _persons(frame: pd.DataFrame, group: str | None) -> pd.Series | None:
     return frame[group].where(frame[group] != "", DataError("found an empty cell, expected the person of the photo."))
 
 
-def _without_faults(columns: Sequence[tuple[str | None, pd.Series]], file: Path, on_fault: OnFault) -> pd.Series:
+def _drop_faults(columns: Sequence[tuple[str | None, pd.Series]], file: Path, on_fault: OnFault) -> pd.Series:
     """Which rows have no DataError in any column; each one is reported, with its line and column."""
     faults = [(name, cells, cells.map(lambda cell: isinstance(cell, DataError))) for name, cells in columns]
     broken = pd.concat([found for *_, found in faults], axis=1).any(axis=1)

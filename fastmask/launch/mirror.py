@@ -35,7 +35,7 @@ class MirroredFolder:
         """What has changed; None if files changed while they were read, so that they may not belong together."""
         before = _stamp(self.folder / STATE)
         try:
-            stamps = {name: _stamp(self.folder / name) for name in sorted(names_in(self.folder), key=_place)}
+            stamps = {name: _stamp(self.folder / name) for name in sorted(list_names(self.folder), key=_place)}
             new = [name for name, stamp in stamps.items() if stamp != self._sent.get(name)]
             files = {name: (self.folder / name).read_bytes() for name in new}
         except FileNotFoundError:
@@ -55,7 +55,7 @@ def all_files(folder: Path) -> Change:
     """All files of a fold's folder; none if it has no state to resume from and is not done."""
     if not any((folder / name).is_file() for name in (STATE, DONE)):
         return Change({}, frozenset())
-    names = sorted(names_in(folder), key=_place)
+    names = sorted(list_names(folder), key=_place)
     return Change({name: (folder / name).read_bytes() for name in names}, frozenset(names))
 
 
@@ -64,11 +64,11 @@ def apply_change(folder: Path, change: Change) -> None:
     for name, content in change.files.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
-    for name in names_in(folder) - change.names:
+    for name in list_names(folder) - change.names:
         (folder / name).unlink(missing_ok=True)
 
 
-def names_in(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     """The names of all files below a folder, except for files that are still being written."""
     files = (path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
     return {file.relative_to(folder).as_posix() for file in files}

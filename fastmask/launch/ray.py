@@ -36,7 +36,7 @@ from fastmask.system.errors import FastmaskError, UsageError, one_line
 from fastmask.system.text import count
 from fastmask.training.crossval import check_not_removed
 from fastmask.training.fold import clear_fold
-from fastmask.training.interrupts import Interrupts, end
+from fastmask.training.interrupts import Interrupts, exit_by_signal
 from fastmask.training.plan import LossFunc, Plan
 from fastmask.training.progress.live import RunProgress
 
@@ -301,7 +301,7 @@ class _FoldTasks:
                     for reference in self._wait_for_ended():
                         self._finish(self._running.pop(reference), reference)
                     if interrupts.received is not None:
-                        end(interrupts.received)
+                        exit_by_signal(interrupts.received)
             except BaseException:
                 self._stop()
                 raise

@@ -58,7 +58,9 @@ def list_archs(pattern: str | None = None) -> Iterator[Arch]:
     wild = pattern and any(c in pattern for c in "*?[")
     names = timm.list_models(pattern if wild or not pattern else f"*{pattern}*")
     if not names:
-        raise UsageError(f"timm {timm.__version__} has no arch that matches {pattern!r}{_nearest(pattern or '')}.")
+        raise UsageError(
+            f"timm {timm.__version__} has no arch that matches {pattern!r}{_suggest_nearest(pattern or '')}."
+        )
     return map(describe_arch, names)
 
 
@@ -66,7 +68,7 @@ def describe_arch(arch: str) -> Arch:
     """What timm knows about a model, and the number of its parameters, counted without allocating them."""
     cfg = timm.get_pretrained_cfg(arch)
     try:
-        parameters = sum(p.numel() for p in _weightless(arch).parameters())
+        parameters = sum(p.numel() for p in _create_on_meta(arch).parameters())
     except REFUSALS:
         parameters = None
     tag = ".".join(filter(None, (arch, cfg.tag))) if cfg and cfg.has_weights else None
@@ -76,10 +78,10 @@ def describe_arch(arch: str) -> Arch:
 def check_arch(arch: str) -> None:
     """Raise UsageError, naming the nearest, if timm has no model called `arch`."""
     if not timm.is_model(arch):
-        raise UsageError(f"timm {timm.__version__} has no arch {arch!r}{_nearest(arch)}.")
+        raise UsageError(f"timm {timm.__version__} has no arch {arch!r}{_suggest_nearest(arch)}.")
 
 
-def _nearest(name: str) -> str:
+def _suggest_nearest(name: str) -> str:
     near = difflib.get_close_matches(name.strip("*?"), timm.list_models(), n=3, cutoff=0.5)
     return f"; the nearest are {', '.join(near)}" if near else ""
 
@@ -102,17 +104,17 @@ def size_options(arch: str, size: tuple[int, int] | None = None) -> Mapping[str,
     Those for any size if the arch has them; else none if it takes the size anyway; else the size itself. If nothing
     helps there are none, and `size_flaw` of the network describes the problem.
     """
-    if _takes(arch, ANY_SIZE):
+    if _accepts(arch, ANY_SIZE):
         return ANY_SIZE
-    if size is None or not has_fixed_size(arch) or _takes(arch, {}, size):
+    if size is None or not has_fixed_size(arch) or _accepts(arch, {}, size):
         return {}
     made = {"img_size": size}
-    return made if _takes(arch, made, size) else {}
+    return made if _accepts(arch, made, size) else {}
 
 
-def _takes(arch: str, options: Mapping[str, Any], size: tuple[int, int] | None = None) -> bool:
+def _accepts(arch: str, options: Mapping[str, Any], size: tuple[int, int] | None = None) -> bool:
     try:
-        body = _weightless(arch, **options).eval()
+        body = _create_on_meta(arch, **options).eval()
         if size is not None:
             with torch.no_grad():
                 body(torch.empty(1, 3, *size, device="meta"))
@@ -121,7 +123,7 @@ def _takes(arch: str, options: Mapping[str, Any], size: tuple[int, int] | None =
     return True
 
 
-def _weightless(arch: str, **options: Any) -> nn.Module:
+def _create_on_meta(arch: str, **options: Any) -> nn.Module:
     """A model on the meta device, without values or random initialization."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return timm.create_model(arch, num_classes=0, **options)

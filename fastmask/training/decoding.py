@@ -18,7 +18,7 @@ from fastmask.system.errors import DataError, UnreadableError
 
 def find_readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
     """The rows of the photos that can be read, and the paths of the others with what is wrong with them."""
-    faults = list(map_in_threads(_fault, [table.photo(row) for row in range(len(table))]))
+    faults = list(map_in_threads(_find_fault, [table.photo(row) for row in range(len(table))]))
     rows = [row for row, fault in enumerate(faults) if fault is None]
     if not rows:
         raise DataError(f"No photo can be read; the first: {faults[0]}")
@@ -26,7 +26,7 @@ def find_readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
     return rows, skipped
 
 
-def _fault(photo: Path) -> str | None:
+def _find_fault(photo: Path) -> str | None:
     try:
         read_photo(photo)
     except UnreadableError as error:

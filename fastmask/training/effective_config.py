@@ -23,7 +23,7 @@ def effective_config(table: Table, config: Config) -> Config:
     default = Config().to_plain()
     given, read = config.to_plain(), make_config(table.reading).to_plain()
     for name in READING:
-        if given[name] not in (default[name], read[name]) and not _names(given[name], read[name]):
+        if given[name] not in (default[name], read[name]) and not _same_names(given[name], read[name]):
             raise UsageError(
                 f"Setting {name} is {given[name]}, but the table was read with {read[name]}: "
                 "give it where the table is read."
@@ -36,7 +36,7 @@ def effective_config(table: Table, config: Config) -> Config:
     )
 
 
-def _names(given: Any, read: Any) -> bool:
+def _same_names(given: Any, read: Any) -> bool:
     """Whether names of heads are those that were read."""
     return isinstance(given, list) and isinstance(read, dict) and given == list(read)
 
@@ -52,7 +52,7 @@ def resolve_loss(config: Config, custom: bool) -> Config:
     return config.model_copy(update={"loss": "own"}) if custom else config
 
 
-def deal_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
+def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
     """The fold of every photo, and `config` with the number of folds, which a file of folds may decide."""
     if config.folds_file is None:
         return config, assign_folds(table, config.folds, config.stratify, config.group, config.seed)

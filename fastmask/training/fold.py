@@ -23,7 +23,7 @@ from fastmask.system.files import read_json, real, write_csv, write_json
 from fastmask.training.budget import Deadline
 from fastmask.training.callbacks import DRAWN, Checkpoint, Drawn, EarlyStopping, History, OOFCollector, keep_only
 from fastmask.training.guards import FiniteLoss, Skipping, is_out_of_memory, skipping_callbacks
-from fastmask.training.interrupts import Interrupts, end
+from fastmask.training.interrupts import Interrupts, exit_by_signal
 from fastmask.training.plan import Plan
 from fastmask.training.processes import Processes
 from fastmask.training.progress.live import FoldProgress, RunProgress
@@ -52,7 +52,7 @@ def train_fold(
     plan.processes.wait()
     received = received_signal(interrupts, plan.processes)
     if received is not None:
-        end(received)
+        exit_by_signal(received)
 
 
 def fold_identity(run: RunDirectory, fold: int) -> dict[str, Any]:

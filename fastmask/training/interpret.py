@@ -44,7 +44,7 @@ def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) 
     items = L(dl.dataset.items)[rows]
     classes = np.arange(len(heads[head].classes)) if head != JOINT else joint_classes(learn, dl, items, true[rows])
     target = OneTarget(heads, head, classes)
-    made = loader(dl, items, target)
+    made = make_loader(dl, items, target)
     view = Learner(
         DataLoaders(made, made, path=learn.path, device=made.device),
         TargetView(learn.model, learn.loss_func, target.columns),
@@ -60,7 +60,7 @@ def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) 
 def joint_classes(learn: Learner, dl: TfmdDL, items: L, true: np.ndarray) -> np.ndarray:
     """The joint classes in the labels or predictions of these photos, sorted; all of many heads would be too many."""
     heads = heads_of(learn.dls)
-    probabilities, _ = learn.get_preds(dl=loader(dl, items, EncodeHeads(heads)))
+    probabilities, _ = learn.get_preds(dl=make_loader(dl, items, EncodeHeads(heads)))
     return np.union1d(true, heads.joint(heads.argmax(probabilities.numpy())))
 
 
@@ -78,7 +78,7 @@ def classes_of(labels: Tensor, heads: Heads) -> np.ndarray:
     return heads.harden(plain) if plain.dtype.kind == "f" else plain
 
 
-def loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
+def make_loader(dl: TfmdDL, items: L, target: DisplayedTransform) -> TfmdDL:
     """A loader of `items` as in validation, with `target` for their labels.
 
     `dl.new` would keep the type of the labels, and count the passes as those of `dl`.

@@ -45,10 +45,10 @@ class Interrupts:
         if self.received is None:
             self.received, self._until = number, time.monotonic() + _SOON * self._passes_on
         elif time.monotonic() > self._until:
-            end(number)
+            exit_by_signal(number)
 
 
-def end(number: int) -> NoReturn:
+def exit_by_signal(number: int) -> NoReturn:
     """End as Python does on a Ctrl-C, or with the exit code that shells use for other signals."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -90,7 +90,7 @@ def mask_learner(
             drop_rate=drop_rate,
             drop_path_rate=drop_path,
         )
-    groups = _groups(network) if layer_decay == 1 else _decaying_groups(network, layer_decay, kwargs)
+    groups = _make_groups(network) if layer_decay == 1 else _make_decaying_groups(network, layer_decay, kwargs)
     loss_func = FocalLoss(heads) if loss_func is None else check_loss(loss_func, heads)
     if metrics is None:
         metrics = default_metrics(heads, getattr(dls, "truth", None))
@@ -110,14 +110,14 @@ def _new_network(dls: DataLoaders, heads: Heads, arch: str, **options: Any) -> M
         return build_network(arch, heads, size=size, **options)
 
 
-def _groups(network: nn.Module) -> dict[str, Any]:
+def _make_groups(network: nn.Module) -> dict[str, Any]:
     """The splitter into groups of parameters, and the optimizer."""
     splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
     return {"splitter": splitter, "opt_func": adamp_opt()}
 
 
-def _decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str, Any]) -> dict[str, Any]:
-    """As `_groups`, with a group per block of the body, at a lower learning rate than the block above."""
+def _make_decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str, Any]) -> dict[str, Any]:
+    """As `_make_groups`, with a group per block of the body, at a lower learning rate than the block above."""
     if {"splitter", "opt_func"} & set(given):
         raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
     if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:

@@ -37,20 +37,20 @@ from fastmask.run.lineage import check_no_leak, digest_weights, weights_file
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, join_some
 from fastmask.training.build import (
+    apply_head_weights,
     build_initial_network,
     build_loss,
     check_size,
     make_framing,
     resolve_stats,
-    weighted_heads,
 )
 from fastmask.training.decoding import decode_tables, find_readable
 from fastmask.training.effective_config import (
     check_batches,
     check_monitor,
     check_monitored_labels,
-    deal_folds,
     effective_config,
+    resolve_folds,
     resolve_loss,
 )
 from fastmask.training.freeze import Freeze, frozen_part
@@ -188,7 +188,7 @@ class Plan:
             cbs=[
                 *mix_callbacks(heads, config.mixup, config.cutmix, config.mix_prob),
                 *([Freeze(config.freeze, unfreeze)] if config.freeze is not None else []),
-                *_distributed(self.processes, dls.device, unused=config.freeze is not None),
+                *_distributed_callbacks(self.processes, dls.device, unused=config.freeze is not None),
                 *cbs,
             ],
         )
@@ -241,7 +241,7 @@ def _describe_extras(extras: Sequence[Extra]) -> str:
     return f"{useful} extra photos to train on{without}, {apart} of them not in every fold"
 
 
-def _distributed(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
+def _distributed_callbacks(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
     """The callback for several processes, if there are."""
     if processes.count == 1:
         return []
@@ -270,14 +270,14 @@ def prepare(
     device = pick_device(processes.device or config.device)
     workers = pick_workers(config.workers, device)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
-    table = _configured(table, config)
+    table = _configure_table(table, config)
     check_monitor(config, table)
     if loss_func is None:
         build_loss(config, table.heads)
     pipelines = effective_pipelines(config, resolve_stats(config))
     first = min(chosen or [0])
     check_weights(config.arch, config.pretrained, weights_file(config.weights, first))
-    config, folds = deal_folds(table, config)
+    config, folds = resolve_folds(table, config)
     plan = Plan(config, table, folds, pipelines, {}, loss_func, processes=processes)
     if config.on_bad_photo == "skip":
         rows, skipped = find_readable(table)
@@ -286,7 +286,7 @@ def prepare(
     check_no_leak(config.weights, plan.table, plan.folds, config.group, chosen)
     if config.compile:
         check_compiler(device)
-    plan, digests = _with_sources(plan, open_teacher, chosen)
+    plan, digests = _add_sources(plan, open_teacher, chosen)
     check_training(plan, chosen)
     maps, size = decode_tables(plan.table, plan.extras, pipelines, config, digests, say)
     if any(len(kept) and kept.file is None for kept in maps) and not workers_see_memory(workers):
@@ -298,12 +298,12 @@ def prepare(
     check_size(network, config.arch, size)
     if config.freeze is not None:
         frozen_part(network, config.freeze)
-    start = _start(plan, network, digests)
+    start = _describe_start(plan, network, digests)
     made = describe_environment(network, plan.table, device, start, processes.count)
     return replace(plan, environment=made, size=size, maps=maps)
 
 
-def _with_sources(
+def _add_sources(
     plan: Plan, open_teacher: OpenTeacher | None, chosen: Sequence[int] | None
 ) -> tuple[Plan, list[Sequence[str]]]:
     """The plan with photos of other sources and its teacher, and the digests of the table's photos and of each source.
@@ -325,16 +325,16 @@ def _with_sources(
     return replace(plan, table=table, extras=extras, skipped=skipped, teacher=teacher), [digests, *own]
 
 
-def _configured(table: Table, config: Config) -> Table:
+def _configure_table(table: Table, config: Config) -> Table:
     """The table with what the configuration adds: a head for a number, photos cut to faces, weights of the heads."""
     if config.order is not None:
         table = table.with_number(config.order, config.order_spread)
     if config.boxes is not None:
         table = table.cut_to_faces(config.boxes, make_framing(config))
-    return replace(table, heads=weighted_heads(table.heads, config))
+    return replace(table, heads=apply_head_weights(table.heads, config))
 
 
-def _start(plan: Plan, network: MultiHeadNet, digests: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _describe_start(plan: Plan, network: MultiHeadNet, digests: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The starting point that the configuration only names, as digests: weights, loss, photos, teacher, boxes."""
     config, faces = plan.config, plan.table.faces
     start = {

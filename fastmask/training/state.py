@@ -26,7 +26,7 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, DivergenceError, one_line
 from fastmask.training.callbacks import EarlyStopping
 from fastmask.training.guards import all_finite
-from fastmask.training.interrupts import end
+from fastmask.training.interrupts import exit_by_signal
 
 _FORMAT = 1
 # the fraction of the time that saving states within an epoch may take, if they are saved by time
@@ -136,7 +136,7 @@ class StateSaver(Callback):
         number = self.received()
         if number is not None:
             self.save(self.learn.epoch, step)
-            end(number)
+            exit_by_signal(number)
         if self.training and self._is_due(step):
             self.save(self.learn.epoch, step)
 
@@ -145,7 +145,7 @@ class StateSaver(Callback):
         if following < self.learn.n_epoch:
             self.save(following, 0)
             if number is not None:
-                end(number)
+                exit_by_signal(number)
 
     def _is_due(self, step: int) -> bool:
         accumulation = getattr(self.learn, "accumulation", None)

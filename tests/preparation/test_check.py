@@ -175,7 +175,7 @@ def unopened(monkeypatch):
     blank = Fingerprint((8, 6), b"", np.zeros(1153, np.float32), blank=True)
     monkeypatch.setattr(check, "fingerprint_photos", lambda paths, *_: [blank for _ in paths])
     monkeypatch.setattr(Table, "photo", lambda self, row: None)
-    monkeypatch.setattr(check, "_blank", lambda *_: [])
+    monkeypatch.setattr(check, "_find_blank", lambda *_: [])
     monkeypatch.setattr(check, "TINY", 0)
 
 

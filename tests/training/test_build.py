@@ -4,7 +4,7 @@ from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, build_augmentations, effective_pipelines, report_pipelines, to_plain
 from fastmask.data.contest import read_contest
 from fastmask.system.errors import UsageError
-from fastmask.training.build import resolve_stats, weighted_heads
+from fastmask.training.build import apply_head_weights, resolve_stats
 from fastmask.training.effective_config import effective_config
 
 
@@ -56,8 +56,8 @@ def test_a_saved_configuration_can_be_varied(finished_run, contest):
 
 def test_heads_that_are_not_named_keep_their_share(contest):
     heads = read_contest(contest).heads
-    weighted = weighted_heads(heads, make_config({"head_weights": {"gender": 0, "age": 0.5}}))
+    weighted = apply_head_weights(heads, make_config({"head_weights": {"gender": 0, "age": 0.5}}))
     assert [head.weight for head in weighted] == [1, 0, 0.5]
     assert weighted.unlearned == ("gender",)
     with pytest.raises(UsageError, match="head_weights is 0 for every head"):
-        weighted_heads(heads, make_config({"head_weights": dict.fromkeys(heads.names, 0)}))
+        apply_head_weights(heads, make_config({"head_weights": dict.fromkeys(heads.names, 0)}))
