@@ -44,7 +44,7 @@ def test_a_copy_follows_what_changes(fold, tmp_path):
 def test_state_and_done_come_last(fold):
     for name in (STATE, DONE, "zebra.csv"):
         (fold / name).write_bytes(b"")
-    change = MirroredFolder(fold).change()
+    change = MirroredFolder(fold).collect_change()
     assert change is not None
     assert list(change.files)[-2:] == [STATE, DONE]
     assert list(all_files(fold).files) == list(change.files)
@@ -75,7 +75,7 @@ def test_a_change_while_a_file_is_removed_is_none(fold, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", meanwhile)
-    assert MirroredFolder(fold).change() is None
+    assert MirroredFolder(fold).collect_change() is None
 
 
 def test_a_fold_without_a_state_has_no_files_to_send(fold):
