@@ -19,8 +19,8 @@ from fastmask.system.errors import UsageError
 from fastmask.system.randomness import Counted, Stream
 
 DRAWS = 2000
-# weight of the imagined groups; examples/benchmarks/coverage.py measures its effect on the intervals
-_IMAGINED = 0.5
+# weight of the imaginary groups; examples/benchmarks/coverage.py measures its effect on the intervals
+_IMAGINARY = 0.5
 # per class; intervals of differences covered the truth in 92 % of simulated trials with 105, in 84 % with 28
 _FEW_GROUPS = 30
 # the only monitored value of which lower is better
@@ -162,7 +162,7 @@ def score(
 
     The mean is over `classes`, by default those of the truth. With `groups` (N,), such as persons, 95 % intervals by a
     bootstrap over whole groups: the percentiles 2.5 and 97.5 of `draws` draws, all over the same classes. Half an
-    imagined group, partly always right and partly always wrong, is added, because otherwise the intervals of classes
+    imaginary group, partly always right and partly always wrong, is added, because otherwise the intervals of classes
     with few groups would be too narrow.
     """
     return score_together([(predicted, true, classes)], groups, draws, seed)[0]
@@ -217,10 +217,10 @@ class TargetDraws:
             groups = int(owner.max()) + 1
             counts = _counts(predicted[known], true[known], self.classes, owner[known], groups)
             self.each, self.accuracy = _rates(counts.sum(axis=0)[None, :], len(self.classes))
-            self.counts = vstack([counts, _imagined(counts, len(self.classes))], format="csr")
+            self.counts = vstack([counts, _imaginary_groups(counts, len(self.classes))], format="csr")
 
     def draw(self, weights: np.ndarray) -> None:
-        """Add the values for (draws, groups + 2) weights, the last two of the imagined groups."""
+        """Add the values for (draws, groups + 2) weights, the last two of the imaginary groups."""
         if self.n and len(self.classes):
             each, accuracy = _rates(weights @ self.counts, len(self.classes))
             # a draw without any of these photos has no value
@@ -269,7 +269,7 @@ def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner:
     return csr_array((np.ones(len(row)), (row, column)), shape=(groups, 3 * k + 2))
 
 
-def _imagined(counts: csr_array, k: int) -> csr_array:
+def _imaginary_groups(counts: csr_array, k: int) -> csr_array:
     """(2, 3 * classes + 2): a group that is always right and one that is always wrong.
 
     They have as many photos of each class as an average group with that class, and do not change the accuracy.
@@ -289,13 +289,13 @@ def _rates(counts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:
     """How often each group is drawn with replacement, in batches of (draws, groups + 2).
 
-    The last two weights are of the imagined groups: exponential ones would be a whole group each (Rubin 1981).
+    The last two weights are of the imaginary groups: exponential ones would be a whole group each (Rubin 1981).
     """
     rng = Counted(Stream.BOOTSTRAP, seed).at(0)
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)
         drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=size)
-        yield np.hstack([drawn, rng.gamma(_IMAGINED / 2, size=(size, 2))])
+        yield np.hstack([drawn, rng.gamma(_IMAGINARY / 2, size=(size, 2))])
 
 
 def _interval(values: np.ndarray, point: float) -> tuple[float, float]:

@@ -90,7 +90,7 @@ class HeadLoss(nn.Module):
 
 
 class ClassLoss(HeadLoss):
-    """The focal loss of a head with classes, of which `f1_share` is replaced by soft F1 in the mean."""
+    """The focal loss of a head with classes; in the mean, its share `f1_share` is replaced by soft F1."""
 
     def __init__(
         self, head: Head, alpha: Sequence[float] | None, gamma: float, label_smoothing: float, f1_share: float

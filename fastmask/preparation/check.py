@@ -34,13 +34,13 @@ from fastmask.system.text import count, join_plural
 ERROR, WARNING = "error", "warning"
 COLUMNS = ("level", "kind", "photo", "person", "other", "detail")
 TINY = 32
-# the most by which width / height may differ from the commonest; with more odd photos than this there is no commonest
+# the largest factor from the most common height / width, and the share of odd photos above which none is common
 _SHAPE_FACTOR, _MIXED = 1.2, 0.2
 # pairs of persons that are compared in full, the most similar ones
 _MOST_CANDIDATES = 2_000
 # grey levels that a photo of one colour may still span once it is shrunk
 _BLANK_RANGE = 3
-# a head belongs to the person where at most this share of the persons, or one of ten or more, have two labels
+# a head is an attribute of the person if at most this share of persons, or one of ten or more, have two labels
 _DISAGREE, _FEW_PERSONS = 0.05, 10
 _CONTEST_FOLDER = re.compile(r"([^_]+)_(male|female)_[^_]+_(\d+)")
 _LEAK = "the network would be validated on what it was trained on; put them under one person or remove all but one."
@@ -166,7 +166,7 @@ def check_table(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of a photo: (height, width), a digest of its pixels, its signature, whether it is of one colour."""
+    """The data kept per photo: (height, width), a digest of its pixels, its signature, whether it is of one colour."""
 
     size: Size
     digest: bytes

@@ -188,7 +188,7 @@ def _copied_heads(table: Table, head: str) -> list[str]:
 
 
 def _find_bare(table: Table, named: Head) -> np.ndarray:
-    """(N,) whether a photo is of a bare face; all are where the table has no labels of the mask."""
+    """(N,) whether a photo shows a bare face; True for all if the table has no labels of the mask."""
     if named.name not in table.heads.names:
         return np.ones(len(table), bool)
     bare = (table.frame[named.name] == named.classes[2]).to_numpy()

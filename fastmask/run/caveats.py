@@ -33,14 +33,14 @@ def training_caveats(run: RunDirectory) -> list[str]:
         caveats.append(f"Of {run.config.folds} folds only {only} trained: a part of the photos.")
     if run.start.get("chosen_weights"):
         caveats.append(
-            "Each fold started from an epoch that its own photos had chosen (--weights RUN): this score flatters a "
-            "little; compare it only with runs that started there, too."
+            "Each fold started from an epoch chosen by its own photos (--weights RUN): this score flatters a "
+            "little; compare it only with runs from the same weights."
         )
     teachers = [name for name in ("pseudo", "teacher") if getattr(run.config, name)]
     if teachers:
         caveats.append(
-            f"Each fold learned from a teacher's epoch that its own photos had chosen (--{', --'.join(teachers)}): "
-            "this score flatters a little; compare it only with runs that did so, too."
+            f"Each fold learned from a teacher's epoch chosen by its own photos (--{', --'.join(teachers)}): "
+            "this score flatters a little; compare it only with runs that did the same."
         )
     if run.environment.get("proposed_fixes"):
         caveats.append(

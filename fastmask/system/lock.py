@@ -154,7 +154,7 @@ def read_token(out: Path) -> str:
 def holder_of(lock: Path) -> str:
     """The description of a lock's holder."""
     try:
-        # it may be gone, or forged
+        # it may be missing or invalid
         return shorten(_read_holder(lock)) or "another process"
     except (OSError, UnicodeDecodeError):
         return "another process"

@@ -93,7 +93,7 @@ def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
 def describe_cost(wanted: Config, made: Config) -> str:
     """A line about the epochs and folds that the hours allow."""
     now, before = (f"{count(config.folds, 'fold')} of {count(config.epochs, 'epoch')}" for config in (made, wanted))
-    return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as asked")
+    return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as configured")
 
 
 def make_budget(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:

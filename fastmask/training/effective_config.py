@@ -64,7 +64,7 @@ def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
 
 
 def check_monitor(config: Config, table: Table) -> None:
-    """Raise UsageError if there is no metric with the name of the one to monitor."""
+    """Raise UsageError if the metric to monitor does not exist."""
     names = [LOSS, *(m.name for m in default_metrics(table.heads, table.y))]
     if config.monitor not in names:
         raise UsageError(f"There is no metric {config.monitor!r} to monitor; expected one of {', '.join(names)}.")

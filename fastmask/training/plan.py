@@ -392,7 +392,7 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
         train = plan.training_set(fold)
         photos = len(train)
         if named is not None and joint_class(heads, named) not in heads.joint(train.classes(heads)):
-            raise UsageError(f"Setting half_partner is {named!r}, of which fold {fold} has no photo to train on.")
+            raise UsageError(f"Setting half_partner is {named!r}, but fold {fold} has no photo of it to train on.")
         if not photos:
             raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
         check_batches(config, photos)

@@ -98,7 +98,7 @@ def test_a_student_trains_and_resumes_with_the_same_soft_labels(
     run = cross_validate(table, out=out, log=io.StringIO(), **given)
     assert run.refitted == [0, 1]
     assert not run.oof.equals(finished_run.oof)
-    assert "Each fold learned from a teacher's epoch that its own photos had chosen (--teacher)" in str(run.score())
+    assert "Each fold learned from a teacher's epoch chosen by its own photos (--teacher)" in str(run.score())
     plan = student(table, given, run_copy)
     answers = load_file(out / "teacher.safetensors")["answers"]
     assert np.array_equal(answers, plan.teacher.predict(plan, quietly))
@@ -137,7 +137,7 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
 
     seen = refused(seed=5)
     assert "Fold 0 would be validated on photo" in seen
-    assert "was trained on: its score would flatter; use the teacher's folds: --folds-file" in seen
+    assert "was trained on, so its score would be too good; use the teacher's folds: --folds-file" in seen
     other = refused(folds=3)
     assert f"has 2 folds, here are 3; use the teacher's folds: --folds-file {finished_run.path}" in other
     # the same split from a file is no leak

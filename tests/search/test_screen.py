@@ -145,7 +145,7 @@ def test_a_size_that_the_second_body_cuts_is_refused_before_any_features(rank, t
 
 @pytest.mark.parametrize("archs", [["test_resnet"], ["test_vit", "test_resnet"]])
 def test_weights_that_have_seen_the_photos_are_refused(rank, table, finished_run, archs):
-    with pytest.raises(UsageError, match="its score would flatter"):
+    with pytest.raises(UsageError, match="its score would be too good"):
         rank(table, archs, weights={"test_resnet": finished_run.checkpoints(0)[0]}, folds=2)
 
 

@@ -138,7 +138,7 @@ def test_a_run_in_ample_time_is_the_run_without_hours(train, finished_run, tmp_p
     log = io.StringIO()
     run = train(tmp_path / "run", log=log, hours=1)
     assert (run.path / "oof.csv").read_bytes() == (finished_run.path / "oof.csv").read_bytes()
-    assert "--hours 1: 2 folds of 2 epochs, as asked" in log.getvalue()
+    assert "--hours 1: 2 folds of 2 epochs, as configured" in log.getvalue()
 
 
 @pytest.mark.slow

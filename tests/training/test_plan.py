@@ -189,7 +189,7 @@ def test_a_half_partner_that_a_fold_lacks_is_refused(table, plan_of):
     person = table.persons[0]
     partner = f"none {' '.join(table.frame.iloc[0][['gender', 'age']])}"
     alone = table.select(np.flatnonzero((table.persons == person) | (table.y[:, 0] != 2)))
-    with pytest.raises(UsageError, match=rf"half_partner is '{re.escape(partner)}', of which fold [01] has no photo"):
+    with pytest.raises(UsageError, match=rf"half_partner is '{re.escape(partner)}', but fold [01] has no photo of it"):
         plan_of(alone, half_cutmix=0.5, half_partner=partner)
 
 

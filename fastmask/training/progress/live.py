@@ -78,19 +78,19 @@ class Pace:
 
 
 def steps_left_in_fold(epoch: Steps, done: Steps, epochs_after: int) -> Steps:
-    """The steps that a fold still takes, of an epoch of which some are done and of the epochs after it."""
+    """The steps left in a fold: those of the current epoch that are not done, and the epochs after it."""
     return epoch - done + epoch * epochs_after
 
 
 def steps_left_in_refits(epoch: Steps, epochs: int, folds: int) -> Steps:
-    """The steps of some epochs on all photos, without validation; `epoch` is on all of `folds` but one."""
+    """The steps of `epochs` on all photos, without validation; `epoch` has those of one on all `folds` but one."""
     return Steps(epoch.training * folds / (folds - 1)) * epochs
 
 
 class RunProgress:
     """The progress of a run: its display, the pace of its steps, and how many folds are left after the current one.
 
-    `folds` and `refits` are the numbers of those to train, `end` is a `time.monotonic()` by which they have to finish.
+    `folds` and `refits` are how many are to be trained, `end` is a `time.monotonic()` by which they must finish.
     """
 
     def __init__(self, view: Log, config: Config, folds: int, refits: int, end: float | None = None) -> None:

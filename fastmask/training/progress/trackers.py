@@ -297,14 +297,14 @@ class Trackers(TrainedEpochs):
 
 def trackers_of(config: Config, folder: Path) -> dict[str, Tracker]:
     """The trackers of a configuration, by their names."""
-    asked: dict[str, Tracker] = {}
+    trackers: dict[str, Tracker] = {}
     if config.tensorboard:
-        asked[_NEEDED["tensorboard"][0]] = TensorBoard(folder / "tensorboard")
+        trackers[_NEEDED["tensorboard"][0]] = TensorBoard(folder / "tensorboard")
     if config.wandb is not None:
-        asked[_NEEDED["wandb"][0]] = WandB(config.wandb)
+        trackers[_NEEDED["wandb"][0]] = WandB(config.wandb)
     if config.mlflow is not None:
-        asked[_NEEDED["mlflow"][0]] = MLflow(config.mlflow)
-    return asked
+        trackers[_NEEDED["mlflow"][0]] = MLflow(config.mlflow)
+    return trackers
 
 
 def check_trackers(config: Config) -> None:
