@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Run(RunDirectory):
     """A run directory with methods for predictions, a report and plots; a notebook shows its scores."""
 
-    def predict(self, images: Images, options: PredictOptions | None = None, **given: Any) -> Predictions:
+    def predict(self, images: Images, options: PredictOptions | int | None = None, **given: Any) -> Predictions:
         """Predict photos: see `fastmask.inference.predictions.predict`."""
         from fastmask.inference.predictions import predict
 

@@ -42,7 +42,8 @@ ROOMS = [
     "app",
     "commands",
 ]
-WORDS = {"config", "heads", "labels", "scoring"}
+# randomness: learners exported by earlier versions name it
+WORDS = {"config", "heads", "labels", "scoring", "randomness"}
 PACKAGE = Path(fm.__file__).parent
 
 

@@ -64,6 +64,13 @@ class PredictOptions(NetworkOptions, PhotoOptions):
         make_views(self.views)
         return self
 
+    @classmethod
+    def of(cls, options: Self | int | None, given: Mapping[str, Any]) -> Self:
+        """As `Options.of`; a number is that of the views, `tta`."""
+        if isinstance(options, int):
+            return super().of(None, {"tta": options, **given})
+        return super().of(options, given)
+
     @property
     def n_views(self) -> int:
         """How many views of each photo are averaged."""

@@ -118,7 +118,7 @@ class Predictions:
 def predict(
     run: RunDirectory | str | Path,
     images: Images,
-    options: PredictOptions | None = None,
+    options: PredictOptions | int | None = None,
     *,
     progress: Progress | None = None,
     load: Load | None = None,
@@ -129,7 +129,7 @@ def predict(
     Photos are prepared by the run's own validation transform. Memory grows with their probabilities only.
 
     Args:
-        options: see `PredictOptions`; they may also be `given` by name, such as `tta=2`.
+        options: see `PredictOptions`; they may also be `given` by name, such as `tta=2`. A number is `tta`.
         progress: is called with the number of batches done and the number in all.
         load: loads each checkpoint, by default `load_network`; one that keeps networks makes the next call faster.
     """

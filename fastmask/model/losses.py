@@ -169,6 +169,14 @@ class FocalLoss(nn.Module):
         self.losses = nn.ModuleList([HEAD_LOSSES[head.kind](head, row, **options) for head, row in rows])
         self.register_load_state_dict_pre_hook(_rename_buffers)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # of a learner that an earlier version exported, with a buffer alpha0, alpha1, ... per head
+        if "losses" not in self._modules:
+            buffers = [self._buffers[f"alpha{i}"] for i in range(len(self.heads))]
+            alpha = [None if row is None else row.tolist() for row in buffers]
+            FocalLoss.__init__(self, self.heads, self.gamma, alpha, self.reduction, self.label_smoothing, self.f1_share)
+
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         """(B, classes of all heads) logits, targets of either kind -> a scalar, or (B,) with reduction "none"."""
         logits = logits.as_subclass(Tensor)

@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from fastmask.heads import Heads
@@ -92,3 +93,37 @@ def build_body(
     if drop_path_rate and not any(getattr(module, "drop_prob", 0) for module in body.modules()):
         raise no_paths
     return body
+
+
+def body_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
+    """fastai's splitter: the body's parameters, then the heads'."""
+    return [list(network.body.parameters()), list(network.heads.parameters())]
+
+
+def stages(body: nn.Module, coarse: bool = True) -> list[list[nn.Parameter]]:
+    """A body's parameters in groups from input to features, as timm groups them: by stage, or else by block.
+
+    A body without a grouping is one group.
+    """
+    matcher: Any = getattr(body, "group_matcher", None)
+    if matcher is None:
+        return [list(body.parameters())]
+    number_of = group_parameters(body, matcher(coarse=coarse), reverse=True)
+    groups: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in body.named_parameters():
+        groups.setdefault(int(number_of[name]), []).append(parameter)
+    return [groups[number] for number in sorted(groups)]
+
+
+def blocks_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
+    """fastai's splitter: each block of the body from the input on, then the heads'."""
+    return [*stages(network.body, coarse=False), list(network.heads.parameters())]
+
+
+def layer_scales(network: MultiHeadNet, decay: float) -> list[float]:
+    """The factor of the learning rate of each of `blocks_and_heads`: 1 for the heads, times `decay` per block below.
+
+    Layer-wise decay, as in BEiT (Bao et al. 2021) and timm.
+    """
+    count = len(blocks_and_heads(network))
+    return [decay ** (count - 1 - i) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Optimizers for fastai's Learner: AdamP, the groups of parameters and their learning rates."""
+"""Optimizers for fastai's Learner: AdamP, and the learning rates of its groups of parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from functools import partial
 from typing import Any
 
 from fastai.optimizer import OptimWrapper, set_item_pg
-from timm.models import group_parameters
-from torch import nn
 
 from fastmask.model.adamp import AdamP
-from fastmask.model.network import MultiHeadNet
 
 
 class GroupHypers(dict[str, Any]):
@@ -55,37 +52,3 @@ class LiveOptim(OptimWrapper):
 def adamp_opt(**options: Any) -> Callable[..., OptimWrapper]:
     """fastai's `opt_func` for AdamP; `options` are those of AdamP and `lr_scales`."""
     return partial(LiveOptim, opt=AdamP, **options)
-
-
-def body_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
-    """fastai's splitter: the body's parameters, then the heads'."""
-    return [list(network.body.parameters()), list(network.heads.parameters())]
-
-
-def stages(body: nn.Module, coarse: bool = True) -> list[list[nn.Parameter]]:
-    """A body's parameters in groups from input to features, as timm groups them: by stage, or else by block.
-
-    A body without a grouping is one group.
-    """
-    matcher: Any = getattr(body, "group_matcher", None)
-    if matcher is None:
-        return [list(body.parameters())]
-    number_of = group_parameters(body, matcher(coarse=coarse), reverse=True)
-    groups: dict[int, list[nn.Parameter]] = {}
-    for name, parameter in body.named_parameters():
-        groups.setdefault(int(number_of[name]), []).append(parameter)
-    return [groups[number] for number in sorted(groups)]
-
-
-def blocks_and_heads(network: MultiHeadNet) -> list[list[nn.Parameter]]:
-    """fastai's splitter: each block of the body from the input on, then the heads'."""
-    return [*stages(network.body, coarse=False), list(network.heads.parameters())]
-
-
-def layer_scales(network: MultiHeadNet, decay: float) -> list[float]:
-    """The factor of the learning rate of each of `blocks_and_heads`: 1 for the heads, times `decay` per block below.
-
-    Layer-wise decay, as in BEiT (Bao et al. 2021) and timm.
-    """
-    count = len(blocks_and_heads(network))
-    return [decay ** (count - 1 - i) for i in range(count)]

@@ -6,8 +6,7 @@ from fastai.learner import Callback
 from fastai.torch_core import get_model
 from torch import nn
 
-from fastmask.model.network import MultiHeadNet
-from fastmask.model.optim import stages
+from fastmask.model.network import MultiHeadNet, stages
 from fastmask.system.errors import UsageError
 
 BODY = "body"

@@ -31,8 +31,8 @@ from fastmask.labels import soft_labels
 from fastmask.model.archs import needs_size
 from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
-from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.model.optim import adamp_opt, blocks_and_heads, body_and_heads, layer_scales
+from fastmask.model.network import MultiHeadNet, blocks_and_heads, body_and_heads, build_network, layer_scales
+from fastmask.model.optim import adamp_opt
 from fastmask.model.precision import resolve_precision
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.randomness import Counted, Stream

@@ -52,6 +52,7 @@ def test_more_views_are_training_augmentations_and_repeat(run_copy, photos):
     assert (two != four).any()
     np.testing.assert_allclose(predicted(run_copy, photos[:5], tta=4, bs=2).probabilities, four, atol=1e-5)
     np.testing.assert_allclose(four.reshape(5, -1)[:, :3].sum(1), 1, atol=1e-5)
+    assert (Run.load(run_copy).predict(photos[:5], 2).probabilities == two).all()
 
 
 @pytest.mark.bf16

@@ -174,6 +174,18 @@ def test_states_of_earlier_versions_are_loaded():
     assert both[0].losses[0].alpha.equal(alpha + 1)
 
 
+def test_losses_of_learners_that_earlier_versions_exported_are_loaded():
+    loss = FocalLoss(YEARS, alpha=[[1.0, 2.0], None], label_smoothing=0.1, f1_share=0.5)
+    state = {name: value for name, value in vars(loss).items() if name != "_load_state_dict_pre_hooks"}
+    state |= {"label_smoothing": 0.1, "f1_share": 0.5, "_modules": {}}
+    state["_buffers"] = {"alpha0": torch.tensor([1.0, 2.0]), "alpha1": None, "targets1": torch.zeros(43, 43)}
+    loaded = FocalLoss.__new__(FocalLoss)
+    loaded.__setstate__(state)
+    logits, y = torch.randn(6, 45), torch.tensor([[0, 1], [1, 2], [1, 40], [0, -1], [-1, 7], [0, 0]])
+    assert loaded(logits, y) == loss(logits, y)
+    loaded.load_state_dict({"alpha0": torch.ones(2), "targets1": torch.rand(43, 43)})
+
+
 def soft(y, weight=1.0):
     """One-hot rows by PyTorch's own function, 0 where unknown."""
     return torch.cat(

@@ -1,8 +1,8 @@
 from torch import nn
 
 from fastmask.data.contest import contest_heads
-from fastmask.model.network import build_network
-from fastmask.model.optim import adamp_opt, body_and_heads
+from fastmask.model.network import body_and_heads, build_network
+from fastmask.model.optim import adamp_opt
 
 
 def test_fastai_can_schedule_it_and_give_each_group_its_rate():

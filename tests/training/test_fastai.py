@@ -1,5 +1,7 @@
 """What a notebook does with the Learner, compared with numbers of another source."""
 
+import pickle
+
 import adamp
 import matplotlib
 import numpy as np
@@ -358,6 +360,15 @@ def test_an_exported_learner_predicts_the_same(learn, table, probabilities):
     found, _ = loaded.get_preds(dl=loaded.dls.test_dl([table.photo(row) for row in range(0, len(table), 3)]))
     torch.testing.assert_close(found, probabilities, atol=1e-5, rtol=0)
     assert loaded.predict(table.photo(0))[0] == learn.predict(table.photo(0))[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["randomness.Counted", "model.network.body_and_heads", "model.network.blocks_and_heads", "training.step.EMA"],
+)
+def test_learners_that_earlier_versions_exported_find_their_classes(name):
+    module, _, attribute = name.rpartition(".")
+    assert pickle.loads(f"cfastmask.{module}\n{attribute}\n.".encode()).__name__ == attribute
 
 
 # looking

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
 
-from fastmask.model.optim import stages
+from fastmask.model.network import stages
 from fastmask.system.errors import UsageError
 from fastmask.training.freeze import Freeze, frozen_part
 

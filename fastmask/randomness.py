@@ -1,0 +1,3 @@
+"""Where learners that earlier versions exported find their class `Counted`."""
+
+from fastmask.system.randomness import Counted as Counted
