@@ -175,7 +175,8 @@ class FocalLoss(nn.Module):
         if "losses" not in self._modules:
             buffers = [self._buffers[f"alpha{i}"] for i in range(len(self.heads))]
             alpha = [None if row is None else row.tolist() for row in buffers]
-            FocalLoss.__init__(self, self.heads, self.gamma, alpha, self.reduction, self.label_smoothing, self.f1_share)
+            shares = state["label_smoothing"], state["f1_share"]
+            FocalLoss.__init__(self, self.heads, self.gamma, alpha, self.reduction, *shares)
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         """(B, classes of all heads) logits, targets of either kind -> a scalar, or (B,) with reduction "none"."""

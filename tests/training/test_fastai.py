@@ -364,7 +364,7 @@ def test_an_exported_learner_predicts_the_same(learn, table, probabilities):
 
 @pytest.mark.parametrize(
     "name",
-    ["randomness.Counted", "model.network.body_and_heads", "model.network.blocks_and_heads", "training.step.EMA"],
+    ["randomness.Counted", "model.network.body_and_heads", "training.step.EMA"],
 )
 def test_learners_that_earlier_versions_exported_find_their_classes(name):
     module, _, attribute = name.rpartition(".")
