@@ -147,7 +147,7 @@ def test_a_score_that_flatters_says_so(train, table, tmp_path):
 
 def test_memory_of_a_fold_is_given_back(train, tmp_path, monkeypatch):
     networks = []
-    make = plan_module.build
+    make = plan_module.build_initial_network
 
     def remembered(*args, **kwargs):
         network = make(*args, **kwargs)
