@@ -19,7 +19,7 @@ from fastmask.report.thumbnails import thumbnail, to_uri
 from fastmask.system.errors import DataError
 from fastmask.system.text import percent
 
-# pixels of the longer side, JPEG quality, tiles that are cached, rows of the table of marks
+# pixels of the longer side, JPEG quality, the number of cached tiles, rows of the table of marks
 _SMALL, _LARGE, _QUALITY, _CACHED, _MOST_MARKS = 240, 1024, 85, 512, 500
 
 

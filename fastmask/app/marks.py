@@ -29,8 +29,9 @@ _WAIT = 30.0
 class Mark:
     """A row of a fix table: `value` is the correct value of `column` (a head, or person); "" is unknown.
 
-    It is for the photo at `path` or, if that is "", for all photos of `person`. `label` is the value before, `proposed`
-    means that a model suggests it and no user has confirmed it, `line` is the line in the file, 0 before it is written.
+    It is for the photo at `path` or, if `path` is "", for all photos of `person`. `label` is the value before,
+    `proposed` means that a model suggests it and no user has confirmed it, `line` is the line in the file, 0 before it
+    is written.
     """
 
     person: str
@@ -131,13 +132,13 @@ def _change(file: Path, table: Table, change: Callable[[pd.DataFrame, list[Mark]
     with lock_file(file, _WAIT) as place:
         frame = _read(place) if place.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
         frame, result = change(frame, [_mark(line, row, table.root) for line, row in frame.iterrows()])
-        with atomic_write(place) as beside:
-            with beside.open("w", encoding="utf-8", newline="") as opened:
+        with atomic_write(place) as partial:
+            with partial.open("w", encoding="utf-8", newline="") as opened:
                 frame_to_csv(frame, opened)
             try:
-                _apply(beside, table)
+                _apply(partial, table)
             except DataError as fault:
-                raise DataError(str(fault).replace(str(beside), str(file))) from fault
+                raise DataError(str(fault).replace(str(partial), str(file))) from fault
     return result
 
 

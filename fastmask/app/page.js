@@ -1,13 +1,13 @@
-// What the page does by itself: choosing photos by mouse and keyboard. Loaded before the page is built.
+// Client-side behaviour: choosing photos by mouse and keyboard. Loaded before the page is built.
 const fm = {
   grids: null,
   then: null,
   // the row of the photo that was chosen last
   row: null,
-  // whether the photo that is come to is to have the focus, because that was on one
+  // whether to focus the next photo, because a photo had the focus
   focused: false,
 
-  // photos to choose from: `trigger` tells the server which, under the name `chosen`
+  // the grid of photos: `trigger` sends the chosen row to the server as the event `chosen`
   grid(element, trigger, watch, chosen) {
     fm.grids = element;
     const pick = (button) => {
@@ -19,14 +19,14 @@ const fm = {
       const button = event.target.closest("button[data-row]");
       if (!button) return;
       pick(button);
-      // where the photo comes below the others, go there
+      // scroll to the photo if it is shown below the grid
       const detail = document.getElementById("fm-detail");
       if (detail && detail.offsetTop > element.offsetTop + 100) detail.scrollIntoView({ behavior: "smooth" });
     });
     element.addEventListener("keydown", (event) => {
       const button = event.target.closest("button[data-row]");
-      const to = button && fm.beside(button, event.key);
-      // beyond the first and the last one `arrows` turns the page
+      const to = button && fm.neighbour(button, event.key);
+      // past the first or last photo, `arrows` turns the page
       if (!to) return;
       event.preventDefault();
       event.stopPropagation();
@@ -35,7 +35,7 @@ const fm = {
     });
     watch("value", () => {
       const tiles = fm.tiles();
-      // what comes late, as after a mark, may have been made for the photo before
+      // a late update, such as after a mark, may be for the previous photo
       const chosen = tiles.find((tile) => tile.dataset.row === fm.row);
       if (chosen) fm.current(chosen);
       else fm.row = tiles.find((tile) => tile.hasAttribute("aria-current"))?.dataset.row ?? null;
@@ -49,7 +49,7 @@ const fm = {
     document.addEventListener("keydown", fm.arrows);
   },
 
-  // left and right go through the photos wherever the page is read, but where they have a meaning of their own
+  // the left and right keys change the photo, except in elements that use these keys
   arrows(event) {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by || event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -70,8 +70,8 @@ const fm = {
     button.tabIndex = 0;
   },
 
-  // the photo that a key leads to from another
-  beside(button, key) {
+  // the photo that a key moves to
+  neighbour(button, key) {
     const tiles = fm.tiles();
     const at = tiles.indexOf(button);
     const columns = Math.max(1, tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length);
@@ -81,7 +81,7 @@ const fm = {
     return key in steps ? tiles[at + steps[key]] : undefined;
   },
 
-  // the photo before or after the one that is shown, on the next page where need be
+  // show the previous or next photo, on another page if needed
   step(by, held = false) {
     const tiles = fm.tiles();
     const at = tiles.findIndex((tile) => tile.hasAttribute("aria-current"));
@@ -103,7 +103,7 @@ const fm = {
     }
   },
 
-  // marks, each with a button to take it back
+  // the table of marks, each with a button to remove it
   marks(element, trigger, chosen) {
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-target]");

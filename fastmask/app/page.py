@@ -13,7 +13,7 @@ from fastmask.app.tabs import add_browse, add_marks, add_try
 from fastmask.app.viewer import Viewer
 from fastmask.run.directory import RunDirectory
 
-# seconds between deletions of photos that were sent, and their age
+# seconds between deletions of uploaded photos, and their minimum age
 _CLEAR = (300, 1800)
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 
@@ -47,7 +47,7 @@ def _header(run: RunDirectory) -> str:
 def mounted(page: gr.Blocks, most_bytes: int) -> FastAPI:
     """A page as an application that accepts photos of at most `most_bytes`, without telemetry."""
     page.queue(max_size=64)
-    # only then Gradio checks that a file in a request was uploaded before
+    # required by Gradio to check that a file in a request was uploaded before
     page.has_launched = True
     return gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -65,7 +65,7 @@ def mounted(page: gr.Blocks, most_bytes: int) -> FastAPI:
         theme=_theme(),
         # screen readers read it, and Gradio has no translation
         i18n=gr.I18n(en={"common.complete": "Done"}),
-        # not as css=, which Gradio rewrites
+        # not by css=, which Gradio rewrites
         head=f"<style>{fragments.asset('page.css')}</style><script>{fragments.asset('page.js')}</script>",
     )
 

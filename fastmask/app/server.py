@@ -30,7 +30,7 @@ def serve(viewer: Viewer, host: str = "127.0.0.1", port: int = 7860, report: Cal
     with free_socket(host, port) as listening, served(viewer, LOOPBACK if local else ()) as application:
         if not local:
             warnings.warn(
-                f"--host {host} gives everybody who can reach this machine access to the photos and to marking labels, "
+                f"--host {host} gives everyone who can reach this machine access to the photos and to marking labels, "
                 "without a password.",
                 FastmaskWarning,
                 stacklevel=2,
@@ -88,7 +88,7 @@ def free_socket(host: str, port: int) -> socket.socket:
     for number in range(port, min(port + _PORTS, 65536)):
         listening = socket.socket(family, kind, protocol)
         if os.name == "posix":
-            # else the port stays in use for a minute after the page has ended
+            # otherwise the port stays in use for a minute after the page has ended
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((place[0], number, *place[2:]))

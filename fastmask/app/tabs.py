@@ -39,7 +39,7 @@ def with_notice(outputs: int, work: Callable[..., Any], notice: int | None = -1)
         except FastmaskError as error:
             sentence = str(error)
         except OSError as error:
-            # such as a full disk, or a folder without permission
+            # such as a full disk or a folder without permission
             sentence = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
         said: list[Any] = [gr.skip()] * outputs
         if notice is not None:
@@ -93,24 +93,24 @@ def _photo_input() -> Any:
 
 
 class Browser:
-    """The handlers of the tab Browse: each takes the values of fields, and gives those of others."""
+    """The handlers of the tab Browse: each takes the values of some fields and returns those of others."""
 
     def __init__(self, viewer: Viewer) -> None:
         self.viewer, self.heads = viewer, viewer.photos.heads
 
     def browse(self, head: str, *given: Any) -> list[Any]:
-        """A page of photos: the tiles, its number, the row that is chosen, where it is, no notice."""
+        """A page of photos: tiles, page number, chosen row, position, and no notice."""
         *wanted, number, row = given
         tiles, found, chosen = self.viewer.browse(head, _filter(*wanted), int(number or 1), row)
         return [tiles, found.number, chosen, _where(found), ""]
 
     def reset(self, head: str) -> list[Any]:
-        """For another head: the filters by label and prediction, the head of the map, the first page."""
+        """After a change of head: the filters by label and prediction, the head of the map, the first page."""
         choices = _classes(self.viewer, head)
         return [gr.Dropdown(choices, value=ANY), gr.Dropdown(choices, value=ANY), head, 1]
 
     def show(self, row: int | None, head: str) -> list[Any]:
-        """A photo: large, its facts, the head to correct, the row, and the fields of the form."""
+        """A photo: enlarged, with its facts, the head to correct, the row, and the fields of the form."""
         if row is None:
             return ["", "", self.heads.names[0], None, *self.fill(None, self.heads.names[0])]
         corrected = head if head in self.heads.names else self.viewer.doubtful(row)
@@ -160,7 +160,7 @@ class Browser:
         return [*self.fill(row, head), fragments.notice(said, "good")]
 
     def refresh(self, *given: Any) -> list[Any]:
-        """After a mark: the tiles, the number of the page, where it is, and the facts of the photo."""
+        """After a mark: the tiles, page number, position, and the facts of the photo."""
         *asked, corrected = given
         tiles, number, _, where, _ = self.browse(*asked)
         # another photo may have been chosen in the meantime

@@ -114,7 +114,7 @@ class Trial:
             except FastmaskError as error:
                 # the temporary path means nothing to the user
                 message = str(error).replace(str(place), name)
-                # the crop of the run cannot be changed here
+                # the user of the page cannot change the run's crop
                 message = (
                     message.replace(CHANGE, "choose a larger photo.") if isinstance(error, PhotoSizeError) else message
                 )

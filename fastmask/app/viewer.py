@@ -59,14 +59,14 @@ class Viewer:
         return [name for name in names if name in there]
 
     def try_photo(self, photo: str | None) -> str:
-        """The predictions of a photo that was sent."""
+        """Predict an uploaded photo."""
         if photo is None:
             return ""
         predictions, remark = self.trial.answer(photo)
         return fragments.answer(photo_answer(predictions.heads, predictions.probabilities[0]), remark)
 
     def try_heat(self, photo: str | None, head: str) -> str:
-        """Where the networks look in it."""
+        """Where the networks look in an uploaded photo."""
         if photo is None:
             return ""
         made = self.trial.explain(photo, head)
@@ -95,7 +95,7 @@ class Viewer:
         return fragments.grid(tiles, chosen), page, chosen
 
     def _shortened(self, head: str, name: str, other: str) -> str:
-        """Of a joint class the classes of the heads in which it differs from another one."""
+        """The parts of a joint class that differ from another joint class."""
         if head != JOINT or not name or not other or name == other:
             return name
         both = zip(self._joint[name], self._joint[other], strict=True)

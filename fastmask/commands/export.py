@@ -1,4 +1,4 @@
-"""The command that takes a run to where there is no torch: export."""
+"""The command that exports a run for use without torch: export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def export(
     Its outputs are compared with PyTorch's. A script that predicts with it is
     written next to it.
     """
-    # before torch takes its seconds to load
+    # before torch is loaded, which takes seconds
     check_model(run, out, options, overwrite)
     from fastmask.export.onnx import export_onnx
 

@@ -141,7 +141,7 @@ def planned(settings: Config) -> Plan:
 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
-    """Refuse a directory in use before torch takes its seconds to load."""
+    """Refuse a directory in use before torch is loaded, which takes seconds."""
     from fastmask.run.files import check_free
     from fastmask.system.lock import check_unlocked, lock_run
 
@@ -152,7 +152,7 @@ def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     if out is not None:
         check_unlocked(out)
     if resume and out is not None and not out.exists():
-        # a process that was killed while it replaced the run left the old one aside: this puts it back
+        # restores the old run if a process was killed while replacing it
         with lock_run(out):
             pass
     if out is not None and not resume:

@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(join_numbers(sys.argv[1:] if arguments is None else arguments))
     except FastmaskError as error:
-        # all of several processes find invalid arguments, and one reports them
+        # of several processes, only one reports invalid arguments
         if launcher_rank()[0] == 0 or not isinstance(error, UsageError):
             say(f"fastmask: error: {error}", important=True)
         sys.exit(error.exit_code)
@@ -116,6 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say("fastmask: interrupted", important=True)
         raise
     finally:
-        # registered last, so called first: before torch's own, where a second Ctrl-C would print a traceback
+        # registered last, so called first: during torch's own handlers a second Ctrl-C would print a traceback
         atexit.unregister(_ignore_signals)
         atexit.register(_ignore_signals)

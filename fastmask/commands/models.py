@@ -58,7 +58,7 @@ def screen(
     from fastmask.data.readers import read_data
 
     table = read_data(settings, log=say)
-    # after the table, which answers at once where something is wrong with it
+    # after the table, which fails fast if it has errors
     from fastmask.search.screen import screen as rank
 
     with progress_bar("features") as progress:

@@ -155,7 +155,7 @@ def with_options(model: type[BaseModel]) -> Callable[[Command], Command]:
 def _built(
     build: Callable[[dict[str, Any]], BaseModel], extend: Callable[[list[_Parameter]], list[_Parameter]]
 ) -> Callable[[Command], Command]:
-    """A decorator: the first parameter of a command is built of those by which `extend` extends its own."""
+    """A decorator that builds the first parameter of a command from the parameters that `extend` adds."""
 
     def decorate(command: Command) -> Command:
         own = _parameters(command)
@@ -173,7 +173,7 @@ def _built(
 
 
 def _parameters(command: Command) -> list[_Parameter]:
-    """The parameters of a command but for a model, which is built of options."""
+    """The parameters of a command, without the model that is built from options."""
     if hasattr(command, "parameters"):
         return command.parameters
     hints = get_type_hints(command, include_extras=True, localns={"Config": Any})
@@ -199,7 +199,7 @@ def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
 
 
 def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
-    """The type that typer has for an annotation, and what reads the text if typer does not."""
+    """The type for typer, and a parser for texts that typer cannot read."""
     found, element = alternatives(annotation), _element(annotation)
     kinds = list(dict.fromkeys(one if isinstance(one, type) or get_origin(one) else type(one) for one in found))
     if element is not None:
@@ -285,7 +285,7 @@ def _check_outputs(outputs: Sequence[_Parameter], given: Mapping[str, Any]) -> N
 
 
 def echo(result: Any, json: bool) -> None:
-    """Print a result as text, or, as its --json asks, its plain values."""
+    """Print a result as text, or its plain values with --json."""
     if json:
         from json import dumps
 
@@ -315,7 +315,7 @@ def numbers(text: str) -> list[float]:
         raise ValueError("expected numbers, separated by spaces or commas") from None
 
 
-# what reads a list, by the type of its elements
+# parsers of lists, by the type of the elements
 _READERS: dict[Any, Callable[[str], list[Any]]] = {str: words, int: whole_numbers, float: numbers}
 
 
@@ -324,7 +324,7 @@ def _number_or_word(text: str) -> int | str:
 
 
 def join_numbers(arguments: Sequence[str]) -> list[str]:
-    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: settings that are lists of numbers take as many words as are numbers."""
+    """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: lists of numbers take all following numbers."""
     lists = [option_name(Config, name) for name, f in Config.model_fields.items() if _element(f.annotation) is float]
     joined: list[str] = []
     for word in arguments:

@@ -89,7 +89,7 @@ def predict(
 
 
 def _questions(run: RunDirectory, submission: Path, images: Path, out: Path) -> list[Path]:
-    """The photos of a file of questions, in its order."""
+    """The photos listed in a submission's info.csv, in its order."""
     from fastmask.inference.submission import check_heads, check_out, photos_of_info
 
     check_heads(run.heads)
@@ -98,24 +98,24 @@ def _questions(run: RunDirectory, submission: Path, images: Path, out: Path) -> 
 
 
 def _other_models(run: RunDirectory, options: PredictOptions) -> str | None:
-    """In words, what predicts in place of the checkpoints that predicted OOF; None where these do."""
+    """A description of the models that predict, if they are not those of OOF; otherwise None."""
     return "a soup" if options.soup else "refitted" if options.refit and _is_refitted(run) else None
 
 
 def _is_refitted(run: RunDirectory) -> bool:
-    """Whether it predicts by networks that were finally trained on all photos."""
+    """Whether the run predicts with networks that were refitted on all photos."""
     from fastmask.run.directory import RunDirectory
     from fastmask.run.files import CONFIG
 
     if not run.is_ensemble:
         return bool(run.refitted)
-    # a missing member is reported where it is needed
+    # a missing member is reported later
     paths = [run.path / member["path"] for member in run.ensemble["members"]]
     return any(RunDirectory.load(path).refitted for path in paths if (path / CONFIG).is_file())
 
 
 def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
-    """In words, what prevents the comparison of predictions with the run's OOF ones; None if nothing does."""
+    """The reason why predictions cannot be compared with the run's OOF predictions, or None."""
     if run.is_ensemble:
         return f"a run with models of its own, and {run.path} is an ensemble: name one of its runs"
     if views > 1:
@@ -131,7 +131,7 @@ def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarr
 
 
 def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None, str]:
-    """The rule to decide by, fitted on the run, and its name; no rule for plain decisions, which need no OOF."""
+    """The rule fitted on the run, and its name; no rule for plain decisions, which need no OOF."""
     from fastmask.decision.crossfit import AUTO, decide, fit_run, name_of
     from fastmask.decision.rule import PLAIN
 
@@ -146,9 +146,9 @@ def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None
 
 
 def _entry(run: RunDirectory, decision: str, options: PredictOptions, other: str | None) -> dict[str, Any]:
-    """The ledger's entry of a submission, as far as the run tells; raises DataError for a broken ledger.
+    """The ledger's entry of a submission, from the run; raises DataError for a broken ledger.
 
-    Predictions of `other` models than OOF have no score.
+    Predictions by `other` models than those of OOF have no score.
     """
     from fastmask.decision.crossfit import score_of
     from fastmask.evaluation.ledger import ledger_of, read_ledger

@@ -109,12 +109,12 @@ def label_errors(
 
     loaded = RunDirectory.load(run)
     errors = find_label_errors(loaded, heads)
-    # a band does not tell the number, and most of these labels are right: only on request
+    # a band does not give the number, and most of these labels are right, so only on request
     banded = [head.name for head in loaded.heads if head.bounds and heads is None]
     if out is not None:
         write_csv(out, to_fixes([error for error in errors if error.head not in banded]))
         for name in banded:
-            say(f"{name} is not in {out}: its classes do not tell the number. Name it by --heads to include its rows.")
+            say(f"{name} is not in {out}: its classes do not give the number. Name it by --heads to include its rows.")
     typer.echo(summary(errors, most))
     if loaded.config.group == "none":
         say("The split is leaky (--group none): the models have seen these persons, and their wrong labels are hidden.")

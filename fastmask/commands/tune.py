@@ -52,7 +52,7 @@ def tune(
     from fastmask.data.readers import read_data
 
     table = read_data(settings, log=say)
-    # after the table, which answers at once where something is wrong with it
+    # after the table, which fails fast if it has errors
     from fastmask.search.tune import tune as search
 
     tuned = search(table, given, settings, out=out, trials=trials, hours=hours, pruner=pruner, keep=keep, resume=resume)

@@ -1,1 +1,1 @@
-"""Decision: from probabilities to classes, how sure they are, and what they came to."""
+"""Decision: rules from probabilities to classes, their calibration and their scores."""

@@ -1,7 +1,7 @@
-"""Bound: the official score at other last bounds of a head such as age, without training again.
+"""Bound: the official score at other values of the last bound of a head such as age, without retraining.
 
-A run that has learned the number behind the head as a distribution (fit --order age) has answers for any bound: the
-classes are the sums of the distribution between the bounds.
+A run that has learned the number behind the head as a distribution (fit --order age) predicts for any bound: the
+probability of a class is the sum of the distribution between its bounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BELOW = 5
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound's official score; `gain` is over the official bound, None for that itself."""
+    """The official score at a bound; `gain` is over the official bound, None for the official bound itself."""
 
     bound: float
     score: Score
@@ -36,10 +36,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class BoundCurve:
-    """The official scores of the joint class at the bounds tried, rising.
+    """The official scores of the joint class at the bounds tried, in ascending order.
 
-    The rows are of the answers by the distribution; `plain` is of the head itself, as the run is scored. `honest` is
-    the score where each person's bound is the one that is best for others: what choosing is worth.
+    The rows are for predictions from the distribution; `plain` is the score of the run, from the head itself. `honest`
+    is the cross-fitted score, where each person's bound is the best one for the other persons.
     """
 
     head: str
@@ -52,7 +52,7 @@ class BoundCurve:
 
     @property
     def best(self) -> Bound:
-        """The bound of the highest score, of equal ones the nearest to the official."""
+        """The bound with the highest score; among equal ones, the closest to the official bound."""
         return max(self.rows, key=lambda row: (row.score.macro_f1, -abs(row.bound - self.official)))
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class BoundCurve:
 
 
 def in_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
-    """(N, K) probabilities of (K,) numbers -> (N, classes) those of the bands between `bounds`."""
+    """Sum (N, K) probabilities of (K,) numbers to (N, classes) probabilities of the bands between `bounds`."""
     edges = [-np.inf, *bounds, np.inf]
     bands = [(low <= numbers) & (numbers < high) for low, high in pairwise(edges)]
     return np.stack([distribution[:, band].sum(1) for band in bands], axis=1)
@@ -86,17 +86,17 @@ def in_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[flo
 def bound_curve(
     run: RunDirectory | str | Path, head: str = "age", bounds: Sequence[float] | None = None, draws: int = DRAWS
 ) -> BoundCurve:
-    """The official score of a run's out-of-fold answers at each last bound of `head`; by default also five below it.
+    """Score a run's out-of-fold predictions officially at each value of the last bound of `head`.
 
-    Raises UsageError for a head without bounds or a run that has not learned its number, and for bounds that are not
-    above the bound before.
+    The default bounds are the official one and five below it. Raises UsageError for a head without bounds or a run that
+    has not learned its number, and for bounds that are not above the second last one.
     """
     run = RunDirectory.of(run)
     tried, name = _bounds(run.heads[head], bounds), number_of(head)
     *others, official = run.heads[head].bounds
     if name not in run.heads.names:
         raise UsageError(
-            f"{run.path} has not learned {head} as a number, so another bound needs another training: train it with "
+            f"{run.path} has not learned {head} as a number, so another bound needs another training; train with "
             f"--order {head}, or one run per bound with --age-bounds."
         )
     distribution = run.heads.split(run.probabilities)[run.heads.position(name)]
@@ -104,7 +104,7 @@ def bound_curve(
     for answers, bound in zip(y, tried, strict=True):
         answers[:, run.heads.position(head)] = in_bands(numbers, distribution, (*others, bound)).argmax(1)
     joint, true, classes = run.heads.joint(y), run.heads.joint(run.true), known_classes(run.heads.joint(run.y))
-    # of equal scores the nearest to the official
+    # of equal scores the bound closest to the official one
     order = np.argsort(abs(np.array(tried) - official), kind="stable")
     honest = choose_by_others(joint[order], true, parts_of(run), classes)
     targets = [(answers, true, classes) for answers in (run.heads.joint(run.predicted), *joint, honest)]
@@ -118,7 +118,7 @@ def bound_curve(
 
 
 def _bounds(head: Head, given: Sequence[float] | None) -> list[float]:
-    """The bounds to try, rising, the official one among them."""
+    """The bounds to try in ascending order, including the official one."""
     if head.bounds is None:
         raise UsageError(f"Head {head.name} has no bounds; expected one whose classes are bands of a number.")
     official = head.bounds[-1]

@@ -1,4 +1,4 @@
-"""Calibration: how far a head's confidence is from its accuracy, and the temperature that brings them together."""
+"""Calibration: the difference between a head's confidence and accuracy, and the temperature that reduces it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fastmask.heads import UNKNOWN, Heads
 from fastmask.scoring import Plain
 
 BINS = 15
-# the bounds of a temperature; beyond them the labels have little to do with the answers
+# the bounds of a temperature; beyond them the labels hardly depend on the predictions
 _LEAST, _MOST = 0.05, 20.0
-# in place of a probability of 0, whose logarithm is not finite
+# replaces a probability of 0, to keep the logarithm finite
 _TINY = 1e-30
 
 
@@ -39,15 +39,15 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, classes) probabilities of one head as softmax(logits / temperature): above 1 they are less sure."""
+    """(N, classes) probabilities of one head as softmax(logits / temperature); less confident above 1."""
     scaled = log_probabilities(probabilities) / temperature
     return np.exp(scaled - logsumexp(scaled, axis=-1, keepdims=True))
 
 
 def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
-    """The temperature at which (N, classes) probabilities give (N,) labels the highest likelihood (Guo et al. 2017).
+    """Fit the temperature of (N, classes) probabilities with the highest likelihood of (N,) labels (Guo et al. 2017).
 
-    Labels of -1 are left out; without any it is 1. It changes no most probable class.
+    Labels of -1 are left out; without labels it is 1. The most probable class does not change.
     """
     known = y != UNKNOWN
     logs, labels = log_probabilities(probabilities[known]), y[known]
@@ -64,9 +64,10 @@ def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """How often the most probable class is right, by its probability: low, high, n, confidence, accuracy per bin.
+    """The accuracy of the most probable class by its probability: low, high, n, confidence, accuracy per bin.
 
-    (N, classes) probabilities of one head, (N,) labels, those of -1 left out; bins of one width, empty ones left out.
+    Takes (N, classes) probabilities of one head and (N,) labels; those of -1 are left out. Bins have equal width; empty
+    ones are left out.
     """
     known = y != UNKNOWN
     sure, right = probabilities[known].max(-1), probabilities[known].argmax(-1) == y[known]
@@ -82,7 +83,7 @@ def reliability(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> p
 def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> float:
     """The expected calibration error (ECE): the mean distance of confidence and accuracy, bins weighted by photos.
 
-    NaN where no label is known. See `reliability`; Naeini et al. 2015, Guo et al. 2017.
+    NaN without labels. See `reliability`; Naeini et al. 2015, Guo et al. 2017.
     """
     table = reliability(probabilities, y, bins)
     distance = (table["confidence"] - table["accuracy"]).abs()
@@ -92,8 +93,8 @@ def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS
 def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndarray) -> dict[str, Calibration]:
     """The calibration of each head, from (N, classes of all heads) probabilities before and after, (N, heads) labels.
 
-    `after` should have been fitted on others than these photos; the temperature is that of all of them. A distribution
-    over a number is left out: it need not be right to the exact number.
+    `after` should be fitted on other photos; the temperature is fitted on all of these. A distribution over a number is
+    left out, since it need not hit the exact number.
     """
     return {
         head.name: Calibration(

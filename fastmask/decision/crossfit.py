@@ -29,7 +29,7 @@ from fastmask.scoring import (
 )
 from fastmask.system.errors import UsageError
 
-# the best of the rules
+# selects the best rule
 AUTO = "auto"
 _AVERAGED = ", persons averaged"
 
@@ -48,13 +48,13 @@ class RuleScore:
 
     @property
     def name(self) -> str:
-        """The rule's name, and whether it averages over persons."""
+        """The rule's name, with a suffix if it averages over persons."""
         return name_of(self.rule, self.averaged)
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The rules side by side, each head's calibration, and the `best` rule."""
+    """The score of each rule, the calibration of each head, and the `best` rule."""
 
     rows: list[RuleScore]
     calibration: dict[str, Calibration]
@@ -68,7 +68,7 @@ class Decisions:
         width = max(len("head"), *map(len, self.calibration))
         lines += ["", f"{'head':{width}}  temperature  calibration error, and at that temperature"]
         lines += [f"{head:{width}}  {one}" for head, one in self.calibration.items()]
-        honest = "Each was fitted on other persons than it is scored on."
+        honest = "Each rule was fitted on other persons than it is scored on."
         return "\n".join([*lines, "", honest, *self.notes, *self.verdicts])
 
     @property
@@ -97,10 +97,10 @@ def name_of(rule: str, averaged: bool) -> str:
 
 
 def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int = DRAWS) -> Decisions:
-    """Score each rule on a run's out-of-fold predictions, fitted on other persons' rows than it is scored on.
+    """Score each rule on a run's out-of-fold predictions, fitted on other persons than it is scored on.
 
-    `same_person` also averages over persons the heads that belong to them: for predictions where the person of each
-    photo is known. `best` is the rule with a gain beyond noise; `plain` where there is none.
+    `same_person` also averages the heads that belong to the person over the person's photos, for predictions of photos
+    with known persons. `best` is the best rule with a gain beyond noise, or else `plain`.
     """
     run = RunDirectory.of(run)
     notes, rules = notes_of(run), list(RULES)
@@ -125,9 +125,9 @@ def notes_of(run: RunDirectory) -> list[str]:
 
 
 def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated and averaged probabilities (N, classes of all heads) and answers (N, heads) to the OOF photos.
+    """Calibrated and averaged probabilities (N, classes of all heads) and classes (N, heads) of the OOF photos.
 
-    Each part of the persons is by the rule that is fitted on the others.
+    The rule for each part of the persons is fitted on the other parts.
     """
     probabilities, y = np.empty_like(run.probabilities), np.empty_like(run.true)
     parts = parts_of(run)
@@ -140,9 +140,9 @@ def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[
 
 
 def fit_run(run: RunDirectory | str | Path, rule: str = AUTO, same_person: bool = False) -> Rule:
-    """The rule fitted on all out-of-fold predictions of a run, to be used on new photos.
+    """Fit a rule on all out-of-fold predictions of a run, for new photos.
 
-    `auto` is the best of `decide`, chosen by scores on the same OOF, which flatters them a little.
+    `auto` takes the best rule of `decide`. It is chosen by the same OOF scores, so these are slightly optimistic.
     """
     run = RunDirectory.of(run)
     check_decision(rule)
@@ -157,13 +157,13 @@ def check_decision(name: str) -> None:
 
 
 def answers_of(run: RunDirectory, name: str) -> np.ndarray:
-    """(N, heads) answers to the OOF photos by a rule as `name_of` names it, fitted on other persons."""
+    """(N, heads) cross-fitted classes of the OOF photos by the rule with a name of `name_of`."""
     rule = name.removesuffix(_AVERAGED)
     return cross_fit(run, rule, rule != name)[1] if name != PLAIN else run.predicted
 
 
 def score_of(run: RunDirectory, name: str, draws: int = DRAWS) -> Score:
-    """The score of the joint class by a rule as `name_of` names it, fitted on other persons than it is scored on."""
+    """The cross-fitted score of the joint class by the rule with a name of `name_of`."""
     target = make_target(run.heads, answers_of(run, name), run.true, JOINT, run.y)
     return score_together([target], run.persons, draws)[0]
 
@@ -184,7 +184,7 @@ def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws
 
 
 def choose_by_others(answers: np.ndarray, true: np.ndarray, parts: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """(N,) the answers that are best on all other parts, part by part, of (K, N) answers; of equal ones the first."""
+    """For each part, the one of (K, N) predictions that is best on the other parts; of equal ones the first."""
     chosen = np.empty_like(true)
     for part in np.unique(parts):
         here = parts == part

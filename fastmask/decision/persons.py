@@ -1,4 +1,4 @@
-"""Persons: the heads that all photos of a person share, and the persons of photos to predict."""
+"""Persons: the heads with one label per person, and the persons of photos to predict."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fastmask.heads import UNKNOWN, Heads
 from fastmask.inference.submission import ANSWER, ID, read_info
 from fastmask.system.errors import DataError, UsageError
 
-# the `column` of `persons_of` that takes photos in one folder as one person's
+# the `column` of `persons_of` that means one person per folder
 FOLDER = "folder"
-# the share of the persons that may have contradicting labels, by mistake, in a head that belongs to the person
+# in a head that belongs to the person, the share of persons that may have contradicting labels by mistake
 _CONTRADICTING = 0.01
 
 
 def shared_heads(heads: Heads, y: np.ndarray, persons: np.ndarray) -> tuple[str, ...]:
-    """The heads whose class belongs to the person, not to the photo, such as gender and age.
+    """The heads that belong to the person, not to the photo, such as gender and age.
 
-    By (N, heads) labels and their (N,) persons: of the persons with two labels or more, at most one in a hundred has
-    labels that differ. Without such persons there are none.
+    In these, by (N, heads) labels and (N,) persons, at most one in a hundred persons with two or more labels has
+    different labels. Without persons with two labels there are no such heads.
     """
     return tuple(head.name for head, labels in zip(heads, y.T, strict=True) if _is_shared(labels, persons))
 
@@ -40,7 +40,7 @@ def _is_shared(labels: np.ndarray, persons: np.ndarray) -> bool:
 
 
 def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray, shared: Sequence[str]) -> np.ndarray:
-    """(N, classes of all heads) probabilities, those of the `shared` heads replaced by their mean over each person."""
+    """Replace the `shared` heads of (N, classes of all heads) probabilities by their mean over each person."""
     owner = np.unique(persons, return_inverse=True)[1]
     photos = np.bincount(owner)
     averaged = np.array(probabilities, dtype=np.float64)
@@ -52,21 +52,21 @@ def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray
 
 
 def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
-    """(N,) the person of each photo: a column of an info.csv in its order, or, as `column` "folder", its folder.
+    """(N,) the person of each photo: a column of an info.csv, in its order, or the photo's folder for "folder".
 
-    Raises UsageError where the column is missing, DataError where it has an empty cell.
+    Raises UsageError if the column is missing, DataError where it has an empty cell.
     """
     if column == FOLDER:
         folders = np.array([str(photo.parent) for photo in photos], dtype=object)
         if len(photos) > 1 and len(set(folders)) == 1:
             raise UsageError(
                 f"--same-person {FOLDER}: all {len(photos)} photos are in one folder, {folders[0]}, which does not "
-                "tell persons apart; name a column of the file of --submission."
+                "separate persons; name a column of the file of --submission."
             )
         return folders
     if info is None:
         raise UsageError(
-            f"--same-person {column} is a column of the file of --submission, which is not given; without it, take "
+            f"--same-person {column} is a column of the file of --submission, which is not given; without it, use "
             f"--same-person {FOLDER}, for photos in a folder per person."
         )
     frame = read_info(info)

@@ -1,7 +1,7 @@
-"""Rule: how the heads' probabilities become one class of each head.
+"""Rule: how the heads' probabilities become one class per head.
 
 `plain` takes the most probable class of each head. `calibrated` first scales each head by its temperature. `f1` then
-takes the joint class that adds most to the expected macro-F1: see `fit_gains`. Where the person of each photo is known,
+takes the joint class that adds most to the expected macro-F1: see `fit_gains`. If the person of each photo is known,
 the heads that belong to the person are averaged over the person's photos.
 """
 
@@ -20,9 +20,9 @@ from fastmask.system.errors import UsageError
 
 PLAIN, CALIBRATED, F1 = "plain", "calibrated", "f1"
 RULES = (PLAIN, CALIBRATED, F1)
-# joint classes that each photo has a probability of at once
+# the maximum of joint classes, since all photos' probabilities of them are in memory
 _MOST_JOINT = 1000
-# photos added to a class's labels and to its probabilities, so that a few labels change little
+# photos added to a class's labels and to its probabilities, to limit the effect of a few labels
 _AGREED = 5
 # of the Frank-Wolfe algorithm
 _STEPS = 30
@@ -30,7 +30,7 @@ _STEPS = 30
 
 @dataclass(frozen=True)
 class Gains:
-    """How much an answer of a joint class adds to macro-F1: `weight` x probability - `cost`, (n_joint,) each.
+    """The gain in macro-F1 of predicting a joint class: `weight` x probability - `cost`, (n_joint,) each.
 
     The probability is the heads' product x `share`, scaled to sum to 1 over the classes.
     """
@@ -48,7 +48,7 @@ class Gains:
 class Rule:
     """A rule fitted on out-of-fold predictions: a temperature per head, `gains` of `f1`, heads `shared` by a person.
 
-    `shared` is empty where the persons are unknown.
+    `shared` is empty if the persons are unknown.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Rule:
         return np.concatenate([at_temperature(part, t) if t != 1 else part for part, t in parts], axis=-1)
 
     def averaged(self, probabilities: np.ndarray, persons: np.ndarray | None) -> np.ndarray:
-        """The same, those of the shared heads averaged over the photos of each of (N,) persons."""
+        """The probabilities with shared heads averaged over the photos of each of (N,) persons."""
         if not self.shared:
             return probabilities
         if persons is None:
@@ -105,7 +105,7 @@ def fit_rule(
 
 
 def check_f1(heads: Heads, y: np.ndarray) -> None:
-    """Raise UsageError where `f1` cannot be fitted on (N, heads) labels."""
+    """Raise UsageError if `f1` cannot be fitted on (N, heads) labels."""
     if heads.n_joint > _MOST_JOINT:
         raise UsageError(
             f"The heads make {heads.n_joint} joint classes, and the decision f1 weighs at most {_MOST_JOINT}; "
@@ -118,8 +118,8 @@ def check_f1(heads: Heads, y: np.ndarray) -> None:
 def fit_gains(joint: np.ndarray, y: np.ndarray) -> Gains:
     """The gains of `f1` from the products (N, n_joint) of the heads' probabilities and the labels (N,).
 
-    A product takes the heads as independent, which they are not; so each class is first scaled to its share of the
-    labels, as far as it has many.
+    The product assumes that heads are independent, which they are not, so each class is first scaled to its share of
+    the labels, the more so the more labels it has.
     """
     labels, sums = np.bincount(y, minlength=joint.shape[1]), joint.sum(0)
     share = np.where(labels, (labels + _AGREED) / (sums + _AGREED), 0.0)
@@ -132,15 +132,15 @@ def _shared(joint: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def expected_gains(joint: np.ndarray, classes: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and cost per class whose answers have the highest expected macro-F1 over `classes`.
+    """Weight and cost per class that give the highest expected macro-F1 over `classes`.
 
-    Expected by (N, n_joint) probabilities: an answer is the class of which weight x probability - cost is highest.
+    Expected by (N, n_joint) probabilities; the prediction is the class with the highest weight x probability - cost.
 
     The expected F1 of a class over answers x is near 2 tp / (true + answered), with tp = sum p x, true = sum p,
     answered = sum x. One more answer of the class adds its derivative, (2 p - F1) / (true + answered): linear in p, as
-    the best classifiers for such scores are (Koyejo et al. 2015, Narasimhan et al. 2015). Steps of Frank-Wolfe bring
-    the answers and the derivative to agree; the best of the answers on the way is taken. Labels are not used, since
-    thresholds fitted to the few labels of a rare class fit noise. Classes not in `classes` are never answered.
+    the best classifiers for such scores are (Koyejo et al. 2015, Narasimhan et al. 2015). Frank-Wolfe steps make the
+    answers consistent with it; the best of all steps are used. Labels are not used, since thresholds fitted to
+    the few labels of a rare class fit noise. Classes that are not in `classes` are never predicted.
     """
     scored = np.isin(np.arange(joint.shape[1]), classes)
     true, rows = joint.sum(0), np.arange(len(joint))

@@ -1,1 +1,1 @@
-"""Evaluation: figures about results: comparisons, submissions, label errors."""
+"""Evaluation: comparisons of results, submissions and their ledger, shifts, label errors."""

@@ -1,4 +1,4 @@
-"""Answers: a run's out-of-fold answers, or those of a CSV to the photos of a run, as class names by photo."""
+"""Answers: the classes predicted by a run out of fold, or by a CSV for the photos of a run, as names by photo."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fastmask.scoring import Scores, score_heads
 from fastmask.system.errors import DataError
 from fastmask.system.files import read_strings, require_columns
 
-# rounding may lead beyond 1
+# rounding may exceed 1
 _PROBABILITY = (0.0, 1 + 1e-3)
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The answers of one result to photos: (N,) class names of each head, and a run's labels likewise."""
+    """The predicted classes of one result: (N,) class names of each head, and also of a run's labels."""
 
     name: str
     path: Path
@@ -63,7 +63,7 @@ def answers_of_run(run: RunDirectory, name: str) -> Answers:
 
 
 def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Answers:
-    """The answers to a run's photos in a CSV, which has the column path (or ImageID) as the run has it.
+    """Read the predictions for a run's photos from a CSV with the run's paths in the column path (or ImageID).
 
     The other columns are probabilities (HEAD.CLASS each, as in oof.csv), or joint classes (ans, or predicted), or class
     names, one column per head. Raises DataError for any other cell, a duplicated photo, a missing column.
@@ -86,18 +86,18 @@ def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Ans
 
 
 def _answers(file: Path, frame: pd.DataFrame, heads: Heads) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The class names of each head that a file answers, and notes on them."""
+    """The class names of each head in a file, and notes on them."""
     known = [heads[name] for name in heads.classified]
     likely = {head.name: _most_likely(file, frame, head) for head in known if _has_probabilities(file, frame, head)}
     if 0 < len(likely) < len(known):
-        # such a file counts its joint classes otherwise
+        # such a file numbers its joint classes differently
         return likely, []
     column = next((name for name in (ANSWER, "predicted") if name in frame.columns), None)
     joint = None if column is None else heads.unjoint(_joint_classes(file, frame[column], heads))
     named = {} if joint is None else {heads[i].name: heads[i].decode_all(joint[:, i]) for i in heads.joined}
     if likely:
         other = pd.DataFrame(named).ne(pd.DataFrame(likely)).any(axis=1).sum() if named else 0
-        note = f"{other} cells of its column {column} are not the most probable class, and are not judged."
+        note = f"{other} cells of its column {column} are not the most probable class, and are ignored."
         return likely, [note] if other else []
     named = named or {head.name: _names(file, frame[head.name], head) for head in known if head.name in frame.columns}
     if not named:
@@ -135,10 +135,10 @@ def check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) -
 
 
 def score_files(predictions: str | Path, answers: str | Path, heads: Heads | None = None) -> Scores:
-    """The scores of a submission, or of a file that `predict` wrote, against the true answers in the same format.
+    """Score a submission, or a file written by `predict`, against the true answers in the same format.
 
-    Intervals are by bootstrap over the persons where the answers have a column `person`, else over the photos, which
-    makes them too narrow.
+    Intervals are from a bootstrap over persons if the answers have a column `person`, else over photos, which makes
+    them too narrow.
     """
     heads = heads or contest_heads()
     predicted, true = read_classes(Path(predictions), heads), read_classes(Path(answers), heads)
@@ -159,9 +159,9 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
 
 
 def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
-    """The joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
+    """Read the joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
 
-    Columns class, and person where the file has it; raises DataError for an unknown class or a duplicated photo.
+    The columns are class, and person if the file has it. Raises DataError for an unknown class or a duplicated photo.
     """
     frame = read_strings(file, ())
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)

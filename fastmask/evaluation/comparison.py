@@ -1,4 +1,4 @@
-"""Comparison: results side by side on the same photos and labels, and which differences are beyond noise."""
+"""Comparison: results on the same photos and labels, and which differences are beyond noise."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from fastmask.system.text import shorten_start, table_lines
 
 # with fewer draws the ends of an interval are arbitrary, with more the wait is too long
 LEAST_DRAWS, MOST_DRAWS = 100, 100_000
-# of the tests, both of one difference and of all
+# the significance level, of a single test and of all together
 _LEVEL = 0.05
-# of a table for a terminal: its columns, characters of a name, joint classes
+# of a table for a terminal: its width, the characters of a name, the joint classes
 _WIDTH, _NAME, _SHOWN = 100, 28, 30
 
 
@@ -54,12 +54,12 @@ class Against:
 
     @property
     def verdict(self) -> str:
-        """Whether the difference is beyond noise: by itself, and among all comparisons."""
+        """Whether the difference is beyond noise, alone and among all comparisons."""
         if self.difference.is_noise:
             return "within noise"
         if self.p_holm < _LEVEL:
             return "beyond noise"
-        # the interval and p are of the same draws, but do not round alike
+        # the interval and p are from the same draws, but are rounded differently
         return f"beyond noise alone, not among {self.comparisons}" if self.comparisons > 1 else "at the edge of noise"
 
     def to_plain(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Result(Plain):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results side by side, the first one the baseline.
+    """Several results, the first of which is the baseline.
 
     `support` counts the photos of each joint class, `differences[a][b]` is how much better `b` is than `a`.
     """
@@ -147,7 +147,7 @@ class Comparison:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per result, every figure a column; empty where it is unknown."""
+        """One row per result, one column per figure; empty if it is unknown."""
         return pd.DataFrame([_row(result) for result in self.results])
 
     def to_csv(self, out: str | Path) -> None:
@@ -166,7 +166,7 @@ class Comparison:
         }
 
     def plot(self, out: str | Path) -> None:
-        """Write a PNG: macro-F1 of each with its interval, and the difference to the baseline with its own."""
+        """Write a PNG of each macro-F1 and each difference from the baseline, with intervals."""
         from fastmask.evaluation.plots import plot_comparison
 
         plot_comparison(self.results, out)
@@ -203,15 +203,15 @@ def _row(result: Result) -> dict[str, Any]:
 def compare(
     results: Sequence[RunDirectory | str | Path], names: Sequence[str] | None = None, draws: int = DRAWS
 ) -> Comparison:
-    """Score results on the photos that all have, by the labels of the first run among them; the first is the baseline.
+    """Score results on their shared photos, by the labels of the first run; the first result is the baseline.
 
     A result is a run, or a CSV of answers to the run's photos: see `read_answers`. `names` default to the names of
-    their directories or files. Intervals are of `draws` of persons; differences are paired, both scored on the same
-    draws. The macro-F1 is over the classes of the first run's table. Heads that are not in all results are left out.
-    Raises UsageError where none is a run, DataError where they share no head or no labelled photo.
+    their directories or files. Intervals are from `draws` of persons; differences are paired, on the same draws. The
+    macro-F1 is over the classes of the first run's table. Heads that are not in all results are left out. Raises
+    UsageError if none is a run, DataError if they share no head or no labelled photo.
     """
     if len(results) < 2:
-        raise UsageError(f"compare takes two results or more; found {len(results)}.")
+        raise UsageError(f"compare takes two or more results; found {len(results)}.")
     if not LEAST_DRAWS <= draws <= MOST_DRAWS:
         raise UsageError(f"--draws is {draws}; expected {LEAST_DRAWS} to {MOST_DRAWS}.")
     opened = [_open(result) for result in results]
@@ -235,7 +235,7 @@ def _open(result: RunDirectory | str | Path) -> RunDirectory | Path:
 
 
 def _names(paths: Sequence[Path], given: Sequence[str] | None) -> list[str]:
-    """The names of results: as given, else those of directories and files where they differ, else their paths."""
+    """The names of results: as given, else those of directories and files if they differ, else their paths."""
     twice = next((path for i, path in enumerate(paths) if path.absolute() in [p.absolute() for p in paths[:i]]), None)
     if twice is not None:
         raise UsageError(f"{twice} is named twice; name each result once.")
@@ -261,11 +261,11 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     classes = {heads.joint_name(number): number for number in known_classes(heads.joint(whole))}
     more = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
     if more:
-        notes.insert(0, f"Scored on the {len(photos)} photos that all have; of more are: {more}.")
+        notes.insert(0, f"Scored on the {len(photos)} photos that all results have; results with more photos: {more}.")
     notes += _relabelled(sides, first, photos, heads)
     unknown = int((true == UNKNOWN).sum())
     if unknown:
-        notes.append(f"{unknown} of {len(true)} photos lack a label, left out.")
+        notes.append(f"{unknown} of {len(true)} photos lack a label and are left out.")
     notes += few_groups_caveat(true, persons)
     if len(sides) > 2:
         text = "comparisons with one baseline, one in twenty looks beyond noise by chance: p (Holm) allows for that."
@@ -299,19 +299,19 @@ def _results(
 
 
 def _shared_heads(sides: Sequence[Answers], judge: RunDirectory) -> tuple[Heads, list[str]]:
-    """The heads that all have with the same classes, as the judging run has them, and a note of what is left out."""
+    """The heads that all results have with the same classes, as in the judging run, and a note on those left out."""
     own = {name: frozenset(judge.heads[name].classes) for name in judge.heads.classified}
     shared = [n for n, classes in own.items() if all(side.classes.get(n) == classes for side in sides)]
     if not shared:
         having = "; ".join(f"{side.name}: {', '.join(side.classes)}" for side in sides)
         raise DataError(f"These results have no head with the same classes in common ({having}).")
     lost = [name for name in dict.fromkeys(name for side in sides for name in side.classes) if name not in shared]
-    note = f"Compared on {', '.join(shared)} alone: not all have {', '.join(lost)} with the same classes."
+    note = f"Compared on {', '.join(shared)} alone: not all results have {', '.join(lost)} with the same classes."
     return Heads([judge.heads[name] for name in shared]), [note] if lost else []
 
 
 def _shared_photos(sides: Sequence[Answers], first: Answers) -> pd.Index:
-    """The photos that all have, in the order of the run that judges."""
+    """The photos that all results have, in the order of the judging run."""
     photos = first.photos
     for side in sides:
         kept = photos[photos.isin(side.photos)]
@@ -337,7 +337,7 @@ def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, head
 
 
 def _against(joints: Sequence[TargetDraws]) -> list[Against]:
-    """Each later result against the first."""
+    """Compare each later result with the first."""
     baseline, *others = joints
     each = [two_sided_p(_macro_draws(other) - _macro_draws(baseline)) for other in others]
     return [
@@ -351,17 +351,17 @@ def _macro_draws(drawn: TargetDraws) -> np.ndarray:
 
 
 def two_sided_p(differences: np.ndarray) -> float:
-    """The p-value of a bootstrap's (draws,) differences: about how likely one as far from 0 is where there is none.
+    """The two-sided p-value of a bootstrap's (draws,) differences, for the hypothesis that the true difference is 0.
 
-    Twice the smaller share of draws on either side of 0, both with the draw that was observed; so it is never 0, and
-    under 0.05 where the 95 % interval of percentiles leaves 0 out.
+    It is twice the smaller share of draws on either side of 0, both shares including the observed value. So it is never
+    0, and is under 0.05 if the 95 % percentile interval excludes 0.
     """
     least = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (least + 1) / (len(differences) + 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted so that, however the comparisons depend on each other, one in twenty families errs at 0.05.
+    """Adjust p-values for multiple comparisons: the family-wise error is at most 0.05, even for dependent comparisons.
 
     Holm, A simple sequentially rejective multiple test procedure (1979).
     """

@@ -1,4 +1,4 @@
-"""Cost: the time, the size and the device of a run, as far as its directory has them."""
+"""Cost: the time, size and device of a run, as far as its directory has them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COST_CELLS = ["folds", "epochs", "training", "photos/s", "parameters", "checkpoi
 
 @dataclass(frozen=True)
 class Cost(Plain):
-    """The cost of a run; None where its directory lacks a figure.
+    """The cost of a run; None if its directory lacks a figure.
 
-    `seconds` are those of the epochs of all folds, validation included, `photos_per_second` the training photos of
-    these epochs by these seconds, `checkpoint_bytes` the size of the kept checkpoints of all folds.
+    `seconds` is the time of all epochs of all folds, including validation, `photos_per_second` the training photos of
+    these epochs divided by it, `checkpoint_bytes` the size of the kept checkpoints of all folds.
     """
 
     folds: int
@@ -48,7 +48,7 @@ class Cost(Plain):
 
 
 def cost_of(run: RunDirectory) -> Cost:
-    """The cost of a run; a missing or invalid file leaves a None."""
+    """The cost of a run, with None for figures in missing or invalid files."""
     folds = run.trained_folds
     times = [_seconds(run, fold) for fold in folds]
     body = run.environment.get("body")
@@ -80,7 +80,7 @@ def _seconds(run: RunDirectory, fold: int) -> list[float]:
 
 
 def _trained_photos(run: RunDirectory, fold: int) -> int:
-    """The photos of an epoch's complete batches; 0 where some are dropped from training."""
+    """The photos of an epoch's complete batches; 0 if some photos are dropped from training."""
     photos = 0 if run.config.drop else len(run.seen_by(fold))
     bs = max(1, min(run.config.batch, photos))
     return photos // bs * bs

@@ -1,4 +1,4 @@
-"""Diff: where two submissions differ, and the change of the score that OOF predictions let expect."""
+"""Diff: the differences of two submissions, and the change of the score expected from OOF predictions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from fastmask.scoring import DRAWS, Difference, Plain, few_groups_caveat, known_
 from fastmask.system.errors import DataError, FastmaskError, UsageError
 from fastmask.system.files import write_csv
 
-# changes that a terminal shows
+# the maximum of changes shown in a terminal
 _SHOWN = 20
-# how far a score that was written to a file may be off
+# the tolerance of a score that was rounded in a file
 _ROUNDED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Diff:
-    """Two answers `a` and `b`, (N,) joint classes, to the same N `photos`."""
+    """Two predictions `a` and `b`, (N,) joint classes, for the same N `photos`."""
 
     heads: Heads
     photos: Sequence[str]
@@ -68,7 +68,7 @@ class Diff:
 
     @cached_property
     def classes(self) -> pd.DataFrame:
-        """One row per joint class that occurs, in order: its name class, the photos that have it in a and in b."""
+        """One row per joint class that occurs, in order: its name (class), and its numbers of photos in a and in b."""
         there = np.unique(np.concatenate([self.a, self.b]))
         a, b = (pd.Series(joint).value_counts().reindex(there, fill_value=0).to_numpy() for joint in (self.a, self.b))
         return pd.DataFrame({"class": self._names(there), "a": a, "b": b})
@@ -108,9 +108,9 @@ class Diff:
 
 
 def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff:
-    """The differences of two submissions, or two files that `predict` wrote: photos are found by their file names.
+    """Compare two submissions, or two files written by `predict`; photos are matched by file name.
 
-    `heads` default to those of the contest. Raises DataError where one lacks a photo of the other.
+    `heads` default to the contest's. Raises DataError if one lacks a photo of the other.
     """
     heads = heads or contest_heads()
     first, second = (read_classes(Path(file), heads)["class"] for file in (a, b))
@@ -126,9 +126,9 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
 
 @dataclass(frozen=True)
 class Expectation(Plain):
-    """The change of the score from one run to another that their OOF predictions let expect.
+    """The change of the score from one run to another, expected from their OOF predictions.
 
-    `difference` is None where it is unknown, and `reason` says why. `runs` are named with their decision rules.
+    `difference` is None if it is unknown, and `reason` says why. `runs` are named with their decision rules.
     """
 
     difference: Difference | None = None
@@ -156,10 +156,10 @@ def expected_change(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Expectation:
-    """How much better `run_b` is than `run_a` on the photos that both have predicted out of fold, by their paths.
+    """How much better `run_b` is than `run_a` on the photos that both predicted out of fold, matched by path.
 
     `decisions` are rules as the ledger names them. The interval is that of a paired bootstrap over the persons of
-    `run_a`, the macro-F1 over the classes of its table. Raises DataError where the runs have other classes, other
+    `run_a`, the macro-F1 over the classes of its table. Raises DataError if the runs have other classes, other
     labels, or no labelled photo in common.
     """
     runs = (run_a, run_b)
@@ -187,11 +187,11 @@ def expected_change(
 
 
 def _check_labels(runs: Sequence[RunDirectory], rows: Sequence[np.ndarray], paths: pd.Index) -> None:
-    """Raise DataError where two runs have other classes, or other labels in the rows that they share."""
+    """Raise DataError if two runs have other classes, or other labels in the rows that they share."""
     heads, other = ([run.heads[name] for name in run.heads.classified] for run in runs)
     if [(head.name, head.classes) for head in heads] != [(head.name, head.classes) for head in other]:
         raise DataError(f"{runs[0].path} has {Heads(heads)}, {runs[1].path} {Heads(other)}; expected the same.")
-    # heads that are distributions over a number are no part of the score
+    # heads that are distributions over a number are not scored
     a, b = (run.true[kept][:, run.heads.joined] for run, kept in zip(runs, rows, strict=True))
     if (a != b).any():
         row, column = np.argwhere(a != b)[0]
@@ -210,8 +210,8 @@ def expect_files(
 ) -> Expectation:
     """The expected change of the score from submission `a` to `b`, by OOF of `runs`, or of those in the ledger.
 
-    The decision rules are those in the ledger, if the files are in it. Without `runs`, an error becomes the reason of
-    an expectation without a difference; with them it is raised.
+    The decision rules are those in the ledger, if the files are in it. Without `runs`, an error becomes the `reason` of
+    the expectation; with `runs` it is raised.
     """
     entries = {entry.sha256: entry for entry in read_ledger(ledger)} if ledger is not None else {}
     known = [entries.get(digest(file)) for file in (a, b)]
@@ -232,7 +232,7 @@ def expect_files(
 
 
 def _run_of(file: str | Path, entry: Entry | None, ledger: str | Path | None) -> Path:
-    """The run of a submission: next to the ledger, wherever that has moved to, or where it was."""
+    """The run of a submission: next to the ledger, which may have moved, or else at its recorded path."""
     if entry is None or not entry.run or ledger is None:
         where = "there is no ledger" if ledger is None else f"{ledger} has no run for it"
         raise UsageError(f"the run of {file} is unknown, {where}; name the two runs by --runs.")

@@ -1,6 +1,6 @@
 """Label errors: photos and persons whose label the out-of-fold prediction contradicts, by confident learning.
 
-The confident joint estimates how many labels of a head are wrong; the least probable ones are taken for them
+The confident joint estimates how many labels of a head are wrong; the least probable labels are reported
 (Northcutt, Jiang, Chuang: Confident Learning, 2021). Probabilities are at each head's temperature, so that heads can be
 ranked together. cleanlab does the same, but rounds the joint and has no lower bound for thresholds.
 """
@@ -24,16 +24,17 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import count
 
 COLUMNS = ("person", "path", "column", "value", "label", "suggested", "probability", "proposed")
-# in the column "proposed": by the OOF prediction, not yet checked
+# the value of the column "proposed" for a fix by the OOF prediction that was not checked yet
 BY_OOF = "oof"
 
 
 @dataclass(frozen=True)
 class LabelError:
-    """A label that is probably wrong: of all photos of a person (`whole`), or of those in `paths` only.
+    """A label that is probably wrong, for all photos of a person (`whole`), or only for those in `paths`.
 
     `probability` is that of the class `suggested`, `self_confidence` that of the `label` given. `value` is the class
-    that a fix writes, or "" (unknown) where classes are bands of a number. `of` counts the persons or photos judged.
+    that a fix writes, or "" (unknown) if classes are bands of a number. `of` is the number of persons or photos
+    checked.
     """
 
     head: str
@@ -49,10 +50,10 @@ class LabelError:
 
 
 def class_thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N, classes) probabilities, (N,) labels -> (classes,) the mean probability of a class among those labelled so.
+    """(N, classes) probabilities, (N,) labels -> (classes,) mean probability of a class over its photos.
 
-    From there on a prediction of it counts as confident. At least 1 / classes, since the mean over a few labels may be
-    near 0 and would make any prediction confident; infinite for a class without labels.
+    At or above it a prediction counts as confident. It is at least 1 / classes, since the mean over a few labels may be
+    near 0 and would make any prediction confident; it is infinite for a class without labels.
     """
     n = np.bincount(y, minlength=probabilities.shape[1])
     own = np.bincount(y, probabilities[np.arange(len(y)), y], minlength=len(n))
@@ -61,24 +62,24 @@ def class_thresholds(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def confident_joint(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N, classes) probabilities, (N,) labels -> (classes, classes) how many are labelled i and truly j, by estimate.
+    """(N, classes) probabilities, (N,) labels -> (classes, classes) estimated counts of labelled i and truly j.
 
-    Counted where the prediction is confident, then each row is scaled to the number of labels, so not of integers.
+    Confident predictions are counted, then each row is scaled to its number of labels, so counts are not integers.
     """
     confident = np.where(probabilities >= class_thresholds(probabilities, y), probabilities, -1.0)
     sure = confident.max(axis=1) >= 0
     joint = np.zeros((probabilities.shape[1],) * 2)
     np.add.at(joint, (y[sure], confident[sure].argmax(axis=1)), 1.0)
-    # as if each class had at least one right label: otherwise one confident error would condemn all its labels
+    # each class has at least one correct label; otherwise one confident error would make all its labels suspicious
     np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1.0))
     labelled = np.bincount(y, minlength=len(joint))
     return np.asarray(joint * (labelled / joint.sum(axis=1))[:, None])
 
 
 def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N, classes) probabilities, (N,) labels, none unknown -> (M,) rows whose labels are suspicious, most so first.
+    """(N, classes) probabilities, (N,) known labels -> (M,) rows with suspicious labels, the most suspicious first.
 
-    The least probable labels to which another class is more probable, as many as the joint has off its diagonal.
+    These are the least probable labels with a more probable class, as many as the joint has off its diagonal.
     """
     joint = confident_joint(probabilities, y)
     most = round(float(joint.sum() - joint.trace()))
@@ -88,11 +89,11 @@ def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def find_label_errors(run: RunDirectory | str | Path, heads: Sequence[str] | None = None) -> list[LabelError]:
-    """The suspicious labels of a run's OOF photos, of all heads or of those named, lowest `self_confidence` first.
+    """Find the suspicious labels of a run's OOF photos, in all heads or `heads`, lowest `self_confidence` first.
 
-    In a head that belongs to the person, each person is judged once, by the mean over the photos; where labels of a
-    person contradict each other, each label is. Photos without a label are left out. A leaky split (--group none) hides
-    errors of persons. Raises UsageError for an unknown head.
+    In a head that belongs to the person, each person is checked once, by the mean over the photos; if labels of a
+    person contradict each other, each label is checked. Photos without a label are left out. A leaky split (--group
+    none) hides errors of persons. Raises UsageError for an unknown head.
     """
     run = RunDirectory.of(run)
     shared = shared_heads(run.heads, run.y, run.folds["person"].to_numpy(dtype=object))
@@ -106,7 +107,7 @@ def find_label_errors(run: RunDirectory | str | Path, heads: Sequence[str] | Non
 
 
 def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: bool) -> Iterator[LabelError]:
-    """The suspicious labels of one head, most so first; in a `shared` one, photos of a person have one probability."""
+    """Suspicious labels of one head, the most suspicious first; in a `shared` head a person has one probability."""
     head, y = run.heads[name], run.true[:, run.heads.position(name)]
     units = _units(y, run.persons if shared else None)
     if not units:
@@ -131,7 +132,7 @@ def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: 
 
 
 def _units(y: np.ndarray, persons: np.ndarray | None) -> list[np.ndarray]:
-    """The rows of what is judged as one: each labelled photo, or those of a person that have the same label."""
+    """The rows that are checked together: each labelled photo, or a person's photos with the same label."""
     known = np.flatnonzero(y != UNKNOWN)
     if not len(known):
         return []
@@ -144,10 +145,10 @@ def _units(y: np.ndarray, persons: np.ndarray | None) -> list[np.ndarray]:
 
 
 def to_fixes(errors: Sequence[LabelError]) -> pd.DataFrame:
-    """A table of fixes for `fit --fixes`, in the order of `errors`: one row per person judged as a whole, or per photo.
+    """A table for `fit --fixes`, in the order of `errors`: one row per person checked as a whole, or per photo.
 
-    The columns label, suggested and probability help to judge the photos; "proposed" holds "oof" until a row has been
-    checked. The age of a person is then to be written into `value`, which is empty: unknown.
+    The columns label, suggested and probability help to review the photos; clear "proposed", which holds "oof", once a
+    row has been checked. For bands of a number such as age, `value` is empty (unknown) until you fill it in.
     """
     rows = [
         (person, path, e.head, e.value, e.label, e.suggested, round(e.probability, 4), BY_OOF)
@@ -169,9 +170,9 @@ def summary(errors: Sequence[LabelError], most: int = 20, width: int | None = No
 
 
 def _section(head: str, errors: Sequence[LabelError], most: int, width: int) -> Iterator[str]:
-    # only fixes of bands have no value
+    # only fixes of bands lack a value
     banded = any(not e.value for e in errors)
-    yield from ("", f"{head}: of those near a bound, many are right as they are" if banded else head)
+    yield from ("", f"{head}: many of those near a bound are correct" if banded else head)
     details = [f"{e.label} {e.self_confidence:.3f} -> {e.suggested} {e.probability:.3f}" for e in errors[:most]]
     others = [f" and {count(len(e.paths) - 1, 'more photo')}" if len(e.paths) > 1 else "" for e in errors[:most]]
     subjects = [e.person if e.whole else e.paths[0] + more for e, more in zip(errors, others, strict=False)]

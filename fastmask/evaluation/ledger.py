@@ -1,4 +1,4 @@
-"""Ledger: the submissions, by which run and rule each was made, its OOF score and the leaderboard's."""
+"""Ledger: the submissions, each with its run and rule, its OOF score and its leaderboard score."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 # seconds to wait for another process that writes to the ledger, which takes a few milliseconds
 _WAIT = 60.0
-# submissions that a mean difference and a rank correlation need
+# the minimum of submissions for a mean difference and a rank correlation
 _FEWEST = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A submission: when and from what it was made, its OOF score, the leaderboard's score.
+    """A submission: its date and origin, its OOF score, its leaderboard score.
 
-    Scores are shares from 0 to 1, None where unknown. `date` is in UTC (ISO 8601), `oof_low` and `oof_high` are the
-    ends of the 95 % interval, `caveats` say what flatters that score. Characters that cannot be printed become "�".
+    Scores are shares from 0 to 1, None if unknown. `date` is in UTC (ISO 8601), `oof_low` and `oof_high` are the ends
+    of the 95 % interval, `caveats` say why the OOF score may be too high. Characters that cannot be printed become "�".
     """
 
     date: str
@@ -63,7 +63,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Its name in a picture: its run and rule."""
+        """Its name in a plot: its run and rule."""
         name = Path(self.run or self.file).name
         return name if self.decision in ("", "plain") else f"{name}, {self.decision}"
 
@@ -77,7 +77,7 @@ def ledger_of(run: str | Path) -> Path:
 
 
 def digest(file: str | Path) -> str:
-    """SHA-256 of a file's bytes; raises UsageError where there is no file."""
+    """SHA-256 of a file's bytes; raises UsageError if there is no file."""
     if not Path(file).is_file():
         raise UsageError(f"{file} is not a file; expected a submission.")
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
@@ -93,12 +93,12 @@ def entry_of(file: str | Path, oof: Score | None = None, **known: Any) -> Entry:
 
 
 def read_ledger(path: str | Path) -> list[Entry]:
-    """The submissions of a ledger, in its order; raises UsageError if there is none, DataError if it is broken."""
+    """Read the submissions of a ledger, in order; raises UsageError if it is missing, DataError if it is broken."""
     file = Path(path)
     frame = read_strings(file, COLUMNS)
     other = next((column for column in frame.columns if column not in COLUMNS), None)
     if other is not None:
-        raise DataError(f"{file} has a column {other!r}, which is none of a ledger; expected {', '.join(COLUMNS)}.")
+        raise DataError(f"{file} has an unknown column {other!r}; expected {', '.join(COLUMNS)}.")
     twice = frame["sha256"].duplicated()
     if twice.any():
         line = frame.index[twice][0]
@@ -139,7 +139,7 @@ def _is_share(text: str) -> bool:
 
 
 _SHARES = ("oof_macro_f1", "oof_low", "oof_high", "oof_accuracy", "public", "public_accuracy")
-# of a column that is not free text: whether a cell is valid, and what is expected in words
+# per column that is not free text: a check of a cell, and a description of valid cells
 _CELLS: dict[str, tuple[Callable[[str], Any], str]] = {
     "date": (_is_date, "a date such as 2026-01-31T12:00:00+00:00"),
     "sha256": (re.compile("[0-9a-f]{64}").fullmatch, "the 64 digits (0-9, a-f) of a SHA-256"),
@@ -150,7 +150,7 @@ _CELLS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 @contextmanager
 def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
-    """A block with a ledger's entries by SHA-256, locked, and written when the block ends without an error."""
+    """A context with a locked ledger's entries by SHA-256, which are written if the block ends without an error."""
     import pandas as pd
 
     with lock_file(path, _WAIT) as place:
@@ -160,10 +160,10 @@ def _changing(path: str | Path) -> Iterator[dict[str, Entry]]:
 
 
 def note(path: str | Path, entry: Entry) -> Entry | None:
-    """Write a submission at the end of a ledger, and return the entry of the same bytes that it replaces, if any.
+    """Append a submission to a ledger, and return the entry with the same bytes that it replaces, if any.
 
-    The public scores and the note of that entry stay where `entry` has none. Raises DataError, and leaves the file as
-    it is, if it is broken.
+    Public scores and the note of that entry are kept if `entry` has none. Raises DataError, without changing the file,
+    if the ledger is broken.
     """
     with _changing(path) as entries:
         before = entries.pop(entry.sha256, None)
@@ -183,10 +183,10 @@ def add_public(
 ) -> Entry:
     """Write the leaderboard's scores of a submission into a ledger, and return its entry.
 
-    The submission is found by its bytes, whatever the file is called; one of no run is added without a run. `public` is
-    the macro-F1, 0 to 1; `accuracy` a share up to 1, above that a percentage, as the contest shows it: the share is
-    written. A `note` replaces the one before. Raises UsageError for a score that cannot be one, and, unless
-    `overwrite`, for one that differs from the one in the ledger.
+    The submission is found by its bytes, regardless of its file name; if it is not in the ledger, it is added without a
+    run. `public` is the macro-F1, 0 to 1; `accuracy` is a share, or a percentage if above 1, as the contest shows it,
+    and is written as a share. A `note` replaces the previous one. Raises UsageError for a score that cannot be one,
+    and, unless `overwrite`, for one that differs from the one in the ledger.
     """
     given = {"public": public}
     if not 0 <= public <= 1:
@@ -213,7 +213,7 @@ def add_public(
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """A table of the submissions, the newest last; of three scored ones or more, also how OOF and leaderboard agree."""
+    """A table of the submissions, the newest last, and how OOF and leaderboard agree if three or more have both."""
     if not entries:
         return "The ledger has no submissions."
     header = ("date", "file", "run", "decision", "OOF macro-F1", "public", "public - OOF", "accuracy")
@@ -238,13 +238,13 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def both_scores(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
-    """(entry, OOF, public) of those that have both, except where the OOF score flatters."""
+    """(entry, OOF, public) of the entries with both scores and without caveats."""
     both = ((entry, entry.oof_macro_f1, entry.public) for entry in entries if not entry.caveats)
     return [(entry, oof, public) for entry, oof, public in both if oof is not None and public is not None]
 
 
 def _agreement(entries: Sequence[Entry]) -> list[str]:
-    """In words, how the leaderboard's scores agree with OOF's; nothing for fewer than three."""
+    """Sentences on the agreement of leaderboard and OOF scores; none for fewer than three submissions."""
     scored = both_scores(entries)
     if len(scored) < _FEWEST:
         return []
@@ -252,7 +252,7 @@ def _agreement(entries: Sequence[Entry]) -> list[str]:
 
     _, oof, public = zip(*scored, strict=True)
     mean = sum(public - oof for _, oof, public in scored) / len(scored)
-    correlation = "there is no rank correlation, as one of the two is always the same"
+    correlation = "there is no rank correlation, since one of the two is constant"
     if len(set(oof)) > 1 and len(set(public)) > 1:
         correlation = f"Spearman's rank correlation of the two is {spearmanr(oof, public).statistic:+.2f}"
     first = f"{len(scored)} submissions have both: public - OOF is {mean:+.4f} on average; {correlation}."

@@ -1,4 +1,4 @@
-"""Plots: results side by side, reliability of heads, scores over bounds, OOF against the leaderboard."""
+"""Plots: comparison of results, reliability of heads, scores by bound, OOF against the leaderboard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def plot_comparison(results: Sequence[Result], out: str | Path) -> None:
-    """Write a PNG: macro-F1 of each result with its interval, and the difference to the baseline with its own."""
+    """Write a PNG of each result's macro-F1 and its difference from the baseline, with intervals."""
     figure = Figure(figsize=(9, 1.6 + 0.4 * len(results)), layout="constrained")
     scores, differences = figure.subplots(1, 2, sharey=True)
     for row, result in enumerate(results):
@@ -52,10 +52,10 @@ def plot_reliability(calibration: Mapping[str, Calibration], out: str | Path) ->
 
 
 def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure] = Figure) -> Figure:
-    """Each head's reliability before and after, three in a row: on the diagonal confidence is accuracy."""
+    """Each head's reliability before and after, three per row; on the diagonal confidence equals accuracy."""
     columns = min(3, len(calibration))
     rows = -(-len(calibration) // columns)
-    # padded: the last number of one axis would touch the first of the next
+    # padded, since the last number of one axis would touch the first of the next
     figure = kind(figsize=(3.6 * columns, 4.4 * rows), layout=ConstrainedLayoutEngine(w_pad=0.12))
     every = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in every.flat[len(calibration) :]:
@@ -69,7 +69,7 @@ def reliability_figure(calibration: Mapping[str, Calibration], kind: type[Figure
             axes.scatter(table["confidence"], table["accuracy"], size, color=line.get_color())
         axes.set(xlabel="how sure", xlim=(0, 1.02), ylim=(0, 1.02))
         axes.set_title(shorten_start(head), parse_math=False)
-        # below: a curve may run through any corner
+        # below the axes, since a curve may run through any corner
         axes.legend(
             title="calibration error", loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, title_fontsize=8
         )
@@ -93,11 +93,11 @@ def plot_bound(curve: BoundCurve, out: str | Path) -> None:
 
 
 def plot_ledger(entries: Sequence[Entry], out: str | Path) -> None:
-    """Write a PNG of the leaderboard's macro-F1 over that of OOF with its interval, and the diagonal.
+    """Write a PNG of leaderboard macro-F1 against OOF macro-F1 with its interval, and the diagonal.
 
-    Raises UsageError where no submission has both.
+    Raises UsageError if no submission has both scores.
     """
-    # from the lowest up, so that the lines to the labels do not cross
+    # in ascending order, so that the lines to the labels do not cross
     rows = sorted(both_scores(entries), key=lambda row: row[2])
     if not rows:
         raise UsageError("No submission has both an OOF score and a public one; add what the leaderboard showed first.")
@@ -118,7 +118,7 @@ def plot_ledger(entries: Sequence[Entry], out: str | Path) -> None:
 
 
 def _label(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
-    """Name the points of a picture, from the lowest up, in a column on the right."""
+    """Label the points of a plot, in ascending order, in a column on the right."""
     low, high = axes.get_ylim()
     for name, *point, height in zip(names, x, y, _apart((y - low) / (high - low)), strict=True):
         axes.annotate(
@@ -133,10 +133,10 @@ def _label(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> Non
 
 
 def _apart(heights: np.ndarray) -> np.ndarray:
-    """Rising heights, 0 to 1, moved by as little as leaves room for a line of text between each two."""
+    """Move ascending heights, 0 to 1, as little as needed to leave room for a line of text between each two."""
     gap, n = min(0.055, 0.8 / len(heights)), len(heights)
     steps = gap * np.arange(n)
-    # without the gaps the heights need only rise, and isotonic regression finds the nearest that do
+    # minus the gaps, the heights only need to ascend, and isotonic regression finds the nearest such heights
     return np.asarray(isotonic_regression(heights - steps, y_min=0, y_max=1 - (n - 1) * gap)) + steps
 
 

@@ -1,7 +1,7 @@
 """Shift: how far the predictions on new photos are from the out-of-fold (OOF) predictions.
 
-Black-box shift detection (Lipton et al. 2018; Rabanser et al. 2019): where a model answers otherwise than on the
-labelled photos, its score on those may not hold.
+Black-box shift detection (Lipton et al. 2018; Rabanser et al. 2019): if a model's predictions on new photos differ from
+those on the labelled photos, its score on the labelled photos may not hold.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fastmask.system.randomness import Counted, Stream
 
 DRAWS = 500
 BINS = 100
-# decimals of a probability, since OOF may have been computed in half precision
+# decimals of a probability, since OOF predictions may have been computed in half precision
 _DECIMALS = 4
-# persons per fold that draws need to say much
+# the minimum of persons per fold for meaningful draws
 _FEW_PERSONS = 20
 _ALPHA = 0.05
 
@@ -41,9 +41,9 @@ class Distance(NamedTuple):
 
 @dataclass(frozen=True)
 class Shift:
-    """How far the predictions on new photos are from OOF's, over all heads and per head.
+    """The distance of predictions on new photos from the OOF predictions, over all heads and per head.
 
-    `shares` has a row per class of each head, such as "age.60+", with the share of the photos that are predicted so.
+    `shares` has a row per class of each head, such as "age.60+", with the share of photos with that prediction.
     """
 
     overall: Distance
@@ -61,7 +61,7 @@ class Shift:
 
     @property
     def shifted(self) -> list[str]:
-        """The heads that differ by more than chance (p times their number), farthest from `usual` first."""
+        """The heads that differ beyond chance (p times the number of heads), the farthest beyond `usual` first."""
         far = [name for name, d in self.heads.items() if d.p * len(self.heads) <= _ALPHA]
         return sorted(far, key=lambda name: self.heads[name].usual - self.heads[name].distance)
 
@@ -77,7 +77,7 @@ class Shift:
         figures = f"{distance:.3f} (random persons of OOF: at most {usual:.3f} 19 times in 20; p {p:.3f})"
         most = f"; most: {', '.join(self.shifted)}" if self.shifted else ""
         if p > _ALPHA:
-            return f"Predictions on the new photos are as near to OOF's as those of random persons: {figures}{most}."
+            return f"Predictions on the new photos are as close to OOF's as those of random persons: {figures}{most}."
         return f"Predictions on the new photos differ from OOF's by {figures}: the OOF score may not hold there{most}."
 
     def to_plain(self) -> dict[str, Any]:
@@ -100,26 +100,26 @@ class Member:
 
 
 def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Shift:
-    """How far `predictions` on new photos are from the OOF predictions of `run`, and whether chance explains it.
+    """Measure how far `predictions` on new photos are from `run`'s OOF predictions, and whether by chance.
 
-    Each fold's model, at the checkpoints that predict, is compared on the photos that it validated and on the new ones,
-    since the mean of the models is less sure than each of them. So predict with one view: the mean of several is less
-    sure, too. Raises UsageError where no model of the run is a member of the predictions, DataError where a fold lacks
-    its checkpoints or their OOF probabilities.
+    Each fold's model, with the checkpoints used by `predict`, is compared on the photos that it validated and on the
+    new ones, since the mean of models is less confident than each of them. So predict with one view: the mean of
+    several is less confident, too. Raises UsageError if no model of the run is a member of the predictions, DataError
+    where a fold lacks its checkpoints or their OOF probabilities.
     """
     if draws < 1:
         raise UsageError(f"Found {draws} draws; expected 1 or more.")
     if predictions.heads != run.heads:
         raise UsageError(f"The predictions are of other heads than those of {run.path}.")
     if predictions.decided is not None:
-        raise UsageError("These predictions have been calibrated by a rule; give those of predict, as OOF's are.")
+        raise UsageError("These predictions have been calibrated by a rule, unlike OOF's; give those of predict.")
     there = [fold for fold in run.trained_folds if f"fold{fold}" in predictions.members]
     if not there or not len(predictions):
         raise UsageError(f"The predictions hold no photos predicted by a fold of {run.path}; predict with that run.")
     members = [_member(run, fold, predictions.members[f"fold{fold}"]) for fold in there]
     heads = Heads([run.heads[name] for name in run.heads.classified])
     observed, null = distances(members, draws)
-    # of each head the mean of its columns
+    # per head, the mean over its columns
     own = np.stack([part.mean() for part in heads.split(observed)])
     chance = np.stack([part.mean(-1) for part in heads.split(null)])
     each = {head.name: judge(float(x), drawn) for head, x, drawn in zip(heads, own, chance, strict=True)}
@@ -128,21 +128,21 @@ def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Sh
 
 
 def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
-    """A fold's model; its OOF rows are those of its checkpoints, since oof.csv may be of other epochs."""
+    """A fold's model, with the OOF rows of its checkpoints, since those in oof.csv may be from other epochs."""
     epochs = [int(file.stem[5:]) for file in run.checkpoints(fold) if file.stem[5:].isdecimal()]
     if not epochs:
-        raise DataError(f"{run.fold_path(fold)} has no checkpoint, whose epoch is compared; restore it.")
+        raise DataError(f"{run.fold_path(fold)} has no checkpoint to compare; restore it.")
     oof: np.ndarray = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in epochs], axis=0)
     persons = run.folds["person"].to_numpy(dtype=object)[run.folds["fold"] == fold]
     if oof.shape != (len(persons), run.heads.n_logits):
         raise DataError(f"{run.fold_path(fold)} does not hold the OOF probabilities of its {len(persons)} photos.")
-    # a distribution over the number behind a head would count it twice
+    # a distribution over the number behind a head would count the head twice
     columns = run.heads.joined_columns
     return Member(np.round(oof[:, columns], _DECIMALS), persons, np.round(new[:, columns], _DECIMALS))
 
 
 def _shares(heads: Heads, members: Sequence[Member]) -> pd.DataFrame:
-    """class, oof, new: the share of the photos that each class is predicted for, the mean over members."""
+    """class, oof, new: the share of the photos that each class is predicted for, averaged over members."""
     weights = [len(member.oof) for member in members]
     shares: dict[str, Any] = {"class": heads.columns}
     for side in ("oof", "new"):
@@ -163,35 +163,36 @@ def _notes(members: Sequence[Member], unused: Sequence[str]) -> list[str]:
     if persons / len(members) < _FEW_PERSONS:
         notes.append(f"OOF has {persons} persons in {len(members)} folds: too few to find any but a large shift.")
     if unused:
-        notes.append(f"Left out, because the run has no OOF predictions of it: {', '.join(unused)}.")
+        notes.append(f"Left out, because the run has no OOF predictions of them: {', '.join(unused)}.")
     return notes
 
 
 def judge(observed: float, null: np.ndarray) -> Distance:
-    """A distance among those of (draws,) random persons; p counts the distance itself as one of the draws."""
+    """Compare a distance with those of (draws,) random persons; p includes the distance itself as one of the draws."""
     p = (1 + int((null >= observed).sum())) / (len(null) + 1)
     return Distance(observed, p, float(np.quantile(null, 1 - _ALPHA)))
 
 
 def distances(members: Sequence[Member], draws: int = DRAWS, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """(columns,) the distance of the new photos from OOF, and (draws, columns) that of random persons of OOF.
+    """(columns,) distances of the new photos from OOF, and (draws, columns) distances of random persons of OOF.
 
-    It is the two-sample Kolmogorov-Smirnov distance, the mean over members weighted by OOF rows. A draw takes whole
-    persons of all OOF with replacement: as many as each member has of its own, and as many as the new photos have, by
-    the mean photos per person. The members judge the same new photos and so err together: for those a draw has one
-    sample for all. Probabilities are ranks among those of the same model, since one model may be surer than another.
+    These are two-sample Kolmogorov-Smirnov distances, averaged over members weighted by OOF rows. A draw samples whole
+    OOF persons with replacement: for each member as many as it validated, and as many as the new photos have, estimated
+    by the mean photos per person. All members predict the same new photos, so their errors are correlated, and a draw
+    has one sample of new photos for all members. Probabilities are ranked within each model, since models differ in
+    confidence.
     """
     binned = [_bin(member.oof, member.new, bins) for member in members]
     rows = np.array([len(member.oof) for member in members])
     weights = rows / rows.sum()
     observed = np.zeros(members[0].oof.shape[1])
     for weight, sides in zip(weights, binned, strict=True):
-        # all rows as those of one person
+        # all rows count as one person's
         oof, new = (_cumulative(_tally(side, bins, np.zeros(len(side), int)).toarray(), bins) for side in sides)
         observed += weight * np.abs(oof - new).max(-1)[0]
     owner = np.unique(np.concatenate([member.persons for member in members]), return_inverse=True)[1]
     tally = _tally(np.concatenate([oof for oof, _ in binned]), bins, owner)
-    # by photos, since a leaky split has a person in several folds
+    # from photos, since in a leaky split a person is in several folds
     sizes = [max(1, round(n * tally.shape[0] / len(owner))) for n in (*rows, len(members[0].new))]
     return observed, _draw_null(tally, weights, sizes, draws, bins)
 
@@ -212,7 +213,7 @@ def _draw_null(
 
 
 def _draw(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.ndarray:
-    """(draws, persons) how often each person is among the `size` of a draw."""
+    """(draws, persons) how often each person is in a draw of `size` persons."""
     picked = rng.integers(persons, size=(draws, size)) + persons * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * persons).reshape(draws, persons).astype(np.float64)
 
@@ -220,7 +221,7 @@ def _draw(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.n
 def _bin(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, columns), (M, columns) -> the bin of each value, by the quantiles of both together.
 
-    In a bin one of the two has at most 1 / bins of its rows, but for ties, so no distance is off by more.
+    Except for ties, one of the two has at most 1 / bins of its rows in a bin, which bounds the error of a distance.
     """
     edges = np.quantile(np.concatenate([oof, new]), np.arange(1, bins) / bins, axis=0, method="inverted_cdf")
     places = [[np.searchsorted(edge, column) for edge, column in zip(edges.T, x.T, strict=True)] for x in (oof, new)]
@@ -231,7 +232,7 @@ def _tally(binned: np.ndarray, bins: int, owner: np.ndarray) -> csr_array:
     """(N, columns) bins of (N,) persons -> (persons, columns * bins) how often each person is in each bin."""
     rows, columns = binned.shape
     place = (np.repeat(owner, columns), (binned + bins * np.arange(columns)).ravel())
-    # duplicate places are added up
+    # duplicate entries are summed
     return csr_array((np.ones(rows * columns), place), shape=(int(owner.max()) + 1, columns * bins))
 
 

@@ -1,1 +1,1 @@
-"""Export: a run where there is no torch."""
+"""Export: a run as an ONNX file, to predict without torch."""

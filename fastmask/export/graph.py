@@ -1,6 +1,6 @@
 """Graph: networks of one or more runs as one ONNX graph, from uint8 photos to each head's probabilities.
 
-A run's body is traced once; the graph of each of its networks is a copy of that trace with the network's weights.
+A run's body is traced once; the graph of each network is a copy of this trace with the network's weights.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _TRACED, _NETWORK = "x", "network"
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """The networks of one run, by fold, which predict the mean over folds of the mean over a fold's networks.
+    """The networks of one run by fold. They predict the mean over folds of the mean over each fold's networks.
 
-    `size` is the (height, width) of their photos, `stats` the means and deviations that these are normalised by.
-    `traces` are shared with other networks of the run.
+    `size` is the (height, width) of photos, `stats` the means and deviations to normalise them. `traces` are shared
+    with other networks of the run.
     """
 
     heads: Heads
@@ -53,10 +53,10 @@ class Networks:
                 yield network, 1 / (len(networks) * len(self.members))
 
     def traced(self, dtype: torch.dtype) -> ModelProto:
-        """The graph of the first network with weights of a type."""
+        """The graph of the first network with weights of the given type."""
         if dtype not in self.traces:
             network, _ = next(self.weighted)
-            # a copy, since rounding cannot be undone
+            # a copy, since rounding is irreversible
             self.traces[dtype] = trace(copy.deepcopy(network).to(dtype), self.heads, self.size, dtype)
         return self.traces[dtype]
 
@@ -74,8 +74,8 @@ class _Probabilities(nn.Module):
 
 
 def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: torch.dtype) -> ModelProto:
-    """The graph of one network by torch's exporter; raises FastmaskError where that fails."""
-    # two, since the exporter would take a batch of one for a constant
+    """Trace one network with torch's exporter; raises FastmaskError if it fails."""
+    # a batch of two, since the exporter would treat a batch size of one as constant
     photos = torch.zeros(2, 3, *size, dtype=dtype)
     try:
         # the exporter prints its progress and deprecation warnings
@@ -90,14 +90,14 @@ def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: tor
                 dynamic_shapes={_TRACED: {0: torch.export.Dim(BATCH)}},
                 opset_version=OPSET,
                 verbose=False,
-                # it would fold weights into constants, which `with_weights` could not replace
+                # otherwise weights become constants, which `with_weights` cannot replace
                 optimize=False,
             )
         assert program is not None
         return program.model_proto
     except Exception as error:
         raise FastmaskError(
-            f"torch.onnx cannot export {network.tag}: {one_line(error)}; take a run of another arch."
+            f"torch.onnx cannot export {network.tag}: {one_line(error)}; use a run of another arch."
         ) from error
 
 
@@ -110,7 +110,7 @@ def with_weights(traced: ModelProto, network: MultiHeadNet) -> ModelProto:
         if kept.name in weights:
             kept.CopyFrom(numpy_helper.from_array(_as(weights[kept.name], kept.data_type), kept.name))
     optimized: ModelProto = onnxscript.optimizer.optimize(made)
-    # the shapes of values that the optimizer has renamed
+    # remove shapes of values that the optimizer has renamed
     del optimized.graph.value_info[:]
     return optimized
 
@@ -184,10 +184,10 @@ def build(
     half: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> ModelProto:
-    """The model of one run's networks, or of those of several runs, blended head by head.
+    """Build the model of the networks of one run, or of several runs blended per head.
 
     Its input is (batch, height, width, 3) uint8 RGB; it has an output per head, (batch, classes) float32 probabilities.
-    Raises UsageError where a head has the name of the input.
+    Raises UsageError if a head has the input's name.
     """
     if PHOTOS in heads.names:
         raise UsageError(f"A head is called {PHOTOS!r}, as the file's input is; rename it and train again.")

@@ -27,12 +27,12 @@ def export_onnx(
     say: Callable[[str], None] = lambda _: None,
     **given: Any,
 ) -> Exported:
-    """Write the networks that a run predicts with as one ONNX file, and a script that predicts with it without torch.
+    """Write the networks of a run as one ONNX file, and a script that predicts with it without torch.
 
     The file takes (batch, height, width, 3) uint8 RGB photos that are cropped and scaled as its metadata says, and has
     an output per head: (batch, classes) float32 probabilities. Nothing is written where they differ from PyTorch's by
-    more than the tolerance (FastmaskError). Raises UsageError for what cannot be exported: a run with boxes, a
-    validation pipeline that the script cannot do, an ensemble of runs that crop differently, more than 2 GB.
+    more than the tolerance (FastmaskError). Raises UsageError for runs that cannot be exported: with boxes, with
+    a validation pipeline that the script does not support, an ensemble of runs that crop differently, over 2 GB.
 
     Args:
         out: the file, its name ending in .onnx, or a folder; by default RUN-onnx. The script is next to the file.

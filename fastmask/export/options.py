@@ -1,4 +1,4 @@
-"""Options: what `export_onnx` takes, from the API and the command line alike, and which files it writes."""
+"""Options of `export_onnx`, shared by the API and the command line, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 
 
 class ExportOptions(NetworkOptions):
-    """What `export_onnx` puts into the file, and how it checks it."""
+    """Which networks `export_onnx` writes to the file, and how it checks the file."""
 
     format: Literal["onnx"] = option_field("onnx", "onnx.")
     fold: int | None = option_field(None, "Only this fold's networks.", note="the mean of all")
@@ -61,11 +61,11 @@ class ExportOptions(NetworkOptions):
 
 
 def check_model(run: Path, out: Path | None, options: ExportOptions, overwrite: bool = False) -> Path:
-    """The model file to write; raises UsageError where a package is missing or a file cannot be written.
+    """The model file to write; raises UsageError if a package is missing or a file cannot be written.
 
     That is `out` itself if its name ends in .onnx, or a file in that folder, by default RUN-onnx. The names of a fold
-    and of fp16 differ, so that all can be in one folder. Nothing is written into a run, since it would not be one any
-    more.
+    and of fp16 differ, so that all can be in one folder. Nothing is written into a run directory, which only has the
+    run's own files.
     """
     missing = next((name for name in _PACKAGES if find_spec(name) is None), None)
     if missing is not None:
@@ -80,7 +80,7 @@ def check_model(run: Path, out: Path | None, options: ExportOptions, overwrite: 
         raise UsageError(f"{model} is in the run, where only a run's own files belong; name another --out.")
     check_new(model, overwrite)
     script = model.with_name(SCRIPT)
-    # an identical script may stay
+    # an identical script is kept
     if not (script.is_file() and script.read_bytes() == script_text().encode()):
         check_new(script, overwrite)
     return model

@@ -30,18 +30,18 @@ from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, Us
 if TYPE_CHECKING:
     from fastmask.export.graph import Networks
 
-# turns of ONNX Runtime and PyTorch on one batch: at least, at most, seconds, and how many at first do not count
+# timed turns of ONNX Runtime and PyTorch on one batch: minimum, maximum, seconds, and the number of warm-up turns
 _TURNS, _MOST_TURNS, _SECONDS, _WARM = 3, 30, 3.0, 1
 
 
 def measure_difference(session: Any, selection: Selection, paths: Sequence[Path]) -> float:
-    """The largest difference in probability from PyTorch; raises FastmaskError where it is more than is allowed.
+    """The largest difference in probability from PyTorch; raises FastmaskError if it exceeds the tolerance.
 
-    The file predicts by its script, from the photo's bytes on, PyTorch by `predict`.
+    The script of the file and PyTorch's `predict` both start from the photos' files.
     """
     allowed = selection.options.allowed
     with warnings.catch_warnings():
-        # shown when the networks were loaded
+        # already shown when the networks were loaded
         warnings.simplefilter("ignore", FastmaskWarning)
         want = _by_torch(selection.run, paths, selection, selection.options.members)
     gaps = np.abs(by_script(session, paths, selection.options.bs) - want)
@@ -56,7 +56,7 @@ def measure_difference(session: Any, selection: Selection, paths: Sequence[Path]
 
 
 def by_script(session: Any, paths: Sequence[Path], bs: int) -> np.ndarray:
-    """(N, classes of all heads): a file's probabilities of photos, by its own script."""
+    """(N, classes of all heads): a file's probabilities of photos, from its own script."""
     try:
         return np.concatenate(list(script.predict(session, script.read_meta(session), paths, bs)))
     except script.WrongError as error:
@@ -76,7 +76,7 @@ def _by_torch(
 
 
 def time_both(session: Any, networks: Mapping[str, Networks], paths: Sequence[Path], bs: int) -> Rates:
-    """Photos per second from a decoded batch to probabilities, ONNX Runtime and PyTorch in turns, by their medians."""
+    """Median photos per second from a decoded batch to probabilities, of ONNX Runtime and PyTorch in turns."""
     meta = script.read_meta(session)
     kept = [script.prepare_photo(script.read_photo(path), meta, path) for path in paths[:bs]]
     batch = np.stack([kept[i % len(kept)] for i in range(bs)])
@@ -111,7 +111,7 @@ def measure_rounding(
 ) -> Rounded | None:
     """Macro-F1 of the run's OOF photos in float32 and in float16, each photo by its own fold's checkpoints.
 
-    None, with a warning, where the run's photos are gone.
+    None, with a warning, if the run's photos are missing.
     """
     run, options = selection.run, selection.options
     try:
@@ -139,13 +139,13 @@ def measure_rounding(
 def _by_fold(
     selection: Selection, run: RunDirectory, networks: Networks, paths: np.ndarray, root: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, classes of all heads) probabilities of photos by the folds that validated them: of PyTorch, of float16."""
+    """(N, classes of all heads) probabilities of photos by the folds that validated them, in PyTorch and in float16."""
     from fastmask.export.graph import build
 
     folds = run.oof.set_index("path")["fold"].loc[list(paths)].to_numpy()
     full, half = (np.empty((len(paths), run.heads.n_logits), np.float32) for _ in range(2))
     metadata = selection.described(run.heads, networks.size)
-    # never refitted networks, which were trained on all photos
+    # without refitted networks, which were trained on all photos
     options = selection.options.model_copy(update={"refit": False})
     for fold in sorted(set(folds.tolist())):
         here, members = folds == fold, [f"fold{fold}"]

@@ -265,7 +265,7 @@ def to_rows(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarra
 
 
 def check_new(out: Path, overwrite: bool) -> None:
-    """Raise WrongError where a CSV cannot be written, before any photo is read."""
+    """Raise WrongError if a CSV cannot be written, before any photo is read."""
     if out.is_dir():
         raise WrongError(f"{out} is a folder; name the CSV to write.")
     if out.exists() and not overwrite:

@@ -1,4 +1,4 @@
-"""Result: what an export has written, and how the file compares with PyTorch."""
+"""Result: the files of an export, and their comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Rates(Plain):
 class Rounded(Plain):
     """The effect of half precision: macro-F1 of OOF photos of `folds`, each predicted by its own fold's networks.
 
-    `fp32` is that of PyTorch, `fp16` that of files in half precision. `photos` are those predicted, `of` all.
+    `fp32` is from PyTorch, `fp16` from files in half precision. `photos` is the number of photos predicted, `of` the
+    number of all.
     """
 
     fp32: float
@@ -53,10 +54,10 @@ class Rounded(Plain):
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that was written, and what its check has found.
+    """An exported model, and the results of its check.
 
-    `difference` is the largest one between its probabilities and PyTorch's on `photos` photos, `networks` their number,
-    `rounded` the effect of fp16, where the run's photos are there to measure it.
+    `difference` is the largest difference in probability from PyTorch on `photos` photos, `networks` the number of
+    networks, `rounded` the effect of fp16, if the run's photos are available to measure it.
     """
 
     model: Path

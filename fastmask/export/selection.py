@@ -29,7 +29,7 @@ from fastmask.system.text import in_bytes
 if TYPE_CHECKING:
     from fastmask.export.graph import Networks
 
-# a protobuf file holds less than 2 GiB, some of it for other things than weights
+# a protobuf file is limited to 2 GiB, including everything that is not weights
 _MOST_BYTES = 2**31 - 2**24
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ class Selection:
                     f"There are no photos to check the file on ({one_line(error)}); name some by --images DIR."
                 ) from error
             images = [root / path for path in self.run.folds["path"]]
-        # the runs prepare them alike
+        # all runs prepare photos in the same way
         return Photos.find(next(iter(self.runs.values())), spread(find_photos(images)[1], self.options.photos))
 
     def load(self, size: tuple[int, int]) -> dict[str, Networks]:
@@ -71,7 +71,7 @@ class Selection:
         }
 
     def blended(self, each: Sequence[np.ndarray]) -> np.ndarray:
-        """The probabilities of each run -> (N, classes of all heads) those of the file."""
+        """The probabilities of each run -> (N, classes of all heads) probabilities of the file."""
         if self.blend is None:
             return each[0]
         heads, runs = self.run.heads, self.runs.values()
@@ -101,7 +101,7 @@ class Selection:
 
 
 def select(run: RunDirectory, options: ExportOptions) -> Selection:
-    """The selection of a run; raises UsageError where it cannot be exported, before anything is loaded."""
+    """Select the networks of a run; raises UsageError if it cannot be exported, before anything is loaded."""
     if run.is_ensemble and options.fold is not None:
         raise UsageError(f"{run.path} is an ensemble and has no folds of its own; export one of its runs with --fold.")
     blend = Blend.of(run) if run.is_ensemble else None
@@ -110,7 +110,7 @@ def select(run: RunDirectory, options: ExportOptions) -> Selection:
     for one in runs.values():
         if one.config.boxes:
             raise UsageError(
-                f"{one.path} was trained on faces (--boxes), which the file cannot find in a photo; export a run of "
+                f"{one.path} was trained on faces (--boxes), which the file cannot detect; export a run of "
                 "whole photos, or predict with fastmask predict --boxes."
             )
         for files in checkpoints_of(one, options.members, options).values():
@@ -119,7 +119,7 @@ def select(run: RunDirectory, options: ExportOptions) -> Selection:
         steps.append(steps_of(augments_of(one)[1]))
     if any(other != steps[0] for other in steps):
         raise UsageError(
-            f"The runs of {run.path} crop or scale photos differently, and a file does so in one way; export each of "
+            f"The runs of {run.path} crop or scale photos differently, but a file does it in one way; export each of "
             "them."
         )
     if needed > _MOST_BYTES:
@@ -131,7 +131,7 @@ def select(run: RunDirectory, options: ExportOptions) -> Selection:
 
 
 def spread(items: Sequence[Any], most: int | None) -> list[Any]:
-    """At most so many of a list, evenly spaced."""
+    """At most `most` items of a list, evenly spaced."""
     if most is None or len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]

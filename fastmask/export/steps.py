@@ -1,6 +1,6 @@
-"""Steps: a validation pipeline as plain values, which `predict_onnx.py` follows without albumentations.
+"""Steps: a validation pipeline as plain values, which `predict_onnx.py` executes without albumentations.
 
-Normalising is no step: it is part of the network's file.
+Normalisation is not a step, because it is part of the network's file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Step = dict[str, Any]
 
 
 def steps_of(augment: Augmentation) -> list[Step]:
-    """The steps of a pipeline, each {"do": its name, and its numbers}.
+    """Convert a pipeline to steps, each with a name ("do") and numbers.
 
-    Raises UsageError naming the first transform that is random, or that there is no step for.
+    Raises UsageError for the first transform that is random or not supported.
     """
     steps: list[Step] = []
     for transform in augment.pipeline.transforms:
@@ -42,15 +42,15 @@ def steps_of(augment: Augmentation) -> list[Step]:
             shown = ", ".join(f"{name}={value}" for name, value in {"p": transform.p, **given}.items())
             raise UsageError(
                 f"The validation pipeline has {type(transform).__name__}({shorten(shown)}), which predict_onnx.py "
-                f"cannot do without albumentations; it can do {', '.join(able.__name__ for able in _ABLE)} as "
-                "albumentations makes them by default, with p=1."
+                f"does not support; it supports {', '.join(able.__name__ for able in _ABLE)} with the default "
+                "arguments of albumentations and p=1."
             )
         steps.extend(made)
     return steps
 
 
 def _steps(transform: A.BasicTransform, given: dict[str, Any]) -> list[Step] | None:
-    """The steps of a transform, None where there are none for it."""
+    """The steps of a transform, or None if it is not supported."""
     match transform:
         case A.CenterCrop():
             side = {"height": given["height"], "width": given["width"]}
@@ -76,5 +76,5 @@ def _pad(given: dict[str, Any], position: str, side: Step, *after: Step) -> list
 
 
 def _interpolation(given: dict[str, Any]) -> Step:
-    """How pixels are interpolated; with `area`, those of a larger photo are averaged whatever `by` says."""
+    """The interpolation `by`; with `area`, a larger photo is scaled down by averaging instead."""
     return {"by": _INTERPOLATIONS[int(given["interpolation"])], "area": given["area_for_downscale"] is not None}

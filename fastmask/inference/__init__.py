@@ -1,1 +1,1 @@
-"""Inference: from a run to probabilities and a submission."""
+"""Inference: the probabilities and the submission that a run predicts."""

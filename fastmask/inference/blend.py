@@ -1,4 +1,4 @@
-"""Blend: how the probabilities of several runs become one, for each head: their mean, vote or weighted mean."""
+"""Blend: the probabilities of several runs combined per head, by mean, vote or weighted mean."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from fastmask.system.errors import DataError, UsageError
 
 MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"
 BLENDS = (MEAN, VOTE, OOF_WEIGHTS)
-# the weight of the mean probability in a vote: it decides ties, and counts less than one vote of the most members
+# the weight of the mean probability in a vote: it breaks ties, and is less than one vote even of the most members
 TIE = 1e-3
-# of EM: the tolerance of the log loss, the most steps, and the least likelihood, since half precision rounds to 0
+# of EM: the tolerance of the log loss, the maximum of steps, the minimum likelihood, since half precision rounds to 0
 _NEAR, _STEPS, _LEAST = 1e-6, 5000, 1e-7
-# the tolerance of the sum of weights that were written to a file
+# the tolerance of the sum of weights read from a file
 _ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
 class Blend:
-    """How members are blended, with (members,) weights per head that sum to 1: 0 for a member that lacks the head."""
+    """How members are blended: (members,) weights per head that sum to 1, with 0 for a member that lacks the head."""
 
     how: str
     heads: Heads
     weights: dict[str, np.ndarray]
 
     def mix(self, members: Sequence[np.ndarray]) -> np.ndarray:
-        """The (N, classes of all heads) probabilities of each member, as `widen` gives them -> those of the blend."""
+        """Blend the members' (N, classes of all heads) probabilities, as returned by `widen`."""
         made = []
         for place, head in enumerate(self.heads):
             weights = self.weights[head.name]
             there = np.flatnonzero(weights).tolist()
             parts = np.stack([self.heads.split(members[i])[place] for i in there])
-            # a distribution over a number is averaged: the votes of its classes mean nothing
+            # a distribution over a number is averaged: votes for single numbers would be meaningless
             voted = self.how == VOTE and head.spread is None
             made.append(votes(parts) if voted else np.tensordot(weights[there], parts, axes=1))
         return np.concatenate(made, axis=-1)
@@ -50,7 +50,7 @@ class Blend:
 
     @classmethod
     def of(cls, run: RunDirectory) -> Blend:
-        """The blend of an ensemble; raises DataError where its file holds none."""
+        """Read the blend of an ensemble; raises DataError if its file has no valid one."""
         plain, count = run.ensemble, len(run.ensemble["members"])
         weights = plain["weights"]
         whole = set(weights) == set(run.heads.names) and all(_are_weights(each, count) for each in weights.values())
@@ -72,10 +72,10 @@ def _are_weights(each: Any, count: int) -> bool:
 
 
 def votes(members: np.ndarray) -> np.ndarray:
-    """(members, N, classes) probabilities of one head -> (N, classes) the shares of the votes, which sum to 1.
+    """(members, N, classes) probabilities of one head -> (N, classes) shares of votes, which sum to 1.
 
-    Each member votes for its most probable class. Ties are decided by the mean of the members' probabilities, which is
-    part of the value: (share + mean / 1000) / (1 + 1 / 1000).
+    Each member votes for its most probable class. The mean of the members' probabilities breaks ties, as a small part
+    of the value: (share + mean / 1000) / (1 + 1 / 1000).
     """
     shares = np.eye(members.shape[-1])[members.argmax(-1)].mean(0)
     return np.asarray((shares + TIE * members.mean(0)) / (1 + TIE))
@@ -84,9 +84,9 @@ def votes(members: np.ndarray) -> np.ndarray:
 def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
     """(N, members) probabilities of the true class -> the (members,) weights of the mean with the least log loss.
 
-    By EM for the proportions of a mixture (Dempster, Laird, Rubin 1977), as density estimators are stacked by their
-    out-of-fold predictions (Smyth, Wolpert 1999). The loss is convex, and at most the greatest gradient minus 1 above
-    the minimum, which ends the steps.
+    EM for the proportions of a mixture (Dempster, Laird, Rubin 1977), as in stacking density estimators by their
+    out-of-fold predictions (Smyth, Wolpert 1999). The loss is convex and exceeds its minimum by at most the largest
+    gradient minus 1, which is the stopping criterion.
     """
     likelihoods = np.maximum(likelihoods, _LEAST)
     weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
@@ -101,16 +101,16 @@ def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
 
 
 def check_blend(how: str) -> None:
-    """Raise UsageError for a name that is none of BLENDS."""
+    """Raise UsageError for a name that is not in BLENDS."""
     if how not in BLENDS:
         raise UsageError(f"There is no blend {how!r}; expected one of {', '.join(BLENDS)}.")
 
 
 def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Blend:
-    """The blend of members' (N, classes of all heads) probabilities, with weights fitted on (N, heads) labels.
+    """Fit a blend of members' (N, classes of all heads) probabilities, with weights fitted on (N, heads) labels.
 
-    Heads that a member lacks are NaN. Labels of -1 are left out; members have equal weights in a head without labels,
-    in a distribution over a number, and where `how` is not "oof". Raises UsageError where it is none of BLENDS.
+    Heads that a member lacks are NaN. Labels of -1 are left out. Members have equal weights in a head without labels,
+    in a distribution over a number, and if `how` is not "oof". Raises UsageError if it is not in BLENDS.
     """
     check_blend(how)
     weights = {}
@@ -126,7 +126,7 @@ def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarr
 
 
 def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(N, classes of all heads): the blend of the members, each part's rows with weights fitted on the other parts."""
+    """(N, classes of all heads): the cross-fitted blend, each part with weights fitted on the other parts."""
     mixed = np.empty((len(y), heads.n_logits))
     for part in np.unique(parts):
         here = parts == part

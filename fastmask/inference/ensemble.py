@@ -1,4 +1,4 @@
-"""Ensemble: several runs of the same photos blended into one, and what that gains over each of them."""
+"""Ensemble: several runs of the same photos blended into one, and its gain over each of them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Blended:
     """An ensemble of runs: its `run`, its `blend` of the `members`, and its scores compared with theirs.
 
     `targets` are the joint class and each head, without distributions over a number. The joint class has no members
-    where none has all heads.
+    if no member has all heads.
     """
 
     run: RunDirectory
@@ -103,7 +103,7 @@ class Blended:
         if joint.members:
             yield (
                 f"{joint.best.member} is the best run by these same OOF predictions, which flatters it a little: the "
-                "true gain over it is rather larger than shown."
+                "true gain over it is probably larger than shown."
             )
         yield from self.notes
 
@@ -129,7 +129,7 @@ def blend_runs(
     `how` is "mean" (of the probabilities), "vote" (of each member's most probable class) or "oof" (a weighted mean per
     head: the weights minimise the log loss of the out-of-fold (OOF) predictions, and each OOF row is blended with
     weights fitted on other persons). A head is blended from the members that have learned it, so one run per head can
-    form an ensemble. Raises UsageError where the runs differ in photos, persons or labels, or in the classes or bounds
+    form an ensemble. Raises UsageError if the runs differ in photos, persons or labels, or in the classes or bounds
     of a head. Where their folds differ, the fold column is the first run's.
     """
     out = Path(out)
@@ -190,7 +190,7 @@ def _config(runs: Sequence[RunDirectory]) -> Config:
 
 
 def _environment() -> dict[str, Any]:
-    """What environment.json holds: no start, which is part of the members' identities."""
+    """The content of environment.json, without initial weights, which are part of the members' identities."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "packages": {name: version(name) for name in ("fastmask", "numpy", "pandas")},
@@ -215,7 +215,7 @@ def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarr
 
 
 def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
-    """What a reader has to know of the scores."""
+    """Notes on the scores."""
     first = members[0]
     notes = [*run.score(draws=0).notes, *few_groups_caveat(run.heads.joint(run.true), run.persons)]
     other = [str(m.path) for m in members if (aligned(first, m, "fold") != first.folds["fold"]).any()]

@@ -1,4 +1,4 @@
-"""Members: the runs of an ensemble: whether they fit together, and how the ensemble finds them again."""
+"""Members: the runs of an ensemble, whether they are compatible, and how the ensemble finds them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastmask.system.files import real
 
 
 def learned(run: RunDirectory) -> tuple[str, ...]:
-    """The heads that a run has learned: the predictions of heads of weight 0, not part of the loss, mean nothing."""
+    """The heads that a run has learned: not those of weight 0, which are not part of the loss."""
     return tuple(head.name for head in run.heads if head.weight > 0)
 
 
@@ -64,7 +64,7 @@ def _misfit(one: RunDirectory, other: RunDirectory, difference: str) -> UsageErr
 
 
 def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
-    """The first difference of two runs' photos or persons, in words."""
+    """Describe the first difference between two runs' photos or persons, or return None."""
     for what, a, b in (("photos", one.folds, other.folds), ("OOF predictions", one.oof, other.oof)):
         for run, there, missing in ((other, a, b), (one, b, a)):
             lacking = pd.Index(there["path"]).difference(pd.Index(missing["path"]), sort=False)
@@ -79,13 +79,13 @@ def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
 
 
 def aligned(one: RunDirectory, other: RunDirectory, column: str) -> np.ndarray:
-    """A column of the photos of `other`, in the order of `one`."""
+    """A column of `other`'s photos, in the order of the photos of `one`."""
     rows = pd.Index(other.folds["path"]).get_indexer(pd.Index(one.folds["path"]))
     return other.folds[column].to_numpy(dtype=object)[rows]
 
 
 def _head_difference(one: RunDirectory, other: RunDirectory, name: str) -> str | None:
-    """The first difference of two runs' classes or labels of a head, in words."""
+    """Describe the first difference between two runs' classes or labels of a head, or return None."""
     a, b = one.heads[name], other.heads[name]
     for what, here, there in (
         ("classes", ", ".join(a.classes), ", ".join(b.classes)),
@@ -110,7 +110,7 @@ def _words(bounds: Sequence[float] | None) -> str:
 
 
 def member_names(runs: Sequence[RunDirectory]) -> list[str]:
-    """The name of each run in tables: that of its folder, with a number where another run has the same."""
+    """The name of each run in tables: its folder's, with a number if another run has the same name."""
     names: list[str] = []
     for run in runs:
         name = real(run.path).name
@@ -119,36 +119,36 @@ def member_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def describe(run: RunDirectory, name: str, out: Path) -> dict[str, str]:
-    """How an ensemble at `out` finds a run again: its path relative to `out`, and the digests that identify it."""
+    """The entry of a run in an ensemble at `out`: its path relative to `out`, and the digests that identify it."""
     try:
         path = os.path.relpath(real(run.path), real(out))
     except ValueError:
-        # another drive
+        # on another drive
         path = str(real(run.path))
     return {"name": name, "path": Path(path).as_posix(), "identity": run.identity, "oof": _digest(run.path / OOF)}
 
 
 def _digest(file: Path) -> str:
-    # in parts: a replaced file of any size does not fill the memory
+    # in chunks, since a file may have been replaced by one that exceeds the memory
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory]:
-    """The runs of an ensemble by name; raises DataError where one is missing, or has changed since."""
+    """Open the runs of an ensemble, by name; raises DataError if one is missing or has changed."""
     opened: dict[str, RunDirectory] = {}
     places: list[Path] = []
     for number, member in enumerate(ensemble.ensemble["members"]):
         place = Path(os.path.normpath(real(ensemble.path) / member["path"]))
         if not (place / OOF).is_file():
             raise DataError(
-                f"{ensemble.path} is made of {place}, which is not there; put it back, or make the ensemble again."
+                f"{ensemble.path} is made of {place}, which does not exist; restore it, or make the ensemble again."
             )
         run = RunDirectory.load(place)
         asked = [name for name, weights in blend.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
         alike = all(name in learned(run) and run.heads[name].classes == blend.heads[name].classes for name in asked)
-        # the last condition: OOF predictions may be there without the folds that they are of
+        # the last condition: the OOF predictions may exist without the checkpoints of their folds
         if not same or not alike or not set(run.oof["fold"]) <= set(run.trained_folds):
             raise DataError(
                 f"{place} has changed since {ensemble.path} was made of it; make the ensemble again with --overwrite."

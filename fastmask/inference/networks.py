@@ -1,4 +1,4 @@
-"""Networks: those of a run's checkpoints, or of their mean weights, ready to predict."""
+"""Networks: loaded from a run's checkpoints, or with the mean of their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 
-# loads a checkpoint of a run to predict photos of a size, as `load_network` does
+# a function like `load_network`
 Load = Callable[[RunDirectory, Path, torch.device, "tuple[int, int] | None"], MultiHeadNet]
 
 
@@ -29,9 +29,9 @@ def load_members(
     size: tuple[int, int] | None = None,
     load: Load | None = None,
 ) -> dict[str, list[MultiHeadNet]]:
-    """The networks of each member ("fold0", ...), ready to predict photos of `size`: one per checkpoint, or one soup.
+    """Load the networks of each member ("fold0", ...) for photos of `size`: one per checkpoint, or one soup.
 
-    Warns where folds are missing.
+    Warns if folds are missing.
     """
     found, load = checkpoints_of(run, members, options), load or load_network
     if len(found) < run.config.folds and not members:
@@ -47,7 +47,7 @@ def load_members(
 
 
 def checkpoints_of(run: RunDirectory, members: Sequence[str] | None, options: NetworkOptions) -> dict[str, list[Path]]:
-    """The checkpoints of the members, by default all; raises UsageError or DataError where there are too few."""
+    """The checkpoints of the members, by default all; raises UsageError or DataError if there are too few."""
     folds = {f"fold{fold}": run.models(fold, options.refit and not options.soup) for fold in run.trained_folds}
     if not folds:
         raise UsageError(f"{run.path} has not finished a fold yet, so there is nothing to predict with.")
@@ -72,7 +72,7 @@ def checkpoints_of(run: RunDirectory, members: Sequence[str] | None, options: Ne
 def load_network(
     run: RunDirectory, file: Path, device: torch.device, size: tuple[int, int] | None = None
 ) -> MultiHeadNet:
-    """The network of a checkpoint, ready to predict photos of `size`; raises DataError where it does not fit the run.
+    """Load the network of a checkpoint for photos of `size`; raises DataError if it does not fit the run.
 
     Bodies that are built for one size of photos, such as Swin, need `size`: that of the validation pipeline.
     """
@@ -85,14 +85,14 @@ def load_network(
 def load_soup(
     run: RunDirectory, files: Sequence[Path], device: torch.device, size: tuple[int, int] | None = None
 ) -> MultiHeadNet:
-    """The network of the mean weights of a training's checkpoints: a uniform soup (Wortsman et al. 2022)."""
+    """Load the network with the mean weights of several checkpoints: a uniform soup (Wortsman et al. 2022)."""
     for file in files:
         _check_long(run, file)
     network = build_network(run.config.arch, run.heads, size=size)
 
     def states() -> Iterator[dict[str, Tensor]]:
         for file in files:
-            # the network converts each tensor to its own type, whatever the file has
+            # the network converts each tensor to its own type
             _load(run, network, file)
             yield {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -101,9 +101,9 @@ def load_soup(
 
 
 def average_states(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of the tensors of each name, summed in float64; integers, such as counts, are those of the first state.
+    """Average the tensors of each name in float64; integers, such as counts, are those of the first state.
 
-    The states have the same names and shapes, and are read one after the other, so that only one is in memory.
+    The states have the same names and shapes; only one at a time is in memory.
     """
     first: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -119,7 +119,7 @@ def average_states(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def _check_long(run: RunDirectory, file: Path) -> None:
     arch = run.config.arch
     if file.stat().st_size < _least_bytes(arch):
-        # checked before the network is built: a forged config.yaml may name an enormous one
+        # checked before the network is built, since a forged config.yaml may name an enormous one
         raise DataError(f"{file} is too short for the weights of {arch}; train the fold again, or restore it.")
 
 
@@ -132,6 +132,6 @@ def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
 
 @cache
 def _least_bytes(arch: str) -> int:
-    """The least size of a file of a body's weights: two bytes per parameter."""
+    """The minimum size of a file of a body's weights: two bytes per parameter."""
     check_arch(arch)
     return 2 * (describe_arch(arch).parameters or 0)

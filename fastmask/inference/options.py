@@ -1,4 +1,4 @@
-"""Options: what `predict` takes, from the API and the command line alike; read without loading torch."""
+"""Options of `predict`, shared by the API and the command line; importing them does not load torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Options(BaseModel):
 
     @classmethod
     def of(cls, options: Self | None, given: Mapping[str, Any]) -> Self:
-        """`options`, replaced by what is `given` by name."""
+        """Return `options`, updated by those `given` by name."""
         if options is not None and not isinstance(options, cls):
             raise UsageError(f"Found {options!r} in place of {cls.__name__}; give an option by its name.")
         return make_model(cls, {**(options.model_dump(exclude_unset=True) if options else {}), **given})
@@ -33,7 +33,7 @@ class PhotoOptions(Options):
     """How photos are read."""
 
     boxes: Path | None = option_field(None, "The photos' faces, written by fastmask faces, for a run with --boxes.")
-    # photos of a list, and of `boxes`, have paths relative to it
+    # the folder that the paths of listed photos and of `boxes` are relative to
     root: Path | None = None
     workers: Annotated[int, Field(ge=0, le=1024)] | None = option_field(None, WORKERS, note=WORKERS_DEFAULT)
     device: str | None = option_field(None, DEVICE, note=DEVICE_DEFAULT)
@@ -47,7 +47,7 @@ class NetworkOptions(Options):
 
 
 class PredictOptions(NetworkOptions, PhotoOptions):
-    """What `predict` averages, and how it reads and computes."""
+    """What `predict` averages, and how it reads photos and computes."""
 
     tta: Positive = option_field(1, "Views per photo: itself, its mirror image, training augmentations.")
     views: tuple[str, ...] = option_field((), f"Instead of --tta, views in addition to the photo: some of {_VIEWS}.")
@@ -60,7 +60,7 @@ class PredictOptions(NetworkOptions, PhotoOptions):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.views and self.tta > 1:
-            raise UsageError("--tta and --views exclude each other: both say what is averaged.")
+            raise UsageError("--tta and --views exclude each other: both select the views to average.")
         make_views(self.views)
         return self
 
@@ -73,5 +73,5 @@ class PredictOptions(NetworkOptions, PhotoOptions):
 
     @property
     def n_views(self) -> int:
-        """How many views of each photo are averaged."""
+        """The number of views per photo that are averaged."""
         return len(make_views(self.views)) if self.views else self.tta

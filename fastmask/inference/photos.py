@@ -1,4 +1,4 @@
-"""Photos: those to predict, found in a folder or a list, and prepared as the run's validation photos were."""
+"""Photos to predict, from a folder or a list, prepared like the run's validation photos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Images = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos to predict, with a run's training and validation `augments` and the (height, width) after the latter."""
+    """Photos to predict, with a run's training and validation `augments` and the (height, width) that these give."""
 
     names: list[str]
     paths: list[Path]
@@ -35,11 +35,11 @@ class Photos:
     def find(
         cls, run: RunDirectory, images: Images, boxes: str | Path | None = None, root: str | Path | None = None
     ) -> Photos:
-        """The photos of a folder or a list, each read once; raises DataError naming the first that cannot be used."""
+        """Find the photos of a folder or a list, and read each once; raises DataError for the first unusable one."""
         names, paths = find_photos(images, root)
         augments = augments_of(run)
         faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
-        # a broken photo at the end would cost the work on all before it
+        # otherwise a broken photo at the end would waste the predictions before it
         size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
         return cls(names, paths, augments, faces, size)
 
@@ -57,7 +57,7 @@ class Photos:
 
 
 def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[str], list[Path]]:
-    """Names and paths of the photos of a folder (sorted, without hidden files) or of a list.
+    """Find the names and paths of the photos of a folder (sorted, without hidden files) or of a list.
 
     Those of a folder are named relative to it, those of a list as given, or relative to the folder `root`.
     """
@@ -70,7 +70,7 @@ def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[st
     else:
         folder = Path(images)
         if not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder; expected one of photos.")
+            raise UsageError(f"{folder} is not a folder; expected a folder of photos.")
         paths = list_photos(folder)
         names = [p.relative_to(folder).as_posix() for p in paths]
     if not paths:
@@ -82,7 +82,7 @@ def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[st
 
 
 def augments_of(run: RunDirectory) -> tuple[Augmentation, Augmentation]:
-    """A run's training and validation augmentation; raises DataError where its pipelines.yaml is broken."""
+    """A run's training and validation augmentation; raises DataError if its pipelines.yaml is broken."""
     try:
         return build_augmentations(run.pipelines)
     except UsageError as error:
@@ -90,9 +90,9 @@ def augments_of(run: RunDirectory) -> tuple[Augmentation, Augmentation]:
 
 
 def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
-    """How photos are cut to their faces for a run that was trained with boxes, else None; `names` are by path.
+    """The crop to faces for a run that was trained with boxes, else None; `names` maps paths to names.
 
-    Raises UsageError where only one of the two has boxes.
+    Raises UsageError if only the run, or only the photos, have boxes.
     """
     trained = run.config.boxes
     if trained is None and boxes is None:
@@ -101,7 +101,7 @@ def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, st
         raise UsageError(f"--boxes needs a run that was trained with boxes, and {run.path} was not.")
     if boxes is None:
         raise UsageError(
-            f"{run.path} was trained on faces (boxes {trained}), so it needs those of these photos: --boxes FILE, as "
-            "fastmask faces writes it."
+            f"{run.path} was trained on faces (boxes {trained}), so it needs the faces of these photos, too: "
+            "--boxes FILE, as written by fastmask faces."
         )
     return FaceCut(read_boxes(boxes), make_framing(run.config), names)

@@ -1,4 +1,4 @@
-"""Predictions: probabilities of photos, averaged over views, checkpoints and folds, or blended over several runs."""
+"""Predictions: probabilities for photos, averaged over views, checkpoints and folds, or blended over several runs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of photos, in the order they were given.
+    """Probabilities for photos, in the given order.
 
-    `names` are the photos (relative to the folder where one was given), `probabilities` (N, classes of all heads) the
-    mean of `members`, the probabilities of each fold, and `decided` (N, heads) the classes that a rule chose.
+    `names` are the photos (relative to the folder if there is one), `probabilities` (N, classes of all heads) the mean
+    of `members`, the probabilities of each fold, and `decided` (N, heads) the classes that a rule chose.
 
-    The members of an ensemble's are its runs, NaN in the heads that a run lacks; `blend` names how they were averaged.
+    For an ensemble, the members are its runs, with NaN in the heads that a run lacks, and `blend` names the method.
     """
 
     names: list[str]
@@ -57,8 +57,8 @@ class Predictions:
     def decide(self, rule: Rule, persons: np.ndarray | None = None) -> Predictions:
         """The same photos, with the classes that a rule chooses.
 
-        A rule that was fitted on a run calibrates each member, one that was fitted on an ensemble its blend. `persons`
-        (N,) are the persons of the photos, for a rule that averages over persons.
+        A rule that was fitted on a run calibrates each member, a rule fitted on an ensemble the blend. `persons` (N,)
+        are the persons of the photos, for a rule that averages over persons.
         """
         if self.decided is not None:
             raise UsageError("These predictions are decided already; take those of predict.")
@@ -89,7 +89,7 @@ class Predictions:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per photo: path, predicted joint class, class per head, probability per class, also of each member.
+        """One row per photo: path, joint class, class per head, probability per class, overall and of each member.
 
         A member has no columns of the heads that it lacks.
         """
@@ -124,14 +124,14 @@ def predict(
     load: Load | None = None,
     **given: Any,
 ) -> Predictions:
-    """The mean of the fold models' probabilities for a folder or a list of photos; of an ensemble, its runs' blend.
+    """Predict a folder or a list of photos by the mean of the fold models, or for an ensemble by the blend of its runs.
 
-    Photos are prepared by the run's own validation transform. Memory grows with their probabilities only.
+    Photos are prepared by the run's own validation transform. Only their probabilities are kept in memory.
 
     Args:
         options: see `PredictOptions`; they may also be `given` by name, such as `tta=2`. A number is `tta`.
         progress: is called with the number of batches done and the number in all.
-        load: loads each checkpoint, by default `load_network`; one that keeps networks makes the next call faster.
+        load: loads a checkpoint, by default `load_network`; a function that caches networks makes the next call faster.
     """
     run, options = RunDirectory.of(run), PredictOptions.of(options, given)
     each = _predict_ensemble if run.is_ensemble else _predict_run
@@ -161,7 +161,7 @@ def _predict_run(
             if len(damaged):
                 raise DataError(
                     f"{run.path / member} predicts NaN or inf for {photos.names[rows.start + damaged[0]]}: its weights "
-                    f"are damaged, or too large for {options.precision}; restore the fold, or take another --precision."
+                    f"are damaged, or too large for {options.precision}; restore the fold, or use another --precision."
                 )
             sums[member][rows] += total
         progress(done, count)
@@ -188,15 +188,15 @@ def _sum_views(networks: Sequence[MultiHeadNet], x: Tensor, views: Sequence[View
 def _predict_ensemble(
     ensemble: RunDirectory, images: Images, options: PredictOptions, progress: Progress, load: Load | None
 ) -> Predictions:
-    """The blend of the predictions of each run, each by its own transform."""
+    """Blend the predictions of the runs, each with its own transform."""
     if options.members:
         raise UsageError(
-            f"{ensemble.path} is an ensemble and predicts with all its runs; make another of those that you want."
+            f"{ensemble.path} is an ensemble and predicts with all its runs; make another of the runs that you want."
         )
     blend = Blend.of(ensemble)
     runs = open_members(ensemble, blend)
     for run in runs.values():
-        # what the last run lacks would cost the work on all before it
+        # otherwise a checkpoint missing in the last run would waste the predictions before it
         checkpoints_of(run, None, options)
     if options.boxes is not None and not any(run.config.boxes for run in runs.values()):
         raise UsageError(f"--boxes needs a run that was trained with boxes, and none of {ensemble.path} was.")
@@ -210,5 +210,5 @@ def _predict_ensemble(
 
 
 def _part(progress: Progress, number: int, parts: int, done: int, count: int) -> None:
-    """Report progress in one of several parts that have as many batches each."""
+    """Report the progress of one of several parts with the same number of batches."""
     progress(number * count + done, parts * count)

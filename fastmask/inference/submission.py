@@ -24,7 +24,7 @@ def read_info(file: str | Path) -> pd.DataFrame:
 
 
 def check_names(file: Path, names: pd.Series) -> None:
-    """Raise DataError where the photos that a CSV names are none, or a name is empty or duplicated."""
+    """Raise DataError if a CSV names no photos, or if a name is empty or duplicated."""
     if names.empty:
         raise DataError(f"{file} has no rows; expected one per photo.")
     for problem, rows in (("is duplicated", names.duplicated()), ("is empty", names == "")):
@@ -67,7 +67,7 @@ def check_heads(heads: Heads) -> None:
 
 def check_out(info: Path, out: Path) -> None:
     """Raise UsageError if a submission would be written over its info.csv."""
-    # realpath, unlike Path.resolve, does not raise for a link to itself
+    # realpath, unlike Path.resolve, does not raise for a symlink loop
     if os.path.realpath(out) == os.path.realpath(info):
         raise UsageError(f"--out {out} is the file of --submission itself; name another file.")
 

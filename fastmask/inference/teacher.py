@@ -1,8 +1,8 @@
-"""Teacher: a run that a student learns from, by pseudo-labels of new photos or soft labels of its own (distillation).
+"""Teacher: a run that a student learns from, by pseudo-labels of new photos, or soft labels of its own (distillation).
 
 Each fold of the student learns only from the teacher's models of the same fold, which were not trained on the photos
-and persons that this fold is judged on. The teacher's out-of-fold predictions come from models that were, and are never
-used. Distillation: Hinton, Vinyals, Dean 2015.
+and persons that this fold validates. The teacher's out-of-fold predictions are never used, because they come from
+models that were. Distillation: Hinton, Vinyals, Dean 2015.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def make_pseudo(
 def _check_complete(run: RunDirectory) -> None:
     missing = sorted(set(range(run.config.folds)) - set(run.trained_folds))
     if missing:
-        raise UsageError(f"The teacher {run.path} lacks fold {missing[0]}, from which the student's fold would learn.")
+        raise UsageError(f"The teacher {run.path} lacks fold {missing[0]}, which the same fold of the student needs.")
 
 
 def _by_fold(run: RunDirectory, found: Predictions) -> list[np.ndarray]:
@@ -77,7 +77,7 @@ def _by_fold(run: RunDirectory, found: Predictions) -> list[np.ndarray]:
 
 
 def _unseen(run: RunDirectory) -> pd.DataFrame:
-    """Path, person and the fold whose model was not trained on them; SEEN where more than one was (extra photos)."""
+    """Path, person, and the fold with models not trained on them; SEEN if several folds were (extra photos)."""
     folds = run.folds[["path", "person", "fold"]]
     if run.extra is None:
         return folds
@@ -87,7 +87,7 @@ def _unseen(run: RunDirectory) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A run or an ensemble, the `runs` that it is made of, and the weight and temperature of their probabilities."""
+    """A run or an ensemble, the `runs` that it consists of, and the weight and temperature of its probabilities."""
 
     run: RunDirectory
     runs: Mapping[str, RunDirectory]
@@ -95,7 +95,7 @@ class Teacher:
     temperature: float
 
     def digest(self) -> str:
-        """SHA-256 of its networks and of how they are blended."""
+        """SHA-256 of its networks and its blend."""
         parts = [self.run.identity, *(f"{digest_weights(str(run.path))}" for run in self.runs.values())]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -105,9 +105,9 @@ class Teacher:
         return tuple(name for name in learned(self.run) if self.run.heads[name].spread is None)
 
     def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
-        """(N, classes of `heads`) labels mixed with the teacher's (N, classes of its heads) probabilities.
+        """Mix (N, classes of `heads`) labels with the teacher's (N, classes of its heads) probabilities.
 
-        A head that it has not learned keeps its label; where a label is unknown, its probabilities are the label.
+        A head that the teacher has not learned keeps its label; an unknown label becomes the teacher's probabilities.
         """
         mixed = own.astype(np.float32)
         theirs = self.run.heads.split(predicted)
@@ -119,16 +119,16 @@ class Teacher:
         return mixed
 
     def predict(self, plan: Plan, say: Say) -> np.ndarray:
-        """(folds + 1, N, classes of its heads) probabilities of the plan's photos: by each fold's models, by all.
+        """(folds + 1, N, classes of its heads) probabilities of the plan's photos: by each fold's models, then by all.
 
-        A fold's include the photos that it validates, which are not used there.
+        They include the photos that a fold validates, which that fold does not use.
         """
         config, table = plan.config, plan.table
         photos = [table.photo(row) for row in range(len(table))]
         say(f"Predicting {len(photos)} photos with the teacher {self.run.path}")
         each: dict[str, list[np.ndarray]] = {}
         for name, run in self.runs.items():
-            # the student may be trained on whole photos
+            # the student may be trained on uncropped photos
             boxes = (config.boxes or run.config.boxes) if run.config.boxes else None
             found = predict(
                 run, photos, refit=False, root=table.root, boxes=boxes, device=config.device, workers=config.workers
@@ -137,21 +137,21 @@ class Teacher:
         return np.stack([self._blended(fold, [of[fold] for of in each.values()]) for fold in range(config.folds + 1)])
 
     def _blended(self, fold: int, members: Sequence[np.ndarray]) -> np.ndarray:
-        """The blend of what the runs' models of a fold predict; the last fold stands for all."""
+        """Blend the predictions of the runs' models of a fold; the number after the last fold means all folds."""
         if not self.run.is_ensemble:
             return np.asarray(members[0], np.float32)
         heads, runs = self.run.heads, list(self.runs.values())
         wide = [widen(heads, run.heads, own) for run, own in zip(runs, members, strict=True)]
         blend = Blend.of(self.run)
         if blend.how == OOF_WEIGHTS and fold < self.run.config.folds:
-            # the weights of `predict` are fitted on the labels of all folds, the judged one included
+            # the weights of `predict` are fitted on the labels of all folds, including the validated one
             other = self.run.oof["fold"].to_numpy() != fold
             oofs = [oof_of(heads, self.run, run)[other] for run in runs]
             blend = fit_blend(OOF_WEIGHTS, heads, oofs, self.run.true[other])
         return blend.mix(wide).astype(np.float32)
 
     def load_predictions(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:
-        """What `predict` gives, from the run's file, which is written first if missing: a resume has the same."""
+        """The result of `predict`, from the run's file if it exists, so that a resumed run has the same."""
         file = run.path / TEACHER
         shape = (plan.config.folds + 1, len(plan.table), self.run.heads.n_logits)
         if not file.exists():
@@ -160,7 +160,7 @@ class Teacher:
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, classes) probabilities at a temperature: those of the logits divided by it."""
+    """(N, classes) probabilities with their logits divided by a temperature."""
     if temperature == 1:
         return probabilities
     raised = np.power(probabilities.astype(np.float64), 1 / temperature)
@@ -168,7 +168,7 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def read_predictions(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The teacher's probabilities in a run's file; raises DataError where it does not hold them."""
+    """Read the teacher's probabilities from a run's file; raises DataError if it does not hold them."""
     wrong = DataError(f"{file} does not hold the teacher's probabilities of the run's photos; remove it to redo them.")
     try:
         with safe_open(file, framework="numpy") as opened:
@@ -184,10 +184,10 @@ def read_predictions(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None = None) -> Teacher:
-    """The teacher of a configuration, for the folds `chosen`, by default all.
+    """Open the teacher of a configuration, for the folds `chosen`, by default all.
 
-    Raises UsageError where it was trained on photos or persons that a fold is judged on, lacks a fold, has none of the
-    heads, or other classes of one.
+    Raises UsageError if it was trained on photos or persons that the same fold validates, if it lacks a fold, and if
+    it has none of the heads, or other classes of a head.
     """
     run = RunDirectory.load(str(config.teacher))
     runs = open_members(run, Blend.of(run)) if run.is_ensemble else {"": run}
@@ -198,12 +198,12 @@ def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequen
     other = next((head for head in shared if run.heads[head.name].classes != head.classes), None)
     if not shared or other is not None:
         what = f"other classes of {other.name}" if other else f"learned none of {', '.join(table.heads.names)}"
-        raise UsageError(f"The teacher {run.path} has {what}; take one that was trained on the same heads.")
+        raise UsageError(f"The teacher {run.path} has {what}; use one that was trained on the same heads.")
     return teacher
 
 
 def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None) -> None:
-    """Raise UsageError where a fold's models are missing, or were trained on what the same fold is judged on."""
+    """Raise UsageError if a fold's models are missing, or were trained on photos or persons that it validates."""
     mend = f"use the teacher's folds: --folds-file {run.path / FOLDS}"
     count = int(folds.max()) + 1
     if run.config.folds != count:
@@ -213,6 +213,6 @@ def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str,
     if found is not None:
         fold, name, seer, trained = found
         raise UsageError(
-            f"Fold {fold} would be validated on {name}, which its teacher {seer.fold_path(trained)} was trained on, so "
-            f"its score would be too good; {mend}."
+            f"Fold {fold} validates {name}, which its teacher {seer.fold_path(trained)} was trained on, so its "
+            f"score would be too good; {mend}."
         )

@@ -15,12 +15,12 @@ from fastmask.system.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# the share of width and height that a photo is shifted by, and the share of them that is kept when it is scaled
+# shares of width and height: the size of a shift, and the size of a photo that is scaled
 SHIFT, SCALE = 0.04, 0.92
 
 View = Callable[["Tensor"], "Tensor"]
-# one pass through the photos: the number of the training augmentation's pass, or None for the validation transform, and
-# the views that are taken of each batch
+# one pass over the photos: the number of the training augmentation's pass, or None for the validation transform, and
+# the views of each batch
 Walk = tuple[int | None, Sequence[View]]
 
 
@@ -37,7 +37,7 @@ def flip(x: Tensor) -> Tensor:
 def shift(x: Tensor, right: int = 0, down: int = 0) -> Tensor:
     """Photos (B, 3, H, W) moved by 4 % of their width and height, `right` and `down` times; the border is reflected.
 
-    By whole pixels, one at least, so that none is blurred.
+    By whole pixels, at least one, so that photos are not blurred.
     """
     from torch.nn.functional import pad
 
@@ -49,7 +49,7 @@ def shift(x: Tensor, right: int = 0, down: int = 0) -> Tensor:
 
 
 def _pixels(side: int) -> int:
-    # a reflection has one pixel less than the photo
+    # a reflected border has at most one pixel less than the photo
     return min(max(1, round(SHIFT * side)), side - 1)
 
 
@@ -73,13 +73,13 @@ def farther(x: Tensor) -> Tensor:
 
 
 def _middle(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where the middle begins, and its height and width."""
+    """The start (top, left) of the middle, and its height and width."""
     h, w = (max(1, round(SCALE * side)) for side in (height, width))
     return ((height - h) // 2, (width - w) // 2), (h, w)
 
 
 class Views(NamedTuple):
-    """The views that one name of the option adds, and what its help says of them."""
+    """The views that a name of the option adds, and their description in its help."""
 
     help: str
     views: tuple[View, ...]
@@ -106,7 +106,7 @@ def make_views(names: Sequence[str]) -> list[View]:
 
 
 def make_walks(tta: int, names: Sequence[str]) -> list[Walk]:
-    """The passes through the photos that take `tta` views, or those of `names`.
+    """The passes over the photos for `tta` views, or for the views of `names`.
 
     `tta` counts the photo, its mirror image, then passes of the training augmentation, every second one mirrored.
     """

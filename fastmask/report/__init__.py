@@ -1,1 +1,1 @@
-"""Report: a run at a glance, and its mistakes photo by photo."""
+"""Report: the HTML page, plots and model card of a run."""

@@ -74,10 +74,10 @@ def explain(
 ) -> list[Explanation]:
     """Grad-CAM of each photo (a folder, a list, or one file) by the networks of one fold, by default the first.
 
-    For the class `label` of `head`, or one label per photo; by default the predicted class. For the joint class it is
-    what supports the classes of all its heads together. `boxes`, `root` and `load` are those of `predict`; `refit` uses
-    the network trained on all photos, if there is one. Several checkpoints give the mean of their maps. Raises
-    UsageError for an unknown head or class, an untrained fold, or a body without a feature map.
+    For the class `label` of `head`, or one label per photo; by default the predicted class. For the joint class the map
+    shows what supports the classes of all its heads together. `boxes`, `root` and `load` are those of `predict`;
+    `refit` uses the network trained on all photos, if there is one. Several checkpoints give the mean of their maps.
+    Raises UsageError for an unknown head or class, an untrained fold, or a body without a feature map.
     """
     run = RunDirectory.of(run)
     run.check_trained()

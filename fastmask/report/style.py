@@ -141,7 +141,7 @@ def to_svg(picture: Figure) -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with styled():
         picture.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    # without the XML declaration, which contains a URL
+    # without the XML prolog, which contains a URL
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     names = {colour: f"--c{i}" for i, colour in enumerate(_DARK)}

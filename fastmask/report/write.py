@@ -57,7 +57,7 @@ def write_report(
     """Write report.html, README.md (a model card) and the folder report with pictures to the run directory, or `out`.
 
     `data` or `images` says where the photos are now if they have moved; without `photos` none is shown. A section that
-    lacks something is left out, with the reason. The run's own report is replaced, one in another folder only with
+    cannot be made is left out, with the reason. The run's own report is replaced, one in another folder only with
     `overwrite`; a card that the user has edited is kept. Raises UsageError for an unfinished run and, before anything
     is written, if no photo is where `data` or `images` says.
     """

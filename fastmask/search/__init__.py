@@ -1,1 +1,1 @@
-"""Search: many runs, to find settings or a body."""
+"""Search: settings by many runs, and bodies by screening."""

@@ -1,4 +1,4 @@
-"""Features: the outputs of a frozen body for photos, computed once and kept next to the photos of the cache."""
+"""Features: the outputs of a frozen body for photos, computed once and kept in the folder of the photo cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import synchronize
 
 _FORMAT = 1
-# photos whose features are computed again to verify kept ones, and the relative error that they may have
+# the number of photos with features computed again to verify kept ones, and the relative tolerance
 _PROBED, _OFF = 8, 0.05
 # bytes of a file in addition to its features
 _HEADER = 2**16
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Features:
-    """(N, features) float32 of photos, the seconds that computing them took, whether they were read from a file."""
+    """(N, features) float32 of photos, the seconds taken to compute them, and whether they were read from a file."""
 
     values: np.ndarray
     seconds: float
@@ -46,9 +46,9 @@ class Features:
 
 
 def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress = lambda done, total: None) -> Features:
-    """The body's pooled features of all photos by the validation transform, read or computed.
+    """Read or compute the body's pooled features of all photos, with the validation transform.
 
-    They are kept where the plan keeps photos on the disk, in a file named by all that they depend on.
+    If the plan caches photos on disk, features are kept there, in a file with a name derived from all their inputs.
     """
     device = pick_device(plan.config.device)
     body = network.body.eval().to(device)
@@ -81,17 +81,17 @@ def _computed(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
-    """(photos, features) float32; raises FastmaskError where they are NaN or inf, or the memory does not suffice."""
+    """(photos, features) float32; raises FastmaskError if they are NaN or inf, or the memory does not suffice."""
     config, augments, found = plan.config, build_augmentations(plan.pipelines), []
     loader = photo_loader(
-        # as text: a photo of the cache is found by it
+        # as text, the key of a photo in the cache
         paths,
         augments,
         batch_stats(augments),
         faces=plan.table.faces,
         bs=config.batch,
         maps=plan.maps,
-        # a few are loaded faster than a process starts
+        # a few photos are loaded faster than a process starts
         num_workers=0 if len(paths) <= _PROBED else config.workers,
         device=device,
     )
@@ -104,16 +104,16 @@ def _computed(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise FastmaskError(f"{config.arch} on {config.batch} photos at once needs more memory; --bs less.") from error
+        raise FastmaskError(f"{config.arch} on {config.batch} photos at once needs more memory; lower --bs.") from error
     if not np.isfinite(values).all():
         raise FastmaskError(
-            f"{config.arch} makes features of these photos that are NaN or inf; try --precision fp32, or leave it out."
+            f"{config.arch} gives features that are NaN or inf for these photos; try --precision fp32, or leave it out."
         )
     return np.asarray(values, dtype=np.float32)
 
 
 def _file_of(plan: Plan, body: nn.Module) -> Path | None:
-    """The file that keeps a body's features, named by photos, pipeline, weights, precision and versions, if any."""
+    """The file of a body's features, named by photos, pipeline, weights, precision and versions, if they are kept."""
     config = plan.config
     if config.cache not in ("auto", "disk"):
         return None
@@ -132,9 +132,9 @@ def _file_of(plan: Plan, body: nn.Module) -> Path | None:
 
 
 def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:
-    """Kept features of `photos` photos; None where they are incomplete, or not near `probe`, those of some rows.
+    """Read the features of `photos` photos; None if they are incomplete, or if some rows are not close to `probe`.
 
-    Its size and shape are checked before anything is read, since the file may be from anyone.
+    Size and shape are checked before anything is read, since the file is untrusted.
     """
     shape = [photos, probe.shape[1]]
     if not file.is_file() or file.is_symlink() or not 0 <= file.stat().st_size - 4 * photos * shape[1] < _HEADER:

@@ -1,4 +1,4 @@
-"""Linear heads: softmax regression on fixed features, for many sets of photos at once, and its OOF probabilities."""
+"""Linear heads: softmax regression on fixed features, for many subsets of photos at once, and OOF probabilities."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from fastmask.heads import UNKNOWN, Heads
 
-# of a problem: the largest component of its gradient at the end, steps at most, steps that L-BFGS remembers
+# the largest component of a gradient at convergence, the maximum of steps, the memory of L-BFGS in steps
 TOLERANCE, _MOST_STEPS, _REMEMBERED = 1e-5, 500, 10
-# of a class without labels, so that nothing is divided by 0
+# of a class without labels, to avoid a division by 0
 _LEAST_SPREAD = 1e-3
-# of a line search (Armijo)
+# of the line search (Armijo)
 _SUFFICIENT, _MOST_HALVINGS = 1e-4, 30
-# numbers that a tensor of (photos or features, models, classes) may have
+# the maximum size of a tensor (photos or features, models, classes)
 _MOST_NUMBERS = 2 * 10**7
 # penalties to choose from, on the weights of standardised features
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
-# the fewest folds of which two can be left out, and the penalty with fewer
+# the minimum of folds to leave two out, and the penalty with fewer folds
 LEAST_FOLDS, UNCHOSEN = 3, PENALTIES[1]
-# the tolerance of heads that only choose a penalty, and the least probability in a logarithm
+# the tolerance of heads that only choose a penalty, and the minimum probability in a logarithm
 _ROUGH, _LEAST = 1e-4, 1e-7
 
 Value = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -36,7 +36,7 @@ class LinearHeads:
     """M models of all heads: `weight` (M, features, classes of all heads), `bias` (M, classes of all heads), float64.
 
     `seen` (M, classes of all heads) are the classes among a model's photos; the others have probability 0. `unfinished`
-    counts the heads of models that had not converged when their steps were used up.
+    is the number of heads that did not converge within the maximum of steps.
     """
 
     heads: Heads
@@ -63,23 +63,23 @@ def fit_linear(
     tolerance: float = TOLERANCE,
     together: int | None = None,
 ) -> LinearHeads:
-    """Fit M models of all heads at once, each on its own photos, features standardised by these.
+    """Fit M models of all heads at once, each on its own photos, which also standardise the features.
 
     Args:
         features: (N, features).
         y: (N, heads) class numbers, -1 where unknown: such a photo does not count for that head.
-        rows: (M, N) bool, the photos that each model is fitted on; no other affects it.
+        rows: (M, N) bool, the photos that each model is fitted on.
         penalties: (M, heads): the loss of a head is the mean cross-entropy + penalty / 2 * the squares of its weights
-            on standardised features, the bias not penalised. In scikit-learn's LogisticRegression that is C = 1 /
-            (penalty * photos), for two classes, which have one row of weights there, twice that.
+            on standardised features, the bias not penalised. In scikit-learn's LogisticRegression this is C = 1 /
+            (penalty * photos), or twice that for two classes, which have one row of weights there.
         tolerance: the largest component of a head's gradient at the end.
-        together: models per batch, which ends with the slowest of them; by default all.
+        together: models per batch, by default all; a batch takes as long as its slowest model.
 
-    Full-batch L-BFGS (Liu and Nocedal 1989) in float64, each head of each model with a step of its own. It starts from
-    the inverse Hessian that the covariance of all features and the shares of the classes would give.
+    Full-batch L-BFGS (Liu and Nocedal 1989) in float64, with a separate step size for each head of each model. The
+    first inverse Hessian is estimated from the covariance of all features and the shares of the classes.
     """
     x = torch.as_tensor(features, dtype=torch.float64, device=device)
-    # only for the condition of the problem: each model is standardised again, by its own photos
+    # only to improve the condition number: each model is standardised again by its own photos
     mean, scale = _moments(x, torch.ones(1, len(x), dtype=torch.float64, device=x.device))
     x = (x - mean) / scale
     spectrum = torch.linalg.eigh(x.T @ x / len(x))
@@ -104,7 +104,7 @@ def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     share = weights / weights.sum(1, keepdim=True)
     mean = share @ x
     deviation = (share @ x.square() - mean.square()).clamp(min=0).sqrt()
-    # a deviation that is mere rounding would be blown up
+    # a deviation that is only rounding error would be magnified
     return mean, torch.where(deviation > 1e-6, deviation, 1.0)
 
 
@@ -125,7 +125,7 @@ def _fit(
     classes = torch.cat([y[:, [i]] == torch.arange(size, device=x.device) for i, size in enumerate(heads.sizes)], dim=1)
     labelled = rows.double() @ classes.double()
     seen = labelled > 0
-    # the classes of a head without labels stay equally likely
+    # the classes of a head without labels keep equal probabilities
     seen |= (counts == 0)[:, owner]
 
     def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ def _fit(
         for i, (a, b) in enumerate(pairwise(heads.offsets)):
             logs = logits[..., a:b].log_softmax(-1)
             right = logs.gather(-1, y[:, i].clamp(min=0)[:, None, None].expand(-1, len(bias), 1))[..., 0]
-            # the loss of a photo that does not count may be infinite
+            # the loss of a photo that is left out may be infinite
             losses.append(-torch.where(shares[..., i] > 0, shares[..., i] * right, 0.0).sum(0))
             logits[..., a:b] = (logs.exp() - classes[:, None, a:b].double()) * shares[..., i, None]
         towards = logits.sum(0)
@@ -172,7 +172,7 @@ def _by_head(columns: Tensor, owner: Tensor, heads: int) -> Tensor:
 def _minimize(
     value: Value, inverse: Callable[[Tensor], Tensor], start: Tensor, owner: Tensor, heads: int, tolerance: float
 ) -> tuple[Tensor, int]:
-    """Minimize (M, heads) functions of (features + 1, M, classes) parameters at once, each of its own columns."""
+    """Minimize (M, heads) functions of (features + 1, M, classes) parameters at once, each over its own columns."""
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return _by_head((a * b).sum(0), owner, heads)
@@ -232,8 +232,8 @@ def oof_of_features(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(N, classes of all heads) out-of-fold probabilities of linear heads, (folds, heads) penalties, unfinished fits.
 
-    A fold's heads are fitted on the photos of the others; their penalty is the one of `PENALTIES` whose cross-entropy
-    is least on the fold's two neighbours, by models that were fitted without the neighbour and without the fold: no
+    A fold's heads are fitted on the photos of the other folds. Their penalty is the one of `PENALTIES` with the lowest
+    cross-entropy on the fold's two neighbours, by models that were fitted without the neighbour and the fold, so no
     label of a fold affects its predictions. With two folds the penalty is `UNCHOSEN`.
     """
     count = int(folds.max()) + 1
@@ -251,12 +251,12 @@ def oof_of_features(
 def _choose_penalties(
     features: np.ndarray, y: np.ndarray, heads: Heads, folds: np.ndarray, device: torch.device | str
 ) -> tuple[np.ndarray, int]:
-    """(folds, heads) penalties: see `oof_of_features`. The folds are a ring, each model leaves out two neighbours."""
+    """(folds, heads) penalties: see `oof_of_features`. Folds form a ring, and each model leaves out two neighbours."""
     count = int(folds.max()) + 1
     edges = [(fold, (fold + 1) % count) for fold in range(count)]
     rows = np.tile([~np.isin(folds, edge) for edge in edges], (len(PENALTIES), 1))
     grid = np.tile(np.repeat(PENALTIES, count)[:, None], len(heads))
-    # one penalty at a time, since the weaker, the slower
+    # one penalty at a time, since weak penalties converge slowly
     fitted = fit_linear(features, y, heads, rows, grid, device, _ROUGH, together=count)
     losses = np.zeros((count, len(PENALTIES), len(heads)))
     for model, (tried, (one, other)) in enumerate(product(range(len(PENALTIES)), edges)):

@@ -1,4 +1,4 @@
-"""Screening: bodies ranked by linear heads on their frozen features, out of fold, without training them."""
+"""Screening: bodies ranked by out-of-fold scores of linear heads on their frozen features."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ from fastmask.training.build import build_initial_network, check_size, resolve_s
 from fastmask.training.plan import Plan, prepare
 
 Say = Callable[[str], None]
-# what is reported of a body in addition to scores
+# figures of a body that are reported in addition to scores
 _COSTS = ("parameters", "features", "seconds", "ms_a_photo", "kept", "initial_weights")
 
 
 @dataclass(frozen=True, eq=False)
 class Screened:
-    """One body: the out-of-fold scores of linear heads on its frozen features, and the cost of these.
+    """One body: the out-of-fold scores of linear heads on its frozen features, and their cost.
 
-    `behind` is the difference to the first of the ranking (None for that itself), `probabilities` (N, classes of all
-    heads) are out of fold, in the table's order, `penalties` (folds, heads) the chosen ones. `seconds` are those of
-    computing the features, which was earlier where they are `kept`.
+    `behind` is the difference from the first body of the ranking (None for the first), `probabilities` (N, classes of
+    all heads) are out of fold, in the table's order, `penalties` (folds, heads) the chosen ones. `seconds` is the time
+    to compute the features, in an earlier screening if they were `kept`.
     """
 
     arch: str
@@ -67,7 +67,7 @@ class Screened:
 
     @property
     def ms_a_photo(self) -> float:
-        """Milliseconds per photo of its features, loading included."""
+        """Milliseconds per photo to compute features, including loading."""
         return 1000 * self.seconds / len(self.probabilities)
 
     def to_plain(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Screening:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per body, the best first, every figure a column."""
+        """One row per body, the best first, one column per figure."""
         return pd.DataFrame([_row(i, row) for i, row in enumerate(self.rows, 1)])
 
     def to_csv(self, out: str | Path) -> None:
@@ -153,12 +153,12 @@ def screen(
         bs: photos per batch.
         say: is called with lines to log.
         progress: is called with (batches done, batches in all) of each body.
-        settings: those of `Config`, over `config`; those of training alone are not used.
+        settings: fields of `Config`, over `config`; those that only affect training are not used.
 
     Features are computed once, by the validation transform, and kept next to the photos of the cache; then the heads of
     all folds are fitted at once (`fit_linear`). No label of a fold affects a prediction for it: the penalty of its
-    heads is chosen by models that have not seen it, on other folds. Fits use the labels of the training bounds, scores
-    those of the score's bounds. Raises UsageError for an invalid arch, weight file or size of photos before any
+    heads is chosen by models that have not seen it, on other folds. Fits use labels by the training bounds, scores use
+    labels by the score's bounds. Raises UsageError for an invalid arch, weight file or size of photos before any
     features are computed.
     """
     plans = plan_bodies(table, archs, config, weights or {}, bs, say, settings)
@@ -178,7 +178,7 @@ def screen(
 
 
 def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progress) -> Screened:
-    """One body without scores; its network is freed on return."""
+    """Fit the heads of one body, without scores; its network is freed on return."""
     network = build_initial_network(plan.config, heads, fold=0, size=plan.size)
     features = features_of(plan, network, say, progress)
     start = time.perf_counter()
@@ -204,7 +204,7 @@ def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progr
 
 
 def _rank(bodies: Sequence[Screened], heads: Heads, y: np.ndarray, persons: np.ndarray, draws: int) -> list[Screened]:
-    """The bodies with their scores, the best first, all in the same draws of persons."""
+    """Score the bodies on the same draws of persons, and sort them, the best first."""
     drawn = draw_heads(heads, [heads.argmax(body.probabilities) for body in bodies], y, y, persons, draws)
     scored = sorted(zip(bodies, drawn, strict=True), key=lambda one: -one[1][JOINT].score().macro_f1)
     best, rows = scored[0][1][JOINT], []
@@ -224,7 +224,7 @@ def plan_bodies(
     say: Say,
     settings: Mapping[str, Any],
 ) -> list[Plan]:
-    """The plan of each body, all on the same photos and folds, with everything checked that can be."""
+    """Plan each body, on the same photos and folds, and check everything that can be checked."""
     given = make_config(config.model_dump(exclude_unset=True) if config else {}, settings)
     _check_archs(archs, weights, given)
     configs = [_config_of(given, arch, weights.get(arch), bs) for arch in archs]
@@ -251,7 +251,7 @@ def _config_of(given: Config, arch: str, file: str | Path | None, bs: int) -> Co
     """The settings of one body."""
     start = {"pretrained": given.pretrained} if file is None else {"weights": str(file), "pretrained": False}
     used = given.model_dump(exclude_unset=True, exclude=set(Config.of_kind(Kind.TRAINING)))
-    # monitoring a loss requires no particular labels
+    # a loss can be monitored with any labels
     return make_config(used, {"arch": arch, "bs": bs, "monitor": LOSS, **start})
 
 
@@ -261,7 +261,7 @@ def _plan_like(first: Plan, config: Config) -> Plan:
     config = first.config.model_copy(update=settings)
     pipelines = effective_pipelines(config, resolve_stats(config))
     check_no_leak(config.weights, first.table, first.folds, config.group)
-    # weights from the hub fit, and are fetched later
+    # weights from the hub always fit, and are fetched later
     network = build_initial_network(
         config.model_copy(update={"pretrained": False}), first.table.heads, fold=0, size=first.size
     )
@@ -273,14 +273,14 @@ def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
     """Notes on a ranking."""
     notes = ["Linear heads on frozen features: training the bodies may change the order."]
     if len(rows) > 1:
-        notes.append("The first is chosen by these same scores, so its lead flatters, the more bodies the more.")
+        notes.append("The first is chosen by these same scores, so its lead is optimistic, more so with more bodies.")
     random = [row.arch for row in rows if row.initial_weights == "random"]
     if random:
         notes.append(f"Random weights, which say nothing about the body when pretrained: {', '.join(random)}.")
     if plan.config.folds < LEAST_FOLDS:
         notes.append(f"With two folds the penalty is not chosen: it is {UNCHOSEN:g}.")
     if plan.config.group == "none":
-        notes.append("Leaky split (--group none): these scores flatter and say nothing about new people.")
+        notes.append("Leaky split (--group none): these scores are too high and say nothing about new people.")
     unfinished = [f"{row.arch} ({row.unfinished})" for row in rows if row.unfinished]
     if unfinished:
         notes.append(f"Heads that did not converge: {', '.join(unfinished)}.")

@@ -1,4 +1,4 @@
-"""Space: which settings a search tries and which values each may take, checked before anything starts."""
+"""Space: the settings that a search tries, with the values that each may take."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLE = "lr: {low: 0.0001, high: 0.01, log: true}"
 # choices of a setting
 _MOST_CHOICES = 100
 _NUMBERS = ("low", "high", "step")
-# why settings of a kind are not part of a space; the first that applies is named
+# why settings of a kind are not part of a space; the first reason that applies is reported
 _OUTSIDE = {
     Kind.TABLE | Kind.SCORED: "decides what is scored, and the scores of trials must be comparable",
     Kind.FLATTERING: "makes the scores of some trials too good",
@@ -34,7 +34,7 @@ OUTSIDE = {name: why for kind, why in reversed(_OUTSIDE.items()) for name in Con
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`, ends included; `log` draws its logarithm, `step` is the distance of the values."""
+    """A number from `low` to `high`, inclusive, sampled by its logarithm with `log`, or in steps of `step`."""
 
     name: str
     low: float
@@ -49,7 +49,7 @@ class Range:
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def value_of(self, stored: Any) -> Any:
-        """The value that a study stores as `stored`."""
+        """Convert a value as stored by a study."""
         return stored
 
     def to_plain(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Choices:
         return self.value_of(trial.suggest_categorical(self.name, [_label(value) for value in self.values]))
 
     def value_of(self, stored: Any) -> Any:
-        """The value that a study stores as the text `stored`."""
+        """Convert a text as stored by a study to the value."""
         return next(value for value in self.values if _label(value) == stored)
 
     def to_plain(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Choices:
 
 
 def _label(value: Any) -> str:
-    """A value as text, in which 1 and true differ."""
+    """A value as text that distinguishes 1 from true."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -93,7 +93,7 @@ class Space:
         return iter(self.dimensions)
 
     def values_of(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a study stores as `stored`, those that are drawn so far."""
+        """Convert the settings stored by a study, as far as they have been sampled."""
         return {one.name: one.value_of(stored[one.name]) for one in self if one.name in stored}
 
     def to_plain(self) -> dict[str, Any]:
@@ -102,14 +102,14 @@ class Space:
 
 
 def read_space(file: str | Path) -> Space:
-    """The space of a YAML file: see `parse_space`."""
+    """Read a space from a YAML file: see `parse_space`."""
     return parse_space(read_mapping(file, "a space of settings", EXAMPLE), str(file))
 
 
 def parse_space(plain: Mapping[str, Any], where: str = "The space") -> Space:
-    """A space of plain values: a setting's name -> {low, high, log, step}, {choices: [...]}, or a list of choices.
+    """Parse a space: a setting's name -> {low, high, log, step}, {choices: [...]}, or a list of choices.
 
-    Numbers are integers where the setting is one. Raises UsageError with one sentence for an unknown setting, an
+    Numbers are integers if the setting is an integer. Raises UsageError for an unknown setting, an
     invalid value, or a setting that would make scores incomparable.
     """
     if not plain:
@@ -125,12 +125,12 @@ def parse_space(plain: Mapping[str, Any], where: str = "The space") -> Space:
 
 
 def _dimension(name: str, plain: Any) -> Range | Choices:
-    """One setting of a space; raises ValueError with what is wrong with it."""
+    """Parse one setting of a space; raises ValueError with a description of the error."""
     if name not in Config.model_fields:
-        # its message has the nearest name
+        # its message suggests the closest name
         check_value(name, None)
     if name in OUTSIDE:
-        raise ValueError(f"is no part of a search, because it {OUTSIDE[name]}; leave it out")
+        raise ValueError(f"cannot be searched, because it {OUTSIDE[name]}; leave it out")
     if isinstance(plain, list):
         plain = {"choices": plain}
     if not isinstance(plain, Mapping) or not plain:
@@ -159,7 +159,7 @@ def _choices(name: str, values: Any) -> Choices:
     try:
         labels = [_label(value) for value in values]
     except (TypeError, ValueError):
-        raise ValueError("has a choice that is no plain value; expected texts, numbers, lists or mappings") from None
+        raise ValueError("has a choice that is not a plain value; expected texts, numbers, lists or mappings") from None
     twice = [value for value, label in zip(values, labels, strict=True) if labels.count(label) > 1]
     if twice:
         raise ValueError(f"has the choice {shorten_repr(twice[0], 80)} twice; name each once")
@@ -167,7 +167,7 @@ def _choices(name: str, values: Any) -> Choices:
 
 
 def _as_number(value: Any) -> Any:
-    """A number, or a text that is one, as a float: YAML takes 1e-4, without a point, for a text."""
+    """Convert a number, or a text such as 1e-4, which YAML does not read as a number, to a float."""
     if not isinstance(value, str | int) or isinstance(value, bool):
         return value
     try:
@@ -179,7 +179,7 @@ def _as_number(value: Any) -> Any:
 def _range(name: str, plain: Mapping[str, Any]) -> Range:
     types = _types(name)
     if not {int, float} & types:
-        raise ValueError("is no number, so it has no low and high; name its choices")
+        raise ValueError("is not a number, so it has no low and high; name its choices")
     missing = next((end for end in ("low", "high") if end not in plain), None)
     if missing:
         raise ValueError(f"has no {missing}; expected lines such as {EXAMPLE!r}")
@@ -188,14 +188,14 @@ def _range(name: str, plain: Mapping[str, Any]) -> Range:
     if not isinstance(log, bool):
         raise ValueError(f"has log {shorten_repr(log, 80)}; expected true or false")
     if low >= high:
-        raise ValueError(f"goes from low {low:g} to high {high:g}, which must rise")
+        raise ValueError(f"goes from low {low:g} to high {high:g}; expected low below high")
     if log and (low <= 0 or step is not None):
         why = "with step" if low > 0 else f"from low {low:g}"
-        raise ValueError(f"has log {why}; a logarithm is drawn from above 0, and without steps")
+        raise ValueError(f"has log {why}; a logarithmic range starts above 0 and has no steps")
     if step is not None and not (
         0 < step <= high - low and math.isclose(math.remainder(high - low, step), 0, abs_tol=1e-9)
     ):
-        raise ValueError(f"goes from {low:g} to {high:g}, which is no whole number of steps of {step:g}")
+        raise ValueError(f"goes from {low:g} to {high:g}, which is not a multiple of step {step:g}")
     for end in (low, high):
         check_value(name, end)
     return Range(name, low, high, log, step)

@@ -1,4 +1,4 @@
-"""Spec: what a search for settings searches, written to its folder, so that it resumes with the same."""
+"""Spec: the specification of a search for settings, kept in its folder to resume it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from fastmask.system.terminal import quote
 SPEC, STUDY, TRIALS = "tune.yaml", "study.db", "trials"
 PRUNERS = ("median", "none")
 MOST_TRIALS = 10_000
-# settings that a search cannot have, with why
+# settings that a search cannot have, and why
 _NO_BASE = {
     "hours": "it would make a trial's epochs depend on the clock; --hours of tune limits the search as a whole",
     "launcher": "a trial's folds are trained in turn, so that a poor one ends early; several processes share a search",
-    "refit": "no score tells what it is worth; refit what is best: fastmask fit --config best.yaml --refit N",
+    "refit": "its effect is not scored; refit with the best settings: fastmask fit --config best.yaml --refit N",
 }
-# what tune.yaml has, next to a space and settings; and of what types
+# the other fields of tune.yaml, next to space and settings, with their types
 _PLAIN = {"trials": (int,), "pruner": (str,), "keep": (int,), "data": (str,), "loss": (str, type(None))}
 _TYPES = {**_PLAIN, "space": (dict,), "settings": (dict,)}
 
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """What a search searches: its space, the `settings` of all trials, the number of trials, checkpoints to keep.
+    """The specification of a search: its space, the `settings` and number of trials, the checkpoints to keep.
 
     `data` is a digest of the photos' names, persons and labels, `loss` the name of a custom loss.
     """
@@ -50,12 +50,12 @@ class SearchSpec:
 
     @property
     def config(self) -> Config:
-        """The settings of all trials, without those of the space."""
+        """The settings shared by all trials, without those of the space."""
         return make_config(self.settings)
 
     @property
     def resume_line(self) -> str:
-        """The line that resumes it."""
+        """The command or call that resumes the search."""
         if self.loss is not None:
             return f"tune(..., out={str(self.out)!r}, resume=True)"
         return f"fastmask tune --resume --out {quote(str(self.out))}"
@@ -65,11 +65,11 @@ class SearchSpec:
         return self.out / TRIALS / f"{number:04d}"
 
     def config_of(self, params: Mapping[str, Any]) -> Config:
-        """The configuration of a trial; raises UsageError where its settings are incompatible."""
+        """The configuration of a trial; raises UsageError if its settings are incompatible."""
         return make_config(self.settings, params)
 
     def updated(self, **values: Any) -> SearchSpec:
-        """The same search with those of the values that are not None."""
+        """The same search, updated by the values that are not None."""
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
     def write(self) -> None:
@@ -79,15 +79,15 @@ class SearchSpec:
         write_yaml(self.out / SPEC, {**values, "space": self.space.to_plain(), "settings": settings})
 
     def check(self) -> None:
-        """Raise UsageError where a value is invalid."""
+        """Raise UsageError if a value is invalid."""
         if not 1 <= self.trials <= MOST_TRIALS:
             raise UsageError(f"--trials is {self.trials}; expected 1 to {MOST_TRIALS}.")
         if not 1 <= self.keep <= MOST_TRIALS:
-            raise UsageError(f"--keep is {self.keep}; expected 1 or more, since the best trial stays.")
+            raise UsageError(f"--keep is {self.keep}; expected 1 or more, since the best trial is kept.")
         if self.pruner not in PRUNERS:
             raise UsageError(f"There is no pruner {self.pruner!r}; expected one of {', '.join(PRUNERS)}.")
         if "?" in str(self.out):
-            raise UsageError(f"{self.out} has a question mark, which SQLite takes for an end of the name.")
+            raise UsageError(f"{self.out} has a question mark, which ends a file name in SQLite.")
         config = self.config
         for name, why in _NO_BASE.items():
             if config.is_set(name):
@@ -95,10 +95,10 @@ class SearchSpec:
 
 
 def read_spec(out: Path) -> SearchSpec:
-    """The specification of the search in a folder; raises UsageError where there is none, DataError if it is broken."""
+    """Read the specification of a search from its folder; raises UsageError if it is missing, DataError if broken."""
     file = out / SPEC
     if not file.is_file():
-        raise UsageError(f"{out} is not a search: it has no {SPEC}; name the --out of a tune.")
+        raise UsageError(f"{out} is not a search: it has no {SPEC}; name the --out of fastmask tune.")
     plain = read_yaml(file)
     if not isinstance(plain, dict):
         raise DataError(f"{file} holds {type(plain).__name__}; restore it.")
@@ -116,7 +116,7 @@ def read_spec(out: Path) -> SearchSpec:
 
 
 def check_new_search(out: Path) -> None:
-    """Raise UsageError where no search can be started in a folder."""
+    """Raise UsageError if no search can be started in a folder."""
     place = real(out)
     check_parent(place)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -124,9 +124,9 @@ def check_new_search(out: Path) -> None:
 
 
 def resume_config(config: Config, out: str | Path) -> Config:
-    """The settings of the search in a folder, updated by those given now; raises UsageError where they differ.
+    """Update the settings of the search in a folder by those given now; raises UsageError if they differ.
 
-    Settings of the machine, and where the photos are, may differ.
+    Only settings of the machine and the location of the photos may differ.
     """
     saved = read_spec(Path(out)).config
     now = make_config(saved.model_dump(exclude_unset=True), config.model_dump(exclude_unset=True))
@@ -141,10 +141,10 @@ def resume_config(config: Config, out: str | Path) -> Config:
 
 
 def resume_spec(now: SearchSpec, trials: int | None, keep: int | None, pruner: str | None) -> SearchSpec:
-    """The search in the folder of `now`, with its settings of the machine, and more trials if given.
+    """Update the search in the folder of `now` by its machine settings, and by the other arguments if given.
 
-    Raises UsageError where `now` has another space, data or loss: scores of trials must be comparable. An empty space
-    stands for that of the folder.
+    Raises UsageError if `now` has another space, data or loss, since scores of trials must be comparable. An empty
+    space means that of the folder.
     """
     saved = read_spec(now.out)
     differing = [

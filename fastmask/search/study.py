@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-# seconds to wait for a process that takes a trial or writes results
+# seconds to wait for another process that takes a trial or writes results
 PATIENCE = 120.0
 _NAME = "tune"
 _INTERVAL, _SECONDS, _PHOTOS = "interval", "seconds", "photos"
 
 
 def check_optuna() -> None:
-    """Raise UsageError where Optuna is not installed."""
+    """Raise UsageError if Optuna is not installed."""
     if find_spec("optuna") is None:
         raise UsageError(f"A search needs the package optuna; install it with {install_line('tune')}.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A block in which Optuna logs nothing below an error."""
+    """A context in which Optuna logs only errors."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -58,18 +58,18 @@ class Study:
     storage: optuna.storages.RDBStorage
 
     def locked(self) -> AbstractContextManager[Path]:
-        """A block in which no other process takes a trial or writes results."""
+        """A context in which no other process takes a trial or writes results."""
         return lock_file(self.search.out / SPEC, PATIENCE)
 
     def take(self, claim: ExitStack) -> Trial | None:
-        """A trial to train, held until `claim` is closed: one that a process left unfinished, or a new one.
+        """Take a trial to train, locked until `claim` is closed: one that a process left unfinished, or a new one.
 
-        None where there are as many trials as the search has. To be called when `locked`.
+        Returns None if the search has all its trials. To be called when `locked`.
         """
         from optuna.trial import Trial, TrialState
 
         for left in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            # held: another process is training it
+            # locked: another process is training it
             with suppress(UsageError):
                 claim.enter_context(lock_run(self._claim(left.number)))
                 place = self.storage.get_study_id_from_name(_NAME)
@@ -81,14 +81,15 @@ class Study:
         return trial
 
     def _claim(self, number: int) -> Path:
-        """What a process holds for the whole trial; the trial's run is held only while it trains."""
+        """The lock of a whole trial; the lock of its run is held only during training."""
         return self.search.path(number).with_suffix(".trial")
 
     def propose(self, trial: Trial) -> dict[str, Any]:
-        """The settings of a trial; those that it already has stay.
+        """Propose the settings of a trial; those that it already has are kept.
 
-        By TPE (Bergstra et al. 2011), each drawn by (seed, trial, place in the space), so that a process that is killed
-        in between changes nothing; running trials count as bad, so that no two are equal. To be called when `locked`.
+        By TPE (Bergstra et al. 2011), with random numbers by (seed, trial, place in the space), so that the proposals
+        do not depend on a killed process; running trials count as bad, so that no two are equal. To be called when
+        `locked`.
         """
         import optuna
 
@@ -100,7 +101,7 @@ class Study:
         return params
 
     def is_worth_more(self, trial: Trial, step: int, score: float) -> bool:
-        """Whether to train another fold of a trial, whose folds up to number `step` have `score`."""
+        """Whether to train another fold of a trial; `score` is of its folds up to number `step`."""
         if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(score, step)
         return not trial.should_prune()
@@ -121,7 +122,7 @@ class Study:
         self.study.tell(trial.number, state=TrialState.PRUNED)
 
     def check_photos(self, digest: str | None) -> None:
-        """Raise DataError where the photos are not those of the trials before."""
+        """Raise DataError if the photos are not those of the earlier trials."""
         if self.study.user_attrs.get(_PHOTOS, digest) != digest:
             raise DataError(
                 f"The photos have changed since {self.search.out} was started, and the scores of trials must be "
@@ -157,7 +158,7 @@ class Study:
     def importance(self) -> dict[str, float]:
         """The share of the variance between complete trials that each setting explains (fANOVA, Hutter et al. 2014).
 
-        The most first; empty where all scores are equal.
+        In descending order; empty if all scores are equal.
         """
         import optuna
 
@@ -186,7 +187,7 @@ def open_study(search: SearchSpec) -> Study:
             # raises for invalid content
             _ = made.trials
         except Exception as error:
-            # of SQLAlchemy, Alembic or Optuna
+            # an error of SQLAlchemy, Alembic or Optuna
             why = one_line(error)
             raise DataError(f"{file} cannot be opened as the study of a search ({why}); restore it.") from error
     return made

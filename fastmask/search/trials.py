@@ -1,4 +1,4 @@
-"""Trials: those of a search, ranked, and the score that choosing the best of them is worth."""
+"""Trials: the ranked trials of a search, and the cross-fitted score of the best."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fastmask.system.text import shorten
 
 COMPLETE, PRUNED, REFUSED, FAILED, RUNNING = "complete", "pruned", "refused", "failed", "running"
 TABLE, BEST, HISTORY, IMPORTANCE = "trials.csv", "best.yaml", "history.png", "importance.png"
-# trials in a table for the terminal, and characters of a setting's value there
+# in a table for the terminal: the number of trials, the characters of a value
 _SHOWN, _MOST_SHOWN = 10, 25
 
 
@@ -42,7 +42,7 @@ _SHOWN, _MOST_SHOWN = 10, 25
 class TrialResult:
     """A trial: its state, its settings of the space, its run, its OOF macro-F1 with its interval.
 
-    `fold_macro_f1` is the mean of its first `folds` folds, each in its own best epoch, by which trials are pruned.
+    `fold_macro_f1` is the mean of its first `folds` folds, each at its own best epoch; it decides about pruning.
     """
 
     number: int
@@ -78,7 +78,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Selection(Plain):
-    """The score of the `best` trial, and the `honest` one, where other persons' photos choose the trial for each."""
+    """The score of the `best` trial, and the `honest` score, with each person's trial chosen on other persons."""
 
     best: Score
     honest: Score
@@ -87,7 +87,7 @@ class Selection(Plain):
 
 @dataclass(frozen=True)
 class Tuned:
-    """The trials of a search below `out`, the `base` settings of all, and what choosing the best is worth: `judged`."""
+    """The trials of a search in `out`, the `base` settings of all, and the cross-fitted score of the best: `judged`."""
 
     out: Path
     trials: list[TrialResult]
@@ -98,18 +98,18 @@ class Tuned:
 
     @property
     def ranked(self) -> list[TrialResult]:
-        """The complete trials, the best first; of equal ones the earlier."""
+        """The complete trials, the best first; among equal ones, the earlier first."""
         scored = [(-one.macro_f1, one.number, one) for one in self.trials if one.macro_f1 is not None]
         return [one for *_, one in sorted(scored)]
 
     @property
     def best(self) -> TrialResult | None:
-        """The trial of the highest OOF macro-F1, if any is complete."""
+        """The trial with the highest OOF macro-F1, if any is complete."""
         return next(iter(self.ranked), None)
 
     @property
     def run(self) -> RunDirectory:
-        """The best trial's run; raises UsageError where no trial is complete."""
+        """The best trial's run; raises UsageError if no trial is complete."""
         if self.best is None:
             raise UsageError(f"No trial of {self.out} is complete yet.")
         return RunDirectory.load(self.best.path)
@@ -133,8 +133,8 @@ class Tuned:
         lines += ["", f"{len(self.trials)} trials: {len(ranked)} complete{others}."]
         if self.judged is not None:
             lines += [
-                f"The best of {len(ranked)} is chosen by that same score, which flatters. Each photo scored by the "
-                "trial that other persons choose:",
+                f"The best of {len(ranked)} is chosen by that same score, which is therefore optimistic. Each photo "
+                "scored by the trial that other persons choose:",
                 f"macro-F1 {self.judged.honest.texts[0]}, {self.judged.less.cell} against the best.",
             ]
         if self.importance:
@@ -154,11 +154,11 @@ class Tuned:
 
     @property
     def next(self) -> str:
-        """The line that trains with the best settings."""
+        """The command that trains with the best settings."""
         return f"fastmask fit --config {quote(str(self.out / BEST))} --out runs/{quote(self.out.absolute().name)}"
 
     def write(self) -> None:
-        """Write the table of the trials, and the best one's settings."""
+        """Write the table of the trials, and the best settings."""
         rows = [
             {name: str(v) if isinstance(v, list | dict) else v for name, v in one.to_plain().items()}
             for one in self.trials
@@ -189,12 +189,12 @@ class Tuned:
             axes.plot(*zip(*pruned, strict=True), "x", color="C1", label="pruned, mean of its folds")
         axes.set(xlabel="trial", ylabel="OOF macro-F1, 95 % interval")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        # above the axes
+        # outside, above the axes
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.2)
         return figure
 
     def plot_importance(self) -> Figure:
-        """A bar per setting: the share of the variance between the trials that it explains."""
+        """A bar per setting: the share of the variance between trials that it explains."""
         names = list(self.importance)
         figure = Figure(figsize=(7, 1.2 + 0.4 * len(names)), layout="constrained")
         axes = figure.subplots()
@@ -205,7 +205,7 @@ class Tuned:
         return figure
 
     def draw(self) -> list[Path]:
-        """Write the pictures that there are enough trials for."""
+        """Write the plots for which there are enough trials."""
         plots = {HISTORY: (self.ranked, self.plot_history), IMPORTANCE: (self.importance, self.plot_importance)}
         files = []
         for name, (enough, plot) in plots.items():
@@ -217,10 +217,10 @@ class Tuned:
 
 
 def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None:
-    """What choosing the best of complete trials is worth, by their OOF predictions; None for fewer than two.
+    """Cross-fit the choice of the best complete trial, by OOF predictions; None for fewer than two trials.
 
-    Only the choice is cross-fitted, not the proposals, which TPE made with the scores of all photos. Raises DataError
-    where the trials' runs are gone, or not of the same photos and folds.
+    Only the choice is cross-fitted, not TPE's proposals, which used the scores of all photos. Raises DataError if the
+    trials' runs are missing, or have different photos or folds.
     """
     if len(trials) < 2:
         return None
@@ -234,7 +234,7 @@ def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None
         raise DataError("The trials are not of the same photos, labels and folds.")
     true, persons = first["true"].to_numpy(), runs[0].persons
     if len(set(persons)) < 2:
-        raise DataError("There is one person only; expected two or more, to choose by some for others.")
+        raise DataError("There is only one person; expected two or more, to choose by some persons for others.")
     classes = known_classes(runs[0].heads.joint(runs[0].y))
     answers = np.stack([oof["predicted"].to_numpy() for oof in oofs])
     chosen = choose_by_others(answers, true, person_parts(first["fold"].to_numpy(), persons), classes)

@@ -1,6 +1,6 @@
 """Tune: a search for the settings of the highest out-of-fold (OOF) macro-F1, by Optuna.
 
-A trial is a cross-validation, a run below the search's folder. A stopped search resumes with the trial that was being
+A trial is a cross-validation: a run in the search's folder. A stopped search resumes with the trial that was being
 trained; several processes on one machine may share a search.
 """
 
@@ -38,7 +38,7 @@ from fastmask.training.resume import reopen_run, restore_threads, suggest_resume
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-# refused trials, and no others, after which a search ends
+# the number of trials after which a search ends if all were refused
 _MOST_REFUSED = 5
 
 
@@ -57,15 +57,15 @@ def tune(
     log: TextIO | None = None,
     **settings: Any,
 ) -> Tuned:
-    """Search a space of settings for the highest OOF macro-F1, each trial a run in the folder `out`.
+    """Search a space of settings for the highest OOF macro-F1; each trial is a run in the folder `out`.
 
-    `space` is a mapping as `parse_space` takes it, or a YAML file; `settings` are those of `Config` for all trials,
-    over `config`. `trials` is their number in all (default 30), pruned and refused ones included; with `hours` none
-    starts that would not end in time, by the median of those before. After each fold the `pruner` ("median" or "none")
-    may end a trial. The checkpoints of the best `keep` trials stay.
+    `space` is a mapping as for `parse_space`, or a YAML file; `settings` are those of `Config` for all trials, over
+    `config`. `trials` is their number in all (default 30), pruned and refused ones included; with `hours` no trial
+    starts that would end too late, by the median time of earlier trials. After each fold the `pruner` ("median" or
+    "none") may end a trial. The checkpoints of the best `keep` trials are kept.
 
     `resume` resumes a stopped search, with the trial that was being trained from its last state, or joins another
-    process. One process proposes the same trials whether it was stopped or not.
+    process. A single process proposes the same trials whether it was stopped or not.
     """
     check_optuna()
     start, view = time.monotonic(), pick_display(log)
@@ -95,12 +95,12 @@ def tune(
 
 
 class _Pruned(Exception):  # noqa: N818 - not an error
-    """A trial is not worth another fold."""
+    """A trial was pruned."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process of a search."""
+    """A process that trains trials of a search."""
 
     study: Study
     table: Table
@@ -109,11 +109,11 @@ class Worker:
 
     @property
     def search(self) -> SearchSpec:
-        """What it searches."""
+        """The specification of the search."""
         return self.study.search
 
     def work(self, until: float | None = None) -> None:
-        """Train the trials that remain, as long as one would end before `until`, a `time.monotonic()`."""
+        """Train the remaining trials, as long as the next would end before `until`, a `time.monotonic()`."""
         while not self._is_late(until):
             with ExitStack() as claim:
                 with self.study.locked():
@@ -134,7 +134,7 @@ class Worker:
         took = [one.seconds for one in self.study.trials if one.state == COMPLETE and one.seconds]
         late = time.monotonic() + (float(np.median(took)) if took else 0) >= until
         if late:
-            line = f"No other trial would end within the hours given. To resume: {self.search.resume_line}"
+            line = f"No further trial would end within --hours. To resume: {self.search.resume_line}"
             self.view.say(line, important=True)
         return late
 
@@ -155,7 +155,7 @@ class Worker:
             trained = len(RunDirectory.load(path).trained_folds)
             self._end(trial, PRUNED, f"{trained} of {plan.config.folds} folds were enough")
         except UntrainableError as error:
-            # without how to resume the run, since the search continues with others
+            # without the hint to resume the run, since the search continues with other trials
             self._end(trial, FAILED, f"{str(error).split('. ')[0].rstrip('.')}.")
         else:
             joint = run.scores["joint"]
@@ -169,15 +169,15 @@ class Worker:
         self.view.say(f"trial {trial.number} {state}: {why}", important=state == FAILED)
 
     def _plan(self, path: Path, params: Mapping[str, Any]) -> Plan:
-        """The plan of a trial; raises UsageError where its settings contradict each other or the photos."""
+        """The plan of a trial; raises UsageError if its settings contradict each other or the photos."""
         config = self.search.config_of(params)
         if (path / CONFIG).is_file():
-            # keeps the batch size that auto found
+            # keeps the batch size that --bs auto found
             config = resume_config(config, path)
         return prepare(self.table, config, self.loss_func, self.view.say, open_teacher=open_teacher)
 
     def _train(self, trial: Trial, plan: Plan, path: Path) -> RunDirectory:
-        """Train a trial from its start or its last state; raises _Pruned where another fold is not worth it."""
+        """Train a trial from its start or its last state; raises _Pruned if the trial is pruned."""
         start = time.monotonic()
         with lock_run(path), suggest_resume(self.search.resume_line, self.view):
             run = reopen_run(path, plan) if (path / CONFIG).is_file() else create_run(path, plan, overwrite=False)
@@ -193,7 +193,7 @@ class Worker:
         return RunDirectory.load(path)
 
     def _pruner(self, trial: Trial, run: RunDirectory) -> Callable[[int], None]:
-        """A function to call after each fold of a trial; it raises _Pruned where another is not worth it."""
+        """A function to call after each fold of a trial; it raises _Pruned if the trial is pruned."""
         scores: list[float] = []
 
         def after_fold(fold: int) -> None:
@@ -217,7 +217,7 @@ class Worker:
                 cleared += [str(one.number)] if files else []
         if cleared:
             which = f"trial {', '.join(cleared)}"
-            self.view.say(f"Removed the checkpoints of {which}; --keep {self.search.keep}: those of the best stay")
+            self.view.say(f"Removed the checkpoints of {which}; --keep {self.search.keep}: those of the best are kept")
         return tuned
 
     def conclude(self) -> Tuned:
@@ -229,11 +229,11 @@ class Worker:
             numbers = ", ".join(running)
             notes.append(f"Another process is training trial {numbers}, or was stopped: {self.search.resume_line}")
         if not tuned.importance:
-            notes.append(f"No {IMPORTANCE}: it needs two complete trials of different scores.")
+            notes.append(f"No {IMPORTANCE}: it needs two complete trials with different scores.")
         try:
             tuned = replace(tuned, judged=judge(tuned.ranked))
         except DataError as error:
-            notes.append(f"The best is not judged by others' photos: {error}")
+            notes.append(f"The score of the best trial is not cross-fitted: {error}")
         with self.study.locked():
             self.clear()
             tuned.write()
@@ -245,7 +245,7 @@ class Worker:
 
 
 def fold_score(run: RunDirectory, fold: int) -> float:
-    """The macro-F1 of a fold's photos in the epoch that is best by its own monitor: for pruning only."""
+    """The macro-F1 of a fold's photos at its own best epoch, only for pruning."""
     history = run.history(fold)
     curve = goodness(history[run.config.monitor], run.config.monitor)
     return float(np.nan_to_num(history["macro_f1"].iloc[best_epochs(curve)[0]]))

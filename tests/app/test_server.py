@@ -29,7 +29,7 @@ def test_other_hosts_get_a_warning(viewer, monkeypatch):
     started: list[Any] = []
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: started.append(sockets))
     said: list[str] = []
-    with pytest.warns(FastmaskWarning, match=r"--host 0.0.0.0 gives everybody.* access"):
+    with pytest.warns(FastmaskWarning, match=r"--host 0.0.0.0 gives everyone.* access"):
         serve(viewer, "0.0.0.0", 0, said.append)
     with warnings.catch_warnings():
         warnings.simplefilter("error", FastmaskWarning)

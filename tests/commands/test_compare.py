@@ -45,7 +45,7 @@ def test_invalid_arguments_of_compare(finished_run: Run, run_copy: Path, work: P
     runs = (finished_run.path, run_copy)
     invalid("compare", *runs, "--out", "mine.csv", named=["mine.csv exists"])
     invalid("compare", *runs, "--plot", "c.jpg", named=["ending in .png"])
-    invalid("compare", run_copy, named=["two results or more"])
+    invalid("compare", run_copy, named=["two or more results"])
     invalid("compare", run_copy, work, named=["not a run"])
     invalid("compare", run_copy, "mine.csv", named=["no column 'path'"], code=FAILED)
     (run_copy / "oof.csv").unlink()

@@ -275,7 +275,7 @@ def test_what_needs_models_of_its_own_refuses_an_ensemble(
     invalid("ensemble", run_copy, second_run, "--out", "both", named=["both exists"])
     invalid("ensemble", run_copy, second_run, "--blend", "best", "--out", "m", named=["no blend 'best'"])
     shutil.rmtree(second_run)
-    invalid(*predict, named=["is not there"], code=FAILED)
+    invalid(*predict, named=["does not exist"], code=FAILED)
 
 
 def test_a_soup_says_that_it_has_no_score(submit: Command, run_copy: Path) -> None:

@@ -46,7 +46,7 @@ def test_answers_that_are_not_the_most_probable_are_counted(three, tmp_path):
     oof.loc[:9, "predicted"] = (oof.loc[:9, "predicted"] + 6) % 18
     write_csv(tmp_path / "decided.csv", oof)
     (caveat,) = compare([three[0], tmp_path / "decided.csv"], draws=100).results[1].caveats[1:]
-    assert caveat == "10 cells of its column predicted are not the most probable class, and are not judged."
+    assert caveat == "10 cells of its column predicted are not the most probable class, and are ignored."
 
 
 @pytest.mark.parametrize(

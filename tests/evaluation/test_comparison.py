@@ -183,7 +183,7 @@ def test_only_shared_photos_are_scored(three, tmp_path):
     part = cut(three[1], kept)
     found = compare([three[0], part], draws=100)
     assert found.photos == 1400
-    assert "Scored on the 1400 photos that all have; of more are: base 2100." in found.notes
+    assert "Scored on the 1400 photos that all results have; results with more photos: base 2100." in found.notes
     assert found.results[0].joint.macro_f1 == pytest.approx(macro(true[kept], heads.joint(three[0].predicted)[kept]))
     (tmp_path / "x.csv").write_text("path,ans\nother.jpg,1\n")
     for other in (cut(three[2], ~kept), tmp_path / "x.csv"):
@@ -210,7 +210,7 @@ def test_heads_that_some_lack_are_left_out_and_classes_may_have_another_order(ru
     other = run_of(probabilities[:, [7, 6, 5, 3, 4]], np.stack([2 - y[:, 2], y[:, 1]], axis=1), "two", heads=turned)
     found = compare([three[0], other], draws=100)
     assert list(found.results[0].heads) == ["gender", "age"]
-    assert "Compared on gender, age alone: not all have mask with the same classes." in found.notes
+    assert "Compared on gender, age alone: not all results have mask with the same classes." in found.notes
     true, predicted = three[0].true[:, 1:], three[0].predicted[:, 1:]
     expected = macro(true[:, 0] * 3 + true[:, 1], predicted[:, 0] * 3 + predicted[:, 1])
     assert [r.joint.macro_f1 for r in found.results] == pytest.approx([expected, expected])
@@ -221,7 +221,7 @@ def test_heads_that_some_lack_are_left_out_and_classes_may_have_another_order(ru
 
 def test_invalid_arguments_are_refused(three, files, tmp_path):
     for results, options, message in (
-        ([three[0]], {}, "two results or more"),
+        ([three[0]], {}, "two or more results"),
         ([files["names"], files["classes"]], {}, "None of these is a run"),
         ([three[0], three[0].path], {}, "is named twice"),
         ([three[0], tmp_path / "gone"], {}, "does not exist"),
@@ -246,7 +246,7 @@ def test_unknown_labels_are_left_out(three, run_of, drawn):
     y = y.copy()
     y[:21, 0] = -1
     found = compare([run_of(probabilities, y, "gaps"), three[1]], draws=100)
-    assert "21 of 2100 photos lack a label, left out." in found.notes
+    assert "21 of 2100 photos lack a label and are left out." in found.notes
     assert (found.results[1].joint.n, found.results[1].heads["age"].n) == (2079, 2100)
 
 

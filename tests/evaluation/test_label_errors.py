@@ -130,7 +130,7 @@ def test_bands_of_a_number_are_fixed_to_unknown(made):
     assert (row["person"], row["path"], row["column"], row["value"]) == ("p0000", "", "age", "")
     assert (row["label"], row["suggested"], row["proposed"]) == ("60+", "<30", "oof")
     assert row["probability"] > 0.9
-    assert "age: of those near a bound, many are right as they are" in summary(find_label_errors(run))
+    assert "age: many of those near a bound are correct" in summary(find_label_errors(run))
 
 
 def test_the_table_fixes_those_labels_only(contest, run_copy, tmp_path):

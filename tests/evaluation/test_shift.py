@@ -143,7 +143,7 @@ def test_calibrated_predictions_are_refused(finished_run, new):
 
 def test_members_that_the_run_does_not_have_are_left_out(finished_run, new):
     some = replace(new, members={"fold1": new.members["fold1"], "other": new.members["fold0"]})
-    assert "Left out, because the run has no OOF predictions of it: other." in str(shift(finished_run, some))
+    assert "Left out, because the run has no OOF predictions of them: other." in str(shift(finished_run, some))
     for message, other, options in (
         ("no photos predicted by a fold of", {"members": {"other": new.members["fold0"]}}, {}),
         ("other heads", {"heads": Heads([Head("a", ("x", "y"))])}, {}),

@@ -45,7 +45,7 @@ def test_the_steps_give_the_pixels_that_albumentations_gives(transforms, size):
     ids=lambda transform: type(transform).__name__,
 )
 def test_what_the_script_cannot_do_is_refused_by_name(transform):
-    with pytest.raises(UsageError, match=rf"has {type(transform).__name__}\(p=.* it can do CenterCrop, PadIfNeeded"):
+    with pytest.raises(UsageError, match=rf"has {type(transform).__name__}\(p=.* it supports CenterCrop, PadIfNeeded"):
         steps_of(Augmentation(A.Compose([A.CenterCrop(60, 40), transform])))
 
 

@@ -169,7 +169,7 @@ def test_a_member_that_is_missing_or_has_changed_is_named(run_copy, other_run, p
     with pytest.raises(DataError, match="run_copy has changed since"):
         predicted(run, photos[:2])
     shutil.rmtree(run_copy)
-    with pytest.raises(DataError, match="is made of .*run_copy, which is not there; put it back"):
+    with pytest.raises(DataError, match="is made of .*run_copy, which does not exist; restore it"):
         predicted(run, photos[:2])
     # its score stays
     assert str(Run.load(run.path).score(0)) == score

@@ -98,7 +98,7 @@ def test_a_student_trains_and_resumes_with_the_same_soft_labels(
     run = cross_validate(table, out=out, log=io.StringIO(), **given)
     assert run.refitted == [0, 1]
     assert not run.oof.equals(finished_run.oof)
-    assert "Each fold learned from a teacher's epoch chosen by its own photos (--teacher)" in str(run.score())
+    assert "Each fold learned from a teacher's epoch that its own photos had chosen (--teacher)" in str(run.score())
     plan = student(table, given, run_copy)
     answers = load_file(out / "teacher.safetensors")["answers"]
     assert np.array_equal(answers, plan.teacher.predict(plan, quietly))
@@ -136,7 +136,7 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
         return str(caught.value)
 
     seen = refused(seed=5)
-    assert "Fold 0 would be validated on photo" in seen
+    assert "Fold 0 validates photo" in seen
     assert "was trained on, so its score would be too good; use the teacher's folds: --folds-file" in seen
     other = refused(folds=3)
     assert f"has 2 folds, here are 3; use the teacher's folds: --folds-file {finished_run.path}" in other
@@ -146,7 +146,7 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
     assert student(table, settings, finished_run.path, folds_file=split, seed=5).teacher is not None
     assert "is not a run directory" in refused(tmp_path)
     shutil.rmtree(run_copy / "fold1")
-    assert "lacks fold 1, from which the student's fold would learn" in refused(run_copy)
+    assert "lacks fold 1, which the same fold of the student needs" in refused(run_copy)
 
 
 def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run):

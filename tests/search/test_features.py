@@ -126,5 +126,5 @@ def test_features_of_nan_are_refused(rank, tmp_path):
     first = next(n for n, w in weights.items() if w.ndim == 4)
     weights[first] = np.full_like(weights[first], np.inf)
     save_file(weights, tmp_path / "w.safetensors")
-    with pytest.raises(FastmaskError, match="features of these photos that are NaN or inf"):
+    with pytest.raises(FastmaskError, match="gives features that are NaN or inf"):
         rank(tmp_path, weights={"test_resnet": tmp_path / "w.safetensors"}, cache="off")

@@ -101,7 +101,7 @@ def test_as_text_a_table_and_plain_values(screening, tmp_path):
     assert lines[1].startswith(f"1 {first.arch}")
     assert f"{first.scores.joint.macro_f1:.4f} (" in lines[1]
     assert str(second.behind) in lines[2]
-    assert "so its lead flatters" in str(screening)
+    assert "so its lead is optimistic" in str(screening)
     plain = json.loads(json.dumps(screening.to_plain()))
     assert [row["arch"] for row in plain["ranking"]] == [first.arch, second.arch]
     assert plain["ranking"][1]["behind"]["macro_f1"] == second.behind.macro_f1

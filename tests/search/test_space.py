@@ -78,9 +78,9 @@ def test_a_space_that_is_written_is_read_as_the_same(tmp_path):
     [
         ({}, "holds no settings; expected lines such as 'lr: {low: 0.0001, high: 0.01, log: true}'"),
         ({"lrr": [1, 2]}, "There is no setting 'lrr'; did you mean 'lr'"),
-        ({"seed": [0, 1]}, "seed is no part of a search, because it decides what is scored"),
-        ({"folds-file": ["a", "b"]}, "folds_file is no part of a search, because it decides what is scored"),
-        ({"device": ["cpu", "cuda:0"]}, "device is no part of a search, because it belongs to the machine"),
+        ({"seed": [0, 1]}, "seed cannot be searched, because it decides what is scored"),
+        ({"folds-file": ["a", "b"]}, "folds_file cannot be searched, because it decides what is scored"),
+        ({"device": ["cpu", "cuda:0"]}, "device cannot be searched, because it belongs to the machine"),
         ({"weights": ["a", "b"]}, "makes the scores of some trials too good"),
         ({"refit": [0, 2]}, "trains after the score is computed"),
         ({"lr": 0.1}, "lr is 0.1; expected low and high, or choices"),
@@ -88,18 +88,18 @@ def test_a_space_that_is_written_is_read_as_the_same(tmp_path):
         ({"lr": {"low": 0.1}}, "lr has no high"),
         ({"lr": {"low": 0.1, "high": 0.2, "base": 2}}, "lr has 'base'; expected low, high, log and step"),
         ({"lr": {"low": 0.1, "choices": [0.1, 0.2]}}, "lr has choices and low"),
-        ({"lr": {"low": 0.2, "high": 0.1}}, "lr goes from low 0.2 to high 0.1, which must rise"),
+        ({"lr": {"low": 0.2, "high": 0.1}}, "lr goes from low 0.2 to high 0.1; expected low below high"),
         ({"lr": {"low": "little", "high": 1}}, "lr has low 'little'; expected a number"),
         ({"lr": {"low": True, "high": 2}}, "lr has low True; expected a number"),
         ({"lr": {"low": math.nan, "high": 1}}, "lr has low nan; expected a number"),
         ({"epochs": {"low": 0.5, "high": 2}}, "epochs has low 0.5; expected a whole number"),
-        ({"wd": {"low": 0, "high": 1, "log": True}}, "wd has log from low 0; a logarithm is drawn from above 0"),
+        ({"wd": {"low": 0, "high": 1, "log": True}}, "wd has log from low 0; a logarithmic range starts above 0"),
         ({"wd": {"low": 1, "high": 2, "log": True, "step": 1}}, "wd has log with step"),
         ({"wd": {"low": 1, "high": 2, "log": "yes"}}, "wd has log 'yes'; expected true or false"),
-        ({"wd": {"low": 0, "high": 1, "step": 0.3}}, "no whole number of steps of 0.3"),
+        ({"wd": {"low": 0, "high": 1, "step": 0.3}}, "is not a multiple of step 0.3"),
         ({"lr": {"low": 0, "high": 1}}, "Setting lr: input should be greater than 0, found 0.0"),
         ({"drop_rate": {"low": 0, "high": 1}}, "Setting drop_rate: input should be less than 1"),
-        ({"sched": {"low": 1, "high": 2}}, "sched is no number"),
+        ({"sched": {"low": 1, "high": 2}}, "sched is not a number"),
         ({"sched": ["onecycle"]}, "expected a list of 2 to 100"),
         ({"sched": ["onecycle", "luck"]}, "Setting sched"),
         ({"lr": [0.1, "1e-1"]}, "lr has the choice 0.1 twice"),
@@ -118,7 +118,7 @@ def test_what_may_be_searched_follows_from_the_kind_of_a_setting(name):
     fixed = Kind.TABLE | Kind.SCORED | Kind.FLATTERING | Kind.MACHINE | Kind.NUMERICS | Kind.FAULT | Kind.UNSCORED
     assert (name in OUTSIDE) == (name in Config.of_kind(fixed))
     if name in OUTSIDE:
-        with pytest.raises(UsageError, match=f"{name} is no part of a search, because it"):
+        with pytest.raises(UsageError, match=f"{name} cannot be searched, because it"):
             parse_space({name: [0, 1]})
 
 

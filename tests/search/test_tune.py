@@ -199,7 +199,7 @@ def test_a_search_resumes_only_with_the_same_settings_and_data(searched, table, 
     # no trial would end within the hours
     log = io.StringIO()
     assert len(tune(table, **{**quietly, "log": log}, trials=9, hours=1e-6).trials) == 2
-    assert "No other trial would end within the hours given" in log.getvalue()
+    assert "No further trial would end within --hours" in log.getvalue()
     (copy / "study.db").write_bytes(b"no database, but long enough to be looked at")
     with pytest.raises(DataError, match="cannot be opened as the study of a search"):
         tune(table, **quietly)

@@ -1,7 +1,7 @@
 """Sections: the parts of a report, one file each.
 
 To add a section, write a file with a function `(Material) -> list[Block]` here and give it a line in SECTIONS. It
-raises UsageError where the run lacks what it needs; its pictures have names of their own, and each has its figures in a
+raises UsageError if the run lacks what it needs; its pictures have names of their own, and each has its figures in a
 table.
 """
 
@@ -34,7 +34,7 @@ SECTIONS = {
 
 
 def make_sections(material: Material, names: Iterable[str] = tuple(SECTIONS)) -> list[Section]:
-    """Some sections of a report, by default all; a section that lacks something says what."""
+    """Make sections of a report, by default all; a section that cannot be made says why."""
     return [_make(material, name, *SECTIONS[name]) for name in names]
 
 

@@ -91,7 +91,7 @@ def plot_top_losses(run: RunDirectory, n: object = 16, head: str = JOINT, data: 
         if row.true == row.predicted:
             lines.append(("predicted as such", RIGHT))
         else:
-            # the probability has its own line, because a long line loses its end
+            # the probability has its own line, because the end of a long line is cut off
             lines += [(f"predicted {row.predicted}", WRONG), (f"with {percent(row.probability)}", WRONG)]
         shown.append(Shown(photo, row.path, lines))
     return plot_sheet(shown, title=f"Highest loss, {head}: -log of the probability of the true class")

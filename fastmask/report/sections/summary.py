@@ -28,7 +28,7 @@ def optimistic(run: RunDirectory) -> tuple[float, str] | None:
     value = joint.get("macro_f1") if isinstance(joint, dict) else None
     if not isinstance(value, float) or not isinstance(found, dict):
         return None
-    # a run's file may have an older wording
+    # files of older runs have another wording
     return value, str(found.get("why", "")) if run.is_ensemble else why_optimistic(run.oof["fold"].nunique())
 
 
