@@ -82,7 +82,7 @@ class Guard:
                 body = await request.body()
             except ClientDisconnect:
                 return
-            receive = _again(body, receive)
+            receive = _replay(body, receive)
             if not self._own_files(body):
                 status, why = 403, "Only a photo that was uploaded to this page can be used."
         await (PlainTextResponse(why, status) if status else self.app)(scope, receive, send)
@@ -138,7 +138,7 @@ def _name_of(host: str) -> str:
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that first gives a body that was already read."""
     waiting = [{"type": "http.request", "body": body, "more_body": False}]
 

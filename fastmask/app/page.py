@@ -44,7 +44,7 @@ def _header(run: RunDirectory) -> str:
     return f'<header class="fm-header"><h1>{escape(run.path.name)}</h1><p>{escape(words)}</p>{caveats}</header>'
 
 
-def mounted(page: gr.Blocks, most_bytes: int) -> FastAPI:
+def mount_page(page: gr.Blocks, most_bytes: int) -> FastAPI:
     """A page as an application that accepts photos of at most `most_bytes`, without telemetry."""
     page.queue(max_size=64)
     # required by Gradio to check that a file in a request was uploaded before

@@ -56,9 +56,9 @@ def served(viewer: Viewer, hosts: Sequence[str] = LOOPBACK) -> Iterator[Guard]:
         os.environ[_FOLDER] = os.path.realpath(folder)
         try:
             # Gradio reads its settings on import
-            from fastmask.app.page import build, mounted
+            from fastmask.app.page import build, mount_page
 
-            yield Guard(mounted(build(viewer), MOST_BYTES), Path(folder), MOST_BYTES, hosts)
+            yield Guard(mount_page(build(viewer), MOST_BYTES), Path(folder), MOST_BYTES, hosts)
         finally:
             os.environ[_FOLDER] = before
 

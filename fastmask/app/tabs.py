@@ -29,7 +29,7 @@ _HTML = functools.partial(gr.HTML, apply_default_css=False)
 
 
 def with_notice(outputs: int, work: Callable[..., Any], notice: int | None = -1) -> Callable[..., Any]:
-    """A handler whose errors are shown as a sentence in output number `notice`; other outputs stay as they are."""
+    """A handler that shows errors as a sentence in output number `notice`, and leaves other outputs unchanged."""
 
     # without its name, by which Gradio would name an event of the API
     @functools.wraps(work, assigned=("__doc__", "__annotations__"))

@@ -128,7 +128,7 @@ class Viewer:
         facts = [
             ("Person", f"{one['person']} ({count(self.photos_of(row), 'photo')})"),
             ("Photo", str(one["path"])),
-            ("Fold", f"{one['fold']}{', whose networks have not seen this person' if unseen else ''}"),
+            ("Fold", f"{one['fold']}{', with networks that have not seen this person' if unseen else ''}"),
             *(("Marked", fragments.correction(mark)) for mark in marks.values()),
         ]
         return fragments.figure(image, "The photo"), fragments.answer(found) + fragments.facts(facts)
@@ -202,7 +202,7 @@ class Viewer:
         return int((self.photos.frame["person"] == self._row(row)["person"]).sum())
 
     def doubtful(self, row: int) -> str:
-        """The first head whose prediction differs from the label, or else the first head."""
+        """The first head with a prediction that differs from the label, or else the first head."""
         self._row(row)
         codes = zip(self.run.heads.names, self.run.predicted[row], self.run.true[row], strict=True)
         names = self.photos.heads.names

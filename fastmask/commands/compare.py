@@ -70,7 +70,7 @@ def add(
     from fastmask.evaluation.ledger import add_public, read_ledger, summary
 
     if not add_public(ledger, file, public, accuracy, text, overwrite).run:
-        say(f"{ledger} does not know the run of {file}; it is kept without one.")
+        say(f"{ledger} has no run for {file}; it is added without a run.")
     typer.echo(summary(read_ledger(ledger)))
 
 

@@ -113,7 +113,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     from fastmask.training.resume import reopen_run
 
     check_all_folds(settings.hours, folds)
-    plan = planned(settings)
+    plan = make_plan(settings)
     plan.check_folds(folds)
     if settings.hours is not None and not resume:
         wanted = plan.config
@@ -127,7 +127,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
 
 
-def planned(settings: Config) -> Plan:
+def make_plan(settings: Config) -> Plan:
     """The plan of a run, its batch size found where that is auto."""
     from fastmask.data.readers import read_data
 
@@ -179,7 +179,7 @@ def lr_find(
     out = out or _free_name(Path("lr-find.png"))
     json = out.with_suffix(".json")
     check_new(json, overwrite)
-    plan = planned(settings)
+    plan = make_plan(settings)
     from fastmask.model.precision import tf32
     from fastmask.system.files import write_json
     from fastmask.training import finder

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastmask.commands.fit import planned
+from fastmask.commands.fit import make_plan
 from fastmask.commands.options import MACHINE, Commands, Json, echo, option, with_settings
 from fastmask.config import AUGMENT, DATA, NETWORK, RUN, TRAINING, Config, Kind
 from fastmask.system.terminal import say, wrap_words
@@ -26,7 +26,7 @@ def bench(
     Prints how close training comes to a plain PyTorch loop,
     and how long a whole run takes.
     """
-    plan = planned(settings)
+    plan = make_plan(settings)
     from fastmask.training.bench import bench as measure
 
     say(wrap_words(str(plan)))

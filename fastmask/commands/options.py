@@ -58,7 +58,7 @@ ImagesArgument = Annotated[Path, typer.Argument(help="A folder of photos.", show
 NewRun = Annotated[Path, option("The run directory to create.")]
 Json = Annotated[bool, option("Print JSON.", "--json")]
 Overwrite = Annotated[bool, option("Replace existing output.", "--overwrite")]
-# next to an option that names a file to write: it is checked before the command runs, which gets --overwrite for it
+# marks an option that names a file to write: it is checked before the command runs, and the command gets --overwrite
 NEW_FILE, NEW_PICTURE = check_new, check_new_picture
 
 _REQUIRED = inspect.Parameter.empty
@@ -66,7 +66,7 @@ _REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class _Parameter:
-    """A parameter of a command: its type and its option for typer, what reads its text, and what checks its value."""
+    """A parameter of a command: its type and option for typer, a parser of its text, and a check of its value."""
 
     name: str
     kind: Any
@@ -82,7 +82,7 @@ class _Parameter:
         return replace(self, info=info)
 
     def value(self, given: Any) -> Any:
-        """The value that the command takes for what typer gives."""
+        """Convert and check a value given by typer."""
         if given is None or self.read is None:
             return self.default if given is None else given
         try:
@@ -92,7 +92,7 @@ class _Parameter:
             raise UsageError(f"{name} {given}: {error}.") from None
 
     def to_typer(self) -> inspect.Parameter:
-        """The parameter that typer takes: the help says the default."""
+        """The parameter for typer, with the default in its help."""
         info, default = copy(self.info), self.default
         # a flag without a negative is off
         switch = isinstance(default, bool) and not any("/" in name for name in info.param_decls or ())
@@ -116,11 +116,11 @@ _SOURCES = [
 
 
 def with_settings(*panels: str, without: Sequence[str] = (), only: Sequence[str] = ()) -> Callable[[Command], Command]:
-    """A command whose first parameter is a `Config`, made of the options in `panels`, --set, --config and --recipe.
+    """A decorator that makes a command's first parameter, a `Config`, from options in `panels`, --set and others.
 
-    Some options may be left out by `without`, or only some taken by `only`. The command line takes precedence over
-    --set, --set over --config, --config over --recipe, and that over the defaults. Options of the command itself are in
-    the panel Run where the settings of that panel are.
+    `without` excludes options, `only` selects some. The command line takes precedence over --set, --set over --config,
+    --config over --recipe, and that over the defaults. If the command has settings in the panel Run, its own options
+    are in that panel, too.
     """
     panel_of = {name: describe(Config, name).panel for name in Config.model_fields}
     names = [n for panel in PANELS if panel in panels for n, of in panel_of.items() if of == panel]
@@ -139,20 +139,20 @@ def with_settings(*panels: str, without: Sequence[str] = (), only: Sequence[str]
         )
 
     panel = RUN if RUN in panels else None
-    return _built(build, lambda own: [*fields, *_SOURCES, *(one.in_panel(panel) for one in own)])
+    return _build_first(build, lambda own: [*fields, *_SOURCES, *(one.in_panel(panel) for one in own)])
 
 
 def with_options(model: type[BaseModel]) -> Callable[[Command], Command]:
-    """A command whose first parameter is a `model`, made of the options of its described fields."""
+    """A decorator that makes a command's first parameter, a `model`, from options for its described fields."""
     fields = [_field(model, name) for name, field in model.model_fields.items() if field.json_schema_extra]
 
     def build(given: dict[str, Any]) -> BaseModel:
         return make_model(model, {name: value for name, value in given.items() if value is not None})
 
-    return _built(build, lambda own: [*own, *fields])
+    return _build_first(build, lambda own: [*own, *fields])
 
 
-def _built(
+def _build_first(
     build: Callable[[dict[str, Any]], BaseModel], extend: Callable[[list[_Parameter]], list[_Parameter]]
 ) -> Callable[[Command], Command]:
     """A decorator that builds the first parameter of a command from the parameters that `extend` adds."""
@@ -244,7 +244,7 @@ _HELP_ALL = option("Show all options and exit.", "--help-all", callback=_help_al
 
 
 class Commands(typer.Typer):
-    """A typer app whose commands have --quiet, --help-all if --help hides options, and --overwrite if they write files.
+    """A typer app that adds to commands --quiet, --help-all if --help hides options, --overwrite if they write files.
 
     A parameter `tuple[X, ...]` is one word with commas. A file that a command is to write is checked before it runs.
     """

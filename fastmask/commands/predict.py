@@ -63,7 +63,7 @@ def predict(
 
     check_decision(decision)
     loaded = Run.load(run)
-    photos: Any = images if submission is None else _questions(loaded, submission, images, out)
+    photos: Any = images if submission is None else _listed_photos(loaded, submission, images, out)
     persons = None if same_person is None else _persons(photos, same_person, submission)
     other = _other_models(loaded, options)
     unlike = _unlike_oof(loaded, options.n_views, other)
@@ -88,7 +88,7 @@ def predict(
     typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
 
 
-def _questions(run: RunDirectory, submission: Path, images: Path, out: Path) -> list[Path]:
+def _listed_photos(run: RunDirectory, submission: Path, images: Path, out: Path) -> list[Path]:
     """The photos listed in a submission's info.csv, in its order."""
     from fastmask.inference.submission import check_heads, check_out, photos_of_info
 

@@ -76,7 +76,7 @@ class BoundCurve:
         }
 
 
-def in_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
+def sum_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
     """Sum (N, K) probabilities of (K,) numbers to (N, classes) probabilities of the bands between `bounds`."""
     edges = [-np.inf, *bounds, np.inf]
     bands = [(low <= numbers) & (numbers < high) for low, high in pairwise(edges)]
@@ -102,7 +102,7 @@ def bound_curve(
     distribution = run.heads.split(run.probabilities)[run.heads.position(name)]
     numbers, y = run.heads[name].numbers, np.tile(run.predicted, (len(tried), 1, 1))
     for answers, bound in zip(y, tried, strict=True):
-        answers[:, run.heads.position(head)] = in_bands(numbers, distribution, (*others, bound)).argmax(1)
+        answers[:, run.heads.position(head)] = sum_bands(numbers, distribution, (*others, bound)).argmax(1)
     joint, true, classes = run.heads.joint(y), run.heads.joint(run.true), known_classes(run.heads.joint(run.y))
     # of equal scores the bound closest to the official one
     order = np.argsort(abs(np.array(tried) - official), kind="stable")
@@ -120,7 +120,7 @@ def bound_curve(
 def _bounds(head: Head, given: Sequence[float] | None) -> list[float]:
     """The bounds to try in ascending order, including the official one."""
     if head.bounds is None:
-        raise UsageError(f"Head {head.name} has no bounds; expected one whose classes are bands of a number.")
+        raise UsageError(f"Head {head.name} has no bounds; expected a head with bands of a number as classes.")
     official = head.bounds[-1]
     tried = sorted({*(np.arange(official - _BELOW, official) if given is None else given), official})
     low, high = head.limits or (-np.inf, np.inf)

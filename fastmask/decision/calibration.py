@@ -38,7 +38,7 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, _TINY, dtype=np.float64))
 
 
-def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """(N, classes) probabilities of one head as softmax(logits / temperature); less confident above 1."""
     scaled = log_probabilities(probabilities) / temperature
     return np.exp(scaled - logsumexp(scaled, axis=-1, keepdims=True))

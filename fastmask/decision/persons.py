@@ -54,7 +54,7 @@ def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray
 def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
     """(N,) the person of each photo: a column of an info.csv, in its order, or the photo's folder for "folder".
 
-    Raises UsageError if the column is missing, DataError where it has an empty cell.
+    Raises UsageError if the column is missing, DataError if it has an empty cell.
     """
     if column == FOLDER:
         folders = np.array([str(photo.parent) for photo in photos], dtype=object)

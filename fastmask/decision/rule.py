@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastmask.decision.calibration import at_temperature, fit_temperature
+from fastmask.decision.calibration import apply_temperature, fit_temperature
 from fastmask.decision.persons import average_persons, shared_heads
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.scoring import f1
@@ -60,7 +60,7 @@ class Rule:
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         """(N, classes of all heads) probabilities of one model, each head's at its temperature."""
         parts = zip(self.heads.split(probabilities), self.temperatures, strict=True)
-        return np.concatenate([at_temperature(part, t) if t != 1 else part for part, t in parts], axis=-1)
+        return np.concatenate([apply_temperature(part, t) if t != 1 else part for part, t in parts], axis=-1)
 
     def averaged(self, probabilities: np.ndarray, persons: np.ndarray | None) -> np.ndarray:
         """The probabilities with shared heads averaged over the photos of each of (N,) persons."""

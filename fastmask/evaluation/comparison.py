@@ -31,7 +31,7 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.text import shorten_start, table_lines
 
-# with fewer draws the ends of an interval are arbitrary, with more the wait is too long
+# fewer draws give arbitrary ends of intervals, more take too long
 LEAST_DRAWS, MOST_DRAWS = 100, 100_000
 # the significance level, of a single test and of all together
 _LEVEL = 0.05

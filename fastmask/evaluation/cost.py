@@ -34,7 +34,7 @@ class Cost(Plain):
 
     @property
     def cells(self) -> list[str]:
-        """The figures as cells of a table, under `COST_CELLS`; empty where unknown."""
+        """The figures as cells of a table, under `COST_CELLS`; empty if unknown."""
         low, high = self.epochs or (0, 0)
         return [
             f"{self.folds} of {self.of_folds}",
@@ -71,7 +71,7 @@ def cost_of(run: RunDirectory) -> Cost:
 
 
 def _seconds(run: RunDirectory, fold: int) -> list[float]:
-    """The seconds of each epoch of a fold; none where the file is missing or has invalid cells."""
+    """The seconds of each epoch of a fold; empty if the file is missing or has invalid cells."""
     file = run.fold_path(fold) / "times.csv"
     if not file.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Label errors: photos and persons whose label the out-of-fold prediction contradicts, by confident learning.
+"""Label errors: labels of photos and persons that out-of-fold predictions contradict, by confident learning.
 
 The confident joint estimates how many labels of a head are wrong; the least probable labels are reported
 (Northcutt, Jiang, Chuang: Confident Learning, 2021). Probabilities are at each head's temperature, so that heads can be
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastmask.decision.calibration import at_temperature, fit_temperature
+from fastmask.decision.calibration import apply_temperature, fit_temperature
 from fastmask.decision.persons import average_persons, shared_heads
 from fastmask.heads import UNKNOWN
 from fastmask.run.directory import RunDirectory
@@ -113,7 +113,7 @@ def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: 
     if not units:
         return
     first = np.array([rows[0] for rows in units])
-    calibrated = at_temperature(probabilities[first], fit_temperature(probabilities[first], y[first]))
+    calibrated = apply_temperature(probabilities[first], fit_temperature(probabilities[first], y[first]))
     photos = run.folds["person"].value_counts().to_dict()
     for i in rank_errors(calibrated, y[first]):
         person, label, suggested = run.oof["person"].iat[first[i]], int(y[first[i]]), int(calibrated[i].argmax())

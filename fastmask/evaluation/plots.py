@@ -120,7 +120,7 @@ def plot_ledger(entries: Sequence[Entry], out: str | Path) -> None:
 def _label(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
     """Label the points of a plot, in ascending order, in a column on the right."""
     low, high = axes.get_ylim()
-    for name, *point, height in zip(names, x, y, _apart((y - low) / (high - low)), strict=True):
+    for name, *point, height in zip(names, x, y, _spread_apart((y - low) / (high - low)), strict=True):
         axes.annotate(
             shorten_start(name),
             point,
@@ -132,7 +132,7 @@ def _label(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> Non
         )
 
 
-def _apart(heights: np.ndarray) -> np.ndarray:
+def _spread_apart(heights: np.ndarray) -> np.ndarray:
     """Move ascending heights, 0 to 1, as little as needed to leave room for a line of text between each two."""
     gap, n = min(0.055, 0.8 / len(heights)), len(heights)
     steps = gap * np.arange(n)

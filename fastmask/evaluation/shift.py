@@ -105,7 +105,7 @@ def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Sh
     Each fold's model, with the checkpoints used by `predict`, is compared on the photos that it validated and on the
     new ones, since the mean of models is less confident than each of them. So predict with one view: the mean of
     several is less confident, too. Raises UsageError if no model of the run is a member of the predictions, DataError
-    where a fold lacks its checkpoints or their OOF probabilities.
+    if a fold lacks its checkpoints or their OOF probabilities.
     """
     if draws < 1:
         raise UsageError(f"Found {draws} draws; expected 1 or more.")

@@ -108,14 +108,14 @@ def with_weights(traced: ModelProto, network: MultiHeadNet) -> ModelProto:
     weights = {f"{_NETWORK}.{name}": tensor for name, tensor in network.state_dict().items()}
     for kept in made.graph.initializer:
         if kept.name in weights:
-            kept.CopyFrom(numpy_helper.from_array(_as(weights[kept.name], kept.data_type), kept.name))
+            kept.CopyFrom(numpy_helper.from_array(_to_array(weights[kept.name], kept.data_type), kept.name))
     optimized: ModelProto = onnxscript.optimizer.optimize(made)
     # remove shapes of values that the optimizer has renamed
     del optimized.graph.value_info[:]
     return optimized
 
 
-def _as(tensor: Tensor, kind: int) -> np.ndarray:
+def _to_array(tensor: Tensor, kind: int) -> np.ndarray:
     """A tensor in the data type of an initializer, clipped to the range of float16."""
     dtype, array = helper.tensor_dtype_to_np_dtype(kind), tensor.numpy(force=True)
     if dtype == np.float16:
@@ -164,7 +164,7 @@ class _Graph:
         self.ir_version = max(self.ir_version, model.ir_version)
 
     def to_model(self, heads: Heads, size: tuple[int, int]) -> ModelProto:
-        """The model of the graph, whose outputs have the heads' names."""
+        """The model of the graph, with outputs named by heads."""
         photos = helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, [BATCH, *size, 3])
         outputs = [helper.make_tensor_value_info(h.name, TensorProto.FLOAT, [BATCH, len(h.classes)]) for h in heads]
         return helper.make_model(
@@ -195,7 +195,7 @@ def build(
     pixels = graph.add("Cast", [PHOTOS], to=TensorProto.FLOAT)
     each: list[dict[str, str]] = []
     for number, networks in enumerate(runs.values()):
-        x = _normalized(graph, pixels, networks.stats, half)
+        x = _add_normalization(graph, pixels, networks.stats, half)
         traced = networks.traced(torch.float16 if half else torch.float32)
         prefixes, shares = [], []
         for place, (network, share) in enumerate(networks.weighted):
@@ -205,13 +205,13 @@ def build(
         names = networks.heads.names
         each.append({name: graph.mean([f"{prefix}{name}" for prefix in prefixes], shares) for name in names})
     for head in heads:
-        graph.add("Identity", [_blended(graph, heads, head.name, each, blend)], head.name)
+        graph.add("Identity", [_add_blend(graph, heads, head.name, each, blend)], head.name)
     made = graph.to_model(heads, next(iter(runs.values())).size)
     helper.set_model_props(made, dict(metadata or {}))
     return made
 
 
-def _normalized(graph: _Graph, pixels: str, stats: Stats, half: bool) -> str:
+def _add_normalization(graph: _Graph, pixels: str, stats: Stats, half: bool) -> str:
     """(B, H, W, 3) from 0 to 255 -> (B, 3, H, W), as by `NormalizeBatch`."""
     mean, std = (np.array(values, np.float32) * 255 for values in stats)
     centred = graph.add("Sub", [pixels, graph.constant(mean)])
@@ -220,7 +220,7 @@ def _normalized(graph: _Graph, pixels: str, stats: Stats, half: bool) -> str:
     return graph.add("Cast", [x], to=TensorProto.FLOAT16) if half else x
 
 
-def _blended(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[str, str]], blend: Blend | None) -> str:
+def _add_blend(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[str, str]], blend: Blend | None) -> str:
     """The probabilities of one head, blended as by `Blend.mix`."""
     if blend is None:
         return each[0][name]

@@ -30,7 +30,7 @@ def export_onnx(
     """Write the networks of a run as one ONNX file, and a script that predicts with it without torch.
 
     The file takes (batch, height, width, 3) uint8 RGB photos that are cropped and scaled as its metadata says, and has
-    an output per head: (batch, classes) float32 probabilities. Nothing is written where they differ from PyTorch's by
+    an output per head: (batch, classes) float32 probabilities. Nothing is written if they differ from PyTorch's by
     more than the tolerance (FastmaskError). Raises UsageError for runs that cannot be exported: with boxes, with
     a validation pipeline that the script does not support, an ensemble of runs that crop differently, over 2 GB.
 
@@ -57,8 +57,8 @@ def export_onnx(
     say("Timing it")
     rates = time_both(session, networks, paths, options.bs)
     rounded = measure_rounding(selection, networks, say) if options.half else None
-    with atomic_write(model) as beside:
-        beside.write_bytes(built)
+    with atomic_write(model) as partial:
+        partial.write_bytes(built)
     write_text(model.with_name(SCRIPT), script_text())
     return Exported(
         model=model,

@@ -41,7 +41,7 @@ class ExportOptions(NetworkOptions):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.oof_photos is not None and not self.half:
-            raise UsageError("--oof-photos needs --precision fp16, whose effect on the OOF macro-F1 they measure.")
+            raise UsageError("--oof-photos needs --precision fp16, since they measure its effect on the OOF macro-F1.")
         return self
 
     @property

@@ -43,8 +43,8 @@ def measure_difference(session: Any, selection: Selection, paths: Sequence[Path]
     with warnings.catch_warnings():
         # already shown when the networks were loaded
         warnings.simplefilter("ignore", FastmaskWarning)
-        want = _by_torch(selection.run, paths, selection, selection.options.members)
-    gaps = np.abs(by_script(session, paths, selection.options.bs) - want)
+        want = _predict_by_torch(selection.run, paths, selection, selection.options.members)
+    gaps = np.abs(predict_by_script(session, paths, selection.options.bs) - want)
     gaps = np.where(np.isnan(gaps), np.inf, gaps)
     row, column = divmod(int(gaps.argmax()), gaps.shape[1])
     if not gaps.max() <= allowed:
@@ -55,7 +55,7 @@ def measure_difference(session: Any, selection: Selection, paths: Sequence[Path]
     return float(gaps.max())
 
 
-def by_script(session: Any, paths: Sequence[Path], bs: int) -> np.ndarray:
+def predict_by_script(session: Any, paths: Sequence[Path], bs: int) -> np.ndarray:
     """(N, classes of all heads): a file's probabilities of photos, from its own script."""
     try:
         return np.concatenate(list(script.predict(session, script.read_meta(session), paths, bs)))
@@ -63,7 +63,7 @@ def by_script(session: Any, paths: Sequence[Path], bs: int) -> np.ndarray:
         raise FastmaskError(f"predict_onnx.py: {error}") from error
 
 
-def _by_torch(
+def _predict_by_torch(
     run: RunDirectory, paths: Sequence[Path], selection: Selection, members: Sequence[str] | None, refit: bool = True
 ) -> np.ndarray:
     """(N, classes of all heads): the probabilities of `predict` in float32."""
@@ -128,7 +128,7 @@ def measure_rounding(
     rows = np.array(spread(usable.tolist(), options.oof_photos))
     say(f"Predicting {len(rows)} OOF photos in fp32 and fp16, each by its own fold's networks")
     paths = run.oof["path"].to_numpy(dtype=object)[rows]
-    each = [_by_fold(selection, one, networks[name], paths, root) for name, one in selection.runs.items()]
+    each = [_predict_by_fold(selection, one, networks[name], paths, root) for name, one in selection.runs.items()]
     predicted = [run.heads.argmax(selection.blended(found)) for found in zip(*each, strict=True)]
     full, half = (score_heads(run.heads, y, run.true[rows], None, 0, run.y).joint.macro_f1 for y in predicted)
     differ = int((run.heads.joint(predicted[0]) != run.heads.joint(predicted[1])).sum())
@@ -136,7 +136,7 @@ def measure_rounding(
     return Rounded(full, half, half - full, len(rows), len(usable), folds, differ)
 
 
-def _by_fold(
+def _predict_by_fold(
     selection: Selection, run: RunDirectory, networks: Networks, paths: np.ndarray, root: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, classes of all heads) probabilities of photos by the folds that validated them, in PyTorch and in float16."""
@@ -152,6 +152,6 @@ def _by_fold(
         files = [root / path for path in paths[here]]
         own = replace(networks, members=load_members(run, members, options, CPU, networks.size))
         model = build(run.heads, {members[0]: own}, half=True, metadata=metadata).SerializeToString()
-        half[here] = by_script(script.open_model(model, torch.get_num_threads()), files, options.bs)
-        full[here] = _by_torch(run, files, selection, members, refit=False)
+        half[here] = predict_by_script(script.open_model(model, torch.get_num_threads()), files, options.bs)
+        full[here] = _predict_by_torch(run, files, selection, members, refit=False)
     return full, half

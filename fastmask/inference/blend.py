@@ -136,7 +136,7 @@ def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.nda
 
 
 def widen(heads: Heads, own: Heads, probabilities: np.ndarray) -> np.ndarray:
-    """(N, classes of `own`) probabilities -> (N, classes of `heads`): NaN where `own` lacks or did not learn a head."""
+    """(N, classes of `own`) probabilities -> (N, classes of `heads`): NaN for heads that `own` has not learned."""
     wide = np.full((len(probabilities), heads.n_logits), np.nan, probabilities.dtype)
     parts = heads.split(wide)
     for head, part in zip(own, own.split(probabilities), strict=True):

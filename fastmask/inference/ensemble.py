@@ -16,7 +16,7 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend, widen
-from fastmask.inference.members import aligned, all_heads, check_members, describe, learned, member_names
+from fastmask.inference.members import align_column, all_heads, check_members, describe, learned_heads, member_names
 from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
@@ -102,7 +102,7 @@ class Blended:
         joint = self.targets[JOINT]
         if joint.members:
             yield (
-                f"{joint.best.member} is the best run by these same OOF predictions, which flatters it a little: the "
+                f"{joint.best.member} is the best run by these same OOF predictions, so its score is optimistic: the "
                 "true gain over it is probably larger than shown."
             )
         yield from self.notes
@@ -166,11 +166,11 @@ def blend_runs(
 def _folds(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """The folds of an ensemble in the first run's rows: path, person, a column per head, its other columns, fold."""
     first = runs[0]
-    source = {name: next(run for run in runs if name in learned(run)) for name in heads.names}
+    source = {name: next(run for run in runs if name in learned_heads(run)) for name in heads.names}
     taken = ("path", "person", "fold", *first.heads.names, *heads.names)
     columns = {
         **{name: first.folds[name] for name in ("path", "person")},
-        **{name: aligned(first, run, name) for name, run in source.items()},
+        **{name: align_column(first, run, name) for name, run in source.items()},
         **{name: first.folds[name] for name in first.folds.columns if name not in taken},
         "fold": first.folds["fold"],
     }
@@ -184,7 +184,7 @@ def oof_of(heads: Heads, first: RunDirectory, run: RunDirectory) -> np.ndarray:
 
 
 def _config(runs: Sequence[RunDirectory]) -> Config:
-    """The first run's settings, marked as a leaky split where any run has one."""
+    """The first run's settings, marked as a leaky split if any run has one."""
     leaky = any(run.config.group == "none" for run in runs)
     return runs[0].config.model_copy(update={"group": "none"} if leaky else {})
 
@@ -218,7 +218,7 @@ def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
     """Notes on the scores."""
     first = members[0]
     notes = [*run.score(draws=0).notes, *few_groups_caveat(run.heads.joint(run.true), run.persons)]
-    other = [str(m.path) for m in members if (aligned(first, m, "fold") != first.folds["fold"]).any()]
+    other = [str(m.path) for m in members if (align_column(first, m, "fold") != first.folds["fold"]).any()]
     if other:
         notes.append(f"The ensemble has the folds of {first.path}; those of {', '.join(other)} differ.")
     return notes

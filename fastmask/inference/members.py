@@ -19,14 +19,14 @@ from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
 
 
-def learned(run: RunDirectory) -> tuple[str, ...]:
+def learned_heads(run: RunDirectory) -> tuple[str, ...]:
     """The heads that a run has learned: not those of weight 0, which are not part of the loss."""
     return tuple(head.name for head in run.heads if head.weight > 0)
 
 
 def all_heads(runs: Sequence[RunDirectory]) -> Heads:
     """The heads that any of the runs has learned, in the order of the run with the most heads, then of the others."""
-    found = {name: run.heads[name] for run in reversed(runs) for name in learned(run)}
+    found = {name: run.heads[name] for run in reversed(runs) for name in learned_heads(run)}
     most = max(runs, key=lambda run: len(run.heads))
     order = dict.fromkeys(name for run in (most, *runs) for name in run.heads.names if name in found)
     return Heads([found[name] for name in order])
@@ -52,7 +52,7 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
             raise _misfit(runs[0], run, difference)
     first: dict[str, RunDirectory] = {}
     for run in runs:
-        for name in learned(run):
+        for name in learned_heads(run):
             one = first.setdefault(name, run)
             difference = _head_difference(one, run, name)
             if difference:
@@ -70,7 +70,7 @@ def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
             lacking = pd.Index(there["path"]).difference(pd.Index(missing["path"]), sort=False)
             if len(lacking):
                 return f"{run.path} lacks {len(lacking)} of the {len(there)} {what}, such as that of {lacking[0]}"
-    differing = np.flatnonzero(aligned(one, other, "person") != one.folds["person"])
+    differing = np.flatnonzero(align_column(one, other, "person") != one.folds["person"])
     if len(differing):
         path, person = one.folds[["path", "person"]].iloc[int(differing[0])]
         found = other.folds.loc[other.folds["path"] == path, "person"].iloc[0]
@@ -78,7 +78,7 @@ def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
     return None
 
 
-def aligned(one: RunDirectory, other: RunDirectory, column: str) -> np.ndarray:
+def align_column(one: RunDirectory, other: RunDirectory, column: str) -> np.ndarray:
     """A column of `other`'s photos, in the order of the photos of `one`."""
     rows = pd.Index(other.folds["path"]).get_indexer(pd.Index(one.folds["path"]))
     return other.folds[column].to_numpy(dtype=object)[rows]
@@ -94,7 +94,7 @@ def _head_difference(one: RunDirectory, other: RunDirectory, name: str) -> str |
     ):
         if here != there:
             return f"the {what} of head {name} are {here} in the first, {there} in the second"
-    ours, theirs = one.folds[name].to_numpy(dtype=object), aligned(one, other, name)
+    ours, theirs = one.folds[name].to_numpy(dtype=object), align_column(one, other, name)
     differing = np.flatnonzero(ours != theirs)
     if not len(differing):
         return None
@@ -147,7 +147,9 @@ def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory
         run = RunDirectory.load(place)
         asked = [name for name, weights in blend.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
-        alike = all(name in learned(run) and run.heads[name].classes == blend.heads[name].classes for name in asked)
+        alike = all(
+            name in learned_heads(run) and run.heads[name].classes == blend.heads[name].classes for name in asked
+        )
         # the last condition: the OOF predictions may exist without the checkpoints of their folds
         if not same or not alike or not set(run.oof["fold"]) <= set(run.trained_folds):
             raise DataError(

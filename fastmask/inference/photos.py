@@ -59,7 +59,7 @@ class Photos:
 def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[str], list[Path]]:
     """Find the names and paths of the photos of a folder (sorted, without hidden files) or of a list.
 
-    Those of a folder are named relative to it, those of a list as given, or relative to the folder `root`.
+    Photos of a folder are named relative to it, photos of a list as given, or relative to the folder `root`.
     """
     if not isinstance(images, str | Path):
         paths = [Path(p) for p in images]

@@ -75,7 +75,7 @@ def check_out(info: Path, out: Path) -> None:
 def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
     """Write `info` with `ans` filled in from photo -> joint class.
 
-    A photo is found by its name, or by its file name where that is unique. Raises DataError, and writes nothing, if a
+    A photo is found by its name, or by its file name if that is unique. Raises DataError, and writes nothing, if a
     photo of `info` was not predicted or its file name is ambiguous.
     """
     check_out(info, out)

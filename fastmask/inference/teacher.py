@@ -24,7 +24,7 @@ from fastmask.data.table import Table
 from fastmask.heads import Heads
 from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
-from fastmask.inference.members import learned, open_members
+from fastmask.inference.members import learned_heads, open_members
 from fastmask.inference.options import PhotoOptions
 from fastmask.inference.predictions import Predictions, predict
 from fastmask.run.directory import RunDirectory
@@ -50,7 +50,7 @@ def make_pseudo(
 ) -> Pseudo:
     """Label the photos of a folder with each fold's checkpoints, and write the labels to `out`, a new or empty folder.
 
-    Raises UsageError for a run that lacks folds, or has a leaky split: a student's score would flatter.
+    Raises UsageError for a run that lacks folds, or has a leaky split, since a student's score would be too high.
     """
     run, folder, options = RunDirectory.of(run), Path(out), PhotoOptions.of(options, given)
     run.check_trained()
@@ -61,7 +61,7 @@ def make_pseudo(
         raise UsageError(f"{folder} exists; name a new or an empty folder.")
     check_parent(folder / MARK)
     found = predict(run, images, refit=False, progress=progress, **options.model_dump())
-    made = Pseudo(Path(images), found.names, run.heads, np.stack(_by_fold(run, found)), _unseen(run))
+    made = Pseudo(Path(images), found.names, run.heads, np.stack(_split_by_fold(run, found)), _unseen_folds(run))
     made.write(folder, {"run": str(run.path), "identity": run.identity})
     return made
 
@@ -72,11 +72,11 @@ def _check_complete(run: RunDirectory) -> None:
         raise UsageError(f"The teacher {run.path} lacks fold {missing[0]}, which the same fold of the student needs.")
 
 
-def _by_fold(run: RunDirectory, found: Predictions) -> list[np.ndarray]:
+def _split_by_fold(run: RunDirectory, found: Predictions) -> list[np.ndarray]:
     return [found.members[f"fold{fold}"] for fold in range(run.config.folds)]
 
 
-def _unseen(run: RunDirectory) -> pd.DataFrame:
+def _unseen_folds(run: RunDirectory) -> pd.DataFrame:
     """Path, person, and the fold with models not trained on them; SEEN if several folds were (extra photos)."""
     folds = run.folds[["path", "person", "fold"]]
     if run.extra is None:
@@ -102,7 +102,7 @@ class Teacher:
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads that it has learned, without distributions over a number."""
-        return tuple(name for name in learned(self.run) if self.run.heads[name].spread is None)
+        return tuple(name for name in learned_heads(self.run) if self.run.heads[name].spread is None)
 
     def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
         """Mix (N, classes of `heads`) labels with the teacher's (N, classes of its heads) probabilities.
@@ -113,7 +113,7 @@ class Teacher:
         theirs = self.run.heads.split(predicted)
         for head, part in zip(heads, heads.split(mixed), strict=True):
             if head.name in self.heads:
-                softened = tempered(theirs[self.run.heads.position(head.name)], self.temperature)
+                softened = soften(theirs[self.run.heads.position(head.name)], self.temperature)
                 labelled = part.any(axis=1, keepdims=True)
                 part[:] = np.where(labelled, (1 - self.weight) * part + self.weight * softened, softened)
         return mixed
@@ -133,10 +133,12 @@ class Teacher:
             found = predict(
                 run, photos, refit=False, root=table.root, boxes=boxes, device=config.device, workers=config.workers
             )
-            each[name] = [*_by_fold(run, found), found.probabilities]
-        return np.stack([self._blended(fold, [of[fold] for of in each.values()]) for fold in range(config.folds + 1)])
+            each[name] = [*_split_by_fold(run, found), found.probabilities]
+        return np.stack(
+            [self._blend_fold(fold, [of[fold] for of in each.values()]) for fold in range(config.folds + 1)]
+        )
 
-    def _blended(self, fold: int, members: Sequence[np.ndarray]) -> np.ndarray:
+    def _blend_fold(self, fold: int, members: Sequence[np.ndarray]) -> np.ndarray:
         """Blend the predictions of the runs' models of a fold; the number after the last fold means all folds."""
         if not self.run.is_ensemble:
             return np.asarray(members[0], np.float32)
@@ -159,7 +161,7 @@ class Teacher:
         return read_predictions(file, shape)
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """(N, classes) probabilities with their logits divided by a temperature."""
     if temperature == 1:
         return probabilities

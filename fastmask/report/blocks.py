@@ -104,6 +104,6 @@ def interval(ends: Sequence[float] | None, digits: int = 4) -> str:
     return f"{ends[0]:.{digits}f} … {ends[1]:.{digits}f}" if ends else NOTHING
 
 
-def only_some(shown: int, of: int, which: str) -> list[Block]:
+def subset_note(shown: int, of: int, which: str) -> list[Block]:
     """A paragraph on which heads are shown; nothing if all are."""
     return [Text(f"Only the {shown} of {of} heads {which} are shown.")] if shown < of else []

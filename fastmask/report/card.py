@@ -86,7 +86,7 @@ def identifier(name: str) -> str:
 
 
 def to_card(material: Material, pictures: list[str]) -> str:
-    """The model card; of the `pictures` of the report it shows those without photos."""
+    """The model card, with the `pictures` of the report that show no photos."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=markdown
     )
@@ -113,7 +113,7 @@ def to_card(material: Material, pictures: list[str]) -> str:
         members=join_some([member["name"] for member in run.ensemble["members"]]) if run.is_ensemble else "",
         packages=", ".join(f"{name} {version}" for name, version in run.environment.get("packages", {}).items()),
     )
-    return signed(text)
+    return sign_card(text)
 
 
 def _weak_classes(material: Material) -> list[str]:
@@ -138,7 +138,7 @@ def markdown(value: Any) -> Any:
     return Markup(_SPECIAL.sub(r"\\\1", escape(" ".join(str(value).split()), quote=False)))
 
 
-def signed(text: str) -> str:
+def sign_card(text: str) -> str:
     """A card with a signature, by which `is_edited` detects changes."""
     text = text.rstrip() + "\n\n"
     return f"{text}<!-- fastmask report, as written: {hashlib.sha256(text.encode()).hexdigest()} -->\n"

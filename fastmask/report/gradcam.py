@@ -147,7 +147,7 @@ def grad_cam(network: MultiHeadNet, x: Tensor, columns: Tensor) -> Tensor:
     """
     layer = _last_norm(network.body)
     with torch.enable_grad():
-        features, logits = _at_the_end(network, x) if layer is None else _at(layer, network, x)
+        features, logits = _last_features(network, x) if layer is None else _features_of_layer(layer, network, x)
         (gradient,) = torch.autograd.grad(logits.gather(1, columns).sum(), features)
     features, gradient = (_as_map(network.body, t.detach().float(), x) for t in (features, gradient))
     heat = (features * gradient.mean((2, 3), keepdim=True)).sum(1, keepdim=True).relu()
@@ -155,7 +155,7 @@ def grad_cam(network: MultiHeadNet, x: Tensor, columns: Tensor) -> Tensor:
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
 
 
-def _at_the_end(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
+def _last_features(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """The body's last features, and the logits that follow from them."""
     body: Any = network.body
     features = None
@@ -169,7 +169,7 @@ def _at_the_end(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
     return features, torch.cat([head(pooled) for head in network.heads], dim=1)
 
 
-def _at(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
+def _features_of_layer(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """The output of a layer of the body, and the logits that follow from it."""
     kept: list[Tensor] = []
 
@@ -206,7 +206,7 @@ def _as_map(body: nn.Module, features: Tensor, x: Tensor) -> Tensor:
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of a number of patches: the pair whose aspect ratio is closest to the photo's."""
+    """Rows and columns of a number of patches: the pair with the aspect ratio closest to the photo's."""
     pairs = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
     return min(pairs, key=lambda pair: abs(np.log(pair[0] * width / (pair[1] * height))))
 

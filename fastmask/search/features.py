@@ -56,13 +56,13 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
     paths = [str(plan.table.photo(row)) for row in range(len(plan.table))]
     if file is not None and file.exists():
         probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
-        probe = _computed(plan, body, [paths[i] for i in probed], device)
+        probe = _compute(plan, body, [paths[i] for i in probed], device)
         kept = read_features(file, len(paths), probe, probed)
         if kept is not None:
             return kept
     synchronize(device)
     start = time.perf_counter()
-    values = _computed(plan, body, paths, device, progress)
+    values = _compute(plan, body, paths, device, progress)
     computed = Features(values, time.perf_counter() - start)
     if file is not None:
         tensors = {"features": torch.from_numpy(values), "seconds": torch.tensor([computed.seconds])}
@@ -74,7 +74,7 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
     return computed
 
 
-def _computed(
+def _compute(
     plan: Plan,
     body: nn.Module,
     paths: Sequence[str],

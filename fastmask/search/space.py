@@ -43,7 +43,7 @@ class Range:
     step: float | None = None
 
     def suggest(self, trial: Trial) -> Any:
-        """The value that a trial proposes: an integer where the setting is one."""
+        """The value that a trial proposes, an integer if the setting is an integer."""
         if isinstance(self.low, int):
             return trial.suggest_int(self.name, self.low, int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)

@@ -35,7 +35,7 @@ def check_optuna() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_optuna() -> Iterator[None]:
     """A context in which Optuna logs only errors."""
     import optuna
 

@@ -25,7 +25,7 @@ from fastmask.run.oof import best_epochs, write_scores
 from fastmask.scoring import goodness
 from fastmask.search.space import Space, parse_space, read_space
 from fastmask.search.spec import SearchSpec, check_new_search, digest_table, resume_spec
-from fastmask.search.study import Study, check_optuna, open_study, quiet
+from fastmask.search.study import Study, check_optuna, open_study, silence_optuna
 from fastmask.search.trials import COMPLETE, FAILED, IMPORTANCE, PRUNED, REFUSED, RUNNING, Tuned, judge
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
 from fastmask.system.lock import lock_run
@@ -88,7 +88,7 @@ def tune(
         search.check()
         check_new_search(search.out)
         search.write()
-    with quiet():
+    with silence_optuna():
         worker = Worker(open_study(search), table, loss_func, view)
         worker.work(None if hours is None else start + hours * 3600)
         return worker.conclude()

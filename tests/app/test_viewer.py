@@ -17,7 +17,7 @@ def test_a_photo_is_shown_with_its_facts(viewer, words):
     assert 'src="data:image/jpeg;base64,' in large
     assert f"Photo {oof['path']}" in words(facts)
     assert f"Person {oof['person']} (7 photos)" in words(facts)
-    assert f"Fold {oof['fold']}, whose networks have not seen this person" in words(facts)
+    assert f"Fold {oof['fold']}, with networks that have not seen this person" in words(facts)
 
 
 @pytest.mark.parametrize("row", [-1, 10**6, None, "1"])

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.decision.bound import bound_curve, in_bands
+from fastmask.decision.bound import bound_curve, sum_bands
 from fastmask.evaluation.plots import plot_bound
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import UsageError
@@ -32,8 +32,8 @@ def aged(run_of):
 def test_bands_are_sums_of_the_distribution_worked_by_hand():
     numbers = np.array([28, 29, 30, 58, 59, 60])
     distribution = np.array([[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
-    assert in_bands(numbers, distribution, (30, 60)) == pytest.approx(np.array([[0.3, 0.5, 0.2]]))
-    assert in_bands(numbers, distribution, (30, 58)) == pytest.approx(np.array([[0.3, 0.3, 0.4]]))
+    assert sum_bands(numbers, distribution, (30, 60)) == pytest.approx(np.array([[0.3, 0.5, 0.2]]))
+    assert sum_bands(numbers, distribution, (30, 58)) == pytest.approx(np.array([[0.3, 0.3, 0.4]]))
 
 
 def test_a_lower_bound_scores_better_where_the_old_are_guessed_too_young(aged, tmp_path):

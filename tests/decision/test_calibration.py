@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fastmask.decision.calibration import (
-    at_temperature,
+    apply_temperature,
     calibration_error,
     calibrations,
     fit_temperature,
@@ -47,7 +47,7 @@ def test_it_is_the_optimum_of_pytorchs_optimizer():
 
 def test_a_temperature_is_a_softmax_of_scaled_logits_and_changes_no_answer():
     logits = np.array([[2.0, 0.5, -1.0], [0.0, 0.1, 0.0]])
-    scaled = at_temperature(torch.tensor(logits).softmax(1).numpy(), 2.0)
+    scaled = apply_temperature(torch.tensor(logits).softmax(1).numpy(), 2.0)
     assert scaled == pytest.approx(torch.tensor(logits / 2).softmax(1).numpy())
     assert scaled.argmax(1).tolist() == [0, 1]
 
@@ -64,7 +64,7 @@ def test_unknown_labels_are_left_out():
 def test_a_probability_of_0_stays_finite():
     probabilities, y = np.array([[1.0, 0.0], [1.0, 0.0], [0.9, 0.1]], np.float32), np.array([0, 1, 0])
     assert np.isfinite(fit_temperature(probabilities, y))
-    assert np.isfinite(at_temperature(probabilities, 20)).all()
+    assert np.isfinite(apply_temperature(probabilities, 20)).all()
 
 
 def test_the_calibration_error_worked_by_hand():
@@ -83,10 +83,10 @@ def test_the_calibration_error_worked_by_hand():
 
 def test_calibrated_probabilities_have_a_smaller_error(tmp_path):
     probabilities, y = drawn(temperature=2.5)
-    cooled = at_temperature(probabilities, fit_temperature(probabilities, y))
+    cooled = apply_temperature(probabilities, fit_temperature(probabilities, y))
     assert calibration_error(cooled, y) < 0.03 < 0.1 < calibration_error(probabilities, y)
     both = np.concatenate([probabilities, probabilities], axis=1)
-    cooled = np.concatenate([at_temperature(probabilities, 2.5), probabilities], axis=1)
+    cooled = np.concatenate([apply_temperature(probabilities, 2.5), probabilities], axis=1)
     heads = Heads([Head("one", ("a", "b", "c")), Head("two", ("d", "e", "f"))])
     each = calibrations(heads, both, cooled, np.stack([y, y], axis=1))
     assert each["one"].error_after < each["two"].error_after == each["two"].error_before

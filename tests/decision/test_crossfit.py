@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from fastmask.decision.calibration import at_temperature, calibration_error, fit_temperature
+from fastmask.decision.calibration import apply_temperature, calibration_error, fit_temperature
 from fastmask.decision.crossfit import answers_of, choose_by_others, cross_fit, decide, fit_run, score_of
 from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads
@@ -32,7 +32,7 @@ def test_each_part_is_answered_by_the_rule_fitted_on_the_other_persons(run):
         others, here = folds != fold, folds == fold
         rule = fit_rule("f1", run.heads, run.probabilities[others], run.true[others])
         assert (answers[here] == rule.decide(run.probabilities[here])).all()
-        after[here] = at_temperature(p[here], fit_temperature(p[others], y[others]))
+        after[here] = apply_temperature(p[here], fit_temperature(p[others], y[others]))
     calibration = decide(run, draws=10).calibration["age"]
     assert calibration.error_after == pytest.approx(calibration_error(after, y))
     assert calibration.error_after < calibration.error_before / 2

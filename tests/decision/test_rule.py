@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.decision.calibration import at_temperature
+from fastmask.decision.calibration import apply_temperature
 from fastmask.decision.rule import expected_gains, fit_gains, fit_rule
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import UsageError
@@ -73,7 +73,7 @@ def test_a_class_that_no_label_has_is_never_answered():
 
 def test_plain_is_the_most_probable_class_and_calibrated_answers_the_same():
     p, y = drawn()
-    sharp = np.concatenate([at_temperature(part, 0.5) for part in HEADS.split(p)], axis=1)
+    sharp = np.concatenate([apply_temperature(part, 0.5) for part in HEADS.split(p)], axis=1)
     plain, calibrated = (fit_rule(name, HEADS, sharp, y) for name in ("plain", "calibrated"))
     assert plain.temperatures == (1, 1, 1)
     assert calibrated.temperatures == pytest.approx((2, 2, 2), rel=0.1)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastmask.evaluation.comparison import Result
 from fastmask.evaluation.ledger import Entry
-from fastmask.evaluation.plots import _apart, plot_comparison, plot_ledger
+from fastmask.evaluation.plots import _spread_apart, plot_comparison, plot_ledger
 from fastmask.scoring import Score
 from fastmask.system.errors import UsageError
 
@@ -43,6 +43,6 @@ def test_results_are_rows_with_an_interval_or_without(tmp_path):
 
 def test_labels_have_space_between_them_and_stay_in_order():
     # worked by hand: three at one height spread around it, one far away stays
-    assert _apart(np.array([0.5, 0.5, 0.5, 0.9])) == pytest.approx([0.445, 0.5, 0.555, 0.9])
-    assert _apart(np.array([0.0, 0.0])) == pytest.approx([0.0, 0.055])
-    assert max(_apart(np.array([1.0] * 40))) <= 1
+    assert _spread_apart(np.array([0.5, 0.5, 0.5, 0.9])) == pytest.approx([0.445, 0.5, 0.555, 0.9])
+    assert _spread_apart(np.array([0.0, 0.0])) == pytest.approx([0.0, 0.055])
+    assert max(_spread_apart(np.array([1.0] * 40))) <= 1

@@ -154,7 +154,7 @@ def test_the_command_writes_a_fold_next_to_the_run_and_reports_its_checks(run_co
     assert plain["photos_a_second"]["onnx"] > 0
     want = Run.load(run_copy).predict(photos[:6], members=["fold1"]).probabilities
     np.testing.assert_allclose(
-        parity.by_script(open_model(folder / "model-fold1.onnx"), photos[:6], 4), want, atol=1e-4
+        parity.predict_by_script(open_model(folder / "model-fold1.onnx"), photos[:6], 4), want, atol=1e-4
     )
 
 
@@ -170,7 +170,9 @@ def test_half_precision_reports_its_effect_on_the_oof_macro_f1(run_copy, fastmas
         files = [root / path for path in run.oof["path"].iloc[here]]
         codes["fp32"][here] = run.predict(files, members=[f"fold{fold}"]).joint
         half = export_onnx(run, precision="fp16", photos=1, oof_photos=1, fold=fold, overwrite=True)
-        codes["fp16"][here] = run.heads.joint(run.heads.argmax(parity.by_script(open_model(half.model), files, 16)))
+        codes["fp16"][here] = run.heads.joint(
+            run.heads.argmax(parity.predict_by_script(open_model(half.model), files, 16))
+        )
     scores = {
         name: f1_score(true, each, average="macro", labels=np.unique(true), zero_division=0)
         for name, each in codes.items()
@@ -194,8 +196,8 @@ def test_nothing_is_written_where_the_file_predicts_otherwise(run_copy, refused,
 
 
 def test_nan_is_a_difference(monkeypatch, finished_run):
-    monkeypatch.setattr(parity, "_by_torch", lambda *given: np.full((1, 8), 0.5))
-    monkeypatch.setattr(parity, "by_script", lambda *given: np.full((1, 8), np.nan))
+    monkeypatch.setattr(parity, "_predict_by_torch", lambda *given: np.full((1, 8), 0.5))
+    monkeypatch.setattr(parity, "predict_by_script", lambda *given: np.full((1, 8), np.nan))
     chosen = selection.select(finished_run, ExportOptions())
     with pytest.raises(FastmaskError, match="differs by inf from PyTorch's"):
         parity.measure_difference(None, chosen, [Path("a.jpg")])

@@ -2,7 +2,7 @@ import numpy as np
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Heads
-from fastmask.inference.members import aligned, all_heads, member_names
+from fastmask.inference.members import align_column, all_heads, member_names
 
 HEADS = contest_heads()
 
@@ -21,6 +21,6 @@ def test_a_column_of_another_run_is_put_into_the_order_of_the_first(run_of, gues
     order = np.random.default_rng(0).permutation(len(labels))
     one = run_of(guess(labels, 1), labels, "one")
     other = run_of(guess(labels, 2), labels, "other", order=order)
-    assert aligned(one, other, "path").tolist() == one.folds["path"].tolist()
-    assert aligned(one, other, "gender").tolist() == one.folds["gender"].tolist()
+    assert align_column(one, other, "path").tolist() == one.folds["path"].tolist()
+    assert align_column(one, other, "gender").tolist() == one.folds["gender"].tolist()
     assert other.folds["path"].tolist() != one.folds["path"].tolist()

@@ -15,7 +15,7 @@ from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.heads import Head, Heads
 from fastmask.inference.blend import fit_blend
-from fastmask.inference.teacher import Teacher, open_teacher, tempered
+from fastmask.inference.teacher import Teacher, open_teacher, soften
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.crossval import add_soft_labels
 from fastmask.training.learner import check_soft
@@ -86,9 +86,9 @@ def test_labels_that_are_unknown_and_heads_that_the_teacher_lacks(finished_run):
 
 def test_a_temperature_divides_logits():
     logits = torch.tensor([[2.0, 0.0, -1.0]])
-    made = tempered(logits.softmax(-1).numpy(), 4.0)
+    made = soften(logits.softmax(-1).numpy(), 4.0)
     np.testing.assert_allclose(made, (logits / 4).softmax(-1).numpy(), atol=1e-6)
-    assert tempered(made, 1) is made
+    assert soften(made, 1) is made
 
 
 def test_a_student_trains_and_resumes_with_the_same_soft_labels(

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.report.card import identifier, is_edited, markdown, signed, to_card
+from fastmask.report.card import identifier, is_edited, markdown, sign_card, to_card
 from fastmask.report.material import Material
 
 
@@ -104,7 +104,7 @@ def test_a_card_without_a_valid_signature_is_edited(tmp_path, text):
     assert not is_edited(file)
     file.write_text(text)
     assert is_edited(file)
-    file.write_text(signed("# Ours"))
+    file.write_text(sign_card("# Ours"))
     assert not is_edited(file)
 
 

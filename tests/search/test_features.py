@@ -41,13 +41,13 @@ def test_features_are_the_bodys_own_on_the_validation_photos(contest, screening_
 
 
 def test_a_second_screening_computes_only_what_is_new(rank, tmp_path, monkeypatch):
-    computed, real = [], features._computed
+    computed, real = [], features._compute
 
     def counted(plan, body, paths, *rest):
         computed.append((plan.config.arch, len(paths)))
         return real(plan, body, paths, *rest)
 
-    monkeypatch.setattr(features, "_computed", counted)
+    monkeypatch.setattr(features, "_compute", counted)
     first = rank(tmp_path).rows[0]
     assert computed == [("test_resnet", 84)]
     (file,) = (tmp_path / "features").iterdir()

@@ -16,7 +16,7 @@ from fastmask.data.contest import read_contest
 from fastmask.search import tune as module
 from fastmask.search.space import parse_space
 from fastmask.search.spec import SearchSpec
-from fastmask.search.study import open_study, quiet
+from fastmask.search.study import open_study, silence_optuna
 from fastmask.search.trials import COMPLETE, FAILED, PRUNED, REFUSED
 from fastmask.search.tune import tune
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
@@ -114,7 +114,7 @@ def test_a_killed_search_resumes_to_the_same_results(searched, search, table, tm
 def test_processes_that_share_a_search_take_different_trials(tmp_path):
     spec = SearchSpec(tmp_path / "shared", parse_space(SPACE), {}, trials=3)
     spec.write()
-    with quiet(), ExitStack() as first, ExitStack() as second, ExitStack() as third:
+    with silence_optuna(), ExitStack() as first, ExitStack() as second, ExitStack() as third:
         one, other = open_study(spec), open_study(spec)
         taken = one.take(first)
         assert taken.number == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.report.blocks import Block, Drawing, Table, Text, only_some, rounded
+from fastmask.report.blocks import Block, Drawing, Table, Text, rounded, subset_note
 from fastmask.report.material import Material
 from fastmask.report.sections.confusion import label_of, name_of
 from fastmask.report.style import FAINT, QUIET, SERIES, Picture, styled
@@ -21,9 +21,9 @@ MOST, _HEADS, _NAME = 36, 8, 28
 def class_scores(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
     """One row per class of a head or the joint class: name, label, f1, precision, recall, n, persons, answers.
 
-    `label` is the name shortened for a plot. `n` counts the photos of the class and `answers` those predicted as it,
-    among photos with a label. Classes without any photo are left out, as in macro-F1. Precision is NaN without a
-    prediction.
+    `label` is the name shortened for a plot. `n` counts the photos of the class and `answers` the photos predicted as
+    the class, among photos with a label. Classes without any photo are left out, as in macro-F1. Precision is NaN
+    without a prediction.
     """
     true, predicted = (target_of(run.heads, y, target) for y in (run.true, run.predicted))
     known = true != UNKNOWN
@@ -84,7 +84,7 @@ def section(material: Material) -> list[Block]:
     names = [target for target in material.labelled if target == JOINT or target in worst]
     scores = {name: class_scores(material.run, name) for name in names}
     shown = {name: frame.loc[frame["n"].nlargest(MOST).index.sort_values()] for name, frame in scores.items()}
-    blocks = only_some(len(worst), len(material.labelled_heads), "with the lowest macro-F1")
+    blocks = subset_note(len(worst), len(material.labelled_heads), "with the lowest macro-F1")
     for name, frame in scores.items():
         if len(frame) > MOST:
             blocks.append(Text(f"Only the {MOST} of {len(frame)} classes of {name} with the most photos are shown."))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.report.blocks import Block, Drawing, Table, Text, only_some, shorten_parts
+from fastmask.report.blocks import Block, Drawing, Table, Text, shorten_parts, subset_note
 from fastmask.report.material import Material
 from fastmask.report.style import FAINT, INK, QUIET, SERIES, Picture, styled
 from fastmask.run.directory import RunDirectory
@@ -131,10 +131,10 @@ def plot_confusion(run: RunDirectory, head: str = JOINT, most: int = MOST) -> Pi
     axes.set_xticks(places, names, rotation=90 if turned else 0)
     axes.set_yticks(places, names)
     axes.tick_params(length=0)
-    beside = axes.secondary_yaxis("right")
-    beside.set_yticks(places, [f"{n:,}" for n in totals])
-    beside.tick_params(length=0, labelcolor=QUIET)
-    beside.spines["right"].set_visible(False)
+    right_axis = axes.secondary_yaxis("right")
+    right_axis.set_yticks(places, [f"{n:,}" for n in totals])
+    right_axis.tick_params(length=0, labelcolor=QUIET)
+    right_axis.spines["right"].set_visible(False)
     axes.set(
         xlabel="predicted",
         ylabel="true",
@@ -176,7 +176,7 @@ def section(material: Material) -> list[Block]:
             "A row is a true class: how its photos were predicted, by models that have not seen them. A cell has the "
             "count and its share of the row; the number of photos of the row is on the right."
         ),
-        *only_some(len(worst), len(material.labelled_heads), "with the lowest accuracy"),
+        *subset_note(len(worst), len(material.labelled_heads), "with the lowest accuracy"),
     ]
     without = [target for target in material.targets if target not in material.labelled]
     if without:

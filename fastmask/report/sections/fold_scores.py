@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT
-from fastmask.report.blocks import Block, Drawing, Table, Text, only_some, rounded
+from fastmask.report.blocks import Block, Drawing, Table, Text, rounded, subset_note
 from fastmask.report.material import Material
 from fastmask.report.sections.curves import fold_colours
 from fastmask.report.style import FAINT, INK, Picture, styled
@@ -97,7 +97,7 @@ def section(material: Material) -> list[Block]:
     ends = f"{rounded(first.min(), 3)} to {rounded(first.max(), 3)}"
     return [
         Text(f"{said} Each has other {others}, so the scores of folds differ by chance alone."),
-        *only_some(len(targets) - 1, len(material.targets) - 1, "that come first"),
+        *subset_note(len(targets) - 1, len(material.targets) - 1, "that come first"),
         Drawing(
             "folds",
             plot_folds(shown, material.scores),

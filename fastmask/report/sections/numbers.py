@@ -45,7 +45,7 @@ class NumberErrors:
 
 
 def number_errors(run: RunDirectory, head: str, data: str | None = None) -> NumberErrors:
-    """The predictions of a head whose classes are bands of a number.
+    """The predictions of a head with bands of a number as classes.
 
     Raises UsageError for a head without bounds, or if no photo has a number.
     """
@@ -146,7 +146,7 @@ def near_bounds(errors: NumberErrors, near: float = _NEAR) -> tuple[float, float
 
 
 def section(material: Material) -> list[Block]:
-    """The errors of each head whose classes are bands of a number."""
+    """The errors of each head with bands of a number as classes."""
     banded = [head.name for head in material.run.heads if head.bounds]
     if not banded:
         raise UsageError("No head has classes that are bands of a number, such as an age in years.")

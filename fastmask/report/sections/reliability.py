@@ -8,7 +8,7 @@ from fastmask.decision.calibration import Calibration, calibrations
 from fastmask.decision.crossfit import cross_fit
 from fastmask.decision.rule import CALIBRATED
 from fastmask.evaluation.plots import reliability_figure
-from fastmask.report.blocks import Block, Drawing, Table, Text, only_some, rounded
+from fastmask.report.blocks import Block, Drawing, Table, Text, rounded, subset_note
 from fastmask.report.material import Material
 from fastmask.report.style import Picture, styled
 from fastmask.run.directory import RunDirectory
@@ -53,6 +53,6 @@ def section(material: Material) -> list[Block]:
     )
     return [
         Text(said),
-        *only_some(len(shown), len(every), "with the largest error"),
+        *subset_note(len(shown), len(every), "with the largest error"),
         Drawing("reliability", plot_reliability(shown), alt, table=table),
     ]

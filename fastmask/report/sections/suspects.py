@@ -1,4 +1,4 @@
-"""Suspects: photos whose label is contradicted by models that have not seen them, for review."""
+"""Suspects: photos with labels that models trained without them contradict, for review."""
 
 from __future__ import annotations
 
