@@ -40,7 +40,7 @@ def test_tune_is_refused_before_anything_starts(contest, work, space, invalid, m
     invalid(*words, named=["needs --space"])
     invalid(*words, "--space", "nowhere.yaml", named=["nowhere.yaml does not exist"])
     space.write_text("seed: [0, 1]\n")
-    invalid(*words, "--space", space, named=["space.yaml: seed is no part of a search"])
+    invalid(*words, "--space", space, named=["space.yaml: seed cannot be searched"])
     space.write_text("lr: [0.1, 0.2]\n")
     invalid(*words, "--space", space, "--pruner", "axe", named=["no pruner 'axe'"])
     invalid(*words, "--space", space, "--trials", 0, named=["--trials is 0"])

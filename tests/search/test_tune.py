@@ -66,7 +66,7 @@ def test_a_trial_is_a_run_and_its_score_that_of_the_run(searched):
     assert np.allclose(frame["macro_f1"], [one.macro_f1 for one in searched.trials])
     assert frame["lr"].tolist() == pytest.approx([one.settings["lr"] for one in searched.trials])
     assert len(set(frame["lr"])) == 2
-    assert "of 2 is chosen by that same score, which flatters" in str(searched)
+    assert "of 2 is chosen by that same score, which is therefore optimistic" in str(searched)
     # the checkpoints of the best stay
     assert [one for one in searched.trials if list(one.path.glob("fold*/epoch*.safetensors"))] == [best]
     assert list(searched.out.glob("trials/*/fold*/state.safetensors")) == []
