@@ -175,7 +175,7 @@ def test_an_invalid_cell_is_named_and_the_file_stays(submission, file, column, c
 
 
 def test_other_columns_are_named(file, tmp_path):
-    for columns, message in ((COLUMNS[:-1], "no column 'caveats'"), ([*COLUMNS, "mine"], "a column 'mine', which is")):
+    for columns, message in ((COLUMNS[:-1], "no column 'caveats'"), ([*COLUMNS, "mine"], "an unknown column 'mine'")):
         file.write_text(",".join(columns))
         with pytest.raises(DataError, match=rf"ledger\.csv has {message}"):
             read_ledger(file)
