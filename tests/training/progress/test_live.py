@@ -112,7 +112,7 @@ class Learn:
 class View(Log):
     """Keeps the status of a fold."""
 
-    lives = True
+    is_live = True
 
     def is_due(self):
         return True
