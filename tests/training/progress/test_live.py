@@ -172,7 +172,7 @@ def test_a_loss_that_has_not_arrived_is_not_waited_for(monkeypatch):
             self.value, self.here = value, False
             copies.append(self)
 
-        def arrived(self):
+        def is_complete(self):
             return self.here
 
     monkeypatch.setattr(live_module, "AsyncCopy", Slow)

@@ -323,7 +323,7 @@ def test_losses_are_logged_within_an_epoch(monkeypatch):
     arrived, rows = [], []
 
     class Slow(trackers_module.AsyncCopy):
-        def arrived(self):
+        def is_complete(self):
             return bool(arrived)
 
     monkeypatch.setattr(trackers_module, "AsyncCopy", Slow)
