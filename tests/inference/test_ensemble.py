@@ -201,7 +201,7 @@ def test_runs_that_do_not_fit_together_are_refused(pair, run_of, guess, labels, 
     refused(named, pair[0], odd("c", heads=classes))
     refused("2 to 100 runs; found 1", pair[0])
     refused("a is named twice", pair[0], pair[1], tmp_path / "b" / ".." / "a")
-    refused("both is an ensemble, which was not trained", blend_runs(pair, out=tmp_path / "both", draws=0).run, pair[0])
+    refused("both is an ensemble, which has no models", blend_runs(pair, out=tmp_path / "both", draws=0).run, pair[0])
     refused("a is one of the runs; name another --out", *pair, out="a", overwrite=True)
     refused("no blend 'median'", *pair, how="median")
     (tmp_path / "b" / "oof.csv").unlink()

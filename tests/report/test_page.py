@@ -130,7 +130,7 @@ def test_an_ensemble_has_no_networks_but_may_have_photos(made, leaky, finished_r
     run = blend_runs([made.run, leaky.run], "oof", out=tmp_path / "both", draws=0).run
     left = missing(run, "curves", "explained", "augmented", "cost", "mistakes", "score")
     assert set(left) == {"curves", "explained", "augmented", "cost", "mistakes"}
-    assert "is an ensemble, which was not trained" in left["curves"]
+    assert "is an ensemble, which has no models" in left["curves"]
     assert "oof of made, leaky" in html_of(run, "run", "score")
     run = blend_runs([finished_run, swap_genders(run_copy)], out=tmp_path / "trained", draws=0).run
     assert missing(run, "mistakes", "numbers") == {}

@@ -43,5 +43,5 @@ def test_many_folds_have_different_colours(finished_run, monkeypatch):
 
 def test_an_ensemble_has_none(finished_run, run_copy, swap_genders):
     ensemble = blend_runs([finished_run, swap_genders(run_copy)], out=run_copy.parent / "both", draws=0).run
-    with pytest.raises(UsageError, match="is an ensemble, which was not trained"):
+    with pytest.raises(UsageError, match="is an ensemble, which has no models"):
         plot_curves(ensemble)
