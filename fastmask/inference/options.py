@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Positive
 from fastmask.inference.views import VIEWS, make_views
@@ -37,6 +37,12 @@ class PhotoOptions(Options):
     root: Path | None = None
     workers: Annotated[int, Field(ge=0, le=1024)] | None = option_field(None, WORKERS, note=WORKERS_DEFAULT)
     device: str | None = option_field(None, DEVICE, note=DEVICE_DEFAULT)
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _name_device(cls, device: object) -> str | None:
+        """A `torch.device` is taken by its name."""
+        return None if device is None else str(device)
 
 
 class NetworkOptions(Options):
