@@ -98,7 +98,7 @@ def test_a_student_trains_and_resumes_with_the_same_soft_labels(
     run = cross_validate(table, out=out, log=io.StringIO(), **given)
     assert run.refitted == [0, 1]
     assert not run.oof.equals(finished_run.oof)
-    assert "Each fold learned from a teacher's epoch that its own photos had chosen (--teacher)" in str(run.score())
+    assert "Each fold learned from a teacher's epoch chosen by its own photos (--teacher)" in str(run.score())
     plan = student(table, given, run_copy)
     answers = load_file(out / "teacher.safetensors")["answers"]
     assert np.array_equal(answers, plan.teacher.predict(plan, quietly))
