@@ -111,7 +111,7 @@ def main() -> int:
     for name in sorted(one.keys() | other.keys()):
         print(f"{'same' if name in same else 'DIFFERS'}  {one.get(name, 'not there')[:16]}  {name}")
     whole = len(same) == len(one) == len(other)
-    print(f"{killed}; lost folds that went on elsewhere: {said.count('it goes on elsewhere')}")
+    print(f"{killed}; lost folds that continued on another node: {said.count('it continues on another node')}")
     print(f"local {local:.0f} s, Ray {far:.0f} s; identical {len(same)} / {len(one.keys() | other.keys())} files")
     return 0 if whole and "killed raylet" in killed else 1
 
