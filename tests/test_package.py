@@ -42,8 +42,7 @@ ROOMS = [
     "app",
     "commands",
 ]
-# randomness: learners exported by earlier versions name it
-WORDS = {"config", "heads", "labels", "scoring", "randomness"}
+WORDS = {"config", "heads", "labels", "scoring"}
 PACKAGE = Path(fm.__file__).parent
 
 

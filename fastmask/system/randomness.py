@@ -6,6 +6,7 @@ A draw is identified by (stream, seed, fold, pass, position, photo). These are k
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 from typing import Any
 
@@ -50,3 +51,7 @@ class Counted:
     def seed_at(self, pass_: int, position: int = 0, process: int = 0) -> int:
         """A 63-bit seed for another library's generator, in one of several processes."""
         return int(self.at(pass_, position, process).integers(2**63))
+
+
+# learners that earlier versions exported name this module so; whatever holds a `Counted` has imported it by then
+sys.modules.setdefault("fastmask.randomness", sys.modules[__name__])
