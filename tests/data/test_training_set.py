@@ -73,5 +73,5 @@ def test_class_weights_count_by_the_labels_weights_and_leave_distributions_out()
 def test_rows_that_do_not_match_are_refused():
     with pytest.raises(UsageError, match="a row of labels"):
         TrainingSet(["a.jpg"], Y)
-    with pytest.raises(UsageError, match="a chance"):
+    with pytest.raises(UsageError, match="chances for all photos"):
         TrainingSet(SET.photos, Y, np.ones(3))

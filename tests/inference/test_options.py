@@ -39,5 +39,5 @@ def test_wrong_options_are_one_sentence(given, message):
 
 
 def test_a_value_in_the_place_of_the_options_is_refused():
-    with pytest.raises(UsageError, match="Found 2 in place of PredictOptions; give an option by its name"):
-        PredictOptions.of(2, {})
+    with pytest.raises(UsageError, match="Found 'flip' in place of PredictOptions; give an option by its name"):
+        PredictOptions.of("flip", {})
