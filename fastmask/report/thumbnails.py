@@ -23,7 +23,7 @@ from fastmask.system.text import shorten, shorten_start
 HEIGHT, WIDTH = 260, 390
 _COLOURS = {"": INK, blocks.QUIET: QUIET, blocks.RIGHT: RIGHT, blocks.WRONG: WRONG}
 # on a sheet: inches of a photo and of a line under it, and characters of a line
-_CELL, _LINE, _MOST = (1.55, 1.7), 0.15, 27
+_CELL, _LINE, _MOST = (1.55, 1.7), 0.15, 25
 
 
 def thumbnail(photo: np.ndarray, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
