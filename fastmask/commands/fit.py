@@ -21,7 +21,7 @@ from fastmask.commands.options import (
 from fastmask.config import AUGMENT, DATA, NETWORK, RUN, TRAINING, Config, Kind
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.files import check_new
-from fastmask.system.terminal import launcher_rank, quote, say, wrap_words
+from fastmask.system.terminal import launcher_rank, quote, say, say_warning, wrap_words
 
 if TYPE_CHECKING:
     from fastmask.run.directory import RunDirectory
@@ -101,10 +101,7 @@ def _report(run: RunDirectory) -> None:
     except Exception as error:  # noqa: BLE001 - days of training must not end in an error of the report
         why = one_line(error)
         again = f"fastmask report {quote(str(run.path))}"
-        say(
-            f"fastmask: warning: The run is complete, but its report is not written ({why}); to try again: {again}",
-            important=True,
-        )
+        say_warning(f"The run is complete, but its report is not written ({why}); to try again: {again}")
 
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:

@@ -22,7 +22,7 @@ from fastmask.commands import app as pages
 from fastmask.commands import compare, data, export, fit, machine, models, predict, report, score, tune
 from fastmask.commands.options import GROUPS, Commands, join_numbers
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, is_reported
-from fastmask.system.terminal import launcher_rank, replace_unencodable, say
+from fastmask.system.terminal import launcher_rank, replace_unencodable, say, say_warning
 from fastmask.system.text import shorten
 
 
@@ -71,7 +71,7 @@ for group in (fit, tune, predict, export, pages, score, compare, report, data, m
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:
     if issubclass(category, FastmaskWarning):
-        say(f"fastmask: warning: {message}", important=True)
+        say_warning(message)
     else:
         _plain_warning(message, category, *where, **kwargs)
 

@@ -32,9 +32,8 @@ from fastmask.system.terminal import set_quiet
 
 Command = Callable[..., None]
 # the groups of commands, in the order of `fastmask --help`
-GROUPS = TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = (
-    *("Train", "Predict", "Judge", "Data", "Models", "This machine"),
-)
+TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = "Train", "Predict", "Judge", "Data", "Models", "This machine"
+GROUPS = (TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE)
 
 
 def option(

@@ -53,5 +53,5 @@ class Counted:
         return int(self.at(pass_, position, process).integers(2**63))
 
 
-# learners that earlier versions exported name this module so; whatever holds a `Counted` has imported it by then
+# the name in learners that earlier versions exported; the classes that hold a `Counted` import this module first
 sys.modules.setdefault("fastmask.randomness", sys.modules[__name__])

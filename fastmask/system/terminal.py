@@ -87,6 +87,11 @@ def say(message: str, stream: TextIO | None = None, important: bool = False) -> 
             print(message.encode(stream.encoding, _IN_ASCII).decode(stream.encoding), file=stream, flush=True)
 
 
+def say_warning(message: object) -> None:
+    """Print a warning to stderr, with --quiet too."""
+    say(f"fastmask: warning: {message}", important=True)
+
+
 def wrap_words(text: str, stream: TextIO | None = None) -> str:
     """A text wrapped between words if a stream, by default stderr, is a terminal; otherwise one line.
 

@@ -136,14 +136,14 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
 
     Raises UsageError where the other settings do not go together with these, such as swa with a single epoch.
     """
-    changes = {"epochs": epochs, "folds": folds}
+    config, assigned = plan.config.model_copy(update={"epochs": epochs}), plan.folds
+    if folds != config.folds:
+        config, assigned = resolve_folds(plan.table, config.model_copy(update={"folds": folds}))
+        check_monitored_labels(config, plan.table, assigned)
     try:
-        make_config(plan.config.model_dump(), changes)
+        # as when config.yaml is read
+        make_config(config.model_dump())
     except UsageError as error:
         left = f"{count(folds, 'fold')} of {count(epochs, 'epoch')}"
         raise UsageError(f"--hours leaves time for {left}, too few for another setting: {error}") from error
-    if folds == plan.config.folds:
-        return replace(plan, config=plan.config.model_copy(update={"epochs": epochs}))
-    config, assigned = resolve_folds(plan.table, plan.config.model_copy(update=changes))
-    check_monitored_labels(config, plan.table, assigned)
     return replace(plan, config=config, folds=assigned)
