@@ -12,7 +12,7 @@ import torch
 from fastmask.config import Config, Kind, spell_option
 from fastmask.run.directory import RunDirectory, resume_command
 from fastmask.run.files import FOLDS, PIPELINES
-from fastmask.run.identity import differing_settings, differing_start
+from fastmask.run.identity import NOT_COMPARED, differing_settings, differing_start
 from fastmask.system.errors import FastmaskError, UnreadableError, UsageError, mark_reported
 from fastmask.system.files import frame_to_csv
 from fastmask.training.fold import clear_fold
@@ -45,7 +45,7 @@ def spell_resume(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> s
         return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
     options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
     restated = Config.of_kind(Kind.RESTATED)
-    for name in Config.of_kind(Kind.MACHINE | Kind.FAULT | Kind.PATH):
+    for name in NOT_COMPARED:
         value = getattr(plan.config, name)
         saved = plan.config.default(name) if name in restated else getattr(run.config, name)
         if value not in (None, saved):
