@@ -44,12 +44,14 @@ class Extra:
 
     def training_set(self, fold: int) -> TrainingSet:
         """The photos that a fold trains on: those that it does not exclude and that have a label and a weight."""
-        labels = self._labels(fold)
-        kept = labels.any(axis=1)
-        if self.excluded.size:
-            kept &= ~self.excluded[:, fold]
+        kept = self.trained_rows(fold)
         photos = [str(self.table.photo(row)) for row in np.flatnonzero(kept).tolist()]
-        return TrainingSet(photos, labels[kept])
+        return TrainingSet(photos, self._labels(fold)[kept])
+
+    def trained_rows(self, fold: int) -> np.ndarray:
+        """(N,) whether a fold trains on a photo."""
+        labelled = np.asarray(self._labels(fold).any(axis=1))
+        return labelled & ~self.excluded[:, fold] if self.excluded.size else labelled
 
     @property
     def useful(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from fastmask.config import Config
 from fastmask.data.pseudo import MARK, SEEN, Pseudo
-from fastmask.data.table import Table
+from fastmask.data.seen import Validation
 from fastmask.heads import Heads
 from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
@@ -185,8 +185,8 @@ def read_predictions(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return predicted
 
 
-def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequence[int] | None = None) -> Teacher:
-    """Open the teacher of a configuration, for the folds `chosen`, by default all.
+def open_teacher(config: Config, validation: Validation) -> Teacher:
+    """Open the teacher of a configuration.
 
     Raises UsageError if it was trained on photos or persons that the same fold validates, if it lacks a fold, and if
     it has none of the heads, or other classes of a head.
@@ -194,27 +194,27 @@ def open_teacher(config: Config, table: Table, folds: np.ndarray, chosen: Sequen
     run = RunDirectory.load(str(config.teacher))
     runs = open_members(run, Blend.of(run)) if run.is_ensemble else {"": run}
     for each in runs.values():
-        _check_folds(each, table, folds, config.group, chosen)
+        _check_folds(each, validation)
     teacher = Teacher(run, runs, config.teacher_weight, config.teacher_temperature)
-    shared = [head for head in table.heads if head.name in teacher.heads]
+    heads = validation.table.heads
+    shared = [head for head in heads if head.name in teacher.heads]
     other = next((head for head in shared if run.heads[head.name].classes != head.classes), None)
     if not shared or other is not None:
-        what = f"other classes of {other.name}" if other else f"learned none of {', '.join(table.heads.names)}"
+        what = f"other classes of {other.name}" if other else f"learned none of {', '.join(heads.names)}"
         raise UsageError(f"The teacher {run.path} has {what}; use one that was trained on the same heads.")
     return teacher
 
 
-def _check_folds(run: RunDirectory, table: Table, folds: np.ndarray, group: str, chosen: Sequence[int] | None) -> None:
+def _check_folds(run: RunDirectory, validation: Validation) -> None:
     """Raise UsageError if a fold's models are missing, or were trained on photos or persons that it validates."""
     mend = f"use the teacher's folds: --folds-file {run.path / FOLDS}"
-    count = int(folds.max()) + 1
+    count = int(validation.folds.max()) + 1
     if run.config.folds != count:
         raise UsageError(f"The teacher {run.path} has {run.config.folds} folds, here are {count}; {mend}.")
     _check_complete(run)
-    found = find_leak(str(run.path), table, folds, group, chosen)
+    found = find_leak(str(run.path), validation)
     if found is not None:
-        fold, name, seer, trained = found
         raise UsageError(
-            f"Fold {fold} validates {name}, which its teacher {seer.fold_path(trained)} was trained on, so its "
+            f"Fold {found.fold} validates {found.name}, which {found} of its teacher have been trained on, so its "
             f"score would be too good; {mend}."
         )

@@ -33,7 +33,7 @@ def training_caveats(run: RunDirectory) -> list[str]:
         caveats.append(f"Of {run.config.folds} folds only {only} trained: a part of the photos.")
     if run.start.get("chosen_weights"):
         caveats.append(
-            "Each fold started from an epoch chosen by its own photos (--weights RUN): this score flatters a "
+            "Folds started from weights of an epoch chosen by their own photos (--weights): this score flatters a "
             "little; compare it only with runs from the same weights."
         )
     teachers = [name for name in ("pseudo", "teacher") if getattr(run.config, name)]

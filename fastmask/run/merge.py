@@ -49,7 +49,11 @@ def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overw
             first.heads,
             pipelines=first.pipelines,
             folds=first.folds,
-            environment={**first.environment, "merged": [str(run.path) for run in loaded]},
+            environment={
+                **first.environment,
+                "start": {**first.start, "chosen_weights": any(run.start.get("chosen_weights") for run in loaded)},
+                "merged": [str(run.path) for run in loaded],
+            },
             extra=first.extra,
             trained={fold: run.fold_path(fold) for fold, run in owner.items()},
             overwrite=overwrite,

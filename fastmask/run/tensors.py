@@ -15,10 +15,14 @@ from torch import Tensor
 from fastmask.system.errors import DataError, one_line
 from fastmask.system.files import atomic_write
 
+# the name in the metadata of weights under which they say what they were trained on
+LINEAGE = "fastmask"
 
-def save_network(network: torch.nn.Module, path: Path) -> None:
-    """Write a network's tensors as safetensors, in the default memory format."""
-    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+
+def save_network(network: torch.nn.Module, path: Path, lineage: str | None = None) -> None:
+    """Write a network's tensors as safetensors, in the default memory format, and the text of its lineage."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_tensors(tensors, path, **({} if lineage is None else {LINEAGE: lineage}))
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, **text: str) -> None:

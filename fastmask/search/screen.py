@@ -14,6 +14,7 @@ import pandas as pd
 from fastmask.config import Config, Kind, make_config
 from fastmask.data.augment import effective_pipelines
 from fastmask.data.loaders import pick_device
+from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
@@ -260,7 +261,7 @@ def _plan_like(first: Plan, config: Config) -> Plan:
     settings = {name: getattr(config, name) for name in ("arch", "weights", "pretrained")}
     config = first.config.model_copy(update=settings)
     pipelines = effective_pipelines(config, resolve_stats(config))
-    check_no_leak(config.weights, first.table, first.folds, config.group)
+    check_no_leak(config.weights, Validation(first.table, first.folds, first.digests, config.group))
     # weights from the hub always fit, and are fetched later
     network = build_initial_network(
         config.model_copy(update={"pretrained": False}), first.table.heads, fold=0, size=first.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.data.training_set import TrainingSet
 from fastmask.heads import JOINT, Heads
+from fastmask.run.lineage import Lineage
 from fastmask.run.tensors import checkpoint_file, oof_file, save_network, save_tensors
 from fastmask.scoring import LOSS, goodness, target_of
 from fastmask.system.errors import DivergenceError
@@ -116,14 +118,22 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
     """Saves the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
 
     The file of a worse epoch is removed at the start of the next epoch, when the fold's state names a better one; after
-    the last epoch by `prune`, which the fit calls if no state is saved. Of equal values the earlier epoch is kept.
+    the last epoch by `prune`, which the fit calls if no state is saved. Of equal values the earlier epoch is kept. With
+    a `lineage` each file says in its metadata what it was trained on.
     """
 
     order = TrackerCallback.order + 1
 
-    def __init__(self, folder: Path, monitor: str = "macro_f1", top_k: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str = "macro_f1",
+        top_k: int = 1,
+        lineage: Lineage | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(monitor=monitor, comp=comparison(monitor), **kwargs)
-        self.folder, self.top_k = folder, top_k
+        self.folder, self.top_k, self.lineage = folder, top_k, lineage
         self.kept: list[tuple[float, int]] = []
         self._worse: list[int] = []
 
@@ -137,7 +147,8 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         epoch = self.number
         if len(self.kept) >= self.top_k and value <= self.kept[-1][0]:
             return
-        save_network(get_model(self.learn.model), checkpoint_file(self.folder, epoch))
+        lineage = None if self.lineage is None else replace(self.lineage, epoch=epoch).to_text()
+        save_network(get_model(self.learn.model), checkpoint_file(self.folder, epoch), lineage)
         self.kept = sorted([*self.kept, (value, epoch)], key=lambda k: (-k[0], k[1]))
         self._worse += [old for _, old in self.kept[self.top_k :]]
         self.kept = self.kept[: self.top_k]

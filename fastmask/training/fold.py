@@ -6,7 +6,7 @@ import gc
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from fastmask.model.precision import tf32
 from fastmask.model.schedule import schedule_of
 from fastmask.run.directory import RunDirectory, resume_command
 from fastmask.run.files import DONE, STATE
+from fastmask.run.lineage import Lineage
 from fastmask.run.tensors import checkpoint_file
 from fastmask.system.errors import DivergenceError, UntrainableError, one_line
 from fastmask.system.files import read_json, real, write_csv, write_json
@@ -58,6 +59,11 @@ def train_fold(
 def fold_identity(run: RunDirectory, fold: int) -> dict[str, Any]:
     """The values that identify the files of a fold."""
     return {"fold": fold, "photos": run.photos_digest(fold)}
+
+
+def lineage_of_fold(run: RunDirectory, plan: Plan, fold: int, whole: bool = False) -> Lineage:
+    """The lineage of the networks of a fold, or with `whole` of its refit; see `Plan.lineage`."""
+    return replace(plan.lineage(fold, whole), run=run.identity, fold=fold)
 
 
 def make_saver(
@@ -119,7 +125,9 @@ def callbacks_of(
     info = FoldInfo(real(run.path).name, fold, config.to_plain())
     return Callbacks(
         skips=skipping_callbacks(config, folder),
-        checkpoint=Checkpoint(folder, config.monitor, config.top_k) if writes else None,
+        checkpoint=Checkpoint(folder, config.monitor, config.top_k, lineage_of_fold(run, plan, fold))
+        if writes
+        else None,
         progress=progress.fold(fold, history, deadline),
         trackers=Trackers(trackers, info, history, progress.say) if trackers else None,
         saver=saver,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +24,7 @@ from fastmask.data.extra import Extra, read_extra
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
 from fastmask.data.pseudo import read_pseudo
+from fastmask.data.seen import Hashes, Validation, hash_names
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Heads
@@ -33,7 +33,7 @@ from fastmask.model.precision import check_compiler, resolve_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import describe_environment, qualified_name
-from fastmask.run.lineage import check_no_leak, digest_weights, weights_file
+from fastmask.run.lineage import Lineage, check_no_leak, digest_weights, is_chosen, lineage_of, weights_file
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, join_some
 from fastmask.training.build import (
@@ -79,7 +79,7 @@ class Teacher(Protocol):
 
 
 # opens the teacher of a configuration and checks it; passed by the caller, since training cannot import inference
-OpenTeacher = Callable[[Config, Table, np.ndarray, Sequence[int] | None], Teacher]
+OpenTeacher = Callable[[Config, Validation], Teacher]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Plan:
     """What a cross-validation does, checked: the effective configuration, table, folds and pipelines.
 
     `skipped` are the photos that cannot be read, and why; `extras` are photos of other sources to train on as well;
-    `processes` train a fold together. `soft_labels` are (folds + 1, photos, classes of all heads), of each fold and of
+    `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
+    together. `soft_labels` are (folds + 1, photos, classes of all heads), of each fold and of
     the refit on all photos; None means the labels of the table, also with a `teacher` that has not predicted yet.
     """
 
@@ -99,8 +100,10 @@ class Plan:
     loss_func: LossFunc | None = None
     size: tuple[int, int] | None = None
     maps: Sequence[PhotoMap] = ()
+    digests: Sequence[str] = ()
     skipped: Sequence[tuple[str, str]] = ()
     extras: Sequence[Extra] = ()
+    extra_digests: Sequence[Sequence[str]] = ()
     processes: Processes = ALONE
     teacher: Teacher | None = None
     soft_labels: np.ndarray | None = None
@@ -203,13 +206,29 @@ class Plan:
     def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
         """The photos that a fold trains on, or with `whole` all photos, for its refit."""
         heads, config = self.table.heads, self.config
-        rows = (whole | (self.folds != fold)) & ~dropped_rows(self.table, config.drop)
+        rows = self.trained_rows(fold, whole)
         made = training_set(self.table, rows)
         if self.soft_labels is not None:
             made = replace(made, labels=self.soft_labels[-1 if whole else fold][rows])
         for extra in self.extras:
             made = made.join(extra.training_set(fold), heads)
         return made if config.sampler is None else made.balance(heads, config.sampler)
+
+    def trained_rows(self, fold: int, whole: bool = False) -> np.ndarray:
+        """(N,) whether a fold, or with `whole` its refit, trains on a photo of the table."""
+        rows: np.ndarray = (whole | (self.folds != fold)) & ~dropped_rows(self.table, self.config.drop)
+        return rows
+
+    def lineage(self, fold: int, whole: bool = False) -> Lineage:
+        """The photos and persons that a fold, or with `whole` its refit, is trained on and its epoch is chosen by.
+
+        They include those of the weights that it starts from.
+        """
+        seen = _hash_rows(self.table, self.digests, self.trained_rows(fold, whole))
+        for extra, digests in zip(self.extras, self.extra_digests, strict=True):
+            seen |= _hash_rows(extra.table, digests, extra.trained_rows(fold))
+        chosen = _hash_rows(self.table, self.digests, self.folds == fold)
+        return Lineage(seen, chosen).join(lineage_of(self.config.weights, fold))
 
     def soften_labels(self, predicted: np.ndarray) -> Plan:
         """The plan with labels mixed with the teacher's probabilities, see `Teacher.load_predictions`."""
@@ -230,6 +249,11 @@ class Plan:
         train = self.training_set(fold)
         often = 1.0 if train.chances is None else train.chances[:, None] * len(train)
         return build_loss(self.config, heads, class_weights(train.soft(heads) * often, heads))
+
+
+def _hash_rows(table: Table, digests: Sequence[str], rows: np.ndarray) -> Hashes:
+    """Hashes of the photos and the persons of some rows, (N,) bool."""
+    return hash_names(photos=np.array(digests, object)[rows], persons=table.persons[rows])
 
 
 def _describe_extras(extras: Sequence[Extra]) -> str:
@@ -283,12 +307,14 @@ def prepare(
         rows, skipped = find_readable(table)
         plan = replace(plan, table=table.select(rows), folds=folds[rows], skipped=skipped)
     check_monitored_labels(config, plan.table, plan.folds)
-    check_no_leak(config.weights, plan.table, plan.folds, config.group, chosen)
     if config.compile:
         check_compiler(device)
-    plan, digests = _add_sources(plan, open_teacher, chosen)
+    plan = replace(plan, digests=digest_photos([plan.table.photo(row) for row in range(len(plan.table))]))
+    validation = Validation(plan.table, plan.folds, plan.digests, config.group, chosen)
+    check_no_leak(config.weights, validation)
+    plan = _add_sources(plan, validation, open_teacher)
     check_training(plan, chosen)
-    maps, size = decode_tables(plan.table, plan.extras, pipelines, config, digests, say)
+    maps, size = decode_tables(plan.table, plan.extras, pipelines, config, [plan.digests, *plan.extra_digests], say)
     if any(len(kept) and kept.file is None for kept in maps) and not workers_see_memory(workers):
         say(
             "Loading processes on this system cannot see the photos in memory and decode them again; use --cache disk "
@@ -298,15 +324,13 @@ def prepare(
     check_size(network, config.arch, size)
     if config.freeze is not None:
         frozen_part(network, config.freeze)
-    start = _describe_start(plan, network, digests)
+    start = _describe_start(plan, network, validation)
     made = describe_environment(network, plan.table, device, start, processes.count)
     return replace(plan, environment=made, size=size, maps=maps)
 
 
-def _add_sources(
-    plan: Plan, open_teacher: OpenTeacher | None, chosen: Sequence[int] | None
-) -> tuple[Plan, list[Sequence[str]]]:
-    """The plan with photos of other sources and its teacher, and the digests of the table's photos and of each source.
+def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher | None) -> Plan:
+    """The plan with photos of other sources, its teacher and the digests of all photos.
 
     The teacher must not have seen a photo that a fold validates.
     """
@@ -314,15 +338,21 @@ def _add_sources(
     extras, skipped = read_extras(config, table, folds)
     if config.teacher is not None and open_teacher is None:
         raise UsageError("The setting teacher needs fastmask.api.cross_validate, or open_teacher passed to prepare.")
-    teacher = open_teacher(config, table, folds, chosen) if open_teacher and config.teacher is not None else None
+    teacher = open_teacher(config, validation) if open_teacher and config.teacher is not None else None
     for faces in (extra.table.faces for extra in extras):
         # one loader reads the photos of all sources
         table = table if faces is None or table.faces is None else replace(table, faces=table.faces.join(faces))
-    digests = digest_photos([table.photo(row) for row in range(len(table))])
     own = [extra.digests() for extra in extras]
-    extras = [extra.exclude_validated(table, folds, digests, each) for extra, each in zip(extras, own, strict=True)]
     skipped = [*plan.skipped, *skipped]
-    return replace(plan, table=table, extras=extras, skipped=skipped, teacher=teacher), [digests, *own]
+    plan = replace(plan, table=table, extras=extras, extra_digests=own, skipped=skipped, teacher=teacher)
+    return exclude_validated(plan)
+
+
+def exclude_validated(plan: Plan) -> Plan:
+    """The plan with each photo of another source excluded from the folds that validate the same photo or person."""
+    pairs = zip(plan.extras, plan.extra_digests, strict=True)
+    extras = [extra.exclude_validated(plan.table, plan.folds, plan.digests, own) for extra, own in pairs]
+    return replace(plan, extras=extras)
 
 
 def _configure_table(table: Table, config: Config) -> Table:
@@ -334,18 +364,20 @@ def _configure_table(table: Table, config: Config) -> Table:
     return replace(table, heads=apply_head_weights(table.heads, config))
 
 
-def _describe_start(plan: Plan, network: MultiHeadNet, digests: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _describe_start(plan: Plan, network: MultiHeadNet, validation: Validation) -> dict[str, Any]:
     """The starting point that the configuration only names, as digests: weights, loss, photos, teacher, boxes."""
     config, faces = plan.config, plan.table.faces
     start = {
         "tag": network.tag,
         "weights": digest_weights(config.weights),
-        "chosen_weights": config.weights is not None and Path(config.weights).is_dir(),
+        "chosen_weights": is_chosen(config.weights, validation),
         "loss": qualified_name(plan.loss_func),
-        "photos": hashlib.sha256("".join(digests[0]).encode()).hexdigest(),
+        "photos": hashlib.sha256("".join(plan.digests).encode()).hexdigest(),
     }
     if plan.extras:
-        start["extra"] = "".join(extra.digest(each) for extra, each in zip(plan.extras, digests[1:], strict=True))
+        start["extra"] = "".join(
+            extra.digest(each) for extra, each in zip(plan.extras, plan.extra_digests, strict=True)
+        )
     if plan.teacher is not None:
         start["teacher"] = plan.teacher.digest()
     if faces is not None:

@@ -16,6 +16,7 @@ from fastmask.run.tensors import save_network
 from fastmask.system.errors import DivergenceError, FastmaskError, one_line
 from fastmask.system.files import read_json
 from fastmask.system.text import count
+from fastmask.training.fold import lineage_of_fold
 from fastmask.training.guards import FiniteLoss, is_out_of_memory, skipping_callbacks
 from fastmask.training.plan import Plan
 from fastmask.training.progress.live import RunProgress
@@ -64,7 +65,7 @@ def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) 
             raise
         raise out_of_memory_error(plan, fold, one_line(error), run.path) from error
     if plan.processes.is_first:
-        save_network(learn.model, file)
+        save_network(learn.model, file, lineage_of_fold(run, plan, fold, whole=True).to_text())
     plan.processes.wait()
     learn.remove_cbs(list(learn.cbs))
     del learn

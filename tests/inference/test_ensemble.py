@@ -122,7 +122,7 @@ def test_caveats_of_members_are_those_of_the_ensemble(run_of, guess, labels, tmp
     ]
     run = Run.load(blend_runs(runs, out=tmp_path / "all", draws=0).run.path)
     assert [c.split(": ")[0] for c in run.caveats] == [str(r.path) for r in runs[1:]]
-    for words in ("Leaky split", "chosen by its own photos", "3 corrections of labels"):
+    for words in ("Leaky split", "chosen by their own photos", "3 corrections of labels"):
         assert any(words in note for note in run.score(0).notes)
         assert any(words in note for note in run.scores["notes"])
     assert run.config.group == "none"

@@ -13,6 +13,7 @@ from trained_runs import predict_by_hand, scale_weights
 from fastmask.api import Run, blend_runs, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
+from fastmask.data.seen import Validation
 from fastmask.heads import Head, Heads
 from fastmask.inference.blend import fit_blend
 from fastmask.inference.teacher import Teacher, open_teacher, soften
@@ -137,7 +138,7 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
 
     seen = refused(seed=5)
     assert "Fold 0 validates photo" in seen
-    assert "was trained on, so its score would be too good; use the teacher's folds: --folds-file" in seen
+    assert "have been trained on, so its score would be too good; use the teacher's folds: --folds-file" in seen
     other = refused(folds=3)
     assert f"has 2 folds, here are 3; use the teacher's folds: --folds-file {finished_run.path}" in other
     # the same split from a file is no leak
@@ -151,13 +152,13 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
 
 def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run):
     config = make_config({**small_settings, "teacher": str(finished_run.path)})
-    folds = finished_run.folds["fold"].to_numpy()
+    folds, digests = finished_run.folds["fold"].to_numpy(), [""] * len(table)
     others = Heads([Head("gender", ("female", "male")), *[h for h in table.heads if h.name != "gender"]])
     with pytest.raises(UsageError, match="has other classes of gender"):
-        open_teacher(config, replace(table, heads=others), folds)
+        open_teacher(config, Validation(replace(table, heads=others), folds, digests))
     hats = replace(table, frame=table.frame.assign(hat="no"), heads=Heads([Head("hat", ("no", "yes"))]))
     with pytest.raises(UsageError, match="has learned none of hat"):
-        open_teacher(config, hats, folds)
+        open_teacher(config, Validation(hats, folds, digests))
 
 
 def test_a_loss_that_takes_no_soft_labels_is_refused(table, small_settings, finished_run):

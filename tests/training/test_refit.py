@@ -81,7 +81,7 @@ def test_it_is_what_the_fold_predicts_with_unless_asked_otherwise(refitted, fini
 
 
 def test_refitted_weights_are_refused_as_a_start(refitted, plan_of):
-    with pytest.raises(UsageError, match="was refitted on all photos"):
+    with pytest.raises(UsageError, match=r"Fold 0 would be validated on .* \(the refit of fold 0"):
         plan_of(weights=str(refitted.fold_path(0) / "refit.safetensors"))
 
 
