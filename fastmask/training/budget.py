@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fastai.callback.core import CancelFitException, CancelTrainException
 
@@ -13,7 +14,7 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.effective_config import check_monitored_labels, resolve_folds
-from fastmask.training.plan import Plan
+from fastmask.training.plan import Plan, exclude_validated
 from fastmask.training.rehearsal import Rehearsal
 
 # with fewer epochs a fold learns too little, so the number of folds is reduced first
@@ -79,11 +80,14 @@ def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     """The plan with as many of its epochs as fit into `seconds`, estimated by `rehearsal`.
 
     If fewer than three epochs would fit, the number of folds is reduced first, down to two, unless the setting folds or
-    a file of folds is given. Raises UsageError if not even one epoch fits.
+    a file of folds is given, or each fold learns from the same fold of another run. Raises UsageError if not even one
+    epoch fits.
     """
     config = plan.config
     given = bool({"folds", "folds_file"} & config.model_fields_set)
-    fewest = config.folds if given else FEWEST_FOLDS
+    from_run = config.weights is not None and Path(config.weights).is_dir()
+    of_another = from_run or config.pseudo is not None or config.teacher is not None
+    fewest = config.folds if given or of_another else FEWEST_FOLDS
     folds, epochs = pick_folds_and_epochs(rehearsal, seconds, config.folds, fewest, min(FEWEST_EPOCHS, config.epochs))
     if epochs < 1:
         raise too_short_error(folds * epoch_seconds(rehearsal, config.folds, folds))
@@ -136,14 +140,15 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
 
     Raises UsageError where the other settings do not go together with these, such as swa with a single epoch.
     """
-    config, assigned = plan.config.model_copy(update={"epochs": epochs}), plan.folds
+    config = plan.config.model_copy(update={"epochs": epochs})
     if folds != config.folds:
         config, assigned = resolve_folds(plan.table, config.model_copy(update={"folds": folds}))
         check_monitored_labels(config, plan.table, assigned)
+        plan = exclude_validated(replace(plan, folds=assigned))
     try:
         # as when config.yaml is read
         make_config(config.model_dump())
     except UsageError as error:
         left = f"{count(folds, 'fold')} of {count(epochs, 'epoch')}"
         raise UsageError(f"--hours leaves time for {left}, too few for another setting: {error}") from error
-    return replace(plan, config=config, folds=assigned)
+    return replace(plan, config=config)

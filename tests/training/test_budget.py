@@ -77,6 +77,28 @@ def test_folds_that_were_chosen_are_kept(plan_of):
         shorten_plan(given, rehearsal(of_folds=4), 100)
 
 
+@pytest.mark.parametrize("name", ["weights", "pseudo", "teacher"])
+def test_folds_of_another_run_are_kept(plan, tmp_path, name):
+    """Fold 0 of fewer folds would validate what fold 0 of the other run was trained on."""
+    given = replace(plan, config=plan.config.model_copy(update={name: str(tmp_path)}))
+    made = shorten_plan(given, rehearsal(), 500)
+    assert (made.config.folds, made.config.epochs) == (5, 1)
+
+
+def test_extra_photos_are_kept_out_of_the_fewer_folds_that_validate_them(table, small_settings, tmp_path):
+    table.frame[["path", "person", "mask"]].iloc[::7].to_csv(tmp_path / "extra.csv", index=False)
+    settings = {k: v for k, v in small_settings.items() if k != "folds"}
+    extra = {"extra": str(tmp_path / "extra.csv"), "extra_images": str(table.root)}
+    given = prepare(table, make_config(settings, extra, {"stratify": "gender", "monitor": "gender_macro_f1"}))
+    made = shorten_plan(given, rehearsal(), 301)
+    assert made.config.folds == 2
+    for fold in (0, 1):
+        validated = set(table.persons[made.folds == fold])
+        of_photo = {str(table.photo(row)): table.persons[row] for row in range(len(table))}
+        assert not validated & {of_photo[photo] for photo in made.training_set(fold).photos}
+        assert len(made.training_set(fold)) == (made.folds != fold).sum() + 12 - len(validated)
+
+
 def test_the_budget_knows_the_validation_of_fewer_folds(plan):
     made = shorten_plan(plan, rehearsal(), 301)
     end = time.monotonic() + 1000
