@@ -16,6 +16,7 @@ import pandas as pd
 from fastmask.config import MOST_WEIGHT
 from fastmask.data.cache import digest_photos
 from fastmask.data.readers import read_csv
+from fastmask.data.seen import Hashes
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.heads import Heads, number_of
@@ -31,13 +32,15 @@ class Extra:
 
     `table` has their labels, "" where unknown, `weights` (N,) the weight of each relative to a photo of the data,
     `excluded` (N, folds) the folds whose training excludes it, because they validate the same photo or person. `soft`
-    (folds, N, classes of all heads) are soft labels of each fold in place of the table's.
+    (folds, N, classes of all heads) are soft labels of each fold in place of the table's, `seen` hashes of what the
+    models that made these have seen.
     """
 
     table: Table
     weights: np.ndarray
     excluded: np.ndarray
     soft: np.ndarray | None = None
+    seen: Sequence[Hashes] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -72,7 +75,7 @@ class Extra:
         """Some of the photos, (N,) bool."""
         kept = np.flatnonzero(rows)
         soft = None if self.soft is None else self.soft[:, kept]
-        return Extra(self.table.select(kept), self.weights[kept], self.excluded[kept], soft)
+        return Extra(self.table.select(kept), self.weights[kept], self.excluded[kept], soft, self.seen)
 
     def digests(self) -> list[str]:
         """SHA-256 of each photo."""

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.extra import Extra
+from fastmask.data.seen import Hashes, Validation, hash_names, hashes_to_text, text_to_hashes
 from fastmask.data.table import Table
 from fastmask.heads import Heads
-from fastmask.system.errors import DataError, UsageError, cell_error
+from fastmask.system.errors import DataError, UsageError, cell_error, one_line
 from fastmask.system.files import read_json, read_rows, stays_below, write_csv, write_json
 
 MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
@@ -34,6 +35,7 @@ class Pseudo:
     """Photos below `root`, the (folds, N, classes) predictions of each fold's model, and the photos it has not seen.
 
     `folds` has a row per photo of the teacher: path, person, and the fold of the model that has not seen it, or SEEN.
+    `seen` are hashes (`data.seen`) of all that the model of each fold has seen, including before that training.
     """
 
     root: Path
@@ -41,6 +43,7 @@ class Pseudo:
     heads: Heads
     probabilities: np.ndarray
     folds: pd.DataFrame
+    seen: Sequence[Hashes] = ()
 
     def write(self, folder: Path, made_by: Mapping[str, Any]) -> None:
         """Write it into a folder; pseudo.json last, without which the folder is not complete."""
@@ -52,7 +55,7 @@ class Pseudo:
         write_csv(folder / LABELS, pd.DataFrame({"path": self.paths, **columns}))
         write_csv(folder / FOLDS, self.folds[["path", "person", "fold"]])
         of = {"photos": str(self.root.absolute()), "heads": self.heads.to_plain(), "folds": len(self.probabilities)}
-        write_json(folder / MARK, {**of, **made_by})
+        write_json(folder / MARK, {**of, **made_by, "seen": [hashes_to_text(each) for each in self.seen]})
 
     def soft(self, heads: Heads, least: float) -> np.ndarray:
         """(folds, N, classes of all `heads`) soft labels.
@@ -80,27 +83,31 @@ class Pseudo:
         frame = pd.DataFrame({"path": self.paths, "person": self.paths, "source": "pseudo"}).assign(**blank, **numbers)
         count = len(self.paths)
         table = Table(frame, heads, self.root)
-        return Extra(table, np.full(count, weight), np.zeros((count, 0), bool), self.soft(heads, least))
+        seen = [self.seen_by(fold) for fold in range(len(self.probabilities))]
+        return Extra(table, np.full(count, weight), np.zeros((count, 0), bool), self.soft(heads, least), seen)
 
-    def check_unseen(self, table: Table, folds: np.ndarray, group: str) -> None:
+    def check_unseen(self, validation: Validation) -> None:
         """Raise UsageError if the model of a fold has seen a photo, or a person, that the fold validates."""
-        if int(folds.max()) + 1 != len(self.probabilities):
+        count, here = len(self.probabilities), int(validation.folds.max()) + 1
+        if here != count:
             raise UsageError(
-                f"The pseudo-labels have {len(self.probabilities)} folds, this run {int(folds.max()) + 1}; use those "
-                "of the teacher: --folds-file with its folds.csv."
+                f"The pseudo-labels have {count} folds, this run {here}; use those of the teacher: --folds-file with "
+                "its folds.csv."
             )
-        for column in ("path", "person") if group == "person" else ("path",):
-            own = table.frame[column].to_numpy()
-            theirs: dict[str, int] = {}
-            for name, fold in zip(self.folds[column], self.folds["fold"].tolist(), strict=True):
-                # a person in two folds has been seen by the models of both
-                theirs[name] = fold if theirs.get(name, fold) == fold else SEEN
-            wrong = next((name for name, fold in zip(own, folds, strict=True) if theirs.get(name, fold) != fold), None)
+        for fold in validation.numbers:
+            wrong = validation.find(self.seen_by(fold), fold)
             if wrong is not None:
                 raise UsageError(
-                    f"The teacher of the fold that validates {column} {wrong} has seen it, so the score would be too "
+                    f"The teacher of fold {fold}, which validates {wrong}, has seen it, so the score would be too "
                     "good; use the folds of the teacher: --folds-file with its folds.csv."
                 )
+
+    def seen_by(self, fold: int) -> Hashes:
+        """Hashes of the photos and persons that the model of a fold has seen."""
+        # a person in two folds has been seen by the models of both
+        rows = self.folds[self.folds["fold"] != fold]
+        named = hash_names(persons=rows["person"], paths=rows["path"])
+        return named | self.seen[fold] if self.seen else named
 
 
 def read_pseudo(folder: str | Path) -> Pseudo:
@@ -127,7 +134,19 @@ def read_pseudo(folder: str | Path) -> Pseudo:
             raise DataError(f"{labels}, line {cells.index[wrong[0]]}: the {head.name} columns do not sum to 1.")
     root, paths = Path(plain["photos"]), cells["path"].tolist()
     _check_paths(folder, cells["path"], root)
-    return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), _read_folds(folder / FOLDS, plain["folds"]))
+    folds, seen = _read_folds(folder / FOLDS, plain["folds"]), _read_seen(mark, plain)
+    return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), folds, seen)
+
+
+def _read_seen(mark: Path, plain: Mapping[str, Any]) -> list[Hashes]:
+    """What the model of each fold has seen; nothing in folders of earlier versions."""
+    texts = plain.get("seen", [])
+    try:
+        if not isinstance(texts, list) or len(texts) not in (0, plain["folds"]):
+            raise ValueError("found another number of folds")
+        return [text_to_hashes(text) for text in texts]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{mark} does not say what the teacher has seen ({one_line(error)}); {_AGAIN}") from error
 
 
 def _read_rows(file: Path, columns: Sequence[str]) -> pd.DataFrame:

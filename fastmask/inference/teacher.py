@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from fastmask.inference.options import PhotoOptions
 from fastmask.inference.predictions import Predictions, predict
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS, TEACHER
-from fastmask.run.lineage import digest_weights, find_leak
+from fastmask.run.lineage import Lineage, digest_weights, find_leak, lineage_of
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import check_parent
@@ -61,7 +62,9 @@ def make_pseudo(
         raise UsageError(f"{folder} exists; name a new or an empty folder.")
     check_parent(folder / MARK)
     found = predict(run, images, refit=False, progress=progress, **options.model_dump())
-    made = Pseudo(Path(images), found.names, run.heads, np.stack(_split_by_fold(run, found)), _unseen_folds(run))
+    seen = [lineage_of(str(run.path), fold).seen for fold in range(run.config.folds)]
+    labels = np.stack(_split_by_fold(run, found))
+    made = Pseudo(Path(images), found.names, run.heads, labels, _unseen_folds(run), seen)
     made.write(folder, {"run": str(run.path), "identity": run.identity})
     return made
 
@@ -98,6 +101,10 @@ class Teacher:
         """SHA-256 of its networks and its blend."""
         parts = [self.run.identity, *(f"{digest_weights(str(run.path))}" for run in self.runs.values())]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def lineage(self, fold: int) -> Lineage:
+        """What its models of a fold have seen."""
+        return reduce(Lineage.join, (lineage_of(str(run.path), fold) for run in self.runs.values()))
 
     @property
     def heads(self) -> tuple[str, ...]:

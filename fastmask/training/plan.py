@@ -71,6 +71,9 @@ class Teacher(Protocol):
     def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
         """(N, classes of `heads`) soft labels, a weighted mean of labels and of the teacher's probabilities."""
 
+    def lineage(self, fold: int) -> Lineage:
+        """What its models of a fold have seen."""
+
     def predict(self, plan: Plan, say: Callable[[str], None]) -> np.ndarray:
         """(folds + 1, N, classes of its heads) probabilities of the plan's photos: of each fold's models, of all."""
 
@@ -222,13 +225,18 @@ class Plan:
     def lineage(self, fold: int, whole: bool = False) -> Lineage:
         """The photos and persons that a fold, or with `whole` its refit, is trained on and its epoch is chosen by.
 
-        They include those of the weights that it starts from.
+        They include those of the weights that it starts from, and of the models that it learns from.
         """
         seen = _hash_rows(self.table, self.digests, self.trained_rows(fold, whole))
         for extra, digests in zip(self.extras, self.extra_digests, strict=True):
-            seen |= _hash_rows(extra.table, digests, extra.trained_rows(fold))
+            seen = seen.union(_hash_rows(extra.table, digests, extra.trained_rows(fold)), *extra.seen[fold : fold + 1])
         chosen = _hash_rows(self.table, self.digests, self.folds == fold)
-        return Lineage(seen, chosen).join(lineage_of(self.config.weights, fold))
+        made = Lineage(seen, chosen).join(lineage_of(self.config.weights, fold))
+        if self.teacher is not None:
+            # a refit learns from all of them
+            for number in range(self.config.folds) if whole else [fold]:
+                made = made.join(self.teacher.lineage(number))
+        return made
 
     def soften_labels(self, predicted: np.ndarray) -> Plan:
         """The plan with labels mixed with the teacher's probabilities, see `Teacher.load_predictions`."""
@@ -334,8 +342,8 @@ def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher |
 
     The teacher must not have seen a photo that a fold validates.
     """
-    config, table, folds = plan.config, plan.table, plan.folds
-    extras, skipped = read_extras(config, table, folds)
+    config, table = plan.config, plan.table
+    extras, skipped = read_extras(config, table, validation)
     if config.teacher is not None and open_teacher is None:
         raise UsageError("The setting teacher needs fastmask.api.cross_validate, or open_teacher passed to prepare.")
     teacher = open_teacher(config, validation) if open_teacher and config.teacher is not None else None
@@ -385,7 +393,7 @@ def _describe_start(plan: Plan, network: MultiHeadNet, validation: Validation) -
     return start
 
 
-def read_extras(config: Config, table: Table, folds: np.ndarray) -> tuple[list[Extra], list[tuple[str, str]]]:
+def read_extras(config: Config, table: Table, validation: Validation) -> tuple[list[Extra], list[tuple[str, str]]]:
     """The photos of other sources that a configuration trains on, without those that it drops.
 
     Also the paths of those that are skipped because they cannot be read, with what is wrong with them.
@@ -397,7 +405,7 @@ def read_extras(config: Config, table: Table, folds: np.ndarray) -> tuple[list[E
         )
     if config.pseudo is not None:
         pseudo = read_pseudo(config.pseudo)
-        pseudo.check_unseen(table, folds, config.group)
+        pseudo.check_unseen(validation)
         extras.append(pseudo.extra(table.heads, config.pseudo_weight, config.pseudo_least))
     if config.boxes is not None:
         cuts = [extra.table.cut_to_faces(config.boxes, make_framing(config)) for extra in extras]

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import re
 import shutil
@@ -10,10 +11,13 @@ from fastmask.api import cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.pseudo import read_pseudo
+from fastmask.data.seen import hash_names, hashes_to_text, text_to_hashes
 from fastmask.heads import Head, Heads
 from fastmask.inference.predictions import predict
 from fastmask.inference.teacher import make_pseudo
+from fastmask.run.lineage import lineage_of
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_json, write_json
 from fastmask.training.plan import prepare
 
 
@@ -48,6 +52,30 @@ def test_the_student_of_a_fold_learns_from_the_model_of_that_fold_alone(contest,
         assert len(plan.learner(fold).dls.valid_ds) == (plan.folds == fold).sum()
 
 
+def test_what_the_teacher_and_its_weights_have_seen_is_kept_from_the_fold_that_validates_it(
+    contest, small_settings, finished_run, made, copy
+):
+    table = read_contest(contest)
+    pseudo, plan = read_pseudo(made), student(contest, small_settings, finished_run, made)
+    photos = sorted((contest / "eval" / "images").iterdir())
+    digests = [hashlib.sha256(photo.read_bytes()).hexdigest() for photo in photos]
+    own = hash_names(photos=digests, persons=[photo.name for photo in photos])
+    for fold in (0, 1):
+        seen = lineage_of(str(finished_run.path), fold).seen
+        assert pseudo.seen_by(fold) == seen
+        assert plan.lineage(fold).seen == seen | own
+    # a photo that no table names, such as one of the weights that the teacher started from
+    plain = read_json(copy / "pseudo.json")
+    earlier = hash_names(persons=[table.persons[plan.folds == 1][0]])
+    text = hashes_to_text(text_to_hashes(plain["seen"][1]) | earlier)
+    write_json(copy / "pseudo.json", {**plain, "seen": [plain["seen"][0], text]})
+    with pytest.raises(UsageError, match="The teacher of fold 1, which validates person .*, has seen it"):
+        student(contest, small_settings, finished_run, copy)
+    # a folder of an earlier version has the names alone
+    write_json(copy / "pseudo.json", {name: value for name, value in plain.items() if name != "seen"})
+    assert student(contest, small_settings, finished_run, copy)
+
+
 def test_unsure_pseudo_labels_are_unknown(contest, small_settings, finished_run, made):
     labels = student(contest, small_settings, finished_run, made, pseudo_least=0.5).training_set(0).labels[-28:]
     soft = read_pseudo(made).probabilities[0]
@@ -71,10 +99,11 @@ def test_a_teacher_with_other_folds_is_refused(contest, small_settings, finished
     person = folds["person"][0]
     folds.loc[folds["person"] == person, "fold"] = 1 - folds["fold"][0]
     folds.to_csv(tmp_path / "other.csv", index=False)
-    with pytest.raises(UsageError, match="The teacher of the fold that validates .* has seen it"):
+    with pytest.raises(UsageError, match="The teacher of fold [01], which validates photo .*, has seen it"):
         student(contest, small_settings, finished_run, made, folds_file=str(tmp_path / "other.csv"))
-    # the same photos under other names do not hide a person
+    # the same photos under other names do not hide a person, also in a folder of an earlier version
     copied = shutil.copytree(made, tmp_path / "copied")
+    write_json(copied / "pseudo.json", {k: v for k, v in read_json(made / "pseudo.json").items() if k != "seen"})
     named = pd.read_csv(copied / "folds.csv", dtype=str).assign(path=lambda f: "x" + f["path"])
     named.to_csv(copied / "folds.csv", index=False)
     with pytest.raises(UsageError, match=f"person {person}"):
@@ -128,7 +157,7 @@ def test_a_photo_in_two_folds_of_the_teacher_was_trained_on(contest, small_setti
     again = folds.iloc[:1].assign(fold=str(1 - int(folds["fold"][0])))
     for rows in ([folds, again], [again, folds]):
         pd.concat(rows).to_csv(copy / "folds.csv", index=False)
-        with pytest.raises(UsageError, match=f"path {folds['path'][0]} has seen it"):
+        with pytest.raises(UsageError, match=f"photo {folds['path'][0]}, has seen it"):
             student(contest, small_settings, finished_run, copy)
 
 
@@ -139,6 +168,9 @@ def test_a_photo_in_two_folds_of_the_teacher_was_trained_on(contest, small_setti
         ("pseudo.json", '"folds": 2', '"folds": 1', "has 1 folds"),
         ("pseudo.json", '"mask"', '""', "needs a name"),
         ("pseudo.json", '"photos": "[^"]*"', '"photos": "/no"', "is missing; put"),
+        ("pseudo.json", r'"seen": \[', '"seen": ["", ', "does not say what the teacher has seen"),
+        ("pseudo.json", r'"seen": \[\s*"', '"seen": ["!', "does not say what the teacher has seen"),
+        ("pseudo.json", r'"seen": \[', '"seen": 1, "x": [', "does not say what the teacher has seen"),
         ("labels.csv", r"0\.", "2.", "line 2, column fold0:mask"),
         ("labels.csv", r"fold1:age\.60\+", "age", r"fold1:age\.60\+"),
         ("labels.csv", "\n.+", "\n", "labels.csv has no rows; expected one per photo"),

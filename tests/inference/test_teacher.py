@@ -17,6 +17,7 @@ from fastmask.data.seen import Validation
 from fastmask.heads import Head, Heads
 from fastmask.inference.blend import fit_blend
 from fastmask.inference.teacher import Teacher, open_teacher, soften
+from fastmask.run.lineage import lineage_of
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.crossval import add_soft_labels
 from fastmask.training.learner import check_soft
@@ -148,6 +149,21 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
     assert "is not a run directory" in refused(tmp_path)
     shutil.rmtree(run_copy / "fold1")
     assert "lacks fold 1, which the same fold of the student needs" in refused(run_copy)
+
+
+def test_a_student_has_seen_what_its_teacher_has(table, small_settings, finished_run, tmp_path):
+    plan = student(table, small_settings, finished_run.path)
+    for fold in (0, 1):
+        assert plan.lineage(fold).seen == lineage_of(str(finished_run.path), fold).seen
+    # with persons that only the teacher knows
+    some = np.flatnonzero(np.isin(table.persons, sorted(set(table.persons))[::2]))
+    finished_run.folds.iloc[some].to_csv(tmp_path / "folds.csv", index=False)
+    given = {k: v for k, v in small_settings.items() if k != "folds"} | {"folds_file": str(tmp_path / "folds.csv")}
+    plan = student(table.select(some), given, finished_run.path)
+    for fold in (0, 1):
+        assert plan.lineage(fold).seen == lineage_of(str(finished_run.path), fold).seen
+    whole = plan.lineage(0, whole=True).seen
+    assert whole == lineage_of(str(finished_run.path), 0).seen | lineage_of(str(finished_run.path), 1).seen
 
 
 def test_teachers_of_other_heads_are_refused(table, small_settings, finished_run):
