@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 # the word for all heads together
 JOINT = "joint"
 # columns of tables and of the files made from them
-RESERVED = ("path", "person", "fold", "source", "true", "predicted", JOINT)
+RESERVED = ("path", "person", "fold", "source", "same_as", "true", "predicted", JOINT)
 
 
 def number_of(head: str) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from fastmask.config import MOST_WEIGHT
 from fastmask.data.cache import digest_photos
+from fastmask.data.groups import connect
 from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes
 from fastmask.data.table import Table
@@ -91,16 +92,14 @@ class Extra:
     def exclude_validated(self, table: Table, folds: np.ndarray, digests: Sequence[str], own: Sequence[str]) -> Extra:
         """The same photos, each excluded from the folds that validate the same photo or person.
 
-        `digests` are those of the table's photos, `own` those of these photos.
+        A person here who shares an identical photo with one of the table is the same person, under any name. `digests`
+        are those of the table's photos, `own` those of these photos.
         """
-        excluded = np.zeros((len(self), int(folds.max()) + 1), bool)
-        for theirs, ours in ((table.persons, self.table.persons), (digests, own)):
-            lies_in: dict[str, set[int]] = {}
-            for name, fold in zip(theirs, folds.tolist(), strict=True):
-                lies_in.setdefault(name, set()).add(fold)
-            for row, name in enumerate(ours):
-                excluded[row, list(lies_in.get(name, ()))] = True
-        return replace(self, excluded=excluded)
+        persons, joined = [*table.persons, *self.table.persons], [*table.groups, *[None] * len(self)]
+        groups = connect(persons, joined, [*digests, *own])
+        lies_in = np.zeros((int(groups.max()) + 1, int(folds.max()) + 1), bool)
+        lies_in[groups[: len(table)], folds] = True
+        return replace(self, excluded=lies_in[groups[len(table) :]])
 
     def frame(self) -> pd.DataFrame:
         """extra.csv of a run: one row per photo with its path, person, and the folds that exclude it."""

@@ -1,4 +1,4 @@
-"""Folds: the fold that validates each photo, the same for all photos of a person."""
+"""Folds: the fold that validates each photo, the same for all photos of a person, and of persons who share photos."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def assign_folds(
     """The fold 0 ... k-1 of every photo, (N,) int64, by scikit-learn's stratified (group) K-fold.
 
     `stratify` is a head's name (its training labels) or "joint"; None takes the table's. `group` "person" keeps each
-    person in one fold; None or "none" is the leaky split of the report, with a warning. Warns of classes with fewer
+    person in one fold, and the persons of a group of `join_identical`; None or "none" is the leaky split of the report,
+    with a warning. Warns of classes with fewer
     persons than folds; raises UsageError unless there are 2 folds or more, and as many persons.
     """
     if group not in ("person", "none", None):
         raise UsageError(f"group is 'person' or 'none', found {group!r}.")
     grouped = group == "person"
-    units = table.persons if grouped else np.arange(len(table))
+    units = table.groups if grouped else np.arange(len(table))
     _check_count(k, len(set(units)), "persons" if grouped else "photos")
     labels = target_of(table.heads, table.train_y, stratify or table.stratify)
     _warn_of_rare(table, labels, units, k, stratify or table.stratify)
@@ -48,7 +49,7 @@ def assign_folds(
     if empty:
         raise UsageError(f"Fold {empty[0]} of {k} would be empty; take fewer folds.")
     if grouped:
-        check_persons_whole(table.persons, folds)
+        check_persons_whole(units, folds)
     return folds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, re
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
+from fastmask.data.groups import describe_joined, describe_separated, join_identical
 from fastmask.data.halves import Halves
 from fastmask.data.photo_dl import ALONE, Passes, PhotoDL, PhotoList, Share
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.data.transforms import EncodeHeads, Lookup, NormalizeBatch, ReadPhoto
 from fastmask.heads import Heads
-from fastmask.system.errors import UsageError
+from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.memory import keep_memory
 from fastmask.system.terminal import say
 
@@ -60,7 +62,7 @@ def dataloaders(
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
     Args:
-        folds: (N,) the fold of each photo; by default five folds of whole persons. `fold` None takes 0.
+        folds: (N,) the fold of each photo; by default five, see `join_identical`. `fold` None takes 0.
         augments: training and validation augmentation, each a callable (image, rng); by default the report's.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
         num_workers: loading processes; by default see `default_workers`.
@@ -72,16 +74,16 @@ def dataloaders(
         share: what this process loads of each batch, where several train together.
 
     Training labels are by the training bounds, validation labels by the score's. Training is shuffled and drops the
-    last incomplete batch, validation is in the table's order.
+    last incomplete batch, validation is in the table's order. Warns of identical photos that `folds` separate.
     """
-    fold = fold or 0
-    valid = _validation_rows(table, fold, assign_folds(table, 5, seed=seed) if folds is None else folds)
+    # before the photos are read
+    loading = _loading_options(device, num_workers)
+    digests = None if maps is not None and folds is not None else digest_photos(_paths(table))
+    fold, folds = fold or 0, _check_folds(table, folds, digests, seed)
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
     augments = augments or default_augments(stats or REPORT_STATS)
-    photos, labels, validates = _loader_rows(table, valid, train)
+    photos, labels, validates = _loader_rows(table, _validation_rows(table, fold, folds), train)
     block = data_block(table.heads, photos, labels, validates, batch_stats(augments, stats), table.faces)
-    # before the photos are decoded
-    loading = _loading_options(device, num_workers)
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
     bs = min(bs, int((~validates).sum()))
     dls = block.dataloaders(
@@ -90,7 +92,7 @@ def dataloaders(
         seed=seed,
         fold=fold,
         augments=augments,
-        maps=photo_maps(table, augments, say=say) if maps is None else maps,
+        maps=photo_maps(table, augments, digests=digests, say=say) if maps is None else maps,
         faces=table.faces,
         substitute=substitute,
         share=share,
@@ -100,6 +102,25 @@ def dataloaders(
     # metrics need the classes of the whole table, so that a macro mean is the same in every fold
     dls.truth = table.y
     return dls
+
+
+def _check_folds(table: Table, folds: np.ndarray | None, digests: Sequence[str] | None, seed: int) -> np.ndarray:
+    """`folds`, with a warning if they separate identical photos of two persons, or those of the default."""
+    if folds is not None:
+        separated = describe_separated(table, folds, digests or ())
+        if separated:
+            message = f"In these folds {separated}; assign_folds(join_identical(table), ...) keeps both in one."
+            warnings.warn(message, FastmaskWarning, stacklevel=3)
+        return folds
+    joined = join_identical(table, digests)
+    shared = describe_joined(joined.persons, joined.groups)
+    if shared:
+        warnings.warn(f"{shared}.", FastmaskWarning, stacklevel=3)
+    return assign_folds(joined, 5, seed=seed)
+
+
+def _paths(table: Table) -> list[Path]:
+    return [table.photo(row) for row in range(len(table))]
 
 
 def _validation_rows(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:
@@ -136,7 +157,7 @@ def photo_maps(
     """A map of a table's photos for the prefix of each augmentation, decoded once: see `cache.photo_map`."""
     if cache == "off":
         return []
-    paths = [table.photo(row) for row in range(len(table))]
+    paths = _paths(table)
     digests = digest_photos(paths) if digests is None else digests
     prefixes = {str(prefix.plain): prefix for prefix, _ in map(split_prefix, augments)}
     return [photo_map(paths, digests, prefix, cache, folder, say, table.faces) for prefix in prefixes.values()]

@@ -16,6 +16,8 @@ from fastmask.system.errors import DataError, UsageError
 if TYPE_CHECKING:
     from fastmask.data.boxes import FaceCut, Framing
 
+# the column of the first of the persons who share identical photos, where any do: see `groups.join_identical`
+SAME_AS = "same_as"
 OnFault = Callable[[DataError], None]
 # classes of a distribution over a number
 _MOST_NUMBERS = 300
@@ -24,6 +26,11 @@ _MOST_NUMBERS = 300
 def raise_fault(fault: DataError) -> None:
     """The default for the faults of readers: raise them. Where they are collected, their rows are left out."""
     raise fault
+
+
+def groups_of(frame: pd.DataFrame) -> np.ndarray:
+    """(N,) the group of each photo of a table or of folds.csv, see `Table.groups`."""
+    return frame[SAME_AS if SAME_AS in frame else "person"].to_numpy(dtype=object)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Table:
     def persons(self) -> np.ndarray:
         """(N,) the person of each photo."""
         return self.frame["person"].to_numpy(dtype=object)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(N,) the group of each photo, which is in one fold: its person, or persons who share identical photos."""
+        return groups_of(self.frame)
 
     def photo(self, row: int) -> Path:
         """The path of the photo of row `row`."""

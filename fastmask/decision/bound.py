@@ -108,7 +108,7 @@ def bound_curve(
     order = np.argsort(abs(np.array(tried) - official), kind="stable")
     honest = choose_by_others(joint[order], true, parts_of(run), classes)
     targets = [(answers, true, classes) for answers in (run.heads.joint(run.predicted), *joint, honest)]
-    plain, *drawn, chosen = draw_scores(targets, run.persons, draws)
+    plain, *drawn, chosen = draw_scores(targets, run.groups, draws)
     baseline = drawn[tried.index(official)]
     rows = [
         Bound(bound, one.score(), None if one is baseline else one.minus(baseline))

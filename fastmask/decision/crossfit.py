@@ -121,7 +121,7 @@ def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int
 
 def notes_of(run: RunDirectory) -> list[str]:
     """Notes on a run's scores and their differences."""
-    return run.score(draws=0).notes + few_groups_caveat(run.heads.joint(run.true), run.persons)
+    return run.score(draws=0).notes + few_groups_caveat(run.heads.joint(run.true), run.groups)
 
 
 def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +165,7 @@ def answers_of(run: RunDirectory, name: str) -> np.ndarray:
 def score_of(run: RunDirectory, name: str, draws: int = DRAWS) -> Score:
     """The cross-fitted score of the joint class by the rule with a name of `name_of`."""
     target = make_target(run.heads, answers_of(run, name), run.true, JOINT, run.y)
-    return score_together([target], run.persons, draws)[0]
+    return score_together([target], run.groups, draws)[0]
 
 
 def _fit(run: RunDirectory, rule: str, same_person: bool, rows: np.ndarray) -> Rule:
@@ -175,7 +175,7 @@ def _fit(run: RunDirectory, rule: str, same_person: bool, rows: np.ndarray) -> R
 
 def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[RuleScore]:
     targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in answers.values()]
-    drawn = dict(zip(answers, draw_scores(targets, run.persons, draws), strict=True))
+    drawn = dict(zip(answers, draw_scores(targets, run.groups, draws), strict=True))
     rows = []
     for (rule, averaged), here in drawn.items():
         plain = drawn[PLAIN, averaged and rule != PLAIN]

@@ -252,7 +252,7 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     heads, notes = _shared_heads(sides, judge)
     photos = _shared_photos(sides, first)
     rows = first.photos.get_indexer(photos)
-    y, persons = first.encode_labels(heads, photos), judge.persons[rows]
+    y, persons = first.encode_labels(heads, photos), judge.groups[rows]
     whole = judge.y[:, [judge.heads.position(name) for name in heads.names]]
     true = heads.joint(y)
     if (true == UNKNOWN).all():

@@ -172,7 +172,7 @@ def expected_change(
         )
     rows = first.get_indexer(paths), second.get_indexer(paths)
     _check_labels(runs, rows, paths)
-    true, persons = run_a.heads.joint(run_a.true[rows[0]]), run_a.persons[rows[0]]
+    true, persons = run_a.heads.joint(run_a.true[rows[0]]), run_a.groups[rows[0]]
     if (true == UNKNOWN).all():
         raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
     classes = known_classes(run_a.heads.joint(run_a.y))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from fastmask.data.table import groups_of
 from fastmask.heads import Heads
 from fastmask.inference.predictions import Predictions
 from fastmask.run.directory import RunDirectory
@@ -133,7 +134,7 @@ def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
     if not epochs:
         raise DataError(f"{run.fold_path(fold)} has no checkpoint to compare; restore it.")
     oof: np.ndarray = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in epochs], axis=0)
-    persons = run.folds["person"].to_numpy(dtype=object)[run.folds["fold"] == fold]
+    persons = groups_of(run.folds)[run.folds["fold"] == fold]
     if oof.shape != (len(persons), run.heads.n_logits):
         raise DataError(f"{run.fold_path(fold)} does not hold the OOF probabilities of its {len(persons)} photos.")
     # a distribution over the number behind a head would count the head twice

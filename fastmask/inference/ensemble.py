@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
+from fastmask.data.groups import connect, name_groups
+from fastmask.data.table import SAME_AS
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend, widen
 from fastmask.inference.members import align_column, all_heads, check_members, describe, learned_heads, member_names
@@ -164,12 +166,18 @@ def blend_runs(
 
 
 def _folds(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The folds of an ensemble in the first run's rows: path, person, a column per head, its other columns, fold."""
+    """The folds of an ensemble in the first run's rows: path, person, a column per head, its other columns, fold.
+
+    Persons who share identical photos in any run are in one group.
+    """
     first = runs[0]
     source = {name: next(run for run in runs if name in learned_heads(run)) for name in heads.names}
-    taken = ("path", "person", "fold", *first.heads.names, *heads.names)
+    taken = ("path", "person", SAME_AS, "fold", *first.heads.names, *heads.names)
+    joined = connect(*(align_column(first, run, SAME_AS if SAME_AS in run.folds else "person") for run in runs))
+    named = name_groups(joined, first.folds["person"].to_numpy(dtype=object))
     columns = {
         **{name: first.folds[name] for name in ("path", "person")},
+        **({SAME_AS: named} if any(SAME_AS in run.folds for run in runs) else {}),
         **{name: align_column(first, run, name) for name, run in source.items()},
         **{name: first.folds[name] for name in first.folds.columns if name not in taken},
         "fold": first.folds["fold"],
@@ -207,7 +215,7 @@ def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarr
         columns = [column for place in places for column in range(*run.heads.offsets[place : place + 2])]
         there = [name for name, member in zip(names, members, strict=True) if not np.isnan(member[:, columns]).any()]
         answers = [run.predicted, *(run.heads.argmax(members[names.index(name)]) for name in there)]
-        drawn = draw_scores([make_target(run.heads, y, run.true, target, run.y) for y in answers], run.persons, draws)
+        drawn = draw_scores([make_target(run.heads, y, run.true, target, run.y) for y in answers], run.groups, draws)
         ensemble, *others = drawn
         gains = [Gain(name, one.score(), ensemble.minus(one)) for name, one in zip(there, others, strict=True)]
         found[target] = Target(ensemble.score(), gains)
@@ -217,7 +225,7 @@ def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarr
 def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
     """Notes on the scores."""
     first = members[0]
-    notes = [*run.score(draws=0).notes, *few_groups_caveat(run.heads.joint(run.true), run.persons)]
+    notes = [*run.score(draws=0).notes, *few_groups_caveat(run.heads.joint(run.true), run.groups)]
     other = [str(m.path) for m in members if (align_column(first, m, "fold") != first.folds["fold"]).any()]
     if other:
         notes.append(f"The ensemble has the folds of {first.path}; those of {', '.join(other)} differ.")

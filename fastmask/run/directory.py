@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config, Kind, make_config
+from fastmask.data.groups import describe_joined
+from fastmask.data.table import groups_of
 from fastmask.heads import Heads
 from fastmask.run.caveats import all_caveats
 from fastmask.run.files import (
@@ -148,7 +150,7 @@ class RunDirectory:
 
     @cached_property
     def folds(self) -> pd.DataFrame:
-        """One row per photo: path, person, a column per head, fold."""
+        """One row per photo: path, person, a column per head, fold; same_as where persons share identical photos."""
         frame = self._table(FOLDS, ["path", "person", *self.heads.names, "fold"])
         for head in self.heads:
             unknown = sorted(set(frame[head.name]) - {"", *head.classes})
@@ -326,8 +328,9 @@ class RunDirectory:
 
         With the age bounds of the score, whatever training used; each fold's epoch is chosen by the other folds.
         """
-        scores = score_heads(self.heads, self.predicted, self.true, self.persons, draws, self.y)
-        scores.notes.extend(self.caveats)
+        scores = score_heads(self.heads, self.predicted, self.true, self.groups, draws, self.y)
+        joined = describe_joined(self.folds["person"].to_numpy(dtype=object), groups_of(self.folds))
+        scores.notes.extend([*([f"{joined}."] if joined else []), *self.caveats])
         return scores
 
     @property
@@ -344,6 +347,11 @@ class RunDirectory:
     def persons(self) -> np.ndarray:
         """(N,) the person of each photo in `oof`."""
         return self.oof["person"].to_numpy(dtype=object)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(N,) the group of each photo in `oof`: its person, or persons who share identical photos."""
+        return groups_of(self.folds)[self._oof_rows]
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -363,10 +371,15 @@ class RunDirectory:
     @property
     def true(self) -> np.ndarray:
         """(N, heads) class numbers of every photo in `oof` by the score's bounds; -1 is unknown."""
+        return self.y[self._oof_rows]
+
+    @property
+    def _oof_rows(self) -> np.ndarray:
+        """(N,) the row in `folds` of each photo in `oof`."""
         rows = pd.Index(self.folds["path"]).get_indexer(pd.Index(self.oof["path"]))
         if (rows < 0).any():
             raise DataError(f"{self.path / OOF} names photos that {self.path / FOLDS} does not.")
-        return self.y[rows]
+        return rows
 
 
 def _mapping(file: Path) -> dict[str, Any]:

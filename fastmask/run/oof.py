@@ -110,6 +110,6 @@ def parts_of(run: RunDirectory) -> np.ndarray:
     The run's folds, or, if there is one or they separate photos of a person, fifths of the persons. Raises UsageError
     for a run of one person.
     """
-    if len(set(run.persons)) < 2:
+    if len(set(run.groups)) < 2:
         raise UsageError(f"{run.path} has only one person; expected two or more, to fit on some and score on others.")
-    return person_parts(run.oof["fold"].to_numpy(), run.persons)
+    return person_parts(run.oof["fold"].to_numpy(), run.groups)

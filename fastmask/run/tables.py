@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fastmask.data.table import SAME_AS
 from fastmask.heads import Heads
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_strings
@@ -26,7 +27,7 @@ def read_table(file: Path, columns: Sequence[str], heads: Heads, folds: int) -> 
     if "path" in columns and frame["path"].duplicated().any():
         path = frame["path"][frame["path"].duplicated()].iloc[0]
         raise DataError(f"{file} has two rows for {path!r}; restore it.")
-    text = {"path", "person", *heads.names}
+    text = {"path", "person", SAME_AS, *heads.names}
     made = {c: frame[c] if c in text else _to_numbers(file, frame[c], heads, folds) for c in frame.columns}
     return pd.DataFrame(made).reset_index(drop=True)
 

@@ -232,7 +232,7 @@ def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None
     first = oofs[0]
     if any(not oof[["path", "fold", "true"]].equals(first[["path", "fold", "true"]]) for oof in oofs):
         raise DataError("The trials are not of the same photos, labels and folds.")
-    true, persons = first["true"].to_numpy(), runs[0].persons
+    true, persons = first["true"].to_numpy(), runs[0].groups
     if len(set(persons)) < 2:
         raise DataError("There is only one person; expected two or more, to choose by some persons for others.")
     classes = known_classes(runs[0].heads.joint(runs[0].y))

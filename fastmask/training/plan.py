@@ -21,11 +21,12 @@ from fastmask.config import Config
 from fastmask.data.augment import build_augmentations, effective_pipelines
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
+from fastmask.data.groups import describe_joined, describe_separated, join_identical
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
-from fastmask.data.table import Table
+from fastmask.data.table import SAME_AS, Table
 from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Heads
 from fastmask.model.network import MultiHeadNet
@@ -91,8 +92,8 @@ class Plan:
 
     `skipped` are the photos that cannot be read, and why; `extras` are photos of other sources to train on as well;
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
-    together. `soft_labels` are (folds + 1, photos, classes of all heads), of each fold and of
-    the refit on all photos; None means the labels of the table, also with a `teacher` that has not predicted yet.
+    together. `soft_labels` are (folds + 1, photos, classes of all heads), of each fold and of the refit on all photos;
+    None means the labels of the table, also with a `teacher` that has not predicted yet.
     """
 
     config: Config
@@ -119,10 +120,12 @@ class Plan:
         dropped = int(dropped_rows(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         several = "" if self.processes == ALONE else f", {self.processes.count} processes together"
+        joined = describe_joined(self.table.persons, self.table.groups)
         return "; ".join(
             (
                 f"{count(len(self.table), 'photo')} of {count(persons, 'person')}{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
+                *([joined] if joined else []),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
                 *(
@@ -138,10 +141,15 @@ class Plan:
 
     @property
     def folds_frame(self) -> pd.DataFrame:
-        """The content of folds.csv: one row per photo with its path, person, a column per head, fold."""
+        """The content of folds.csv: one row per photo with its path, person, a column per head, fold.
+
+        Where persons share identical photos, same_as is the first of them.
+        """
         heads = self.table.heads
         numbers = [f"{h.name}_value" for h in heads if h.bounds]
-        return self.table.frame[["path", "person", *heads.names, *numbers]].assign(fold=self.folds)
+        frame = self.table.frame
+        joined = [SAME_AS] if SAME_AS in frame else []
+        return frame[["path", "person", *joined, *heads.names, *numbers]].assign(fold=self.folds)
 
     def check_folds(self, chosen: Sequence[int] | None) -> list[int]:
         """The folds to train, by default all; raises UsageError for an unknown one."""
@@ -309,15 +317,11 @@ def prepare(
     pipelines = effective_pipelines(config, resolve_stats(config))
     first = min(chosen or [0])
     check_weights(config.arch, config.pretrained, weights_file(config.weights, first))
-    config, folds = resolve_folds(table, config)
-    plan = Plan(config, table, folds, pipelines, {}, loss_func, processes=processes)
-    if config.on_bad_photo == "skip":
-        rows, skipped = find_readable(table)
-        plan = replace(plan, table=table.select(rows), folds=folds[rows], skipped=skipped)
+    plan = _split(Plan(config, table, np.empty(0), pipelines, {}, loss_func, processes=processes))
+    config = plan.config
     check_monitored_labels(config, plan.table, plan.folds)
     if config.compile:
         check_compiler(device)
-    plan = replace(plan, digests=digest_photos([plan.table.photo(row) for row in range(len(plan.table))]))
     validation = Validation(plan.table, plan.folds, plan.digests, config.group, chosen)
     check_no_leak(config.weights, validation)
     plan = _add_sources(plan, validation, open_teacher)
@@ -335,6 +339,34 @@ def prepare(
     start = _describe_start(plan, network, validation)
     made = describe_environment(network, plan.table, device, start, processes.count)
     return replace(plan, environment=made, size=size, maps=maps)
+
+
+def _split(plan: Plan) -> Plan:
+    """The plan with its folds, without the photos that are to be skipped, and with the digests of the others.
+
+    Persons who share identical photos are in one fold, except in a leaky split; a file of folds that separates them is
+    refused.
+    """
+    config, table = plan.config, plan.table
+    # invalid folds are refused before all photos are read
+    config, folds = resolve_folds(table, config)
+    rows, skipped = find_readable(table) if config.on_bad_photo == "skip" else (list(range(len(table))), [])
+    digests = digest_photos([table.photo(row) for row in rows])
+    if config.group == "person":
+        known: list[str | None] = [None] * len(table)
+        for row, digest in zip(rows, digests, strict=True):
+            known[row] = digest
+        separated = describe_separated(table, folds, known) if config.folds_file else ""
+        if separated:
+            raise UsageError(
+                f"{config.folds_file}: {separated}; give both persons the same fold, or remove one of the photos."
+            )
+        joined = join_identical(table, known)
+        if joined is not table and not config.folds_file:
+            config, folds = resolve_folds(joined, config)
+        table = joined
+    kept = table.select(rows) if skipped else table
+    return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=skipped)
 
 
 def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher | None) -> Plan:

@@ -92,6 +92,15 @@ def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table
     assert set(np.flatnonzero(apart.excluded[0])) == {folds[one], folds[other]}
 
 
+def test_whoever_shares_a_photo_with_a_person_of_the_data_is_that_person(table, make):
+    folds = assign_folds(table, 3)
+    file = make(age=["20"] * 3, person=["copy", "copy", "else"])
+    (file.parent / "1.png").write_bytes(table.photo(17).read_bytes())
+    apart = exclude(read_extra(file, table.heads), table, folds)
+    # the first photo is none of the data, but shows whom the second shows
+    assert [np.flatnonzero(row).tolist() for row in apart.excluded] == [[folds[17]], [folds[17]], []]
+
+
 def test_without_a_column_of_persons_there_is_a_warning(table, make):
     file = make(age=["20"], owner=["somebody"])
     frame = pd.read_csv(file, dtype=str).drop(columns="person")

@@ -161,6 +161,18 @@ def test_folds_may_differ_and_persons_are_kept_whole(run_of, guess, labels, tmp_
     assert weights["min"].round(6).nunique() == 5
 
 
+def test_persons_who_share_photos_in_any_run_are_one_group(run_of, guess, labels, tmp_path):
+    runs = [run_of(guess(labels, seed), labels, f"run{seed}") for seed in (1, 2, 3)]
+    for run, (one, other) in zip(runs[1:], (("p0000", "p0005"), ("p0005", "p0010")), strict=True):
+        frame = pd.read_csv(run.path / "folds.csv", dtype=str)
+        frame.insert(2, "same_as", frame["person"].replace(other, one))
+        frame.to_csv(run.path / "folds.csv", index=False)
+    run = blend_runs([run.path for run in runs], out=tmp_path / "all", draws=0).run
+    assert run.folds["same_as"].tolist() == run.folds["person"].replace(["p0005", "p0010"], "p0000").tolist()
+    assert run.groups.tolist() == run.folds["same_as"].tolist()
+    assert run.persons.tolist() == runs[0].persons.tolist()
+
+
 def test_unknown_labels_are_left_out(run_of, guess, labels, tmp_path):
     some = labels.copy()
     some[::3, 2] = -1

@@ -13,8 +13,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from fastmask.api import cross_validate
 from fastmask.data.contest import read_contest
 from fastmask.model.losses import FocalLoss
-from fastmask.system.errors import DataError, UsageError
+from fastmask.scoring import score_heads
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.training import plan as plan_module
+from fastmask.training.budget import replan
 
 
 @pytest.mark.parametrize(
@@ -206,3 +208,78 @@ def test_weights_of_a_run_that_has_seen_a_person_as_an_extra_photo_are_refused(
 def test_a_balanced_sampler_and_balanced_weights_do_not_balance_twice(plan_of):
     plan = plan_of(class_weight="auto", sampler="gender")
     assert plan.loss(0).losses[1].alpha.tolist() == pytest.approx([1, 1], abs=1e-3)
+
+
+@pytest.fixture
+def copied(contest_copy):
+    """The contest, person 9 with a photo of person 0."""
+    table = read_contest(contest_copy)
+    table.photo(65).write_bytes(table.photo(2).read_bytes())
+    return table
+
+
+def test_persons_who_share_a_photo_are_in_one_fold_whatever_the_seed(copied, plan_of, table):
+    one, other = copied.persons[0], copied.persons[65]
+    of_one, of_other = copied.persons == one, copied.persons == other
+    apart = 0
+    for seed in range(4):
+        plan = plan_of(copied, seed=seed)
+        assert set(plan.folds[of_one]) == set(plan.folds[of_other])
+        frame = plan.folds_frame
+        assert set(frame["same_as"][of_other]) == {one}
+        assert (frame["same_as"] == frame["person"]).sum() == len(frame) - 7
+        assert frame["person"].tolist() == copied.persons.tolist()
+        said = f"2 persons share identical photos with others, such as {other} with {one}, and are in one fold"
+        assert said in str(plan)
+        plain = plan_of(seed=seed)
+        assert "same_as" not in plain.folds_frame
+        assert "identical" not in str(plain)
+        apart += int(set(plain.folds[of_one]) != set(plain.folds[of_other]))
+    assert apart > 0
+
+
+def test_a_file_of_folds_that_separates_identical_photos_is_refused(copied, plan_of, tmp_path):
+    plan = plan_of(copied)
+    file = tmp_path / "folds.csv"
+    frame = plan.folds_frame
+    frame.to_csv(file, index=False)
+    assert plan_of(copied, folds_file=str(file)).folds.tolist() == plan.folds.tolist()
+    frame["fold"] = frame["fold"].where(frame["person"] != copied.persons[65], 1 - frame["fold"])
+    frame.to_csv(file, index=False)
+    paths = copied.frame["path"]
+    with pytest.raises(UsageError, match=f"{paths[2]} and {paths[65]} are identical, .* give both persons the same"):
+        plan_of(copied, folds_file=str(file))
+    # the leaky split is asked for
+    assert "same_as" not in plan_of(copied, folds_file=str(file), group="none").folds_frame
+    with pytest.warns(FastmaskWarning, match="--group none"):
+        assert "identical" not in str(plan_of(copied, group="none"))
+
+
+def test_identical_photos_are_found_where_others_cannot_be_read(copied, plan_of):
+    copied.photo(30).write_bytes(b"broken")
+    plan = plan_of(copied, on_bad_photo="skip")
+    assert len(plan.digests) == len(plan.table) == len(plan.folds) == 83
+    assert plan.table.groups[64] == copied.persons[0]
+    assert plan.folds[64] == plan.folds[0]
+
+
+def test_fewer_folds_for_the_hours_left_keep_identical_photos_together(copied, plan_of):
+    for seed in range(4):
+        shorter = replan(plan_of(copied, folds=3, seed=seed), 1, 2)
+        assert len({*shorter.folds[:7], *shorter.folds[63:70]}) == 1
+
+
+def test_the_run_says_who_shares_photos_and_draws_them_together(copied, train, tmp_path):
+    run = train(tmp_path / "run", copied, epochs=1)
+    one, other = copied.persons[0], copied.persons[65]
+    note = f"2 persons share identical photos with others, such as {other} with {one}, and are in one fold with them."
+    assert note in run.scores["notes"]
+    assert note in str(run.score())
+    assert run.caveats == []
+    assert len(set(run.groups)) == 11
+    # independently: the bootstrap over persons of which two have one name
+    named = np.where(run.persons == other, one, run.persons)
+    expected = score_heads(run.heads, run.predicted, run.true, named, 200, run.y)
+    assert run.score(200).joint.macro_f1_interval == expected.joint.macro_f1_interval
+    resumed = train(tmp_path / "run", copied, epochs=1, resume=True)
+    assert resumed.oof.equals(run.oof)

@@ -1,0 +1,83 @@
+"""Groups: photos that must be in one fold, because they are of one person or of persons who share identical photos.
+
+A copied folder, or one face under two ids, is two persons with the same photos. In two folds, the network would be
+scored on photos that it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fastmask.data.table import SAME_AS, Table
+from fastmask.system.text import count
+
+
+def connect(*labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
+    """(N,) the number of each row's group, by one or more labels of the N rows; None is unknown.
+
+    Rows with a label in common are in one group, and so are rows that others connect.
+    """
+    rows, nodes, used = [], [], len(labels[0])
+    for each in labels:
+        codes, names = pd.factorize(np.asarray(each, dtype=object))
+        known = np.flatnonzero(codes >= 0)
+        rows.append(known)
+        nodes.append(used + codes[known])
+        used += len(names)
+    ends = np.concatenate(rows), np.concatenate(nodes)
+    graph = coo_array((np.ones(len(ends[0]), bool), ends), shape=(used, used))
+    return np.asarray(connected_components(graph, directed=False)[1][: len(labels[0])])
+
+
+def name_groups(groups: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """(N,) groups and names -> (N,) the name of the first row of each group."""
+    _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    return np.asarray(names[first][place])
+
+
+def join_identical(table: Table, digests: Sequence[str | None] | None = None) -> Table:
+    """The table with persons who share byte-identical photos in one group, which folds do not separate.
+
+    `digests` are those of `digest_photos`, None where a photo is unknown; by default the photos are read. The column
+    same_as names the first person of each group. Without such persons the table is returned as it is.
+    """
+    if digests is None:
+        # which imports albumentations, and a run's directory describes groups without it
+        from fastmask.data.cache import digest_photos
+
+        digests = digest_photos([table.photo(row) for row in range(len(table))])
+    named = name_groups(connect(table.groups, digests), table.groups)
+    return table if (named == table.groups).all() else replace(table, frame=table.frame.assign(**{SAME_AS: named}))
+
+
+def describe_separated(table: Table, folds: np.ndarray, digests: Sequence[str | None]) -> str:
+    """The first two identical photos of two persons that (N,) folds separate, for a sentence; "" if there are none."""
+    first: dict[str, int] = {}
+    for row, digest in enumerate(digests):
+        other = row if digest is None else first.setdefault(digest, row)
+        if folds[row] != folds[other] and table.persons[row] != table.persons[other]:
+            (one, a), (two, b) = ((table.frame["path"].iat[i], table.persons[i]) for i in (other, row))
+            return (
+                f"person {a} is in fold {folds[other]} and person {b} in fold {folds[row]}, but their photos {one} and "
+                f"{two} are identical, so the score would be too good"
+            )
+    return ""
+
+
+def describe_joined(persons: np.ndarray, groups: np.ndarray) -> str:
+    """How many persons share identical photos with others, for a sentence; "" if there are none."""
+    pairs = pd.DataFrame({"person": persons, "group": groups}).drop_duplicates()
+    joined = pairs[pairs["group"].duplicated(keep=False)]
+    if joined.empty:
+        return ""
+    one = joined[joined["person"] != joined["group"]].iloc[0]
+    return (
+        f"{count(len(joined), 'person')} share identical photos with others, such as {one['person']} with "
+        f"{one['group']}, and are in one fold with them"
+    )

@@ -1,0 +1,116 @@
+import hashlib
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.cluster.hierarchy import DisjointSet
+
+from fastmask.data.contest import read_contest
+from fastmask.data.folds import assign_folds
+from fastmask.data.groups import connect, describe_joined, describe_separated, join_identical, name_groups
+from fastmask.data.loaders import dataloaders
+from fastmask.system.errors import FastmaskWarning
+
+
+def test_rows_with_a_label_in_common_are_connected_also_through_others():
+    persons = ["a", "a", "b", "b", "c", "d", "d"]
+    photos = ["1", "2", "2", "3", "3", "4", None]
+    groups = connect(persons, photos)
+    assert name_groups(groups, np.array(persons, dtype=object)).tolist() == ["a"] * 5 + ["d"] * 2
+
+
+def test_the_groups_are_those_of_scipy_s_disjoint_set():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        persons, photos = (rng.integers(0, n, 60).astype(str) for n in (40, 50))
+        known = np.where(rng.random(60) < 0.3, None, photos)
+        expected = DisjointSet(range(60))
+        for i, j in zip(*np.triu_indices(60, 1), strict=True):
+            if persons[i] == persons[j] or (known[i] is not None and known[i] == known[j]):
+                expected.merge(int(i), int(j))
+        groups = connect(persons, known)
+        assert {frozenset(np.flatnonzero(groups == g).tolist()) for g in groups} == set(
+            map(frozenset, expected.subsets())
+        )
+
+
+@pytest.fixture
+def copied(contest_copy):
+    """The contest with a copy of the first photo of persons 0 and 1, and of a folder, under others."""
+    table = read_contest(contest_copy)
+    for source, target in ((0, 20), (7, 34), *zip(range(49, 56), range(70, 77), strict=True)):
+        table.photo(target).unlink()
+        shutil.copy(table.photo(source), table.photo(target))
+    return table
+
+
+def same_files(table):
+    """The pairs of rows of equal bytes under two persons, without the code that is tested."""
+    digests = [hashlib.md5(table.photo(row).read_bytes()).hexdigest() for row in range(len(table))]
+    frame = pd.DataFrame({"row": range(len(table)), "digest": digests, "person": table.persons})
+    both = frame.merge(frame, on="digest")
+    return both[both["person_x"] != both["person_y"]][["row_x", "row_y"]].to_numpy()
+
+
+def test_persons_who_share_photos_are_never_in_two_folds(copied):
+    pairs = same_files(copied)
+    assert len(pairs) == 2 * 9
+    joined = join_identical(copied)
+    apart = 0
+    for seed in range(20):
+        folds = assign_folds(joined, 3, seed=seed)
+        assert (folds[pairs[:, 0]] == folds[pairs[:, 1]]).all()
+        assert pd.Series(folds).groupby(joined.persons).nunique().max() == 1
+        plain = assign_folds(copied, 3, seed=seed)
+        apart += int((plain[pairs[:, 0]] != plain[pairs[:, 1]]).any())
+    assert apart > 15
+    assert joined.persons.tolist() == copied.persons.tolist()
+    shared = describe_joined(joined.persons, joined.groups)
+    assert shared.startswith("6 persons share identical photos with others, such as ")
+    assert f"{joined.persons[20]} with {joined.persons[0]}, and are in one fold" in shared
+
+
+def test_copies_within_a_person_and_other_names_join_nobody(contest_copy):
+    table = read_contest(contest_copy)
+    shutil.copy(table.photo(0), table.photo(1))
+    assert join_identical(table) is table
+    assert describe_joined(table.persons, table.groups) == ""
+
+
+def test_the_photos_that_folds_separate_are_named(copied):
+    digests = [hashlib.sha256(copied.photo(row).read_bytes()).hexdigest() for row in range(len(copied))]
+    folds = assign_folds(join_identical(copied, digests), 2)
+    assert describe_separated(copied, folds, digests) == ""
+    other = np.where(copied.persons == copied.persons[20], 1 - folds, folds)
+    paths = copied.frame["path"]
+    assert describe_separated(copied, other, digests) == (
+        f"person {copied.persons[0]} is in fold {folds[0]} and person {copied.persons[20]} in fold {1 - folds[0]}, but "
+        f"their photos {paths[0]} and {paths[20]} are identical, so the score would be too good"
+    )
+    assert describe_separated(copied, other, [None] * len(copied)) == ""
+
+
+def test_loaders_keep_identical_photos_in_one_fold_or_warn(copied):
+    pairs = same_files(copied)
+    with pytest.warns(FastmaskWarning) as warned:
+        dls = dataloaders(copied, 0, bs=4, num_workers=0, device="cpu")
+    assert any(str(each.message).startswith("6 persons share identical photos") for each in warned)
+    validated = np.isin([str(copied.photo(row)) for row in range(len(copied))], _photos(dls.valid))
+    assert 0 < validated.sum() < len(copied)
+    assert (validated[pairs[:, 0]] == validated[pairs[:, 1]]).all()
+    folds = np.where(copied.persons == copied.persons[20], 1, 0)
+    with pytest.warns(FastmaskWarning, match=r"are identical, .*join_identical\(table\)"):
+        dataloaders(copied, 0, folds, bs=4, num_workers=0, device="cpu")
+
+
+def _photos(loader):
+    return [str(loader.dataset.tls[0].tfms[0](row)) for row in loader.dataset.items]
+
+
+def test_a_table_that_is_joined_already_stays_so(copied):
+    joined = join_identical(copied)
+    assert join_identical(joined) is joined
+    part = replace(joined, frame=joined.frame.iloc[14:].reset_index(drop=True))
+    assert part.groups[6] == joined.persons[0]
