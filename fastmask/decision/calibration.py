@@ -94,7 +94,7 @@ def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndar
     """The calibration of each head, from (N, classes of all heads) probabilities before and after, (N, heads) labels.
 
     `after` should be fitted on other photos; the temperature is fitted on all of these. A distribution over a number is
-    left out, since it need not hit the exact number.
+    left out, since it need not hit the exact number, and so is a head of weight 0, which was not learned.
     """
     return {
         head.name: Calibration(
@@ -105,5 +105,5 @@ def calibrations(heads: Heads, before: np.ndarray, after: np.ndarray, y: np.ndar
             calibration_error(scaled, labels),
         )
         for head, raw, scaled, labels in zip(heads, heads.split(before), heads.split(after), y.T, strict=True)
-        if head.spread is None
+        if head.spread is None and head.weight
     }

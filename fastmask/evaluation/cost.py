@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fastmask.run.directory import RunDirectory
+from fastmask.run.files import REFIT
 from fastmask.scoring import Plain
 from fastmask.system.files import read_strings
 from fastmask.system.text import duration, in_bytes
@@ -19,8 +21,9 @@ COST_CELLS = ["folds", "epochs", "training", "photos/s", "parameters", "checkpoi
 class Cost(Plain):
     """The cost of a run; None if its directory lacks a figure.
 
-    `seconds` is the time of all epochs of all folds, including validation, `photos_per_second` the training photos of
-    these epochs divided by it, `checkpoint_bytes` the size of the kept checkpoints of all folds.
+    `seconds` is the time of all epochs of all folds, including validation, without --refit, `photos_per_second` the
+    training photos of these epochs divided by it, `checkpoint_bytes` the size of the kept checkpoints and refitted
+    networks of all folds.
     """
 
     folds: int
@@ -65,9 +68,13 @@ def cost_of(run: RunDirectory) -> Cost:
         seconds or None,
         trained / seconds if seconds and trained else None,
         parameters if type(parameters) is int else None,
-        sum(file.stat().st_size for fold in folds for file in run.checkpoints(fold)),
+        sum(file.stat().st_size for fold in folds for file in [*run.checkpoints(fold), *_refit(run, fold)]),
         device if isinstance(device, str) else None,
     )
+
+
+def _refit(run: RunDirectory, fold: int) -> list[Path]:
+    return [run.fold_path(fold) / REFIT] if fold in run.refitted else []
 
 
 def _seconds(run: RunDirectory, fold: int) -> list[float]:

@@ -91,24 +91,28 @@ def rank_errors(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
 def find_label_errors(run: RunDirectory | str | Path, heads: Sequence[str] | None = None) -> list[LabelError]:
     """Find the suspicious labels of a run's OOF photos, in all heads or `heads`, lowest `self_confidence` first.
 
-    In a head that belongs to the person, each person is checked once, by the mean over the photos; if labels of a
-    person contradict each other, each label is checked. Photos without a label are left out. A leaky split (--group
-    none) hides errors of persons. Raises UsageError for an unknown head.
+    Labels are those that the models learned: by the bounds of the training, not of the score. In a head that belongs to
+    the person, each person is checked once, by the mean over the photos; if labels of a person contradict each other,
+    each label is checked. Photos without a label and heads of weight 0 are left out. A leaky split (--group none) hides
+    errors of persons. Raises UsageError for an unknown head, and for one that was not learned.
     """
     run = RunDirectory.of(run)
+    learned = [name for name in run.heads.classified if name not in run.heads.unlearned]
     shared = shared_heads(run.heads, run.y, run.folds["person"].to_numpy(dtype=object))
     averaged = run.heads.split(average_persons(run.heads, run.probabilities, run.persons, shared))
     found: list[LabelError] = []
-    for name in dict.fromkeys(run.heads.classified if heads is None else heads):
+    for name in dict.fromkeys(learned if heads is None else heads):
         if run.heads[name].spread is not None:
             raise UsageError(f"{name} is learned as a number; name the head that it belongs to, which has the labels.")
+        if name not in learned:
+            raise UsageError(f"{name} was not learned (weight 0), so its predictions contradict no label.")
         found += _errors_of(run, name, averaged[run.heads.position(name)], name in shared)
     return sorted(found, key=lambda error: error.self_confidence)
 
 
 def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: bool) -> Iterator[LabelError]:
     """Suspicious labels of one head, the most suspicious first; in a `shared` head a person has one probability."""
-    head, y = run.heads[name], run.true[:, run.heads.position(name)]
+    head, y = run.heads[name], _learned_labels(run, name)
     units = _units(y, run.persons if shared else None)
     if not units:
         return
@@ -129,6 +133,18 @@ def _errors_of(run: RunDirectory, name: str, probabilities: np.ndarray, shared: 
             self_confidence=float(calibrated[i, label]),
             of=len(units),
         )
+
+
+def _learned_labels(run: RunDirectory, name: str) -> np.ndarray:
+    """(N,) class numbers of the photos in `oof`, by the bounds of the training; -1 is unknown.
+
+    They are those of the score if the run has no numbers.
+    """
+    head, column = run.heads[name], f"{name}_value"
+    if not head.train_bounds or column not in run.folds:
+        return run.true[:, run.heads.position(name)]
+    numbers = run.folds.set_index("path")[column].loc[run.oof["path"]]
+    return head.band(pd.to_numeric(numbers, errors="coerce").to_numpy(np.float64), training=True)
 
 
 def _units(y: np.ndarray, persons: np.ndarray | None) -> list[np.ndarray]:

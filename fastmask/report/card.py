@@ -117,9 +117,9 @@ def to_card(material: Material, pictures: list[str]) -> str:
 
 
 def _weak_classes(material: Material) -> list[str]:
-    """A sentence on the class of each head with the lowest F1, and on those with few photos."""
-    found = []
-    for head in [head for head in material.targets if head != JOINT and material.has_label(head).any()][:8]:
+    """A sentence on the class of each learned head with the lowest F1, and on those with few photos."""
+    found, skipped = [], (JOINT, *material.run.heads.unlearned)
+    for head in [head for head in material.targets if head not in skipped and material.has_label(head).any()][:8]:
         scores = class_scores(material.run, head)
         worst = scores.loc[scores["f1"].idxmin()]
         found.append(

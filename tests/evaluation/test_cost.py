@@ -28,3 +28,10 @@ def test_times_that_are_none_are_not_added_up(run_copy, text):
     cost = cost_of(Run.load(run_copy))
     assert (cost.seconds, cost.epochs, cost.parameters, cost.device) == (None,) * 4
     assert cost.checkpoint_bytes > 0
+
+
+def test_refitted_networks_are_checkpoints_too(run_copy):
+    before = cost_of(Run.load(run_copy)).checkpoint_bytes
+    for fold in (0, 1):
+        (run_copy / f"fold{fold}" / "refit.safetensors").write_bytes(b"0" * 1000)
+    assert cost_of(Run.load(run_copy)).checkpoint_bytes == before + 2000

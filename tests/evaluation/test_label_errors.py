@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from fastmask.evaluation.label_errors import (
     summary,
     to_fixes,
 )
+from fastmask.heads import Heads
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import write_csv
 
@@ -151,6 +153,39 @@ def test_the_table_fixes_those_labels_only(contest, run_copy, tmp_path):
     # the age is unknown until it is written into the table
     truth[last, 2] = -1
     np.testing.assert_array_equal(fixed.y, truth)
+
+
+def test_labels_are_those_of_the_training(run_of):
+    """With bounds 30 and 57 in training, a network that has learned its labels calls a 58 60+: no wrong label."""
+    heads, ages = contest_heads((30, 57)), np.tile([20.0, 45.0, 58.0, 65.0], 30).repeat(2)
+    official = np.stack([np.zeros(240, int), np.zeros(240, int), np.digitize(ages, (30, 60))], axis=1)
+    learned = np.digitize(ages, (30, 57))
+    # the labels of two persons contradict what the network sees: a 58 that looks 20, a 45 that looks over 57
+    seen = learned.copy()
+    seen[4:6], seen[10:12] = 0, 2
+    sure = [np.full((240, 3), 0.1), np.full((240, 2), 0.2), np.full((240, 3), 0.1)]
+    for part, codes in zip(sure, (official[:, 0], official[:, 1], seen), strict=True):
+        part[np.arange(240), codes] = 0.8
+    sure[2][[4, 5, 10, 11]] *= 0.5
+    sure[2][[4, 5, 10, 11], seen[[4, 5, 10, 11]]] = 0.9
+    run = run_of(np.concatenate(sure, axis=1), official, heads=heads, persons=np.arange(120).repeat(2), folds=2)
+    write_csv(run.path / "folds.csv", run.folds.assign(age_value=ages))
+    found = find_label_errors(Run.load(run.path))
+    assert {(error.person, error.label, error.suggested) for error in found} == {
+        ("p0002", "60+", "<30"),
+        ("p0005", "30-59", "60+"),
+    }
+
+
+def test_a_head_that_was_not_learned_has_no_suspicious_labels(run_of):
+    mask, gender, age = contest_heads()
+    rng = np.random.default_rng(0)
+    y = np.stack([rng.integers(n, size=300) for n in (3, 2, 3)], axis=1)
+    noise = np.concatenate([rng.dirichlet(np.ones(n), 300) for n in (3, 2, 3)], axis=1)
+    run = run_of(noise, y, heads=Heads([mask, replace(gender, weight=0.0), age]), persons=np.arange(300))
+    assert {error.head for error in find_label_errors(run)} == {"mask", "age"}
+    with pytest.raises(UsageError, match="gender was not learned"):
+        find_label_errors(run, ["gender"])
 
 
 def test_summary(made):

@@ -1,14 +1,17 @@
 """Card: read as a model hub reads it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
+from fastmask.api import Run
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.report.card import identifier, is_edited, markdown, sign_card, to_card
 from fastmask.report.material import Material
+from fastmask.report.sections import curves
 
 
 def card_of(run):
@@ -110,3 +113,23 @@ def test_a_card_without_a_valid_signature_is_edited(tmp_path, text):
 
 def test_markdown_is_escaped():
     assert markdown("a*b_c <i> [d](e)\n# f $x$ `g`") == r"a\*b\_c &lt;i&gt; \[d\](e) \# f \$x\$ \`g\`"
+
+
+def test_networks_that_were_refitted_predict_and_have_no_score(run_copy):
+    before = to_card(Material(Run.load(run_copy)), [])
+    assert "`fold*/epoch*.safetensors`" in before
+    assert "--no-refit" not in before
+    for fold in (0, 1):
+        (run_copy / f"fold{fold}" / "refit.safetensors").write_bytes(b"")
+    material = Material(Run.load(run_copy))
+    assert "`fold*/refit.safetensors`" in to_card(material, [])
+    assert "These are the scores of the checkpoints (`predict --no-refit`)." in to_card(material, [])
+    assert "predict uses the networks that were then trained on all photos" in curves.section(material)[0].text
+
+
+def test_a_head_that_was_not_learned_has_no_weak_class(make_run, labels):
+    mask, gender, age = contest_heads()
+    run = make_run(labels, Heads([mask, replace(gender, weight=0.0), age]))
+    limits = to_card(Material(run), []).partition("## Limits")[2]
+    assert "- mask: " in limits
+    assert "- gender: " not in limits

@@ -200,7 +200,7 @@ def test_a_learned_number_and_a_head_without_weight(make_run, labels, ages):
     run = make_run(y, heads, numbers={"age_value": ages}, order="age")
     said = sections_of(run, "numbers")["numbers"].blocks[0].text
     assert "The learned number has a mean absolute error of" in said
-    assert "0 of the loss" in html_of(run, "run")
+    assert "weight 0 in the loss" in html_of(run, "run")
     assert missing(run, "run", "score", "reliability", "label-errors", "mistakes") == {}
 
 

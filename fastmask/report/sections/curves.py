@@ -141,5 +141,8 @@ def section(material: Material) -> list[Block]:
     names = ["", "epochs", "kept", "scored", "training loss", "validation loss", "macro-F1", "best macro-F1"]
     table = Table("Losses and macro-F1 of the scored epochs", names, rows)
     alt = f"Lines of loss and macro-F1 by epoch for each of {n} folds; the figures follow."
-    said = f"The weights of the best epochs by {run.config.monitor} are kept and used for prediction. {how}"
+    used = "kept and used for prediction."
+    if run.refitted:
+        used = "kept and scored; predict uses the networks that were then trained on all photos, which have no score."
+    said = f"The weights of the best epochs by {run.config.monitor} are {used} {how}"
     return [Text(said), Drawing("curves", plot_curves(run), alt, table=table)]

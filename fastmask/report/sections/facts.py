@@ -86,7 +86,7 @@ def _head(head: Head, run: RunDirectory) -> str:
     bounds = f"; bounds {', '.join(f'{bound:g}' for bound in head.bounds)}" if head.bounds else ""
     if head.bounds and head.train_bounds and head.train_bounds != head.bounds:
         bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
-    weight = "" if head.weight == 1 else f"; {head.weight:g} of the loss"
+    weight = "" if head.weight == 1 else f"; weight {head.weight:g} in the loss"
     return f"{join_some(head.classes, 12)}{bounds}{weight}{labels}"
 
 

@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 
+from fastmask.data.contest import contest_heads
 from fastmask.decision.crossfit import decide
+from fastmask.heads import Heads
 from fastmask.report.sections.reliability import calibration_of, plot_reliability
 
 
@@ -13,4 +17,10 @@ def test_it_is_the_calibration_of_decide(finished_run):
 
 def test_heads_without_labels_are_left_out(make_run, labels):
     run = make_run(np.where([True, False, True], labels, -1))
+    assert list(calibration_of(run)) == ["mask", "age"]
+
+
+def test_heads_that_were_not_learned_are_left_out(make_run, labels):
+    mask, gender, age = contest_heads()
+    run = make_run(labels, Heads([mask, replace(gender, weight=0.0), age]))
     assert list(calibration_of(run)) == ["mask", "age"]
