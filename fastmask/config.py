@@ -152,7 +152,10 @@ class Config(BaseModel):
     )
     teacher_weight: Factor = in_data(0.5, "Share of the teacher in each label.", Kind.TRAINING, needs="teacher")
     teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = in_data(
-        1.0, "Temperature of the teacher's probabilities; above 1 flattens them.", Kind.TRAINING, needs="teacher"
+        1.0,
+        "Temperature at which the teacher's and the student's probabilities are compared.",
+        Kind.TRAINING | Kind.FOCAL,
+        needs="teacher",
     )
     drop: dict[str, list[tuple[float, float]]] | None = in_data(
         None,

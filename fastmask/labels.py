@@ -1,6 +1,8 @@
 """Labels: soft labels, the weight of each class of a photo, (B, classes of all heads) float.
 
-The weights of a head sum to 1 for each photo, to another number if its label is weighted, to 0 if it is unknown.
+The weights of a head sum to 1 for each photo, to another number if its label is weighted, to 0 if it is unknown. For a
+teacher at a temperature they are (B, 2, classes of all heads), two parts that together are the label: the share of the
+photo's own label, and that of the teacher's probabilities, which the loss compares at the temperature.
 """
 
 from __future__ import annotations
@@ -24,12 +26,24 @@ def soft_labels(y: Tensor, heads: Heads) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def join_parts(labels: Tensor) -> Tensor:
+    """(B, 2, classes of all heads) soft labels -> their sum, (B, classes of all heads); those without parts as is."""
+    return labels.sum(1) if labels.dim() == 3 else labels
+
+
 def mix_labels(labels: Tensor, others: Tensor, shares: Tensor, heads: Heads) -> Tensor:
     """The soft labels of photos that are mixed with others by `shares`, (B,): (1 - share) x own + share x other.
 
     A head that is unknown for either photo is unknown, because the remaining part would count as a whole label.
     """
-    made = torch.lerp(labels, others, shares[:, None].to(labels))
+    made = torch.lerp(labels, others, broadcast_photos(shares.to(labels), labels))
     parts = zip(*(heads.split(all_) for all_ in (made, labels, others)), strict=True)
-    known = [part * ((a.sum(1, keepdim=True) > 0) & (b.sum(1, keepdim=True) > 0)) for part, a, b in parts]
-    return torch.cat(known, dim=1)
+    known = [
+        part * broadcast_photos((a.flatten(1).sum(1) > 0) & (b.flatten(1).sum(1) > 0), part) for part, a, b in parts
+    ]
+    return torch.cat(known, dim=-1)
+
+
+def broadcast_photos(values: Tensor, labels: Tensor) -> Tensor:
+    """(B,) values in the dimensions of labels (B, ...), so that each applies to the label of its photo."""
+    return values.reshape(-1, *[1] * (labels.dim() - 1))

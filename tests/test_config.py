@@ -30,7 +30,7 @@ KINDS = {
     Kind.SCORED: (["folds_file", "stratify", "folds", "group", "seed", "on_bad_photo"], ["crop", "epochs", "on_nan"]),
     Kind.FLATTERING: (["weights", "pseudo", "teacher"], ["pretrained", "extra", "group"]),
     Kind.TRAINING: (["extra", "mixup", "drop_rate", "lr", "epochs", "compile", "hours"], ["arch", "crop", "precision"]),
-    Kind.FOCAL: (["focal_gamma", "alpha", "class_weight", "label_smoothing", "f1_share"], ["loss", "order"]),
+    Kind.FOCAL: (["focal_gamma", "alpha", "label_smoothing", "f1_share", "teacher_temperature"], ["loss", "order"]),
     Kind.MACHINE: (["cache", "hours", "save_every", "wandb", "launcher", "workers"], ["precision", "on_nan", "bs"]),
     Kind.NUMERICS: (["precision", "tf32", "compile"], ["device", "bs"]),
     Kind.FAULT: (["on_nan", "on_bad_photo"], ["patience"]),

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from fastmask.heads import Head, Heads
-from fastmask.labels import mix_labels, soft_labels
+from fastmask.labels import join_parts, mix_labels, soft_labels
 
 HEADS = Heads([Head("shape", ("round", "square", "long")), Head("colour", ("red", "blue"))])
 
@@ -40,3 +40,12 @@ def test_a_head_that_is_unknown_for_either_is_unknown():
 def test_weights_are_mixed_with_the_classes():
     own, other = torch.tensor([[2.0, 0, 0, 0, 0]]), torch.tensor([[0, 0.5, 0, 0, 0]])
     assert mix_labels(own, other, torch.tensor([0.5]), HEADS).tolist() == [[1, 0.25, 0, 0, 0]]
+
+
+def test_two_parts_are_mixed_each_and_unknown_together():
+    own = torch.tensor([[[0.5, 0, 0, 0, 0], [0.5, 0, 0, 0, 0]], [[0.0] * 5, [0.25, 0.75, 0, 0, 1]]])
+    other = own.flip(0)
+    made = mix_labels(own, other, torch.tensor([0.25, 0.5]), HEADS)
+    assert made[0].tolist() == [[0.375, 0, 0, 0, 0], [0.4375, 0.1875, 0, 0, 0]]
+    assert join_parts(made).equal(mix_labels(join_parts(own), join_parts(other), torch.tensor([0.25, 0.5]), HEADS))
+    assert join_parts(own[0]).equal(own[0])

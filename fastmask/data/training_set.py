@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.labels import soft_labels
+from fastmask.labels import join_parts, soft_labels
 from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError
 
@@ -19,8 +20,9 @@ from fastmask.system.errors import UsageError
 class TrainingSet:
     """Photos to train on.
 
-    `photos` are paths, `labels` (N, heads) int64 class numbers or (N, classes of all heads) float32 soft labels. With
-    `chances` (N,), which sum to 1, a pass draws N photos with replacement by them; without, each photo once.
+    `photos` are paths, `labels` (N, heads) int64 class numbers or float32 soft labels, (N, classes of all heads) or in
+    two parts, see `fastmask.labels`. With `chances` (N,), which sum to 1, a pass draws N photos with replacement by
+    them; without, each photo once.
     """
 
     photos: Sequence[str]
@@ -36,16 +38,19 @@ class TrainingSet:
 
     def classes(self, heads: Heads) -> np.ndarray:
         """(N, heads) class numbers; for soft labels the class of most weight, -1 where there is none."""
-        return heads.harden(self.labels) if self.labels.dtype.kind == "f" else self.labels
+        return heads.harden(self.soft(heads)) if self.labels.dtype.kind == "f" else self.labels
 
     def soft(self, heads: Heads) -> np.ndarray:
         """(N, classes of all heads) float32 soft labels."""
-        return soft_labels(torch.from_numpy(self.labels), heads).numpy()
+        return join_parts(soft_labels(torch.from_numpy(self.labels), heads)).numpy()
 
     def join(self, other: TrainingSet, heads: Heads) -> TrainingSet:
         """The photos of both, with soft labels."""
-        labels = np.concatenate([self.soft(heads), other.soft(heads)])
-        return replace(self, photos=[*self.photos, *other.photos], labels=labels)
+        both = [soft_labels(torch.from_numpy(each.labels), heads) for each in (self, other)]
+        if any(labels.dim() == 3 for labels in both):
+            # labels without parts are all own
+            both = [labels if labels.dim() == 3 else F.pad(labels[:, None], (0, 0, 0, 1)) for labels in both]
+        return replace(self, photos=[*self.photos, *other.photos], labels=torch.cat(both).numpy())
 
     def balance(self, heads: Heads, target: str = JOINT) -> TrainingSet:
         """The same photos with chances that draw every class of `target` (a head or "joint") equally often.

@@ -17,6 +17,7 @@ from fastmask.data.augment import is_photo
 from fastmask.data.boxes import FaceCut
 from fastmask.data.photo import read_photo
 from fastmask.heads import Heads
+from fastmask.labels import join_parts
 from fastmask.system.errors import DataError, UsageError
 
 
@@ -37,7 +38,8 @@ class TensorPhotos(Handed, TensorImage):
 class TensorHeads(Handed):
     """Class numbers: (heads,) or (B, heads) int64, -1 where unknown.
 
-    Or soft labels, the weight of each class: (classes of all heads,) or (B, classes of all heads) float32.
+    Or soft labels, the weight of each class: (classes of all heads,) or (B, classes of all heads) float32, or in two
+    parts, see `fastmask.labels`.
     """
 
 
@@ -67,8 +69,8 @@ class EncodeHeads(DisplayedTransform):
         return TensorHeads(targets_of(codes))
 
     def decodes(self, y: TensorHeads) -> HeadNames:
-        classes = self.heads.harden(y.cpu().numpy()).tolist() if y.is_floating_point() else y.tolist()
-        return HeadNames(self.heads.decode(classes))
+        classes = self.heads.harden(join_parts(y[None]).cpu().numpy())[0] if y.is_floating_point() else y
+        return HeadNames(self.heads.decode(classes.tolist()))
 
     @property
     def vocab(self) -> Any:

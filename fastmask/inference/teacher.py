@@ -90,7 +90,7 @@ def _unseen_folds(run: RunDirectory) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A run or an ensemble, the `runs` that it consists of, and the weight and temperature of its probabilities."""
+    """A run or an ensemble, the `runs` that it consists of, its weight in a label, and the temperature of the loss."""
 
     run: RunDirectory
     runs: Mapping[str, RunDirectory]
@@ -115,15 +115,17 @@ class Teacher:
         """Mix (N, classes of `heads`) labels with the teacher's (N, classes of its heads) probabilities.
 
         A head that the teacher has not learned keeps its label; an unknown label becomes the teacher's probabilities.
+        With a temperature the shares of both are kept apart, (N, 2, classes of `heads`), because the loss compares the
+        teacher's with the student's at the temperature; see `fastmask.labels`.
         """
-        mixed = own.astype(np.float32)
-        theirs = self.run.heads.split(predicted)
-        for head, part in zip(heads, heads.split(mixed), strict=True):
+        shares = np.stack([own, np.zeros_like(own)], axis=1).astype(np.float32)
+        predicted_of = self.run.heads.split(predicted)
+        for head, (label, taught) in zip(heads, (np.moveaxis(part, 1, 0) for part in heads.split(shares)), strict=True):
             if head.name in self.heads:
-                softened = soften(theirs[self.run.heads.position(head.name)], self.temperature)
-                labelled = part.any(axis=1, keepdims=True)
-                part[:] = np.where(labelled, (1 - self.weight) * part + self.weight * softened, softened)
-        return mixed
+                theirs = predicted_of[self.run.heads.position(head.name)]
+                taught[:] = np.where(label.any(axis=1, keepdims=True), self.weight * theirs, theirs)
+                label *= 1 - self.weight
+        return shares if self.temperature != 1 else shares.sum(axis=1)
 
     def predict(self, plan: Plan, say: Say) -> np.ndarray:
         """(folds + 1, N, classes of its heads) probabilities of the plan's photos: by each fold's models, then by all.
@@ -166,14 +168,6 @@ class Teacher:
         if not file.exists():
             save_tensors({"answers": torch.from_numpy(self.predict(plan, say))}, file)
         return read_predictions(file, shape)
-
-
-def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, classes) probabilities with their logits divided by a temperature."""
-    if temperature == 1:
-        return probabilities
-    raised = np.power(probabilities.astype(np.float64), 1 / temperature)
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True), np.float32)
 
 
 def read_predictions(file: Path, shape: tuple[int, int, int]) -> np.ndarray:

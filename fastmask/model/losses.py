@@ -1,8 +1,9 @@
 """Losses over logits (B, classes of all heads) and targets y, which are class numbers or soft labels.
 
-Class numbers are (B, heads) int64, -1 where a label is unknown; soft labels are (B, classes of all heads) float, see
-`fastmask.labels`. To add a loss for one head, write a subclass of `HeadLoss`, name it in `HEAD_LOSSES` under a new
-kind, and let `Head.kind` (fastmask/heads.py) return that kind for the head.
+Class numbers are (B, heads) int64, -1 where a label is unknown; soft labels are (B, classes of all heads) float, or in
+two parts with a teacher at a temperature, see `fastmask.labels`. To add a loss for one head, write a subclass of
+`HeadLoss`, name it in `HEAD_LOSSES` under a new kind, and let `Head.kind` (fastmask/heads.py) return that kind for the
+head.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmask.heads import Head, Heads
-from fastmask.labels import soft_labels
+from fastmask.labels import join_parts, soft_labels
 from fastmask.system.errors import UsageError
 
 
@@ -26,17 +27,37 @@ def smooth_labels(labels: Tensor, share: float) -> Tensor:
     return labels * (1 - share) + labels.sum(-1, keepdim=True) * (share / labels.shape[-1]) if share else labels
 
 
-def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The focal loss of one head, for class c alpha_c (1 - p_c)^gamma (-log p_c) (Lin et al. 2017).
+def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """The focal loss of one head: of a class number y, (1 - p_y)^gamma (-log p_y) (Lin et al. 2017).
 
-    (B, K) logits, (B, K) soft labels -> (B,) losses, summed over the classes by their weights, and (B,) weights, the
-    sums of weight x alpha: for a class number y alpha_y, or 1; 0 if unknown.
+    (B, K) logits, (B, K) soft labels -> (B,) losses: weight x d^gamma x cross-entropy, with the weight and the
+    distribution q of the label, and the total variation d, half the sum of |q - p|: quality focal loss (Li et al. 2020)
+    for a softmax. So the minimum is at p = q for every gamma, and gamma 0 is cross-entropy. With (1 - p_c)^gamma for
+    each class c it would be at a less confident p: at 0.69 for a label of 0.9 and gamma 2.
     """
-    log_p = F.log_softmax(logits.float(), dim=-1)
-    weights = labels if alpha is None else labels * alpha.to(labels)
-    # the floor keeps the gradient finite at p = 1 for a gamma under 1
-    loss = -log_p if gamma == 0 else -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
-    return (weights * loss).sum(-1), weights.sum(-1)
+    log_p, (q, weights) = F.log_softmax(logits.float(), dim=-1), _normalize(labels)
+    # the sum of q - p where it is above 0, exact also where both are near 1
+    variation = (q * F.relu(-torch.expm1(log_p - torch.where(q > 0, q, 1.0).log()))).sum(-1)
+    # the floor keeps the gradient finite at p = q for a gamma under 1
+    return weights * (variation.clamp(min=1e-12) ** gamma * -(q * log_p).sum(-1))
+
+
+def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The divergence of a student from its teacher, both at a temperature T, times T^2 (Hinton, Vinyals, Dean 2015).
+
+    (B, K) logits, (B, K) probabilities of the teacher at T = 1, each row times a weight -> (B,) losses: weight x T^2
+    KL(teacher, student). The minimum is at the teacher's probabilities, for every T.
+    """
+    q, weights = _normalize(labels)
+    softened, _ = _normalize(q ** (1 / temperature))
+    log_p = F.log_softmax(logits.float() / temperature, dim=-1)
+    return weights * temperature**2 * F.kl_div(log_p, softened, reduction="none").sum(-1)
+
+
+def _normalize(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) soft labels -> (B, K) distributions, all 0 if unknown, and (B,) weights."""
+    weights = labels.sum(-1)
+    return labels / weights.clamp(min=torch.finfo(weights.dtype).tiny)[:, None], weights
 
 
 def soft_f1(logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +93,7 @@ def normal_targets(numbers: np.ndarray, spread: float) -> Tensor:
 
 
 class HeadLoss(nn.Module):
-    """The loss of one head; a subclass implements `each`."""
+    """The loss of one head; a subclass implements `each`, and may implement `distil`."""
 
     # buffers of the subclasses
     alpha: Tensor | None
@@ -82,31 +103,58 @@ class HeadLoss(nn.Module):
         """(B, K) logits, (B, K) soft labels -> (B,) the loss of each photo, and (B,) its weight in the mean."""
         raise NotImplementedError
 
+    def distil(self, logits: Tensor, own: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+        """As `each`, for labels in two parts (B, K): of the photo's own label, and of the teacher's probabilities."""
+        return self.each(logits, own + taught)
+
+    def per_photo(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `each`, for labels (B, K), or (B, 2, K) in two parts."""
+        return self.distil(logits, *labels.unbind(1)) if labels.dim() == 3 else self.each(logits, labels)
+
     def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The weighted mean over a batch, 0 with a gradient of 0 where no label is known."""
-        loss, weights = self.each(logits, labels)
-        # the smallest normal number keeps an empty head at 0 / tiny = 0
-        return loss.sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        loss, weights = self.per_photo(logits, labels)
+        total = weights.sum()
+        # a smoothed label whose class has an alpha of 0 has a loss, and no weight
+        return loss.sum() * (total > 0) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 class ClassLoss(HeadLoss):
     """The focal loss of a head with classes; in the mean, its share `f1_share` is replaced by soft F1."""
 
     def __init__(
-        self, head: Head, alpha: Sequence[float] | None, gamma: float, label_smoothing: float, f1_share: float
+        self,
+        head: Head,
+        alpha: Sequence[float] | None,
+        gamma: float,
+        label_smoothing: float,
+        f1_share: float,
+        temperature: float,
     ) -> None:
         super().__init__()
         if alpha is not None and len(alpha) != len(head.classes):
             raise UsageError(f"alpha of head {head.name} has {len(alpha)} numbers for {len(head.classes)} classes.")
         self.gamma, self.label_smoothing, self.f1_share = gamma, label_smoothing, f1_share
+        self.temperature = temperature
         self.register_buffer("alpha", None if alpha is None else torch.tensor(alpha, dtype=torch.float32))
 
     def each(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return focal(logits, smooth_labels(labels, self.label_smoothing), self.gamma, self.alpha)
+        loss = focal(logits, self._weigh(smooth_labels(labels, self.label_smoothing)), self.gamma)
+        return loss, self._weigh(labels).sum(-1)
+
+    def distil(self, logits: Tensor, own: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+        loss, weights = self.each(logits, own)
+        taught = self._weigh(taught)
+        return loss + distillation(logits, taught, self.temperature), weights + taught.sum(-1)
+
+    def _weigh(self, labels: Tensor) -> Tensor:
+        return labels if self.alpha is None else labels * self.alpha.to(labels)
 
     def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         loss = super().mean(logits, labels)
-        return (1 - self.f1_share) * loss + self.f1_share * soft_f1(logits, labels) if self.f1_share else loss
+        return (
+            (1 - self.f1_share) * loss + self.f1_share * soft_f1(logits, join_parts(labels)) if self.f1_share else loss
+        )
 
 
 class DistributionLoss(HeadLoss):
@@ -123,7 +171,7 @@ class DistributionLoss(HeadLoss):
         return distribution(logits, labels, self.targets)
 
 
-# by `Head.kind`; each is called with a head, its row of alpha or None, and gamma, label_smoothing and f1_share by name
+# by `Head.kind`; each is called with a head, its row of alpha or None, and by name with the numbers of `FocalLoss`
 HEAD_LOSSES: dict[str, type[HeadLoss]] = {"classes": ClassLoss, "distribution": DistributionLoss}
 
 
@@ -132,13 +180,15 @@ class FocalLoss(nn.Module):
 
     `gamma` 0 is cross-entropy. `alpha` has a row of class weights per head, or None. `label_smoothing` spreads a share
     of each label over all classes. `f1_share` is the share of the loss that is replaced by the batch's soft F1; it has
-    no value for one photo, so "none" and "sum" leave it out. None of these applies to distributions.
+    no value for one photo, so "none" and "sum" leave it out. `temperature` is that of `distillation`, by which the
+    teacher's part of labels in two parts costs, without gamma and smoothing. None of these applies to distributions.
 
-    A head's mean is over its known labels, weighted by `alpha` as `F.cross_entropy` weighs its own class numbers (of
-    soft and smoothed labels each class by its alpha, where PyTorch divides by the photos); a head without a label in
-    the batch adds exactly nothing, and its gradient is 0. `reduction` "none" gives (B,): the heads' weighted losses of
-    each photo. `activation` and `decodes` let fastai turn logits into probabilities (B, classes of all heads) and class
-    numbers (B, heads).
+    Class numbers cost as much as with `F.cross_entropy(weight=alpha, label_smoothing=...)` if gamma is 0. Soft labels
+    cost as much as class numbers of the same classes: each class counts by its alpha, and a head's mean is over the
+    alphas of its known labels, before smoothing, where PyTorch divides soft labels by the photos. With alpha, the
+    minimum is therefore at label x alpha, as with PyTorch. A head without a label in the batch adds exactly nothing,
+    and its gradient is 0. `reduction` "none" gives (B,): the heads' weighted losses of each photo. `activation` and
+    `decodes` let fastai turn logits into probabilities (B, classes of all heads) and class numbers (B, heads).
 
     fastai's MixUp and CutMix mix the two photos' losses, lam x loss(y) + (1 - lam) x loss(y of the other), and then
     take the mean over all photos of the batch: an unknown label adds nothing, but its photo counts, and `alpha` scales
@@ -156,6 +206,7 @@ class FocalLoss(nn.Module):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
         f1_share: float = 0.0,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         if gamma < 0:
@@ -163,8 +214,15 @@ class FocalLoss(nn.Module):
         for name, share in (("label smoothing", label_smoothing), ("share of soft F1", f1_share)):
             if not 0 <= share <= 1:
                 raise UsageError(f"The focal loss's {name} is {share}; expected 0 to 1.")
+        if not temperature > 0:
+            raise UsageError(f"The focal loss's temperature is {temperature}; expected above 0.")
         self.heads, self.gamma, self.reduction = heads, gamma, reduction
-        options = {"gamma": gamma, "label_smoothing": label_smoothing, "f1_share": f1_share}
+        options = {
+            "gamma": gamma,
+            "label_smoothing": label_smoothing,
+            "f1_share": f1_share,
+            "temperature": temperature,
+        }
         rows = zip(heads, alpha or [None] * len(heads), strict=True)
         self.losses = nn.ModuleList([HEAD_LOSSES[head.kind](head, row, **options) for head, row in rows])
         self.register_load_state_dict_pre_hook(_rename_buffers)
@@ -189,7 +247,7 @@ class FocalLoss(nn.Module):
             if self.reduction == "mean":
                 value = loss.mean(part, wanted)
             else:
-                value, _ = loss.each(part, wanted)
+                value, _ = loss.per_photo(part, wanted)
             total = total + head.weight * (value.sum() if self.reduction == "sum" else value)
         return total
 

@@ -11,6 +11,7 @@ from fastai.learner import Metric
 from torch import Tensor
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.labels import join_parts
 from fastmask.scoring import known_classes, macro_f1, target_of
 from fastmask.system.errors import UsageError
 
@@ -53,7 +54,7 @@ class _Counting(Metric):
         logits, y = learn.pred.as_subclass(Tensor), learn.y.as_subclass(Tensor)
         if y.is_floating_point():
             # soft labels of training photos
-            y = torch.from_numpy(self.heads.harden(y.cpu().numpy())).to(y.device)
+            y = torch.from_numpy(self.heads.harden(join_parts(y).cpu().numpy())).to(y.device)
         counts = self.count(*self._of_target(logits, y))
         self.counts = counts if self.counts is None else self.counts.add_(counts)
 

@@ -50,7 +50,14 @@ def build_loss(config: Config, heads: Heads, weights: Sequence[Sequence[float] |
     """The loss of a configuration; `weights` of the classes of each head replace its alpha."""
     alpha = weights or [class_row(head, (config.alpha or {}).get(head.name)) for head in heads]
     gamma = 0.0 if config.loss == "ce" else config.focal_gamma
-    return FocalLoss(heads, gamma, alpha, label_smoothing=config.label_smoothing, f1_share=config.f1_share)
+    return FocalLoss(
+        heads,
+        gamma,
+        alpha,
+        label_smoothing=config.label_smoothing,
+        f1_share=config.f1_share,
+        temperature=config.teacher_temperature,
+    )
 
 
 def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -> list[float] | None:

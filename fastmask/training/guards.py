@@ -16,6 +16,7 @@ from torch import Tensor
 from fastmask.config import Config
 from fastmask.data.transforms import UNREADABLE
 from fastmask.heads import UNKNOWN
+from fastmask.labels import broadcast_photos
 from fastmask.system.errors import DataError, DivergenceError
 from fastmask.system.files import read_strings, write_csv
 from fastmask.system.text import join_some
@@ -180,7 +181,7 @@ class SkipUnreadable(Skipping):
 
     def before_batch(self) -> None:
         (y,) = self.learn.yb
-        unreadable = (y == UNREADABLE).all(1)
+        unreadable = (y == UNREADABLE).flatten(1).all(1)
         if unreadable.any():
             photos = photos_of(self.learn, self.learn.iter)
             epoch, batch = self.learn.epoch + 1, self.learn.iter + 1
@@ -189,7 +190,7 @@ class SkipUnreadable(Skipping):
             if self._in_pass > _MOST_UNREADABLE * len(self.learn.dls.train.order):
                 self.list_rows()
                 raise DataError(f"More than a tenth of the photos cannot be read, the last {self.rows[-1][-1]}.")
-            self.learn.yb = (y.masked_fill(unreadable[:, None], 0 if y.is_floating_point() else UNKNOWN),)
+            self.learn.yb = (y.masked_fill(broadcast_photos(unreadable, y), 0 if y.is_floating_point() else UNKNOWN),)
 
 
 def photos_of(learn: Any, batch: int) -> list[str]:

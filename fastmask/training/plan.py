@@ -70,7 +70,7 @@ class Teacher(Protocol):
         """SHA-256 of its networks and of their blend."""
 
     def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
-        """(N, classes of `heads`) soft labels, a weighted mean of labels and of the teacher's probabilities."""
+        """Soft labels of (N, classes of `heads`) labels and the teacher's probabilities; see `fastmask.labels`."""
 
     def lineage(self, fold: int) -> Lineage:
         """What its models of a fold have seen."""
@@ -92,8 +92,8 @@ class Plan:
 
     `skipped` are the photos that cannot be read, and why; `extras` are photos of other sources to train on as well;
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
-    together. `soft_labels` are (folds + 1, photos, classes of all heads), of each fold and of the refit on all photos;
-    None means the labels of the table, also with a `teacher` that has not predicted yet.
+    together. `soft_labels` are (folds + 1, photos, ...), those of each fold and of the refit on all photos; None means
+    the labels of the table, also with a `teacher` that has not predicted yet.
     """
 
     config: Config

@@ -40,6 +40,21 @@ def test_two_sets_are_joined_by_soft_labels():
     assert both.classes(HEADS)[:12].tolist() == Y.tolist()
 
 
+def test_labels_in_two_parts_count_by_their_sum():
+    own = SET.soft(HEADS)
+    taught = np.roll(own, 1, 0)
+    parts = TrainingSet(SET.photos, np.stack([0.25 * own, 0.75 * taught], 1))
+    assert parts.soft(HEADS).tolist() == (0.25 * own + 0.75 * taught).tolist()
+    assert parts.classes(HEADS)[1:].tolist() == Y[:-1].tolist()
+    # labels of another set without parts are its own
+    for one, other in ((parts, SET), (SET, parts)):
+        both = one.join(other, HEADS).labels
+        assert both.shape == (24, 2, HEADS.n_logits)
+        hard = both[12:] if one is parts else both[:12]
+        assert hard[:, 0].tolist() == own.tolist()
+        assert not hard[:, 1].any()
+
+
 def test_balanced_gives_every_joint_class_the_same_share_of_the_draws():
     chances = SET.balance(HEADS).chances
     assert chances.sum() == pytest.approx(1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 from trained_runs import predict_by_hand, scale_weights
 
@@ -16,7 +17,8 @@ from fastmask.data.contest import read_contest
 from fastmask.data.seen import Validation
 from fastmask.heads import Head, Heads
 from fastmask.inference.blend import fit_blend
-from fastmask.inference.teacher import Teacher, open_teacher, soften
+from fastmask.inference.teacher import Teacher, open_teacher
+from fastmask.model.losses import FocalLoss
 from fastmask.run.lineage import lineage_of
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.crossval import add_soft_labels
@@ -84,13 +86,10 @@ def test_labels_that_are_unknown_and_heads_that_the_teacher_lacks(finished_run):
     mixed = teacher.mix(own, answers, heads)
     np.testing.assert_allclose(mixed, [[0.1, 0.6, 0.3, 0, 1], [0.5, 0.3, 0.2, 1, 0]], atol=1e-6)
     assert own[0].tolist() == [0, 1, 0, 0, 1]
-
-
-def test_a_temperature_divides_logits():
-    logits = torch.tensor([[2.0, 0.0, -1.0]])
-    made = soften(logits.softmax(-1).numpy(), 4.0)
-    np.testing.assert_allclose(made, (logits / 4).softmax(-1).numpy(), atol=1e-6)
-    assert soften(made, 1) is made
+    # the two parts, for a loss at a temperature
+    parts = replace(teacher, temperature=4).mix(own, answers, heads)
+    np.testing.assert_allclose(parts[:, 0], [[0, 0.5, 0, 0, 1], [0, 0, 0, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(parts[:, 1], [[0.1, 0.1, 0.3, 0, 0], [0.5, 0.3, 0.2, 0, 0]], atol=1e-6)
 
 
 def test_a_student_trains_and_resumes_with_the_same_soft_labels(
@@ -114,6 +113,68 @@ def test_a_student_trains_and_resumes_with_the_same_soft_labels(
     scale_weights(Run.load(run_copy).checkpoints(0)[0], 2)
     with pytest.raises(UsageError, match="started with another teacher than there is now"):
         cross_validate(table, out=out, resume=True, log=io.StringIO())
+
+
+def test_a_fold_at_a_temperature_starts_with_the_loss_of_hinton(table, small_settings, finished_run):
+    given = {**small_settings, "teacher_temperature": 4.0, "teacher_weight": 0.7, "loss": "ce"}
+    plan = student(table, given, finished_run.path)
+    plan = plan.soften_labels(plan.teacher.predict(plan, quietly))
+    train, theirs = plan.training_set(0), forward(finished_run, 0, table)[plan.folds != 0]
+    assert (
+        train.classes(table.heads).tolist()
+        == table.heads.argmax(0.3 * one_hot(table)[plan.folds != 0] + 0.7 * theirs).tolist()
+    )
+    learn = plan.learner(0)
+    x, y = learn.dls.train.one_batch()
+    rows = [train.photos.index(photo) for photo in learn.dls.train.photos_of(0)]
+    logits = learn.model.train()(x)
+    expected = 0
+    for i in range(len(table.heads)):
+        part = table.heads.split(logits)[i]
+        teacher = torch.from_numpy(table.heads.split(theirs)[i][rows]).float()
+        softened = (teacher.log() / 4).softmax(1)
+        expected += 0.3 * F.cross_entropy(part, torch.from_numpy(table.train_y[plan.folds != 0][rows, i]))
+        expected += 0.7 * 16 * F.kl_div((part / 4).log_softmax(1), softened, reduction="batchmean")
+    torch.testing.assert_close(learn.loss_func(logits, y), expected, atol=1e-4, rtol=1e-4)
+    names = learn.dls.train.decode_batch((x, y))[0][1]
+    assert tuple(names) == table.heads.decode(train.classes(table.heads)[rows[0]])
+
+
+def test_a_temperature_with_all_that_changes_labels(table, small_settings, finished_run, tmp_path):
+    extra = tmp_path / "extra.csv"
+    extra.write_text(f"path,person,gender\n{table.frame['path'][0]},new,male\n")
+    given = {
+        **small_settings,
+        "teacher": str(finished_run.path),
+        "teacher_temperature": 4.0,
+        "extra": str(extra),
+        "extra_images": str(table.root),
+        "mixup": 0.4,
+        "half_cutmix": 0.5,
+        "half_partner": "any",
+        "sampler": "joint",
+        "class_weight": "auto",
+        "f1_share": 0.3,
+        "label_smoothing": 0.1,
+        "on_bad_photo": "skip",
+        "epochs": 1,
+        "refit": 1,
+    }
+    run = cross_validate(table, out=tmp_path / "all", log=io.StringIO(), **given)
+    assert run.refitted == [0, 1]
+    assert np.isfinite(run.probabilities).all()
+    # an extra photo has only a label of its own
+    plan = student(table, given, finished_run.path)
+    plan = plan.soften_labels(plan.teacher.predict(plan, quietly))
+    last = plan.training_set(1 - plan.folds[0]).labels[-1]
+    assert last.tolist() == [[0, 0, 0, 1, 0, 0, 0, 0], [0] * 8]
+    with pytest.raises(UsageError, match="teacher_temperature belongs to the focal loss"):
+        prepare(
+            table,
+            make_config(small_settings, {"teacher": str(finished_run.path), "teacher_temperature": 2}),
+            FocalLoss,
+            open_teacher=open_teacher,
+        )
 
 
 def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(

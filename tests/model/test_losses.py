@@ -29,20 +29,19 @@ def reference(logits, y, weights=(None, None, None), **options):
     return sum(F.cross_entropy(part, row, weight=w, ignore_index=-1, **options) for part, row, w in parts)
 
 
+ALPHA = [[1.0, 2.0, 3.0], None, [0.5, 1.0, 4.0]]
+WEIGHTS = [None if row is None else torch.tensor(row) for row in ALPHA]
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("alpha", [None, ALPHA])
 @pytest.mark.parametrize("loss", [CrossEntropyLoss, lambda *a, **k: FocalLoss(*a, gamma=0, **k)])
-def test_gamma_0_is_the_cross_entropy_of_pytorch(loss, options, reduction):
-    logits, y = batch(unknown=0 if options else 0.3)
-    found = loss(HEADS, reduction=reduction, **options)(logits, y)
-    torch.testing.assert_close(found, reference(logits, y, reduction=reduction, **options))
-
-
-def test_class_weights_are_those_of_pytorch():
-    logits, y = batch(unknown=0.2)
-    alpha = [[1.0, 2.0, 3.0], None, [0.5, 1.0, 4.0]]
-    weights = [None if a is None else torch.tensor(a) for a in alpha]
-    torch.testing.assert_close(CrossEntropyLoss(HEADS, alpha)(logits, y), reference(logits, y, weights))
+def test_gamma_0_is_the_cross_entropy_of_pytorch(loss, alpha, options, reduction):
+    logits, y = batch(unknown=0.3)
+    found = loss(HEADS, alpha=alpha, reduction=reduction, **options)(logits, y)
+    expected = reference(logits, y, WEIGHTS if alpha else (None,) * 3, reduction=reduction, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_case_worked_by_hand():
@@ -101,7 +100,7 @@ def test_gradients_equal_finite_differences():
     y = torch.tensor([0, 1, 2, -1, 1])
 
     def loss(x):
-        return focal(x.to(torch.float32), soft_labels(y[:, None], ONE))[0].sum().double()
+        return focal(x.to(torch.float32), soft_labels(y[:, None], ONE)).sum().double()
 
     x = logits.clone().requires_grad_()
     loss(x).backward()
@@ -125,6 +124,8 @@ def test_fastai_finds_probabilities_and_classes():
 def test_invalid_arguments_are_refused():
     with pytest.raises(UsageError, match="gamma is -1"):
         FocalLoss(HEADS, gamma=-1)
+    with pytest.raises(UsageError, match="temperature is 0"):
+        FocalLoss(HEADS, temperature=0)
     with pytest.raises(UsageError, match="alpha of head age has 2 numbers for 3 classes"):
         FocalLoss(HEADS, alpha=[None, None, [1.0, 2.0]])
 
@@ -200,12 +201,102 @@ def test_class_numbers_are_soft_labels_with_one_class():
         assert FocalLoss(HEADS, gamma)(logits, soft(y)) == FocalLoss(HEADS, gamma)(logits, y)
 
 
-def test_soft_labels_give_the_cross_entropy_of_pytorch():
+def mixed_labels(y, share=0.7):
+    return (1 - share) * soft(y) + share * soft(y.roll(1, 0))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("alpha", [None, ALPHA])
+def test_soft_labels_give_the_cross_entropy_of_pytorch(alpha, smoothing):
+    """PyTorch's sum, over the photos as there, or with alpha over the alphas of the labels as for class numbers."""
     logits, y = batch()
-    other = torch.stack([torch.roll(y[:, i], 1) for i in range(3)], 1)
-    mixed = 0.3 * soft(y) + 0.7 * soft(other)
-    expected = sum(F.cross_entropy(a, b) for a, b in zip(HEADS.split(logits), HEADS.split(mixed), strict=True))
-    torch.testing.assert_close(CrossEntropyLoss(HEADS)(logits, mixed), expected)
+    labels = mixed_labels(y)
+    expected = 0
+    for p, q, w in zip(HEADS.split(logits), HEADS.split(labels), WEIGHTS if alpha else [None] * 3, strict=True):
+        cost = F.cross_entropy(p, q, weight=w, label_smoothing=smoothing, reduction="sum")
+        expected += cost / (len(q) if w is None else (q * w).sum())
+    found = CrossEntropyLoss(HEADS, alpha, label_smoothing=smoothing)(logits, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def minimize(loss, labels, steps=600):
+    """The probabilities of free logits at the minimum of their loss."""
+    logits = torch.zeros(len(labels), labels.shape[-1], requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(logits, labels).backward()
+        optimizer.step()
+        schedule.step()
+    return logits.detach().softmax(-1)
+
+
+SOFT = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.2, 0.3], [1 / 3, 1 / 3, 1 / 3], [0.45, 0.05, 0.0]])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("alpha", [None, [1.0, 3.0, 0.5]])
+def test_the_minimum_is_at_the_soft_label(gamma, alpha):
+    """With alpha at label x alpha, where PyTorch's weighted cross-entropy has its minimum."""
+    expected = SOFT * torch.tensor(alpha or [1.0] * 3)
+    expected = expected / expected.sum(1, keepdim=True)
+    loss = FocalLoss(ONE, gamma, alpha and [alpha], "none")
+    found = minimize(lambda *both: loss(*both).sum(), SOFT)
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
+    lowest = loss(expected.clamp(min=1e-30).log(), SOFT)
+    for other in torch.randn(200, *SOFT.shape, generator=torch.Generator().manual_seed(1)) * 3:
+        assert (loss(other, SOFT) > lowest).all()
+
+
+def test_focal_losses_of_soft_labels_worked_by_hand():
+    # p is (1/2, 1/4, 1/4), half the sum of |q - p| 0.4 and 0.25
+    p = torch.tensor([[0.5, 0.25, 0.25]])
+    for q, variation in (([0.9, 0.1, 0.0], 0.4), ([0.25, 0.5, 0.25], 0.25)):
+        cost = -sum(a * math.log(b) for a, b in zip(q, p[0].tolist(), strict=True))
+        found = FocalLoss(ONE, gamma=2)(p.log(), torch.tensor([q]))
+        assert found.item() == pytest.approx(variation**2 * cost, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 2.5])
+def test_two_classes_have_the_quality_focal_loss(gamma):
+    """Li et al. 2020, equation 4: |y - s|^gamma of the binary cross-entropy of a probability s and a label y."""
+    two = Heads([Head("two", ("no", "yes"))])
+    y, logits = torch.rand(64), torch.randn(64, 2)
+    s = logits.softmax(1)[:, 1]
+    expected = (y - s).abs() ** gamma * F.binary_cross_entropy(s, y, reduction="none")
+    found = FocalLoss(two, gamma, reduction="none")(logits, torch.stack([1 - y, y], 1))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_gradients_at_the_soft_label_are_finite(gamma):
+    labels = torch.cat([SOFT, torch.zeros(1, 3)])
+    logits = labels.clamp(min=1e-30).log().requires_grad_()
+    loss = FocalLoss(ONE, gamma)(logits, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[-1] == 0).all()
+    # below 1 the loss has a cusp at the label, as the root of a distance has
+    if gamma != 0.5:
+        torch.testing.assert_close(logits.grad, torch.zeros(5, 3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.7])
+@pytest.mark.parametrize("alpha", [None, [1.0, 3.0, 0.5]])
+def test_class_numbers_have_the_focal_loss_of_lin_bit_for_bit(gamma, alpha):
+    g = torch.Generator().manual_seed(5)
+    y, start = torch.randint(0, 3, (500,), generator=g), torch.randn(500, 3, generator=g) * 8
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    found = FocalLoss(ONE, gamma, alpha and [alpha], "sum")(ours, y[:, None])
+    log_p = theirs.log_softmax(1).gather(1, y[:, None]).squeeze(1)
+    each = -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
+    expected = (each if alpha is None else torch.tensor(alpha)[y] * each).sum()
+    assert found == expected
+    found.backward()
+    expected.backward()
+    assert ours.grad.equal(theirs.grad)
 
 
 def test_a_label_of_half_the_weight_counts_half_in_the_mean():
@@ -281,3 +372,65 @@ def test_class_weights_weigh_each_class_of_a_soft_label():
     # 1 x 0.5 x log 2 + 3 x 0.5 x log 4, over 0.5 + 1.5
     expected = (0.5 * math.log(2) + 1.5 * math.log(4)) / 2
     torch.testing.assert_close(CrossEntropyLoss(ONE, [[1.0, 3.0, 1.0]])(logits, labels), torch.tensor(expected))
+
+
+def test_smoothed_labels_of_classes_without_a_weight_cost_nothing_alone():
+    loss = CrossEntropyLoss(ONE, [[0.0, 1.0, 1.0]], label_smoothing=0.1)
+    logits = torch.randn(2, 3, requires_grad=True)
+    nothing = loss(logits, torch.tensor([[0], [0]]))
+    nothing.backward()
+    assert nothing == 0
+    assert (logits.grad == 0).all()
+
+
+def in_parts(own, taught, share):
+    return torch.stack([(1 - share) * own, share * taught], 1)
+
+
+def test_a_teacher_at_a_temperature_costs_as_in_hinton():
+    """(1 - w) CE(own label, student) + w T^2 KL(teacher at T, student at T), by PyTorch's functions."""
+    logits, y = batch()
+    teacher = torch.randn(16, HEADS.n_logits, generator=torch.Generator().manual_seed(3)) * 2
+    probabilities = torch.cat([part.softmax(1) for part in HEADS.split(teacher)], 1)
+    expected = 0.3 * reference(logits, y)
+    for p, q in zip(HEADS.split(logits), HEADS.split(teacher), strict=True):
+        student, theirs = (p / 4).log_softmax(1), (q / 4).log_softmax(1)
+        expected += 0.7 * 16 * F.kl_div(student, theirs, log_target=True, reduction="batchmean")
+    labels = in_parts(soft(y), probabilities, 0.7)
+    torch.testing.assert_close(CrossEntropyLoss(HEADS, temperature=4.0)(logits, labels), expected)
+    # gamma is of the own labels
+    expected += 0.3 * (FocalLoss(HEADS)(logits, y) - reference(logits, y))
+    torch.testing.assert_close(FocalLoss(HEADS, temperature=4.0)(logits, labels), expected)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_a_student_at_a_temperature_ends_with_the_probabilities_of_its_teacher(temperature):
+    teacher = torch.tensor([[0.98, 0.015, 0.005], [0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
+    loss = FocalLoss(ONE, label_smoothing=0.1, temperature=temperature)
+    found = minimize(loss, in_parts(torch.zeros(3, 3), teacher, 1.0), steps=1500)
+    torch.testing.assert_close(found, teacher, atol=1e-3, rtol=0)
+    # with alpha at probabilities x alpha, as at temperature 1
+    loss = FocalLoss(ONE, alpha=[[1.0, 3.0, 0.5]], temperature=temperature)
+    expected = teacher * torch.tensor([1.0, 3.0, 0.5])
+    found = minimize(loss, in_parts(torch.zeros(3, 3), teacher, 1.0), steps=1500)
+    torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True), atol=3e-3, rtol=0)
+
+
+def test_labels_in_two_parts_without_a_temperature_are_cross_entropys_of_their_sum():
+    logits, y = batch()
+    taught = mixed_labels(y)
+    together = 0.3 * soft(y) + 0.7 * taught
+    entropy = -torch.xlogy(taught, taught).sum() * 0.7
+    found = CrossEntropyLoss(HEADS, reduction="sum")(logits, in_parts(soft(y), taught, 0.7))
+    torch.testing.assert_close(found + entropy, CrossEntropyLoss(HEADS, reduction="sum")(logits, together))
+    f1 = FocalLoss(HEADS, f1_share=1.0, temperature=4.0)
+    assert f1(logits, in_parts(soft(y), taught, 0.7)) == f1(logits, together)
+
+
+def test_a_distribution_has_no_part_of_a_teacher():
+    logits, y = torch.randn(6, 45), torch.tensor([[0, 3], [1, 42]] * 3)
+    labels = soft_labels(y, YEARS)
+    bands, years = labels.split([2, 43], dim=1)
+    parts = torch.stack([torch.cat([bands * 0, years], 1), torch.cat([bands, years * 0], 1)], 1)
+    found = CrossEntropyLoss(YEARS, temperature=1.0)(logits, parts)
+    torch.testing.assert_close(found, CrossEntropyLoss(YEARS)(logits, labels))

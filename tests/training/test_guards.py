@@ -293,6 +293,12 @@ class TestBadPhotos:
         assert (learn.yb[0][4] == -1).all()
         assert torch.equal(learn.yb[0][others], y[others])
         assert skips.rows == [[1, 1, str(photo)]]
+        # soft labels in two parts
+        parts = torch.ones(len(y), 2, 8)
+        parts[4] = UNREADABLE
+        learn.yb = (parts,)
+        skips.before_batch()
+        assert learn.yb[0].sum((1, 2)).tolist() == [0 if row == 4 else 16 for row in range(len(y))]
 
     def test_are_an_error_where_they_are_too_many(self, learner, copied, dls, tmp_path):
         skips = SkipUnreadable(tmp_path)
