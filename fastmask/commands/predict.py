@@ -73,6 +73,7 @@ def predict(
     entry = _entry(loaded, name, options, other) if submission is not None else {}
     with progress_bar("predicting") as progress:
         predictions = loaded.predict(photos, options, root=images, progress=progress)
+    _warn_of_seen(loaded, photos, options, len(predictions))
     if other is not None:
         say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
     answered = predictions if rule is None else predictions.decide(rule, persons)
@@ -86,6 +87,17 @@ def predict(
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
     seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
     typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
+
+
+def _warn_of_seen(run: RunDirectory, photos: Any, options: PredictOptions, count: int) -> None:
+    from fastmask.inference.predictions import count_seen
+
+    seen = count_seen(run, photos, options)
+    if seen:
+        _warn(
+            f"{seen} of {count} photos were trained on by these models, so their predictions are too good, and so is a "
+            f"score of them; the run's oof.csv has those of models that have not seen them."
+        )
 
 
 def _listed_photos(run: RunDirectory, submission: Path, images: Path, out: Path) -> list[Path]:

@@ -13,19 +13,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fastmask.data.cache import digest_photos
 from fastmask.data.loaders import pick_device
 from fastmask.data.photo_dl import Passes, PhotoDL
+from fastmask.data.seen import Hashes, hash_names
 from fastmask.heads import Heads
 from fastmask.inference.blend import Blend, widen
 from fastmask.inference.members import open_members
 from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.options import PredictOptions
-from fastmask.inference.photos import Images, Photos
+from fastmask.inference.photos import Images, Photos, find_photos
 from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import autocast, resolve_precision
 from fastmask.run.directory import RunDirectory
+from fastmask.run.lineage import read_lineage
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
@@ -136,6 +139,19 @@ def predict(
     run, options = RunDirectory.of(run), PredictOptions.of(options, given)
     each = _predict_ensemble if run.is_ensemble else _predict_run
     return each(run, images, options, progress or (lambda done, count: None), load)
+
+
+def count_seen(run: RunDirectory, images: Images, options: PredictOptions) -> int:
+    """How many of the photos to predict the networks were trained on, by their content.
+
+    Checkpoints of earlier versions do not say it, and count none.
+    """
+    runs = open_members(run, Blend.of(run)).values() if run.is_ensemble else [run]
+    used = [checkpoints_of(each, options.members, options) for each in runs]
+    lineages = [read_lineage(file) for files in used for each in files.values() for file in each]
+    seen = Hashes().union(*(lineage.seen for lineage in lineages if lineage is not None))
+    digests = digest_photos(find_photos(images)[1]) if seen else []
+    return sum(bool(seen & hash_names(photos=[digest])) for digest in digests)
 
 
 def _predict_run(

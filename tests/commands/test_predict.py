@@ -36,6 +36,24 @@ def test_predict_writes_probabilities_of_a_folder(finished_run: Run, images: Pat
     assert one.out == "one.csv: 28 photos, mean of fold1, 3 views per photo\n"
 
 
+@pytest.mark.filterwarnings("default::fastmask.system.errors.FastmaskWarning")
+def test_predictions_of_photos_that_were_trained_on_are_too_good(
+    finished_run: Run, contest: Path, images: Path, work: Path, fastmask: Command
+) -> None:
+    (work / "photos").mkdir()
+    names = finished_run.folds["path"][finished_run.folds["fold"] == 0].iloc[:3]
+    for number, name in enumerate(names):
+        # by their content, under any name
+        shutil.copy(contest / "train" / "images" / name, work / "photos" / f"{number}{Path(name).suffix}")
+    shutil.copy(next(images.iterdir()), work / "photos")
+    answer = fastmask("predict", finished_run.path, "photos", "--out", "all.csv")
+    (warned,) = answer.warnings
+    assert warned.startswith("3 of 4 photos were trained on by these models, so their predictions are too good")
+    # only the other fold was trained on them
+    assert not fastmask("predict", finished_run.path, "photos", "--out", "one.csv", "--members", "fold0").warnings
+    assert not fastmask("predict", finished_run.path, images, "--out", "new.csv").warnings
+
+
 def test_predict_fills_in_a_submission_in_its_order(
     finished_run: Run, submit: Command, contest: Path, images: Path, fastmask: Command
 ) -> None:
@@ -139,6 +157,7 @@ def test_predict_by_a_rule_decides_as_the_rule_does(run_copy: Path, images: Path
     assert auto.err[0] == decide(run_copy).verdicts[-1]
 
 
+@pytest.mark.filterwarnings("default::fastmask.system.errors.FastmaskWarning")
 def test_persons_are_averaged_over_a_column_or_over_folders(
     submit: Command, run_copy: Path, contest: Path, fastmask: Command, tmp_path: Path
 ) -> None:
