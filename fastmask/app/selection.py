@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import JOINT, Head, Heads
+from fastmask.model.number import number_probabilities, quantile
 from fastmask.report.sections.mistakes import probability_of
 from fastmask.system.errors import UsageError
 
@@ -89,8 +90,8 @@ class HeadAnswer:
     """The prediction of one head: its class and probability, and those of its `classes` in order.
 
     `label` is the true class, "" if unknown, None if there are no labels. Classes beyond the eight most probable are
-    left out and summed up in `others`. A distribution over a number has no classes, but its `mean` and the `interval`
-    in which the number is with a probability of 80 %.
+    left out and summed up in `others`. A distribution over a number has no classes, but the `interval` in which the
+    number is with a probability of 80 %.
     """
 
     name: str
@@ -99,7 +100,6 @@ class HeadAnswer:
     classes: tuple[tuple[str, float], ...] = ()
     others: float = 0.0
     label: str | None = None
-    mean: float | None = None
     interval: tuple[float, float] | None = None
 
     @property
@@ -146,8 +146,7 @@ def _classes(head: Head, part: np.ndarray, label: str | None) -> HeadAnswer:
 
 
 def _number(head: Head, part: np.ndarray, label: str | None) -> HeadAnswer:
-    share = part / part.sum()
-    mean, steps = float(share @ head.numbers), np.cumsum(share)
-    low, high = head.numbers[np.searchsorted(steps, [0.1, 0.9]).clip(max=len(steps) - 1)].tolist()
-    code = int(part.argmax())
-    return HeadAnswer(head.name, head.classes[code], float(part[code]), label=label, mean=mean, interval=(low, high))
+    probabilities = number_probabilities(head, part[None])
+    low, code, high = (int(quantile(probabilities, share)[0]) for share in (0.1, 0.5, 0.9))
+    ends = float(head.numbers[low]), float(head.numbers[high])
+    return HeadAnswer(head.name, head.classes[code], float(probabilities[0, code]), label=label, interval=ends)

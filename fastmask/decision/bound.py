@@ -1,7 +1,7 @@
 """Bound: the official score at other values of the last bound of a head such as age, without retraining.
 
 A run that has learned the number behind the head as a distribution (fit --order age) predicts for any bound: the
-probability of a class is the sum of the distribution between its bounds.
+probability of a class is the sum of the numbers' probabilities between its bounds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 
 from fastmask.decision.crossfit import choose_by_others, notes_of
 from fastmask.heads import Head, number_of
+from fastmask.model.number import number_probabilities
 from fastmask.run.directory import RunDirectory
 from fastmask.run.oof import parts_of
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, known_classes, plain
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, known_classes
 from fastmask.system.errors import UsageError
 
 # bounds below the official one that are tried by default
@@ -27,19 +28,20 @@ _BELOW = 5
 
 @dataclass(frozen=True)
 class Bound:
-    """The official score at a bound; `gain` is over the official bound, None for the official bound itself."""
+    """The official score at a bound, and its gain over the run as trained."""
 
     bound: float
     score: Score
-    gain: Difference | None
+    gain: Difference
 
 
 @dataclass(frozen=True)
 class BoundCurve:
     """The official scores of the joint class at the bounds tried, in ascending order.
 
-    The rows are for predictions from the distribution; `plain` is the score of the run, from the head itself. `honest`
-    is the cross-fitted score, where each person's bound is the best one for the other persons.
+    The rows are for predictions from the distribution; `plain` is the score of the run as trained, from the head
+    itself. `honest` is the cross-fitted score: each person is predicted by whichever of the bounds and the head itself
+    is best for the other persons. All gains are over `plain`.
     """
 
     head: str
@@ -56,13 +58,18 @@ class BoundCurve:
         return max(self.rows, key=lambda row: (row.score.macro_f1, -abs(row.bound - self.official)))
 
     def __str__(self) -> str:
-        lines = [f"{self.head + ' from':>12}  {CELLS}  gain over {self.official:g}"]
+        lines = [f"{self.head + ' from':>12}  {CELLS}  gain over as trained"]
         lines.append(f"{'as trained':>12}  {self.plain.cells}".rstrip())
-        lines += [f"{row.bound:12g}  {row.score.cells}  {row.gain or ''}".rstrip() for row in self.rows]
+        lines += [f"{row.bound:12g}  {row.score.cells}  {row.gain}" for row in self.rows]
         lines.append(f"{'by others':>12}  {self.honest.cells}  {self.honest_gain}")
-        noise = "within noise" if self.honest_gain.is_noise else "beyond noise"
-        verdict = f"Chosen on other persons a bound's gain is {noise}; the highest score is at {self.best.bound:g}."
-        return "\n".join([*lines, "", *self.notes, verdict])
+        return "\n".join([*lines, "", *self.notes, self.verdict])
+
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence: whether a bound that is chosen on other persons gains over the run as trained."""
+        if self.honest_gain.macro_f1_interval[0] > 0:
+            return f"A bound chosen on other persons gains beyond noise; the highest score is at {self.best.bound:g}."
+        return "No bound chosen on other persons gains beyond noise over as trained."
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -70,7 +77,7 @@ class BoundCurve:
             "head": self.head,
             "official": self.official,
             "plain": self.plain.to_plain(),
-            "bounds": [{"bound": row.bound, **row.score.to_plain(), "gain": plain(row.gain)} for row in self.rows],
+            "bounds": [{"bound": row.bound, **row.score.to_plain(), "gain": row.gain.to_plain()} for row in self.rows],
             "honest": {**self.honest.to_plain(), "gain": self.honest_gain.to_plain()},
             "notes": self.notes,
         }
@@ -100,21 +107,19 @@ def bound_curve(
             f"--order {head}, or one run per bound with --age-bounds."
         )
     distribution = run.heads.split(run.probabilities)[run.heads.position(name)]
+    probabilities = number_probabilities(run.heads[name], distribution)
     numbers, y = run.heads[name].numbers, np.tile(run.predicted, (len(tried), 1, 1))
     for answers, bound in zip(y, tried, strict=True):
-        answers[:, run.heads.position(head)] = sum_bands(numbers, distribution, (*others, bound)).argmax(1)
+        answers[:, run.heads.position(head)] = sum_bands(numbers, probabilities, (*others, bound)).argmax(1)
     joint, true, classes = run.heads.joint(y), run.heads.joint(run.true), known_classes(run.heads.joint(run.y))
-    # of equal scores the bound closest to the official one
+    own = run.heads.joint(run.predicted)
+    # of equal scores the head's own, then the bound closest to the official one
     order = np.argsort(abs(np.array(tried) - official), kind="stable")
-    honest = choose_by_others(joint[order], true, parts_of(run), classes)
-    targets = [(answers, true, classes) for answers in (run.heads.joint(run.predicted), *joint, honest)]
+    honest = choose_by_others(np.stack([own, *joint[order]]), true, parts_of(run), classes)
+    targets = [(answers, true, classes) for answers in (own, *joint, honest)]
     plain, *drawn, chosen = draw_scores(targets, run.groups, draws)
-    baseline = drawn[tried.index(official)]
-    rows = [
-        Bound(bound, one.score(), None if one is baseline else one.minus(baseline))
-        for bound, one in zip(tried, drawn, strict=True)
-    ]
-    return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(baseline), notes_of(run))
+    rows = [Bound(bound, one.score(), one.minus(plain)) for bound, one in zip(tried, drawn, strict=True)]
+    return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(plain), notes_of(run))
 
 
 def _bounds(head: Head, given: Sequence[float] | None) -> list[float]:

@@ -86,6 +86,7 @@ def plot_bound(curve: BoundCurve, out: str | Path) -> None:
     low, high = np.array([score.macro_f1_interval for score in scores]).T
     axes.fill_between(bounds, low, high, alpha=0.2, label="95 % interval")
     axes.plot(bounds, [score.macro_f1 for score in scores], "o-", label="official macro-F1")
+    axes.axhline(curve.plain.macro_f1, color="0.3", linewidth=1, linestyle="--", label="as trained")
     axes.axvline(curve.official, color="0.6", linewidth=1, label="official bound")
     axes.set(xlabel=f"{curve.head}: the last class from", ylabel="official macro-F1", xticks=bounds)
     axes.legend()

@@ -26,6 +26,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # of these suffixes only: one of Pillow's other formats starts a program that runs the file's content
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 _MOST_PIXELS = 178_956_970
+_LEAST = np.float32(1e-30)
 _PART = ".part"
 
 
@@ -253,7 +254,7 @@ def to_rows(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarra
     """
     classes = {head["name"]: head["classes"] for head in meta["heads"]}
     parts = np.split(probabilities, np.cumsum([len(each) for each in classes.values()])[:-1], axis=1)
-    codes = {name: part.argmax(1) for name, part in zip(classes, parts, strict=True)}
+    codes = {head["name"]: answer(head, part) for head, part in zip(meta["heads"], parts, strict=True)}
     joint = np.zeros(len(names), np.int64)
     for name in meta["joint"]:
         joint = joint * len(classes[name]) + codes[name]
@@ -262,6 +263,28 @@ def to_rows(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarra
         named = [each[codes[head][i]] for head, each in classes.items()]
         rows.append([name, str(joint[i]), *named, *(f"{value:.9g}" for value in probabilities[i])])
     return rows
+
+
+def answer(head: dict[str, Any], part: np.ndarray) -> np.ndarray:
+    """(N, classes) probabilities of a head -> (N,) class numbers: the most probable; of a number, the median.
+
+    The probabilities of numbers are widened by training, which is undone first, as by fastmask.model.number.
+    """
+    # files of earlier versions do not say which heads are numbers
+    if not head.get("spread"):
+        return np.asarray(part.argmax(1))
+    numbers = np.array(head["classes"], np.float64)
+    targets = np.exp(-(((numbers - numbers[:, None]) / head["spread"]) ** 2) / 2)
+    targets = (targets / targets.sum(1, keepdims=True)).astype(np.float32)
+    given = part / part.sum(1, keepdims=True)
+    found = np.full_like(given, 1 / given.shape[1])
+    for _ in range(100):
+        found = found * ((given / np.maximum(found @ targets, _LEAST)) @ targets.T)
+    alone = given @ np.log(np.maximum(targets, _LEAST)).T
+    single = alone.max(1) >= (given * np.log(np.maximum(found @ targets, _LEAST))).sum(1)
+    found[single] = np.eye(given.shape[1], dtype=np.float32)[alone[single].argmax(1)]
+    steps = (found / found.sum(1, keepdims=True)).astype(np.float64).cumsum(1)
+    return np.asarray((steps < 0.5 - 1e-6).sum(1).clip(max=given.shape[1] - 1))
 
 
 def check_new(out: Path, overwrite: bool) -> None:

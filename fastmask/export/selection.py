@@ -80,7 +80,7 @@ class Selection:
     def described(self, heads: Heads, size: tuple[int, int]) -> dict[str, str]:
         """The metadata that the script reads from a file, as JSON."""
         plain = {
-            "heads": [{"name": head.name, "classes": list(head.classes)} for head in heads],
+            "heads": [{"name": head.name, "classes": list(head.classes), "spread": head.spread} for head in heads],
             "joint": list(heads.classified),
             "steps": list(self.steps),
             "size": list(size),

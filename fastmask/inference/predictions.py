@@ -26,6 +26,7 @@ from fastmask.inference.photos import Images, Photos, find_photos
 from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.number import answer_numbers
 from fastmask.model.precision import autocast, resolve_precision
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import read_lineage
@@ -82,8 +83,12 @@ class Predictions:
 
     @property
     def y(self) -> np.ndarray:
-        """(N, heads) class numbers: the most probable of each head, or those that `decide` chose."""
-        return self.heads.argmax(self.probabilities) if self.decided is None else self.decided
+        """(N, heads) class numbers: the most probable of each head, or those that `decide` chose.
+
+        Of a distribution over a number it is the one of `predict_numbers`.
+        """
+        chosen = self.heads.argmax(self.probabilities) if self.decided is None else self.decided
+        return answer_numbers(self.heads, self.probabilities, chosen)
 
     @property
     def joint(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from fastmask.api import Run
 from fastmask.app.selection import (
@@ -131,8 +132,18 @@ def test_of_many_classes_the_most_probable_are_shown_in_order():
     assert kind.others == pytest.approx(0.12)
 
 
-def test_a_distribution_has_a_mean_and_an_interval():
+def test_a_distribution_has_a_number_and_an_interval():
     heads = Heads([Head("age", ("<30", "30+"), bounds=(30,)), Head("age_number", ("20", "30", "40"), spread=2)])
     _, number = photo_answer(heads, np.array([0.3, 0.7, 0.05, 0.15, 0.8])).heads
-    assert number.mean == pytest.approx(0.05 * 20 + 0.15 * 30 + 0.8 * 40)
-    assert number.interval == (30, 40)
+    # targets this narrow beside the distance of the numbers are one number each
+    assert (number.answer, number.interval) == ("40", (30, 40))
+    assert number.probability == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_number_of_a_learned_target_is_its_own_at_the_ends_too():
+    years = np.arange(18, 61)
+    heads = Heads([Head("age", ("<30", "30+"), bounds=(30,)), Head("age_number", tuple(map(str, years)), spread=2)])
+    for age in (18, 60):
+        target = norm.pdf(years, age, 2)
+        _, number = photo_answer(heads, np.concatenate([[0.5, 0.5], target / target.sum()])).heads
+        assert (number.answer, number.interval) == (str(age), (age, age))

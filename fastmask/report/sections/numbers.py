@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.heads import UNKNOWN, Head, number_of
+from fastmask.model.number import predict_numbers
 from fastmask.report.blocks import Block, Drawing, Table, Text
 from fastmask.report.material import Material
 from fastmask.report.sections.confusion import file_names
@@ -28,8 +29,8 @@ _NEAR = 3
 class NumberErrors:
     """Predictions of a head by the number behind it: (N,) `numbers` of the photos that have one.
 
-    `lower` and `higher` say which predictions are too low or too high by the bounds of the score; `learned` (N,) is the
-    mean of the predicted distribution if the run has learned the number itself.
+    `lower` and `higher` say which predictions are too low or too high by the bounds of the score; `learned` (N,) are
+    the predicted numbers if the run has learned the number itself.
     """
 
     head: Head
@@ -62,7 +63,7 @@ def number_errors(run: RunDirectory, head: str, data: str | None = None) -> Numb
     learned = None
     if name in run.heads.names:
         distribution = run.heads.split(run.probabilities)[run.heads.position(name)][known]
-        learned = distribution @ run.heads[name].numbers / distribution.sum(axis=1)
+        learned = run.heads[name].numbers[predict_numbers(run.heads[name], distribution)]
     return NumberErrors(banded, numbers[known], predicted < true[known], predicted > true[known], learned)
 
 

@@ -1,8 +1,9 @@
-"""Numbers: errors by age against pandas, and a learned number against its mean by hand."""
+"""Numbers: errors by age against pandas, and a learned number by hand and on learned targets."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
@@ -62,11 +63,12 @@ def test_ages_are_read_from_the_data_if_the_run_has_none(finished_run, run_copy)
     np.testing.assert_array_equal(found.numbers, number_errors(finished_run, "age").numbers)
 
 
-def test_a_learned_number_is_the_mean_of_its_distribution(learned, ages):
+def test_a_learned_number_is_the_median_of_its_probabilities(learned, ages):
     errors = number_errors(learned, "age")
     weights = learned.oof[["age_number.20", "age_number.40", "age_number.60"]].to_numpy()
-    expected = np.average(np.tile([20, 40, 60], (len(ages), 1)), axis=1, weights=weights)
-    np.testing.assert_allclose(errors.learned, expected)
+    # targets this narrow beside the distance of the numbers are one number each
+    expected = np.array([20, 40, 60])[(weights.cumsum(axis=1) < 0.5).sum(axis=1)]
+    np.testing.assert_array_equal(errors.learned, expected)
     found = by_number(errors).set_index("number")
     at = ages == 45
     assert found["bias"][45.0] == pytest.approx((expected[at] - 45).mean())
@@ -75,6 +77,20 @@ def test_a_learned_number_is_the_mean_of_its_distribution(learned, ages):
     baseline, median = np.abs(ages - np.median(ages)).mean(), np.median(ages)
     said = section(Material(learned))[0].text
     assert f"always predicting the median, {median:g}, has a mean absolute error of {baseline:.2f}." in said
+
+
+def test_a_network_that_has_learned_its_targets_has_no_error_at_the_ends(run_of):
+    years = np.arange(18, 61)
+    heads = Heads([*contest_heads(), Head("age_number", tuple(map(str, years)), spread=2.0)])
+    ages = years.repeat(7)
+    target = norm.pdf(years, ages[:, None], 2)
+    known = np.column_stack([np.zeros((len(ages), 2), int), np.digitize(ages, (30, 60)), ages - 18])
+    probabilities = [np.full((len(ages), 8), 0.5), target / target.sum(axis=1, keepdims=True)]
+    run = run_of(np.concatenate(probabilities, axis=1), known, heads=heads)
+    run.folds["age_value"] = ages
+    found = by_number(number_errors(run, "age"))
+    assert (found["off"] == 0).all()
+    assert (found["bias"] == 0).all()
 
 
 def test_fractions_are_put_into_ranges(run_of_numbers):
