@@ -71,7 +71,7 @@ class Against:
 class Result(Plain):
     """One result: its scores on the shared photos, F1 per joint class, its cost and caveats.
 
-    `against` is None for the baseline, `cost` for a file of answers.
+    `against` is None for the baseline, `cost` for a file of answers or an ensemble, which was not trained.
     """
 
     name: str
@@ -291,7 +291,7 @@ def _results(
             {name: one.score() for name, one in each.items() if name != JOINT},
             dict(zip(classes, each[JOINT].each[0].tolist(), strict=True)),
             to_baseline,
-            None if side.run is None else cost_of(side.run),
+            None if side.run is None or side.run.is_ensemble else cost_of(side.run),
             side.caveats,
         )
         for side, each, to_baseline in zip(sides, scores, against, strict=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from fastmask.api import Run
+from fastmask.api import Run, blend_runs
 from fastmask.data.contest import contest_heads
 from fastmask.evaluation.comparison import Against, Comparison, Result, compare, holm, two_sided_p
 from fastmask.evaluation.diff import expected_change
@@ -51,6 +51,12 @@ def test_results_that_do_not_fit_into_a_row_are_in_another_table():
         *("F1    photos  1", "hat           0.5000", "red   10      0.5000", "blue  40      0.2500", ""),
         *("F1    photos  2", "hat           0.7000", "red   10      0.7000", "blue  40      0.2500"),
     ]
+
+
+def test_an_ensemble_has_no_cost(three, tmp_path):
+    """It has no folds of its own: "0 of 5 folds" would look like a run that was stopped."""
+    both = blend_runs(three[:2], out=tmp_path / "both", draws=0).run
+    assert [each.cost is None for each in compare([three[0], both], draws=100).results] == [False, True]
 
 
 def test_the_verdict_is_of_the_interval_and_of_p_among_all():
