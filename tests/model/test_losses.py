@@ -249,6 +249,17 @@ def test_the_minimum_is_at_the_soft_label(gamma, alpha):
         assert (loss(other, SOFT) > lowest).all()
 
 
+def test_a_factor_for_each_class_has_its_minimum_elsewhere():
+    """The figure in the docstring of `focal`: why the factor is one for all classes."""
+    p = torch.linspace(0.5, 0.999, 5000, dtype=torch.float64)
+    each = -0.9 * (1 - p) ** 2 * p.log() - 0.1 * p**2 * (1 - p).log()
+    assert p[each.argmin()].item() == pytest.approx(0.69, abs=0.005)
+    two = Heads([Head("two", ("yes", "no"))])
+    logits = torch.stack([p, 1 - p], 1).log()
+    ours = FocalLoss(two, 2, reduction="none")(logits, torch.tensor([[0.9, 0.1]]).expand(5000, 2))
+    assert p[ours.argmin()].item() == pytest.approx(0.9, abs=0.001)
+
+
 def test_focal_losses_of_soft_labels_worked_by_hand():
     # p is (1/2, 1/4, 1/4), half the sum of |q - p| 0.4 and 0.25
     p = torch.tensor([[0.5, 0.25, 0.25]])
@@ -262,7 +273,8 @@ def test_focal_losses_of_soft_labels_worked_by_hand():
 def test_two_classes_have_the_quality_focal_loss(gamma):
     """Li et al. 2020, equation 4: |y - s|^gamma of the binary cross-entropy of a probability s and a label y."""
     two = Heads([Head("two", ("no", "yes"))])
-    y, logits = torch.rand(64), torch.randn(64, 2)
+    g = torch.Generator().manual_seed(0)
+    y, logits = torch.rand(64, generator=g), torch.randn(64, 2, generator=g)
     s = logits.softmax(1)[:, 1]
     expected = (y - s).abs() ** gamma * F.binary_cross_entropy(s, y, reduction="none")
     found = FocalLoss(two, gamma, reduction="none")(logits, torch.stack([1 - y, y], 1))
