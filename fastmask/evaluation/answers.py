@@ -138,7 +138,7 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
     """Score a submission, or a file written by `predict`, against the true answers in the same format.
 
     Intervals are from a bootstrap over persons if the answers have a column `person`, else over photos, which makes
-    them too narrow.
+    them too narrow. Predictions without an answer are left out, with a note.
     """
     heads = heads or contest_heads()
     predicted, true = read_classes(Path(predictions), heads), read_classes(Path(answers), heads)
@@ -151,6 +151,11 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
     groups = true["person"].to_numpy(dtype=object) if whole_persons else true.index.to_numpy()
     guesses, truths = (heads.unjoint(f["class"].to_numpy()) for f in (predicted.loc[true.index], true))
     scores = score_heads(heads, guesses, truths, groups=groups)
+    if len(predicted) > len(true):
+        scores.notes.append(
+            f"{len(predicted) - len(true)} of the {len(predicted)} predictions have no answer in {answers} and are left "
+            "out."
+        )
     if not whole_persons:
         scores.notes.append(
             f"{answers} has no column person: the intervals take photos as independent and are too narrow."

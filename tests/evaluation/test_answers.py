@@ -95,6 +95,15 @@ def test_scores_of_files_are_those_of_scikit_learn_in_any_order(tmp_path):
     assert "too narrow" in scores.notes[0]
 
 
+def test_predictions_without_an_answer_are_left_out_and_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    true, guess = rng.integers(0, 18, 60), rng.integers(0, 18, 60)
+    answers = write(tmp_path / "answers.csv", true[:40], NAMES[:40])
+    scores = score_files(write(tmp_path / "sub.csv", guess), answers)
+    assert scores.joint.accuracy == pytest.approx(accuracy_score(true[:40], guess[:40]))
+    assert scores.notes[0] == f"20 of the 60 predictions have no answer in {answers} and are left out."
+
+
 def test_answers_with_persons_give_wider_intervals(tmp_path):
     true = np.repeat(np.arange(12) % 6, 5)
     guess = np.repeat(np.where(np.arange(12) % 3 == 0, 0, np.arange(12) % 6), 5)
