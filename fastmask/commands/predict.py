@@ -83,7 +83,7 @@ def predict(
         answered.to_submission(submission, out)
         _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
     if whole_shift or (entry.get("oof") and not unlike):
-        _say_shift(loaded, predictions, whole_shift)
+        _say_shift(loaded, predictions, persons, whole_shift)
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
     seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
     typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
@@ -195,11 +195,11 @@ def _note(run: RunDirectory, out: Path, entry: dict[str, Any]) -> None:
         say(caveat)
 
 
-def _say_shift(run: RunDirectory, predictions: Predictions, whole: bool) -> None:
+def _say_shift(run: RunDirectory, predictions: Predictions, persons: np.ndarray | None, whole: bool) -> None:
     from fastmask.evaluation.shift import shift
 
     try:
-        found = shift(run, predictions)
+        found = shift(run, predictions, persons)
         say(str(found) if whole else found.verdict)
     except FastmaskError as error:
         # the predictions are complete without it

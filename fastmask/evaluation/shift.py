@@ -33,10 +33,14 @@ _ALPHA = 0.05
 
 
 class Distance(NamedTuple):
-    """A distance, its p-value, and the 95 % quantile of the distances of random persons of OOF."""
+    """A distance, its p-value, and the 95 % quantile of the distances of random persons of OOF.
+
+    There is no p if the persons of the new photos are unknown, since `usual` is then that of persons with as many
+    photos as those of OOF.
+    """
 
     distance: float
-    p: float
+    p: float | None
     usual: float
 
 
@@ -57,13 +61,13 @@ class Shift:
         return self.overall.distance
 
     @property
-    def p(self) -> float:
+    def p(self) -> float | None:
         return self.overall.p
 
     @property
     def shifted(self) -> list[str]:
         """The heads that differ beyond chance (p times the number of heads), the farthest beyond `usual` first."""
-        far = [name for name, d in self.heads.items() if d.p * len(self.heads) <= _ALPHA]
+        far = [name for name, d in self.heads.items() if d.p is not None and d.p * len(self.heads) <= _ALPHA]
         return sorted(far, key=lambda name: self.heads[name].usual - self.heads[name].distance)
 
     def __str__(self) -> str:
@@ -75,7 +79,13 @@ class Shift:
     def verdict(self) -> str:
         """The result in one sentence."""
         distance, p, usual = self.overall
-        figures = f"{distance:.3f} (random persons of OOF: at most {usual:.3f} 19 times in 20; p {p:.3f})"
+        chance = f"random persons of OOF: at most {usual:.3f} 19 times in 20"
+        if p is None:
+            return (
+                f"Predictions on the new photos differ from OOF's by {distance:.3f} ({chance}, if new persons have as "
+                "many photos each; they are unknown, so there is no p)."
+            )
+        figures = f"{distance:.3f} ({chance}; p {p:.3f})"
         most = f"; most: {', '.join(self.shifted)}" if self.shifted else ""
         if p > _ALPHA:
             return f"Predictions on the new photos are as close to OOF's as those of random persons: {figures}{most}."
@@ -100,8 +110,11 @@ class Member:
     new: np.ndarray
 
 
-def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Shift:
+def shift(run: RunDirectory, predictions: Predictions, persons: np.ndarray | None = None, draws: int = DRAWS) -> Shift:
     """Measure how far `predictions` on new photos are from `run`'s OOF predictions, and whether by chance.
+
+    Photos of one person are alike, so chance depends on the (N,) `persons` of the new photos. If they are unknown,
+    there is no p.
 
     Each fold's model, with the checkpoints used by `predict`, is compared on the photos that it validated and on the
     new ones, since the mean of models is less confident than each of them. So predict with one view: the mean of
@@ -117,15 +130,20 @@ def shift(run: RunDirectory, predictions: Predictions, draws: int = DRAWS) -> Sh
     there = [fold for fold in run.trained_folds if f"fold{fold}" in predictions.members]
     if not there or not len(predictions):
         raise UsageError(f"The predictions hold no photos predicted by a fold of {run.path}; predict with that run.")
+    if persons is not None and len(persons) != len(predictions):
+        raise UsageError(f"Found {len(persons)} persons for {len(predictions)} photos; expected one per photo.")
     members = [_member(run, fold, predictions.members[f"fold{fold}"]) for fold in there]
+    known = persons is not None
+    persons = _assumed_persons(members) if persons is None else persons
     heads = Heads([run.heads[name] for name in run.heads.classified])
-    observed, null = distances(members, draws)
+    observed, null = distances(members, persons, draws)
     # per head, the mean over its columns
     own = np.stack([part.mean() for part in heads.split(observed)])
     chance = np.stack([part.mean(-1) for part in heads.split(null)])
-    each = {head.name: judge(float(x), drawn) for head, x, drawn in zip(heads, own, chance, strict=True)}
+    each = {head.name: judge(float(x), drawn, known) for head, x, drawn in zip(heads, own, chance, strict=True)}
     unused = [name for name in predictions.members if name not in {f"fold{fold}" for fold in there}]
-    return Shift(judge(float(own.mean()), chance.mean(0)), each, _shares(heads, members), _notes(members, unused))
+    overall = judge(float(own.mean()), chance.mean(0), known)
+    return Shift(overall, each, _shares(heads, members), _notes(members, persons, known, unused))
 
 
 def _member(run: RunDirectory, fold: int, new: np.ndarray) -> Member:
@@ -155,12 +173,29 @@ def _shares(heads: Heads, members: Sequence[Member]) -> pd.DataFrame:
     return pd.DataFrame(shares)
 
 
-def _notes(members: Sequence[Member], unused: Sequence[str]) -> list[str]:
-    photos = len(members[0].new)
+def _assumed_persons(members: Sequence[Member]) -> np.ndarray:
+    """(M,) persons of the new photos, each with as many photos as those of OOF on average."""
+    return np.arange(len(members[0].new)) // max(1, round(_photos_each(members)))
+
+
+def _photos_each(members: Sequence[Member]) -> float:
+    """Photos per person of OOF."""
+    persons = np.concatenate([member.persons for member in members])
+    return len(persons) / len(np.unique(persons))
+
+
+def _notes(members: Sequence[Member], new: np.ndarray, known: bool, unused: Sequence[str]) -> list[str]:
     persons = len(np.unique(np.concatenate([member.persons for member in members])))
-    each = sum(len(member.oof) for member in members) / persons
-    as_many = max(1, round(photos / each))
-    notes = [f"The persons of new photos are unknown: {photos} photos count as {as_many} persons of {each:.1f} each."]
+    photos, count, each = len(new), len(np.unique(new)), _photos_each(members)
+    if not known:
+        notes = [
+            f"Assumed are {count} persons, with {each:.1f} photos each as in OOF; for a p, name the persons by predict "
+            "--same-person."
+        ]
+    else:
+        notes = [f"The {photos} photos are of {count} persons."]
+        if photos / count > each:
+            notes.append(f"Those of OOF have only {each:.1f} photos each: the p is an upper limit.")
     if persons / len(members) < _FEW_PERSONS:
         notes.append(f"OOF has {persons} persons in {len(members)} folds: too few to find any but a large shift.")
     if unused:
@@ -168,55 +203,82 @@ def _notes(members: Sequence[Member], unused: Sequence[str]) -> list[str]:
     return notes
 
 
-def judge(observed: float, null: np.ndarray) -> Distance:
-    """Compare a distance with those of (draws,) random persons; p includes the distance itself as one of the draws."""
+def judge(observed: float, null: np.ndarray, known: bool = True) -> Distance:
+    """Compare a distance with those of (draws,) random persons; p includes the distance itself as one of the draws.
+
+    There is a p only if the draws are of the `known` persons of the new photos.
+    """
     p = (1 + int((null >= observed).sum())) / (len(null) + 1)
-    return Distance(observed, p, float(np.quantile(null, 1 - _ALPHA)))
+    return Distance(observed, p if known else None, float(np.quantile(null, 1 - _ALPHA)))
 
 
-def distances(members: Sequence[Member], draws: int = DRAWS, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """(columns,) distances of the new photos from OOF, and (draws, columns) distances of random persons of OOF.
+def distances(
+    members: Sequence[Member], persons: np.ndarray, draws: int = DRAWS, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """(columns,) distances of the new photos, of (M,) `persons`, from OOF, and (draws, columns) distances by chance.
 
-    These are two-sample Kolmogorov-Smirnov distances, averaged over members weighted by OOF rows. A draw samples whole
-    OOF persons with replacement: for each member as many as it validated, and as many as the new photos have, estimated
-    by the mean photos per person. All members predict the same new photos, so their errors are correlated, and a draw
-    has one sample of new photos for all members. Probabilities are ranked within each model, since models differ in
-    confidence.
+    These are two-sample Kolmogorov-Smirnov distances, averaged over members weighted by OOF rows. A draw has for each
+    member, and for the new photos, random persons of OOF with as many photos each, see `draw_photos`. All members
+    predict the same new photos, so their errors are correlated, and a draw has one sample of new photos for all
+    members. Probabilities are ranked within each model, since models differ in confidence.
     """
     binned = [_bin(member.oof, member.new, bins) for member in members]
     rows = np.array([len(member.oof) for member in members])
     weights = rows / rows.sum()
     observed = np.zeros(members[0].oof.shape[1])
     for weight, sides in zip(weights, binned, strict=True):
-        # all rows count as one person's
+        # all rows count as one photo's
         oof, new = (_cumulative(_tally(side, bins, np.zeros(len(side), int)).toarray(), bins) for side in sides)
         observed += weight * np.abs(oof - new).max(-1)[0]
     owner = np.unique(np.concatenate([member.persons for member in members]), return_inverse=True)[1]
-    tally = _tally(np.concatenate([oof for oof, _ in binned]), bins, owner)
-    # from photos, since in a leaky split a person is in several folds
-    sizes = [max(1, round(n * tally.shape[0] / len(owner))) for n in (*rows, len(members[0].new))]
-    return observed, _draw_null(tally, weights, sizes, draws, bins)
+    # the photos of each person together, in random order
+    order = np.lexsort((Counted(Stream.BOOTSTRAP, 0, fold=1).at(0).random(len(owner)), owner))
+    tally = _tally(np.concatenate([oof for oof, _ in binned])[order], bins, np.arange(len(owner)))
+    sizes = [np.unique(each, return_counts=True)[1] for each in (*(member.persons for member in members), persons)]
+    return observed, _draw_null(tally, owner[order], weights, sizes, draws, bins)
 
 
 def _draw_null(
-    tally: csr_array, weights: np.ndarray, sizes: Sequence[int], draws: int, bins: int, at_once: int = 50
+    tally: csr_array,
+    owner: np.ndarray,
+    weights: np.ndarray,
+    sizes: Sequence[np.ndarray],
+    draws: int,
+    bins: int,
+    at_once: int = 50,
 ) -> np.ndarray:
-    """(draws, columns) distances between samples of persons; the last of `sizes` is that of the new photos."""
+    """(draws, columns) distances between samples of persons; the last of `sizes` are those of the new photos."""
     counted, found = Counted(Stream.BOOTSTRAP, 0, fold=1), []
+    # samples with replacement of n persons vary less than persons do, by (n - 1) / n
+    widths = [np.sqrt(len(each) / max(len(each) - 1, 1)) for each in sizes[:-1]]
     for start, end in pairwise([*range(0, draws, at_once), draws]):
         samples = [
-            _cumulative(_draw(counted.at(start, i), tally.shape[0], size, end - start) @ tally, bins)
-            for i, size in enumerate(sizes)
+            _cumulative(draw_photos(counted.at(start + 1, i), owner, each, end - start) @ tally, bins)
+            for i, each in enumerate(sizes)
         ]
-        apart = [np.abs(oof - samples[-1]).max(-1) for oof in samples[:-1]]
+        apart = [
+            np.minimum(wide * np.abs(oof - samples[-1]).max(-1), 1)
+            for wide, oof in zip(widths, samples[:-1], strict=True)
+        ]
         found.append(np.average(apart, axis=0, weights=weights))
     return np.concatenate(found)
 
 
-def _draw(rng: np.random.Generator, persons: int, size: int, draws: int) -> np.ndarray:
-    """(draws, persons) how often each person is in a draw of `size` persons."""
-    picked = rng.integers(persons, size=(draws, size)) + persons * np.arange(draws)[:, None]
-    return np.bincount(picked.ravel(), minlength=draws * persons).reshape(draws, persons).astype(np.float64)
+def draw_photos(rng: np.random.Generator, owner: np.ndarray, sizes: np.ndarray, draws: int) -> np.ndarray:
+    """(draws, photos) how often each photo of (photos,) ascending `owner` is in a draw of persons with (P,) `sizes`.
+
+    A person is drawn with a probability proportional to its photos, so that a draw is of the same distribution as all
+    photos, and with random photos. Those of a person with too few are repeated, as if its others were like them: this
+    can only make the distances larger, so a p is then too large rather than too small.
+    """
+    counts = np.bincount(owner)
+    first = (np.cumsum(counts) - counts)[owner]
+    # a random photo is of a person drawn so; the next ones of this person follow it, after the last the first
+    start = np.repeat((rng.random((draws, len(sizes))) * len(owner)).astype(np.int64), sizes, axis=1)
+    after = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    picked = first[start] + (start - first[start] + after) % counts[owner[start]]
+    place = picked + len(owner) * np.arange(draws)[:, None]
+    return np.bincount(place.ravel(), minlength=draws * len(owner)).reshape(draws, -1).astype(np.float64)
 
 
 def _bin(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
@@ -230,7 +292,7 @@ def _bin(oof: np.ndarray, new: np.ndarray, bins: int) -> tuple[np.ndarray, np.nd
 
 
 def _tally(binned: np.ndarray, bins: int, owner: np.ndarray) -> csr_array:
-    """(N, columns) bins of (N,) persons -> (persons, columns * bins) how often each person is in each bin."""
+    """(N, columns) bins of rows of (N,) `owner` -> (owners, columns * bins) how often each is in each bin."""
     rows, columns = binned.shape
     place = (np.repeat(owner, columns), (binned + bins * np.arange(columns)).ravel())
     # duplicate entries are summed

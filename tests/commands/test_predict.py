@@ -164,6 +164,8 @@ def test_persons_are_averaged_over_a_column_or_over_folders(
     info = pd.read_csv(contest / "eval" / "info.csv").assign(who=np.arange(28) // 7)
     info.to_csv(tmp_path / "who.csv", index=False)
     answer = submit("s.csv", "--same-person", "who", info=tmp_path / "who.csv")
+    # the persons also give the shift a p
+    assert [line for line in answer.err if "random persons of OOF" in line and "; p 0." in line]
     assert answer.err[0].startswith("Decision plain, persons averaged")
     age_of = pd.read_csv("s.csv")["ans"] % 6
     assert all(len(set(age_of[info["who"] == who])) == 1 for who in range(4))
@@ -181,7 +183,8 @@ def test_a_submission_is_noted_with_its_score_and_its_shift(submit: Command, run
     f1 = next(row for row in decide(run_copy).rows if row.rule == "f1")
     assert (row["run"], row["decision"], row["tta"]) == (str(run_copy.resolve()), "f1", 1)
     assert row["oof_macro_f1"] == pytest.approx(f1.score.macro_f1)
-    assert len([line for line in answer.err if "random persons of OOF" in line]) == 1
+    (shifted,) = (line for line in answer.err if "random persons of OOF" in line)
+    assert "so there is no p" in shifted
     viewed = submit("t.csv", "--views", "flip,shift,scale")
     assert not [line for line in viewed.err if "random persons of OOF" in line]
     assert viewed.out == "t.csv: 28 photos, mean of fold0, fold1, 8 views per photo\n"
