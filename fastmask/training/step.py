@@ -9,7 +9,7 @@ from fastai.callback.core import CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import AvgLoss, AvgSmoothLoss, Callback, Learner, Recorder
-from fastai.torch_core import find_bs, get_model, to_float
+from fastai.torch_core import get_model, to_float
 from torch import Tensor
 
 from fastmask.model.precision import autocast
@@ -135,12 +135,29 @@ class Accumulation(GradientAccumulation):
 
 
 class MeanLoss(AvgLoss):
-    """fastai's mean of the losses, kept on the device."""
+    """The loss of all photos of a validation at once, kept on the device.
+
+    fastai's mean of the batches' losses depends on their size if labels are unknown or weighted, or if the loss is not
+    a mean over photos.
+    """
+
+    def reset(self) -> None:
+        self._preds: list[Tensor] = []
+        self._targets: list[tuple[Tensor, ...]] = []
 
     def accumulate(self, learn: Any) -> None:
-        photos = find_bs(learn.yb)
-        self.total += learn.loss.detach().mean() * photos
-        self.count += photos
+        self._loss_func = learn.loss_func
+        self._preds.append(learn.pred.detach())
+        self._targets.append(learn.yb)
+
+    @property
+    def value(self) -> Tensor | None:
+        if not self._preds:
+            return None
+        targets = map(torch.cat, zip(*self._targets, strict=True))
+        with torch.no_grad():
+            loss: Tensor = self._loss_func(torch.cat(self._preds), *targets)
+        return loss.mean()
 
 
 class SmoothLoss(AvgSmoothLoss):

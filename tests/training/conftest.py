@@ -5,13 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import pytest
-from small_learners import flat_learner, small_dls
+from small_learners import TINIEST, flat_learner, small_dls
 
 from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
-from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.table import Table
 from fastmask.training.plan import Plan, prepare
@@ -58,5 +56,4 @@ def plan_of(table: Table, small_settings: dict[str, Any]) -> Callable[..., Plan]
 @pytest.fixture(scope="session")
 def make(table: Table) -> Callable[..., Any]:
     """A function that makes a learner of a few linear layers, with 42 photos of 16 x 8 pixels to train on."""
-    tiniest = Augmentation(A.Compose([A.CenterCrop(400, 200), A.Resize(16, 8)]))
-    return lambda *cbs, bs=8, **options: flat_learner(small_dls(table, augments=(tiniest,) * 2, bs=bs), *cbs, **options)
+    return lambda *cbs, bs=8, **options: flat_learner(small_dls(table, augments=(TINIEST,) * 2, bs=bs), *cbs, **options)

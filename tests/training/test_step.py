@@ -1,18 +1,20 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgLoss, AvgSmoothLoss
 from safetensors.torch import load_file
-from small_learners import Weights, assert_close, averaged, batches, tensors
+from small_learners import TINIEST, Weights, assert_close, averaged, batches, flat_learner, small_dls, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmask.data.photo_dl import Passes
 from fastmask.heads import Head, Heads
-from fastmask.model.losses import FocalLoss
+from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.precision import autocast
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskError, UsageError
@@ -20,7 +22,7 @@ from fastmask.system.files import read_yaml
 from fastmask.training import plan as plan_module
 from fastmask.training.callbacks import Checkpoint, OOFCollector
 from fastmask.training.guards import FiniteLoss
-from fastmask.training.step import Accumulation, AsyncCopy, MeanLoss, Precision, SmoothLoss
+from fastmask.training.step import Accumulation, AsyncCopy, Precision, SmoothLoss
 
 CPU = torch.device("cpu")
 
@@ -165,19 +167,67 @@ def test_the_learning_rate_follows_the_batches(make):
         make(accumulate=0)
 
 
-def test_losses_are_fastai_s_bit_for_bit(make):
-    pairs = [(MeanLoss(), AvgLoss()), (SmoothLoss(beta=0.9), AvgSmoothLoss(beta=0.9))]
+def test_the_smoothed_loss_is_fastai_s_bit_for_bit(make):
+    ours, theirs = SmoothLoss(beta=0.9), AvgSmoothLoss(beta=0.9)
     learn = make()
-    for ours, theirs in pairs:
-        ours.reset()
-        theirs.reset()
+    for each in (ours, theirs):
+        each.reset()
     for photos in (8, 8, 3):
-        learn.yb = (torch.zeros(photos, 3),)
         learn.loss = torch.rand(photos, requires_grad=True)
-        for ours, theirs in pairs:
-            ours.accumulate(learn)
-            theirs.accumulate(learn)
-            assert torch.equal(ours.value, theirs.value)
+        for each in (ours, theirs):
+            each.accumulate(learn)
+        assert torch.equal(ours.value, theirs.value)
+
+
+class OfAll(FocalLoss):
+    """A custom loss that is no mean over photos."""
+
+    def forward(self, logits, y):
+        return torch.log1p(super().forward(logits, y) ** 2)
+
+
+WEIGHTS = [[1.0, 9.0, 2.0], [4.0, 1.0], [1.0, 2.0, 8.0]]
+LOSSES = {
+    "focal": FocalLoss,
+    "class weights": partial(FocalLoss, alpha=WEIGHTS, label_smoothing=0.1),
+    "soft F1": partial(FocalLoss, f1_share=0.5),
+    "custom": OfAll,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_validation_loss_does_not_depend_on_the_size_of_batches(table, name):
+    """It is that of all logits and labels at once, in a plain PyTorch computation."""
+    random, frame = np.random.default_rng(0), table.frame.copy()
+    for head in table.heads.names:
+        frame[head] = frame[head].where(random.random(len(frame)) < np.linspace(0, 1, len(frame)), "")
+    table = replace(table, frame=frame)
+    losses = {}
+    for bs in (1, 4, 11, 42):
+        learn = flat_learner(small_dls(table, augments=(TINIEST, TINIEST), bs=bs), loss_func=LOSSES[name](table.heads))
+        losses[bs] = learn.validate()[0]
+    batch = learn.dls.valid.new(bs=len(learn.dls.valid_ds)).one_batch()
+    x, y = (tensor.as_subclass(torch.Tensor) for tensor in batch)
+    assert (y < 0).any()
+    with torch.no_grad():
+        expected = float(learn.loss_func(learn.model.eval()(x), y))
+    assert list(losses.values()) == pytest.approx([expected] * 4, abs=1e-6)
+    # which fastai's mean of batches is not
+    fastai_s = flat_learner(small_dls(table, augments=(TINIEST, TINIEST), bs=4), loss_func=LOSSES[name](table.heads))
+    fastai_s.recorder.loss = AvgLoss()
+    assert abs(fastai_s.validate()[0] - expected) > 1e-3
+
+
+def test_the_cross_entropy_of_a_validation_is_pytorch_s(table):
+    """A mean over the known labels of each head, which PyTorch weighs by their classes."""
+    frame = table.frame.assign(age=table.frame["age"].where(np.arange(len(table)) % 5 > 2, ""))
+    table = replace(table, frame=frame)
+    dls = small_dls(table, augments=(TINIEST, TINIEST), bs=4)
+    learn = flat_learner(dls, loss_func=CrossEntropyLoss(table.heads, alpha=WEIGHTS))
+    logits, y = (tensor.as_subclass(torch.Tensor) for tensor in learn.get_preds(act=lambda logits: logits))
+    parts = zip(logits.split([3, 2, 3], dim=1), y.T, WEIGHTS, strict=True)
+    expected = sum(F.cross_entropy(p, t, torch.tensor(w), ignore_index=-1) for p, t, w in parts)
+    assert learn.validate()[0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_the_recorder_is_as_fastai_leaves_it(make):
@@ -187,7 +237,8 @@ def test_the_recorder_is_as_fastai_leaves_it(make):
         learn.fit(2)
     assert ours.recorder.losses == theirs.recorder.losses
     assert ours.recorder.iters == theirs.recorder.iters == [5, 10]
-    assert [v[:3] for v in ours.recorder.values] == [v[:3] for v in theirs.recorder.values]
+    for one, other in zip(ours.recorder.values, theirs.recorder.values, strict=True):
+        assert list(one) == pytest.approx(list(other), abs=1e-6)
     assert ours.recorder.plot_loss(skip_start=0).lines[0].get_ydata().shape == (10,)
     ours.add_cb(ProgressCallback())
     ours.fit(1)
@@ -234,7 +285,7 @@ def test_no_step_waits_for_the_device(make, tmp_path, device):
     learn.dl, learn.n_iter = learn.dls.valid, len(valid)
     with torch.no_grad():
         walk(learn, "validate", valid)
-    assert learn.recorder.loss.count == len(learn.dls.valid_ds)
+    assert learn.recorder.loss.value.device.type == device
     assert learn.metrics[0].counts.device.type == device
 
 

@@ -113,7 +113,7 @@ def _legend(colours: dict[int, Any]) -> list[Line2D]:
         folds = [folds[0], folds[-1]]
     kinds = [
         Line2D([], [], color=INK, linewidth=1.6, label="validation"),
-        Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label="training"),
+        Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label="training, smoothed"),
         Line2D([], [], color=QUIET, linestyle="", marker="o", markersize=4.5, label="scored"),
         Line2D([], [], color=QUIET, linestyle="", marker="o", markersize=9, markerfacecolor="none", label="kept"),
     ]
@@ -138,7 +138,7 @@ def section(material: Material) -> list[Block]:
         epochs = [", ".join(map(str, of["epoch"][of[mark]])) for mark in ("kept", "chosen")]
         figures = [*(scored[name].mean() for name in COLUMNS), of["macro_f1"].max()]
         rows.append([f"fold {fold}", str(len(of)), *epochs, *map(rounded, figures)])
-    names = ["", "epochs", "kept", "scored", "training loss", "validation loss", "macro-F1", "best macro-F1"]
+    names = ["", "epochs", "kept", "scored", "smoothed training loss", "validation loss", "macro-F1", "best macro-F1"]
     table = Table("Losses and macro-F1 of the scored epochs", names, rows)
     alt = f"Lines of loss and macro-F1 by epoch for each of {n} folds; the figures follow."
     used = "kept and used for prediction."
