@@ -247,7 +247,7 @@ class Config(BaseModel):
         [0.5, 0.75], "Milestones of multistep: epochs, or shares below 1."
     )
     lr_gamma: Factor = in_training(0.5, "Factor of the learning rate at each milestone.")
-    accumulate: Positive = in_training(1, "Batches per optimizer step.")
+    accumulate: Positive = in_training(1, "Batches of --bs photos per optimizer step.")
     ema: Share = in_training(
         0.0, "Decay of the averaged weights that are validated and saved, such as 0.999; 0 is off."
     )
@@ -390,6 +390,11 @@ class Config(BaseModel):
     def batch(self) -> int:
         """Photos per batch; the largest that is tried if `bs` is "auto"."""
         return self.default("bs") if self.bs == "auto" else self.bs
+
+    @property
+    def step_photos(self) -> int:
+        """Photos per optimizer step."""
+        return self.batch * self.accumulate
 
     @classmethod
     def default(cls, name: str) -> Any:

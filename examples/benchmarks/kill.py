@@ -43,6 +43,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import yaml
 from fastai.learner import Learner
 from safetensors import safe_open
 
@@ -53,7 +54,7 @@ from fastmask.data.sample import write_sample
 FIT = "fit --data ../data --arch test_resnet --no-pretrained --resize 64 32 --folds 3 --epochs 4 --bs 8 --save-every 2"
 GO_ON = "fit --resume"
 OUT = " --out run --no-report"
-# an epoch has seven batches, so a step of two goes on in the next
+# an epoch has seven batches of 8 photos, or three steps of two
 VARIANTS = {
     "averaged": "--ema 0.9 --accumulate 2 --sched onecycle --drop-rate 0.2",
     "plain": "",
@@ -249,7 +250,8 @@ def state_of(run: Path) -> str:
         state = json.loads(opened.metadata()["state"])["state"]
     if not state["step"]:
         return f"fold {fold}, before an epoch"
-    return f"fold {fold}, {'within' if state['step'] < 7 else 'at the end of'} an epoch"
+    steps = 7 // yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["accumulate"]
+    return f"fold {fold}, {'within' if state['step'] < steps else 'at the end of'} an epoch"
 
 
 def deaths(trial: Trial, random: np.random.Generator, part: float) -> list[Death]:

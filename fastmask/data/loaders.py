@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,18 @@ def _check_folds(table: Table, folds: np.ndarray | None, digests: Sequence[str] 
 
 def _paths(table: Table) -> list[Path]:
     return [table.photo(row) for row in range(len(table))]
+
+
+def enlarge_batches(dls: DataLoaders, times: int) -> tuple[DataLoaders, int]:
+    """The loaders with `times` as many photos in a training batch, at most all, and how many batches of `dls` it is."""
+    if times < 1:
+        raise UsageError(f"A step takes 1 batch or more, found accumulate {times}.")
+    if times == 1:
+        return dls, 1
+    train, *others = dls.loaders
+    bs, made = min(times * train.bs, train.n), copy(dls)
+    made.loaders = [train.new(bs=bs), *others]
+    return made, -(-bs // train.bs)
 
 
 def _validation_rows(table: Table, fold: int, folds: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def _seconds(run: RunDirectory, fold: int) -> list[float]:
 
 
 def _trained_photos(run: RunDirectory, fold: int) -> int:
-    """The photos of an epoch's complete batches; 0 if some photos are dropped from training."""
+    """The photos of an epoch's complete steps; 0 if some photos are dropped from training."""
     photos = 0 if run.config.drop else len(run.seen_by(fold))
-    bs = max(1, min(run.config.batch, photos))
-    return photos // bs * bs
+    step = max(1, min(run.config.step_photos, photos))
+    return photos // step * step

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -34,9 +34,10 @@ _SMALL = 0.05
 
 @dataclass(frozen=True)
 class Bench:
-    """Median seconds per batch of `bs` photos: loading, the bare step, and a training step including loading.
+    """Median seconds per step of `bs` photos: loading, the bare step, and a training step including loading.
 
-    `efficiency` is the speed of training relative to the bare step.
+    `efficiency` is the speed of training relative to the bare step; `recomputes` is whether training computes parts of
+    the batch twice.
     """
 
     bs: int
@@ -46,13 +47,16 @@ class Bench:
     efficiency: float
     advice: list[str]
     rehearsal: Rehearsal
+    recomputes: bool = False
 
     @property
     def limit(self) -> str:
         """What limits a step."""
         if self.efficiency >= 1 - _SMALL:
             return "the network itself"
-        return "loading" if self.load > self.train * _SMALL else "what is done around the network's step"
+        if self.load > self.train * _SMALL:
+            return "loading"
+        return "computing parts of a batch twice" if self.recomputes else "what is done around the network's step"
 
     def __str__(self) -> str:
         def row(seconds: float) -> str:
@@ -112,6 +116,7 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
         efficiency=efficiency,
         advice=advice(plan, load, bare, train, rehearsal.device_memory),
         rehearsal=replace(rehearsal, train_step=train),
+        recomputes=learn.dls.train.bs > config.batch,
     )
 
 
@@ -129,25 +134,28 @@ def loading_seconds(dl: TfmdDL, seconds: float) -> float:
 
 
 def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
-    """A step of a plain PyTorch loop with the settings of the plan, on a batch that is on the device."""
+    """A step of a plain PyTorch loop with the settings of the plan, on a batch that is on the device.
+
+    With several batches per step it adds up their gradients, which is exact only for a mean over photos.
+    """
     config = plan.config
-    x, y = (tensor.as_subclass(torch.Tensor) for tensor in batch)
-    network = build_initial_network(config, plan.table.heads, 0, plan.size).to(x.device)
-    loss_func = plan.loss().to(x.device)
+    x, y = (tensor.as_subclass(torch.Tensor).split(config.batch) for tensor in batch)
+    device = x[0].device
+    network = build_initial_network(config, plan.table.heads, 0, plan.size).to(device)
+    loss_func = plan.loss().to(device)
     optimizer = AdamP(network.parameters(), lr=config.lr, weight_decay=config.wd)
-    scaler = torch.amp.GradScaler(x.device.type, enabled=config.precision == "fp16")
-    calls = count(1)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     if config.compile:
-        network.compile()
+        network.body.compile()
 
     def step() -> None:
-        with autocast(x.device, config.precision):
-            loss = loss_func(network(x), y) / config.accumulate
-        scaler.scale(loss).backward()
-        if next(calls) % config.accumulate == 0:
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
+        for photos, targets in zip(x, y, strict=True):
+            with autocast(device, config.precision):
+                loss = loss_func(network(photos), targets) / len(x)
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
 
     return step
 
@@ -212,6 +220,8 @@ def advice(plan: Plan, load: float, bare: float, train: float, device_memory: in
     if load > bare * (1 - _SMALL):
         workers = pick_workers(config.workers, device)
         tips.append(f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation")
+    if config.accumulate > 1:
+        tips.append("all but one of a step's batches are computed twice: a larger --bs with a smaller --accumulate")
     if device.type != "cuda" and bare > train * (1 - 2 * _SMALL):
         tips.append("nearly all time is the network's: fewer pixels (--crop, --resize) or a smaller --arch cost less")
     if device.type != "cuda":

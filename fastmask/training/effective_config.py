@@ -82,13 +82,3 @@ def check_monitored_labels(config: Config, table: Table, folds: np.ndarray) -> N
                     f"Setting monitor is {config.monitor}, but no photo of fold {without[0]} has a label of {what}; "
                     f"monitor another metric, such as {LOSS}, or change the folds."
                 )
-
-
-def check_batches(config: Config, photos: int) -> None:
-    """Raise UsageError if an epoch of this number of photos has fewer batches than one optimizer step."""
-    batches = photos // min(config.batch, photos)
-    if config.accumulate > batches:
-        raise UsageError(
-            f"Setting accumulate is {config.accumulate}, but an epoch has {batches} batches of {config.batch}, so it "
-            "has no step; take fewer, or a smaller --bs."
-        )

@@ -114,8 +114,8 @@ class Skipping(TrainedEpochs):
 class SkipNonFinite(Skipping):
     """Skips steps with a loss or gradients of NaN or infinity, as if their batches did not exist.
 
-    The buffers (batch norm's statistics) are restored. If the gradients of a step of several batches are bad, all of
-    them are listed. A check waits for the device once per step. Raises DivergenceError after 50 such steps in a row.
+    The buffers (batch norm's statistics) are restored. A check waits for the device once per step. Raises
+    DivergenceError after 50 such steps in a row.
     """
 
     # after fp16 has unscaled the gradients
@@ -125,7 +125,6 @@ class SkipNonFinite(Skipping):
 
     def before_fit(self) -> None:
         super().before_fit()
-        self._batches: list[int] = []
         self._live = list(self.learn.model.buffers())
         self._before_step = [buffer.clone() for buffer in self._live]
 
@@ -139,25 +138,23 @@ class SkipNonFinite(Skipping):
             # otherwise the recorder's mean would stay NaN
             value = smooth.value if smooth.count else torch.zeros(())
             self.learn.loss = value.detach().to(self.learn.loss.device)
-            self._skip("loss", [self.learn.iter])
+            self._skip("loss")
             raise CancelBatchException
-        self._batches.append(self.learn.iter)
 
     def before_step(self) -> None:
         grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
-        batches, self._batches = self._batches, []
         if torch.nn.utils.get_total_norm(grads).isfinite():
             self._in_a_row = 0
             return
-        self._skip("gradients", batches)
+        self._skip("gradients")
         raise CancelStepException
 
-    def _skip(self, what: str, batches: Sequence[int]) -> None:
+    def _skip(self, what: str) -> None:
         for kept, buffer in zip(self._before_step, self._live, strict=True):
             buffer.copy_(kept)
         epoch, batch = self.learn.epoch + 1, self.learn.iter + 1
         photos = photos_of(self.learn, self.learn.iter)
-        self.rows += [[epoch, number + 1, what, photo] for number in batches for photo in photos_of(self.learn, number)]
+        self.rows += [[epoch, batch, what, photo] for photo in photos]
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             self.list_rows()

@@ -24,7 +24,7 @@ from fastai.torch_core import to_detach, trainable_params
 from fastcore.foundation import L
 from torch import nn
 
-from fastmask.data.loaders import pick_device
+from fastmask.data.loaders import enlarge_batches, pick_device
 from fastmask.data.transforms import EncodeHeads
 from fastmask.heads import Heads
 from fastmask.labels import soft_labels
@@ -70,7 +70,7 @@ def mask_learner(
         loss_func: must have `reduction`, `activation` and `decodes`, as `FocalLoss` has.
         wd: applies to every weight, as in the `adamp` package, not only to those that fastai would decay.
         precision: auto, fp32, bf16 or fp16: the callback `Precision`.
-        accumulate: batches per step: the callback `Accumulation`.
+        accumulate: how much larger training batches are than in `dls`; the callback `Accumulation` divides them.
         ema: a decay; 0 for none: the callback `EMA`.
         swa: the fraction of the training before it; 0 for none: the callback `SWA`.
         layer_decay: the learning rate of a block of the body relative to the one above it; below 1, each block is a
@@ -97,7 +97,8 @@ def mask_learner(
     metrics = [check_metric(mk_metric(metric), heads) for metric in L(metrics)]
     settings = {**groups, "lr": lr, "wd": wd, "wd_bn_bias": True, **kwargs}
     precision = resolve_precision(precision, pick_device(getattr(dls, "device", None)))
-    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, accumulate, ema, swa), *L(cbs)]
+    dls, parts = enlarge_batches(dls, accumulate)
+    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, parts, ema, swa), *L(cbs)]
     learn = ResumableLearner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
     record_on_device(learn)
     return learn

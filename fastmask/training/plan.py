@@ -47,7 +47,6 @@ from fastmask.training.build import (
 )
 from fastmask.training.decoding import decode_tables, find_readable
 from fastmask.training.effective_config import (
-    check_batches,
     check_monitor,
     check_monitored_labels,
     effective_config,
@@ -207,8 +206,8 @@ class Plan:
             ],
         )
         if config.compile:
-            # in place, so that the names of the tensors stay
-            learn.model.compile()
+            # in place, so that the names of the tensors stay; the body alone, which may compute a batch in parts
+            learn.model.body.compile()
         # fastai's progress bar and its logger print to stdout, which is for results
         learn.remove_cbs(ProgressCallback)
         learn.logger = noop
@@ -462,11 +461,9 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
             raise UsageError(f"No photo of those below {extra.table.root} has a label, and a weight, to learn from.")
     for fold in plan.check_folds(chosen):
         train = plan.training_set(fold)
-        photos = len(train)
         if named is not None and joint_class(heads, named) not in heads.joint(train.classes(heads)):
             raise UsageError(f"Setting half_partner is {named!r}, but fold {fold} has no photo of it to train on.")
-        if not photos:
+        if not len(train):
             raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
-        check_batches(config, photos)
     if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, plan.extras, plan.teacher)):
         check_soft(plan.loss(), heads)

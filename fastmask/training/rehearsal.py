@@ -20,7 +20,6 @@ from fastmask.model.precision import tf32
 from fastmask.run.directory import resume_command
 from fastmask.system.errors import UntrainableError, UsageError
 from fastmask.system.text import count, duration, in_bytes
-from fastmask.training.effective_config import check_batches
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 
@@ -132,8 +131,8 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
-    # AdamP has two averages per weight; with several batches per step, a state may have gradients
-    state = checkpoint * (3 + bool(config.ema or config.swa) + (config.accumulate > 1))
+    # AdamP has two averages per weight
+    state = checkpoint * (3 + bool(config.ema or config.swa))
     numbers = plan.table.heads.n_logits * len(plan.table)
     return Rehearsal(
         train_step=watch.step(True),
@@ -181,16 +180,13 @@ def smaller_batches(plan: Plan) -> Iterator[Plan]:
     for bs in range(photos, 0, -1):
         if photos % bs == 0:
             update = {"bs": bs, "accumulate": plan.config.accumulate * photos // bs}
-            tried = replace(plan, config=plan.config.model_copy(update=update))
-            check_batches(tried.config, len(tried.training_set(0)))
-            yield tried
+            yield replace(plan, config=plan.config.model_copy(update=update))
 
 
 def fits_memory(plan: Plan) -> bool:
     """Whether a few steps of a plan fit into memory."""
     try:
-        # the optimizer allocates its memory in its first step
-        rehearse(plan, steps=max(STEPS, plan.config.accumulate))
+        rehearse(plan)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

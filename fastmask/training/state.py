@@ -117,7 +117,7 @@ class StateSaver(Callback):
             received,
             state,
         )
-        self._cost, self._saved_step = 0.0, 0
+        self._cost = 0.0
 
     def before_fit(self) -> None:
         self._last = time.monotonic()
@@ -128,7 +128,6 @@ class StateSaver(Callback):
         # fastai has just set pct_train to that of whole epochs
         if self.state is not None and self.state["step"]:
             self.learn.pct_train = self.state["pct_train"]
-        self._saved_step = self.state["step"] if self.state is not None else 0
         self.state = None
 
     def after_batch(self) -> None:
@@ -148,13 +147,8 @@ class StateSaver(Callback):
                 exit_by_signal(number)
 
     def _is_due(self, step: int) -> bool:
-        accumulation = getattr(self.learn, "accumulation", None)
-        if accumulation is not None and accumulation.count:
-            # the gradients would have to be saved as well
-            return False
         if self.every.steps is not None:
-            # in the first optimizer step after a multiple
-            return step // self.every.steps > self._saved_step // self.every.steps
+            return step % self.every.steps == 0
         return time.monotonic() - self._last >= max(self.every.seconds, self._cost / _SHARE)
 
     def save(self, epoch: int, step: int) -> None:
@@ -189,7 +183,7 @@ class StateSaver(Callback):
         if not all_finite([tensor for name, tensor in tensors.items() if name.startswith(".network.")]):
             raise DivergenceError(f"epoch {self.learn.epoch + 1}, at step {step}: the weights have NaN or infinity")
         save_tensors(tensors, self.folder / STATE, state=json.dumps({"sum": _checksum(plain, tensors), "state": plain}))
-        self._last, self._saved_step = time.monotonic(), step
+        self._last = time.monotonic()
         self._cost = self._last - start
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -198,6 +192,8 @@ class StateSaver(Callback):
         try:
             if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
                 raise ValueError(f"it is at step {state['step']} of epoch {state['epoch']}")
+            if "accumulation" in state["callbacks"]:
+                raise ValueError("an earlier version saved it, which counted the batches of a step as steps")
             get_model(learn.model).load_state_dict(state["network"])
             if isinstance(learn.loss_func, nn.Module):
                 learn.loss_func.load_state_dict(state["loss"])

@@ -1,31 +1,33 @@
-"""Step: the precision of an optimizer step, how many batches it takes, and its losses, which stay on the device."""
+"""Step: the precision of an optimizer step, the parts it is computed in, and its losses, which stay on the device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from fastai.callback.core import CancelStepException
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.training import GradientAccumulation
 from fastai.learner import AvgLoss, AvgSmoothLoss, Callback, Learner, Recorder
 from fastai.torch_core import get_model, to_float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from fastmask.model.precision import autocast
 from fastmask.system.errors import UsageError
 from fastmask.training.average import EMA, SWA
 
 
-def step_callbacks(precision: str, accumulate: int = 1, ema: float = 0.0, swa: float = 0.0) -> list[Callback]:
-    """The callbacks of a resolved precision, batches per step and averaged weights."""
-    if accumulate < 1:
-        raise UsageError(f"A step takes 1 batch or more, found accumulate {accumulate}.")
+def step_callbacks(precision: str, parts: int = 1, ema: float = 0.0, swa: float = 0.0) -> list[Callback]:
+    """The callbacks of a resolved precision, the parts of a batch and averaged weights."""
     if ema and swa:
         raise UsageError("ema and swa are two averages of the same weights; choose one of them.")
     return [
         *([Precision(precision)] if precision != "fp32" else []),
-        *([Accumulation(accumulate)] if accumulate > 1 else []),
+        *([Accumulation(parts)] if parts > 1 else []),
         *([EMA(ema)] if ema else []),
         *([SWA(swa)] if swa else []),
     ]
@@ -101,37 +103,67 @@ class Precision(Callback):
         self._skipped = False
 
 
-class Accumulation(GradientAccumulation):
-    """One optimizer step per `batches` batches, as with one batch that many times as large.
+class Accumulation(Callback):
+    """Computes the network on each training batch in `batches` parts: only one part's activations are in memory.
 
-    Batch norm still sees each batch alone, and the learning rate follows its schedule batch by batch. The remaining
-    batches of an epoch go into the first step of the next; those of a fit's last epoch are dropped.
+    All else sees the whole batch: mixing, the loss, the metrics. So a step is that of the whole batch, also for a loss
+    that is not a mean over photos. All parts but the last are computed a second time for their gradients, with the same
+    random numbers (Chen et al. 2016, `torch.utils.checkpoint`). Only batch norm sees each part alone; its running
+    statistics count each part once. `mask_learner` enlarges the training batches as well.
     """
+
+    run_valid = False
+    _hooks: Sequence[Any] = ()
+    _logits: Sequence[Tensor] = ()
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
-        # fastai counts photos
-        super().__init__(n_acc=batches)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The photos of an unfinished step and their gradients; see `state.StateSaver`."""
-        grads = {name: p.grad for name, p in get_model(self.learn.model).named_parameters() if p.grad is not None}
-        return {"count": self.count, "gradients": grads if self.count else {}}
+    def before_batch(self) -> None:
+        self.leave()
+        # only while it computes, since the network is copied (by EMA) and saved with its hooks
+        network = get_model(self.learn.model)
+        self._hooks = [network.register_forward_pre_hook(self._split), network.register_forward_hook(self._join)]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.count = state["count"]
-        for name, p in get_model(self.learn.model).named_parameters():
-            if name in state["gradients"]:
-                p.grad = torch.empty_like(p).copy_(state["gradients"][name])
+    def after_pred(self) -> None:
+        self.leave()
 
-    def before_fit(self) -> None:
-        super().before_fit()
-        if self.learn.opt is not None:
-            self.learn.opt.zero_grad()
+    def leave(self) -> None:
+        """Remove the hooks; `ResumableLearner.fit` calls it after an interruption, too."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._logits = (), ()
 
-    def before_train(self) -> None:
-        self.n_acc = self.batches * self.learn.dls.train.bs
+    def _split(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Compute all parts but the last, which is left to the network."""
+        (x,) = inputs
+        *parts, last = x.tensor_split(min(self.batches, len(x)))
+        contexts = partial(_recomputing, network)
+        self._logits = [checkpoint(network.forward, part, use_reentrant=False, context_fn=contexts) for part in parts]
+        return (last,)
+
+    def _join(self, network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        """The logits of all parts."""
+        return torch.cat([*self._logits, logits])
+
+
+def _recomputing(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of a part's first computation, and of the second."""
+    return nullcontext(), _without_statistics(network)
+
+
+@contextmanager
+def _without_statistics(network: nn.Module) -> Iterator[None]:
+    """A block in which batch norm updates copies of its running statistics."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
 
 
 class MeanLoss(AvgLoss):

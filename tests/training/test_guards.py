@@ -17,7 +17,6 @@ from fastmask.system.errors import DataError, DivergenceError, FastmaskError
 from fastmask.training.callbacks import Checkpoint
 from fastmask.training.guards import FiniteLoss, SkipNonFinite, SkipUnreadable, is_out_of_memory, name_photos
 from fastmask.training.state import STATE, StateSaver
-from fastmask.training.step import Accumulation
 
 NAN, INF = float("nan"), float("inf")
 
@@ -25,7 +24,7 @@ NAN, INF = float("nan"), float("inf")
 @pytest.fixture
 def learner(table):
     """42 photos to train on: two batches of 16 per epoch."""
-    return lambda *cbs: small_learner(small_dls(table), cbs=cbs)
+    return lambda *cbs, **options: small_learner(small_dls(table), cbs=cbs, **options)
 
 
 class BadLoss(Callback):
@@ -174,11 +173,16 @@ def test_good_steps_between_bad_ones_start_the_count_anew(learner, tmp_path, mon
     assert len(skips.rows) == 3 * 16
 
 
-def test_a_step_of_several_batches_lists_them_all(learner, tmp_path):
-    """Any of them may be the cause."""
+@pytest.mark.parametrize("bad", [BadLoss, BadGradient])
+def test_a_step_of_several_batches_lists_the_photos_of_all(learner, tmp_path, bad):
+    """Any of them may be the cause; batch norm's statistics are restored."""
     skips = SkipNonFinite(tmp_path)
-    learner(BadGradient(NAN, (1, 1)), skips, Accumulation(2)).fit(1, 1e-3)
-    assert sorted({tuple(row[:3]) for row in skips.rows}) == [(1, 1, "gradients"), (1, 2, "gradients")]
+    learn = learner(bad(NAN, (1, 1)), skips, accumulate=2)
+    before = {name: buffer.clone() for name, buffer in learn.model.named_buffers()}
+    learn.fit(1, 1e-3)
+    assert [row[:3] for row in skips.rows] == [[1, 1, "loss" if bad is BadLoss else "gradients"]] * 32
+    assert len({row[3] for row in skips.rows}) == 32
+    assert all(torch.equal(buffer, before[name]) for name, buffer in learn.model.named_buffers())
 
 
 def test_skipped_batches_stay_listed_when_a_run_resumes_without_skipping(train, tmp_path, monkeypatch):

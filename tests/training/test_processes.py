@@ -69,8 +69,9 @@ except KeyboardInterrupt:
 
 @pytest.fixture(scope="module")
 def settings(small_settings):
-    """A network without batch norm, a loss that is not a mean over photos, batches of odd sizes."""
-    return {**small_settings, "arch": "test_convnext", "bs": 11, "f1_share": 0.5, "save_every": "100"}
+    """A network without batch norm, a loss that is not a mean over photos, steps of batches of odd sizes."""
+    settings = {**small_settings, "arch": "test_convnext", "f1_share": 0.5, "save_every": "100"}
+    return {**settings, "bs": 5, "accumulate": 3, "class_weight": "auto"}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastmask.api import Run
-from fastmask.model.losses import FocalLoss
+from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import FastmaskError
 from fastmask.training.rehearsal import _Stopwatch, fit_batch_size, rehearse
 
@@ -39,35 +39,36 @@ def test_the_disk_is_the_most_that_a_real_run_takes(train, plan_of, tmp_path, mo
     assert 0.6 * cost.disk < max(taken) < 1.1 * cost.disk
 
 
-class Hungry(FocalLoss):
-    """Runs out of memory with more photos than `room`."""
+@pytest.fixture
+def room(request, monkeypatch):
+    """How many photos at once a network has memory for in training."""
+    forward = MultiHeadNet.forward
 
-    room = 0
-
-    def forward(self, logits, y):
-        if len(y) > Hungry.room and logits.requires_grad:
+    def hungry(self, x):
+        if len(x) > request.param and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return super().forward(logits, y)
+        return forward(self, x)
+
+    monkeypatch.setattr(MultiHeadNet, "forward", hungry)
 
 
 @pytest.mark.parametrize(
     ("room", "settings", "bs", "batches"),
-    [(99, {}, 32, 1), (20, {}, 16, 2), (3, {}, 2, 16), (8, {"accumulate": 1}, 8, 4)],
+    # in the last case a step takes all 42 photos, in parts of 14
+    [(99, {}, 32, 1), (20, {}, 16, 2), (3, {}, 2, 16), (8, {"accumulate": 1}, 8, 4), (20, {"accumulate": 2}, 16, 4)],
+    indirect=["room"],
 )
-def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(
-    plan_of, monkeypatch, room, settings, bs, batches
-):
-    monkeypatch.setattr(Hungry, "room", room)
+def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(plan_of, room, settings, bs, batches):
     said = []
-    plan = fit_batch_size(plan_of(loss_func=Hungry, bs="auto", **settings), said.append)
+    plan = fit_batch_size(plan_of(bs="auto", **settings), said.append)
     assert (plan.config.bs, plan.config.accumulate) == (bs, batches)
     assert said == [f"--bs auto: {bs} photos per batch" + (f", {batches} batches per step" if batches > 1 else "")]
 
 
-def test_too_little_memory_for_one_photo_is_reported(plan_of, monkeypatch):
-    monkeypatch.setattr(Hungry, "room", 0)
+@pytest.mark.parametrize("room", [0], indirect=True)
+def test_too_little_memory_for_one_photo_is_reported(plan_of, room):
     with pytest.raises(FastmaskError, match="Not even one photo fits into memory; take fewer pixels"):
-        fit_batch_size(plan_of(loss_func=Hungry, bs="auto"))
+        fit_batch_size(plan_of(bs="auto"))
 
 
 @pytest.mark.parametrize(
@@ -79,22 +80,22 @@ def test_too_little_memory_for_one_photo_is_reported(plan_of, monkeypatch):
         ),
         (0, "and no smaller one fits; take fewer pixels"),
     ],
+    indirect=["room"],
 )
-def test_a_fold_without_memory_says_what_fits(train, tmp_path, monkeypatch, room, message):
-    monkeypatch.setattr(Hungry, "room", room)
+def test_a_fold_without_memory_says_what_fits(train, tmp_path, room, message):
     with pytest.raises(FastmaskError) as error:
-        train(tmp_path / "run", loss_func=Hungry)
+        train(tmp_path / "run")
     assert str(error.value).startswith("Fold 1/2 ran out of memory with --bs 16 (CUDA out of memory. Tried")
     assert message in str(error.value)
 
 
-def test_a_run_of_bs_auto_keeps_the_size_that_it_found(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(Hungry, "room", 20)
-    settings = {"bs": "auto", "epochs": 1, "loss_func": Hungry}
+@pytest.mark.parametrize("room", [20], indirect=True)
+def test_a_run_of_bs_auto_keeps_the_size_that_it_found(train, tmp_path, monkeypatch, room):
+    settings = {"bs": "auto", "epochs": 1}
     run = train(tmp_path / "run", fold=[0], **settings)
     assert (run.config.bs, run.config.accumulate) == (16, 2)
     # with more memory it would find another
-    monkeypatch.setattr(Hungry, "room", 99)
+    monkeypatch.undo()
     run = train(tmp_path / "run", resume=True, **settings)
     assert run.trained_folds == [0, 1]
     assert Run.load(run.path).config.bs == 16

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from small_learners import TINIEST, Weights, assert_close, averaged, batches, flat_learner, small_dls, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastmask.data.photo_dl import Passes
 from fastmask.heads import Head, Heads
 from fastmask.model.losses import CrossEntropyLoss, FocalLoss
 from fastmask.model.precision import autocast
@@ -22,7 +21,7 @@ from fastmask.system.files import read_yaml
 from fastmask.training import plan as plan_module
 from fastmask.training.callbacks import Checkpoint, OOFCollector
 from fastmask.training.guards import FiniteLoss
-from fastmask.training.step import Accumulation, AsyncCopy, Precision, SmoothLoss
+from fastmask.training.step import AsyncCopy, Precision, SmoothLoss
 
 CPU = torch.device("cpu")
 
@@ -77,25 +76,24 @@ def test_an_interruption_does_not_leave_torch_in_bf16(make):
     assert not torch.is_autocast_enabled("cpu")
 
 
-@pytest.mark.parametrize("batches_a_step", [1, 2])
-def test_fp16_skips_the_steps_that_overflow(make, batches_a_step):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_fp16_skips_the_steps_that_overflow(make, parts):
     """torch's own scaler in a plain loop, on the CPU, with a loss so large that its first scales overflow."""
-    weights, accumulation = Weights(), [Accumulation(2)] * (batches_a_step - 1)
-    learn = make(Precision("fp16"), weights, *accumulation, ema=0.5, lr=1e-4)
+    weights = Weights()
+    learn = make(Precision("fp16"), weights, bs=8 // parts, accumulate=parts, ema=0.5, lr=1e-4)
     heads = learn.loss_func.heads
     learn.loss_func = FocalLoss(Heads([Head(h.name, h.classes, weight=100.0) for h in heads]), gamma=0)
     drawn, network = batches(learn, epochs=5)
     opt, scaler, stepped = torch.optim.SGD(network.parameters(), lr=1e-4), torch.amp.GradScaler("cpu"), []
-    for number, (x, y) in enumerate(drawn, start=1):
+    for x, y in drawn:
         with torch.autocast("cpu", dtype=torch.float16):
-            loss = learn.loss_func(network(x).float(), y) / batches_a_step
+            loss = learn.loss_func(torch.cat([network(part) for part in x.chunk(parts)]).float(), y)
         scaler.scale(loss).backward()
-        if number % batches_a_step == 0:
-            before = tensors(network)
-            scaler.step(opt)
-            scaler.update()
-            opt.zero_grad()
-            stepped.append(any(not torch.equal(t, before[n]) for n, t in network.state_dict().items()))
+        before = tensors(network)
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
+        stepped.append(any(not torch.equal(t, before[n]) for n, t in network.state_dict().items()))
     assert stepped.count(True) in range(1, len(stepped))
     learn.fit(5)
     assert len(weights.steps) == stepped.count(True)
@@ -114,57 +112,6 @@ def test_a_compiled_network_trains_as_it_would_otherwise(make, tmp_path, monkeyp
     np.testing.assert_allclose(read_oof(tmp_path / "b", 1), read_oof(tmp_path / "a", 1), atol=1e-6)
     (kept,) = (tmp_path / "b").glob("epoch*")
     assert load_file(kept).keys() == plain.model.state_dict().keys()
-
-
-def test_two_batches_of_8_are_one_of_16(make):
-    learn = make(accumulate=2, lr=1.0)
-    drawn, network = batches(learn)
-    loss_func, opt = FocalLoss(learn.loss_func.heads), torch.optim.SGD(network.parameters(), lr=1.0)
-    for first, second in zip(drawn[:-1:2], drawn[1::2], strict=True):
-        x, y = (torch.cat(pair) for pair in zip(first, second, strict=True))
-        loss_func(network(x), y).backward()
-        opt.step()
-        opt.zero_grad()
-    learn.fit(1)
-    assert_close(learn.model.state_dict(), network.state_dict(), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_rest_of_an_epoch_goes_into_the_next(make, precision):
-    """Five batches an epoch, two a step: 2 steps and a half, which ends in the second epoch; a third leaves a half."""
-    weights = Weights()
-    learn = make(weights, accumulate=2, precision=precision)
-    drawn, network = batches(learn, epochs=3)
-    assert len(drawn) == 15
-    opt = torch.optim.SGD(network.parameters(), lr=0.1)
-    for number, (x, y) in enumerate(drawn, start=1):
-        with autocast(CPU, precision):
-            logits = network(x).float()
-        (FocalLoss(learn.loss_func.heads)(logits, y) / 2).backward()
-        if number % 2 == 0:
-            opt.step()
-            opt.zero_grad()
-    learn.fit(3)
-    assert len(weights.steps) == 7
-    assert_close(learn.model.state_dict(), network.state_dict(), atol=1e-6, rtol=0)
-    one = learn.dls.train.passes.next
-    learn.fit(1)
-    # the half of the fit before was dropped: a fresh learner from the same weights takes the same steps
-    other = make(accumulate=2, precision=precision)
-    other.model.load_state_dict(weights.steps[6])
-    other.dls.train.passes = Passes(one)
-    other.fit(1)
-    assert_close(learn.model.state_dict(), other.model.state_dict(), atol=1e-6, rtol=0)
-
-
-def test_the_learning_rate_follows_the_batches(make):
-    plain, accumulated = make(), make(accumulate=2)
-    for learn in (plain, accumulated):
-        learn.fit_one_cycle(2, 1e-2)
-    assert accumulated.recorder.lrs == plain.recorder.lrs
-    assert len(set(plain.recorder.lrs)) == 10
-    with pytest.raises(UsageError, match="1 batch or more"):
-        make(accumulate=0)
 
 
 def test_the_smoothed_loss_is_fastai_s_bit_for_bit(make):

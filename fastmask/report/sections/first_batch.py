@@ -11,6 +11,7 @@ from fastai.torch_core import TensorImage
 
 from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.boxes import Framing
+from fastmask.data.loaders import enlarge_batches
 from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
 from fastmask.data.transforms import UNREADABLE
@@ -43,7 +44,7 @@ def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray,
     plan = Plan(config, table, folds, run.pipelines, run.environment, size=size)
     # a loader uses the global generator of torch
     with torch.random.fork_rng(devices=[]):
-        train = plan.loaders(fold).train
+        train = enlarge_batches(plan.loaders(fold), config.accumulate)[0].train
         x, y = train.one_batch()
         unreadable = (y == UNREADABLE).all(1).numpy()
         # as in training
