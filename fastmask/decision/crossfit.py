@@ -74,7 +74,8 @@ class Decisions:
     @property
     def verdicts(self) -> list[str]:
         """The result, one sentence each: whether to average over persons, which rule to take."""
-        verdicts = [f"Take {self.best}." if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."]
+        taken = f"Take {self.best}. It is chosen by these same scores, so its gain is slightly optimistic."
+        verdicts = [taken if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."]
         averaging = next((row.gain for row in self.rows if row.rule == PLAIN and row.gain), None)
         if averaging:
             does = "gains" if averaging.macro_f1 > 0 else "loses: leave it out"

@@ -105,10 +105,11 @@ def test_ancestors_of_the_weights_count(contest, settings, tmp_path):
         prepare(read_contest(contest), third)
 
 
-def test_a_missing_ancestor_is_refused(contest, settings, run_copy):
-    forget(run_copy)
+def test_a_missing_ancestor_is_refused_if_the_checkpoints_do_not_say_what_it_has_seen(contest, settings, run_copy):
     config = read_yaml(run_copy / "config.yaml")
     write_yaml(run_copy / "config.yaml", {**config, "weights": str(run_copy / "gone")})
+    assert prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
+    forget(run_copy)
     with pytest.raises(UsageError, match="gone does not exist, so the photos that it has seen are unknown"):
         prepare(read_contest(contest), make_config(settings, {"weights": str(run_copy)}))
 

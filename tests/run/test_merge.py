@@ -49,6 +49,14 @@ def test_what_does_not_belong_together_is_refused(changed, named, halves, tmp_pa
     assert not (tmp_path / "merged").exists()
 
 
+def test_a_caveat_of_the_weights_of_one_is_one_of_all(halves, tmp_path):
+    other = shutil.copytree(halves[1], tmp_path / "other")
+    edit(other / "environment.json", '"chosen_weights": false', '"chosen_weights": true')
+    for runs in ([halves[0], other], [other, halves[0]]):
+        merged = merge_runs(runs, tmp_path / "merged", overwrite=True)
+        assert any("an epoch chosen by their own photos" in caveat for caveat in merged.caveats)
+
+
 def test_a_fold_trained_twice_is_refused(halves, finished_run, tmp_path):
     with pytest.raises(UsageError, match="have both trained fold 0"):
         merge_runs([halves[0], finished_run.path], tmp_path / "merged")
