@@ -151,10 +151,10 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
     groups = true["person"].to_numpy(dtype=object) if whole_persons else true.index.to_numpy()
     guesses, truths = (heads.unjoint(f["class"].to_numpy()) for f in (predicted.loc[true.index], true))
     scores = score_heads(heads, guesses, truths, groups=groups)
-    if len(predicted) > len(true):
+    extra = len(predicted) - len(true)
+    if extra:
         scores.notes.append(
-            f"{len(predicted) - len(true)} of the {len(predicted)} predictions have no answer in {answers} and are left "
-            "out."
+            f"{extra} of the {len(predicted)} predictions have no answer in {answers} and are left out."
         )
     if not whole_persons:
         scores.notes.append(
@@ -166,7 +166,8 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
 def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
     """Read the joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
 
-    The columns are class, and person if the file has it. Raises DataError for an unknown class or a duplicated photo.
+    The columns are class, and person if the file has it. Raises DataError for an unknown class, a photo without a person
+    and a duplicated photo.
     """
     frame = read_strings(file, ())
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
@@ -174,6 +175,9 @@ def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
     names = frame[name].map(lambda path: Path(path).name)
     check_names(file, names)
     kept = [column for column in ("person",) if column in frame.columns]
+    for column in kept:
+        # empty cells would count as one person
+        check_cells(file, frame[column], frame[column] != "", "the person of the photo")
     return frame[kept].assign(**{"class": _joint_classes(file, frame[value], heads)}).set_axis(names)
 
 

@@ -114,6 +114,13 @@ def test_answers_with_persons_give_wider_intervals(tmp_path):
     assert widths[1] > 1.5 * widths[0]
 
 
+def test_an_answer_without_a_person_is_refused(tmp_path):
+    answers, submission = write(tmp_path / "a.csv", 0), write(tmp_path / "s.csv", 0)
+    pd.read_csv(answers).assign(person=["anna", ""] * 30).to_csv(answers, index=False)
+    with pytest.raises(DataError, match="line 3, column person: found '', expected the person of the photo"):
+        score_files(submission, answers)
+
+
 @pytest.mark.parametrize(
     ("answers", "names", "message"),
     [
