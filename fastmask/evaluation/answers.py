@@ -166,8 +166,8 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
 def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
     """Read the joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
 
-    The columns are class, and person if the file has it. Raises DataError for an unknown class, a photo without a person
-    and a duplicated photo.
+    The columns are class, and person if the file has it. Raises DataError for an unknown class, an empty person and
+    a duplicated photo.
     """
     frame = read_strings(file, ())
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
