@@ -106,11 +106,13 @@ def _report(run: RunDirectory) -> None:
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
     from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, shorten_plan
+    from fastmask.training.near_copies import note_near_copies
     from fastmask.training.rehearsal import rehearse
     from fastmask.training.resume import reopen_run
 
     check_all_folds(settings.hours, folds)
     plan = make_plan(settings)
+    plan = plan if resume else note_near_copies(plan, say)
     plan.check_folds(folds)
     if settings.hours is not None and not resume:
         wanted = plan.config

@@ -45,7 +45,7 @@ def doctor() -> None:
         typer.echo(line)
 
 
-caches = Commands(no_args_is_help=True, help="List or clear cached photos and features.")
+caches = Commands(no_args_is_help=True, help="List or clear cached photos, features and near copies.")
 app.add_typer(caches, name="cache", rich_help_panel=MACHINE)
 _CacheDir = Annotated[Path | None, option("The --cache-dir of runs and screenings.", note="the user's cache")]
 

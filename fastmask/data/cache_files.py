@@ -1,7 +1,7 @@
-"""Cache files: decoded photos and features on the disk: their paths, their contents and their removal.
+"""Cache files: decoded photos, features and near copies on the disk: their paths, their contents and their removal.
 
 `cache` makes and reads the photos: a file of pixels and its index. A screening (`search.features`) makes and reads the
-features: a file per body.
+features: a file per body. `preparation.near_copies` makes and reads the near copies: a file per data set.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import cache_home, read_json
-from fastmask.system.text import in_bytes
+from fastmask.system.text import count, in_bytes
 
-PIXELS, INDEX, _FEATURES = ".photos", ".json", ".safetensors"
+PIXELS, INDEX, _FEATURES, _COPIES = ".photos", ".json", ".safetensors", ".json"
 # digests, so that no other files of the folder match
 _NAME = "[0-9a-f]{32}"
+_DIGEST = re.compile("[0-9a-f]{64}")
 _BODY = re.compile(r"[\w.:/-]{1,100}", re.ASCII)
 _BROKEN = "broken: it is made again when needed"
 # seconds after which an unfinished file of features counts as abandoned
@@ -58,6 +59,26 @@ def features_file(name: str, folder: str | Path | None = None) -> Path:
     return features_folder(folder) / f"{name}{_FEATURES}"
 
 
+def copies_file(name: str, folder: str | Path | None = None) -> Path:
+    """The file of near copies called `name`, a digest (32 hexadecimal digits) of the photos and their persons."""
+    return _copies_folder(folder) / f"{name}{_COPIES}"
+
+
+def _copies_folder(folder: str | Path | None = None) -> Path:
+    return Path(folder or cache_home()) / "copies"
+
+
+def read_copies(file: Path) -> list[tuple[str, str]] | None:
+    """The digests of each two photos in a file of near copies; None if it is missing or broken."""
+    if not file.is_file() or file.is_symlink():
+        return None
+    try:
+        pairs = [(str(one), str(other)) for one, other in read_json(file)["pairs"]]
+    except (DataError, KeyError, TypeError, ValueError):
+        return None
+    return pairs if all(_DIGEST.fullmatch(digest) for pair in pairs for digest in pair) else None
+
+
 def read_sizes(file: Path) -> list[tuple[int, int, int]] | None:
     """[height, width, number of consecutive photos] of a file of pixels, by its index; None if either is incomplete.
 
@@ -77,19 +98,27 @@ def read_sizes(file: Path) -> list[tuple[int, int, int]] | None:
 
 
 def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
-    """The photos and features kept in a folder, the newest first; raises UsageError if there is no such folder."""
+    """The photos, features and near copies kept in a folder, the newest first.
+
+    Raises UsageError if there is no such folder.
+    """
     if folder and not Path(folder).is_dir():
         raise UsageError(f"{folder} is not a folder; expected the --cache-dir of a run.")
     photos = [file for file in Path(folder or photos_folder()).glob(f"*{PIXELS}") if file.is_file()]
-    features = _features_in(features_folder(folder), f"{_NAME}{re.escape(_FEATURES)}")
-    contents = {file: _photos_content(file) for file in photos} | {file: _features_content(file) for file in features}
+    features = _files_in(features_folder(folder), f"{_NAME}{re.escape(_FEATURES)}")
+    copies = _files_in(_copies_folder(folder), f"{_NAME}{re.escape(_COPIES)}")
+    contents = {
+        **{file: _photos_content(file) for file in photos},
+        **{file: _features_content(file) for file in features},
+        **{file: _copies_content(file) for file in copies},
+    }
     states = ((file, file.stat(), content) for file, content in contents.items())
     found = [CacheFile(file, *content, state.st_size, state.st_mtime) for file, state, content in states]
     return sorted(found, key=lambda cache: -cache.made)
 
 
-def _features_in(folder: Path, names: str) -> list[Path]:
-    """The files of a folder of features by a pattern of names; none where the folder is a link."""
+def _files_in(folder: Path, names: str) -> list[Path]:
+    """The files of a folder of features or near copies by a pattern of names; none where the folder is a link."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     return [file for file in folder.iterdir() if re.fullmatch(names, file.name) and file.is_file()]
@@ -118,8 +147,17 @@ def _features_content(file: Path) -> tuple[str, int]:
     return f"{each} features of {body if _BODY.fullmatch(body) else 'a body'}", photos
 
 
+def _copies_content(file: Path) -> tuple[str, int]:
+    """The number of pairs of a file of near copies, and its number of photos."""
+    pairs = read_copies(file)
+    photos = read_json(file).get("photos") if pairs is not None else None
+    if pairs is None or type(photos) is not int:
+        return _BROKEN, 0
+    return f"near copies: {count(len(pairs), 'pair')} of persons", photos
+
+
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:
-    """Remove the named photos or features of a folder, or all; a run that has them open can still read them.
+    """Remove the named files of a folder, or all; a run that has them open can still read them.
 
     Raises UsageError for an unknown name, OSError on Windows if a run has the file open.
     """
@@ -139,7 +177,7 @@ def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> 
 
 def _clear_unfinished(folder: Path, features: Path) -> None:
     """Remove the unfinished files of processes that were killed, but not those that are being written."""
-    for left in _features_in(features, rf"\.{_NAME}{re.escape(_FEATURES)}\.[0-9]+\.part"):
+    for left in _files_in(features, rf"\.{_NAME}{re.escape(_FEATURES)}\.[0-9]+\.part"):
         if left.stat().st_mtime < time.time() - _ABANDONED:
             left.unlink(missing_ok=True)
     for left in folder.glob(".*.*.part"):

@@ -22,12 +22,14 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.data.augment import Augment, build_augmentations, check_fit, effective_pipelines
 from fastmask.data.folds import assign_folds, count_units, read_folds
-from fastmask.data.photo import map_in_threads, read_photo
+from fastmask.data.groups import describe_separated, join_identical
+from fastmask.data.photo import decode_named, map_in_threads, read_bytes, read_photo
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
-from fastmask.preparation.duplicates import SAME, NearPair, exact_groups, likeness, near_pairs, shrink, signature
-from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError
+from fastmask.preparation.duplicates import NearPair, exact_groups, shrink, signature
+from fastmask.preparation.near_copies import MOST_CANDIDATES, find_near_copies, remember_near_copies
+from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.system.terminal import Progress
 from fastmask.system.text import count, join_plural
 
@@ -36,8 +38,6 @@ COLUMNS = ("level", "kind", "photo", "person", "other", "detail")
 TINY = 32
 # the largest factor from the most common height / width, and the share of odd photos above which none is common
 _SHAPE_FACTOR, _MIXED = 1.2, 0.2
-# pairs of persons that are compared in full, the most similar ones
-_MOST_CANDIDATES = 2_000
 # grey levels that a photo of one colour may still span once it is shrunk
 _BLANK_RANGE = 3
 # a head is an attribute of the person if at most this share of persons, or one of ten or more, have two labels
@@ -46,6 +46,8 @@ _CONTEST_FOLDER = re.compile(r"([^_]+)_(male|female)_[^_]+_(\d+)")
 _LEAK = "the network would be validated on what it was trained on; put them under one person or remove all but one."
 
 Size = tuple[int, int]
+# called with the groups, the digests and the near copies of the photos
+Remember = Callable[[np.ndarray, Sequence[str], Sequence[tuple[str, str]]], None]
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ def check_data(
     faults: list[DataError] = []
     table = read_data(config, faults.append, log)
     findings = [Finding(ERROR, "bad table", str(fault)) for fault in faults]
-    folds = config.folds
+    folds, assigned = config.folds, None
     if config.folds_file is not None:
         try:
-            folds = int(read_folds(table, config.folds_file, config.group).max()) + 1
+            assigned = read_folds(table, config.folds_file, config.group)
+            folds = int(assigned.max()) + 1
         except FastmaskError as error:
             findings.append(Finding(ERROR, "bad folds", str(error)))
     if len(table):
@@ -119,10 +122,26 @@ def check_data(
             stratify=config.stratify,
             group=config.group,
             has_folds=config.folds_file is not None,
+            assigned=assigned,
             augments={"the training pipeline": train, "the validation pipeline": valid},
             progress=progress,
+            remember=partial(_keep_near_copies, config, log) if config.group == "person" else None,
         )
     return _sort_findings(findings)
+
+
+def _keep_near_copies(
+    config: Config,
+    log: Callable[[str], None],
+    groups: np.ndarray,
+    digests: Sequence[str],
+    found: Sequence[tuple[str, str]],
+) -> None:
+    """Keep the near copies for the runs on these photos."""
+    try:
+        remember_near_copies(groups, digests, found, config.cache_dir)
+    except (OSError, UsageError) as error:
+        log(f"The near copies are not kept for a run: {one_line(error)}")
 
 
 def check_table(
@@ -132,21 +151,26 @@ def check_table(
     stratify: str | None = None,
     group: str = "person",
     has_folds: bool = False,
+    assigned: np.ndarray | None = None,
     augments: Mapping[str, Augment] | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    remember: Remember | None = None,
 ) -> list[Finding]:
     """Everything that is wrong with the photos and labels of `table`, errors first; decodes every photo once.
 
-    `has_folds` skips the check whether photos can be split into `folds`. `augments` are the pipelines that every photo
-    must fit, by their names in messages. `progress(done, total)` is called after each photo. Raises UsageError where
-    there is no head `stratify`.
+    `has_folds` skips the check whether photos can be split into `folds`; `assigned` (N,) are the folds that a file has.
+    `augments` are the pipelines that every photo
+    must fit, by their names in messages. `progress(done, total)` is called after each photo. `remember` is called with
+    the near copies, as `remember_near_copies` takes them. Raises UsageError where there is no head `stratify`.
     """
     strata = stratify or table.stratify
     if strata != JOINT:
         table.heads.position(strata)
     seen = fingerprint_photos([table.photo(row) for row in range(len(table))], progress, workers)
     fingerprints = {row: each for row, each in enumerate(seen) if isinstance(each, Fingerprint)}
+    files = [each.file if isinstance(each, Fingerprint) else None for each in seen]
+    joined = join_identical(table, files) if group == "person" else table
     sizes = {row: each.size for row, each in fingerprints.items()}
     unfit = list(_find_unfit(table, sizes, augments)) if augments else []
     findings = [
@@ -155,8 +179,9 @@ def check_table(
         *_find_tiny(table, sizes, {finding.photo for finding in unfit}),
         *_find_odd_shapes(table, sizes),
         *_find_blank(table, fingerprints),
-        *_find_copies(table, {row: each for row, each in fingerprints.items() if not each.blank}, workers),
-        *([] if has_folds else _check_fold_count(table, folds, strata, group)),
+        *_find_copies(table, fingerprints, workers, remember),
+        *([] if has_folds else _check_fold_count(joined, folds, strata, group)),
+        *([] if assigned is None or group != "person" else _find_separated(table, assigned, files)),
         *_check_classes(table, folds, strata),
         *_find_contradicting_labels(table),
         *_check_contest_folders(table),
@@ -166,9 +191,10 @@ def check_table(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The data kept per photo: (height, width), a digest of its pixels, its signature, whether it is of one colour."""
+    """The data kept per photo: (height, width), digests of file and pixels, its signature, whether of one colour."""
 
     size: Size
+    file: str
     digest: bytes
     signature: np.ndarray
     blank: bool
@@ -188,13 +214,15 @@ def fingerprint_photos(
 
 def _fingerprint(path: Path) -> Fingerprint | DataError:
     try:
-        photo = read_photo(path)
+        data = read_bytes(path)
+        photo = decode_named(data, path)
     except DataError as error:
         return error
     size = (photo.shape[0], photo.shape[1])
     digest = hashlib.blake2b(photo.tobytes(), digest_size=16, person=b"%d %d" % size).digest()
     small = shrink(photo)
-    return Fingerprint(size, digest, signature(small), bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE))
+    blank = bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE)
+    return Fingerprint(size, hashlib.sha256(data).hexdigest(), digest, signature(small), blank)
 
 
 def _photo_finding(table: Table, row: int, level: str, kind: str, detail: str, others: Iterable[int] = ()) -> Finding:
@@ -279,29 +307,43 @@ def _find_blank(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterat
     return (_photo_finding(table, row, WARNING, "blank", detail) for row, each in fingerprints.items() if each.blank)
 
 
-def _find_copies(table: Table, fingerprints: Mapping[int, Fingerprint], workers: int | None) -> Iterator[Finding]:
-    if not fingerprints:
+def _find_copies(
+    table: Table, fingerprints: Mapping[int, Fingerprint], workers: int | None, remember: Remember | None
+) -> Iterator[Finding]:
+    shown = {row: each for row, each in fingerprints.items() if not each.blank}
+    if not shown:
         return
-    rows, digests = np.array(list(fingerprints)), [each.digest for each in fingerprints.values()]
+    rows, digests = np.array(list(shown)), [each.digest for each in shown.values()]
     groups = [rows[group].tolist() for group in exact_groups(digests)]
     yield from _find_exact_copies(table, groups)
     yield from _find_contradicting_copies(table, groups)
-    signatures = np.stack([each.signature for each in fingerprints.values()])
-    pairs = near_pairs(signatures, table.persons[rows], digests)
-    if len(pairs) > _MOST_CANDIDATES:
-        detail = f"{len(pairs):,} pairs of persons have similar photos; the first {_MOST_CANDIDATES:,} are checked."
+    signatures = np.stack([each.signature for each in shown.values()])
+    photo_of = partial(_read_row, table, rows)
+    found = find_near_copies(signatures, table.persons[rows], digests, photo_of, workers)
+    if found.candidates > MOST_CANDIDATES:
+        detail = (
+            f"{found.candidates:,} pairs of persons have similar photos; the first {MOST_CANDIDATES:,} are checked."
+        )
         yield Finding(WARNING, "too many alike", detail)
-    pairs = pairs[:_MOST_CANDIDATES]
-    pairs = [pair._replace(one=int(rows[pair.one]), other=int(rows[pair.other])) for pair in pairs]
-    likenesses = map_in_threads(partial(_compute_likeness, table), pairs, workers)
-    yield from (
-        _describe_near_copy(table, pair) for pair, share in zip(pairs, likenesses, strict=True) if share >= SAME
-    )
+    pairs = [pair._replace(one=int(rows[pair.one]), other=int(rows[pair.other])) for pair in found.pairs]
+    yield from (_describe_near_copy(table, pair) for pair in pairs)
+    if remember is not None:
+        same_pixels = [(group[0], row) for group in groups for row in group[1:]]
+        _remember(table, fingerprints, [*same_pixels, *((pair.one, pair.other) for pair in pairs)], remember)
 
 
-def _compute_likeness(table: Table, pair: NearPair) -> float:
-    one, other = read_photo(table.photo(pair.one)), read_photo(table.photo(pair.other))
-    return likeness(one, np.ascontiguousarray(other[:, ::-1]) if pair.mirrored else other)
+def _remember(
+    table: Table, fingerprints: Mapping[int, Fingerprint], pairs: Sequence[tuple[int, int]], remember: Remember
+) -> None:
+    """Call `remember` with the pairs of rows of two persons whose files are not identical."""
+    joined = join_identical(table.select(list(fingerprints)), [each.file for each in fingerprints.values()])
+    group_of = dict(zip(fingerprints, joined.groups, strict=True))
+    apart = [(fingerprints[i].file, fingerprints[j].file) for i, j in pairs if group_of[i] != group_of[j]]
+    remember(joined.groups, [each.file for each in fingerprints.values()], apart)
+
+
+def _read_row(table: Table, rows: np.ndarray, place: int) -> np.ndarray:
+    return read_photo(table.photo(int(rows[place])))
 
 
 def _describe_near_copy(table: Table, pair: NearPair) -> Finding:
@@ -320,7 +362,7 @@ def _find_exact_copies(table: Table, groups: Sequence[Sequence[int]]) -> Iterato
     for persons, sets in shared.items():
         if len(persons) > 1:
             what = f"{count(len(sets), 'photo')} with the same pixels as {'one' if len(sets) == 1 else 'those'}"
-            detail = f"{what} of {join_plural(persons[1:], 'person')}: {_LEAK}"
+            detail = f"{what} of {join_plural(persons[1:], 'person')}: if the files differ, {_LEAK}"
             yield _photo_finding(table, sets[0][0], WARNING, "duplicate", detail, [i for s in sets for i in s][1:])
 
 
@@ -347,6 +389,13 @@ def _check_fold_count(table: Table, folds: int, strata: str, group: str) -> Iter
         if folds < 2:
             raise
         yield Finding(ERROR, "too few persons", str(error))
+
+
+def _find_separated(table: Table, assigned: np.ndarray, files: Sequence[str | None]) -> Iterator[Finding]:
+    separated = describe_separated(table, assigned, files)
+    if separated:
+        detail = f"{separated}; give both persons the same fold, or remove one of the photos."
+        yield Finding(ERROR, "bad folds", detail[0].upper() + detail[1:])
 
 
 def _check_classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:

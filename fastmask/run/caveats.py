@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fastmask.system.text import join_plural
+import pandas as pd
+
+from fastmask.system.errors import DataError
+from fastmask.system.text import count, join_plural
 
 if TYPE_CHECKING:
     from fastmask.run.directory import RunDirectory
+
+# in environment.json, a mapping: `pairs` are the paths of each two photos that are one picture, None if not searched
+NEAR_COPIES = "near_copies"
 
 
 def all_caveats(run: RunDirectory) -> list[str]:
@@ -47,6 +53,40 @@ def training_caveats(run: RunDirectory) -> list[str]:
             f"{run.environment['proposed_fixes']} corrections of labels were proposed by a model and not "
             "checked by a person: this score flatters."
         )
+    near = describe_near_copies(run.environment.get(NEAR_COPIES), run.folds, run.path)
+    if near:
+        caveats.append(near)
     if run.is_leaky:
         caveats.append("Leaky split (--group none): this score flatters and says nothing about new people.")
     return caveats
+
+
+def describe_near_copies(noted: Any, folds: pd.DataFrame, source: object = "The run") -> str:
+    """The caveat of near copies that the folds of a frame like folds.csv separate; "" if there are none.
+
+    `noted` is what environment.json has of them: None in a run of an earlier version. Raises DataError if it is
+    malformed.
+    """
+    if noted is None:
+        return ""
+    pairs = noted.get("pairs", ()) if isinstance(noted, dict) else ()
+    if pairs is None:
+        return (
+            f"Near copies under two persons were not searched among {count(len(folds), 'photo')}, which takes long: if "
+            "there are any, this score flatters. fastmask check finds them, and the next run knows its result."
+        )
+    whole = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(path, str) for path in pair) for pair in pairs
+    )
+    if not whole:
+        raise DataError(f"{source} holds no list of pairs under {NEAR_COPIES} in environment.json; restore it.")
+    fold_of = dict(zip(folds["path"], folds["fold"], strict=True))
+    apart = [(one, other) for one, other in pairs if fold_of.get(one) != fold_of.get(other)]
+    if not apart:
+        return ""
+    one, other = apart[0]
+    return (
+        f"{count(len(apart), 'pair')} of persons in two folds have a photo that is one picture, such as {one} and "
+        f"{other}: this score flatters. fastmask check lists them; put such persons under one (--fixes), or remove the "
+        "copies."
+    )

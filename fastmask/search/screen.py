@@ -13,12 +13,14 @@ import pandas as pd
 
 from fastmask.config import Config, Kind, make_config
 from fastmask.data.augment import effective_pipelines
+from fastmask.data.groups import describe_joined
 from fastmask.data.loaders import pick_device
 from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
 from fastmask.model.weights import check_weights
+from fastmask.run.caveats import NEAR_COPIES, describe_near_copies
 from fastmask.run.lineage import check_no_leak
 from fastmask.scoring import (
     DRAWS,
@@ -38,6 +40,7 @@ from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
 from fastmask.system.text import duration, table_lines
 from fastmask.training.build import build_initial_network, check_size, resolve_stats
+from fastmask.training.near_copies import note_near_copies
 from fastmask.training.plan import Plan, prepare
 
 Say = Callable[[str], None]
@@ -172,7 +175,7 @@ def screen(
             "fewer by --heads."
         )
     bodies = [_fit_body(plan, heads, trained, say, progress) for plan in plans]
-    rows = _rank(bodies, heads, y, first.table.persons, draws)
+    rows = _rank(bodies, heads, y, first.table.groups, draws)
     paths = first.table.frame["path"].tolist()
     notes = _notes(first, rows, heads.joint(y))
     return Screening(rows, heads, paths, first.config.folds, first.environment["device"], notes)
@@ -231,7 +234,7 @@ def plan_bodies(
     configs = [_config_of(given, arch, weights.get(arch), bs) for arch in archs]
     for one in configs:
         check_weights(one.arch, one.pretrained, one.weights)
-    first = prepare(table, configs[0], say=say, open_teacher=open_teacher)
+    first = note_near_copies(prepare(table, configs[0], say=say, open_teacher=open_teacher), say)
     return [first, *(_plan_like(first, one) for one in configs[1:])]
 
 
@@ -280,6 +283,9 @@ def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
         notes.append(f"Random weights, which say nothing about the body when pretrained: {', '.join(random)}.")
     if plan.config.folds < LEAST_FOLDS:
         notes.append(f"With two folds the penalty is not chosen: it is {UNCHOSEN:g}.")
+    joined = describe_joined(plan.table.persons, plan.table.groups)
+    near = describe_near_copies(plan.environment.get(NEAR_COPIES), plan.folds_frame)
+    notes += [text for text in (joined and f"{joined}.", near) if text]
     if plan.config.group == "none":
         notes.append("Leaky split (--group none): these scores are too high and say nothing about new people.")
     unfinished = [f"{row.arch} ({row.unfinished})" for row in rows if row.unfinished]
@@ -288,7 +294,7 @@ def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
     unknown = int((true == UNKNOWN).sum())
     if unknown:
         notes.append(f"{unknown} of {len(true)} photos lack a label and are left out of the joint score.")
-    return [*notes, *few_groups_caveat(true, plan.table.persons)]
+    return [*notes, *few_groups_caveat(true, plan.table.groups)]
 
 
 def _row(rank: int, row: Screened) -> dict[str, Any]:

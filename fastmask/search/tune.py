@@ -30,6 +30,7 @@ from fastmask.search.trials import COMPLETE, FAILED, IMPORTANCE, PRUNED, REFUSED
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
 from fastmask.system.lock import lock_run
 from fastmask.training.crossval import add_soft_labels, create_run, train_folds
+from fastmask.training.near_copies import note_near_copies
 from fastmask.training.plan import LossFunc, Plan, prepare
 from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.rehearsal import fit_batch_size
@@ -171,10 +172,12 @@ class Worker:
     def _plan(self, path: Path, params: Mapping[str, Any]) -> Plan:
         """The plan of a trial; raises UsageError if its settings contradict each other or the photos."""
         config = self.search.config_of(params)
-        if (path / CONFIG).is_file():
+        resumed = (path / CONFIG).is_file()
+        if resumed:
             # keeps the batch size that --bs auto found
             config = resume_config(config, path)
-        return prepare(self.table, config, self.loss_func, self.view.say, open_teacher=open_teacher)
+        plan = prepare(self.table, config, self.loss_func, self.view.say, open_teacher=open_teacher)
+        return plan if resumed else note_near_copies(plan, self.view.say)
 
     def _train(self, trial: Trial, plan: Plan, path: Path) -> RunDirectory:
         """Train a trial from its start or its last state; raises _Pruned if the trial is pruned."""

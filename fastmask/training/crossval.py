@@ -23,6 +23,7 @@ from fastmask.system.lock import lock_run
 from fastmask.system.terminal import wrap_words
 from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, make_budget, shorten_plan
 from fastmask.training.fold import train_fold
+from fastmask.training.near_copies import note_near_copies
 from fastmask.training.plan import LossFunc, OpenTeacher, Plan, prepare
 from fastmask.training.processes import join_processes
 from fastmask.training.progress.display import Log, pick_display
@@ -67,6 +68,7 @@ def cross_validate(
                 check_free(out, overwrite)
             wanted = resume_config(wanted, out) if resume else wanted
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher)
+            plan = plan if resume else note_near_copies(plan, view.say)
             plan.check_folds(fold)
         plan, rehearsal = shorten_to_hours(fit_batch_size(plan, view.say), start, resume, view.say)
         if launcher is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from fastmask.config import Config, Kind, spell_option
+from fastmask.data.table import SAME_AS
 from fastmask.run.directory import RunDirectory, resume_command
 from fastmask.run.files import FOLDS, PIPELINES
 from fastmask.run.identity import NOT_COMPARED, differing_settings, differing_start
@@ -98,6 +99,11 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
         raise UsageError(
             f"{out} was started with {name} {run.config.to_plain()[name]}, now it is {plan.config.to_plain()[name]}; "
             f"--resume needs the same settings (differing: {', '.join(differing)}).{chosen}"
+        )
+    if SAME_AS in plan.table.frame and SAME_AS not in run.folds:
+        raise UsageError(
+            f"{out} was started without keeping persons who share identical photos in one fold, as is done now; start "
+            "anew with another --out."
         )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)

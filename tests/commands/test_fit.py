@@ -18,6 +18,7 @@ from PIL import Image
 from fastmask.api import Run
 from fastmask.commands import main as cli
 from fastmask.config import Config, make_config
+from fastmask.data.contest import read_contest
 from fastmask.report import write
 from fastmask.system.fields import describe, option_name
 from fastmask.training import finder
@@ -406,6 +407,21 @@ def test_a_dry_run_says_what_a_run_costs_and_writes_nothing(
     assert "1 fold of 2 epochs" in answer.out
     assert "2 folds of 2 epochs" in fastmask(*small, "--hours", 2, "--dry-run").out
     assert snapshot(work) == before
+
+
+@pytest.mark.filterwarnings("always::fastmask.system.errors.FastmaskWarning")
+def test_a_dry_run_says_who_shares_photos(small: list[str], fastmask: Command, contest_copy: Path) -> None:
+    table = read_contest(contest_copy)
+    table.photo(65).write_bytes(table.photo(2).read_bytes())
+    image = Image.open(table.photo(9)).convert("RGB")
+    for person in range(2, 10):
+        # more persons than a fold has
+        image.save(table.photo(7 * person), "JPEG", quality=50 + person)
+    answer = fastmask(*small, "--data", contest_copy, "--dry-run")
+    assert answer.code == DONE
+    assert "2 persons share identical photos with others" in " ".join(answer.err)
+    (warning,) = answer.warnings
+    assert "pairs of persons in two folds have a photo that is one picture" in warning
 
 
 def test_folds_trained_apart_are_merged(

@@ -43,11 +43,14 @@ def test_photos_are_decoded_once_and_caches_can_be_listed_and_cleared(small: lis
     assert any(line.startswith("Decoded 84 different photos in") for line in first.err)
     assert not any("Decoded" in line for line in fastmask(*small, *here, "--dry-run").err)
     listed = fastmask("cache", "list", *here)
-    assert listed.out.split()[1:3] == ["84", "photos"]
-    assert listed.err == ["decoded: caches 1, 516 kB"]
-    name = listed.out.split()[0]
+    copies, photos = (line.split() for line in listed.out.splitlines())
+    assert copies[1:3] == photos[1:3] == ["84", "photos"]
+    assert copies[-6:] == ["near", "copies:", "0", "pairs", "of", "persons"]
+    assert listed.err == ["decoded: caches 2, 516 kB"]
+    name = photos[0]
     assert fastmask("cache", "clear", "other", *here).code == INVALID
     assert fastmask("cache", "clear", name, *here).out == "caches removed: 1, 516 kB\n"
+    assert fastmask("cache", "clear", *here).code == DONE
     assert fastmask("cache", "list", *here).out == ""
 
 

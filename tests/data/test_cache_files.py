@@ -1,5 +1,6 @@
 """The files of caches: what is listed, and what is removed."""
 
+import hashlib
 import os
 import pickle
 
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from fastmask.data.augment import Prefix
 from fastmask.data.cache import digest_photos, photo_map
 from fastmask.data.cache_files import clear_cache, features_file, list_caches, photos_folder
+from fastmask.preparation.near_copies import recall_near_copies, remember_near_copies
 
 NAMES = ["0" * 32, "0123456789abcdef" * 2]
 
@@ -78,3 +80,20 @@ def test_the_default_folders_are_in_the_cache_of_the_user(tmp_path, monkeypatch)
     assert features_file("a") == tmp_path / "fastmask" / "features" / "a.safetensors"
     assert photos_folder() == tmp_path / "fastmask" / "photos"
     assert list_caches() == []
+
+
+def test_near_copies_are_listed_and_cleared_with_the_others(folder, features):
+    digests = [hashlib.sha256(bytes([number])).hexdigest() for number in range(3)]
+    remember_near_copies(np.array(["a", "b", "c"]), digests, [(digests[0], digests[2])], folder)
+    assert recall_near_copies(np.array(["c", "a", "b"]), [digests[2], *digests[:2]], folder) == [
+        (digests[0], digests[2])
+    ]
+    assert recall_near_copies(np.array(["a", "b", "b"]), digests, folder) is None
+    (own,) = [cache for cache in list_caches(folder) if cache.path.stem not in NAMES]
+    assert (own.photos, str(own).partition("  near copies: ")[2]) == (3, "1 pair of persons")
+    own.path.write_text('{"pairs": []}')
+    assert str(next(c for c in list_caches(folder) if c.path == own.path)).endswith(
+        "broken: it is made again when needed"
+    )
+    assert [cache.path for cache in clear_cache([own.path.stem], folder)] == [own.path]
+    assert recall_near_copies(np.array(["a", "b", "c"]), digests, folder) is None

@@ -137,6 +137,26 @@ def test_one_photo_under_three_persons_is_one_finding(table, photos):
     assert f"1 photo with the same pixels as one of persons {table.persons[7]}, {table.persons[14]}" in finding.detail
 
 
+def test_folds_of_a_file_that_separate_identical_files_are_an_error(folder, table, photos, tmp_path):
+    shutil.copy(photos[6], photos[13])
+    persons = list(dict.fromkeys(table.persons))
+    file = tmp_path / "folds.csv"
+    for folds, errors in (([0, 0, *[1] * 10], 0), ([0, 1, *[1] * 10], 1)):
+        pd.DataFrame({"person": persons, "fold": folds}).to_csv(file, index=False)
+        given = make_config({"data": str(folder), "folds_file": str(file), "crop": (100, 50)})
+        found = [f for f in check_data(given) if f.kind == "bad folds"]
+        assert [f.level for f in found] == ["error"] * errors
+    assert f"{table.frame['path'][6]} and {table.frame['path'][13]} are identical" in found[0].detail
+
+
+def test_too_few_persons_are_counted_without_those_who_share_files(table, photos):
+    few = table.select(range(14))
+    assert not [f for f in found(few) if f.kind == "too few persons"]
+    shutil.copy(photos[6], photos[13])
+    (finding,) = [f for f in found(few) if f.kind == "too few persons"]
+    assert "there are only 1 persons" in finding.detail
+
+
 def test_a_person_copied_whole_is_one_finding(table, photos):
     for row in range(7):
         shutil.copy(photos[row], photos[row + 7])
@@ -172,8 +192,10 @@ def labelled(rows, heads):
 @pytest.fixture
 def unopened(monkeypatch):
     """Tables of labels alone: photos are neither opened nor compared."""
-    blank = Fingerprint((8, 6), b"", np.zeros(1153, np.float32), blank=True)
-    monkeypatch.setattr(check, "fingerprint_photos", lambda paths, *_: [blank for _ in paths])
+    blank = Fingerprint((8, 6), "", b"", np.zeros(1153, np.float32), blank=True)
+    monkeypatch.setattr(
+        check, "fingerprint_photos", lambda paths, *_: [replace(blank, file=str(i)) for i in range(len(paths))]
+    )
     monkeypatch.setattr(Table, "photo", lambda self, row: None)
     monkeypatch.setattr(check, "_find_blank", lambda *_: [])
     monkeypatch.setattr(check, "TINY", 0)

@@ -69,7 +69,8 @@ def test_a_second_screening_computes_only_what_is_new(rank, tmp_path, monkeypatc
     # as fastmask cache shows and clears them
     said = [str(each).rsplit("  ", 1)[-1] for each in list_caches(tmp_path)]
     assert {f"{kept[arch].features} features of {arch}" for arch in ("test_vit", "test_resnet")} <= set(said)
-    assert len(said) == len(clear_cache(folder=tmp_path)) == 4
+    assert "near copies: 0 pairs of persons" in said
+    assert len(said) == len(clear_cache(folder=tmp_path)) == 5
     computed.clear()
     rank(tmp_path)
     assert computed == [("test_resnet", 84)]

@@ -1,4 +1,5 @@
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastmask.model.network import build_network
 from fastmask.search import features
 from fastmask.search import screen as module
 from fastmask.search.screen import screen
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 ARCHS = ["test_resnet", "test_vit"]
 
@@ -40,6 +41,26 @@ def table(contest):
 @pytest.fixture(scope="module")
 def screening(rank, table):
     return rank(table, ARCHS)
+
+
+def test_copies_under_two_persons_are_noted(rank, contest_copy):
+    table = read_contest(contest_copy)
+    copy, near = table.photo(0).read_bytes(), table.photo(16)
+    for row in range(7, 14):
+        table.photo(row).write_bytes(copy)
+    image = Image.open(near).convert("RGB")
+    for row in range(21, 28):
+        image.save(table.photo(row), "JPEG", quality=50)
+    for seed in range(5):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", FastmaskWarning)
+            notes = rank(table, seed=seed).notes
+        assert any(note.startswith("2 persons share identical photos with others") for note in notes)
+        said = [note for note in notes if note.startswith("1 pair of persons in two folds have a photo")]
+        assert said == [str(each.message) for each in warned if "one picture" in str(each.message)]
+        if said:
+            return
+    pytest.fail("no seed separates the near copies")
 
 
 def macro(true, predicted):

@@ -56,6 +56,7 @@ def test_a_trial_is_a_run_and_its_score_that_of_the_run(searched):
     for one in searched.trials:
         run = Run.load(one.path)
         assert {name: getattr(run.config, name) for name in SPACE} == one.settings
+        assert run.environment["near_copies"] == {"pairs": []}
         expected = f1_score(run.oof["true"], run.oof["predicted"], labels=run.oof["true"].unique(), average="macro")
         assert np.isclose(one.macro_f1, expected)
         assert one.interval[0] <= one.macro_f1 <= one.interval[1]

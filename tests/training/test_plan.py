@@ -282,3 +282,8 @@ def test_the_run_says_who_shares_photos_and_draws_them_together(copied, train, t
     assert run.score(200).joint.macro_f1_interval == expected.joint.macro_f1_interval
     resumed = train(tmp_path / "run", copied, epochs=1, resume=True)
     assert resumed.oof.equals(run.oof)
+    # a run of an earlier version
+    file = run.path / "folds.csv"
+    pd.read_csv(file, dtype=str).drop(columns="same_as").to_csv(file, index=False)
+    with pytest.raises(UsageError, match="without keeping persons who share identical photos in one"):
+        train(tmp_path / "run", copied, epochs=1, resume=True)
