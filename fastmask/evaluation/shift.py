@@ -196,6 +196,8 @@ def _notes(members: Sequence[Member], new: np.ndarray, known: bool, unused: Sequ
         notes = [f"The {photos} photos are of {count} persons."]
         if photos / count > each:
             notes.append(f"Those of OOF have only {each:.1f} photos each: the p is an upper limit.")
+        if each == 1:
+            notes.append("The p assumes that each photo of OOF is of another person.")
     if persons / len(members) < _FEW_PERSONS:
         notes.append(f"OOF has {persons} persons in {len(members)} folds: too few to find any but a large shift.")
     if unused:

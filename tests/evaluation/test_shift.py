@@ -2,6 +2,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
@@ -154,8 +155,19 @@ def test_the_persons_of_the_photos_give_a_p(finished_run, new):
     one = shift(finished_run, new, np.zeros(28))
     assert "Those of OOF have only 7.0 photos each: the p is an upper limit." in one.notes
     assert one.p > found.p
+    assert not any("of another person" in note for note in one.notes)
     with pytest.raises(UsageError, match="Found 3 persons for 28 photos"):
         shift(finished_run, new, np.arange(3))
+
+
+def test_photos_that_count_as_persons_are_said(run_copy, new):
+    folds = pd.read_csv(run_copy / "folds.csv", dtype=str, keep_default_na=False)
+    folds.assign(person=folds["path"]).to_csv(run_copy / "folds.csv", index=False)
+    notes = shift(Run.load(run_copy), new, np.arange(28) // 7).notes
+    assert notes[1:3] == [
+        "Those of OOF have only 1.0 photos each: the p is an upper limit.",
+        "The p assumes that each photo of OOF is of another person.",
+    ]
 
 
 def test_the_oof_rows_are_those_of_the_model_that_predicts(finished_run, contest, new):
