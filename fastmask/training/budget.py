@@ -14,7 +14,7 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.effective_config import check_monitored_labels, resolve_folds
-from fastmask.training.plan import Plan, exclude_validated
+from fastmask.training.plan import Plan, digest_extras, exclude_validated
 from fastmask.training.rehearsal import Rehearsal
 
 # with fewer epochs a fold learns too little, so the number of folds is reduced first
@@ -135,6 +135,14 @@ def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:
     return training + rehearsal.valid_step * rehearsal.valid_steps * folds / count
 
 
+def _describe_extras(plan: Plan) -> Plan:
+    """The plan with the digest of its extra photos as of its folds, by which a resumed run compares them."""
+    if not plan.extras:
+        return plan
+    start = {**plan.environment["start"], "extra": digest_extras(plan)}
+    return replace(plan, environment={**plan.environment, "start": start})
+
+
 def replan(plan: Plan, epochs: int, folds: int) -> Plan:
     """The plan with other numbers of epochs and folds; new folds are assigned if their number changes.
 
@@ -144,7 +152,7 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
     if folds != config.folds:
         config, assigned = resolve_folds(plan.table, config.model_copy(update={"folds": folds}))
         check_monitored_labels(config, plan.table, assigned)
-        plan = exclude_validated(replace(plan, folds=assigned))
+        plan = _describe_extras(exclude_validated(replace(plan, folds=assigned)))
     try:
         # as when config.yaml is read
         make_config(config.model_dump())

@@ -414,14 +414,17 @@ def _describe_start(plan: Plan, network: MultiHeadNet, validation: Validation) -
         "photos": hashlib.sha256("".join(plan.digests).encode()).hexdigest(),
     }
     if plan.extras:
-        start["extra"] = "".join(
-            extra.digest(each) for extra, each in zip(plan.extras, plan.extra_digests, strict=True)
-        )
+        start["extra"] = digest_extras(plan)
     if plan.teacher is not None:
         start["teacher"] = plan.teacher.digest()
     if faces is not None:
         start["boxes"] = faces.digest()
     return start
+
+
+def digest_extras(plan: Plan) -> str:
+    """SHA-256 of the photos of each other source, and of the folds that they are excluded from."""
+    return "".join(extra.digest(each) for extra, each in zip(plan.extras, plan.extra_digests, strict=True))
 
 
 def read_extras(config: Config, table: Table, validation: Validation) -> tuple[list[Extra], list[tuple[str, str]]]:

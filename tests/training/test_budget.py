@@ -97,6 +97,9 @@ def test_extra_photos_are_kept_out_of_the_fewer_folds_that_validate_them(table, 
         of_photo = {str(table.photo(row)): table.persons[row] for row in range(len(table))}
         assert not validated & {of_photo[photo] for photo in made.training_set(fold).photos}
         assert len(made.training_set(fold)) == (made.folds != fold).sum() + 12 - len(validated)
+    # as a resumed run finds them, with its folds
+    two = prepare(table, make_config(made.config.model_dump(exclude_unset=True), {"folds": 2}))
+    assert made.environment["start"] == two.environment["start"]
 
 
 def test_the_budget_knows_the_validation_of_fewer_folds(plan):
