@@ -129,6 +129,15 @@ def test_coverage(example, capsys):
 
 
 @pytest.mark.slow
+def test_chance(example, tmp_path, capsys):
+    example("benchmarks/chance.py", tmp_path / "work", 24, 2)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 13
+    assert rows[0].startswith("persons split ")
+    assert rows[-1].split()[-1] == "refused"
+
+
+@pytest.mark.slow
 def test_decisions(example, capsys):
     example("benchmarks/decisions.py", 1)
     rows = capsys.readouterr().out.splitlines()
