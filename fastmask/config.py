@@ -130,6 +130,9 @@ class Config(BaseModel):
         "person", "person keeps each person in one fold; none is the leaky split.", Kind.SCORED
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = in_data(0, "Seed of all randomness.", Kind.SCORED)
+    tuned: bool = option_field(
+        False, "Whether these settings were chosen by their score, as tune writes it.", kind=Kind.MACHINE
+    )
     # training data
     extra: str | None = in_data(
         None, "A CSV of photos for training only, with labels of any heads.", Kind.PATH | Kind.TRAINING

@@ -21,7 +21,7 @@ from fastmask.system.errors import UsageError
 from fastmask.system.fields import describe, option_name
 
 # settings without an option of their own: --set and files reach them
-NO_OPTION = ["score_age_bounds", "train_pipeline", "valid_pipeline", "alpha", "order_spread", "head_weights"]
+NO_OPTION = ["score_age_bounds", "tuned", "train_pipeline", "valid_pipeline", "alpha", "order_spread", "head_weights"]
 PIPELINES = {"train_pipeline": {}, "valid_pipeline": {}}
 # some settings of each kind, and some that are not
 KINDS = {

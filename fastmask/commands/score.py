@@ -63,6 +63,9 @@ def decide(
         plot_reliability(decisions.calibration, plot)
         say(f"Written: {plot}")
     echo(decisions, json)
+    if decisions.averaging_loses:
+        say(f"Next: fastmask decide {quote(str(run))}")
+        return
     options = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
     say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *options, "--out FILE"]))
 

@@ -76,12 +76,21 @@ class Decisions:
         """The result, one sentence each: whether to average over persons, which rule to take."""
         taken = f"Take {self.best}. It is chosen by these same scores, so its gain is slightly optimistic."
         verdicts = [taken if self.best != PLAIN else f"No rule gains beyond noise: {PLAIN} stays."]
-        averaging = next((row.gain for row in self.rows if row.rule == PLAIN and row.gain), None)
-        if averaging:
-            does = "gains" if averaging.macro_f1 > 0 else "loses: leave it out"
-            averaged = f"Averaging over persons {'changes nothing beyond noise' if averaging.is_noise else does}."
+        if self.averaging:
+            does = "loses: leave it out" if self.averaging_loses else "gains"
+            averaged = f"Averaging over persons {'changes nothing beyond noise' if self.averaging.is_noise else does}."
             verdicts.insert(0, averaged)
         return verdicts
+
+    @property
+    def averaging(self) -> Difference | None:
+        """The gain by averaging over persons, if it was measured."""
+        return next((row.gain for row in self.rows if row.rule == PLAIN and row.gain), None)
+
+    @property
+    def averaging_loses(self) -> bool:
+        """Whether averaging over persons loses beyond noise."""
+        return self.averaging is not None and self.averaging.macro_f1 < 0 and not self.averaging.is_noise
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

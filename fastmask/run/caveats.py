@@ -24,7 +24,10 @@ def all_caveats(run: RunDirectory) -> list[str]:
     unlearned = run.heads.unlearned
     if not unlearned:
         return training_caveats(run)
-    what = f"{', '.join(unlearned)} (weight 0) was never learned: its score and the joint one mean nothing."
+    learned, scores = ("was", "its score") if len(unlearned) == 1 else ("were", "their scores")
+    what = (
+        f"{join_plural(unlearned, 'Head')} (weight 0) {learned} never learned: {scores} and the joint one mean nothing."
+    )
     return [what, *training_caveats(run)]
 
 
@@ -47,6 +50,11 @@ def training_caveats(run: RunDirectory) -> list[str]:
         caveats.append(
             f"Each fold learned from a teacher's epoch chosen by its own photos (--{', --'.join(teachers)}): "
             "this score flatters a little; compare it only with runs that did the same."
+        )
+    if run.config.tuned:
+        caveats.append(
+            "The settings were chosen by their score (tune): on photos of that search this score flatters, and the "
+            "search's cross-fitted score does not."
         )
     if run.environment.get("proposed_fixes"):
         caveats.append(

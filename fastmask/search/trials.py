@@ -116,9 +116,12 @@ class Tuned:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The best trial's settings for `fit --config`, without those of the machine and of tracking."""
+        """The best trial's settings for `fit --config`, without those of the machine and of tracking.
+
+        They say that they are `tuned`, since a run with them repeats a score that they were chosen by.
+        """
         base = {name: value for name, value in self.base.items() if name not in Config.of_kind(Kind.MACHINE)}
-        return {**base, **(self.best.settings if self.best else {})}
+        return {**base, **(self.best.settings if self.best else {}), "tuned": True}
 
     def __str__(self) -> str:
         ranked = self.ranked

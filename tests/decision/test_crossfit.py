@@ -5,10 +5,20 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.decision.calibration import apply_temperature, calibration_error, fit_temperature
-from fastmask.decision.crossfit import answers_of, choose_by_others, cross_fit, decide, fit_run, score_of
+from fastmask.decision.crossfit import (
+    Decisions,
+    RuleScore,
+    answers_of,
+    choose_by_others,
+    cross_fit,
+    decide,
+    fit_run,
+    score_of,
+)
 from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads
 from fastmask.run.oof import parts_of
+from fastmask.scoring import Difference, Score
 from fastmask.system.errors import UsageError
 
 
@@ -119,6 +129,22 @@ def test_the_gain_of_averaging_persons_is_separate_from_that_of_a_rule(run_of, d
     assert "Averaging over persons gains." in str(decisions)
     best = [row for row in decisions.rows if row.averaged and row.rule != "plain" and row.gain.macro_f1_interval[0] > 0]
     assert decisions.best == (best[0].rule if best else "plain")
+
+
+@pytest.mark.parametrize(
+    ("interval", "loses", "words"),
+    [
+        ((-0.3, -0.1), True, "loses: leave it out"),
+        ((-0.3, 0.1), False, "changes nothing"),
+        ((0.1, 0.3), False, "gains"),
+    ],
+)
+def test_averaging_persons_is_left_out_only_if_it_loses_beyond_noise(interval, loses, words):
+    gain = Difference(sum(interval) / 2, 0.0, interval, (0.0, 0.0))
+    rows = [RuleScore("plain", False, Score(0.5, 0.5, 9)), RuleScore("plain", True, Score(0.4, 0.4, 9), gain)]
+    decisions = Decisions(rows, {}, "plain")
+    assert decisions.averaging_loses is loses
+    assert f"Averaging over persons {words}" in decisions.verdicts[0]
 
 
 def test_a_class_that_oof_lacks_counts_as_in_the_runs_score(run_of, draw_oof):

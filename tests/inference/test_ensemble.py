@@ -104,7 +104,7 @@ def test_a_head_of_weight_0_was_never_learned_and_is_not_blended(run_of, guess, 
         return run_of(guess(labels, seed, heads=heads), labels, "-".join(names), heads=heads)
 
     runs = [learned(0, "mask"), learned(1, "gender", "age"), learned(2, "mask", "age")]
-    assert "gender, age (weight 0) was never learned" in str(runs[0].score(draws=0))
+    assert "Heads gender, age (weight 0) were never learned" in str(runs[0].score(draws=0))
     run = blend_runs(runs, out=tmp_path / "whole", draws=0).run
     assert run.heads.names == HEADS.names
     assert run.caveats == []

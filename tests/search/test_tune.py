@@ -82,6 +82,11 @@ def test_pictures_and_the_best_settings_are_written(searched, table, tmp_path):
     config = make_config(read_settings(searched.out / "best.yaml"))
     again = cross_validate(table, config, out=tmp_path / "again", log=io.StringIO(), workers=0)
     assert again.oof.equals(searched.run.oof)
+    # the score that the settings were chosen by is repeated
+    assert again.score(draws=0).joint.macro_f1 == searched.best.macro_f1
+    assert searched.run.caveats == []
+    assert "chosen by their score (tune)" in again.caveats[0]
+    assert again.identity == searched.run.identity
 
 
 def test_a_killed_search_resumes_to_the_same_results(searched, search, table, tmp_path, monkeypatch):
