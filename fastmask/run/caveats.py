@@ -94,7 +94,7 @@ def describe_near_copies(noted: Any, folds: pd.DataFrame, source: object = "The 
         return ""
     one, other = apart[0]
     return (
-        f"{count(len(apart), 'pair')} of persons in two folds have a photo that is one picture, such as {one} and "
-        f"{other}: this score flatters. fastmask check lists them; put such persons under one (--fixes), or remove the "
-        "copies."
+        f"{count(len(apart), 'pair')} of persons in two folds have the same picture in different files, such as {one} "
+        f"and {other}: this score flatters. fastmask check lists them; put such persons under one (--fixes), or remove "
+        "the copies."
     )

@@ -19,7 +19,7 @@ from fastmask.run.caveats import NEAR_COPIES, describe_near_copies
 from fastmask.system.errors import FastmaskWarning, UsageError, one_line
 from fastmask.training.plan import Plan
 
-# the photos up to which all pairs are compared: on one core 13 s for 18,900, and with their square
+# the photos up to which all pairs are compared: on one core 15 s for 18,900, then with their square
 _MOST_PHOTOS = 60_000
 
 

@@ -421,7 +421,7 @@ def test_a_dry_run_says_who_shares_photos(small: list[str], fastmask: Command, c
     assert answer.code == DONE
     assert "2 persons share identical photos with others" in " ".join(answer.err)
     (warning,) = answer.warnings
-    assert "pairs of persons in two folds have a photo that is one picture" in warning
+    assert "pairs of persons in two folds have the same picture" in warning
 
 
 def test_folds_trained_apart_are_merged(

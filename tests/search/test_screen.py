@@ -56,8 +56,8 @@ def test_copies_under_two_persons_are_noted(rank, contest_copy):
             warnings.simplefilter("always", FastmaskWarning)
             notes = rank(table, seed=seed).notes
         assert any(note.startswith("2 persons share identical photos with others") for note in notes)
-        said = [note for note in notes if note.startswith("1 pair of persons in two folds have a photo")]
-        assert said == [str(each.message) for each in warned if "one picture" in str(each.message)]
+        said = [note for note in notes if note.startswith("1 pair of persons in two folds have the same")]
+        assert said == [str(each.message) for each in warned if "same picture" in str(each.message)]
         if said:
             return
     pytest.fail("no seed separates the near copies")

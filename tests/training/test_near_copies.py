@@ -56,7 +56,9 @@ def apart(plan_of, tmp_path, copied):
 
 def test_near_copies_in_two_folds_are_warned_of_and_searched_once(copied, plan_of, apart, searches):
     paths = copied.frame["path"]
-    said = f"1 pair of persons in two folds have a photo that is one picture, such as {paths[2]} and {paths[65]}: this"
+    said = (
+        f"1 pair of persons in two folds have the same picture in different files, such as {paths[2]} and {paths[65]}:"
+    )
     for _ in range(2):
         with pytest.warns(FastmaskWarning, match=said):
             plan = note_near_copies(plan_of(copied, **apart[0]))
@@ -99,7 +101,7 @@ def test_check_is_not_repeated(copied, plan_of, apart, searches, contest_copy):
     findings = check_data(make_config({"data": str(contest_copy), "cache_dir": apart[0]["cache_dir"]}))
     assert [f.kind for f in findings if "duplicate" in f.kind] == ["near duplicate"]
     paths = copied.frame["path"]
-    with pytest.warns(FastmaskWarning, match="one picture"):
+    with pytest.warns(FastmaskWarning, match="same picture"):
         plan = note_near_copies(plan_of(copied, **apart[0]))
     assert plan.environment["near_copies"] == {"pairs": [[paths[2], paths[65]]]}
     assert searches == []
@@ -154,7 +156,7 @@ def test_a_folder_that_cannot_be_written_to_is_said(copied, plan_of, apart, tmp_
 
 
 def test_the_score_of_a_run_carries_the_caveat(copied, train, apart, tmp_path):
-    with pytest.warns(FastmaskWarning, match="one picture"):
+    with pytest.warns(FastmaskWarning, match="same picture"):
         run = train(tmp_path / "run", copied, epochs=1, **apart[0])
     (caveat,) = run.caveats
     assert caveat.startswith("1 pair of persons in two folds")
