@@ -495,7 +495,7 @@ def test_a_csv_with_other_heads(
     assert "28 of 84 photos lack a label" in answer.out
     oof = Run.load(work / "run").oof
     assert list(oof.columns[3:7]) == ["colour.green", "colour.red", "shape.s0", "shape.s1"]
-    assert fastmask("predict", "run", images / rows[0][1], "--out", "p.csv").code == DONE
+    assert fastmask("predict", "run", contest / "eval" / "images", "--out", "p.csv").code == DONE
     predicted = pd.read_csv("p.csv")
     assert set(predicted["colour"]) <= {"red", "green"}
     assert set(predicted["shape"]) <= {"s0", "s1"}
