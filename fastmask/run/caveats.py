@@ -12,7 +12,8 @@ from fastmask.system.text import count, join_plural
 if TYPE_CHECKING:
     from fastmask.run.directory import RunDirectory
 
-# in environment.json, a mapping: `pairs` are the paths of each two photos that are one picture, None if not searched
+# in environment.json, a mapping: `pairs` are the paths of each two photos that are one picture, None if not searched,
+# `extra` those of a photo and an extra photo
 NEAR_COPIES = "near_copies"
 
 
@@ -61,9 +62,12 @@ def training_caveats(run: RunDirectory) -> list[str]:
             f"{run.environment['proposed_fixes']} corrections of labels were proposed by a model and not "
             "checked by a person: this score flatters."
         )
-    near = describe_near_copies(run.environment.get(NEAR_COPIES), run.folds, run.path)
-    if near:
-        caveats.append(near)
+    noted = run.environment.get(NEAR_COPIES)
+    near = (
+        describe_near_copies(noted, run.folds, run.path),
+        describe_extra_copies(noted, run.folds, run.extra, run.path),
+    )
+    caveats += filter(None, near)
     if run.is_leaky:
         caveats.append("Leaky split (--group none): this score flatters and says nothing about new people.")
     return caveats
@@ -77,17 +81,12 @@ def describe_near_copies(noted: Any, folds: pd.DataFrame, source: object = "The 
     """
     if noted is None:
         return ""
-    pairs = noted.get("pairs", ()) if isinstance(noted, dict) else ()
+    pairs = _read_pairs(noted, "pairs", source)
     if pairs is None:
         return (
             f"Near copies under two persons were not searched among {count(len(folds), 'photo')}, which takes long: if "
             "there are any, this score flatters. fastmask check finds them, and the next run knows its result."
         )
-    whole = isinstance(pairs, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(path, str) for path in pair) for pair in pairs
-    )
-    if not whole:
-        raise DataError(f"{source} holds no list of pairs under {NEAR_COPIES} in environment.json; restore it.")
     fold_of = dict(zip(folds["path"], folds["fold"], strict=True))
     apart = [(one, other) for one, other in pairs if fold_of.get(one) != fold_of.get(other)]
     if not apart:
@@ -98,3 +97,47 @@ def describe_near_copies(noted: Any, folds: pd.DataFrame, source: object = "The 
         f"and {other}: this score flatters. fastmask check lists them; put such persons under one (--fixes), or remove "
         "the copies."
     )
+
+
+def describe_extra_copies(
+    noted: Any, folds: pd.DataFrame, extra: pd.DataFrame | None, source: object = "The run"
+) -> str:
+    """The caveat of near copies between validated photos and extra ones that their folds train on; "" if none.
+
+    `extra` is a frame like extra.csv, `noted` as for `describe_near_copies`.
+    """
+    if noted is None or extra is None:
+        return ""
+    fold_of = dict(zip(folds["path"], folds["fold"].astype(str), strict=True))
+    # of equal paths in two sources the first is that of --extra
+    without = dict(zip(reversed(extra["path"].tolist()), reversed(extra["without"].tolist()), strict=True))
+    pairs = _read_pairs(noted, "extra", source, []) or []
+    leaking = [(one, other) for one, other in pairs if fold_of.get(one) not in without.get(other, "").split()]
+    if not leaking:
+        return ""
+    (one, other), photos = leaking[0], {photo for _, photo in leaking}
+    return (
+        f"{count(len(photos), 'photo')} of --extra, such as {other}, and photos that are validated where they are "
+        f"trained on, such as {one}, are one picture: this score flatters. Give both the same person in the column "
+        "person, or remove the extra photos."
+    )
+
+
+def _read_pairs(
+    noted: Any, name: str, source: object, missing: list[list[str]] | None = None
+) -> list[list[str]] | None:
+    """The pairs of paths under a name of NEAR_COPIES, `missing` where there is none; raises DataError for others."""
+    if not isinstance(noted, dict) or (name not in noted and missing is None):
+        raise _malformed(source)
+    pairs: Any = noted.get(name, missing)
+    whole = pairs is None or (
+        isinstance(pairs, list)
+        and all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair) for pair in pairs)
+    )
+    if not whole:
+        raise _malformed(source)
+    return None if pairs is None else list(pairs)
+
+
+def _malformed(source: object) -> DataError:
+    return DataError(f"{source} holds no list of pairs under {NEAR_COPIES} in environment.json; restore it.")

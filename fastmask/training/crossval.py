@@ -9,7 +9,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import pandas as pd
 from albumentations import Compose
 
 from fastmask.config import Config, make_config
@@ -195,7 +194,7 @@ def create_run(out: Path, plan: Plan, overwrite: bool) -> RunDirectory:
         folds=plan.folds_frame,
         environment=plan.environment,
         skipped=plan.skipped,
-        extra=pd.concat([extra.frame() for extra in plan.extras]) if plan.extras else None,
+        extra=plan.extra_frame,
         overwrite=overwrite,
     )
 

@@ -7,15 +7,19 @@ must be the same on every machine.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from fastmask.data.cache import PhotoMap
+from fastmask.data.extra import Extra
+from fastmask.data.groups import connect, name_groups
 from fastmask.data.photo import read_photo
+from fastmask.data.table import Table
 from fastmask.preparation.near_copies import recall_near_copies, remember_near_copies, search_near_copies
-from fastmask.run.caveats import NEAR_COPIES, describe_near_copies
+from fastmask.run.caveats import NEAR_COPIES, describe_extra_copies, describe_near_copies
 from fastmask.system.errors import FastmaskWarning, UsageError, one_line
 from fastmask.training.plan import Plan
 
@@ -26,42 +30,67 @@ _MOST_PHOTOS = 60_000
 def note_near_copies(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
     """The plan with the near copies of its photos in its environment, and a warning if its folds separate some.
 
-    They are searched among the decoded photos, once per data set if photos are cached on the disk. Not in a leaky
-    split, which separates all photos of a person.
+    Labelled photos of other sources are searched as well: one may be a photo that a fold validates. They are searched
+    among the decoded photos, once per data set if photos are cached on the disk. Not in a leaky split, which separates
+    all photos of a person.
     """
     if plan.config.group != "person" or not plan.processes.is_first:
         return plan
-    found = _find(plan, say)
-    paths = dict(zip(reversed(plan.digests), reversed(plan.table.frame["path"].tolist()), strict=True))
-    noted = {"pairs": None if found is None else [[paths[one], paths[other]] for one, other in found]}
-    caveat = describe_near_copies(noted, plan.folds_frame)
-    if caveat:
-        warnings.warn(caveat, FastmaskWarning, stacklevel=2)
+    # the labels of others are of models that have not seen what their fold validates
+    labelled = [(extra, own) for extra, own in zip(plan.extras, plan.extra_digests, strict=True) if extra.soft is None]
+    found = _find(plan, labelled, say)
+    of_table = _paths_by_digest(plan.table, plan.digests)
+    of_extra = dict(item for extra, own in reversed(labelled) for item in _paths_by_digest(extra.table, own).items())
+    noted: dict[str, Any] = {"pairs": None}
+    if found is not None:
+        noted["pairs"] = [[of_table[one], of_table[two]] for one, two in found if one in of_table and two in of_table]
+        mixed = [pair if pair[0] in of_table else pair[::-1] for pair in found]
+        crossed = [(one, two) for one, two in mixed if one in of_table and two not in of_table]
+        noted |= {"extra": [[of_table[one], of_extra[two]] for one, two in crossed]} if labelled else {}
+    frame, extra = plan.folds_frame, plan.extra_frame
+    for caveat in (describe_near_copies(noted, frame), describe_extra_copies(noted, frame, extra)):
+        if caveat:
+            warnings.warn(caveat, FastmaskWarning, stacklevel=2)
     return replace(plan, environment={**plan.environment, NEAR_COPIES: noted})
 
 
-def _find(plan: Plan, say: Callable[[str], None]) -> list[tuple[str, str]] | None:
+def _paths_by_digest(table: Table, digests: Sequence[str]) -> dict[str, str]:
+    """The path of the first photo with each digest."""
+    return dict(zip(reversed(digests), reversed(table.frame["path"].tolist()), strict=True))
+
+
+def _find(
+    plan: Plan, labelled: Sequence[tuple[Extra, Sequence[str]]], say: Callable[[str], None]
+) -> list[tuple[str, str]] | None:
     """The digests of each two photos that are one picture; None if there are too many photos to search."""
-    table, folder = plan.table, plan.config.cache_dir
-    photos = [table.photo(row) for row in range(len(table))]
+    tables, folder = [plan.table, *(extra.table for extra, _ in labelled)], plan.config.cache_dir
+    photos = [table.photo(row) for table in tables for row in range(len(table))]
+    digests = [*plan.digests, *(digest for _, own in labelled for digest in own)]
+    groups = plan.table.groups
+    if labelled:
+        persons = np.concatenate([table.persons for table in tables])
+        joined = [*groups, *[None] * (len(photos) - len(groups))]
+        groups = name_groups(connect(persons, joined, digests), persons)
     decoded = next((kept for kept in reversed(plan.maps) if kept.get(str(photos[0])) is not None), PhotoMap())
-    shown_as = [decoded.prefix, None if table.faces is None else table.faces.digest()]
+    maps = [kept for kept in plan.maps if kept.prefix == decoded.prefix]
+    shown_as = [decoded.prefix, None if plan.table.faces is None else plan.table.faces.digest()]
     try:
-        found = recall_near_copies(table.groups, plan.digests, folder, shown_as)
+        found = recall_near_copies(groups, digests, folder, shown_as)
     except UsageError:
         # without a home directory there is no cache
         found = None
-    if found is not None or len(table) > _MOST_PHOTOS:
+    if found is not None or len(photos) > _MOST_PHOTOS:
         return found
 
     def photo_of(row: int) -> np.ndarray:
-        kept = decoded.get(str(photos[row]))
+        path = str(photos[row])
+        kept = next((each for each in (one.get(path) for one in maps) if each is not None), None)
         return read_photo(photos[row]) if kept is None else kept
 
-    found = search_near_copies(table.groups, plan.digests, photo_of)
+    found = search_near_copies(groups, digests, photo_of)
     if decoded.file is not None:
         try:
-            remember_near_copies(table.groups, plan.digests, found, folder, shown_as)
+            remember_near_copies(groups, digests, found, folder, shown_as)
         except (OSError, UsageError) as error:
             say(f"The search for near copies is not kept: {one_line(error)}")
     return found

@@ -150,6 +150,11 @@ class Plan:
         joined = [SAME_AS] if SAME_AS in frame else []
         return frame[["path", "person", *joined, *heads.names, *numbers]].assign(fold=self.folds)
 
+    @property
+    def extra_frame(self) -> pd.DataFrame | None:
+        """The content of extra.csv; None without photos of other sources."""
+        return pd.concat([extra.frame() for extra in self.extras]) if self.extras else None
+
     def check_folds(self, chosen: Sequence[int] | None) -> list[int]:
         """The folds to train, by default all; raises UsageError for an unknown one."""
         every = range(self.config.folds)

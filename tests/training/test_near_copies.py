@@ -1,7 +1,9 @@
 import io
+import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
@@ -9,9 +11,11 @@ from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.preparation import near_copies as search
 from fastmask.preparation.check import check_data
+from fastmask.run.caveats import describe_extra_copies
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_json, write_json
 from fastmask.training import near_copies as noted
+from fastmask.training.crossval import create_run
 from fastmask.training.near_copies import note_near_copies
 
 
@@ -189,3 +193,41 @@ def test_without_a_home_directory_each_start_searches(copied, plan_of, apart, se
         plan = note_near_copies(plan_of(copied, **{**apart[1], "cache_dir": None, "cache": "off"}))
         assert len(plan.environment["near_copies"]["pairs"]) == 1
     assert searches == [84, 84]
+
+
+def test_near_copies_among_extra_photos_are_warned_of_where_their_folds_validate_them(copied, plan_of, apart, tmp_path):
+    """A photo of person 0, darker and in other bytes, under another name: trained on where person 0 is validated."""
+    path, person = copied.frame["path"][2], copied.persons[2]
+    darker = ImageEnhance.Brightness(Image.open(copied.photo(2)).convert("RGB")).enhance(0.9)
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "x.jpg").write_bytes(encode(darker))
+    settings = {"extra": str(tmp_path / "extra" / "extra.csv"), **apart[1]}
+    for name in ("stranger", person):
+        (tmp_path / "extra" / "extra.csv").write_text(f"path,person,gender\nx.jpg,{name},female\n")
+        if name == "stranger":
+            said = f"1 photo of --extra, such as x.jpg, and photos that .*, such as {path}, are one picture: this score"
+            with pytest.warns(FastmaskWarning, match=said):
+                plan = note_near_copies(plan_of(copied, **settings))
+            # the two persons of the table who have it
+            assert sorted(plan.environment["near_copies"]["extra"]) == [
+                [path, "x.jpg"],
+                [copied.frame["path"][65], "x.jpg"],
+            ]
+            run = create_run(tmp_path / "run", plan, overwrite=False)
+            assert re.fullmatch(
+                f"{said}.*", describe_extra_copies(plan.environment["near_copies"], run.folds, run.extra)
+            )
+        else:
+            # left out of the fold that validates the same person
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                plan = note_near_copies(plan_of(copied, **settings))
+            assert plan.environment["near_copies"]["extra"] == [[copied.frame["path"][65], "x.jpg"]]
+
+
+@pytest.mark.parametrize("extra", [1, [1], [["a"]], [["a", 1]], {"a": "b"}])
+def test_malformed_pairs_of_extra_photos_are_named(extra):
+    frame = pd.DataFrame({"path": ["a"], "fold": [0], "person": ["p"], "without": [""]})
+    with pytest.raises(DataError, match="runs/a holds no list of pairs under near_copies"):
+        describe_extra_copies({"pairs": [], "extra": extra}, frame, frame, "runs/a")
+    assert describe_extra_copies({"pairs": []}, frame, frame) == describe_extra_copies(None, frame, frame) == ""
