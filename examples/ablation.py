@@ -96,7 +96,7 @@ class Study:
         bounds = {"age_bounds": row.settings["age_bounds"]} if "age_bounds" in row.settings else {}
         table = fm.read_data(fm.make_config({"data": self.data, **bounds}))
         # dealt by the official bounds, so that every row has the same persons
-        held = fm.assign_folds(fm.read_data(fm.make_config({"data": self.data})), 5, seed=1) == 0
+        held = fm.assign_folds(fm.read_data(fm.make_config({"data": self.data})), 5, "age", seed=1) == 0
         kept = np.ones(len(table), bool) if self.photos is None else few_of_each(table, self.photos)
         rows, rest = (table.select(np.flatnonzero(which & kept)) for which in (~held, held))
         return (joined(rows), joined(rest)) if row.joined else (rows, rest)
@@ -121,7 +121,7 @@ class Study:
             settings |= {"pseudo": str(self.pseudo(base)), "folds_file": str(base.path / "folds.csv")}
         if "region" in row.settings:
             settings |= self.on_their_side()
-        given = {**self.settings, "stratify": "joint" if row.joined else None, **settings}
+        given = {**self.settings, "stratify": "joint" if row.joined else "age", **settings}
         if "folds_file" in given:
             given.pop("folds", None)
         return fm.cross_validate(rows, out=path, resume=path.exists(), **given)
@@ -188,9 +188,7 @@ def joined(table: fm.Table) -> fm.Table:
     """The table with one head whose classes are the joint classes, as before the report's team took three heads."""
     names = table.heads.joint_names()
     classes = [names[number] if number >= 0 else "" for number in np.asarray(table.heads.joint(table.y))]
-    return replace(
-        table, frame=table.frame.assign(joined=classes), heads=fm.Heads([fm.Head("joined", names)]), stratify="joint"
-    )
+    return replace(table, frame=table.frame.assign(joined=classes), heads=fm.Heads([fm.Head("joined", names)]))
 
 
 def row_of(study: Study, row: Row, against: Row | None) -> dict[str, Any]:

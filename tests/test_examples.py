@@ -138,6 +138,16 @@ def test_chance(example, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_strata(example, capsys):
+    example("benchmarks/strata.py", 2, 60)
+    rows = [re.split(r"  +", row.strip()) for row in capsys.readouterr().out.splitlines()[1:-1]]
+    gap = {(data, strata): float(mean) for _, data, strata, mean, *_ in rows}
+    assert gap["contest", "joint"] <= 1 < gap["contest", "one head"]
+    heads = {(data, strata): float(spread.rstrip("%")) for _, data, strata, _, spread, _ in rows}
+    assert heads["sources", "joint"] < heads["sources", "combined"]
+
+
+@pytest.mark.slow
 def test_decisions(example, capsys):
     example("benchmarks/decisions.py", 1)
     rows = capsys.readouterr().out.splitlines()

@@ -92,7 +92,7 @@ def read_contest(
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
     reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
-    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", stratify="age", reading=reading)
+    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", reading=reading)
 
 
 def _read_persons(file: Path, heads: Heads, on_fault: OnFault) -> pd.DataFrame:

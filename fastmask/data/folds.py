@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
@@ -23,34 +23,58 @@ LEAK_WARNING = (
 )
 # parts of the persons, where the folds do not separate them
 _PARTS = 5
+# with more combinations of classes than this, each head is stratified by itself
+MOST_COMBINATIONS = 200
 
 
 def assign_folds(
-    table: Table, k: int, stratify: str | None = None, group: str | None = "person", seed: int = 0
+    table: Table, k: int, stratify: str = JOINT, group: str | None = "person", seed: int = 0
 ) -> np.ndarray:
-    """The fold 0 ... k-1 of every photo, (N,) int64, by scikit-learn's stratified (group) K-fold.
+    """The fold 0 ... k-1 of every photo, (N,) int64, by scikit-learn's stratified group K-fold.
 
-    `stratify` is a head's name (its training labels) or "joint"; None takes the table's. `group` "person" keeps each
-    person in one fold, and the persons of a group of `join_identical`; None or "none" is the leaky split of the report,
-    with a warning. Warns of classes with fewer
-    persons than folds; raises UsageError unless there are 2 folds or more, and as many persons.
+    `stratify` is a head's name (its training labels) or "joint": the classes of every head and their combinations, see
+    `strata_of`. `group` "person" keeps each person in one fold, and the persons of a group of `join_identical`; None or
+    "none" is the leaky split of the report, with a warning. Warns of classes with fewer persons than folds; raises
+    UsageError unless there are 2 folds or more, and as many persons.
     """
     if group not in ("person", "none", None):
         raise UsageError(f"group is 'person' or 'none', found {group!r}.")
     grouped = group == "person"
     units = table.groups if grouped else np.arange(len(table))
     _check_count(k, len(set(units)), "persons" if grouped else "photos")
-    labels = target_of(table.heads, table.train_y, stratify or table.stratify)
-    _warn_of_rare(table, labels, units, k, stratify or table.stratify)
+    labels = target_of(table.heads, table.train_y, stratify)
+    _warn_of_rare(table, labels, units, k, stratify)
     if not grouped:
         warnings.warn(LEAK_WARNING, FastmaskWarning, stacklevel=2)
-    folds = _split(labels, units if grouped else None, k, seed)
+    folds = _split(*strata_of(table, units, stratify), units, k, seed)
     empty = sorted(set(range(k)) - set(folds.tolist()))
     if empty:
         raise UsageError(f"Fold {empty[0]} of {k} would be empty; take fewer folds.")
     if grouped:
         check_persons_whole(units, folds)
     return folds
+
+
+def strata_of(table: Table, units: np.ndarray, stratify: str = JOINT) -> tuple[np.ndarray, np.ndarray]:
+    """The strata to spread evenly over the folds: (M,) rows of photos, each with a stratum of (M,).
+
+    With "joint" a photo has several: one that all photos share, the class of each head, and their combination; but none
+    for an unknown label, or for a combination that only one of the (N,) `units` has, which cannot be spread. With the
+    name of a head it has one, the unknown label included.
+    """
+    y = table.train_y
+    if stratify != JOINT:
+        return np.arange(len(y)), target_of(table.heads, y, stratify)
+    columns = [np.zeros(len(y), np.int64), *y[:, table.heads.joined].T]
+    joint = table.heads.joint(y)
+    counts = count_units(joint, units)
+    spreadable = counts.index[counts > 1]
+    if len(table.heads.joined) > 1 and len(spreadable) <= MOST_COMBINATIONS:
+        columns.append(np.where(np.isin(joint, spreadable), joint, UNKNOWN))
+    rows = [np.flatnonzero(column != UNKNOWN) for column in columns]
+    each = [np.unique(column[own], return_inverse=True)[1] for column, own in zip(columns, rows, strict=True)]
+    starts = np.cumsum([0, *(len(np.unique(strata)) for strata in each[:-1])])
+    return np.concatenate(rows), np.concatenate([s + start for s, start in zip(each, starts, strict=True)])
 
 
 def read_folds(table: Table, file: str | Path, group: str | None = "person") -> np.ndarray:
@@ -139,15 +163,14 @@ def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, s
     )
 
 
-def _split(labels: np.ndarray, groups: np.ndarray | None, k: int, seed: int) -> np.ndarray:
-    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
-    folds = np.full(len(labels), -1, np.int64)
-    # scikit-learn raises when every class is rarer than k, so then all are one stratum
-    labels = np.unique(labels, return_inverse=True)[1]
-    counts = np.bincount(labels)
-    strata = labels if counts.max() >= k else np.zeros_like(labels)
+def _split(rows: np.ndarray, strata: np.ndarray, units: np.ndarray, k: int, seed: int) -> np.ndarray:
+    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+    folds = np.full(len(units), -1, np.int64)
+    # scikit-learn raises when every stratum is smaller than k, so then all are one
+    strata = np.unique(strata, return_inverse=True)[1]
+    strata = strata if np.bincount(strata).max() >= k else np.zeros_like(strata)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        for fold, (_, valid) in enumerate(splitter.split(labels, strata, groups)):
-            folds[valid] = fold
+        for fold, (_, valid) in enumerate(splitter.split(rows, strata, units[rows])):
+            folds[rows[valid]] = fold
     return folds

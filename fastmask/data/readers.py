@@ -15,7 +15,7 @@ from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest
 from fastmask.data.fixes import apply_fixes, path_in
 from fastmask.data.photo import SUFFIXES, links_outside, list_photos
 from fastmask.data.table import OnFault, Table, raise_fault
-from fastmask.heads import JOINT, RESERVED, Head, Heads
+from fastmask.heads import RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 from fastmask.system.files import read_rows, read_strings, stays_below
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # a column with more different values than this is a head only where it is named as one
 MOST_CLASSES = 100
-# with more joint classes than this, folds are stratified on the first head
-MOST_STRATA = 50
 NO_PERSONS = (
     "says who is in each photo, so every photo counts as a different person; several photos of one person would leak "
     "across folds."
@@ -198,9 +196,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _make_table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
-    table = Table(frame.reset_index(drop=True), heads, root, reading=reading)
-    many = len(np.unique(heads.joint(table.y))) > MOST_STRATA
-    return Table(table.frame, heads, root, stratify=heads.names[0] if many else JOINT, reading=reading)
+    return Table(frame.reset_index(drop=True), heads, root, reading=reading)
 
 
 def _find_image_column(file: Path, frame: pd.DataFrame) -> str:

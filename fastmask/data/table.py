@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fastmask.heads import JOINT, UNKNOWN, Head, Heads, number_of
+from fastmask.heads import UNKNOWN, Head, Heads, number_of
 from fastmask.system.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -38,16 +38,14 @@ class Table:
     """One row per photo.
 
     `frame` has the columns path (relative to `root`), person, source, one per head with the name of the class by the
-    score's bounds ("" where unknown), and HEAD_value with the number behind a head of bands. `stratify` is
-    the default of stratified folds: a head's name or "joint". `reading` are the settings of `Config` that the table was
-    read with. `proposed` counts corrections that a model proposed and no person has checked. `faces` cuts photos when
-    they are read; None leaves them whole.
+    score's bounds ("" where unknown), and HEAD_value with the number behind a head of bands. `reading` are the settings
+    of `Config` that the table was read with. `proposed` counts corrections that a model proposed and no person has
+    checked. `faces` cuts photos when they are read; None leaves them whole.
     """
 
     frame: pd.DataFrame
     heads: Heads
     root: Path
-    stratify: str = JOINT
     reading: Mapping[str, Any] = field(default_factory=dict)
     proposed: int = 0
     faces: FaceCut | None = None

@@ -148,7 +148,7 @@ def check_table(
     table: Table,
     *,
     folds: int = 5,
-    stratify: str | None = None,
+    stratify: str = JOINT,
     group: str = "person",
     has_folds: bool = False,
     assigned: np.ndarray | None = None,
@@ -164,9 +164,8 @@ def check_table(
     must fit, by their names in messages. `progress(done, total)` is called after each photo. `remember` is called with
     the near copies, as `remember_near_copies` takes them. Raises UsageError where there is no head `stratify`.
     """
-    strata = stratify or table.stratify
-    if strata != JOINT:
-        table.heads.position(strata)
+    if stratify != JOINT:
+        table.heads.position(stratify)
     seen = fingerprint_photos([table.photo(row) for row in range(len(table))], progress, workers)
     fingerprints = {row: each for row, each in enumerate(seen) if isinstance(each, Fingerprint)}
     files = [each.file if isinstance(each, Fingerprint) else None for each in seen]
@@ -180,9 +179,9 @@ def check_table(
         *_find_odd_shapes(table, sizes),
         *_find_blank(table, fingerprints),
         *_find_copies(table, fingerprints, workers, remember),
-        *([] if has_folds else _check_fold_count(joined, folds, strata, group)),
+        *([] if has_folds else _check_fold_count(joined, folds, stratify, group)),
         *([] if assigned is None or group != "person" else _find_separated(table, assigned, files)),
-        *_check_classes(table, folds, strata),
+        *_check_classes(table, folds, stratify),
         *_find_contradicting_labels(table),
         *_check_contest_folders(table),
     ]
@@ -379,12 +378,12 @@ def _find_contradicting_copies(table: Table, groups: Sequence[Sequence[int]]) ->
         yield _photo_finding(table, rows[0], WARNING, "contradicting labels", detail, rows[1:])
 
 
-def _check_fold_count(table: Table, folds: int, strata: str, group: str) -> Iterator[Finding]:
+def _check_fold_count(table: Table, folds: int, stratify: str, group: str) -> Iterator[Finding]:
     """The error that training would raise if it cannot split the photos into folds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FastmaskWarning)
-            assign_folds(table, folds, strata, group)
+            assign_folds(table, folds, stratify, group)
     except UsageError as error:
         if folds < 2:
             raise
@@ -398,7 +397,7 @@ def _find_separated(table: Table, assigned: np.ndarray, files: Sequence[str | No
         yield Finding(ERROR, "bad folds", detail[0].upper() + detail[1:])
 
 
-def _check_classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
+def _check_classes(table: Table, folds: int, stratify: str) -> Iterator[Finding]:
     """Classes with fewer persons than folds, and heads without two classes."""
     y = table.train_y
     for column, head in enumerate(table.heads):
@@ -409,7 +408,7 @@ def _check_classes(table: Table, folds: int, strata: str) -> Iterator[Finding]:
             continue
         for code, name in enumerate(head.classes):
             yield from _find_rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
-    if strata == JOINT and len(table.heads) > 1:
+    if stratify == JOINT and len(table.heads) > 1:
         for code, n in count_units(table.heads.joint(y), table.persons).items():
             yield from _find_rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
 

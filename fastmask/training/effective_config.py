@@ -19,7 +19,7 @@ READING = [name for name in Config.of_kind(Kind.TABLE) if name != "data"]
 
 
 def effective_config(table: Table, config: Config) -> Config:
-    """`config` with the defaults that depend on the table, so that the run records them."""
+    """`config` with the settings that the table was read with, so that the run records them."""
     default = Config().to_plain()
     given, read = config.to_plain(), make_config(table.reading).to_plain()
     for name in READING:
@@ -29,11 +29,7 @@ def effective_config(table: Table, config: Config) -> Config:
                 "give it where the table is read."
             )
     settings = config.model_dump(exclude_unset=True)
-    return make_config(
-        settings,
-        {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))},
-        {"stratify": config.stratify or table.stratify},
-    )
+    return make_config(settings, {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))})
 
 
 def _same_names(given: Any, read: Any) -> bool:

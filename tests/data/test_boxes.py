@@ -263,7 +263,7 @@ WHOLE = Augmentation(A.Compose([A.CenterCrop(64, 32)]))
 
 @pytest.mark.parametrize("cache", ["off", "ram", "disk"])
 def test_the_network_sees_the_cut_photos_from_whatever_cache(faces, tmp_path, cache):
-    folds = assign_folds(faces, 3)
+    folds = assign_folds(faces, 3, "gender")
     maps = photo_maps(faces, [WHOLE], cache, tmp_path / "cache")
     dls = dataloaders(
         faces, 0, folds, augments=(WHOLE, WHOLE), maps=maps, bs=8, num_workers=0, stats=([0] * 3, [1] * 3)

@@ -68,7 +68,7 @@ def exclude(extra, table, folds):
 
 
 def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
-    folds = assign_folds(table, 3)
+    folds = assign_folds(table, 3, "gender")
     file = make(age=["20"] * 4, person=[table.persons[0], "somebody", "else", table.persons[40]])
     # the second photo is, byte by byte, one of the data
     (file.parent / "1.png").write_bytes(table.photo(17).read_bytes())
@@ -83,7 +83,7 @@ def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
 
 
 def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table, make):
-    folds = assign_folds(table, 3)
+    folds = assign_folds(table, 3, "gender")
     one, other = 0, int(np.flatnonzero(folds != folds[0])[0])
     file = make(age=["20"], person=[table.persons[other]])
     (file.parent / "0.png").write_bytes(table.photo(one).read_bytes())

@@ -4,16 +4,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from fastmask.data import folds as folds_module
 from fastmask.data.contest import contest_heads
-from fastmask.data.folds import assign_folds, check_persons_whole, read_folds
+from fastmask.data.folds import MOST_COMBINATIONS, assign_folds, check_persons_whole, read_folds
+from fastmask.data.sample import CONTEST_PERSONS
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 
-def table_of(ages, genders=None, stratify="age"):
+def table_of(ages, genders=None):
     """Seven photos of a person of each age."""
     heads, ages = contest_heads(), np.asarray(ages, float)
     genders = genders or ["male", "female"] * len(ages)
@@ -23,7 +25,7 @@ def table_of(ages, genders=None, stratify="age"):
         for m, mask in enumerate([*["wear"] * 5, "incorrect", "none"])
     ]
     frame = pd.DataFrame(rows, columns=["path", "person", "mask", "gender", "age", "age_value"])
-    return Table(frame.assign(source="test"), heads, root=None, stratify=stratify)
+    return Table(frame.assign(source="test"), heads, root=None)
 
 
 CONTEST = table_of(np.random.default_rng(0).choice([22, 25, 45, 50, 60], 300, p=[0.3, 0.2, 0.2, 0.2, 0.1]))
@@ -43,9 +45,50 @@ def test_the_seed_decides():
     assert (one != other).any()
 
 
-def test_the_joint_class_can_be_stratified():
-    counts = pd.crosstab(assign_folds(CONTEST, 3, stratify="joint"), CONTEST.heads.joint(CONTEST.y))
-    assert (counts.max() - counts.min()).max() <= 15
+def test_every_fold_has_its_share_of_the_contest_s_persons_of_each_gender_and_age():
+    cells = [cell for cell, persons in CONTEST_PERSONS.items() for _ in range(persons)]
+    table = table_of([(25, 45, 60)[age] for _, age in cells], [("male", "female")[gender] for gender, _ in cells])
+    persons = table.frame.assign(fold=assign_folds(table, 5, seed=1)).drop_duplicates("person")
+    counts = pd.crosstab(persons["fold"], [persons["gender"], persons["age"]])
+    # 83 men of 60 and older are 16 or 17 in each fold; by age alone they are 13 to 25
+    assert (counts.max() - counts.min()).max() <= 1
+    by_age = table.frame.assign(fold=assign_folds(table, 5, "age", seed=1)).drop_duplicates("person")
+    old = by_age[(by_age["age"] == "60+") & (by_age["gender"] == "male")].groupby("fold").size()
+    assert (old.min(), old.max()) == (13, 25)
+
+
+def test_a_head_is_stratified_by_scikit_learn_alone():
+    for seed in (0, 7):
+        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        folds = assign_folds(CONTEST, 5, stratify="age", seed=seed)
+        for fold, (_, valid) in enumerate(splitter.split(CONTEST.y, CONTEST.y[:, 2], CONTEST.persons)):
+            assert np.flatnonzero(folds == fold).tolist() == sorted(valid)
+
+
+def test_partly_labelled_heads_are_stratified():
+    """Of some persons only the masks are known, of others only gender and age, as of photos of other sources."""
+    rng = np.random.default_rng(1)
+    table = table_of(rng.choice([25, 45, 60], 400, p=[0.4, 0.4, 0.2]), rng.choice(["male", "female"], 400).tolist())
+    source = rng.choice(3, 400).repeat(7)
+    frame = table.frame.copy()
+    frame.loc[source == 1, ["gender", "age", "age_value"]] = ["", "", np.nan]
+    frame.loc[source == 2, "mask"] = ""
+    partly = replace(table, frame=frame)
+    folds = assign_folds(partly, 5)
+    assert (folds >= 0).all()
+    for head, most in (("mask", 0.05), ("gender", 0.05), ("age", 0.1)):
+        known = frame[head] != ""
+        counts = pd.crosstab(folds[known], frame[head][known])
+        assert (counts.std(ddof=0) / counts.mean()).max() < most
+    whole = pd.crosstab(folds[source == 0], partly.heads.joint(partly.y)[source == 0])
+    # two persons
+    assert (whole[list(range(6))].max() - whole[list(range(6))].min()).max() <= 10
+
+
+def test_photos_without_any_label_are_spread_too():
+    table = table_of([25] * 30)
+    frame = table.frame.assign(mask="", gender="", age="", age_value=np.nan)
+    assert np.bincount(assign_folds(replace(table, frame=frame), 5)).tolist() == [42] * 5
 
 
 def test_the_label_as_trained_is_stratified():
@@ -66,8 +109,10 @@ def test_the_leaky_split_warns():
 def test_a_class_rarer_than_the_folds_is_a_warning():
     table = table_of([25] * 20 + [45] * 20 + [60] * 2)
     with pytest.warns(FastmaskWarning, match=r"Classes with fewer persons than the 5 folds: '60\+' \(2\)"):
-        assert set(assign_folds(table, 5)) == set(range(5))
-    rarer = table_of([25, 45, 60, 26], genders=["male"] * 4, stratify="joint")
+        assert set(assign_folds(table, 5, "age")) == set(range(5))
+    with pytest.warns(FastmaskWarning, match=r"the 5 folds: 'wear male 60\+' \(1\), 'wear female 60\+' \(1\)"):
+        assign_folds(table, 5)
+    rarer = table_of([25, 45, 60, 26], genders=["male"] * 4)
     with pytest.warns(FastmaskWarning):
         folds = assign_folds(rarer, 4)
     assert pd.Series(folds).groupby(rarer.persons).nunique().max() == 1
@@ -138,6 +183,20 @@ def test_a_file_that_splits_a_person_is_refused_unless_asked_for(tmp_path):
     with pytest.raises(UsageError, match="Person p0 is in folds 0 and 1"):
         read_folds(SMALL, tmp_path / "folds.csv")
     assert read_folds(SMALL, tmp_path / "folds.csv", group="none").tolist() == [i % 2 for i in range(21)]
+
+
+def test_with_too_many_combinations_each_head_is_stratified():
+    heads = Heads([Head(f"h{i}", ("no", "yes")) for i in range(12)])
+    bits = (np.random.default_rng(0).random((1200, 12)) < np.linspace(0.1, 0.5, 12)).astype(int)
+    names = {f"h{i}": np.array(["no", "yes"])[bits[:, i]] for i in range(12)}
+    frame = pd.DataFrame({"path": [f"{i}.jpg" for i in range(1200)], "person": [f"p{i}" for i in range(1200)], **names})
+    table = Table(frame, heads, root=None)
+    _, counts = np.unique(bits, axis=0, return_counts=True)
+    assert (counts > 1).sum() > MOST_COMBINATIONS
+    with pytest.warns(FastmaskWarning, match="Classes with fewer persons"):
+        folds = assign_folds(table, 5)
+    yes = np.stack([bits[folds == fold].sum(0) for fold in range(5)])
+    assert np.ptp(yes, axis=0).max() <= 5
 
 
 def test_many_heads_are_dealt_by_their_joint_class():

@@ -182,15 +182,6 @@ def test_a_head_of_one_class_is_refused(photos):
         read_csv(photos, ["hat"])
 
 
-def test_with_many_joint_classes_folds_are_stratified_on_the_first_head(tmp_path):
-    for i in range(120):
-        (tmp_path / f"{i}.jpg").touch()
-    rows = [(f"{i}.jpg", i % 8, i % 9, i % 30) for i in range(120)]
-    pd.DataFrame(rows, columns=["path", "a", "b", "person"]).to_csv(tmp_path / "my.csv", index=False)
-    assert read_csv(tmp_path / "my.csv", ["a", "b"]).stratify == "a"
-    assert read_csv(tmp_path / "my.csv", ["a"]).stratify == "joint"
-
-
 @pytest.fixture
 def folders(tmp_path):
     for name in ("cat/1.jpg", "cat/deep/2.png", "dog/1.jpg", "dog/.hidden.jpg", ".cache/3.jpg", "dog/notes.txt"):

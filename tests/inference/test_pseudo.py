@@ -109,7 +109,9 @@ def test_a_teacher_with_other_folds_is_refused(contest, small_settings, finished
     with pytest.raises(UsageError, match=f"person {person}"):
         student(contest, small_settings, finished_run, copied, folds_file=str(tmp_path / "other.csv"))
     with pytest.raises(UsageError, match="have 2 folds, this run 3"):
-        prepare(read_contest(contest), make_config(small_settings, {"folds": 3, "pseudo": str(made)}))
+        prepare(
+            read_contest(contest), make_config(small_settings, {"folds": 3, "stratify": "gender", "pseudo": str(made)})
+        )
 
 
 def test_photos_of_the_data_are_kept_out_of_the_fold_that_validates_them(

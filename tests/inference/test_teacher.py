@@ -201,7 +201,7 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
     seen = refused(seed=5)
     assert "Fold 0 validates photo" in seen
     assert "have been trained on, so its score would be too good; use the teacher's folds: --folds-file" in seen
-    other = refused(folds=3)
+    other = refused(folds=3, stratify="gender")
     assert f"has 2 folds, here are 3; use the teacher's folds: --folds-file {finished_run.path}" in other
     # the same split from a file is no leak
     settings = {k: v for k, v in small_settings.items() if k != "folds"}

@@ -256,7 +256,7 @@ def test_a_table_without_rows(table):
 def test_a_label_of_a_person_that_one_photo_contradicts(table):
     other = {"male": "female", "female": "male"}[table.frame["gender"][3]]
     table.frame.loc[[3, 5], "gender"] = other
-    (finding,) = found(table)
+    (finding,) = found(table, stratify="age")
     assert (finding.level, finding.kind, finding.person) == ("warning", "contradicting labels", table.persons[0])
     assert (finding.photo, finding.other) == tuple(table.frame["path"][[3, 5]])
     assert f"gender is {other} in 2 photos" in finding.detail

@@ -19,14 +19,21 @@ def rank(contest, screening_settings):
     """A function that screens bodies on the contest's photos, with a cache in a folder."""
 
     def rank(folder, archs=("test_resnet",), **options):
-        settings = {**screening_settings, "folds": 3, "cache_dir": str(folder), "draws": 100, "workers": 0}
+        settings = {
+            **screening_settings,
+            "folds": 3,
+            "stratify": "gender",
+            "cache_dir": str(folder),
+            "draws": 100,
+            "workers": 0,
+        }
         return screen(read_contest(contest), archs, **{**settings, **options})
 
     return rank
 
 
 def test_features_are_the_bodys_own_on_the_validation_photos(contest, screening_settings, tmp_path):
-    settings = {**screening_settings, "folds": 3, "cache_dir": str(tmp_path), "workers": 0}
+    settings = {**screening_settings, "folds": 3, "stratify": "gender", "cache_dir": str(tmp_path), "workers": 0}
     (plan,) = plan_bodies(read_contest(contest), ["test_resnet"], None, {}, 16, print, settings)
     network = build_network("test_resnet", plan.table.heads).eval()
     found = features_of(plan, network, print).values

@@ -27,7 +27,7 @@ def rank(screening_settings):
     """A function that screens bodies, by default one, without a cache."""
 
     def rank(table, archs=("test_resnet",), **options):
-        settings = {**screening_settings, "folds": 3, "cache": "off", "workers": 0}
+        settings = {**screening_settings, "folds": 3, "stratify": "gender", "cache": "off", "workers": 0}
         return screen(table, archs, **{"draws": 100, **settings, **options})
 
     return rank
@@ -179,7 +179,8 @@ def test_heads_of_any_names(rank, tmp_path):
         photo = rng.integers(0, 60, (400, 200, 3)).astype(np.uint8)
         photo[..., 2 * colour] += 150
         Image.fromarray(photo).save(tmp_path / name)
-    found = rank(Table(frame.assign(source="made"), Heads([Head("colour", ("red", "blue"))]), tmp_path))
+    table = Table(frame.assign(source="made"), Heads([Head("colour", ("red", "blue"))]), tmp_path)
+    found = rank(table, stratify="joint")
     assert found.rows[0].scores.heads["colour"].macro_f1 == 1
     assert found.heads.names == ("colour",)
 

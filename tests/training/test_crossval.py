@@ -193,7 +193,7 @@ def test_resume_refuses_what_would_change_the_result(run_copy, table, contest_co
     with pytest.raises(UsageError, match=r"was started with lr 0\.0003, now it is 0\.1"):
         train(run_copy, resume=True, lr=0.1)
     with pytest.raises(UsageError, match="other photos or labels"):
-        train(run_copy, table.select(np.arange(7, 84)), resume=True)
+        train(run_copy, table.select(np.arange(1, 84)), resume=True)
     assert train(run_copy, resume=True, cache="off").path == run_copy
     photos = sorted((contest_copy / "train" / "images").rglob("*.jpg"))
     shutil.copy(photos[0], photos[1])

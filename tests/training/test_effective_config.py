@@ -14,9 +14,9 @@ def effective(table, **settings):
     return effective_config(table, make_config({"arch": "test_resnet", "pretrained": False}, settings))
 
 
-def test_defaults_that_depend_on_the_table_are_kept_in_the_run(contest):
+def test_the_settings_that_the_table_was_read_with_are_kept_in_the_run(contest):
     config = effective(read_contest(contest))
-    assert config.stratify == "age"
+    assert config.data == str(contest)
     assert make_config(config.to_plain()) == config
 
 

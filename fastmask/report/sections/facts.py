@@ -66,7 +66,7 @@ def _data(run: RunDirectory) -> list[tuple[str, str]]:
         split = "persons split across folds (--group none): a leak"
     rows = [
         ("Data", f"{config.data}: {count(len(folds), 'photo')} of {count(folds['person'].nunique(), 'person')}"),
-        ("Folds", f"{config.folds}, {split}, stratified on {config.stratify or 'the default of the data'}"),
+        ("Folds", f"{config.folds}, {split}, stratified on {config.stratify}"),
     ]
     rows += [(f"Head {head.name}", _head(head, run)) for head in list(run.heads)[:12]]
     if len(run.heads) > 12:
