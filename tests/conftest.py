@@ -102,6 +102,21 @@ def bf16_is_right() -> bool:
     return bool((rough - exact).norm() < 0.3 * exact.norm())
 
 
+@pytest.fixture
+def wrong_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU on which every network's outputs in bf16 are 1e27 times too large, as plain convolutions are on some."""
+    import torch
+
+    from fastmask.model.network import MultiHeadNet
+
+    forward = MultiHeadNet.forward
+
+    def computed(network: MultiHeadNet, x: torch.Tensor) -> torch.Tensor:
+        return forward(network, x) * (1e27 if torch.is_autocast_enabled("cpu") else 1)
+
+    monkeypatch.setattr(MultiHeadNet, "forward", computed)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def heeded_signals() -> Iterator[None]:
     """The signals to end reach the tests and the processes that they start.

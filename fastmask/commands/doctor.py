@@ -21,10 +21,14 @@ from huggingface_hub.constants import ENDPOINT
 
 from fastmask.api import cross_validate
 from fastmask.config import make_config, read_recipe
+from fastmask.data.contest import contest_heads
+from fastmask.data.loaders import pick_device
 from fastmask.data.readers import read_data
 from fastmask.data.sample import write_sample
+from fastmask.model.network import build_network
+from fastmask.model.precision import resolve_precision, usable_precision
 from fastmask.run.environment import PACKAGES
-from fastmask.system.errors import FastmaskError
+from fastmask.system.errors import FastmaskError, UsageError
 
 _WAIT = 5.0
 _SMALL = {"resize": [64, 32], "folds": 2, "epochs": 2, "group": "person"}
@@ -39,6 +43,7 @@ def examine() -> Iterator[str]:
     yield f"packages  {', '.join(f'{name} {version(name)}' for name in PACKAGES)}"
     yield f"CPU       {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
     yield f"GPU       {gpus()}"
+    yield f"precision {half_precision(pick_device(None))}"
     yield f"disk      {shutil.disk_usage('.').free / 1e9:.1f} GB free in {Path.cwd()}"
     yield f"hub       {hub()}"
     yield from small_run()
@@ -48,6 +53,16 @@ def gpus() -> str:
     """The GPUs that torch can use."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return ", ".join(names) or "none that torch can use; runs use the CPU"
+
+
+def half_precision(device: torch.device) -> str:
+    """Whether a network computes on a device in the 16 bits that it is fast in, on a CPU bf16, as it does in fp32."""
+    precision = "bf16" if device.type == "cpu" else resolve_precision("auto", device)
+    try:
+        usable_precision(build_network("test_resnet", contest_heads()), (128, 96), device, precision, auto=False)
+    except UsageError as error:
+        return str(error)
+    return f"{precision} works on the {'CPU' if device.type == 'cpu' else 'GPU'}"
 
 
 def hub() -> str:

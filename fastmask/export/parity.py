@@ -48,9 +48,11 @@ def measure_difference(session: Any, selection: Selection, paths: Sequence[Path]
     gaps = np.where(np.isnan(gaps), np.inf, gaps)
     row, column = divmod(int(gaps.argmax()), gaps.shape[1])
     if not gaps.max() <= allowed:
+        half = " ONNX Runtime computes fp16 wrongly here, or the networks overflow in it: take --precision fp32."
         raise FastmaskError(
             f"The file's probability of {selection.run.heads.columns[column]} for {paths[row]} differs by "
             f"{gaps.max():.2g} from PyTorch's, more than {allowed:.2g}; nothing is written."
+            f"{half if selection.options.half else ''}"
         )
     return float(gaps.max())
 

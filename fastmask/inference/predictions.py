@@ -27,7 +27,7 @@ from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.number import answer_numbers
-from fastmask.model.precision import autocast, resolve_precision
+from fastmask.model.precision import autocast, resolve_precision, usable_precision
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import read_lineage
 from fastmask.system.errors import DataError, UsageError
@@ -164,12 +164,14 @@ def _predict_run(
 ) -> Predictions:
     """The mean over folds, for each fold over its checkpoints and all views."""
     device = pick_device(options.device)
-    precision = options.precision
-    if precision == "auto":
-        precision = "fp32" if device.type == "cpu" else run.config.precision
-    computing = autocast(device, resolve_precision(precision, device))
+    auto, asked = options.precision == "auto", options.precision
+    if auto:
+        asked = "fp32" if device.type == "cpu" else run.config.precision
+    precision = resolve_precision(asked, device)
     photos = Photos.find(run, images, options.boxes, options.root)
     networks = load_members(run, options.members, options, device, photos.size, load)
+    first = next(iter(networks.values()))[0]
+    computing = autocast(device, usable_precision(first, photos.size, device, precision, auto, trains=False))
     walks = make_walks(options.tta, options.views)
     sums = {member: np.zeros((len(photos), run.heads.n_logits)) for member in networks}
     loss, count = FocalLoss(run.heads), len(walks) * -(-len(photos) // options.bs)

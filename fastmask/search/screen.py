@@ -19,6 +19,7 @@ from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
+from fastmask.model.precision import usable_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.caveats import NEAR_COPIES, describe_near_copies
 from fastmask.run.lineage import check_no_leak
@@ -269,7 +270,9 @@ def _plan_like(first: Plan, config: Config) -> Plan:
     network = build_initial_network(
         config.model_copy(update={"pretrained": False}), first.table.heads, fold=0, size=first.size
     )
-    check_size(network, config.arch, first.size or (0, 0))
+    size = first.size or (0, 0)
+    check_size(network, config.arch, size)
+    usable_precision(network, size, pick_device(config.device), config.precision, auto=False, trains=False)
     return replace(first, config=config, pipelines=pipelines)
 
 

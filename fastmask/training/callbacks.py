@@ -27,6 +27,8 @@ from fastmask.system.errors import DivergenceError
 from fastmask.system.files import write_csv
 from fastmask.system.randomness import Counted, Stream
 
+# from here on float32 has whole numbers only
+_UNRESOLVED = 2.0**24
 # how often each class was sampled
 DRAWN = "drawn.csv"
 
@@ -184,7 +186,8 @@ class OOFCollector(TrainedEpochs):
     """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
     They are in the table's order. All epochs are kept, so that other folds can choose an epoch for this one; the files
-    are small. Raises DivergenceError for probabilities of NaN.
+    are small. Raises DivergenceError for probabilities of NaN, and for logits so large that float32 does not resolve
+    their differences, whose probabilities are 0 and 1 by chance.
     """
 
     order = TrackerCallback.order - 1
@@ -202,10 +205,12 @@ class OOFCollector(TrainedEpochs):
 
     def before_validate(self) -> None:
         self._batches: list[Tensor] = []
+        self._largest: list[Tensor] = []
 
     def after_pred(self) -> None:
         if self.trained and not self.learn.training:
             self._batches.append(self.learn.loss_func.activation(self.learn.pred))
+            self._largest.append(self.learn.pred.detach().abs().amax())
 
     def after_trained_epoch(self) -> None:
         order = torch.tensor(self.learn.dls.valid.order)
@@ -213,6 +218,11 @@ class OOFCollector(TrainedEpochs):
         probabilities[order] = torch.cat(self._batches).float().cpu()
         if not probabilities.isfinite().all():
             raise DivergenceError(f"epoch {self.learn.epoch + 1}: the network's predictions have NaN or infinity")
+        largest = float(torch.stack(self._largest).max())
+        if largest >= _UNRESOLVED:
+            raise DivergenceError(
+                f"epoch {self.learn.epoch + 1}: the network's outputs in validation reach {largest:.2g}"
+            )
         save_tensors({"probabilities": probabilities}, oof_file(self.folder, self.number))
 
 

@@ -30,7 +30,7 @@ from fastmask.data.table import SAME_AS, Table
 from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Heads
 from fastmask.model.network import MultiHeadNet
-from fastmask.model.precision import check_compiler, resolve_precision
+from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import describe_environment, qualified_name
@@ -313,6 +313,7 @@ def prepare(
     config = resolve_loss(effective_config(table, config), custom=loss_func is not None)
     device = pick_device(processes.device or config.device)
     workers = pick_workers(config.workers, device)
+    auto = config.precision == "auto"
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     table = _configure_table(table, config)
     check_monitor(config, table)
@@ -340,6 +341,8 @@ def prepare(
     check_size(network, config.arch, size)
     if config.freeze is not None:
         frozen_part(network, config.freeze)
+    precision = usable_precision(network, size, device, config.precision, auto)
+    plan = replace(plan, config=config.model_copy(update={"precision": precision}))
     start = _describe_start(plan, network, validation)
     made = describe_environment(network, plan.table, device, start, processes.count)
     return replace(plan, environment=made, size=size, maps=maps)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fastmask.api import Run
 from fastmask.commands import doctor
@@ -57,8 +58,18 @@ def test_photos_are_decoded_once_and_caches_can_be_listed_and_cleared(small: lis
 def test_doctor_examines_a_healthy_machine(fastmask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "hub", lambda: "not asked")
     lines = fastmask("doctor").out.splitlines()
-    assert [line.split()[0] for line in lines] == ["system", "packages", "CPU", "GPU", "disk", "hub", "drawing", "run"]
+    expected = ["system", "packages", "CPU", "GPU", "precision", "disk", "hub", "drawing", "run"]
+    assert [line.split()[0] for line in lines] == expected
     assert lines[-1].endswith("works")
+
+
+@pytest.mark.bf16
+def test_doctor_tries_half_precision() -> None:
+    assert doctor.half_precision(torch.device("cpu")) == "bf16 works on the CPU"
+
+
+def test_doctor_finds_half_precision_that_is_computed_wrongly(wrong_bf16: None) -> None:
+    assert doctor.half_precision(torch.device("cpu")).startswith("This CPU computes bf16 wrongly, ")
 
 
 def test_probabilities_that_do_not_add_up_are_found(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

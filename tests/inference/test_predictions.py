@@ -67,6 +67,11 @@ def test_it_computes_in_the_given_precision(finished_run, photos):
         predict(finished_run, photos, precision="fp16")
 
 
+def test_a_precision_that_the_machine_gets_wrong_is_refused(finished_run, photos, wrong_bf16):
+    with pytest.raises(UsageError, match="This CPU computes bf16 wrongly, .*; take --precision fp32"):
+        predict(finished_run, photos, precision="bf16")
+
+
 def test_photos_come_as_given(finished_run, photos):
     forth, back = predicted(finished_run, photos[:9], bs=4), predicted(finished_run, photos[:9][::-1], bs=4)
     assert back.names == forth.names[::-1]

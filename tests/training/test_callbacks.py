@@ -120,13 +120,22 @@ def test_dropout_is_a_function_of_the_step(learner):
     assert losses[0] == losses[1]
 
 
-def test_predictions_of_nan_end_the_fit(learner, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (float("nan"), "predictions have NaN or infinity"),
+        (float("inf"), "predictions have NaN or infinity"),
+        # probabilities of exactly 0 and 1, which could be scored
+        (-3.5e27, r"outputs in validation reach 3\.5e\+27"),
+    ],
+)
+def test_predictions_of_nan_or_absurd_ones_end_the_fit(learner, tmp_path, value, found):
     class Spoil(Callback):
         def before_validate(self):
-            self.learn.model.heads[0].bias.data[0] = float("nan")
+            self.learn.model.heads[0].bias.data[0] = value
 
     learn = learner(Spoil(), OOFCollector(tmp_path), Checkpoint(tmp_path))
-    with pytest.raises(DivergenceError, match="^epoch 1: the network's predictions have NaN or infinity$"):
+    with pytest.raises(DivergenceError, match=f"^epoch 1: the network's {found}$"):
         learn.fit(1, 1e-3)
     assert not list(tmp_path.iterdir())
 

@@ -53,6 +53,21 @@ def test_a_table_with_a_photo_twice_is_decoded_once(table, plan_of):
     assert plan_of(table.select([*range(len(table)), *range(len(table))])).size == (64, 32)
 
 
+def test_half_precision_that_the_machine_gets_wrong_is_refused_before_training(train, tmp_path, wrong_bf16):
+    with pytest.raises(UsageError, match="This CPU computes bf16 wrongly, .*; take --precision fp32"):
+        train(tmp_path / "run", precision="bf16")
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_the_default_is_such_a_precision_fp32_is_used(plan_of, monkeypatch, wrong_bf16):
+    # as on a GPU
+    monkeypatch.setattr(plan_module, "resolve_precision", lambda *_: "bf16")
+    with pytest.warns(FastmaskWarning, match="computes bf16 wrongly, .*; fp32 is used"):
+        plan = plan_of(precision="auto")
+    assert plan.config.precision == "fp32"
+    assert "precision" not in plan.learner(0).cbs.attrgot("name")
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_compile_compiles_the_body_in_place(plan_of, asked, monkeypatch):
     compiled = []
@@ -166,14 +181,14 @@ def test_a_custom_loss_that_cannot_take_soft_labels_is_refused_where_there_are_s
 
 
 def test_how_often_each_class_was_drawn_is_saved(train, tmp_path):
-    run = train(tmp_path / "run", sampler="joint", fold=[0])
+    run = train(tmp_path / "run", sampler="joint", fold=[0], epochs=3)
     drawn = pd.read_csv(run.path / "fold0" / "drawn.csv")
-    assert drawn["epoch"].tolist() == [0, 1]
+    assert drawn["epoch"].tolist() == [0, 1, 2]
     counts = drawn.drop(columns="epoch")
     y = run.y[(run.folds["fold"] != 0).to_numpy()]
     assert set(counts.columns) == {run.heads.joint_name(c) for c in np.unique(run.heads.joint(y))}
     # as many as the whole batches of a pass have, and about the same number of each class
-    assert counts.sum(1).tolist() == [len(y) // 16 * 16] * 2
+    assert counts.sum(1).tolist() == [len(y) // 16 * 16] * 3
     expected = counts.to_numpy().sum() / counts.shape[1]
     assert chisquare(counts.sum()).pvalue > 1e-4
     assert expected > 4
@@ -191,7 +206,7 @@ def test_a_half_partner_that_a_fold_lacks_is_refused(table, plan_of):
     partner = f"none {' '.join(table.frame.iloc[0][['gender', 'age']])}"
     alone = table.select(np.flatnonzero((table.persons == person) | (table.y[:, 0] != 2)))
     with pytest.raises(UsageError, match=rf"half_partner is '{re.escape(partner)}', but fold [01] has no photo of it"):
-        plan_of(alone, half_cutmix=0.5, half_partner=partner)
+        plan_of(alone, half_cutmix=0.5, half_partner=partner, stratify="gender")
 
 
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # six persons are few

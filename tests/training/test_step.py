@@ -269,6 +269,7 @@ def test_a_copy_does_not_wait_for_the_gpu():
     assert copy.is_complete()
 
 
+@pytest.mark.bf16
 def test_a_run_records_its_precision_and_resumes_only_in_that(train, plan_of, tmp_path):
     settings = {"accumulate": 2, "ema": 0.5, "fold": [0]}
     run = train(tmp_path / "run", precision="auto", epochs=1, **settings)
