@@ -60,10 +60,10 @@ def test_persons_who_share_photos_are_never_in_two_folds(copied):
     joined = join_identical(copied)
     apart = 0
     for seed in range(20):
-        folds = assign_folds(joined, 3, seed=seed)
+        folds = assign_folds(joined, 3, "gender", seed=seed)
         assert (folds[pairs[:, 0]] == folds[pairs[:, 1]]).all()
         assert pd.Series(folds).groupby(joined.persons).nunique().max() == 1
-        plain = assign_folds(copied, 3, seed=seed)
+        plain = assign_folds(copied, 3, "gender", seed=seed)
         apart += int((plain[pairs[:, 0]] != plain[pairs[:, 1]]).any())
     assert apart > 15
     assert joined.persons.tolist() == copied.persons.tolist()
@@ -81,7 +81,7 @@ def test_copies_within_a_person_and_other_names_join_nobody(contest_copy):
 
 def test_the_photos_that_folds_separate_are_named(copied):
     digests = [hashlib.sha256(copied.photo(row).read_bytes()).hexdigest() for row in range(len(copied))]
-    folds = assign_folds(join_identical(copied, digests), 2)
+    folds = assign_folds(join_identical(copied, digests), 2, "gender")
     assert describe_separated(copied, folds, digests) == ""
     other = np.where(copied.persons == copied.persons[20], 1 - folds, folds)
     paths = copied.frame["path"]
