@@ -23,7 +23,7 @@ import typer
 
 import fastmask as fm
 from fastmask.config import parse_sets
-from fastmask.scoring import known_classes, score, score_differences
+from fastmask.scoring import score, score_differences
 
 Answers = tuple[np.ndarray, np.ndarray]
 
@@ -200,11 +200,10 @@ def row_of(study: Study, row: Row, against: Row | None) -> dict[str, Any]:
         ("oof", oof, persons, them and them[0]),
         ("held_out", held, others, them and them[1]),
     ):
-        classes = known_classes(true)
-        found = score(said, true, classes=classes, draws=0)
+        found = score(said, true, draws=0)
         made |= {name: round(found.macro_f1, 4), f"{name}_accuracy": round(found.accuracy, 4)}
         if theirs is not None:
-            (difference,) = score_differences([(theirs[0], true, classes), (said, true, classes)], groups)
+            (difference,) = score_differences([(theirs[0], true, None), (said, true, None)], groups)
             made[f"{name}_less"] = str(difference)
     return {**made, "seconds": round(seconds)}
 

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array, vstack
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.system.errors import UsageError
 from fastmask.system.randomness import Counted, Stream
 
 DRAWS = 2000
-# weight of the imaginary groups; examples/benchmarks/coverage.py measures its effect on the intervals
-_IMAGINARY = 0.5
-# per class; intervals of differences covered the truth in 92 % of simulated trials with 105, in 84 % with 28
-_FEW_GROUPS = 30
+# the most classes that a note names
+_NAMED = 5
+# how intervals are made, for reports
+HOW_INTERVALS = (
+    "The 95 % intervals are from a Bayesian bootstrap of whole persons, with an imaginary person added whose photos "
+    "are all wrong (for the lower end) or all right (for the upper end), so they are valid with few persons too."
+)
 # the only monitored value of which lower is better
 LOSS = "valid_loss"
 
@@ -160,10 +162,11 @@ def score(
 ) -> Score:
     """Macro-F1 and accuracy of (N,) class numbers; photos with truth -1 are left out.
 
-    The mean is over `classes`, by default those of the truth. With `groups` (N,), such as persons, 95 % intervals by a
-    bootstrap over whole groups: the percentiles 2.5 and 97.5 of `draws` draws, all over the same classes. Half an
-    imaginary group, partly always right and partly always wrong, is added, because otherwise the intervals of classes
-    with few groups would be too narrow.
+    The mean is over `classes`, by default those of the truth and of the predictions, as in scikit-learn. With `groups`
+    (N,), such as persons, 95 % intervals by a Bayesian bootstrap of whole groups (Rubin 1981) with `draws` draws. Each
+    group counts by how much it changes the score of the others (jackknife, Tukey 1958). An imaginary group is added,
+    for the lower end a wrong one, for the upper end a right one (Gaffke 2005); for the accuracy of one photo per group
+    that is the interval of Clopper and Pearson (1934).
     """
     return score_together([(predicted, true, classes)], groups, draws, seed)[0]
 
@@ -183,8 +186,12 @@ def score_differences(
 ) -> list[Difference]:
     """The difference of each later (predicted, true, classes) from the first, for the same photos.
 
-    Both are scored on the same draws of groups (paired bootstrap), so that common difficulties cancel out.
+    Both are scored on the same draws of groups, so that common difficulties cancel out. Two imaginary groups are added,
+    each of which only one of both predicts right, as by Bonett and Price (2012), so even equal predictions have an
+    interval: other groups may be predicted differently. Without `classes`, those of the truth and of all predictions.
     """
+    every = known_classes(*(y[true != UNKNOWN] for predicted, true, _ in targets for y in (predicted, true)))
+    targets = [(predicted, true, every if classes is None else classes) for predicted, true, classes in targets]
     first, *others = draw_scores(targets, groups, draws, seed)
     return [other.minus(first) for other in others]
 
@@ -204,118 +211,181 @@ def draw_scores(
 
 
 class TargetDraws:
-    """One target's counts, and its values in each draw of groups."""
+    """The macro-F1 and the accuracy of one target, and their values in each draw of groups."""
 
     def __init__(
         self, predicted: np.ndarray, true: np.ndarray, classes: Sequence[int] | None, owner: np.ndarray
     ) -> None:
         known = true != UNKNOWN
-        self.n = int(known.sum())
-        self.classes = np.unique(true[known]) if classes is None else np.asarray(sorted(classes), dtype=np.int64)
-        self.draws: list[tuple[np.ndarray, np.ndarray]] = []
-        if self.n and len(self.classes):
-            groups = int(owner.max()) + 1
-            counts = _counts(predicted[known], true[known], self.classes, owner[known], groups)
-            self.each, self.accuracy = _rates(counts.sum(axis=0)[None, :], len(self.classes))
-            self.counts = vstack([counts, _imaginary_groups(counts, len(self.classes))], format="csr")
+        predicted, true, owner = predicted[known], true[known], owner[known]
+        self.classes = np.union1d(true, predicted) if classes is None else np.unique(np.asarray(classes, np.int64))
+        self.n = len(true) if len(self.classes) else 0
+        self._macro_f1 = _Figure(_Counts.of_classes(predicted, true, self.classes, owner))
+        self._accuracy = _Figure(_Counts.of_photos(predicted == true, owner))
+
+    @property
+    def each(self) -> np.ndarray:
+        """(classes,) F1."""
+        return self._macro_f1.each
 
     def draw(self, weights: np.ndarray) -> None:
         """Add the values for (draws, groups + 2) weights, the last two of the imaginary groups."""
-        if self.n and len(self.classes):
-            each, accuracy = _rates(weights @ self.counts, len(self.classes))
-            # a draw without any of these photos has no value
-            self.draws.append((each.mean(1)[~np.isnan(accuracy)], accuracy[~np.isnan(accuracy)]))
+        if self.n:
+            self._macro_f1.draw(weights)
+            self._accuracy.draw(weights)
 
     def score(self) -> Score:
         """The score of all photos, with intervals if there were draws."""
-        if not self.n or not len(self.classes):
+        if not self.n:
             return Score(float("nan"), float("nan"), 0)
-        point = float(self.each.mean()), float(self.accuracy[0])
-        if not self.draws:
-            return Score(*point, self.n)
-        f1_draws, accuracy_draws = self._figures()
-        return Score(*point, self.n, _interval(f1_draws, point[0]), _interval(accuracy_draws, point[1]))
+        macro_f1, accuracy = self._macro_f1, self._accuracy
+        return Score(macro_f1.value, accuracy.value, self.n, macro_f1.interval(), accuracy.interval())
 
     def minus(self, other: TargetDraws) -> Difference:
-        """The difference of this and `other`, draw by draw."""
-        here, there = self.score(), other.score()
-        points = here.macro_f1 - there.macro_f1, here.accuracy - there.accuracy
-        if not self.draws:
-            return Difference(*points, (float("nan"),) * 2, (float("nan"),) * 2)
-        drawn = [a - b for a, b in zip(self._figures(), other._figures(), strict=True)]
-        intervals = [_interval(values, point) for values, point in zip(drawn, points, strict=True)]
-        return Difference(*points, *intervals)
+        """The difference of this and `other`, which has the same truth and classes."""
+        return Difference(
+            self._macro_f1.value - other._macro_f1.value,
+            self._accuracy.value - other._accuracy.value,
+            self._macro_f1.interval_of_difference(other._macro_f1),
+            self._accuracy.interval_of_difference(other._accuracy),
+        )
 
-    def _figures(self) -> list[np.ndarray]:
-        """Macro-F1 and accuracy of all draws."""
-        return [np.concatenate(part) for part in zip(*self.draws, strict=True)]
+    def draws_minus(self, other: TargetDraws) -> np.ndarray:
+        """(2 * draws,) differences of macro-F1, of which `minus` gives the interval."""
+        return self._macro_f1.draws_minus(other._macro_f1)
 
 
-def _counts(predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray, groups: int) -> csr_array:
-    """(groups, 3 * classes + 2): per group the hits, answers and truths of each class, all hits, all photos.
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """The photos of each pair of a group and a class that occurs: hits, truths and predictions; of `k` classes.
 
-    Sparse: with many heads there can be as many joint classes as photos, and a group has seen few of them.
+    With many heads there can be as many joint classes as photos, and a group has seen few of them.
     """
-    k = len(classes)
-    hit = predicted == true
-    every = np.ones_like(hit)
-    places = []
-    for block, (who, rows) in enumerate(((true, hit), (predicted, every), (true, every))):
-        rows = rows & np.isin(who, classes)
-        places.append((owner[rows], block * k + np.searchsorted(classes, who[rows])))
-    places += [(owner[hit], np.full(hit.sum(), 3 * k)), (owner, np.full(len(owner), 3 * k + 1))]
-    row, column = (np.concatenate(part) for part in zip(*places, strict=True))
-    # duplicate places are summed
-    return csr_array((np.ones(len(row)), (row, column)), shape=(groups, 3 * k + 2))
+
+    group: np.ndarray
+    column: np.ndarray
+    hits: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+    k: int
+
+    @classmethod
+    def of_classes(cls, predicted: np.ndarray, true: np.ndarray, classes: np.ndarray, owner: np.ndarray) -> _Counts:
+        """Of (N,) predictions and truths."""
+        k = len(classes)
+        asked, said = (np.flatnonzero(np.isin(y, classes)) for y in (true, predicted))
+        places = [owner[rows] * k + np.searchsorted(classes, y[rows]) for rows, y in ((asked, true), (said, predicted))]
+        pair, at = np.unique(np.concatenate(places), return_inverse=True)
+        at_true, at_predicted = np.split(at, [len(asked)])
+        hit = at_true[(predicted == true)[asked]]
+        hits, truths, predictions = (np.bincount(part, minlength=len(pair)) for part in (hit, at_true, at_predicted))
+        return cls(pair // max(k, 1), pair % max(k, 1), hits, truths, predictions, k)
+
+    @classmethod
+    def of_photos(cls, hit: np.ndarray, owner: np.ndarray) -> _Counts:
+        """Of one class of all photos, whose F1 is the accuracy."""
+        group, at = np.unique(owner, return_inverse=True)
+        photos = np.bincount(at, minlength=len(group))
+        return cls(group, 0 * group, np.bincount(at[hit], minlength=len(group)), photos, photos, 1)
+
+    def total(self, counts: np.ndarray) -> np.ndarray:
+        """(pairs,) counts -> (k,) their sums."""
+        return np.bincount(self.column, counts, self.k)
 
 
-def _imaginary_groups(counts: csr_array, k: int) -> csr_array:
-    """(2, 3 * classes + 2): a group that is always right and one that is always wrong.
+class _Figure:
+    """A mean of F1 over classes, and its draws."""
 
-    They have as many photos of each class as an average group with that class, and do not change the accuracy.
-    """
-    true = counts[:, 2 * k : 3 * k]
-    photos = true.sum(axis=0) / np.maximum((true > 0).sum(axis=0), 1)
-    return csr_array(np.stack([np.r_[hits, photos, photos, 0, 0] for hits in (photos, 0 * photos)]))
+    def __init__(self, counts: _Counts) -> None:
+        self.counts = counts
+        self.true = counts.total(counts.true)
+        self.each = f1(counts.total(counts.hits), counts.total(counts.predicted), self.true)
+        self.value = float(self.each.mean()) if counts.k else float("nan")
+        # a class without truth has F1 0 whatever the predictions
+        self.highest = float((self.true > 0).mean()) if counts.k else 0.0
+        self._drawn: list[np.ndarray] = []
+        self._changes, self._size, self._loss, self._gain = np.zeros(0), 0.0, 0.0, 0.0
+
+    def _by_group(self, groups: int) -> np.ndarray:
+        """(groups, 4): the change of the score by each group, its part of it, and of what it could lose and gain.
+
+        The change is that of the score of the other groups. An average group that is as right as the score is one of
+        them, because a class of one group has no others.
+        """
+        counts, column = self.counts, self.counts.column
+        both, having = counts.predicted + counts.true, counts.total(counts.true > 0)
+        hits, photos = (counts.total(part) for part in (counts.hits, both))
+        average = 2 * self.true / np.maximum(having, 1)
+        others = np.maximum((photos + average)[column] - both, 1)
+        rate = (2 * (hits[column] - counts.hits) + self.value * average[column]) / others
+        change = np.where(self.true[column] > 0, (2 * counts.hits - rate * both) / photos[column], 0.0)
+        part = counts.true / np.maximum(self.true[column], 1)
+        each = self.each[column]
+        columns = [
+            np.bincount(counts.group, one, groups) / counts.k for one in (change, part, part * each, part * (1 - each))
+        ]
+        return np.stack(columns, axis=1)
+
+    def draw(self, weights: np.ndarray) -> None:
+        """Add the values for (draws, groups + 2) weights, the last two of a right and a wrong imaginary group."""
+        if not self.highest:
+            return
+        groups = weights.shape[1] - 2
+        by_group = self._by_group(groups)
+        parts = by_group[:, 1:] / np.maximum(by_group[:, 1:].sum(axis=0), 1e-12)
+        # an imaginary group is as large as that of an average photo (Kish 1965), or of an average loss or gain
+        self._size, self._loss, self._gain = (parts**2).sum(axis=0)
+        self._changes = by_group[:, 0] - parts[:, 0] * by_group[:, 0].sum()
+        drawn = weights[:, :groups] @ np.stack([self._changes, parts[:, 0]], axis=1)
+        self._drawn.append(np.hstack([drawn, weights[:, groups:]]))
+
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval; None without draws."""
+        if not self._drawn:
+            return None
+        change, part, right, wrong = np.concatenate(self._drawn).T
+        real = change + part * self.value
+        low = real / (part + wrong * self._loss)
+        high = (real + right * self._gain * self.highest) / (part + right * self._gain)
+        return _ends(low, high, self.value, (0.0, self.highest))
+
+    def draws_minus(self, other: _Figure) -> np.ndarray:
+        """(2 * draws,) differences of this and `other`."""
+        change, part, right, wrong = np.concatenate(self._drawn).T
+        change = change - np.concatenate(other._drawn)[:, 0]
+        real = change + part * (self.value - other.value)
+        # as large as an average change of the difference, those by two whole groups included
+        changes = np.append(abs(self._changes - other._changes), [self._size] * 2)
+        size = (changes**2).sum() / changes.sum()
+        gap, whole = (right - wrong) * size * self.highest, part + (right + wrong) * size
+        # both ways round, so that the other order gives the same with the opposite sign
+        return np.concatenate([(real + gap) / whole, (real - gap) / whole])
+
+    def interval_of_difference(self, other: _Figure) -> tuple[float, float]:
+        """The 95 % interval of the difference of this and `other`; NaN without draws."""
+        if not self._drawn:
+            return float("nan"), float("nan")
+        drawn = self.draws_minus(other)
+        return _ends(drawn, drawn, self.value - other.value, (-self.highest, self.highest))
 
 
-def _rates(counts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(draws, 3 * classes + 2) counts -> (draws, classes) F1, (draws,) accuracy."""
-    hits, predicted, true = (counts[:, i * k : (i + 1) * k] for i in range(3))
-    with np.errstate(invalid="ignore"):
-        return f1(hits, predicted, true), counts[:, -2] / counts[:, -1]
+def _ends(low: np.ndarray, high: np.ndarray, value: float, limits: tuple[float, float]) -> tuple[float, float]:
+    """The percentiles 2.5 and 97.5, at most `limits`, around `value`."""
+    ends = np.percentile(low, 2.5), np.percentile(high, 97.5)
+    return max(limits[0], min(float(ends[0]), value)), min(limits[1], max(float(ends[1]), value))
 
 
 def _bootstrap_weights(groups: int, draws: int, seed: int, at_once: int = 250) -> Any:
-    """How often each group is drawn with replacement, in batches of (draws, groups + 2).
-
-    The last two weights are of the imaginary groups: exponential ones would be a whole group each (Rubin 1981).
-    """
+    """Exponential weights of the groups and of two imaginary ones, in batches of (draws, groups + 2)."""
     rng = Counted(Stream.BOOTSTRAP, seed).at(0)
     for start in range(0, draws, at_once):
-        size = min(at_once, draws - start)
-        drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=size)
-        yield np.hstack([drawn, rng.gamma(_IMAGINARY / 2, size=(size, 2))])
-
-
-def _interval(values: np.ndarray, point: float) -> tuple[float, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return min(float(low), point), max(float(high), point)
+        yield rng.standard_exponential((min(at_once, draws - start), groups + 2))
 
 
 def why_optimistic(folds: int) -> str:
     """Why the optimistic score of a run with `folds` folds flatters, for scores.json."""
     others = "chosen by the other folds" if folds > 1 else "the last ones, because with one fold no other can choose"
     return f"each fold's epochs are chosen by the fold's own score, which flatters; the headline's are {others}"
-
-
-def few_groups_caveat(true: np.ndarray, groups: np.ndarray) -> list[str]:
-    """The caveat of score differences if half of the classes of (N,) truths, without -1, have few groups; else none."""
-    known = true != UNKNOWN
-    seen = np.unique(np.stack([true[known], np.unique(groups[known], return_inverse=True)[1]]), axis=1)
-    if not known.any() or np.median(np.unique(seen[0], return_counts=True)[1]) >= _FEW_GROUPS:
-        return []
-    return [f"Half of the joint classes have under {_FEW_GROUPS} persons: the intervals of differences are too narrow."]
 
 
 def target_of(heads: Heads, y: np.ndarray, target: str) -> np.ndarray:
@@ -327,10 +397,47 @@ def target_of(heads: Heads, y: np.ndarray, target: str) -> np.ndarray:
     return np.asarray(heads.joint(y) if target == JOINT else y[:, heads.position(target)])
 
 
-def make_target(heads: Heads, predicted: np.ndarray, true: np.ndarray, target: str, whole: np.ndarray) -> Target:
-    """(N, heads) predictions and labels -> those of one head or the joint class; the classes are those of `whole`."""
-    answers, labels = target_of(heads, predicted, target), target_of(heads, true, target)
-    return answers, labels, known_classes(target_of(heads, whole, target))
+def scored_classes(
+    heads: Heads, predicted: Sequence[np.ndarray], true: np.ndarray, whole: np.ndarray | None = None
+) -> dict[str, list[int]]:
+    """The classes that macro-F1 is the mean over, of the joint class and of each head, except for distributions.
+
+    They are those of the labels `true` (N, heads), or of `whole`, the labels (M, heads) of the table that they are a
+    part of, and of all (N, heads) predictions for photos with a label, as in scikit-learn.
+    """
+    found = {}
+    for target in (JOINT, *heads.classified):
+        known = target_of(heads, true, target) != UNKNOWN
+        labels = target_of(heads, true if whole is None else whole, target)
+        found[target] = known_classes(labels, *(target_of(heads, one[known], target) for one in predicted))
+    return found
+
+
+def absent_classes(heads: Heads, classes: Mapping[str, Sequence[int]], true: np.ndarray) -> list[str]:
+    """Notes on the classes of `scored_classes` that none of the (N, heads) labels has; usually none."""
+    notes = []
+    for target, numbers in classes.items():
+        absent = sorted(set(numbers) - set(known_classes(target_of(heads, true, target))))
+        if absent and len(absent) < len(numbers):
+            name = heads.joint_name if target == JOINT else heads[target].decode
+            names = ", ".join(name(number) for number in absent[:_NAMED])
+            more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+            what = (
+                f"{len(absent)} count as 0 because no photo has them"
+                if absent[1:]
+                else "1 counts as 0 because no photo has it"
+            )
+            notes.append(
+                f"Macro-F1 of {target} is the mean over {len(numbers)} classes, of which {what}: {names}{more}."
+            )
+    return notes
+
+
+def make_target(
+    heads: Heads, predicted: np.ndarray, true: np.ndarray, target: str, classes: Mapping[str, Sequence[int]]
+) -> Target:
+    """(N, heads) predictions and labels -> those of one head or the joint class, with their `scored_classes`."""
+    return target_of(heads, predicted, target), target_of(heads, true, target), classes[target]
 
 
 def score_heads(
@@ -339,19 +446,20 @@ def score_heads(
     true: np.ndarray,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
-    whole: np.ndarray | None = None,
+    classes: Mapping[str, Sequence[int]] | None = None,
 ) -> Scores:
     """(N, heads) class numbers -> the scores of the joint class and of each head, except for distributions.
 
-    A head counts the photos with a known label, the joint class those with all labels known. The means are over the
-    classes of `true`, or of `whole`, the labels (M, heads) of the table that `true` is a part of.
+    A head counts the photos with a known label, the joint class those with all labels known. The means are over
+    `classes`, by default the `scored_classes` of these photos.
     """
-    whole = true if whole is None else whole
-    (drawn,) = draw_heads(heads, [predicted], true, whole, groups, draws)
+    classes = scored_classes(heads, [predicted], true) if classes is None else classes
+    (drawn,) = draw_heads(heads, [predicted], true, classes, groups, draws)
     joint, *each = (one.score() for one in drawn.values())
     notes = []
     if joint.n < len(true):
         notes.append(f"{len(true) - joint.n} of {len(true)} photos lack a label and are left out of the joint score.")
+    notes += absent_classes(heads, classes, true)
     return Scores(joint, dict(zip(heads.classified, each, strict=True)), notes)
 
 
@@ -359,17 +467,17 @@ def draw_heads(
     heads: Heads,
     predicted: Sequence[np.ndarray],
     true: np.ndarray,
-    whole: np.ndarray,
+    classes: Mapping[str, Sequence[int]],
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
 ) -> list[dict[str, TargetDraws]]:
     """For each of several (N, heads) answers the joint class and each head, all in the same draws."""
     names = (JOINT, *heads.classified)
-    targets = [make_target(heads, answers, true, name, whole) for answers in predicted for name in names]
+    targets = [make_target(heads, answers, true, name, classes) for answers in predicted for name in names]
     drawn = iter(draw_scores(targets, groups, draws))
     return [{name: next(drawn) for name in names} for _ in predicted]
 
 
-def known_classes(labels: np.ndarray) -> list[int]:
-    """The classes of (N,) labels, without -1."""
-    return np.unique(labels[labels != UNKNOWN]).tolist()
+def known_classes(*labels: np.ndarray) -> list[int]:
+    """The classes of (N,) labels, or of several such arrays, without -1."""
+    return np.setdiff1d(np.concatenate(labels), [UNKNOWN]).tolist()

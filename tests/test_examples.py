@@ -122,10 +122,15 @@ def test_adamp_step(example, contest, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_coverage(example, capsys):
-    example("benchmarks/coverage.py", 2)
-    rows = capsys.readouterr().out.splitlines()
-    assert "two more" in rows[1]
-    assert [row.split()[0] for row in rows[2:6]] == ["60", "160", "600", "2700"]
+    example("benchmarks/coverage.py", 20, "accuracy 0.95")
+    out = capsys.readouterr().out
+    covered = {
+        (method, part): float(percent)
+        for method, part, percent in re.findall(r"(\w+) +(joint|head) +accuracy +(\S+)%", out)
+    }
+    # with 10 persons the percentiles often say 1 … 1
+    assert covered["fastmask", "joint"] >= 85
+    assert covered["percentile", "joint"] < 70
 
 
 @pytest.mark.slow

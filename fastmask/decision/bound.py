@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.decision.crossfit import choose_by_others, notes_of
-from fastmask.heads import Head, number_of
+from fastmask.decision.crossfit import choose_by_others
+from fastmask.heads import JOINT, UNKNOWN, Head, number_of
 from fastmask.model.number import number_probabilities
 from fastmask.run.directory import RunDirectory
 from fastmask.run.oof import parts_of
@@ -111,15 +111,16 @@ def bound_curve(
     numbers, y = run.heads[name].numbers, np.tile(run.predicted, (len(tried), 1, 1))
     for answers, bound in zip(y, tried, strict=True):
         answers[:, run.heads.position(head)] = sum_bands(numbers, probabilities, (*others, bound)).argmax(1)
-    joint, true, classes = run.heads.joint(y), run.heads.joint(run.true), known_classes(run.heads.joint(run.y))
-    own = run.heads.joint(run.predicted)
+    joint, true, own = run.heads.joint(y), run.heads.joint(run.true), run.heads.joint(run.predicted)
+    classes = known_classes(run.heads.joint(run.y), *(one[true != UNKNOWN] for one in (own, *joint)))
     # of equal scores the head's own, then the bound closest to the official one
     order = np.argsort(abs(np.array(tried) - official), kind="stable")
     honest = choose_by_others(np.stack([own, *joint[order]]), true, parts_of(run), classes)
     targets = [(answers, true, classes) for answers in (own, *joint, honest)]
+    notes = run.score(draws=0, classes={**run.classes, JOINT: classes}).notes
     plain, *drawn, chosen = draw_scores(targets, run.groups, draws)
     rows = [Bound(bound, one.score(), one.minus(plain)) for bound, one in zip(tried, drawn, strict=True)]
-    return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(plain), notes_of(run))
+    return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(plain), notes)
 
 
 def _bounds(head: Head, given: Sequence[float] | None) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -21,11 +21,11 @@ from fastmask.scoring import (
     Difference,
     Score,
     draw_scores,
-    few_groups_caveat,
     make_target,
     plain,
     score,
     score_together,
+    scored_classes,
 )
 from fastmask.system.errors import UsageError
 
@@ -113,7 +113,7 @@ def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int
     with known persons. `best` is the best rule with a gain beyond noise, or else `plain`.
     """
     run = RunDirectory.of(run)
-    notes, rules = notes_of(run), list(RULES)
+    notes, rules = [], list(RULES)
     try:
         check_f1(run.heads, run.true)
     except UsageError as error:
@@ -122,16 +122,13 @@ def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int
     grouped = (False, True) if same_person else (False,)
     found = {(rule, averaged): cross_fit(run, rule, averaged) for averaged, rule in product(grouped, rules)}
     calibrated = found[CALIBRATED, False][0]
-    rows = _score(run, {key: y for key, (_, y) in found.items()}, draws)
+    classes = scored_classes(run.heads, [y for _, y in found.values()], run.true, run.y)
+    rows = _score(run, {key: y for key, (_, y) in found.items()}, classes, draws)
+    notes = [*run.score(draws=0, classes=classes).notes, *notes]
     ranked = [row for row in rows if row.averaged == same_person and row.rule != PLAIN]
     better = [row for row in ranked if row.gain and row.gain.macro_f1_interval[0] > 0]
     best = max(better, key=lambda row: row.score.macro_f1).rule if better else PLAIN
     return Decisions(rows, calibrations(run.heads, run.probabilities, calibrated, run.true), best, notes)
-
-
-def notes_of(run: RunDirectory) -> list[str]:
-    """Notes on a run's scores and their differences."""
-    return run.score(draws=0).notes + few_groups_caveat(run.heads.joint(run.true), run.groups)
 
 
 def cross_fit(run: RunDirectory, rule: str, same_person: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +171,9 @@ def answers_of(run: RunDirectory, name: str) -> np.ndarray:
 
 def score_of(run: RunDirectory, name: str, draws: int = DRAWS) -> Score:
     """The cross-fitted score of the joint class by the rule with a name of `name_of`."""
-    target = make_target(run.heads, answers_of(run, name), run.true, JOINT, run.y)
+    answers = answers_of(run, name)
+    classes = scored_classes(run.heads, [answers], run.true, run.y)
+    target = make_target(run.heads, answers, run.true, JOINT, classes)
     return score_together([target], run.groups, draws)[0]
 
 
@@ -183,8 +182,10 @@ def _fit(run: RunDirectory, rule: str, same_person: bool, rows: np.ndarray) -> R
     return fit_rule(rule, run.heads, run.probabilities[rows], run.true[rows], persons)
 
 
-def _score(run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], draws: int) -> list[RuleScore]:
-    targets = [make_target(run.heads, y, run.true, JOINT, run.y) for y in answers.values()]
+def _score(
+    run: RunDirectory, answers: dict[tuple[str, bool], np.ndarray], classes: Mapping[str, Sequence[int]], draws: int
+) -> list[RuleScore]:
+    targets = [make_target(run.heads, y, run.true, JOINT, classes) for y in answers.values()]
     drawn = dict(zip(answers, draw_scores(targets, run.groups, draws), strict=True))
     rows = []
     for (rule, averaged), here in drawn.items():

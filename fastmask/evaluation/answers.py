@@ -137,8 +137,9 @@ def check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) -
 def score_files(predictions: str | Path, answers: str | Path, heads: Heads | None = None) -> Scores:
     """Score a submission, or a file written by `predict`, against the true answers in the same format.
 
-    Intervals are from a bootstrap over persons if the answers have a column `person`, else over photos, which makes
-    them too narrow. Predictions without an answer are left out, with a note.
+    The classes are those of both files, as in scikit-learn. Intervals are from a bootstrap over persons if the answers
+    have a column `person`, else over photos, which makes them too narrow. Predictions without an answer are left out,
+    with a note.
     """
     heads = heads or contest_heads()
     predicted, true = read_classes(Path(predictions), heads), read_classes(Path(answers), heads)

@@ -21,11 +21,11 @@ from fastmask.scoring import (
     Plain,
     Score,
     TargetDraws,
+    absent_classes,
     draw_heads,
-    few_groups_caveat,
     interval_columns,
-    known_classes,
     plain,
+    scored_classes,
 )
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
@@ -257,8 +257,10 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     true = heads.joint(y)
     if (true == UNKNOWN).all():
         raise DataError(f"None of the {len(photos)} shared photos has a label of all heads in {judge.path}.")
-    scores = draw_heads(heads, [side.encode(heads, photos) for side in sides], y, whole, persons, draws)
-    classes = {heads.joint_name(number): number for number in known_classes(heads.joint(whole))}
+    predicted = [side.encode(heads, photos) for side in sides]
+    counted = scored_classes(heads, predicted, y, whole)
+    scores = draw_heads(heads, predicted, y, counted, persons, draws)
+    classes = {heads.joint_name(number): number for number in counted[JOINT]}
     more = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
     if more:
         notes.insert(0, f"Scored on the {len(photos)} photos that all results have; results with more photos: {more}.")
@@ -266,7 +268,7 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     unknown = int((true == UNKNOWN).sum())
     if unknown:
         notes.append(f"{unknown} of {len(true)} photos lack a label and are left out.")
-    notes += few_groups_caveat(true, persons)
+    notes += absent_classes(heads, counted, y)
     if len(sides) > 2:
         text = "comparisons with one baseline, one in twenty looks beyond noise by chance: p (Holm) allows for that."
         notes.append(f"Of {len(sides) - 1} {text}")
@@ -289,7 +291,7 @@ def _results(
             side.path,
             each[JOINT].score(),
             {name: one.score() for name, one in each.items() if name != JOINT},
-            dict(zip(classes, each[JOINT].each[0].tolist(), strict=True)),
+            dict(zip(classes, each[JOINT].each.tolist(), strict=True)),
             to_baseline,
             None if side.run is None or side.run.is_ensemble else cost_of(side.run),
             side.caveats,
@@ -339,22 +341,18 @@ def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, head
 def _against(joints: Sequence[TargetDraws]) -> list[Against]:
     """Compare each later result with the first."""
     baseline, *others = joints
-    each = [two_sided_p(_macro_draws(other) - _macro_draws(baseline)) for other in others]
+    each = [two_sided_p(other.draws_minus(baseline)) for other in others]
     return [
         Against(other.minus(baseline), p, p_holm, len(others))
         for other, p, p_holm in zip(others, each, holm(each), strict=True)
     ]
 
 
-def _macro_draws(drawn: TargetDraws) -> np.ndarray:
-    return np.concatenate([macro for macro, _ in drawn.draws])
-
-
 def two_sided_p(differences: np.ndarray) -> float:
     """The two-sided p-value of a bootstrap's (draws,) differences, for the hypothesis that the true difference is 0.
 
     It is twice the smaller share of draws on either side of 0, both shares including the observed value. So it is never
-    0, and is under 0.05 if the 95 % percentile interval excludes 0.
+    0, and is under 0.05 if the 95 % interval excludes 0.
     """
     least = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (least + 1) / (len(differences) + 1))

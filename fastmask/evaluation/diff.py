@@ -18,7 +18,7 @@ from fastmask.evaluation.answers import read_classes
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import DRAWS, Difference, Plain, few_groups_caveat, known_classes, score_differences
+from fastmask.scoring import DRAWS, Difference, Plain, known_classes, score_differences
 from fastmask.system.errors import DataError, FastmaskError, UsageError
 from fastmask.system.files import write_csv
 
@@ -159,8 +159,8 @@ def expected_change(
     """How much better `run_b` is than `run_a` on the photos that both predicted out of fold, matched by path.
 
     `decisions` are rules as the ledger names them. The interval is that of a paired bootstrap over the persons of
-    `run_a`, the macro-F1 over the classes of its table. Raises DataError if the runs have other classes, other
-    labels, or no labelled photo in common.
+    `run_a`, the macro-F1 over the classes of its table and of both predictions. Raises DataError if the runs have other
+    classes, other labels, or no labelled photo in common.
     """
     runs = (run_a, run_b)
     first, second = (pd.Index(run.oof["path"]) for run in runs)
@@ -175,14 +175,13 @@ def expected_change(
     true, persons = run_a.heads.joint(run_a.true[rows[0]]), run_a.groups[rows[0]]
     if (true == UNKNOWN).all():
         raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
-    classes = known_classes(run_a.heads.joint(run_a.y))
-    targets, names = [], []
+    answers, names = [], []
     for run, kept, rule in zip(runs, rows, decisions, strict=True):
-        targets.append((run.heads.joint(answers_of(run, rule)[kept]), true, classes))
+        answers.append(run.heads.joint(answers_of(run, rule)[kept]))
         names.append(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else ""))
     notes = dict.fromkeys(f"{run.path}: {text}" for run in runs for text in run.score(draws=0).notes)
-    notes |= dict.fromkeys(few_groups_caveat(true, persons))
-    (difference,) = score_differences(targets, persons, draws, seed)
+    classes = known_classes(run_a.heads.joint(run_a.y), *(one[true != UNKNOWN] for one in answers))
+    (difference,) = score_differences([(one, true, classes) for one in answers], persons, draws, seed)
     return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
 
 

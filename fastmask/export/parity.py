@@ -24,7 +24,7 @@ from fastmask.inference.predictions import predict
 from fastmask.model.losses import FocalLoss
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import photos_of
-from fastmask.scoring import score_heads
+from fastmask.scoring import score_heads, scored_classes
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def measure_rounding(
     paths = run.oof["path"].to_numpy(dtype=object)[rows]
     each = [_predict_by_fold(selection, one, networks[name], paths, root) for name, one in selection.runs.items()]
     predicted = [run.heads.argmax(selection.blended(found)) for found in zip(*each, strict=True)]
-    full, half = (score_heads(run.heads, y, run.true[rows], None, 0, run.y).joint.macro_f1 for y in predicted)
+    classes = scored_classes(run.heads, predicted, run.true[rows], run.y)
+    full, half = (score_heads(run.heads, y, run.true[rows], None, 0, classes).joint.macro_f1 for y in predicted)
     differ = int((run.heads.joint(predicted[0]) != run.heads.joint(predicted[1])).sum())
     folds = tuple(sorted(set(fold_of[rows].tolist())))
     return Rounded(full, half, half - full, len(rows), len(usable), folds, differ)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
 from fastmask.run.oof import oof_table, parts_of, scores_content
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, few_groups_caveat, make_target, plain
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, scored_classes
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import lock_run
 from fastmask.system.text import table_lines
@@ -162,7 +162,13 @@ def blend_runs(
         write_csv(out / OOF, oof_table(heads, first.oof, mixed, y))
         scored: dict[int, dict[str, Any]] = {fold: {} for fold in sorted(set(ensemble.oof["fold"].tolist()))}
         write_json(out / SCORES, scores_content(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
-    return Blended(ensemble, blend, names, _targets(ensemble, names, members, draws), _notes(ensemble, loaded))
+    answers = _answers(ensemble, names, members)
+    classes = {
+        target: scored_classes(heads, [ensemble.predicted, *by_name.values()], ensemble.true, ensemble.y)[target]
+        for target, by_name in answers.items()
+    }
+    targets = _targets(ensemble, answers, classes, draws)
+    return Blended(ensemble, blend, names, targets, _notes(ensemble, loaded, classes))
 
 
 def _folds(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
@@ -207,25 +213,39 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _targets(run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarray], draws: int) -> dict[str, Target]:
-    """The scores of the joint class and of each head: the ensemble's, and those of the members that have the heads."""
-    found = {}
+def _answers(
+    run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """For the joint class and each head the (N, heads) answers of the members that have the heads, by name."""
+    found: dict[str, dict[str, np.ndarray]] = {}
     for target in (JOINT, *run.heads.classified):
         places = run.heads.joined if target == JOINT else [run.heads.position(target)]
         columns = [column for place in places for column in range(*run.heads.offsets[place : place + 2])]
-        there = [name for name, member in zip(names, members, strict=True) if not np.isnan(member[:, columns]).any()]
-        answers = [run.predicted, *(run.heads.argmax(members[names.index(name)]) for name in there)]
-        drawn = draw_scores([make_target(run.heads, y, run.true, target, run.y) for y in answers], run.groups, draws)
-        ensemble, *others = drawn
-        gains = [Gain(name, one.score(), ensemble.minus(one)) for name, one in zip(there, others, strict=True)]
+        there = zip(names, members, strict=True)
+        found[target] = {name: run.heads.argmax(one) for name, one in there if not np.isnan(one[:, columns]).any()}
+    return found
+
+
+def _targets(
+    run: RunDirectory,
+    answers: Mapping[str, Mapping[str, np.ndarray]],
+    classes: Mapping[str, Sequence[int]],
+    draws: int,
+) -> dict[str, Target]:
+    """The scores of the joint class and of each head: the ensemble's, and those of the members that have the heads."""
+    found = {}
+    for target, members in answers.items():
+        each = [make_target(run.heads, y, run.true, target, classes) for y in (run.predicted, *members.values())]
+        ensemble, *others = draw_scores(each, run.groups, draws)
+        gains = [Gain(name, one.score(), ensemble.minus(one)) for name, one in zip(members, others, strict=True)]
         found[target] = Target(ensemble.score(), gains)
     return found
 
 
-def _notes(run: RunDirectory, members: Sequence[RunDirectory]) -> list[str]:
+def _notes(run: RunDirectory, members: Sequence[RunDirectory], classes: Mapping[str, Sequence[int]]) -> list[str]:
     """Notes on the scores."""
     first = members[0]
-    notes = [*run.score(draws=0).notes, *few_groups_caveat(run.heads.joint(run.true), run.groups)]
+    notes = run.score(draws=0, classes=classes).notes
     other = [str(m.path) for m in members if (align_column(first, m, "fold") != first.folds["fold"]).any()]
     if other:
         notes.append(f"The ensemble has the folds of {first.path}; those of {', '.join(other)} differ.")

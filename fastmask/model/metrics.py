@@ -77,8 +77,9 @@ class _Counting(Metric):
 class MacroF1(_Counting):
     """Macro-F1 of the joint class ("macro_f1") or of one head ("age_macro_f1").
 
-    The mean is over `classes`: those of the whole table's labels make it comparable between folds. None takes the
-    classes of the validation photos' labels.
+    The mean is over `classes`: those of the whole table's labels make it comparable between folds and epochs, which
+    final scores are not: they also count classes that are only predicted, as scikit-learn does. None takes the classes
+    of the validation photos' labels.
     """
 
     score = "macro_f1"

@@ -21,7 +21,7 @@ from fastmask.report.sections.classes import class_scores
 from fastmask.report.sections.facts import data_name
 from fastmask.report.sections.summary import optimistic, score_cells
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import Score
+from fastmask.scoring import HOW_INTERVALS, Score
 from fastmask.system.files import to_yaml
 from fastmask.system.text import count, join_some
 
@@ -105,6 +105,7 @@ def to_card(material: Material, pictures: list[str]) -> str:
         photos=count(len(run.folds), "photo"),
         persons=count(run.folds["person"].nunique(), "person"),
         scored=count(len(run.oof), "photo"),
+        how_intervals=HOW_INTERVALS,
         rows=[(target, *score_cells(material.score(target))[:4]) for target in material.targets],
         notes=material.scores.notes,
         optimistic=None if flattering is None else rounded(flattering[0]),

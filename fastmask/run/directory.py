@@ -39,7 +39,7 @@ from fastmask.run.files import (
 )
 from fastmask.run.identity import NOT_COMPARED
 from fastmask.run.tables import read_table
-from fastmask.scoring import DRAWS, Scores, score_heads
+from fastmask.scoring import DRAWS, Scores, score_heads, scored_classes
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
@@ -323,12 +323,19 @@ class RunDirectory:
         """The content of scores.json."""
         return _mapping(self.path / SCORES)
 
-    def score(self, draws: int = DRAWS) -> Scores:
-        """Macro-F1 and accuracy of the OOF predictions, with 95 % intervals by bootstrap over persons.
+    @cached_property
+    def classes(self) -> dict[str, list[int]]:
+        """The classes that its macro-F1 counts: those of the labels of all its photos, and of its OOF predictions."""
+        return scored_classes(self.heads, [self.predicted], self.true, self.y)
 
-        With the age bounds of the score, whatever training used; each fold's epoch is chosen by the other folds.
+    def score(self, draws: int = DRAWS, classes: Mapping[str, Sequence[int]] | None = None) -> Scores:
+        """Macro-F1 and accuracy of the OOF predictions, with 95 % intervals over persons as `fastmask.scoring.score`.
+
+        With the age bounds of the score, whatever training used; each fold's epoch is chosen by the other folds. The
+        means are over `classes`, by default its own.
         """
-        scores = score_heads(self.heads, self.predicted, self.true, self.groups, draws, self.y)
+        chosen = self.classes if classes is None else classes
+        scores = score_heads(self.heads, self.predicted, self.true, self.groups, draws, chosen)
         joined = describe_joined(self.folds["person"].to_numpy(dtype=object), groups_of(self.folds))
         scores.notes.extend([*([f"{joined}."] if joined else []), *self.caveats])
         return scores

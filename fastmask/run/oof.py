@@ -13,7 +13,7 @@ from fastmask.heads import Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import DONE, FOLDS, OOF, SCORES
 from fastmask.run.tensors import oof_file, read_oof
-from fastmask.scoring import DRAWS, goodness, score_heads, why_optimistic
+from fastmask.scoring import DRAWS, goodness, score_heads, scored_classes, why_optimistic
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, write_csv, write_json
 
@@ -93,9 +93,10 @@ def scores_content(
     rows = []
     for fold, given in folds.items():
         here = fold_of == fold
-        own = score_heads(heads, run.predicted[here], true[here], None, 0, run.y)
+        own = score_heads(heads, run.predicted[here], true[here], None, 0, run.classes)
         rows.append({"fold": fold, **given, **own.to_plain()})
-    flattering = score_heads(heads, heads.argmax(optimistic), true, draws=0, whole=run.y)
+    other = heads.argmax(optimistic)
+    flattering = score_heads(heads, other, true, None, 0, scored_classes(heads, [other], true, run.y))
     return {
         **run.score(draws).to_plain(),
         "optimistic": {**flattering.to_plain(), "why": why},

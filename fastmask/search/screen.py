@@ -29,10 +29,11 @@ from fastmask.scoring import (
     Difference,
     Score,
     Scores,
+    absent_classes,
     draw_heads,
-    few_groups_caveat,
     interval_columns,
     plain,
+    scored_classes,
 )
 from fastmask.search.features import features_of
 from fastmask.search.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
@@ -178,7 +179,7 @@ def screen(
     bodies = [_fit_body(plan, heads, trained, say, progress) for plan in plans]
     rows = _rank(bodies, heads, y, first.table.groups, draws)
     paths = first.table.frame["path"].tolist()
-    notes = _notes(first, rows, heads.joint(y))
+    notes = _notes(first, rows, heads, y)
     return Screening(rows, heads, paths, first.config.folds, first.environment["device"], notes)
 
 
@@ -210,7 +211,8 @@ def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progr
 
 def _rank(bodies: Sequence[Screened], heads: Heads, y: np.ndarray, persons: np.ndarray, draws: int) -> list[Screened]:
     """Score the bodies on the same draws of persons, and sort them, the best first."""
-    drawn = draw_heads(heads, [heads.argmax(body.probabilities) for body in bodies], y, y, persons, draws)
+    predicted = [heads.argmax(body.probabilities) for body in bodies]
+    drawn = draw_heads(heads, predicted, y, scored_classes(heads, predicted, y), persons, draws)
     scored = sorted(zip(bodies, drawn, strict=True), key=lambda one: -one[1][JOINT].score().macro_f1)
     best, rows = scored[0][1][JOINT], []
     for body, by_head in scored:
@@ -276,7 +278,7 @@ def _plan_like(first: Plan, config: Config) -> Plan:
     return replace(first, config=config, pipelines=pipelines)
 
 
-def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
+def _notes(plan: Plan, rows: Sequence[Screened], heads: Heads, y: np.ndarray) -> list[str]:
     """Notes on a ranking."""
     notes = ["Linear heads on frozen features: training the bodies may change the order."]
     if len(rows) > 1:
@@ -294,10 +296,11 @@ def _notes(plan: Plan, rows: Sequence[Screened], true: np.ndarray) -> list[str]:
     unfinished = [f"{row.arch} ({row.unfinished})" for row in rows if row.unfinished]
     if unfinished:
         notes.append(f"Heads that did not converge: {', '.join(unfinished)}.")
-    unknown = int((true == UNKNOWN).sum())
+    unknown = int((heads.joint(y) == UNKNOWN).sum())
     if unknown:
-        notes.append(f"{unknown} of {len(true)} photos lack a label and are left out of the joint score.")
-    return [*notes, *few_groups_caveat(true, plan.table.groups)]
+        notes.append(f"{unknown} of {len(y)} photos lack a label and are left out of the joint score.")
+    predicted = [heads.argmax(row.probabilities) for row in rows]
+    return notes + absent_classes(heads, scored_classes(heads, predicted, y), y)
 
 
 def _row(rank: int, row: Screened) -> dict[str, Any]:

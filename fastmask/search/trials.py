@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from fastmask.config import Config, Kind
 from fastmask.data.folds import person_parts
 from fastmask.decision.crossfit import choose_by_others
+from fastmask.heads import UNKNOWN
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import (
     DRAWS,
@@ -238,8 +239,8 @@ def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None
     true, persons = first["true"].to_numpy(), runs[0].groups
     if len(set(persons)) < 2:
         raise DataError("There is only one person; expected two or more, to choose by some persons for others.")
-    classes = known_classes(runs[0].heads.joint(runs[0].y))
     answers = np.stack([oof["predicted"].to_numpy() for oof in oofs])
+    classes = known_classes(runs[0].heads.joint(runs[0].y), *answers[:, true != UNKNOWN])
     chosen = choose_by_others(answers, true, person_parts(first["fold"].to_numpy(), persons), classes)
     best, honest = draw_scores([(answers[0], true, classes), (chosen, true, classes)], persons, draws)
     return Selection(best.score(), honest.score(), honest.minus(best))

@@ -151,7 +151,7 @@ def test_all_pairs_are_compared(three):
 
 def test_many_comparisons_are_allowed_for(run_of, draw_oof, better_than):
     probabilities, y = draw_oof(persons=100)
-    runs = [run_of(better_than(probabilities, y, 0.005 * i, seed=i), y, f"run{i}") for i in range(10)]
+    runs = [run_of(better_than(probabilities, y, 0.015 * i, seed=i), y, f"run{i}") for i in range(10)]
     found = compare(runs, draws=500)
     assert any("Of 9 comparisons with one baseline, one in twenty" in note for note in found.notes)
     against = [r.against for r in found.results[1:]]

@@ -113,11 +113,13 @@ def test_the_expected_change_is_scikit_learns_difference(runs):
     accuracy = [accuracy_score(true, each) for each in answers]
     assert difference.macro_f1 == pytest.approx(f1[1] - f1[0])
     assert difference.accuracy == pytest.approx(accuracy[1] - accuracy[0])
-    # whole persons are drawn: as wide as a bootstrap by pandas
+    # whole persons are drawn: wider than a bootstrap by pandas, which is too narrow with 11 persons
     right = (answers[1] == true).astype(float) - (answers[0] == true)
     people, rng = right.groupby(both["person"]).mean().to_numpy(), np.random.default_rng(1)
     gains = people[rng.integers(0, len(people), (4000, len(people)))].mean(1)
-    assert difference.accuracy_interval == pytest.approx(tuple(np.percentile(gains, (2.5, 97.5))), abs=0.04)
+    plain, (low, high) = np.percentile(gains, (2.5, 97.5)), difference.accuracy_interval
+    assert low < plain[0] < plain[1] < high
+    assert high - low < 2 * np.ptp(plain)
     back = expected_change(runs[1], runs[0], draws=200).difference
     assert (back.accuracy, back.macro_f1) == (-difference.accuracy, pytest.approx(-difference.macro_f1))
     assert expected_change(runs[0], runs[0], draws=20).difference.macro_f1 == 0
@@ -129,7 +131,6 @@ def test_an_expectation_names_its_runs_and_its_limits(runs):
     assert text.startswith(f"Expected change of macro-F1 from A to B, by OOF: {found.difference}; accuracy +")
     assert f"of the OOF predictions of {runs[0].path} and {runs[1].path}, each photo by the one model" in text
     assert "77 photos of both" in text
-    assert "under 30 persons: the intervals of differences are too narrow" in text
     plain = json.loads(json.dumps(found.to_plain()))
     assert plain["difference"]["macro_f1"] == found.difference.macro_f1
     assert "within noise" in str(expected_change(runs[0], runs[0], draws=20))

@@ -73,7 +73,8 @@ def test_gains_are_paired_by_person(pair, tmp_path):
     assert [one.member for one in joint.members] == ["a", "b"]
     members = [pair[0].predicted, HEADS.argmax(in_rows_of(*pair))]
     for one, predicted in zip(joint.members, members, strict=True):
-        targets = [make_target(HEADS, y, pair[0].true, "joint", pair[0].y) for y in (predicted, blended.run.predicted)]
+        both = (predicted, blended.run.predicted)
+        targets = [make_target(HEADS, y, pair[0].true, "joint", pair[0].classes) for y in both]
         assert [one.gain] == score_differences(targets, pair[0].persons)
     assert joint.best.member == max(joint.members, key=lambda one: one.score.macro_f1).member
     assert f"{joint.best.member} is the best run by these same OOF predictions" in str(blended)

@@ -11,7 +11,7 @@ from fastmask.report.material import Material
 from fastmask.report.sections.confusion import label_of, name_of
 from fastmask.report.style import FAINT, QUIET, SERIES, Picture, styled
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import f1, known_classes, target_of
+from fastmask.scoring import f1, target_of
 from fastmask.system.text import count
 
 # most classes of a target in the report, most heads, and characters of a name
@@ -22,12 +22,13 @@ def class_scores(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
     """One row per class of a head or the joint class: name, label, f1, precision, recall, n, persons, answers.
 
     `label` is the name shortened for a plot. `n` counts the photos of the class and `answers` the photos predicted as
-    the class, among photos with a label. Classes without any photo are left out, as in macro-F1. Precision is NaN
+    the class, among photos with a label. The classes are those of macro-F1, so one without a photo must
+    have been predicted. Precision is NaN
     without a prediction.
     """
     true, predicted = (target_of(run.heads, y, target) for y in (run.true, run.predicted))
     known = true != UNKNOWN
-    classes = known_classes(target_of(run.heads, run.y, target))
+    classes = run.classes[target]
     frame = pd.DataFrame({"true": true[known], "predicted": predicted[known], "person": run.persons[known]})
     right = frame["true"][frame["true"] == frame["predicted"]]
     n, answers, hits = (

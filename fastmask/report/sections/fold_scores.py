@@ -25,12 +25,12 @@ _ROOM = 0.1
 def fold_scores(run: RunDirectory) -> pd.DataFrame:
     """One row per fold and target ("joint" or a head): fold, target, macro_f1, accuracy, n; NaN without a label.
 
-    Macro-F1 is the mean over the classes of the whole table, so a class that a fold lacks counts as 0.
+    Macro-F1 is the mean over the classes of the whole run, so a class that a fold lacks counts as 0.
     """
     fold_of, rows = run.oof["fold"].to_numpy(), []
     for fold in np.unique(fold_of).tolist():
         here = fold_of == fold
-        scores = score_heads(run.heads, run.predicted[here], run.true[here], None, 0, run.y)
+        scores = score_heads(run.heads, run.predicted[here], run.true[here], None, 0, run.classes)
         for target, score in ((JOINT, scores.joint), *scores.heads.items()):
             rows.append((fold, target, score.macro_f1, score.accuracy, score.n))
     return pd.DataFrame(rows, columns=["fold", "target", "macro_f1", "accuracy", "n"])

@@ -11,7 +11,7 @@ from fastmask.report.material import Material
 from fastmask.report.sections.classes import class_scores
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import SCORES
-from fastmask.scoring import Score, why_optimistic
+from fastmask.scoring import HOW_INTERVALS, Score, why_optimistic
 from fastmask.system.errors import FastmaskError
 from fastmask.system.text import count
 
@@ -96,8 +96,7 @@ def _on_score(run: RunDirectory) -> str:
     joint = f" The joint class, one of {run.heads.n_joint:,}, is right if {every} heads are." if heads[1:] else ""
     return (
         f"The score is over {len(run.oof):,} photos of {count(len(set(run.persons)), 'person')}. Macro-F1 is the mean "
-        f"F1 of the classes in the data, so a rare class counts as much as a frequent one.{joint} Intervals are from a "
-        "bootstrap over persons."
+        f"F1 of the classes in the data, so a rare class counts as much as a frequent one.{joint} {HOW_INTERVALS}"
     )
 
 
