@@ -21,15 +21,16 @@ COST_CELLS = ["folds", "epochs", "training", "photos/s", "parameters", "checkpoi
 class Cost(Plain):
     """The cost of a run; None if its directory lacks a figure.
 
-    `seconds` is the time of all epochs of all folds, including validation, without --refit, `photos_per_second` the
-    training photos of these epochs divided by it, `checkpoint_bytes` the size of the kept checkpoints and refitted
-    networks of all folds.
+    `seconds` is the time of all epochs of all folds, including validation, `photos_per_second` the training photos of
+    these epochs divided by it, `checkpoint_bytes` the size of the kept checkpoints and refitted networks of all folds.
+    Of a `refit` the time is unknown.
     """
 
     folds: int
     of_folds: int
     epochs: tuple[int, int] | None
     seconds: float | None
+    refit: bool
     photos_per_second: float | None
     parameters: int | None
     checkpoint_bytes: int
@@ -42,7 +43,7 @@ class Cost(Plain):
         return [
             f"{self.folds} of {self.of_folds}",
             "" if self.epochs is None else f"{low}" if low == high else f"{low} to {high}",
-            "" if self.seconds is None else duration(self.seconds),
+            "" if self.seconds is None else f"{duration(self.seconds)}{' + refit' if self.refit else ''}",
             "" if self.photos_per_second is None else f"{self.photos_per_second:.1f}",
             "" if self.parameters is None else f"{self.parameters / 1e6:.1f} M",
             in_bytes(self.checkpoint_bytes) if self.checkpoint_bytes else "",
@@ -66,6 +67,7 @@ def cost_of(run: RunDirectory) -> Cost:
         run.config.folds,
         (min(epochs), max(epochs)) if known else None,
         seconds or None,
+        bool(run.refitted),
         trained / seconds if seconds and trained else None,
         parameters if type(parameters) is int else None,
         sum(file.stat().st_size for fold in folds for file in [*run.checkpoints(fold), *_refit(run, fold)]),

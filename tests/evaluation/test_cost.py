@@ -34,4 +34,6 @@ def test_refitted_networks_are_checkpoints_too(run_copy):
     before = cost_of(Run.load(run_copy)).checkpoint_bytes
     for fold in (0, 1):
         (run_copy / f"fold{fold}" / "refit.safetensors").write_bytes(b"0" * 1000)
-    assert cost_of(Run.load(run_copy)).checkpoint_bytes == before + 2000
+    cost = cost_of(Run.load(run_copy))
+    assert cost.checkpoint_bytes == before + 2000
+    assert cost.cells[2].endswith("s + refit")
