@@ -93,7 +93,7 @@ def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table
 
 
 def test_whoever_shares_a_photo_with_a_person_of_the_data_is_that_person(table, make):
-    folds = assign_folds(table, 3)
+    folds = assign_folds(table, 3, "gender")
     file = make(age=["20"] * 3, person=["copy", "copy", "else"])
     (file.parent / "1.png").write_bytes(table.photo(17).read_bytes())
     apart = exclude(read_extra(file, table.heads), table, folds)
