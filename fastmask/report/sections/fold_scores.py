@@ -15,7 +15,7 @@ from fastmask.report.style import FAINT, INK, Picture, styled
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Score, Scores, score_heads
 from fastmask.system.errors import UsageError
-from fastmask.system.text import shorten
+from fastmask.system.text import join_some, shorten
 
 _HEADS, _NAME = 10, 28
 # how far beyond the dots the axis may extend for an interval, at least
@@ -34,6 +34,19 @@ def fold_scores(run: RunDirectory) -> pd.DataFrame:
         for target, score in ((JOINT, scores.joint), *scores.heads.items()):
             rows.append((fold, target, score.macro_f1, score.accuracy, score.n))
     return pd.DataFrame(rows, columns=["fold", "target", "macro_f1", "accuracy", "n"])
+
+
+def _describe_absent(run: RunDirectory) -> str:
+    """The highest macro-F1 of the joint class that folds without a photo of some classes can have; "" if none lacks."""
+    classes, true = run.classes[JOINT], run.heads.joint(run.true)
+    fold_of = run.oof["fold"].to_numpy()
+    present = {fold: np.isin(classes, true[fold_of == fold]).mean() for fold in np.unique(fold_of).tolist()}
+    lacking = [f"{share:.3f} in fold {fold}" for fold, share in present.items() if share < 1]
+    if not lacking:
+        return ""
+    return (
+        f" A class without a photo in a fold counts as 0 there: the joint macro-F1 is at most {join_some(lacking, 5)}."
+    )
 
 
 @styled()
@@ -96,7 +109,7 @@ def section(material: Material) -> list[Block]:
     first = wide[targets[0]]
     ends = f"{rounded(first.min(), 3)} to {rounded(first.max(), 3)}"
     return [
-        Text(f"{said} Each has other {others}, so the scores of folds differ by chance alone."),
+        Text(f"{said} Each has other {others}, so the scores of folds differ by chance, too.{_describe_absent(run)}"),
         *subset_note(len(targets) - 1, len(material.targets) - 1, "that come first"),
         Drawing(
             "folds",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from fastmask.report.material import Material
 from fastmask.report.sections.fold_scores import fold_scores, plot_folds, section
 from fastmask.scoring import Scores
 
@@ -49,3 +50,16 @@ def test_the_plot_has_a_dot_per_fold_and_target(finished_run):
     axes = plot_folds(frame, finished_run.score(50)).axes[0]
     dots = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert dots == [of["macro_f1"].tolist() for _, of in frame.groupby("fold")]
+
+
+def test_a_fold_that_lacks_classes_says_what_a_perfect_network_would_have(run_of, draw_oof):
+    # with few of 60 and older
+    run = run_of(*draw_oof(persons=20))
+    classes = np.union1d(run.oof["true"], run.oof["predicted"])
+    best = [
+        f1_score(of["true"], of["true"], labels=classes, average="macro", zero_division=0)
+        for _, of in run.oof.groupby("fold")
+    ]
+    assert min(best) < 1
+    text = section(Material(run))[0].text
+    assert all((f"{share:.3f} in fold {fold}" in text) == (share < 1) for fold, share in enumerate(best))
