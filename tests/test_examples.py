@@ -146,7 +146,7 @@ def test_chance(example, tmp_path, capsys):
 def test_strata(example, capsys):
     example("benchmarks/strata.py", 2, 60)
     rows = [re.split(r"  +", row.strip()) for row in capsys.readouterr().out.splitlines()[1:-1]]
-    gap = {(data, strata): float(mean) for _, data, strata, mean, *_ in rows}
+    gap = {(data, strata): float(mean.split(",")[0]) for _, data, strata, mean, *_ in rows}
     assert gap["contest", "joint"] <= 1 < gap["contest", "one head"]
     heads = {(data, strata): float(spread.rstrip("%")) for _, data, strata, _, spread, _ in rows}
     assert heads["sources", "joint"] < heads["sources", "combined"]

@@ -158,7 +158,7 @@ def figures(heads: Heads, data: Data, folds: np.ndarray) -> tuple[float, float, 
 def main(seeds: int = 20, *numbers: int) -> None:
     warnings.simplefilter("ignore")
     start = time.perf_counter()
-    print(f"{'persons':>7}  {'data':21}  {'strata':8}  gap mean, most   heads   score")
+    print(f"{'persons':>7}  {'data':21}  {'strata':8}  gap mean, most   heads  score")
     for n in numbers or PERSONS:
         for name, (heads, draw) in DATA.items():
             found: dict[str, list[tuple[float, ...]]] = {}
@@ -169,10 +169,9 @@ def main(seeds: int = 20, *numbers: int) -> None:
             for way, rows in found.items():
                 mean, most, spread, score = np.mean(rows, axis=0)
                 error = np.std([row[-1] for row in rows]) / max(1, seeds - 1) ** 0.5
-                print(
-                    f"{n:7}  {name:21}  {way:8}  {mean:5.2f}, {most:5.2f}  {spread:6.1%}  {score:.4f} ± {error:.4f}",
-                    flush=True,
-                )
+                gap = f"{mean:.2f}, {most:.2f}"
+                cells = f"{n:7}  {name:21}  {way:8}  {gap:>14}  {spread:6.1%}  {score:.4f} ± {error:.4f}"
+                print(cells, flush=True)
     print(f"{FOLDS} folds, {seeds} seeds; {time.perf_counter() - start:.0f} s")
 
 
