@@ -293,7 +293,7 @@ def test_the_run_says_who_shares_photos_and_draws_them_together(copied, train, t
     assert len(set(run.groups)) == 11
     # independently: the bootstrap over persons of which two have one name
     named = np.where(run.persons == other, one, run.persons)
-    expected = score_heads(run.heads, run.predicted, run.true, named, 200, run.y)
+    expected = score_heads(run.heads, run.predicted, run.true, named, 200, run.classes)
     assert run.score(200).joint.macro_f1_interval == expected.joint.macro_f1_interval
     resumed = train(tmp_path / "run", copied, epochs=1, resume=True)
     assert resumed.oof.equals(run.oof)
