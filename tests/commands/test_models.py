@@ -41,7 +41,18 @@ def options(contest: Path, small_settings: dict[str, Any], tmp_path: Path) -> li
 def test_screen_ranks_bodies_and_its_oof_can_be_compared(
     options: list[str], finished_run: Run, fastmask: Command
 ) -> None:
-    words = ("screen", *options, "--archs", "test_resnet,test_vit", "--cache-dir", "kept", "--bs", 16)
+    words = (
+        "screen",
+        *options,
+        "--archs",
+        "test_resnet,test_vit",
+        "--cache-dir",
+        "kept",
+        "--bs",
+        16,
+        "--stratify",
+        "age",
+    )
     answer = fastmask(*words, "--out", "s.csv", "--oof", "oof")
     assert answer.code == DONE, answer.errors
     frame = pd.read_csv("s.csv")
