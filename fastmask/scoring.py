@@ -190,7 +190,7 @@ def score_differences(
     each of which only one of both predicts right, as by Bonett and Price (2012), so even equal predictions have an
     interval: other groups may be predicted differently. Without `classes`, those of the truth and of all predictions.
     """
-    every = known_classes(*(y[true != UNKNOWN] for predicted, true, _ in targets for y in (predicted, true)))
+    every = counted_classes(targets[0][1], *(predicted for predicted, _, _ in targets))
     targets = [(predicted, true, every if classes is None else classes) for predicted, true, classes in targets]
     first, *others = draw_scores(targets, groups, draws, seed)
     return [other.minus(first) for other in others]
@@ -407,9 +407,10 @@ def scored_classes(
     """
     found = {}
     for target in (JOINT, *heads.classified):
-        known = target_of(heads, true, target) != UNKNOWN
-        labels = target_of(heads, true if whole is None else whole, target)
-        found[target] = known_classes(labels, *(target_of(heads, one[known], target) for one in predicted))
+        labels, *answers = (target_of(heads, y, target) for y in (true, *predicted))
+        found[target] = counted_classes(
+            labels, *answers, whole=whole if whole is None else target_of(heads, whole, target)
+        )
     return found
 
 
@@ -478,6 +479,15 @@ def draw_heads(
     return [{name: next(drawn) for name in names} for _ in predicted]
 
 
-def known_classes(*labels: np.ndarray) -> list[int]:
-    """The classes of (N,) labels, or of several such arrays, without -1."""
-    return np.setdiff1d(np.concatenate(labels), [UNKNOWN]).tolist()
+def counted_classes(true: np.ndarray, *predicted: np.ndarray, whole: np.ndarray | None = None) -> list[int]:
+    """The classes that macro-F1 is the mean over: those of (N,) labels, and of (N,) predictions for photos with one.
+
+    The labels are `whole` (M,) if these are a part of a table.
+    """
+    known = true != UNKNOWN
+    return known_classes(np.concatenate([true if whole is None else whole, *(one[known] for one in predicted)]))
+
+
+def known_classes(labels: np.ndarray) -> list[int]:
+    """The classes of (N,) labels, without -1."""
+    return np.unique(labels[labels != UNKNOWN]).tolist()

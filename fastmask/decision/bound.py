@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fastmask.decision.crossfit import choose_by_others
-from fastmask.heads import JOINT, UNKNOWN, Head, number_of
+from fastmask.heads import JOINT, Head, number_of
 from fastmask.model.number import number_probabilities
 from fastmask.run.directory import RunDirectory
 from fastmask.run.oof import parts_of
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, known_classes
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, counted_classes, draw_scores
 from fastmask.system.errors import UsageError
 
 # bounds below the official one that are tried by default
@@ -112,7 +112,7 @@ def bound_curve(
     for answers, bound in zip(y, tried, strict=True):
         answers[:, run.heads.position(head)] = sum_bands(numbers, probabilities, (*others, bound)).argmax(1)
     joint, true, own = run.heads.joint(y), run.heads.joint(run.true), run.heads.joint(run.predicted)
-    classes = known_classes(run.heads.joint(run.y), *(one[true != UNKNOWN] for one in (own, *joint)))
+    classes = counted_classes(true, own, *joint, whole=run.heads.joint(run.y))
     # of equal scores the head's own, then the bound closest to the official one
     order = np.argsort(abs(np.array(tried) - official), kind="stable")
     honest = choose_by_others(np.stack([own, *joint[order]]), true, parts_of(run), classes)

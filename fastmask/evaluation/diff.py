@@ -18,7 +18,7 @@ from fastmask.evaluation.answers import read_classes
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import DRAWS, Difference, Plain, known_classes, score_differences
+from fastmask.scoring import DRAWS, Difference, Plain, counted_classes, score_differences
 from fastmask.system.errors import DataError, FastmaskError, UsageError
 from fastmask.system.files import write_csv
 
@@ -180,7 +180,7 @@ def expected_change(
         answers.append(run.heads.joint(answers_of(run, rule)[kept]))
         names.append(f"{run.path}" + (f" ({rule})" if rule not in ("", PLAIN) else ""))
     notes = dict.fromkeys(f"{run.path}: {text}" for run in runs for text in run.score(draws=0).notes)
-    classes = known_classes(run_a.heads.joint(run_a.y), *(one[true != UNKNOWN] for one in answers))
+    classes = counted_classes(true, *answers, whole=run_a.heads.joint(run_a.y))
     (difference,) = score_differences([(one, true, classes) for one in answers], persons, draws, seed)
     return Expectation(difference, (names[0], names[1]), len(paths), tuple(notes))
 

@@ -15,17 +15,16 @@ from matplotlib.ticker import MaxNLocator
 from fastmask.config import Config, Kind
 from fastmask.data.folds import person_parts
 from fastmask.decision.crossfit import choose_by_others
-from fastmask.heads import UNKNOWN
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import (
     DRAWS,
     Difference,
     Plain,
     Score,
+    counted_classes,
     draw_scores,
     format_interval,
     interval_columns,
-    known_classes,
     plain,
 )
 from fastmask.system.errors import DataError, UsageError
@@ -240,7 +239,7 @@ def judge(trials: Sequence[TrialResult], draws: int = DRAWS) -> Selection | None
     if len(set(persons)) < 2:
         raise DataError("There is only one person; expected two or more, to choose by some persons for others.")
     answers = np.stack([oof["predicted"].to_numpy() for oof in oofs])
-    classes = known_classes(runs[0].heads.joint(runs[0].y), *answers[:, true != UNKNOWN])
+    classes = counted_classes(true, *answers, whole=runs[0].heads.joint(runs[0].y))
     chosen = choose_by_others(answers, true, person_parts(first["fold"].to_numpy(), persons), classes)
     best, honest = draw_scores([(answers[0], true, classes), (chosen, true, classes)], persons, draws)
     return Selection(best.score(), honest.score(), honest.minus(best))
