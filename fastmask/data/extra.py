@@ -15,7 +15,7 @@ import pandas as pd
 
 from fastmask.config import MOST_WEIGHT
 from fastmask.data.cache import digest_photos
-from fastmask.data.groups import connect
+from fastmask.data.groups import connect_tables
 from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes
 from fastmask.data.table import Table
@@ -92,11 +92,9 @@ class Extra:
     def exclude_validated(self, table: Table, folds: np.ndarray, digests: Sequence[str], own: Sequence[str]) -> Extra:
         """The same photos, each excluded from the folds that validate the same photo or person.
 
-        A person here who shares an identical photo with one of the table is the same person, under any name. `digests`
-        are those of the table's photos, `own` those of these photos.
+        `digests` are those of the table's photos, `own` those of these photos.
         """
-        persons, joined = [*table.persons, *self.table.persons], [*table.groups, *[None] * len(self)]
-        groups = connect(persons, joined, [*digests, *own])
+        groups = connect_tables([table, self.table], [*digests, *own])
         lies_in = np.zeros((int(groups.max()) + 1, int(folds.max()) + 1), bool)
         lies_in[groups[: len(table)], folds] = True
         return replace(self, excluded=lies_in[groups[len(table) :]])

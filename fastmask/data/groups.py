@@ -35,6 +35,16 @@ def connect(*labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(graph, directed=False)[1][: len(labels[0])])
 
 
+def connect_tables(tables: Sequence[Table], digests: Sequence[str]) -> np.ndarray:
+    """(N,) the number of each photo's group, of several tables: by their persons, groups and identical photos.
+
+    `digests` (N,) are those of `digest_photos`. So a person who shares a photo with one of another table is the same
+    person, under any name.
+    """
+    persons, groups = (np.concatenate(each) for each in zip(*((t.persons, t.groups) for t in tables), strict=True))
+    return connect(persons, groups, digests)
+
+
 def name_groups(groups: np.ndarray, names: np.ndarray) -> np.ndarray:
     """(N,) groups and names -> (N,) the name of the first row of each group."""
     _, first, place = np.unique(groups, return_index=True, return_inverse=True)

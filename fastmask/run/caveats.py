@@ -54,7 +54,7 @@ def training_caveats(run: RunDirectory) -> list[str]:
         )
     if run.config.tuned:
         caveats.append(
-            "The settings were chosen by their score (tune): on photos of that search this score flatters, and the "
+            "The settings were chosen by their score (tune): on the photos of that search this score flatters; the "
             "search's cross-fitted score does not."
         )
     if run.environment.get("proposed_fixes"):
@@ -94,50 +94,43 @@ def describe_near_copies(noted: Any, folds: pd.DataFrame, source: object = "The 
     one, other = apart[0]
     return (
         f"{count(len(apart), 'pair')} of persons in two folds have the same picture in different files, such as {one} "
-        f"and {other}: this score flatters. fastmask check lists them; put such persons under one (--fixes), or remove "
-        "the copies."
+        f"and {other}: this score flatters. fastmask check lists them; merge such persons (--fixes), or remove the "
+        "copies."
     )
 
 
 def describe_extra_copies(
     noted: Any, folds: pd.DataFrame, extra: pd.DataFrame | None, source: object = "The run"
 ) -> str:
-    """The caveat of near copies between validated photos and extra ones that their folds train on; "" if none.
+    """The caveat of near copies between the photos of a fold and extra photos that it trains on; "" if there are none.
 
     `extra` is a frame like extra.csv, `noted` as for `describe_near_copies`.
     """
-    if noted is None or extra is None:
+    # runs with no such photos have no list
+    if extra is None or not noted or "extra" not in noted:
         return ""
     fold_of = dict(zip(folds["path"], folds["fold"].astype(str), strict=True))
     # of equal paths in two sources the first is that of --extra
     without = dict(zip(reversed(extra["path"].tolist()), reversed(extra["without"].tolist()), strict=True))
-    pairs = _read_pairs(noted, "extra", source, []) or []
+    pairs = _read_pairs(noted, "extra", source) or []
     leaking = [(one, other) for one, other in pairs if fold_of.get(one) not in without.get(other, "").split()]
     if not leaking:
         return ""
     (one, other), photos = leaking[0], {photo for _, photo in leaking}
     return (
-        f"{count(len(photos), 'photo')} of --extra, such as {other}, and photos that are validated where they are "
-        f"trained on, such as {one}, are one picture: this score flatters. Give both the same person in the column "
-        "person, or remove the extra photos."
+        f"{count(len(photos), 'photo')} of --extra {'is' if len(photos) == 1 else 'are'} used to train a fold that "
+        f"validates the same picture, such as {other} and {one}: this score flatters. Give both the same person in the "
+        "column person, or remove the extra photos."
     )
 
 
-def _read_pairs(
-    noted: Any, name: str, source: object, missing: list[list[str]] | None = None
-) -> list[list[str]] | None:
-    """The pairs of paths under a name of NEAR_COPIES, `missing` where there is none; raises DataError for others."""
-    if not isinstance(noted, dict) or (name not in noted and missing is None):
-        raise _malformed(source)
-    pairs: Any = noted.get(name, missing)
-    whole = pairs is None or (
-        isinstance(pairs, list)
-        and all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair) for pair in pairs)
-    )
-    if not whole:
-        raise _malformed(source)
-    return None if pairs is None else list(pairs)
+def _read_pairs(noted: Any, name: str, source: object) -> list[list[str]] | None:
+    """The pairs of paths under a name of NEAR_COPIES, or None; raises DataError for anything else."""
+    pairs = noted[name] if isinstance(noted, dict) and name in noted else ""
+    if pairs is not None and not (isinstance(pairs, list) and all(map(_is_pair, pairs))):
+        raise DataError(f"{source} holds no list of pairs under {NEAR_COPIES} in environment.json; restore it.")
+    return pairs
 
 
-def _malformed(source: object) -> DataError:
-    return DataError(f"{source} holds no list of pairs under {NEAR_COPIES} in environment.json; restore it.")
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(path, str) for path in value)

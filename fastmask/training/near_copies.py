@@ -15,7 +15,7 @@ import numpy as np
 
 from fastmask.data.cache import PhotoMap
 from fastmask.data.extra import Extra
-from fastmask.data.groups import connect, name_groups
+from fastmask.data.groups import connect_tables, name_groups
 from fastmask.data.photo import read_photo
 from fastmask.data.table import Table
 from fastmask.preparation.near_copies import recall_near_copies, remember_near_copies, search_near_copies
@@ -66,11 +66,7 @@ def _find(
     tables, folder = [plan.table, *(extra.table for extra, _ in labelled)], plan.config.cache_dir
     photos = [table.photo(row) for table in tables for row in range(len(table))]
     digests = [*plan.digests, *(digest for _, own in labelled for digest in own)]
-    groups = plan.table.groups
-    if labelled:
-        persons = np.concatenate([table.persons for table in tables])
-        joined = [*groups, *[None] * (len(photos) - len(groups))]
-        groups = name_groups(connect(persons, joined, digests), persons)
+    groups = name_groups(connect_tables(tables, digests), np.concatenate([table.persons for table in tables]))
     decoded = next((kept for kept in reversed(plan.maps) if kept.get(str(photos[0])) is not None), PhotoMap())
     maps = [kept for kept in plan.maps if kept.prefix == decoded.prefix]
     shown_as = [decoded.prefix, None if plan.table.faces is None else plan.table.faces.digest()]

@@ -205,7 +205,9 @@ def test_near_copies_among_extra_photos_are_warned_of_where_their_folds_validate
     for name in ("stranger", person):
         (tmp_path / "extra" / "extra.csv").write_text(f"path,person,gender\nx.jpg,{name},female\n")
         if name == "stranger":
-            said = f"1 photo of --extra, such as x.jpg, and photos that .*, such as {path}, are one picture: this score"
+            said = (
+                f"1 photo of --extra is used to train a fold .* the same picture, such as x.jpg and {path}: this score"
+            )
             with pytest.warns(FastmaskWarning, match=said):
                 plan = note_near_copies(plan_of(copied, **settings))
             # the two persons of the table who have it
