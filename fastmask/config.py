@@ -124,14 +124,14 @@ class Config(BaseModel):
     folds: Annotated[int, Field(ge=2, le=9999)] = in_data(5, "Folds of the cross-validation.", Kind.SCORED, common=True)
     folds_file: str | None = in_data(None, "A CSV that assigns photos or persons to folds.", Kind.PATH | Kind.SCORED)
     stratify: str = in_data(
-        "joint", "A head, or joint: all heads and their combinations, to stratify folds by.", Kind.SCORED
+        "joint", "What folds are stratified on: a head, or joint, all heads and their combinations.", Kind.SCORED
     )
     group: Literal["person", "none"] = in_data(
         "person", "person keeps each person in one fold; none is the leaky split.", Kind.SCORED
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = in_data(0, "Seed of all randomness.", Kind.SCORED)
     tuned: bool = option_field(
-        False, "Whether these settings were chosen by their score, as tune writes it.", kind=Kind.MACHINE
+        False, "Whether these settings were chosen by their score; tune sets it.", kind=Kind.MACHINE
     )
     # training data
     extra: str | None = in_data(

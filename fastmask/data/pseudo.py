@@ -94,7 +94,7 @@ class Pseudo:
                 f"The pseudo-labels have {count} folds, this run {here}; use those of the teacher: --folds-file with "
                 "its folds.csv."
             )
-        for fold in validation.numbers:
+        for fold in validation.chosen_folds:
             wrong = validation.find(self.seen_by(fold), fold)
             if wrong is not None:
                 raise UsageError(

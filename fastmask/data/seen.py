@@ -59,7 +59,7 @@ class Validation:
     chosen: Sequence[int] | None = None
 
     @property
-    def numbers(self) -> list[int]:
+    def chosen_folds(self) -> list[int]:
         """The folds to train."""
         return list(range(int(self.folds.max()) + 1) if self.chosen is None else self.chosen)
 

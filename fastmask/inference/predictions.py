@@ -149,7 +149,7 @@ def predict(
 def count_seen(run: RunDirectory, images: Images, options: PredictOptions) -> int:
     """How many of the photos to predict the networks were trained on, by their content.
 
-    Checkpoints of earlier versions do not say it, and count none.
+    Checkpoints of earlier versions do not say what they were trained on, and count none.
     """
     runs = open_members(run, Blend.of(run)).values() if run.is_ensemble else [run]
     used = [checkpoints_of(each, options.members, options) for each in runs]

@@ -67,10 +67,10 @@ def usable_precision(
     what = f"gradients are {rough_slope:.2g}, in fp32 {slope:.2g}"
     if not near:
         what = f"outputs differ from those in fp32 by {off:.2g} times their size"
-    why = " or the network overflows in it" if precision == "fp16" else ", whatever the learning rate"
+    why = ", or the network overflows in it" if precision == "fp16" else ""
     found = (
         f"This {'CPU' if device.type == 'cpu' else 'GPU'} computes {precision} wrongly{why}: with the same weights and "
-        f"photos the {what}"
+        f"photos, the {what}"
     )
     if not auto:
         raise UsageError(f"{found}; take --precision fp32.")

@@ -160,9 +160,9 @@ def check_table(
     """Everything that is wrong with the photos and labels of `table`, errors first; decodes every photo once.
 
     `has_folds` skips the check whether photos can be split into `folds`; `assigned` (N,) are the folds that a file has.
-    `augments` are the pipelines that every photo
-    must fit, by their names in messages. `progress(done, total)` is called after each photo. `remember` is called with
-    the near copies, as `remember_near_copies` takes them. Raises UsageError where there is no head `stratify`.
+    `augments` are the pipelines that every photo must fit, by their names in messages. `progress(done, total)` is
+    called after each photo. `remember` is called with the near copies, as `remember_near_copies` takes them. Raises
+    UsageError where there is no head `stratify`.
     """
     if stratify != JOINT:
         table.heads.position(stratify)

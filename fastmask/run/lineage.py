@@ -29,24 +29,24 @@ from fastmask.system.files import real
 class Lineage:
     """What weights have been through, together with the weights that they started from.
 
-    `seen` are hashes of the photos and persons that they were trained on, `chosen` of those by whose score their epoch
-    was chosen. `run` is the identity of their run, `epoch` is None for a refit; all are None if unknown.
+    `seen` are hashes of the photos and persons that they were trained on, `chosen_by` of those whose score chose their
+    epoch. `run` is the identity of their run, `epoch` is None for a refit; all are None if unknown.
     """
 
     seen: Hashes = frozenset()
-    chosen: Hashes = frozenset()
+    chosen_by: Hashes = frozenset()
     run: str | None = None
     fold: int | None = None
     epoch: int | None = None
 
     def join(self, other: Lineage) -> Lineage:
         """The same weights, which have seen what `other` has seen as well."""
-        return Lineage(self.seen | other.seen, self.chosen | other.chosen, self.run, self.fold, self.epoch)
+        return Lineage(self.seen | other.seen, self.chosen_by | other.chosen_by, self.run, self.fold, self.epoch)
 
     def to_text(self) -> str:
         """The text in the metadata of a checkpoint."""
         plain = {"run": self.run, "fold": self.fold, "epoch": self.epoch}
-        hashes = {"seen": hashes_to_text(self.seen), "chosen": hashes_to_text(self.chosen)}
+        hashes = {"seen": hashes_to_text(self.seen), "chosen": hashes_to_text(self.chosen_by)}
         return json.dumps({**plain, **hashes})
 
     @classmethod
@@ -57,9 +57,9 @@ class Lineage:
             seen, chosen = text_to_hashes(plain["seen"]), text_to_hashes(plain["chosen"])
             run, fold, epoch = plain["run"], plain["fold"], plain["epoch"]
         except (KeyError, RecursionError, TypeError) as error:
-            raise ValueError(f"it lacks or garbles {one_line(error)}") from error
+            raise ValueError(f"invalid fields: {one_line(error)}") from error
         if not isinstance(run, str | None) or any(type(number) not in (int, type(None)) for number in (fold, epoch)):
-            raise ValueError("its run, fold or epoch is not one")
+            raise ValueError("its run, fold or epoch is of another type")
         return cls(seen, chosen, run, fold, epoch)
 
 
@@ -75,8 +75,8 @@ def read_lineage(file: Path) -> Lineage | None:
         raise DataError(f"{file} is not a weights file that can be read safely: {one_line(error)}.") from error
     except ValueError as error:
         raise DataError(
-            f"{file} says in its metadata ({LINEAGE}) not what it was trained on ({one_line(error)}), so a score from "
-            "it may be too good; take the file from its run again, or start from other weights."
+            f"{file} has invalid metadata ({LINEAGE}: {one_line(error)}), so the photos that it has seen are unknown "
+            "and a score from it may be too good; copy the file from its run again, or start from other weights."
         ) from error
 
 
@@ -163,7 +163,7 @@ class Leak:
 
 def find_leak(weights: str | None, validation: Validation) -> Leak | None:
     """The first fold with a photo or person that its weights have seen."""
-    for fold in validation.numbers:
+    for fold in validation.chosen_folds:
         lineage = lineage_of(weights, fold)
         name = validation.find(lineage.seen, fold)
         if name is not None:
@@ -173,7 +173,7 @@ def find_leak(weights: str | None, validation: Validation) -> Leak | None:
 
 def is_chosen(weights: str | None, validation: Validation) -> bool:
     """Whether the epoch of the weights to start from was chosen by photos that are validated here."""
-    return any(validation.find(lineage_of(weights, fold).chosen) is not None for fold in validation.numbers)
+    return any(validation.find(lineage_of(weights, fold).chosen_by) is not None for fold in validation.chosen_folds)
 
 
 def ancestors(weights: str | None, fold: int) -> Iterator[tuple[RunDirectory, int]]:

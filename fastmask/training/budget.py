@@ -135,7 +135,7 @@ def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:
     return training + rehearsal.valid_step * rehearsal.valid_steps * folds / count
 
 
-def _describe_extras(plan: Plan) -> Plan:
+def _update_extras_digest(plan: Plan) -> Plan:
     """The plan with the digest of its extra photos as of its folds, by which a resumed run compares them."""
     if not plan.extras:
         return plan
@@ -152,7 +152,7 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
     if folds != config.folds:
         config, assigned = resolve_folds(plan.table, config.model_copy(update={"folds": folds}))
         check_monitored_labels(config, plan.table, assigned)
-        plan = _describe_extras(exclude_validated(replace(plan, folds=assigned)))
+        plan = _update_extras_digest(exclude_validated(replace(plan, folds=assigned)))
     try:
         # as when config.yaml is read
         make_config(config.model_dump())

@@ -69,7 +69,7 @@ def test_doctor_tries_half_precision() -> None:
 
 
 def test_doctor_finds_half_precision_that_is_computed_wrongly(wrong_bf16: None) -> None:
-    assert doctor.half_precision(torch.device("cpu")).startswith("This CPU computes bf16 wrongly, ")
+    assert doctor.half_precision(torch.device("cpu")).startswith("This CPU computes bf16 wrongly: ")
 
 
 def test_probabilities_that_do_not_add_up_are_found(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,12 +40,12 @@ def test_a_photo_is_found_before_a_person_and_a_person_only_where_they_are_whole
     one, other = dict.fromkeys(table.persons)
     validation = Validation(table, folds, digests)
     paths = table.frame["path"].tolist()
-    assert validation.numbers == [0, 1]
+    assert validation.chosen_folds == [0, 1]
     assert validation.find(hash_names(photos=["digest 3"], persons=[one]), 0) == f"photo {paths[3]}"
     assert validation.find(hash_names(photos=["digest 3"], persons=[one]), 1) is None
     assert validation.find(hash_names(paths=[paths[9]]), 1) == f"photo {paths[9]}"
     assert validation.find(hash_names(persons=[other]), 1) == validation.find(hash_names(persons=[other]))
     assert validation.find(hash_names(persons=[other])) == f"person {other}"
     leaky = Validation(table, folds, digests, "none", [1])
-    assert leaky.numbers == [1]
+    assert leaky.chosen_folds == [1]
     assert leaky.find(hash_names(persons=[other])) is None

@@ -68,7 +68,7 @@ def test_it_computes_in_the_given_precision(finished_run, photos):
 
 
 def test_a_precision_that_the_machine_gets_wrong_is_refused(finished_run, photos, wrong_bf16):
-    with pytest.raises(UsageError, match="This CPU computes bf16 wrongly, .*; take --precision fp32"):
+    with pytest.raises(UsageError, match="This CPU computes bf16 wrongly: .*; take --precision fp32"):
         predict(finished_run, photos, precision="bf16")
 
 

@@ -233,7 +233,7 @@ def test_checkpoints_carry_what_the_weights_that_they_started_from_have_seen(con
     assert not second.caveats
     before, after = (lineage_of(path, 1) for path in (settings["weights"], str(second.path)))
     assert before.seen < after.seen
-    assert before.chosen < after.chosen
+    assert before.chosen_by < after.chosen_by
     copied = shutil.copy(second.checkpoints(1)[0], tmp_path / "copied.safetensors")
     with pytest.raises(UsageError, match="would be validated on photo "):
         prepare(read_contest(contest), make_config(settings, {"weights": str(copied)}), chosen=[0])
@@ -289,7 +289,9 @@ def test_extra_photos_have_been_seen_and_dropped_ones_have_not(contest, small_se
 )
 def test_metadata_that_is_garbled_is_named(contest, settings, copied, text):
     save_file(load_file(copied), copied, {"fastmask": text})
-    with pytest.raises(DataError, match=rf"{copied} says in its metadata \(fastmask\) not what it was trained on \("):
+    with pytest.raises(
+        DataError, match=rf"{copied} has invalid metadata \(fastmask: .*\), so the photos that it has seen are unknown"
+    ):
         prepare(read_contest(contest), make_config(settings, {"weights": str(copied)}))
 
 

@@ -54,7 +54,7 @@ def test_a_table_with_a_photo_twice_is_decoded_once(table, plan_of):
 
 
 def test_half_precision_that_the_machine_gets_wrong_is_refused_before_training(train, tmp_path, wrong_bf16):
-    with pytest.raises(UsageError, match="This CPU computes bf16 wrongly, .*; take --precision fp32"):
+    with pytest.raises(UsageError, match="This CPU computes bf16 wrongly: .*; take --precision fp32"):
         train(tmp_path / "run", precision="bf16")
     assert not (tmp_path / "run").exists()
 
@@ -62,7 +62,7 @@ def test_half_precision_that_the_machine_gets_wrong_is_refused_before_training(t
 def test_where_the_default_is_such_a_precision_fp32_is_used(plan_of, monkeypatch, wrong_bf16):
     # as on a GPU
     monkeypatch.setattr(plan_module, "resolve_precision", lambda *_: "bf16")
-    with pytest.warns(FastmaskWarning, match="computes bf16 wrongly, .*; fp32 is used"):
+    with pytest.warns(FastmaskWarning, match="computes bf16 wrongly: .*; fp32 is used"):
         plan = plan_of(precision="auto")
     assert plan.config.precision == "fp32"
     assert "precision" not in plan.learner(0).cbs.attrgot("name")
