@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,6 @@ def _find(
     digests = [*plan.digests, *(digest for _, own in labelled for digest in own)]
     groups = name_groups(connect_tables(tables, digests), np.concatenate([table.persons for table in tables]))
     decoded = next((kept for kept in reversed(plan.maps) if kept.get(str(photos[0])) is not None), PhotoMap())
-    maps = [kept for kept in plan.maps if kept.prefix == decoded.prefix]
     shown_as = [decoded.prefix, None if plan.table.faces is None else plan.table.faces.digest()]
     try:
         found = recall_near_copies(groups, digests, folder, shown_as)
@@ -77,16 +77,18 @@ def _find(
         found = None
     if found is not None or len(photos) > _MOST_PHOTOS:
         return found
-
-    def photo_of(row: int) -> np.ndarray:
-        path = str(photos[row])
-        kept = next((each for each in (one.get(path) for one in maps) if each is not None), None)
-        return read_photo(photos[row]) if kept is None else kept
-
-    found = search_near_copies(groups, digests, photo_of)
+    maps = [kept for kept in plan.maps if kept.prefix == decoded.prefix]
+    found = search_near_copies(groups, digests, lambda row: _read(photos[row], maps))
     if decoded.file is not None:
         try:
             remember_near_copies(groups, digests, found, folder, shown_as)
         except (OSError, UsageError) as error:
             say(f"The search for near copies is not kept: {one_line(error)}")
     return found
+
+
+def _read(photo: Path, maps: Sequence[PhotoMap]) -> np.ndarray:
+    """A photo as decoded in one of the maps, or else its file."""
+    kept = (one.get(str(photo)) for one in maps)
+    decoded = next((each for each in kept if each is not None), None)
+    return read_photo(photo) if decoded is None else decoded
