@@ -180,12 +180,13 @@ class FocalLoss(nn.Module):
 
     `gamma` 0 is cross-entropy. `alpha` has a row of class weights per head, or None. `label_smoothing` spreads a share
     of each label over all classes. `f1_share` is the share of the loss that is replaced by the batch's soft F1; it has
-    no value for one photo, so "none" and "sum" leave it out. `temperature` is that of `distillation`, by which the
-    teacher's part of labels in two parts costs, without gamma and smoothing. None of these applies to distributions.
+    no value for one photo, so "none" and "sum" leave it out. `temperature` is that of `distillation`, the loss of
+    the teacher's part of labels in two parts, to which gamma and smoothing do not apply. None of these applies to
+    distributions.
 
-    Class numbers cost as much as with `F.cross_entropy(weight=alpha, label_smoothing=...)` if gamma is 0. Soft labels
-    cost as much as class numbers of the same classes: each class counts by its alpha, and a head's mean is over the
-    alphas of its known labels, before smoothing, where PyTorch divides soft labels by the photos. With alpha, the
+    With gamma 0 the loss of class numbers is that of `F.cross_entropy(weight=alpha, label_smoothing=...)`. One-hot soft
+    labels have the same loss: each class counts by its alpha, and a head's mean is over the alphas of its known labels,
+    before smoothing, where PyTorch divides soft labels by the photos. With alpha, the
     minimum is therefore at label x alpha, as with PyTorch. A head without a label in the batch adds exactly nothing,
     and its gradient is 0. `reduction` "none" gives (B,): the heads' weighted losses of each photo. `activation` and
     `decodes` let fastai turn logits into probabilities (B, classes of all heads) and class numbers (B, heads).

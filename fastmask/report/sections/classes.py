@@ -22,9 +22,8 @@ def class_scores(run: RunDirectory, target: str = JOINT) -> pd.DataFrame:
     """One row per class of a head or the joint class: name, label, f1, precision, recall, n, persons, answers.
 
     `label` is the name shortened for a plot. `n` counts the photos of the class and `answers` the photos predicted as
-    the class, among photos with a label. The classes are those of macro-F1, so one without a photo must
-    have been predicted. Precision is NaN
-    without a prediction.
+    the class, among photos with a label. The classes are those of macro-F1, which include those that are only
+    predicted. Precision is NaN without a prediction, recall without a photo.
     """
     true, predicted = (target_of(run.heads, y, target) for y in (run.true, run.predicted))
     known = true != UNKNOWN

@@ -96,7 +96,8 @@ def _on_score(run: RunDirectory) -> str:
     joint = f" The joint class, one of {run.heads.n_joint:,}, is right if {every} heads are." if heads[1:] else ""
     return (
         f"The score is over {len(run.oof):,} photos of {count(len(set(run.persons)), 'person')}. Macro-F1 is the mean "
-        f"F1 of the classes in the data, so a rare class counts as much as a frequent one.{joint} {HOW_INTERVALS}"
+        f"F1 of all classes of labels and predictions, so a rare class counts as much as a frequent one.{joint} "
+        f"{HOW_INTERVALS}"
     )
 
 
