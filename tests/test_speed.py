@@ -69,6 +69,8 @@ def test_contestants_do_the_same_work(speed, contest, temporary):
     assert (np.asarray(y) == np.asarray(y_plain)).all()
 
 
+# 20 persons
+@pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 5 folds")
 def test_the_photos_of_memory_are_all_different(speed, contest, temporary):
     speed.write_many(read_contest(contest), temporary / "many", 140)
     table = read_contest(temporary / "many")
