@@ -124,7 +124,7 @@ class Config(BaseModel):
     folds: Annotated[int, Field(ge=2, le=9999)] = in_data(5, "Folds of the cross-validation.", Kind.SCORED, common=True)
     folds_file: str | None = in_data(None, "A CSV that assigns photos or persons to folds.", Kind.PATH | Kind.SCORED)
     stratify: str = in_data(
-        "joint", "What folds are stratified on: a head, or joint, all heads and their combinations.", Kind.SCORED
+        "joint", "The head to stratify folds on, or joint: all heads and their combinations.", Kind.SCORED
     )
     group: Literal["person", "none"] = in_data(
         "person", "person keeps each person in one fold; none is the leaky split.", Kind.SCORED

@@ -405,13 +405,15 @@ def scored_classes(
     They are those of the labels `true` (N, heads), or of `whole`, the labels (M, heads) of the table that they are a
     part of, and of all (N, heads) predictions for photos with a label, as in scikit-learn.
     """
-    found = {}
-    for target in (JOINT, *heads.classified):
-        labels, *answers = (target_of(heads, y, target) for y in (true, *predicted))
-        found[target] = counted_classes(
-            labels, *answers, whole=whole if whole is None else target_of(heads, whole, target)
-        )
-    return found
+    return {target: target_classes(heads, target, predicted, true, whole) for target in (JOINT, *heads.classified)}
+
+
+def target_classes(
+    heads: Heads, target: str, predicted: Sequence[np.ndarray], true: np.ndarray, whole: np.ndarray | None = None
+) -> list[int]:
+    """The `scored_classes` of one head, or of the joint class."""
+    labels, *answers = (target_of(heads, y, target) for y in (true, *predicted))
+    return counted_classes(labels, *answers, whole=None if whole is None else target_of(heads, whole, target))
 
 
 def absent_classes(heads: Heads, classes: Mapping[str, Sequence[int]], true: np.ndarray) -> list[str]:

@@ -23,7 +23,7 @@ from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
 from fastmask.run.oof import oof_table, parts_of, scores_content
-from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, scored_classes
+from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, target_classes
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import lock_run
 from fastmask.system.text import table_lines
@@ -164,7 +164,7 @@ def blend_runs(
         write_json(out / SCORES, scores_content(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
     answers = _answers(ensemble, names, members)
     classes = {
-        target: scored_classes(heads, [ensemble.predicted, *by_name.values()], ensemble.true, ensemble.y)[target]
+        target: target_classes(heads, target, [ensemble.predicted, *by_name.values()], ensemble.true, ensemble.y)
         for target, by_name in answers.items()
     }
     targets = _targets(ensemble, answers, classes, draws)
