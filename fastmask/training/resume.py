@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
@@ -107,9 +108,15 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
         )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)
-    if run.heads != plan.table.heads or (out / FOLDS).read_text(encoding="utf-8") != buffer.getvalue():
+    then, now = (out / FOLDS).read_text(encoding="utf-8"), buffer.getvalue()
+    if run.heads != plan.table.heads or _without_folds(then) != _without_folds(now):
         raise UsageError(
             f"{out} was started with other photos or labels than are there now; start anew with another --out."
+        )
+    if then != now:
+        raise UsageError(
+            f"{out} was started with other folds than are made now, such as by another version of fastmask or "
+            f"scikit-learn; resume with its own: --folds-file {out / FOLDS}."
         )
     differing = differing_start(run.start, plan.environment["start"])
     if differing:
@@ -117,3 +124,10 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
             f"{out} was started with another {' and another '.join(differing)} than there is now; --resume needs the "
             "same, another --out starts anew."
         )
+
+
+def _without_folds(table: str) -> list[list[str]]:
+    """The rows of the text of folds.csv, without their folds."""
+    rows = list(csv.reader(StringIO(table)))
+    place = rows[0].index("fold") if rows and "fold" in rows[0] else None
+    return [[cell for column, cell in enumerate(row) if column != place] for row in rows]

@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score
 from fastmask.api import Run
 from fastmask.data.augment import build_augmentations
 from fastmask.data.contest import read_contest
+from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import columns_of
 from fastmask.decision.bound import bound_curve
@@ -27,7 +28,7 @@ from fastmask.model.losses import FocalLoss
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.lock import lock_run
-from fastmask.training import crossval
+from fastmask.training import crossval, effective_config
 from fastmask.training import plan as plan_module
 from fastmask.training.build import build_initial_network
 
@@ -236,6 +237,14 @@ def test_two_processes_cannot_write_the_same_run(train, tmp_path):
 
 
 @pytest.mark.semaphores
+def test_a_run_resumes_with_its_own_folds_where_others_are_made_now(run_copy, train, monkeypatch):
+    """Such as those of another version of scikit-learn."""
+    monkeypatch.setattr(effective_config, "assign_folds", lambda *args: 1 - assign_folds(*args))
+    with pytest.raises(UsageError, match=f"other folds than are made now.*--folds-file {run_copy / 'folds.csv'}"):
+        train(run_copy, resume=True)
+    assert train(run_copy, resume=True, folds_file=str(run_copy / "folds.csv")).path == run_copy
+
+
 def test_resume_may_change_the_loading_processes(run_copy, train, monkeypatch):
     assert train(run_copy, resume=True, workers=1, cache="off").path == run_copy
     (run_copy / "fold1" / "done.json").unlink()
