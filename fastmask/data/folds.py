@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from fastmask.data.table import Table
+from fastmask.data.table import SAME_AS, Table
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, cell_error
@@ -41,7 +41,8 @@ def assign_folds(
         raise UsageError(f"group is 'person' or 'none', found {group!r}.")
     grouped = group == "person"
     units = table.groups if grouped else np.arange(len(table))
-    _check_count(k, len(set(units)), "persons" if grouped else "photos")
+    shared = ", counting those who share identical photos as one" if SAME_AS in table.frame else ""
+    _check_count(k, len(set(units)), f"persons{shared}" if grouped else "photos")
     labels = target_of(table.heads, table.train_y, stratify)
     _warn_of_rare(table, labels, units, k, stratify)
     if not grouped:

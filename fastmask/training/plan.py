@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -356,7 +357,8 @@ def _split(plan: Plan) -> Plan:
     """
     config, table = plan.config, plan.table
     # invalid folds are refused before all photos are read
-    config, folds = resolve_folds(table, config)
+    with warnings.catch_warnings(record=True) as warned:
+        config, folds = resolve_folds(table, config)
     rows, skipped = find_readable(table) if config.on_bad_photo == "skip" else (list(range(len(table))), [])
     digests = digest_photos([table.photo(row) for row in rows])
     if config.group == "person":
@@ -370,8 +372,11 @@ def _split(plan: Plan) -> Plan:
             )
         joined = join_identical(table, known)
         if joined is not table and not config.folds_file:
+            warned = []
             config, folds = resolve_folds(joined, config)
         table = joined
+    for each in warned:
+        warnings.warn(each.message, stacklevel=2)
     kept = table.select(rows) if skipped else table
     return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=skipped)
 

@@ -252,6 +252,12 @@ def test_persons_who_share_a_photo_are_in_one_fold_whatever_the_seed(copied, pla
     assert apart > 0
 
 
+def test_folds_that_are_dealt_again_warn_once(copied, plan_of):
+    with pytest.warns(FastmaskWarning) as warned:
+        plan_of(copied, folds=6, stratify="joint")
+    assert sum(str(each.message).startswith("Classes with fewer persons") for each in warned) == 1
+
+
 def test_a_file_of_folds_that_separates_identical_photos_is_refused(copied, plan_of, tmp_path):
     plan = plan_of(copied)
     file = tmp_path / "folds.csv"
