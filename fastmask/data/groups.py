@@ -80,14 +80,23 @@ def describe_separated(table: Table, folds: np.ndarray, digests: Sequence[str | 
     return ""
 
 
-def describe_joined(persons: np.ndarray, groups: np.ndarray) -> str:
-    """How many persons share identical photos with others, for a sentence; "" if there are none."""
+def describe_joined(persons: np.ndarray, groups: np.ndarray, folds: np.ndarray | None = None) -> str:
+    """How many persons share identical photos with others, for a sentence; "" if there are none.
+
+    It says that they are in one fold, unless (N,) folds separate some.
+    """
     pairs = pd.DataFrame({"person": persons, "group": groups}).drop_duplicates()
     joined = pairs[pairs["group"].duplicated(keep=False)]
     if joined.empty:
         return ""
     one = joined[joined["person"] != joined["group"]].iloc[0]
+    together = "" if folds is not None and are_separated(groups, folds) else ", and are in one fold with them"
     return (
         f"{count(len(joined), 'person')} share identical photos with others, such as {one['person']} with "
-        f"{one['group']}, and are in one fold with them"
+        f"{one['group']}{together}"
     )
+
+
+def are_separated(groups: np.ndarray, folds: np.ndarray) -> bool:
+    """Whether (N,) folds separate photos of one of the (N,) groups."""
+    return bool(pd.Series(folds).groupby(groups).nunique().max() > 1)

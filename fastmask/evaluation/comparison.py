@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.evaluation.answers import Answers, answers_of_run, read_answers
+from fastmask.evaluation.answers import Answers, answers_of_run, join_groups, read_answers
 from fastmask.evaluation.cost import COST_CELLS, Cost, cost_of
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
@@ -251,8 +251,8 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     first = next(side for side in sides if side.run is judge)
     heads, notes = _shared_heads(sides, judge)
     photos = _shared_photos(sides, first)
-    rows = first.photos.get_indexer(photos)
-    y, persons = first.encode_labels(heads, photos), judge.groups[rows]
+    others = [side.run for side in sides if side.run is not None and side.run is not judge]
+    y, persons = first.encode_labels(heads, photos), join_groups([judge, *others], photos)
     whole = judge.y[:, [judge.heads.position(name) for name in heads.names]]
     true = heads.joint(y)
     if (true == UNKNOWN).all():

@@ -14,7 +14,7 @@ import pandas as pd
 from fastmask.data.contest import contest_heads
 from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
-from fastmask.evaluation.answers import read_classes
+from fastmask.evaluation.answers import join_groups, read_classes
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
@@ -172,7 +172,7 @@ def expected_change(
         )
     rows = first.get_indexer(paths), second.get_indexer(paths)
     _check_labels(runs, rows, paths)
-    true, persons = run_a.heads.joint(run_a.true[rows[0]]), run_a.groups[rows[0]]
+    true, persons = run_a.heads.joint(run_a.true[rows[0]]), join_groups(runs, paths)
     if (true == UNKNOWN).all():
         raise DataError(f"{run_a.path} and {run_b.path} have no photo in common of which all labels are known.")
     answers, names = [], []

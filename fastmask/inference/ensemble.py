@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
-from fastmask.data.groups import connect, name_groups
-from fastmask.data.table import SAME_AS
+from fastmask.data.groups import are_separated, connect, name_groups
+from fastmask.data.table import SAME_AS, groups_of
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend, widen
 from fastmask.inference.members import align_column, all_heads, check_members, describe, learned_heads, member_names
@@ -155,7 +155,7 @@ def blend_runs(
             ensemble={
                 **blend.to_plain(),
                 "members": [describe(run, name, out) for run, name in zip(loaded, names, strict=True)],
-                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in training_caveats(run)],
+                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in _caveats(first, run, folds)],
             },
             overwrite=overwrite,
         )
@@ -189,6 +189,18 @@ def _folds(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
         "fold": first.folds["fold"],
     }
     return pd.DataFrame(columns)
+
+
+def _caveats(first: RunDirectory, run: RunDirectory, folds: pd.DataFrame) -> list[str]:
+    """The caveats of a member, with that of an earlier version whose folds separate persons who share photos.
+
+    `folds` is the frame of the ensemble, in the rows of the first run.
+    """
+    separated = are_separated(groups_of(folds), align_column(first, run, "fold"))
+    if not separated or run.is_leaky:
+        return training_caveats(run)
+    apart = "Its folds separate persons who share identical photos: this score flatters."
+    return [apart, *training_caveats(run)]
 
 
 def oof_of(heads: Heads, first: RunDirectory, run: RunDirectory) -> np.ndarray:

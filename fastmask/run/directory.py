@@ -336,7 +336,8 @@ class RunDirectory:
         """
         chosen = self.classes if classes is None else classes
         scores = score_heads(self.heads, self.predicted, self.true, self.groups, draws, chosen)
-        joined = describe_joined(self.folds["person"].to_numpy(dtype=object), groups_of(self.folds))
+        persons, folds = (self.folds[name].to_numpy(dtype=object) for name in ("person", "fold"))
+        joined = describe_joined(persons, groups_of(self.folds), folds)
         scores.notes.extend([*([f"{joined}."] if joined else []), *self.caveats])
         return scores
 

@@ -11,7 +11,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.groups import connect, describe_joined, describe_separated, join_identical, name_groups
 from fastmask.data.loaders import dataloaders
-from fastmask.system.errors import FastmaskWarning
+from fastmask.system.errors import FastmaskWarning, UsageError
 
 
 def test_rows_with_a_label_in_common_are_connected_also_through_others():
@@ -70,6 +70,14 @@ def test_persons_who_share_photos_are_never_in_two_folds(copied):
     shared = describe_joined(joined.persons, joined.groups)
     assert shared.startswith("6 persons share identical photos with others, such as ")
     assert f"{joined.persons[20]} with {joined.persons[0]}, and are in one fold" in shared
+    assert describe_joined(joined.persons, joined.groups, folds) == shared
+    folds[0] = 1 - folds[0]
+    assert "fold" not in describe_joined(joined.persons, joined.groups, folds)
+
+
+def test_more_folds_than_persons_who_share_no_photos_are_refused(copied):
+    with pytest.raises(UsageError, match="there are only 9 persons, counting those who share identical photos as one"):
+        assign_folds(join_identical(copied), 10, "gender")
 
 
 def test_copies_within_a_person_and_other_names_join_nobody(contest_copy):

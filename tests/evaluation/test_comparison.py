@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -51,6 +52,21 @@ def test_results_that_do_not_fit_into_a_row_are_in_another_table():
         *("F1    photos  1", "hat           0.5000", "red   10      0.5000", "blue  40      0.2500", ""),
         *("F1    photos  2", "hat           0.7000", "red   10      0.7000", "blue  40      0.2500"),
     ]
+
+
+def test_persons_who_share_photos_in_either_run_are_drawn_together(three, tmp_path):
+    """The runs of an earlier version do not know of them."""
+    copy = Path(shutil.copytree(three[1].path, tmp_path / "joined"))
+    frame = pd.read_csv(copy / "folds.csv", dtype=str)
+    persons = frame["person"].unique()
+    frame.insert(2, "same_as", frame["person"].replace(dict(zip(persons[1::2], persons[::2], strict=False))))
+    frame.to_csv(copy / "folds.csv", index=False)
+    one, other = (compare(runs, draws=500).results for runs in ([three[0], copy], [copy, three[0]]))
+    assert one[0].joint == other[1].joint
+    assert one[1].joint == other[0].joint
+    assert one[1].joint != compare(three[:2], draws=500).results[1].joint
+    joined, apart = (expected_change(three[0], other, draws=500) for other in (Run.load(copy), three[1]))
+    assert joined.difference != apart.difference
 
 
 def test_an_ensemble_has_no_cost(three, tmp_path):

@@ -172,6 +172,22 @@ def test_persons_who_share_photos_in_any_run_are_one_group(run_of, guess, labels
     assert run.folds["same_as"].tolist() == run.folds["person"].replace(["p0005", "p0010"], "p0000").tolist()
     assert run.groups.tolist() == run.folds["same_as"].tolist()
     assert run.persons.tolist() == runs[0].persons.tolist()
+    assert not run.caveats
+
+
+def test_folds_of_an_earlier_version_that_separate_identical_photos_are_a_caveat(run_of, guess, labels, tmp_path):
+    first, second = (run_of(guess(labels, seed), labels, f"run{seed}") for seed in (1, 2))
+    for name in ("folds.csv", "oof.csv"):
+        frame = pd.read_csv(second.path / name, dtype=str, keep_default_na=False)
+        frame.loc[frame["person"] == "p0001", "fold"] = frame["fold"].iloc[0]
+        if name == "folds.csv":
+            frame.insert(2, "same_as", frame["person"].replace("p0001", "p0000"))
+        frame.to_csv(second.path / name, index=False)
+    run = blend_runs([first.path, second.path], out=tmp_path / "both", draws=0).run
+    apart = f"{first.path}: Its folds separate persons who share identical photos: this score flatters."
+    assert run.caveats == [apart]
+    shared = "2 persons share identical photos with others, such as p0001 with p0000."
+    assert run.score(draws=0).notes == [shared, apart]
 
 
 def test_unknown_labels_are_left_out(run_of, guess, labels, tmp_path):
