@@ -95,8 +95,8 @@ def _warn_of_seen(run: RunDirectory, photos: Any, options: PredictOptions, count
     seen = count_seen(run, photos, options)
     if seen:
         _warn(
-            f"{seen} of {count} photos were trained on by these models, so their predictions are too good, and so is a "
-            f"score of them; the run's oof.csv has those of models that have not seen them."
+            f"These models were trained on {seen} of the {count} photos: their predictions, and a score of them, are "
+            "too good. The run's oof.csv has predictions of models that have not seen them."
         )
 
 

@@ -103,8 +103,8 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
         )
     if SAME_AS in plan.table.frame and SAME_AS not in run.folds:
         raise UsageError(
-            f"{out} was started without keeping persons who share identical photos in one fold, as is done now; start "
-            "anew with another --out."
+            f"{out} was started by an earlier version, without keeping persons who share identical photos in one fold; "
+            "start anew with another --out."
         )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)

@@ -48,7 +48,9 @@ def test_predictions_of_photos_that_were_trained_on_are_too_good(
     shutil.copy(next(images.iterdir()), work / "photos")
     answer = fastmask("predict", finished_run.path, "photos", "--out", "all.csv")
     (warned,) = answer.warnings
-    assert warned.startswith("3 of 4 photos were trained on by these models, so their predictions are too good")
+    assert warned.startswith(
+        "These models were trained on 3 of the 4 photos: their predictions, and a score of them, are too good"
+    )
     # only the other fold was trained on them
     assert not fastmask("predict", finished_run.path, "photos", "--out", "one.csv", "--members", "fold0").warnings
     assert not fastmask("predict", finished_run.path, images, "--out", "new.csv").warnings
