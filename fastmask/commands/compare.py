@@ -32,8 +32,9 @@ def diff(
     The change of score is estimated from their runs' out-of-fold predictions.
     """
     from fastmask.evaluation.diff import diff_files, expect_files
+    from fastmask.run.directory import RunDirectory
 
-    found = diff_files(a, b)
+    found = diff_files(a, b, None if runs is None else RunDirectory.load(runs[0]).heads)
     expected = expect_files(a, b, runs, ledger or (_LEDGER if _LEDGER.exists() else None))
     if out is not None:
         found.to_csv(out)

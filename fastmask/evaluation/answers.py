@@ -176,10 +176,11 @@ def score_files(predictions: str | Path, answers: str | Path, heads: Heads | Non
 def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
     """Read the joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
 
-    The columns are class, and person if the file has it. Raises DataError for an unknown class, an empty person and
-    a duplicated photo.
+    The columns are class, and person if the file has it. Raises DataError for an unknown class, an empty person,
+    a duplicated photo, and predictions of other heads.
     """
     frame = read_strings(file, ())
+    _check_heads(file, list(frame.columns), heads)
     name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
     require_columns(file, list(frame.columns), (name, value))
     names = frame[name].map(lambda path: Path(path).name)
@@ -189,6 +190,16 @@ def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
         # empty cells would count as one person
         check_cells(file, frame[column], frame[column] != "", "the person of the photo")
     return frame[kept].assign(**{"class": _joint_classes(file, frame[value], heads)}).set_axis(names)
+
+
+def _check_heads(file: Path, columns: Sequence[str], heads: Heads) -> None:
+    """Raise DataError if a file with probabilities lacks a head: then its joint classes are those of other heads."""
+    found = dict.fromkeys(column.partition(".")[0] for column in columns if "." in column and ":" not in column)
+    lacking = [name for name in heads.classified if not any(column.startswith(f"{name}.") for column in columns)]
+    if "predicted" in columns and found and lacking:
+        raise DataError(
+            f"{file} has predictions of {', '.join(found)}; expected those of {', '.join(heads.classified)}."
+        )
 
 
 def _joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:

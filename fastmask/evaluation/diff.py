@@ -80,7 +80,7 @@ class Diff:
     def __str__(self) -> str:
         if not self.differing:
             return f"{len(self.photos)} photos, all the same"
-        heads = ", ".join(f"{name} {count}" for name, count in self.by_head.items())
+        heads = ", ".join(f"{name} {self.by_head[name]}" for name in self.heads.classified)
         share = self.differing / len(self.photos)
         lines = [f"{len(self.photos)} photos, {self.differing} differ ({share:.1%}); in {heads}", ""]
         width = max(map(len, [*self.classes["class"], "class"]))
@@ -110,7 +110,7 @@ class Diff:
 def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff:
     """Compare two submissions, or two files written by `predict`; photos are matched by file name.
 
-    `heads` default to the contest's. Raises DataError if one lacks a photo of the other.
+    `heads` default to the contest's. Raises DataError if one lacks a photo of the other, or has other heads.
     """
     heads = heads or contest_heads()
     first, second = (read_classes(Path(file), heads)["class"] for file in (a, b))

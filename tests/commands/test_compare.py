@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from fastmask.api import Run
 from fastmask.decision.crossfit import decide
 from fastmask.evaluation.comparison import compare
+from fastmask.heads import Head, Heads
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]
@@ -72,6 +74,18 @@ def test_diff_says_where_two_submissions_differ_and_what_to_expect(
     rows = decide(run_copy).rows
     assert plain["expected"]["difference"]["macro_f1"] == pytest.approx(rows[2].score.macro_f1 - rows[0].score.macro_f1)
     assert "No expectation" in fastmask("diff", "a.csv", "b.csv").out
+
+
+def test_diff_reads_the_heads_of_its_runs(run_of: Command, fastmask: Command, work: Path) -> None:
+    heads = Heads([Head("colour", ("red", "green")), Head("size", ("small", "large"))])
+    y = np.random.default_rng(0).integers(0, 2, (70, 2))
+    run = run_of(np.full((70, 4), 0.5), y, heads=heads)
+    for name, number in (("a.csv", 0), ("b.csv", 3)):
+        (work / name).write_text(f"path,predicted,colour.red,size.small\n1.jpg,{number},0.5,0.5\n")
+    answer = fastmask("diff", "a.csv", "b.csv", "--runs", f"{run.path}", f"{run.path}")
+    assert answer.code == DONE, answer.errors
+    assert "in colour 1, size 1" in answer.out
+    assert fastmask("diff", "a.csv", "b.csv").code == FAILED
 
 
 def test_what_the_leaderboard_said_of_a_submission_is_kept(

@@ -85,6 +85,16 @@ def test_other_heads_and_files_of_predict(tmp_path):
         diff_files(tmp_path / "a.csv", tmp_path / "b.csv", Heads([Head("colour", ("red", "green"))]))
 
 
+def test_a_file_of_predict_with_other_heads_is_not_read_as_the_contest_s(tmp_path):
+    """Its joint class 3 is green and large, not that of the contest."""
+    columns = "path,predicted,colour,size,colour.red,colour.green,size.small,size.large,fold0:colour.red"
+    (tmp_path / "a.csv").write_text(f"{columns}\n1.jpg,3,green,large,0.1,0.9,0.2,0.8,0.1\n")
+    with pytest.raises(DataError, match="has predictions of colour, size; expected those of mask, gender, age"):
+        diff_files(tmp_path / "a.csv", tmp_path / "a.csv")
+    heads = Heads([Head("colour", ("red", "green")), Head("size", ("small", "large"))])
+    assert diff_files(tmp_path / "a.csv", tmp_path / "a.csv", heads).classes["class"].tolist() == ["green large"]
+
+
 def test_missing_photos_are_named_whichever_file_lacks_them(files, tmp_path):
     more = write(tmp_path / "more.csv", {f"{i}.jpg": 0 for i in range(1, 8)})
     for pair in ((files[0], more), (more, files[0])):
