@@ -113,7 +113,7 @@ def label_errors(
     loaded = RunDirectory.load(run)
     errors = find_label_errors(loaded, heads)
     # a band does not give the number, and most of these labels are right, so only on request
-    banded = [head.name for head in loaded.heads if head.bounds and heads is None]
+    banded = [head.name for head in loaded.heads if head.bounds and head.weight and heads is None]
     if out is not None:
         write_csv(out, to_fixes([error for error in errors if error.head not in banded]))
         for name in banded:

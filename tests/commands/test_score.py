@@ -114,3 +114,14 @@ def test_label_errors_are_listed_and_written_as_fixes(run_copy: Path, fastmask: 
     answer = fastmask("label-errors", run_copy, "--out", "all.csv")
     assert any("age is not in all.csv" in line for line in answer.err)
     assert "age" not in set(pd.read_csv("all.csv")["column"])
+
+
+def test_a_head_that_was_not_learned_is_not_offered(run_copy: Path, fastmask: Command) -> None:
+    file = run_copy / "heads.json"
+    heads = json.loads(file.read_text())
+    age = next(head for head in heads if head["name"] == "age")
+    age["weight"] = 0.0
+    file.write_text(json.dumps(heads))
+    answer = fastmask("label-errors", run_copy, "--out", "all.csv")
+    assert answer.code == DONE, answer.errors
+    assert not any("is not in all.csv" in line for line in answer.err)
