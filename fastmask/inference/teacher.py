@@ -208,7 +208,10 @@ def open_teacher(config: Config, validation: Validation) -> Teacher:
 
 def _check_folds(run: RunDirectory, validation: Validation) -> None:
     """Raise UsageError if a fold's models are missing, or were trained on photos or persons that it validates."""
-    mend = f"use the teacher's folds: --folds-file {run.path / FOLDS}"
+    # folds that split persons are refused here
+    split = run.is_leaky and validation.group == "person"
+    own = f"use the teacher's folds: --folds-file {run.path / FOLDS}"
+    mend = "it was split by photos (--group none), use a teacher with whole persons in each fold" if split else own
     count = int(validation.folds.max()) + 1
     if run.config.folds != count:
         raise UsageError(f"The teacher {run.path} has {run.config.folds} folds, here are {count}; {mend}.")

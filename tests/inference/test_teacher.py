@@ -208,6 +208,9 @@ def test_teachers_that_were_trained_on_the_judged_fold_are_refused(
     split = str(finished_run.path / "folds.csv")
     assert student(table, settings, finished_run.path, folds_file=split, seed=5).teacher is not None
     assert "is not a run directory" in refused(tmp_path)
+    file = run_copy / "config.yaml"
+    file.write_text(file.read_text().replace("group: person", "group: none"))
+    assert refused(run_copy, seed=5).endswith("use a teacher with whole persons in each fold.")
     shutil.rmtree(run_copy / "fold1")
     assert "lacks fold 1, which the same fold of the student needs" in refused(run_copy)
 
