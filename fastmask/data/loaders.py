@@ -126,8 +126,8 @@ def _paths(table: Table) -> list[Path]:
 
 def enlarge_batches(dls: DataLoaders, times: int) -> tuple[DataLoaders, int]:
     """The loaders with `times` as many photos in a training batch, at most all, and how many batches of `dls` it is."""
-    if times < 1:
-        raise UsageError(f"A step takes 1 batch or more, found accumulate {times}.")
+    if times < 1 or times != int(times):
+        raise UsageError(f"A step takes a whole number of batches, 1 or more; found accumulate {times}.")
     if times == 1:
         return dls, 1
     train, *others = dls.loaders

@@ -54,7 +54,7 @@ def training_caveats(run: RunDirectory) -> list[str]:
         )
     if run.config.tuned:
         caveats.append(
-            "The settings were chosen by their score (tune): on the photos of that search this score flatters; the "
+            "A search (tune) chose the settings by such scores: on the photos of that search this score flatters; the "
             "search's cross-fitted score does not."
         )
     if run.environment.get("proposed_fixes"):

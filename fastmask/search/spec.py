@@ -66,7 +66,7 @@ class SearchSpec:
 
     def config_of(self, params: Mapping[str, Any]) -> Config:
         """The configuration of a trial; raises UsageError if its settings are incompatible."""
-        return make_config(self.settings, params)
+        return make_config(self.settings, params, {"tuned": True})
 
     def updated(self, **values: Any) -> SearchSpec:
         """The same search, updated by the values that are not None."""

@@ -118,7 +118,7 @@ class Tuned:
     def settings(self) -> dict[str, Any]:
         """The best trial's settings for `fit --config`, without those of the machine and of tracking.
 
-        They say that they are `tuned`, since a run with them repeats a score that they were chosen by.
+        They are marked as `tuned`, as those of each trial, since a run with them repeats a score that chose them.
         """
         base = {name: value for name, value in self.base.items() if name not in Config.of_kind(Kind.MACHINE)}
         return {**base, **(self.best.settings if self.best else {}), "tuned": True}

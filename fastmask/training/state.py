@@ -190,10 +190,10 @@ class StateSaver(Callback):
         """Restore what `save` saved; raises DataError for the state of another fold."""
         learn, file = self.learn, self.folder / STATE
         try:
-            if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
-                raise ValueError(f"it is at step {state['step']} of epoch {state['epoch']}")
             if "accumulation" in state["callbacks"]:
                 raise ValueError("an earlier version saved it, which counted the batches of a step as steps")
+            if not (0 <= state["epoch"] < learn.n_epoch and 0 <= state["step"] <= len(learn.dls.train)):
+                raise ValueError(f"it is at step {state['step']} of epoch {state['epoch']}")
             get_model(learn.model).load_state_dict(state["network"])
             if isinstance(learn.loss_func, nn.Module):
                 learn.loss_func.load_state_dict(state["loss"])

@@ -225,8 +225,9 @@ def test_learning_rate_and_passes_count_steps(table):
     assert [len(learn.dls.valid) for learn in (small, big)] == [11, 6]
     # the finder tries as many rates as are asked for
     assert len(lr_find(small, num_it=20).lrs) == 20
-    with pytest.raises(UsageError, match="1 batch or more"):
-        learner(table, 8, accumulate=0)
+    for wrong in (0, 2.5):
+        with pytest.raises(UsageError, match="a whole number of batches, 1 or more"):
+            learner(table, 8, accumulate=wrong)
 
 
 def test_the_photos_of_a_step_are_named(table):
