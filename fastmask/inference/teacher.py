@@ -62,11 +62,16 @@ def make_pseudo(
         raise UsageError(f"{folder} exists; name a new or an empty folder.")
     check_parent(folder / MARK)
     found = predict(run, images, refit=False, progress=progress, **options.model_dump())
-    seen = [lineage_of(str(run.path), fold).seen for fold in range(run.config.folds)]
+    seen = [_lineage(run, fold).seen for fold in range(run.config.folds)]
     labels = np.stack(_split_by_fold(run, found))
     made = Pseudo(Path(images), found.names, run.heads, labels, _unseen_folds(run), seen)
     made.write(folder, {"run": str(run.path), "identity": run.identity})
     return made
+
+
+def _lineage(run: RunDirectory, fold: int) -> Lineage:
+    """The lineage of a fold's models, the same for all of its checkpoints."""
+    return lineage_of(str(run.checkpoints(fold)[0]), fold)
 
 
 def _check_complete(run: RunDirectory) -> None:
@@ -104,7 +109,7 @@ class Teacher:
 
     def lineage(self, fold: int) -> Lineage:
         """What its models of a fold have seen."""
-        return reduce(Lineage.join, (lineage_of(str(run.path), fold) for run in self.runs.values()))
+        return reduce(Lineage.join, (_lineage(run, fold) for run in self.runs.values()))
 
     @property
     def heads(self) -> tuple[str, ...]:
