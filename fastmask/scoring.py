@@ -304,7 +304,8 @@ class _Figure:
         # a class without truth has F1 0 whatever the predictions
         self.highest = float((self.true > 0).mean()) if counts.k else 0.0
         self._drawn: list[np.ndarray] = []
-        self._changes, self._size, self._loss, self._gain = np.zeros(0), 0.0, 0.0, 0.0
+        self._changes, self._parts = np.zeros(0), np.zeros(0)
+        self._size, self._loss, self._gain = 0.0, 0.0, 0.0
 
     def _by_group(self, groups: int) -> np.ndarray:
         """(groups, 4): the change of the score by each group, its part of it, and of what it could lose and gain.
@@ -331,13 +332,19 @@ class _Figure:
         if not self.highest:
             return
         groups = weights.shape[1] - 2
+        if not self._drawn:
+            self._weigh_groups(groups)
+        drawn = weights[:, :groups] @ np.stack([self._changes, self._parts], axis=1)
+        self._drawn.append(np.hstack([drawn, weights[:, groups:]]))
+
+    def _weigh_groups(self, groups: int) -> None:
+        """The change of the score by each of the groups, its part of it, and the sizes of the imaginary groups."""
         by_group = self._by_group(groups)
         parts = by_group[:, 1:] / np.maximum(by_group[:, 1:].sum(axis=0), 1e-12)
         # an imaginary group is as large as that of an average photo (Kish 1965), or of an average loss or gain
         self._size, self._loss, self._gain = (parts**2).sum(axis=0)
-        self._changes = by_group[:, 0] - parts[:, 0] * by_group[:, 0].sum()
-        drawn = weights[:, :groups] @ np.stack([self._changes, parts[:, 0]], axis=1)
-        self._drawn.append(np.hstack([drawn, weights[:, groups:]]))
+        self._parts = parts[:, 0]
+        self._changes = by_group[:, 0] - self._parts * by_group[:, 0].sum()
 
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval; None without draws."""
