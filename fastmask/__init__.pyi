@@ -14,6 +14,7 @@ from .data.contest import read_contest as read_contest
 from .data.extra import Extra as Extra
 from .data.extra import read_extra as read_extra
 from .data.fixes import apply_fixes as apply_fixes
+from .data.folders import read_folders as read_folders
 from .data.folds import assign_folds as assign_folds
 from .data.folds import read_folds as read_folds
 from .data.groups import join_identical as join_identical
@@ -26,7 +27,6 @@ from .data.photo_dl import PhotoDL as PhotoDL
 from .data.pseudo import read_pseudo as read_pseudo
 from .data.readers import read_csv as read_csv
 from .data.readers import read_data as read_data
-from .data.readers import read_folders as read_folders
 from .data.sample import write_sample as write_sample
 from .data.table import Table as Table
 from .data.training_set import TrainingSet as TrainingSet

@@ -1,8 +1,7 @@
-"""Readers: a CSV with a column per head, a folder per class, a contest folder or the sample, as a Table."""
+"""Readers: a CSV with a column per head as a Table, or data of any kind."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ import pandas as pd
 
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest
 from fastmask.data.fixes import apply_fixes, path_in
-from fastmask.data.photo import SUFFIXES, links_outside, list_photos
-from fastmask.data.table import OnFault, Table, raise_fault
+from fastmask.data.folders import class_folders, read_folders
+from fastmask.data.photo import SUFFIXES, links_outside
+from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 from fastmask.system.files import read_rows, read_strings, stays_below
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 # a column with more different values than this is a head only where it is named as one
 MOST_CLASSES = 100
-NO_PERSONS = (
-    "says who is in each photo, so every photo counts as a different person; several photos of one person would leak "
-    "across folds."
-)
-# names of folders that are splits, or hold photos, and are not classes
-_NO_CLASSES = {"train", "val", "valid", "validation", "test", "eval", "images"}
 # columns; or each column's classes, or the arguments of its Head; or Heads
 GivenHeads = Sequence[str | Head] | Mapping[str, Sequence[str] | Mapping[str, Any]] | Heads
 
@@ -83,62 +77,7 @@ def read_csv(
         "image_column": image_column,
         "group_column": group,
     }
-    return _make_table(rows[kept], made, folder, reading)
-
-
-def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault) -> Table:
-    """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`.
-
-    Every photo counts as a different person. Hidden files and folders are left out; a folder without photos is a fault.
-    """
-    folder = Path(folder)
-    names = _check_classes(folder)
-    loose = sorted(e.name for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != ".")
-    if loose:
-        on_fault(DataError(f"{folder / loose[0]} is not in the folder of a class; move it into one, or away."))
-    rows = []
-    for name in names:
-        photos = list_photos(folder / name)
-        if not photos:
-            endings = ", ".join(SUFFIXES)
-            on_fault(DataError(f"{folder / name} holds no photos (any of {endings}); add some or remove it."))
-        linked = next((p for p in photos if links_outside(p, folder)), None)
-        if linked is not None:
-            on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
-        rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
-    _warn_of_others(folder, names)
-    frame = pd.DataFrame(rows, columns=["path", head])
-    frame = frame.assign(person=frame["path"], source=folder.name)
-    hint = "Use a CSV with the columns path, person and a head instead."
-    warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
-    return _make_table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
-
-
-def _check_classes(folder: Path) -> list[str]:
-    """The folders inside `folder`; raises UsageError where they cannot be the classes."""
-    names = _class_folders(folder)
-    parts = sorted(_NO_CLASSES & set(names))
-    if parts:
-        raise UsageError(
-            f"{folder} holds {', '.join(parts)}, which are not classes; expected a folder per class, such as those in "
-            f"{folder / parts[-1]}, a contest folder with train.csv, or a CSV."
-        )
-    if len(names) < 2:
-        raise UsageError(
-            f"{folder} holds {len(names)} folders; expected two or more, one per class, with photos inside."
-        )
-    return names
-
-
-def _warn_of_others(folder: Path, names: Sequence[str]) -> None:
-    files = (p for name in names for p in (folder / name).rglob("*") if p.is_file() and not p.name.startswith("."))
-    others = sorted(str(p) for p in files if p.suffix.lower() not in SUFFIXES)
-    if others:
-        warnings.warn(
-            f"{len(others)} files, such as {others[0]}, are left out: a photo ends in {', '.join(SUFFIXES)}.",
-            FastmaskWarning,
-            stacklevel=3,
-        )
+    return Table(rows[kept].reset_index(drop=True), made, folder, reading)
 
 
 def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[str], None] = lambda _: None) -> Table:
@@ -170,7 +109,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
         from fastmask.data.sample import cached_sample
 
         data = cached_sample(log=log)
-    elif not is_contest(data) and len(_class_folders(data)) > 1:
+    elif not is_contest(data) and len(class_folders(data)) > 1:
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")
         return read_folders(data, on_fault=on_fault)
     return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault)
@@ -186,17 +125,6 @@ def _check_unset(config: Config, settings: Sequence[str], why: str) -> None:
 
 def _is_contest_csv(file: Path) -> bool:
     return file.name == "train.csv" and set(CONTEST_COLUMNS) <= set(read_strings(file, ()).columns)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    """The folders inside `folder`, sorted, without hidden ones; none where it is not a folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
-
-
-def _make_table(frame: pd.DataFrame, heads: Heads, root: Path, reading: Mapping[str, Any]) -> Table:
-    return Table(frame.reset_index(drop=True), heads, root, reading=reading)
 
 
 def _find_image_column(file: Path, frame: pd.DataFrame) -> str:

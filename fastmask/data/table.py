@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # the column of the first of the persons who share identical photos, where any do: see `groups.join_identical`
 SAME_AS = "same_as"
+NO_PERSONS = (
+    "says who is in each photo, so every photo counts as a different person; several photos of one person would leak "
+    "across folds."
+)
 OnFault = Callable[[DataError], None]
 # classes of a distribution over a number
 _MOST_NUMBERS = 300

@@ -8,7 +8,7 @@ import pytest
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.readers import read_csv, read_data, read_folders
+from fastmask.data.readers import read_csv, read_data
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
@@ -182,36 +182,6 @@ def test_a_head_of_one_class_is_refused(photos):
         read_csv(photos, ["hat"])
 
 
-@pytest.fixture
-def folders(tmp_path):
-    for name in ("cat/1.jpg", "cat/deep/2.png", "dog/1.jpg", "dog/.hidden.jpg", ".cache/3.jpg", "dog/notes.txt"):
-        file = tmp_path / "pets" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    return tmp_path / "pets"
-
-
-def test_a_folder_per_class(folders):
-    with pytest.warns(FastmaskWarning) as warned:
-        table = read_folders(folders, head="animal")
-    said = " ".join(str(w.message) for w in warned)
-    assert "every photo counts as a different person" in said
-    assert "1 files, such as" in said
-    assert "notes.txt, are left out" in said
-    assert table.heads == Heads([Head("animal", ("cat", "dog"))])
-    assert table.frame["path"].tolist() == ["cat/1.jpg", "cat/deep/2.png", "dog/1.jpg"]
-    assert table.y[:, 0].tolist() == [0, 0, 1]
-    (folders / "__MACOSX").mkdir()
-    (folders / "bird").mkdir()
-    with pytest.raises(DataError, match="bird holds no photos"):
-        read_folders(folders)
-    (folders / "top.jpg").touch()
-    with pytest.raises(DataError, match="top.jpg is not in the folder of a class"):
-        read_folders(folders)
-    with pytest.raises(UsageError, match="cat holds 1 folders; expected two or more, one per class"):
-        read_folders(folders / "cat")
-
-
 def read(**settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FastmaskWarning)
@@ -264,12 +234,6 @@ def test_a_csv_reads_like_the_contest_s_folder(contest, tmp_path):
     np.testing.assert_array_equal(assign_folds(same, 2, "age"), assign_folds(table, 2, "age"))
 
 
-def test_folders_of_a_split_are_not_classes(contest_copy):
-    (contest_copy / "train" / "train.csv").unlink()
-    with pytest.raises(UsageError, match=r"eval, train, which are not classes; .* a contest folder with train.csv"):
-        read(data=str(contest_copy))
-
-
 @pytest.mark.parametrize(
     "heads",
     [
@@ -309,12 +273,3 @@ def test_a_name_that_is_too_long_is_an_error_with_its_line(photos):
     write(photos, ROWS.replace("a.jpg", f"{'a' * 3000}.jpg", 1))
     with pytest.raises(DataError, match=r"line 2, column file: found 'a+.jpg', which cannot be the name of a photo"):
         read_csv(photos, ["colour"], image_column="file")
-
-
-def test_a_linked_photo_in_the_folder_of_a_class_is_refused(tmp_path):
-    for name in ("pets/cat/a.jpg", "pets/dog/b.jpg", "private.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "pets" / "dog" / "c.jpg").symlink_to(tmp_path / "private.jpg")
-    with pytest.raises(DataError, match="c.jpg is a link out of .*pets"):
-        read_folders(tmp_path / "pets")
