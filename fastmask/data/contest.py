@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import pandas as pd
 from fastmask.data.photo import SUFFIXES, links_outside
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
+from fastmask.system import limits
 from fastmask.system.errors import DataError, MissingPhotoError, UsageError
 from fastmask.system.files import read_rows
 
 OFFICIAL_AGE_BOUNDS = (30.0, 60.0)
 AGES = (0.0, 150.0)
 CONTEST_COLUMNS = ("id", "gender", "race", "age", "path")
+# the name of a person's folder, such as 000001_female_Asian_45: id, gender, race, age
+PERSON_FOLDER = re.compile(r"([^_]+)_(male|female)_[^_]+_(\d+)")
+# a train.csv with fewer of the contest's columns is another one
+_LEAST_COLUMNS = 3
 MASK_OF_STEM = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "none"}
 
 
@@ -61,12 +67,19 @@ def contest_folder(data: str | Path) -> Path:
 
 
 def is_contest(data: Path) -> bool:
-    """Whether there is a contest folder at `data`."""
+    """Whether there is a contest folder at `data`, with a train.csv that does not have other columns."""
     try:
-        contest_folder(data)
+        columns = read_header(contest_folder(data) / "train.csv")
     except UsageError:
         return False
-    return True
+    return not any(columns) or len(set(CONTEST_COLUMNS) & set(columns)) >= _LEAST_COLUMNS
+
+
+def read_header(file: Path) -> list[str]:
+    """The cells of the first line of a CSV, with any separator."""
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
+        cells = re.split("[,;\t|]", opened.readline(limits.LINE))
+    return [cell.strip().strip('"') for cell in cells]
 
 
 def read_contest(

@@ -1,80 +1,117 @@
-"""Folders: a folder per class, as a Table."""
+"""Folders: a folder per class, or folders of splits that hold the classes, as a Table."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from fastmask.data.layout import VALIDATION, Layout, find_layout, loose_photos
+from fastmask.data.mistaken import class_folders
 from fastmask.data.photo import SUFFIXES, links_outside, list_photos
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
-from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning
+from fastmask.system.text import count, join_some
 
-# names of folders that are splits, or hold photos, and are not classes
-_NO_CLASSES = {"train", "val", "valid", "validation", "test", "eval", "images"}
+# with so many folders, so few photos in each are those of a person or an object
+_MANY_FOLDERS, _FEW_PHOTOS = 20, 10
+# the photos of each folder of a class
+Photos = Mapping[Path, Sequence[Path]]
 
 
 def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault) -> Table:
     """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`.
 
-    Every photo counts as a different person. Hidden files and folders are left out; a folder without photos is a fault.
+    FOLDER/train/CLASS and FOLDER/val/CLASS, and other names of these, are read together; FOLDER/test is left out. Every
+    photo counts as a different person. Hidden files and folders are left out; a class without photos is a fault. Raises
+    UsageError naming what to give in place of a folder that does not hold classes.
     """
     folder = Path(folder)
-    names = _check_classes(folder)
-    loose = sorted(e.name for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != ".")
-    if loose:
-        on_fault(DataError(f"{folder / loose[0]} is not in the folder of a class; move it into one, or away."))
-    rows = []
-    for name in names:
-        photos = list_photos(folder / name)
-        if not photos:
-            endings = ", ".join(SUFFIXES)
-            on_fault(DataError(f"{folder / name} holds no photos (any of {endings}); add some or remove it."))
-        linked = next((p for p in photos if links_outside(p, folder)), None)
-        if linked is not None:
-            on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
-        rows += [(p.relative_to(folder).as_posix(), name) for p in photos]
-    _warn_of_others(folder, names)
+    layout = find_layout(folder)
+    photos = {place: list_photos(place) for place in layout.places}
+    _check_photos(folder, layout, photos, on_fault)
+    for sentence in _describe(folder, layout, photos):
+        warnings.warn(sentence, FastmaskWarning, stacklevel=2)
+    rows = [(photo.relative_to(folder).as_posix(), place.name) for place, each in photos.items() for photo in each]
     frame = pd.DataFrame(rows, columns=["path", head])
     frame = frame.assign(person=frame["path"], source=folder.name)
-    hint = "Use a CSV with the columns path, person and a head instead."
-    warnings.warn(f"Nothing in {folder} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
-    return Table(frame, Heads([Head(head, tuple(names))]), folder, {"data": str(folder)})
+    return Table(frame, Heads([Head(head, tuple(layout.classes()))]), folder, {"data": str(folder)})
 
 
-def _check_classes(folder: Path) -> list[str]:
-    """The folders inside `folder`; raises UsageError where they cannot be the classes."""
-    names = class_folders(folder)
-    parts = sorted(_NO_CLASSES & set(names))
-    if parts:
-        raise UsageError(
-            f"{folder} holds {', '.join(parts)}, which are not classes; expected a folder per class, such as those in "
-            f"{folder / parts[-1]}, a contest folder with train.csv, or a CSV."
+def _check_photos(folder: Path, layout: Layout, photos: Photos, on_fault: OnFault) -> None:
+    """Report loose photos, classes without photos, and links out of the folder."""
+    for part in dict.fromkeys(place.parent for place in photos):
+        for name in loose_photos(part)[:1]:
+            on_fault(DataError(f"{part / name} is not in the folder of a class; move it into one, or away."))
+    filled = {place.name for place, each in photos.items() if each}
+    for place, each in photos.items():
+        if place.name not in filled:
+            on_fault(DataError(f"{place} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it."))
+        linked = next((photo for photo in each if links_outside(photo, folder)), None)
+        if linked is not None:
+            on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
+
+
+def _describe(folder: Path, layout: Layout, photos: Photos) -> Iterator[str]:
+    """What the user should know of how a folder is read, in sentences."""
+    yield from _describe_splits(folder, layout)
+    yield from _describe_alike(folder, layout.classes())
+    yield from _describe_nested(layout.classes(), photos)
+    yield from _describe_many(folder, photos)
+    yield from _describe_others(photos)
+    yield f"Nothing in {folder} {NO_PERSONS} Use a CSV with the columns path, person and a head instead."
+
+
+def _describe_splits(folder: Path, layout: Layout) -> Iterator[str]:
+    """What the splits are used for."""
+    if layout.left_out:
+        yield f"In {folder} these are left out, neither trained on nor validated: {join_some(layout.left_out)}."
+    if layout.classes(VALIDATION):
+        yield f"The photos of train and of val in {folder} are cross-validated together."
+
+
+def _describe_alike(folder: Path, names: Sequence[str]) -> Iterator[str]:
+    """The classes that differ only by case."""
+    alike = defaultdict(list)
+    for name in names:
+        alike[name.lower()].append(name)
+    for each in alike.values():
+        if len(each) > 1:
+            yield f"The classes {' and '.join(each)} of {folder} differ only by case; if they are one, merge them."
+
+
+def _describe_nested(names: Sequence[str], photos: Photos) -> Iterator[str]:
+    """Folders inside each class that may be the classes."""
+    inner = {place: class_folders(place) for place in photos}
+    if all(len(inside) > 1 and not loose_photos(place) for place, inside in inner.items()):
+        place, inside = next(iter(inner.items()))
+        yield (
+            f"The classes are the upper folders, {join_some(names)}, and not those inside, such as {inside[0]} in "
+            f"{place.name}; to learn these, use a CSV with a column per head."
         )
-    if len(names) < 2:
-        raise UsageError(
-            f"{folder} holds {len(names)} folders; expected two or more, one per class, with photos inside."
-        )
-    return names
 
 
-def _warn_of_others(folder: Path, names: Sequence[str]) -> None:
-    files = (p for name in names for p in (folder / name).rglob("*") if p.is_file() and not p.name.startswith("."))
-    others = sorted(str(p) for p in files if p.suffix.lower() not in SUFFIXES)
+def _describe_many(folder: Path, photos: Photos) -> Iterator[str]:
+    """Signs that folders are persons or objects: many, with few photos that have the same names in each."""
+    if len(photos) < _MANY_FOLDERS:
+        return
+    hint = "If each is a person or an object, use a CSV with the columns path, person and one per head."
+    stems = [frozenset(photo.stem for photo in each) for each in photos.values()]
+    usual, total = max(set(stems), key=stems.count), sum(map(len, photos.values()))
+    if len(usual) <= _FEW_PHOTOS and stems.count(usual) > 0.9 * len(stems):
+        same = f"the same {count(len(usual), 'photo')} ({join_some(sorted(usual))})"
+        yield f"Each of the {len(photos)} folders of {folder}, which are taken as classes, holds {same}. {hint}"
+    elif total < 2 * len(photos):
+        yield f"{folder} holds {len(photos)} folders, which are taken as classes, for {total} photos. {hint}"
+
+
+def _describe_others(photos: Photos) -> Iterator[str]:
+    """The files that are not photos."""
+    files = (path for place in photos for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    others = sorted(str(path) for path in files if path.suffix.lower() not in SUFFIXES)
     if others:
-        warnings.warn(
-            f"{len(others)} files, such as {others[0]}, are left out: a photo ends in {', '.join(SUFFIXES)}.",
-            FastmaskWarning,
-            stacklevel=3,
-        )
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The folders inside `folder`, sorted, without hidden ones; none where it is not a folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
+        yield f"{len(others)} files, such as {others[0]}, are left out: a photo ends in {', '.join(SUFFIXES)}."

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest
+from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes, path_in
-from fastmask.data.folders import class_folders, read_folders
+from fastmask.data.folders import read_folders
+from fastmask.data.mistaken import check_csv_name, check_kind
 from fastmask.data.photo import SUFFIXES, links_outside
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
-from fastmask.system.files import read_rows, read_strings, stays_below
+from fastmask.system.files import read_rows, stays_below
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -93,8 +94,15 @@ def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[st
 def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:
     if not config.data:
         raise UsageError("--data is empty; name a contest folder, a CSV, a folder per class, or sample.")
-    data = Path(config.data)
+    if config.data == "sample":
+        from fastmask.data.sample import cached_sample
+
+        data = cached_sample(log=log)
+    else:
+        data = Path(config.data)
+        check_kind(config.data)
     if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
+        check_csv_name(data)
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
         return read_csv(
             data,
@@ -104,14 +112,11 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
             image_column=config.image_column,
             on_fault=on_fault,
         )
-    _check_unset(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {data}")
-    if config.data == "sample":
-        from fastmask.data.sample import cached_sample
-
-        data = cached_sample(log=log)
-    elif not is_contest(data) and len(class_folders(data)) > 1:
+    _check_unset(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {config.data}")
+    if data.is_dir() and not is_contest(data):
+        table = read_folders(data, on_fault=on_fault)
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")
-        return read_folders(data, on_fault=on_fault)
+        return table
     return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault)
 
 
@@ -124,7 +129,7 @@ def _check_unset(config: Config, settings: Sequence[str], why: str) -> None:
 
 
 def _is_contest_csv(file: Path) -> bool:
-    return file.name == "train.csv" and set(CONTEST_COLUMNS) <= set(read_strings(file, ()).columns)
+    return file.name == "train.csv" and file.is_file() and set(CONTEST_COLUMNS) <= set(read_header(file))
 
 
 def _find_image_column(file: Path, frame: pd.DataFrame) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import shutil
 import textwrap
 import warnings
@@ -21,6 +20,7 @@ import pandas as pd
 
 from fastmask.config import Config
 from fastmask.data.augment import Augment, build_augmentations, check_fit, effective_pipelines
+from fastmask.data.contest import PERSON_FOLDER
 from fastmask.data.folds import assign_folds, count_units, read_folds
 from fastmask.data.groups import describe_separated, join_identical
 from fastmask.data.photo import decode_named, map_in_threads, read_bytes, read_photo
@@ -42,7 +42,6 @@ _SHAPE_FACTOR, _MIXED = 1.2, 0.2
 _BLANK_RANGE = 3
 # a head is an attribute of the person if at most this share of persons, or one of ten or more, have two labels
 _DISAGREE, _FEW_PERSONS = 0.05, 10
-_CONTEST_FOLDER = re.compile(r"([^_]+)_(male|female)_[^_]+_(\d+)")
 _LEAK = "the network would be validated on what it was trained on; put them under one person or remove all but one."
 
 Size = tuple[int, int]
@@ -444,7 +443,7 @@ def _find_contradicting_labels(table: Table) -> Iterator[Finding]:
 
 def _check_contest_folders(table: Table) -> Iterator[Finding]:
     """Persons with a folder name, such as 000001_female_Asian_45, that contradicts the table or another folder."""
-    matches = {person: _CONTEST_FOLDER.fullmatch(str(person)) for person in dict.fromkeys(table.persons)}
+    matches = {person: PERSON_FOLDER.fullmatch(str(person)) for person in dict.fromkeys(table.persons)}
     if not all(matches.values()) or not {"gender", "age"} <= set(table.heads.names):
         return
     names = pd.DataFrame([m.groups() for m in matches.values() if m], columns=["id", "gender", "age"], index=[*matches])

@@ -22,14 +22,72 @@ def test_a_folder_per_class(folders):
     (folders / "top.jpg").touch()
     with pytest.raises(DataError, match="top.jpg is not in the folder of a class"):
         read_folders(folders)
-    with pytest.raises(UsageError, match="cat holds 1 folders; expected two or more, one per class"):
+    with pytest.raises(UsageError, match="cat holds 1 folder; expected two or more, one per class"):
         read_folders(folders / "cat")
 
 
-def test_folders_of_a_split_are_not_classes(contest_copy):
-    (contest_copy / "train" / "train.csv").unlink()
-    with pytest.raises(UsageError, match=r"eval, train, which are not classes; .* a contest folder with train.csv"):
-        read_folders(contest_copy)
+SPLIT = ("train/cat/1.jpg", "train/cat/2.jpg", "train/dog/3.jpg", "val/cat/1.jpg", "val/dog/2.jpg", "test/cat/9.jpg")
+
+
+def make(root, *photos):
+    for name in photos:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def said_of(root):
+    """The table of a folder, and the warnings of it as one text."""
+    with pytest.warns(FastmaskWarning) as warned:
+        table = read_folders(root)
+    return table, " ".join(str(each.message) for each in warned)
+
+
+def test_val_is_read_with_train_and_test_is_left_out(tmp_path):
+    table, said = said_of(make(tmp_path, *SPLIT))
+    assert table.frame["path"].tolist() == list(SPLIT[:5])
+    assert table.frame["class"].tolist() == ["cat", "cat", "dog", "cat", "dog"]
+    assert "The photos of train and of val in " in said
+    assert "neither trained on nor validated: test." in said
+
+
+def test_without_val_there_is_no_split(tmp_path):
+    table, said = said_of(make(tmp_path, *SPLIT[:3], SPLIT[-1]))
+    assert table.frame["path"].tolist() == list(SPLIT[:3])
+    assert "The photos of train" not in said
+
+
+def test_classes_that_differ_by_case_are_named(tmp_path):
+    _, said = said_of(make(tmp_path, "cat/1.jpg", "Cat/2.jpg", "dog/3.jpg"))
+    assert "The classes Cat and cat of " in said
+    assert "differ only by case; if they are one, merge them." in said
+
+
+def test_folders_inside_the_classes_are_named(tmp_path):
+    _, said = said_of(make(tmp_path, *(f"{upper}/{i}/1.jpg" for upper in ("animal", "car") for i in "ab")))
+    assert "The classes are the upper folders, animal, car, and not those inside, such as a in animal" in said
+    _, said = said_of(make(tmp_path, "animal/2.jpg"))
+    assert "upper folders" not in said
+
+
+def test_many_folders_of_the_same_few_photos_look_like_persons(tmp_path):
+    make(tmp_path, *(f"id{i}/{stem}.jpg" for i in range(30) for stem in ("front", "left", "right")))
+    _, said = said_of(tmp_path)
+    assert "Each of the 30 folders of " in said
+    assert "holds the same 3 photos (front, left, right). If each is a person" in said
+    for i in range(30):
+        make(tmp_path, *(f"id{i}/{i}_{k}.jpg" for k in range(3)))
+    assert "If each is a person" not in said_of(tmp_path)[1]
+
+
+def test_folders_of_one_photo_look_like_persons(tmp_path):
+    _, said = said_of(make(tmp_path, *(f"id{i}/{i}.jpg" for i in range(30)), "id0/x.jpg"))
+    assert "30 folders, which are taken as classes, for 31 photos. If each is a person" in said
+
+
+def test_many_classes_with_many_photos_are_classes(tmp_path):
+    _, said = said_of(make(tmp_path, *(f"{i:03d}.Bird/{k}.jpg" for i in range(60) for k in range(20))))
+    assert "If each is a person" not in said
 
 
 def test_a_linked_photo_in_the_folder_of_a_class_is_refused(tmp_path):

@@ -1,0 +1,129 @@
+"""Mistaken data: what to give in place of a part of a contest folder, or of a file that is not a CSV."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from fastmask.data.contest import CONTEST_COLUMNS, MASK_OF_STEM, PERSON_FOLDER, is_contest, read_header
+from fastmask.data.photo import SUFFIXES
+from fastmask.system.errors import UsageError
+from fastmask.system.files import read_strings
+from fastmask.system.terminal import quote
+
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_TABLES = (".tsv", ".tab", ".txt", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".arrow", ".pkl")
+# the folders of photos in a contest folder, seen from the folder with train.csv, or from the one with train/train.csv
+_TRAIN_PART, _EVAL_PARTS = re.compile("(train/)?images(/[^/]+)?"), ("eval", "eval/images")
+# levels of folders in which a contest folder is searched, and the most folders of one that are searched
+_LEVELS, _MOST_FOLDERS = 3, 30
+# folders of which photos are listed to find out whether they are persons
+_LOOKED_AT = 20
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The folders inside `folder`, sorted, without hidden ones; none where it is not a folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
+
+
+def check_kind(data: str) -> None:
+    """Raise UsageError saying what to give where `data` is an address, an archive, or a file that is not a CSV."""
+    path, suffix = Path(data), Path(data).suffix.lower()
+    if _ADDRESS.match(data) and not path.exists():
+        raise UsageError(f"--data is the address {data}; download it first, and name the folder or the CSV.")
+    if not path.is_file() or suffix == ".csv":
+        return
+    if suffix in ARCHIVES:
+        raise UsageError(f"{path} is an archive; unpack it first, and name the folder that is in it.")
+    if suffix in _TABLES:
+        raise UsageError(f"{path} is not a CSV; save it as one, with commas, a row per photo and a column per head.")
+    if suffix in SUFFIXES:
+        raise UsageError(f"{path} is one photo; expected a folder per class, a CSV or a contest folder.")
+    raise UsageError(f"{path} is not a CSV (NAME.csv); expected one, a folder per class, or a contest folder.")
+
+
+def check_csv_name(file: Path) -> None:
+    """Raise UsageError for the contest's train.csv under another name."""
+    if _is_misnamed(file):
+        raise UsageError(f"{file} {_rename(file)}")
+
+
+def check_no_contest(folder: Path) -> None:
+    """Raise UsageError naming the folder to give where `folder` is a part of a contest folder, or holds one."""
+    _check_above(folder)
+    persons = are_persons(folder, class_folders(folder))
+    csv = _misnamed_csv(folder)
+    if csv is not None:
+        raise UsageError(f"{folder} {'holds persons' if persons else 'is not a contest folder'}: {csv} {_rename(csv)}")
+    if persons:
+        raise UsageError(
+            f"{folder} holds a folder per person, such as {class_folders(folder)[0]}, not one per class; expected the "
+            f"contest's folder, with the persons' labels in {folder.parent / 'train.csv'}, which does not exist."
+        )
+    below = _contest_below(folder)
+    if below is not None:
+        raise UsageError(f"{folder} is not a contest folder, but holds one: give {quote(str(below))} in its place.")
+
+
+def are_persons(folder: Path, names: list[str]) -> bool:
+    """Whether most of the folders `names` are the contest's persons, by their names or by their seven photos."""
+    looked_at = names[:: max(1, len(names) // _LOOKED_AT)]
+    persons = [bool(PERSON_FOLDER.fullmatch(name)) or _holds_seven(folder / name) for name in looked_at]
+    return sum(persons) > len(persons) / 2
+
+
+def _holds_seven(folder: Path) -> bool:
+    stems = {Path(e.name).stem for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != "."}
+    return set(MASK_OF_STEM) <= stems
+
+
+def _check_above(folder: Path) -> None:
+    """Raise UsageError for the photos of a contest folder, naming the highest folder to give."""
+    place = Path(os.path.abspath(folder))
+    for above in reversed(place.parents[:3]):
+        part = place.relative_to(above).as_posix()
+        predicted = part in _EVAL_PARTS
+        if not (predicted or _TRAIN_PART.fullmatch(part)) or not is_contest(above):
+            continue
+        whole = quote(str(above if folder.is_absolute() else Path(os.path.relpath(above))))
+        if predicted:
+            raise UsageError(f"{folder} has no labels to train on; give {whole} in its place, and predict {folder}.")
+        raise UsageError(
+            f"{folder} is a part of a contest folder, whose labels are in train.csv; give {whole} in its place."
+        )
+
+
+def _contest_below(folder: Path) -> Path | None:
+    """The first contest folder inside `folder`, nearest first."""
+    level = [folder]
+    for _ in range(_LEVELS):
+        inside = ((above, class_folders(above)) for above in level)
+        level = [above / name for above, names in inside if len(names) <= _MOST_FOLDERS for name in names]
+        found = next(filter(is_contest, level), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _misnamed_csv(folder: Path) -> Path | None:
+    """The contest's train.csv under another name, where train.csv is expected."""
+    places = (folder, folder / "train", *([folder.parent] if folder.name == "images" else []))
+    files = (file for place in places if place.is_dir() for file in sorted(place.iterdir()))
+    return next((file for file in files if file.suffix.lower() == ".csv" and _is_misnamed(file)), None)
+
+
+def _is_misnamed(file: Path) -> bool:
+    """Whether a CSV is the contest's train.csv under another name: it names persons, with their folders next to it."""
+    is_other = file.name != "train.csv" and file.is_file() and (file.parent / "images").is_dir()
+    if not is_other or not set(CONTEST_COLUMNS) <= set(read_header(file)):
+        return False
+    return not read_strings(file, ("path",))["path"].str.lower().str.endswith(SUFFIXES).any()
+
+
+def _rename(file: Path) -> str:
+    whole = quote(str(file.parent))
+    return f"has the columns of the contest's train.csv; rename it to train.csv, and give {whole} as the data."
