@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import warnings
-import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import timm
-import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
 from torch import Tensor, nn
 
 from fastmask.model.archs import REFUSALS, check_arch
-from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
+from fastmask.model.checkpoint import check_dense, check_file, read_states
+from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "body.")
+# the most frequent prefixes of names, which are tried
+_PREFIXES = 8
+# where files keep averaged weights, in the words of timm, Ultralytics, DINO and others
+_AVERAGED = re.compile(r"(?<![a-z])(ema|teacher)(?![a-z])", re.IGNORECASE)
+# names of tensors in other libraries
+_LIBRARIES = {
+    "transformers": re.compile(r"(^|\.)(embeddings|encoder\.layers?\.0|encoder\.stages\.0|encoder\.blocks\.0)\."),
+    "torchvision": re.compile(r"(^|\.)(features\.0|encoder\.layers\.encoder_layer_0)\."),
+}
 
 
 def check_weights(arch: str, pretrained: bool = False, weights: str | Path | None = None) -> None:
     """Raise UsageError or FastmaskError if a body or its weights are not available, before anything is built."""
     check_arch(arch)
     if weights is not None:
-        _check_exists(weights)
+        check_file(weights)
     elif pretrained:
         check_hub(arch)
 
@@ -58,93 +67,108 @@ def hub_error(arch: str, error: Exception) -> FastmaskError:
     )
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """The tensors of a file at `place` that have names of a body, by those, and the ones of its shapes."""
+
+    place: str = ""
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+    matched: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rank(self) -> tuple[int, int, bool]:
+        """The more the better; averaged weights among equal ones, as timm prefers them."""
+        return len(self.matched), len(self.named), bool(_AVERAGED.search(self.place))
+
+
 def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     """Load a body's weights from a file and return (tensors matched, tensors the body has).
 
-    Tensors match by name, without prefixes such as "module." or "body.", and by shape. Position embeddings for another
-    input size are resampled where timm can; other tensors of the file, such as a classifier, are ignored. Raises
+    Tensors match by name and shape. Of the dictionaries in the file, and the prefixes of names such as "module." or
+    "backbone.", those are taken that match most; among equal ones averaged weights ("ema", "teacher"), with a warning.
+    Names of other tools and position embeddings for another input size are converted where timm can, and a stem for
+    grey photos is spread over three channels. Other tensors of the file, such as a classifier, are ignored. Raises
     UsageError if fewer than half match. Nothing in the file can run code.
     """
     own = body.state_dict()
-    given = {name if name in own else _strip(name): tensor for name, tensor in read_weights(file).items()}
-    matched = _match_tensors(given, own)
-    if len(own) <= len(matched) * 2 and any(n in own and n not in matched for n in given):
-        matched = _match_tensors(_resample(given, body), own)
-    if len(matched) * 2 < len(own):
-        raise UsageError(
-            f"{file} fits {len(matched)} of the body's {len(own)} tensors (it holds {len(given)}); "
-            "expected weights of the same arch, at least half of them matching."
-        )
-    body.load_state_dict(matched, strict=False)
-    if len(matched) < len(own):
-        missing = next(n for n in own if n not in matched)
-        warnings.warn(
-            f"{file} fits {len(matched)} of the body's {len(own)} tensors; the others, such as {missing}, stay random.",
-            FastmaskWarning,
-            stacklevel=2,
-        )
-    return len(matched), len(own)
+    states = {place: {str(name): t for name, t in state.items()} for place, state in read_states(file).items()}
+    fits = [fit for place, state in states.items() for fit in _find_fits(state, own, place)]
+    best = max(fits, key=_Fit.rank, default=_Fit())
+    # before timm makes larger tensors of them
+    check_dense(file, best.named)
+    if len(own) <= len(best.matched) * 2 and len(best.matched) < len(best.named):
+        resampled = _match_tensors(_convert(best.named, body), own)
+        best = max(best, _Fit(best.place, best.named, resampled), key=_Fit.rank)
+    if len(best.matched) * 2 < len(own):
+        for state in states.values():
+            check_dense(file, state)
+        fits = [fit for place, state in states.items() for fit in _find_fits(_convert(state, body), own, place)]
+        best = max(best, *fits, key=_Fit.rank) if fits else best
+    if len(best.matched) * 2 < len(own):
+        raise _mismatch(file, best, own, max(states.values(), key=len))
+    body.load_state_dict(best.matched, strict=False)
+    for message in _describe_choices(best, fits, own):
+        warnings.warn(f"{file} {message}.", FastmaskWarning, stacklevel=2)
+    return len(best.matched), len(own)
+
+
+def _find_fits(given: Mapping[str, Tensor], own: Mapping[str, Tensor], place: str) -> Iterator[_Fit]:
+    """What has names of a body without each of the most frequent prefixes."""
+    prefixes = Counter(name[:end] for name in given for end in range(len(name)) if name[end:] in own)
+    for prefix, _ in prefixes.most_common(_PREFIXES):
+        start = len(prefix)
+        named = {n[start:]: given[n] for n in given if n.startswith(prefix) and n[start:] in own}
+        yield _Fit(".".join(filter(None, (place, prefix.rstrip(".")))), named, _match_tensors(named, own))
 
 
 def _match_tensors(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t for n, t in given.items() if n in own and own[n].shape == t.shape}
+    spread = {n: _spread_channel(t, own[n]) for n, t in given.items() if n in own}
+    return {n: t for n, t in spread.items() if own[n].shape == t.shape}
 
 
-def _resample(given: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """Weights as timm converts those of its hub for a body with another input size."""
+def _spread_channel(given: Tensor, own: Tensor) -> Tensor:
+    """The weights of a stem for grey photos, spread over three channels, which give the same for a grey photo."""
+    is_grey = given.ndim == 4 and given.shape[1] == 1 and own.shape == (len(given), 3, *given.shape[2:])
+    return given.expand(own.shape) / 3 if is_grey else given
+
+
+def _convert(given: Mapping[str, Tensor], body: nn.Module) -> Mapping[str, Tensor]:
+    """Weights as timm converts those of its hub and of a model's authors, for a body of any input size."""
     adapt = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
-    own = set(body.state_dict())
     try:
         # timm's function fails on tensors of another arch
-        return adapt({n: t for n, t in given.items() if n in own}, body) if adapt else given
+        return adapt(dict(given), body) if adapt else given
     except (*REFUSALS, AttributeError, KeyError):
         return given
 
 
+def _mismatch(file: str | Path, best: _Fit, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> UsageError:
+    """The error of weights of another arch, with names in the file and in the body."""
+    missing = next(name for name in own if name not in best.matched)
+    library = next((each for each, known in _LIBRARIES.items() if any(known.search(str(name)) for name in given)), None)
+    return UsageError(
+        f"{file} fits {len(best.matched)} of the body's {len(own)} tensors (it holds {len(given)}, such as "
+        f"{next(iter(given))}; the body has {missing}); expected weights of the same arch, at least half of them "
+        "matching"
+        + (f": these may be names of {library}, timm's own are those of huggingface.co/timm." if library else ".")
+    )
+
+
+def _describe_choices(best: _Fit, fits: Sequence[_Fit], own: Mapping[str, Tensor]) -> list[str]:
+    """What stays random, what was converted, and other weights of the file that fit as well."""
+    # a count of batches, which older files lack, is no weight
+    random = [n for n in own if n not in best.matched and not n.endswith("num_batches_tracked")]
+    counts = f"fits {len(best.matched)} of the body's {len(own)} tensors; the others, such as"
+    grey = [n for n, t in best.named.items() if n in best.matched and _spread_channel(t, own[n]) is not t]
+    equal = [fit.place for fit in fits if fit.place != best.place and fit.rank()[:2] == best.rank()[:2]]
+    return [
+        *([f"{counts} {random[0]}, stay random"] if random else []),
+        *([f"is for grey photos; {grey[0]} is spread over three channels"] if grey else []),
+        *([f"has such weights at {', '.join((best.place, *equal))}; {best.place} is used"] if equal else []),
+    ]
+
+
 def read_weights(file: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file, or of a .pth that holds tensors only; raises UsageError or DataError."""
-    from safetensors.torch import load_file
-
-    path = _check_exists(file)
-    try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
-    except Exception as error:
-        # torch documents no list of what it raises for corrupt or forged bytes
-        raise DataError(f"{path} is not a weights file that can be read safely: {one_line(error)}.") from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise DataError(f"{path} holds {type(loaded).__name__}; expected a dictionary of tensors.")
-    odd = next((name for name, tensor in loaded.items() if not isinstance(name, str) or not _is_dense(tensor)), None)
-    if odd is not None:
-        raise DataError(f"{path} holds something other than a dense tensor of numbers at {odd!r}.")
-    return loaded
-
-
-def _load_pth(path: Path) -> Any:
-    """The content of a .pth, without running code in it or decompressing more than the file's size."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as entries:
-            unpacked = sum(entry.file_size for entry in entries.infolist())
-        if unpacked > path.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked} bytes, which torch.save never does")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor stores a number for each of its elements, so that it takes no more memory than its file."""
-    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    return plain and not tensor.is_complex() and tensor.nbytes <= tensor.untyped_storage().nbytes()
-
-
-def _check_exists(file: str | Path) -> Path:
-    if not Path(file).is_file():
-        raise UsageError(f"{file} does not exist; expected a weights file (.safetensors or .pth).")
-    return Path(file)
-
-
-def _strip(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    """The largest dictionary of tensors in a weights file; raises UsageError or DataError."""
+    tensors = max(read_states(file).values(), key=len)
+    check_dense(file, tensors)
+    return tensors

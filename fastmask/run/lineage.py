@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from fastmask.data.seen import Hashes, Validation, hash_names, hashes_to_text, text_to_hashes
 from fastmask.run.directory import RunDirectory
-from fastmask.run.files import FOLDS, REFIT
+from fastmask.run.files import CONFIG, FOLDS, REFIT
 from fastmask.run.tensors import LINEAGE
 from fastmask.scoring import goodness
 from fastmask.system.errors import DataError, UsageError, one_line
@@ -114,7 +114,18 @@ def weights_file(weights: str | None, fold: int) -> str | None:
     """The file that a fold starts from: `weights`, or the fold's best checkpoint if that is a run directory."""
     if weights is None or not Path(weights).is_dir():
         return weights
-    return str(best_checkpoint(RunDirectory.load(weights), fold))
+    folder = Path(weights)
+    if not (folder / CONFIG).is_file():
+        near = _suggest_weights(folder)
+        raise UsageError(f"{weights} is not a run directory; expected a weights file, or the --out of a fit{near}.")
+    return str(best_checkpoint(RunDirectory.load(folder), fold))
+
+
+def _suggest_weights(folder: Path) -> str:
+    """The run around a folder, or the first weights file in it, as the end of a sentence."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
+    near = [folder.parent] if (folder.parent / CONFIG).is_file() else files
+    return f", such as --weights {near[0]}" if near else ""
 
 
 def best_checkpoint(run: RunDirectory, fold: int) -> Path:
