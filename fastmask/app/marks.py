@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import pandas as pd
 
-from fastmask.data.fixes import PERSON, PROPOSED, apply_fixes, path_in
+from fastmask.data.fixes import PERSON, PROPOSED, apply_fixes
+from fastmask.data.paths import name_paths
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
@@ -68,14 +69,14 @@ def place_of(run: RunDirectory, file: str | Path | None = None) -> Path:
     return place
 
 
-def read_marks(file: Path, root: Path | None = None) -> list[Mark]:
-    """The rows of a fix table in order, none if there is no file; paths start from `root`, like those of a table.
+def read_marks(file: Path, table: Table | None = None) -> list[Mark]:
+    """The rows of a fix table in order, none if there is no file; with the paths of the photos of `table`.
 
     Raises DataError for a file that is not a fix table.
     """
     if not file.exists():
         return []
-    return [_mark(line, row, root) for line, row in _read(file).iterrows()]
+    return _marks(_read(file), table)
 
 
 def marks_on(marks: Iterable[Mark], person: str, path: str) -> dict[str, Mark]:
@@ -131,7 +132,7 @@ def _change(file: Path, table: Table, change: Callable[[pd.DataFrame, list[Mark]
     """Replace a fix table by what `change` makes of its rows, which are also given as marks."""
     with lock_file(file, _WAIT) as place:
         frame = _read(place) if place.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
-        frame, result = change(frame, [_mark(line, row, table.root) for line, row in frame.iterrows()])
+        frame, result = change(frame, _marks(frame, table))
         with atomic_write(place) as partial:
             with partial.open("w", encoding="utf-8", newline="") as opened:
                 frame_to_csv(frame, opened)
@@ -156,11 +157,16 @@ def _read(file: Path) -> pd.DataFrame:
     return frame
 
 
-def _mark(line: object, row: pd.Series, root: Path | None) -> Mark:
-    path = row.get("path", "")
+def _marks(frame: pd.DataFrame, table: Table | None) -> list[Mark]:
+    if table is not None and "path" in frame:
+        frame = frame.assign(path=frame["path"].map(name_paths(frame["path"], table.frame["path"], table.root)))
+    return [_mark(line, row) for line, row in frame.iterrows()]
+
+
+def _mark(line: object, row: pd.Series) -> Mark:
     return Mark(
         person=row.get(PERSON, ""),
-        path=path if root is None else path_in(root, path),
+        path=row.get("path", ""),
         column=row["column"],
         value=row["value"],
         label=row.get("label", ""),

@@ -75,7 +75,7 @@ class Viewer:
     def browse(self, head: str, wanted: Filter, number: int, row: int | None) -> tuple[str, Page, int | None]:
         """A page of small photos, and the chosen row: `row` if it is on the page, else the first one."""
         table = self.photos
-        marks = read_marks(self.file, table.root)
+        marks = read_marks(self.file, table)
         found = self._answers(head)
         marked = self._marked(marks, head)
         page = page_of(select(found, wanted, marked), number)
@@ -123,7 +123,7 @@ class Viewer:
             image = fragments.picture(read_photo(table.root / one["path"]), f"Photo {one['path']}")
         except DataError as error:
             image = fragments.notice(str(error), "bad")
-        marks = marks_on(read_marks(self.file, table.root), one["person"], one["path"])
+        marks = marks_on(read_marks(self.file, table), one["person"], one["path"])
         unseen = not self.run.is_ensemble and self.run.config.group != "none"
         facts = [
             ("Person", f"{one['person']} ({count(self.photos_of(row), 'photo')})"),
@@ -168,7 +168,7 @@ class Viewer:
         table, one = self.photos, self._row(row)
         there = table.frame.loc[table.frame["path"] == one["path"]].iloc[0]
         number = there[f"{head}_value"] if table.heads[head].bounds else np.nan
-        mark = marks_on(read_marks(self.file, table.root), one["person"], one["path"]).get(head)
+        mark = marks_on(read_marks(self.file, table), one["person"], one["path"]).get(head)
         return str(there[head]), "" if np.isnan(number) else f"{number:g}", mark
 
     def mark(self, row: int, head: str, value: str, whole: bool) -> str:
@@ -195,7 +195,7 @@ class Viewer:
 
     def marks(self) -> str:
         """All rows of the fix table."""
-        return fragments.marks(read_marks(self.file, self.photos.root), self.file)
+        return fragments.marks(read_marks(self.file, self.photos), self.file)
 
     def photos_of(self, row: int) -> int:
         """The number of photos of the person of a photo."""

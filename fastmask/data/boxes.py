@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from fastmask.data.paths import name_paths
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_rows
 
@@ -208,8 +209,10 @@ class FaceCut:
     """
 
     def __init__(self, boxes: Boxes, framing: Framing, names: Mapping[str, str]) -> None:
-        boxes.check(list(names.values()))
-        self.boxes, self.framing, self.names = boxes, framing, dict(names)
+        own = {name: cell for cell, name in name_paths(boxes.faces, set(names.values()), Path()).items()}
+        self.boxes, self.framing = boxes, framing
+        self.names = {path: name if name in boxes.faces else own.get(name, name) for path, name in names.items()}
+        boxes.check(list(self.names.values()))
 
     def __call__(self, photo: np.ndarray, path: str | Path) -> np.ndarray:
         """The photo at `path` cut to its face."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from fastmask.data.paths import name_paths
 from fastmask.data.photo import SUFFIXES, links_outside
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
@@ -98,10 +99,12 @@ def read_contest(
     heads = contest_heads(age_bounds, score_age_bounds)
     persons = _read_persons(folder / "train.csv", heads, on_fault)
     rows = []
+    places = name_paths(persons["path"], _folders_in(folder / "images"), folder / "images")
     for person in persons.itertuples(index=False):
-        photos = _photos_of(folder / "images" / person.path, folder / "train.csv", on_fault)
+        place = places[person.path]
+        photos = _photos_of(folder / "images" / place, folder / "train.csv", on_fault)
         for stem in [s for s in MASK_OF_STEM if s in photos]:
-            path, mask = f"{person.path}/{photos[stem]}", MASK_OF_STEM[stem]
+            path, mask = f"{place}/{photos[stem]}", MASK_OF_STEM[stem]
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
     reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
@@ -137,6 +140,10 @@ def _fault_of(row: Any, heads: Heads) -> str:
     return ""
 
 
+def _folders_in(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
+
+
 def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
     """stem -> file name of the photos in a person's folder; seven without faults."""
     try:
@@ -151,8 +158,8 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
         return {}
     photos: dict[str, str] = {}
     for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in SUFFIXES:
+        stem, suffix = os.path.splitext(name.lower())
+        if suffix not in SUFFIXES:
             continue
         if stem not in MASK_OF_STEM:
             expected = ", ".join(MASK_OF_STEM)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fastmask.data.paths import name_paths
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_strings
@@ -37,7 +38,7 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = raise_fault)
     if not keys:
         raise DataError(f"{file} has neither column person nor path; found {', '.join(fixes.columns)}.")
     if "path" in keys:
-        fixes["path"] = [path_in(table.root, cell) for cell in fixes["path"]]
+        fixes["path"] = fixes["path"].map(name_paths(fixes["path"], table.frame["path"], table.root))
     # rows are found in the original table, so that corrections do not depend on each other
     fixing = _Fixing(table, {key: table.frame.groupby(key, sort=False).indices for key in keys}, _moved_persons(fixes))
     for line, fix in fixes.iterrows():
@@ -67,13 +68,6 @@ def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) ->
                 FastmaskWarning,
                 stacklevel=3,
             )
-
-
-def path_in(root: Path, cell: str) -> str:
-    """A photo's path relative to `root`; "" stays."""
-    path = Path(cell)
-    inside = path.is_absolute() and path.is_relative_to(root.absolute())
-    return (path.relative_to(root.absolute()) if inside else path).as_posix() if cell else ""
 
 
 def _moved_persons(fixes: pd.DataFrame) -> set[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
+from fastmask.data.paths import name_paths
 from fastmask.data.table import SAME_AS, Table
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
@@ -89,8 +90,9 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     key = "path" if "path" in frame.columns else "person"
     require_columns(file, list(frame.columns), (key,))
     known = set(table.frame[key])
+    names = frame[key].map(name_paths(frame[key], table.frame[key], table.root)) if key == "path" else frame[key]
     fold_of: dict[str, int] = {}
-    for line, name, fold in zip(frame.index, frame[key], frame["fold"], strict=True):
+    for line, name, fold in zip(frame.index, names, frame["fold"], strict=True):
         if re.fullmatch("[0-9]{1,4}", fold) is None:
             raise cell_error(file, line, "fold", fold, "a whole number from 0")
         if name not in known:

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
-from fastmask.data.fixes import apply_fixes, path_in
+from fastmask.data.fixes import apply_fixes
 from fastmask.data.folders import read_folders
 from fastmask.data.mistaken import check_csv_name, check_kind
-from fastmask.data.photo import SUFFIXES, links_outside
+from fastmask.data.paths import locate_photos
+from fastmask.data.photo import SUFFIXES
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import RESERVED, Head, Heads
-from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
-from fastmask.system.files import read_rows, stays_below
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.files import read_rows
 
 if TYPE_CHECKING:
     from fastmask.config import Config
@@ -205,32 +206,10 @@ def _find_paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from ({option}).")
-    paths = cells.map({cell: _find_path(cell, folder, linked, option) for cell in cells.unique()})
+    where = f"{file}, column {cells.name}"
+    paths = cells.map(locate_photos(list(cells.unique()), folder, where, linked, option))
     again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
     return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
-
-
-def _find_path(cell: str, folder: Path, linked: bool, option: str) -> str | DataError:
-    path = Path(path_in(folder, cell))
-    if not cell or not stays_below(path):
-        return DataError(f"found {cell!r}, expected a photo inside {folder}; name another folder with {option}.")
-    try:
-        found = _find_file(path, folder)
-    except OSError as error:
-        return DataError(f"found {cell!r}, which cannot be the name of a photo ({error.strerror}).")
-    if found is None:
-        return MissingPhotoError(f"{folder / path} does not exist; expected a photo there.")
-    if not linked and links_outside(folder / found, folder):
-        return DataError(f"{folder / found} is a link out of {folder}; name the folder with {option} to allow that.")
-    return found.as_posix()
-
-
-def _find_file(path: Path, folder: Path) -> Path | None:
-    """The photo at `path` in `folder`, or the only one at `path` with an ending; or None."""
-    if (folder / path).is_file():
-        return path
-    endings = [Path(f"{path}{s}") for s in SUFFIXES if (folder / f"{path}{s}").is_file()]
-    return endings[0] if path.suffix.lower() not in SUFFIXES and len(endings) == 1 else None
 
 
 def _read_cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:

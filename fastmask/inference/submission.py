@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
+from fastmask.data.paths import locate_photos, match_paths
 from fastmask.heads import Heads
-from fastmask.system.errors import DataError, UsageError, cell_error
-from fastmask.system.files import read_strings, stays_below, write_csv
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_strings, write_csv
 
 ID, ANSWER = "ImageID", "ans"
 
@@ -38,15 +39,11 @@ def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
     folder, frame = Path(images), read_info(file)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the photos that {file} names.")
-    paths = []
+    found = locate_photos(list(frame[ID]), folder, f"{file}, column {ID}", option="IMAGES")
     for line, name in frame[ID].items():
-        path = folder / name
-        if not stays_below(Path(name)):
-            raise cell_error(file, line, ID, name, f"the name of a photo in {folder}")
-        if not path.is_file():
-            raise DataError(f"{file}, line {line}, column {ID}: {path} does not exist; expected a photo there.")
-        paths.append(path)
-    return paths
+        if isinstance(fault := found[name], DataError):
+            raise type(fault)(f"{file}, line {line}, column {ID}: {fault}")
+    return [folder / str(found[name]) for name in frame[ID]]
 
 
 def check_heads(heads: Heads) -> None:
@@ -80,12 +77,13 @@ def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
     """
     check_out(info, out)
     frame = read_info(info)
+    matches = match_paths(frame[ID], classes, Path())
     by_file: dict[str, list[int]] = {}
     for name, value in classes.items():
         by_file.setdefault(Path(name).name, []).append(value)
     answers = []
     for line, name in frame[ID].items():
-        found = [classes[name]] if name in classes else by_file.get(Path(name).name, [])
+        found = [classes[path] for path in matches[name]] or by_file.get(Path(name).name, [])
         if len(found) != 1:
             what = "was not predicted" if not found else f"is the file name of {len(found)} predicted photos"
             raise DataError(f"{info}, line {line}, column {ID}: {name} {what}.")

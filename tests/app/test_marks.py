@@ -92,7 +92,7 @@ def test_a_proposal_that_the_user_confirms_is_no_proposal_any_more(table, person
 def test_a_mark_is_found_however_its_path_is_written(table, file, prefix):
     path = table.frame["path"][3]
     file.write_text(f"path,column,value\n{prefix or f'{table.root.absolute()}/'}{path},mask,none\n")
-    (mark,) = read_marks(file, table.root)
+    (mark,) = read_marks(file, table)
     assert mark.path == path
     assert add_mark(file, Mark("", path, "mask", "wear"), table) == mark
 

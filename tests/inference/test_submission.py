@@ -1,3 +1,4 @@
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Heads
 from fastmask.inference.submission import check_heads, photos_of_info, read_info, write_submission
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 NAMES = [f"{i:040x}.jpg" for i in range(60)]
 
@@ -48,8 +49,10 @@ def test_photos_of_one_file_name_in_two_folders_are_distinguished(tmp_path):
     info = write(tmp_path / "info.csv", 0, names)
     written = write_submission(dict(zip(names, (0, 17), strict=True)), info, tmp_path / "out.csv")
     assert pd.read_csv(written)["ans"].tolist() == [0, 17]
+    elsewhere = {"/x/a/mask1.jpg": 3, "/x/b/mask1.jpg": 4}
+    assert pd.read_csv(write_submission(elsewhere, info, tmp_path / "other.csv"))["ans"].tolist() == [3, 4]
     with pytest.raises(DataError, match="is the file name of 2 predicted photos"):
-        write_submission({"/x/a/mask1.jpg": 0, "/x/b/mask1.jpg": 17}, info, tmp_path / "other.csv")
+        write_submission(elsewhere, write(tmp_path / "one.csv", 0, ["mask1.jpg"]), tmp_path / "third.csv")
 
 
 def test_info_csv_is_never_overwritten(info):
@@ -83,7 +86,18 @@ def test_photos_of_info_are_in_the_folder_and_nowhere_else(tmp_path):
         tmp_path / "images" / "a.jpg"
     ]
     for name in ("../b.jpg", str(tmp_path / "b.jpg")):
-        with pytest.raises(DataError, match="line 2, column ImageID: found .* expected the name of a photo"):
+        with pytest.raises(DataError, match="line 2, column ImageID: found .* expected a photo inside"):
             photos_of_info(write(tmp_path / "i.csv", 0, [name]), tmp_path / "images")
     with pytest.raises(DataError, match=r"line 3, column ImageID: .*c\.jpg does not exist"):
         photos_of_info(write(tmp_path / "i.csv", 0, ["a.jpg", "c.jpg"]), tmp_path / "images")
+
+
+def test_photos_of_info_and_a_submission_are_found_as_they_are_written_on_another_system(tmp_path):
+    name, written = unicodedata.normalize("NFD", "사진.JPG"), "C:\\eval\\images\\사진.jpg"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / name).write_bytes(b"")
+    info = write(tmp_path / "i.csv", 0, [written])
+    with pytest.warns(FastmaskWarning, match="1 photos are found .* by the ends of their paths"):
+        assert photos_of_info(info, tmp_path / "images") == [tmp_path / "images" / name]
+    frame = pd.read_csv(write_submission({name: 7}, info, tmp_path / "out.csv"))
+    assert (frame["ImageID"].tolist(), frame["ans"].tolist()) == ([written], [7])

@@ -1,0 +1,233 @@
+"""Paths: the photos that the cells of a table name, also where these were written on another machine."""
+
+from __future__ import annotations
+
+import bisect
+import os
+import re
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from difflib import SequenceMatcher
+from itertools import takewhile
+from pathlib import Path
+
+from fastmask.data.photo import SUFFIXES, links_outside
+from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
+from fastmask.system.files import stays_below
+from fastmask.system.text import shorten_middle
+
+# a path from the root of a disk, or out of the folder
+_OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|\.\.(?:[/\\]|$)")
+# characters of a path in a message
+_SHOWN = 300
+
+
+def path_in(root: Path, cell: str) -> str:
+    """A photo's path relative to `root`; one that leads out of it stays as it is."""
+    base = Path(os.path.abspath(root))
+    whole = Path(os.path.normpath(base / cell))
+    inside = cell and whole != base and whole.is_relative_to(base)
+    return whole.relative_to(base).as_posix() if inside else cell
+
+
+def match_paths(
+    cells: Iterable[str], paths: Collection[str], root: Path, anywhere: bool = True
+) -> dict[str, list[str]]:
+    """The `paths`, relative to `root`, that each cell may name: one where it is clear.
+
+    Case, the Unicode normal form, the direction of slashes and a missing ending are ignored where the exact path is
+    not among `paths`. With `anywhere`, if no cell is found that way, a cell names the paths with the same end: all of
+    a relative one, and of absolute ones at least what is not the same in all cells.
+    """
+    parts = {cell: _parts(path_in(root, cell)) for cell in cells}
+    known, tails = set(paths), _Tails(paths, root, {own[-1] for own in parts.values() if own})
+    found = {
+        cell: [path] if (path := path_in(root, cell)) in known else tails.whole(path, own)
+        for cell, own in parts.items()
+    }
+    if not anywhere or any(found.values()):
+        return found
+    shared = _count_shared(parts)
+    return {cell: tails.longest(own, max(1, len(own) - shared)) for cell, own in parts.items()}
+
+
+def name_paths(cells: Iterable[str], paths: Collection[str], root: Path) -> dict[str, str]:
+    """The one of `paths` that each cell names, see `match_paths`; cells that name none, or several, stay."""
+    cells = set(cells)
+    if cells <= set(paths):
+        return {cell: cell for cell in cells}
+    matches = match_paths(cells - {""}, paths, root)
+    named = {cell: each[0] if len(each) == 1 else path_in(root, cell) for cell, each in matches.items()}
+    return {"": "", **named}
+
+
+def locate_photos(
+    cells: Sequence[str], folder: Path, where: str, linked: bool = True, option: str = "--images"
+) -> dict[str, str | DataError]:
+    """The photo in `folder` that each cell names, relative to it, or a DataError for the cell.
+
+    `where` is the table and its column, for a warning if the photos are found by the ends of their paths. `linked`
+    allows links out of the folder, `option` names the folder in messages.
+    """
+    found: dict[str, str | DataError] = {}
+    for cell in cells:
+        exact = _find_exact(cell, folder, option)
+        if exact is not None:
+            found[cell] = exact
+    rest = [cell for cell in cells if cell not in found]
+    if rest:
+        anywhere = not any(isinstance(path, str) for path in found.values())
+        found |= _find_otherwise(rest, len(cells), folder, where, option, anywhere)
+    return {cell: _check_link(found[cell], folder, linked, option) for cell in cells}
+
+
+def _find_exact(cell: str, folder: Path, option: str) -> str | DataError | None:
+    path = path_in(folder, cell)
+    try:
+        if stays_below(Path(path)):
+            return path if cell and (folder / path).is_file() else None
+        place = (folder / cell).parent
+        is_elsewhere = (folder / cell).is_file()
+    except OSError as error:
+        return DataError(f"found {cell!r}, which cannot be the name of a photo ({error.strerror}).")
+    hint = f"it exists, so {option} {os.path.normpath(place)} finds it"
+    return DataError(f"found {cell!r}, expected a photo inside {folder}; {hint}.") if is_elsewhere else None
+
+
+def _find_otherwise(
+    cells: Sequence[str], total: int, folder: Path, where: str, option: str, anywhere: bool
+) -> dict[str, str | DataError]:
+    paths = _list_files(folder)
+    matches = match_paths(cells, paths, folder, anywhere)
+    lost = sum(not each for each in matches.values())
+    nearest = _Nearest(paths)
+    found: dict[str, str | DataError] = {}
+    for cell, each in matches.items():
+        if len(each) == 1:
+            found[cell] = each[0]
+        elif each:
+            several = f"{each[0]} and {each[1]}{' and others' * (len(each) > 2)}"
+            found[cell] = DataError(f"found {cell!r}, which may be {several}; write the path that is meant.")
+        else:
+            found[cell] = _missing(cell, folder, f"{lost} of {total} are missing", nearest.find(cell), option)
+    _warn_of_moved(where, {cell: path for cell, path in found.items() if isinstance(path, str)}, folder)
+    return found
+
+
+def _missing(cell: str, folder: Path, counted: str, near: str | None, option: str) -> DataError:
+    path = path_in(folder, cell)
+    if not path or not stays_below(Path(path)):
+        hint = f"; the nearest photo there is {near!r}" if near else ""
+        return DataError(f"found {cell!r}, expected a photo inside {folder}{hint}; name another folder with {option}.")
+    hint = f"the nearest photo is {near!r}" if near else "there are no photos"
+    return MissingPhotoError(
+        f"{folder / shorten_middle(path, _SHOWN)} does not exist ({counted}; {hint}); correct the path, or name the "
+        f"folder that the paths start from with {option}."
+    )
+
+
+def _warn_of_moved(where: str, found: dict[str, str], folder: Path) -> None:
+    moved = [(cell, path) for cell, path in found.items() if len(_parts(path_in(folder, cell))) != path.count("/") + 1]
+    if moved:
+        cell, path = moved[0]
+        warnings.warn(
+            f"{where}: {len(moved)} photos are found in {folder} by the ends of their paths, such as {cell!r} as "
+            f"{path!r}.",
+            FastmaskWarning,
+            stacklevel=5,
+        )
+
+
+def _check_link(path: str | DataError, folder: Path, linked: bool, option: str) -> str | DataError:
+    if linked or not isinstance(path, str) or not links_outside(folder / path, folder):
+        return path
+    return DataError(f"{folder / path} is a link out of {folder}; name the folder with {option} to allow that.")
+
+
+def _list_files(folder: Path) -> list[str]:
+    """The files in a folder and those inside it, relative to it, without hidden ones."""
+    paths = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        inside = Path(place).relative_to(folder)
+        paths += [(inside / name).as_posix() for name in sorted(files) if not name.startswith(".")]
+    return paths
+
+
+def _key(text: str) -> str:
+    """A text without its case and its Unicode normal form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The keys of the folders and of the name in a path, without those that only lead to another folder."""
+    return tuple(_key(part) for part in re.split(r"[/\\]", path) if part not in ("", ".", ".."))
+
+
+def _count_shared(parts: dict[str, tuple[str, ...]]) -> int:
+    """How many folders at the start are the same in all cells, if each of these leads out of its folder."""
+    if not all(_OUTSIDE.match(cell) for cell in parts):
+        return 0
+    levels = zip(*(own[:-1] for own in parts.values()), strict=False)
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+
+
+class _Tails:
+    """Paths by their ends: `a/b/c.jpg` is also named b/c.jpg, c.jpg, and each of these without .jpg.
+
+    Only those that end in one of `names` are kept.
+    """
+
+    def __init__(self, paths: Iterable[str], root: Path, names: set[str]) -> None:
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        above = _parts(os.path.abspath(root))
+        for path in paths:
+            parts = (*above, *_parts(path))
+            for name in {parts[-1], _without_ending(parts[-1])} & names:
+                for start in range(len(parts)):
+                    self._paths["/".join((*parts[start:-1], name))].append(path)
+
+    def whole(self, path: str, parts: tuple[str, ...]) -> list[str]:
+        """The paths that have all of these parts and no others; none for a path that leads out of its folder."""
+        if _OUTSIDE.match(path):
+            return []
+        return [path for path in self._paths.get("/".join(parts), ()) if path.count("/") + 1 == len(parts)]
+
+    def longest(self, parts: tuple[str, ...], least: int) -> list[str]:
+        """The paths that share the most parts at the end, at least `least`.
+
+        A name alone is not enough for a path in another folder, unless there is nothing else to compare.
+        """
+        for length in range(len(parts), least - 1, -1):
+            enough = length >= min(2, len(parts))
+            sharing = self._paths.get("/".join(parts[-length:]), ())
+            found = [path for path in sharing if enough or length > path.count("/")]
+            if found:
+                return found
+        return []
+
+
+def _without_ending(name: str) -> str:
+    stem, ending = os.path.splitext(name)
+    return stem if ending in SUFFIXES and not stem.endswith(SUFFIXES) else name
+
+
+class _Nearest:
+    """The nearest of some photos to a path that none of them has."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        photos = [path for path in paths if path.lower().endswith(SUFFIXES)]
+        self._by_name = {_without_ending(_key(path.rpartition("/")[2])): path for path in reversed(photos)}
+        self._ordered = sorted((_key(path), path) for path in photos)
+
+    def find(self, cell: str) -> str | None:
+        """One of the same name in another folder or with another ending, else the one with the most similar start."""
+        name = _without_ending("".join(_parts(cell)[-1:]))
+        if name in self._by_name or not self._ordered:
+            return self._by_name.get(name)
+        key = "/".join(_parts(cell))
+        at = bisect.bisect(self._ordered, (key, ""))
+        around = self._ordered[max(0, at - 1) : at + 1]
+        return max(around, key=lambda each: SequenceMatcher(None, each[0], key).ratio())[1]
