@@ -8,7 +8,6 @@ from .config import Config as Config
 from .config import make_config as make_config
 from .config import read_recipe as read_recipe
 from .data.augment import Augmentation as Augmentation
-from .data.augment import report_pipelines as report_pipelines
 from .data.contest import contest_heads as contest_heads
 from .data.contest import read_contest as read_contest
 from .data.extra import Extra as Extra
@@ -24,6 +23,8 @@ from .data.loaders import heads_block as heads_block
 from .data.loaders import photo_block as photo_block
 from .data.loaders import photo_maps as photo_maps
 from .data.photo_dl import PhotoDL as PhotoDL
+from .data.pipelines import fit_pipelines as fit_pipelines
+from .data.pipelines import report_pipelines as report_pipelines
 from .data.pseudo import read_pseudo as read_pseudo
 from .data.readers import read_csv as read_csv
 from .data.readers import read_data as read_data

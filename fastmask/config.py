@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Flag, auto
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,7 +19,11 @@ from fastmask.system.text import shorten_repr
 
 # keys of one --set
 _MOST_KEYS = 20
-CROP_OUTSIDE_PIPELINES = "crop and resize have no effect with train_pipeline and valid_pipeline: put them into those"
+# settings that make pipelines
+CROPS = ("fit", "crop", "resize")
+CROP_OUTSIDE_PIPELINES = (
+    "crop, resize and fit have no effect with train_pipeline and valid_pipeline: put them into those"
+)
 # larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=0, le=65536)]
@@ -34,6 +38,9 @@ Beta = Annotated[float, Field(ge=0, le=MOST_BETA)]
 MOST_WEIGHT = 1e6
 Weight = Annotated[float, Field(ge=0, le=MOST_WEIGHT)]
 PositiveWeight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
+# how a photo gets the size of the network's input
+Fit = Literal["pad", "crop", "stretch", "contest"]
+PAD, CROP, STRETCH, CONTEST = get_args(Fit)
 # the panels of `fastmask fit --help`, in its order
 PANELS = DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 
@@ -178,8 +185,17 @@ class Config(BaseModel):
         "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", needs="boxes"
     )
     # augmentation
+    fit: Fit | None = in_data(
+        None,
+        "How a photo gets the network's size: pad (whole, aspect kept), crop (its middle, in training random parts), "
+        "stretch, or contest (the pixels of --crop).",
+        common=True,
+        note="pad; contest for the contest's photos and with --crop or --boxes",
+    )
     crop: tuple[Positive, Positive] = in_data((400, 200), "Height and width of the centre crop.", common=True)
-    resize: tuple[Positive, Positive] | None = in_data(None, "Height and width to resize the crop to.", common=True)
+    resize: tuple[Positive, Positive] | None = in_data(
+        None, "Height and width of the network's photos.", common=True, note="the crop's, or with another --fit timm's"
+    )
     train_pipeline: dict[str, Any] | None = option_field(
         None, "The training augmentation as albumentations serializes it.", note="the report's"
     )
@@ -321,8 +337,7 @@ class Config(BaseModel):
             raise ValueError("weights and pretrained exclude each other: give one of the two")
         if (self.train_pipeline is None) != (self.valid_pipeline is None):
             raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
-        uncropped = (self.crop, self.resize) == (self.default("crop"), None)
-        if self.train_pipeline is not None and not uncropped:
+        if self.train_pipeline is not None and any(map(self.is_set, CROPS)):
             raise ValueError(CROP_OUTSIDE_PIPELINES)
         if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
             raise ValueError(f"stats must be three means and three positive deviations, found {self.stats}")
@@ -381,6 +396,8 @@ class Config(BaseModel):
         found: list[tuple[str, list[str]]] = []
         if self.launcher == "local":
             found.append(("launcher local", [name for name in self.of_kind(Kind.LAUNCHING) if name != "launcher"]))
+        if self.fit not in (None, CONTEST):
+            found.append((f"fit {self.fit}", ["crop", "boxes"]))
         if self.loss == "ce":
             found.append(("loss ce", ["focal_gamma"]))
         if self.f1_share == 1:
@@ -425,7 +442,7 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        if merged.get("train_pipeline") and {"crop", "resize"} & set(layer) and "train_pipeline" not in layer:
+        if merged.get("train_pipeline") and set(CROPS) & set(layer) and "train_pipeline" not in layer:
             raise UsageError(f"{CROP_OUTSIDE_PIPELINES}.")
         if layer.get("folds_file") is not None and "folds" not in layer:
             # the file says how many there are

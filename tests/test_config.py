@@ -182,7 +182,7 @@ def test_every_recipe_is_a_configuration(name):
         ({"half_cutmix": 0.5, "half_shares": [0.5, 1]}, "half_shares must be two rising shares between 0 and 1"),
         ({"mix_prob": 0.5}, "mix_prob has no effect without mixup or cutmix"),
         ({**PIPELINES, "erase": 0.5}, "erase has no effect with train_pipeline: .*Erasing"),
-        ({**PIPELINES, "crop": [9, 9]}, "crop and resize have no effect with train_pipeline"),
+        ({**PIPELINES, "crop": [9, 9]}, "crop, resize and fit have no effect with train_pipeline"),
         ({"freeze": "body", "unfreeze": 1}, "unfreeze is epoch 1; expected 2 to the last one, 20"),
         ({"freeze": "body", "unfreeze": 9, "epochs": 5}, "unfreeze is epoch 9; expected 2 to the last one, 5"),
         ({"epochs": 3, "swa": 0.75}, "swa 0.75 of 3 epochs averages under two"),

@@ -56,9 +56,10 @@ from timm.optim import create_optimizer_v2
 
 from fastmask import Augmentation, FocalLoss, Table, assign_folds, cross_validate, dataloaders, read_contest
 from fastmask.config import make_config
-from fastmask.data.augment import REPORT_STATS, report_pipelines
+from fastmask.data.augment import REPORT_STATS
 from fastmask.data.drawing import STEMS
 from fastmask.data.loaders import default_workers, photo_maps, pick_device
+from fastmask.data.pipelines import report_pipelines
 from fastmask.data.sample import cached_sample
 from fastmask.training.bench import bench
 from fastmask.training.plan import prepare

@@ -11,10 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from fastmask.config import Config
 from fastmask.system.errors import DataError, PhotoSizeError, UsageError, one_line
 
 # otherwise albumentations asks the package index for a newer version at import
@@ -23,7 +21,7 @@ import albumentations as A
 from albumentations.core.serialization import serialize_enum
 
 # the advice for a photo that does not fit an augmentation; `app.trial` replaces it
-CHANGE = "change --crop HEIGHT WIDTH or the pipeline."
+CHANGE = "change --crop HEIGHT WIDTH, scale photos with --fit pad, or change the pipeline."
 REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
 
 # transforms that are deterministic at p=1, except for the arguments that `_is_deterministic` checks
@@ -42,30 +40,22 @@ Stats = tuple[tuple[float, ...], tuple[float, ...]]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def report_pipelines(
-    crop: tuple[int, int] = (400, 200),
-    stats: Stats = REPORT_STATS,
-    resize: tuple[int, int] | None = None,
-    erase: float = 0.0,
-) -> tuple[A.Compose, A.Compose]:
-    """The report's training and validation pipelines; `crop` is (height, width) in pixels.
-
-    `resize` (height, width) scales the crop, which the report did not do: for a network of fixed input size, or for
-    speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
-    """
-    before = [A.CenterCrop(height=crop[0], width=crop[1])]
-    if resize is not None:
-        before.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
-    after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
-    light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
-    erasing = [A.Erasing(fill=tuple(round(255 * mean) for mean in stats[0]), p=erase)] if erase else []
-    return A.Compose([*before, light, *erasing, *after], strict=True), A.Compose([*before, *after], strict=True)
-
-
 def to_plain(pipeline: A.Compose | A.BasicTransform) -> dict[str, Any]:
     """albumentations' own serialisation, as plain values for YAML."""
-    plain: dict[str, Any] = serialize_enum(A.to_dict(pipeline))
+    plain: dict[str, Any] = _drop_inherited(serialize_enum(A.to_dict(pipeline)))
     return plain
+
+
+def _drop_inherited(plain: Any) -> Any:
+    """`plain` without arguments that a transform does not take: PadIfNeeded also serializes one of its base class."""
+    if isinstance(plain, list | tuple):
+        return [_drop_inherited(each) for each in plain]
+    if not isinstance(plain, Mapping):
+        return plain
+    taken = defaults_of(plain.get("__class_fullname__", ""))
+    return {
+        key: _drop_inherited(value) for key, value in plain.items() if not taken or key in taken or key.startswith("__")
+    }
 
 
 def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Compose:
@@ -99,32 +89,6 @@ def _check_plain(plain: Any, key: str = "") -> None:
         most = next((most for part, most in _MOST.items() if part in key), _MOST_NUMBER)
         if not abs(plain) <= most:
             raise ValueError(f"{key} is {plain:g}, expected at most {most:g}")
-
-
-def complete_pipeline(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
-    """The pipeline of `plain` with a Normalize and a ToTensorV2 at its end.
-
-    If `stats` is None, those of the pipeline's Normalize are used, or else the report's. Raises UsageError if the
-    pipeline's differ from `stats`.
-    """
-    pipeline = from_plain(plain, option)
-    own = Augmentation(pipeline).stats
-    if own is not None and stats is not None and own != stats:
-        raise UsageError(f"{option} normalizes by {own}, --stats is {stats}; give the statistics once.")
-    transforms = [t for t in pipeline.transforms if not isinstance(t, A.Normalize | A.ToTensorV2)]
-    mean, std = own or stats or REPORT_STATS
-    return A.Compose([*transforms, A.Normalize(mean=mean, std=std), A.ToTensorV2()], strict=True)
-
-
-def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
-    """The pipelines of a configuration, normalizing by `stats`, as {"train": ..., "valid": ...}."""
-    if config.train_pipeline is None or config.valid_pipeline is None:
-        train, valid = report_pipelines(config.crop, stats or REPORT_STATS, config.resize, config.erase)
-        return {"train": to_plain(train), "valid": to_plain(valid)}
-    return {
-        "train": to_plain(complete_pipeline(config.train_pipeline, stats, "train_pipeline")),
-        "valid": to_plain(complete_pipeline(config.valid_pipeline, stats, "valid_pipeline")),
-    }
 
 
 def build_augmentations(pipelines: Mapping[str, Any]) -> tuple[Augmentation, Augmentation]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from fastmask.config import CONTEST
 from fastmask.data.paths import name_paths
 from fastmask.data.photo import SUFFIXES, links_outside
 from fastmask.data.table import OnFault, Table, raise_fault
@@ -108,7 +109,7 @@ def read_contest(
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
     reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
-    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", reading=reading)
+    return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", reading=reading, fit=CONTEST)
 
 
 def _read_persons(file: Path, heads: Heads, on_fault: OnFault) -> pd.DataFrame:

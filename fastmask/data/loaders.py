@@ -17,13 +17,15 @@ import torch
 from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 
-from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, report_pipelines, split_prefix
+from fastmask.config import CONTEST
+from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, split_prefix
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
 from fastmask.data.folds import assign_folds
 from fastmask.data.groups import describe_joined, describe_separated, join_identical
 from fastmask.data.halves import Halves
 from fastmask.data.photo_dl import ALONE, Passes, PhotoDL, PhotoList, Share
+from fastmask.data.pipelines import fit_pipelines, report_pipelines
 from fastmask.data.table import Table
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.data.transforms import EncodeHeads, Lookup, NormalizeBatch, ReadPhoto
@@ -64,7 +66,7 @@ def dataloaders(
 
     Args:
         folds: (N,) the fold of each photo; by default five, see `join_identical`. `fold` None takes 0.
-        augments: training and validation augmentation, each a callable (image, rng); by default the report's.
+        augments: training and validation, each a callable (image, rng); by default those of `default_augments`.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
         num_workers: loading processes; by default see `default_workers`.
         substitute: (height, width) of a grey photo in place of a training photo that cannot be read; by default that is
@@ -82,7 +84,7 @@ def dataloaders(
     digests = None if maps is not None and folds is not None else digest_photos(_paths(table))
     fold, folds = fold or 0, _check_folds(table, folds, digests, seed)
     stats = None if stats is None else (tuple(stats[0]), tuple(stats[1]))
-    augments = augments or default_augments(stats or REPORT_STATS)
+    augments = augments or default_augments(table, stats or REPORT_STATS)
     photos, labels, validates = _loader_rows(table, _validation_rows(table, fold, folds), train)
     block = data_block(table.heads, photos, labels, validates, batch_stats(augments, stats), table.faces)
     # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
@@ -193,10 +195,10 @@ def data_block(
     )
 
 
-def default_augments(stats: Stats = REPORT_STATS) -> tuple[Augmentation, Augmentation]:
-    """The report's training and validation augmentation."""
-    train, valid = report_pipelines(stats=stats)
-    return Augmentation(train), Augmentation(valid)
+def default_augments(table: Table, stats: Stats = REPORT_STATS) -> tuple[Augmentation, Augmentation]:
+    """Training and validation augmentation of a table: the report's for the contest's photos, else `fit_pipelines`."""
+    pipelines = report_pipelines(stats=stats) if table.fit == CONTEST else fit_pipelines(table.fit, stats=stats)
+    return Augmentation(pipelines[0]), Augmentation(pipelines[1])
 
 
 def batch_stats(augments: Sequence[Callable[..., Any]], stats: Stats | None = None) -> Stats:

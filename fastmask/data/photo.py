@@ -42,6 +42,19 @@ def read_photo(path: str | Path) -> np.ndarray:
     return decode_named(read_bytes(path), path)
 
 
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a photo after its EXIF rotation, from its header; raises DataError as `read_photo` does."""
+    try:
+        with Image.open(BytesIO(read_bytes(path)), formats=_FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except UnreadableError:
+        raise
+    except Exception as error:
+        # it is not documented what Pillow raises for invalid bytes
+        raise UnreadableError(f"{path} is not an image that can be read; replace it or remove its row.") from error
+
+
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file; raises DataError naming it if it is missing or empty or cannot be read."""
     try:

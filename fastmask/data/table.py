@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fastmask.config import PAD, Fit
 from fastmask.heads import UNKNOWN, Head, Heads, number_of
 from fastmask.system.errors import DataError, UsageError
 
@@ -44,7 +45,8 @@ class Table:
     `frame` has the columns path (relative to `root`), person, source, one per head with the name of the class by the
     score's bounds ("" where unknown), and HEAD_value with the number behind a head of bands. `reading` are the settings
     of `Config` that the table was read with. `proposed` counts corrections that a model proposed and no person has
-    checked. `faces` cuts photos when they are read; None leaves them whole.
+    checked. `faces` cuts photos when they are read; None leaves them whole. `fit` is how they are scaled and cut by
+    default, see `fastmask.data.pipelines`.
     """
 
     frame: pd.DataFrame
@@ -53,6 +55,7 @@ class Table:
     reading: Mapping[str, Any] = field(default_factory=dict)
     proposed: int = 0
     faces: FaceCut | None = None
+    fit: Fit = PAD
 
     def __post_init__(self) -> None:
         columns = ["path", "person", *self.heads.names, *(f"{h.name}_value" for h in self.heads if h.bounds)]

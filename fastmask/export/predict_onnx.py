@@ -205,8 +205,13 @@ def _resize(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray
 
 
 def _max_size(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
-    scale = step["side"] / (max if step["do"] == "longest" else min)(photo.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+    sides, longest = photo.shape[:2], step["do"] == "longest"
+    if "sides" in step:
+        # both sides at most, or at least, these
+        scale = (min if longest else max)(most / side for most, side in zip(step["sides"], sides, strict=True))
+    else:
+        scale = step["side"] / (max if longest else min)(sides)
+    height, width = (max(1, round(side * scale)) for side in sides)
     return _scaled(photo, height, width, "area" if step["area"] and scale < 1 else step["by"])
 
 

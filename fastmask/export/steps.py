@@ -60,10 +60,16 @@ def _steps(transform: A.BasicTransform, given: dict[str, Any]) -> list[Step] | N
             return _pad(given, given["position"], {"height": given["min_height"], "width": given["min_width"]})
         case A.Resize():
             return [{"do": "resize", "height": given["height"], "width": given["width"], **_interpolation(given)}]
-        case A.LongestMaxSize() | A.SmallestMaxSize() if isinstance(given["max_size"], int):
-            do = "longest" if isinstance(transform, A.LongestMaxSize) else "shortest"
-            return [{"do": do, "side": given["max_size"], **_interpolation(given)}]
+        case A.LongestMaxSize() | A.SmallestMaxSize():
+            return _scale(given, "longest" if isinstance(transform, A.LongestMaxSize) else "shortest")
     return None
+
+
+def _scale(given: dict[str, Any], do: str) -> list[Step] | None:
+    side, sides = given["max_size"], given["max_size_hw"] or (None, None)
+    if isinstance(side, int):
+        return [{"do": do, "side": side, **_interpolation(given)}]
+    return None if None in sides else [{"do": do, "sides": list(sides), **_interpolation(given)}]
 
 
 def _pad(given: dict[str, Any], position: str, side: Step, *after: Step) -> list[Step] | None:

@@ -75,6 +75,12 @@ def describe_arch(arch: str) -> Arch:
     return Arch(arch, tuple(cfg.input_size[-2:]) if cfg else None, has_fixed_size(arch), parameters, tag)
 
 
+def arch_size(arch: str) -> tuple[int, int]:
+    """The (height, width) of the photos that the weights of `arch` were trained on; 224 by 224 where it is unknown."""
+    cfg = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
+    return (cfg.input_size[-2], cfg.input_size[-1]) if cfg else (224, 224)
+
+
 def check_arch(arch: str) -> None:
     """Raise UsageError, naming the nearest, if timm has no model called `arch`."""
     if not timm.is_model(arch):
@@ -166,9 +172,8 @@ def nearest_size(arch: str, size: tuple[int, int]) -> tuple[int, int] | None:
 
 def sizes_around(arch: str, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Likely sizes, the nearest first: whole steps, whole steps from the arch's own size, and its own size."""
-    cfg = timm.get_pretrained_cfg(arch)
-    own = tuple(cfg.input_size[-2:]) if cfg else (224, 224)
-    found = {own}
+    own = arch_size(arch)
+    found: set[Any] = {own}
     for step, start in itertools.product(STEPS, (own, (0, 0))):
         below = [side - (side - origin) % step for side, origin in zip(size, start, strict=True)]
         found.update(itertools.product(*((side, low, low + step) for side, low in zip(size, below, strict=True))))

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
-from fastmask.data.augment import Augment, build_augmentations, check_fit, effective_pipelines
+from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.contest import PERSON_FOLDER
 from fastmask.data.folds import assign_folds, count_units, read_folds
 from fastmask.data.groups import describe_separated, join_identical
 from fastmask.data.photo import decode_named, map_in_threads, read_bytes, read_photo
+from fastmask.data.pipelines import effective_pipelines, pick_fit
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
@@ -114,7 +115,9 @@ def check_data(
         except FastmaskError as error:
             findings.append(Finding(ERROR, "bad folds", str(error)))
     if len(table):
-        train, valid = build_augmentations(effective_pipelines(config))
+        train, valid = build_augmentations(
+            effective_pipelines(config.model_copy(update={"fit": pick_fit(config, table)}))
+        )
         findings += check_table(
             table,
             folds=folds,

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from fastmask.config import Config, Kind, make_config
+from fastmask.config import CONTEST, Config, Kind, make_config
 from fastmask.data.groups import describe_joined
 from fastmask.data.table import groups_of
 from fastmask.heads import Heads
@@ -124,7 +124,7 @@ class RunDirectory:
         if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
             raise DataError(f"{path / CONFIG} holds {type(plain).__name__}; expected the settings of a run.")
         try:
-            return cls(path, make_config(plain), Heads.from_plain(read_json(path / HEADS)))
+            return cls(path, make_config(_complete(plain)), Heads.from_plain(read_json(path / HEADS)))
         except UsageError as error:
             raise DataError(f"{path} was not written by this version of fastmask: {error}") from error
 
@@ -395,6 +395,11 @@ def _mapping(file: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise DataError(f"{file} holds {type(plain).__name__}; expected a mapping.")
     return plain
+
+
+def _complete(plain: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, also of an earlier version, which cut all photos as those of the contest."""
+    return plain if "fit" in plain or plain.get("train_pipeline") else {**plain, "fit": CONTEST}
 
 
 def resume_config(config: Config, out: str | Path) -> Config:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config, Kind, make_config
-from fastmask.data.augment import effective_pipelines
 from fastmask.data.groups import describe_joined
 from fastmask.data.loaders import pick_device
+from fastmask.data.pipelines import effective_pipelines
 from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.config import Config, Kind, make_config
+from fastmask.config import CONTEST, Config, Kind, make_config
 from fastmask.data.folds import assign_folds, read_folds
+from fastmask.data.pipelines import pick_fit
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
+from fastmask.model.archs import arch_size
 from fastmask.model.metrics import default_metrics
 from fastmask.scoring import LOSS, target_of
 from fastmask.system.errors import UsageError
@@ -29,7 +31,15 @@ def effective_config(table: Table, config: Config) -> Config:
                 "give it where the table is read."
             )
     settings = config.model_dump(exclude_unset=True)
-    return make_config(settings, {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))})
+    made = make_config(settings, {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))})
+    return _resolve_fit(table, made)
+
+
+def _resolve_fit(table: Table, config: Config) -> Config:
+    """`config` with how photos are scaled and cut and, for those of any size, the size that suits the body."""
+    fit = pick_fit(config, table)
+    size = config.resize if fit in (None, CONTEST) or config.resize else arch_size(config.arch)
+    return config.model_copy(update={"fit": fit, "resize": size})
 
 
 def _same_names(given: Any, read: Any) -> bool:

@@ -19,12 +19,13 @@ from fastcore.basics import noop
 from torch import nn
 
 from fastmask.config import Config
-from fastmask.data.augment import build_augmentations, effective_pipelines
+from fastmask.data.augment import build_augmentations
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.groups import describe_joined, describe_separated, join_identical
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
+from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
 from fastmask.data.table import SAME_AS, Table
@@ -128,11 +129,9 @@ class Plan:
                 *([joined] if joined else []),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
-                *(
-                    [f"cut to the {self.config.region}, {faces.count_faceless()} without one left whole"]
-                    if faces
-                    else []
-                ),
+                f"cut to the {self.config.region}, {faces.count_faceless()} without one left whole"
+                if faces
+                else describe_view(self.config, self.environment["photos"].get("seen")),
                 *(f"{head.name} ({join_some(head.classes)})" for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}{several}",
@@ -346,6 +345,7 @@ def prepare(
     plan = replace(plan, config=config.model_copy(update={"precision": precision}))
     start = _describe_start(plan, network, validation)
     made = describe_environment(network, plan.table, device, start, processes.count)
+    made["photos"]["seen"] = measure_shares(plan.table, build_augmentations(pipelines)[1])
     return replace(plan, environment=made, size=size, maps=maps)
 
 

@@ -12,11 +12,12 @@ from small_loaders import SMALL, TRAIN, VALID, loaders, of_the_training
 
 import fastmask.data.transforms
 from fastmask.config import make_config
-from fastmask.data.augment import REPORT_STATS, Augmentation, report_pipelines
+from fastmask.data.augment import REPORT_STATS, Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import batch_stats, dataloaders, photo_loader, photo_maps, pick_device, pick_workers
 from fastmask.data.photo import read_photo
+from fastmask.data.pipelines import report_pipelines
 from fastmask.data.training_set import TrainingSet
 from fastmask.system.errors import UsageError
 from fastmask.training.plan import prepare

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from fastmask.config import make_config
-from fastmask.data.augment import Augmentation, report_pipelines
+from fastmask.data.augment import Augmentation
 from fastmask.data.contest import contest_heads, read_contest
+from fastmask.data.pipelines import report_pipelines
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.preparation import check

@@ -1,8 +1,9 @@
 import pytest
 
 from fastmask.config import make_config
-from fastmask.data.augment import REPORT_STATS, build_augmentations, effective_pipelines, report_pipelines, to_plain
+from fastmask.data.augment import REPORT_STATS, build_augmentations, to_plain
 from fastmask.data.contest import read_contest
+from fastmask.data.pipelines import effective_pipelines, report_pipelines
 from fastmask.system.errors import UsageError
 from fastmask.training.build import apply_head_weights, resolve_stats
 from fastmask.training.effective_config import effective_config
@@ -44,7 +45,7 @@ def test_statistics_reach_a_custom_pipeline(small_settings):
 
 @pytest.mark.parametrize("crop", [[100, 50], [400, 200]])
 def test_a_crop_with_custom_pipelines_is_refused(small_settings, crop):
-    with pytest.raises(UsageError, match="crop and resize have no effect with train_pipeline"):
+    with pytest.raises(UsageError, match="crop, resize and fit have no effect with train_pipeline"):
         pipelines_of(make_config(small_settings, {"crop": crop}))
 
 

@@ -26,6 +26,17 @@ def test_an_effective_configuration_is_its_own_effective_configuration(contest):
     assert effective_config(table, once) == once
 
 
+def test_photos_of_any_size_get_the_size_that_suits_the_body(contest, tmp_path):
+    table = read_contest(contest)
+    table.frame.to_csv(tmp_path / "my.csv", index=False)
+    other = read_csv(tmp_path / "my.csv", ["mask"], images=table.root)
+    assert (effective(other).fit, effective(other).resize) == ("pad", (160, 160))  # timm's for test_resnet
+    assert effective(other, arch="tf_efficientnet_b4").resize == (380, 380)
+    assert effective(other, resize=[64, 32]).resize == (64, 32)
+    assert (effective(table).fit, effective(table).resize) == ("contest", None)
+    assert effective_config(other, effective(other)) == effective(other)
+
+
 def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
     table = read_contest(contest, age_bounds=(30, 58))
     assert effective(table).age_bounds == (30, 58)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastmask.config import Config
 from fastmask.data.augment import defaults_of
+from fastmask.data.pipelines import describe_view
 from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
 from fastmask.report.blocks import Block, Facts, Table, Text
@@ -54,6 +55,13 @@ def _network(run: RunDirectory) -> list[tuple[str, str]]:
     return [*rows, ("Initial weights", shorten(str(initial), _MOST))] if initial else rows
 
 
+def _seen(run: RunDirectory) -> list[float] | None:
+    """The least and the largest share of a photo that the network sees, where the run knows them."""
+    seen = _mapping(run.environment.get("photos")).get("seen")
+    known = isinstance(seen, list) and len(seen) == 2 and all(isinstance(share, float | int) for share in seen)
+    return seen if known else None
+
+
 def _figures(values: Any) -> str:
     listed = values if isinstance(values, list) else [values]
     return ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in listed)
@@ -66,6 +74,7 @@ def _data(run: RunDirectory) -> list[tuple[str, str]]:
         split = "persons split across folds (--group none): a leak"
     rows = [
         ("Data", f"{config.data}: {count(len(folds), 'photo')} of {count(folds['person'].nunique(), 'person')}"),
+        *([] if run.is_ensemble or config.boxes else [("Input", describe_view(config, _seen(run)))]),
         ("Folds", f"{config.folds}, {split}, stratified on {config.stratify}"),
     ]
     rows += [(f"Head {head.name}", _head(head, run)) for head in list(run.heads)[:12]]

@@ -1,0 +1,194 @@
+"""Pipelines: how a photo is scaled and cut for the network, and varied in training, by the settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from fastmask.config import CONTEST, CROP, PAD, STRETCH, Config, Fit
+from fastmask.data.augment import (
+    REPORT_STATS,
+    Augmentation,
+    Stats,
+    from_plain,
+    to_plain,
+)
+from fastmask.data.photo import read_size
+from fastmask.data.table import Table
+from fastmask.system.errors import UnreadableError, UsageError
+from fastmask.system.text import percent
+
+# the size of most of timm's bodies
+DEFAULT_SIZE = (224, 224)
+# a training photo of `crop` is kept larger than the network's by timm's factor, and a random part of it is taken: its
+# share of the area, as in fastai
+_MARGIN, _LEAST_SHARE = 8 / 7, 0.35
+# photos whose visible share is measured
+_SAMPLED = 100
+Transforms = list[A.BasicTransform]
+Scaling = Callable[[tuple[int, int], tuple[float, ...]], tuple[Transforms, Transforms]]
+
+
+def _pad(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
+    height, width = size
+    whole = A.LongestMaxSize(max_size_hw=size, area_for_downscale="image")
+    padded = A.PadIfNeeded(min_height=height, min_width=width, border_mode=cv2.BORDER_CONSTANT, fill=fill)
+    return [whole, padded], [whole, padded]
+
+
+def _crop(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
+    height, width = size
+    larger = (round(height * _MARGIN), round(width * _MARGIN))
+    shape = width / height
+    part = A.RandomResizedCrop(
+        size=size, scale=(_LEAST_SHARE, 1.0), ratio=(shape * 3 / 4, shape * 4 / 3), area_for_downscale="image"
+    )
+    train: Transforms = [A.SmallestMaxSize(max_size_hw=larger, area_for_downscale="image"), part]
+    filled = A.SmallestMaxSize(max_size_hw=size, area_for_downscale="image")
+    return train, [filled, A.CenterCrop(height=height, width=width)]
+
+
+def _stretch(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
+    scaled: Transforms = [A.Resize(height=size[0], width=size[1], area_for_downscale="image")]
+    return scaled, scaled
+
+
+# how a whole photo becomes one of `size`: the first transforms of training and of validation
+SCALINGS: Mapping[Fit, Scaling] = {PAD: _pad, CROP: _crop, STRETCH: _stretch}
+
+
+def fit_pipelines(
+    fit: Fit = PAD, size: tuple[int, int] = DEFAULT_SIZE, stats: Stats = REPORT_STATS, erase: float = 0.0
+) -> tuple[A.Compose, A.Compose]:
+    """Training and validation pipelines for photos of any size, which make them `size` (height, width).
+
+    `fit` is "pad" (the whole photo, its aspect kept, on the mean colour), "crop" (the largest centred part with the
+    aspect of `size`; in training a random part), or "stretch" (the whole photo, its aspect changed). What else varies a
+    training photo is as in `report_pipelines`. Raises UsageError for another `fit`.
+    """
+    if fit not in SCALINGS:
+        raise UsageError(f"fit is {fit!r}; expected one of {', '.join(SCALINGS)}.")
+    return _complete(*SCALINGS[fit](size, _fill(stats)), stats, erase)
+
+
+def report_pipelines(
+    crop: tuple[int, int] = (400, 200),
+    stats: Stats = REPORT_STATS,
+    resize: tuple[int, int] | None = None,
+    erase: float = 0.0,
+) -> tuple[A.Compose, A.Compose]:
+    """The report's training and validation pipelines; `crop` is (height, width) in pixels.
+
+    `resize` (height, width) scales the crop, which the report did not do: for a network of fixed input size, or for
+    speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
+    """
+    cut: Transforms = [A.CenterCrop(height=crop[0], width=crop[1])]
+    if resize is not None:
+        cut.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
+    return _complete(cut, cut, stats, erase)
+
+
+def _complete(train: Transforms, valid: Transforms, stats: Stats, erase: float) -> tuple[A.Compose, A.Compose]:
+    """The pipelines that begin with these transforms: the report's light in training, the normalization."""
+    after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
+    light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
+    erasing = [A.Erasing(fill=_fill(stats), p=erase)] if erase else []
+    return A.Compose([*train, light, *erasing, *after], strict=True), A.Compose([*valid, *after], strict=True)
+
+
+def _fill(stats: Stats) -> tuple[float, ...]:
+    """The mean colour, which is about 0 after the normalization."""
+    return tuple(round(255 * mean) for mean in stats[0])
+
+
+def complete_pipeline(plain: Mapping[str, Any], stats: Stats | None, option: str) -> A.Compose:
+    """The pipeline of `plain` with a Normalize and a ToTensorV2 at its end.
+
+    If `stats` is None, those of the pipeline's Normalize are used, or else the report's. Raises UsageError if the
+    pipeline's differ from `stats`.
+    """
+    pipeline = from_plain(plain, option)
+    own = Augmentation(pipeline).stats
+    if own is not None and stats is not None and own != stats:
+        raise UsageError(f"{option} normalizes by {own}, --stats is {stats}; give the statistics once.")
+    transforms = [t for t in pipeline.transforms if not isinstance(t, A.Normalize | A.ToTensorV2)]
+    mean, std = own or stats or REPORT_STATS
+    return A.Compose([*transforms, A.Normalize(mean=mean, std=std), A.ToTensorV2()], strict=True)
+
+
+def pick_fit(config: Config, table: Table) -> Fit | None:
+    """How the photos of a table are scaled and cut: as configured, or else by what is known of them.
+
+    The contest's photos, and those with --crop or --boxes, are cut by the crop; others are padded. None with custom
+    pipelines.
+    """
+    if config.fit is not None or config.train_pipeline is not None:
+        return config.fit
+    return CONTEST if "crop" in config.model_fields_set or config.boxes is not None else table.fit
+
+
+def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
+    """The pipelines of a configuration, normalizing by `stats`, as {"train": ..., "valid": ...}.
+
+    Without a `fit` the photos are the contest's, see `pick_fit`.
+    """
+    if config.train_pipeline is not None and config.valid_pipeline is not None:
+        return {
+            "train": to_plain(complete_pipeline(config.train_pipeline, stats, "train_pipeline")),
+            "valid": to_plain(complete_pipeline(config.valid_pipeline, stats, "valid_pipeline")),
+        }
+    fit, used = config.fit or CONTEST, stats or REPORT_STATS
+    if fit == CONTEST:
+        train, valid = report_pipelines(config.crop, used, config.resize, config.erase)
+    else:
+        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, config.erase)
+    return {"train": to_plain(train), "valid": to_plain(valid)}
+
+
+def visible_share(augment: Augmentation, size: tuple[int, int]) -> float:
+    """The share of a photo of `size` (height, width) that a pipeline's deterministic crops and scalings leave."""
+    height, width = size
+    moved = A.Compose(
+        [t for t in augment.prefix.transforms if isinstance(t, A.DualTransform)],
+        keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
+    )(image=np.zeros((*size, 3), np.uint8), keypoints=np.array([[0.0, 0.0], [width, height]]))
+    ends = np.sort(moved["keypoints"], axis=0)
+    inside = np.clip(ends, 0, moved["image"].shape[1::-1])
+    return float(np.prod(np.diff(inside, axis=0) / np.diff(ends, axis=0)))
+
+
+def measure_shares(table: Table, augment: Augmentation) -> tuple[float, float] | None:
+    """The least and the largest `visible_share` of up to 100 photos of a table; None with face crops."""
+    if table.faces is not None or not len(table):
+        return None
+    sizes = set()
+    for row in range(0, len(table), -(-len(table) // _SAMPLED)):
+        try:
+            sizes.add(read_size(table.photo(row)))
+        except UnreadableError:
+            # reported where photos are decoded
+            continue
+    shares = [visible_share(augment, size) for size in sizes]
+    return (min(shares), max(shares)) if shares else None
+
+
+def describe_view(config: Config, shares: Sequence[float] | None) -> str:
+    """What the network sees of each photo by an effective configuration, with the least and the largest share."""
+    high, wide = config.resize or config.crop
+    size = f"{high} x {wide}"
+    crop = "the centre {} x {} pixels of photos".format(*config.crop)
+    how = {
+        PAD: f"whole photos padded to {size}",
+        CROP: f"photos scaled and cut to {size}",
+        STRETCH: f"whole photos stretched to {size}",
+        CONTEST: crop if config.resize is None else f"{crop} scaled to {size}",
+        None: "photos by custom pipelines",
+    }[config.fit]
+    if not shares or config.fit in (PAD, STRETCH):
+        return how
+    least, most = (percent(round(share, 2)) for share in shares)
+    return f"{how}, {least if least == most else f'{least} to {most}'} of each"
