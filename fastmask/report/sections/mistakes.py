@@ -164,5 +164,5 @@ def most_confident(material: Material, found: pd.DataFrame) -> tuple[pd.DataFram
     """The first readable rows of `mistakes`, one per person, their photos, and how many are unreadable."""
     first = found.drop_duplicates("person").head(MOST)
     photos = material.photos_at(first["row"])
-    readable = [photo is not None for photo in photos]
-    return first[readable], [photo for photo in photos if photo is not None], readable.count(False)
+    readable = np.array([photo is not None for photo in photos], bool)
+    return first[readable], [photo for photo in photos if photo is not None], int((~readable).sum())

@@ -106,6 +106,13 @@ def test_missing_photos_are_replaced_by_others(finished_run, contest_copy):
     assert not set(gone) & {row for rows in pick_rows(material, 0) for row in rows}
 
 
+def test_a_fold_without_mistakes_has_right_predictions_alone(finished, monkeypatch):
+    none = mistakes(finished.run).head(0)
+    monkeypatch.setattr("fastmask.report.sections.heatmaps.mistakes", lambda run, target: none)
+    wrong, right = pick_rows(finished, 0)
+    assert (wrong, len(right) > 0) == ([], True)
+
+
 def test_of_many_heads_the_worst_are_explained(finished):
     accuracy = {head: score.accuracy for head, score in finished.scores.heads.items()}
     for most in (1, 2, 3):
