@@ -19,6 +19,8 @@ from fastmask.system.text import shorten_repr
 
 # keys of one --set
 _MOST_KEYS = 20
+# the report's, in pixels of the contest's photos, which are 512 high and 384 wide
+REPORT_CROP = (400, 200)
 # settings that make pipelines
 CROPS = ("fit", "crop", "resize")
 CROP_OUTSIDE_PIPELINES = (
@@ -192,7 +194,9 @@ class Config(BaseModel):
         common=True,
         note="pad; contest for the contest's photos and with --crop or --boxes",
     )
-    crop: tuple[Positive, Positive] = in_data((400, 200), "Height and width of the centre crop.", common=True)
+    crop: tuple[Positive, Positive] | None = in_data(
+        None, "Height and width of the centre crop, in pixels of the photo.", note="400 200 for the contest's photos"
+    )
     resize: tuple[Positive, Positive] | None = in_data(
         None, "Height and width of the network's photos.", common=True, note="the crop's, or with another --fit timm's"
     )
@@ -382,9 +386,10 @@ class Config(BaseModel):
             raise ValueError("erase has no effect with train_pipeline: add albumentations' Erasing to it")
         if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
             raise ValueError(f"half_shares must be two rising shares between 0 and 1, found {self.half_shares}")
-        if self.region != "face" and self.crop[0] > self.crop[1]:
+        height, width = self.crop or REPORT_CROP
+        if self.region != "face" and height > width:
             raise ValueError(
-                f"region {self.region} is wider than high, and a crop of {self.crop[0]} by {self.crop[1]} would show "
+                f"region {self.region} is wider than high, and a crop of {height} by {width} would show "
                 "nearly the whole face: give a wide one, such as crop 112 224"
             )
         wrong = [pair for pairs in (self.drop or {}).values() for pair in pairs if pair[0] > pair[1]]

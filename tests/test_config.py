@@ -112,7 +112,7 @@ def test_the_words_that_set_a_setting():
 
 def test_the_defaults_are_the_report_with_honest_folds():
     config = Config()
-    assert (config.arch, config.crop, config.folds, config.group) == ("tf_efficientnet_b4", (400, 200), 5, "person")
+    assert (config.arch, config.crop, config.folds, config.group) == ("tf_efficientnet_b4", None, 5, "person")
     assert (config.lr, config.wd, config.bs, config.lr_gamma) == (3e-4, 1e-5, 32, 0.5)
     assert (config.epochs, config.milestones, config.focal_gamma, config.patience) == (20, [0.5, 0.75], 2.0, 5)
 

@@ -9,7 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from fastmask.config import CONTEST, CROP, PAD, STRETCH, Config, Fit
+from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, STRETCH, Config, Fit
 from fastmask.data.augment import (
     REPORT_STATS,
     Augmentation,
@@ -76,7 +76,7 @@ def fit_pipelines(
 
 
 def report_pipelines(
-    crop: tuple[int, int] = (400, 200),
+    crop: tuple[int, int] = REPORT_CROP,
     stats: Stats = REPORT_STATS,
     resize: tuple[int, int] | None = None,
     erase: float = 0.0,
@@ -128,7 +128,7 @@ def pick_fit(config: Config, table: Table) -> Fit | None:
     """
     if config.fit is not None or config.train_pipeline is not None:
         return config.fit
-    return CONTEST if "crop" in config.model_fields_set or config.boxes is not None else table.fit
+    return CONTEST if config.crop is not None or config.boxes is not None else table.fit
 
 
 def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str,
         }
     fit, used = config.fit or CONTEST, stats or REPORT_STATS
     if fit == CONTEST:
-        train, valid = report_pipelines(config.crop, used, config.resize, config.erase)
+        train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, config.erase)
     else:
         train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, config.erase)
     return {"train": to_plain(train), "valid": to_plain(valid)}
@@ -178,9 +178,10 @@ def measure_shares(table: Table, augment: Augmentation) -> tuple[float, float] |
 
 def describe_view(config: Config, shares: Sequence[float] | None) -> str:
     """What the network sees of each photo by an effective configuration, with the least and the largest share."""
-    high, wide = config.resize or config.crop
+    cut = config.crop or REPORT_CROP
+    high, wide = config.resize or cut
     size = f"{high} x {wide}"
-    crop = "the centre {} x {} pixels of photos".format(*config.crop)
+    crop = "the centre {} x {} pixels of photos".format(*cut)
     how = {
         PAD: f"whole photos padded to {size}",
         CROP: f"photos scaled and cut to {size}",

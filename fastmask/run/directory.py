@@ -399,7 +399,9 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 def _complete(plain: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run, also of an earlier version, which cut all photos as those of the contest."""
-    return plain if "fit" in plain or plain.get("train_pipeline") else {**plain, "fit": CONTEST}
+    if "fit" in plain:
+        return plain
+    return {**plain, "crop": None} if plain.get("train_pipeline") else {**plain, "fit": CONTEST}
 
 
 def resume_config(config: Config, out: str | Path) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import timm
 
-from fastmask.config import Config
+from fastmask.config import REPORT_CROP, Config
 from fastmask.data.augment import REPORT_STATS, Stats
 from fastmask.data.boxes import Framing
 from fastmask.heads import Head, Heads
@@ -97,7 +97,7 @@ def resolve_stats(config: Config) -> Stats | None:
 
 def make_framing(config: Config) -> Framing:
     """How a configuration crops photos to their faces."""
-    return Framing(config.crop, config.margin, config.region)
+    return Framing(config.crop or REPORT_CROP, config.margin, config.region)
 
 
 def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.config import CONTEST, Config, Kind, make_config
+from fastmask.config import CONTEST, REPORT_CROP, Config, Kind, make_config
 from fastmask.data.folds import assign_folds, read_folds
 from fastmask.data.pipelines import pick_fit
 from fastmask.data.table import Table
@@ -36,9 +36,11 @@ def effective_config(table: Table, config: Config) -> Config:
 
 
 def _resolve_fit(table: Table, config: Config) -> Config:
-    """`config` with how photos are scaled and cut and, for those of any size, the size that suits the body."""
+    """`config` with how photos are scaled and cut: the report's crop, or the size that suits the body."""
     fit = pick_fit(config, table)
-    size = config.resize if fit in (None, CONTEST) or config.resize else arch_size(config.arch)
+    if fit == CONTEST:
+        return config.model_copy(update={"fit": fit, "crop": config.crop or REPORT_CROP})
+    size = config.resize or (arch_size(config.arch) if fit else None)
     return config.model_copy(update={"fit": fit, "resize": size})
 
 

@@ -56,7 +56,7 @@ def test_fit_shows_common_options_and_all_on_demand(fastmask: Command, monkeypat
     of_all = {"--quiet", "--help", "--help-all"}
     assert {"--data", "--arch", "--folds", "--epochs", "--out", "--resume", "--recipe"} < common - of_all
     assert len(common - of_all) == 20
-    assert len(every - of_all) == 92
+    assert len(every - of_all) == 93
     assert common < every
     assert "[default" not in shown[1]
 

@@ -5,9 +5,10 @@ import pytest
 from run_files import edit
 
 from fastmask.api import Run
+from fastmask.run.directory import RunDirectory
 from fastmask.run.files import check_free
 from fastmask.system.errors import DataError, UsageError
-from fastmask.system.files import read_strings, write_csv
+from fastmask.system.files import read_strings, read_yaml, write_csv, write_yaml
 
 
 def test_a_run_is_opened_by_its_directory(finished_run):
@@ -17,6 +18,21 @@ def test_a_run_is_opened_by_its_directory(finished_run):
     assert run.trained_folds == [0, 1]
     assert run.history(1)["epoch"].tolist() == [0, 1]
     assert str(run.score()) == str(finished_run.score())
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now"),
+    [
+        ({}, {"fit": "contest", "crop": (400, 200)}),
+        # a pipeline of its own was saved next to the default crop
+        ({"train_pipeline": {"a": 1}, "valid_pipeline": {"b": 2}, "resize": None}, {"fit": None, "crop": None}),
+    ],
+)
+def test_a_run_of_an_earlier_version_cut_photos_like_the_contest_s(run_copy, earlier, now):
+    saved = {**read_yaml(run_copy / "config.yaml"), "train_pipeline": None, "valid_pipeline": None}
+    del saved["fit"]
+    write_yaml(run_copy / "config.yaml", {**saved, "crop": [400, 200], **earlier})
+    assert RunDirectory.load(run_copy).config.model_dump(include={"fit", "crop"}) == now
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -10,7 +10,6 @@ import torch
 from fastai.torch_core import TensorImage
 
 from fastmask.data.augment import Augment, build_augmentations, check_fit
-from fastmask.data.boxes import Framing
 from fastmask.data.loaders import enlarge_batches
 from fastmask.data.photo import check_photos
 from fastmask.data.table import Table
@@ -24,6 +23,7 @@ from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UnreadableError, UsageError
 from fastmask.system.randomness import Counted, Stream
 from fastmask.system.text import shorten
+from fastmask.training.build import make_framing
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.plan import Plan
 
@@ -39,7 +39,7 @@ def first_batch(run: RunDirectory, table: Table, fold: int) -> tuple[np.ndarray,
     """
     config = run.config.model_copy(update={"workers": 0, "device": "cpu", "on_bad_photo": "skip"})
     if config.boxes is not None:
-        table = table.cut_to_faces(config.boxes, Framing(config.crop, config.margin, config.region))
+        table = table.cut_to_faces(config.boxes, make_framing(config))
     folds, size = run.folds["fold"].to_numpy(), _size(table, build_augmentations(run.pipelines)[0])
     plan = Plan(config, table, folds, run.pipelines, run.environment, size=size)
     # a loader uses the global generator of torch

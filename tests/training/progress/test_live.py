@@ -19,7 +19,9 @@ def test_a_log_has_a_line_about_the_run_and_one_per_epoch(train, tmp_path):
     train(tmp_path / "run", log=log, epochs=1)
     # the first run of a session decodes the photos
     about, *lines = [line for line in log.getvalue().splitlines() if not line.startswith("Decoded")]
-    assert about.startswith("84 photos of 12 persons; mask (wear, incorrect, none); gender (male, female); age (<30")
+    assert about.startswith(
+        "84 photos of 12 persons; photos by custom pipelines, 41\N{NO-BREAK SPACE}% of each; mask (wear,"
+    )
     assert "; test_resnet, 0.4 M parameters" in about
     assert [line.split("  ")[0] for line in lines] == ["fold 1/2 epoch 1/1", "fold 2/2 epoch 1/1"]
     assert all("macro_f1 0." in line and "valid_loss" in line for line in lines)
