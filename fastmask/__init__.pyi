@@ -15,7 +15,7 @@ from .data.extra import read_extra as read_extra
 from .data.fixes import apply_fixes as apply_fixes
 from .data.folders import read_folders as read_folders
 from .data.folds import assign_folds as assign_folds
-from .data.folds import read_folds as read_folds
+from .data.folds_file import read_folds as read_folds
 from .data.groups import join_identical as join_identical
 from .data.halves import Halves as Halves
 from .data.loaders import dataloaders as dataloaders

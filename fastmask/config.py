@@ -130,8 +130,10 @@ class Config(BaseModel):
     score_age_bounds: tuple[float, float] = option_field(
         (30.0, 60.0), "Age bounds to score by: the official ones.", kind=Kind.TABLE
     )
-    folds: Annotated[int, Field(ge=2, le=9999)] = in_data(5, "Folds of the cross-validation.", Kind.SCORED, common=True)
-    folds_file: str | None = in_data(None, "A CSV that assigns photos or persons to folds.", Kind.PATH | Kind.SCORED)
+    folds: Annotated[int, Field(ge=1, le=9999)] = in_data(5, "Folds of the cross-validation.", Kind.SCORED, common=True)
+    folds_file: str | None = in_data(
+        None, "A CSV that assigns photos or persons to folds; -1 is for training only.", Kind.PATH | Kind.SCORED
+    )
     stratify: str = in_data(
         "joint", "The head to stratify folds on, or joint: all heads and their combinations.", Kind.SCORED
     )

@@ -35,7 +35,8 @@ def build(viewer: Viewer) -> gr.Blocks:
 
 def _header(run: RunDirectory) -> str:
     last = run.config.folds - 1
-    words = "an ensemble" if run.is_ensemble else f"{run.config.arch}, folds 0 to {last}, in fold0 to fold{last}"
+    folds = f"folds 0 to {last}, in fold0 to fold{last}" if last else "one fold, in fold0"
+    words = "an ensemble" if run.is_ensemble else f"{run.config.arch}, {folds}"
     caveats = ""
     if run.is_scored:
         joint = run.score(draws=0).joint

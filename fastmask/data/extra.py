@@ -96,7 +96,8 @@ class Extra:
         """
         groups = connect_tables([table, self.table], [*digests, *own])
         lies_in = np.zeros((int(groups.max()) + 1, int(folds.max()) + 1), bool)
-        lies_in[groups[: len(table)], folds] = True
+        validated = np.flatnonzero(folds >= 0)
+        lies_in[groups[validated], folds[validated]] = True
         return replace(self, excluded=lies_in[groups[len(table) :]])
 
     def frame(self) -> pd.DataFrame:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from fastmask.data.paths import name_paths
-from fastmask.data.table import SAME_AS, Table
+from fastmask.data.table import FOLD, SAME_AS, TRAIN_ONLY, Table
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
-from fastmask.system.errors import DataError, FastmaskWarning, UsageError, cell_error
-from fastmask.system.files import read_strings, require_columns
+from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.text import join_some
 
 LEAK_WARNING = (
@@ -79,35 +75,9 @@ def strata_of(table: Table, units: np.ndarray, stratify: str = JOINT) -> tuple[n
     return np.concatenate(rows), np.concatenate([s + start for s, start in zip(each, starts, strict=True)])
 
 
-def read_folds(table: Table, file: str | Path, group: str | None = "person") -> np.ndarray:
-    """The folds of every photo, (N,) int64, from a CSV with fold and path or person, such as a run's folds.csv.
-
-    Raises DataError for a row with an invalid fold or an unknown photo or person, for a photo without a fold, a gap in
-    the folds, and, unless `group` is "none", a person in two folds.
-    """
-    file = Path(file)
-    frame = read_strings(file, ("fold",))
-    key = "path" if "path" in frame.columns else "person"
-    require_columns(file, list(frame.columns), (key,))
-    known = set(table.frame[key])
-    names = frame[key].map(name_paths(frame[key], table.frame[key], table.root)) if key == "path" else frame[key]
-    fold_of: dict[str, int] = {}
-    for line, name, fold in zip(frame.index, names, frame["fold"], strict=True):
-        if re.fullmatch("[0-9]{1,4}", fold) is None:
-            raise cell_error(file, line, "fold", fold, "a whole number from 0")
-        if name not in known:
-            raise DataError(f"{file}, line {line}, column {key}: {name!r} is not in the data; remove the row.")
-        if fold_of.setdefault(name, int(fold)) != int(fold):
-            raise DataError(f"{file}, line {line}, column fold: {name!r} has fold {fold_of[name]} and {fold}.")
-    missing = table.frame[key][~table.frame[key].isin(list(fold_of))]
-    if len(missing):
-        raise DataError(f"{file} has no fold for {len(missing)} photos, such as {key} {missing.iloc[0]!r}; add them.")
-    folds = table.frame[key].map(fold_of).to_numpy(np.int64)
-    if len(set(folds)) != folds.max() + 1 or folds.max() < 1:
-        raise DataError(f"{file} has the folds {sorted(set(folds.tolist()))}; expected 0, 1, … without a gap.")
-    if group == "person":
-        check_persons_whole(table.persons, folds)
-    return folds
+def fixed_folds(table: Table) -> np.ndarray | None:
+    """The (N,) int64 folds of the fixed split that the data itself has; None without one."""
+    return table.frame[FOLD].to_numpy(np.int64) if FOLD in table.frame else None
 
 
 def check_persons_whole(persons: np.ndarray, folds: np.ndarray) -> None:
@@ -115,8 +85,12 @@ def check_persons_whole(persons: np.ndarray, folds: np.ndarray) -> None:
     first: dict[str, int] = {}
     for person, fold in zip(persons, folds, strict=True):
         if first.setdefault(person, fold) != fold:
-            both = f"{first[person]} and {fold}"
-            raise UsageError(f"Person {person} is in folds {both}; all photos of a person must be in one.")
+            both = " and ".join(_fold_name(each) for each in (first[person], fold))
+            raise UsageError(f"Person {person} is in {both}; all photos of a person must be in one fold.")
+
+
+def _fold_name(fold: int) -> str:
+    return "the photos to train on only (fold -1)" if fold == TRAIN_ONLY else f"fold {fold}"
 
 
 def person_parts(folds: np.ndarray, persons: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from fastmask.config import CONTEST
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, split_prefix
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap, digest_photos, photo_map
-from fastmask.data.folds import assign_folds
+from fastmask.data.folds import assign_folds, fixed_folds
 from fastmask.data.groups import describe_joined, describe_separated, join_identical
 from fastmask.data.halves import Halves
 from fastmask.data.photo_dl import ALONE, Passes, PhotoDL, PhotoList, Share
@@ -65,7 +65,7 @@ def dataloaders(
     """fastai DataLoaders that validate fold `fold` of `folds` and train on the others.
 
     Args:
-        folds: (N,) the fold of each photo; by default five, see `join_identical`. `fold` None takes 0.
+        folds: (N,) the fold of each photo; by default a fixed split's, or five, see `join_identical`. `fold` None: 0.
         augments: training and validation, each a callable (image, rng); by default those of `default_augments`.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
         num_workers: loading processes; by default see `default_workers`.
@@ -119,7 +119,8 @@ def _check_folds(table: Table, folds: np.ndarray | None, digests: Sequence[str] 
     shared = describe_joined(joined.persons, joined.groups)
     if shared:
         warnings.warn(f"{shared}.", FastmaskWarning, stacklevel=3)
-    return assign_folds(joined, 5, seed=seed)
+    split = fixed_folds(table)
+    return assign_folds(joined, 5, seed=seed) if split is None else split
 
 
 def _paths(table: Table) -> list[Path]:

@@ -123,8 +123,8 @@ def read_pseudo(folder: str | Path) -> Pseudo:
         heads = Heads.from_plain(plain.get("heads", []))
     except UsageError as error:
         raise DataError(f"{mark}: {error}") from error
-    if not 2 <= plain["folds"] <= 9999:
-        raise DataError(f"{mark} has {plain['folds']} folds; expected 2 to 9999.")
+    if not 1 <= plain["folds"] <= 9999:
+        raise DataError(f"{mark} has {plain['folds']} folds; expected 1 to 9999.")
     columns = [f"fold{fold}:{column}" for fold in range(plain["folds"]) for column in heads.columns]
     cells = _read_rows(labels, ["path", *columns])
     probabilities = _read_probabilities(labels, cells, columns).reshape(len(cells), plain["folds"], heads.n_logits)

@@ -48,8 +48,8 @@ def text_to_hashes(text: str) -> Hashes:
 class Validation:
     """What the folds of a run validate: the photos of a table by its (N,) `folds`.
 
-    `digests` (N,) are the SHA-256 of the photos; `group` "person" means that no person of a fold may have been seen
-    either; `chosen` are the folds to train, by default all.
+    A photo of no fold is never validated. `digests` (N,) are the SHA-256 of the photos; `group` "person" means that no
+    person of a fold may have been seen either; `chosen` are the folds to train, by default all.
     """
 
     table: Table
@@ -67,7 +67,7 @@ class Validation:
         """A photo ("photo PATH") or else a person ("person NAME") of a fold, or of any, with a hash in `seen`."""
         if not seen:
             return None
-        rows = np.flatnonzero(np.full(len(self.folds), True) if fold is None else self.folds == fold).tolist()
+        rows = np.flatnonzero(self.folds >= 0 if fold is None else self.folds == fold).tolist()
         paths = self.table.frame["path"].tolist()
         for row in rows:
             if seen & hash_names(photos=[self.digests[row]], paths=[paths[row]]):

@@ -23,6 +23,12 @@ NO_PERSONS = (
     "says who is in each photo, so every photo counts as a different person; several photos of one person would leak "
     "across folds."
 )
+# the column of the fold that validates each photo, where the data itself has a fixed split
+FOLD = "fold"
+# the fold of a photo that is trained on and never validated, as in scikit-learn's PredefinedSplit
+TRAIN_ONLY = -1
+# and of one that is neither
+LEFT_OUT = -2
 OnFault = Callable[[DataError], None]
 # classes of a distribution over a number
 _MOST_NUMBERS = 300
@@ -43,10 +49,11 @@ class Table:
     """One row per photo.
 
     `frame` has the columns path (relative to `root`), person, source, one per head with the name of the class by the
-    score's bounds ("" where unknown), and HEAD_value with the number behind a head of bands. `reading` are the settings
-    of `Config` that the table was read with. `proposed` counts corrections that a model proposed and no person has
-    checked. `faces` cuts photos when they are read; None leaves them whole. `fit` is how they are scaled and cut by
-    default, see `fastmask.data.pipelines`.
+    score's bounds ("" where unknown), HEAD_value with the number behind a head of bands, and fold where the data has a
+    fixed split: the fold that validates the photo, or TRAIN_ONLY. `reading` are the settings of `Config` that the table
+    was read with. `proposed` counts corrections that a model proposed and no person has checked. `faces` cuts photos
+    when they are read; None leaves them whole. `fit` is how they are scaled and cut by default, see
+    `fastmask.data.pipelines`.
     """
 
     frame: pd.DataFrame

@@ -21,12 +21,13 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.contest import PERSON_FOLDER
-from fastmask.data.folds import assign_folds, count_units, read_folds
+from fastmask.data.folds import assign_folds, count_units, fixed_folds
+from fastmask.data.folds_file import read_folds
 from fastmask.data.groups import describe_separated, join_identical
 from fastmask.data.photo import decode_named, map_in_threads, read_bytes, read_photo
 from fastmask.data.pipelines import effective_pipelines, pick_fit
 from fastmask.data.readers import read_data
-from fastmask.data.table import Table
+from fastmask.data.table import LEFT_OUT, Table
 from fastmask.heads import JOINT
 from fastmask.preparation.duplicates import NearPair, exact_groups, shrink, signature
 from fastmask.preparation.near_copies import MOST_CANDIDATES, find_near_copies, remember_near_copies
@@ -107,11 +108,10 @@ def check_data(
     faults: list[DataError] = []
     table = read_data(config, faults.append, log)
     findings = [Finding(ERROR, "bad table", str(fault)) for fault in faults]
-    folds, assigned = config.folds, None
+    assigned = None if "folds" in config.model_fields_set else fixed_folds(table)
     if config.folds_file is not None:
         try:
             assigned = read_folds(table, config.folds_file, config.group)
-            folds = int(assigned.max()) + 1
         except FastmaskError as error:
             findings.append(Finding(ERROR, "bad folds", str(error)))
     if len(table):
@@ -120,10 +120,10 @@ def check_data(
         )
         findings += check_table(
             table,
-            folds=folds,
+            folds=config.folds if assigned is None else int(assigned.max()) + 1,
             stratify=config.stratify,
             group=config.group,
-            has_folds=config.folds_file is not None,
+            has_folds=config.folds_file is not None or assigned is not None,
             assigned=assigned,
             augments={"the training pipeline": train, "the validation pipeline": valid},
             progress=progress,
@@ -393,7 +393,8 @@ def _check_fold_count(table: Table, folds: int, stratify: str, group: str) -> It
 
 
 def _find_separated(table: Table, assigned: np.ndarray, files: Sequence[str | None]) -> Iterator[Finding]:
-    separated = describe_separated(table, assigned, files)
+    trained = [None if fold == LEFT_OUT else file for fold, file in zip(assigned, files, strict=True)]
+    separated = describe_separated(table, assigned, trained)
     if separated:
         detail = f"{separated}; give both persons the same fold, or remove one of the photos."
         yield Finding(ERROR, "bad folds", detail[0].upper() + detail[1:])

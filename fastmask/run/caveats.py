@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fastmask.data.table import TRAIN_ONLY
 from fastmask.system.errors import DataError
 from fastmask.system.text import count, join_plural
 
@@ -41,6 +42,11 @@ def training_caveats(run: RunDirectory) -> list[str]:
     if len(trained) < run.config.folds:
         only = f"{join_plural(trained, 'fold')} {'is' if len(trained) == 1 else 'are'}"
         caveats.append(f"Of {run.config.folds} folds only {only} trained: a part of the photos.")
+    never = int((run.folds["fold"] == TRAIN_ONLY).sum())
+    if never:
+        caveats.append(
+            f"{never:,} of {count(len(run.folds), 'photo')} are only trained on: the score is of the others."
+        )
     if run.start.get("chosen_weights"):
         caveats.append(
             "Folds started from weights of an epoch chosen by their own photos (--weights): this score flatters a "
@@ -113,7 +119,8 @@ def describe_extra_copies(
     # of equal paths in two sources the first is that of --extra
     without = dict(zip(reversed(extra["path"].tolist()), reversed(extra["without"].tolist()), strict=True))
     pairs = _read_pairs(noted, "extra", source) or []
-    leaking = [(one, other) for one, other in pairs if fold_of.get(one) not in without.get(other, "").split()]
+    never = str(TRAIN_ONLY)
+    leaking = [(one, other) for one, other in pairs if fold_of.get(one) not in [never, *without.get(other, "").split()]]
     if not leaking:
         return ""
     (one, other), photos = leaking[0], {photo for _, photo in leaking}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastmask.data.table import SAME_AS
+from fastmask.data.table import SAME_AS, TRAIN_ONLY
 from fastmask.heads import Heads
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_strings
@@ -34,7 +34,7 @@ def read_table(file: Path, columns: Sequence[str], heads: Heads, folds: int) -> 
 
 def _to_numbers(file: Path, cells: pd.Series, heads: Heads, folds: int) -> pd.Series:
     joint = (-1, heads.n_joint - 1)
-    whole = {"fold": (0, folds - 1), "true": joint, "predicted": joint}.get(str(cells.name))
+    whole = {"fold": (TRAIN_ONLY, folds - 1), "true": joint, "predicted": joint}.get(str(cells.name))
     numbers = pd.to_numeric(cells, errors="coerce")
     if whole is not None:
         good = numbers.between(*whole) & (numbers % 1 == 0)

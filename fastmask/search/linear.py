@@ -232,9 +232,11 @@ def oof_of_features(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(N, classes of all heads) out-of-fold probabilities of linear heads, (folds, heads) penalties, unfinished fits.
 
+    Photos of no fold are fitted on by all, and have NaN.
+
     A fold's heads are fitted on the photos of the other folds. Their penalty is the one of `PENALTIES` with the lowest
     cross-entropy on the fold's two neighbours, by models that were fitted without the neighbour and the fold, so no
-    label of a fold affects its predictions. With two folds the penalty is `UNCHOSEN`.
+    label of a fold affects its predictions. With fewer than three folds the penalty is `UNCHOSEN`.
     """
     count = int(folds.max()) + 1
     penalties, unfinished = np.full((count, len(heads)), UNCHOSEN), 0
@@ -242,7 +244,7 @@ def oof_of_features(
         penalties, unfinished = _choose_penalties(features, y, heads, folds, device)
     rows = np.stack([folds != fold for fold in range(count)])
     fitted = fit_linear(features, y, heads, rows, penalties, device)
-    probabilities = np.empty((len(y), heads.n_logits))
+    probabilities = np.full((len(y), heads.n_logits), np.nan)
     for fold in range(count):
         probabilities[folds == fold] = fitted.probabilities(fold, features[folds == fold])
     return probabilities, penalties, unfinished + fitted.unfinished

@@ -177,8 +177,9 @@ def screen(
             "fewer by --heads."
         )
     bodies = [_fit_body(plan, heads, trained, say, progress) for plan in plans]
-    rows = _rank(bodies, heads, y, first.table.groups, draws)
-    paths = first.table.frame["path"].tolist()
+    validated = first.folds >= 0
+    y, paths = y[validated], first.table.frame["path"][validated].tolist()
+    rows = _rank(bodies, heads, y, first.table.groups[validated], draws)
     notes = _notes(first, rows, heads, y)
     return Screening(rows, heads, paths, first.config.folds, first.environment["device"], notes)
 
@@ -190,6 +191,7 @@ def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progr
     start = time.perf_counter()
     device = pick_device(plan.config.device)
     probabilities, penalties, unfinished = oof_of_features(features.values, y, heads, plan.folds, device)
+    probabilities = probabilities[plan.folds >= 0]
     took = "kept features" if features.kept else f"features in {duration(features.seconds)}"
     fitted = duration(time.perf_counter() - start)
     say(f"{plan.config.arch}: {took}, heads of {plan.config.folds} folds in {fitted}")
@@ -287,7 +289,7 @@ def _notes(plan: Plan, rows: Sequence[Screened], heads: Heads, y: np.ndarray) ->
     if random:
         notes.append(f"Random weights, which say nothing about the body when pretrained: {', '.join(random)}.")
     if plan.config.folds < LEAST_FOLDS:
-        notes.append(f"With two folds the penalty is not chosen: it is {UNCHOSEN:g}.")
+        notes.append(f"With fewer than three folds the penalty is not chosen: it is {UNCHOSEN:g}.")
     joined = describe_joined(plan.table.persons, plan.table.groups)
     near = describe_near_copies(plan.environment.get(NEAR_COPIES), plan.folds_frame)
     notes += [text for text in (joined and f"{joined}.", near) if text]

@@ -131,6 +131,8 @@ def pick_folds_and_epochs(
 
 def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:
     """The seconds of an epoch if there are `count` folds instead of `folds`."""
+    if count == folds:
+        return rehearsal.epoch_seconds
     training = rehearsal.train_step * rehearsal.train_steps * (1 - 1 / count) / (1 - 1 / folds)
     return training + rehearsal.valid_step * rehearsal.valid_steps * folds / count
 

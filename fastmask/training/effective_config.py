@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastmask.config import CONTEST, REPORT_CROP, Config, Kind, make_config
-from fastmask.data.folds import assign_folds, read_folds
+from fastmask.data.folds import assign_folds, fixed_folds
+from fastmask.data.folds_file import read_folds
 from fastmask.data.pipelines import pick_fit
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
@@ -61,14 +62,24 @@ def resolve_loss(config: Config, custom: bool) -> Config:
 
 
 def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
-    """The fold of every photo, and `config` with the number of folds, which a file of folds may decide."""
-    if config.folds_file is None:
+    """The fold of every photo, and `config` with the number of folds, which a file or the data's split may decide."""
+    if config.folds_file is not None:
+        folds = read_folds(table, config.folds_file, config.group)
+        count = int(folds.max()) + 1
+        if "folds" in config.model_fields_set and config.folds != count:
+            raise UsageError(f"Setting folds is {config.folds}, but {config.folds_file} has {count}; leave it out.")
+        return config.model_copy(update={"folds": count}), folds
+    split = fixed_folds(table) if has_fixed_folds(table, config) else None
+    if split is None:
         return config, assign_folds(table, config.folds, config.stratify, config.group, config.seed)
-    folds = read_folds(table, config.folds_file, config.group)
-    count = int(folds.max()) + 1
-    if "folds" in config.model_fields_set and config.folds != count:
-        raise UsageError(f"Setting folds is {config.folds}, but {config.folds_file} has {count}; leave it out.")
-    return config.model_copy(update={"folds": count}), folds
+    return config.model_copy(update={"folds": int(split.max()) + 1}), split
+
+
+def has_fixed_folds(table: Table, config: Config) -> bool:
+    """Whether a file, or a split of the data itself that another number of folds does not replace, gives the folds."""
+    split = fixed_folds(table)
+    by_data = split is not None and not ("folds" in config.model_fields_set and config.folds != split.max() + 1)
+    return config.folds_file is not None or by_data
 
 
 def check_monitor(config: Config, table: Table) -> None:
@@ -83,7 +94,7 @@ def check_monitored_labels(config: Config, table: Table, folds: np.ndarray) -> N
     for metric in default_metrics(table.heads, table.y):
         if metric.name == config.monitor:
             known = target_of(table.heads, table.y, metric.target) != UNKNOWN
-            without = sorted(set(folds.tolist()) - set(folds[known].tolist()))
+            without = sorted(set(folds[folds >= 0].tolist()) - set(folds[known].tolist()))
             if without:
                 what = "all heads" if metric.target == JOINT else metric.target
                 raise UsageError(

@@ -28,7 +28,7 @@ from fastmask.data.loaders import dataloaders, pick_device, pick_workers, worker
 from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
-from fastmask.data.table import SAME_AS, Table
+from fastmask.data.table import LEFT_OUT, SAME_AS, TRAIN_ONLY, Table
 from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Heads
 from fastmask.model.network import MultiHeadNet
@@ -37,7 +37,7 @@ from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import describe_environment, qualified_name
 from fastmask.run.lineage import Lineage, check_no_leak, digest_weights, is_chosen, lineage_of, weights_file
-from fastmask.system.errors import UsageError
+from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.text import count, join_some
 from fastmask.training.build import (
     apply_head_weights,
@@ -52,6 +52,7 @@ from fastmask.training.effective_config import (
     check_monitor,
     check_monitored_labels,
     effective_config,
+    has_fixed_folds,
     resolve_folds,
     resolve_loss,
 )
@@ -91,7 +92,7 @@ OpenTeacher = Callable[[Config, Validation], Teacher]
 class Plan:
     """What a cross-validation does, checked: the effective configuration, table, folds and pipelines.
 
-    `skipped` are the photos that cannot be read, and why; `extras` are photos of other sources to train on as well;
+    `skipped` are the photos that are left out, and why; `extras` are photos of other sources to train on as well;
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
     together. `soft_labels` are (folds + 1, photos, ...), those of each fold and of the refit on all photos; None means
     the labels of the table, also with a `teacher` that has not predicted yet.
@@ -115,8 +116,11 @@ class Plan:
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
-        without = f", without {len(self.skipped)} that cannot be read" if self.skipped else ""
-        folds = count(self.config.folds, "fold")
+        without = f", without {len(self.skipped)} that are left out" if self.skipped else ""
+        never = int((self.folds == TRAIN_ONLY).sum())
+        folds = count(self.config.folds, "fold") + (
+            f" ({count(never, 'photo')} in none, to train on only)" if never else ""
+        )
         faces = self.table.faces
         dropped = int(dropped_rows(self.table, self.config.drop).sum())
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
@@ -359,26 +363,44 @@ def _split(plan: Plan) -> Plan:
     # invalid folds are refused before all photos are read
     with warnings.catch_warnings(record=True) as warned:
         config, folds = resolve_folds(table, config)
+    table, folds, left = _leave_out(table, folds, config)
     rows, skipped = find_readable(table) if config.on_bad_photo == "skip" else (list(range(len(table))), [])
     digests = digest_photos([table.photo(row) for row in rows])
     if config.group == "person":
         known: list[str | None] = [None] * len(table)
         for row, digest in zip(rows, digests, strict=True):
             known[row] = digest
-        separated = describe_separated(table, folds, known) if config.folds_file else ""
+        fixed = has_fixed_folds(table, config)
+        separated = describe_separated(table, folds, known) if fixed else ""
         if separated:
             raise UsageError(
-                f"{config.folds_file}: {separated}; give both persons the same fold, or remove one of the photos."
+                f"{config.folds_file or config.data}: {separated}; give both persons the same fold, or remove one of "
+                "the photos."
             )
         joined = join_identical(table, known)
-        if joined is not table and not config.folds_file:
+        if joined is not table and not fixed:
             warned = []
             config, folds = resolve_folds(joined, config)
         table = joined
     for each in warned:
         warnings.warn(each.message, stacklevel=2)
     kept = table.select(rows) if skipped else table
-    return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=skipped)
+    return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=[*left, *skipped])
+
+
+def _leave_out(table: Table, folds: np.ndarray, config: Config) -> tuple[Table, np.ndarray, list[tuple[str, str]]]:
+    """The table and its (N,) folds without the photos of a test split; also their paths, with the reason."""
+    left = table.frame["path"][folds == LEFT_OUT].tolist()
+    if not left:
+        return table, folds, []
+    source = config.folds_file or config.data
+    warnings.warn(
+        f"{source} leaves out {count(len(left), 'photo')}, such as {left[0]}: neither trained on nor validated.",
+        FastmaskWarning,
+        stacklevel=2,
+    )
+    kept = np.flatnonzero(folds != LEFT_OUT)
+    return table.select(kept), folds[kept], [(path, f"{source} leaves it out.") for path in left]
 
 
 def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher | None) -> Plan:

@@ -9,6 +9,7 @@ from PIL import Image
 from fastmask.data.contest import read_contest
 from fastmask.data.extra import read_extra
 from fastmask.data.folds import assign_folds
+from fastmask.data.table import TRAIN_ONLY
 from fastmask.labels import soft_labels
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
@@ -80,6 +81,9 @@ def test_a_photo_or_a_person_of_a_fold_is_kept_out_of_that_fold(table, make):
         kept = apart.training_set(fold).photos
         assert len(kept) == 4 - apart.excluded[:, fold].sum()
         assert str(file.parent / "2.png") in kept
+    # a person whom no fold validates is kept out of none
+    folds[table.persons == table.persons[0]] = TRAIN_ONLY
+    assert [np.flatnonzero(row).tolist() for row in exclude(extra, table, folds).excluded[:1]] == [[]]
 
 
 def test_a_photo_of_one_fold_under_a_person_of_another_is_kept_out_of_both(table, make):

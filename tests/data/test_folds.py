@@ -8,11 +8,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from fastmask.data import folds as folds_module
 from fastmask.data.contest import contest_heads
-from fastmask.data.folds import MOST_COMBINATIONS, assign_folds, check_persons_whole, read_folds
+from fastmask.data.folds import MOST_COMBINATIONS, assign_folds, check_persons_whole
 from fastmask.data.sample import CONTEST_PERSONS
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
-from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.errors import FastmaskWarning, UsageError
 
 
 def table_of(ages, genders=None):
@@ -142,47 +142,8 @@ def test_a_fold_without_photos_is_refused(monkeypatch):
 
 
 def test_a_person_in_two_folds_is_named():
-    with pytest.raises(UsageError, match="Person b is in folds 0 and 1"):
+    with pytest.raises(UsageError, match="Person b is in fold 0 and fold 1"):
         check_persons_whole(np.array(["a", "b", "b"], dtype=object), np.array([0, 0, 1]))
-
-
-def test_folds_from_a_file_by_path_or_by_person(tmp_path):
-    folds = assign_folds(CONTEST, 3)
-    by_path = CONTEST.frame[["path", "person"]].assign(fold=folds)
-    by_path.sample(frac=1, random_state=0).to_csv(tmp_path / "path.csv", index=False)
-    by_path[["person", "fold"]].drop_duplicates().to_csv(tmp_path / "person.csv", index=False)
-    for name in ("path", "person"):
-        np.testing.assert_array_equal(read_folds(CONTEST, tmp_path / f"{name}.csv"), folds)
-
-
-SMALL = table_of([20, 40, 60])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("person,fold\np0,0\np1,1\n", "has no fold for 7 photos, such as person 'p2'"),
-        ("person,fold\np0,0\np1,1\np2,2\np9,0\n", "line 5, column person: 'p9' is not in the data"),
-        ("person,fold\np0,0\np1,1\np2,one\n", "line 4, column fold: found 'one', expected a whole number"),
-        ("person,fold\np0,0\np1,1\np2,-1\n", "line 4, column fold: found '-1'"),
-        ("person,fold\np0,0\np1,1\np2,3\n", r"has the folds \[0, 1, 3\]; expected 0, 1, … without a gap"),
-        ("person,fold\np0,0\np1,0\np2,0\n", r"has the folds \[0\]; expected"),
-        ("person,fold\np0,0\np1,1\np2,1\np0,1\n", "line 5, column fold: 'p0' has fold 0 and 1"),
-        ("photo,fold\np0,0\n", "has no column 'person'"),
-        ("person\np0\n", "has no column 'fold'"),
-    ],
-)
-def test_a_file_of_folds_that_does_not_fit(text, message, tmp_path):
-    (tmp_path / "folds.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_folds(SMALL, tmp_path / "folds.csv")
-
-
-def test_a_file_that_splits_a_person_is_refused_unless_asked_for(tmp_path):
-    SMALL.frame[["path"]].assign(fold=np.arange(21) % 2).to_csv(tmp_path / "folds.csv", index=False)
-    with pytest.raises(UsageError, match="Person p0 is in folds 0 and 1"):
-        read_folds(SMALL, tmp_path / "folds.csv")
-    assert read_folds(SMALL, tmp_path / "folds.csv", group="none").tolist() == [i % 2 for i in range(21)]
 
 
 def test_with_too_many_combinations_each_head_is_stratified():

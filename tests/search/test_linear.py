@@ -111,6 +111,16 @@ def test_oof_is_scikit_learns_fold_by_fold_and_two_folds_have_one_penalty(person
             assert part == pytest.approx(expected[here], abs=1e-3)
 
 
+def test_photos_of_no_fold_are_fitted_on_and_not_predicted(persons):
+    features, y, heads, fold_of = persons
+    train_only = np.where(fold_of == 0, 0, -1)
+    probabilities, penalties, _ = oof_of_features(features, y, heads, train_only)
+    assert penalties.tolist() == [[0.1] * 3]
+    assert np.isnan(probabilities[train_only == -1]).all()
+    two = oof_of_features(features, y, heads, np.where(fold_of == 0, 0, 1))[0]
+    assert probabilities[fold_of == 0] == pytest.approx(two[fold_of == 0], abs=1e-6)
+
+
 def test_the_penalty_is_the_best_on_the_neighbours_by_models_without_the_fold(persons):
     features, y, _, folds = persons
     penalties = oof_of_features(*persons)[1]

@@ -27,6 +27,7 @@ from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.files import read_strings
 from fastmask.system.lock import lock_run
 from fastmask.training import crossval, effective_config
 from fastmask.training import plan as plan_module
@@ -377,3 +378,28 @@ def test_a_head_s_number_is_learned_in_addition(train, contest, tmp_path):
     images = contest / "eval" / "images"
     written = run.predict(images).to_submission(contest / "eval" / "info.csv", tmp_path / "s.csv")
     assert pd.read_csv(written)["ans"].between(0, 17).all()
+
+
+def test_a_fixed_split_is_one_fold_and_the_others_are_only_trained_on(train, table, tmp_path):
+    persons = sorted(set(table.persons))
+    words = dict(zip(persons, ["val", "train", "test"] * 4, strict=True))
+    rows = "".join(f"{person},{words[person]}\n" for person in persons)
+    (tmp_path / "split.csv").write_text(f"person,split\n{rows}")
+    with pytest.warns(FastmaskWarning, match="leaves out 28 photos, such as .*: neither trained on nor validated"):
+        run = train(tmp_path / "run", folds_file=str(tmp_path / "split.csv"))
+    split = table.frame["person"].map(words)
+    assert run.config.folds == 1
+    assert run.folds["path"].tolist() == table.frame["path"][split != "test"].tolist()
+    assert run.oof["path"].tolist() == table.frame["path"][split == "val"].tolist()
+    assert set(run.oof["fold"]) == {0}
+    assert (
+        read_strings(tmp_path / "run" / "skipped.csv", ())["path"].tolist()
+        == table.frame["path"][split == "test"].tolist()
+    )
+    seen = run.seen_by(0)
+    assert seen["path"].tolist() == table.frame["path"][split == "train"].tolist()
+    assert "28 of 56 photos are only trained on: the score is of the others." in run.score().notes
+    # its folds.csv makes the same split again
+    with pytest.warns(FastmaskWarning, match="leaves out 28 photos"):
+        again = train(tmp_path / "again", folds_file=str(tmp_path / "run" / "folds.csv"))
+    assert again.oof.equals(run.oof)

@@ -10,6 +10,7 @@ from typing import Any
 from fastmask.config import Config
 from fastmask.data.augment import defaults_of
 from fastmask.data.pipelines import describe_view
+from fastmask.data.table import TRAIN_ONLY
 from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
 from fastmask.report.blocks import Block, Facts, Table, Text
@@ -67,6 +68,14 @@ def _figures(values: Any) -> str:
     return ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in listed)
 
 
+def _made_by(run: RunDirectory) -> str:
+    """How the folds of a run were made."""
+    never = int((run.folds["fold"] == TRAIN_ONLY).sum())
+    if never:
+        return f"a fixed split: {count(never, 'photo')} only trained on"
+    return f"as in {run.config.folds_file}" if run.config.folds_file else f"stratified on {run.config.stratify}"
+
+
 def _data(run: RunDirectory) -> list[tuple[str, str]]:
     config, folds = run.config, run.folds
     split = "each person in one fold"
@@ -75,7 +84,7 @@ def _data(run: RunDirectory) -> list[tuple[str, str]]:
     rows = [
         ("Data", f"{config.data}: {count(len(folds), 'photo')} of {count(folds['person'].nunique(), 'person')}"),
         *([] if run.is_ensemble or config.boxes else [("Input", describe_view(config, _seen(run)))]),
-        ("Folds", f"{config.folds}, {split}, stratified on {config.stratify}"),
+        ("Folds", f"{config.folds}, {split}, {_made_by(run)}"),
     ]
     rows += [(f"Head {head.name}", _head(head, run)) for head in list(run.heads)[:12]]
     if len(run.heads) > 12:
