@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Flag, auto
 from importlib.resources import files
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name
@@ -43,6 +44,8 @@ PositiveWeight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
 # how a photo gets the size of the network's input
 Fit = Literal["pad", "crop", "stretch", "contest"]
 PAD, CROP, STRETCH, CONTEST = get_args(Fit)
+# how Hugging Face and timm write that a model is on the hub
+_HUB = re.compile(r"(hf[-_]hub:|(https?://)?(huggingface|hf)\.co/)?(timm/)?")
 # the panels of `fastmask fit --help`, in its order
 PANELS = DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 
@@ -63,6 +66,16 @@ class Kind(Flag):
     RESTATED = auto()  # not taken from the run on --resume: has to be given again
     LAUNCHING = auto()  # which machines train the folds
     UNSCORED = auto()  # trains after the run is scored
+
+
+def plain_arch(name: str) -> str:
+    """timm's name of a model on its hub: hf-hub:timm/NAME and timm/NAME -> NAME; raises ValueError for other places."""
+    plain = _HUB.sub("", name, count=1) if _HUB.match(name) else name
+    if "/" in plain or ":" in plain:
+        raise ValueError(
+            f"{name} is a repository or a folder; give timm's name of the model as arch, and the file as weights"
+        )
+    return plain
 
 
 def read_ranges(text: str) -> dict[str, list[list[float]]]:
@@ -223,7 +236,7 @@ class Config(BaseModel):
         "same", "Partners: same (joint class), any, or a class such as 'incorrect female 60+'.", needs="half_cutmix"
     )
     # network
-    arch: str = in_network("tf_efficientnet_b4", "A timm model.", common=True)
+    arch: Annotated[str, AfterValidator(plain_arch)] = in_network("tf_efficientnet_b4", "A timm model.", common=True)
     pretrained: bool = in_network(True, "Start from pretrained weights of timm's hub.", common=True)
     weights: str | None = in_network(
         None, "Weights to start from: a file (safetensors, .pth), or a run.", Kind.PATH | Kind.FLATTERING, common=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,9 @@ import timm
 import torch
 from torch import nn
 
+from fastmask.config import plain_arch
 from fastmask.system.errors import UsageError, one_line
+from fastmask.system.text import join_some
 
 # timm's options for transformers to take photos of any size: position embeddings are resampled for each, so that the
 # shapes of the weights stay, and photos are padded to whole patches instead of being cut
@@ -22,6 +25,8 @@ ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
 REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 # the sides of a photo must be multiples of these for some bodies: patches, windows, strides
 STEPS = (8, 14, 16, 28, 32, 64)
+# torchvision abbreviates the sizes in names such as vit_b_16
+_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,38 @@ def arch_size(arch: str) -> tuple[int, int]:
     return (cfg.input_size[-2], cfg.input_size[-1]) if cfg else (224, 224)
 
 
-def check_arch(arch: str) -> None:
-    """Raise UsageError, naming the nearest, if timm has no model called `arch`."""
-    if not timm.is_model(arch):
-        raise UsageError(f"timm {timm.__version__} has no arch {arch!r}{_suggest_nearest(arch)}.")
+def check_arch(arch: str) -> str:
+    """timm's name of `arch`, which may be in the spelling of its hub or of another library, such as EfficientNet-B0.
+
+    Raises UsageError, naming the nearest, if timm has no such model, or no such tag of its weights.
+    """
+    try:
+        plain = plain_arch(arch)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    name = next((each for each in (plain, _spell(plain)) if timm.is_model(each)), None)
+    if name is None:
+        raise UsageError(f"timm {timm.__version__} has no arch {arch!r}{_suggest_nearest(_spell(plain))}.")
+    model, _, tag = name.partition(".")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{model}.*")] if tag else []
+    if tag not in ("", *tags):
+        known = f"expected one of {join_some(tags)}" if tags else "it has no pretrained weights"
+        raise UsageError(f"timm {timm.__version__} has no weights {tag!r} of {model}; {known}.")
+    return name
+
+
+def _spell(name: str) -> str:
+    """A name in the spelling of timm."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _suggest_nearest(name: str) -> str:
-    near = difflib.get_close_matches(name.strip("*?"), timm.list_models(), n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(near)}" if near else ""
+    """The nearest names as the end of a sentence: those with the same parts in their order, then the most similar."""
+    names, parts = timm.list_models(), [_SIZES.get(part, part) for part in name.strip("*?").split("_") if part]
+    same = [each for each in names if re.search(".*".join(map(re.escape, parts)), each)] if parts else []
+    same.sort(key=lambda each: (not each.startswith(parts[0]), len(each)))
+    near = same or difflib.get_close_matches("_".join(parts), names, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(near[:3])}" if near else ""
 
 
 def has_fixed_size(arch: str) -> bool:

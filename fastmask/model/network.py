@@ -11,7 +11,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from fastmask.heads import Heads
-from fastmask.model.archs import size_options
+from fastmask.model.archs import check_arch, size_options
 from fastmask.model.weights import check_weights, hub_error, load_body
 from fastmask.system.errors import UsageError, one_line
 
@@ -61,6 +61,7 @@ def build_network(
     Raises UsageError for an arch that timm does not have, naming the nearest ones, or that has no drop-path, and
     FastmaskError where the hub cannot be reached.
     """
+    arch = check_arch(arch)
     check_weights(arch, pretrained, weights)
     from_hub = pretrained and weights is None
     body = build_body(arch, size, pretrained=from_hub, drop_path_rate=drop_path_rate)

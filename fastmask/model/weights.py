@@ -10,18 +10,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
 
 import timm
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 from torch import Tensor, nn
 
 from fastmask.model.archs import REFUSALS, check_arch
 from fastmask.model.checkpoint import check_dense, check_file, read_states
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 
+# seconds to wait for the hub
+_PATIENCE = 10
 # the most frequent prefixes of names, which are tried
 _PREFIXES = 8
 # where files keep averaged weights, in the words of timm, Ultralytics, DINO and others
@@ -45,7 +47,7 @@ def check_weights(arch: str, pretrained: bool = False, weights: str | Path | Non
 def check_hub(arch: str) -> None:
     """Raise FastmaskError if the weights of `arch` are not in the hub's cache and the hub cannot be reached.
 
-    The hub's own client retries for most of a minute before it fails.
+    The hub's own client retries for minutes before it fails.
     """
     cfg = timm.get_pretrained_cfg(arch)
     if cfg is None or not cfg.hf_hub_id or getproxies():
@@ -54,16 +56,31 @@ def check_hub(arch: str) -> None:
     if any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str) for file in files):
         return
     try:
-        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
+        _connect(urlsplit(ENDPOINT))
     except OSError as error:
         raise hub_error(arch, error) from error
+
+
+def _connect(hub: SplitResult) -> None:
+    """Raise OSError if the hub has no address, or none of the first of each family answers."""
+    found = socket.getaddrinfo(hub.hostname, hub.port or 443, 0, socket.SOCK_STREAM)
+    failed: OSError | None = None
+    for address in {family: address for family, _, _, _, address in reversed(found)}.values():
+        try:
+            socket.create_connection((str(address[0]), int(address[1])), timeout=_PATIENCE).close()
+        except OSError as error:
+            failed = error
+        else:
+            return
+    if failed is not None:
+        raise failed
 
 
 def hub_error(arch: str, error: Exception) -> FastmaskError:
     """The error for weights that cannot be downloaded."""
     return FastmaskError(
-        f"The pretrained weights of {arch!r} cannot be downloaded from timm's hub ({one_line(error)}); "
-        "name a file with --weights, or start from random weights with --no-pretrained."
+        f"The pretrained weights of {arch!r} cannot be downloaded from timm's hub ({one_line(error)}), and are not in "
+        f"its cache {HF_HUB_CACHE}; name a file with --weights, or start from random weights with --no-pretrained."
     )
 
 

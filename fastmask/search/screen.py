@@ -19,6 +19,7 @@ from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
+from fastmask.model.archs import check_arch
 from fastmask.model.precision import usable_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.caveats import NEAR_COPIES, describe_near_copies
@@ -236,6 +237,7 @@ def plan_bodies(
     """Plan each body, on the same photos and folds, and check everything that can be checked."""
     given = make_config(config.model_dump(exclude_unset=True) if config else {}, settings)
     _check_archs(archs, weights, given)
+    archs, weights = list(map(check_arch, archs)), {check_arch(arch): file for arch, file in weights.items()}
     configs = [_config_of(given, arch, weights.get(arch), bs) for arch in archs]
     for one in configs:
         check_weights(one.arch, one.pretrained, one.weights)

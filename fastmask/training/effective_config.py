@@ -12,7 +12,7 @@ from fastmask.data.folds_file import read_folds
 from fastmask.data.pipelines import pick_fit
 from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
-from fastmask.model.archs import arch_size
+from fastmask.model.archs import arch_size, check_arch
 from fastmask.model.metrics import default_metrics
 from fastmask.scoring import LOSS, target_of
 from fastmask.system.errors import UsageError
@@ -22,7 +22,7 @@ READING = [name for name in Config.of_kind(Kind.TABLE) if name != "data"]
 
 
 def effective_config(table: Table, config: Config) -> Config:
-    """`config` with the settings that the table was read with, so that the run records them."""
+    """`config` with timm's name of the arch and the settings that the table was read with, so that the run has them."""
     default = Config().to_plain()
     given, read = config.to_plain(), make_config(table.reading).to_plain()
     for name in READING:
@@ -32,6 +32,8 @@ def effective_config(table: Table, config: Config) -> Config:
                 "give it where the table is read."
             )
     settings = config.model_dump(exclude_unset=True)
+    if "arch" in settings:
+        settings["arch"] = check_arch(config.arch)
     made = make_config(settings, {**table.reading, "data": settings.get("data", table.reading.get("data", "data"))})
     return _resolve_fit(table, made)
 

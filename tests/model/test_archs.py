@@ -119,3 +119,38 @@ def test_likely_sizes_are_near_whole_steps():
     assert distance == sorted(distance)
     assert {(384, 192), (384, 256), (392, 196), (224, 224)} <= set(tries)
     assert (400, 200) not in tries
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("timm/test_resnet.r160_in1k", "test_resnet.r160_in1k"),
+        ("hf-hub:timm/test_resnet", "test_resnet"),
+        ("hf_hub:timm/resnet50.a1_in1k", "resnet50.a1_in1k"),
+        ("https://huggingface.co/timm/resnet50.a1_in1k", "resnet50.a1_in1k"),
+        ("EfficientNet_B0", "efficientnet_b0"),
+        ("efficientnet-b4", "efficientnet_b4"),
+        ("ResNet50", "resnet50"),
+        ("tf_efficientnet_b4_ns", "tf_efficientnet_b4_ns"),
+    ],
+)
+def test_a_name_of_the_hub_or_in_another_spelling_is_timm_s(given, name):
+    assert check_arch(given) == name
+    assert timm.is_model(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("resnet50.foo", "has no weights 'foo' of resnet50; expected one of a1_in1k, "),
+        ("test_vit4.foo", "has no weights 'foo' of test_vit4; it has no pretrained weights"),
+        ("facebook/dinov2-base", "facebook/dinov2-base is a repository or a folder; give timm's name"),
+        ("local-dir:/models/a", "local-dir:/models/a is a repository or a folder"),
+        ("vit_b_16", "no arch 'vit_b_16'; the nearest are .*vit_base"),
+        ("MobileNet-V3-Large", "no arch 'MobileNet-V3-Large'; the nearest are .*mobilenetv3_large_100"),
+        ("dinov2", "no arch 'dinov2'; the nearest are vit_.*dinov2"),
+    ],
+)
+def test_a_name_that_timm_lacks_is_refused_with_what_to_give(given, message):
+    with pytest.raises(UsageError, match=message):
+        check_arch(given)

@@ -164,3 +164,15 @@ def test_a_file_that_decompresses_to_more_than_its_size_is_refused(tmp_path):
     assert torch.load(tmp_path / "packed.pth", weights_only=True)["a"].shape == (10**6,)
     with pytest.raises(DataError, match="it unpacks to 40.* bytes, which torch.save never does"):
         read_weights(tmp_path / "packed.pth")
+
+
+def test_a_hub_that_does_not_answer_is_given_up_after_seconds(monkeypatch):
+    """An address that accepts no connection, as behind a firewall."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, *_: found)
+    monkeypatch.setattr("fastmask.model.weights.getproxies", dict)
+    with pytest.raises(FastmaskError, match="cannot be downloaded .*refused.*not in its cache .*hub; name a file"):
+        build_network("test_resnet", HEADS, pretrained=True)

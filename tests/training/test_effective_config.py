@@ -48,6 +48,11 @@ def test_the_age_bounds_are_those_that_the_table_was_read_with(contest):
         effective(table, age_bounds=[30, 59])
 
 
+def test_the_run_has_timm_s_name_of_an_arch_in_another_spelling(contest):
+    for given in ("hf-hub:timm/test_resnet", "Test-ResNet"):
+        assert effective(read_contest(contest), arch=given).arch == "test_resnet"
+
+
 @pytest.mark.parametrize(
     "settings", [{"fixes": "fixes.csv"}, {"heads": ["age"]}, {"images": "photos"}, {"score_age_bounds": [30, 59]}]
 )
