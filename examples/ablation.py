@@ -22,7 +22,7 @@ import pandas as pd
 import typer
 
 import fastmask as fm
-from fastmask.config import parse_sets
+from fastmask.config import REPORT_CROP, parse_sets
 from fastmask.scoring import score, score_differences
 
 Answers = tuple[np.ndarray, np.ndarray]
@@ -129,7 +129,7 @@ class Study:
     def on_their_side(self) -> dict[str, Any]:
         """The crop and the resize with height and width exchanged, for regions, which are wider than high."""
         config = fm.make_config(self.settings)
-        return {"crop": config.crop[::-1], "resize": config.resize and config.resize[::-1]}
+        return {"crop": (config.crop or REPORT_CROP)[::-1], "resize": config.resize and config.resize[::-1]}
 
     def extra_without_held_out(self) -> Path:
         """The extra photos but for those of persons that are held out."""

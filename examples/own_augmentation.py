@@ -38,7 +38,7 @@ def main(data: str, out: str, *pairs: str) -> None:
     size = [A.CenterCrop(400, 200), A.Resize(128, 64)]
     closing = [A.Normalize(), A.ToTensorV2()]
     settings = fm.make_config(fm.read_recipe("quick"), parse_sets(pairs)).model_dump(exclude_unset=True)
-    del settings["crop"], settings["resize"]
+    del settings["resize"]
     run = fm.cross_validate(
         fm.read_contest(data),
         out=out,
