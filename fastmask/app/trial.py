@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from fastmask.data.augment import CHANGE
 from fastmask.data.boxes import boxes_frame
-from fastmask.data.photo import SUFFIXES, TooLargeError, decode_photo
+from fastmask.data.decode import PhotoError
+from fastmask.data.formats import SUFFIXES
+from fastmask.data.photo import decode_photo
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.inference.members import open_members
@@ -27,7 +28,6 @@ from fastmask.model.network import MultiHeadNet
 from fastmask.preparation.faces import find_face, load_detector
 from fastmask.report.gradcam import Explanation, class_of, explain
 from fastmask.run.directory import RunDirectory
-from fastmask.system import limits
 from fastmask.system.errors import DataError, FastmaskError, PhotoSizeError, UnreadableError, UsageError, one_line
 from fastmask.system.files import write_csv
 
@@ -142,12 +142,8 @@ def check_photo(photo: Path, name: str) -> np.ndarray:
         raise UnreadableError(f"{name} is larger than {MOST_BYTES >> 20} MB; save it with fewer pixels.")
     try:
         return decode_photo(photo.read_bytes())
-    except UnidentifiedImageError as error:
-        raise UnreadableError(f"{name} is not a readable photo; expected JPEG, PNG, WebP, BMP, GIF or TIFF.") from error
-    except (TooLargeError, Image.DecompressionBombError) as error:
-        raise UnreadableError(
-            f"{name} has more than {limits.PIXELS // 10**6} million pixels; scale it down."
-        ) from error
+    except PhotoError as error:
+        raise UnreadableError(f"{name} {error}.") from error
     except Exception as error:
         # decoders may raise any error
         raise UnreadableError(f"{name} is damaged or truncated ({one_line(error)}); choose another photo.") from error

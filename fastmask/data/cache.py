@@ -34,7 +34,7 @@ from fastmask.system.files import atomic_write, write_json
 from fastmask.system.terminal import progress_bar
 from fastmask.system.text import duration, in_bytes
 
-FORMAT = 1
+FORMAT = 2
 # bytes that are left free on the disk, and the number of photos that are compared or measured as a sample
 _RESERVE, _PROBED = 10**9, 16
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from fastmask.config import CONTEST
+from fastmask.data.formats import SUFFIXES, describe_left_out, is_hidden
 from fastmask.data.paths import name_paths
-from fastmask.data.photo import SUFFIXES, links_outside
+from fastmask.data.photo import links_outside, warn_of_others
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system import limits
@@ -100,13 +101,15 @@ def read_contest(
     heads = contest_heads(age_bounds, score_age_bounds)
     persons = _read_persons(folder / "train.csv", heads, on_fault)
     rows = []
+    others: list[Path] = []
     places = name_paths(persons["path"], _folders_in(folder / "images"), folder / "images")
     for person in persons.itertuples(index=False):
         place = places[person.path]
-        photos = _photos_of(folder / "images" / place, folder / "train.csv", on_fault)
+        photos = _photos_of(folder / "images" / place, folder / "train.csv", on_fault, others)
         for stem in [s for s in MASK_OF_STEM if s in photos]:
             path, mask = f"{place}/{photos[stem]}", MASK_OF_STEM[stem]
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
+    warn_of_others(others)
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
     reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
     return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", reading=reading, fit=CONTEST)
@@ -145,10 +148,10 @@ def _folders_in(folder: Path) -> list[str]:
     return [entry.name for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
 
 
-def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
-    """stem -> file name of the photos in a person's folder; seven without faults."""
+def _photos_of(folder: Path, csv: Path, on_fault: OnFault, others: list[Path]) -> dict[str, str]:
+    """stem -> file name of the photos in a person's folder; seven without faults. Other files are added to `others`."""
     try:
-        names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and not e.is_dir())
+        names = sorted(e.name for e in os.scandir(folder) if not is_hidden(Path(e.name)) and not e.is_dir())
     except OSError as error:
         kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
         on_fault(kind(f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."))
@@ -158,10 +161,10 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
         on_fault(DataError(f"{folder / linked} is a link out of {folder.parent}; copy the photo there."))
         return {}
     photos: dict[str, str] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name.lower())
-        if suffix not in SUFFIXES:
-            continue
+    left_out = [folder / name for name in names if not name.lower().endswith(SUFFIXES)]
+    others += left_out
+    for name in (name for name in names if name.lower().endswith(SUFFIXES)):
+        stem, _ = os.path.splitext(name.lower())
         if stem not in MASK_OF_STEM:
             expected = ", ".join(MASK_OF_STEM)
             on_fault(DataError(f"{folder / name} is not one of the seven photos {expected}; remove or rename it."))
@@ -169,7 +172,9 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault) -> dict[str, str]:
             on_fault(DataError(f"{folder} has both {photos[stem]} and {name}; expected one photo called {stem}."))
         else:
             photos[stem] = name
+    hint = f" {describe_left_out(left_out)}" if left_out else ""
     endings = ", ".join(SUFFIXES)
     for stem in (s for s in MASK_OF_STEM if s not in photos):
-        on_fault(MissingPhotoError(f"{folder} has no photo called {stem} (any of {endings}); expected seven photos."))
+        message = f"{folder} has no photo called {stem} (any of {endings}); expected seven photos.{hint}"
+        on_fault(MissingPhotoError(message))
     return photos

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from fastmask.data.formats import describe_empty, describe_left_out
 from fastmask.data.layout import VALIDATION, Layout, find_layout, loose_photos
 from fastmask.data.mistaken import class_folders
-from fastmask.data.photo import SUFFIXES, links_outside, list_photos
+from fastmask.data.photo import links_outside, split_files
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning
@@ -19,7 +20,7 @@ from fastmask.system.text import count, join_some
 
 # with so many folders, so few photos in each are those of a person or an object
 _MANY_FOLDERS, _FEW_PHOTOS = 20, 10
-# the photos of each folder of a class
+# the photos, or the other files, of each folder of a class
 Photos = Mapping[Path, Sequence[Path]]
 
 
@@ -32,9 +33,10 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = ra
     """
     folder = Path(folder)
     layout = find_layout(folder)
-    photos = {place: list_photos(place) for place in layout.places}
-    _check_photos(folder, layout, photos, on_fault)
-    for sentence in _describe(folder, layout, photos):
+    files = {place: split_files(place) for place in layout.places}
+    photos, others = ({place: each[i] for place, each in files.items()} for i in (0, 1))
+    _check_photos(folder, photos, others, on_fault)
+    for sentence in _describe(folder, layout, photos, others):
         warnings.warn(sentence, FastmaskWarning, stacklevel=2)
     rows = [(photo.relative_to(folder).as_posix(), place.name) for place, each in photos.items() for photo in each]
     frame = pd.DataFrame(rows, columns=["path", head])
@@ -42,7 +44,7 @@ def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = ra
     return Table(frame, Heads([Head(head, tuple(layout.classes()))]), folder, {"data": str(folder)})
 
 
-def _check_photos(folder: Path, layout: Layout, photos: Photos, on_fault: OnFault) -> None:
+def _check_photos(folder: Path, photos: Photos, others: Photos, on_fault: OnFault) -> None:
     """Report loose photos, classes without photos, and links out of the folder."""
     for part in dict.fromkeys(place.parent for place in photos):
         for name in loose_photos(part)[:1]:
@@ -50,19 +52,21 @@ def _check_photos(folder: Path, layout: Layout, photos: Photos, on_fault: OnFaul
     filled = {place.name for place, each in photos.items() if each}
     for place, each in photos.items():
         if place.name not in filled:
-            on_fault(DataError(f"{place} holds no photos (any of {', '.join(SUFFIXES)}); add some or remove it."))
+            on_fault(DataError(f"{describe_empty(place, others[place])} Add photos or remove the folder."))
         linked = next((photo for photo in each if links_outside(photo, folder)), None)
         if linked is not None:
             on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
 
 
-def _describe(folder: Path, layout: Layout, photos: Photos) -> Iterator[str]:
+def _describe(folder: Path, layout: Layout, photos: Photos, others: Photos) -> Iterator[str]:
     """What the user should know of how a folder is read, in sentences."""
     yield from _describe_splits(folder, layout)
     yield from _describe_alike(folder, layout.classes())
     yield from _describe_nested(layout.classes(), photos)
     yield from _describe_many(folder, photos)
-    yield from _describe_others(photos)
+    left_out = sorted(path for each in others.values() for path in each)
+    if left_out:
+        yield describe_left_out(left_out)
     yield f"Nothing in {folder} {NO_PERSONS} Use a CSV with the columns path, person and a head instead."
 
 
@@ -107,11 +111,3 @@ def _describe_many(folder: Path, photos: Photos) -> Iterator[str]:
         yield f"Each of the {len(photos)} folders of {folder}, which are taken as classes, holds {same}. {hint}"
     elif total < 2 * len(photos):
         yield f"{folder} holds {len(photos)} folders, which are taken as classes, for {total} photos. {hint}"
-
-
-def _describe_others(photos: Photos) -> Iterator[str]:
-    """The files that are not photos."""
-    files = (path for place in photos for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
-    others = sorted(str(path) for path in files if path.suffix.lower() not in SUFFIXES)
-    if others:
-        yield f"{len(others)} files, such as {others[0]}, are left out: a photo ends in {', '.join(SUFFIXES)}."

@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 
 from fastmask.data.contest import contest_folder
+from fastmask.data.formats import SUFFIXES
 from fastmask.data.mistaken import ARCHIVES, check_no_contest, class_folders
-from fastmask.data.photo import SUFFIXES
 from fastmask.system.errors import UsageError
 from fastmask.system.terminal import quote
 from fastmask.system.text import join_some

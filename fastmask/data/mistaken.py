@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from fastmask.data.contest import CONTEST_COLUMNS, MASK_OF_STEM, PERSON_FOLDER, is_contest, read_header
-from fastmask.data.photo import SUFFIXES
+from fastmask.data.formats import SUFFIXES
 from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
 from fastmask.system.terminal import quote

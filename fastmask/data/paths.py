@@ -13,7 +13,8 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from pathlib import Path
 
-from fastmask.data.photo import SUFFIXES, links_outside
+from fastmask.data.formats import SUFFIXES
+from fastmask.data.photo import links_outside
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
 from fastmask.system.files import stays_below
 from fastmask.system.text import shorten_middle

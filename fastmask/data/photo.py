@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import TiffImagePlugin
 
+from fastmask.data.decode import PhotoError, open_image, to_array
+from fastmask.data.formats import describe_empty, describe_left_out, list_files
 from fastmask.system import limits
-from fastmask.system.errors import DataError, UnreadableError, one_line
+from fastmask.system.errors import DataError, FastmaskWarning, UnreadableError, UsageError, one_line
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# the formats of these suffixes; Pillow has others, one of which (EPS) executes the file in another program
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 _ORIENTATION = 0x0112
 # control characters, and bytes of a name that are not UTF-8
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -28,10 +28,6 @@ _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 Cut = Callable[[np.ndarray, Path], np.ndarray]
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-class TooLargeError(ValueError):
-    """A photo that would take gigabytes when decoded."""
 
 
 def read_photo(path: str | Path) -> np.ndarray:
@@ -44,15 +40,13 @@ def read_photo(path: str | Path) -> np.ndarray:
 
 def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of a photo after its EXIF rotation, from its header; raises DataError as `read_photo` does."""
-    try:
-        with Image.open(BytesIO(read_bytes(path)), formats=_FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except UnreadableError:
-        raise
-    except Exception as error:
-        # it is not documented what Pillow raises for invalid bytes
-        raise UnreadableError(f"{path} is not an image that can be read; replace it or remove its row.") from error
+    data = read_bytes(path)
+    with _naming(path):
+        image = open_image(data)
+        # Pillow's size of a TIFF is turned already, in some versions
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        width, height = tags.get(256, image.width), tags.get(257, image.height)
+        return (width, height) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -72,16 +66,18 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_named(data: bytes, path: str | Path) -> np.ndarray:
-    """Decode the bytes of the file at `path`; raises DataError naming it."""
-    try:
+    """Decode the bytes of the file at `path`; raises UnreadableError naming it."""
+    with _naming(path):
         return decode_photo(data)
-    except UnidentifiedImageError as error:
-        raise UnreadableError(f"{path} is not an image that can be read; replace it or remove its row.") from error
-    except (TooLargeError, Image.DecompressionBombError) as error:
-        raise UnreadableError(
-            f"{path} has too many pixels ({one_line(error)}), expected at most {limits.PIXELS}; scale it down, or "
-            "remove its row."
-        ) from error
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Raise the errors of decoding as UnreadableError with the name of the file."""
+    try:
+        yield
+    except PhotoError as error:
+        raise UnreadableError(f"{path} {error}, or remove its row.") from error
     except Exception as error:
         # it is not documented what Pillow raises for invalid bytes
         raise UnreadableError(
@@ -91,40 +87,45 @@ def decode_named(data: bytes, path: str | Path) -> np.ndarray:
 
 def decode_photo(data: bytes) -> np.ndarray:
     """Decode the bytes of a photo; plain JPEGs by simplejpeg (4 times as fast, the same pixels), all else by Pillow."""
-    image = Image.open(BytesIO(data), formats=_FORMATS)
-    if image.width * image.height > limits.PIXELS:
-        raise TooLargeError(f"it is {image.height} high and {image.width} wide")
+    image = open_image(data)
     if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    image.load()
-    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit grey at 255 instead of scaling it
-        deep = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((deep / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        try:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError as error:
+            # bytes between segments, as some cameras write them, are skipped by other decoders
+            if "extraneous bytes" not in str(error):
+                raise
+    return to_array(image, data)
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """The photos in a folder and the folders inside it, sorted, without hidden ones."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    shown = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    # paths of Windows compare without case, and the order must be the same everywhere
-    photos = sorted(shown, key=lambda path: path.parts)
+    """The photos in a folder and the folders inside it, sorted, without hidden ones; warns of the other files.
+
+    Raises UsageError if there are none.
+    """
+    photos, others = split_files(folder)
+    if not photos:
+        raise UsageError(describe_empty(folder, others))
+    warn_of_others(others)
+    return photos
+
+
+def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The photos in a folder and the folders inside it, and the files that are left out; without hidden ones."""
+    photos, others = list_files(folder)
     unnamed = next((p for p in photos if _UNWRITABLE.search(str(p))), None)
     if unnamed is not None:
         raise DataError(f"{str(unnamed)!r} has characters in its name that a table cannot hold; rename it.")
     special = next((p for p in photos if not p.is_file()), None)
     if special is not None:
         raise DataError(f"{special} is neither a file nor a folder, or a link to nothing; remove it.")
-    return photos
+    return photos, others
+
+
+def warn_of_others(others: Sequence[Path]) -> None:
+    """Warn of the files of a folder that are left out, if there are any."""
+    if others:
+        warnings.warn(describe_left_out(others), FastmaskWarning, stacklevel=3)
 
 
 def links_outside(path: Path, folder: Path) -> bool:

@@ -13,9 +13,9 @@ import pandas as pd
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.folders import read_folders
+from fastmask.data.formats import SUFFIXES
 from fastmask.data.mistaken import check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
-from fastmask.data.photo import SUFFIXES
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import RESERVED, Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
@@ -15,6 +16,7 @@ from fastmask.system.fields import option_field
 from fastmask.system.files import check_new, real
 
 ONNX, SCRIPT = ".onnx", "predict_onnx.py"
+_IMPORT = re.compile(r"^from fastmask\.(?P<module>[\w.]+) import .*\n", re.MULTILINE)
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # how far the file's probabilities may be from PyTorch's
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
@@ -87,5 +89,15 @@ def check_model(run: Path, out: Path | None, options: ExportOptions, overwrite: 
 
 
 def script_text() -> str:
-    """The script that predicts with an exported file."""
-    return Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
+    """The script that predicts with an exported file: with the modules of fastmask that it imports written out."""
+    return _IMPORT.sub(lambda found: _module_text(found["module"]), _source("export/predict_onnx.py"))
+
+
+def _module_text(module: str) -> str:
+    """The source of a module without its imports from fastmask and the future, which must come first in a file."""
+    text = _source(f"{module.replace('.', '/')}.py")
+    return _IMPORT.sub("", text.replace("from __future__ import annotations\n", ""))
+
+
+def _source(file: str) -> str:
+    return (Path(__file__).parents[1] / file).read_text(encoding="utf-8")

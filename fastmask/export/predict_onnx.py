@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+
+from fastmask.data.decode import PhotoError, decode
+from fastmask.data.formats import describe_empty, describe_left_out, list_files
 
 FORMAT = "1"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# of these suffixes only: one of Pillow's other formats starts a program that runs the file's content
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-_MOST_PIXELS = 178_956_970
 _LEAST = np.float32(1e-30)
 _PART = ".part"
 
@@ -136,38 +134,23 @@ def find_photos(given: Sequence[Path]) -> tuple[list[str], list[Path]]:
 def _photos_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise WrongError(f"{folder} does not exist; expected a photo or a folder of photos.")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    # Windows compares paths without regard to case
-    found.sort(key=lambda path: path.parts)
-    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not shown:
-        raise WrongError(f"{folder} holds no photos (any of {', '.join(SUFFIXES)}).")
-    return shown
+    photos, others = list_files(folder)
+    if not photos:
+        raise WrongError(describe_empty(folder, others))
+    if others:
+        sys.stderr.write(f"predict_onnx: warning: {describe_left_out(others)}\n")
+    return photos
 
 
 def read_photo(path: Path) -> np.ndarray:
     """Decode a photo to (height, width, 3) uint8 RGB, turned as its EXIF says, alpha laid on white."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"it is {image.height} high and {image.width} wide")
-            image.load()
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+        return decode(path.read_bytes())
+    except PhotoError as error:
+        raise WrongError(f"{path} {error}.") from error
     except Exception as error:
         # Pillow raises undocumented exceptions for forged files
         raise WrongError(f"{path} is not a photo that can be read ({_one_line(error)}); replace it.") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit grey at 255 instead of scaling it
-        deep = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((deep / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
 
 
 def prepare_photo(photo: np.ndarray, meta: dict[str, Any], path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 from fastmask.data.augment import Augmentation, Stats, build_augmentations, check_fit
 from fastmask.data.boxes import FaceCut, read_boxes
 from fastmask.data.loaders import batch_stats, photo_loader
-from fastmask.data.photo import SUFFIXES, check_photos, list_photos
+from fastmask.data.photo import check_photos, list_photos
 from fastmask.data.photo_dl import PhotoDL
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import PIPELINES
@@ -74,7 +74,7 @@ def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[st
         paths = list_photos(folder)
         names = [p.relative_to(folder).as_posix() for p in paths]
     if not paths:
-        raise UsageError(f"{images} holds no photos (any of {', '.join(SUFFIXES)}).")
+        raise UsageError("The list of photos is empty; name one or more.")
     missing = next((p for p in paths if not p.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; expected a photo there.")

@@ -42,6 +42,8 @@ TINY = 32
 _SHAPE_FACTOR, _MIXED = 1.2, 0.2
 # grey levels that a photo of one colour may still span once it is shrunk
 _BLANK_RANGE = 3
+# the brightest pixel of values of 14 bits in a file of 16
+_DARK = 64
 # a head is an attribute of the person if at most this share of persons, or one of ten or more, have two labels
 _DISAGREE, _FEW_PERSONS = 0.05, 10
 _LEAK = "the network would be validated on what it was trained on; put them under one person or remove all but one."
@@ -180,6 +182,7 @@ def check_table(
         *_find_tiny(table, sizes, {finding.photo for finding in unfit}),
         *_find_odd_shapes(table, sizes),
         *_find_blank(table, fingerprints),
+        *_find_dark(table, fingerprints),
         *_find_copies(table, fingerprints, workers, remember),
         *([] if has_folds else _check_fold_count(joined, folds, stratify, group)),
         *([] if assigned is None or group != "person" else _find_separated(table, assigned, files)),
@@ -192,13 +195,17 @@ def check_table(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The data kept per photo: (height, width), digests of file and pixels, its signature, whether of one colour."""
+    """The data kept per photo: (height, width), digests of file and pixels, its signature, whether of one colour.
+
+    `brightest` is the highest value of a pixel, of 255.
+    """
 
     size: Size
     file: str
     digest: bytes
     signature: np.ndarray
     blank: bool
+    brightest: int
 
 
 def fingerprint_photos(
@@ -223,7 +230,7 @@ def _fingerprint(path: Path) -> Fingerprint | DataError:
     digest = hashlib.blake2b(photo.tobytes(), digest_size=16, person=b"%d %d" % size).digest()
     small = shrink(photo)
     blank = bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE)
-    return Fingerprint(size, hashlib.sha256(data).hexdigest(), digest, signature(small), blank)
+    return Fingerprint(size, hashlib.sha256(data).hexdigest(), digest, signature(small), blank, int(photo.max()))
 
 
 def _photo_finding(table: Table, row: int, level: str, kind: str, detail: str, others: Iterable[int] = ()) -> Finding:
@@ -306,6 +313,16 @@ def _find_odd_shapes(table: Table, sizes: Mapping[int, Size]) -> Iterator[Findin
 def _find_blank(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
     detail = "The photo is all one colour; replace it or remove its row."
     return (_photo_finding(table, row, WARNING, "blank", detail) for row, each in fingerprints.items() if each.blank)
+
+
+def _find_dark(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
+    for row, each in fingerprints.items():
+        if not each.blank and each.brightest <= _DARK:
+            detail = (
+                f"Its brightest pixel is {each.brightest} of 255; if its values have fewer bits than its file says, "
+                "such as 14 of 16, scale them."
+            )
+            yield _photo_finding(table, row, WARNING, "dark", detail)
 
 
 def _find_copies(

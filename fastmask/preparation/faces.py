@@ -18,7 +18,7 @@ import pandas as pd
 
 from fastmask.data.boxes import Face, boxes_frame
 from fastmask.data.contest import is_contest
-from fastmask.data.photo import SUFFIXES, list_photos, map_in_threads, read_photo
+from fastmask.data.photo import list_photos, map_in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line
 from fastmask.system.files import check_new, write_csv
@@ -168,10 +168,7 @@ def find_photos(data: str, images: str | None = None, image_column: str | None =
         raise UsageError(f"--images and --image-column go with a CSV, which {folder} is not; leave them out.")
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected a contest folder, a CSV, or a folder of photos.")
-    photos = list_photos(folder)
-    if not photos:
-        raise UsageError(f"{folder} holds no photos (any of {', '.join(SUFFIXES)}).")
-    return folder, [photo.relative_to(folder).as_posix() for photo in photos]
+    return folder, [photo.relative_to(folder).as_posix() for photo in list_photos(folder)]
 
 
 def _photos_of_table(data: str, images: str | None, image_column: str | None) -> tuple[Path, list[str]]:

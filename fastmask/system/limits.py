@@ -9,8 +9,6 @@ YAML_BYTES, JSON_BYTES, PHOTO_BYTES, LOCK_BYTES = 2**22, 2**27, 2**28, 1000
 YAML_VALUES, YAML_DEPTH = 500_000, 40
 # characters of a line and of a cell of a CSV, its columns, digits of a number
 LINE, CELL, COLUMNS, DIGITS = 2**22, 4096, 100_000, 100
-# of a photo, where Pillow starts to warn
-PIXELS = 178_956_970
 # runs in an ensemble, joint classes of the heads
 MEMBERS, JOINT_CLASSES = 100, 2**62
 # bytes of a training state: per parameter, and of a custom loss

@@ -27,14 +27,14 @@ def png(width, height):
 
 
 BAD = {
-    "text.jpg": (b"this is no photo", "is not a readable photo"),
+    "text.jpg": (b"this is no photo", "is not an image that can be read"),
     "empty.png": (b"", "is empty"),
-    "bomb.png": (png(50_000, 50_000), "has more than 178 million pixels; scale it down"),
+    "bomb.png": (png(50_000, 50_000), "has more than 178,956,970 pixels; scale it down"),
     "drawing.svg": (
         b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
-        "is not a readable photo",
+        "is an SVG drawing, not a photo",
     ),
-    "page.html": (b"<script>alert(1)</script>", "is not a readable photo"),
+    "page.html": (b"<script>alert(1)</script>", "is not an image"),
     "cut.png": (png(10, 10)[:60], "is damaged or truncated"),
     "long.jpg": (bytes(MOST_BYTES + 1), "is larger than 25 MB"),
 }

@@ -110,7 +110,7 @@ def jpeg_of(width, height):
 def test_a_photo_that_says_it_is_enormous_is_refused_before_it_takes_memory(tmp_path, make, size):
     (tmp_path / "a.jpg").write_bytes(make(*size))
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"a.jpg has too many pixels .*, expected at most 178956970; scale it down"):
+    with pytest.raises(DataError, match="a.jpg has more than 178,956,970 pixels; scale it down, or remove its row"):
         read_photo(tmp_path / "a.jpg")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -121,7 +121,7 @@ def test_other_formats_are_not_opened(tmp_path):
     # Pillow would start Ghostscript for it
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     assert Image.open(tmp_path / "a.jpg").format == "EPS"
-    with pytest.raises(DataError, match="is not an image that can be read"):
+    with pytest.raises(DataError, match="is PostScript, not a photo that can be read; save it as JPEG, or"):
         read_photo(tmp_path / "a.jpg")
 
 

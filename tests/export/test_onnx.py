@@ -1,6 +1,7 @@
 """Export: the file compared with `fastmask predict`, its script without torch, and what is refused."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 from fastmask.api import Run, blend_runs  # noqa: E402
+from fastmask.data.photo import list_photos, read_photo  # noqa: E402
 from fastmask.export import graph, parity, predict_onnx, selection  # noqa: E402
 from fastmask.export.onnx import export_onnx  # noqa: E402
 from fastmask.export.options import ExportOptions  # noqa: E402
@@ -32,6 +34,16 @@ for name in ("torch", "fastmask", "timm", "albumentations", "pandas"):
     sys.modules[name] = None
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# the photos of a folder as that script reads them
+READ = """
+import hashlib, runpy, sys
+from pathlib import Path
+for name in ("torch", "fastmask", "onnxruntime"):
+    sys.modules[name] = None
+script = runpy.run_path(sys.argv[1])
+for path in script["find_photos"]([Path(sys.argv[2])])[1]:
+    print(path.name, hashlib.sha256(script["read_photo"](path).tobytes()).hexdigest())
 """
 
 
@@ -65,8 +77,8 @@ def photos(contest):
     return sorted((contest / "eval" / "images").iterdir())
 
 
-def run_script(script, *words):
-    command = [sys.executable, "-I", "-c", WITHOUT_TORCH, str(script), *map(str, words)]
+def run_python(code, *words):
+    command = [sys.executable, "-I", "-c", code, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -84,7 +96,7 @@ def script(capsys):
 @pytest.mark.slow
 def test_the_script_predicts_what_predict_does_without_torch_or_fastmask(made, finished_run, contest, fastmask):
     images = contest / "eval" / "images"
-    done = run_script(made.script, made.model, images, "--out", "theirs.csv", "--bs", 5)
+    done = run_python(WITHOUT_TORCH, made.script, made.model, images, "--out", "theirs.csv", "--bs", 5)
     assert (done.returncode, done.stderr) == (0, "")
     assert fastmask("predict", finished_run.path, images, "--out", "ours.csv").code == DONE
     ours, theirs = pd.read_csv("ours.csv"), pd.read_csv("theirs.csv")
@@ -97,21 +109,45 @@ def test_the_script_predicts_what_predict_does_without_torch_or_fastmask(made, f
     assert made.difference < 1e-4
 
 
-def test_any_photo_is_read_as_fastmask_reads_it(made, finished_run, photos, tmp_path, script):
-    image = Image.open(photos[0])
-    turned = Image.Exif()
+@pytest.fixture
+def formats(photos, tmp_path):
+    """A folder of photos in unusual formats."""
+    image, turned, folder = Image.open(photos[0]), Image.Exif(), tmp_path / "formats"
+    folder.mkdir()
     turned[0x0112] = 6
-    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=turned, quality=95)
-    image.convert("RGBA").save(tmp_path / "alpha.png")
-    image.convert("L").save(tmp_path / "grey.webp")
-    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    (tmp_path / ".hidden.jpg").write_bytes(b"")
-    code, out, _ = script(made.model, tmp_path)
+    deep = np.asarray(image.convert("L"), np.uint16) * 257
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=turned, quality=95)
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("L").save(folder / "grey.webp")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(deep).save(folder / "deep.png")
+    Image.fromarray((deep / 65535).astype(np.float32)).save(folder / "float.tif")
+    image.save(folder / "phone.jfif", "MPO", save_all=True, append_images=[image.rotate(180)])
+    plain = (folder / "turned.jpg").read_bytes()
+    (folder / "junk.jpe").write_bytes(plain[:20] + b"\0\0" + plain[20:])
+    (folder / ".hidden.jpg").write_bytes(b"")
+    return folder
+
+
+def test_any_photo_is_read_as_fastmask_reads_it(made, finished_run, formats, script):
+    (formats / "left.heic").write_bytes(b"")
+    (formats / "out").write_bytes(b"")
+    code, out, err = script(made.model, formats)
     rows = list(csv.DictReader(out.splitlines()))
-    wanted = finished_run.predict(tmp_path)
-    assert (code, [row["path"] for row in rows]) == (0, wanted.names)
+    with pytest.warns(FastmaskWarning) as warned:
+        wanted = finished_run.predict(formats)
+    assert err == f"predict_onnx: warning: {warned[0].message}\n"
+    assert "2 files are left out (1 .heic, 1 without an ending)" in err
+    assert (code, len(rows), [row["path"] for row in rows]) == (0, 8, wanted.names)
     got = np.array([[float(row[column]) for column in finished_run.heads.columns] for row in rows])
     np.testing.assert_allclose(got, wanted.probabilities, atol=1e-4)
+
+
+def test_the_exported_script_reads_photos_without_fastmask(made, formats):
+    done = run_python(READ, made.script, formats)
+    assert done.stderr == ""
+    wanted = {path.name: hashlib.sha256(read_photo(path)).hexdigest() for path in list_photos(formats)}
+    assert dict(line.split() for line in done.stdout.splitlines()) == wanted
 
 
 def test_the_file_describes_itself(made, finished_run):
@@ -271,7 +307,8 @@ def test_runs_that_crop_differently_are_not_one_file(finished_run, run_copy, tmp
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "is not a photo that can be read"),
+        (b"", "is not an image that can be read"),
+        (b"<html>", "is a web page, perhaps of a failed download, not a photo"),
         (b"\xff\xd8\xff\xe0 no JPEG", "is not a photo that can be read"),
         (None, "does not exist"),
     ],

@@ -126,6 +126,18 @@ def test_blank_photos_are_blank_and_not_copies_of_each_other(table, photos):
     assert [(f.kind, f.photo) for f in found(table)] == [("blank", table.frame["path"][row]) for row in (0, 8)]
 
 
+def test_a_photo_of_fewer_bits_than_its_file_is_dark_or_refused(table, photos):
+    for row, bits in ((0, 16), (2, 12), (1, 14)):
+        grey = np.asarray(Image.open(photos[row]).convert("L"), np.uint16)
+        Image.fromarray(grey * 257 >> 16 - bits).save(photos[row])
+        brightest = grey.max()
+    refused, dark = found(table)
+    assert (refused.level, refused.kind, refused.photo) == ("error", "unreadable", table.frame["path"][2])
+    assert refused.detail.startswith("The photo would come out nearly black: no value is above 4,0")
+    assert (dark.level, dark.kind, dark.photo) == ("warning", "dark", table.frame["path"][1])
+    assert dark.detail.startswith(f"Its brightest pixel is {round(brightest / 4)} of 255")
+
+
 def test_one_photo_under_three_persons_is_one_finding(table, photos):
     for row in (13, 20):
         shutil.copy(photos[6], photos[row])
@@ -193,7 +205,7 @@ def labelled(rows, heads):
 @pytest.fixture
 def unopened(monkeypatch):
     """Tables of labels alone: photos are neither opened nor compared."""
-    blank = Fingerprint((8, 6), "", b"", np.zeros(1153, np.float32), blank=True)
+    blank = Fingerprint((8, 6), "", b"", np.zeros(1153, np.float32), blank=True, brightest=255)
     monkeypatch.setattr(
         check, "fingerprint_photos", lambda paths, *_: [replace(blank, file=str(i)) for i in range(len(paths))]
     )

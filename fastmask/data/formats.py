@@ -1,0 +1,127 @@
+"""Formats: which files are photos, by their names and by their first bytes; needs only Pillow.
+
+The script of an export contains this module, so it imports nothing of fastmask.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path, PurePath
+
+from PIL import features
+
+# endings by Pillow's names of formats; of its other formats, one (EPS) executes the file in another program, and one
+# (TGA) accepts most bytes
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k"),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+# the names that Pillow gives to the libraries of formats, which an installation may lack
+_LIBRARIES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+_INSTALL = {
+    "HEIF": "install the package pillow-heif (pip install pillow-heif)",
+    "AVIF": "install Pillow 11.3 or newer (pip install --upgrade pillow)",
+}
+# first bytes, in lower case, of files that are often taken for photos
+_OTHERS = (
+    (b"version https://git-lfs", "a pointer of Git LFS", "run git lfs pull"),
+    (b"\xff\x0a", "JPEG XL", "convert it to JPEG"),
+    (b"\0\0\0\x0cjxl ", "JPEG XL", "convert it to JPEG"),
+    (b"8bps", "a Photoshop file", "save it as JPEG"),
+    (b"%pdf", "a PDF", "save its picture as JPEG"),
+    (b"%!ps", "PostScript", "save it as JPEG"),
+    (b"<svg", "an SVG drawing", "save it as PNG"),
+    (b"<?xml", "XML, perhaps an SVG drawing", "save it as PNG"),
+    (b"<!doctype html", "a web page, perhaps of a failed download", "download the photo again"),
+    (b"<html", "a web page, perhaps of a failed download", "download the photo again"),
+    (b"pk\x03\x04", "a zip file", "unpack it"),
+    (b"\0\5\x16\7", "macOS's notes about another file", "delete it"),
+    (b"\x93numpy", "a NumPy array", "save it as PNG"),
+)
+# of operating systems and network drives, in lower case
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+
+
+def is_readable(name: str) -> bool:
+    """Whether the installed packages read a format of `FORMATS`."""
+    if name == "HEIF":
+        return find_spec("pillow_heif") is not None
+    library = _LIBRARIES.get(name)
+    known = library in features.modules or library in features.codecs
+    return library is None or (known and bool(features.check(library)))
+
+
+READABLE = tuple(name for name in FORMATS if is_readable(name))
+SUFFIXES = tuple(suffix for name in READABLE for suffix in FORMATS[name])
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path, relative to the folder that is searched, is hidden or of the operating system."""
+    return any(part.startswith(".") or part.lower() in _SYSTEM for part in path.parts)
+
+
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The photos in a folder and the folders inside it, and the other files; both sorted, without hidden ones."""
+    shown = (p for p in folder.rglob("*") if not is_hidden(p.relative_to(folder)) and not p.is_dir())
+    # paths of Windows compare without case, and the order must be the same everywhere
+    found = sorted(shown, key=lambda path: path.parts)
+    photos = [p for p in found if p.suffix.lower() in SUFFIXES]
+    return photos, [p for p in found if p.suffix.lower() not in SUFFIXES]
+
+
+def describe_left_out(others: Sequence[Path]) -> str:
+    """How many files are left out, their endings, an example, and how each format that could be read is installed."""
+    endings = Counter(p.suffix.lower() or "without an ending" for p in others)
+    several = [f"{n:,} {ending}" for ending, n in endings.most_common(4)]
+    rest = len(endings) - len(several)
+    parts = ", ".join(several) + (f" and {rest} more endings" if rest else "")
+    needed = [name for name in _INSTALL if name not in READABLE and endings.keys() & set(FORMATS[name])]
+    hints = [f" For {FORMATS[name][0]} {_INSTALL[name]}." for name in needed]
+    are = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
+    ends = f"the name of a photo ends in {', '.join(SUFFIXES)}"
+    return f"{are} left out ({parts}), such as {others[0]}: {ends}. Rename or convert photos.{''.join(hints)}"
+
+
+def describe_empty(folder: object, others: Sequence[Path]) -> str:
+    """That a folder holds no photos, and which files it holds instead."""
+    if not others:
+        return f"{folder} holds no photos (any of {', '.join(SUFFIXES)})."
+    return f"{folder} holds no photos: {describe_left_out(others)}"
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether bytes are a HEIC photo, by the brands in their first box."""
+    return _has_brand(data, b"hei", b"hev", b"mif1", b"msf1") and not _has_brand(data, b"avif", b"avis")
+
+
+def _has_brand(data: bytes, *brands: bytes) -> bool:
+    return data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in brands)
+
+
+def describe_unreadable(data: bytes) -> str:
+    """What bytes are that are not a readable image, and how to mend it, to follow the file's name."""
+    what, mend = _identify(data)
+    return (
+        f"is {what}, not a photo that can be read; {mend}" if what else "is not an image that can be read; replace it"
+    )
+
+
+def _identify(data: bytes) -> tuple[str, str]:
+    if is_heif(data):
+        return "HEIC", "replace it" if "HEIF" in READABLE else f"{_INSTALL['HEIF']}, or convert it to JPEG"
+    if _has_brand(data, b"avif", b"avis"):
+        return "AVIF", "replace it" if "AVIF" in READABLE else f"{_INSTALL['AVIF']}, or convert it to JPEG"
+    if data[4:8] == b"ftyp":
+        return "a video", "save one of its frames as JPEG"
+    first = data[:64].lower()
+    return next(((what, mend) for start, what, mend in _OTHERS if first.startswith(start)), ("", "replace it"))
