@@ -139,6 +139,9 @@ class Config(BaseModel):
     fixes: str | None = in_data(
         None, "A CSV of corrected labels: person or path, column, value.", Kind.TABLE | Kind.PATH
     )
+    trust_links: str | None = in_data(
+        None, "A folder that photos and folders of --data may be links to.", Kind.TABLE | Kind.PATH
+    )
     age_bounds: tuple[float, float] = in_data((30.0, 60.0), "Age bounds to train on.", Kind.TABLE)
     score_age_bounds: tuple[float, float] = option_field(
         (30.0, 60.0), "Age bounds to score by: the official ones.", kind=Kind.TABLE

@@ -12,8 +12,9 @@ import pandas as pd
 
 from fastmask.config import CONTEST
 from fastmask.data.formats import SUFFIXES, describe_left_out, is_hidden
+from fastmask.data.links import leads_outside, link_fault
 from fastmask.data.paths import name_paths
-from fastmask.data.photo import links_outside, warn_of_others
+from fastmask.data.photo import warn_of_others
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system import limits
@@ -75,12 +76,14 @@ def is_contest(data: Path) -> bool:
         columns = read_header(contest_folder(data) / "train.csv")
     except UsageError:
         return False
-    return not any(columns) or len(set(CONTEST_COLUMNS) & set(columns)) >= _LEAST_COLUMNS
+    # one that is empty or not text is invalid, and not another
+    is_text = "".join(columns).isprintable() and any(columns)
+    return not is_text or len(set(CONTEST_COLUMNS) & set(columns)) >= _LEAST_COLUMNS
 
 
 def read_header(file: Path) -> list[str]:
     """The cells of the first line of a CSV, with any separator."""
-    with file.open(encoding="utf-8-sig", errors="replace") as opened:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as opened:
         cells = re.split("[,;\t|]", opened.readline(limits.LINE))
     return [cell.strip().strip('"') for cell in cells]
 
@@ -90,12 +93,13 @@ def read_contest(
     age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
     score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS,
     on_fault: OnFault = raise_fault,
+    trust_links: str | Path | None = None,
 ) -> Table:
     """Read the contest's train.csv and the seven photos of each of its persons.
 
     The person is the column `path`, not `id`, which repeats. `on_fault` is called with a DataError naming file, row and
     column for each fault, and what it is about is then left out. Photos are found by their stem, with any extension,
-    but not opened (`check_photos` does).
+    but not opened (`check_photos` does). Links out of the folder `images` may lead into `trust_links`.
     """
     folder = contest_folder(data)
     heads = contest_heads(age_bounds, score_age_bounds)
@@ -105,13 +109,18 @@ def read_contest(
     places = name_paths(persons["path"], _folders_in(folder / "images"), folder / "images")
     for person in persons.itertuples(index=False):
         place = places[person.path]
-        photos = _photos_of(folder / "images" / place, folder / "train.csv", on_fault, others)
+        photos = _photos_of(folder / "images" / place, folder / "train.csv", on_fault, others, trust_links)
         for stem in [s for s in MASK_OF_STEM if s in photos]:
             path, mask = f"{place}/{photos[stem]}", MASK_OF_STEM[stem]
             rows.append((path, person.path, mask, person.gender, person.age_band, person.age, "contest"))
     warn_of_others(others)
     columns = ["path", "person", "mask", "gender", "age", "age_value", "source"]
-    reading = {"data": str(data), "age_bounds": tuple(age_bounds), "score_age_bounds": tuple(score_age_bounds)}
+    reading = {
+        "data": str(data),
+        "age_bounds": tuple(age_bounds),
+        "score_age_bounds": tuple(score_age_bounds),
+        "trust_links": None if trust_links is None else str(trust_links),
+    }
     return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", reading=reading, fit=CONTEST)
 
 
@@ -148,7 +157,9 @@ def _folders_in(folder: Path) -> list[str]:
     return [entry.name for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
 
 
-def _photos_of(folder: Path, csv: Path, on_fault: OnFault, others: list[Path]) -> dict[str, str]:
+def _photos_of(
+    folder: Path, csv: Path, on_fault: OnFault, others: list[Path], trust_links: str | Path | None
+) -> dict[str, str]:
     """stem -> file name of the photos in a person's folder; seven without faults. Other files are added to `others`."""
     try:
         names = sorted(e.name for e in os.scandir(folder) if not is_hidden(Path(e.name)) and not e.is_dir())
@@ -156,9 +167,9 @@ def _photos_of(folder: Path, csv: Path, on_fault: OnFault, others: list[Path]) -
         kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
         on_fault(kind(f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."))
         return {}
-    linked = next((name for name in names if links_outside(folder / name, folder.parent)), None)
+    linked = next((name for name in names if leads_outside(folder / name, folder.parent, trust_links)), None)
     if linked is not None:
-        on_fault(DataError(f"{folder / linked} is a link out of {folder.parent}; copy the photo there."))
+        on_fault(link_fault(folder / linked, folder.parent))
         return {}
     photos: dict[str, str] = {}
     left_out = [folder / name for name in names if not name.lower().endswith(SUFFIXES)]

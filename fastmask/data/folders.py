@@ -11,8 +11,9 @@ import pandas as pd
 
 from fastmask.data.formats import describe_empty, describe_left_out
 from fastmask.data.layout import VALIDATION, Layout, find_layout, loose_photos
+from fastmask.data.links import leads_outside, link_fault
 from fastmask.data.mistaken import class_folders
-from fastmask.data.photo import links_outside, split_files
+from fastmask.data.photo import split_files
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning
@@ -24,38 +25,51 @@ _MANY_FOLDERS, _FEW_PHOTOS = 20, 10
 Photos = Mapping[Path, Sequence[Path]]
 
 
-def read_folders(folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault) -> Table:
+def read_folders(
+    folder: str | Path,
+    head: str = "class",
+    on_fault: OnFault = raise_fault,
+    trust_links: str | Path | None = None,
+) -> Table:
     """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`.
 
     FOLDER/train/CLASS and FOLDER/val/CLASS, and other names of these, are read together; FOLDER/test is left out. Every
     photo counts as a different person. Hidden files and folders are left out; a class without photos is a fault. Raises
-    UsageError naming what to give in place of a folder that does not hold classes.
+    UsageError naming what to give in place of a folder that does not hold classes. Links out of FOLDER may lead into
+    `trust_links`.
     """
     folder = Path(folder)
     layout = find_layout(folder)
     files = {place: split_files(place) for place in layout.places}
     photos, others = ({place: each[i] for place, each in files.items()} for i in (0, 1))
-    _check_photos(folder, photos, others, on_fault)
+    _check_photos(photos, others, on_fault)
+    _check_links(folder, photos, on_fault, trust_links)
     for sentence in _describe(folder, layout, photos, others):
         warnings.warn(sentence, FastmaskWarning, stacklevel=2)
     rows = [(photo.relative_to(folder).as_posix(), place.name) for place, each in photos.items() for photo in each]
     frame = pd.DataFrame(rows, columns=["path", head])
+    reading = {"data": str(folder), "trust_links": None if trust_links is None else str(trust_links)}
     frame = frame.assign(person=frame["path"], source=folder.name)
-    return Table(frame, Heads([Head(head, tuple(layout.classes()))]), folder, {"data": str(folder)})
+    return Table(frame, Heads([Head(head, tuple(layout.classes()))]), folder, reading)
 
 
-def _check_photos(folder: Path, photos: Photos, others: Photos, on_fault: OnFault) -> None:
-    """Report loose photos, classes without photos, and links out of the folder."""
+def _check_photos(photos: Photos, others: Photos, on_fault: OnFault) -> None:
+    """Report loose photos and classes without photos."""
     for part in dict.fromkeys(place.parent for place in photos):
         for name in loose_photos(part)[:1]:
             on_fault(DataError(f"{part / name} is not in the folder of a class; move it into one, or away."))
     filled = {place.name for place, each in photos.items() if each}
-    for place, each in photos.items():
+    for place in photos:
         if place.name not in filled:
             on_fault(DataError(f"{describe_empty(place, others[place])} Add photos or remove the folder."))
-        linked = next((photo for photo in each if links_outside(photo, folder)), None)
+
+
+def _check_links(folder: Path, photos: Photos, on_fault: OnFault, trust_links: str | Path | None) -> None:
+    """Report links out of the folder, the first of each class."""
+    for each in photos.values():
+        linked = next((photo for photo in each if leads_outside(photo, folder, trust_links)), None)
         if linked is not None:
-            on_fault(DataError(f"{linked} is a link out of {folder}; copy the photo there."))
+            on_fault(link_fault(linked, folder, trust_links))
 
 
 def _describe(folder: Path, layout: Layout, photos: Photos, others: Photos) -> Iterator[str]:

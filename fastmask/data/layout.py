@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fastmask.data.contest import contest_folder
 from fastmask.data.formats import SUFFIXES
+from fastmask.data.links import describe_broken
 from fastmask.data.mistaken import ARCHIVES, check_no_contest, class_folders
-from fastmask.system.errors import UsageError
+from fastmask.system.errors import DataError, UsageError
 from fastmask.system.terminal import quote
 from fastmask.system.text import join_some
 
@@ -42,8 +43,12 @@ class Layout:
 
 
 def find_layout(folder: Path) -> Layout:
-    """The layout of a folder; raises UsageError naming what to give in its place if it has no folder per class."""
+    """The layout of a folder; raises UsageError naming what to give in its place if it has no folder per class.
+
+    Raises DataError for a link to a folder that does not exist.
+    """
     check_no_contest(folder)
+    _check_links(folder)
     names = class_folders(folder)
     splits = [name for name in names if split_of(name)]
     if splits and _are_splits(folder, names, splits):
@@ -87,6 +92,7 @@ def _find_splits(folder: Path, names: Sequence[str], splits: Sequence[str]) -> L
         raise UsageError(_describe_no_train(folder, splits, [*used]))
     for name, place in used.items():
         check_no_contest(place)
+        _check_links(place)
         if split_of(name) == TRAIN:
             _check_classes(place, class_folders(place))
     places = {place / inner: str(split_of(name)) for name, place in used.items() for inner in class_folders(place)}
@@ -149,6 +155,14 @@ def _describe_no_folders(folder: Path) -> str:
     except UsageError as error:
         return str(error)
     return f"{folder} holds no folder per class."
+
+
+def _check_links(folder: Path) -> None:
+    """Raise DataError for a link to nothing, which may have been the folder of a class."""
+    for entry in os.scandir(folder):
+        broken = describe_broken(Path(entry.path)) if entry.is_symlink() else ""
+        if broken:
+            raise DataError(broken)
 
 
 def loose_photos(folder: Path) -> list[str]:

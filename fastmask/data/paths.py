@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from fastmask.data.formats import SUFFIXES
-from fastmask.data.photo import links_outside
+from fastmask.data.links import describe_broken, leads_outside
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
 from fastmask.system.files import stays_below
 from fastmask.system.text import shorten_middle
@@ -65,12 +65,17 @@ def name_paths(cells: Iterable[str], paths: Collection[str], root: Path) -> dict
 
 
 def locate_photos(
-    cells: Sequence[str], folder: Path, where: str, linked: bool = True, option: str = "--images"
+    cells: Sequence[str],
+    folder: Path,
+    where: str,
+    linked: bool = True,
+    option: str = "--images",
+    trust_links: str | Path | None = None,
 ) -> dict[str, str | DataError]:
     """The photo in `folder` that each cell names, relative to it, or a DataError for the cell.
 
     `where` is the table and its column, for a warning if the photos are found by the ends of their paths. `linked`
-    allows links out of the folder, `option` names the folder in messages.
+    allows links out of the folder, `trust_links` only those into another one; `option` names the folder in messages.
     """
     found: dict[str, str | DataError] = {}
     for cell in cells:
@@ -81,14 +86,16 @@ def locate_photos(
     if rest:
         anywhere = not any(isinstance(path, str) for path in found.values())
         found |= _find_otherwise(rest, len(cells), folder, where, option, anywhere)
-    return {cell: _check_link(found[cell], folder, linked, option) for cell in cells}
+    return {cell: found[cell] if linked else _check_link(found[cell], folder, option, trust_links) for cell in cells}
 
 
 def _find_exact(cell: str, folder: Path, option: str) -> str | DataError | None:
     path = path_in(folder, cell)
     try:
         if stays_below(Path(path)):
-            return path if cell and (folder / path).is_file() else None
+            is_there = bool(cell) and (folder / path).is_file()
+            broken = "" if is_there else describe_broken(folder / path)
+            return MissingPhotoError(broken) if broken else path if is_there else None
         place = (folder / cell).parent
         is_elsewhere = (folder / cell).is_file()
     except OSError as error:
@@ -141,8 +148,8 @@ def _warn_of_moved(where: str, found: dict[str, str], folder: Path) -> None:
         )
 
 
-def _check_link(path: str | DataError, folder: Path, linked: bool, option: str) -> str | DataError:
-    if linked or not isinstance(path, str) or not links_outside(folder / path, folder):
+def _check_link(path: str | DataError, folder: Path, option: str, trust_links: str | Path | None) -> str | DataError:
+    if not isinstance(path, str) or not leads_outside(folder / path, folder, trust_links):
         return path
     return DataError(f"{folder / path} is a link out of {folder}; name the folder with {option} to allow that.")
 

@@ -18,6 +18,7 @@ from PIL import TiffImagePlugin
 
 from fastmask.data.decode import PhotoError, open_image, to_array
 from fastmask.data.formats import describe_empty, describe_left_out, list_files
+from fastmask.data.links import describe_broken
 from fastmask.system import limits
 from fastmask.system.errors import DataError, FastmaskWarning, UnreadableError, UsageError, one_line
 
@@ -53,7 +54,7 @@ def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file; raises DataError naming it if it is missing or empty or cannot be read."""
     try:
         if not Path(path).is_file():
-            raise UnreadableError(f"{path} is not a file; expected a photo there.")
+            raise UnreadableError(describe_broken(Path(path)) or f"{path} is not a file; expected a photo there.")
         if Path(path).stat().st_size > limits.PHOTO_BYTES:
             most = limits.PHOTO_BYTES >> 20
             raise UnreadableError(f"{path} is longer than {most} MB, the limit of a photo; replace it.")
@@ -118,7 +119,7 @@ def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
         raise DataError(f"{str(unnamed)!r} has characters in its name that a table cannot hold; rename it.")
     special = next((p for p in photos if not p.is_file()), None)
     if special is not None:
-        raise DataError(f"{special} is neither a file nor a folder, or a link to nothing; remove it.")
+        raise DataError(describe_broken(special) or f"{special} is neither a file nor a folder; remove it.")
     return photos, others
 
 
@@ -126,14 +127,6 @@ def warn_of_others(others: Sequence[Path]) -> None:
     """Warn of the files of a folder that are left out, if there are any."""
     if others:
         warnings.warn(describe_left_out(others), FastmaskWarning, stacklevel=3)
-
-
-def links_outside(path: Path, folder: Path) -> bool:
-    """Whether `path`, which starts with `folder`, is or passes a link out of it."""
-    between = [path, *path.parents[: len(path.parts) - len(folder.parts) - 1]]
-    return any(p.is_symlink() for p in between) and not Path(os.path.realpath(path)).is_relative_to(
-        os.path.realpath(folder)
-    )
 
 
 def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[int, int]]:

@@ -39,6 +39,7 @@ def read_csv(
     image_column: str | None = None,
     on_fault: OnFault = raise_fault,
     option: str = "--images",
+    trust_links: str | Path | None = None,
 ) -> Table:
     """Read a CSV with one row per photo and one column per head; an empty cell is an unknown label.
 
@@ -53,6 +54,7 @@ def read_csv(
             matches a file with any.
         on_fault: called with a DataError naming line and column for each invalid row, which is left out.
         option: the command-line option of `images`, for messages.
+        trust_links: a folder that photos may be links to; any folder, where `images` is given.
     """
     file = Path(file)
     frame = read_rows(file, [c for c in (image_column, group) if c])
@@ -60,7 +62,7 @@ def read_csv(
     group = group or ("person" if "person" in frame.columns else None)
     made = _make_heads(file, frame, heads, {image_column, group})
     folder = Path(images) if images is not None else file.parent
-    paths = _find_paths(file, frame[image_column], folder, images is not None, option)
+    paths = _find_paths(file, frame[image_column], folder, images is not None, option, trust_links)
     persons = _persons(frame, group)
     rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
     for head in made:
@@ -78,6 +80,7 @@ def read_csv(
         "images": None if images is None else str(images),
         "image_column": image_column,
         "group_column": group,
+        "trust_links": None if trust_links is None else str(trust_links),
     }
     return Table(rows[kept].reset_index(drop=True), made, folder, reading)
 
@@ -95,6 +98,8 @@ def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[st
 def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:
     if not config.data:
         raise UsageError("--data is empty; name a contest folder, a CSV, a folder per class, or sample.")
+    if config.trust_links is not None and not Path(config.trust_links).is_dir():
+        raise UsageError(f"--trust-links {config.trust_links} is not a folder; expected one that links lead to.")
     if config.data == "sample":
         from fastmask.data.sample import cached_sample
 
@@ -112,13 +117,14 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
             config.group_column,
             image_column=config.image_column,
             on_fault=on_fault,
+            trust_links=config.trust_links,
         )
     _check_unset(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {config.data}")
     if data.is_dir() and not is_contest(data):
-        table = read_folders(data, on_fault=on_fault)
+        table = read_folders(data, on_fault=on_fault, trust_links=config.trust_links)
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")
         return table
-    return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault)
+    return read_contest(data, config.age_bounds, config.score_age_bounds, on_fault, config.trust_links)
 
 
 def _check_unset(config: Config, settings: Sequence[str], why: str) -> None:
@@ -199,15 +205,17 @@ def _unique_values(file: Path, cells: pd.Series) -> tuple[str, ...]:
     return tuple(values[i] for i in order)
 
 
-def _find_paths(file: Path, cells: pd.Series, folder: Path, linked: bool, option: str) -> pd.Series:
+def _find_paths(
+    file: Path, cells: pd.Series, folder: Path, linked: bool, option: str, trust_links: str | Path | None
+) -> pd.Series:
     """The photos' paths relative to `folder`; a DataError in the cells without a photo.
 
-    `linked` allows links out of the folder, for one that was named explicitly.
+    `linked` allows links out of the folder, for one that was named explicitly; `trust_links` those into another one.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from ({option}).")
     where = f"{file}, column {cells.name}"
-    paths = cells.map(locate_photos(list(cells.unique()), folder, where, linked, option))
+    paths = cells.map(locate_photos(list(cells.unique()), folder, where, linked, option, trust_links))
     again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
     return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
 

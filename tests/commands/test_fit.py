@@ -29,7 +29,8 @@ Command = Callable[..., Any]
 # a value of every setting that has an option; the words of the command line follow from it
 VALUES: dict[str, Any] = yaml.safe_load("""
 {data: sample, images: photos, image_column: file, group_column: who, fixes: fixes.csv, age_bounds: [30, 58], folds: 3,
-folds_file: folds.csv, stratify: age, group: none, seed: 7, extra: more.csv, extra_images: photos, extra_weight: 0.5,
+trust_links: store, folds_file: folds.csv, stratify: age, group: none, seed: 7, extra: more.csv,
+extra_images: photos, extra_weight: 0.5,
 pseudo: labels, pseudo_weight: 0.5, pseudo_least: 0.9, teacher: runs/wise, teacher_weight: 0.7, teacher_temperature: 2,
 sampler: joint, boxes: boxes.csv, margin: 0.5, region: forehead, fit: stretch, crop: [200, 100], resize: [100, 50],
 stats: pretrained,

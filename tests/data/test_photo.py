@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastmask.data.contest import read_contest
-from fastmask.data.photo import check_photos, decode_photo, links_outside, list_photos, read_photo
+from fastmask.data.photo import check_photos, decode_photo, list_photos, read_photo
 from fastmask.system.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
@@ -157,16 +157,3 @@ def test_a_name_that_no_table_can_hold_is_refused(tmp_path, name):
         pass
     with pytest.raises(DataError, match="has characters in its name that a table cannot hold; rename it"):
         list_photos(tmp_path / "photos")
-
-
-def test_a_link_leaves_its_folder_or_not(tmp_path):
-    (tmp_path / "in" / "deep").mkdir(parents=True)
-    for name in ("in/a.jpg", "out.jpg"):
-        (tmp_path / name).touch()
-    (tmp_path / "in" / "deep" / "near.jpg").symlink_to("../a.jpg")
-    (tmp_path / "in" / "deep" / "far.jpg").symlink_to("../../out.jpg")
-    (tmp_path / "in" / "up").symlink_to("..")
-    (tmp_path / "link").symlink_to("in")
-    for folder in (tmp_path / "in", tmp_path / "link"):
-        names = ("a.jpg", "deep/near.jpg", "deep/far.jpg", "up/out.jpg")
-        assert [links_outside(folder / name, folder) for name in names] == [False, False, True, True]
