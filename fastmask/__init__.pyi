@@ -43,6 +43,7 @@ from .evaluation.comparison import compare as compare
 from .evaluation.diff import diff_files as diff_files
 from .evaluation.label_errors import find_label_errors as find_label_errors
 from .evaluation.shift import shift as shift
+from .evaluation.truth import score_files as score_files
 from .export.onnx import export_onnx as export_onnx
 from .export.result import Exported as Exported
 from .heads import Head as Head

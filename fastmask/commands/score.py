@@ -17,25 +17,36 @@ app = Commands()
 @app.command(rich_help_panel=JUDGE)
 def score(
     paths: Annotated[
-        list[Path], typer.Argument(help="A run, or PREDICTIONS ANSWERS.", metavar="RUN | PREDICTIONS ANSWERS")
+        list[Path],
+        typer.Argument(
+            help="A run; or PREDICTIONS, a CSV of predict, and LABELS: a CSV with a column per head, or a folder per "
+            "class.",
+            metavar="RUN | PREDICTIONS LABELS",
+        ),
     ],
+    run: Annotated[
+        Path | None, option("The run that predicted, for labels that are numbers.", note="by the names of the classes")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Score a run, or a submission against answers.
+    """Score a run, or predictions against labels.
 
     Prints macro-F1 and accuracy with 95 % intervals. A run is scored by its
-    out-of-fold predictions.
+    out-of-fold predictions. Photos of a CSV are matched by path; intervals
+    are over persons if LABELS has a column person.
     """
-    if len(paths) == 1:
-        from fastmask.run.directory import RunDirectory
+    from fastmask.run.directory import RunDirectory
 
+    if len(paths) == 1 and run is None:
         scores = RunDirectory.load(paths[0]).score()
     elif len(paths) == 2:
-        from fastmask.evaluation.answers import score_files
+        from fastmask.evaluation.truth import score_files
 
-        scores = score_files(paths[0], paths[1])
+        scores = score_files(paths[0], paths[1], None if run is None else RunDirectory.load(run).heads)
+    elif run is not None:
+        raise UsageError(f"--run goes with predictions and labels; found {len(paths)} path{'s' * (len(paths) != 1)}.")
     else:
-        raise UsageError(f"score takes a run, or predictions and answers; found {len(paths)} paths.")
+        raise UsageError(f"score takes a run, or predictions and labels; found {len(paths)} paths.")
     echo(scores, json)
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastmask.data.contest import contest_heads
 from fastmask.data.groups import connect, name_groups
 from fastmask.data.table import SAME_AS
 from fastmask.heads import Head, Heads
 from fastmask.inference.submission import ANSWER, ID, check_names
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import Scores, score_heads
 from fastmask.system.errors import DataError
-from fastmask.system.files import read_strings, require_columns
+from fastmask.system.files import read_strings
 
 # rounding may exceed 1
 _PROBABILITY = (0.0, 1 + 1e-3)
@@ -102,7 +100,7 @@ def _answers(file: Path, frame: pd.DataFrame, heads: Heads) -> tuple[dict[str, n
         # such a file numbers its joint classes differently
         return likely, []
     column = next((name for name in (ANSWER, "predicted") if name in frame.columns), None)
-    joint = None if column is None else heads.unjoint(_joint_classes(file, frame[column], heads))
+    joint = None if column is None else heads.unjoint(joint_classes(file, frame[column], heads))
     named = {} if joint is None else {heads[i].name: heads[i].decode_all(joint[:, i]) for i in heads.joined}
     if likely:
         other = pd.DataFrame(named).ne(pd.DataFrame(likely)).any(axis=1).sum() if named else 0
@@ -143,66 +141,7 @@ def check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) -
         raise DataError(f"{file}, line {line}, column {cells.name}: found {cells[line]!r}, expected {expected}.")
 
 
-def score_files(predictions: str | Path, answers: str | Path, heads: Heads | None = None) -> Scores:
-    """Score a submission, or a file written by `predict`, against the true answers in the same format.
-
-    The classes are those of both files, as in scikit-learn. Intervals are from a bootstrap over persons if the answers
-    have a column `person`, else over photos, which makes them too narrow. Predictions without an answer are left out,
-    with a note.
-    """
-    heads = heads or contest_heads()
-    predicted, true = read_classes(Path(predictions), heads), read_classes(Path(answers), heads)
-    missing = true.index.difference(predicted.index)
-    if len(missing):
-        raise DataError(
-            f"{predictions} lacks {len(missing)} of the {len(true)} photos of {answers}, such as {missing[0]}."
-        )
-    whole_persons = "person" in true.columns
-    groups = true["person"].to_numpy(dtype=object) if whole_persons else true.index.to_numpy()
-    guesses, truths = (heads.unjoint(f["class"].to_numpy()) for f in (predicted.loc[true.index], true))
-    scores = score_heads(heads, guesses, truths, groups=groups)
-    extra = len(predicted) - len(true)
-    if extra:
-        scores.notes.append(
-            f"{extra} of the {len(predicted)} predictions have no answer in {answers} and are left out."
-        )
-    if not whole_persons:
-        scores.notes.append(
-            f"{answers} has no column person: the intervals take photos as independent and are too narrow."
-        )
-    return scores
-
-
-def read_classes(file: Path, heads: Heads) -> pd.DataFrame:
-    """Read the joint classes of a submission or of a file of `predict`, indexed by the photos' file names.
-
-    The columns are class, and person if the file has it. Raises DataError for an unknown class, an empty person,
-    a duplicated photo, and predictions of other heads.
-    """
-    frame = read_strings(file, ())
-    _check_heads(file, list(frame.columns), heads)
-    name, value = ("path", "predicted") if "predicted" in frame.columns else (ID, ANSWER)
-    require_columns(file, list(frame.columns), (name, value))
-    names = frame[name].map(lambda path: Path(path).name)
-    check_names(file, names)
-    kept = [column for column in ("person",) if column in frame.columns]
-    for column in kept:
-        # empty cells would count as one person
-        check_cells(file, frame[column], frame[column] != "", "the person of the photo")
-    return frame[kept].assign(**{"class": _joint_classes(file, frame[value], heads)}).set_axis(names)
-
-
-def _check_heads(file: Path, columns: Sequence[str], heads: Heads) -> None:
-    """Raise DataError if a file with probabilities lacks a head: then its joint classes are those of other heads."""
-    found = dict.fromkeys(column.partition(".")[0] for column in columns if "." in column and ":" not in column)
-    lacking = [name for name in heads.classified if not any(column.startswith(f"{name}.") for column in columns)]
-    if "predicted" in columns and found and lacking:
-        raise DataError(
-            f"{file} has predictions of {', '.join(found)}; expected those of {', '.join(heads.classified)}."
-        )
-
-
-def _joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
+def joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
     """(N,) joint classes of a column of a CSV; raises DataError for any other cell."""
     right = cells.map(lambda text: text.isascii() and text.isdecimal() and int(text) < heads.n_joint)
     check_cells(file, cells, right, f"a class from 0 to {heads.n_joint - 1}")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.contest import contest_heads
 from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
-from fastmask.evaluation.answers import join_groups, read_classes
+from fastmask.evaluation.answers import join_groups
+from fastmask.evaluation.answers_file import AnswersFile, heads_of
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
@@ -110,10 +110,12 @@ class Diff:
 def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff:
     """Compare two submissions, or two files written by `predict`; photos are matched by file name.
 
-    `heads` default to the contest's. Raises DataError if one lacks a photo of the other, or has other heads.
+    `heads` default to those that the columns name. Raises DataError if one lacks a photo of the other, or has other
+    heads.
     """
-    heads = heads or contest_heads()
-    first, second = (read_classes(Path(file), heads)["class"] for file in (a, b))
+    files = AnswersFile.read(a), AnswersFile.read(b)
+    heads = heads or heads_of(files)
+    first, second = (pd.Series(heads.joint(f.encode(heads)), _names(f, files)) for f in files)
     for one, other, lacking, whole in ((a, b, first, second), (b, a, second, first)):
         missing = whole.index.difference(lacking.index, sort=False)
         if len(missing):
@@ -122,6 +124,13 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
                 "answers to the same photos."
             )
     return Diff(heads, first.index.tolist(), first.to_numpy(), second.loc[first.index].to_numpy())
+
+
+def _names(file: AnswersFile, files: Sequence[AnswersFile]) -> list[str]:
+    """The file names of the photos, or their paths if a file name is in two folders."""
+    names = [[Path(photo).name for photo in each.photos] for each in files]
+    unique = all(len(set(each)) == len(each) for each in names)
+    return [Path(photo).name for photo in file.photos] if unique else file.photos
 
 
 @dataclass(frozen=True)

@@ -125,3 +125,29 @@ def test_a_head_that_was_not_learned_is_not_offered(run_copy: Path, fastmask: Co
     answer = fastmask("label-errors", run_copy, "--out", "all.csv")
     assert answer.code == DONE, answer.errors
     assert not any("is not in all.csv" in line for line in answer.err)
+
+
+def test_predictions_are_scored_by_a_column_per_head(
+    finished_run: Run, contest: Path, work: Path, fastmask: Command, invalid: Command
+) -> None:
+    fastmask("predict", finished_run.path, contest / "eval" / "images", "--out", "p.csv")
+    predicted = pd.read_csv("p.csv", dtype=str).set_index("path")
+    mask = pd.Series(["wear", "none", "", "incorrect"] * 7, predicted.index, name="mask")
+    pd.DataFrame({"image": "images/" + mask.index, "mask": mask.to_numpy()}).iloc[::-1].to_csv("my.csv", index=False)
+    answer = fastmask("score", "p.csv", "my.csv", "--json")
+    assert answer.code == DONE, answer.errors
+    scores = json.loads(answer.out)
+    known = mask[mask != ""]
+    classes = sorted({*known, *predicted["mask"][known.index]})
+    expected = f1_score(known, predicted["mask"][known.index], labels=classes, average="macro", zero_division=0)
+    assert list(scores["heads"]) == ["mask"]
+    assert scores["heads"]["mask"]["macro_f1"] == pytest.approx(expected)
+    assert "my.csv has no labels of gender, age, which are not scored." in scores["notes"]
+    # the years behind the bands, by the bounds in the names of the classes or in the run
+    years = {"<30": "29", "30-59": "30", "60+": "60"}
+    predicted.reset_index()[["path", "age"]].replace({"age": years}).to_csv("years.csv", index=False)
+    for options in ([], ["--run", finished_run.path]):
+        answer = fastmask("score", "p.csv", "years.csv", "--json", *options)
+        assert json.loads(answer.out)["heads"]["age"]["accuracy"] == 1
+    invalid("score", finished_run.path, "my.csv", named=["is a folder", "fastmask predict RUN IMAGES --out FILE"])
+    invalid("score", finished_run.path, "--run", finished_run.path, named=["--run goes with predictions and labels"])

@@ -1,10 +1,7 @@
-import numpy as np
-import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.evaluation.answers import read_answers, score_files
+from fastmask.evaluation.answers import read_answers
 from fastmask.evaluation.comparison import compare
 from fastmask.system.errors import DataError
 from fastmask.system.files import write_csv
@@ -71,65 +68,3 @@ def test_a_file_that_holds_no_answers_is_refused_by_its_cell(tmp_path, text, mes
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_answers(tmp_path / "x.csv", contest_heads())
-
-
-NAMES = [f"{i:040x}.jpg" for i in range(60)]
-
-
-def write(file, answers, names=NAMES):
-    pd.DataFrame({"ImageID": names, "ans": answers}).to_csv(file, index=False)
-    return file
-
-
-def test_scores_of_files_are_those_of_scikit_learn_in_any_order(tmp_path):
-    rng = np.random.default_rng(0)
-    true, guess = rng.integers(0, 18, 60), rng.integers(0, 18, 60)
-    order = rng.permutation(60)
-    answers = write(tmp_path / "answers.csv", true)
-    scores = score_files(write(tmp_path / "sub.csv", guess[order], np.array(NAMES)[order]), answers)
-    expected = f1_score(true, guess, labels=np.unique(true), average="macro", zero_division=0)
-    assert scores.joint.macro_f1 == pytest.approx(expected)
-    assert scores.heads["age"].accuracy == pytest.approx(accuracy_score(true % 3, guess % 3))
-    assert scores.heads["gender"].accuracy == pytest.approx(accuracy_score(true // 3 % 2, guess // 3 % 2))
-    assert scores.heads["mask"].accuracy == pytest.approx(accuracy_score(true // 6, guess // 6))
-    assert "too narrow" in scores.notes[0]
-
-
-def test_predictions_without_an_answer_are_left_out_and_counted(tmp_path):
-    rng = np.random.default_rng(0)
-    true, guess = rng.integers(0, 18, 60), rng.integers(0, 18, 60)
-    answers = write(tmp_path / "answers.csv", true[:40], NAMES[:40])
-    scores = score_files(write(tmp_path / "sub.csv", guess), answers)
-    assert scores.joint.accuracy == pytest.approx(accuracy_score(true[:40], guess[:40]))
-    assert f"20 of the 60 predictions have no answer in {answers} and are left out." in scores.notes
-
-
-def test_answers_with_persons_give_wider_intervals(tmp_path):
-    true = np.repeat(np.arange(12) % 6, 5)
-    guess = np.repeat(np.where(np.arange(12) % 3 == 0, 0, np.arange(12) % 6), 5)
-    plain, persons = write(tmp_path / "a.csv", true), tmp_path / "p.csv"
-    pd.read_csv(plain).assign(person=np.repeat(np.arange(12), 5)).to_csv(persons, index=False)
-    submission = write(tmp_path / "s.csv", guess)
-    widths = [np.ptp(score_files(submission, file).joint.accuracy_interval) for file in (plain, persons)]
-    assert widths[1] > 1.5 * widths[0]
-
-
-def test_an_answer_without_a_person_is_refused(tmp_path):
-    answers, submission = write(tmp_path / "a.csv", 0), write(tmp_path / "s.csv", 0)
-    pd.read_csv(answers).assign(person=["anna", ""] * 30).to_csv(answers, index=False)
-    with pytest.raises(DataError, match="line 3, column person: found '', expected the person of the photo"):
-        score_files(submission, answers)
-
-
-@pytest.mark.parametrize(
-    ("answers", "names", "message"),
-    [
-        ([18] * 60, NAMES, r"line 2, column ans: found '18', expected a class from 0 to 17"),
-        (["x"] * 60, NAMES, "found 'x'"),
-        ([0] * 59, NAMES[:59], "lacks 1 of the 60 photos"),
-        ([0] * 61, [*NAMES, NAMES[0]], "line 62, column ImageID: .* is duplicated"),
-    ],
-)
-def test_files_that_cannot_be_scored_are_named(tmp_path, answers, names, message):
-    with pytest.raises(DataError, match=message):
-        score_files(write(tmp_path / "s.csv", answers, names), write(tmp_path / "a.csv", 0))

@@ -89,10 +89,19 @@ def test_a_file_of_predict_with_other_heads_is_not_read_as_the_contest_s(tmp_pat
     """Its joint class 3 is green and large, not that of the contest."""
     columns = "path,predicted,colour,size,colour.red,colour.green,size.small,size.large,fold0:colour.red"
     (tmp_path / "a.csv").write_text(f"{columns}\n1.jpg,3,green,large,0.1,0.9,0.2,0.8,0.1\n")
+    (tmp_path / "b.csv").write_text(f"{columns}\n1.jpg,2,green,small,0.1,0.9,0.7,0.3,0.1\n")
+    diff = diff_files(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert diff.frame.to_numpy().tolist() == [["1.jpg", "green large", "green small"]]
+    assert diff.by_head == {"colour": 0, "size": 1}
     with pytest.raises(DataError, match="has predictions of colour, size; expected those of mask, gender, age"):
-        diff_files(tmp_path / "a.csv", tmp_path / "a.csv")
-    heads = Heads([Head("colour", ("red", "green")), Head("size", ("small", "large"))])
-    assert diff_files(tmp_path / "a.csv", tmp_path / "a.csv", heads).classes["class"].tolist() == ["green large"]
+        diff_files(tmp_path / "a.csv", tmp_path / "a.csv", contest_heads())
+
+
+def test_other_classes_of_a_head_are_refused(tmp_path):
+    for name, other in (("a", "green"), ("b", "blue")):
+        (tmp_path / f"{name}.csv").write_text(f"path,predicted,colour,colour.red,colour.{other}\n1.jpg,0,red,1,0\n")
+    with pytest.raises(DataError, match=r"b\.csv has Heads\(colour: red, blue\); expected Heads\(colour: red, green\)"):
+        diff_files(tmp_path / "a.csv", tmp_path / "b.csv")
 
 
 def test_missing_photos_are_named_whichever_file_lacks_them(files, tmp_path):
