@@ -5,6 +5,7 @@ The rooms before this one only use a run's directory; here their functions becom
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fastmask.inference.teacher import open_teacher
 from fastmask.run import merge
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import DRAWS
-from fastmask.system.errors import UsageError, install_line, one_line
+from fastmask.system.errors import FastmaskWarning, UsageError, install_line, one_line
 from fastmask.training import crossval
 from fastmask.training.plan import LossFunc
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
     from fastmask.inference.ensemble import Blended
     from fastmask.inference.options import PredictOptions
-    from fastmask.inference.photos import Images
     from fastmask.inference.predictions import Predictions
+    from fastmask.inference.sources import Images
     from fastmask.report.write import Report
 
 
@@ -38,10 +39,19 @@ class Run(RunDirectory):
     """A run directory with methods for predictions, a report and plots; a notebook shows its scores."""
 
     def predict(self, images: Images, options: PredictOptions | int | None = None, **given: Any) -> Predictions:
-        """Predict photos: see `fastmask.inference.predictions.predict`."""
+        """Predict a photo or several: paths, folders, PIL images, arrays, bytes.
+
+        See `fastmask.inference.predictions.predict`. Warns of photos that were enlarged and of those that could not be
+        predicted, which are in `failed` of the result.
+        """
+        from fastmask.inference.failures import describe_failed
         from fastmask.inference.predictions import predict
 
-        return predict(self, images, options, **given)
+        found = predict(self, images, options, **given)
+        failed = [describe_failed(found.failed, len(found))] if found.failed else []
+        for message in [*found.notes, *failed]:
+            warnings.warn(message, FastmaskWarning, stacklevel=2)
+        return found
 
     def report(self, data: str | None = None, out: str | Path | None = None, **options: Any) -> Report:
         """Write report.html, its pictures and a model card: see `fastmask.report.write.write_report`."""

@@ -35,6 +35,7 @@ from fastmask.system.files import write_csv
 MOST_BYTES = 25 * 2**20
 _DETECTOR = "mtcnn"
 NO_FACE = "No face was found, so the whole photo was used."
+_ENLARGED = "The photo is smaller than the run's crop and was enlarged."
 
 
 class Trial:
@@ -53,7 +54,8 @@ class Trial:
         """The prediction of a photo by `predict`, and a remark or ""; `name` is the photo's name in errors."""
         with self._turn, self._handed_over(Path(photo), name) as (place, options, remark):
             predictions = predict(self.run, [place], device=self.device, load=self._load, **options)
-        return predictions, remark
+        remarks = [*filter(None, [remark]), *(_ENLARGED for _ in predictions.notes)]
+        return predictions, " ".join(remarks)
 
     def explain(
         self, photo: str | Path, head: str = JOINT, label: str | None = None, name: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,14 +24,16 @@ from fastmask.commands.options import (
     with_options,
 )
 from fastmask.inference.options import PhotoOptions, PredictOptions
-from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
+from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.system.terminal import progress_bar, quote, say
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastmask.data.pseudo import Pseudo
     from fastmask.decision.rule import Rule
     from fastmask.inference.predictions import Predictions
+    from fastmask.inference.sources import Found
     from fastmask.run.directory import RunDirectory
 
 app = Commands()
@@ -41,7 +44,7 @@ app = Commands()
 def predict(
     options: PredictOptions,
     run: RunArgument,
-    images: ImagesArgument,
+    images: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", show_default=False)],
     out: Annotated[Path, option("The CSV to write."), NEW_FILE],
     submission: Annotated[Path | None, option("An info.csv to fill in: its photos, its order.")] = None,
     decision: Annotated[str, option("plain, calibrated, f1, or auto: the best of fastmask decide.")] = "plain",
@@ -57,13 +60,16 @@ def predict(
 
     Averages the fold models; for an ensemble, predicts its blend.
     A submission is noted in ledger.csv next to the run.
+    Photos that cannot be predicted are listed in a CSV next to --out.
     """
-    from fastmask.api import Run
     from fastmask.decision.crossfit import check_decision
+    from fastmask.inference.failures import failed_list
+    from fastmask.inference.predictions import predict as predict_photos
+    from fastmask.run.directory import RunDirectory
 
     check_decision(decision)
-    loaded = Run.load(run)
-    photos: Any = images if submission is None else _listed_photos(loaded, submission, images, out)
+    loaded, unpredicted = RunDirectory.load(run), failed_list(out)
+    photos = _find_photos(loaded, images, submission, out)
     persons = None if same_person is None else _persons(photos, same_person, submission)
     other = _other_models(loaded, options)
     unlike = _unlike_oof(loaded, options.n_views, other)
@@ -72,41 +78,70 @@ def predict(
     rule, name = _rule(loaded, decision, persons is not None)
     entry = _entry(loaded, name, options, other) if submission is not None else {}
     with progress_bar("predicting") as progress:
-        predictions = loaded.predict(photos, options, root=images, progress=progress)
-    _warn_of_seen(loaded, photos, options, len(predictions))
+        predictions = predict_photos(loaded, photos, options, progress=progress)
+    left = [name not in predictions.failed for name in photos.names]
+    persons = None if persons is None else persons[left]
+    for note in predictions.notes:
+        _warn(note)
     if other is not None:
         say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
     answered = predictions if rule is None else predictions.decide(rule, persons)
-    if submission is None:
-        answered.to_csv(out)
-    else:
-        answered.to_submission(submission, out)
+    _write(answered, out, submission, unpredicted)
+    _warn_of_seen(loaded, [path for path, there in zip(photos.paths, left, strict=True) if there], options)
+    if submission is not None:
         _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
     if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, persons, whole_shift)
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
     seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
     typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
+    _report_failed(predictions, unpredicted, None if submission is None else predictions.usual)
 
 
-def _warn_of_seen(run: RunDirectory, photos: Any, options: PredictOptions, count: int) -> None:
+def _find_photos(run: RunDirectory, images: Sequence[Path], submission: Path | None, out: Path) -> Found:
+    """The photos to predict: those of a folder, of several arguments, or those listed in a submission's info.csv."""
+    from fastmask.inference.sources import find_photos
+    from fastmask.inference.submission import check_heads, check_out, photos_of_info
+
+    if submission is None:
+        return find_photos(images[0] if len(images) == 1 else images)
+    check_heads(run.heads)
+    check_out(submission, out)
+    if len(images) > 1:
+        raise UsageError(
+            f"--submission takes one folder, with the photos that {submission} names; found {len(images)}."
+        )
+    return photos_of_info(submission, images[0])
+
+
+def _write(answered: Predictions, out: Path, submission: Path | None, unpredicted: Path) -> None:
+    """Write the predictions, and the list of the photos that failed."""
+    from fastmask.inference.failures import write_failed
+
+    if submission is None:
+        answered.to_csv(out)
+    else:
+        answered.to_submission(submission, out)
+    write_failed(unpredicted, answered.failed, None if submission is None else answered.usual)
+
+
+def _report_failed(found: Predictions | Pseudo, file: Path, answer: int | None = None) -> None:
+    """Raise DataError if photos failed: all else is written, but the exit code is not 0."""
+    from fastmask.inference.failures import describe_failed
+
+    if found.failed:
+        raise DataError(describe_failed(found.failed, len(found), file, answer))
+
+
+def _warn_of_seen(run: RunDirectory, photos: Sequence[Path], options: PredictOptions) -> None:
     from fastmask.inference.predictions import count_seen
 
     seen = count_seen(run, photos, options)
     if seen:
         _warn(
-            f"These models were trained on {seen} of the {count} photos: their predictions, and a score of them, are "
-            "too good. The run's oof.csv has predictions of models that have not seen them."
+            f"These models were trained on {seen} of the {len(photos)} photos: their predictions, and a score of them, "
+            "are too good. The run's oof.csv has predictions of models that have not seen them."
         )
-
-
-def _listed_photos(run: RunDirectory, submission: Path, images: Path, out: Path) -> list[Path]:
-    """The photos listed in a submission's info.csv, in its order."""
-    from fastmask.inference.submission import check_heads, check_out, photos_of_info
-
-    check_heads(run.heads)
-    check_out(submission, out)
-    return photos_of_info(submission, images)
 
 
 def _other_models(run: RunDirectory, options: PredictOptions) -> str | None:
@@ -135,11 +170,10 @@ def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
     return f"the models that predicted OOF (no --soup, and --no-refit), and these are {other}" if other else None
 
 
-def _persons(photos: Any, same_person: str, submission: Path | None) -> np.ndarray:
+def _persons(photos: Found, same_person: str, submission: Path | None) -> np.ndarray:
     from fastmask.decision.persons import persons_of
-    from fastmask.inference.photos import find_photos
 
-    return persons_of(find_photos(photos)[1], same_person, submission)
+    return persons_of(photos.paths, same_person, submission)
 
 
 def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None, str]:
@@ -242,9 +276,13 @@ def pseudo(
 
     Each fold of the new run trains on the labels made by the same fold of this run.
     """
+    from fastmask.inference.failures import FAILED
     from fastmask.inference.teacher import make_pseudo
 
     with progress_bar("predicting") as progress:
         made = make_pseudo(run, images, out, options, progress=progress)
+    for note in made.notes:
+        _warn(note)
     typer.echo(f"{out}: {len(made.paths)} photos, labelled by each of {len(made.probabilities)} folds separately")
     say(f"Next: fastmask fit --pseudo {quote(str(out))} --folds-file {quote(str(run / 'folds.csv'))}")
+    _report_failed(made, out / FAILED)

@@ -11,8 +11,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from fastmask.data.decode import MOST_PIXELS
 from fastmask.system.errors import DataError, PhotoSizeError, UsageError, one_line
 
 # otherwise albumentations asks the package index for a newer version at import
@@ -107,6 +109,53 @@ def defaults_of(name: str) -> dict[str, Any]:
     return {argument: one.default for argument, one in signature(made).parameters.items()}
 
 
+class Enlarge(A.ImageOnlyTransform):
+    """Scales a photo up, with its aspect ratio, just as far as a crop of (height, width) pixels fits into it."""
+
+    class InitSchema(A.ImageOnlyTransform.InitSchema):
+        """What albumentations checks the arguments by."""
+
+        height: int
+        width: int
+
+    def __init__(self, height: int, width: int, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.height, self.width = height, width
+
+    def scale(self, height: int, width: int) -> float:
+        """The factor for a photo of that size, 1 if it is large enough."""
+        return max(1.0, self.height / height, self.width / width)
+
+    def apply(self, img: np.ndarray, **params: object) -> np.ndarray:
+        """The enlarged photo, interpolated linearly; raises ValueError if it would fill the memory."""
+        scale = self.scale(*img.shape[:2])
+        if scale == 1:
+            return img
+        height, width = (round(side * scale) for side in img.shape[:2])
+        if height * width > MOST_PIXELS:
+            raise ValueError(f"enlarged for the crop it is {height} high and {width} wide")
+        return np.asarray(cv2.resize(img, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def enlarge_for_crops(pipeline: A.Compose) -> A.Compose:
+    """The pipeline, with an `Enlarge` before each crop that photos may be too small for."""
+    transforms: list[A.BasicTransform] = []
+    for transform in pipeline.transforms:
+        least = _least_size(transform)
+        transforms += [transform] if least is None else [Enlarge(*least), transform]
+    same = len(transforms) == len(pipeline.transforms)
+    return pipeline if same else A.Compose(transforms, p=pipeline.p, strict=True)
+
+
+def _least_size(transform: A.BasicTransform) -> tuple[int, int] | None:
+    """The (height, width) that a crop needs; None for what takes photos of any size."""
+    if getattr(transform, "pad_if_needed", True):
+        return None
+    if isinstance(transform, A.Crop):
+        return transform.y_max, transform.x_max
+    return (transform.height, transform.width) if isinstance(transform, A.CenterCrop | A.RandomCrop) else None
+
+
 class Prefix:
     """A deterministic callable image -> image, both (height, width, 3) uint8 RGB; the identity without transforms.
 
@@ -126,7 +175,7 @@ class Prefix:
 
 
 def _is_deterministic(transform: A.BasicTransform) -> bool:
-    if type(transform) not in _FIXED or transform.p < 1:
+    if type(transform) not in (*_FIXED, Enlarge) or transform.p < 1:
         return False
     arguments = transform.get_transform_init_args()
     # a position may be random, and so may one of several sizes

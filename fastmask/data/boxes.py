@@ -246,7 +246,7 @@ class FaceCut:
 
     def _name(self, path: str | Path) -> str:
         if str(path) not in self.names:
-            raise DataError(f"{self.boxes.file} was not read for {path}, so its face is unknown.")
+            raise DataError(f"{path} has no row in {self.boxes.file}; find its face with fastmask faces.")
         return self.names[str(path)]
 
 

@@ -67,8 +67,8 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def to_array(image: Image.Image, data: bytes) -> np.ndarray:
-    """The pixels of an opened image, as `decode` returns them."""
+def to_array(image: Image.Image, data: bytes = b"") -> np.ndarray:
+    """The pixels of an opened image, as `decode` returns them; `data` is its file, if that is known."""
     samples = _read_samples(image, data)
     # some of Pillow's plugins turn the photo while they load it
     turned = ImageOps.exif_transpose(image)
@@ -156,7 +156,7 @@ def _check_brightness(most: float, low: float, high: float) -> None:
 def _read_samples(image: Image.Image, data: bytes) -> Samples:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _read_tiff_samples(image)
-    if image.format == "PNG":
+    if image.format == "PNG" and data:
         return Samples(data[24], significant=_significant_bits(data))
     if image.mode == "F":
         return Samples(32, "float")

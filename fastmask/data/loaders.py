@@ -277,7 +277,7 @@ def _loading_options(device: torch.device | str | None, num_workers: int | None)
 
 
 def photo_loader(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | bytes | np.ndarray],
     augments: tuple[Augment, Augment],
     stats: Stats,
     *,

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import simplejpeg
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from fastmask.data.decode import PhotoError, open_image, to_array
 from fastmask.data.formats import describe_empty, describe_left_out, list_files
@@ -99,6 +99,12 @@ def decode_photo(data: bytes) -> np.ndarray:
     return to_array(image, data)
 
 
+def read_image(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of an image that Pillow has opened, like those of its file; raises UnreadableError naming it."""
+    with _naming(name):
+        return to_array(image)
+
+
 def list_photos(folder: Path) -> list[Path]:
     """The photos in a folder and the folders inside it, sorted, without hidden ones; warns of the other files.
 
@@ -114,9 +120,9 @@ def list_photos(folder: Path) -> list[Path]:
 def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The photos in a folder and the folders inside it, and the files that are left out; without hidden ones."""
     photos, others = list_files(folder)
-    unnamed = next((p for p in photos if _UNWRITABLE.search(str(p))), None)
-    if unnamed is not None:
-        raise DataError(f"{str(unnamed)!r} has characters in its name that a table cannot hold; rename it.")
+    fault = next(filter(None, map(fault_of_name, photos)), None)
+    if fault is not None:
+        raise fault
     special = next((p for p in photos if not p.is_file()), None)
     if special is not None:
         raise DataError(describe_broken(special) or f"{special} is neither a file nor a folder; remove it.")
@@ -127,6 +133,13 @@ def warn_of_others(others: Sequence[Path]) -> None:
     """Warn of the files of a folder that are left out, if there are any."""
     if others:
         warnings.warn(describe_left_out(others), FastmaskWarning, stacklevel=3)
+
+
+def fault_of_name(path: Path) -> UnreadableError | None:
+    """The error of a photo whose name a table cannot hold."""
+    if not _UNWRITABLE.search(str(path)):
+        return None
+    return UnreadableError(f"{str(path)!r} has characters in its name that a table cannot hold; rename it.")
 
 
 def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[int, int]]:

@@ -18,7 +18,6 @@ from fastmask.data.augment import Augment, is_photo, split_prefix
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap
 from fastmask.data.halves import Half, Halves
-from fastmask.data.photo import read_photo
 from fastmask.data.transforms import (
     UNREADABLE,
     EncodeHeads,
@@ -292,6 +291,7 @@ class PhotoDL(TfmdDL):
                 raise ValueError(f"it gives {made.dtype} {made.shape}, not uint8 (height, width, 3)")
         except Exception as error:
             what = photo if isinstance(photo, str | Path) else getattr(self.dataset, "paths", range(row + 1))[row]
+            what = what if isinstance(what, str | Path | int) else row
             size = f"{image.shape[0]} high and {image.shape[1]} wide"
             raise DataError(f"Photo {what} is {size}, and the augmentation fails on it: {error}.") from error
         return made
@@ -319,18 +319,21 @@ class PhotoDL(TfmdDL):
 
 
 class PhotoList:
-    """Photos without labels, in the order given, as the dataset of a `PhotoDL`; `split_idx` 1 is validation."""
+    """Photos without labels, in the order given, as the dataset of a `PhotoDL`; `split_idx` 1 is validation.
+
+    A photo is a path, the bytes of a file, or an array (height, width, 3).
+    """
 
     n_inp = 1
 
-    def __init__(self, paths: Sequence[str | Path], split_idx: int = 1) -> None:
+    def __init__(self, paths: Sequence[str | Path | bytes | np.ndarray], split_idx: int = 1) -> None:
         self.paths, self.split_idx = list(paths), split_idx
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray]:
-        return (read_photo(self.paths[row]),)
+        return (read_or_copy(self.paths[row]),)
 
 
 def stack_photo(image: np.ndarray, i: int, count: int, batch: np.ndarray | None) -> np.ndarray:

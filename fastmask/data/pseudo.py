@@ -8,7 +8,7 @@ no information on the persons that it validates leaks through the teacher.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Pseudo:
 
     `folds` has a row per photo of the teacher: path, person, and the fold of the model that has not seen it, or SEEN.
     `seen` are hashes (`data.seen`) of all that the model of each fold has seen, including before that training.
+    `failed` are photos that could not be predicted, with reasons, and `notes` sentences about the photos.
     """
 
     root: Path
@@ -44,6 +45,11 @@ class Pseudo:
     probabilities: np.ndarray
     folds: pd.DataFrame
     seen: Sequence[Hashes] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     def write(self, folder: Path, made_by: Mapping[str, Any]) -> None:
         """Write it into a folder; pseudo.json last, without which the folder is not complete."""

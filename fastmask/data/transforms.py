@@ -15,7 +15,7 @@ from PIL import Image
 
 from fastmask.data.augment import is_photo
 from fastmask.data.boxes import FaceCut
-from fastmask.data.photo import read_photo
+from fastmask.data.photo import decode_named, read_image, read_photo
 from fastmask.heads import Heads
 from fastmask.labels import join_parts
 from fastmask.system.errors import DataError, UsageError
@@ -100,13 +100,16 @@ class ReadPhoto(Transform):
         return read_or_copy(photo, self.faces)
 
 
-def read_or_copy(photo: str | Path | Image.Image | np.ndarray, faces: FaceCut | None = None) -> np.ndarray:
+def read_or_copy(photo: str | Path | bytes | Image.Image | np.ndarray, faces: FaceCut | None = None) -> np.ndarray:
     """`ReadPhoto` without fastai's dispatch."""
     if isinstance(photo, str | Path):
         whole = read_photo(photo)
         return whole if faces is None else faces(whole, photo)
-    # a copy, because augmentations may write to it
-    image = np.array(photo.convert("RGB") if isinstance(photo, Image.Image) else photo)
+    if isinstance(photo, bytes):
+        image = decode_named(photo, "The photo")
+    else:
+        # a copy, because augmentations may write to it
+        image = read_image(photo, "The photo") if isinstance(photo, Image.Image) else np.array(photo)
     if not is_photo(image):
         raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
     return image if faces is None else faces.check_cut(image)

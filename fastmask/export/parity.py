@@ -73,10 +73,8 @@ def _predict_by_torch(
     """(N, classes of all heads): the probabilities of `predict` in float32."""
     options = selection.options
     refit = refit and options.refit
-    found = predict(
-        run, paths, members=members, soup=options.soup, refit=refit, bs=options.bs, device="cpu", precision="fp32"
-    )
-    return found.probabilities
+    how: dict[str, Any] = {"device": "cpu", "precision": "fp32", "on_bad_photo": "error"}
+    return predict(run, paths, members=members, soup=options.soup, refit=refit, bs=options.bs, **how).probabilities
 
 
 def time_both(session: Any, networks: Mapping[str, Networks], paths: Sequence[Path], bs: int) -> Rates:

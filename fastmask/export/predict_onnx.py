@@ -3,7 +3,9 @@
 python predict_onnx.py model.onnx PHOTOS ... [--out predictions.csv]
 
 PHOTOS are files and folders, which are searched recursively. How a photo is cropped and scaled is read from the model's
-metadata. Needs numpy, pillow and onnxruntime, and opencv-python-headless where photos are scaled or padded.
+metadata; one that is too small for the crop is enlarged. Photos that cannot be predicted are listed in
+predictions.failed.csv, and the exit code is 1. Needs numpy, pillow and onnxruntime, and opencv-python-headless where
+photos are scaled or padded.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.data.decode import PhotoError, decode
+from fastmask.data.decode import MOST_PIXELS, PhotoError, decode
 from fastmask.data.formats import describe_empty, describe_left_out, list_files
 
 FORMAT = "1"
@@ -30,6 +32,10 @@ _PART = ".part"
 
 class WrongError(Exception):
     """An input that cannot be used, in one sentence."""
+
+
+class BadPhotoError(WrongError):
+    """A photo that cannot be predicted; other photos can."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,17 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bs", type=int, default=32, help="photos per batch (default: 32)")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: ONNX Runtime's own)")
     parser.add_argument("--provider", default="CPUExecutionProvider", help="such as CUDAExecutionProvider")
+    parser.add_argument(
+        "--on-bad-photo",
+        choices=["skip", "error"],
+        default="skip",
+        help="a photo that cannot be predicted: skip and list it, or error before any is (default: skip)",
+    )
     options = parser.parse_args(arguments)
     try:
-        if options.bs < 1 or options.threads < 0:
-            raise WrongError("--bs takes 1 or more, --threads 0 or more.")
-        if options.out is not None:
-            check_new(options.out, options.overwrite)
-        names, paths = find_photos(options.photos)
-        session = open_model(options.model, options.threads, options.provider)
-        meta = read_meta(session, options.model)
-        probabilities = np.concatenate(list(predict(session, meta, paths, options.bs)))
-        write_table(options.out, to_rows(meta, names, probabilities))
+        run(options)
     except WrongError as error:
         sys.stderr.write(f"predict_onnx: error: {error}\n")
         return 1
@@ -67,6 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"predict_onnx: error: {error.strerror or error}: {file}.\n")
         return 1
     return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict by the options; raises WrongError if photos cannot be predicted, after all others are written."""
+    if options.bs < 1 or options.threads < 0:
+        raise WrongError("--bs takes 1 or more, --threads 0 or more.")
+    if options.out is not None:
+        check_new(options.out, options.overwrite)
+    listed = None if options.out is None else failed_list(options.out)
+    names, paths = find_photos(options.photos)
+    session = open_model(options.model, options.threads, options.provider)
+    meta = read_meta(session, options.model)
+    if options.on_bad_photo == "error":
+        check_photos(paths, meta)
+    failed: dict[int, str] = {}
+    found = list(predict(session, meta, paths, options.bs, failed))
+    if not found:
+        raise WrongError(f"None of the {len(paths)} photos can be predicted: {next(iter(failed.values()))}")
+    left = [name for row, name in enumerate(names) if row not in failed]
+    write_table(options.out, to_rows(meta, left, np.concatenate(found)))
+    if listed is not None:
+        write_failed(listed, {names[row]: reason for row, reason in failed.items()})
+    if failed:
+        where = "" if listed is None else f" and {'is' if len(failed) == 1 else 'are'} listed in {listed}"
+        first = next(iter(failed.values()))
+        raise WrongError(f"{len(failed)} of {len(names)} photos could not be predicted{where}; the first: {first}")
 
 
 def open_model(model: Path | bytes, threads: int = 0, provider: str = "CPUExecutionProvider") -> Any:
@@ -107,11 +137,37 @@ def read_meta(session: Any, name: object = "The model") -> dict[str, Any]:
     return meta
 
 
-def predict(session: Any, meta: dict[str, Any], photos: Sequence[Path], bs: int = 32) -> Iterator[np.ndarray]:
-    """The (batch, classes of all heads) float32 probabilities of each batch of photos, in their order."""
+def predict(
+    session: Any, meta: dict[str, Any], photos: Sequence[Path], bs: int = 32, failed: dict[int, str] | None = None
+) -> Iterator[np.ndarray]:
+    """The (batch, classes of all heads) float32 probabilities of each batch of photos, in their order.
+
+    A photo that cannot be predicted raises BadPhotoError, or is left out if `failed` is given: its row and why.
+    """
     for start in range(0, len(photos), bs):
-        batch = [prepare_photo(read_photo(path), meta, path) for path in photos[start : start + bs]]
-        yield run_model(session, meta, np.stack(batch))
+        batch = []
+        for row, path in enumerate(photos[start : start + bs], start):
+            try:
+                batch.append(prepare_photo(read_photo(path), meta, path))
+            except BadPhotoError as error:
+                if failed is None:
+                    raise
+                failed[row] = str(error)
+        if batch:
+            yield run_model(session, meta, np.stack(batch))
+
+
+def check_photos(photos: Sequence[Path], meta: dict[str, Any]) -> None:
+    """Read all photos; raises BadPhotoError for the first that cannot be predicted, with the number of the others."""
+    failed = []
+    for path in photos:
+        try:
+            prepare_photo(read_photo(path), meta, path)
+        except BadPhotoError as error:
+            failed.append(str(error))
+    if failed:
+        more = f" {len(failed) - 1} more of {len(photos)} photos cannot be predicted." if len(failed) > 1 else ""
+        raise BadPhotoError(failed[0] + more)
 
 
 def run_model(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarray:
@@ -121,19 +177,17 @@ def run_model(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarr
 
 
 def find_photos(given: Sequence[Path]) -> tuple[list[str], list[Path]]:
-    """Names and paths of photos: a file is named as given, those in a folder relative to it, without hidden ones."""
-    names: list[str] = []
-    paths: list[Path] = []
-    for place in given:
-        found = [place] if place.is_file() else _photos_in(place)
-        paths += found
-        names += [str(place)] if place.is_file() else [path.relative_to(place).as_posix() for path in found]
-    return names, paths
+    """Names and paths of photos, without hidden ones: those of one folder relative to it, others by their paths."""
+    paths = [path for place in given for path in (_photos_in(place) if place.is_dir() else [place])]
+    if len(given) == 1 and given[0].is_dir():
+        return [path.relative_to(given[0]).as_posix() for path in paths], paths
+    missing = next((place for place in given if len(given) == 1 and not place.is_file()), None)
+    if missing is not None:
+        raise WrongError(f"{missing} does not exist; expected a photo or a folder of photos.")
+    return [str(path) for path in paths], paths
 
 
 def _photos_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise WrongError(f"{folder} does not exist; expected a photo or a folder of photos.")
     photos, others = list_files(folder)
     if not photos:
         raise WrongError(describe_empty(folder, others))
@@ -147,17 +201,17 @@ def read_photo(path: Path) -> np.ndarray:
     try:
         return decode(path.read_bytes())
     except PhotoError as error:
-        raise WrongError(f"{path} {error}.") from error
+        raise BadPhotoError(f"{path} {error}.") from error
     except Exception as error:
         # Pillow raises undocumented exceptions for forged files
-        raise WrongError(f"{path} is not a photo that can be read ({_one_line(error)}); replace it.") from error
+        raise BadPhotoError(f"{path} is not a photo that can be read ({_one_line(error)}); replace it.") from error
 
 
 def prepare_photo(photo: np.ndarray, meta: dict[str, Any], path: Path) -> np.ndarray:
     """A decoded photo, prepared for the network, with its size checked."""
     made = prepare(photo, meta["steps"], path)
     if list(made.shape[:2]) != meta["size"]:
-        raise WrongError(
+        raise BadPhotoError(
             f"{path} comes out {made.shape[0]} high and {made.shape[1]} wide; the model takes {meta['size'][0]} high "
             f"and {meta['size'][1]} wide."
         )
@@ -174,12 +228,22 @@ def prepare(photo: np.ndarray, steps: Sequence[dict[str, Any]], name: object = "
 def _center_crop(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
     height, width = photo.shape[:2]
     if step["height"] > height or step["width"] > width:
-        raise WrongError(
+        raise BadPhotoError(
             f"{name} is {height} high and {width} wide; the model crops {step['height']} x {step['width']} out of it, "
             "so it needs larger photos."
         )
     top, left = (height - step["height"]) // 2, (width - step["width"]) // 2
     return photo[top : top + step["height"], left : left + step["width"]]
+
+
+def _enlarge(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
+    scale = max(1.0, step["height"] / photo.shape[0], step["width"] / photo.shape[1])
+    height, width = (round(side * scale) for side in photo.shape[:2])
+    if height * width > MOST_PIXELS:
+        raise BadPhotoError(
+            f"{name} is too narrow: enlarged for the model's crop it is {height} high and {width} wide."
+        )
+    return _scaled(photo, height, width, "linear")
 
 
 def _resize(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
@@ -219,6 +283,7 @@ def _pad(photo: np.ndarray, step: dict[str, Any], name: object) -> np.ndarray:
 
 
 _STEPS = {
+    "enlarge": _enlarge,
     "center_crop": _center_crop,
     "resize": _resize,
     "longest": _max_size,
@@ -283,6 +348,24 @@ def check_new(out: Path, overwrite: bool) -> None:
         raise WrongError(f"{out} exists; name another file, or replace it with --overwrite.")
     if not out.absolute().parent.is_dir():
         raise WrongError(f"{out.parent} is not a folder; make it, or name another file.")
+
+
+def failed_list(out: Path) -> Path:
+    """The CSV of the photos that failed, next to the CSV to write; raises WrongError if that is another file."""
+    file = out.with_name(f"{out.stem}.failed.csv")
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            if not opened.readline(100).startswith("path,reason"):
+                raise WrongError(f"{file} exists, and photos that fail would be listed there; name another --out.")
+    return file
+
+
+def write_failed(file: Path, failed: dict[str, str]) -> None:
+    """Write the list of the photos that failed; without any, remove an old one."""
+    if failed:
+        write_table(file, [["path", "reason"], *(list(row) for row in failed.items())])
+    else:
+        file.unlink(missing_ok=True)
 
 
 def write_table(out: Path | None, rows: Sequence[Sequence[str]]) -> None:

@@ -19,7 +19,8 @@ from fastmask.heads import Heads
 from fastmask.inference.blend import Blend, widen
 from fastmask.inference.members import open_members
 from fastmask.inference.networks import checkpoints_of, load_members
-from fastmask.inference.photos import Photos, augments_of, find_photos
+from fastmask.inference.photos import Photos, augments_of
+from fastmask.inference.sources import find_photos
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import photos_of
 from fastmask.system.errors import DataError, UsageError, one_line

@@ -10,7 +10,7 @@ from typing import Any
 import albumentations as A
 import cv2
 
-from fastmask.data.augment import Augmentation
+from fastmask.data.augment import Augmentation, Enlarge
 from fastmask.system.errors import UsageError
 from fastmask.system.text import shorten
 
@@ -52,6 +52,8 @@ def steps_of(augment: Augmentation) -> list[Step]:
 def _steps(transform: A.BasicTransform, given: dict[str, Any]) -> list[Step] | None:
     """The steps of a transform, or None if it is not supported."""
     match transform:
+        case Enlarge():
+            return [{"do": "enlarge", "height": given["height"], "width": given["width"]}]
         case A.CenterCrop():
             side = {"height": given["height"], "width": given["width"]}
             crop = {"do": "center_crop", **side}

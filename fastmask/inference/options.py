@@ -35,6 +35,9 @@ class PhotoOptions(Options):
     boxes: Path | None = option_field(None, "The photos' faces, written by fastmask faces, for a run with --boxes.")
     # the folder that the paths of listed photos and of `boxes` are relative to
     root: Path | None = None
+    on_bad_photo: Literal["skip", "error"] = option_field(
+        "skip", "If a photo cannot be predicted: skip it and list it, or error before any is."
+    )
     workers: Annotated[int, Field(ge=0, le=1024)] | None = option_field(None, WORKERS, note=WORKERS_DEFAULT)
     device: str | None = option_field(None, DEVICE, note=DEVICE_DEFAULT)
 

@@ -1,92 +1,215 @@
-"""Photos to predict, from a folder or a list, prepared like the run's validation photos."""
+"""Photos to predict, prepared like the run's validation photos; those that cannot be predicted are found first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastmask.data.augment import Augmentation, Stats, build_augmentations, check_fit
-from fastmask.data.boxes import FaceCut, read_boxes
+import numpy as np
+
+from fastmask.data.augment import (
+    Augmentation,
+    Enlarge,
+    Stats,
+    build_augmentations,
+    check_fit,
+    enlarge_for_crops,
+)
+from fastmask.data.boxes import Boxes, FaceCut, read_boxes
 from fastmask.data.loaders import batch_stats, photo_loader
-from fastmask.data.photo import check_photos, list_photos
+from fastmask.data.photo import map_in_threads
 from fastmask.data.photo_dl import PhotoDL
+from fastmask.inference.sources import Found, Images, Source, find_photos, read_source
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import PIPELINES
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, PhotoSizeError, UsageError
+from fastmask.system.text import count
 from fastmask.training.build import make_framing
 
-# a folder of photos, or a list of files
-Images = str | Path | Sequence[str | Path]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos to predict, with a run's training and validation `augments` and the (height, width) that these give."""
+    """Photos to predict, with a run's training and validation `augments` and the (height, width) that these give.
+
+    `errors` are those of the photos that cannot be predicted, by their row, and `enlarged` the sizes of those that are
+    smaller than the crop.
+    """
 
     names: list[str]
-    paths: list[Path]
+    sources: list[Source]
     augments: tuple[Augmentation, Augmentation]
     faces: FaceCut | None
-    size: tuple[int, int]
+    size: Size
+    errors: dict[int, DataError] = field(default_factory=dict)
+    enlarged: dict[str, Size] = field(default_factory=dict)
 
     @classmethod
     def find(
         cls, run: RunDirectory, images: Images, boxes: str | Path | None = None, root: str | Path | None = None
     ) -> Photos:
         """Find the photos of a folder or a list, and read each once; raises DataError for the first unusable one."""
-        names, paths = find_photos(images, root)
+        photos = cls.survey(run, find_photos(images, root), boxes)
+        if photos.errors:
+            raise photos.errors[min(photos.errors)]
+        return photos
+
+    @classmethod
+    def survey(
+        cls,
+        run: RunDirectory,
+        photos: Found,
+        boxes: str | Path | None = None,
+        trains: bool = False,
+    ) -> Photos:
+        """Read each photo once; raises DataError if none can be used.
+
+        `trains` also tries the training augmentation, for views of the photos.
+        """
+        names, sources = photos
         augments = augments_of(run)
-        faces = face_cut(run, boxes, dict(zip(map(str, paths), names, strict=True)))
+        faces = face_cut(
+            run, boxes, {str(s): name for s, name in zip(sources, names, strict=True) if isinstance(s, Path)}
+        )
         # otherwise a broken photo at the end would waste the predictions before it
-        size = check_fit({"the validation pipeline": (augments[1], check_photos(paths, faces))}, paths)
-        return cls(names, paths, augments, faces, size)
+        read = partial(_measure, faces=faces)
+        found = list(map_in_threads(read, list(zip(sources, names, strict=True))))
+        fits = _Fits(augments, trains)
+        results = [
+            one if isinstance(one, DataError) else fits(one, name) for one, name in zip(found, names, strict=True)
+        ]
+        size = _common(results)
+        errors = {row: error for row, one in enumerate(results) if (error := _error(one, size, names[row]))}
+        enlarged = {
+            names[row]: one
+            for row, one in enumerate(found)
+            if row not in errors and not isinstance(one, DataError) and fits.enlarges(one)
+        }
+        return cls(names, sources, augments, faces, size, errors, enlarged)
+
+    def without(self, rows: Collection[int]) -> Photos:
+        """The photos that are not in `rows`."""
+        left = [row for row in range(len(self)) if row not in rows]
+        names, sources = [self.names[row] for row in left], [self.sources[row] for row in left]
+        return replace(self, names=names, sources=sources, errors={})
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     @property
     def stats(self) -> Stats:
         """The means and deviations that batches are normalised by."""
         return batch_stats(self.augments)
 
+    @property
+    def note(self) -> str | None:
+        """A sentence about the photos that are enlarged."""
+        if not self.enlarged:
+            return None
+        name, (height, width) = next(iter(self.enlarged.items()))
+        crop = next(t for t in self.augments[1].pipeline.transforms if isinstance(t, Enlarge))
+        verb, were = ("is", "was") if len(self.enlarged) == 1 else ("are", "were")
+        return (
+            f"{len(self.enlarged)} of {count(len(self), 'photo')} {verb} smaller than the crop, {crop.height} high and "
+            f"{crop.width} wide, and {were} enlarged, such as {name}, {height} high and {width} wide."
+        )
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the photos that have one."""
+        return [source for source in self.sources if isinstance(source, Path)]
+
     def loader(self, **options: Any) -> PhotoDL:
         """Batches of the photos in their order: see `fastmask.data.loaders.photo_loader`."""
-        return photo_loader(self.paths, self.augments, self.stats, faces=self.faces, **options)
+        readable = [source for source in self.sources if not isinstance(source, DataError)]
+        if len(self.paths) < len(self):
+            # other processes would get copies of photos in memory
+            options["num_workers"] = 0
+        return photo_loader(readable, self.augments, self.stats, faces=self.faces, **options)
 
 
-def find_photos(images: Images, root: str | Path | None = None) -> tuple[list[str], list[Path]]:
-    """Find the names and paths of the photos of a folder (sorted, without hidden files) or of a list.
+def _measure(photo: tuple[Source, str], faces: FaceCut | None) -> Size | DataError:
+    """The (height, width) of a photo after its cut, or why it cannot be used."""
+    try:
+        height, width, _ = read_source(*photo, faces).shape
+    except DataError as error:
+        return error
+    return height, width
 
-    Photos of a folder are named relative to it, photos of a list as given, or relative to the folder `root`.
-    """
-    if not isinstance(images, str | Path):
-        paths = [Path(p) for p in images]
-        outside = next((p for p in paths if root is not None and not p.is_relative_to(root)), None)
-        if outside is not None:
-            raise UsageError(f"{outside} is not in {root}, the folder that the photos' names are relative to.")
-        names = [str(p) if root is None else p.relative_to(root).as_posix() for p in paths]
-    else:
-        folder = Path(images)
-        if not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder; expected a folder of photos.")
-        paths = list_photos(folder)
-        names = [p.relative_to(folder).as_posix() for p in paths]
-    if not paths:
-        raise UsageError("The list of photos is empty; name one or more.")
-    missing = next((p for p in paths if not p.is_file()), None)
-    if missing is not None:
-        raise DataError(f"{missing} does not exist; expected a photo there.")
-    return names, paths
+
+class _Fits:
+    """What a run's augmentations make of photos of a size, each size tried once."""
+
+    def __init__(self, augments: tuple[Augmentation, Augmentation], trains: bool) -> None:
+        self.first = augments[1].prefix.transforms
+        self.pipelines = {"the validation pipeline": augments[1]}
+        if trains:
+            self.pipelines["the training pipeline"] = augments[0]
+        self._results: dict[Size, Size] = {}
+        self._enlarges: dict[Size, bool] = {}
+
+    def __call__(self, size: Size, name: str) -> Size | DataError:
+        """The (height, width) after validation, or the error of an augmentation, which names the photo."""
+        if size not in self._results:
+            try:
+                made = [check_fit({what: (augment, [size])}, [Path(name)]) for what, augment in self.pipelines.items()]
+            except DataError as error:
+                return error
+            self._results[size] = made[0]
+        return self._results[size]
+
+    def enlarges(self, size: Size) -> bool:
+        """Whether validation enlarges photos of a size."""
+        if size not in self._enlarges:
+            self._enlarges[size] = _enlarges(self.first, size)
+        return self._enlarges[size]
+
+
+def _enlarges(transforms: Sequence[Any], size: Size) -> bool:
+    if not any(isinstance(transform, Enlarge) for transform in transforms):
+        return False
+    image = np.zeros((*size, 3), np.uint8)
+    for transform in transforms:
+        if isinstance(transform, Enlarge) and transform.scale(*image.shape[:2]) > 1:
+            return True
+        image = transform(image=image)["image"]
+    return False
+
+
+def _common(results: Sequence[Size | DataError]) -> Size:
+    """The size of most photos after augmentation; raises DataError if all are errors."""
+    errors = [one for one in results if isinstance(one, DataError)]
+    if len(errors) == len(results):
+        first = errors[0]
+        raise first if len(errors) == 1 else type(first)(f"None of the {len(errors)} photos can be predicted: {first}")
+    return Counter(one for one in results if not isinstance(one, DataError)).most_common(1)[0][0]
+
+
+def _error(result: Size | DataError, size: Size, name: str) -> DataError | None:
+    """The error of a photo that cannot be read or augmented, or that differs in size after that."""
+    if isinstance(result, DataError) or result == size:
+        return result if isinstance(result, DataError) else None
+    return PhotoSizeError(
+        f"{name} is {result[0]} high and {result[1]} wide after augmentation, other photos {size[0]} and {size[1]}: "
+        "the validation pipeline must end in one size, so add a crop or a resize."
+    )
 
 
 def augments_of(run: RunDirectory) -> tuple[Augmentation, Augmentation]:
-    """A run's training and validation augmentation; raises DataError if its pipelines.yaml is broken."""
+    """A run's training and validation augmentation, which enlarge photos that are too small for a crop.
+
+    Raises DataError if its pipelines.yaml is broken.
+    """
     try:
-        return build_augmentations(run.pipelines)
+        train, valid = build_augmentations(run.pipelines)
     except UsageError as error:
         raise DataError(f"{run.path / PIPELINES}: {error}") from error
+    return Augmentation(enlarge_for_crops(train.pipeline)), Augmentation(enlarge_for_crops(valid.pipeline))
 
 
 def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, str]) -> FaceCut | None:
@@ -99,9 +222,12 @@ def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, st
         return None
     if trained is None:
         raise UsageError(f"--boxes needs a run that was trained with boxes, and {run.path} was not.")
-    if boxes is None:
+    if boxes is None and names:
         raise UsageError(
             f"{run.path} was trained on faces (boxes {trained}), so it needs the faces of these photos, too: "
             "--boxes FILE, as written by fastmask faces."
         )
-    return FaceCut(read_boxes(boxes), make_framing(run.config), names)
+    # photos without a path have no row
+    read = Boxes(Path(trained), {}, {}) if boxes is None else read_boxes(boxes)
+    known = {path: name for path, name in names.items() if name in read.faces}
+    return FaceCut(read, make_framing(run.config), known or names)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from fastmask.inference.blend import Blend, widen
 from fastmask.inference.members import open_members
 from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.options import PredictOptions
-from fastmask.inference.photos import Images, Photos, find_photos
+from fastmask.inference.photos import Photos
+from fastmask.inference.sources import Found, Images, find_photos
 from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
@@ -30,12 +31,15 @@ from fastmask.model.number import answer_numbers
 from fastmask.model.precision import autocast, resolve_precision, usable_precision
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import read_lineage
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, UnreadableError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
 
 if TYPE_CHECKING:
     from fastmask.decision.rule import Rule
+
+# of a prediction while files are changed
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Predictions:
     of `members`, the probabilities of each fold, and `decided` (N, heads) the classes that a rule chose.
 
     For an ensemble, the members are its runs, with NaN in the heads that a run lacks, and `blend` names the method.
+
+    Photos that could not be predicted are not among them, but in `failed`, with the reason of each; a submission has
+    `usual` for them, the joint class that the run's labels have most often. `notes` are sentences about the photos.
     """
 
     names: list[str]
@@ -54,6 +61,9 @@ class Predictions:
     members: dict[str, np.ndarray]
     decided: np.ndarray | None = None
     blend: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    usual: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,11 +126,17 @@ class Predictions:
         return Path(out)
 
     def to_submission(self, info: str | Path, out: str | Path) -> Path:
-        """Write `info` (ImageID, ans) with `ans` filled in: the same rows, in the same order."""
+        """Write `info` (ImageID, ans) with `ans` filled in: the same rows, in the same order.
+
+        Photos that could not be predicted get the class `usual`.
+        """
         from fastmask.inference.submission import check_heads, write_submission
 
         check_heads(self.heads)
-        return write_submission(dict(zip(self.names, self.joint.tolist(), strict=True)), Path(info), Path(out))
+        classes = dict(zip(self.names, self.joint.tolist(), strict=True))
+        if self.usual is not None:
+            classes.update(dict.fromkeys(self.failed, self.usual))
+        return write_submission(classes, Path(info), Path(out))
 
 
 def predict(
@@ -132,22 +148,42 @@ def predict(
     load: Load | None = None,
     **given: Any,
 ) -> Predictions:
-    """Predict a folder or a list of photos by the mean of the fold models, or for an ensemble by the blend of its runs.
+    """Predict photos by the mean of the fold models, or for an ensemble by the blend of its runs.
 
-    Photos are prepared by the run's own validation transform. Only their probabilities are kept in memory.
+    Photos are prepared by the run's own validation transform, after they are enlarged if they are smaller than its
+    crop. Only their probabilities are kept in memory.
 
     Args:
+        images: a photo or several: paths, folders, PIL images, uint8 arrays (height, width, 3) of RGB, bytes of files.
         options: see `PredictOptions`; they may also be `given` by name, such as `tta=2`. A number is `tta`.
         progress: is called with the number of batches done and the number in all.
         load: loads a checkpoint, by default `load_network`; a function that caches networks makes the next call faster.
+
+    Raises UsageError for what is not a photo, DataError if no photo can be predicted, or, with `on_bad_photo="error"`,
+    if one cannot.
     """
     run, options = RunDirectory.of(run), PredictOptions.of(options, given)
-    each = _predict_ensemble if run.is_ensemble else _predict_run
-    return each(run, images, options, progress or (lambda done, count: None), load)
+    blend = Blend.of(run) if run.is_ensemble else None
+    runs = {"": run} if blend is None else open_members(run, blend)
+    _check_runs(run, runs, options)
+    photos = find_photos(images, options.root)
+    for _ in range(_ATTEMPTS):
+        each = _survey(runs, photos, options)
+        failed = _failures(each.values(), options)
+        try:
+            found = _predict_runs(run, runs, blend, [p.without(failed) for p in each.values()], options, progress, load)
+        except UnreadableError as error:
+            # a file that was changed after it was read: which, the next survey finds out
+            changed = error
+            continue
+        notes = dict.fromkeys(one.note for one in each.values() if one.note)
+        reasons = {photos.names[row]: reason_of(error) for row, error in failed.items()}
+        return replace(found, failed=reasons, usual=_usual_class(run) if reasons else None, notes=list(notes))
+    raise changed
 
 
-def count_seen(run: RunDirectory, images: Images, options: PredictOptions) -> int:
-    """How many of the photos to predict the networks were trained on, by their content.
+def count_seen(run: RunDirectory, photos: Sequence[Path], options: PredictOptions) -> int:
+    """How many of the photos the networks were trained on, by their content.
 
     Checkpoints of earlier versions do not say what they were trained on, and count none.
     """
@@ -155,12 +191,85 @@ def count_seen(run: RunDirectory, images: Images, options: PredictOptions) -> in
     used = [checkpoints_of(each, options.members, options) for each in runs]
     lineages = [read_lineage(file) for files in used for each in files.values() for file in each]
     seen = Hashes().union(*(lineage.seen for lineage in lineages if lineage is not None))
-    digests = digest_photos(find_photos(images)[1]) if seen else []
+    digests = digest_photos(photos) if seen else []
     return sum(bool(seen & hash_names(photos=[digest])) for digest in digests)
 
 
+def reason_of(error: DataError) -> str:
+    """An error of a photo without the advice at its end, which is for training."""
+    return str(error).rpartition("; ")[0] or str(error).removesuffix(".")
+
+
+def _check_runs(run: RunDirectory, runs: Mapping[str, RunDirectory], options: PredictOptions) -> None:
+    """Raise UsageError or DataError for options that an ensemble does not have, and for missing checkpoints."""
+    if run.is_ensemble and options.members:
+        raise UsageError(
+            f"{run.path} is an ensemble and predicts with all its runs; make another of the runs that you want."
+        )
+    for one in runs.values():
+        # otherwise a checkpoint missing in the last run would waste the predictions before it
+        checkpoints_of(one, options.members, options)
+    if run.is_ensemble and options.boxes is not None and not any(one.config.boxes for one in runs.values()):
+        raise UsageError(f"--boxes needs a run that was trained with boxes, and none of {run.path} was.")
+
+
+def _survey(runs: Mapping[str, RunDirectory], photos: Found, options: PredictOptions) -> dict[str, Photos]:
+    """The photos for each run, each read once."""
+    trains = any(training is not None for training, _ in make_walks(options.tta, options.views))
+    framed = {name: bool(run.config.boxes) or len(runs) == 1 for name, run in runs.items()}
+    return {
+        name: Photos.survey(run, photos, options.boxes if framed[name] else None, trains) for name, run in runs.items()
+    }
+
+
+def _failures(each: Iterable[Photos], options: PredictOptions) -> dict[int, DataError]:
+    """The errors of photos by their row; raises DataError if they are all, or if there may be none."""
+    photos = list(each)
+    failed = dict(sorted({row: error for one in reversed(photos) for row, error in one.errors.items()}.items()))
+    if not failed or (options.on_bad_photo == "skip" and len(failed) < len(photos[0])):
+        return failed
+    first, count = next(iter(failed.values())), len(failed)
+    more = f", and {count - 1} more of {len(photos[0])} photos cannot be predicted" if count > 1 else ""
+    skip = "leave it out" if count == 1 else "leave them out"
+    raise type(first)(f"{reason_of(first)}{more}; {skip}, or predict the others with --on-bad-photo skip.")
+
+
+def _usual_class(run: RunDirectory) -> int | None:
+    """The joint class that the run's labels have most often; None where no photo has the labels of all heads."""
+    joint, counts = np.unique(run.heads.joint(run.y), return_counts=True)
+    known = joint >= 0
+    return int(joint[known][counts[known].argmax()]) if known.any() else None
+
+
+def _predict_runs(
+    run: RunDirectory,
+    runs: Mapping[str, RunDirectory],
+    blend: Blend | None,
+    photos: Sequence[Photos],
+    options: PredictOptions,
+    progress: Progress | None,
+    load: Load | None,
+) -> Predictions:
+    """The mean over the folds of a run, or the blend of the predictions of several."""
+    shown = progress or (lambda done, count: None)
+    each = {
+        name: _predict_run(one, own, options, partial(_part, shown, number, len(runs)), load)
+        for number, ((name, one), own) in enumerate(zip(runs.items(), photos, strict=True))
+    }
+    if blend is None:
+        return each[""]
+    members = {name: widen(run.heads, one.heads, one.probabilities) for name, one in each.items()}
+    mixed = blend.mix(list(members.values())).astype(np.float32)
+    return Predictions(photos[0].names, run.heads, mixed, members, blend=blend.how)
+
+
+def _part(progress: Progress, number: int, parts: int, done: int, count: int) -> None:
+    """Report the progress of one of several parts with the same number of batches."""
+    progress(number * count + done, parts * count)
+
+
 def _predict_run(
-    run: RunDirectory, images: Images, options: PredictOptions, progress: Progress, load: Load | None
+    run: RunDirectory, photos: Photos, options: PredictOptions, progress: Progress, load: Load | None
 ) -> Predictions:
     """The mean over folds, for each fold over its checkpoints and all views."""
     device = pick_device(options.device)
@@ -168,7 +277,6 @@ def _predict_run(
     if auto:
         asked = "fp32" if device.type == "cpu" else run.config.precision
     precision = resolve_precision(asked, device)
-    photos = Photos.find(run, images, options.boxes, options.root)
     networks = load_members(run, options.members, options, device, photos.size, load)
     first = next(iter(networks.values()))[0]
     computing = autocast(device, usable_precision(first, photos.size, device, precision, auto, trains=False))
@@ -206,32 +314,3 @@ def _sum_views(networks: Sequence[MultiHeadNet], x: Tensor, views: Sequence[View
     """(B, classes of all heads): the sum over views of the mean over checkpoints of the probabilities."""
     total = sum(loss.activation(network(photos)) for photos in (view(x) for view in views) for network in networks)
     return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
-
-
-def _predict_ensemble(
-    ensemble: RunDirectory, images: Images, options: PredictOptions, progress: Progress, load: Load | None
-) -> Predictions:
-    """Blend the predictions of the runs, each with its own transform."""
-    if options.members:
-        raise UsageError(
-            f"{ensemble.path} is an ensemble and predicts with all its runs; make another of the runs that you want."
-        )
-    blend = Blend.of(ensemble)
-    runs = open_members(ensemble, blend)
-    for run in runs.values():
-        # otherwise a checkpoint missing in the last run would waste the predictions before it
-        checkpoints_of(run, None, options)
-    if options.boxes is not None and not any(run.config.boxes for run in runs.values()):
-        raise UsageError(f"--boxes needs a run that was trained with boxes, and none of {ensemble.path} was.")
-    each = {}
-    for number, (name, run) in enumerate(runs.items()):
-        own = options if run.config.boxes else options.model_copy(update={"boxes": None})
-        each[name] = _predict_run(run, images, own, partial(_part, progress, number, len(runs)), load)
-    members = {name: widen(ensemble.heads, one.heads, one.probabilities) for name, one in each.items()}
-    mixed = blend.mix(list(members.values())).astype(np.float32)
-    return Predictions(next(iter(each.values())).names, ensemble.heads, mixed, members, blend=blend.how)
-
-
-def _part(progress: Progress, number: int, parts: int, done: int, count: int) -> None:
-    """Report the progress of one of several parts with the same number of batches."""
-    progress(number * count + done, parts * count)

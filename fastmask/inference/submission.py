@@ -11,6 +11,7 @@ import pandas as pd
 from fastmask.data.contest import contest_heads
 from fastmask.data.paths import locate_photos, match_paths
 from fastmask.heads import Heads
+from fastmask.inference.sources import Found
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_strings, write_csv
 
@@ -34,16 +35,19 @@ def check_names(file: Path, names: pd.Series) -> None:
             raise DataError(f"{file}, line {line}, column {names.name}: {names[line]!r} {problem}; remove the row.")
 
 
-def photos_of_info(file: str | Path, images: str | Path) -> list[Path]:
-    """The photos of an info.csv in the folder `images`, in its order; raises DataError for a missing one."""
+def photos_of_info(file: str | Path, images: str | Path) -> Found:
+    """The photos of an info.csv in the folder `images`, in its order; one that is not there is its error."""
     folder, frame = Path(images), read_info(file)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; expected the photos that {file} names.")
-    found = locate_photos(list(frame[ID]), folder, f"{file}, column {ID}", option="IMAGES")
+    where = locate_photos(list(frame[ID]), folder, f"{file}, column {ID}", option="IMAGES")
+    photos = Found([], [])
     for line, name in frame[ID].items():
-        if isinstance(fault := found[name], DataError):
-            raise type(fault)(f"{file}, line {line}, column {ID}: {fault}")
-    return [folder / str(found[name]) for name in frame[ID]]
+        found = where[name]
+        photos.names.append(found if isinstance(found, str) else name)
+        wrong = DataError(f"{file}, line {line}, column {ID}: {found}")
+        photos.sources.append(folder / found if isinstance(found, str) else wrong)
+    return photos
 
 
 def check_heads(heads: Heads) -> None:
@@ -83,7 +87,8 @@ def write_submission(classes: Mapping[str, int], info: Path, out: Path) -> Path:
         by_file.setdefault(Path(name).name, []).append(value)
     answers = []
     for line, name in frame[ID].items():
-        found = [classes[path] for path in matches[name]] or by_file.get(Path(name).name, [])
+        exact = [name] if name in classes else matches[name]
+        found = [classes[path] for path in exact] or by_file.get(Path(name).name, [])
         if len(found) != 1:
             what = "was not predicted" if not found else f"is the file name of {len(found)} predicted photos"
             raise DataError(f"{info}, line {line}, column {ID}: {name} {what}.")

@@ -25,6 +25,7 @@ from fastmask.data.seen import Validation
 from fastmask.heads import Heads
 from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
+from fastmask.inference.failures import FAILED, write_failed
 from fastmask.inference.members import learned_heads, open_members
 from fastmask.inference.options import PhotoOptions
 from fastmask.inference.predictions import Predictions, predict
@@ -51,7 +52,8 @@ def make_pseudo(
 ) -> Pseudo:
     """Label the photos of a folder with each fold's checkpoints, and write the labels to `out`, a new or empty folder.
 
-    Raises UsageError for a run that lacks folds, or has a leaky split, since a student's score would be too high.
+    Photos that cannot be predicted are left out, and listed in failed.csv there. Raises UsageError for a run that lacks
+    folds, or has a leaky split, since a student's score would be too high.
     """
     run, folder, options = RunDirectory.of(run), Path(out), PhotoOptions.of(options, given)
     run.check_trained()
@@ -61,10 +63,13 @@ def make_pseudo(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists; name a new or an empty folder.")
     check_parent(folder / MARK)
+    if not Path(images).is_dir():
+        raise UsageError(f"{images} is not a folder; expected a folder of photos.")
     found = predict(run, images, refit=False, progress=progress, **options.model_dump())
     seen = [_lineage(run, fold).seen for fold in range(run.config.folds)]
     labels = np.stack(_split_by_fold(run, found))
-    made = Pseudo(Path(images), found.names, run.heads, labels, _unseen_folds(run), seen)
+    made = Pseudo(Path(images), found.names, run.heads, labels, _unseen_folds(run), seen, found.failed, found.notes)
+    write_failed(folder / FAILED, found.failed)
     made.write(folder, {"run": str(run.path), "identity": run.identity})
     return made
 
@@ -144,9 +149,13 @@ class Teacher:
         for name, run in self.runs.items():
             # the student may be trained on uncropped photos
             boxes = (config.boxes or run.config.boxes) if run.config.boxes else None
-            found = predict(
-                run, photos, refit=False, root=table.root, boxes=boxes, device=config.device, workers=config.workers
-            )
+            loading: dict[str, Any] = {
+                "root": table.root,
+                "boxes": boxes,
+                "device": config.device,
+                "workers": config.workers,
+            }
+            found = predict(run, photos, refit=False, on_bad_photo="error", **loading)
             each[name] = [*_split_by_fold(run, found), found.probabilities]
         return np.stack(
             [self._blend_fold(fold, [of[fold] for of in each.values()]) for fold in range(config.folds + 1)]

@@ -5,11 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from fastmask.api import Run
 from fastmask.app.trial import MOST_BYTES, Trial, check_photo
 from fastmask.data.boxes import Face, boxes_frame
+from fastmask.inference.predictions import predict
 from fastmask.preparation import faces
 from fastmask.report.gradcam import explain
 from fastmask.system.errors import DataError, UsageError
@@ -74,9 +75,17 @@ def test_the_map_is_the_mean_over_folds(finished_run, photo):
 
 
 def test_an_error_of_the_pipeline_names_the_photo_and_suggests_what_the_page_can_do(finished_run, tmp_path):
-    Image.new("RGB", (10, 10)).save(tmp_path / "tiny.png")
-    with pytest.raises(DataError, match=r"^tiny.png is 10 high and 10 wide, [^/]*; choose a larger photo\.$"):
-        Trial(finished_run).answer(tmp_path / "tiny.png")
+    Image.new("L", (1, 200_000)).save(tmp_path / "thin.png")
+    with pytest.raises(DataError, match=r"^thin.png is 200000 high and 1 wide, [^/]*; choose a larger photo\.$"):
+        Trial(finished_run).answer(tmp_path / "thin.png")
+
+
+def test_a_photo_that_is_smaller_than_the_crop_is_enlarged_with_a_remark(finished_run, tmp_path):
+    Image.new("RGB", (320, 240), "pink").save(tmp_path / "webcam.png")
+    predictions, remark = Trial(finished_run).answer(tmp_path / "webcam.png")
+    assert remark == "The photo is smaller than the run's crop and was enlarged."
+    expected = predict(finished_run, np.full((400, 200, 3), np.array(ImageColor.getrgb("pink")), np.uint8))
+    np.testing.assert_allclose(predictions.probabilities, expected.probabilities, atol=1e-6)
 
 
 def test_a_run_of_faces_detects_the_face(run_copy, photo, tmp_path, monkeypatch):

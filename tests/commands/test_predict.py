@@ -117,25 +117,23 @@ def test_predict_needs_a_run_and_photos(
     (work / "empty").mkdir()
     for folder in ("nowhere", "empty", contest):
         invalid("predict", folder, images, "--out", "p.csv", named=[f"{folder} is not a run directory"])
-    invalid("predict", finished_run.path, "nowhere", "--out", "p.csv", named=["nowhere is not a folder"])
+    invalid("predict", finished_run.path, "nowhere", "--out", "p.csv", named=["nowhere does not exist"])
     invalid("predict", finished_run.path, "empty", "--out", "p.csv", named=["empty holds no photos"])
 
 
-def test_predict_names_a_broken_photo_checkpoint_and_submission(
+def test_predict_names_a_broken_photo_and_checkpoint(
     run_copy: Path, contest_copy: Path, work: Path, invalid: Command
 ) -> None:
     photos = contest_copy / "eval" / "images"
-    command = ["predict", run_copy, photos, "--out", "p.csv"]
-    (work / "info.csv").write_text(f"ImageID,ans\n{next(photos.iterdir()).name},0\nnobody.jpg,0\n")
-    named = ["info.csv, line 3", "nobody.jpg does not exist"]
-    invalid(*command, "--submission", "info.csv", named=named, code=FAILED)
-    Image.new("RGB", (30, 40)).save(photos / "tiny.png")
-    invalid(*command, named=["tiny.png"], code=FAILED)
-    (photos / "tiny.png").unlink()
+    command = ["predict", run_copy, photos, "--out", "p.csv", "--on-bad-photo", "error"]
+    Image.new("RGB", (1, 200_000)).save(photos / "thin.png")
+    invalid(*command, named=["thin.png is 200000 high"], code=FAILED)
+    (photos / "thin.png").unlink()
     photo = sorted(photos.iterdir())[3]
     whole = photo.read_bytes()
     photo.write_bytes(whole[:3000])
-    invalid(*command, named=[photo.name], code=FAILED)
+    invalid(*command, named=[photo.name, "--on-bad-photo skip"], code=FAILED)
+    invalid("predict", run_copy, photo, "--out", "p.csv", named=[photo.name], code=FAILED)
     photo.write_bytes(whole)
     checkpoint = next((run_copy / "fold1").glob("epoch*.safetensors"))
     for content in (b"", b"no weights"):
@@ -143,6 +141,102 @@ def test_predict_names_a_broken_photo_checkpoint_and_submission(
         invalid(*command, named=[checkpoint.name], code=FAILED)
     checkpoint.unlink()
     invalid(*command, named=["fold1 has no checkpoint"], code=FAILED)
+
+
+def test_photos_that_cannot_be_predicted_are_listed_next_to_the_others(
+    finished_run: Run, images: Path, work: Path, fastmask: Command
+) -> None:
+    shutil.copytree(images, work / "q")
+    first, second, *others = sorted(path.name for path in images.iterdir())
+    (work / "q" / first).write_bytes(b"")
+    (work / "q" / second).write_text("no photo")
+    answer = fastmask("predict", finished_run.path, "q", "--out", "p.csv")
+    assert answer.code == FAILED
+    assert answer.out == "p.csv: 26 photos, mean of fold0, fold1, 1 view per photo\n"
+    named = (
+        f"2 of 28 photos could not be predicted and are listed in p.failed.csv; the first: {Path('q', first)} is empty"
+    )
+    assert answer.errors == [f"{named}."]
+    assert pd.read_csv("p.csv")["path"].tolist() == others
+    failed = pd.read_csv("p.failed.csv")
+    assert (list(failed.columns), failed["path"].tolist()) == (["path", "reason"], [first, second])
+    # the list of an earlier run does not stay
+    shutil.copy(images / first, work / "q")
+    shutil.copy(images / second, work / "q")
+    assert fastmask("predict", finished_run.path, "q", "--out", "p.csv", "--overwrite").code == DONE
+    assert sorted(file.name for file in work.iterdir()) == ["p.csv", "q"]
+
+
+def test_a_file_in_the_place_of_the_list_is_kept(finished_run: Run, images: Path, work: Path, invalid: Command) -> None:
+    (work / "p.failed.csv").write_text("mine")
+    invalid("predict", finished_run.path, images, "--out", "p.csv", named=["p.failed.csv exists"])
+
+
+def test_a_submission_has_the_usual_class_for_photos_that_fail(
+    run_copy: Path, contest_copy: Path, work: Path, fastmask: Command
+) -> None:
+    info, images = contest_copy / "eval" / "info.csv", contest_copy / "eval" / "images"
+    frame = pd.read_csv(info).assign(who=np.arange(28) // 7)
+    frame.to_csv(work / "who.csv", index=False)
+    command = ["predict", run_copy, images, "--submission", "who.csv", "--same-person", "who", "--shift"]
+    assert fastmask(*command, "--out", "whole.csv").code == DONE
+    missing, damaged = frame["ImageID"][20:22]
+    (images / missing).unlink()
+    (images / damaged).write_bytes(b"GIF89a")
+    answer = fastmask(*command, "--out", "s.csv")
+    assert answer.code == FAILED
+    joint = pd.read_csv(run_copy / "oof.csv")["true"]
+    usual = int(joint.mode().iloc[0])
+    (sentence,) = answer.errors
+    assert sentence.startswith(
+        "2 of 28 photos could not be predicted and are listed in s.failed.csv; in the submission they have class "
+        f"{usual}, the most common in the run's labels; the first: "
+    )
+    failed, submission = pd.read_csv("s.failed.csv"), pd.read_csv("s.csv")
+    assert failed["path"].tolist() == [missing, damaged]
+    assert failed["answer"].tolist() == [usual, usual]
+    assert submission["ImageID"].tolist() == frame["ImageID"].tolist()
+    assert submission["ans"][20:22].tolist() == [usual, usual]
+    # the photos of other persons are not averaged with them
+    assert submission["ans"][:14].tolist() == pd.read_csv("whole.csv")["ans"][:14].tolist()
+    assert len(pd.read_csv(run_copy.parent / "ledger.csv")) == 2
+
+
+def test_predict_takes_files_and_folders(
+    finished_run: Run, images: Path, work: Path, fastmask: Command, invalid: Command
+) -> None:
+    one, two, *_ = sorted(images.iterdir())
+    for folder, photo in (("a", one), ("b", two)):
+        (work / folder).mkdir()
+        shutil.copy(photo, work / folder / "x.jpg")
+    assert fastmask("predict", finished_run.path, images, "--out", "all.csv").code == DONE
+    assert fastmask("predict", finished_run.path, "a/x.jpg", "--out", "one.csv").code == DONE
+    assert fastmask("predict", finished_run.path, "a", "b", "b/x.jpg", "--out", "more.csv").code == DONE
+    whole, one_row, more = (pd.read_csv(file).set_index("path") for file in ("all.csv", "one.csv", "more.csv"))
+    columns = finished_run.heads.columns
+    names = [str(Path(*parts)) for parts in (("a", "x.jpg"), ("b", "x.jpg"), ("b", "x.jpg"))]
+    assert (one_row.index.tolist(), more.index.tolist()) == (names[:1], names)
+    np.testing.assert_allclose(one_row[columns], whole.loc[[one.name], columns], atol=1e-6)
+    np.testing.assert_allclose(more[columns], whole.loc[[one.name, two.name, two.name], columns], atol=1e-6)
+    pd.DataFrame({"ImageID": ["x.jpg"], "ans": [0]}).to_csv("info.csv", index=False)
+    command = ["predict", finished_run.path]
+    invalid(*command, "info.csv", "--out", "p.csv", named=["info.csv is not a photo", "--submission"])
+    invalid(*command, "a", "b", "--submission", "info.csv", "--out", "p.csv", named=["one folder", "found 2"])
+    invalid(*command, "a/x.jpg", "--submission", "info.csv", "--out", "p.csv", named=["x.jpg is not a folder"])
+
+
+@pytest.mark.filterwarnings("default::fastmask.system.errors.FastmaskWarning")
+def test_predict_counts_the_photos_that_are_enlarged(finished_run: Run, work: Path, fastmask: Command) -> None:
+    (work / "cam").mkdir()
+    Image.new("RGB", (320, 240), "pink").save(work / "cam" / "a.jpg")
+    Image.new("RGB", (640, 480), "pink").save(work / "cam" / "b.jpg")
+    answer = fastmask("predict", finished_run.path, "cam", "--out", "p.csv")
+    assert answer.code == DONE
+    assert answer.warnings == [
+        "1 of 2 photos is smaller than the crop, 400 high and 200 wide, and was enlarged, such as a.jpg, 240 high and "
+        "320 wide."
+    ]
+    assert len(pd.read_csv("p.csv")) == 2
 
 
 def test_predict_by_a_rule_decides_as_the_rule_does(run_copy: Path, images: Path, fastmask: Command) -> None:

@@ -287,7 +287,7 @@ def test_another_box_is_another_cache(faces, tmp_path):
 
 
 def test_a_photo_without_a_row_or_without_a_path_is_refused(faces, tmp_path):
-    with pytest.raises(DataError, match=r"was not read for other\.jpg"):
+    with pytest.raises(DataError, match=r"other\.jpg has no row in .*; find its face with fastmask faces"):
         faces.faces(np.zeros((512, 384, 3), np.uint8), "other.jpg")
     with pytest.raises(UsageError, match="512 high and 384 wide and given without its path"):
         faces.faces.check_cut(np.zeros((512, 384, 3), np.uint8))

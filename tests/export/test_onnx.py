@@ -23,6 +23,7 @@ from fastmask.export import graph, parity, predict_onnx, selection  # noqa: E402
 from fastmask.export.onnx import export_onnx  # noqa: E402
 from fastmask.export.options import ExportOptions  # noqa: E402
 from fastmask.export.predict_onnx import open_model  # noqa: E402
+from fastmask.inference.predictions import predict  # noqa: E402
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError  # noqa: E402
 from fastmask.system.files import read_json, read_yaml, write_json, write_yaml  # noqa: E402
 
@@ -159,7 +160,7 @@ def test_the_file_describes_itself(made, finished_run):
     assert json.loads(kept["heads"]) == heads
     assert json.loads(kept["joint"]) == ["mask", "gender", "age"]
     assert json.loads(kept["size"]) == [64, 32]
-    assert [step["do"] for step in json.loads(kept["steps"])] == ["center_crop", "resize"]
+    assert [step["do"] for step in json.loads(kept["steps"])] == ["enlarge", "center_crop", "resize"]
     assert json.loads(kept["members"]) == {"small": ["fold0", "fold1"]}
     outputs = [(o.name, o.type.tensor_type.shape.dim[1].dim_value) for o in model.graph.output]
     assert outputs == [("mask", 3), ("gender", 2), ("age", 3)]
@@ -310,18 +311,58 @@ def test_runs_that_crop_differently_are_not_one_file(finished_run, run_copy, tmp
         (b"", "is not an image that can be read"),
         (b"<html>", "is a web page, perhaps of a failed download, not a photo"),
         (b"\xff\xd8\xff\xe0 no JPEG", "is not a photo that can be read"),
-        (None, "does not exist"),
+        (None, "is not a photo that can be read"),
     ],
 )
 def test_a_bad_photo_is_one_sentence_of_the_script(made, work, content, named, photos, script):
+    bad, out, listed = work / "bad.jpg", work / "out.csv", work / "out.failed.csv"
     if content is not None:
-        (work / "bad.jpg").write_bytes(content)
-    code, _, err = script(made.model, photos[0], work / "bad.jpg", "--out", work / "out.csv")
+        bad.write_bytes(content)
+    code, _, err = script(made.model, bad, "--out", out)
+    assert (code, len(err.splitlines()), list(work.glob("out*"))) == (1, 1, [])
+    assert "does not exist" in err if content is None else "None of the 1 photos can be predicted: " in err
+    code, _, err = script(made.model, photos[0], bad, bad, "--out", out, "--on-bad-photo", "error")
+    assert (code, len(err.splitlines()), list(work.glob("out*"))) == (1, 1, [])
+    assert err.startswith(f"predict_onnx: error: {bad} {named}")
+    assert "1 more of 3 photos cannot be predicted" in err
+    code, _, err = script(made.model, photos[0], bad, photos[1], "--out", out)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"1 of 3 photos could not be predicted and is listed in {listed}; the first: {bad} {named}" in err
+    assert pd.read_csv(out)["path"].tolist() == [str(photos[0]), str(photos[1])]
+    assert pd.read_csv(listed)["path"].tolist() == [str(bad)]
+    code, printed, err = script(made.model, photos[0], bad)
+    assert (code, len(printed.splitlines()), len(err.splitlines())) == (1, 2, 1)
+    assert script(made.model, photos[0], "--out", out, "--overwrite")[0] == 0
+    assert not listed.exists()
+    listed.write_text("mine")
+    assert "exists, and photos that fail" in script(made.model, photos[0], "--out", out, "--overwrite")[2]
+
+
+def test_the_script_enlarges_small_photos_as_predict_does(made, finished_run, tmp_path, script):
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    for name, photo in (("a", pixels), ("b", pixels[:, :100]), ("c", pixels[:1, :1])):
+        (tmp_path / name).mkdir()
+        Image.fromarray(photo).save(tmp_path / name / "x.png")
+    code, out, _ = script(made.model, *(tmp_path / name for name in "abc"))
+    rows = list(csv.DictReader(out.splitlines()))
+    # names in several folders stay apart
+    assert (code, [row["path"] for row in rows]) == (0, [str(tmp_path / name / "x.png") for name in "abc"])
+    wanted = predict(finished_run, tmp_path)
+    got = np.array([[float(row[column]) for column in finished_run.heads.columns] for row in rows])
+    np.testing.assert_allclose(got, wanted.probabilities, atol=1e-4)
+    assert wanted.notes[0].startswith("3 of 3 photos are smaller than the crop")
+
+
+def test_files_of_earlier_versions_list_the_photos_that_they_do_not_enlarge(made, photos, work, script):
+    model = onnx.load(made.model)
+    steps = next(one for one in model.metadata_props if one.key == "steps")
+    steps.value = json.dumps([step for step in json.loads(steps.value) if step["do"] != "enlarge"])
+    onnx.save(model, work / "old.onnx")
+    Image.new("RGB", (320, 240)).save(work / "small.png")
+    code, _, err = script(work / "old.onnx", photos[0], work / "small.png", "--out", work / "out.csv")
     assert code == 1
-    assert err.startswith("predict_onnx: error: ")
-    assert named in err
-    assert len(err.splitlines()) == 1
-    assert not list(work.glob("*out.csv*"))
+    assert "small.png is 240 high and 320 wide; the model crops 400 x 200 out of it" in err
+    assert len(pd.read_csv(work / "out.csv")) == 1
 
 
 def test_the_script_overwrites_only_with_overwrite(made, work, photos, script):

@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastmask.data.augment import REPORT_STATS, Augmentation
+from fastmask.data.augment import REPORT_STATS, Augmentation, enlarge_for_crops
 from fastmask.export.predict_onnx import WrongError, prepare
 from fastmask.export.steps import steps_of
 from fastmask.system.errors import UsageError
@@ -32,6 +32,14 @@ def test_the_steps_give_the_pixels_that_albumentations_gives(transforms, size):
     closing = [A.Normalize(*REPORT_STATS), A.ToTensorV2()]
     steps = steps_of(Augmentation(A.Compose([*transforms, *closing])))
     assert np.array_equal(prepare(photo, steps), A.Compose(transforms)(image=photo)["image"])
+
+
+@pytest.mark.parametrize("transforms", PIPELINES, ids=str)
+@pytest.mark.parametrize("size", [(20, 30), (41, 7), (1, 1), (39, 21)])
+def test_the_steps_enlarge_photos_as_inference_does(transforms, size):
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    augment = Augmentation(enlarge_for_crops(A.Compose(transforms)))
+    assert np.array_equal(prepare(photo, steps_of(augment)), augment(photo, np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize(

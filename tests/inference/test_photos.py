@@ -1,38 +1,18 @@
-"""Photos to predict: which files they are, and what a run needs to prepare them."""
+"""Photos to predict, and what a run needs to prepare them."""
 
+import albumentations as A
+import cv2
+import numpy as np
 import pytest
+from albumentations.augmentations.crops.transforms import CropSizeError
+from PIL import Image
 
 from fastmask.api import Run
-from fastmask.inference.photos import augments_of, face_cut, find_photos
-from fastmask.system.errors import DataError, FastmaskWarning, UsageError
-
-
-def test_hidden_and_other_files_of_a_folder_are_left_out(tmp_path):
-    for name in ("b.jpg", "a.png", "._a.png", ".ipynb_checkpoints/c.jpg", "notes.txt", "deep/d.jpeg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    with pytest.warns(FastmaskWarning, match=r"1 file is left out \(1 .txt\), such as .*notes.txt: "):
-        names, _ = find_photos(tmp_path)
-    assert names == ["a.png", "b.jpg", "deep/d.jpeg"]
-
-
-def test_photos_of_a_list_are_named_as_given_or_relative_to_a_root(tmp_path):
-    photo = tmp_path / "a" / "b.jpg"
-    photo.parent.mkdir()
-    photo.touch()
-    assert find_photos([photo])[0] == [str(photo)]
-    assert find_photos([photo], tmp_path)[0] == ["a/b.jpg"]
-    with pytest.raises(UsageError, match="b.jpg is not in .*other"):
-        find_photos([photo], tmp_path / "other")
-
-
-def test_photos_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(UsageError, match="holds no photos"):
-        find_photos(tmp_path)
-    with pytest.raises(UsageError, match="gone is not a folder"):
-        find_photos(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"none\.jpg does not exist"):
-        find_photos([tmp_path / "none.jpg"])
+from fastmask.data.augment import Augmentation, enlarge_for_crops
+from fastmask.inference.photos import Photos, _Fits, augments_of, face_cut
+from fastmask.inference.sources import find_photos
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_yaml, write_yaml
 
 
 def test_boxes_need_a_run_that_was_trained_with_them(finished_run):
@@ -45,3 +25,68 @@ def test_a_pipeline_that_cannot_be_built_names_the_run(run_copy):
     (run_copy / "pipelines.yaml").write_text("train: {transform: 3}\nvalid: {transform: 3}\n")
     with pytest.raises(DataError, match="run_copy/pipelines.yaml: train_pipeline is not a pipeline"):
         augments_of(Run.load(run_copy))
+
+
+def test_a_photo_that_is_too_small_for_the_crop_is_enlarged_just_as_far_as_it_fits(finished_run, tmp_path):
+    webcam = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    Image.fromarray(webcam).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((400, 200, 3), np.uint8)).save(tmp_path / "b.png")
+    photos = Photos.find(finished_run, tmp_path)
+    assert photos.enlarged == {"a.png": (240, 320)}
+    assert photos.note == (
+        "1 of 2 photos is smaller than the crop, 400 high and 200 wide, and was enlarged, such as a.png, 240 high and "
+        "320 wide."
+    )
+    # 400 / 240 of the width is 533
+    by_hand = cv2.resize(webcam, (533, 400), interpolation=cv2.INTER_LINEAR)[:, 166:366]
+    wanted = cv2.resize(by_hand, (32, 64), interpolation=cv2.INTER_AREA)
+    made = photos.augments[1](webcam, np.random.default_rng(0))
+    assert np.array_equal(made, wanted)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "size", "enlarged"),
+    [
+        ([A.Resize(40, 30), A.CenterCrop(40, 20)], (9, 9), False),
+        ([A.LongestMaxSize(40), A.PadIfNeeded(40, 40), A.CenterCrop(40, 40)], (9, 30), False),
+        ([A.CenterCrop(40, 20, pad_if_needed=True)], (9, 9), False),
+        ([A.SmallestMaxSize(40), A.CenterCrop(40, 60)], (100, 60), True),
+        ([A.Crop(10, 0, 30, 40)], (30, 30), True),
+        ([A.RandomCrop(40, 20)], (39, 300), None),
+        ([A.HorizontalFlip(p=0.5), A.CenterCrop(40, 20)], (40, 19), None),
+    ],
+    ids=str,
+)
+def test_a_photo_is_enlarged_where_a_crop_does_not_fit_and_nowhere_else(transforms, size, enlarged):
+    plain, made = Augmentation(A.Compose(transforms)), Augmentation(enlarge_for_crops(A.Compose(transforms)))
+    large = np.random.default_rng(1).integers(0, 256, (100, 200, 3), np.uint8)
+    assert np.array_equal(*(each(large, np.random.default_rng(0)) for each in (plain, made)))
+    small = np.zeros((*size, 3), np.uint8)
+    assert made(small, np.random.default_rng(0)).shape == made(large, np.random.default_rng(0)).shape
+    if enlarged is False:
+        assert np.array_equal(*(each(small, np.random.default_rng(0)) for each in (plain, made)))
+    else:
+        with pytest.raises((ValueError, CropSizeError)):
+            plain(small, np.random.default_rng(0))
+    if enlarged is not None:
+        assert _Fits((made, made), trains=False).enlarges(size) == enlarged
+
+
+def test_a_photo_that_would_fill_the_memory_is_not_enlarged(finished_run, tmp_path):
+    Image.new("L", (1, 200_000)).save(tmp_path / "thin.png")
+    with pytest.raises(DataError, match="thin.png is 200000 high and 1 wide, .*enlarged for the crop it is 40000000"):
+        Photos.find(finished_run, tmp_path)
+
+
+def test_the_size_of_most_photos_after_augmentation_counts(run_copy, tmp_path):
+    pipelines = read_yaml(run_copy / "pipelines.yaml")
+    for plain in pipelines.values():
+        plain["transform"]["transforms"] = plain["transform"]["transforms"][2:]
+    write_yaml(run_copy / "pipelines.yaml", pipelines)
+    for name, size in {"a": (32, 65), "b": (32, 64), "c": (32, 64)}.items():
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    found = find_photos([tmp_path / f"{name}.png" for name in "abc"])
+    photos = Photos.survey(Run.load(run_copy), found)
+    assert (photos.size, list(photos.errors)) == ((64, 32), [0])
+    assert "a.png is 65 high and 32 wide after augmentation, other photos 64 and 32" in str(photos.errors[0])
+    assert photos.without(photos.errors).names == found.names[1:]

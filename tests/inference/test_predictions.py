@@ -1,19 +1,22 @@
 import shutil
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from trained_runs import predict_by_hand
 
 from fastmask.api import Run, blend_runs
 from fastmask.data.contest import read_contest
 from fastmask.decision.crossfit import fit_run
+from fastmask.inference.networks import load_network
 from fastmask.inference.predictions import predict
 from fastmask.inference.views import make_views
 from fastmask.run.tensors import read_oof
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_json, read_yaml, write_json, write_yaml
 
 
@@ -257,3 +260,102 @@ def test_what_cannot_be_predicted_is_refused(finished_run, run_copy, photos, tmp
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(DataError, match="does not hold the weights of test_resnet"):
         predicted(run_copy, photos)
+
+
+@pytest.fixture
+def mixed(photos, tmp_path):
+    """A folder of two good photos, and one of each kind that cannot be predicted."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, photo in zip(("b.jpg", "y.jpg"), photos, strict=False):
+        shutil.copy(photo, folder / name)
+    (folder / "a.jpg").write_bytes(photos[2].read_bytes()[:900])
+    (folder / "c.jpg").write_bytes(b"")
+    (folder / "d.png").write_text("no photo")
+    (folder / "e.jpg").symlink_to(folder / "gone.jpg")
+    Image.new("1", (1, 200_000)).save(folder / "f.png")
+    return folder
+
+
+BAD = {
+    "a.jpg": "is damaged",
+    "c.jpg": "is empty",
+    "d.png": "is not an image",
+    "e.jpg": "is not",
+    "f.png": "does not fit",
+}
+
+
+@pytest.mark.parametrize("views", [{}, {"tta": 4}, {"views": ["flip"]}], ids=str)
+def test_photos_that_cannot_be_predicted_do_not_end_the_rest(finished_run, photos, mixed, views):
+    found = predicted(finished_run, mixed, **views)
+    assert found.names == ["b.jpg", "y.jpg"] == found.frame["path"].tolist()
+    if "tta" not in views:
+        # whose augmentation is counted by the place of a photo
+        wanted = predicted(finished_run, photos[:2], **views).probabilities
+        np.testing.assert_allclose(found.probabilities, wanted, atol=1e-6)
+    assert list(found.failed) == list(BAD)
+    for name, reason in BAD.items():
+        assert name in found.failed[name]
+        assert reason in found.failed[name]
+        assert "row" not in found.failed[name]
+    assert found.decide(fit_run(finished_run, "calibrated")).failed == found.failed
+
+
+def test_the_ensemble_and_photos_in_memory_leave_out_what_fails(both, photos, mixed):
+    found = predicted(both, mixed)
+    assert (found.names, list(found.failed)) == (["b.jpg", "y.jpg"], list(BAD))
+    np.testing.assert_allclose(found.probabilities, predicted(both, photos[:2]).probabilities, atol=1e-6)
+    found = predicted(both, [b"", photos[0].read_bytes(), Image.open(photos[1])])
+    assert found.names == ["photo 1", "photo 2"]
+    assert found.failed == {"photo 0": "photo 0 is not an image that can be read"}
+
+
+@pytest.mark.filterwarnings("default::fastmask.system.errors.FastmaskWarning")
+def test_run_predict_warns_of_what_fails_and_what_is_enlarged(finished_run, mixed):
+    Image.new("RGB", (320, 240)).save(mixed / "z.png")
+    with pytest.warns(FastmaskWarning) as warned:
+        found = finished_run.predict(mixed)
+    enlarged, failed = (str(each.message) for each in warned)
+    assert enlarged.startswith("1 of 8 photos is smaller than the crop")
+    assert failed.startswith("5 of 8 photos could not be predicted; the first: ")
+    assert found.names == ["b.jpg", "y.jpg", "z.png"]
+
+
+def test_the_first_failure_is_an_error_on_request_and_where_nothing_is_left(finished_run, both, photos, mixed):
+    for run in (finished_run, both):
+        with pytest.raises(
+            DataError, match=r"a\.jpg is damaged .*, and 4 more of 7 photos cannot .*--on-bad-photo skip"
+        ):
+            predicted(run, mixed, on_bad_photo="error")
+    with pytest.raises(DataError, match=r"None of the 5 photos can be predicted: .*a\.jpg is damaged"):
+        predicted(finished_run, [mixed / name for name in BAD])
+    with pytest.raises(DataError, match=r"^\S+c\.jpg is empty"):
+        predicted(finished_run, mixed / "c.jpg")
+
+
+def test_a_photo_that_is_removed_while_others_are_predicted_is_left_out(finished_run, photos, mixed):
+    def load(*given):
+        (mixed / "b.jpg").unlink(missing_ok=True)
+        return load_network(*given)
+
+    found = predicted(finished_run, mixed, load=load)
+    assert found.names == ["y.jpg"]
+    assert "b.jpg" in found.failed
+    np.testing.assert_allclose(found.probabilities, predicted(finished_run, photos[1]).probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [{}, {"tta": 4}, {"views": ["shift"]}], ids=str)
+def test_a_small_photo_is_predicted_as_the_same_photo_enlarged_by_hand(finished_run, both, views):
+    small = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    large = cv2.resize(small, (533, 400), interpolation=cv2.INTER_LINEAR)
+    for run in (finished_run, both):
+        found, wanted = (predicted(run, each, **views) for each in (small, large))
+        assert np.array_equal(found.probabilities, wanted.probabilities)
+        assert (len(found.notes), len(wanted.notes)) == (1, 0)
+
+
+def test_the_usual_class_is_the_most_common_of_the_runs_labels(finished_run, photos, mixed):
+    joint = finished_run.heads.joint(finished_run.y).tolist()
+    assert predicted(finished_run, mixed).usual == max(sorted(set(joint)), key=joint.count)
+    assert predicted(finished_run, photos[:1]).usual is None

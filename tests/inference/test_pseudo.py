@@ -210,3 +210,15 @@ def test_the_command_prints_the_next_one(run_copy, contest, tmp_path, fastmask):
     assert "28 photos, labelled by each of 2 folds separately" in answer.out
     assert any("--folds-file" in line for line in answer.err)
     assert len(read_pseudo(tmp_path / "labels").paths) == 28
+
+
+def test_photos_that_cannot_be_labelled_are_left_out_and_listed(finished_run, contest, tmp_path):
+    images = shutil.copytree(contest / "eval" / "images", tmp_path / "images")
+    first, *others = sorted(path.name for path in images.iterdir())
+    (images / first).write_bytes(b"")
+    pseudo = make_pseudo(finished_run, images, tmp_path / "labels")
+    assert pseudo.paths == others == read_pseudo(tmp_path / "labels").paths
+    failed = pd.read_csv(tmp_path / "labels" / "failed.csv")
+    assert failed["path"].tolist() == [first] == list(pseudo.failed)
+    with pytest.raises(UsageError, match=f"{first} is not a folder"):
+        make_pseudo(finished_run, images / first, tmp_path / "more")

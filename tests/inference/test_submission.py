@@ -7,6 +7,7 @@ import pytest
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Heads
+from fastmask.inference.sources import read_source
 from fastmask.inference.submission import check_heads, photos_of_info, read_info, write_submission
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
@@ -78,18 +79,19 @@ def test_errors_of_info_csv_are_named(tmp_path, text, message):
         read_info(tmp_path / "info.csv")
 
 
-def test_photos_of_info_are_in_the_folder_and_nowhere_else(tmp_path):
+def test_photos_of_info_are_in_the_folder_and_others_are_errors_of_these_photos(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     (tmp_path / "b.jpg").write_bytes(b"")
-    assert photos_of_info(write(tmp_path / "i.csv", 0, ["a.jpg"]), tmp_path / "images") == [
-        tmp_path / "images" / "a.jpg"
-    ]
-    for name in ("../b.jpg", str(tmp_path / "b.jpg")):
-        with pytest.raises(DataError, match="line 2, column ImageID: found .* expected a photo inside"):
-            photos_of_info(write(tmp_path / "i.csv", 0, [name]), tmp_path / "images")
-    with pytest.raises(DataError, match=r"line 3, column ImageID: .*c\.jpg does not exist"):
-        photos_of_info(write(tmp_path / "i.csv", 0, ["a.jpg", "c.jpg"]), tmp_path / "images")
+    outside = ["../b.jpg", str(tmp_path / "b.jpg")]
+    names, photos = photos_of_info(write(tmp_path / "i.csv", 0, ["a.jpg", "c.jpg", *outside]), tmp_path / "images")
+    assert names == ["a.jpg", "c.jpg", *outside]
+    assert photos[0] == tmp_path / "images" / "a.jpg"
+    for photo, message in zip(
+        photos[1:], ["c.jpg does not exist", *["found .* expected a photo inside"] * 2], strict=True
+    ):
+        with pytest.raises(DataError, match=f"column ImageID: .*{message}"):
+            read_source(photo, "")
 
 
 def test_photos_of_info_and_a_submission_are_found_as_they_are_written_on_another_system(tmp_path):
@@ -98,6 +100,6 @@ def test_photos_of_info_and_a_submission_are_found_as_they_are_written_on_anothe
     (tmp_path / "images" / name).write_bytes(b"")
     info = write(tmp_path / "i.csv", 0, [written])
     with pytest.warns(FastmaskWarning, match="1 photos are found .* by the ends of their paths"):
-        assert photos_of_info(info, tmp_path / "images") == [tmp_path / "images" / name]
+        assert photos_of_info(info, tmp_path / "images") == ([name], [tmp_path / "images" / name])
     frame = pd.read_csv(write_submission({name: 7}, info, tmp_path / "out.csv"))
     assert (frame["ImageID"].tolist(), frame["ans"].tolist()) == ([written], [7])

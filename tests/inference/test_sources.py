@@ -1,0 +1,125 @@
+"""Sources: what photos to predict are given as."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from fastmask.inference.sources import find_photos, read_source
+from fastmask.system.errors import FastmaskWarning, UnreadableError, UsageError
+
+
+@pytest.fixture
+def colours() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+
+
+def test_hidden_and_other_files_of_a_folder_are_left_out(tmp_path):
+    for name in ("b.jpg", "a.png", "._a.png", ".ipynb_checkpoints/c.jpg", "notes.txt", "deep/d.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(FastmaskWarning, match=r"1 file is left out \(1 .txt\), such as .*notes.txt: "):
+        found = find_photos(tmp_path)
+    assert found.names == ["a.png", "b.jpg", "deep/d.jpeg"]
+    assert found.sources == [tmp_path / name for name in found.names]
+
+
+def test_photos_of_a_list_are_named_as_given_or_relative_to_a_root(tmp_path):
+    photo = tmp_path / "a" / "b.jpg"
+    photo.parent.mkdir()
+    photo.touch()
+    for given in (photo, str(photo), [photo], (path for path in [photo]), pd.Series([str(photo)]), np.array([photo])):
+        assert find_photos(given) == ([str(photo)], [photo])
+    assert find_photos([photo], tmp_path).names == ["a/b.jpg"]
+    with pytest.raises(UsageError, match="b.jpg is not in .*other"):
+        find_photos([photo], tmp_path / "other")
+
+
+def test_photos_with_equal_names_in_several_folders_stay_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "x.jpg").touch()
+    names = [str(Path("b", "x.jpg")), str(Path("a", "x.jpg")), str(Path("b", "x.jpg"))]
+    assert find_photos(["b", "a/x.jpg", "b/x.jpg"]).names == names
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match="holds no photos"):
+        find_photos(tmp_path)
+    for given in (tmp_path / "gone", ""):
+        with pytest.raises(UsageError, match=r"(gone|'') does not exist; expected a photo or a folder"):
+            find_photos(given)
+    (tmp_path / "info.csv").touch()
+    with pytest.raises(UsageError, match="info.csv is not a photo; .*by --submission"):
+        find_photos([tmp_path / "info.csv"])
+
+
+def test_a_link_to_nothing_and_a_name_that_a_table_cannot_hold_are_errors_of_these_photos(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "b\n.jpg").touch()
+    names, (link, other) = find_photos(tmp_path)
+    assert names == ["a.jpg", r"'b\n.jpg'"]
+    with pytest.raises(UnreadableError, match=r"a\.jpg is not a file"):
+        read_source(link, names[0])
+    with pytest.raises(UnreadableError, match="characters in its name"):
+        read_source(other, names[1])
+
+
+def test_the_same_pixels_in_memory_are_the_same_photo(colours, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(colours).save(tmp_path / "a.png", exif=turned)
+    wanted = np.rot90(colours, -1)
+    data = (tmp_path / "a.png").read_bytes()
+    given = [tmp_path / "a.png", data, bytearray(data), io.BytesIO(data), Image.open(tmp_path / "a.png"), wanted]
+    names, photos = find_photos(given)
+    assert names == [str(tmp_path / "a.png"), *(f"photo {number}" for number in range(1, 6))]
+    for name, photo in zip(names, photos, strict=True):
+        assert np.array_equal(read_source(photo, name), wanted)
+
+
+def test_other_modes_are_what_pillow_makes_of_them(colours):
+    grey, alpha = colours[:, :, 0], np.dstack([colours, colours[:, :, :1]])
+    white = Image.new("RGBA", (4, 6), "white")
+    on_white = np.asarray(Image.alpha_composite(white, Image.fromarray(alpha)).convert("RGB"))
+    pairs = [(grey, np.dstack([grey] * 3)), (grey[:, :, None], np.dstack([grey] * 3)), (alpha, on_white)]
+    for given, wanted in [*pairs, (Image.fromarray(grey), pairs[0][1]), (Image.fromarray(alpha), on_white)]:
+        (photo,) = find_photos(given).sources
+        assert np.array_equal(read_source(photo, "photo 0"), wanted)
+    assert len(find_photos(np.stack([colours, colours])).names) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([], "Found no photos in an empty list"),
+        (None, "Found None"),
+        (3, "Found 3"),
+        ({"a.jpg": 1}, r"Found \{'a.jpg': 1\}"),
+        ([None], "Photo 0 is None"),
+        (np.zeros((6, 4, 3)), r"array of float64 \(6, 4, 3\).* times 255, rounded"),
+        (np.zeros((3, 6, 5), np.uint8), r"array of uint8 \(3, 6, 5\).*the array.transpose\(1, 2, 0\)\.$"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \(0, 4, 3\)"),
+        (torch.zeros(3, 6, 4), r"a tensor \(3, 6, 4\) \(tensor.permute"),
+        ([torch.zeros(3, 6, 4)], "Photo 0 is a tensor"),
+        (pd.DataFrame({"path": ["a.jpg"]}), r"a DataFrame \(give its column of paths\)"),
+    ],
+)
+def test_what_is_not_a_photo_is_one_sentence_that_says_what_is(given, named):
+    with pytest.raises(UsageError, match=named) as raised:
+        find_photos(given)
+    assert "expected photos: a path, a folder, a PIL image, a uint8 array (height, width, 3)" in str(raised.value)
+
+
+def test_an_image_that_cannot_be_read_is_an_error_of_this_photo(colours, tmp_path):
+    Image.fromarray(colours.repeat(40, axis=0)).save(tmp_path / "a.bmp")
+    cut = io.BytesIO((tmp_path / "a.bmp").read_bytes()[:1000])
+    for photo in (Image.open(cut), b"", b"no photo"):
+        (source,) = find_photos([photo]).sources
+        with pytest.raises(UnreadableError, match="photo 0 is "):
+            read_source(source, "photo 0")
