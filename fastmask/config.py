@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Flag, auto
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from fastmask.system.annotations import has_text
 from fastmask.system.errors import DataError, UsageError, one_line
-from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name
-from fastmask.system.files import parse_yaml, read_yaml
+from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name, read_value
+from fastmask.system.files import read_yaml
 from fastmask.system.text import shorten_repr
+from fastmask.system.yaml_text import parse_yaml
 
 # keys of one --set
 _MOST_KEYS = 20
@@ -88,6 +90,58 @@ def read_ranges(text: str) -> dict[str, list[list[float]]]:
     return {"age": pairs}
 
 
+def read_shares(text: str) -> dict[str, float]:
+    """`gpu=0.5,cpu=4` -> {"gpu": 0.5, "cpu": 4}; raises ValueError for anything else, and for duplicates."""
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    try:
+        shares = {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        raise ValueError("expected shares such as gpu=0.5,cpu=4") from None
+    if len(shares) < len(pairs):
+        raise ValueError("expected each of cpu and gpu once")
+    return shares
+
+
+_OTHER_NAMES = {
+    other: name
+    for name, others in {
+        "arch": "model model_name backbone architecture network encoder",
+        "bs": "batch batch_size batchsize train_batch_size per_device_train_batch_size",
+        "crop": "center_crop crop_size",
+        "data": "dataset data_dir data_path root train_csv",
+        "device": "gpu gpus accelerator",
+        "drop_path": "drop_path_rate stochastic_depth",
+        "drop_rate": "dropout dropout_rate",
+        "epochs": "epoch num_epochs n_epochs n_epoch max_epochs num_train_epochs",
+        "erase": "random_erasing erasing reprob",
+        "focal_gamma": "gamma",
+        "folds": "n_folds num_folds n_splits k kfold k_folds",
+        "group_column": "group_col person_column groups",
+        "heads": "targets target labels label label_cols classes",
+        "image_column": "image_col path_column x_col fn_col",
+        "images": "image_dir img_dir images_dir image_folder",
+        "label_smoothing": "smoothing",
+        "loss": "criterion loss_func loss_fn",
+        "lr": "learning_rate base_lr lr0 max_lr initial_lr",
+        "lr_gamma": "lr_decay decay_rate",
+        "milestones": "steps lr_steps",
+        "patience": "early_stopping early_stopping_patience",
+        "precision": "amp fp16 bf16 mixed_precision",
+        "resize": "image_size img_size imgsz input_size size",
+        "sampler": "balanced oversample weighted_sampler",
+        "sched": "scheduler lr_scheduler schedule",
+        "seed": "random_state random_seed",
+        "stats": "mean std normalize",
+        "stratify": "stratify_by stratified",
+        "top_k": "save_top_k",
+        "wd": "weight_decay",
+        "weights": "checkpoint ckpt init_weights pretrained_weights",
+        "workers": "num_workers n_workers",
+    }.items()
+    for other in others.split()
+}
+
+
 def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
     """`option_field` for the fields of a panel, which share a kind."""
     return lambda default, text, kind=Kind.NONE, **option: option_field(default, text, panel, kind | shared, **option)
@@ -120,6 +174,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     NOUN: ClassVar[str] = "setting"
+    # what other tools call a setting
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = _OTHER_NAMES
 
     # data
     data: str = in_data(
@@ -213,10 +269,15 @@ class Config(BaseModel):
         note="pad; contest for the contest's photos and with --crop or --boxes",
     )
     crop: tuple[Positive, Positive] | None = in_data(
-        None, "Height and width of the centre crop, in pixels of the photo.", note="400 200 for the contest's photos"
+        None,
+        "Height and width of the centre crop, in pixels of the photo, or one number for a square.",
+        note="400 200 for the contest's photos",
     )
     resize: tuple[Positive, Positive] | None = in_data(
-        None, "Height and width of the network's photos.", common=True, note="the crop's, or with another --fit timm's"
+        None,
+        "Height and width of the network's photos, or one number for a square.",
+        common=True,
+        note="the crop's, or with another --fit timm's",
     )
     train_pipeline: dict[str, Any] | None = option_field(
         None, "The training augmentation as albumentations serializes it.", note="the report's"
@@ -336,16 +397,15 @@ class Config(BaseModel):
         None, "Ray's cluster: auto, HOST:PORT or ray://HOST:PORT.", _LAUNCHING, note="a new one on this machine"
     )
     per_fold: dict[Literal["cpu", "gpu"], Annotated[float, Field(ge=0.01, le=1024)]] | None = in_run(
-        None, "Each fold's share of a Ray node, such as gpu=0.5,cpu=4.", _LAUNCHING, note="a GPU, or torch's cores"
+        None,
+        "Each fold's share of a Ray node, such as gpu=0.5,cpu=4.",
+        _LAUNCHING,
+        note="a GPU, or torch's cores",
+        read=read_shares,
     )
     fetch: bool = in_run(False, "Send the folds' files to --out even if Ray's nodes can write there.", _LAUNCHING)
     workers: Annotated[int, Field(ge=0, le=1024)] | None = in_run(None, WORKERS, Kind.MACHINE, note=WORKERS_DEFAULT)
     device: Text | None = in_run(None, DEVICE, Kind.MACHINE, note=DEVICE_DEFAULT)
-
-    @field_validator("per_fold", mode="before")
-    @classmethod
-    def _read_shares(cls, given: Any) -> Any:
-        return read_shares(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
@@ -453,6 +513,11 @@ class Config(BaseModel):
         """The settings of any of these kinds, in the order of the fields."""
         return [name for name in cls.model_fields if (describe(cls, name).kind or Kind.NONE) & kind]
 
+    @classmethod
+    def texts(cls) -> list[str]:
+        """The settings that hold text, such as classes called 1.0 or yes, so that YAML must not read it as values."""
+        return [name for name, field in cls.model_fields.items() if has_text(field.annotation)]
+
     def to_plain(self) -> dict[str, Any]:
         """Plain values for YAML, in the order above."""
         return self.model_dump(mode="json")
@@ -477,11 +542,11 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
 def check_value(name: str, value: Any) -> None:
     """Raise UsageError if a value of a setting is invalid, regardless of the other settings."""
     try:
-        Config(**{name: value})
+        Config(**{name: read_value(Config, name, value)})
     except pydantic.ValidationError as error:
         own = [one for one in error.errors() if one["loc"]]
         if own:
-            raise UsageError(describe_errors(Config, name, own)) from None
+            raise UsageError(describe_errors(Config, name, own, value)) from None
 
 
 def spell_option(name: str, value: Any) -> list[str]:
@@ -510,18 +575,6 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def read_shares(text: str) -> dict[str, float]:
-    """`gpu=0.5,cpu=4` -> {"gpu": 0.5, "cpu": 4}; raises ValueError for anything else, and for duplicates."""
-    pairs = [part.strip().partition("=") for part in text.split(",")]
-    try:
-        shares = {name.strip(): float(number) for name, _, number in pairs}
-    except ValueError:
-        raise ValueError("expected shares such as gpu=0.5,cpu=4") from None
-    if len(shares) < len(pairs):
-        raise ValueError("expected each of cpu and gpu once")
-    return shares
-
-
 def list_recipes() -> list[str]:
     """The names of the recipes."""
     return sorted(f.name.removesuffix(".yaml") for f in files("fastmask.recipes").iterdir() if f.name.endswith(".yaml"))
@@ -536,7 +589,9 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
-    return {key.replace("-", "_"): value for key, value in read_mapping(file, "settings", "epochs: 20").items()}
+    texts = [spelled for name in Config.texts() for spelled in (name, name.replace("_", "-"))]
+    plain = read_mapping(file, "settings", "epochs: 20", texts)
+    return {key.replace("-", "_"): value for key, value in plain.items()}
 
 
 def read_class_weights(file: str | Path) -> dict[str, Any]:
@@ -548,18 +603,21 @@ def read_class_weights(file: str | Path) -> dict[str, Any]:
     return weights
 
 
-def read_mapping(file: str | Path, what: str, example: str) -> dict[str, Any]:
-    """The mapping in a YAML file, empty for an empty file; raises UsageError for any other content."""
+def read_mapping(file: str | Path, what: str, example: str, texts: Collection[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, empty for an empty file; raises UsageError for any other content.
+
+    What is inside `texts` is read as text, see `parse_yaml`.
+    """
     if not Path(file).is_file():
         raise UsageError(f"{file} does not exist; expected a YAML file of {what}.")
     try:
-        plain = read_yaml(file)
+        plain = read_yaml(file, texts)
     except DataError as error:
         raise UsageError(str(error)) from error
     plain = {} if plain is None else plain
     if not isinstance(plain, dict):
-        raise UsageError(f"{file} holds {type(plain).__name__}; expected lines such as {example!r}.")
-    return {str(key): value for key, value in plain.items()}
+        raise UsageError(f"{file} holds {shorten_repr(plain, 50)}; expected lines such as {example!r}.")
+    return plain
 
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
@@ -567,11 +625,11 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
-        keys = path.replace("-", "_").split(".")
+        keys = path.strip().replace("-", "_").split(".")
         if not equals or not path or len(keys) > _MOST_KEYS:
             raise UsageError(f"--set {shorten_repr(pair)} is not of the form name=value, such as focal_gamma=1.5.")
         try:
-            value = parse_yaml(text)
+            value = parse_yaml(text, as_text=keys[0] in Config.texts())
         except ValueError as error:
             raise UsageError(f"--set {shorten_repr(pair)}: {one_line(error)}.") from error
         for key in reversed(keys):

@@ -50,7 +50,7 @@ def fit(
     The defaults are the report's recipe with whole persons in each fold.
     """
     if print_config:
-        from fastmask.system.files import to_yaml
+        from fastmask.system.yaml_text import to_yaml
 
         # may be redirected to a file, which --config reads as UTF-8
         typer.echo(to_yaml(settings.to_plain(), in_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"), nl=False)

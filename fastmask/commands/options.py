@@ -25,8 +25,9 @@ from fastmask.config import (
     read_recipe,
     read_settings,
 )
+from fastmask.system.annotations import alternatives, is_size
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import alternatives, describe, make_model, option_name
+from fastmask.system.fields import describe, make_model, option_name
 from fastmask.system.files import check_new, check_new_picture
 from fastmask.system.terminal import set_quiet
 
@@ -206,6 +207,8 @@ def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:
         return str, lambda text: text if text in found else of(_READERS.get(element, words)(text))
     if len(kinds) > 1:
         return str, _number_or_word if int in kinds else None
+    if is_size(annotation):
+        return str, None
     if get_origin(kinds[0]) is tuple:
         return tuple[*(alternatives(part)[0] for part in get_args(kinds[0]))], None  # type: ignore[misc]
     return (str if get_origin(kinds[0]) is dict else kinds[0]), None
@@ -324,7 +327,8 @@ def _number_or_word(text: str) -> int | str:
 
 def join_numbers(arguments: Sequence[str]) -> list[str]:
     """`--stats 0.5 0.5` -> `--stats 0.5,0.5`: lists of numbers take all following numbers."""
-    lists = [option_name(Config, name) for name, f in Config.model_fields.items() if _element(f.annotation) is float]
+    kinds = {option_name(Config, name): field.annotation for name, field in Config.model_fields.items()}
+    lists = [name for name, kind in kinds.items() if _element(kind) is float or is_size(kind)]
     joined: list[str] = []
     for word in arguments:
         name, equals, value = word.partition("=")

@@ -112,10 +112,13 @@ def check_data(
     findings = [Finding(ERROR, "bad table", str(fault)) for fault in faults]
     assigned = None if "folds" in config.model_fields_set else fixed_folds(table)
     if config.folds_file is not None:
-        try:
-            assigned = read_folds(table, config.folds_file, config.group)
-        except FastmaskError as error:
-            findings.append(Finding(ERROR, "bad folds", str(error)))
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", FastmaskWarning)
+            try:
+                assigned = read_folds(table, config.folds_file, config.group)
+            except FastmaskError as error:
+                findings.append(Finding(ERROR, "bad folds", str(error)))
+        findings += [Finding(WARNING, "folds", str(each.message)) for each in warned]
     if len(table):
         train, valid = build_augmentations(
             effective_pipelines(config.model_copy(update={"fit": pick_fit(config, table)}))

@@ -22,8 +22,8 @@ from fastmask.report.sections.facts import data_name
 from fastmask.report.sections.summary import optimistic, score_cells
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import HOW_INTERVALS, Score
-from fastmask.system.files import to_yaml
 from fastmask.system.text import count, join_some
+from fastmask.system.yaml_text import to_yaml
 
 # the signature of a card; it does not match once the card has been edited
 _SIGNATURE = re.compile(r"<!-- fastmask report, as written: ([0-9a-f]{64}) -->\s*\Z")

@@ -120,7 +120,7 @@ class RunDirectory:
         missing = next((name for name in (CONFIG, HEADS) if not (path / name).is_file()), None)
         if missing is not None:
             raise UsageError(f"{path} is not a run directory: it has no {missing}; name the --out of a fit.")
-        plain = read_yaml(path / CONFIG)
+        plain = read_yaml(path / CONFIG, Config.texts())
         if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
             raise DataError(f"{path / CONFIG} holds {type(plain).__name__}; expected the settings of a run.")
         try:

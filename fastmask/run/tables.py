@@ -28,13 +28,17 @@ def read_table(file: Path, columns: Sequence[str], heads: Heads, folds: int) -> 
         path = frame["path"][frame["path"].duplicated()].iloc[0]
         raise DataError(f"{file} has two rows for {path!r}; restore it.")
     text = {"path", "person", SAME_AS, *heads.names}
-    made = {c: frame[c] if c in text else _to_numbers(file, frame[c], heads, folds) for c in frame.columns}
+    # what is not validated has no predictions
+    lowest = 0 if "predicted" in columns else TRAIN_ONLY
+    made = {
+        c: frame[c] if c in text else _to_numbers(file, frame[c], heads, (lowest, folds - 1)) for c in frame.columns
+    }
     return pd.DataFrame(made).reset_index(drop=True)
 
 
-def _to_numbers(file: Path, cells: pd.Series, heads: Heads, folds: int) -> pd.Series:
+def _to_numbers(file: Path, cells: pd.Series, heads: Heads, folds: tuple[int, int]) -> pd.Series:
     joint = (-1, heads.n_joint - 1)
-    whole = {"fold": (TRAIN_ONLY, folds - 1), "true": joint, "predicted": joint}.get(str(cells.name))
+    whole = {"fold": folds, "true": joint, "predicted": joint}.get(str(cells.name))
     numbers = pd.to_numeric(cells, errors="coerce")
     if whole is not None:
         good = numbers.between(*whole) & (numbers % 1 == 0)

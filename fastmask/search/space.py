@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmask.config import Config, Kind, check_value, read_mapping
+from fastmask.system.annotations import alternatives
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import alternatives
 from fastmask.system.text import shorten_repr
 
 if TYPE_CHECKING:

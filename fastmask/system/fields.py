@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag
 from itertools import islice
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import BaseModel, Field
 
+from fastmask.system.annotations import expected_inside, expected_of, read_as
 from fastmask.system.errors import UsageError
 from fastmask.system.text import shorten_repr
 
@@ -56,49 +56,68 @@ def option_name(model: type[BaseModel], name: str) -> str:
     return describe(model, name).words or (f"--{word}/--no-{word}" if flag else f"--{word}")
 
 
-def alternatives(annotation: Any) -> list[Any]:
-    """The types and values that an annotation allows, except None: ["auto", int] for `Literal["auto"] | int | None`."""
-    if get_origin(annotation) is Annotated:
-        return alternatives(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in alternatives(part)]
-    return [] if annotation is NoneType else [annotation]
-
-
 def make_model(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """A model with the given values of its fields.
+    """A model with the given values of its fields, which are read as what is meant where that is clear.
 
     Raises UsageError with one sentence per mistake: the field, what was found, what was expected, the nearest name.
     """
     try:
-        return model(**given)
+        return model(**{name: read_value(model, name, value) for name, value in given.items()})
     except pydantic.ValidationError as error:
-        raise UsageError(" ".join(_describe_all(model, error))) from None
+        raise UsageError(" ".join(_describe_all(model, error, given))) from None
 
 
-def _describe_all(model: type[BaseModel], error: pydantic.ValidationError) -> list[str]:
+def read_value(model: type[BaseModel], name: str, given: Any) -> Any:
+    """What is meant by the value of a field, see `read_as`; raises UsageError for an invalid text."""
+    if name not in model.model_fields:
+        return given
+    field = model.model_fields[name]
+    option = (field.json_schema_extra or {}).get("option") if isinstance(field.json_schema_extra, dict) else None
+    if not isinstance(given, str) or not isinstance(option, Option) or option.read is None:
+        return read_as(field.annotation, given)
+    try:
+        return option.read(given)
+    except ValueError as error:
+        raise UsageError(f"{_noun(model).capitalize()} {name}: found {shorten_repr(given)}, {error}.") from None
+
+
+def _describe_all(model: type[BaseModel], error: pydantic.ValidationError, given: Mapping[str, Any]) -> list[str]:
     by_field: dict[str, list[Any]] = {}
     for one in error.errors():
         by_field.setdefault(str(one["loc"][0]) if one["loc"] else "", []).append(one)
-    return [describe_errors(model, name, errors) for name, errors in islice(by_field.items(), _MOST_SENTENCES)]
+    found = islice(by_field.items(), _MOST_SENTENCES)
+    return [describe_errors(model, name, errors, given.get(name)) for name, errors in found]
 
 
-def describe_errors(model: type[BaseModel], name: str, errors: Sequence[Any]) -> str:
-    """What is wrong with the value of a field."""
-    what, one = getattr(model, "NOUN", "option"), errors[0]
-    message = one["msg"].removeprefix("Value error, ")
+def describe_errors(model: type[BaseModel], name: str, errors: Sequence[Any], given: Any) -> str:
+    """What is wrong with the value given for a field."""
+    what, one = _noun(model), errors[0]
     if not name:
-        return f"{message}."
-    if one["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        return f"There is no {what} {shorten_repr(name)}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    if len(errors) > 1 or one["type"] == "string_pattern_mismatch":
-        # a field of several types fails once per type
-        message = f"expected {_uncapitalized(str(model.model_fields[name].description).removesuffix('.'))};"
-        return f"{what.capitalize()} {name}: {message} found {shorten_repr(one['input'])}."
-    return f"{what.capitalize()} {name}: {_uncapitalized(message)}, found {shorten_repr(one['input'])}."
+        return f"{one['msg'].removeprefix('Value error, ')}."
+    if name not in model.model_fields:
+        return f"There is no {what} {shorten_repr(name)}{_describe_near(model, name, given)}"
+    found = "nothing" if given is None else shorten_repr(given)
+    field = model.model_fields[name]
+    expected = expected_of(field.annotation, field.metadata)
+    if not expected:
+        inside = expected_inside(field.annotation)
+        expected = _uncapitalized(str(field.description).removesuffix(".")) + (f": {inside}" if inside else "")
+    return f"{what.capitalize()} {name}: found {found}, expected {expected}."
+
+
+def _describe_near(model: type[BaseModel], name: str, given: Any) -> str:
+    """The field that is probably meant by the name of none, for a sentence."""
+    inside = [key for key in given if key in model.model_fields] if isinstance(given, Mapping) else []
+    if inside:
+        return f"; give {inside[0]} by itself, not inside {name}."
+    plain = name.lower().replace("-", "_")
+    other = getattr(model, "OTHER_NAMES", {}).get(plain)
+    near = [other] if other else difflib.get_close_matches(plain, model.model_fields, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _noun(model: type[BaseModel]) -> str:
+    return getattr(model, "NOUN", "option")
 
 
 def _uncapitalized(text: str) -> str:

@@ -6,10 +6,10 @@ import csv
 import errno
 import json
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.text import join_some
+from fastmask.system.yaml_text import parse_yaml, to_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,6 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 # seconds between attempts to replace a file that another program has open
 _WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
-_LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9a-fox_:]{{{limits.DIGITS},}}", re.IGNORECASE)
 
 
 # the ledger of submissions of the runs in one folder
@@ -243,13 +243,6 @@ def write_yaml(path: str | Path, value: Any) -> None:
     write_text(path, to_yaml(value))
 
 
-def to_yaml(value: Any, in_ascii: bool = False) -> str:
-    """Plain values as YAML text, in the order given; `in_ascii` escapes all other characters."""
-    import yaml
-
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=not in_ascii, width=100))
-
-
 def read_json(path: str | Path) -> Any:
     """Read JSON; raises DataError naming the file and the line."""
     try:
@@ -273,10 +266,10 @@ def _refuse_constant(text: str) -> Any:
     raise ValueError(f"found {text}, expected a number or null")
 
 
-def read_yaml(path: str | Path) -> Any:
-    """Read YAML of plain values only; raises DataError naming the file and the line."""
+def read_yaml(path: str | Path, texts: Collection[str] = ()) -> Any:
+    """Read YAML of plain values only, see `parse_yaml`; raises DataError naming the file and the line."""
     try:
-        return parse_yaml(_read_text(Path(path), limits.YAML_BYTES))
+        return parse_yaml(_read_text(Path(path), limits.YAML_BYTES), texts)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as YAML: {_why(error)}.") from error
 
@@ -286,63 +279,18 @@ def _why(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
-def parse_yaml(text: str) -> Any:
-    """The plain values of YAML; raises ValueError if it is invalid, builds objects, or expands to too many values."""
-    import yaml
-
-    try:
-        _check_size(yaml.parse(text, yaml.SafeLoader))
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _check_size(events: Iterator[Any]) -> None:
-    """Raise ValueError if YAML has too many values, with its aliases expanded."""
-    sizes: dict[str, int] = {}
-    # (anchor, number of values so far) of each open list or mapping
-    within: list[tuple[str | None, int]] = [(None, 0)]
-    for event in events:
-        what, anchor, size = type(event).__name__, getattr(event, "anchor", None), 1
-        if what in ("SequenceStartEvent", "MappingStartEvent"):
-            within.append((anchor, 1))
-            if len(within) > limits.YAML_DEPTH:
-                raise ValueError(f"it is nested more than {limits.YAML_DEPTH} deep")
-            continue
-        if what in ("SequenceEndEvent", "MappingEndEvent"):
-            anchor, size = within.pop()
-        elif what == "AliasEvent":
-            if anchor not in sizes:
-                raise ValueError(f"*{anchor} refers to nothing, or to a value that contains it")
-            size = sizes[anchor]
-        elif what == "ScalarEvent":
-            _check_scalar(event)
-        else:
-            continue
-        if anchor is not None:
-            sizes[anchor] = size
-        outer, count = within[-1]
-        within[-1] = (outer, count + size)
-        if count + size > limits.YAML_VALUES:
-            raise ValueError(f"it holds more than {limits.YAML_VALUES} values")
-
-
-def _check_scalar(event: Any) -> None:
-    # a lone surrogate cannot be written or printed
-    event.value.encode()
-    if "\0" in event.value:
-        raise ValueError(f"found the character \\0 in line {event.start_mark.line + 1}")
-    if event.style is None and _LONG_NUMBER.fullmatch(event.value):
-        raise ValueError(f"found a number of {len(event.value)} digits in line {event.start_mark.line + 1}")
-
-
 def _read_text(path: Path, most: int) -> str:
     """The text of a plain file; raises ValueError if it is not plain (a pipe may never end) or too long."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a plain file")
     if path.stat().st_size > most:
         raise ValueError(f"it is longer than {most >> 20} MB")
-    return path.read_text(encoding="utf-8")
+    content = path.read_bytes()
+    try:
+        # what PowerShell's > writes, and Windows' editors
+        return content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text in UTF-8; save it as such") from error
 
 
 def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:

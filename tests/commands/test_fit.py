@@ -227,8 +227,8 @@ def test_a_wrong_setting_is_refused_in_a_sentence_that_names_it(
     ("text", "named"),
     [
         ("epoch: 3\n", ["epoch", "did you mean 'epochs'"]),
-        ("- epochs\n", ["list", "epochs: 20"]),
-        ("epochs\n", ["str", "epochs: 20"]),
+        ("- epochs\n", ["['epochs']", "epochs: 20"]),
+        ("epochs\n", ["'epochs'", "epochs: 20"]),
         ("epochs: [3\n", ["mine.yaml", "YAML", "line"]),
         ("lr: 3e-4x\n", ["lr", "3e-4x"]),
     ],

@@ -50,7 +50,8 @@ def test_invalid_numbers() -> None:
         ("--stats=0.5 0.5", ["--stats", "0.5,0.5"]),
         ("--milestones 0.5,0.75 0.9 data", ["--milestones", "0.5,0.75,0.9", "data"]),
         ("--stats report 3", ["--stats", "report", "3"]),
-        ("--crop 400 200", ["--crop", "400", "200"]),
+        ("--crop 400 200", ["--crop", "400,200"]),
+        ("--crop 224 data", ["--crop", "224", "data"]),
         ("--set a=1 2", ["--set", "a=1", "2"]),
     ],
 )

@@ -325,7 +325,8 @@ def test_an_interrupted_reading_stops(photos, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fold", "fault"), [("0", "'nobody' is not in the data"), ("first", "found 'first', expected a whole number")]
+    ("fold", "fault"),
+    [("0", "found 'nobody', which is not in the data"), ("first", "found 'first', expected a whole number")],
 )
 def test_faults_of_the_table_and_the_folds_are_findings_like_those_of_photos(folder, photos, tmp_path, fold, fault):
     photos[0].unlink()

@@ -117,7 +117,7 @@ def test_a_pipe_in_a_run_is_not_opened(run_copy, name):
         ("oof.csv", "mask.wear", "nan", "found 'nan', expected a probability"),
         ("oof.csv", "true", "0.5", "found '0.5', expected a whole number from -1 to 17"),
         ("oof.csv", "fold", "", "found '', expected a whole number from 0 to 1"),
-        ("folds.csv", "fold", "2", "found '2', expected a whole number from 0 to 1"),
+        ("folds.csv", "fold", "2", "found '2', expected a whole number from -1 to 1"),
         ("folds.csv", "age_value", "old", "found 'old', expected a number"),
         ("folds.csv", "gender", "robot", "found 'robot', expected one of male, female, or nothing if unknown"),
     ],
@@ -144,7 +144,7 @@ def test_the_folds_of_a_run_are_those_on_the_disk(run_copy):
     edit(run_copy / "config.yaml", "\nfolds: 2\n", "\nfolds: 9000\n")
     assert Run.load(run_copy).trained_folds == [0, 1]
     edit(run_copy / "config.yaml", "\nfolds: 9000\n", "\nfolds: 1000000000\n")
-    with pytest.raises(DataError, match="folds: input should be less than or equal to 9999, found 1000000000"):
+    with pytest.raises(DataError, match="folds: found 1000000000, expected a whole number from 1 to 9999"):
         Run.load(run_copy)
 
 

@@ -6,7 +6,8 @@ import pytest
 from fastmask.config import Config, Kind
 from fastmask.search.space import OUTSIDE, Choices, Range, Space, parse_space, read_space
 from fastmask.system.errors import UsageError
-from fastmask.system.files import parse_yaml, write_yaml
+from fastmask.system.files import write_yaml
+from fastmask.system.yaml_text import parse_yaml
 
 YAML = """
 lr: {low: 1e-4, high: 0.01, log: true}
@@ -97,8 +98,8 @@ def test_a_space_that_is_written_is_read_as_the_same(tmp_path):
         ({"wd": {"low": 1, "high": 2, "log": True, "step": 1}}, "wd has log with step"),
         ({"wd": {"low": 1, "high": 2, "log": "yes"}}, "wd has log 'yes'; expected true or false"),
         ({"wd": {"low": 0, "high": 1, "step": 0.3}}, "is not a multiple of step 0.3"),
-        ({"lr": {"low": 0, "high": 1}}, "Setting lr: input should be greater than 0, found 0.0"),
-        ({"drop_rate": {"low": 0, "high": 1}}, "Setting drop_rate: input should be less than 1"),
+        ({"lr": {"low": 0, "high": 1}}, "Setting lr: found 0.0, expected a number above 0"),
+        ({"drop_rate": {"low": 0, "high": 1}}, "Setting drop_rate: found 1.0, expected a number from 0 and below 1"),
         ({"sched": {"low": 1, "high": 2}}, "sched is not a number"),
         ({"sched": ["onecycle"]}, "expected a list of 2 to 100"),
         ({"sched": ["onecycle", "luck"]}, "Setting sched"),

@@ -81,7 +81,6 @@ def test_an_alias_of_yaml_is_expanded(tmp_path):
         ("a: 0x" + "f" * 5000, "a number of 5002 digits"),
         ('a: "\\0"', r"the character \\0 in line 1"),
         ('a: "\\ud800"', "surrogates not allowed"),
-        ("a: 2020-13-45", "month must be in 1..12"),
         ("a: " + "x" * 5_000_000, "longer than 4 MB"),
     ],
 )
