@@ -168,10 +168,20 @@ class Prefix:
         self.plain = [to_plain(transform) for transform in self.transforms]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Apply the transforms to one photo."""
+        """Apply the transforms to one photo; raises ValueError where they would enlarge it beyond all measure."""
         if self.transforms:
+            _check_growth(self.transforms[0], image.shape[:2])
             image = self._pipeline(image=image)["image"]
         return image
+
+
+def _check_growth(first: A.BasicTransform, size: Sequence[int]) -> None:
+    """Raise ValueError if a photo whose short side is scaled gets an enormous long side."""
+    if isinstance(first, A.SmallestMaxSize):
+        sides = first.max_size_hw or (first.max_size, first.max_size)
+        scale = max(wanted / side for wanted, side in zip(sides, size, strict=True) if isinstance(wanted, int))
+        if scale * max(size) > _MOST_NUMBER:
+            raise ValueError(f"it would be {scale * max(size):.0f} pixels long")
 
 
 def _is_deterministic(transform: A.BasicTransform) -> bool:

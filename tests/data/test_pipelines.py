@@ -46,7 +46,7 @@ def test_the_crop_is_the_middle_height_before_width():
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
-@pytest.mark.parametrize("size", [(1200, 1600), (1600, 1200), (96, 72), (1, 900), (7, 5)])
+@pytest.mark.parametrize("size", [(1200, 1600), (1600, 1200), (96, 72), (10, 600), (7, 5)])
 def test_photos_of_every_size_get_the_size_that_is_wanted(fit, size):
     photo = np.full((*size, 3), 200, np.uint8)
     for augment in fitted(fit, (224, 160)):
@@ -72,6 +72,14 @@ def test_a_cut_photo_is_its_middle_scaled():
     # training photos are kept whole, an eighth larger, and a random part of each is taken
     assert train.prefix(photo).shape == (69, 138, 3)
     assert not np.array_equal(train(photo, rng(0)), train(photo, rng(1)))
+
+
+def test_a_strip_is_not_scaled_beyond_all_measure():
+    # from 3 lines to 60, and for training to 69
+    for augment, length in zip(fitted("crop"), (92000, 80000), strict=True):
+        with pytest.raises(ValueError, match=f"it would be {length} pixels long"):
+            augment(np.zeros((3, 4000, 3), np.uint8), rng())
+    assert fitted("pad")[1](np.zeros((3, 4000, 3), np.uint8), rng()).shape == (60, 40, 3)
 
 
 def test_a_stretched_photo_is_whole_in_another_aspect():
