@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastmask.system import limits
+from fastmask.system.cells import read_cells
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.text import join_some
 from fastmask.system.yaml_text import parse_yaml, to_yaml
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # harmless errors of folders that cannot be opened or synced
 _NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 # seconds between attempts to replace a file that another program has open
@@ -293,10 +292,11 @@ def _read_text(path: Path, most: int) -> str:
         raise ValueError("it is not text in UTF-8; save it as such") from error
 
 
-def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_strings(file: Path, columns: Sequence[str], strip: bool = True) -> pd.DataFrame:
     """Read a CSV with every cell as text, empty cells as "", indexed by the line on which a row starts.
 
-    Raises UsageError if there is no such file, DataError if it is not a CSV or lacks one of `columns`.
+    See `read_cells` for `strip` and for the separators and encodings. Raises UsageError if there is no such file,
+    DataError if it is not a CSV or lacks one of `columns`.
     """
     import pandas as pd
 
@@ -304,23 +304,18 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not file.is_file():
         raise UsageError(f"{file} is not a file; expected {expected}.")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = list(_lines(csv.reader(_short_lines(opened), strict=True)))
+        lines = read_cells(file, strip)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}); expected {expected}.") from error
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({one_line(error)}); save it as one.") from error
+    except ValueError as error:
+        raise DataError(f"{file} cannot be read as a CSV in UTF-8 ({one_line(error)}).") from error
     if not lines:
         raise DataError(f"{file} is empty; expected {expected}.")
     (_, header), *rows = lines
-    other = next((name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]), None)
-    if other:
-        raise DataError(f"{file} has cells separated by {other}, expected commas; save it as a CSV with commas.")
     if len(header) > limits.COLUMNS:
         raise DataError(f"{file} has {len(header)} columns; expected at most {limits.COLUMNS}.")
     require_columns(file, header, columns)
-    if len(set(header)) < len(header):
-        raise DataError(f"{file} has two columns with the same name; found {_columns(header)}.")
+    _check_distinct(file, header)
     for line, cells in rows:
         if len(cells) != len(header):
             raise DataError(
@@ -329,12 +324,21 @@ def read_strings(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame([cells for _, cells in rows], columns=header, index=[line for line, _ in rows], dtype=str)
 
 
-def read_rows(file: Path, columns: Sequence[str], unit: str = "photo") -> pd.DataFrame:
+def read_rows(file: Path, columns: Sequence[str], unit: str = "photo", strip: bool = True) -> pd.DataFrame:
     """Read a CSV with one row or more; see `read_strings`."""
-    frame = read_strings(file, columns)
+    frame = read_strings(file, columns, strip)
     if frame.empty:
         raise DataError(f"{file} has no rows; expected one per {unit}.")
     return frame
+
+
+def _check_distinct(file: Path, header: Sequence[str]) -> None:
+    places: dict[str, int] = {}
+    for place, name in enumerate(header, 1):
+        if name in places:
+            called = f"called {name!r}" if name else "without a name"
+            raise DataError(f"{file} has two columns {called}, {places[name]} and {place}; rename one, or remove it.")
+        places[name] = place
 
 
 def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -> None:
@@ -347,29 +351,6 @@ def require_columns(file: Path, header: Sequence[str], columns: Sequence[str]) -
 
 def _columns(names: Sequence[str]) -> str:
     return join_some(names, 30)
-
-
-def _short_lines(opened: TextIO) -> Iterator[str]:
-    """The lines of a text file; raises ValueError at one that is too long or not text."""
-    number = 0
-    while line := opened.readline(limits.LINE + 1):
-        number += 1
-        if len(line) > limits.LINE:
-            raise ValueError(f"line {number} is longer than {limits.LINE} characters")
-        if "\0" in line:
-            raise ValueError(f"line {number} holds the character \\0")
-        yield line
-
-
-def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each row of a CSV that is not blank."""
-    start = 1
-    for cells in reader:
-        if any(len(cell) > limits.CELL for cell in cells):
-            raise ValueError(f"line {start} has a cell of more than {limits.CELL} characters")
-        if any(cells):
-            yield start, [cell.strip() for cell in cells]
-        start = reader.line_num + 1
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, parents: bool = True) -> None:

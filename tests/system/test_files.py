@@ -130,7 +130,9 @@ def test_pipes_links_and_folders_are_not_opened(tmp_path, make):
         ("a,b\n" + "1," * 2_200_000, "line 2 is longer than 4194304 characters"),
         ("a,b\n1," + "x" * 5000, "line 2 has a cell of more than 4096 characters"),
         (",".join(map(str, range(100_001))), "has 100001 columns"),
-        ('a,b\n"1,2\n', "unexpected end of data"),
+        ('a,b\n"1,2\n', "line 2: the quotes of a cell do not match, unexpected end of data"),
+        ("a,b,a\n1,2,3\n", "has two columns called 'a', 1 and 3; rename one"),
+        (",b,\n1,2,3\n", "has two columns without a name, 1 and 3"),
     ],
 )
 def test_an_invalid_csv_is_refused(tmp_path, text, message):
