@@ -28,6 +28,7 @@ from .data.pipelines import report_pipelines as report_pipelines
 from .data.pseudo import read_pseudo as read_pseudo
 from .data.readers import read_csv as read_csv
 from .data.readers import read_data as read_data
+from .data.readers import read_frame as read_frame
 from .data.sample import write_sample as write_sample
 from .data.table import Table as Table
 from .data.training_set import TrainingSet as TrainingSet

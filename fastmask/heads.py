@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.text import shorten_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,16 @@ _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 JOINT = "joint"
 # columns of tables and of the files made from them
 RESERVED = ("path", "person", "fold", "source", "same_as", "true", "predicted", JOINT)
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text is one line that can be printed; the joiners in it belong to emoji and to some scripts."""
+    return text.replace("\u200c", "").replace("\u200d", "").isprintable()
+
+
+def _class_name(value: Any) -> str:
+    """The name of a class that may be given as a number, as a table has it."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def number_of(head: str) -> str:
@@ -52,18 +63,17 @@ class Head:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
+        self._check_types()
+        object.__setattr__(self, "classes", tuple(map(_class_name, self.classes)))
         if not self.name or len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or "" in self.classes:
             raise UsageError(
                 f"Head {self.name!r} needs a name and two or more different classes, found {self.classes}."
             )
-        bad = next(
-            (text for text in (self.name, *self.classes) if text != text.strip() or not text.isprintable()), None
-        )
+        bad = next((text for text in (self.name, *self.classes) if text != text.strip() or not _is_line(text)), None)
         if bad is not None:
             raise UsageError(f"Head {self.name!r} has a blank at an end or a line break in {bad!r}; take it out.")
         if self.name in RESERVED:
-            raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} are reserved names.")
+            raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} are reserved. Rename it.")
         if not 0 <= self.weight < math.inf:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
         for field in ("bounds", "train_bounds"):
@@ -76,6 +86,17 @@ class Head:
             if len(limits) != 2 or not limits[0] <= limits[1]:
                 raise UsageError(f"Head {self.name!r}: limits {limits} must be two rising numbers.")
             object.__setattr__(self, "limits", limits)
+
+    def _check_types(self) -> None:
+        given: tuple[Any, Any, Any] = self.name, self.classes, self.weight
+        name, classes, weight = given
+        if not isinstance(name, str):
+            raise UsageError(f"A head has the name {shorten_repr(name)}; expected a text.")
+        if isinstance(classes, str) or not isinstance(classes, Iterable):
+            expected = 'expected a list, such as ("small", "large")'
+            raise UsageError(f"Head {name!r} has the classes {shorten_repr(classes)}; {expected}.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number):
+            raise UsageError(f"Head {name!r} has weight {shorten_repr(weight)}; expected 0 or more.")
 
     def _check_bounds(self, field: str) -> None:
         bounds = getattr(self, field)
@@ -113,6 +134,11 @@ class Head:
         if name not in self.classes:
             raise DataError(f"{self.name} {name!r} is not one of {', '.join(self.classes)}.")
         return self.classes.index(name)
+
+    def encode_all(self, names: Iterable[str]) -> dict[str, int]:
+        """The number of each of many names, as `encode` gives each."""
+        codes = {name: code for code, name in enumerate(self.classes)}
+        return {name: codes[name] if name in codes else self.encode(name) for name in names}
 
     def decode(self, code: int) -> str:
         """The name of class number `code`; UNKNOWN (-1) is ""."""
@@ -236,8 +262,7 @@ class Heads(Sequence[Head]):
 
     def encode_frame(self, frame: pd.DataFrame) -> np.ndarray:
         """A frame with a column of class names per head -> (N, heads) int64 class numbers; "" is UNKNOWN (-1)."""
-        codes = ({name: head.encode(name) for name in frame[head.name].unique()} for head in self._heads)
-        columns = (frame[head.name].map(known) for head, known in zip(self._heads, codes, strict=True))
+        columns = [frame[head.name].map(head.encode_all(frame[head.name].unique())) for head in self._heads]
         return np.stack([column.to_numpy(np.int64) for column in columns], axis=1)
 
     def decode(self, codes: Sequence[int]) -> tuple[str, ...]:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
+from fastmask.data.columns import find_image_column, find_person_column, suggest_person_column
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.folders import read_folders
-from fastmask.data.formats import SUFFIXES
+from fastmask.data.frames import common_folder, frame_to_text, ordered_classes
+from fastmask.data.head_classes import GivenHeads, are_chosen, head_to_plain, make_heads, read_labels
 from fastmask.data.mistaken import check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
+from fastmask.data.spellings import warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
-from fastmask.heads import RESERVED, Head, Heads
+from fastmask.heads import Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows
+from fastmask.system.text import join_some
 
 if TYPE_CHECKING:
     from fastmask.config import Config
 
-# a column with more different values than this is a head only where it is named as one
-MOST_CLASSES = 100
-# columns; or each column's classes, or the arguments of its Head; or Heads
-GivenHeads = Sequence[str | Head] | Mapping[str, Sequence[str] | Mapping[str, Any]] | Heads
-
 
 def read_csv(
-    file: str | Path,
+    file: str | Path | pd.DataFrame,
     heads: GivenHeads | None = None,
     images: str | Path | None = None,
     group: str | None = None,
@@ -41,48 +40,162 @@ def read_csv(
     option: str = "--images",
     trust_links: str | Path | None = None,
 ) -> Table:
-    """Read a CSV with one row per photo and one column per head; an empty cell is an unknown label.
+    """Read a CSV, or a pandas DataFrame, with a row per photo and a column per head; an empty cell is an unknown label.
+
+    In a DataFrame missing values are unknown labels, the categories of a categorical column are its classes in their
+    order, and the paths start from the working directory, or are absolute.
 
     Args:
-        heads: names of columns, with the sorted values as classes; or {name: classes in order}, or, where classes are
-            bands of a number, {name: {"classes": ..., "bounds": ...}}; or `Head`s. None takes every column that repeats
-            a few values, and warns of the others.
+        heads: the name of a column, or names, with the sorted values as classes; or {name: classes in order}, where the
+            classes may be one-hot columns; or, for bands of a number, {name: {"classes": ..., "bounds": ...}}; or
+            `Head`s. None takes every column that repeats a few values, and warns of the others.
         images: the folder that the photos' paths are relative to; by default the CSV's.
         group: the column of persons, for folds that keep persons whole; by default `person`. Without one every photo
             counts as a different person, with a warning.
-        image_column: by default `path`, or the one column of names that end like photos. A name without a suffix
-            matches a file with any.
+        image_column: by default `path`, or the one column of names that end like photos, or that is called image,
+            filename, image_id … Photos are found as `locate_photos` does.
         on_fault: called with a DataError naming line and column for each invalid row, which is left out.
         option: the command-line option of `images`, for messages.
         trust_links: a folder that photos may be links to; any folder, where `images` is given.
     """
+    if isinstance(file, pd.DataFrame):
+        return read_frame(file, heads, images, group, image_column=image_column, on_fault=on_fault)
     file = Path(file)
-    frame = read_rows(file, [c for c in (image_column, group) if c])
-    image_column = image_column or _find_image_column(file, frame)
-    group = group or ("person" if "person" in frame.columns else None)
-    made = _make_heads(file, frame, heads, {image_column, group})
+    cells = read_rows(file, [c for c in (image_column, group) if c], strip=False)
+    columns = _Columns(str(file), "line", cells, image_column, group)
     folder = Path(images) if images is not None else file.parent
-    paths = _find_paths(file, frame[image_column], folder, images is not None, option, trust_links)
-    persons = _persons(frame, group)
-    rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": file.stem})
-    for head in made:
-        rows[head.name], numbers = _read_cells(frame[head.name], head)
-        if head.bounds:
-            rows[f"{head.name}_value"] = numbers
-    named = [(image_column, paths), *((h.name, rows[h.name]) for h in made), (group, persons)]
-    kept = _drop_faults([(name, cells) for name, cells in named if cells is not None], file, on_fault)
-    if persons is None:
-        hint = "Name the column of persons with --group-column."
-        warnings.warn(f"No column of {file} {NO_PERSONS} {hint}", FastmaskWarning, stacklevel=2)
-    reading = {
-        "data": str(file),
-        "heads": {head.name: _head_to_plain(head) for head in made},
-        "images": None if images is None else str(images),
-        "image_column": image_column,
-        "group_column": group,
-        "trust_links": None if trust_links is None else str(trust_links),
-    }
-    return Table(rows[kept].reset_index(drop=True), made, folder, reading)
+    place = _Place(folder, images is not None, option, trust_links)
+    table = columns.read(heads, place, file.stem, on_fault)
+    places = {"data": str(file), "images": _text(images), "trust_links": _text(trust_links)}
+    return replace(table, reading={**table.reading, **places})
+
+
+def read_frame(
+    frame: pd.DataFrame,
+    heads: GivenHeads | None = None,
+    images: str | Path | None = None,
+    group: str | None = None,
+    *,
+    image_column: str | None = None,
+    on_fault: OnFault = raise_fault,
+) -> Table:
+    """Read a pandas DataFrame as `read_csv` reads a CSV."""
+    if frame.empty:
+        raise UsageError("The DataFrame has no rows; expected one per photo.")
+    cells = frame_to_text(frame).reset_index(drop=True)
+    for name in (image_column, group):
+        if name and name not in cells.columns:
+            raise UsageError(f"The DataFrame has no column {name!r}; found {join_some(list(cells.columns), 30)}.")
+    columns = _Columns("the DataFrame", "row", cells, image_column, group, ordered_classes(frame))
+    folder = Path(images) if images is not None else common_folder(columns.cells[columns.photos])
+    table = columns.read(heads, _Place(folder, True, "images"), "frame", on_fault)
+    return replace(table, reading={**table.reading, "images": _text(images)})
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The folder of the photos, named by `option`, and whether these may be links: to anywhere, or to a folder."""
+
+    folder: Path
+    linked: bool
+    option: str
+    trust_links: str | Path | None = None
+
+
+class _Columns:
+    """The cells of a table as text, with the columns of photos and of persons."""
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        raw: pd.DataFrame,
+        photos: str | None,
+        persons: str | None,
+        classes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.name, self.unit, self.raw, self.classes = name, unit, raw, classes or {}
+        self.cells = raw.apply(lambda column: column.str.strip())
+        self.photos = photos or find_image_column(name, self.cells)
+        self.persons = persons or find_person_column(self.cells)
+
+    def read(self, heads: GivenHeads | None, place: _Place, source: str, on_fault: OnFault) -> Table:
+        """The table of the rows without faults."""
+        taken = {self.photos, self.persons}
+        made, labels = make_heads(self.name, self.cells, heads, taken, self.classes)
+        self._warn(made, heads)
+        paths = self._find_paths(place)
+        persons = self._find_persons()
+        rows = pd.DataFrame({"path": paths, "person": paths if persons is None else persons, "source": source})
+        for head in made:
+            rows[head.name], numbers = read_labels(labels[head.name], head)
+            if head.bounds:
+                rows[f"{head.name}_value"] = numbers
+        rows["path"] = self._mark_repeated(rows, made)
+        named = [(self.photos, rows["path"]), *((h.name, rows[h.name]) for h in made), (self.persons, persons)]
+        kept = self._drop_faults([(name, cells) for name, cells in named if cells is not None], on_fault)
+        reading = {
+            "heads": {head.name: head_to_plain(head) for head in made},
+            "image_column": self.photos,
+            "group_column": self.persons,
+        }
+        return Table(rows[kept].reset_index(drop=True), made, place.folder, reading)
+
+    def _warn(self, heads: Heads, given: GivenHeads | None) -> None:
+        if self.persons is None:
+            column = suggest_person_column(self.cells, {self.photos, *heads.names})
+            hint = f"Is it {column}? " if column else ""
+            warnings.warn(
+                f"No column of {self.name} {NO_PERSONS} {hint}Name the column of persons with --group-column.",
+                FastmaskWarning,
+                stacklevel=4,
+            )
+        for head in (head for head in heads if head.bounds is None and head.name in self.raw):
+            warn_of_spellings(self.name, head, self.raw[head.name], are_chosen(given, head.name))
+
+    def _find_paths(self, place: _Place) -> pd.Series:
+        """The photos' paths relative to their folder; a DataError in the cells without a photo."""
+        if not place.folder.is_dir():
+            expected = f"the one that the paths in {self.name} start from ({place.option})"
+            raise UsageError(f"{place.folder} is not a folder; expected {expected}.")
+        cells, where = self.cells[self.photos], f"{self.name}, column {self.photos}"
+        options = place.linked, place.option, place.trust_links
+        return cells.map(locate_photos(list(cells.unique()), place.folder, where, *options))
+
+    def _find_persons(self) -> pd.Series | None:
+        if self.persons is None:
+            return None
+        cells = self.cells[self.persons]
+        return cells.where(cells != "", DataError("found an empty cell, expected the person of the photo."))
+
+    def _mark_repeated(self, rows: pd.DataFrame, heads: Heads) -> pd.Series:
+        """The paths, with a DataError where another row has the same one."""
+        paths = dict(rows["path"].items())
+        first: dict[str, Hashable] = {}
+        for line, path in rows["path"].items():
+            if isinstance(path, DataError) or first.setdefault(path, line) == line:
+                continue
+            pairs = [(head.name, *rows[head.name][[first[path], line]]) for head in heads]
+            other = ", ".join(f"{name} {one!s} there and {two!s} here" for name, one, two in pairs if one != two)
+            paths[line] = DataError(
+                f"found {self.cells[self.photos][line]!r} a second time, after {self.unit} {first[path]}"
+                f"{f' ({other})' if other else ''}; keep one row per photo."
+            )
+        return pd.Series(paths, dtype=object)
+
+    def _drop_faults(self, columns: Sequence[tuple[str | None, pd.Series]], on_fault: OnFault) -> pd.Series:
+        """Which rows have no DataError in any column; each one is reported, with its line and column."""
+        faults = [(name, cells, cells.map(lambda cell: isinstance(cell, DataError))) for name, cells in columns]
+        broken = pd.concat([found for *_, found in faults], axis=1).any(axis=1)
+        for line in broken.index[broken]:
+            for name, cells, found in faults:
+                if found[line]:
+                    on_fault(type(cells[line])(f"{self.name}, {self.unit} {line}, column {name}: {cells[line]}"))
+        return ~broken
 
 
 def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[str], None] = lambda _: None) -> Table:
@@ -137,122 +250,3 @@ def _check_unset(config: Config, settings: Sequence[str], why: str) -> None:
 
 def _is_contest_csv(file: Path) -> bool:
     return file.name == "train.csv" and file.is_file() and set(CONTEST_COLUMNS) <= set(read_header(file))
-
-
-def _find_image_column(file: Path, frame: pd.DataFrame) -> str:
-    if "path" in frame.columns:
-        return "path"
-    found = [c for c in frame.columns if frame[c].str.lower().str.endswith(SUFFIXES).all()]
-    if len(found) != 1:
-        what = f"several columns of photos ({', '.join(found)})" if found else "no column of photos"
-        raise UsageError(
-            f"{file} has {what} among {', '.join(frame.columns)}; name the one to use with --image-column."
-        )
-    return str(found[0])
-
-
-def _make_heads(file: Path, frame: pd.DataFrame, given: GivenHeads | None, taken: set[str | None]) -> Heads:
-    if given is None:
-        given = _find_heads(file, frame, taken)
-    entries: Any = list(given.items()) if isinstance(given, Mapping) else [(entry, None) for entry in given]
-    heads = []
-    for entry, classes in entries:
-        name = entry.name if isinstance(entry, Head) else entry
-        if name not in frame.columns or name in taken:
-            others = [c for c in frame.columns if c not in taken]
-            raise UsageError(f"{file} has no column {name!r} for a head; expected some of {', '.join(others)}.")
-        if not isinstance(entry, Head):
-            named = (
-                classes if isinstance(classes, Mapping) else {"classes": classes or _unique_values(file, frame[name])}
-            )
-            entry = Head(name, **{**named, "classes": tuple(named["classes"])})
-        heads.append(entry)
-    return Heads(heads)
-
-
-def _find_heads(file: Path, frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
-    """The columns that repeat a few values; warns of the others."""
-    found: list[str] = []
-    left: list[str] = []
-    for column in (c for c in frame.columns if c and c not in taken):
-        values = frame[column][frame[column] != ""]
-        count = values.nunique()
-        is_head = 2 <= count <= min(MOST_CLASSES, (len(values) + 1) // 2) and column not in RESERVED
-        why = "a reserved name" if column in RESERVED else f"{count} different values"
-        (found if is_head else left).append(column if is_head else f"{column} ({why})")
-    if not found:
-        others = f" (found {', '.join(left)})" if left else ""
-        raise UsageError(f"{file} has no column that repeats a few values, as a head does{others}; see --heads.")
-    if left:
-        warnings.warn(
-            f"Of {file} these columns are not taken as heads: {', '.join(left)}; --heads names those to take.",
-            FastmaskWarning,
-            stacklevel=4,
-        )
-    return found
-
-
-def _unique_values(file: Path, cells: pd.Series) -> tuple[str, ...]:
-    """The different values of a column, sorted, numbers by their size."""
-    values = sorted({c for c in cells if c != ""})
-    if len(values) < 2:
-        raise DataError(
-            f"{file}, column {cells.name}: found {len(values)} class ({', '.join(values) or 'all cells are empty'}), "
-            "expected two or more; leave the column out of --heads."
-        )
-    numbers = pd.to_numeric(pd.Series(values), errors="coerce")
-    order = np.argsort(numbers.to_numpy(), kind="stable") if numbers.notna().all() else range(len(values))
-    return tuple(values[i] for i in order)
-
-
-def _find_paths(
-    file: Path, cells: pd.Series, folder: Path, linked: bool, option: str, trust_links: str | Path | None
-) -> pd.Series:
-    """The photos' paths relative to `folder`; a DataError in the cells without a photo.
-
-    `linked` allows links out of the folder, for one that was named explicitly; `trust_links` those into another one.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; expected the one that the paths in {file} start from ({option}).")
-    where = f"{file}, column {cells.name}"
-    paths = cells.map(locate_photos(list(cells.unique()), folder, where, linked, option, trust_links))
-    again = paths.duplicated() & paths.map(lambda p: isinstance(p, str))
-    return paths.where(~again, cells.map(lambda cell: DataError(f"found {cell!r} a second time; remove one row.")))
-
-
-def _read_cells(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
-    """The class names of a column, a DataError in the invalid cells, and the numbers of its bands."""
-
-    def read(cell: str) -> tuple[str | DataError, float]:
-        try:
-            return head.read(cell)
-        except DataError as fault:
-            return fault, float("nan")
-
-    values = {cell: read(cell) for cell in cells.unique()}
-    return cells.map(lambda cell: values[cell][0]), cells.map(lambda cell: values[cell][1])
-
-
-def _head_to_plain(head: Head) -> list[str] | dict[str, Any]:
-    """A head as `Config.heads` has it."""
-    if head.bounds is None:
-        return list(head.classes)
-    train_bounds = None if head.train_bounds is None else list(head.train_bounds)
-    return {"classes": list(head.classes), "bounds": list(head.bounds), "train_bounds": train_bounds}
-
-
-def _persons(frame: pd.DataFrame, group: str | None) -> pd.Series | None:
-    if group is None:
-        return None
-    return frame[group].where(frame[group] != "", DataError("found an empty cell, expected the person of the photo."))
-
-
-def _drop_faults(columns: Sequence[tuple[str | None, pd.Series]], file: Path, on_fault: OnFault) -> pd.Series:
-    """Which rows have no DataError in any column; each one is reported, with its line and column."""
-    faults = [(name, cells, cells.map(lambda cell: isinstance(cell, DataError))) for name, cells in columns]
-    broken = pd.concat([found for *_, found in faults], axis=1).any(axis=1)
-    for line in broken.index[broken]:
-        for name, cells, found in faults:
-            if found[line]:
-                on_fault(type(cells[line])(f"{file}, line {line}, column {name}: {cells[line]}"))
-    return ~broken

@@ -9,7 +9,7 @@ import pytest
 from fastmask.data.boxes import Framing
 from fastmask.data.contest import read_contest
 from fastmask.data.fixes import apply_fixes
-from fastmask.data.folds import read_folds
+from fastmask.data.folds_file import read_folds
 from fastmask.data.paths import locate_photos, match_paths, path_in
 from fastmask.data.readers import read_csv
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError

@@ -92,7 +92,7 @@ def test_columns_that_are_not_heads_are_named(photos):
     frame = pd.read_csv(photos).assign(id=range(4), camera="one")
     frame.to_csv(photos, index=False)
     with pytest.warns(
-        FastmaskWarning, match=r"not taken as heads: id \(4 different values\), camera \(1 different values\)"
+        FastmaskWarning, match=r"heads of .* are colour, shape; not id \(an id\), camera \(1 value\); --heads names"
     ):
         assert read_csv(photos).heads.names == ("colour", "shape")
 
@@ -271,3 +271,115 @@ def test_a_name_that_is_too_long_is_an_error_with_its_line(photos):
     write(photos, ROWS.replace("a.jpg", f"{'a' * 3000}.jpg", 1))
     with pytest.raises(DataError, match=r"line 2, column file: found 'a+.jpg', which cannot be the name of a photo"):
         read_csv(photos, ["colour"], image_column="file")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Path,Person,colour\na.jpg,1,red\nb.png,1,green\nc.jpg,2,red\nd.jpg,2,green\n",
+        "\ufeff path , PERSON,colour\r\na.jpg,1,red\r\nb.png,1,green\r\nc.jpg,2,red\r\nd.jpg,2,green\r\n\r\n",
+        ",Image_ID,person,colour\n0,a,1,red\n1,b,1,green\n2,c,2,red\n3,d,2,green\n",
+        '"file_name";"person";"colour"\n"a.jpg";1;red\nb.png;1;green\nc.jpg;2;red\nd.jpg;2;green\n',
+        "img\tperson\tcolour\t\na.jpg\t1\tred\t\nb.png\t1\tgreen\t\nc.jpg\t2\tred\t\nd.jpg\t2\tgreen\t\n",
+    ],
+)
+def test_the_same_table_from_any_program(text, photos):
+    for encoding in ("utf-8", "utf-16"):
+        photos.write_bytes(text.encode(encoding))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FastmaskWarning)
+            table = read_csv(photos)
+        assert table.heads == Heads([Head("colour", ("green", "red"))])
+        assert table.frame["path"].tolist() == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
+        assert table.frame["colour"].tolist() == ["red", "green", "red", "green"]
+        assert table.persons.tolist() == ["1", "1", "2", "2"]
+        assert read(**table.reading).frame.equals(table.frame)
+
+
+def test_one_hot_columns_are_read_as_one_head_also_under_another_name(photos):
+    text = "path,person,healthy,rust,scab\na.jpg,1,1,0,0\nb.png,1,0,1,0\nc.jpg,2,,,\nd.jpg,2,0,0,1\n"
+    write(photos, text)
+    with pytest.warns(FastmaskWarning, match=r"heads of .* are class \(the one-hot columns healthy, rust, scab\)"):
+        table = read_csv(photos)
+    assert table.frame["class"].tolist() == ["healthy", "rust", "", "scab"]
+    assert read(**table.reading).frame.equals(table.frame)
+    named = read(data=str(photos), heads={"disease": ["scab", "rust", "healthy"]})
+    assert named.y[:, 0].tolist() == [2, 1, -1, 0]
+    write(photos, text.replace("d.jpg,2,0,0,1", "d.jpg,2,0,1,1"))
+    with pytest.raises(DataError, match="line 5, column disease: found 1, 1, 0, expected one 1 .* scab, rust, healthy"):
+        read(data=str(photos), heads={"disease": ["scab", "rust", "healthy"]})
+
+
+def test_numbers_that_are_named_without_bounds_are_classes_with_a_warning(tmp_path):
+    for i in range(60):
+        (tmp_path / f"{i}.jpg").touch()
+    rows = "".join(f"{i}.jpg,{i},{18 + i % 30}\n" for i in range(60))
+    file = write(tmp_path / "my.csv", f"path,person,age\n{rows}")
+    with pytest.warns(FastmaskWarning, match="column age: each of 30 numbers is a class of its own; bands .* bounds"):
+        assert len(read_csv(file, "age").heads["age"].classes) == 30
+    with pytest.raises(UsageError, match=r"found age \(30 numbers\)\); numbers are classes by bounds, such as heads:"):
+        read_csv(file)
+    bands = {"age": {"classes": ["<30", "30-39", "40+"], "bounds": [30, 40]}}
+    counts = read(data=str(file), heads=bands).frame["age"].value_counts().to_dict()
+    assert counts == {"<30": 24, "30-39": 20, "40+": 16}
+
+
+def test_two_spellings_stay_two_classes_and_blanks_are_ignored_with_a_warning(photos):
+    write(photos, ROWS.replace("d.jpg,red", "d.jpg,RED").replace("square,ann", " square,ann"))
+    with pytest.warns(FastmaskWarning) as warned:
+        table = read_csv(photos, ["colour", "shape"])
+    assert table.heads["colour"].classes == ("RED", "green", "red")
+    assert table.frame["shape"].tolist() == ["round", "square", "round", "square"]
+    said = " ".join(str(each.message) for each in warned)
+    assert "column colour: 'RED' (1), 'red' (1) are 2 classes; if they are one" in said
+    assert "column shape: ' square' (1), 'square' (1) are one class; the blanks" in said
+
+
+def test_a_photo_in_two_rows_is_named_with_both_labels(photos):
+    write(photos, ROWS.replace("d.jpg,red", "a.jpg,green"))
+    with pytest.raises(
+        DataError,
+        match=r"line 5, column file: found 'a.jpg' a second time, after line 2 \(colour red there and green here, "
+        r"shape round there and square here\); keep one row per photo",
+    ):
+        read_csv(photos, ["colour", "shape"])
+
+
+def test_a_column_that_may_be_the_persons_is_suggested(photos):
+    write(photos, ROWS.replace("person", "patient_id"))
+    with pytest.warns(FastmaskWarning) as warned:
+        assert read_csv(photos).persons.tolist() == ["a.jpg", "b.png", "c.jpg", "d.jpg"]
+    said = " ".join(str(each.message) for each in warned)
+    assert "Is it patient_id? Name the column of persons with --group-column" in said
+    assert "not patient_id (persons? --group-column patient_id)" in said
+
+
+def test_names_of_any_script_and_sign(photos):
+    scientist = "👩\u200d🔬"
+    rows = 'path,person,"a.b, c",얼굴\na.jpg,1,007,"x ""y"""\nb.png,1,007,z\nc.jpg,2,ZWJ,z\nd.jpg,2,7.5.1,z\n'
+    write(photos, rows.replace("ZWJ", scientist))
+    table = read_csv(photos, ["a.b, c", "얼굴"])
+    assert table.heads["a.b, c"].classes == ("007", "7.5.1", scientist)
+    assert table.frame["얼굴"].tolist() == ['x "y"', "z", "z", "z"]
+    with pytest.raises(UsageError, match=r"column '얼굴': Head '얼굴' has .* a line break in 'z\\ny'"):
+        read_csv(write(photos, photos.read_text(encoding="utf-8").replace(",z", ',"z\ny"')), ["얼굴"])
+
+
+@pytest.mark.parametrize("name", ["true", "fold", "path"])
+def test_a_head_with_a_reserved_name_is_refused(name, photos):
+    write(photos, ROWS.replace("shape", name))
+    with pytest.raises(UsageError, match=rf"A head cannot be called '{name}'; .* reserved. Rename it"):
+        read_csv(photos, [name], image_column="file")
+
+
+def test_a_column_of_very_many_classes_is_a_head_if_it_is_named(tmp_path):
+    names = [f"{i}.jpg" for i in range(2400)]
+    for name in names:
+        (tmp_path / name).touch()
+    frame = pd.DataFrame({"path": names, "person": range(2400), "landmark": [f"m{i % 1200}" for i in range(2400)]})
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    with pytest.raises(UsageError, match=r"found landmark \(1200 different values\)\); name columns with --heads"):
+        read_csv(tmp_path / "my.csv")
+    table = read_csv(tmp_path / "my.csv", "landmark")
+    assert len(table.heads["landmark"].classes) == 1200
+    assert table.heads.decode(table.y[7]) == ("m7",)

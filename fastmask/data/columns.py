@@ -1,0 +1,322 @@
+"""Columns: which columns of a table name the photos and the persons, and which are heads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from fastmask.data.formats import SUFFIXES
+from fastmask.heads import RESERVED
+from fastmask.system.errors import DataError, UsageError
+from fastmask.system.text import join_some, shorten
+
+# a column with more different values than this, or with more than one per two photos, is a head only if it is named
+MOST_CLASSES = 1000
+# whole numbers are classes if they are this few, or are all from 0 or 1 to the largest
+_FEW_NUMBERS = 10
+# words of a class on average, above which a column is free text
+_FEW_WORDS = 5
+
+# names of columns without their blanks, lines and case, the surest first
+_PHOTO = (
+    *("path", "filepath", "imagepath", "imgpath", "photopath", "image", "img", "photo", "picture"),
+    *("imagefile", "imagefilename", "imagename", "imgname", "photoname", "filename", "file"),
+    *("imageid", "imgid", "photoid", "idcode", "id"),
+)
+_PERSON = {
+    *("person", "personid", "subject", "subjectid", "patient", "patientid", "participant", "participantid"),
+    *("identity", "individual", "owner", "user", "userid", "group", "groupid", "lesionid", "animalid", "petid"),
+}
+_SPLIT = {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset", "usage", "istrain", "isvalid"}
+_SPLIT_VALUES = {
+    "train",
+    "training",
+    "val",
+    "valid",
+    "validation",
+    "dev",
+    "test",
+    "testing",
+    "eval",
+    "public",
+    "private",
+}
+_DATE = {"date", "datetime", "timestamp", "createdat", "updatedat"}
+_TEXT = {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"}
+_ORIGIN = {"url", "uri", "link", "license", "licence", "author", "credit", "photographer", "copyright"}
+_ID = {"id", "ids", "uuid", "guid", "index", "idx", "key", "hash", "md5", "sha1", "sha256"}
+_CLASS = {"class", "label", "category", "target"}
+# of columns of numbers
+_WEIGHT = {"weight", "weights", "sampleweight", "sampleweights"}
+_SCORE = {"score", "confidence", "conf", "prob", "probability", "logit", "loss"}
+_BOX = {
+    *("x", "y", "w", "h", "x0", "y0", "x1", "y1", "x2", "y2", "xmin", "ymin", "xmax", "ymax", "cx", "cy"),
+    *("width", "height", "left", "top", "right", "bottom", "imagewidth", "imageheight"),
+}
+_MEASURED = {
+    *("age", "ages", "year", "years", "month", "price", "count", "temperature", "area", "distance", "duration"),
+    *("lat", "latitude", "lon", "lng", "longitude", "altitude"),
+}
+_DATES = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .*)?|\d{1,2}:\d{2}(:\d{2})?"
+)
+_LIST = re.compile(r"[\[({]?\s*-?\d+(\.\d+)?([\s,;]+-?\d+(\.\d+)?)+\s*[\])}]?")
+_TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
+_BANDS = "numbers are classes by bounds, such as heads: {{{name}: {{classes: [<{b:g}, {b:g}+], bounds: [{b:g}]}}}}"
+
+
+def plain(name: str) -> str:
+    """The name of a column without case, blanks and signs."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def find_image_column(table: str, frame: pd.DataFrame) -> str:
+    """The column that names the photos: called path, or the only one with names of photos, or with such a header.
+
+    Raises UsageError where there is none or no single one; `table` is the name of the table in its message.
+    """
+    found = [column for column in frame.columns if column == "path"] or _called(frame, "path")
+    if len(found) != 1:
+        found = [column for column in frame.columns if _holds_photos(frame[column])]
+        named = [column for column in found if plain(column) in _PHOTO]
+        found = named if len(named) == 1 else found
+    if not found:
+        found = next((called for name in _PHOTO if (called := _called(frame, name))), [])
+    if len(found) != 1:
+        what = f"several columns of photos ({', '.join(found)})" if found else "no column of photos"
+        raise UsageError(
+            f"{table} has {what} among {join_some(list(frame.columns), 30)}; name the one to use with --image-column."
+        )
+    return found[0]
+
+
+def _called(frame: pd.DataFrame, name: str) -> list[str]:
+    return [column for column in frame.columns if plain(column) == name]
+
+
+def _holds_photos(cells: pd.Series) -> bool:
+    known = cells[cells != ""]
+    return len(known) > 0 and known.str.lower().str.endswith(SUFFIXES).mean() > 0.5
+
+
+def find_person_column(frame: pd.DataFrame) -> str | None:
+    """The column that names the persons: person, also in another case; None without one."""
+    found = [column for column in frame.columns if column == "person"] or _called(frame, "person")
+    return found[0] if len(found) == 1 else None
+
+
+def suggest_person_column(frame: pd.DataFrame, taken: Collection[str | None]) -> str | None:
+    """A column that may name the persons, by its header and because its values repeat."""
+    for column in frame.columns:
+        if plain(column) in _PERSON and column not in taken and 1 < frame[column].nunique() < len(frame):
+            return str(column)
+    return None
+
+
+def find_heads(
+    table: str, frame: pd.DataFrame, taken: Collection[str | None]
+) -> tuple[dict[str, list[str] | None], str]:
+    """The columns to learn, with their classes where these are one-hot columns, and a sentence on the others.
+
+    The sentence is "" where all columns are heads. Raises UsageError where none is.
+    """
+    columns = [Column(str(name), frame[name]) for name in frame.columns if name and name not in taken]
+    against = {column.name: describe_other(column) for column in columns}
+    groups = find_one_hot([column for column in columns if not against[column.name]])
+    found: dict[str, list[str] | None] = {}
+    for column in columns:
+        group = next((names for names in groups if column.name in names), None)
+        if group is not None:
+            found[_name_one_hot(frame, groups.index(group))] = group
+        elif not against[column.name]:
+            found[column.name] = None
+    left = [f"{shorten(name, 40)} ({why})" for name, why in against.items() if why]
+    number = next((column for column in columns if against[column.name].endswith(" numbers")), None)
+    bands = "" if number is None else f"; {_BANDS.format(name=number.name, b=_middle(number))} in --config"
+    if not found:
+        others = f" (found {join_some(left, 20)}){bands}" if left else ""
+        raise UsageError(
+            f"{table} has no column that repeats a few values, as a head does{others}; name columns with --heads."
+        )
+    return found, _describe(table, found, left, bands)
+
+
+def _describe(table: str, found: dict[str, list[str] | None], left: Sequence[str], bands: str) -> str:
+    joined = {name: classes for name, classes in found.items() if classes}
+    if not left and not joined:
+        return ""
+    heads = [f"{name} (the one-hot columns {join_some(of)})" if of else name for name, of in found.items()]
+    renamed = "".join(f"; heads: {{NAME: [{', '.join(c)}]}} in --config gives another name" for c in joined.values())
+    others = f"; not {join_some(left, 20)}{bands}; --heads names the columns to take" if left else ""
+    return f"The heads of {table} are {join_some(heads, 20)}{renamed}{others}."
+
+
+def _middle(column: Column) -> float:
+    """A bound between the smaller and the larger half of a column's numbers."""
+    return float(np.round(np.median(np.asarray(column.numbers))))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of text that may be a head."""
+
+    name: str
+    cells: pd.Series
+
+    @cached_property
+    def known(self) -> pd.Series:
+        """The cells that are not empty."""
+        return self.cells[self.cells != ""]
+
+    @cached_property
+    def values(self) -> list[str]:
+        """The different values."""
+        return list(self.known.unique())
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The words of the name, in lower case."""
+        return tuple(re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name).casefold()))
+
+    @cached_property
+    def numbers(self) -> np.ndarray | None:
+        """The different values as numbers; None unless all are finite numbers."""
+        numbers = pd.to_numeric(pd.Series(self.values, dtype=object), errors="coerce").to_numpy(np.float64)
+        return numbers if len(numbers) and np.isfinite(numbers).all() else None
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the values are 0 and 1, or false and true."""
+        return {value.lower() for value in self.values} <= _TRUE | _FALSE
+
+    def all_match(self, pattern: re.Pattern[str]) -> bool:
+        """Whether all values match a pattern."""
+        return all(pattern.fullmatch(value) for value in self.values)
+
+
+def describe_other(column: Column) -> str:
+    """What a column is if it is not a head; "" for a head."""
+    return next((what for rule in _RULES if (what := rule(column))), "")
+
+
+def _by_name(column: Column) -> str:
+    name = plain(column.name)
+    if name in (plain(reserved) for reserved in RESERVED):
+        return "a reserved name"
+    if name in _PERSON:
+        return f"persons? --group-column {column.name}"
+    if column.words[-1:] and column.words[-1] in _ID and not _CLASS & set(column.words):
+        return "an id"
+    if name in _DATE or column.words[-1:] == ("date",):
+        return "dates"
+    kinds = {"a split": _SPLIT, "text": _TEXT, "an origin": _ORIGIN}
+    return next((kind for kind, names in kinds.items() if name in names), "")
+
+
+def _by_count(column: Column) -> str:
+    if len(column.values) < 2:
+        return "1 value" if column.values else "empty"
+    return ""
+
+
+def _by_content(column: Column) -> str:
+    values = column.values
+    if {value.casefold() for value in values} <= _SPLIT_VALUES:
+        return "a split"
+    if column.all_match(_DATES):
+        return "dates"
+    if all("://" in value for value in values):
+        return "an origin"
+    if _holds_photos(column.known):
+        return "files"
+    return "lists of numbers" if column.all_match(_LIST) else ""
+
+
+def _by_number(column: Column) -> str:
+    numbers = column.numbers
+    if numbers is None or column.is_binary:
+        return ""
+    name = plain(column.name)
+    kinds = {"a weight": _WEIGHT, "a score": _SCORE, "a size or box": _BOX}
+    kind = next((kind for kind, names in kinds.items() if name in names), "")
+    ordered = np.unique(numbers)
+    are_codes = ordered[0] in (0, 1) and bool((np.diff(ordered) == 1).all())
+    are_whole = bool((ordered == ordered.round()).all())
+    few = are_whole and (len(ordered) <= _FEW_NUMBERS or are_codes) and name not in _MEASURED
+    return kind or ("" if few else f"{len(ordered)} numbers")
+
+
+def _by_text(column: Column) -> str:
+    words = [len(value.split()) for value in column.values]
+    if sum(words) > _FEW_WORDS * len(words) or any("\n" in value for value in column.values):
+        return "free text"
+    if len(column.values) > min(MOST_CLASSES, (len(column.known) + 1) // 2):
+        return f"{len(column.values)} different values"
+    several = find_tags(column.values)
+    return f"several tags in a cell, such as {several!r}: make a column of 0 and 1 per tag" if several else ""
+
+
+_RULES: tuple[Callable[[Column], str], ...] = (_by_name, _by_count, _by_content, _by_number, _by_text)
+
+
+def find_tags(values: Sequence[str]) -> str | None:
+    """A value that is a list of others, such as "scab rust" next to "scab" and "rust"; None without one."""
+    for mark in ("|", ";", ",", " "):
+        lists = {value: [tag.strip() for tag in value.split(mark) if tag.strip()] for value in values}
+        several = [value for value, tags in lists.items() if len(tags) > 1]
+        tags = {tag for each in lists.values() for tag in each}
+        alone = {tag for value in several for tag in lists[value]} <= set(values)
+        recombined = len(tags) < len(values) and len({len(each) for each in lists.values()}) > 1
+        if several and (alone or recombined):
+            return several[0]
+    return None
+
+
+def find_one_hot(columns: Sequence[Column]) -> list[list[str]]:
+    """The names of adjacent columns of 0 and 1 where each row has exactly one 1, or is empty in all of them."""
+    found: list[list[str]] = []
+    start = 0
+    while start < len(columns):
+        end = _one_hot_end(columns, start)
+        if end > start + 1:
+            found.append([column.name for column in columns[start:end]])
+        start = max(end, start + 1)
+    return found
+
+
+def _one_hot_end(columns: Sequence[Column], start: int) -> int:
+    """The end of the longest run of one-hot columns from `start`; `start` where there is none."""
+    end, total, unknown = start, 0, columns[start].cells == ""
+    for place, column in enumerate(columns[start:], start + 1):
+        if not column.is_binary or not (unknown == (column.cells == "")).all():
+            break
+        total = total + column.cells.str.lower().isin(_TRUE).astype(int)
+        if (total > 1).any():
+            break
+        if (total[~unknown] == 1).all():
+            end = place
+    return end
+
+
+def _name_one_hot(frame: pd.DataFrame, place: int) -> str:
+    free = [name for name in ("class", "label", "kind") if name not in frame.columns]
+    return free[place] if place < len(free) else f"class{place + 1}"
+
+
+def join_one_hot(frame: pd.DataFrame, classes: Sequence[str]) -> pd.Series:
+    """The class that each row has a 1 for, "" where all are empty; a DataError for other rows."""
+    cells = frame[list(classes)]
+    lower = cells.apply(lambda column: column.str.lower())
+    ones, zeros = lower.isin(_TRUE), lower.isin(_FALSE)
+    right = ((ones | zeros).all(axis=1)) & (ones.sum(axis=1) == 1)
+    names: dict[Hashable, str | DataError] = dict(ones.idxmax(axis=1).where(right, "").items())
+    wrong = ~right & (cells != "").any(axis=1)
+    expected = f"expected one 1 and otherwise 0 in the columns {join_some(classes)}"
+    for line in frame.index[wrong]:
+        names[line] = DataError(f"found {', '.join(cells.loc[line])}, {expected}.")
+    return pd.Series(names, dtype=object)

@@ -1,0 +1,78 @@
+"""Spellings: classes of a table that may be the same one, or mean an unknown label."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pandas as pd
+
+from fastmask.heads import Head
+from fastmask.system.errors import FastmaskWarning
+from fastmask.system.text import join_some
+
+# texts that often stand for an unknown label
+_UNKNOWN = {
+    *("n/a", "na", "#n/a", "nan", "null", "none", "nil", "unknown", "unk", "undefined", "missing", "not available"),
+    *("?", "-", "--", ".", "tbd"),
+}
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+
+
+def warn_of_spellings(table: str, head: Head, cells: pd.Series, chosen: bool = False) -> None:
+    """Warn of values of a head's column that look like one class, and, unless `chosen`, of classes like N/A.
+
+    `cells` are those of the table, with the blanks at their ends. `chosen` classes are named by the user.
+    """
+    counts = cells[cells.map(str.strip) != ""].value_counts()
+    for spelled in group_spellings(counts.index):
+        _warn(f"{table}, column {head.name}: {_describe([(text, int(counts[text])) for text in spelled])}")
+    stripped = counts.groupby(counts.index.map(str.strip)).sum()
+    unknown = [f"{name!r} ({stripped[name]})" for name in head.classes if is_unknown(name) and name in stripped]
+    if unknown and not chosen:
+        _warn(
+            f"{table}, column {head.name}: {join_some(unknown)} is a class like any other; an unknown label is an "
+            "empty cell, and classes are chosen with heads in --config."
+        )
+
+
+def group_spellings(values: Iterable[str]) -> list[list[str]]:
+    """The values that are the same text but for case, blanks, the form of Unicode or the digits of a number."""
+    groups = defaultdict(list)
+    for value in values:
+        groups[spelling_key(value)].append(value)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
+
+
+def spelling_key(text: str) -> str:
+    """What the spellings of one text have in common: `RED` and ` red`, `1` and `1.0`, `sports_car` and `sports car`."""
+    key = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").split())
+    return f"{float(key):g}" if _NUMBER.fullmatch(key) and len(key) < 15 else key
+
+
+def is_unknown(text: str) -> bool:
+    """Whether a class looks like a missing label."""
+    return text.casefold() in _UNKNOWN
+
+
+def _describe(spelled: list[tuple[str, int]]) -> str:
+    shown = join_some([f"{_visible(text)} ({count})" for text, count in spelled])
+    classes = len({text.strip() for text, _ in spelled})
+    if classes == 1:
+        return f"{shown} are one class; the blanks at the ends are ignored."
+    return (
+        f"{shown} are {classes} classes; if they are one, write it the same way in all rows, or correct these with "
+        "--fixes and name the classes with heads in --config."
+    )
+
+
+def _visible(text: str) -> str:
+    """A text in quotes; in ASCII if its form cannot be seen."""
+    return repr(text) if unicodedata.is_normalized("NFKC", text) else ascii(text)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, FastmaskWarning, stacklevel=5)
