@@ -154,7 +154,7 @@ def _fault_of(row: Any, heads: Heads) -> str:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
+    return [entry.name for entry in os.scandir(folder) if os.path.isdir(entry.path)] if folder.is_dir() else []
 
 
 def _photos_of(
@@ -162,7 +162,7 @@ def _photos_of(
 ) -> dict[str, str]:
     """stem -> file name of the photos in a person's folder; seven without faults. Other files are added to `others`."""
     try:
-        names = sorted(e.name for e in os.scandir(folder) if not is_hidden(Path(e.name)) and not e.is_dir())
+        names = sorted(e.name for e in os.scandir(folder) if not is_hidden(Path(e.name)) and not os.path.isdir(e.path))
     except OSError as error:
         kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
         on_fault(kind(f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from fastmask.data.formats import describe_empty, describe_left_out
+from fastmask.data.formats import describe_empty, describe_left_out, describe_runs
 from fastmask.data.layout import VALIDATION, Layout, find_layout, loose_photos
 from fastmask.data.links import leads_outside, link_fault
-from fastmask.data.mistaken import class_folders
+from fastmask.data.mistaken import class_folders, result_folders
 from fastmask.data.photo import split_files
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
@@ -78,6 +78,9 @@ def _describe(folder: Path, layout: Layout, photos: Photos, others: Photos) -> I
     yield from _describe_alike(folder, layout.classes())
     yield from _describe_nested(layout.classes(), photos)
     yield from _describe_many(folder, photos)
+    results = [folder / name for name in result_folders(folder)]
+    if results:
+        yield describe_runs(results)
     left_out = sorted(path for each in others.values() for path in each)
     if left_out:
         yield describe_left_out(left_out)

@@ -6,7 +6,7 @@ The script of an export contains this module, so it imports nothing of fastmask.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
@@ -50,6 +50,8 @@ _OTHERS = (
 )
 # of operating systems and network drives, in lower case
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+# the files of every run
+_RUN = ("heads.json", "config.yaml")
 
 
 def is_readable(name: str) -> bool:
@@ -70,17 +72,40 @@ def is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") or part.lower() in _SYSTEM for part in path.parts)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run: its pictures are not photos to train on or to predict."""
+    return all((folder / name).is_file() for name in _RUN)
+
+
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The photos in a folder and the folders inside it, and the other files; both sorted, without hidden ones."""
+    """The photos in a folder and the folders inside it, and the other files; both sorted, without hidden ones.
+
+    A run inside the folder is one of the others, without its files.
+    """
     shown = (p for p in folder.rglob("*") if not is_hidden(p.relative_to(folder)) and not p.is_dir())
     # paths of Windows compare without case, and the order must be the same everywhere
     found = sorted(shown, key=lambda path: path.parts)
+    runs = {p.parent for p in found if p.name == _RUN[0] and is_run(p.parent)} - {folder}
+    found = [p for p in found if runs.isdisjoint(p.parents)] if runs else found
     photos = [p for p in found if p.suffix.lower() in SUFFIXES]
-    return photos, [p for p in found if p.suffix.lower() not in SUFFIXES]
+    return photos, sorted({p for p in found if p.suffix.lower() not in SUFFIXES} | runs, key=lambda path: path.parts)
+
+
+def describe_runs(runs: Iterable[object]) -> str:
+    """That folders with results of fastmask are left out."""
+    first, *more = map(str, runs)
+    rest = f" and {len(more):,} more hold" if more else " holds"
+    return f"{first}{rest} results of fastmask, not photos, and {'are' if more else 'is'} left out."
 
 
 def describe_left_out(others: Sequence[Path]) -> str:
     """How many files are left out, their endings, an example, and how each format that could be read is installed."""
+    runs = [path for path in others if is_run(path)]
+    files = [path for path in others if path not in runs]
+    return " ".join([*([describe_runs(runs)] if runs else []), *([_describe_files(files)] if files else [])])
+
+
+def _describe_files(others: Sequence[Path]) -> str:
     endings = Counter(p.suffix.lower() or "without an ending" for p in others)
     several = [f"{n:,} {ending}" for ending, n in endings.most_common(4)]
     rest = len(endings) - len(several)

@@ -141,7 +141,7 @@ def _find_wrappers(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 def _describe_no_folders(folder: Path) -> str:
     """What is wrong with a folder without folders inside, and what to give in its place."""
-    files = sorted(e.name for e in os.scandir(folder) if not e.is_dir() and e.name[0] != ".")
+    files = sorted(e.name for e in os.scandir(folder) if not os.path.isdir(e.path) and e.name[0] != ".")
     for suffixes, mend in (((".csv",), "give {} in its place"), (ARCHIVES, "unpack {} first")):
         found = [name for name in files if name.lower().endswith(suffixes)]
         if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,8 @@ def describe_broken(path: Path) -> str:
     if link is None:
         return ""
     target = Path(os.path.normpath(link.parent / os.readlink(link)))
+    if _leads_round(link):
+        return f"{link} is a link that leads back to itself; remove it."
     command = _store_of(target)[1]
     return f"{link} is a link to {target}, which does not exist; {command or 'restore that, or remove the link'}."
 
@@ -56,6 +59,14 @@ def _links_outside(path: Path, folder: Path, trusted: str | Path | None) -> Iter
         allowed = [real(each) for each in (folder, trusted) if each is not None]
         if not _is_in(real(path), allowed):
             yield next(each for each in between if not _is_in(real(each), allowed))
+
+
+def _leads_round(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_in(place: Path, folders: list[Path]) -> bool:

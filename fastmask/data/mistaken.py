@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from fastmask.data.contest import CONTEST_COLUMNS, MASK_OF_STEM, PERSON_FOLDER, is_contest, read_header
-from fastmask.data.formats import SUFFIXES
+from fastmask.data.formats import SUFFIXES, is_run
 from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
 from fastmask.system.terminal import quote
@@ -24,10 +24,31 @@ _LOOKED_AT = 20
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The folders inside `folder`, sorted, without hidden ones; none where it is not a folder."""
+    """The folders inside `folder`, sorted, without hidden ones and results; none where it is not a folder."""
+    return [name for name in _shown_folders(folder) if not _holds_results(folder / name)]
+
+
+def result_folders(folder: Path) -> list[str]:
+    """The folders inside `folder` that hold results of fastmask and nothing else, sorted."""
+    return [name for name in _shown_folders(folder) if _holds_results(folder / name)]
+
+
+def _shown_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__")))
+    # a link to itself, which `DirEntry.is_dir` raises for, is not a folder
+    return sorted(e.name for e in os.scandir(folder) if os.path.isdir(e.path) and not e.name.startswith((".", "__")))
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder is a run, or holds runs and no photos."""
+    if is_run(folder):
+        return True
+    inside = [e for e in os.scandir(folder) if e.name[0] != "."]
+    if any(e.name.lower().endswith(SUFFIXES) for e in inside):
+        return False
+    folders = [Path(e.path) for e in inside if e.is_dir(follow_symlinks=False)]
+    return bool(folders) and all(map(_holds_results, folders))
 
 
 def check_kind(data: str) -> None:

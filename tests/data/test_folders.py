@@ -96,3 +96,17 @@ def test_a_linked_photo_in_the_folder_of_a_class_is_refused(tmp_path):
     (tmp_path / "pets" / "dog" / "c.jpg").symlink_to(tmp_path / "private.jpg")
     with pytest.raises(DataError, match="c.jpg is a link out of .*pets"):
         read_folders(tmp_path / "pets")
+
+
+def test_a_run_inside_the_folder_is_no_class(tmp_path):
+    run = ("heads.json", "config.yaml", "report/pair.png", "fold0/done.json")
+    make(tmp_path, "cat/1.jpg", "dog/1.jpg", *(f"runs/{name}/{file}" for name in "ab" for file in run))
+    make(tmp_path, *(f"mine/{file}" for file in run), *(f"dog/last/{file}" for file in run), "runs/a.csv")
+    table, said = said_of(tmp_path)
+    assert table.frame["path"].tolist() == ["cat/1.jpg", "dog/1.jpg"]
+    assert f"{tmp_path / 'mine'} and 1 more hold results of fastmask, not photos, and are left out." in said
+    assert f"{tmp_path / 'dog/last'} holds results of fastmask" in said
+    assert "Rename" not in said
+    # a class of photos is one, whatever else it holds
+    make(tmp_path, "runs/home.jpg")
+    assert said_of(tmp_path)[0].heads["class"].classes == ("cat", "dog", "runs")

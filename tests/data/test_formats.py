@@ -135,3 +135,16 @@ def test_heic_is_read_by_the_package_for_it(monkeypatch):
         assert (decode_photo(file.getvalue()) == PICTURE).all()
     finally:
         Image.OPEN.pop("HEIF", None)
+
+
+def test_runs_below_a_folder_of_photos_are_left_out_and_said(tmp_path):
+    files(tmp_path, "a.jpg", "runs/one/heads.json", "runs/one/config.yaml", "runs/one/report/pair.png")
+    files(tmp_path, "b/heads.json", "b/1.jpg")
+    assert list_files(tmp_path) == (
+        [tmp_path / "a.jpg", tmp_path / "b/1.jpg"],
+        [tmp_path / "b/heads.json", tmp_path / "runs/one"],
+    )
+    assert list_files(tmp_path / "runs/one")[0] == [tmp_path / "runs/one/report/pair.png"]
+    (tmp_path / "b/heads.json").unlink()
+    with pytest.warns(FastmaskWarning, match="^.*one holds results of fastmask, not photos, and is left out.$"):
+        assert list_photos(tmp_path) == [tmp_path / "a.jpg", tmp_path / "b/1.jpg"]

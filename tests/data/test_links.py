@@ -1,5 +1,7 @@
 """Photos and folders that are links: what is refused, what a trusted folder allows, and what leads to nothing."""
 
+import warnings
+
 import pandas as pd
 import pytest
 
@@ -8,7 +10,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.folders import read_folders
 from fastmask.data.links import describe_broken, leads_outside, link_fault
 from fastmask.data.readers import read_data
-from fastmask.system.errors import DataError, MissingPhotoError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 
 
 @pytest.fixture
@@ -198,3 +200,17 @@ def test_a_contest_photo_and_a_csv_s_photo_that_were_not_got(contest_copy, pets)
 def test_the_trusted_folder_must_exist(pets):
     with pytest.raises(UsageError, match="--trust-links nowhere is not a folder"):
         read_data(make_config({"data": str(pets), "trust_links": "nowhere"}))
+
+
+def test_a_link_that_leads_back_to_itself_is_named(tmp_path):
+    photos = tmp_path / "loops"
+    for name in ("cat", "dog"):
+        (photos / name).mkdir(parents=True)
+        (photos / name / "1.jpg").touch()
+    (photos / "cat" / "loop").symlink_to("loop")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FastmaskWarning)
+        assert len(read_folders(photos)) == 2
+        (photos / "dog" / "2.jpg").symlink_to("2.jpg")
+        with pytest.raises(DataError, match=r"2\.jpg is a link that leads back to itself; remove it\.$"):
+            read_folders(photos)
