@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastai.learner import Callback
 from fastai.torch_core import get_model
 from torch import nn
@@ -34,11 +36,7 @@ class Freeze(Callback):
         freezes = self.until is None or self.learn.epoch + 1 < self.until
         self._require_grad(not freezes)
         if freezes:
-            ids = {id(parameter) for parameter in self._frozen}
-            for module in get_model(self.learn.model).modules():
-                within = [id(parameter) for parameter in module.parameters()]
-                if within and ids.issuperset(within):
-                    module.eval()
+            evaluate_frozen(get_model(self.learn.model), self._frozen)
 
     def after_fit(self) -> None:
         self.leave()
@@ -50,6 +48,15 @@ class Freeze(Callback):
     def _require_grad(self, wanted: bool) -> None:
         for parameter in self._frozen:
             parameter.requires_grad_(wanted)
+
+
+def evaluate_frozen(network: nn.Module, frozen: Sequence[nn.Parameter]) -> None:
+    """Set the modules with frozen parameters only to evaluation mode."""
+    ids = {id(parameter) for parameter in frozen}
+    for module in network.modules():
+        within = [id(parameter) for parameter in module.parameters()]
+        if within and ids.issuperset(within):
+            module.eval()
 
 
 def frozen_part(network: nn.Module, part: str | int) -> list[nn.Parameter]:

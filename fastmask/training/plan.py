@@ -59,6 +59,7 @@ from fastmask.training.effective_config import (
 from fastmask.training.freeze import Freeze, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
 from fastmask.training.mix import mix_callbacks
+from fastmask.training.parts import check_parts
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progress.trackers import check_trackers
 
@@ -238,6 +239,11 @@ class Plan:
         rows: np.ndarray = (whole | (self.folds != fold)) & ~dropped_rows(self.table, self.config.drop)
         return rows
 
+    def count_trained(self, chosen: Sequence[int] | None = None) -> list[int]:
+        """The number of photos that each of the chosen folds trains on, and each of their refits."""
+        fits = (False, True) if self.config.refit else (False,)
+        return [len(self.training_set(fold, whole)) for whole in fits for fold in self.check_folds(chosen)]
+
     def lineage(self, fold: int, whole: bool = False) -> Lineage:
         """The photos and persons that a fold, or with `whole` its refit, is trained on and its epoch is chosen by.
 
@@ -345,6 +351,7 @@ def prepare(
     check_size(network, config.arch, size)
     if config.freeze is not None:
         frozen_part(network, config.freeze)
+    check_parts(config, plan.table.heads, size, plan.count_trained(chosen), processes.count)
     precision = usable_precision(network, size, device, config.precision, auto)
     plan = replace(plan, config=config.model_copy(update={"precision": precision}))
     start = _describe_start(plan, network, validation)

@@ -21,6 +21,7 @@ from fastmask.run.directory import resume_command
 from fastmask.system.errors import UntrainableError, UsageError
 from fastmask.system.text import count, duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
+from fastmask.training.parts import trains_on_parts
 from fastmask.training.plan import Plan
 
 # steps that are timed after one that warms up; with loading processes after those that they prefetch, plus as many,
@@ -175,12 +176,14 @@ def fit_batch_size(plan: Plan, say: Callable[[str], None] = lambda _: None) -> P
 
 
 def smaller_batches(plan: Plan) -> Iterator[Plan]:
-    """The plan with its batch size and each divisor of it, down to 1, with the same photos per step."""
+    """The plan with its batch size and each divisor of it that it can train with, with the same photos per step."""
     photos = plan.config.batch
     for bs in range(photos, 0, -1):
         if photos % bs == 0:
             update = {"bs": bs, "accumulate": plan.config.accumulate * photos // bs}
-            yield replace(plan, config=plan.config.model_copy(update=update))
+            smaller = replace(plan, config=plan.config.model_copy(update=update))
+            if trains_on_parts(smaller.config, plan.table.heads, plan.size, plan.count_trained(), plan.processes.count):
+                yield smaller
 
 
 def fits_memory(plan: Plan) -> bool:
