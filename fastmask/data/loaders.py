@@ -32,6 +32,7 @@ from fastmask.data.transforms import EncodeHeads, Lookup, NormalizeBatch, ReadPh
 from fastmask.heads import Heads
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.memory import keep_memory
+from fastmask.system.script import unguarded_line
 from fastmask.system.terminal import say
 
 
@@ -241,7 +242,14 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
             f"Loading processes (--workers {workers}) need semaphores, which this system does not provide; on Linux "
             "they are files in /dev/shm, which may be missing or read-only. Use --workers 0."
         )
-    return default_workers(device) if workers is None else workers
+    picked = default_workers(device) if workers is None else workers
+    again = unguarded_line() if picked and processes_import() else None
+    if again is not None:
+        raise UsageError(
+            f"{again}: the {picked} loading processes (workers) import this script and would run it again; put what it "
+            'does below a line if __name__ == "__main__": or set workers=0.'
+        )
+    return picked
 
 
 def start_method() -> str:
@@ -250,9 +258,14 @@ def start_method() -> str:
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
+def processes_import() -> bool:
+    """Whether a loading process starts empty and imports the script and its modules; on macOS fastai starts none."""
+    return start_method() != "fork" and sys.platform != "darwin"
+
+
 def workers_see_memory(workers: int) -> bool:
     """Whether loading processes can read this process's memory; on macOS fastai starts none."""
-    return not workers or start_method() == "fork" or sys.platform == "darwin"
+    return not workers or not processes_import()
 
 
 def has_semaphores() -> bool:
