@@ -11,6 +11,7 @@ does not say so, is refused.
 from __future__ import annotations
 
 import struct
+import warnings
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -29,6 +30,15 @@ _SLACK = 0.5 / 255
 _BITS, _WHITE_IS_ZERO, _PLANAR, _KIND = 258, 262, 284, 339
 _PREVIEW, _DNG = 254, 50706
 _KINDS = {1: "unsigned", 2: "signed", 3: "float"}
+
+
+def ignore_pillow() -> None:
+    """Ignore Pillow's warnings of photos that it reads all the same, such as of damaged EXIF or 90 million pixels."""
+    for category in (UserWarning, Image.DecompressionBombWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"PIL\.")
+
+
+ignore_pillow()
 
 
 class PhotoError(ValueError):

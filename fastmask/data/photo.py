@@ -142,6 +142,12 @@ def fault_of_name(path: Path) -> UnreadableError | None:
     return UnreadableError(f"{str(path)!r} has characters in its name that a table cannot hold; rename it.")
 
 
+def has_more_pages(data: bytes) -> bool:
+    """Whether a photo is a TIFF with pages after the first, which alone is read."""
+    image = open_image(data)
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and bool(image.tag_v2.next)
+
+
 def check_photos(paths: Sequence[Path], cut: Cut | None = None) -> list[tuple[int, int]]:
     """Decode every photo and return its (height, width), after `cut`; raises DataError naming an unreadable one.
 

@@ -24,7 +24,7 @@ from fastmask.data.contest import PERSON_FOLDER
 from fastmask.data.folds import assign_folds, count_units, fixed_folds
 from fastmask.data.folds_file import read_folds
 from fastmask.data.groups import describe_separated, join_identical
-from fastmask.data.photo import decode_named, map_in_threads, read_bytes, read_photo
+from fastmask.data.photo import decode_named, has_more_pages, map_in_threads, read_bytes, read_photo
 from fastmask.data.pipelines import effective_pipelines, pick_fit
 from fastmask.data.readers import read_data
 from fastmask.data.table import LEFT_OUT, Table
@@ -186,6 +186,7 @@ def check_table(
         *_find_odd_shapes(table, sizes),
         *_find_blank(table, fingerprints),
         *_find_dark(table, fingerprints),
+        *_find_pages(table, fingerprints),
         *_find_copies(table, fingerprints, workers, remember),
         *([] if has_folds else _check_fold_count(joined, folds, stratify, group)),
         *([] if assigned is None or group != "person" else _find_separated(table, assigned, files)),
@@ -200,7 +201,7 @@ def check_table(
 class Fingerprint:
     """The data kept per photo: (height, width), digests of file and pixels, its signature, whether of one colour.
 
-    `brightest` is the highest value of a pixel, of 255.
+    `brightest` is the highest value of a pixel, of 255; `has_more_pages` that of a TIFF only the first is read.
     """
 
     size: Size
@@ -209,6 +210,7 @@ class Fingerprint:
     signature: np.ndarray
     blank: bool
     brightest: int
+    has_more_pages: bool = False
 
 
 def fingerprint_photos(
@@ -233,7 +235,8 @@ def _fingerprint(path: Path) -> Fingerprint | DataError:
     digest = hashlib.blake2b(photo.tobytes(), digest_size=16, person=b"%d %d" % size).digest()
     small = shrink(photo)
     blank = bool(np.ptp(small, axis=(0, 1)).max() <= _BLANK_RANGE)
-    return Fingerprint(size, hashlib.sha256(data).hexdigest(), digest, signature(small), blank, int(photo.max()))
+    file = hashlib.sha256(data).hexdigest()
+    return Fingerprint(size, file, digest, signature(small), blank, int(photo.max()), has_more_pages(data))
 
 
 def _photo_finding(table: Table, row: int, level: str, kind: str, detail: str, others: Iterable[int] = ()) -> Finding:
@@ -326,6 +329,13 @@ def _find_dark(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterato
                 "such as 14 of 16, scale them."
             )
             yield _photo_finding(table, row, WARNING, "dark", detail)
+
+
+def _find_pages(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
+    for row, each in fingerprints.items():
+        if each.has_more_pages:
+            detail = "It has several pages, and only the first is read; save the others as photos of their own."
+            yield _photo_finding(table, row, WARNING, "several pages", detail)
 
 
 def _find_copies(

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fastmask.data.contest import contest_folder, read_contest
-from fastmask.system.errors import DataError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 
 def rewrite(folder, change):
@@ -117,3 +117,16 @@ def test_the_folder_of_images_may_be_a_link(contest_copy):
     (contest_copy / "train" / "images").rename(contest_copy / "elsewhere")
     (contest_copy / "train" / "images").symlink_to(contest_copy / "elsewhere")
     assert len(read_contest(contest_copy)) == count
+
+
+def test_other_files_in_the_folders_of_persons_are_counted(contest_copy):
+    images = contest_copy / "train" / "images"
+    person = sorted(images.iterdir())[0]
+    for name in ("notes.txt", "Thumbs.db", ".DS_Store"):
+        (person / name).touch()
+    with pytest.warns(FastmaskWarning, match=r"^1 file is left out \(1 \.txt\), such as .*notes\.txt"):
+        read_contest(contest_copy)
+    (photo,) = person.glob("mask1.*")
+    photo.rename(person / "mask1.HEIC")
+    with pytest.raises(DataError, match=r"no photo called mask1 .* seven photos\. 2 files are left out .*\.heic"):
+        read_contest(contest_copy)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask.data.decode import PhotoError, decode
+from fastmask.data.decode import PhotoError, decode, ignore_pillow
 from fastmask.data.photo import decode_photo, read_size
 
 HEIGHT, WIDTH = 48, 64
@@ -284,7 +284,8 @@ def test_a_jpeg_with_damaged_exif_is_not_turned(exif):
     plain, part = jpeg(), b"Exif\0\0" + exif
     data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part + plain[2:]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("error")
+        ignore_pillow()
         assert (decode_photo(data) == np.asarray(Image.open(BytesIO(plain)))).all()
 
 

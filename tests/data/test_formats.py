@@ -116,7 +116,7 @@ class _Heif(ImageFile.ImageFile):
 
     def _open(self):
         self._size, self._mode = (3, 2), "RGB"
-        self.tile = [ImageFile._Tile("raw", (0, 0, 3, 2), len(HEIC), "RGB")]
+        self.tile = [("raw", (0, 0, 3, 2), len(HEIC), "RGB")]
 
 
 def test_heic_is_read_by_the_package_for_it(monkeypatch):

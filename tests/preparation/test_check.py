@@ -1,4 +1,5 @@
 import shutil
+import struct
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_a_photo_of_fewer_bits_than_its_file_is_dark_or_refused(table, photos):
     assert refused.detail.startswith("The photo would come out nearly black: no value is above 4,0")
     assert (dark.level, dark.kind, dark.photo) == ("warning", "dark", table.frame["path"][1])
     assert dark.detail.startswith(f"Its brightest pixel is {round(brightest / 4)} of 255")
+
+
+def test_a_tiff_of_several_pages_is_named(table, photos):
+    picture = Image.open(photos[0])
+    picture.save(photos[0], "TIFF", save_all=True, append_images=[picture.rotate(180), picture])
+    (finding,) = found(table)
+    assert (finding.level, finding.kind, finding.photo) == ("warning", "several pages", table.frame["path"][0])
+    assert finding.detail.startswith("It has several pages, and only the first is read; ")
+    # a page that does not exist changes nothing
+    data = bytearray(photos[0].read_bytes())
+    first = struct.unpack("<I", data[4:8])[0]
+    after = first + 2 + 12 * struct.unpack("<H", data[first : first + 2])[0]
+    photos[0].write_bytes(data[:after] + struct.pack("<I", 2**31) + data[after + 4 :])
+    assert [f.kind for f in found(table)] == ["several pages"]
 
 
 def test_one_photo_under_three_persons_is_one_finding(table, photos):
