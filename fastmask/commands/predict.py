@@ -46,7 +46,9 @@ def predict(
     run: RunArgument,
     images: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", show_default=False)],
     out: Annotated[Path, option("The CSV to write."), NEW_FILE],
-    submission: Annotated[Path | None, option("An info.csv to fill in: its photos, its order.")] = None,
+    submission: Annotated[
+        Path | None, option("A CSV to fill in, such as an info.csv or a sample_submission.csv: its photos, its order.")
+    ] = None,
     decision: Annotated[str, option("plain, calibrated, f1, or auto: the best of fastmask decide.")] = "plain",
     same_person: Annotated[
         str | None,
@@ -69,7 +71,8 @@ def predict(
 
     check_decision(decision)
     loaded, unpredicted = RunDirectory.load(run), failed_list(out)
-    photos = _find_photos(loaded, images, submission, out)
+    kept = [same_person] if same_person else []
+    photos = _find_photos(loaded, images, submission, out, kept)
     persons = None if same_person is None else _persons(photos, same_person, submission)
     other = _other_models(loaded, options)
     unlike = _unlike_oof(loaded, options.n_views, other)
@@ -86,7 +89,7 @@ def predict(
     if other is not None:
         say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
     answered = predictions if rule is None else predictions.decide(rule, persons)
-    _write(answered, out, submission, unpredicted)
+    _write(answered, out, submission, unpredicted, kept)
     _warn_of_seen(loaded, [path for path, there in zip(photos.paths, left, strict=True) if there], options)
     if submission is not None:
         _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
@@ -95,37 +98,47 @@ def predict(
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
     seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
     typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
-    _report_failed(predictions, unpredicted, None if submission is None else predictions.usual)
+    _report_failed(predictions, unpredicted, None if submission is None else _usual(predictions))
 
 
-def _find_photos(run: RunDirectory, images: Sequence[Path], submission: Path | None, out: Path) -> Found:
-    """The photos to predict: those of a folder, of several arguments, or those listed in a submission's info.csv."""
+def _find_photos(
+    run: RunDirectory, images: Sequence[Path], submission: Path | None, out: Path, kept: Sequence[str]
+) -> Found:
+    """The photos to predict: those of a folder, of several arguments, or those listed in the file of --submission."""
+    from fastmask.inference.form import read_form
     from fastmask.inference.sources import find_photos
-    from fastmask.inference.submission import check_heads, check_out, photos_of_info
+    from fastmask.inference.submission import check_out
 
     if submission is None:
         return find_photos(images[0] if len(images) == 1 else images)
-    check_heads(run.heads)
     check_out(submission, out)
     if len(images) > 1:
         raise UsageError(
             f"--submission takes one folder, with the photos that {submission} names; found {len(images)}."
         )
-    return photos_of_info(submission, images[0])
+    return read_form(submission, run.heads, images[0], kept).find(images[0])
 
 
-def _write(answered: Predictions, out: Path, submission: Path | None, unpredicted: Path) -> None:
+def _write(answered: Predictions, out: Path, submission: Path | None, unpredicted: Path, kept: Sequence[str]) -> None:
     """Write the predictions, and the list of the photos that failed."""
     from fastmask.inference.failures import write_failed
 
     if submission is None:
         answered.to_csv(out)
     else:
-        answered.to_submission(submission, out)
-    write_failed(unpredicted, answered.failed, None if submission is None else answered.usual)
+        answered.to_submission(submission, out, kept)
+    write_failed(unpredicted, answered.failed, None if submission is None else _usual(answered))
 
 
-def _report_failed(found: Predictions | Pseudo, file: Path, answer: int | None = None) -> None:
+def _usual(predictions: Predictions) -> int | str | None:
+    """What a submission has for photos that failed: the contest's joint class, or the names of the classes."""
+    from fastmask.inference.submission import is_contest
+
+    usual, heads = predictions.usual, predictions.heads
+    return usual if usual is None or is_contest(heads) else heads.joint_name(usual)
+
+
+def _report_failed(found: Predictions | Pseudo, file: Path, answer: int | str | None = None) -> None:
     """Raise DataError if photos failed: all else is written, but the exit code is not 0."""
     from fastmask.inference.failures import describe_failed
 
@@ -188,7 +201,13 @@ def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None
     if decision == PLAIN and not averaged:
         return None, PLAIN
     say(f"Decision {name_of(decision, averaged)}, by the run's out-of-fold predictions")
-    return fit_run(run, decision, averaged), name_of(decision, averaged)
+    rule = fit_run(run, decision, averaged)
+    if averaged and not rule.shared:
+        raise UsageError(
+            f"--same-person averages the heads that all photos of a person share, and the labels of {run.path} have "
+            "none; leave it out."
+        )
+    return rule, name_of(decision, averaged)
 
 
 def _entry(run: RunDirectory, decision: str, options: PredictOptions, other: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import takewhile
 from pathlib import Path
@@ -52,6 +52,27 @@ def match_paths(
         return found
     shared = _count_shared(parts)
     return {cell: tails.longest(own, max(1, len(own) - shared)) for cell, own in parts.items()}
+
+
+def match_photos(cells: Collection[str], photos: Collection[str]) -> dict[str, list[str]]:
+    """The `photos` that each cell may name: see `match_paths`; if none is found, by file name."""
+    found = match_paths(cells, photos, Path())
+    if not any(found.values()):
+        # the photos may be those without an ending, or with shorter paths
+        found = _invert(match_paths(photos, cells, Path()), cells)
+    if not any(found.values()):
+        names = _invert({photo: [Path(photo).name] for photo in photos}, {Path(cell).name for cell in cells})
+        found = {cell: names[Path(cell).name] for cell in cells}
+    return found
+
+
+def _invert(found: Mapping[str, Sequence[str]], cells: Collection[str]) -> dict[str, list[str]]:
+    """photo -> cells, turned into cell -> photos."""
+    inverted: dict[str, list[str]] = {cell: [] for cell in cells}
+    for photo, each in found.items():
+        for cell in each:
+            inverted.get(cell, []).append(photo)
+    return inverted
 
 
 def name_paths(cells: Iterable[str], paths: Collection[str], root: Path) -> dict[str, str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.submission import ANSWER, ID, read_info
+from fastmask.inference.submission import ANSWER, ID
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.files import read_rows
 
 # the `column` of `persons_of` that means one person per folder
 FOLDER = "folder"
@@ -52,7 +53,7 @@ def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray
 
 
 def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
-    """(N,) the person of each photo: a column of an info.csv, in its order, or the photo's folder for "folder".
+    """(N,) the person of each photo: a column of a submission's CSV, in its order, or its folder for "folder".
 
     Raises UsageError if the column is missing, DataError if it has an empty cell.
     """
@@ -69,7 +70,7 @@ def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) ->
             f"--same-person {column} is a column of the file of --submission, which is not given; without it, use "
             f"--same-person {FOLDER}, for photos in a folder per person."
         )
-    frame = read_info(info)
+    frame = read_rows(info, ())
     others = [name for name in frame.columns if name not in (ID, ANSWER)]
     if column not in others:
         found = ", ".join(others) or f"only {ID} and {ANSWER}"

@@ -171,5 +171,14 @@ def _heads_of_names(files: Sequence[AnswersFile]) -> Heads:
     if not shared:
         found = "; ".join(f"{file.path}: {', '.join(file.frame.columns)}" for file in files)
         raise DataError(f"Found no predictions ({found}); expected a column per head, with names of classes.")
-    cells = {name: sorted({cell for file in files for cell in file.frame[name] if cell}) for name in shared}
-    return Heads([_make_head(name, names) for name, names in cells.items()])
+    return Heads([_make_head(name, _find_classes(name, files)) for name in shared])
+
+
+def _find_classes(column: str, files: Sequence[AnswersFile]) -> list[str]:
+    names = sorted({cell for file in files for cell in file.frame[column] if cell})
+    if len(names) < 2:
+        where = " and ".join(dict.fromkeys(str(file.path) for file in files))
+        raise DataError(
+            f"{where}, column {column}: found only {', '.join(names) or 'empty cells'}, expected two or more classes."
+        )
+    return names

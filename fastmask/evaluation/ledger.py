@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmask.evaluation.answers import check_cells
-from fastmask.inference.submission import read_info
+from fastmask.evaluation.answers_file import AnswersFile
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv
@@ -196,7 +196,7 @@ def add_public(
         if not 0 <= accuracy <= 100:
             raise UsageError(f"The public accuracy is {accuracy:g}; expected a share from 0 to 1, or a percentage.")
         given["public_accuracy"] = accuracy if accuracy <= 1 else accuracy / 100
-    read_info(file)
+    AnswersFile.read(file)
     found = entry_of(file)
     with _changing(path) as entries:
         entry = entries.get(found.sha256, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.data.contest import contest_heads
 from fastmask.data.formats import SUFFIXES
-from fastmask.data.paths import match_paths
+from fastmask.data.paths import match_photos
 from fastmask.data.readers import read_data
 from fastmask.data.table import NO_PERSONS, groups_of
 from fastmask.evaluation.answers import check_cells, joint_classes
@@ -131,27 +131,6 @@ def _check_rows(truth: Truth, predicted: AnswersFile, rows: np.ndarray) -> None:
             f"{truth.path} has {count} photos that may be {predicted.photos[row]} of {predicted.path}; write the same "
             "paths in both."
         )
-
-
-def match_photos(cells: Collection[str], photos: Collection[str]) -> dict[str, list[str]]:
-    """The `photos` that each cell may name: by path or its end, or, if no cell is found that way, by file name."""
-    found = match_paths(cells, photos, Path())
-    if not any(found.values()):
-        # the photos may be those without an ending, or with shorter paths
-        found = _invert(match_paths(photos, cells, Path()), cells)
-    if not any(found.values()):
-        names = _invert({photo: [Path(photo).name] for photo in photos}, {Path(cell).name for cell in cells})
-        found = {cell: names[Path(cell).name] for cell in cells}
-    return found
-
-
-def _invert(found: Mapping[str, Sequence[str]], cells: Collection[str]) -> dict[str, list[str]]:
-    """photo -> cells, turned into cell -> photos."""
-    inverted: dict[str, list[str]] = {cell: [] for cell in cells}
-    for photo, each in found.items():
-        for cell in each:
-            inverted.get(cell, []).append(photo)
-    return inverted
 
 
 def read_truth(labels: Path, predicted: AnswersFile, heads: Heads | None = None) -> Truth:

@@ -26,7 +26,7 @@ def failed_list(out: Path) -> Path:
     return file
 
 
-def write_failed(file: Path, failed: Mapping[str, str], answer: int | None = None) -> None:
+def write_failed(file: Path, failed: Mapping[str, str], answer: int | str | None = None) -> None:
     """Write the list of photos that failed, with the `answer` that a submission gives for them; remove an old one."""
     if not failed:
         file.unlink(missing_ok=True)
@@ -36,7 +36,7 @@ def write_failed(file: Path, failed: Mapping[str, str], answer: int | None = Non
 
 
 def describe_failed(
-    failed: Mapping[str, str], predicted: int, file: Path | None = None, answer: int | None = None
+    failed: Mapping[str, str], predicted: int, file: Path | None = None, answer: int | str | None = None
 ) -> str:
     """A sentence on the photos that failed, next to a number of `predicted` ones, and the file that lists them."""
     name, reason = next(iter(failed.items()))

@@ -125,18 +125,21 @@ class Predictions:
         write_csv(Path(out), self.frame)
         return Path(out)
 
-    def to_submission(self, info: str | Path, out: str | Path) -> Path:
-        """Write `info` (ImageID, ans) with `ans` filled in: the same rows, in the same order.
+    def to_submission(self, info: str | Path, out: str | Path, kept: Sequence[str] = ()) -> Path:
+        """Write a CSV of photos filled in, except for the columns `kept`: the same rows, in the same order.
 
-        Photos that could not be predicted get the class `usual`.
+        The contest's info.csv (ImageID, ans) gets joint classes, others what their columns name: see `read_form`.
+        Photos that could not be predicted get the classes `usual`.
         """
-        from fastmask.inference.submission import check_heads, write_submission
+        from fastmask.inference.form import read_form
 
-        check_heads(self.heads)
-        classes = dict(zip(self.names, self.joint.tolist(), strict=True))
-        if self.usual is not None:
-            classes.update(dict.fromkeys(self.failed, self.usual))
-        return write_submission(classes, Path(info), Path(out))
+        form = read_form(info, self.heads, [*self.names, *self.failed], kept)
+        if self.usual is None or not self.failed:
+            return form.fill(self.heads, self.names, self.y, self.probabilities, out)
+        usual = self.heads.unjoint(np.full(len(self.failed), self.usual))
+        certain = [usual[:, [i]] == np.arange(size) for i, size in enumerate(self.heads.sizes)]
+        y, probabilities = np.vstack([self.y, usual]), np.vstack([self.probabilities, np.hstack(certain)])
+        return form.fill(self.heads, [*self.names, *self.failed], y, probabilities, out)
 
 
 def predict(

@@ -406,3 +406,50 @@ def test_a_soup_says_that_it_has_no_score(submit: Command, run_copy: Path) -> No
     assert any("These models (a soup) have no out-of-fold predictions" in line for line in answer.err)
     row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
     assert (row["note"], np.isnan(row["oof_macro_f1"])) == ("a soup", True)
+
+
+def test_any_sample_submission_is_filled_in(run_copy: Path, contest: Path, work: Path, fastmask: Command) -> None:
+    images = contest / "eval" / "images"
+    fastmask("predict", run_copy, images, "--out", "all.csv")
+    predicted = pd.read_csv("all.csv", dtype={"age": str}).set_index("path")
+    names = list(predicted.index[::-1])
+    form = pd.DataFrame({"id": [Path(name).stem for name in names], "age": "", "who": "a", "wear": 0, "mask.none": 0})
+    form.loc[14:, "who"] = "b"
+    form.drop(columns="who").to_csv("sample_submission.csv", index=False)
+    answer = fastmask("predict", run_copy, images, "--submission", "sample_submission.csv", "--out", "s.csv")
+    assert answer.code == DONE, answer.errors
+    filled = pd.read_csv("s.csv", dtype={"id": str, "age": str})
+    assert list(filled.columns) == ["id", "age", "wear", "mask.none"]
+    assert filled["id"].tolist() == form["id"].tolist()
+    assert filled["age"].tolist() == predicted["age"][names].tolist()
+    for column, own in (("wear", "mask.wear"), ("mask.none", "mask.none")):
+        assert filled[column].to_numpy() == pytest.approx(predicted[own][names].to_numpy(), abs=1e-6)
+    assert pd.read_csv(run_copy.parent / "ledger.csv")["file"].tolist() == [str(Path("s.csv").resolve())]
+    # a column of persons stays
+    form.to_csv("persons.csv", index=False)
+    command = ["predict", run_copy, images, "--submission", "persons.csv", "--out", "p.csv"]
+    assert (
+        "has the column 'who'; expected, in addition to id, columns called mask, gender, age"
+        in fastmask(*command).errors[0]
+    )
+    assert fastmask(*command, "--same-person", "who").code == DONE
+    kept = pd.read_csv("p.csv", dtype=str)
+    assert kept["who"].tolist() == form["who"].tolist()
+    assert kept.groupby("who")["age"].nunique().tolist() == [1, 1]
+
+
+def test_averaging_over_persons_needs_a_head_that_belongs_to_them(
+    run_copy: Path, contest: Path, work: Path, invalid: Command
+) -> None:
+    folds = pd.read_csv(run_copy / "folds.csv", dtype=str)
+    for name in ("folds.csv", "oof.csv"):
+        table = pd.read_csv(run_copy / name, dtype=str)
+        table.assign(person=table["path"]).to_csv(run_copy / name, index=False)
+    assert folds["person"].nunique() < len(folds)
+    images = contest / "eval" / "images"
+    named = ["--same-person averages the heads that all photos of a person share", "have none; leave it out"]
+    (work / "photos").mkdir()
+    for number, photo in enumerate(sorted(images.iterdir())[:2]):
+        (work / "photos" / str(number)).mkdir()
+        shutil.copy(photo, work / "photos" / str(number))
+    invalid("predict", run_copy, "photos", "--same-person", "folder", "--out", "p.csv", named=named)

@@ -97,6 +97,19 @@ def test_a_file_of_predict_with_other_heads_is_not_read_as_the_contest_s(tmp_pat
         diff_files(tmp_path / "a.csv", tmp_path / "a.csv", contest_heads())
 
 
+def test_submissions_of_class_names_or_probabilities(tmp_path):
+    for name, text in (("a", "id,label\n1,cat\n2,dog\n"), ("b", "id,label\n2,dog\n1,dog\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    diff = diff_files(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert (diff.by_head, diff.frame.to_numpy().tolist()) == ({"label": 1}, [["1", "cat", "dog"]])
+    for name, text in (("a", "id,cat,dog\n1,0.9,0.1\n2,0.2,0.8\n"), ("b", "id,cat,dog\n1,0.8,0.2\n2,0.6,0.4\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    assert diff_files(tmp_path / "a.csv", tmp_path / "b.csv").frame.to_numpy().tolist() == [["2", "dog", "cat"]]
+    (tmp_path / "c.csv").write_text("id,label\n1,cat\n")
+    with pytest.raises(DataError, match=r"c\.csv, column label: found only cat, expected two or more classes"):
+        diff_files(tmp_path / "c.csv", tmp_path / "c.csv")
+
+
 def test_other_classes_of_a_head_are_refused(tmp_path):
     for name, other in (("a", "green"), ("b", "blue")):
         (tmp_path / f"{name}.csv").write_text(f"path,predicted,colour,colour.red,colour.{other}\n1.jpg,0,red,1,0\n")

@@ -7,8 +7,8 @@ import pytest
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Heads
+from fastmask.inference.form import read_form
 from fastmask.inference.sources import read_source
-from fastmask.inference.submission import check_heads, photos_of_info, read_info, write_submission
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
 NAMES = [f"{i:040x}.jpg" for i in range(60)]
@@ -17,6 +17,17 @@ NAMES = [f"{i:040x}.jpg" for i in range(60)]
 def write(file, answers, names=NAMES):
     pd.DataFrame({"ImageID": names, "ans": answers}).to_csv(file, index=False)
     return file
+
+
+def write_submission(classes, info, out):
+    """Fill in `info` with photo -> joint class."""
+    heads, photos = contest_heads(), list(classes)
+    y = heads.unjoint(np.array(list(classes.values())))
+    return read_form(info, heads, photos).fill(heads, photos, y, np.zeros((len(y), heads.n_logits)), out)
+
+
+def photos_of_info(info, folder):
+    return read_form(info, contest_heads(), folder).find(folder)
 
 
 @pytest.fixture
@@ -32,11 +43,10 @@ def test_a_submission_has_the_rows_of_info_in_their_order(info, tmp_path):
     assert frame["ans"].tolist() == [classes[n] for n in NAMES]
 
 
-def test_a_submission_needs_all_heads_learned():
+def test_a_submission_needs_all_heads_learned(info):
     heads = [replace(head, weight=float(head.name == "mask")) for head in contest_heads()]
     with pytest.raises(UsageError, match=r"has not learned gender, age \(weight 0\), .* fastmask ensemble"):
-        check_heads(Heads(heads))
-    check_heads(contest_heads())
+        read_form(info, Heads(heads), NAMES)
 
 
 def test_a_photo_without_prediction_is_named_and_nothing_is_written(info, tmp_path):
@@ -76,7 +86,7 @@ def test_info_csv_is_never_overwritten(info):
 def test_errors_of_info_csv_are_named(tmp_path, text, message):
     (tmp_path / "info.csv").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_info(tmp_path / "info.csv")
+        read_form(tmp_path / "info.csv", contest_heads(), [])
 
 
 def test_photos_of_info_are_in_the_folder_and_others_are_errors_of_these_photos(tmp_path):
