@@ -149,7 +149,12 @@ def _report_failed(found: Predictions | Pseudo, file: Path, answer: int | str | 
 def _warn_of_seen(run: RunDirectory, photos: Sequence[Path], options: PredictOptions) -> None:
     from fastmask.inference.predictions import count_seen
 
-    seen = count_seen(run, photos, options)
+    try:
+        seen = count_seen(run, photos, options)
+    except DataError as error:
+        # a photo was changed since; the predictions are written
+        _warn(f"Whether the models were trained on these photos is unknown: {one_line(error)}.")
+        return
     if seen:
         _warn(
             f"These models were trained on {seen} of the {len(photos)} photos: their predictions, and a score of them, "

@@ -109,7 +109,7 @@ def read_or_copy(photo: str | Path | bytes | Image.Image | np.ndarray, faces: Fa
         image = decode_named(photo, "The photo")
     else:
         # a copy, because augmentations may write to it
-        image = read_image(photo, "The photo") if isinstance(photo, Image.Image) else np.array(photo)
+        image = read_image(photo, "The photo") if isinstance(photo, Image.Image) else np.array(photo, order="C")
     if not is_photo(image):
         raise DataError(f"A photo is {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB.")
     return image if faces is None else faces.check_cut(image)

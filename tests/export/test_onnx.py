@@ -311,7 +311,7 @@ def test_runs_that_crop_differently_are_not_one_file(finished_run, run_copy, tmp
         (b"", "is not an image that can be read"),
         (b"<html>", "is a web page, perhaps of a failed download, not a photo"),
         (b"\xff\xd8\xff\xe0 no JPEG", "is not a photo that can be read"),
-        (None, "is not a photo that can be read"),
+        (None, "is not a file; expected a photo there"),
     ],
 )
 def test_a_bad_photo_is_one_sentence_of_the_script(made, work, content, named, photos, script):

@@ -90,3 +90,35 @@ def test_the_size_of_most_photos_after_augmentation_counts(run_copy, tmp_path):
     assert (photos.size, list(photos.errors)) == ((64, 32), [0])
     assert "a.png is 65 high and 32 wide after augmentation, other photos 64 and 32" in str(photos.errors[0])
     assert photos.without(photos.errors).names == found.names[1:]
+
+
+@pytest.fixture
+def faces_run(run_copy):
+    """A run whose photos are cut to faces of 400 x 200 pixels."""
+    config = read_yaml(run_copy / "config.yaml")
+    write_yaml(run_copy / "config.yaml", {**config, "boxes": "boxes.csv"})
+    return Run.load(run_copy)
+
+
+def test_a_photo_without_a_row_in_the_boxes_is_an_error_of_this_photo(faces_run, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (320, 240)).save(folder / name)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("path,x0,y0,x1,y1\na.png,10,10,60,110\nc.png,900,900,950,999\n")
+    photos = Photos.survey(faces_run, find_photos(folder), boxes)
+    assert list(photos.errors) == [1, 2]
+    assert "b.png has no row in" in str(photos.errors[1])
+    assert "lies outside c.png" in str(photos.errors[2])
+    # faces are scaled to their size anyway
+    assert photos.note is None
+    boxes.write_text("path,x0,y0,x1,y1\nother.png,10,10,60,110\n")
+    with pytest.raises(DataError, match="has no row for a.png .3 of 3 photos have none, its first is for other.png"):
+        Photos.survey(faces_run, find_photos(folder), boxes)
+
+
+def test_a_photo_in_memory_must_be_cut_to_its_face(faces_run):
+    assert Photos.find(faces_run, np.zeros((400, 200, 3), np.uint8)).size == (64, 32)
+    with pytest.raises(UsageError, match=r"240 high and 320 wide and given without its path, so its face is unknown"):
+        Photos.find(faces_run, np.zeros((240, 320, 3), np.uint8))

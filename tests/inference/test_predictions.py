@@ -281,7 +281,7 @@ BAD = {
     "a.jpg": "is damaged",
     "c.jpg": "is empty",
     "d.png": "is not an image",
-    "e.jpg": "is not",
+    "e.jpg": "is a link",
     "f.png": "does not fit",
 }
 
