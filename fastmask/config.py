@@ -142,6 +142,17 @@ _OTHER_NAMES = {
 }
 
 
+def check_stats(means: Sequence[float], deviations: Sequence[float]) -> None:
+    """Raise ValueError unless means and deviations of channels can be those of pixels from 0 to 1."""
+    found = " ".join(f"{value:g}" for value in (*means, *deviations))
+    if min(deviations) <= 0:
+        raise ValueError(f"stats must be three means and three positive deviations, found {found}")
+    if max(*means, *deviations) > 1:
+        raise ValueError(
+            f"stats are of pixels from 0 to 1, found {found}: if these are of pixels from 0 to 255, divide by 255"
+        )
+
+
 def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
     """`option_field` for the fields of a panel, which share a kind."""
     return lambda default, text, kind=Kind.NONE, **option: option_field(default, text, panel, kind | shared, **option)
@@ -421,8 +432,8 @@ class Config(BaseModel):
             raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
         if self.train_pipeline is not None and any(map(self.is_set, CROPS)):
             raise ValueError(CROP_OUTSIDE_PIPELINES)
-        if isinstance(self.stats, tuple) and min(self.stats[3:]) <= 0:
-            raise ValueError(f"stats must be three means and three positive deviations, found {self.stats}")
+        if isinstance(self.stats, tuple):
+            check_stats(self.stats[:3], self.stats[3:])
         self._agree_on_training()
         return self
 

@@ -187,6 +187,11 @@ def test_every_recipe_is_a_configuration(name):
         ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
         ({"train_pipeline": {}}, "train_pipeline and valid_pipeline belong together"),
         ({"stats": [0.5, 0.5, 0.5, 0, 1, 1]}, "three positive deviations"),
+        (
+            {"stats": [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]},
+            "stats are of pixels from 0 to 1, found 123.675 116.28 .*: .* from 0 to 255, divide by 255",
+        ),
+        ({"stats": [0, 0, 0, 255, 255, 255]}, "divide by 255"),
         ({"stats": [0.5, 0.5]}, "Setting stats: found .*, expected report, pretrained or six numbers"),
         ({"lr": 0}, "Setting lr: found 0, expected a number above 0 and"),
         ({"lr": "fast"}, "Setting lr: .*found 'fast'"),

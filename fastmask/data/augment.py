@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fastmask.config import check_stats
 from fastmask.data.decode import MOST_PIXELS
 from fastmask.system.errors import DataError, PhotoSizeError, UsageError, one_line
 
@@ -252,7 +253,12 @@ class Augmentation:
 def _stats_of(normalize: A.Normalize) -> Stats:
     if normalize.normalization != "standard" or normalize.max_pixel_value != 255:
         raise UsageError("Only Normalize(normalization='standard', max_pixel_value=255) can be applied to the batch.")
-    return tuple(float(v) for v in normalize.mean), tuple(float(v) for v in normalize.std)
+    means, deviations = tuple(float(v) for v in normalize.mean), tuple(float(v) for v in normalize.std)
+    try:
+        check_stats(means, deviations)
+    except ValueError as error:
+        raise UsageError(f"The pipeline's Normalize: {error}.") from error
+    return means, deviations
 
 
 def check_fit(

@@ -34,6 +34,8 @@ _CHIN, _NECK = 0.65, 0.5
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # pixels, more than any photo has
 _MOST = 1e6
+# a file whose longest box is shorter has fractions of the photos, a little more than 1 where a face is cut off
+_FRACTION = 2.0
 
 Rectangle = tuple[float, float, float, float]
 
@@ -269,7 +271,18 @@ def read_boxes(file: str | Path) -> Boxes:
             raise DataError(f"{file}, line {line}, {fault}") from fault
         if path not in faces or _rank(face) > _rank(faces[path]):
             faces[path], lines[path] = face, line
+    _check_pixels(file, [face for face in faces.values() if face is not None])
     return Boxes(file, faces, lines)
+
+
+def _check_pixels(file: Path, faces: Sequence[Face]) -> None:
+    """Raise DataError for boxes in fractions of the photos, as those of YOLO are."""
+    longest = max((max(face.x1 - face.x0, face.y1 - face.y0) for face in faces), default=_FRACTION)
+    if longest < _FRACTION:
+        raise DataError(
+            f"{file}: no box is longer than {longest:.3g}, so these are fractions of the photos; expected pixels: "
+            "multiply x0 and x1 by the width of the photo, y0 and y1 by its height."
+        )
 
 
 def _landmark_columns(file: Path, header: Sequence[str]) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ def test_normalize_is_removed_and_kept_as_statistics():
     assert augment.stats == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert augment(IMAGE, rng()).dtype == np.uint8
     assert Augmentation(A.Compose([A.HorizontalFlip()])).stats is None
+    with pytest.raises(UsageError, match="The pipeline's Normalize: stats are of pixels from 0 to 1, .*divide by 255"):
+        Augmentation(A.Compose([A.Normalize((123.0, 117.0, 104.0), (58.0, 57.0, 57.0))]))
 
 
 @pytest.mark.parametrize(

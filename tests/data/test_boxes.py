@@ -64,6 +64,17 @@ def test_of_several_faces_the_surest_then_the_largest_then_the_first(boxes):
     assert read.lines == {"a": 3, "b": 6, "c": 9, "d": 10}
 
 
+@pytest.mark.parametrize("rows", ["a,0.2,0.25,0.8,0.75\nb,,,,\n", "a,-0.1,0,1,1.05\nb,0.4,0.4,0.5,0.5\n"])
+def test_boxes_in_fractions_of_the_photo_are_refused(rows, boxes):
+    with pytest.raises(DataError, match="boxes.csv: no box is longer than (0.6|1.1), so .* fractions.*expected pixels"):
+        boxes(f"{HEADER}\n{rows}")
+
+
+def test_one_box_of_pixels_is_enough(boxes):
+    assert boxes(f"{HEADER}\na,0,0,1,1\nb,0,0,2,2\nc,,,,\n").faces["a"][:4] == (0, 0, 1, 1)
+    assert boxes(f"{HEADER}\na,,,,\n").faces == {"a": None}
+
+
 def test_what_is_written_is_read_back(tmp_path):
     faces = [FACE, None, Face(1 / 3, 2, 3, 4)]
     frame = boxes_frame(["a", "b", "c"], faces)
