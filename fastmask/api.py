@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fastmask.config import Config
+from fastmask.config import Config, Kind, make_config
+from fastmask.data.readers import read_table
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
 from fastmask.inference import ensemble
@@ -27,6 +28,7 @@ from fastmask.training.plan import LossFunc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from fastmask.inference.ensemble import Blended
     from fastmask.inference.options import PredictOptions
@@ -90,7 +92,7 @@ class Run(RunDirectory):
 
 
 def cross_validate(
-    table: Table,
+    table: Table | DataFrame | str | Path,
     config: Config | None = None,
     *,
     out: str | Path,
@@ -102,6 +104,9 @@ def cross_validate(
     **settings: Any,
 ) -> Run:
     """Train every fold of `table` and return the finished run in the directory `out`.
+
+    `table` may also be the path of a CSV or a folder, or a pandas DataFrame; the settings `heads`, `images`,
+    `image_column` and `group_column` say how it is read, see `fastmask.data.readers`.
 
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
     made: settings, folds, photos, network and weights. `fold` are the folds to train; `merge_runs` joins folds that
@@ -119,8 +124,9 @@ def cross_validate(
     `launcher="ray"` trains the folds in parallel on a Ray cluster (`fastmask.launch.ray`): the one at `address`, the
     one that this process has joined with `ray.init`, or a new one on this machine.
     """
+    reading = {name: settings[name] for name in Config.of_kind(Kind.TABLE) if name in settings}
     run = crossval.cross_validate(
-        table,
+        read_table(table, make_config(config.model_dump(exclude_unset=True) if config else {}, reading)),
         config,
         out=out,
         fold=fold,

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -188,3 +189,23 @@ def test_a_spread_may_be_given_as_a_whole_number():
     heads = Heads([*CONTEST, Head("age_number", ("18", "19"), spread=2)])
     assert Heads.from_plain(heads.to_plain()) == heads
     assert Heads.from_plain([{**head, "spread": head["spread"] and 2} for head in heads.to_plain()]) == heads
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), [0.0, 1.0, 2.0], np.arange(3), pd.Series(["0", "1", "2"])])
+def test_classes_may_be_numbers(classes):
+    assert Head("colour", classes).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("colour", "red"), "Head 'colour' has the classes 'red'; expected a list"),
+        (("colour", None), "has the classes None; expected a list"),
+        (("colour", 3), "has the classes 3; expected a list"),
+        ((5, ("a", "b")), "A head has the name 5; expected a text"),
+        (("colour", ("a", "b"), "2"), "has weight '2'; expected 0 or more"),
+    ],
+)
+def test_a_head_of_other_things_is_refused_with_what_is_expected(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        Head(*arguments)

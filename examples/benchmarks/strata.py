@@ -22,6 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,7 +135,7 @@ def ways(heads: Heads, person: np.ndarray, y: np.ndarray, seed: int) -> Iterator
     frame = frame.assign(path=np.arange(len(y)), person=person, age_value=np.nan)
     # the bands of training are those of the score
     same = Heads([Head(head.name, head.classes) for head in heads])
-    yield "joint", assign_folds(Table(frame, same, root=None), FOLDS, seed=seed)
+    yield "joint", assign_folds(Table(frame, same, root=Path()), FOLDS, seed=seed)
 
 
 def figures(heads: Heads, data: Data, folds: np.ndarray) -> tuple[float, float, float, float]:

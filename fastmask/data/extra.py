@@ -15,6 +15,7 @@ import pandas as pd
 
 from fastmask.config import MOST_WEIGHT
 from fastmask.data.cache import digest_photos
+from fastmask.data.columns import find_person_column
 from fastmask.data.groups import connect_tables
 from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes
@@ -120,23 +121,23 @@ def read_extra(
     column weight, or 1, times `weight`. `images` is the folder that the paths start from, by default the CSV's. Raises
     DataError naming line and column of an invalid cell.
     """
-    columns = read_strings(Path(file), ("path",))
-    known = [head for head in heads if head.name in columns and head.spread is None]
+    columns = read_strings(Path(file), ())
+    named = set(columns.columns)
+    known = [head for head in heads if (head.name in named or set(head.classes) <= named) and head.spread is None]
     if not known:
         raise UsageError(f"{file} has no column of {', '.join(heads.names)}, so there is nothing to learn from it.")
-    group = group if group in columns else PERSON
-    if group not in columns:
+    group = group if group in columns else find_person_column(columns)
+    if group is None:
         warnings.warn(
-            f"{file} has no column {group!r}, so a person of the data may be trained on in the fold that validates the "
-            "same person.",
+            f"{file} has no column {PERSON!r}, so a person of the data may be trained on in the fold that validates "
+            "the same person.",
             FastmaskWarning,
             stacklevel=2,
         )
     with warnings.catch_warnings():
         # the warning above replaces it
         warnings.filterwarnings("ignore", "No column of .* says who is in", FastmaskWarning)
-        group = group if group in columns else None
-        table = read_csv(file, Heads(known), images, group, image_column="path", option="--extra-images")
+        table = read_csv(file, Heads(known), images, group, option="--extra-images")
     weights = np.full(len(table), weight)
     if WEIGHT in columns:
         weights *= [_read_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]

@@ -30,6 +30,21 @@ def frame_to_text(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(texts, index=frame.index, dtype=str)
 
 
+def texts_in(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The frame with the cells of some columns as text, and rows numbered from 0; itself where it is so already."""
+    others = [name for name in columns if not _holds_texts(frame[name])]
+    if others:
+        frame = frame.assign(**{name: [cell_text(cell) for cell in frame[name].astype(object)] for name in others})
+    numbered = isinstance(frame.index, pd.RangeIndex) and (frame.index.start, frame.index.step) == (0, 1)
+    return frame if numbered or frame.index.equals(pd.RangeIndex(len(frame))) else frame.reset_index(drop=True)
+
+
+def _holds_texts(cells: pd.Series) -> bool:
+    return (
+        not isinstance(cells.dtype, pd.CategoricalDtype) and pd.api.types.is_string_dtype(cells) and cells.notna().all()
+    )
+
+
 def cell_text(cell: Any) -> str:
     """A cell of a DataFrame as text."""
     if isinstance(cell, str):

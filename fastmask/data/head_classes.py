@@ -35,7 +35,7 @@ def make_heads(
     heads, labels = [], {}
     for entry, classes in _entries(table, cells, given, taken):
         name = entry.name if isinstance(entry, Head) else entry
-        labels[name] = _labels_of(table, cells, name, classes, taken)
+        labels[name] = _labels_of(table, cells, name, entry.classes if isinstance(entry, Head) else classes, taken)
         heads.append(entry if isinstance(entry, Head) else _make_head(table, labels[name], classes, ordered))
     return Heads(heads), labels
 

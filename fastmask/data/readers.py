@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from fastmask.config import Config, make_config
 from fastmask.data.columns import find_image_column, find_person_column, suggest_person_column
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes
@@ -23,10 +24,7 @@ from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows
-from fastmask.system.text import join_some
-
-if TYPE_CHECKING:
-    from fastmask.config import Config
+from fastmask.system.text import join_some, shorten_repr
 
 
 def read_csv(
@@ -196,6 +194,19 @@ class _Columns:
                 if found[line]:
                     on_fault(type(cells[line])(f"{self.name}, {self.unit} {line}, column {name}: {cells[line]}"))
         return ~broken
+
+
+def read_table(data: Table | pd.DataFrame | str | Path, config: Config) -> Table:
+    """A table as it is; a DataFrame as `read_frame` reads it, or anything else as `read_data`, by a configuration."""
+    if isinstance(data, Table):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return read_data(make_config(config.model_dump(exclude_unset=True), {"data": os.fspath(data)}))
+    if not isinstance(data, pd.DataFrame):
+        raise UsageError(f"The data is {shorten_repr(data)}; expected a Table, a DataFrame, or the path of the data.")
+    heads = config.to_plain()["heads"]
+    table = read_frame(data, heads, config.images, config.group_column, image_column=config.image_column)
+    return table if config.fixes is None else apply_fixes(table, config.fixes)
 
 
 def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[str], None] = lambda _: None) -> Table:

@@ -16,7 +16,7 @@ from fastmask.system.text import join_some
 
 # texts that often stand for an unknown label
 _UNKNOWN = {
-    *("n/a", "na", "#n/a", "nan", "null", "none", "nil", "unknown", "unk", "undefined", "missing", "not available"),
+    *("n/a", "na", "#n/a", "nan", "null", "nil", "unknown", "unk", "undefined", "missing", "not available"),
     *("?", "-", "--", ".", "tbd"),
 }
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
@@ -55,7 +55,8 @@ def spelling_key(text: str) -> str:
 
 def is_unknown(text: str) -> bool:
     """Whether a class looks like a missing label."""
-    return text.casefold() in _UNKNOWN
+    # "none" is often a class, but "None" is how Python writes a missing value
+    return text.casefold() in _UNKNOWN or text == "None"
 
 
 def _describe(spelled: list[tuple[str, int]]) -> str:

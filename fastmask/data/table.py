@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import PAD, Fit
+from fastmask.data.frames import texts_in
 from fastmask.heads import UNKNOWN, Head, Heads, number_of
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.text import join_some, shorten_repr
 
 if TYPE_CHECKING:
     from fastmask.data.boxes import FaceCut, Framing
@@ -37,6 +40,17 @@ _MOST_NUMBERS = 300
 def raise_fault(fault: DataError) -> None:
     """The default for the faults of readers: raise them. Where they are collected, their rows are left out."""
     raise fault
+
+
+def check_labels(cells: pd.Series, head: Head) -> None:
+    """Raise UsageError for a label that is not a class of its head."""
+    known = {*head.classes, ""}
+    wrong = next((label for label in cells.unique() if label not in known), None)
+    if wrong is not None:
+        raise UsageError(
+            f"A table has the label {wrong!r} of {head.name} in row {cells.tolist().index(wrong)}; expected one of "
+            f"{join_some(head.classes)}, or nothing if unknown."
+        )
 
 
 def groups_of(frame: pd.DataFrame) -> np.ndarray:
@@ -65,10 +79,36 @@ class Table:
     fit: Fit = PAD
 
     def __post_init__(self) -> None:
+        self._check_types()
         columns = ["path", "person", *self.heads.names, *(f"{h.name}_value" for h in self.heads if h.bounds)]
         missing = [c for c in columns if c not in self.frame.columns]
         if missing:
-            raise UsageError(f"A table of {', '.join(self.heads.names)} needs the column {missing[0]!r}.")
+            raise UsageError(
+                f"A table of {', '.join(self.heads.names)} needs the column {missing[0]!r}; fm.read_frame makes a "
+                "table of any DataFrame."
+            )
+        object.__setattr__(self, "frame", texts_in(self.frame, ["path", "person", *self.heads.names]))
+        for head in self.heads:
+            check_labels(self.frame[head.name], head)
+
+    def _check_types(self) -> None:
+        frame, heads, root = self._given()
+        if not isinstance(frame, pd.DataFrame):
+            raise UsageError(f"A table is made of a pandas DataFrame, found {shorten_repr(frame)}; see fm.read_frame.")
+        if not isinstance(heads, Heads):
+            listed = list(heads) if isinstance(heads, list | tuple) else [heads]
+            if not all(isinstance(head, Head) for head in listed):
+                raise UsageError(
+                    f"A table has the heads {shorten_repr(heads)}; expected fm.Heads, or a list of fm.Head."
+                )
+            object.__setattr__(self, "heads", Heads(listed))
+        if not isinstance(root, str | os.PathLike):
+            raise UsageError(f"A table has the root {shorten_repr(root)}; expected the folder of its photos.")
+        object.__setattr__(self, "root", Path(root))
+
+    def _given(self) -> tuple[Any, Any, Any]:
+        """What a caller has passed, which may be of any type."""
+        return self.frame, self.heads, self.root
 
     def __len__(self) -> int:
         return len(self.frame)

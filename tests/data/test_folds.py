@@ -1,5 +1,6 @@
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def table_of(ages, genders=None):
         for m, mask in enumerate([*["wear"] * 5, "incorrect", "none"])
     ]
     frame = pd.DataFrame(rows, columns=["path", "person", "mask", "gender", "age", "age_value"])
-    return Table(frame.assign(source="test"), heads, root=None)
+    return Table(frame.assign(source="test"), heads, root=Path())
 
 
 CONTEST = table_of(np.random.default_rng(0).choice([22, 25, 45, 50, 60], 300, p=[0.3, 0.2, 0.2, 0.2, 0.1]))
@@ -151,7 +152,7 @@ def test_with_too_many_combinations_each_head_is_stratified():
     bits = (np.random.default_rng(0).random((1200, 12)) < np.linspace(0.1, 0.5, 12)).astype(int)
     names = {f"h{i}": np.array(["no", "yes"])[bits[:, i]] for i in range(12)}
     frame = pd.DataFrame({"path": [f"{i}.jpg" for i in range(1200)], "person": [f"p{i}" for i in range(1200)], **names})
-    table = Table(frame, heads, root=None)
+    table = Table(frame, heads, root=Path())
     _, counts = np.unique(bits, axis=0, return_counts=True)
     assert (counts > 1).sum() > MOST_COMBINATIONS
     with pytest.warns(FastmaskWarning, match="Classes with fewer persons"):
@@ -166,6 +167,6 @@ def test_many_heads_are_dealt_by_their_joint_class():
     names = {f"h{i}": np.array(["no", "yes"])[bits[:, i]] for i in range(44)}
     frame = pd.DataFrame({"path": [f"{i}.jpg" for i in range(20)], "person": [str(i) for i in range(20)], **names})
     with pytest.warns(FastmaskWarning, match="and 12 more") as warned:
-        folds = assign_folds(Table(frame, heads, root=None), 2, "joint")
+        folds = assign_folds(Table(frame, heads, root=Path()), 2, "joint")
     assert len(warned) == 1
     assert set(folds) == {0, 1}

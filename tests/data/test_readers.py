@@ -8,7 +8,7 @@ import pytest
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.readers import read_csv, read_data
+from fastmask.data.readers import read_csv, read_data, read_table
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
@@ -383,3 +383,16 @@ def test_a_column_of_very_many_classes_is_a_head_if_it_is_named(tmp_path):
     table = read_csv(tmp_path / "my.csv", "landmark")
     assert len(table.heads["landmark"].classes) == 1200
     assert table.heads.decode(table.y[7]) == ("m7",)
+
+
+def test_data_given_in_python_is_a_table_a_frame_or_a_path(photos, contest):
+    frame, settings = pd.read_csv(photos), make_config({"heads": "shape", "images": str(photos.parent)})
+    from_csv = read_table(str(photos), settings)
+    assert from_csv.heads.names == ("shape",)
+    assert read_table(photos, settings).frame.equals(from_csv.frame)
+    assert read_table(frame, settings).frame.drop(columns="source").equals(from_csv.frame.drop(columns="source"))
+    assert read_table(from_csv, make_config({})) is from_csv
+    assert len(read_table(contest, make_config({}))) == 84
+    for data in (None, 5, [str(photos)]):
+        with pytest.raises(UsageError, match="expected a Table, a DataFrame, or the path of the data"):
+            read_table(data, settings)

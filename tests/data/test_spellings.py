@@ -30,6 +30,7 @@ def test_values_that_are_spelled_in_two_ways(values, groups):
 @pytest.mark.parametrize("name", ["N/A", "nan", "None", "unknown", "?", "NULL", "-"])
 def test_classes_that_look_like_unknown_labels(name):
     assert is_unknown(name)
+    assert not is_unknown("none")
 
 
 def said(head, cells, **options):

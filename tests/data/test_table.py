@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -6,6 +7,7 @@ import pytest
 
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.table import Table
+from fastmask.heads import Head, Heads
 from fastmask.system.errors import UsageError
 
 
@@ -35,8 +37,8 @@ def test_some_rows_of_a_table_are_a_table(contest):
 def test_a_table_has_a_column_a_head_and_the_numbers_of_its_bands():
     frame = pd.DataFrame({"path": ["a.jpg"], "person": ["a"], "mask": ["wear"], "gender": ["male"], "age": ["<30"]})
     with pytest.raises(UsageError, match="needs the column 'age_value'"):
-        Table(frame, contest_heads(), root=None)
-    assert len(Table(frame.assign(age_value=20.0), contest_heads(), root=None)) == 1
+        Table(frame, contest_heads(), root=Path())
+    assert len(Table(frame.assign(age_value=20.0), contest_heads(), root=Path())) == 1
 
 
 def test_the_number_of_a_head_becomes_another_head(contest):
@@ -66,3 +68,33 @@ def test_a_head_without_numbers_or_with_too_many_is_refused(contest):
     wide = replace(table, frame=table.frame.assign(age_value=np.arange(len(table)) * 100.0))
     with pytest.raises(UsageError, match="are 0 to 8300; expected 2 to 300 whole numbers"):
         wide.with_number("age", 2.0)
+
+
+HAT = Head("hat", (0, 1))
+FRAME = pd.DataFrame({"path": [Path("a") / "b.jpg", "c.jpg"], "person": [7, 8], "hat": [1, None]}, index=[5, 9])
+
+
+def test_a_table_made_by_hand_takes_numbers_missing_cells_paths_and_a_list_of_heads(tmp_path):
+    for heads in (Heads([HAT]), [HAT], (HAT,), HAT):
+        table = Table(FRAME, heads, str(tmp_path))
+        assert table.heads == Heads([Head("hat", ("0", "1"))])
+        assert table.y.tolist() == [[1], [-1]]
+        assert table.persons.tolist() == ["7", "8"]
+        assert table.photo(0) == tmp_path / "a" / "b.jpg"
+        assert table.frame.index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("frame", "heads", "root", "message"),
+    [
+        ("my.csv", HAT, ".", "made of a pandas DataFrame, found 'my.csv'; see fm.read_frame"),
+        (FRAME, "hat", ".", "has the heads 'hat'; expected fm.Heads"),
+        (FRAME, {"hat": [0, 1]}, ".", "has the heads {'hat': .*; expected fm.Heads"),
+        (FRAME, HAT, None, "has the root None; expected the folder of its photos"),
+        (FRAME, Head("coat", (0, 1)), ".", "needs the column 'coat'; fm.read_frame makes a table of any DataFrame"),
+        (FRAME.assign(hat=[1, 2]), HAT, ".", "has the label '2' of hat in row 1; expected one of 0, 1, or nothing"),
+    ],
+)
+def test_a_table_of_other_things_is_refused_with_what_is_expected(frame, heads, root, message):
+    with pytest.raises(UsageError, match=message):
+        Table(frame, heads, root)

@@ -214,7 +214,7 @@ def test_near_copies_are_named_by_the_best_pair_of_two_persons(table, photos):
 def labelled(rows, heads):
     """A table of photos that are not opened: (person, a label per head)."""
     frame = pd.DataFrame(rows, columns=["person", *heads.names])
-    return Table(frame.assign(path=[f"{i}.jpg" for i in range(len(frame))]), heads, root=None)
+    return Table(frame.assign(path=[f"{i}.jpg" for i in range(len(frame))]), heads, root=Path())
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
+import fastmask as fm
 from fastmask.api import Run
 from fastmask.data.augment import build_augmentations
 from fastmask.data.contest import read_contest
@@ -403,3 +404,15 @@ def test_a_fixed_split_is_one_fold_and_the_others_are_only_trained_on(train, tab
     with pytest.warns(FastmaskWarning, match="leaves out 28 photos"):
         again = train(tmp_path / "again", folds_file=str(tmp_path / "run" / "folds.csv"))
     assert again.oof.equals(run.oof)
+
+
+def test_a_path_or_a_frame_is_trained_on_as_the_table_of_it(finished_run, contest, small_settings, tmp_path):
+    from_path = fm.cross_validate(str(contest), out=tmp_path / "path", **small_settings)
+    assert from_path.oof.equals(finished_run.oof)
+    table = read_contest(contest)
+    heads = {"gender": ["male", "female"]}
+    frame = table.frame[["path", "person", "gender"]]
+    settings = {**small_settings, "epochs": 1, "heads": heads, "images": str(table.root)}
+    from_frame = fm.cross_validate(frame, out=tmp_path / "frame", **settings)
+    assert from_frame.config.heads == heads
+    assert from_frame.oof["path"].tolist() == frame["path"].tolist()
