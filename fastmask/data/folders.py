@@ -10,15 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from fastmask.data.formats import describe_empty, describe_left_out, describe_runs
-from fastmask.data.layout import VALIDATION, Layout, find_layout, loose_photos
+from fastmask.data.layout import TRAIN, VALIDATION, Layout, find_layout, loose_photos
 from fastmask.data.links import leads_outside, link_fault
 from fastmask.data.mistaken import class_folders, result_folders
 from fastmask.data.photo import split_files
-from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
+from fastmask.data.table import FOLD, NO_PERSONS, TRAIN_ONLY, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning
 from fastmask.system.text import count, join_some
 
+# the folds of a fixed split
+_FOLD_OF = {TRAIN: TRAIN_ONLY, VALIDATION: 0}
 # with so many folders, so few photos in each are those of a person or an object
 _MANY_FOLDERS, _FEW_PHOTOS = 20, 10
 # the photos, or the other files, of each folder of a class
@@ -33,10 +35,10 @@ def read_folders(
 ) -> Table:
     """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`.
 
-    FOLDER/train/CLASS and FOLDER/val/CLASS, and other names of these, are read together; FOLDER/test is left out. Every
-    photo counts as a different person. Hidden files and folders are left out; a class without photos is a fault. Raises
-    UsageError naming what to give in place of a folder that does not hold classes. Links out of FOLDER may lead into
-    `trust_links`.
+    FOLDER/train/CLASS and FOLDER/val/CLASS, and other names of these, are a fixed split: the photos of val are fold 0,
+    those of train are only trained on. FOLDER/test is left out. Every photo counts as a different person. Hidden files
+    and folders are left out; a class without photos is a fault. Raises UsageError naming what to give in place of a
+    folder that does not hold classes. Links out of FOLDER may lead into `trust_links`.
     """
     folder = Path(folder)
     layout = find_layout(folder)
@@ -46,11 +48,21 @@ def read_folders(
     _check_links(folder, photos, on_fault, trust_links)
     for sentence in _describe(folder, layout, photos, others):
         warnings.warn(sentence, FastmaskWarning, stacklevel=2)
-    rows = [(photo.relative_to(folder).as_posix(), place.name) for place, each in photos.items() for photo in each]
-    frame = pd.DataFrame(rows, columns=["path", head])
+    frame = _make_frame(folder, layout, photos, head)
     reading = {"data": str(folder), "trust_links": None if trust_links is None else str(trust_links)}
-    frame = frame.assign(person=frame["path"], source=folder.name)
     return Table(frame, Heads([Head(head, tuple(layout.classes()))]), folder, reading)
+
+
+def _make_frame(folder: Path, layout: Layout, photos: Photos, head: str) -> pd.DataFrame:
+    """The frame of a table, with the column FOLD where there is a validation split."""
+    rows = [
+        (photo.relative_to(folder).as_posix(), place.name, _FOLD_OF[layout.places[place]])
+        for place, each in photos.items()
+        for photo in each
+    ]
+    frame = pd.DataFrame(rows, columns=["path", head, FOLD])
+    frame = frame.assign(person=frame["path"], source=folder.name)
+    return frame if layout.classes(VALIDATION) else frame.drop(columns=FOLD)
 
 
 def _check_photos(photos: Photos, others: Photos, on_fault: OnFault) -> None:
@@ -88,11 +100,21 @@ def _describe(folder: Path, layout: Layout, photos: Photos, others: Photos) -> I
 
 
 def _describe_splits(folder: Path, layout: Layout) -> Iterator[str]:
-    """What the splits are used for."""
+    """What the splits are used for, and the classes that only one of them has."""
     if layout.left_out:
         yield f"In {folder} these are left out, neither trained on nor validated: {join_some(layout.left_out)}."
-    if layout.classes(VALIDATION):
-        yield f"The photos of train and of val in {folder} are cross-validated together."
+    trained, validated = layout.classes(TRAIN), layout.classes(VALIDATION)
+    if not validated:
+        return
+    yield (
+        f"{folder} has a fixed split: train is trained on and val is validated, as one fold. If --folds is given, the "
+        "photos of both are cross-validated instead."
+    )
+    unseen, unscored = sorted({*validated} - {*trained}), sorted({*trained} - {*validated})
+    if unseen:
+        yield f"No photo is trained on of {join_some(unseen)}, which only val has: all its photos are misclassified."
+    if unscored:
+        yield f"No photo is validated of {join_some(unscored)}, which only train has: the score says nothing of them."
 
 
 def _describe_alike(folder: Path, names: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fastmask.data.table import SAME_AS, Table
+from fastmask.data.table import SAME_AS, TRAIN_ONLY, Table
+from fastmask.system.errors import UsageError
 from fastmask.system.text import count
 
 
@@ -64,6 +65,25 @@ def join_identical(table: Table, digests: Sequence[str | None] | None = None) ->
         digests = digest_photos([table.photo(row) for row in range(len(table))])
     named = name_groups(connect(table.groups, digests), table.groups)
     return table if (named == table.groups).all() else replace(table, frame=table.frame.assign(**{SAME_AS: named}))
+
+
+def find_trained_copies(table: Table, folds: np.ndarray, digests: Sequence[str | None]) -> list[int]:
+    """The rows of a fixed split that are trained on, but belong to the group of a photo that is validated.
+
+    Without them the score is honest. `folds` (N,) and `digests` are as in `describe_separated`. Raises UsageError if
+    they are all that a fold could be trained on.
+    """
+    trained = folds == TRAIN_ONLY
+    if not trained.any():
+        return []
+    groups = pd.Series(join_identical(table, digests).groups)
+    rows = np.flatnonzero(trained & groups.isin(groups[folds >= 0]))
+    if len(rows) == trained.sum() and folds.max() == 0:
+        raise UsageError(
+            f"All photos to train on, such as {table.frame['path'].iat[rows[0]]}, are identical to validated ones, or "
+            "of the same persons; validate others, or cross-validate all (--folds)."
+        )
+    return rows.tolist()
 
 
 def describe_separated(table: Table, folds: np.ndarray, digests: Sequence[str | None]) -> str:

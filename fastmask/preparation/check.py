@@ -23,7 +23,7 @@ from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.contest import PERSON_FOLDER
 from fastmask.data.folds import assign_folds, count_units, fixed_folds
 from fastmask.data.folds_file import read_folds
-from fastmask.data.groups import describe_separated, join_identical
+from fastmask.data.groups import describe_separated, find_trained_copies, join_identical
 from fastmask.data.photo import decode_named, has_more_pages, map_in_threads, read_bytes, read_photo
 from fastmask.data.pipelines import effective_pipelines, pick_fit
 from fastmask.data.readers import read_data
@@ -424,6 +424,15 @@ def _check_fold_count(table: Table, folds: int, stratify: str, group: str) -> It
 
 def _find_separated(table: Table, assigned: np.ndarray, files: Sequence[str | None]) -> Iterator[Finding]:
     trained = [None if fold == LEFT_OUT else file for fold, file in zip(assigned, files, strict=True)]
+    try:
+        copies = find_trained_copies(table, assigned, trained)
+    except UsageError as error:
+        yield Finding(ERROR, "bad folds", str(error))
+        return
+    for row in copies:
+        trained[row] = None
+        detail = "It is identical to a validated photo, or of the same person, and will not be trained on."
+        yield _photo_finding(table, row, WARNING, "trained copy", detail)
     separated = describe_separated(table, assigned, trained)
     if separated:
         detail = f"{separated}; give both persons the same fold, or remove one of the photos."

@@ -22,7 +22,7 @@ from fastmask.config import Config
 from fastmask.data.augment import build_augmentations
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
-from fastmask.data.groups import describe_joined, describe_separated, join_identical
+from fastmask.data.groups import describe_joined, describe_separated, find_trained_copies, join_identical
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
 from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
@@ -364,7 +364,7 @@ def _split(plan: Plan) -> Plan:
     """The plan with its folds, without the photos that are to be skipped, and with the digests of the others.
 
     Persons who share identical photos are in one fold, except in a leaky split; a file of folds that separates them is
-    refused.
+    refused. Photos to train on only are left out if they are those of a validated person, or the same.
     """
     config, table = plan.config, plan.table
     # invalid folds are refused before all photos are read
@@ -377,6 +377,12 @@ def _split(plan: Plan) -> Plan:
         known: list[str | None] = [None] * len(table)
         for row, digest in zip(rows, digests, strict=True):
             known[row] = digest
+        copies = find_trained_copies(table, folds, known)
+        left = [*left, *_describe_copies(table, copies)]
+        for row in copies:
+            known[row] = None
+        rows = [row for row, digest in enumerate(known) if digest is not None]
+        digests = [digest for digest in known if digest is not None]
         fixed = has_fixed_folds(table, config)
         separated = describe_separated(table, folds, known) if fixed else ""
         if separated:
@@ -391,7 +397,7 @@ def _split(plan: Plan) -> Plan:
         table = joined
     for each in warned:
         warnings.warn(each.message, stacklevel=2)
-    kept = table.select(rows) if skipped else table
+    kept = table.select(rows) if len(rows) < len(table) else table
     return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=[*left, *skipped])
 
 
@@ -408,6 +414,19 @@ def _leave_out(table: Table, folds: np.ndarray, config: Config) -> tuple[Table, 
     )
     kept = np.flatnonzero(folds != LEFT_OUT)
     return table.select(kept), folds[kept], [(path, f"{source} leaves it out.") for path in left]
+
+
+def _describe_copies(table: Table, copies: Sequence[int]) -> list[tuple[str, str]]:
+    """The paths of the rows of `find_trained_copies`, with the reason to leave them out; warns of them."""
+    if not copies:
+        return []
+    paths, why = table.frame["path"].iloc[copies].tolist(), "identical to a validated photo, or of the same person"
+    warnings.warn(
+        f"{count(len(paths), 'photo')} to train on will be left out, such as {paths[0]}: {why}.",
+        FastmaskWarning,
+        stacklevel=3,
+    )
+    return [(path, f"It is {why}.") for path in paths]
 
 
 def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher | None) -> Plan:

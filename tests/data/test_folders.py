@@ -42,18 +42,27 @@ def said_of(root):
     return table, " ".join(str(each.message) for each in warned)
 
 
-def test_val_is_read_with_train_and_test_is_left_out(tmp_path):
+def test_val_is_a_fixed_split_and_test_is_left_out(tmp_path):
     table, said = said_of(make(tmp_path, *SPLIT))
     assert table.frame["path"].tolist() == list(SPLIT[:5])
     assert table.frame["class"].tolist() == ["cat", "cat", "dog", "cat", "dog"]
-    assert "The photos of train and of val in " in said
+    assert table.frame["fold"].tolist() == [-1, -1, -1, 0, 0]
+    assert "train is trained on and val is validated" in said
     assert "neither trained on nor validated: test." in said
 
 
 def test_without_val_there_is_no_split(tmp_path):
     table, said = said_of(make(tmp_path, *SPLIT[:3], SPLIT[-1]))
     assert table.frame["path"].tolist() == list(SPLIT[:3])
-    assert "The photos of train" not in said
+    assert "fold" not in table.frame
+    assert "fixed split" not in said
+
+
+def test_classes_of_one_split_alone_are_named(tmp_path):
+    table, said = said_of(make(tmp_path, *SPLIT, "train/hen/1.jpg", "val/owl/1.jpg"))
+    assert table.heads["class"].classes == ("cat", "dog", "hen", "owl")
+    assert "No photo is trained on of owl, which only val has" in said
+    assert "No photo is validated of hen, which only train has" in said
 
 
 def test_classes_that_differ_by_case_are_named(tmp_path):

@@ -9,7 +9,14 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.groups import connect, describe_joined, describe_separated, join_identical, name_groups
+from fastmask.data.groups import (
+    connect,
+    describe_joined,
+    describe_separated,
+    find_trained_copies,
+    join_identical,
+    name_groups,
+)
 from fastmask.data.loaders import dataloaders
 from fastmask.system.errors import FastmaskWarning, UsageError
 
@@ -98,6 +105,17 @@ def test_the_photos_that_folds_separate_are_named(copied):
         f"their photos {paths[0]} and {paths[20]} are identical, so the score would be too good"
     )
     assert describe_separated(copied, other, [None] * len(copied)) == ""
+
+
+def test_persons_with_a_photo_of_a_validated_one_are_not_trained_on_in_a_fixed_split(copied):
+    digests = [hashlib.sha256(copied.photo(row).read_bytes()).hexdigest() for row in range(len(copied))]
+    folds = np.where(copied.persons == copied.persons[0], 0, -1)
+    # photo 20 is photo 0, of person 2
+    assert find_trained_copies(copied, folds, digests) == list(range(14, 21))
+    assert find_trained_copies(copied, np.where(folds == 0, 0, 1), digests) == []
+    some = copied.select([*range(7), *range(14, 21)])
+    with pytest.raises(UsageError, match="All photos to train on, such as .*, are identical to validated ones"):
+        find_trained_copies(some, np.repeat([0, -1], 7), [*digests[:7], *digests[14:21]])
 
 
 def test_loaders_keep_identical_photos_in_one_fold_or_warn(copied):

@@ -165,6 +165,20 @@ def test_one_photo_under_three_persons_is_one_finding(table, photos):
     assert f"1 photo with the same pixels as one of persons {table.persons[7]}, {table.persons[14]}" in finding.detail
 
 
+def test_what_a_fixed_split_does_not_train_on_is_a_warning(folder, table, photos, tmp_path):
+    shutil.copy(photos[6], photos[13])
+    persons = list(dict.fromkeys(table.persons))
+    file = tmp_path / "folds.csv"
+    given = make_config({"data": str(folder), "folds_file": str(file), "crop": (100, 50)})
+    for folds, copies, errors in (([0, *[-1] * 11], 7, 0), ([-1, *[0] * 11], 0, 1)):
+        pd.DataFrame({"person": persons, "fold": folds}).to_csv(file, index=False)
+        found = check_data(given)
+        assert [f.person for f in found if f.kind == "trained copy"] == [persons[1]] * copies
+        bad = [f.detail for f in found if f.kind == "bad folds"]
+        assert len(bad) == errors
+        assert all(detail.startswith("All photos to train on") for detail in bad)
+
+
 def test_folds_of_a_file_that_separate_identical_files_are_an_error(folder, table, photos, tmp_path):
     shutil.copy(photos[6], photos[13])
     persons = list(dict.fromkeys(table.persons))

@@ -275,6 +275,20 @@ def test_a_file_of_folds_that_separates_identical_photos_is_refused(copied, plan
         assert "identical" not in str(plan_of(copied, group="none"))
 
 
+def test_a_fixed_split_does_not_train_on_copies_of_validated_photos(copied, plan_of):
+    folds = np.where(copied.persons == copied.persons[0], 0, -1)
+    split = replace(copied, frame=copied.frame.assign(fold=folds))
+    # photo 65 of person 9 is photo 2 of person 0
+    own, paths = copied.persons == copied.persons[65], copied.frame["path"]
+    with pytest.warns(FastmaskWarning, match=f"7 photos to train on will be left out, such as {paths[63]}: identical"):
+        plan = plan_of(split, folds=1)
+    assert plan.table.frame["path"].tolist() == paths[~own].tolist()
+    assert plan.folds.tolist() == folds[~own].tolist()
+    assert len(plan.digests) == 77
+    assert [path for path, _ in plan.skipped] == paths[own].tolist()
+    assert plan_of(split, folds=2).config.folds == 2
+
+
 def test_identical_photos_are_found_where_others_cannot_be_read(copied, plan_of):
     copied.photo(30).write_bytes(b"broken")
     plan = plan_of(copied, on_bad_photo="skip")
