@@ -56,7 +56,8 @@ class AnswersFile:
     @cached_property
     def named_heads(self) -> Heads | None:
         """The heads by the columns of probabilities, HEAD.CLASS or, of one head, CLASS; None if there are none."""
-        return _heads_of_columns(self.columns) or _head_of_shares(self.frame, self.columns)
+        named = _heads_of_columns(self.columns)
+        return named if named or PREDICTED in self.frame.columns else _head_of_shares(self.frame, self.columns)
 
     @property
     def heads(self) -> Heads | None:
@@ -72,20 +73,28 @@ class AnswersFile:
         columns = self.frame.columns
         if ANSWER in columns:
             return heads.unjoint(joint_classes(self.path, self.frame[ANSWER], heads))
-        decided = any(name in columns for name in heads.classified)
+        decided = self._decided(heads)
         if PREDICTED not in columns or decided or self.named_heads:
             self._check(heads)
         if PREDICTED in columns and not decided:
             return heads.unjoint(joint_classes(self.path, self.frame[PREDICTED], heads))
         y = np.full((len(self.frame), len(heads)), UNKNOWN)
         for name in heads.classified:
-            y[:, heads.position(name)] = self._names(heads[name]) if decided else self._most_likely(heads[name])
+            y[:, heads.position(name)] = (
+                self._names(heads[name], decided[name]) if decided else self._most_likely(heads[name])
+            )
         return y
+
+    def _decided(self, heads: Heads) -> dict[str, str]:
+        """head -> its column of names of classes; the only column of the file is that of the only head."""
+        if len(self.columns) == len(heads.classified) == 1:
+            return {heads.classified[0]: self.columns[0]}
+        return {name: name for name in heads.classified if name in self.columns}
 
     def _check(self, heads: Heads) -> None:
         """Raise DataError if the file has other heads: its joint classes are others, too."""
         own, expected = self.named_heads, heads.classified
-        found = own.classified if own else tuple(self.columns)
+        found = own.classified if own else (*self._decided(heads), *self.columns)
         if not set(expected) <= set(found):
             raise DataError(
                 f"{self.path} has predictions of {', '.join(found)}; expected those of {', '.join(expected)}."
@@ -94,8 +103,8 @@ class AnswersFile:
             both = [Heads([each[name] for name in expected]) for each in (own, heads)]
             raise DataError(f"{self.path} has {both[0]}; expected {both[1]}.")
 
-    def _names(self, head: Head) -> np.ndarray:
-        cells = self.frame[head.name]
+    def _names(self, head: Head, column: str) -> np.ndarray:
+        cells = self.frame[column]
         check_cells(self.path, cells, cells.isin(head.classes), f"one of {', '.join(head.classes)}")
         return np.array([head.encode(cell) for cell in cells])
 
@@ -112,8 +121,10 @@ def _head_of_shares(frame: pd.DataFrame, columns: Sequence[str]) -> Heads | None
     """The head whose classes the columns are, if their cells are probabilities that sum to 1."""
     if len(columns) < 2:
         return None
-    shares = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    is_head = (shares >= 0).all() and (abs(shares.sum(axis=1) - 1) <= _ROUNDED).all()
+    # a row of labels may be unknown
+    known = frame[columns][(frame[columns] != "").any(axis=1)]
+    shares = known.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    is_head = len(known) and (shares >= 0).all() and (abs(shares.sum(axis=1) - 1) <= _ROUNDED).all()
     return Heads([Head("class", tuple(columns))]) if is_head else None
 
 
@@ -170,7 +181,7 @@ def _heads_of_names(files: Sequence[AnswersFile]) -> Heads:
     shared = [name for name in files[0].columns if all(name in file.columns for file in files)]
     if not shared:
         found = "; ".join(f"{file.path}: {', '.join(file.frame.columns)}" for file in files)
-        raise DataError(f"Found no predictions ({found}); expected a column per head, with names of classes.")
+        raise DataError(f"No column of classes is in all files ({found}); give the column of a head the same name.")
     return Heads([_make_head(name, _find_classes(name, files)) for name in shared])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmask.evaluation.answers import check_cells
-from fastmask.evaluation.answers_file import AnswersFile
+from fastmask.evaluation.answers_file import PREDICTED, AnswersFile
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv
@@ -196,7 +196,8 @@ def add_public(
         if not 0 <= accuracy <= 100:
             raise UsageError(f"The public accuracy is {accuracy:g}; expected a share from 0 to 1, or a percentage.")
         given["public_accuracy"] = accuracy if accuracy <= 1 else accuracy / 100
-    AnswersFile.read(file)
+    if PREDICTED in AnswersFile.read(file).frame:
+        raise DataError(f"{file} holds probabilities; expected a submission, as predict --submission FILE writes one.")
     found = entry_of(file)
     with _changing(path) as entries:
         entry = entries.get(found.sha256, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
+from fastmask.data.columns import find_person_column, join_one_hot
 from fastmask.data.contest import contest_heads
 from fastmask.data.formats import SUFFIXES
 from fastmask.data.paths import match_photos
 from fastmask.data.readers import read_data
-from fastmask.data.table import NO_PERSONS, groups_of
+from fastmask.data.table import NO_PERSONS, SAME_AS
 from fastmask.evaluation.answers import check_cells, joint_classes
 from fastmask.evaluation.answers_file import PREDICTED, AnswersFile, heads_of
 from fastmask.heads import Head, Heads
@@ -52,8 +53,8 @@ def score_files(predictions: str | Path, labels: str | Path, heads: Heads | None
 
     Args:
         predictions: a CSV of `predict`, or a submission.
-        labels: a CSV with a column per head (classes, numbers of bands, or nothing if unknown), or with the contest's
-            joint classes; or a folder per class, or the contest's.
+        labels: a CSV with a column per head (classes, numbers of bands, nothing if unknown), with one-hot columns, or
+            with the contest's joint classes; or a folder per class, or the contest's.
         heads: by default those that the columns of the predictions name.
 
     Raises UsageError for a run in place of its predictions, DataError for a cell that is not a class, for a duplicated
@@ -142,19 +143,14 @@ def read_truth(labels: Path, predicted: AnswersFile, heads: Heads | None = None)
         raise UsageError(f"{predicted.path} has no predictions, {labels} has; name the predictions first.")
     key = _photo_column(labels, frame, predicted)
     check_names(labels, frame[key])
-    persons = None
-    if "person" in frame.columns:
-        # empty cells would count as one person
-        check_cells(labels, frame["person"], frame["person"] != "", "the person of the photo")
-        persons = groups_of(frame)
     heads = heads or heads_of([predicted, AnswersFile(labels, frame, key)])
-    made = partial(Truth, labels, frame[key].tolist(), persons=persons)
-    columns = _columns_of(frame, key, heads)
+    made = partial(Truth, labels, frame[key].tolist(), persons=_read_persons(labels, frame))
+    columns = _label_columns(frame, key, heads)
     joint = _joint_column(frame, heads, columns)
     if joint is not None:
         return made(heads, heads.unjoint(joint_classes(labels, frame[joint], heads)), complete=True)
     scored, notes = _scored_heads(labels, frame, heads, columns)
-    y = np.stack([_read_labels(labels, frame[columns[head.name]], head) for head in scored], axis=1)
+    y = np.stack([_read_labels(labels, columns[head.name], head) for head in scored], axis=1)
     return made(scored, y, notes=notes)
 
 
@@ -176,14 +172,32 @@ def _photo_column(file: Path, frame: pd.DataFrame, predicted: AnswersFile) -> st
     return str(best)
 
 
-def _columns_of(frame: pd.DataFrame, key: str, heads: Heads) -> dict[str, str]:
-    """head -> its column of labels; one head alone may be called otherwise."""
-    columns = {name: name for name in heads.classified if name in frame.columns}
+def _read_persons(file: Path, frame: pd.DataFrame) -> np.ndarray | None:
+    """(N,) the person of each photo; None if there is no such column."""
+    column = find_person_column(frame)
+    if column is None:
+        return None
+    # empty cells would count as one person
+    check_cells(file, frame[column], frame[column] != "", "the person of the photo")
+    return frame[SAME_AS if SAME_AS in frame.columns else column].to_numpy(dtype=object)
+
+
+def _label_columns(frame: pd.DataFrame, key: str, heads: Heads) -> dict[str, pd.Series]:
+    """head -> its labels as text, from the column called like it, or one-hot columns called like its classes.
+
+    One head alone may also be the one column whose cells are all classes of it.
+    """
+    columns = {}
+    for head in (heads[name] for name in heads.classified):
+        if head.name in frame.columns:
+            columns[head.name] = frame[head.name]
+        elif set(head.classes) <= set(frame.columns):
+            columns[head.name] = join_one_hot(frame, head.classes).rename(", ".join(head.classes))
     if columns or len(heads.classified) > 1:
         return columns
     (name,) = heads.classified
     likely = [c for c in frame.columns if c not in (key, "person") and _are_classes(frame[c], heads[name])]
-    return {name: likely[0]} if len(likely) == 1 else {}
+    return {name: frame[likely[0]]} if len(likely) == 1 else {}
 
 
 def _joint_column(frame: pd.DataFrame, heads: Heads, columns: Collection[str]) -> str | None:
@@ -197,7 +211,9 @@ def _are_classes(cells: pd.Series, head: Head) -> bool:
     return bool(cells.isin([*head.classes, ""]).all() and (cells != "").any())
 
 
-def _scored_heads(file: Path, frame: pd.DataFrame, heads: Heads, columns: dict[str, str]) -> tuple[Heads, list[str]]:
+def _scored_heads(
+    file: Path, frame: pd.DataFrame, heads: Heads, columns: Mapping[str, pd.Series]
+) -> tuple[Heads, list[str]]:
     """The heads with labels, and notes on the others."""
     if not columns:
         raise DataError(
@@ -206,7 +222,9 @@ def _scored_heads(file: Path, frame: pd.DataFrame, heads: Heads, columns: dict[s
         )
     lacking = [name for name in heads.classified if name not in columns]
     notes = [f"{file} has no labels of {', '.join(lacking)}, which are not scored."] if lacking else []
-    renamed = [f"The labels of {head} are those of {c} in {file}." for head, c in columns.items() if head != c]
+    renamed = [
+        f"The labels of {head} are those of {c.name} in {file}." for head, c in columns.items() if head != c.name
+    ]
     return Heads([heads[name] for name in heads.classified if name in columns]), [*notes, *renamed]
 
 
@@ -219,7 +237,9 @@ def _read_labels(file: Path, cells: pd.Series, head: Head) -> np.ndarray:
     return cells.map(numbers).to_numpy(np.int64)
 
 
-def _read_label(cell: str, head: Head) -> int | DataError:
+def _read_label(cell: str | DataError, head: Head) -> int | DataError:
+    if isinstance(cell, DataError):
+        return cell
     try:
         return head.encode(head.read(cell)[0])
     except DataError as fault:
@@ -240,8 +260,8 @@ def _read_folder(folder: Path, heads: Heads) -> Truth:
         warnings.filterwarnings("ignore", f".*{re.escape(NO_PERSONS)}", FastmaskWarning)
         table = read_data(Config(data=str(folder)))
     frame = table.frame.drop(columns=["path", "person", "source"])
-    columns = _columns_of(frame, "", heads)
+    columns = _label_columns(frame, "", heads)
     scored, notes = _scored_heads(folder, frame, heads, columns)
-    y = np.stack([_read_labels(folder, frame[columns[head.name]], head) for head in scored], axis=1)
+    y = np.stack([_read_labels(folder, columns[head.name], head) for head in scored], axis=1)
     known = bool((table.frame["person"] != table.frame["path"]).any())
     return Truth(folder, table.frame["path"].tolist(), scored, y, table.groups if known else None, notes=notes)

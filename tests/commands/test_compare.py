@@ -101,4 +101,12 @@ def test_what_the_leaderboard_said_of_a_submission_is_kept(
     assert fastmask("ledger", "plot", "--ledger", ledger, "--out", "ledger.png").code == DONE
     assert Path("ledger.png").read_bytes().startswith(b"\x89PNG")
     (work / "probabilities.csv").write_text("path,predicted\na.jpg,3\n")
-    invalid("ledger", "add", "probabilities.csv", "--public", 0.5, named=["no column 'ImageID'"], code=FAILED)
+    invalid(
+        "ledger",
+        "add",
+        "probabilities.csv",
+        "--public",
+        0.5,
+        named=["probabilities.csv holds probabilities"],
+        code=FAILED,
+    )

@@ -179,6 +179,16 @@ def test_a_submission_of_probabilities_is_scored(tmp_path, header):
     assert score_files(submission, save(tmp_path / "my.csv", "path,kind\n1.jpg,cat\n2.jpg,cat\n")).joint.accuracy == 0.5
 
 
+def test_one_hot_labels_are_those_of_one_head(tmp_path):
+    labels = save(tmp_path / "my.csv", "id,cat,dog\n1,1,0\n2,0,1\n3,,\n")
+    for text in ("id,kind\n1,cat\n2,cat\n3,cat\n", "id,cat,dog\n1,0.9,0.1\n2,0.6,0.4\n3,0.6,0.4\n"):
+        scores = score_files(save(tmp_path / "s.csv", text), labels)
+        assert (scores.joint.n, scores.joint.accuracy) == (2, 0.5)
+    save(tmp_path / "my.csv", "id,cat,dog\n1,1,1\n2,0,1\n3,,\n")
+    with pytest.raises(DataError, match="line 2, column cat, dog: found 1, 1, expected one 1 and otherwise 0"):
+        score_files(tmp_path / "s.csv", labels)
+
+
 def test_the_oof_predictions_of_a_run_are_scored_like_the_run(three):
     run = three[0]
     scores, own = score_files(run.path / "oof.csv", run.path / "folds.csv"), run.score()
