@@ -19,6 +19,8 @@ from fastmask.system.text import join_some, shorten
 MOST_CLASSES = 1000
 # whole numbers are classes if they are this few, or are all from 0 or 1 to the largest
 _FEW_NUMBERS = 10
+# and at most this many, unless the column is called class or label
+_MANY_NUMBERS = 20
 # words of a class on average, above which a column is free text
 _FEW_WORDS = 5
 
@@ -50,7 +52,7 @@ _DATE = {"date", "datetime", "timestamp", "createdat", "updatedat"}
 _TEXT = {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"}
 _ORIGIN = {"url", "uri", "link", "license", "licence", "author", "credit", "photographer", "copyright"}
 _ID = {"id", "ids", "uuid", "guid", "index", "idx", "key", "hash", "md5", "sha1", "sha256"}
-_CLASS = {"class", "label", "category", "target"}
+_CLASS = {"class", "label", "labels", "category", "target", "species", "breed"}
 # of columns of numbers
 _WEIGHT = {"weight", "weights", "sampleweight", "sampleweights"}
 _SCORE = {"score", "confidence", "conf", "prob", "probability", "logit", "loss"}
@@ -80,6 +82,7 @@ def find_image_column(table: str, frame: pd.DataFrame) -> str:
 
     Raises UsageError where there is none or no single one; `table` is the name of the table in its message.
     """
+    _check_header(table, list(frame.columns))
     found = [column for column in frame.columns if column == "path"] or _called(frame, "path")
     if len(found) != 1:
         found = [column for column in frame.columns if _holds_photos(frame[column])]
@@ -93,6 +96,17 @@ def find_image_column(table: str, frame: pd.DataFrame) -> str:
             f"{table} has {what} among {join_some(list(frame.columns), 30)}; name the one to use with --image-column."
         )
     return found[0]
+
+
+def _check_header(table: str, columns: Sequence[str]) -> None:
+    """Raise UsageError if a table has no header, or no separators that are known."""
+    photo = next((column for column in columns if any(ending in column.lower() for ending in SUFFIXES)), None)
+    if photo is not None:
+        raise UsageError(
+            f"{table} has no header: its first line holds the photo {photo!r}; add a line above it, like path,colour."
+        )
+    if len(columns) == 1:
+        raise UsageError(f"{table} has one column, {columns[0]!r}; expected more, separated by commas.")
 
 
 def _called(frame: pd.DataFrame, name: str) -> list[str]:
@@ -136,7 +150,7 @@ def find_heads(
         elif not against[column.name]:
             found[column.name] = None
     left = [f"{shorten(name, 40)} ({why})" for name, why in against.items() if why]
-    number = next((column for column in columns if against[column.name].endswith(" numbers")), None)
+    number = next((column for column in columns if against[column.name] == _numbers(column)), None)
     bands = "" if number is None else f"; {_BANDS.format(name=number.name, b=_middle(number))} in --config"
     if not found:
         others = f" (found {join_some(left, 20)}){bands}" if left else ""
@@ -158,7 +172,7 @@ def _describe(table: str, found: dict[str, list[str] | None], left: Sequence[str
 
 def _middle(column: Column) -> float:
     """A bound between the smaller and the larger half of a column's numbers."""
-    return float(np.round(np.median(np.asarray(column.numbers))))
+    return float(f"{np.median(np.asarray(column.numbers)):.2g}")
 
 
 @dataclass(frozen=True)
@@ -241,14 +255,23 @@ def _by_number(column: Column) -> str:
     numbers = column.numbers
     if numbers is None or column.is_binary:
         return ""
-    name = plain(column.name)
+    names = {plain(column.name), *column.words[-1:]}
     kinds = {"a weight": _WEIGHT, "a score": _SCORE, "a size or box": _BOX}
-    kind = next((kind for kind, names in kinds.items() if name in names), "")
+    kind = next((kind for kind, known in kinds.items() if names & known), "")
+    return kind or ("" if _are_codes(numbers, names) else _numbers(column))
+
+
+def _numbers(column: Column) -> str:
+    return f"{len(column.values)} numbers"
+
+
+def _are_codes(numbers: np.ndarray, names: set[str]) -> bool:
+    """Whether numbers stand for classes: a few whole ones, or all up to the largest."""
     ordered = np.unique(numbers)
-    are_codes = ordered[0] in (0, 1) and bool((np.diff(ordered) == 1).all())
-    are_whole = bool((ordered == ordered.round()).all())
-    few = are_whole and (len(ordered) <= _FEW_NUMBERS or are_codes) and name not in _MEASURED
-    return kind or ("" if few else f"{len(ordered)} numbers")
+    if names & _MEASURED or (ordered != ordered.round()).any():
+        return False
+    without_gap = ordered[0] in (0, 1) and bool((np.diff(ordered) == 1).all())
+    return len(ordered) <= _FEW_NUMBERS or (without_gap and (len(ordered) <= _MANY_NUMBERS or bool(names & _CLASS)))
 
 
 def _by_text(column: Column) -> str:

@@ -15,6 +15,8 @@ from fastmask.system import limits
 _SEPARATORS = (";", "\t", "|")
 # the first line that Excel takes a separator from
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+# the first bytes of .xlsx, .ods and .xls
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # encodings before UTF-8, with the letters that a text in them has outside ASCII
 _ENCODINGS = {
@@ -35,7 +37,10 @@ def read_cells(file: Path, strip: bool = True) -> list[Row]:
     ValueError naming the line for any other text.
     """
     with file.open("rb") as raw:
-        encoding = "utf-16" if raw.read(2) in _UTF16 else "utf-8-sig"
+        start = raw.read(4)
+    if start in _WORKBOOKS:
+        raise ValueError("it is a workbook; in the spreadsheet save it as CSV UTF-8")
+    encoding = "utf-16" if start[:2] in _UTF16 else "utf-8-sig"
     try:
         with file.open(encoding=encoding, newline="") as opened:
             rows = _read_rows(_short_lines(opened))

@@ -29,6 +29,10 @@ def text(cells, times=1):
         ("rating", [1, 2, 3, 4, 5] * 4, ""),
         ("label", list(range(20)) * 3, ""),
         ("label", list(range(1, 31)) * 3, ""),
+        ("Pawpularity", list(range(1, 31)) * 3, "30 numbers"),
+        ("Patient Age", [20, 21, 22] * 4, "3 numbers"),
+        ("OriginalImage[Width", [2000, 2048] * 4, "a size or box"),
+        ("age group", [0, 1, 2] * 4, ""),
         ("class_id", [3, 7, 9] * 4, ""),
         ("time of day", ["morning", "night"] * 4, ""),
         ("weight", ["heavy", "light"] * 4, ""),
@@ -140,6 +144,20 @@ def test_a_number_is_named_with_the_bands_that_it_needs():
         UsageError, match=r"no column .*found age \(4 numbers\)\); numbers .* name columns with --heads"
     ):
         find_heads("my.csv", frame.drop(columns="hat"), {"path"})
+
+
+def test_a_table_without_a_header_or_with_other_separators_is_refused():
+    with pytest.raises(UsageError, match="my.csv has no header: its first line holds the photo 'a.JPG'; add a line"):
+        find_image_column("my.csv", pd.DataFrame({"a.JPG": ["b.jpg"], "cat": ["dog"]}))
+    with pytest.raises(UsageError, match="my.csv has one column, 'path colour'; expected more, separated by commas"):
+        find_image_column("my.csv", pd.DataFrame({"path colour": ["a.jpg cat"]}))
+
+
+def test_a_list_of_numbers_is_no_number_with_bands():
+    frame = pd.DataFrame({"path": list("abcd"), "at": ["1,5", "2,5"] * 2, "hat": list("xyxy")})
+    assert find_heads("my.csv", frame, {"path"})[1] == (
+        "The heads of my.csv are hat; not at (lists of numbers); --heads names the columns to take."
+    )
 
 
 @pytest.mark.parametrize("name", ["path", "Path", "PATH", "filename", "file_name", "image", "img", "Image_ID", "Photo"])

@@ -65,6 +65,12 @@ def test_another_encoding_is_named_with_how_to_convert_it(text, encoding, langua
         read_strings(file, ())
 
 
+def test_a_workbook_is_no_csv(file):
+    file.write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(DataError, match="it is a workbook; in the spreadsheet save it as CSV UTF-8"):
+        read_strings(file, ())
+
+
 def test_a_row_with_too_many_cells_is_named(file):
     file.write_text("path,colour\na.jpg,red\nb.jpg,red,round\n")
     with pytest.raises(DataError, match="my.csv, line 3: found 3 cells, expected 2: path, colour"):
