@@ -184,8 +184,7 @@ def _photos_of(
         else:
             photos[stem] = name
     hint = f" {describe_left_out(left_out)}" if left_out else ""
-    endings = ", ".join(SUFFIXES)
     for stem in (s for s in MASK_OF_STEM if s not in photos):
-        message = f"{folder} has no photo called {stem} (any of {endings}); expected seven photos.{hint}"
+        message = f"{folder} has no photo called {stem} (such as {stem}{SUFFIXES[0]}); expected seven photos.{hint}"
         on_fault(MissingPhotoError(message))
     return photos

@@ -65,6 +65,8 @@ def is_readable(name: str) -> bool:
 
 READABLE = tuple(name for name in FORMATS if is_readable(name))
 SUFFIXES = tuple(suffix for name in READABLE for suffix in FORMATS[name])
+# one per format, for messages
+ENDINGS = ", ".join(FORMATS[name][0] for name in READABLE)
 
 
 def is_hidden(path: PurePath) -> bool:
@@ -111,16 +113,17 @@ def _describe_files(others: Sequence[Path]) -> str:
     rest = len(endings) - len(several)
     parts = ", ".join(several) + (f" and {rest} more endings" if rest else "")
     needed = [name for name in _INSTALL if name not in READABLE and endings.keys() & set(FORMATS[name])]
-    hints = [f" For {FORMATS[name][0]} {_INSTALL[name]}." for name in needed]
+    hints = [f"To read {FORMATS[name][0]}, {_INSTALL[name]}." for name in needed]
+    if endings.keys() - {suffix for name in needed for suffix in FORMATS[name]}:
+        hints.append(f"Names of photos end in {ENDINGS} or similar; rename or convert other photos.")
     are = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
-    ends = f"the name of a photo ends in {', '.join(SUFFIXES)}"
-    return f"{are} left out ({parts}), such as {others[0]}: {ends}. Rename or convert photos.{''.join(hints)}"
+    return " ".join([f"{are} left out ({parts}), such as {others[0]}.", *hints])
 
 
 def describe_empty(folder: object, others: Sequence[Path]) -> str:
     """That a folder holds no photos, and which files it holds instead."""
     if not others:
-        return f"{folder} holds no photos (any of {', '.join(SUFFIXES)})."
+        return f"{folder} holds no photos (such as {ENDINGS})."
     return f"{folder} holds no photos: {describe_left_out(others)}"
 
 

@@ -10,7 +10,7 @@ def test_a_folder_per_class(folders):
         table = read_folders(folders, head="animal")
     said = " ".join(str(w.message) for w in warned)
     assert "every photo counts as a different person" in said
-    assert f"1 file is left out (1 .txt), such as {folders / 'dog/notes.txt'}: the name of a photo ends in" in said
+    assert f"1 file is left out (1 .txt), such as {folders / 'dog/notes.txt'}. Names of photos end in .jpg, " in said
     assert table.heads == Heads([Head("animal", ("cat", "dog"))])
     assert table.frame["path"].tolist() == ["cat/1.jpg", "cat/deep/2.png", "dog/1.jpg"]
     assert table.y[:, 0].tolist() == [0, 0, 1]
