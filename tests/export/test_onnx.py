@@ -263,8 +263,8 @@ def test_what_cannot_be_exported_is_refused_before_any_work(run_copy, refused, m
         return refused(INVALID, "export", run_copy, *words)
 
     monkeypatch.setattr(graph, "trace", pytest.fail)
-    assert "'onnx', found 'torchscript'" in refuse("--format", "torchscript")
-    assert "'fp32' or 'fp16', found 'int8'" in refuse("--precision", "int8")
+    assert "found 'torchscript', expected onnx" in refuse("--format", "torchscript")
+    assert "found 'int8', expected fp32 or fp16" in refuse("--precision", "int8")
     assert "no member 'fold7'" in refuse("--fold", 7)
     assert "Option photos: " in refuse("--photos", 0)
     assert "nothing to average" in refuse("--soup")
