@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +31,9 @@ from fastmask.data.transforms import (
     read_or_copy,
     targets_of,
 )
-from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError
+from fastmask.system.errors import DataError, FastmaskError, UnreadableError, UsageError, one_line
 from fastmask.system.randomness import Counted, Stream
+from fastmask.system.text import shorten
 
 Row = TypeVar("Row")
 # position in the pass, row
@@ -304,6 +307,11 @@ class PhotoDL(TfmdDL):
             # torch puts the worker's traceback into the message, with our sentence last
             sentence = str(error).strip().splitlines()[-1]
             raise type(error)(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+        except (RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
+            why = _describe_worker(error)
+            if why is None:
+                raise
+            raise FastmaskError(f"{why}. --workers 0 (in Python workers=0) loads without such processes.") from error
 
     def wif(self) -> None:
         """Use one OpenCV thread per worker, to share the cores, and leave signals to the main process.
@@ -316,6 +324,20 @@ class PhotoDL(TfmdDL):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def _describe_worker(error: Exception) -> str | None:
+    """Why a loading process did not start, or ended, in the words of torch and of pickle; None for other errors."""
+    ended = re.match(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (.*)", str(error), re.DOTALL)
+    if ended is not None:
+        why = shorten(" ".join(ended[1].split()).rstrip("."), 100)
+        return (
+            f"A loading process ended on its own ({why}): memory, or /dev/shm of a container, may be too small (docker "
+            "run --shm-size), or a notebook defines a class that it cannot import"
+        )
+    if re.search("can(not|'t) pickle", str(error), re.IGNORECASE):
+        return f"Loading processes can only get objects that a module defines ({one_line(error)})"
+    return None
 
 
 class PhotoList:

@@ -1,4 +1,7 @@
+import multiprocessing
+import os
 import pickle
+import signal
 from dataclasses import replace
 
 import albumentations as A
@@ -16,7 +19,7 @@ from fastmask.data.loaders import photo_maps
 from fastmask.data.photo import read_photo
 from fastmask.data.transforms import TensorHeads, TensorPhotos
 from fastmask.labels import mix_labels, soft_labels
-from fastmask.system.errors import DataError
+from fastmask.system.errors import DataError, FastmaskError
 
 
 class Idle(Transform):
@@ -183,6 +186,28 @@ def test_two_workers_give_the_same_batches_as_none(table, cached):
     for _ in range(1 if cached else 2):
         assert equal(batches(one.train), batches(two.train))
     assert equal(batches(one.valid), batches(two.valid))
+
+
+def end_process(image, rng):
+    if torch.utils.data.get_worker_info() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return image
+
+
+@pytest.mark.semaphores
+def test_a_loading_process_that_is_killed_gives_a_sentence(table):
+    message = r"A loading process ended on its own \(.*(signal: Killed|exited unexpectedly).*--shm-size.*--workers 0"
+    with pytest.raises(FastmaskError, match=message):
+        batches(loaders(table, augments=(end_process, end_process), num_workers=1, maps=[]).valid)
+
+
+@pytest.mark.semaphores
+def test_an_augmentation_that_a_spawned_process_cannot_get_gives_a_sentence(table, monkeypatch):
+    dls = loaders(table, augments=(lambda image, rng: image,) * 2, num_workers=1, maps=[])
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(type(dls.valid.fake_l), "multiprocessing_context", property(lambda _: spawn))
+    with pytest.raises(FastmaskError, match="only get objects that a module defines .*<lambda>.*--workers 0"):
+        batches(dls.valid)
 
 
 def test_a_pass_draws_its_photos_by_their_chances(table):
