@@ -71,13 +71,9 @@ class Kind(Flag):
 
 
 def plain_arch(name: str) -> str:
-    """timm's name of a model on its hub: hf-hub:timm/NAME and timm/NAME -> NAME; raises ValueError for other places."""
-    plain = _HUB.sub("", name, count=1) if _HUB.match(name) else name
-    if "/" in plain or ":" in plain:
-        raise ValueError(
-            f"{name} is a repository or a folder; give timm's name of the model as arch, and the file as weights"
-        )
-    return plain
+    """The name of a model without timm's hub: hf-hub:timm/NAME and timm/NAME -> NAME; other text stays."""
+    plain = _HUB.sub("", name, count=1)
+    return name if "/" in plain or ":" in plain else plain
 
 
 def read_ranges(text: str) -> dict[str, list[list[float]]]:

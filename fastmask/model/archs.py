@@ -60,6 +60,7 @@ def list_archs(pattern: str | None = None) -> Iterator[Arch]:
 
     Raises UsageError naming the nearest if none matches. Each takes 0.1 to 0.2 seconds.
     """
+    pattern = pattern and plain_arch(pattern)
     wild = pattern and any(c in pattern for c in "*?[")
     names = timm.list_models(pattern if wild or not pattern else f"*{pattern}*")
     if not names:
@@ -91,10 +92,11 @@ def check_arch(arch: str) -> str:
 
     Raises UsageError, naming the nearest, if timm has no such model, or no such tag of its weights.
     """
-    try:
-        plain = plain_arch(arch)
-    except ValueError as error:
-        raise UsageError(f"{error}.") from error
+    plain = plain_arch(arch)
+    if "/" in plain or ":" in plain:
+        raise UsageError(
+            f"{arch} is a repository or a folder; give timm's name of the model as --arch, and the file as --weights."
+        )
     name = next((each for each in (plain, _spell(plain)) if timm.is_model(each)), None)
     if name is None:
         raise UsageError(f"timm {timm.__version__} has no arch {arch!r}{_suggest_nearest(_spell(plain))}.")

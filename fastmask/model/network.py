@@ -71,7 +71,15 @@ def build_network(
     if weights is not None:
         matched, total = load_body(network.body, weights)
         network.initial_weights = f"{weights}: {matched} of {total} tensors"
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    _keep_channels_last(network)
+    return network
+
+
+def _keep_channels_last(network: nn.Module) -> None:
+    """Store tensors of photos channels last; `Module.to` fails on a body with a 3D convolution."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def build_body(

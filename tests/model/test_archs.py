@@ -26,6 +26,10 @@ def body(arch, size):
 
 def test_a_pattern_lists_matches_and_a_word_lists_names_that_contain_it():
     assert [row.name for row in list_archs("tf_efficientnet_b[0-2]")] == [f"tf_efficientnet_b{i}" for i in range(3)]
+    assert [row.name for row in list_archs("timm/efficientnet_lite1")] == [
+        "efficientnet_lite1",
+        "tf_efficientnet_lite1",
+    ]
     assert [row.name for row in list_archs("efficientnet_lite0")] == ["efficientnet_lite0", "tf_efficientnet_lite0"]
     assert next(list_archs()).name == timm.list_models()[0]
 
@@ -144,7 +148,7 @@ def test_a_name_of_the_hub_or_in_another_spelling_is_timm_s(given, name):
     [
         ("resnet50.foo", "has no weights 'foo' of resnet50; expected one of a1_in1k, "),
         ("test_vit4.foo", "has no weights 'foo' of test_vit4; it has no pretrained weights"),
-        ("facebook/dinov2-base", "facebook/dinov2-base is a repository or a folder; give timm's name"),
+        ("facebook/dinov2-base", "facebook/dinov2-base is a repository or a folder; .* timm's name .* as --weights"),
         ("local-dir:/models/a", "local-dir:/models/a is a repository or a folder"),
         ("vit_b_16", "no arch 'vit_b_16'; the nearest are .*vit_base"),
         ("MobileNet-V3-Large", "no arch 'MobileNet-V3-Large'; the nearest are .*mobilenetv3_large_100"),

@@ -85,3 +85,10 @@ def test_one_head_and_seven_heads():
     for count in (1, 7):
         heads = Heads([Head(f"h{i}", ("a", "b", "c")) for i in range(count)])
         assert build_network("test_resnet", heads).eval()(torch.randn(1, 3, 64, 32)).shape == (1, 3 * count)
+
+
+def test_a_body_with_a_3d_convolution_is_built_and_photos_weights_are_channels_last():
+    network = build_network("lambda_resnet26t", HEADS)
+    assert any(each.ndim == 5 for each in network.parameters())
+    stem = next(each for each in network.parameters() if each.ndim == 4)
+    assert stem.is_contiguous(memory_format=torch.channels_last)
