@@ -164,13 +164,17 @@ DEVICE, DEVICE_DEFAULT = "cpu, cuda:0.", "the GPU if there is one"
 
 
 class Bands(BaseModel):
-    """A head with bands of a number as classes, separated by `bounds`; training may use other bounds."""
+    """A head with bands of a number as classes, separated by `bounds`; training may use other bounds.
+
+    `limits` are the least and the greatest number that a table may have.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     classes: list[str]
     bounds: list[float]
     train_bounds: list[float] | None = None
+    limits: tuple[float, float] | None = None
 
 
 class Config(BaseModel):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+# the code of many tables for an unknown number, and how many times the last bound it is at least
+_NINES, _FAR = re.compile(r"9{3,}(\.0*)?"), 5
 # the word for all heads together
 JOINT = "joint"
 # columns of tables and of the files made from them
@@ -35,6 +37,11 @@ def _is_line(text: str) -> bool:
 def _class_name(value: Any) -> str:
     """The name of a class that may be given as a number, as a table has it."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_code(cell: str, bounds: Sequence[float]) -> bool:
+    """Whether a number is negative where all bounds are positive, or is 999, 9999 … and far above them."""
+    return float(cell) < 0 < bounds[0] or (bool(_NINES.fullmatch(cell)) and float(cell) > _FAR * bounds[-1])
 
 
 def number_of(head: str) -> str:
@@ -152,7 +159,8 @@ class Head:
     def read(self, cell: str) -> tuple[str, float]:
         """A cell of a table -> (class name, number): "" and NaN if unknown, NaN if the head has no bounds.
 
-        Raises DataError for an unknown class or, if the head has bounds, for a cell that is not a number.
+        Raises DataError for an unknown class or, if the head has bounds, for a cell that is not a number, is outside
+        the limits, or without limits looks like a code for an unknown number, such as -1 or 999.
         """
         if cell == "":
             return "", float("nan")
@@ -164,6 +172,12 @@ class Head:
             raise DataError(f"found {cell!r}, expected a number, from which the class of {self.name} follows.")
         if self.limits and not self.limits[0] <= float(cell) <= self.limits[1]:
             raise DataError(f"found {cell!r}, expected a number from {self.limits[0]:g} to {self.limits[1]:g}.")
+        if self.limits is None and _is_code(cell, self.bounds):
+            low, high = min(float(cell), 0), max(float(cell), 10 * self.bounds[-1])
+            raise DataError(
+                f"found {cell!r}, which looks like a code for unknown; empty the cell, or, if it is a number of "
+                f"{self.name}, give the head limits next to its bounds, such as limits: [{low:g}, {high:g}]."
+            )
         return self.decode(int(self.band(np.array([float(cell)]))[0])), float(cell)
 
     def band(self, numbers: np.ndarray, training: bool = False) -> np.ndarray:

@@ -138,5 +138,8 @@ def head_to_plain(head: Head) -> list[str] | dict[str, Any]:
     """A head as `Config.heads` has it."""
     if head.bounds is None:
         return list(head.classes)
-    train_bounds = None if head.train_bounds is None else list(head.train_bounds)
-    return {"classes": list(head.classes), "bounds": list(head.bounds), "train_bounds": train_bounds}
+    numbers = {"bounds": head.bounds, "train_bounds": head.train_bounds, "limits": head.limits}
+    return {
+        "classes": list(head.classes),
+        **{name: None if row is None else list(row) for name, row in numbers.items()},
+    }

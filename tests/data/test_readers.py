@@ -88,6 +88,27 @@ def test_a_head_with_bounds_reads_numbers(tmp_path, photos):
         read_csv(photos, [age])
 
 
+@pytest.mark.parametrize("code", ["-1", "999", "9999.0", "-99"])
+def test_a_code_for_an_unknown_number_is_not_a_band(code, tmp_path, photos):
+    write(photos, f"path,person,age\na.jpg,1,20\nb.png,1,{code}\nc.jpg,2,99\n")
+    bands = {"classes": ["<30", "30-59", "60+"], "bounds": [30, 60]}
+    with pytest.raises(DataError, match=f"line 3, column age: found '{code}', which looks like a code for unknown; em"):
+        read_csv(photos, {"age": bands})
+    wide = {**bands, "limits": (-100, 10000)}
+    table = read_data(make_config({"data": str(photos), "heads": {"age": wide}}))
+    assert table.frame["age"].tolist() == ["<30", "<30" if code[0] == "-" else "60+", "60+"]
+    assert make_config(table.reading).heads["age"].limits == (-100, 10000)
+    with pytest.raises(DataError, match=f"line 3, column age: found '{code}', expected a number from 0 to 120"):
+        read_csv(photos, {"age": {**bands, "limits": (0, 120)}})
+
+
+def test_numbers_that_are_negative_or_999_are_bands_where_the_bounds_are(tmp_path, photos):
+    write(photos, "path,person,price,cold\na.jpg,1,999,-9\nb.png,1,20,-1\nc.jpg,2,30,4\n")
+    price = {"classes": ["low", "high"], "bounds": [500]}
+    cold = {"classes": ["frost", "mild"], "bounds": [-5]}
+    assert read_csv(photos, {"price": price, "cold": cold}).y.tolist() == [[1, 0], [0, 1], [0, 1]]
+
+
 def test_columns_that_are_not_heads_are_named(photos):
     frame = pd.read_csv(photos).assign(id=range(4), camera="one")
     frame.to_csv(photos, index=False)

@@ -68,7 +68,7 @@ def test_a_configuration_of_a_csv_is_its_own_effective_configuration(contest, tm
     given = make_config({"heads": {"age": bands, "mask": ["wear", "incorrect", "none"]}, "arch": "test_resnet"})
     read = read_csv(tmp_path / "my.csv", given.to_plain()["heads"], images=table.root)
     once = effective_config(read, given)
-    assert once.to_plain()["heads"]["age"] == bands
+    assert once.to_plain()["heads"]["age"] == {**bands, "limits": None}
     assert effective_config(read, make_config(once.to_plain())) == once
     by_name = effective_config(
         read_csv(tmp_path / "my.csv", ["gender"], images=table.root), make_config({"heads": ["gender"]})
