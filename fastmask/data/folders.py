@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from fastmask.data.layout import TRAIN, VALIDATION, Layout, find_layout, loose_p
 from fastmask.data.links import leads_outside, link_fault
 from fastmask.data.mistaken import class_folders, result_folders
 from fastmask.data.photo import split_files
+from fastmask.data.spellings import group_spellings, is_unknown
 from fastmask.data.table import FOLD, NO_PERSONS, TRAIN_ONLY, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning
@@ -118,13 +118,12 @@ def _describe_splits(folder: Path, layout: Layout) -> Iterator[str]:
 
 
 def _describe_alike(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    """The classes that differ only by case."""
-    alike = defaultdict(list)
-    for name in names:
-        alike[name.lower()].append(name)
-    for each in alike.values():
-        if len(each) > 1:
-            yield f"The classes {' and '.join(each)} of {folder} differ only by case; if they are one, merge them."
+    """The classes that may be one, as cat and Cat, and those that look like unknown labels."""
+    for each in group_spellings(names):
+        yield f"The classes {' and '.join(each)} of {folder} look like one; if they are, merge the folders."
+    unknown = [name for name in names if is_unknown(name)]
+    if unknown:
+        yield f"{join_some(unknown)} in {folder} is a class like any other; move photos without a label away."
 
 
 def _describe_nested(names: Sequence[str], photos: Photos) -> Iterator[str]:

@@ -5,8 +5,9 @@ The script of an export contains this module, so it imports nothing of fastmask.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
@@ -82,15 +83,28 @@ def is_run(folder: Path) -> bool:
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The photos in a folder and the folders inside it, and the other files; both sorted, without hidden ones.
 
-    A run inside the folder is one of the others, without its files.
+    A run inside the folder is one of the others, without its files. Links to folders outside are followed.
     """
-    shown = (p for p in folder.rglob("*") if not is_hidden(p.relative_to(folder)) and not p.is_dir())
+    shown = (p for p in _walk(folder, []) if not is_hidden(p.relative_to(folder)))
     # paths of Windows compare without case, and the order must be the same everywhere
     found = sorted(shown, key=lambda path: path.parts)
     runs = {p.parent for p in found if p.name == _RUN[0] and is_run(p.parent)} - {folder}
     found = [p for p in found if runs.isdisjoint(p.parents)] if runs else found
     photos = [p for p in found if p.suffix.lower() in SUFFIXES]
     return photos, sorted({p for p in found if p.suffix.lower() not in SUFFIXES} | runs, key=lambda path: path.parts)
+
+
+def _walk(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
+    """The files in a folder and the folders inside it; `above` are the real places of the links that led to it."""
+    reached = [*above, Path(os.path.realpath(folder))]
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            yield path
+        elif path.is_symlink() and not is_hidden(Path(path.name)):
+            target = Path(os.path.realpath(path))
+            # a link into a folder that is listed anyway, or to one that contains it, would list photos again
+            if not any(target.is_relative_to(place) or place.is_relative_to(target) for place in reached):
+                yield from _walk(path, reached)
 
 
 def describe_runs(runs: Iterable[object]) -> str:

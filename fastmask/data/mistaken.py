@@ -56,8 +56,12 @@ def check_kind(data: str) -> None:
     path, suffix = Path(data), Path(data).suffix.lower()
     if _ADDRESS.match(data) and not path.exists():
         raise UsageError(f"--data is the address {data}; download it first, and name the folder or the CSV.")
+    if not path.exists() and path.with_name(f"{path.name}.dvc").is_file():
+        raise UsageError(f"{path} does not exist, but {path}.dvc does: get the data with dvc pull.")
     if not path.is_file() or suffix == ".csv":
         return
+    if suffix == ".dvc":
+        raise UsageError(f"{path} stands for data that dvc pull gets; give {path.with_suffix('')} in its place.")
     if suffix in ARCHIVES:
         raise UsageError(f"{path} is an archive; unpack it first, and name the folder that is in it.")
     if suffix in _TABLES:

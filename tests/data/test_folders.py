@@ -65,10 +65,13 @@ def test_classes_of_one_split_alone_are_named(tmp_path):
     assert "No photo is validated of hen, which only train has" in said
 
 
-def test_classes_that_differ_by_case_are_named(tmp_path):
+def test_classes_that_look_like_one_or_like_none_are_named(tmp_path):
     _, said = said_of(make(tmp_path, "cat/1.jpg", "Cat/2.jpg", "dog/3.jpg"))
     assert "The classes Cat and cat of " in said
-    assert "differ only by case; if they are one, merge them." in said
+    assert "look like one; if they are, merge the folders." in said
+    assert "is a class like any other" not in said
+    _, said = said_of(make(tmp_path, "unknown/1.jpg"))
+    assert f"unknown in {tmp_path} is a class like any other; move photos without a label" in said
 
 
 def test_folders_inside_the_classes_are_named(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.folders import read_folders
+from fastmask.data.formats import list_files
 from fastmask.data.links import describe_broken, leads_outside, link_fault
 from fastmask.data.readers import read_data
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
@@ -214,3 +215,26 @@ def test_a_link_that_leads_back_to_itself_is_named(tmp_path):
         (photos / "dog" / "2.jpg").symlink_to("2.jpg")
         with pytest.raises(DataError, match=r"2\.jpg is a link that leads back to itself; remove it\.$"):
             read_folders(photos)
+
+
+def test_a_folder_inside_a_class_may_be_a_link_into_a_trusted_folder(pets, tmp_path):
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    (tmp_path / "more" / "deep" / "5.jpg").write_bytes(b"5")
+    (tmp_path / "more" / "back").symlink_to(pets)
+    (pets / "cat" / "more").symlink_to(tmp_path / "more")
+    (pets / "dog" / "up").symlink_to("..")
+    with pytest.raises(DataError, match=rf"pets/cat/more is a link out of .*--trust-links {tmp_path}/more\.$"):
+        read_folders(pets)
+    paths = read_folders(pets, trust_links=tmp_path / "more").frame["path"].tolist()
+    assert paths == ["cat/1.jpg", "cat/2.jpg", "cat/more/deep/5.jpg", "dog/3.jpg", "dog/4.jpg"]
+
+
+def test_photos_to_predict_may_be_in_linked_folders(pets, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "pets").symlink_to(pets)
+    (tmp_path / "all" / "loop").symlink_to(tmp_path / "all")
+    photos, others = list_files(tmp_path / "all")
+    assert [photo.relative_to(tmp_path / "all").as_posix() for photo in photos] == [
+        f"pets/{name}" for name in ("cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg")
+    ]
+    assert others == []

@@ -90,12 +90,19 @@ def test_a_csv_of_another_kind_called_train_is_not_the_contest_s(tmp_path):
         ("pets.json", "pets.json is not a CSV"),
         ("data.yaml", "data.yaml is not a CSV"),
         ("cat.jpg", "cat.jpg is one photo"),
+        ("pets.dvc", "pets.dvc stands for data that dvc pull gets; give .*/pets in its place"),
     ],
 )
 def test_other_files_are_refused_with_what_to_do(name, message, tmp_path):
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match=message):
         read(tmp_path / name)
+
+
+def test_data_that_dvc_has_not_pulled(tmp_path):
+    (tmp_path / "pets.dvc").touch()
+    with pytest.raises(UsageError, match="pets does not exist, but .*pets.dvc does: get the data with dvc pull"):
+        read(tmp_path / "pets")
 
 
 @pytest.mark.parametrize("address", ["https://a.b/pets.zip", "s3://bucket/pets", "hf://datasets/pets"])
