@@ -27,10 +27,11 @@ _SHOWN = 300
 
 def path_in(root: Path, cell: str) -> str:
     """A photo's path relative to `root`; one that leads out of it stays as it is."""
-    base = Path(os.path.abspath(root))
-    whole = Path(os.path.normpath(base / cell))
-    inside = cell and whole != base and whole.is_relative_to(base)
-    return whole.relative_to(base).as_posix() if inside else cell
+    # text, because a table has thousands of paths
+    base = os.path.join(os.path.abspath(root), "")
+    whole = os.path.normpath(os.path.join(base, cell))
+    inside = cell and os.path.normcase(whole).startswith(os.path.normcase(base))
+    return whole[len(base) :].replace(os.sep, "/") if inside else cell
 
 
 def match_paths(
@@ -42,12 +43,10 @@ def match_paths(
     not among `paths`. With `anywhere`, if no cell is found that way, a cell names the paths with the same end: all of
     a relative one, and of absolute ones at least what is not the same in all cells.
     """
-    parts = {cell: _parts(path_in(root, cell)) for cell in cells}
+    inside = {cell: path_in(root, cell) for cell in cells}
+    parts = {cell: _parts(path) for cell, path in inside.items()}
     known, tails = set(paths), _Tails(paths, root, {own[-1] for own in parts.values() if own})
-    found = {
-        cell: [path] if (path := path_in(root, cell)) in known else tails.whole(path, own)
-        for cell, own in parts.items()
-    }
+    found = {cell: [path] if path in known else tails.whole(path, parts[cell]) for cell, path in inside.items()}
     if not anywhere or any(found.values()):
         return found
     shared = _count_shared(parts)

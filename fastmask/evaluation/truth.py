@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import Config
-from fastmask.data.columns import find_person_column, join_one_hot
+from fastmask.data.columns import find_image_column, find_person_column, join_one_hot
 from fastmask.data.contest import contest_heads
 from fastmask.data.formats import SUFFIXES
 from fastmask.data.paths import match_photos
@@ -156,13 +156,12 @@ def read_truth(labels: Path, predicted: AnswersFile, heads: Heads | None = None)
 
 def _photo_column(file: Path, frame: pd.DataFrame, predicted: AnswersFile) -> str:
     """The column that names the most of the predicted photos; raises DataError if none names one."""
-    counts = {}
-    for column in frame.columns:
-        cells = list(frame[column].unique())
-        found = [cell for cell, photos in match_photos(cells, predicted.photos).items() if photos]
-        counts[column] = (len(found), sum(cell.lower().endswith(SUFFIXES) for cell in found))
-        if column == predicted.key and found:
-            return column
+    named = {column: _named_photos(frame[column], predicted) for column in _likely_columns(frame, predicted)}
+    if not any(named.values()):
+        named = {column: _named_photos(frame[column], predicted) for column in frame.columns}
+    counts = {
+        column: (len(found), sum(cell.lower().endswith(SUFFIXES) for cell in found)) for column, found in named.items()
+    }
     best = max(counts, key=lambda column: counts[column])
     if not counts[best][0]:
         raise DataError(
@@ -170,6 +169,21 @@ def _photo_column(file: Path, frame: pd.DataFrame, predicted: AnswersFile) -> st
             f"{', '.join(f'{c} ({frame[c].iloc[0]})' for c in frame.columns)}."
         )
     return str(best)
+
+
+def _likely_columns(frame: pd.DataFrame, predicted: AnswersFile) -> list[str]:
+    """The column called like that of the predictions, else the one that names photos by its header or its cells."""
+    if predicted.key in frame.columns:
+        return [predicted.key]
+    try:
+        return [find_image_column("", frame)]
+    except UsageError:
+        return []
+
+
+def _named_photos(cells: pd.Series, predicted: AnswersFile) -> list[str]:
+    """The different cells that name a predicted photo."""
+    return [cell for cell, photos in match_photos(list(cells.unique()), predicted.photos).items() if photos]
 
 
 def _read_persons(file: Path, frame: pd.DataFrame) -> np.ndarray | None:
