@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from fastmask.data.formats import READABLE, describe_unreadable, is_heif
 
@@ -27,7 +27,7 @@ DARKEST = 16
 _SAVE = "save it with 8 bits, as PNG or JPEG"
 # half a grey level, which rounding or scaling may have added to a range
 _SLACK = 0.5 / 255
-_BITS, _WHITE_IS_ZERO, _PLANAR, _KIND = 258, 262, 284, 339
+_BITS, _PHOTOMETRIC, _PLANAR, _KIND = 258, 262, 284, 339
 _PREVIEW, _DNG = 254, 50706
 _KINDS = {1: "unsigned", 2: "signed", 3: "float"}
 
@@ -39,6 +39,8 @@ def ignore_pillow() -> None:
 
 
 ignore_pillow()
+# texts and colour profiles of some programs are longer than the 1 MB that Pillow allows
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class PhotoError(ValueError):
@@ -195,7 +197,7 @@ def _read_tiff_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
         kind=kind,
         significant=int(high).bit_length() if 0 < high < 2**32 and kind == "unsigned" else 0,
         range=stated if kind != "unsigned" and np.isfinite(stated).all() and stated[0] < high else None,
-        white_is_zero=_number(tags, _WHITE_IS_ZERO, 1) == 0,
+        white_is_zero=_number(tags, _PHOTOMETRIC, 1) == 0,
     )
 
 
@@ -210,6 +212,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, bits: int, kind: str) -> N
     tags = image.tag_v2
     if _DNG in tags or int(_number(tags, _PREVIEW, 0)) & 1:
         raise PhotoError("is a camera's raw file, or its first page is a preview; convert it to JPEG or PNG")
+    if _number(tags, _PHOTOMETRIC, 1) == 6 and _number(tags, 259, 1) == 1:
+        raise PhotoError(f"is an uncompressed TIFF of YCbCr, which Pillow does not read; {_SAVE}")
     if kind == "signed" and bits == 8:
         raise PhotoError(f"has signed 8-bit values, which Pillow reads as unsigned; {_SAVE}")
     if bits > 8 and _number(tags, _PLANAR, 1) == 2 and len(image.getbands()) > 1:

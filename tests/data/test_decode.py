@@ -194,6 +194,7 @@ REFUSED = {
         tiff(np.dstack([COLOURS] * 2)[..., :5].astype("u2"), [(338, 3, [0] * 4)]),
         r"5 channel\(s\) of 16 bits",
     ),
+    "YCbCr": (tiff(whole(COLOURS, 255, "u1"), photometric=6), "is an uncompressed TIFF of YCbCr"),
     "raw": (tiff(whole(RAMP, 255, "u1"), [(50706, 1, [1, 4, 0, 0])]), "is a camera's raw file"),
     "preview": (tiff(whole(RAMP, 255, "u1"), [(254, 4, [1])]), "its first page is a preview"),
 }
@@ -287,6 +288,13 @@ def test_a_jpeg_with_damaged_exif_is_not_turned(exif):
         warnings.simplefilter("error")
         ignore_pillow()
         assert (decode_photo(data) == np.asarray(Image.open(BytesIO(plain)))).all()
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+def test_a_png_may_have_long_texts_and_profiles(name):
+    plain = encoded(Image.fromarray(whole(COLOURS, 255, np.uint8)), "PNG")
+    data = plain[:33] + chunk(name, b"history\0\0" + zlib.compress(bytes(2**21))) + plain[33:]
+    assert (decode_photo(data) == whole(COLOURS, 255, np.uint8)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (65500, 1), (1, 65500)])
