@@ -376,7 +376,11 @@ class Config(BaseModel):
         "stop", "If the loss is NaN or inf: stop, or skip the step.", Kind.FAULT
     )
     on_bad_photo: Literal["error", "skip"] = option_field(
-        "error", "If a photo cannot be read: error, or skip it and list it.", TRAINING, Kind.SCORED | Kind.FAULT
+        "error",
+        "If a photo is missing or cannot be read: error, or skip it and list it.",
+        TRAINING,
+        Kind.SCORED | Kind.FAULT,
+        common=True,
     )
     # machine
     precision: Literal["auto", "fp32", "bf16", "fp16"] = in_run(

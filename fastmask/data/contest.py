@@ -164,8 +164,9 @@ def _photos_of(
     try:
         names = sorted(e.name for e in os.scandir(folder) if not is_hidden(Path(e.name)) and not os.path.isdir(e.path))
     except OSError as error:
-        kind = MissingPhotoError if isinstance(error, FileNotFoundError) else DataError
-        on_fault(kind(f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."))
+        message = f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."
+        is_missing = isinstance(error, FileNotFoundError)
+        on_fault(MissingPhotoError(message, folder.name) if is_missing else DataError(message))
         return {}
     linked = next((name for name in names if leads_outside(folder / name, folder.parent, trust_links)), None)
     if linked is not None:
@@ -186,5 +187,5 @@ def _photos_of(
     hint = f" {describe_left_out(left_out)}" if left_out else ""
     for stem in (s for s in MASK_OF_STEM if s not in photos):
         message = f"{folder} has no photo called {stem} (such as {stem}{SUFFIXES[0]}); expected seven photos.{hint}"
-        on_fault(MissingPhotoError(message))
+        on_fault(MissingPhotoError(message, f"{folder.name}/{stem}"))
     return photos

@@ -19,10 +19,10 @@ from fastmask.data.columns import find_person_column
 from fastmask.data.groups import connect_tables
 from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes
-from fastmask.data.table import Table
+from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.data.training_set import TrainingSet, training_set
 from fastmask.heads import Heads, number_of
-from fastmask.system.errors import FastmaskWarning, UsageError, cell_error
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError, cell_error
 from fastmask.system.files import read_strings
 
 WEIGHT, PERSON = "weight", "person"
@@ -113,6 +113,7 @@ def read_extra(
     images: str | Path | None = None,
     weight: float = 1.0,
     group: str | None = None,
+    on_fault: OnFault = raise_fault,
 ) -> Extra:
     """Read a CSV of photos for training only: path, a column for any of the heads, and optionally person and weight.
 
@@ -137,10 +138,14 @@ def read_extra(
     with warnings.catch_warnings():
         # the warning above replaces it
         warnings.filterwarnings("ignore", "No column of .* says who is in", FastmaskWarning)
-        table = read_csv(file, Heads(known), images, group, option="--extra-images")
+        faults: list[DataError] = []
+        table = read_csv(file, Heads(known), images, group, on_fault=faults.append, option="--extra-images")
+    for fault in faults:
+        on_fault(fault)
+    kept = columns.drop(index=[fault.line for fault in faults])
     weights = np.full(len(table), weight)
     if WEIGHT in columns:
-        weights *= [_read_weight(file, line, cell) for line, cell in columns[WEIGHT].items()]
+        weights *= [_read_weight(file, line, cell) for line, cell in kept[WEIGHT].items()]
     return Extra(_add_missing_heads(table, heads), weights, np.zeros((len(table), 0), bool))
 
 

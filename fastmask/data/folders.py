@@ -16,7 +16,7 @@ from fastmask.data.photo import split_files
 from fastmask.data.spellings import group_spellings, is_unknown
 from fastmask.data.table import FOLD, NO_PERSONS, TRAIN_ONLY, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
-from fastmask.system.errors import DataError, FastmaskWarning
+from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
 from fastmask.system.text import count, join_some
 
 # the folds of a fixed split
@@ -50,7 +50,9 @@ def read_folders(
         warnings.warn(sentence, FastmaskWarning, stacklevel=2)
     frame = _make_frame(folder, layout, photos, head)
     reading = {"data": str(folder), "trust_links": None if trust_links is None else str(trust_links)}
-    return Table(frame, Heads([Head(head, tuple(layout.classes()))]), folder, reading)
+    # without those that have no photos, if that is no error
+    classes = [name for name in layout.classes() if name in set(frame[head])]
+    return Table(frame, Heads([Head(head, tuple(classes if len(classes) > 1 else layout.classes()))]), folder, reading)
 
 
 def _make_frame(folder: Path, layout: Layout, photos: Photos, head: str) -> pd.DataFrame:
@@ -73,7 +75,8 @@ def _check_photos(photos: Photos, others: Photos, on_fault: OnFault) -> None:
     filled = {place.name for place, each in photos.items() if each}
     for place in photos:
         if place.name not in filled:
-            on_fault(DataError(f"{describe_empty(place, others[place])} Add photos or remove the folder."))
+            message = f"{describe_empty(place, others[place])} Add photos or remove the folder."
+            on_fault(MissingPhotoError(message, place.name))
 
 
 def _check_links(folder: Path, photos: Photos, on_fault: OnFault, trust_links: str | Path | None) -> None:

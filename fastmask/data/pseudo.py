@@ -17,9 +17,9 @@ import pandas as pd
 
 from fastmask.data.extra import Extra
 from fastmask.data.seen import Hashes, Validation, hash_names, hashes_to_text, text_to_hashes
-from fastmask.data.table import Table
+from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.heads import Heads
-from fastmask.system.errors import DataError, UsageError, cell_error, one_line
+from fastmask.system.errors import DataError, MissingPhotoError, UsageError, cell_error, one_line
 from fastmask.system.files import read_json, read_rows, stays_below, write_csv, write_json
 
 MARK, LABELS, FOLDS = "pseudo.json", "labels.csv", "folds.csv"
@@ -116,8 +116,11 @@ class Pseudo:
         return named | self.seen[fold] if self.seen else named
 
 
-def read_pseudo(folder: str | Path) -> Pseudo:
-    """Read a folder of pseudo-labels; raises UsageError if it is not one, DataError naming what is invalid."""
+def read_pseudo(folder: str | Path, on_fault: OnFault = raise_fault) -> Pseudo:
+    """Read a folder of pseudo-labels; raises UsageError if it is not one, DataError naming what is invalid.
+
+    `on_fault` is called with a MissingPhotoError for each photo that does not exist, which is then left out.
+    """
     folder = Path(folder)
     mark, labels = folder / MARK, folder / LABELS
     if not mark.is_file():
@@ -138,8 +141,9 @@ def read_pseudo(folder: str | Path) -> Pseudo:
         wrong = np.flatnonzero((abs(part.sum(-1) - 1) > _ROUNDING * len(head.classes)).any(1))
         if len(wrong):
             raise DataError(f"{labels}, line {cells.index[wrong[0]]}: the {head.name} columns do not sum to 1.")
-    root, paths = Path(plain["photos"]), cells["path"].tolist()
-    _check_paths(folder, cells["path"], root)
+    root = Path(plain["photos"])
+    kept = _find_existing(folder, cells["path"], root, on_fault)
+    cells, probabilities, paths = cells[kept], probabilities[kept], cells["path"][kept].tolist()
     folds, seen = _read_folds(folder / FOLDS, plain["folds"]), _read_seen(mark, plain)
     return Pseudo(root, paths, heads, np.moveaxis(probabilities, 1, 0), folds, seen)
 
@@ -170,15 +174,19 @@ def _read_folds(file: Path, count: int) -> pd.DataFrame:
     return frame.assign(fold=folds)
 
 
-def _check_paths(folder: Path, paths: pd.Series, root: Path) -> None:
-    """Raise DataError unless each path is the only one of a photo below the root."""
+def _find_existing(folder: Path, paths: pd.Series, root: Path, on_fault: OnFault) -> np.ndarray:
+    """(N,) whether each photo exists; raises DataError unless each path is the only one of a photo below the root."""
+    existing = np.full(len(paths), True)
     for line in paths.index[paths.duplicated()]:
         raise DataError(f"{folder / LABELS}, line {line}, column path: found {paths[line]!r} a second time.")
-    for line, path in paths.items():
+    for row, (line, path) in enumerate(paths.items()):
         if not path or not stays_below(Path(path)):
             raise cell_error(folder / LABELS, line, "path", path, f"a photo below {root}")
         if not (root / path).is_file():
-            raise DataError(f"{root / path} is missing; put the photos of {folder} back, or {_AGAIN}")
+            existing[row] = False
+            message = f"{root / path} is missing; put the photos of {folder} back, or {_AGAIN}"
+            on_fault(MissingPhotoError(message, path))
+    return existing
 
 
 def _read_probabilities(file: Path, cells: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:

@@ -17,12 +17,13 @@ from fastmask.data.fixes import apply_fixes
 from fastmask.data.folders import read_folders
 from fastmask.data.frames import common_folder, frame_to_text, ordered_classes
 from fastmask.data.head_classes import GivenHeads, are_chosen, head_to_plain, make_heads, read_labels
+from fastmask.data.missing import MissingPhotos
 from fastmask.data.mistaken import check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
 from fastmask.data.spellings import warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Heads
-from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
 from fastmask.system.files import read_rows
 from fastmask.system.text import join_some, shorten_repr
 
@@ -162,7 +163,11 @@ class _Columns:
             raise UsageError(f"{place.folder} is not a folder; expected {expected}.")
         cells, where = self.cells[self.photos], f"{self.name}, column {self.photos}"
         options = place.linked, place.option, place.trust_links
-        return cells.map(locate_photos(list(cells.unique()), place.folder, where, *options))
+        located = locate_photos(list(cells.unique()), place.folder, where, *options)
+        for cell, found in located.items():
+            if isinstance(found, MissingPhotoError):
+                found.photo = cell
+        return cells.map(located)
 
     def _find_persons(self) -> pd.Series | None:
         if self.persons is None:
@@ -192,8 +197,16 @@ class _Columns:
         for line in broken.index[broken]:
             for name, cells, found in faults:
                 if found[line]:
-                    on_fault(type(cells[line])(f"{self.name}, {self.unit} {line}, column {name}: {cells[line]}"))
+                    on_fault(_at(cells[line], f"{self.name}, {self.unit} {line}, column {name}", line))
         return ~broken
+
+
+def _at(fault: DataError, place: str, line: int) -> DataError:
+    """A fault of a cell with its place."""
+    message = f"{place}: {fault}"
+    made = MissingPhotoError(message, fault.photo) if isinstance(fault, MissingPhotoError) else type(fault)(message)
+    made.line = line
+    return made
 
 
 def read_table(data: Table | pd.DataFrame | str | Path, config: Config) -> Table:
@@ -204,19 +217,26 @@ def read_table(data: Table | pd.DataFrame | str | Path, config: Config) -> Table
         return read_data(make_config(config.model_dump(exclude_unset=True), {"data": os.fspath(data)}))
     if not isinstance(data, pd.DataFrame):
         raise UsageError(f"The data is {shorten_repr(data)}; expected a Table, a DataFrame, or the path of the data.")
-    heads = config.to_plain()["heads"]
-    table = read_frame(data, heads, config.images, config.group_column, image_column=config.image_column)
-    return table if config.fixes is None else apply_fixes(table, config.fixes)
+    heads, columns = config.to_plain()["heads"], {"group": config.group_column, "image_column": config.image_column}
+    return _correct(config, None, lambda on_fault: read_frame(data, heads, config.images, on_fault=on_fault, **columns))
 
 
-def read_data(config: Config, on_fault: OnFault = raise_fault, log: Callable[[str], None] = lambda _: None) -> Table:
+def _correct(config: Config, on_fault: OnFault | None, read: Callable[[OnFault], Table]) -> Table:
+    """A table without its missing photos, see `read_data`, with its fixes applied."""
+    missing = MissingPhotos()
+    table = read(on_fault or missing.note)
+    table = replace(table, missing=missing.left_out(config.on_bad_photo == "skip", len(table)))
+    return table if config.fixes is None else apply_fixes(table, config.fixes, on_fault or raise_fault)
+
+
+def read_data(config: Config, on_fault: OnFault | None = None, log: Callable[[str], None] = lambda _: None) -> Table:
     """The table of a configuration: a CSV, a contest folder, a folder per class or the sample, with its fixes applied.
 
-    `log` reports where the sample is drawn. Raises UsageError where `data` is none of these, or a setting does not go
-    with it.
+    `on_fault` is called with each fault; by default they are raised, but missing photos are left out and listed in the
+    table where the setting on_bad_photo is skip. `log` reports where the sample is drawn. Raises UsageError where
+    `data` is none of these, or a setting does not go with it.
     """
-    table = _read(config, on_fault, log)
-    return table if config.fixes is None else apply_fixes(table, config.fixes, on_fault)
+    return _correct(config, on_fault, lambda collect: _read(config, collect, log))
 
 
 def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Table:

@@ -65,9 +65,9 @@ class Table:
     `frame` has the columns path (relative to `root`), person, source, one per head with the name of the class by the
     score's bounds ("" where unknown), HEAD_value with the number behind a head of bands, and fold where the data has a
     fixed split: the fold that validates the photo, or TRAIN_ONLY. `reading` are the settings of `Config` that the table
-    was read with. `proposed` counts corrections that a model proposed and no person has checked. `faces` cuts photos
-    when they are read; None leaves them whole. `fit` is how they are scaled and cut by default, see
-    `fastmask.data.pipelines`.
+    was read with. `proposed` counts corrections that a model proposed and no person has checked. `missing` are photos
+    that were left out because they do not exist, and why. `faces` cuts photos when they are read; None leaves them
+    whole. `fit` is how they are scaled and cut by default, see `fastmask.data.pipelines`.
     """
 
     frame: pd.DataFrame
@@ -75,6 +75,7 @@ class Table:
     root: Path
     reading: Mapping[str, Any] = field(default_factory=dict)
     proposed: int = 0
+    missing: Sequence[tuple[str, str]] = ()
     faces: FaceCut | None = None
     fit: Fit = PAD
 

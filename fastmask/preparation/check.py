@@ -31,7 +31,7 @@ from fastmask.data.table import LEFT_OUT, Table
 from fastmask.heads import JOINT
 from fastmask.preparation.duplicates import NearPair, exact_groups, shrink, signature
 from fastmask.preparation.near_copies import MOST_CANDIDATES, find_near_copies, remember_near_copies
-from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
+from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, MissingPhotoError, UsageError, one_line
 from fastmask.system.terminal import Progress
 from fastmask.system.text import count, join_plural
 
@@ -109,7 +109,7 @@ def check_data(
     """
     faults: list[DataError] = []
     table = read_data(config, faults.append, log)
-    findings = [Finding(ERROR, "bad table", str(fault)) for fault in faults]
+    findings = list(_find_faults(faults))
     assigned = None if "folds" in config.model_fields_set else fixed_folds(table)
     if config.folds_file is not None:
         with warnings.catch_warnings(record=True) as warned:
@@ -149,6 +149,17 @@ def _keep_near_copies(
         remember_near_copies(groups, digests, found, config.cache_dir)
     except (OSError, UsageError) as error:
         log(f"The near copies are not kept for a run: {one_line(error)}")
+
+
+def _find_faults(faults: Sequence[DataError]) -> Iterator[Finding]:
+    """A finding for each fault of the table, and one for all photos that are missing."""
+    yield from (Finding(ERROR, "bad table", str(each)) for each in faults if not isinstance(each, MissingPhotoError))
+    missing = [each for each in faults if isinstance(each, MissingPhotoError)]
+    if missing:
+        photos = [each.photo for each in missing]
+        total = count(len(missing), "photo")
+        detail = f"Missing: {total}, which fit --on-bad-photo skip leaves out. The first: {missing[0]}"
+        yield Finding(ERROR, "missing photos", detail, photos[0], other="; ".join(photos[1:]))
 
 
 def check_table(

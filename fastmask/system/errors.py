@@ -22,7 +22,9 @@ class FastmaskError(Exception):
 
 
 class DataError(FastmaskError):
-    """A table, a photo or a run directory has invalid content; the command exits 1."""
+    """A table, a photo or a run directory has invalid content; the command exits 1. `line` is that of the table."""
+
+    line: int | None = None
 
 
 class UnreadableError(DataError):
@@ -30,7 +32,11 @@ class UnreadableError(DataError):
 
 
 class MissingPhotoError(DataError):
-    """A photo that a table names does not exist."""
+    """A photo that a table names does not exist; `photo` is its name there."""
+
+    def __init__(self, message: str, photo: str = "") -> None:
+        super().__init__(message)
+        self.photo = photo
 
 
 class PhotoSizeError(DataError):

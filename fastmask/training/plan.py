@@ -25,6 +25,7 @@ from fastmask.data.extra import Extra, read_extra
 from fastmask.data.groups import describe_joined, describe_separated, find_trained_copies, join_identical
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
+from fastmask.data.missing import MissingPhotos
 from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
@@ -117,7 +118,7 @@ class Plan:
 
     def __str__(self) -> str:
         persons, body = len(set(self.table.persons)), self.environment["body"]
-        without = f", without {len(self.skipped)} that are left out" if self.skipped else ""
+        without = f", {len(self.skipped):,} left out" if self.skipped else ""
         never = int((self.folds == TRAIN_ONLY).sum())
         folds = count(self.config.folds, "fold") + (
             f" ({count(never, 'photo')} in none, to train on only)" if never else ""
@@ -398,7 +399,8 @@ def _split(plan: Plan) -> Plan:
     for each in warned:
         warnings.warn(each.message, stacklevel=2)
     kept = table.select(rows) if len(rows) < len(table) else table
-    return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=[*left, *skipped])
+    skipped = [*table.missing, *left, *skipped]
+    return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=skipped)
 
 
 def _leave_out(table: Table, folds: np.ndarray, config: Config) -> tuple[Table, np.ndarray, list[tuple[str, str]]]:
@@ -493,15 +495,18 @@ def read_extras(config: Config, table: Table, validation: Validation) -> tuple[l
 
     Also the paths of those that are skipped because they cannot be read, with what is wrong with them.
     """
-    extras, skipped = [], []
+    extras, missing = [], MissingPhotos()
     if config.extra is not None:
         extras.append(
-            read_extra(config.extra, table.heads, config.extra_images, config.extra_weight, config.group_column)
+            read_extra(
+                config.extra, table.heads, config.extra_images, config.extra_weight, config.group_column, missing.note
+            )
         )
     if config.pseudo is not None:
-        pseudo = read_pseudo(config.pseudo)
+        pseudo = read_pseudo(config.pseudo, missing.note)
         pseudo.check_unseen(validation)
         extras.append(pseudo.extra(table.heads, config.pseudo_weight, config.pseudo_least))
+    skipped = missing.left_out(config.on_bad_photo == "skip", sum(map(len, extras)))
     if config.boxes is not None:
         cuts = [extra.table.cut_to_faces(config.boxes, make_framing(config)) for extra in extras]
         extras = [replace(extra, table=cut) for extra, cut in zip(extras, cuts, strict=True)]

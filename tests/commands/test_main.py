@@ -55,8 +55,8 @@ def test_fit_shows_common_options_and_all_on_demand(fastmask: Command, monkeypat
     common, every = (set(re.findall(r"^│ (--[a-z0-9-]+)", text, re.MULTILINE)) for text in shown)
     of_all = {"--quiet", "--help", "--help-all"}
     assert {"--data", "--arch", "--folds", "--epochs", "--out", "--resume", "--recipe"} < common - of_all
-    assert len(common - of_all) == 20
-    assert len(every - of_all) == 93
+    assert len(common - of_all) == 21
+    assert len(every - of_all) == 94
     assert common < every
     assert "[default" not in shown[1]
 
@@ -111,7 +111,7 @@ def test_the_installed_command_keeps_stdout_for_results(finished_run: Run, tmp_p
     ("words", "named"),
     [
         ("fit --folds three", ["--folds", "integer"]),
-        ("fit --crop 400", ["--crop"]),
+        ("fit --crop 400x", ["crop", "400x"]),
         ("merge run", ["--out"]),
         ("predict run", ["images"]),
         ("predict run images", ["--out"]),

@@ -167,7 +167,7 @@ def test_a_photo_in_two_folds_of_the_teacher_was_trained_on(contest, small_setti
     ("file", "old", "new", "message"),
     [
         ("pseudo.json", ".+", "[]", "does not name its photos"),
-        ("pseudo.json", '"folds": 2', '"folds": 1', "has 1 folds"),
+        ("pseudo.json", '"folds": 2', '"folds": 0', "has 0 folds"),
         ("pseudo.json", '"mask"', '""', "needs a name"),
         ("pseudo.json", '"photos": "[^"]*"', '"photos": "/no"', "is missing; put"),
         ("pseudo.json", r'"seen": \[', '"seen": ["", ', "does not say what the teacher has seen"),

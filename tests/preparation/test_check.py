@@ -365,7 +365,7 @@ def test_faults_of_the_table_and_the_folds_are_findings_like_those_of_photos(fol
     (tmp_path / "folds.csv").write_text(f"person,fold\nnobody,{fold}\n")
     config = make_config({"data": str(folder), "folds": 2, "folds_file": str(tmp_path / "folds.csv"), "crop": [99, 50]})
     findings = check_data(config)
-    assert [f.kind for f in findings] == ["bad folds", "bad table", "bad table", "unreadable"]
+    assert [f.kind for f in findings] == ["bad folds", "bad table", "missing photos", "unreadable"]
     assert fault in findings[0].detail
     assert "found 'robot'" in findings[1].detail
     assert "no photo called mask1" in findings[2].detail

@@ -244,7 +244,7 @@ class TestBadPhotos:
         ]
         assert "not an image" in skipped["why"][1]
         assert len(run.oof) == len(copied) - 2
-        assert "without 2 that are left out" in log.getvalue()
+        assert " persons, 2 left out;" in log.getvalue()
         whole = finished_run.folds.set_index("path")["fold"]
         assert (whole[run.folds["path"]].to_numpy() == run.folds["fold"].to_numpy()).all()
 

@@ -92,7 +92,7 @@ def _data(run: RunDirectory) -> list[tuple[str, str]]:
     if run.extra is not None:
         rows.append(("Extra", f"{count(len(run.extra), 'photo')} of other sources, used only for training"))
     if (run.path / SKIPPED).is_file():
-        rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} unreadable photos"))
+        rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} photos, see {SKIPPED}"))
     return rows
 
 
