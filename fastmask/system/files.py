@@ -200,6 +200,8 @@ def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
 
     Inputs, ledgers and files in a run are never replaced.
     """
+    if str(path) == "-":
+        raise UsageError("An output file is called -, and none is written to stdout; name a file.")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; name another file, or replace it with --overwrite.")
     check_target(path)

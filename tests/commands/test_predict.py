@@ -75,6 +75,7 @@ def test_predict_replaces_files_on_request_and_nothing_else(
     command = ["predict", finished_run.path, images, "--out"]
     invalid(*command, "file", named=["file exists"])
     invalid(*command, "file/p.csv", named=["file/p.csv"])
+    invalid(*command, "-", named=["none is written to stdout; name a file"])
     invalid(*command, "folder", "--overwrite", named=["folder"])
     assert fastmask(*command, "file", "--overwrite").code == DONE
     assert len(pd.read_csv("file")) == 28
