@@ -63,8 +63,8 @@ def _warn_of_emptied(table: Table, corrected: pd.DataFrame, file: str | Path) ->
         gone = sorted(set(table.frame[head]) - set(corrected[head]) - {""})
         if gone:
             warnings.warn(
-                f"After {file} no photo has {head} {', '.join(gone)}, which is still a class; to drop it, name the "
-                "classes of a CSV as heads in --config.",
+                f"After {file} no photo has {head} {', '.join(gone)}, which is still a class; to drop it, correct the "
+                "labels in the data itself.",
                 FastmaskWarning,
                 stacklevel=3,
             )

@@ -65,8 +65,8 @@ def _describe(spelled: list[tuple[str, int]]) -> str:
     if classes == 1:
         return f"{shown} are one class; the blanks at the ends are ignored."
     return (
-        f"{shown} are {classes} classes; if they are one, write it the same way in all rows, or correct these with "
-        "--fixes and name the classes with heads in --config."
+        f"{shown} are {classes} classes; if they are one, write it the same way in all rows (with --fixes its photos "
+        "get the other label, but the class stays)."
     )
 
 

@@ -49,3 +49,19 @@ def test_invalid_samples_are_refused(words: list[Any], named: list[str], work: P
     (work / "full").mkdir()
     (work / "full" / "file").write_text("mine")
     invalid("sample", *words, named=named)
+
+
+@pytest.mark.filterwarnings("always::fastmask.system.errors.FastmaskWarning")
+def test_check_and_fit_say_what_is_no_head_and_which_labels_are_spelled_in_two_ways(
+    contest: Path, fastmask: Command, small: list[str], work: Path
+) -> None:
+    photos = sorted(path.relative_to(contest).as_posix() for path in (contest / "train" / "images").rglob("*.jpg"))[:24]
+    rows = "".join(
+        f"{p.upper()},{i // 2},{['RED', 'red', 'blue'][i % 3]},2021-08-2{i % 3}\n" for i, p in enumerate(photos)
+    )
+    (work / "my.csv").write_text(f"Image;Person;colour;taken\n{rows.replace(',', ';')}")
+    settings = "--images", contest, "--folds", 2
+    for words in (["check", "my.csv", *settings], [*small, "--data", "my.csv", *settings, "--out", "r", "--dry-run"]):
+        said = " ".join(fastmask(*words).err)
+        assert "The heads of my.csv are colour; not taken (dates); --heads names the columns to take." in said
+        assert "my.csv, column colour: 'RED' (8), 'red' (8) are 2 classes; if they are one" in said

@@ -45,7 +45,7 @@ def test_both_spellings_are_named_with_their_counts():
     head = Head("colour", ("RED", "green", "red"))
     assert said(head, ["red", "RED", "red", "green"]) == [
         "my.csv, column colour: 'RED' (1), 'red' (2) are 2 classes; if they are one, write it the same way in all "
-        "rows, or correct these with --fixes and name the classes with heads in --config."
+        "rows (with --fixes its photos get the other label, but the class stays)."
     ]
     assert said(head, ["red", "green", ""]) == []
 
