@@ -20,7 +20,7 @@ from fastmask.system.text import join_some
 TRAIN, VALIDATION, TEST = "train", "val", "test"
 # the names of splits in other tools
 _SPLITS = {
-    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("train", "training", "trainval"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), VALIDATION),
     **dict.fromkeys(("test", "testing", "pred", "prediction"), TEST),
 }
@@ -70,7 +70,7 @@ def _are_splits(folder: Path, names: Sequence[str], splits: Sequence[str]) -> bo
     inside = {name: set(class_folders(_enter(folder / name))) for name in names}
     others = [name for name in names if name not in splits and _holds_photos(folder / name)]
     if not others:
-        return any(inside[name] for name in splits)
+        return len(splits) > 1 or any(inside[name] for name in splits)
     are_alike = any(len(inside[one] & inside[two]) > 1 for one, two in combinations(splits, 2))
     return are_alike and not any(len(inside[one] & inside[two]) > 1 for one in splits for two in others)
 
@@ -87,7 +87,7 @@ def _enter(split: Path) -> Path:
 def _find_splits(folder: Path, names: Sequence[str], splits: Sequence[str]) -> Layout:
     """The classes in the folders `splits` of `names`; a test split and all other folders are left out."""
     inside = {name: _enter(folder / name) for name in splits if split_of(name) != TEST}
-    used = {name: place for name, place in inside.items() if class_folders(place)}
+    used = {name: place for name, place in inside.items() if class_folders(place) and _holds_photos(place)}
     if TRAIN not in map(split_of, used):
         raise UsageError(_describe_no_train(folder, splits, [*used]))
     for name, place in used.items():
@@ -104,7 +104,7 @@ def _describe_no_train(folder: Path, splits: Sequence[str], used: Sequence[str])
     instead = f" To train on {used[0]}, give {quote(str(folder / used[0]))} in its place." if used else ""
     return (
         f"{folder} holds {join_some(splits)}, which are not classes; expected a folder per class there or in "
-        f"{folder / TRAIN}, a CSV, or a contest folder with train.csv.{instead}"
+        f"{folder / TRAIN}, a CSV, or a contest folder with train.csv.{instead}{_name_csv(folder)}"
     )
 
 
@@ -114,14 +114,16 @@ def _check_classes(folder: Path, names: Sequence[str]) -> None:
         raise UsageError(_describe_no_folders(folder))
     wrapper = next(_find_wrappers(folder, names), None)
     if wrapper is not None:
-        check_no_contest(wrapper)
+        # what is wrong there is named at once
+        find_layout(wrapper)
         raise UsageError(f"{folder} holds photos only in {wrapper.name}; give {quote(str(wrapper))} in its place.")
     if len(names) == 1:
-        raise UsageError(f"{folder} holds 1 folder; expected two or more, one per class, with photos inside.")
+        expected = "expected two or more, one per class, with photos inside"
+        raise UsageError(f"{folder} holds 1 folder; {expected}.{_name_csv(folder)}")
     if {name.lower() for name in names} <= _NO_CLASSES:
         raise UsageError(
             f"{folder} holds {join_some(names)}, which are not classes; expected a folder per class, or a CSV with a "
-            "row per photo. Boxes and masks, as of YOLO and COCO, are not read."
+            f"row per photo. Boxes and masks, as of YOLO and COCO, are not read.{_name_csv(folder)}"
         )
     split = [name for name in names if class_folders(folder / name)]
     inside = {name: {split_of(inner) for inner in class_folders(folder / name)} for name in split}
@@ -133,19 +135,28 @@ def _check_classes(folder: Path, names: Sequence[str]) -> None:
 
 
 def _find_wrappers(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """The only folder with photos inside `folder`, if it holds several folders and no loose photos."""
+    """The only folder with photos inside `folder`, if it holds folders and no loose photos."""
     full = [folder / name for name in names if _holds_photos(folder / name)]
-    if len(full) == 1 and len(class_folders(full[0])) > 1 and not loose_photos(full[0]):
+    if len(full) == 1 and class_folders(full[0]) and not loose_photos(full[0]):
         yield full[0]
+
+
+def _name_csv(folder: Path) -> str:
+    """A CSV in a folder as what to give in its place, as a sentence; "" without one."""
+    names = [e.name for e in os.scandir(folder) if e.name.lower().endswith(".csv") and e.name[0] != "."]
+    # of a Kaggle competition, train.csv or labels.csv and not sample_submission.csv
+    best = min(names, key=lambda name: (not re.match("(train|label)", name.lower()), name), default=None)
+    return "" if best is None else f" If {best} has the labels, give {quote(str(folder / best))} in its place."
 
 
 def _describe_no_folders(folder: Path) -> str:
     """What is wrong with a folder without folders inside, and what to give in its place."""
     files = sorted(e.name for e in os.scandir(folder) if not os.path.isdir(e.path) and e.name[0] != ".")
-    for suffixes, mend in (((".csv",), "give {} in its place"), (ARCHIVES, "unpack {} first")):
-        found = [name for name in files if name.lower().endswith(suffixes)]
-        if found:
-            return f"{folder} holds no folder per class; {mend.format(quote(str(folder / found[0])))}."
+    archives = [name for name in files if name.lower().endswith(ARCHIVES)]
+    if _name_csv(folder):
+        return f"{folder} holds no folder per class.{_name_csv(folder)}"
+    if archives:
+        return f"{folder} holds no folder per class; unpack {quote(str(folder / archives[0]))} first."
     if loose_photos(folder):
         return (
             f"{folder} holds photos, but no folder per class; expected {folder / 'CLASS'} with photos inside, or a CSV."

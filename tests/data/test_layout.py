@@ -52,6 +52,7 @@ BOTH = ("cat/1.jpg", "dog/1.jpg")
         ("Train", "Val"),
         ("TRAINING_SET", "VAL_SET"),
         ("train2017", "val2017"),
+        ("trainval", "dev"),
     ],
 )
 def test_splits_hold_the_classes(train, val, tmp_path):
@@ -64,6 +65,7 @@ TRAINED = {"train/cat": "train", "train/dog": "train"}
 VALIDATED = {"val/cat": "val", "val/dog": "val"}
 LEFT_OUT = {
     "train only": ([], TRAINED, []),
+    "a validation split without photos": (["val/cat/", "val/dog/"], TRAINED, ["val"]),
     "a test split": (["test/cat/1.jpg", "test/dog/1.jpg"], TRAINED, ["test"]),
     "photos without labels": (["test/1.jpg"], TRAINED, ["test"]),
     "a validation split without labels": (["val/1.jpg"], TRAINED, ["val"]),
@@ -113,7 +115,19 @@ REFUSED = {
     ),
     "one class": (["cat/1.jpg"], r"holds 1 folder; expected two or more, one per class"),
     "photos alone": (["1.jpg", "2.jpg"], r"holds photos, but no folder per class"),
-    "a CSV": (["1.jpg", "my.csv"], r"give .*/my.csv in its place"),
+    "a CSV": (["1.jpg", "my.csv"], r"If my.csv has the labels, give .*/my.csv in its place"),
+    "a CSV beside images": (["images/1.jpg", "a.csv", "labels.csv"], r"1 folder; .* give .*/labels.csv in its place"),
+    "a CSV beside splits": (["train/1.jpg", "test/1.jpg", "train.csv"], r"not classes; .* give .*/train.csv in its pl"),
+    "COCO": (["annotations/i.json", "train2017/1.jpg", "val2017/1.jpg"], r"holds train2017, val2017, which are not cl"),
+    "YOLO's images above the splits": (
+        ["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt", "data.yaml"],
+        r"images holds train, val, which are not classes",
+    ),
+    "two folders around": (["a/b/cat/1.jpg", "a/b/dog/1.jpg"], r"photos only in b; give .*/a/b in its place"),
+    "splits further down": (
+        ["data/train/cat/1.jpg", "data/train/dog/1.jpg", "code/x.py"],
+        r"give .*/data in its place",
+    ),
     "an archive": (["pets.zip"], r"unpack .*/pets.zip first"),
     "nothing": ([], r"is not a contest folder"),
 }
