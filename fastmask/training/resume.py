@@ -17,6 +17,8 @@ from fastmask.run.files import FOLDS, PIPELINES
 from fastmask.run.identity import NOT_COMPARED, differing_settings, differing_start
 from fastmask.system.errors import FastmaskError, UnreadableError, UsageError, mark_reported
 from fastmask.system.files import frame_to_csv
+from fastmask.system.terminal import quote
+from fastmask.system.text import shorten_repr
 from fastmask.training.fold import clear_fold
 from fastmask.training.plan import Plan
 from fastmask.training.progress.display import Log
@@ -89,17 +91,12 @@ def reopen_run(out: Path, plan: Plan) -> RunDirectory:
 def check_same(run: RunDirectory, plan: Plan) -> None:
     """Raise UsageError naming a difference between a run and a plan that would change the result."""
     out = run.path
+    differing = differing_settings(run.config, plan.config)
+    if differing:
+        raise _differing_error(run, plan, differing)
     if run.pipelines != plan.pipelines:
         raise UsageError(
             f"{out} was started with other pipelines, see {out / PIPELINES}; start anew with another --out."
-        )
-    differing = differing_settings(run.config, plan.config)
-    if differing:
-        name = differing[0]
-        chosen = " --hours had chosen that: give --hours again." if run.config.hours and not plan.config.hours else ""
-        raise UsageError(
-            f"{out} was started with {name} {run.config.to_plain()[name]}, now it is {plan.config.to_plain()[name]}; "
-            f"--resume needs the same settings (differing: {', '.join(differing)}).{chosen}"
         )
     if SAME_AS in plan.table.frame and SAME_AS not in run.folds:
         raise UsageError(
@@ -124,6 +121,18 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
             f"{out} was started with another {' and another '.join(differing)} than there is now; --resume needs the "
             "same, another --out starts anew."
         )
+
+
+def _differing_error(run: RunDirectory, plan: Plan, differing: Sequence[str]) -> UsageError:
+    """The error of settings that differ: what they were and are, and how to train on with others."""
+    then, now = run.config.to_plain(), plan.config.to_plain()
+    changes = [f"{name} {shorten_repr(then[name], 60)}, now it is {shorten_repr(now[name], 60)}" for name in differing]
+    if run.config.hours and not plan.config.hours:
+        mend = "--hours had chosen that: give --hours again."
+    else:
+        command = ["--weights", str(run.path), "--folds-file", str(run.path / FOLDS), "--out", "ANOTHER"]
+        mend = f"To train on from it with others, start a new run: {' '.join(map(quote, command))}."
+    return UsageError(f"{run.path} was started with {'; '.join(changes)}; --resume needs the same settings. {mend}")
 
 
 def _without_folds(table: str) -> list[list[str]]:

@@ -195,6 +195,11 @@ def test_a_stopped_run_resumes_to_the_same_bytes(finished_run, train, tmp_path, 
 def test_resume_refuses_what_would_change_the_result(run_copy, table, contest_copy, train):
     with pytest.raises(UsageError, match=r"was started with lr 0\.0003, now it is 0\.1"):
         train(run_copy, resume=True, lr=0.1)
+    with pytest.raises(
+        UsageError, match=r"epochs 2, now it is 5; lr 0\.0003, now it is 0\.1; --resume needs"
+    ) as caught:
+        train(run_copy, resume=True, lr=0.1, epochs=5)
+    assert f"start a new run: --weights {run_copy} --folds-file {run_copy / 'folds.csv'} --out" in str(caught.value)
     with pytest.raises(UsageError, match="other photos or labels"):
         train(run_copy, table.select(np.arange(1, 84)), resume=True)
     assert train(run_copy, resume=True, cache="off").path == run_copy
