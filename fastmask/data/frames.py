@@ -11,6 +11,15 @@ from typing import Any
 import pandas as pd
 
 from fastmask.system.errors import UsageError
+from fastmask.system.text import shorten_repr
+
+
+def check_frame(frame: Any) -> None:
+    """Raise UsageError for anything but a DataFrame with rows."""
+    if not isinstance(frame, pd.DataFrame):
+        raise UsageError(f"read_frame takes a pandas DataFrame, found {shorten_repr(frame)}; read_csv takes a file.")
+    if frame.empty:
+        raise UsageError("The DataFrame has no rows; expected one per photo.")
 
 
 def frame_to_text(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from fastmask.data.columns import find_image_column, find_person_column, suggest
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes
 from fastmask.data.folders import read_folders
-from fastmask.data.frames import common_folder, frame_to_text, ordered_classes
+from fastmask.data.frames import check_frame, common_folder, frame_to_text, ordered_classes
 from fastmask.data.head_classes import GivenHeads, are_chosen, head_to_plain, make_heads, read_labels
 from fastmask.data.missing import MissingPhotos
 from fastmask.data.mistaken import check_csv_name, check_kind
@@ -79,8 +79,7 @@ def read_frame(
     on_fault: OnFault = raise_fault,
 ) -> Table:
     """Read a pandas DataFrame as `read_csv` reads a CSV."""
-    if frame.empty:
-        raise UsageError("The DataFrame has no rows; expected one per photo.")
+    check_frame(frame)
     cells = frame_to_text(frame).reset_index(drop=True)
     for name in (image_column, group):
         if name and name not in cells.columns:
