@@ -18,7 +18,7 @@ from fastmask.run.identity import NOT_COMPARED, differing_settings, differing_st
 from fastmask.system.errors import FastmaskError, UnreadableError, UsageError, mark_reported
 from fastmask.system.files import frame_to_csv
 from fastmask.system.terminal import quote
-from fastmask.system.text import shorten_repr
+from fastmask.system.text import shorten
 from fastmask.training.fold import clear_fold
 from fastmask.training.plan import Plan
 from fastmask.training.progress.display import Log
@@ -126,7 +126,7 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
 def _differing_error(run: RunDirectory, plan: Plan, differing: Sequence[str]) -> UsageError:
     """The error of settings that differ: what they were and are, and how to train on with others."""
     then, now = run.config.to_plain(), plan.config.to_plain()
-    changes = [f"{name} {shorten_repr(then[name], 60)}, now it is {shorten_repr(now[name], 60)}" for name in differing]
+    changes = [f"{name} {shorten(str(then[name]), 60)}, now it is {shorten(str(now[name]), 60)}" for name in differing]
     if run.config.hours and not plan.config.hours:
         mend = "--hours had chosen that: give --hours again."
     else:
