@@ -23,7 +23,7 @@ def test_check_says_all_at_once_and_exits_1(contest_copy: Path, fastmask: Comman
     (person / "mask1.jpg").unlink()
     answer = fastmask("check", contest_copy, "--folds", 2, "--out", "found.csv")
     assert (answer.code, answer.errors) == (FAILED, [])
-    assert pd.read_csv("found.csv")["kind"].tolist() == ["bad table", "unreadable"]
+    assert pd.read_csv("found.csv")["kind"].tolist() == ["missing photos", "unreadable"]
     assert "unreadable" in answer.out
     invalid("check", contest_copy, "--out", "found.csv", named=["found.csv exists"])
     assert fastmask("check", contest_copy, "--crop", 600, 200, "--out", "found.csv", "--overwrite").code == FAILED
