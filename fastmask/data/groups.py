@@ -100,6 +100,29 @@ def describe_separated(table: Table, folds: np.ndarray, digests: Sequence[str | 
     return ""
 
 
+def describe_conflicts(table: Table, digests: Sequence[str | None]) -> str:
+    """How many of the identical photos have different labels, with the first two, for a sentence; "" if there are none.
+
+    `digests` (N,) are as in `join_identical`.
+    """
+    known = [digest is not None for digest in digests]
+    shared = table.frame.assign(digest=pd.Series(digests, dtype=object).to_numpy())[known]
+    rows: set[Hashable] = set()
+    examples = []
+    for head in table.heads.classified:
+        labelled = shared[shared[head] != ""]
+        torn = labelled[labelled.groupby("digest")[head].transform("nunique") > 1]
+        rows |= set(torn.index)
+        first = torn[torn["digest"] == torn["digest"].iat[0]].drop_duplicates(head) if len(torn) else torn
+        examples += [f"{path} ({head} {label})" for path, label in zip(first["path"], first[head], strict=True)]
+    if not rows:
+        return ""
+    return (
+        f"{len(rows):,} photos are identical to others with another label, such as {' and '.join(examples[:2])} "
+        "(fastmask check lists them)"
+    )
+
+
 def describe_joined(persons: np.ndarray, groups: np.ndarray, folds: np.ndarray | None = None) -> str:
     """How many persons share identical photos with others, for a sentence; "" if there are none.
 

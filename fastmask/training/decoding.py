@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fastmask.config import Config
 from fastmask.data.augment import Augment, build_augmentations, check_fit
@@ -14,6 +16,7 @@ from fastmask.data.loaders import photo_maps
 from fastmask.data.photo import check_photos, map_in_threads, read_photo
 from fastmask.data.table import Table
 from fastmask.system.errors import DataError, UnreadableError
+from fastmask.system.text import join_some
 
 
 def find_readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
@@ -24,6 +27,29 @@ def find_readable(table: Table) -> tuple[list[int], list[tuple[str, str]]]:
         raise DataError(f"No photo can be read; the first: {faults[0]}")
     skipped = [(path, fault) for path, fault in zip(table.frame["path"], faults, strict=True) if fault is not None]
     return rows, skipped
+
+
+def describe_emptied(table: Table, folds: np.ndarray, unreadable: Collection[str]) -> str:
+    """The classes, or those of a fold, of which all photos are missing or unreadable, as a sentence, or "".
+
+    `folds` (N,) are those of the whole table, `unreadable` are paths in it.
+    """
+    kept = ~table.frame["path"].isin(unreadable).to_numpy()
+    if kept.all() and not table.missing:
+        return ""
+    emptied = []
+    for column in table.heads.joined:
+        for code, name in enumerate(table.heads[column].classes):
+            own, named = table.train_y[:, column] == code, f"{table.heads[column].name} {name}"
+            lost = np.setdiff1d(folds[own], folds[own & kept])
+            emptied += [f"{named} in fold {fold}" for fold in lost] if (own & kept).any() else [named]
+    if not emptied:
+        return ""
+    skipped = len(unreadable) + len(table.missing)
+    return (
+        f"{skipped:,} of {len(table) + len(table.missing):,} photos cannot be read and are left out, among them all of "
+        f"{join_some(emptied)}: restore some, or that is neither learnt nor validated."
+    )
 
 
 def _find_fault(photo: Path) -> str | None:

@@ -22,7 +22,13 @@ from fastmask.config import Config
 from fastmask.data.augment import build_augmentations
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
-from fastmask.data.groups import describe_joined, describe_separated, find_trained_copies, join_identical
+from fastmask.data.groups import (
+    describe_conflicts,
+    describe_joined,
+    describe_separated,
+    find_trained_copies,
+    join_identical,
+)
 from fastmask.data.halves import ANY, SAME, Halves, joint_class
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
 from fastmask.data.missing import MissingPhotos
@@ -48,7 +54,7 @@ from fastmask.training.build import (
     make_framing,
     resolve_stats,
 )
-from fastmask.training.decoding import decode_tables, find_readable
+from fastmask.training.decoding import decode_tables, describe_emptied, find_readable
 from fastmask.training.effective_config import (
     check_monitor,
     check_monitored_labels,
@@ -128,11 +134,12 @@ class Plan:
         precision = "" if self.config.precision == "fp32" else f" in {self.config.precision}"
         several = "" if self.processes == ALONE else f", {self.processes.count} processes together"
         joined = describe_joined(self.table.persons, self.table.groups)
+        conflicts = describe_conflicts(self.table, self.digests) if self.digests else ""
         return "; ".join(
             (
                 f"{count(len(self.table), 'photo')} of {count(persons, 'person')}{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
-                *([joined] if joined else []),
+                *filter(None, (joined, conflicts)),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
                 f"cut to the {self.config.region}, {faces.count_faceless()} without one left whole"
@@ -399,6 +406,9 @@ def _split(plan: Plan) -> Plan:
     for each in warned:
         warnings.warn(each.message, stacklevel=2)
     kept = table.select(rows) if len(rows) < len(table) else table
+    emptied = describe_emptied(table, folds, [path for path, _ in skipped])
+    if emptied:
+        warnings.warn(emptied, FastmaskWarning, stacklevel=2)
     skipped = [*table.missing, *left, *skipped]
     return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=skipped)
 

@@ -11,6 +11,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.groups import (
     connect,
+    describe_conflicts,
     describe_joined,
     describe_separated,
     find_trained_copies,
@@ -92,6 +93,22 @@ def test_copies_within_a_person_and_other_names_join_nobody(contest_copy):
     shutil.copy(table.photo(0), table.photo(1))
     assert join_identical(table) is table
     assert describe_joined(table.persons, table.groups) == ""
+
+
+def test_identical_photos_with_other_labels_are_counted(contest):
+    table = read_contest(contest)
+    digests = [f"{row}" for row in range(len(table))]
+    digests[5] = digests[9] = digests[2]
+    digests[8] = digests[7]
+    masks = table.frame["mask"].tolist()
+    # the two photos agree, of the three one is unknown and two differ
+    masks[2], masks[5], masks[9], masks[7], masks[8] = "", "wear", "none", "wear", "wear"
+    frame, paths = table.frame.assign(mask=masks, gender="male", age="<30"), table.frame["path"]
+    assert describe_conflicts(replace(table, frame=frame), digests) == (
+        f"2 photos are identical to others with another label, such as {paths[5]} (mask wear) and {paths[9]} "
+        "(mask none) (fastmask check lists them)"
+    )
+    assert describe_conflicts(table, [None] * len(table)) == ""
 
 
 def test_the_photos_that_folds_separate_are_named(copied):

@@ -272,7 +272,7 @@ def test_a_file_of_folds_that_separates_identical_photos_is_refused(copied, plan
     # the leaky split is asked for
     assert "same_as" not in plan_of(copied, folds_file=str(file), group="none").folds_frame
     with pytest.warns(FastmaskWarning, match="--group none"):
-        assert "identical" not in str(plan_of(copied, group="none"))
+        assert "share identical" not in str(plan_of(copied, group="none"))
 
 
 def test_a_fixed_split_does_not_train_on_copies_of_validated_photos(copied, plan_of):
@@ -295,6 +295,22 @@ def test_identical_photos_are_found_where_others_cannot_be_read(copied, plan_of)
     assert len(plan.digests) == len(plan.table) == len(plan.folds) == 83
     assert plan.table.groups[64] == copied.persons[0]
     assert plan.folds[64] == plan.folds[0]
+
+
+def test_a_class_of_which_no_photo_can_be_read_is_named(copied, plan_of):
+    genders = copied.frame["gender"]
+    for row in np.flatnonzero(genders == "female"):
+        copied.photo(row).write_bytes(b"broken")
+    lost = int((genders == "female").sum())
+    with pytest.warns(
+        FastmaskWarning, match=f"^{lost} of 84 photos cannot be read .* among them all of gender female: rest"
+    ):
+        plan = plan_of(copied, on_bad_photo="skip")
+    assert len(plan.skipped) == lost
+
+
+def test_identical_photos_with_other_labels_are_said(copied, plan_of):
+    assert "photos are identical to others with another label, such as " in str(plan_of(copied))
 
 
 def test_fewer_folds_for_the_hours_left_keep_identical_photos_together(copied, plan_of):
