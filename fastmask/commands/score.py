@@ -84,14 +84,16 @@ def decide(
 @app.command(rich_help_panel=JUDGE)
 def bound(
     run: RunArgument,
-    head: Annotated[str, option("The head with the last bound to move.")] = "age",
+    head: Annotated[
+        str | None, option("The head with the last bound to move.", note="the one trained with --order")
+    ] = None,
     bounds: Annotated[
         tuple[float, ...] | None, option("Bounds to try, such as 55,58,60.", note="five below the official")
     ] = None,
     plot: Annotated[Path | None, option("A PNG of the curve to write."), NEW_PICTURE] = None,
     json: Json = False,
 ) -> None:
-    """Score a run trained with --order at several age bounds.
+    """Score a run trained with --order at several bounds.
 
     At each bound, out-of-fold predictions are scored against the official classes.
     """

@@ -75,6 +75,11 @@ def dropped_rows(table: Table, drop: Mapping[str, Sequence[tuple[float, float]]]
     """(N,) whether training drops a photo: {head: ranges of the number of its bands}, ends included."""
     rows = np.zeros(len(table), bool)
     for name, ranges in (drop or {}).items():
+        if name not in table.heads.names:
+            raise UsageError(
+                f"Setting drop names the head {name}, and the heads are {', '.join(table.heads.names)}; --drop-ages is "
+                "of age, for others --set drop.HEAD=[[LOW, HIGH]]."
+            )
         if table.heads[name].bounds is None:
             raise UsageError(f"Setting drop: head {name} is not made of bands of a number, so no range can be dropped.")
         numbers = table.frame[f"{name}_value"]

@@ -91,20 +91,22 @@ def sum_bands(numbers: np.ndarray, distribution: np.ndarray, bounds: Sequence[fl
 
 
 def bound_curve(
-    run: RunDirectory | str | Path, head: str = "age", bounds: Sequence[float] | None = None, draws: int = DRAWS
+    run: RunDirectory | str | Path, head: str | None = None, bounds: Sequence[float] | None = None, draws: int = DRAWS
 ) -> BoundCurve:
     """Score a run's out-of-fold predictions officially at each value of the last bound of `head`.
 
-    The default bounds are the official one and five below it. Raises UsageError for a head without bounds or a run that
-    has not learned its number, and for bounds that are not above the second last one.
+    The default head is the one whose number was learned; the default bounds are the official one and five below it.
+    Raises UsageError for a head without bounds or a run that has not learned its number, and for bounds that are not
+    above the second last one.
     """
     run = RunDirectory.of(run)
+    head = head or _learned_head(run)
     tried, name = _bounds(run.heads[head], bounds), number_of(head)
     *others, official = run.heads[head].bounds
     if name not in run.heads.names:
         raise UsageError(
             f"{run.path} has not learned {head} as a number, so another bound needs another training; train with "
-            f"--order {head}, or one run per bound with --age-bounds."
+            f"--order {head}, or one run per bound{' with --age-bounds' * (head == 'age')}."
         )
     distribution = run.heads.split(run.probabilities)[run.heads.position(name)]
     probabilities = number_probabilities(run.heads[name], distribution)
@@ -121,6 +123,17 @@ def bound_curve(
     plain, *drawn, chosen = draw_scores(targets, run.groups, draws)
     rows = [Bound(bound, one.score(), one.minus(plain)) for bound, one in zip(tried, drawn, strict=True)]
     return BoundCurve(head, official, plain.score(), rows, chosen.score(), chosen.minus(plain), notes)
+
+
+def _learned_head(run: RunDirectory) -> str:
+    """The head whose number was learned, or could be; raises UsageError if there are several or none."""
+    bands = [head.name for head in run.heads if head.bounds]
+    found = [name for name in bands if number_of(name) in run.heads.names] or bands
+    if len(found) == 1:
+        return found[0]
+    heads = ", ".join(run.heads.classified)
+    what = f"several heads of numbers; name one of {', '.join(found)} with --head" if found else "no head of a number"
+    raise UsageError(f"{run.path} has {what}" + ("." if found else f", only the classes of {heads}, without bounds."))
 
 
 def _bounds(head: Head, given: Sequence[float] | None) -> list[float]:

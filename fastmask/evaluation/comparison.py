@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastmask.data.paths import match_photos
 from fastmask.evaluation.answers import Answers, answers_of_run, join_groups, read_answers
 from fastmask.evaluation.cost import COST_CELLS, Cost, cost_of
 from fastmask.heads import JOINT, UNKNOWN, Heads
@@ -220,10 +221,18 @@ def compare(
     if judge is None:
         raise UsageError("None of these is a run, so there are no labels to score by; name at least one run directory.")
     sides = [
-        answers_of_run(one, name) if isinstance(one, RunDirectory) else read_answers(one, judge.heads, name)
+        answers_of_run(one, name) if isinstance(one, RunDirectory) else _read_file(one, judge, name)
         for one, name in zip(opened, names, strict=True)
     ]
     return _compare(sides, judge, draws)
+
+
+def _read_file(file: Path, judge: RunDirectory, name: str) -> Answers:
+    """The answers of a file, with the photos called as in the judging run."""
+    answers, paths = read_answers(file, judge.heads, name), judge.oof["path"].tolist()
+    found = match_photos(answers.photos.tolist(), paths)
+    names = [found[photo][0] if len(found[photo]) == 1 else photo for photo in answers.photos]
+    return answers if len(set(names)) < len(names) else replace(answers, photos=pd.Index(names))
 
 
 def _open(result: RunDirectory | str | Path) -> RunDirectory | Path:

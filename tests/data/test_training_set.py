@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmask.data.contest import contest_heads, read_contest
-from fastmask.data.training_set import TrainingSet, class_weights, training_set
+from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
 from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
 from fastmask.system.errors import UsageError
@@ -90,3 +90,16 @@ def test_rows_that_do_not_match_are_refused():
         TrainingSet(["a.jpg"], Y)
     with pytest.raises(UsageError, match="chances for all photos"):
         TrainingSet(SET.photos, Y, np.ones(3))
+
+
+def test_ranges_are_dropped_of_the_number_behind_a_head(contest):
+    table = read_contest(contest)
+    ages = table.frame["age_value"]
+    low, high = sorted(ages.unique())[:2]
+    assert dropped_rows(table, {"age": [(low, high)]}).tolist() == ages.isin([low, high]).tolist()
+    with pytest.raises(
+        UsageError, match="names the head years, and the heads are mask, gender, age; --drop-ages is of"
+    ):
+        dropped_rows(table, {"years": [(1, 2)]})
+    with pytest.raises(UsageError, match="head mask is not made of bands of a number"):
+        dropped_rows(table, {"mask": [(1, 2)]})

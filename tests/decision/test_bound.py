@@ -183,3 +183,23 @@ def test_of_equal_bounds_the_official_one_is_best(aged):
     assert len({row.score for row in curve.rows}) == 1
     # one fold is split again
     assert curve.honest.n == 280
+
+
+def test_the_head_is_the_one_with_a_learned_number(run_of):
+    heads = Heads(
+        [
+            Head("colour", ("red", "green")),
+            Head("weight", ("<2", "2+"), bounds=(2.0,)),
+            Head("weight_number", ("1", "2", "3"), spread=1.0),
+        ]
+    )
+    true = np.array([1, 2, 3] * 10)
+    y = np.column_stack([true % 2, true >= 2, true - 1]).astype(np.int64)
+    run = run_of(np.column_stack([np.eye(2)[y[:, 0]], np.eye(2)[y[:, 1]], np.eye(3)[y[:, 2]]]), y, heads=heads)
+    curve = bound_curve(run, bounds=[2, 3], draws=100)
+    # at 3 the photos with 2 are wrong
+    expected = f1_score(true % 2 * 2 + (true >= 2), true % 2 * 2 + (true >= 3), average="macro", zero_division=0)
+    assert (curve.head, curve.rows[1].score.macro_f1) == ("weight", pytest.approx(expected))
+    plain = run_of(np.eye(2)[y[:, 0]], y[:, :1], "plain", heads=Heads(heads[:1]))
+    with pytest.raises(UsageError, match="has no head of a number, only the classes of colour, without bounds"):
+        bound_curve(plain)

@@ -281,3 +281,10 @@ def test_ten_runs_of_a_contests_worth_of_photos_take_seconds(run_of, draw_oof, b
     found = compare(runs)
     assert time.process_time() - start < 40
     assert found.photos == 18_900
+
+
+def test_the_photos_of_a_file_may_be_in_another_folder(three, files, tmp_path):
+    frame = pd.read_csv(files["classes"], dtype=str)
+    frame.assign(path="/kaggle/input/photos/" + frame["path"]).to_csv(tmp_path / "theirs.csv", index=False)
+    found = compare([three[0], files["classes"], tmp_path / "theirs.csv"], draws=100).results
+    assert (found[2].joint, found[2].heads) == (found[1].joint, found[1].heads)
