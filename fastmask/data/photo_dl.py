@@ -110,6 +110,9 @@ class PhotoDL(TfmdDL):
         self._partners = Counted(Stream.PARTNER, seed, fold)
         kwargs.pop("shuffled", None)  # learn.tta misspells shuffle=False, which is the default
         super().__init__(dataset, **kwargs)
+        # a process without a batch only takes time to start; `new` may have more batches
+        self._workers = self.fake_l.num_workers
+        self.fake_l.num_workers = min(self._workers, len(self) if self.n else 0)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> PhotoDL:
         """A loader like this one except for `kwargs`; fastai's `new` would drop the arguments of this class."""
@@ -117,7 +120,7 @@ class PhotoDL(TfmdDL):
         trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
         rows = ("chances", "halves") if trains else ()
         names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", "share", *rows)
-        kept = {name: getattr(self, name) for name in names}
+        kept = {**{name: getattr(self, name) for name in names}, "num_workers": self._workers}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
         if _normalizes(self) and not _normalizes(made):
             raise UsageError(

@@ -188,6 +188,19 @@ def test_two_workers_give_the_same_batches_as_none(table, cached):
     assert equal(batches(one.valid), batches(two.valid))
 
 
+@pytest.mark.semaphores
+def test_there_are_at_most_as_many_workers_as_batches(table):
+    # 84 photos of 12 persons; 4 persons validate
+    dls = loaders(table, bs=10, num_workers=64, maps=[])
+    assert [len(dl) for dl in dls] == [5, 3]
+    assert [dl.fake_l.num_workers for dl in dls] == [5, 3]
+    assert equal(batches(dls.valid), batches(loaders(table, bs=10, maps=[]).valid))
+    # a loader of more batches has the number that is set
+    assert dls.valid.new(bs=1).fake_l.num_workers == 28
+    assert dls.test_dl([str(table.photo(0))]).fake_l.num_workers == 1
+    assert loaders(table).train.fake_l.num_workers == 0
+
+
 def end_process(image, rng):
     if torch.utils.data.get_worker_info() is not None:
         os.kill(os.getpid(), signal.SIGKILL)
