@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
+from fastmask.data.frames import check_frame, frame_to_text
 from fastmask.evaluation.answers import check_cells, joint_classes
 from fastmask.heads import RESERVED, UNKNOWN, Head, Heads, number_of
 from fastmask.inference.submission import ANSWER, ID, check_names
@@ -35,10 +36,9 @@ class AnswersFile:
     key: str
 
     @classmethod
-    def read(cls, file: str | Path) -> AnswersFile:
+    def read(cls, source: str | Path | pd.DataFrame) -> AnswersFile:
         """Read predictions: the photos are in the column path or ImageID, or else in the first one."""
-        file = Path(file)
-        frame = read_rows(file, ())
+        file, frame = read_cells(source, "predictions")
         key = next((name for name in ("path", ID) if name in frame.columns), str(frame.columns[0]))
         check_names(file, frame[key])
         return cls(file, frame, key)
@@ -115,6 +115,15 @@ class AnswersFile:
         for column in columns:
             check_cells(self.path, self.frame[column], shares[column].between(0, 1 + _ROUNDED), "a probability")
         return shares.to_numpy(np.float64).argmax(axis=1)
+
+
+def read_cells(source: str | Path | pd.DataFrame, name: str) -> tuple[Path, pd.DataFrame]:
+    """The cells of a CSV as text, or those of a DataFrame by the lines of a CSV of it, called `name` in messages."""
+    if not isinstance(source, pd.DataFrame):
+        return Path(source), read_rows(Path(source), ())
+    check_frame(source)
+    frame = frame_to_text(source)
+    return Path(name), frame.set_axis(range(2, 2 + len(frame)))
 
 
 def _head_of_shares(frame: pd.DataFrame, columns: Sequence[str]) -> Heads | None:

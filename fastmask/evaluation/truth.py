@@ -20,12 +20,11 @@ from fastmask.data.paths import match_photos
 from fastmask.data.readers import read_data
 from fastmask.data.table import NO_PERSONS, SAME_AS
 from fastmask.evaluation.answers import check_cells, joint_classes
-from fastmask.evaluation.answers_file import PREDICTED, AnswersFile, heads_of
+from fastmask.evaluation.answers_file import PREDICTED, AnswersFile, heads_of, read_cells
 from fastmask.heads import Head, Heads
 from fastmask.inference.submission import ANSWER, check_names
 from fastmask.scoring import Scores, score_heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
-from fastmask.system.files import read_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,9 @@ class Truth:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def score_files(predictions: str | Path, labels: str | Path, heads: Heads | None = None) -> Scores:
+def score_files(
+    predictions: str | Path | pd.DataFrame, labels: str | Path | pd.DataFrame, heads: Heads | None = None
+) -> Scores:
     """Score predictions by labels of the same photos, whatever the order; each head on the photos with a label of it.
 
     Photos are matched by path, or by the end of it where the two name other folders. Macro-F1 is the mean over the
@@ -52,20 +53,20 @@ def score_files(predictions: str | Path, labels: str | Path, heads: Heads | None
     `person`, else over photos, which makes them too narrow. What is left out is in the notes.
 
     Args:
-        predictions: a CSV of `predict`, or a submission.
+        predictions: a CSV of `predict`, or a submission; or a DataFrame like it, such as `Predictions.frame`.
         labels: a CSV with a column per head (classes, numbers of bands, nothing if unknown), with one-hot columns, or
-            with the contest's joint classes; or a folder per class, or the contest's.
+            with the contest's joint classes; or a DataFrame like it; or a folder per class, or the contest's.
         heads: by default those that the columns of the predictions name.
 
     Raises UsageError for a run in place of its predictions, DataError for a cell that is not a class, for a duplicated
     photo, for files without a photo or a head in common, and if the contest's format has a photo without a prediction.
     """
-    if Path(predictions).is_dir():
+    if not isinstance(predictions, pd.DataFrame) and Path(predictions).is_dir():
         raise UsageError(
             f"{predictions} is a folder; expected the CSV of its predictions: fastmask predict RUN IMAGES --out FILE."
         )
     predicted = AnswersFile.read(predictions)
-    truth = read_truth(Path(labels), predicted, heads)
+    truth = read_truth(labels, predicted, heads)
     rows = _rows_of(truth, predicted)
     there = rows >= 0
     answers = _encode(predicted, heads, truth)[rows[there]]
@@ -134,11 +135,11 @@ def _check_rows(truth: Truth, predicted: AnswersFile, rows: np.ndarray) -> None:
         )
 
 
-def read_truth(labels: Path, predicted: AnswersFile, heads: Heads | None = None) -> Truth:
+def read_truth(source: str | Path | pd.DataFrame, predicted: AnswersFile, heads: Heads | None = None) -> Truth:
     """Read the labels of predicted photos: see `score_files`."""
-    if labels.is_dir():
-        return _read_folder(labels, heads or heads_of([predicted]))
-    frame = read_rows(labels, ())
+    if not isinstance(source, pd.DataFrame) and Path(source).is_dir():
+        return _read_folder(Path(source), heads or heads_of([predicted]))
+    labels, frame = read_cells(source, "labels")
     if PREDICTED in frame.columns and predicted.heads is None:
         raise UsageError(f"{predicted.path} has no predictions, {labels} has; name the predictions first.")
     key = _photo_column(labels, frame, predicted)

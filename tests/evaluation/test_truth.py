@@ -112,6 +112,15 @@ def test_predictions_of_any_heads_are_scored_by_a_column_per_head(files):
     assert (scores.joint.n, scores.joint.accuracy) == (3, pytest.approx(1 / 3))
 
 
+def test_data_frames_are_scored_like_their_files(files):
+    frames = [pd.read_csv(file) for file in files]
+    scores, expected = score_files(*frames), score_files(*files)
+    assert (scores.joint, scores.heads) == (expected.joint, expected.heads)
+    frames[1].loc[1, "colour"] = "pink"
+    with pytest.raises(DataError, match="^labels, line 3, column colour: found 'pink'"):
+        score_files(*frames)
+
+
 def test_photos_of_one_side_alone_are_left_out_and_named(files):
     predictions, labels = files
     notes = score_files(predictions, labels).notes
