@@ -21,6 +21,8 @@ MOST_CLASSES = 1000
 _FEW_NUMBERS = 10
 # and at most this many, unless the column is called class or label
 _MANY_NUMBERS = 20
+# a column of ids with fewer different values than this does not name persons
+_FEW_IDS = 5
 # words of a class on average, above which a column is free text
 _FEW_WORDS = 5
 
@@ -34,7 +36,8 @@ _PERSON = {
     *("person", "personid", "subject", "subjectid", "patient", "patientid", "participant", "participantid"),
     *("identity", "individual", "owner", "user", "userid", "group", "groupid", "lesionid", "animalid", "petid"),
 }
-_SPLIT = {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset", "usage", "istrain", "isvalid"}
+_SPLIT = {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset"}
+_IS_SPLIT = re.compile(r"is(train|valid|val|test)(ing|ation)?(image|photo|set)?")
 _SPLIT_VALUES = {
     "train",
     "training",
@@ -47,6 +50,8 @@ _SPLIT_VALUES = {
     "eval",
     "public",
     "private",
+    "publictest",
+    "privatetest",
 }
 _DATE = {"date", "datetime", "timestamp", "createdat", "updatedat"}
 _TEXT = {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"}
@@ -125,11 +130,26 @@ def find_person_column(frame: pd.DataFrame) -> str | None:
 
 
 def suggest_person_column(frame: pd.DataFrame, taken: Collection[str | None]) -> str | None:
-    """A column that may name the persons, by its header and because its values repeat."""
+    """A column that may name the persons, by its header and because its values repeat; else the ids that do."""
     for column in frame.columns:
-        if plain(column) in _PERSON and column not in taken and 1 < frame[column].nunique() < len(frame):
+        if _names_persons(Column(str(column), frame[column])) and column not in taken and _repeats(frame[column]):
             return str(column)
-    return None
+    ids = [column for column in frame.columns if _is_id(Column(str(column), frame[column])) and column not in taken]
+    ids = [column for column in ids if _repeats(frame[column]) and frame[column].nunique() >= _FEW_IDS]
+    return str(max(ids, key=lambda column: frame[column].nunique())) if ids else None
+
+
+def _repeats(cells: pd.Series) -> bool:
+    return 1 < cells.nunique() < len(cells)
+
+
+def _names_persons(column: Column) -> bool:
+    # a group of 0 and 1 says whether a photo shows one
+    return plain(column.name) in _PERSON and not column.is_binary
+
+
+def _is_id(column: Column) -> bool:
+    return column.words[-1:] != () and column.words[-1] in _ID and not _CLASS & set(column.words)
 
 
 def find_heads(
@@ -171,8 +191,10 @@ def _describe(table: str, found: dict[str, list[str] | None], left: Sequence[str
 
 
 def _middle(column: Column) -> float:
-    """A bound between the smaller and the larger half of a column's numbers."""
-    return float(f"{np.median(np.asarray(column.numbers)):.2g}")
+    """A bound between the smaller and the larger half of a column's numbers, rounded if it still is."""
+    numbers = np.asarray(column.numbers)
+    rounded = float(f"{np.median(numbers):.2g}")
+    return rounded if numbers.min() < rounded <= numbers.max() else float(np.median(numbers))
 
 
 @dataclass(frozen=True)
@@ -222,12 +244,14 @@ def _by_name(column: Column) -> str:
     name = plain(column.name)
     if name in (plain(reserved) for reserved in RESERVED):
         return "a reserved name"
-    if name in _PERSON:
+    if _names_persons(column):
         return f"persons? --group-column {column.name}"
-    if column.words[-1:] and column.words[-1] in _ID and not _CLASS & set(column.words):
+    if _is_id(column):
         return "an id"
     if name in _DATE or column.words[-1:] == ("date",):
         return "dates"
+    if _IS_SPLIT.fullmatch(name):
+        return "a split"
     kinds = {"a split": _SPLIT, "text": _TEXT, "an origin": _ORIGIN}
     return next((kind for kind, names in kinds.items() if name in names), "")
 
@@ -258,20 +282,23 @@ def _by_number(column: Column) -> str:
     names = {plain(column.name), *column.words[-1:]}
     kinds = {"a weight": _WEIGHT, "a score": _SCORE, "a size or box": _BOX}
     kind = next((kind for kind, known in kinds.items() if names & known), "")
-    return kind or ("" if _are_codes(numbers, names) else _numbers(column))
+    return kind or ("" if are_codes(column) else _numbers(column))
 
 
 def _numbers(column: Column) -> str:
     return f"{len(column.values)} numbers"
 
 
-def _are_codes(numbers: np.ndarray, names: set[str]) -> bool:
-    """Whether numbers stand for classes: a few whole ones, or all up to the largest."""
-    ordered = np.unique(numbers)
-    if names & _MEASURED or (ordered != ordered.round()).any():
+def are_codes(column: Column) -> bool:
+    """Whether a column's numbers stand for classes: a few whole ones, all up to the largest, or the ids of classes."""
+    ordered = np.unique(np.asarray(column.numbers))
+    named = _CLASS & set(column.words)
+    if {plain(column.name), *column.words[-1:]} & _MEASURED or (ordered != ordered.round()).any():
         return False
+    if len(ordered) <= _FEW_NUMBERS or (named and column.words[-1] in _ID):
+        return True
     without_gap = ordered[0] in (0, 1) and bool((np.diff(ordered) == 1).all())
-    return len(ordered) <= _FEW_NUMBERS or (without_gap and (len(ordered) <= _MANY_NUMBERS or bool(names & _CLASS)))
+    return without_gap and (len(ordered) <= _MANY_NUMBERS or bool(named))
 
 
 def _by_text(column: Column) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.columns import Column, find_heads, join_one_hot
+from fastmask.data.columns import Column, are_codes, find_heads, join_one_hot
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.text import join_some, shorten_repr
@@ -108,7 +108,7 @@ def _unique_values(table: str, cells: pd.Series) -> tuple[str, ...]:
 
 def _warn_of_numbers(table: str, cells: pd.Series) -> None:
     column = Column(str(cells.name), cells)
-    if len(column.values) > _MANY_NUMBERS and column.numbers is not None:
+    if len(column.values) > _MANY_NUMBERS and column.numbers is not None and not are_codes(column):
         warnings.warn(
             f"{table}, column {column.name}: each of {len(column.values)} numbers is a class of its own; bands of a "
             "number need bounds in --config, such as heads: {age: {classes: [<40, 40+], bounds: [40]}}.",

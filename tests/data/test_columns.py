@@ -29,6 +29,15 @@ def text(cells, times=1):
         ("rating", [1, 2, 3, 4, 5] * 4, ""),
         ("label", list(range(20)) * 3, ""),
         ("label", list(range(1, 31)) * 3, ""),
+        ("ClassId", list(range(43)) * 3, ""),
+        ("category_id", list(range(0, 60, 3)) * 3, ""),
+        ("fine label", list(range(100)) * 3, ""),
+        ("Group", [0, 1] * 4, ""),
+        ("group", list("abc") * 4, "persons? --group-column group"),
+        ("usage", ["Casual", "Formal", "Sports"] * 4, ""),
+        ("Usage", ["Training", "PublicTest", "PrivateTest"] * 4, "a split"),
+        ("is_training_image", [0, 1] * 4, "a split"),
+        ("is_valid", ["True", "False"] * 4, "a split"),
         ("Pawpularity", list(range(1, 31)) * 3, "30 numbers"),
         ("Patient Age", [20, 21, 22] * 4, "3 numbers"),
         ("OriginalImage[Width", [2000, 2048] * 4, "a size or box"),
@@ -195,3 +204,22 @@ def test_the_column_of_persons():
     assert find_person_column(frame.drop(columns="Person")) is None
     assert suggest_person_column(frame, {"path", "Person"}) == "patient_id"
     assert suggest_person_column(frame.assign(patient_id=list("123")), {"path", "Person"}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "found"),
+    [
+        ("individual_id", [f"w{i}" for i in range(6)] * 2, "individual_id"),
+        ("machine_id", ["48", "49"] * 6, None),
+        ("category_id", [str(i) for i in range(6)] * 2, None),
+        ("Group", ["0", "1"] * 6, None),
+    ],
+)
+def test_ids_that_repeat_may_name_the_persons(name, cells, found):
+    frame = pd.DataFrame({"path": [f"{i}.jpg" for i in range(12)], name: cells, "seq_id": [str(i) for i in range(12)]})
+    assert suggest_person_column(frame, {"path"}) == found
+
+
+def test_the_bound_of_an_example_divides_the_numbers():
+    frame = pd.DataFrame({"path": list("abcd"), "year": ["2011", "2012", "2015", "2016"], "hat": list("xyxy")})
+    assert "{classes: [<2013.5, 2013.5+], bounds: [2013.5]}" in find_heads("my.csv", frame, {"path"})[1]
