@@ -1,24 +1,32 @@
-"""Answers: the classes predicted by a run out of fold, or by a CSV for the photos of a run, as names by photo."""
+"""Answers: the classes predicted by a run out of fold, or by a CSV, whose columns name the heads and their classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from fastmask.data.contest import contest_heads
+from fastmask.data.frames import check_frame, frame_to_text
 from fastmask.data.groups import connect, name_groups
 from fastmask.data.table import SAME_AS
-from fastmask.heads import Head, Heads
+from fastmask.heads import RESERVED, UNKNOWN, Head, Heads, number_of
 from fastmask.inference.submission import ANSWER, ID, check_names
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError
-from fastmask.system.files import read_strings
+from fastmask.system.files import read_rows
 
-# rounding may exceed 1
-_PROBABILITY = (0.0, 1 + 1e-3)
+PREDICTED = "predicted"
+# the name of a band of numbers: <30, 30-59, 60+
+_BAND = re.compile(r"<(?P<below>\d+)|(?P<first>\d+)-(?P<last>\d+)|(?P<least>\d+)\+")
+# the sum of a photo's probabilities, rounded in a file
+_ROUNDED = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,69 +77,234 @@ def join_groups(runs: Sequence[RunDirectory], photos: pd.Index) -> np.ndarray:
     return name_groups(connect(each[0], *joined), each[0])
 
 
-def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Answers:
-    """Read the predictions for a run's photos from a CSV with the run's paths in the column path (or ImageID).
+@dataclass(frozen=True, eq=False)
+class AnswersFile:
+    """A CSV with a row per photo, every cell as text; `key` is the column of the photos."""
 
-    The other columns are probabilities (HEAD.CLASS each, as in oof.csv), or joint classes (ans, or predicted), or class
-    names, one column per head. Raises DataError for any other cell, a duplicated photo, a missing column.
+    path: Path
+    frame: pd.DataFrame
+    key: str
+
+    @classmethod
+    def read(cls, source: str | Path | pd.DataFrame) -> AnswersFile:
+        """Read predictions: the photos are in the column path or ImageID, or else in the first one."""
+        file, frame = read_cells(source, "predictions")
+        key = next((name for name in ("path", ID) if name in frame.columns), str(frame.columns[0]))
+        check_names(file, frame[key])
+        return cls(file, frame, key)
+
+    @property
+    def photos(self) -> list[str]:
+        """The photos as the file names them."""
+        return self.frame[self.key].tolist()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that may be heads or classes."""
+        return [name for name in self.frame.columns if name and name not in (self.key, *RESERVED)]
+
+    @cached_property
+    def named_heads(self) -> Heads | None:
+        """The heads by the columns of probabilities, HEAD.CLASS or, of one head, CLASS; None if there are none."""
+        named = _heads_of_columns(self.columns)
+        return named if named or PREDICTED in self.frame.columns else _head_of_shares(self.frame, self.columns)
+
+    @property
+    def heads(self) -> Heads | None:
+        """The heads that the columns name, or the contest's if there are joint classes alone.
+
+        None if the file has only names of classes, so other classes than those in it are unknown.
+        """
+        has_joint_alone = PREDICTED in self.frame.columns and not self.columns
+        return contest_heads() if ANSWER in self.frame.columns or has_joint_alone else self.named_heads
+
+    def encode(self, heads: Heads) -> np.ndarray:
+        """(photos, heads) predicted classes; raises DataError for other heads, and for a cell that is not a class."""
+        columns = self.frame.columns
+        if ANSWER in columns:
+            return heads.unjoint(joint_classes(self.path, self.frame[ANSWER], heads))
+        decided = self._decided(heads)
+        if PREDICTED not in columns or decided or self.named_heads:
+            self._check(heads)
+        if PREDICTED in columns and not decided:
+            return heads.unjoint(joint_classes(self.path, self.frame[PREDICTED], heads))
+        y = np.full((len(self.frame), len(heads)), UNKNOWN)
+        for name in heads.classified:
+            codes = self.read_names(heads[name], decided[name]) if decided else self.most_likely(heads[name])
+            y[:, heads.position(name)] = codes
+        return y
+
+    def _decided(self, heads: Heads) -> dict[str, str]:
+        """head -> its column of names of classes; the only column of the file is that of the only head."""
+        if len(self.columns) == len(heads.classified) == 1:
+            return {heads.classified[0]: self.columns[0]}
+        return {name: name for name in heads.classified if name in self.columns}
+
+    def _check(self, heads: Heads) -> None:
+        """Raise DataError if the file has other heads: its joint classes are others, too."""
+        own, expected = self.named_heads, heads.classified
+        found = own.classified if own else (*self._decided(heads), *self.columns)
+        if not set(expected) <= set(found):
+            raise DataError(
+                f"{self.path} has predictions of {', '.join(found)}; expected those of {', '.join(expected)}."
+            )
+        if own and any(own[name].classes != heads[name].classes for name in expected):
+            both = [Heads([each[name] for name in expected]) for each in (own, heads)]
+            raise DataError(f"{self.path} has {both[0]}; expected {both[1]}.")
+
+    def read_names(self, head: Head, column: str) -> np.ndarray:
+        """(photos,) class numbers of a column of names of classes."""
+        cells = self.frame[column]
+        check_cells(self.path, cells, cells.isin(head.classes), f"one of {', '.join(head.classes)}")
+        return np.array([head.encode(cell) for cell in cells])
+
+    def has_probabilities(self, head: Head) -> bool:
+        """Whether there is a column HEAD.CLASS for each class; raises DataError if some are missing."""
+        columns = [f"{head.name}.{name}" for name in head.classes]
+        missing = [column for column in columns if column not in self.frame]
+        if 0 < len(missing) < len(columns):
+            raise DataError(
+                f"{self.path} has no column {missing[0]!r}, only those of the other classes of {head.name}."
+            )
+        return not missing
+
+    def most_likely(self, head: Head) -> np.ndarray:
+        """(photos,) class numbers by the columns HEAD.CLASS or, without these, CLASS."""
+        columns = [f"{head.name}.{name}" for name in head.classes]
+        if not set(columns) <= set(self.frame):
+            columns = list(head.classes)
+        shares = self.frame[columns].apply(pd.to_numeric, errors="coerce")
+        for column in columns:
+            check_cells(
+                self.path, self.frame[column], shares[column].between(0, 1 + _ROUNDED), "a probability from 0 to 1"
+            )
+        return shares.to_numpy(np.float64).argmax(axis=1)
+
+
+def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Answers:
+    """Read the predictions for a run's photos from a CSV: see `AnswersFile`.
+
+    Of probabilities (HEAD.CLASS each, as in oof.csv), joint classes (ans, or predicted) and class names, one column per
+    head, the first that the file has are taken. Raises DataError for any other cell, a duplicated photo, a missing
+    column.
     """
-    file = Path(file)
-    frame = read_strings(file, ())
-    key = "path" if "path" in frame.columns else ID
-    if key not in frame.columns:
-        raise DataError(f"{file} has no column 'path' or {ID!r}; found {', '.join(frame.columns)}.")
-    check_names(file, frame[key])
-    answers, notes = _answers(file, frame, heads)
+    given = AnswersFile.read(file)
+    codes, notes = _read_codes(given, heads)
     return Answers(
-        file.stem if name is None else name,
-        file,
-        pd.Index(frame[key]),
-        answers,
-        {head: frozenset(heads[head].classes) for head in answers},
+        given.path.stem if name is None else name,
+        given.path,
+        pd.Index(given.photos),
+        {head: heads[head].decode_all(each) for head, each in codes.items()},
+        {head: frozenset(heads[head].classes) for head in codes},
         caveats=["a file: whether its answers are out of fold cannot be checked.", *notes],
     )
 
 
-def _answers(file: Path, frame: pd.DataFrame, heads: Heads) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The class names of each head in a file, and notes on them."""
-    known = [heads[name] for name in heads.classified]
-    likely = {head.name: _most_likely(file, frame, head) for head in known if _has_probabilities(file, frame, head)}
-    if 0 < len(likely) < len(known):
+def _read_codes(given: AnswersFile, heads: Heads) -> tuple[dict[str, np.ndarray], list[str]]:
+    """head -> (photos,) class numbers in a file, and notes on them."""
+    likely = {name: given.most_likely(heads[name]) for name in heads.classified if given.has_probabilities(heads[name])}
+    if 0 < len(likely) < len(heads.classified):
         # such a file numbers its joint classes differently
         return likely, []
-    column = next((name for name in (ANSWER, "predicted") if name in frame.columns), None)
-    joint = None if column is None else heads.unjoint(joint_classes(file, frame[column], heads))
-    named = {} if joint is None else {heads[i].name: heads[i].decode_all(joint[:, i]) for i in heads.joined}
+    column = next((name for name in (ANSWER, PREDICTED) if name in given.frame), None)
+    y = None if column is None else heads.unjoint(joint_classes(given.path, given.frame[column], heads))
+    joint = {} if y is None else {name: y[:, heads.position(name)] for name in heads.classified}
     if likely:
-        other = pd.DataFrame(named).ne(pd.DataFrame(likely)).any(axis=1).sum() if named else 0
+        other = sum(np.any([joint[name] != likely[name] for name in joint], axis=0)) if joint else 0
         note = f"{other} cells of its column {column} are not the most probable class, and are ignored."
         return likely, [note] if other else []
-    named = named or {head.name: _names(file, frame[head.name], head) for head in known if head.name in frame.columns}
+    named = joint or {name: given.read_names(heads[name], name) for name in heads.classified if name in given.frame}
     if not named:
         expected = f"{heads.columns[0]} and the other classes, or {ANSWER}, or {', '.join(heads.classified)}"
-        raise DataError(f"{file} has no answers; found {', '.join(frame.columns)}, expected {expected}.")
+        raise DataError(f"{given.path} has no answers; found {', '.join(given.frame)}, expected {expected}.")
     return named, []
 
 
-def _has_probabilities(file: Path, frame: pd.DataFrame, head: Head) -> bool:
-    columns = [f"{head.name}.{c}" for c in head.classes]
-    missing = [column for column in columns if column not in frame.columns]
-    if 0 < len(missing) < len(columns):
-        raise DataError(f"{file} has no column {missing[0]!r}, only those of the other classes of {head.name}.")
-    return not missing
+def read_cells(source: str | Path | pd.DataFrame, name: str) -> tuple[Path, pd.DataFrame]:
+    """The cells of a CSV as text, or those of a DataFrame by the lines of a CSV of it, called `name` in messages."""
+    if not isinstance(source, pd.DataFrame):
+        return Path(source), read_rows(Path(source), ())
+    check_frame(source)
+    frame = frame_to_text(source)
+    return Path(name), frame.set_axis(range(2, 2 + len(frame)))
 
 
-def _most_likely(file: Path, frame: pd.DataFrame, head: Head) -> np.ndarray:
-    columns = [f"{head.name}.{c}" for c in head.classes]
-    numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
+def _head_of_shares(frame: pd.DataFrame, columns: Sequence[str]) -> Heads | None:
+    """The head whose classes the columns are, if their cells are probabilities that sum to 1."""
+    if len(columns) < 2:
+        return None
+    # a row of labels may be unknown
+    known = frame[columns][(frame[columns] != "").any(axis=1)]
+    shares = known.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    is_head = len(known) and (shares >= 0).all() and (abs(shares.sum(axis=1) - 1) <= _ROUNDED).all()
+    return Heads([Head("class", tuple(columns))]) if is_head else None
+
+
+def _heads_of_columns(columns: Sequence[str]) -> Heads | None:
+    """The heads of the columns HEAD.CLASS, without distributions over a number; None if there are none."""
+    classes: dict[str, list[str]] = {}
+    for head, name in _split_columns(columns):
+        classes.setdefault(head, []).append(name)
+    classes = {head: names for head, names in classes.items() if len(names) > 1 and all(names)}
+    numbers = {number_of(head) for head in classes}
+    return Heads([_make_head(name, each) for name, each in classes.items() if name not in numbers]) if classes else None
+
+
+def _split_columns(columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(head, class) of each column HEAD.CLASS; HEAD is a column, too, if there are such."""
+    known, found = set(columns), False
     for column in columns:
-        check_cells(file, frame[column], numbers[column].between(*_PROBABILITY), "a probability from 0 to 1")
-    return head.decode_all(numbers.to_numpy(np.float64).argmax(axis=1))
+        dots = [dot for dot, character in enumerate(column) if character == "."]
+        cut = next((dot for dot in reversed(dots) if column[:dot] in known), None)
+        if cut is not None:
+            found = True
+            yield column[:cut], column[cut + 1 :]
+    if not found:
+        # with a colon it is of one member
+        yield from ((head, name) for head, dot, name in (c.partition(".") for c in columns) if dot and ":" not in head)
 
 
-def _names(file: Path, cells: pd.Series, head: Head) -> np.ndarray:
-    check_cells(file, cells, cells.isin(head.classes), f"one of {', '.join(head.classes)}")
-    return cells.to_numpy(dtype=object)
+def _make_head(name: str, classes: Sequence[str]) -> Head:
+    return Head(name, tuple(classes), bounds=_bounds_of(classes))
+
+
+def _bounds_of(classes: Sequence[str]) -> tuple[float, ...] | None:
+    """The bounds of classes that are called like bands of a number, such as <30, 30-59, 60+; None for any others."""
+    bands = [_BAND.fullmatch(name) for name in classes]
+    if not all(bands):
+        return None
+    parts = [{name: int(text) for name, text in band.groupdict().items() if text} for band in bands if band]
+    firsts = [part.get("first", part.get("least", 0)) for part in parts]
+    ends = [part.get("below", part.get("last", -1) + 1) for part in parts]
+    # 20-30 may end before 30 or with it
+    joined = all(
+        low < high and end in (high, high + 1) for (low, high), end in zip(pairwise(firsts), ends, strict=False)
+    )
+    return tuple(float(first) for first in firsts[1:]) if joined else None
+
+
+def heads_of(files: Sequence[AnswersFile]) -> Heads:
+    """The heads of the first file whose columns say them, or else of the class names in all of them."""
+    return next((heads for file in files if (heads := file.heads)), None) or _heads_of_names(files)
+
+
+def _heads_of_names(files: Sequence[AnswersFile]) -> Heads:
+    """The heads of files with class names alone: the columns that all have, with the classes in any of them."""
+    shared = [name for name in files[0].columns if all(name in file.columns for file in files)]
+    if not shared:
+        found = "; ".join(f"{file.path}: {', '.join(file.frame.columns)}" for file in files)
+        raise DataError(f"No column of classes is in all files ({found}); give the column of a head the same name.")
+    return Heads([_make_head(name, _find_classes(name, files)) for name in shared])
+
+
+def _find_classes(column: str, files: Sequence[AnswersFile]) -> list[str]:
+    names = sorted({cell for file in files for cell in file.frame[column] if cell})
+    if len(names) < 2:
+        where = " and ".join(dict.fromkeys(str(file.path) for file in files))
+        raise DataError(
+            f"{where}, column {column}: found only {', '.join(names) or 'empty cells'}, expected two or more classes."
+        )
+    return names
 
 
 def check_cells(file: Path, cells: pd.Series, right: pd.Series, expected: str) -> None:

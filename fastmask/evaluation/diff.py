@@ -13,8 +13,7 @@ import pandas as pd
 
 from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
-from fastmask.evaluation.answers import join_groups
-from fastmask.evaluation.answers_file import AnswersFile, heads_of
+from fastmask.evaluation.answers import AnswersFile, heads_of, join_groups
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
