@@ -109,10 +109,6 @@ def _describe_splits(folder: Path, layout: Layout) -> Iterator[str]:
     trained, validated = layout.classes(TRAIN), layout.classes(VALIDATION)
     if not validated:
         return
-    yield (
-        f"{folder} has a fixed split: train is trained on and val is validated, as one fold. If --folds is given, the "
-        "photos of both are cross-validated instead."
-    )
     unseen, unscored = sorted({*validated} - {*trained}), sorted({*trained} - {*validated})
     if unseen:
         yield f"No photo is trained on of {join_some(unseen)}, which only val has: all its photos are misclassified."

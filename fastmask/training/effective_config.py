@@ -84,6 +84,15 @@ def has_fixed_folds(table: Table, config: Config) -> bool:
     return config.folds_file is not None or by_data
 
 
+def describe_split(table: Table, config: Config) -> str:
+    """What an effective configuration does with the fixed split that the data itself has; "" without one."""
+    if fixed_folds(table) is None or config.folds_file is not None:
+        return ""
+    if has_fixed_folds(table, config):
+        return "train is trained on and val is validated (--folds 5 cross-validates both)"
+    return "train and val are cross-validated together (without --folds, val is validated)"
+
+
 def check_monitor(config: Config, table: Table) -> None:
     """Raise UsageError if the metric to monitor does not exist."""
     names = [LOSS, *(m.name for m in default_metrics(table.heads, table.y))]

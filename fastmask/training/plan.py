@@ -58,6 +58,7 @@ from fastmask.training.decoding import decode_tables, describe_emptied, find_rea
 from fastmask.training.effective_config import (
     check_monitor,
     check_monitored_labels,
+    describe_split,
     effective_config,
     has_fixed_folds,
     resolve_folds,
@@ -139,7 +140,7 @@ class Plan:
             (
                 f"{count(len(self.table), 'photo')} of {count(persons, 'person')}{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
-                *filter(None, (joined, conflicts)),
+                *filter(None, (describe_split(self.table, self.config), joined, conflicts)),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
                 f"cut to the {self.config.region}, {faces.count_faceless()} without one left whole"

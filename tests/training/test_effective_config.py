@@ -7,7 +7,7 @@ from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.readers import read_csv
 from fastmask.system.errors import UsageError
-from fastmask.training.effective_config import effective_config, resolve_loss
+from fastmask.training.effective_config import describe_split, effective_config, resolve_folds, resolve_loss
 
 
 def effective(table, **settings):
@@ -97,3 +97,16 @@ def test_settings_of_the_focal_loss_are_refused_with_a_custom_loss(setting):
     with pytest.raises(UsageError, match=f"Setting {next(iter(setting))} belongs to the focal loss"):
         resolve_loss(make_config(setting), custom=True)
     assert resolve_loss(make_config(setting), custom=False).loss == "focal"
+
+
+def test_the_split_of_the_data_is_used_unless_folds_are_given(contest):
+    table = read_contest(contest)
+    validated = table.persons == table.persons[0]
+    split = replace(table, frame=table.frame.assign(fold=np.where(validated, 0, -1)))
+    config, folds = resolve_folds(split, make_config())
+    assert (config.folds, folds.tolist()) == (1, split.frame["fold"].tolist())
+    assert describe_split(split, config).startswith("train is trained on and val is validated")
+    config, folds = resolve_folds(split, make_config({"folds": 2}))
+    assert (config.folds, set(folds)) == (2, {0, 1})
+    assert describe_split(split, config).startswith("train and val are cross-validated together")
+    assert describe_split(table, make_config()) == ""
