@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.formats import SUFFIXES
+from fastmask.data.table import SPLITS
 from fastmask.heads import RESERVED
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.text import join_some, shorten
@@ -26,8 +27,8 @@ _FEW_IDS = 5
 # words of a class on average, above which a column is free text
 _FEW_WORDS = 5
 
-# names of columns without their blanks, lines and case, the surest first
-_PHOTO = (
+# names of columns as `plain` writes them; of the columns of photos the surest first
+PHOTO_COLUMNS = (
     *("path", "filepath", "imagepath", "imgpath", "photopath", "image", "img", "photo", "picture"),
     *("imagefile", "imagefilename", "imagename", "imgname", "photoname", "filename", "file"),
     *("imageid", "imgid", "photoid", "idcode", "id"),
@@ -38,21 +39,8 @@ _PERSON = {
 }
 _SPLIT = {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset"}
 _IS_SPLIT = re.compile(r"is(train|valid|val|test)(ing|ation)?(image|photo|set)?")
-_SPLIT_VALUES = {
-    "train",
-    "training",
-    "val",
-    "valid",
-    "validation",
-    "dev",
-    "test",
-    "testing",
-    "eval",
-    "public",
-    "private",
-    "publictest",
-    "privatetest",
-}
+# values of a column of splits, among them those of Kaggle's competitions
+_SPLIT_VALUES = {*SPLITS, "public", "private", "publictest", "privatetest"}
 _DATE = {"date", "datetime", "timestamp", "createdat", "updatedat"}
 _TEXT = {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"}
 _ORIGIN = {"url", "uri", "link", "license", "licence", "author", "credit", "photographer", "copyright"}
@@ -91,10 +79,10 @@ def find_image_column(table: str, frame: pd.DataFrame) -> str:
     found = [column for column in frame.columns if column == "path"] or _called(frame, "path")
     if len(found) != 1:
         found = [column for column in frame.columns if _holds_photos(frame[column])]
-        named = [column for column in found if plain(column) in _PHOTO]
+        named = [column for column in found if plain(column) in PHOTO_COLUMNS]
         found = named if len(named) == 1 else found
     if not found:
-        found = next((called for name in _PHOTO if (called := _called(frame, name))), [])
+        found = next((called for name in PHOTO_COLUMNS if (called := _called(frame, name))), [])
     if len(found) != 1:
         what = f"several columns of photos ({', '.join(found)})" if found else "no column of photos"
         raise UsageError(

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fastmask.config import CONTEST
-from fastmask.data.formats import SUFFIXES, describe_left_out, is_hidden
+from fastmask.data.formats import SUFFIXES, describe_left_out, is_hidden, is_photo
 from fastmask.data.links import leads_outside, link_fault
 from fastmask.data.paths import name_paths
 from fastmask.data.photo import warn_of_others
@@ -119,7 +119,7 @@ def read_contest(
         "data": str(data),
         "age_bounds": tuple(age_bounds),
         "score_age_bounds": tuple(score_age_bounds),
-        "trust_links": None if trust_links is None else str(trust_links),
+        "trust_links": trust_links and str(trust_links),
     }
     return Table(pd.DataFrame(rows, columns=columns), heads, folder / "images", reading=reading, fit=CONTEST)
 
@@ -162,7 +162,7 @@ def _photos_of(
 ) -> dict[str, str]:
     """stem -> file name of the photos in a person's folder; seven without faults. Other files are added to `others`."""
     try:
-        names = sorted(e.name for e in os.scandir(folder) if not is_hidden(Path(e.name)) and not os.path.isdir(e.path))
+        names = sorted(e.name for e in os.scandir(folder) if not is_hidden(e.name) and not os.path.isdir(e.path))
     except OSError as error:
         message = f"{folder} cannot be read ({error.strerror}), but is in {csv}; add it or remove the row."
         is_missing = isinstance(error, FileNotFoundError)
@@ -170,12 +170,12 @@ def _photos_of(
         return {}
     linked = next((name for name in names if leads_outside(folder / name, folder.parent, trust_links)), None)
     if linked is not None:
-        on_fault(link_fault(folder / linked, folder.parent))
+        on_fault(link_fault(folder / linked, folder.parent, trust_links))
         return {}
     photos: dict[str, str] = {}
-    left_out = [folder / name for name in names if not name.lower().endswith(SUFFIXES)]
+    left_out = [folder / name for name in names if not is_photo(name)]
     others += left_out
-    for name in (name for name in names if name.lower().endswith(SUFFIXES)):
+    for name in filter(is_photo, names):
         stem, _ = os.path.splitext(name.lower())
         if stem not in MASK_OF_STEM:
             expected = ", ".join(MASK_OF_STEM)

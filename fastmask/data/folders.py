@@ -8,19 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from fastmask.data.formats import describe_empty, describe_left_out, describe_runs
-from fastmask.data.layout import TRAIN, VALIDATION, Layout, find_layout, loose_photos
+from fastmask.data.formats import describe_empty, describe_left_out, describe_runs, photo_names
+from fastmask.data.layout import Layout, find_layout
 from fastmask.data.links import leads_outside, link_fault
 from fastmask.data.mistaken import class_folders, result_folders
 from fastmask.data.photo import split_files
 from fastmask.data.spellings import group_spellings, is_unknown
-from fastmask.data.table import FOLD, NO_PERSONS, TRAIN_ONLY, OnFault, Table, raise_fault
+from fastmask.data.table import FOLD, NO_PERSONS, TRAIN_ONLY, VALIDATED, OnFault, Table, raise_fault
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
 from fastmask.system.text import count, join_some
 
-# the folds of a fixed split
-_FOLD_OF = {TRAIN: TRAIN_ONLY, VALIDATION: 0}
 # with so many folders, so few photos in each are those of a person or an object
 _MANY_FOLDERS, _FEW_PHOTOS = 20, 10
 # the photos, or the other files, of each folder of a class
@@ -49,7 +47,7 @@ def read_folders(
     for sentence in _describe(folder, layout, photos, others):
         warnings.warn(sentence, FastmaskWarning, stacklevel=2)
     frame = _make_frame(folder, layout, photos, head)
-    reading = {"data": str(folder), "trust_links": None if trust_links is None else str(trust_links)}
+    reading = {"data": str(folder), "trust_links": trust_links and str(trust_links)}
     # without those that have no photos, if that is no error
     classes = [name for name in layout.classes() if name in set(frame[head])]
     return Table(frame, Heads([Head(head, tuple(classes if len(classes) > 1 else layout.classes()))]), folder, reading)
@@ -58,19 +56,19 @@ def read_folders(
 def _make_frame(folder: Path, layout: Layout, photos: Photos, head: str) -> pd.DataFrame:
     """The frame of a table, with the column FOLD where there is a validation split."""
     rows = [
-        (photo.relative_to(folder).as_posix(), place.name, _FOLD_OF[layout.places[place]])
+        (photo.relative_to(folder).as_posix(), place.name, layout.places[place])
         for place, each in photos.items()
         for photo in each
     ]
     frame = pd.DataFrame(rows, columns=["path", head, FOLD])
     frame = frame.assign(person=frame["path"], source=folder.name)
-    return frame if layout.classes(VALIDATION) else frame.drop(columns=FOLD)
+    return frame if layout.classes(VALIDATED) else frame.drop(columns=FOLD)
 
 
 def _check_photos(photos: Photos, others: Photos, on_fault: OnFault) -> None:
     """Report loose photos and classes without photos."""
     for part in dict.fromkeys(place.parent for place in photos):
-        for name in loose_photos(part)[:1]:
+        for name in photo_names(part)[:1]:
             on_fault(DataError(f"{part / name} is not in the folder of a class; move it into one, or away."))
     filled = {place.name for place, each in photos.items() if each}
     for place in photos:
@@ -106,7 +104,7 @@ def _describe_splits(folder: Path, layout: Layout) -> Iterator[str]:
     """What the splits are used for, and the classes that only one of them has."""
     if layout.left_out:
         yield f"In {folder} these are left out, neither trained on nor validated: {join_some(layout.left_out)}."
-    trained, validated = layout.classes(TRAIN), layout.classes(VALIDATION)
+    trained, validated = layout.classes(TRAIN_ONLY), layout.classes(VALIDATED)
     if not validated:
         return
     unseen, unscored = sorted({*validated} - {*trained}), sorted({*trained} - {*validated})
@@ -128,7 +126,7 @@ def _describe_alike(folder: Path, names: Sequence[str]) -> Iterator[str]:
 def _describe_nested(names: Sequence[str], photos: Photos) -> Iterator[str]:
     """Folders inside each class that may be the classes."""
     inner = {place: class_folders(place) for place in photos}
-    if all(len(inside) > 1 and not loose_photos(place) for place, inside in inner.items()):
+    if all(len(inside) > 1 and not photo_names(place) for place, inside in inner.items()):
         place, inside = next(iter(inner.items()))
         yield (
             f"The classes are the upper folders, {join_some(names)}, and not those inside, such as {inside[0]} in "

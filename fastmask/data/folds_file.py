@@ -9,23 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fastmask.data.columns import PHOTO_COLUMNS, plain
 from fastmask.data.folds import check_persons_whole
 from fastmask.data.paths import name_paths
-from fastmask.data.table import FOLD, LEFT_OUT, TRAIN_ONLY, Table
+from fastmask.data.table import FOLD, LEFT_OUT, SPLITS, TRAIN_ONLY, VALIDATED, Table
 from fastmask.system.errors import DataError, FastmaskWarning, cell_error
 from fastmask.system.files import read_strings
 from fastmask.system.text import count, join_some
 
-# the words of a fixed split, and its fold
-SPLITS = {
-    **dict.fromkeys(("train", "training"), TRAIN_ONLY),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), 0),
-    **dict.fromkeys(("test", "testing"), LEFT_OUT),
-}
 # the names that a column of folds has in other tools; the last is fastai's, with True for a validation photo
-_FOLD_COLUMNS = (FOLD, "folds", "kfold", "split", "is_valid")
-_FLAGS = {**dict.fromkeys(("true", "1", "1.0"), 0), **dict.fromkeys(("false", "0", "0.0"), TRAIN_ONLY)}
-_PHOTO_COLUMNS = ("path", "image_path", "image", "image_id", "file", "file_name", "filename", "photo", "img", "id")
+_FOLD_COLUMNS = (FOLD, "folds", "kfold", "split", "isvalid")
+_FLAGS = {**dict.fromkeys(("true", "1", "1.0"), VALIDATED), **dict.fromkeys(("false", "0", "0.0"), TRAIN_ONLY)}
 # next to a run's folds.csv
 _SKIPPED = "skipped.csv"
 _EXPECTED = "a whole number from 0, -1 for a photo to train on only, or train, val or test"
@@ -53,9 +47,9 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
 
 
 def _find_column(file: Path, frame: pd.DataFrame, names: tuple[str, ...]) -> str:
-    """The first of the names that a CSV has as a column, in any case."""
-    there = {str(column).lower(): str(column) for column in reversed(frame.columns)}
-    found = next((there[name] for name in names if name in there), None)
+    """The first of the names that a CSV has as a column, see `plain`."""
+    there = {plain(column): column for column in reversed(frame.columns)}
+    found = next((there[name] for name in names if name and name in there), None)
     if found is None:
         raise DataError(f"{file} has no column {names[0]!r}; found {join_some(list(frame.columns), 30)}.")
     return found
@@ -63,7 +57,7 @@ def _find_column(file: Path, frame: pd.DataFrame, names: tuple[str, ...]) -> str
 
 def _read_fold_cells(file: Path, cells: pd.Series) -> pd.Series:
     """The folds of the cells of a column, from 0; raises DataError for an invalid one, and for words beside numbers."""
-    words = _FLAGS if str(cells.name).lower() == "is_valid" else SPLITS
+    words = _FLAGS if plain(str(cells.name)) == "isvalid" else SPLITS
     is_word = cells.str.lower().isin(words)
     is_number = cells.str.fullmatch(r"-1(\.0*)?|[0-9]{1,4}(\.0*)?") & (words is SPLITS)
     invalid = ~is_word & ~is_number
@@ -73,7 +67,7 @@ def _read_fold_cells(file: Path, cells: pd.Series) -> pd.Series:
     folds = cells.where(is_word, "0").str.lower().map(words).where(is_word, cells.where(~is_word, "0").astype(float))
     folds = folds.astype(np.int64)
     numbered = folds[~is_word & (folds >= 0)]
-    if len(numbered) and (folds[is_word] == 0).any():
+    if len(numbered) and (folds[is_word] == VALIDATED).any():
         raise DataError(f"{file} has both numbers and words of a validation split as folds; use one of the two.")
     if not len(numbered) or numbered.min() != 1:
         return folds
@@ -129,13 +123,10 @@ def _read_skipped(file: Path) -> list[str]:
 def _find_key(table: Table, file: Path, frame: pd.DataFrame) -> tuple[str, Callable[[str], np.ndarray]]:
     """The column of photos or of persons, and a function of a cell that finds the rows of the table."""
     of_person = {name: np.asarray(rows) for name, rows in table.frame.groupby("person").indices.items()}
-    given = {name: str(table.reading.get(f"{name}_column") or "").lower() for name in ("image", "group")}
-    columns = {str(column).lower() for column in frame.columns}
-    photo_columns = tuple(filter(None, (_PHOTO_COLUMNS[0], given["image"], *_PHOTO_COLUMNS[1:])))
-    none = np.empty(0, np.int64)
-    if not columns & set(photo_columns):
-        person_columns = tuple(filter(None, ("person", given["group"])))
-        return _find_column(file, frame, person_columns), lambda name: of_person.get(name, none)
+    image, group = (plain(table.reading.get(f"{name}_column") or "") for name in ("image", "group"))
+    photo_columns, none = ("path", image, *PHOTO_COLUMNS), np.empty(0, np.int64)
+    if not set(map(plain, frame.columns)) & set(filter(None, photo_columns)):
+        return _find_column(file, frame, ("person", group)), lambda name: of_person.get(name, none)
     column = _find_column(file, frame, photo_columns)
     names = name_paths(frame[column], table.frame["path"], table.root)
     of_photo = {path: np.array([row]) for row, path in enumerate(table.frame["path"])}

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from PIL import features
 
@@ -49,8 +49,8 @@ _OTHERS = (
     (b"\0\5\x16\7", "macOS's notes about another file", "delete it"),
     (b"\x93numpy", "a NumPy array", "save it as PNG"),
 )
-# of operating systems and network drives, in lower case
-_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+# of operating systems, network drives and Python, in lower case
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__", "@eadir")
 # the files of every run
 _RUN = ("heads.json", "config.yaml")
 
@@ -70,9 +70,19 @@ SUFFIXES = tuple(suffix for name in READABLE for suffix in FORMATS[name])
 ENDINGS = ", ".join(FORMATS[name][0] for name in READABLE)
 
 
-def is_hidden(path: PurePath) -> bool:
-    """Whether a path, relative to the folder that is searched, is hidden or of the operating system."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM for part in path.parts)
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden or of the operating system, by its name."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file is a photo, by its name; hidden ones are not."""
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
+
+
+def photo_names(folder: Path) -> list[str]:
+    """The names of the photos in a folder, without those in folders inside it, sorted."""
+    return sorted(filter(is_photo, os.listdir(folder)))
 
 
 def is_run(folder: Path) -> bool:
@@ -85,26 +95,26 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
     A run inside the folder is one of the others, without its files. Links to folders outside are followed.
     """
-    shown = (p for p in _walk(folder, []) if not is_hidden(p.relative_to(folder)))
+    found = list(_walk(folder, []))
+    runs = {path.parent for path in found if path.name == _RUN[0] and is_run(path.parent)} - {folder}
+    found = [path for path in found if runs.isdisjoint(path.parents)] if runs else found
+    photos = [path for path in found if is_photo(path.name)]
+    others = [*(path for path in found if not is_photo(path.name)), *runs]
     # paths of Windows compare without case, and the order must be the same everywhere
-    found = sorted(shown, key=lambda path: path.parts)
-    runs = {p.parent for p in found if p.name == _RUN[0] and is_run(p.parent)} - {folder}
-    found = [p for p in found if runs.isdisjoint(p.parents)] if runs else found
-    photos = [p for p in found if p.suffix.lower() in SUFFIXES]
-    return photos, sorted({p for p in found if p.suffix.lower() not in SUFFIXES} | runs, key=lambda path: path.parts)
+    return sorted(photos, key=lambda path: path.parts), sorted(others, key=lambda path: path.parts)
 
 
 def _walk(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
     """The files in a folder and the folders inside it; `above` are the real places of the links that led to it."""
     reached = [*above, Path(os.path.realpath(folder))]
-    for path in folder.rglob("*"):
-        if not path.is_dir():
-            yield path
-        elif path.is_symlink() and not is_hidden(Path(path.name)):
-            target = Path(os.path.realpath(path))
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from (Path(place, name) for name in files if not is_hidden(name))
+        for link in (path for name in folders if (path := Path(place, name)).is_symlink()):
+            target = Path(os.path.realpath(link))
             # a link into a folder that is listed anyway, or to one that contains it, would list photos again
-            if not any(target.is_relative_to(place) or place.is_relative_to(target) for place in reached):
-                yield from _walk(path, reached)
+            if not any(target.is_relative_to(root) or root.is_relative_to(target) for root in reached):
+                yield from _walk(link, reached)
 
 
 def describe_runs(runs: Iterable[object]) -> str:

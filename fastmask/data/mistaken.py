@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from fastmask.data.contest import CONTEST_COLUMNS, MASK_OF_STEM, PERSON_FOLDER, is_contest, read_header
-from fastmask.data.formats import SUFFIXES, is_run
+from fastmask.data.formats import SUFFIXES, is_hidden, is_run, photo_names
 from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
 from fastmask.system.terminal import quote
@@ -34,21 +34,16 @@ def result_folders(folder: Path) -> list[str]:
 
 
 def _shown_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    # a link to itself, which `DirEntry.is_dir` raises for, is not a folder
-    return sorted(e.name for e in os.scandir(folder) if os.path.isdir(e.path) and not e.name.startswith((".", "__")))
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name for name in names if not is_hidden(name) and os.path.isdir(folder / name))
 
 
 def _holds_results(folder: Path) -> bool:
     """Whether a folder is a run, or holds runs and no photos."""
     if is_run(folder):
         return True
-    inside = [e for e in os.scandir(folder) if e.name[0] != "."]
-    if any(e.name.lower().endswith(SUFFIXES) for e in inside):
-        return False
-    folders = [Path(e.path) for e in inside if e.is_dir(follow_symlinks=False)]
-    return bool(folders) and all(map(_holds_results, folders))
+    folders = [folder / name for name in _shown_folders(folder) if not (folder / name).is_symlink()]
+    return bool(folders) and not photo_names(folder) and all(map(_holds_results, folders))
 
 
 def check_kind(data: str) -> None:
@@ -102,8 +97,7 @@ def are_persons(folder: Path, names: list[str]) -> bool:
 
 
 def _holds_seven(folder: Path) -> bool:
-    stems = {Path(e.name).stem for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES) and e.name[0] != "."}
-    return set(MASK_OF_STEM) <= stems
+    return set(MASK_OF_STEM) <= {Path(name).stem for name in photo_names(folder)}
 
 
 def _check_above(folder: Path) -> None:

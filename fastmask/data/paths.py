@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from pathlib import Path
 
-from fastmask.data.formats import SUFFIXES
+from fastmask.data.formats import SUFFIXES, list_files
 from fastmask.data.links import describe_broken, leads_outside
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
 from fastmask.system.files import stays_below
@@ -127,7 +127,8 @@ def _find_exact(cell: str, folder: Path, option: str) -> str | DataError | None:
 def _find_otherwise(
     cells: Sequence[str], total: int, folder: Path, where: str, option: str, anywhere: bool
 ) -> dict[str, str | DataError]:
-    paths = _list_files(folder)
+    photos, others = list_files(folder)
+    paths = [path.relative_to(folder).as_posix() for path in (*photos, *others)]
     matches = match_paths(cells, paths, folder, anywhere)
     lost = sum(not each for each in matches.values())
     nearest = _Nearest(paths)
@@ -172,16 +173,6 @@ def _check_link(path: str | DataError, folder: Path, option: str, trust_links: s
     if not isinstance(path, str) or not leads_outside(folder / path, folder, trust_links):
         return path
     return DataError(f"{folder / path} is a link out of {folder}; name the folder with {option} to allow that.")
-
-
-def _list_files(folder: Path) -> list[str]:
-    """The files in a folder and those inside it, relative to it, without hidden ones."""
-    paths = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        inside = Path(place).relative_to(folder)
-        paths += [(inside / name).as_posix() for name in sorted(files) if not name.startswith(".")]
-    return paths
 
 
 def _key(text: str) -> str:

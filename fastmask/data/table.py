@@ -28,10 +28,14 @@ NO_PERSONS = (
 )
 # the column of the fold that validates each photo, where the data itself has a fixed split
 FOLD = "fold"
-# the fold of a photo that is trained on and never validated, as in scikit-learn's PredefinedSplit
-TRAIN_ONLY = -1
-# and of one that is neither
-LEFT_OUT = -2
+# the folds of a fixed split, as in scikit-learn's PredefinedSplit; a photo that is left out is in none of them
+VALIDATED, TRAIN_ONLY, LEFT_OUT = 0, -1, -2
+# the words of a fixed split in the files and folders of other tools
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trainval"), TRAIN_ONLY),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), VALIDATED),
+    **dict.fromkeys(("test", "testing", "pred", "prediction"), LEFT_OUT),
+}
 OnFault = Callable[[DataError], None]
 # classes of a distribution over a number
 _MOST_NUMBERS = 300

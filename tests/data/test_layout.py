@@ -2,8 +2,11 @@
 
 import pytest
 
-from fastmask.data.layout import find_layout, split_of
+from fastmask.data.layout import find_layout, fold_of
+from fastmask.data.table import LEFT_OUT, TRAIN_ONLY, VALIDATED
 from fastmask.system.errors import UsageError
+
+SPLIT_OF = {TRAIN_ONLY: "train", VALIDATED: "val"}
 
 
 def make(root, *photos):
@@ -19,7 +22,8 @@ def make(root, *photos):
 def read(root, *photos):
     """The folders of the layout with their splits, and those that are left out."""
     layout = find_layout(make(root, *photos))
-    return {place.relative_to(root).as_posix(): split for place, split in layout.places.items()}, [*layout.left_out]
+    places = {place.relative_to(root).as_posix(): SPLIT_OF[fold] for place, fold in layout.places.items()}
+    return places, [*layout.left_out]
 
 
 CLASSES = {
@@ -62,26 +66,26 @@ def test_splits_hold_the_classes(train, val, tmp_path):
 
 
 TRAINED = {"train/cat": "train", "train/dog": "train"}
-VALIDATED = {"val/cat": "val", "val/dog": "val"}
-LEFT_OUT = {
+BOTH_SPLITS = {**TRAINED, "val/cat": "val", "val/dog": "val"}
+OTHERS = {
     "train only": ([], TRAINED, []),
     "a validation split without photos": (["val/cat/", "val/dog/"], TRAINED, ["val"]),
     "a test split": (["test/cat/1.jpg", "test/dog/1.jpg"], TRAINED, ["test"]),
     "photos without labels": (["test/1.jpg"], TRAINED, ["test"]),
     "a validation split without labels": (["val/1.jpg"], TRAINED, ["val"]),
-    "all three": ([f"{s}/{p}" for s in ("val", "test") for p in BOTH], TRAINED | VALIDATED, ["test"]),
+    "all three": ([f"{s}/{p}" for s in ("val", "test") for p in BOTH], BOTH_SPLITS, ["test"]),
     "other folders without photos": (["docs/readme.txt"], TRAINED, ["docs"]),
     "other folders with photos": (
         [*(f"val/{p}" for p in BOTH), "unlabelled/1.jpg"],
-        TRAINED | VALIDATED,
+        BOTH_SPLITS,
         ["unlabelled"],
     ),
 }
 
 
-@pytest.mark.parametrize("name", LEFT_OUT)
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_test_split_and_what_has_no_classes_is_left_out(name, tmp_path):
-    photos, places, left_out = LEFT_OUT[name]
+    photos, places, left_out = OTHERS[name]
     assert read(tmp_path, *(f"train/{photo}" for photo in BOTH), *photos) == (places, left_out)
 
 
@@ -114,7 +118,7 @@ REFUSED = {
         r"cat holds test, train, which are splits; expected the splits above the classes, as in .*/train/cat",
     ),
     "one class": (["cat/1.jpg"], r"holds 1 folder; expected two or more, one per class"),
-    "photos alone": (["1.jpg", "2.jpg"], r"holds photos, but no folder per class"),
+    "photos alone": (["1.jpg", "2.jpg"], r"holds no folder per class; expected .*/CLASS with photos inside, a CSV"),
     "a CSV": (["1.jpg", "my.csv"], r"If my.csv has the labels, give .*/my.csv in its place"),
     "a CSV beside images": (["images/1.jpg", "a.csv", "labels.csv"], r"1 folder; .* give .*/labels.csv in its place"),
     "a CSV beside splits": (["train/1.jpg", "test/1.jpg", "train.csv"], r"not classes; .* give .*/train.csv in its pl"),
@@ -129,7 +133,7 @@ REFUSED = {
         r"give .*/data in its place",
     ),
     "an archive": (["pets.zip"], r"unpack .*/pets.zip first"),
-    "nothing": ([], r"is not a contest folder"),
+    "nothing": ([], r"holds no folder per class; expected .*, or a contest folder with train.csv\.$"),
 }
 
 
@@ -140,13 +144,13 @@ def test_a_folder_without_a_folder_per_class_is_refused_with_what_to_give(name, 
         read(tmp_path, *photos)
 
 
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="nowhere is not a folder; expected one that holds a folder per class"):
+        find_layout(tmp_path / "nowhere")
+
+
 def test_names_of_splits():
-    assert [split_of(name) for name in ("Train", "val2017", "test-images", "seg_pred")] == [
-        "train",
-        "val",
-        "test",
-        "test",
+    assert [fold_of(name) for name in ("Train", "val2017", "test-images", "seg_pred")] == [
+        *(TRAIN_ONLY, VALIDATED, LEFT_OUT, LEFT_OUT)
     ]
-    assert {split_of(name) for name in ("trains", "trainee", "training ground", "images", "cat", "train_val", "1")} == {
-        None
-    }
+    assert {*map(fold_of, ("trains", "trainee", "training ground", "images", "cat", "train_val", "1"))} == {None}

@@ -168,6 +168,17 @@ def test_the_contest_s_photos_may_be_in_a_trusted_store(contest_copy, tmp_path):
     assert read_data(make_config(table.reading)).frame.equals(whole)
 
 
+def test_a_contest_photo_that_leaves_the_trusted_folder_is_named(contest_copy, tmp_path):
+    images = contest_copy / "train" / "images"
+    person = sorted(images.iterdir())[0]
+    (tmp_path / "store").mkdir()
+    person.symlink_to(person.rename(tmp_path / "store" / person.name))
+    photo = sorted(person.glob("mask1.*"))[0]
+    photo.symlink_to(photo.rename(tmp_path / "private.jpg"))
+    with pytest.raises(DataError, match=f"^{photo} is a link out of {images}, to {tmp_path}/private.jpg"):
+        read_contest(contest_copy, trust_links=tmp_path / "store")
+
+
 def test_the_folder_of_a_class_may_be_a_link(pets, tmp_path):
     (tmp_path / "else").mkdir()
     (pets / "dog").symlink_to((pets / "dog").rename(tmp_path / "else" / "dogs"))
