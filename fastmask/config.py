@@ -602,6 +602,15 @@ def read_recipe(name: str) -> dict[str, Any]:
     return read_settings(Path(str(files("fastmask.recipes").joinpath(f"{name}.yaml"))))
 
 
+def recipe_of(config: Config, name: str) -> str:
+    """` of recipe NAME`, to follow a setting in a message, if a recipe sets it to the same value; else ""."""
+    for recipe in list_recipes():
+        settings = read_recipe(recipe)
+        if name in settings and getattr(make_config(settings), name) == getattr(config, name):
+            return f" of recipe {recipe}"
+    return ""
+
+
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; raises UsageError where it is missing or not a mapping."""
     texts = [spelled for name in Config.texts() for spelled in (name, name.replace("_", "-"))]

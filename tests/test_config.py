@@ -15,6 +15,7 @@ from fastmask.config import (
     read_class_weights,
     read_recipe,
     read_settings,
+    recipe_of,
     spell_option,
 )
 from fastmask.system.errors import UsageError
@@ -386,3 +387,10 @@ def test_a_settings_file_of_windows(encoding, tmp_path):
     (tmp_path / "c.yaml").write_bytes("data: größe".encode("latin-1"))
     with pytest.raises(UsageError, match="it is not text in UTF-8; save it as such"):
         read_settings(tmp_path / "c.yaml")
+
+
+def test_a_setting_is_of_a_recipe_that_has_the_same_value():
+    assert recipe_of(make_config(read_recipe("report"), {"epochs": 3}), "age_bounds") == " of recipe report"
+    assert recipe_of(make_config(read_recipe("report"), {"age_bounds": [30, 57]}), "age_bounds") == ""
+    assert recipe_of(make_config(read_recipe("winner")), "boxes") == " of recipe winner"
+    assert recipe_of(make_config({"boxes": "mine.csv"}), "boxes") == ""

@@ -12,7 +12,7 @@ from fastmask.data.table import FOLD, SAME_AS, TRAIN_ONLY, Table
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.scoring import target_of
 from fastmask.system.errors import FastmaskWarning, UsageError
-from fastmask.system.text import join_some
+from fastmask.system.text import count, join_some
 
 LEAK_WARNING = (
     "--group none puts photos of one person on both sides of a split, so the network is scored on faces, clothes and "
@@ -39,7 +39,7 @@ def assign_folds(
     grouped = group == "person"
     units = table.groups if grouped else np.arange(len(table))
     shared = ", counting those who share identical photos as one" if SAME_AS in table.frame else ""
-    _check_count(k, len(set(units)), f"persons{shared}" if grouped else "photos")
+    _check_count(k, len(set(units)), unit_of(table) if grouped else "photo", shared if grouped else "")
     labels = target_of(table.heads, table.train_y, stratify)
     _warn_of_rare(table, labels, units, k, stratify)
     if not grouped:
@@ -110,11 +110,17 @@ def person_parts(folds: np.ndarray, persons: np.ndarray) -> np.ndarray:
     return parts
 
 
-def _check_count(k: int, units: int, what: str) -> None:
+def unit_of(table: Table) -> str:
+    """What folds keep whole, for messages: `person`, or `photo` where each photo counts as a different person."""
+    return "photo" if (table.frame["person"] == table.frame["path"]).all() else "person"
+
+
+def _check_count(k: int, units: int, unit: str, shared: str) -> None:
     if k < 2:
         raise UsageError(f"--folds is {k}; expected 2 or more.")
     if k > units:
-        raise UsageError(f"--folds is {k}, but there are only {units} {what}; take at most {units}.")
+        are = "is" if units == 1 else "are"
+        raise UsageError(f"--folds is {k}, but there {are} only {count(units, unit)}{shared}; take at most {units}.")
 
 
 def count_units(labels: np.ndarray, units: np.ndarray) -> pd.Series:
@@ -126,15 +132,15 @@ def count_units(labels: np.ndarray, units: np.ndarray) -> pd.Series:
 def _warn_of_rare(table: Table, labels: np.ndarray, units: np.ndarray, k: int, stratify: str) -> None:
     counts = count_units(labels, units)
     rare = [
-        (table.heads.joint_name(label) if stratify == JOINT else table.heads[stratify].decode(label), count)
-        for label, count in counts[counts < k].items()
+        (table.heads.joint_name(label) if stratify == JOINT else table.heads[stratify].decode(label), number)
+        for label, number in counts[counts < k].items()
     ]
     if not rare:
         return
-    shown = join_some([f"{name!r} ({count})" for name, count in rare])
+    shown = join_some([f"{name!r} ({number})" for name, number in rare])
     warnings.warn(
-        f"Classes with fewer persons than the {k} folds: {shown}. Some folds validate none of them, and their F1 "
-        "will be noisy.",
+        f"Classes with fewer {unit_of(table)}s than the {k} folds: {shown}. Some folds validate none of them, and "
+        "their F1 will be noisy.",
         FastmaskWarning,
         stacklevel=3,
     )

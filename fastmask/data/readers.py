@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fastmask.config import Config, make_config
+from fastmask.config import Config, make_config, recipe_of
 from fastmask.data.columns import find_image_column, find_person_column, suggest_person_column
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes
@@ -274,8 +274,10 @@ def _check_unset(config: Config, settings: Sequence[str], why: str) -> None:
     given = [s for s in settings if s in config.model_fields_set and config.is_set(s)]
     if given:
         # the setting of a recipe cannot be left out, only reset
+        recipe = recipe_of(config, given[0])
         back = " ".join(f"{bound:g}" for bound in config.default(given[0]) or ())
-        raise UsageError(f"Setting {given[0]} goes with {why}; leave it out{f', or set it to {back}' if back else ''}.")
+        mend = f"leave {'the recipe' if recipe else 'it'} out{f', or set it to {back}' if back else ''}"
+        raise UsageError(f"Setting {given[0]}{recipe} goes with {why}; {mend}.")
 
 
 def _is_contest_csv(file: Path) -> bool:

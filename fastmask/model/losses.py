@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastmask.heads import Head, Heads
 from fastmask.labels import join_parts, soft_labels
 from fastmask.system.errors import UsageError
+from fastmask.system.text import join_some
 
 
 def smooth_labels(labels: Tensor, share: float) -> Tensor:
@@ -133,7 +134,8 @@ class ClassLoss(HeadLoss):
     ) -> None:
         super().__init__()
         if alpha is not None and len(alpha) != len(head.classes):
-            raise UsageError(f"alpha of head {head.name} has {len(alpha)} numbers for {len(head.classes)} classes.")
+            classes = f"{len(head.classes)} classes ({join_some(head.classes)})"
+            raise UsageError(f"alpha (--class-weight) of head {head.name} has {len(alpha)} numbers for {classes}.")
         self.gamma, self.label_smoothing, self.f1_share = gamma, label_smoothing, f1_share
         self.temperature = temperature
         self.register_buffer("alpha", None if alpha is None else torch.tensor(alpha, dtype=torch.float32))

@@ -21,7 +21,7 @@ import pandas as pd
 from fastmask.config import Config
 from fastmask.data.augment import Augment, build_augmentations, check_fit
 from fastmask.data.contest import PERSON_FOLDER
-from fastmask.data.folds import assign_folds, count_units, fixed_folds
+from fastmask.data.folds import assign_folds, count_units, fixed_folds, unit_of
 from fastmask.data.folds_file import read_folds
 from fastmask.data.groups import describe_separated, find_trained_copies, join_identical
 from fastmask.data.photo import decode_named, has_more_pages, map_in_threads, read_bytes, read_photo
@@ -305,9 +305,7 @@ def _format_size(size: Size) -> str:
 def _find_tiny(table: Table, sizes: Mapping[int, Size], reported: set[str]) -> Iterator[Finding]:
     for row, size in sizes.items():
         if min(size) < TINY and table.frame["path"].iat[row] not in reported:
-            detail = (
-                f"The photo is {_format_size(size)}, too small to show a face; find the original or remove its row."
-            )
+            detail = f"The photo is {_format_size(size)}, too small to show much; find the original or remove its row."
             yield _photo_finding(table, row, WARNING, "tiny", detail)
 
 
@@ -453,6 +451,7 @@ def _find_separated(table: Table, assigned: np.ndarray, files: Sequence[str | No
 def _check_classes(table: Table, folds: int, stratify: str) -> Iterator[Finding]:
     """Classes with fewer persons than folds, and heads without two classes."""
     y = table.train_y
+    unit = unit_of(table)
     for column, head in enumerate(table.heads):
         persons = count_units(y[:, column], table.persons).to_dict()
         if len(persons) < 2:
@@ -460,18 +459,19 @@ def _check_classes(table: Table, folds: int, stratify: str) -> Iterator[Finding]
             yield Finding(WARNING, "nothing to learn", f"Head {head.name!r} has {only}; add labels or leave it out.")
             continue
         for code, name in enumerate(head.classes):
-            yield from _find_rare(f"{head.name} {name!r}", persons.get(code, 0), folds)
+            yield from _find_rare(f"Class {name!r} of {head.name}", persons.get(code, 0), unit, folds)
     if stratify == JOINT and len(table.heads) > 1:
         for code, n in count_units(table.heads.joint(y), table.persons).items():
-            yield from _find_rare(f"joint {table.heads.joint_name(code)!r}", n, folds)
+            yield from _find_rare(f"Joint class {table.heads.joint_name(code)!r}", n, unit, folds)
 
 
-def _find_rare(name: str, persons: int, folds: int) -> Iterator[Finding]:
-    if persons == 0:
-        yield Finding(WARNING, "empty class", f"Class {name} has no photo; it can be neither learnt nor scored.")
-    elif persons < folds:
-        detail = f"Class {name} has {count(persons, 'person')} for {folds} folds, so some cannot validate it; "
-        yield Finding(WARNING, "rare class", f"{detail}add persons or take fewer folds.")
+def _find_rare(name: str, number: int, unit: str, folds: int) -> Iterator[Finding]:
+    """A finding for a class with fewer persons (or photos, the `unit`) than folds."""
+    if number == 0:
+        yield Finding(WARNING, "empty class", f"{name} has no photo; it can be neither learnt nor scored.")
+    elif number < folds:
+        detail = f"{name} has {count(number, unit)} for {folds} folds, so some cannot validate it; "
+        yield Finding(WARNING, "rare class", f"{detail}add {unit}s or take fewer folds.")
 
 
 def _find_contradicting_labels(table: Table) -> Iterator[Finding]:

@@ -67,7 +67,8 @@ def class_row(head: Head, given: Sequence[float] | Mapping[str, float] | None) -
     unknown = next((name for name in given if name not in head.classes), None)
     if unknown is not None:
         raise UsageError(
-            f"alpha of head {head.name} has the class {unknown!r}; expected some of {', '.join(head.classes)}."
+            f"alpha (--class-weight) of head {head.name} has the class {unknown!r}; expected some of "
+            f"{', '.join(head.classes)}."
         )
     return [given.get(name, 1.0) for name in head.classes]
 

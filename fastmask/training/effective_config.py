@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.config import CONTEST, REPORT_CROP, Config, Kind, make_config
+from fastmask.config import CONTEST, REPORT_CROP, Config, Kind, make_config, recipe_of
 from fastmask.data.folds import assign_folds, fixed_folds
 from fastmask.data.folds_file import read_folds
 from fastmask.data.pipelines import pick_fit
@@ -73,6 +73,11 @@ def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
         return config.model_copy(update={"folds": count}), folds
     split = fixed_folds(table) if has_fixed_folds(table, config) else None
     if split is None:
+        if config.stratify not in (JOINT, *table.heads.names):
+            raise UsageError(
+                f"Setting stratify{recipe_of(config, 'stratify')} names the head {config.stratify}, and the heads are "
+                f"{', '.join(table.heads.names)}; set it to one of these, or to joint for all of them."
+            )
         return config, assign_folds(table, config.folds, config.stratify, config.group, config.seed)
     return config.model_copy(update={"folds": int(split.max()) + 1}), split
 

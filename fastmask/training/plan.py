@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,9 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import nn
 
-from fastmask.config import Config
+from fastmask.config import Config, recipe_of
 from fastmask.data.augment import build_augmentations
+from fastmask.data.boxes import BOX
 from fastmask.data.cache import PhotoMap, digest_photos
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.groups import (
@@ -45,6 +47,7 @@ from fastmask.run.directory import RunDirectory
 from fastmask.run.environment import describe_environment, qualified_name
 from fastmask.run.lineage import Lineage, check_no_leak, digest_weights, is_chosen, lineage_of, weights_file
 from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.terminal import quote
 from fastmask.system.text import count, join_some
 from fastmask.training.build import (
     apply_head_weights,
@@ -473,8 +476,18 @@ def _configure_table(table: Table, config: Config) -> Table:
     if config.order is not None:
         table = table.with_number(config.order, config.order_spread)
     if config.boxes is not None:
+        _check_boxes(config, config.boxes)
         table = table.cut_to_faces(config.boxes, make_framing(config))
     return replace(table, heads=apply_head_weights(table.heads, config))
+
+
+def _check_boxes(config: Config, boxes: str) -> None:
+    if not Path(boxes).is_file():
+        raise UsageError(
+            f"Setting boxes{recipe_of(config, 'boxes')}: {boxes} is not a file; expected a CSV with the columns "
+            f"path, {', '.join(BOX)}, as fastmask faces {quote(config.data)} --out {quote(boxes)} writes it. Whole "
+            "photos are trained on with --set boxes=null."
+        )
 
 
 def _describe_start(plan: Plan, network: MultiHeadNet, validation: Validation) -> dict[str, Any]:

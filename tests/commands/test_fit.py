@@ -180,7 +180,7 @@ def test_printed_settings_read_back_as_the_same(words: str, fastmask: Command, w
         (["--pseudo", "nowhere"], ["nowhere", "pseudo.json", "fastmask pseudo"]),
         (["--extra", "nowhere.csv"], ["nowhere.csv"]),
         (["--half-cutmix", 0.5, "--half-partner", "old"], ["joint class 'old'", "same, any"]),
-        (["--set", "alpha={age: {old: 4}}"], ["alpha of head age", "'old'", "60+"]),
+        (["--set", "alpha={age: {old: 4}}"], ["--class-weight) of head age", "'old'", "60+"]),
         (["--set", "alpha.hair=[1, 1]"], ["hair", "mask, gender, age"]),
         (["--set", "alpha.age=[1, 1]"], ["age", "3"]),
         (["--set", "head_weights.hair=1"], ["hair", "mask, gender, age"]),

@@ -222,7 +222,14 @@ def test_data_of_any_kind(folders, photos, contest, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"data": "my.csv", "age_bounds": [30, 58]}, "age_bounds goes with the contest's folder, not with a CSV"),
+        (
+            {"data": "my.csv", "age_bounds": [30, 57]},
+            "age_bounds goes with the contest's folder, not with a CSV; leave it out, or set it to 30 60",
+        ),
+        (
+            {"data": "my.csv", "age_bounds": [30, 58]},
+            "age_bounds of recipe report goes with .*; leave the recipe out, or set it to 30 60",
+        ),
         ({"data": "contest", "heads": ["age"]}, "heads goes with a CSV, and --data is contest"),
         ({"data": "contest", "group_column": "id"}, "group_column goes with a CSV"),
         ({"data": "nowhere"}, "nowhere is not a contest folder"),

@@ -126,7 +126,7 @@ def test_invalid_arguments_are_refused():
         FocalLoss(HEADS, gamma=-1)
     with pytest.raises(UsageError, match="temperature is 0"):
         FocalLoss(HEADS, temperature=0)
-    with pytest.raises(UsageError, match="alpha of head age has 2 numbers for 3 classes"):
+    with pytest.raises(UsageError, match="of head age has 2 numbers for 3 classes"):
         FocalLoss(HEADS, alpha=[None, None, [1.0, 2.0]])
 
 

@@ -196,7 +196,7 @@ def test_too_few_persons_are_counted_without_those_who_share_files(table, photos
     assert not [f for f in found(few) if f.kind == "too few persons"]
     shutil.copy(photos[6], photos[13])
     (finding,) = [f for f in found(few) if f.kind == "too few persons"]
-    assert "there are only 1 persons" in finding.detail
+    assert "there is only 1 person, counting those who share identical photos as one" in finding.detail
 
 
 def test_a_person_copied_whole_is_one_finding(table, photos):
@@ -256,13 +256,25 @@ def test_classes_by_the_persons_that_have_them():
     ]
     details = " ".join(f.detail for f in findings)
     for words in (
-        "hat 'helmet' has no photo",
-        "hat 'crown' has no",
+        "Class 'helmet' of hat has no photo",
+        "Class 'crown' of hat has no",
         "'bag' has only the class 'no'",
         "'cane' has no label",
     ):
         assert words in details
-    assert "hat 'cap' has 2 persons for 3 folds" in details
+    assert "Class 'cap' of hat has 2 persons for 3 folds" in details
+
+
+@pytest.mark.usefixtures("unopened")
+def test_photos_without_persons_are_called_photos():
+    table = labelled([(f"p{i}", "fox" if i < 1 else "cat") for i in range(8)], Heads([Head("class", ("cat", "fox"))]))
+    table = replace(table, frame=table.frame.assign(person=table.frame["path"]))
+    (finding,) = found(table, folds=3, augments=None)
+    assert finding.detail == (
+        "Class 'fox' of class has 1 photo for 3 folds, so some cannot validate it; add photos or take fewer folds."
+    )
+    (finding, *_) = found(table, folds=9, augments=None)
+    assert "there are only 8 photos; take at most 8" in finding.detail
 
 
 @pytest.mark.usefixtures("unopened")
@@ -274,7 +286,7 @@ def test_joint_classes_count_where_folds_are_stratified_on_them():
     joint = found(table, folds=3, stratify="joint", augments=None)
     counts = {"cap no": 2, "cap yes": 1, "none yes": 2}
     assert [f.kind for f in joint] == ["rare class"] * 3
-    assert all(any(f"joint {k!r} has {n} person" in f.detail for f in joint) for k, n in counts.items())
+    assert all(any(f"Joint class {k!r} has {n} person" in f.detail for f in joint) for k, n in counts.items())
 
 
 def test_fewer_persons_than_folds_fail_the_training(table):

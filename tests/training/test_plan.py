@@ -26,8 +26,8 @@ from fastmask.training.budget import replan
         ({"arch": "resnet1000"}, UsageError, "no arch 'resnet1000'; the nearest are .*resnet101"),
         ({"monitor": "f1"}, UsageError, "no metric 'f1' to monitor; expected one of valid_loss, macro_f1"),
         ({"head_weights": {"hat": 1}}, UsageError, "no head 'hat'"),
-        ({"alpha": {"age": [1.0]}}, UsageError, "alpha of head age has 1 numbers for 3 classes"),
-        ({"stratify": "hat"}, UsageError, "no head 'hat'"),
+        ({"alpha": {"age": [1.0]}}, UsageError, "of head age has 1 numbers for 3 classes"),
+        ({"stratify": "hat"}, UsageError, "stratify names the head hat, and the heads are mask, gender, age; set"),
         ({"weights": "nowhere.pth"}, UsageError, "does not exist"),
         ({"device": "abacus"}, UsageError, "Device 'abacus'"),
         pytest.param(
@@ -311,6 +311,14 @@ def test_a_class_of_which_no_photo_can_be_read_is_named(copied, plan_of):
 
 def test_identical_photos_with_other_labels_are_said(copied, plan_of):
     assert "photos are identical to others with another label, such as " in str(plan_of(copied))
+
+
+def test_a_recipe_s_settings_that_do_not_fit_the_data_name_the_recipe(plan_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="boxes of recipe winner: boxes.csv is not a file; .*faces .*--set boxes=null"):
+        plan_of(boxes="boxes.csv")
+    with pytest.raises(UsageError, match="Setting boxes: mine.csv is not a file; expected a CSV with the col"):
+        plan_of(boxes="mine.csv")
 
 
 def test_fewer_folds_for_the_hours_left_keep_identical_photos_together(copied, plan_of):
