@@ -105,9 +105,8 @@ def _find_photos(
     run: RunDirectory, images: Sequence[Path], submission: Path | None, out: Path, kept: Sequence[str]
 ) -> Found:
     """The photos to predict: those of a folder, of several arguments, or those listed in the file of --submission."""
-    from fastmask.inference.form import read_form
     from fastmask.inference.sources import find_photos
-    from fastmask.inference.submission import check_out
+    from fastmask.inference.submission import check_out, read_form
 
     if submission is None:
         return find_photos(images[0] if len(images) == 1 else images)

@@ -131,7 +131,7 @@ class Predictions:
         The contest's info.csv (ImageID, ans) gets joint classes, others what their columns name: see `read_form`.
         Photos that could not be predicted get the classes `usual`.
         """
-        from fastmask.inference.form import read_form
+        from fastmask.inference.submission import read_form
 
         form = read_form(info, self.heads, [*self.names, *self.failed], kept)
         if self.usual is None or not self.failed:

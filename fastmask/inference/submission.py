@@ -1,17 +1,188 @@
-"""Submission: what the contest's CSV of ImageID and ans may hold, and where it is written."""
+"""Submission: a CSV with a row per photo to fill in, such as the contest's info.csv or a sample_submission.csv."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
-from fastmask.heads import Heads
-from fastmask.system.errors import DataError, UsageError
+from fastmask.data.formats import list_files
+from fastmask.data.paths import locate_photos, match_paths, match_photos
+from fastmask.heads import Head, Heads
+from fastmask.inference.sources import Found
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.system.files import read_rows, require_columns, write_csv
+from fastmask.system.text import join_some
 
+# the contest's columns
 ID, ANSWER = "ImageID", "ans"
+# a head, and the number of one of its classes for the probability of that
+Fill = tuple[Head, int | None]
+_CONTEST: Mapping[str, Fill | None] = {ANSWER: None}
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A CSV to fill in: every cell as text, `key` is the column of the photos.
+
+    `columns` are those to fill: with the names of the classes of a head, or with the probability of one of its classes;
+    None is the joint class, for the contest's `ans`.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    key: str
+    columns: Mapping[str, Fill | None]
+
+    @property
+    def photos(self) -> list[str]:
+        """The photos as the file names them."""
+        return self.frame[self.key].tolist()
+
+    def find(self, folder: str | Path) -> Found:
+        """The photos of the form in a folder, in its order; one that is not there is its error."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is not a folder; expected the photos that {self.path} names.")
+        where = locate_photos(self.photos, folder, f"{self.path}, column {self.key}", option="IMAGES")
+        photos = Found([], [])
+        for line, name in self.frame[self.key].items():
+            found = where[name]
+            photos.names.append(found if isinstance(found, str) else name)
+            wrong = DataError(f"{self.path}, line {line}, column {self.key}: {found}")
+            photos.sources.append(folder / found if isinstance(found, str) else wrong)
+        return photos
+
+    def fill(
+        self, heads: Heads, photos: Sequence[str], y: np.ndarray, probabilities: np.ndarray, out: str | Path
+    ) -> Path:
+        """Write the form with the (N, heads) classes and (N, classes of all heads) probabilities of N photos.
+
+        A photo is found by its name, or by its file name if that is unique. Raises DataError, and writes nothing, if a
+        photo of the form was not predicted or its file name is ambiguous.
+        """
+        check_out(self.path, Path(out))
+        rows = self._rows(photos)
+        filled = {name: _values(what, heads, y, probabilities)[rows] for name, what in self.columns.items()}
+        write_csv(out, self.frame.assign(**filled))
+        return Path(out)
+
+    def _rows(self, photos: Sequence[str]) -> list[int]:
+        row_of = {photo: row for row, photo in enumerate(photos)}
+        matches = match_paths(self.photos, row_of, Path())
+        by_file: dict[str, list[str]] = {}
+        for photo in photos:
+            by_file.setdefault(Path(photo).name, []).append(photo)
+        rows = []
+        for line, name in self.frame[self.key].items():
+            exact = [name] if name in row_of else matches[name]
+            found = exact or by_file.get(Path(name).name, [])
+            if len(found) != 1:
+                what = "was not predicted" if not found else f"is the file name of {len(found)} predicted photos"
+                raise DataError(f"{self.path}, line {line}, column {self.key}: {name} {what}.")
+            rows.append(row_of[found[0]])
+        return rows
+
+
+def _values(fill: Fill | None, heads: Heads, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(N,) the cells of a column of a form."""
+    if fill is None:
+        return np.asarray(heads.joint(y))
+    head, number = fill
+    position = heads.position(head.name)
+    return head.decode_all(y[:, position]) if number is None else probabilities[:, heads.offsets[position] + number]
+
+
+def read_form(file: str | Path, heads: Heads, photos: Collection[str] | Path, kept: Collection[str] = ()) -> Form:
+    """Read a form to fill with predictions of `heads`: the contest's info.csv, or any with a column of photos.
+
+    The other columns are filled by their names: a head gets names of classes, a class, or HEAD.CLASS, its probability;
+    with one head, one other column gets the names of its classes. `photos` are those that the key column may name, with
+    or without ending, or their folder; `kept` are columns that stay. Raises UsageError for any other column, and for a
+    head that was not learned, DataError for a photo that is empty or duplicated.
+    """
+    file = Path(file)
+    frame = read_rows(file, ())
+    header = list(frame.columns)
+    if {ID, ANSWER} <= set(header) or (is_contest(heads) and {ID, ANSWER} & set(header)):
+        require_columns(file, header, (ID, ANSWER))
+        check_heads(heads, file)
+        key, columns = ID, _CONTEST
+    else:
+        key = _find_key(file, frame, heads, photos, kept)
+        columns = _columns(file, frame.drop(columns=[key, *(set(kept) & set(header) - {key})]), heads, key)
+        _check_learned(file, heads, columns)
+    check_names(file, frame[key])
+    return Form(file, frame, key, columns)
+
+
+def _find_key(
+    file: Path, frame: pd.DataFrame, heads: Heads, photos: Collection[str] | Path, kept: Collection[str]
+) -> str:
+    """The column that names the most photos, of those that are not called like a head or a class."""
+    if isinstance(photos, Path):
+        photos = [photo.relative_to(photos).as_posix() for photo in list_files(photos)[0]]
+    named = _named_columns(heads)
+    others = [name for name in frame.columns if name not in named and name not in kept]
+    if not others:
+        raise UsageError(f"{file} has no column of photos; found {', '.join(frame.columns)}, expected one such as id.")
+    counts = {name: sum(map(bool, match_photos(list(frame[name].unique()), photos).values())) for name in others}
+    return max(others, key=lambda name: counts[name])
+
+
+def _named_columns(heads: Heads) -> dict[str, Fill]:
+    """column name -> what it is filled with."""
+    classes = [(head, number, name) for head in heads for number, name in enumerate(head.classes)]
+    shared = Counter(name for *_, name in classes)
+    alone = {name: (head, number) for head, number, name in classes if shared[name] == 1}
+    whole = {f"{head.name}.{name}": (head, number) for head, number, name in classes}
+    return {**alone, **whole, **{head.name: (head, None) for head in heads}}
+
+
+def _columns(file: Path, frame: pd.DataFrame, heads: Heads, key: str) -> Mapping[str, Fill | None]:
+    """What the columns are filled with; raises UsageError if one is unknown."""
+    named, names = _named_columns(heads), list(frame.columns)
+    if len(names) == 1 and len(heads.classified) == 1 and names[0] not in named:
+        head = heads[heads.classified[0]]
+        _warn_of_numbers(file, frame[names[0]], head)
+        return {names[0]: (head, None)}
+    unknown = [name for name in names if name not in named]
+    if unknown or not names:
+        found = f"the column {unknown[0]!r}" if unknown else "no column to fill in"
+        raise UsageError(f"{file} has {found}; expected, in addition to {key}, {_expected(heads)}.")
+    return {name: named[name] for name in names}
+
+
+def _expected(heads: Heads) -> str:
+    first = heads[heads.classified[0]]
+    if len(heads.classified) == 1:
+        return f"one column for the class, or one per class for its probability: {join_some(first.classes)}"
+    return f"columns called {join_some(heads.classified)} for classes, or such as {heads.columns[0]} for probabilities"
+
+
+def _warn_of_numbers(file: Path, cells: pd.Series, head: Head) -> None:
+    """Warn if a column has numbers, but gets names."""
+    if pd.to_numeric(cells, errors="coerce").notna().all() and not all(name.isdecimal() for name in head.classes):
+        warnings.warn(
+            f"{file}, column {cells.name}: numbers, such as {cells.iloc[0]}, are replaced by names of classes, such as "
+            f"{head.classes[0]}; for the probability of a class, call the column like the class.",
+            FastmaskWarning,
+            stacklevel=4,
+        )
+
+
+def _check_learned(file: Path, heads: Heads, columns: Mapping[str, Fill | None]) -> None:
+    filled = {fill[0].name for fill in columns.values() if fill}
+    unlearned = [name for name in heads.unlearned if name in filled]
+    if unlearned:
+        raise UsageError(f"The run has not learned {', '.join(unlearned)} (weight 0), which {file} asks for.")
 
 
 def check_names(file: Path, names: pd.Series) -> None:
