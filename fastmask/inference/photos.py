@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,26 +60,19 @@ class Photos:
         return photos
 
     @classmethod
-    def survey(
-        cls,
-        run: RunDirectory,
-        photos: Found,
-        boxes: str | Path | None = None,
-        trains: bool = False,
-    ) -> Photos:
+    def survey(cls, run: RunDirectory, photos: Found, boxes: str | Path | None = None, trains: bool = False) -> Photos:
         """Read each photo once; raises DataError if none can be used.
 
         `trains` also tries the training augmentation, for views of the photos.
         """
         names, sources = photos
         augments = augments_of(run)
-        faces = face_cut(
-            run, boxes, {str(s): name for s, name in zip(sources, names, strict=True) if isinstance(s, Path)}
-        )
+        paths = {str(source): name for source, name in zip(sources, names, strict=True) if isinstance(source, Path)}
+        faces = face_cut(run, boxes, paths)
         # otherwise a broken photo at the end would waste the predictions before it
         read = partial(_measure, faces=faces)
         found = list(map_in_threads(read, list(zip(sources, names, strict=True))))
-        fits = _Fits(augments, trains)
+        fits, enlarges = _Fits(augments, trains), cache(partial(_enlarges, augments[1].prefix.transforms))
         results = [
             one if isinstance(one, DataError) else fits(one, name) for one, name in zip(found, names, strict=True)
         ]
@@ -88,7 +81,7 @@ class Photos:
         enlarged = {
             names[row]: one
             for row, one in enumerate(found)
-            if row not in errors and not isinstance(one, DataError) and fits.enlarges(one)
+            if row not in errors and not isinstance(one, DataError) and enlarges(one)
         }
         return cls(names, sources, augments, faces, size, errors, enlarged)
 
@@ -146,12 +139,10 @@ class _Fits:
     """What a run's augmentations make of photos of a size, each size tried once."""
 
     def __init__(self, augments: tuple[Augmentation, Augmentation], trains: bool) -> None:
-        self.first = augments[1].prefix.transforms
         self.pipelines = {"the validation pipeline": augments[1]}
         if trains:
             self.pipelines["the training pipeline"] = augments[0]
         self._results: dict[Size, Size] = {}
-        self._enlarges: dict[Size, bool] = {}
 
     def __call__(self, size: Size, name: str) -> Size | DataError:
         """The (height, width) after validation, or the error of an augmentation, which names the photo."""
@@ -163,14 +154,9 @@ class _Fits:
             self._results[size] = made[0]
         return self._results[size]
 
-    def enlarges(self, size: Size) -> bool:
-        """Whether validation enlarges photos of a size."""
-        if size not in self._enlarges:
-            self._enlarges[size] = _enlarges(self.first, size)
-        return self._enlarges[size]
-
 
 def _enlarges(transforms: Sequence[Any], size: Size) -> bool:
+    """Whether the first transforms of validation enlarge photos of a size."""
     if not any(isinstance(transform, Enlarge) for transform in transforms):
         return False
     image = np.zeros((*size, 3), np.uint8)
@@ -192,8 +178,10 @@ def _common(results: Sequence[Size | DataError]) -> Size:
 
 def _error(result: Size | DataError, size: Size, name: str) -> DataError | None:
     """The error of a photo that cannot be read or augmented, or that differs in size after that."""
-    if isinstance(result, DataError) or result == size:
-        return result if isinstance(result, DataError) else None
+    if isinstance(result, DataError):
+        return result
+    if result == size:
+        return None
     return PhotoSizeError(
         f"{name} is {result[0]} high and {result[1]} wide after augmentation, other photos {size[0]} and {size[1]}: "
         "the validation pipeline must end in one size, so add a crop or a resize."

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.data.augment import Augmentation, enlarge_for_crops
-from fastmask.inference.photos import Photos, _Fits, augments_of, face_cut
+from fastmask.inference.photos import Photos, _enlarges, augments_of, face_cut
 from fastmask.inference.sources import find_photos
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_yaml, write_yaml
@@ -69,7 +69,7 @@ def test_a_photo_is_enlarged_where_a_crop_does_not_fit_and_nowhere_else(transfor
         with pytest.raises((ValueError, CropSizeError)):
             plain(small, np.random.default_rng(0))
     if enlarged is not None:
-        assert _Fits((made, made), trains=False).enlarges(size) == enlarged
+        assert _enlarges(made.prefix.transforms, size) == enlarged
 
 
 def test_a_photo_that_would_fill_the_memory_is_not_enlarged(finished_run, tmp_path):
