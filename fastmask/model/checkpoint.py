@@ -19,27 +19,22 @@ from torch.serialization import safe_globals
 from fastmask.system.errors import DataError, UsageError
 
 SAVE = "torch.save(model.state_dict(), FILE)"
-_OTHER_FORMAT = f"where it was made, load it into its model in torch and save that with {SAVE}"
-_WEB_PAGE = "it is a web page instead of the file behind it; download the file itself"
-_ARCHIVE = "it is a compressed archive; unpack it and name the file in it"
+_OTHER_TOOL = f"it is a file of {{}}; where it was made, load it into its model in torch and save that with {SAVE}"
 # the first bytes of files that are taken for weights
 _BEGINNINGS = {
-    b"version https://git-lfs": "it is a pointer of Git LFS instead of the file itself; run git lfs pull",
-    b"<": _WEB_PAGE,
-    b"{": "it is JSON; name a file of tensors, such as one that it lists",
-    b"\x89HDF": f"it is HDF5, as Keras writes it; {_OTHER_FORMAT}",
-    b"\x1f\x8b": _ARCHIVE,
-    b"BZh": _ARCHIVE,
-    b"\xfd7zXZ": _ARCHIVE,
-    b"7z\xbc\xaf": _ARCHIVE,
+    (b"version https://git-lfs",): "it is a pointer of Git LFS instead of the file itself; run git lfs pull",
+    (b"<",): "it is a web page instead of the file behind it; download the file itself",
+    (b"{",): "it is JSON; name a file of tensors, such as one that it lists",
+    (b"\x89HDF",): _OTHER_TOOL.format("Keras"),
+    (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf"): "it is a compressed archive; unpack it and name the file in it",
 }
-_ENDINGS = {
-    ".onnx": f"it is a graph of ONNX; {_OTHER_FORMAT}",
-    ".tflite": f"it is a model of TensorFlow Lite; {_OTHER_FORMAT}",
-    ".npz": f"it is an archive of NumPy; {_OTHER_FORMAT}",
-    ".npy": f"it is an array of NumPy; {_OTHER_FORMAT}",
-    ".msgpack": f"it is a checkpoint of Flax; {_OTHER_FORMAT}",
-    ".gguf": f"it is a model of llama.cpp; {_OTHER_FORMAT}",
+_TOOLS = {
+    ".onnx": "ONNX",
+    ".tflite": "TensorFlow Lite",
+    ".npz": "NumPy",
+    ".npy": "NumPy",
+    ".msgpack": "Flax",
+    ".gguf": "llama.cpp",
 }
 _DAMAGED = "it is cut off, damaged, or in another format; download or copy it again, or save it with " + SAVE
 # Python's modules and functions that a checkpoint's settings need; others could run code
@@ -126,8 +121,8 @@ def _other_kind(path: Path) -> str | None:
         return f"{error.strerror}"
     if not head:
         return "it is empty; download or copy it again"
-    if path.suffix.lower() in _ENDINGS:
-        return _ENDINGS[path.suffix.lower()]
+    if path.suffix.lower() in _TOOLS:
+        return _OTHER_TOOL.format(_TOOLS[path.suffix.lower()])
     if zipfile.is_zipfile(path):
         return _other_archive(path)
     return next((kind for start, kind in _BEGINNINGS.items() if head.lstrip().startswith(start)), None)
@@ -139,7 +134,7 @@ def _other_archive(path: Path) -> str | None:
     if "constants.pkl" in names:
         return f"it is an archive of TorchScript, which holds code; where it was made, save its tensors with {SAVE}"
     if any(name.endswith(".npy") for name in names):
-        return _ENDINGS[".npz"]
+        return _OTHER_TOOL.format("NumPy")
     return None if "data.pkl" in names else "it is an archive of other files; unpack it and name the file in it"
 
 

@@ -200,8 +200,8 @@ def test_a_dictionary_that_contains_itself_is_read_once(tmp_path):
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull"),
         ("a.pth", b"\n<!DOCTYPE html><html></html>", "it is a web page"),
         ("a.pth", b"", "it is empty"),
-        ("a.h5", b"\x89HDF\r\n\x1a\n", "it is HDF5, as Keras writes it"),
-        ("a.onnx", b"\x08\x08\x12\x07pytorch", "it is a graph of ONNX"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "it is a file of Keras"),
+        ("a.onnx", b"\x08\x08\x12\x07pytorch", "it is a file of ONNX"),
         ("model.safetensors.index.json", b'{"metadata": {}}', "it is JSON"),
         ("a.pth.gz", b"\x1f\x8b\x08\x00", "it is a compressed archive; unpack it"),
         ("a.pth", b"\x80\x02}q\x00.", "it is cut off, damaged, or in another format"),
@@ -216,7 +216,7 @@ def test_other_files_get_a_sentence_that_says_what_they_are(tmp_path, name, cont
 def test_archives_of_other_tools_get_a_sentence(tmp_path):
     np.savez(tmp_path / "vit.npz", kernel=np.zeros(3))
     (tmp_path / "vit.npz").rename(tmp_path / "vit.pth")
-    with pytest.raises(DataError, match="it is an archive of NumPy"):
+    with pytest.raises(DataError, match="it is a file of NumPy"):
         read_states(tmp_path / "vit.pth")
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(tmp_path / "traced.pt"))
     with pytest.raises(DataError, match="it is an archive of TorchScript"):
