@@ -384,25 +384,17 @@ def _split(plan: Plan) -> Plan:
         config, folds = resolve_folds(table, config)
     table, folds, left = _leave_out(table, folds, config)
     rows, skipped = find_readable(table) if config.on_bad_photo == "skip" else (list(range(len(table))), [])
-    digests = digest_photos([table.photo(row) for row in rows])
+    digests = _digest_rows(table, rows)
     if config.group == "person":
-        known: list[str | None] = [None] * len(table)
-        for row, digest in zip(rows, digests, strict=True):
-            known[row] = digest
-        copies = find_trained_copies(table, folds, known)
+        copies = find_trained_copies(table, folds, digests)
         left = [*left, *_describe_copies(table, copies)]
+        rows = sorted({*rows} - {*copies})
         for row in copies:
-            known[row] = None
-        rows = [row for row, digest in enumerate(known) if digest is not None]
-        digests = [digest for digest in known if digest is not None]
+            digests[row] = None
         fixed = has_fixed_folds(table, config)
-        separated = describe_separated(table, folds, known) if fixed else ""
-        if separated:
-            raise UsageError(
-                f"{config.folds_file or config.data}: {separated}; give both persons the same fold, or remove one of "
-                "the photos."
-            )
-        joined = join_identical(table, known)
+        if fixed:
+            _check_separated(table, folds, digests, config)
+        joined = join_identical(table, digests)
         if joined is not table and not fixed:
             warned = []
             config, folds = resolve_folds(joined, config)
@@ -413,8 +405,26 @@ def _split(plan: Plan) -> Plan:
     emptied = describe_emptied(table, folds, [path for path, _ in skipped])
     if emptied:
         warnings.warn(emptied, FastmaskWarning, stacklevel=2)
-    skipped = [*table.missing, *left, *skipped]
-    return replace(plan, config=config, table=kept, folds=folds[rows], digests=digests, skipped=skipped)
+    skipped, known = [*table.missing, *left, *skipped], [digest for digest in digests if digest is not None]
+    return replace(plan, config=config, table=kept, folds=folds[rows], digests=known, skipped=skipped)
+
+
+def _digest_rows(table: Table, rows: Sequence[int]) -> list[str | None]:
+    """The digest of the photo of each row of a table, None for those that are not in `rows`."""
+    digests: list[str | None] = [None] * len(table)
+    for row, digest in zip(rows, digest_photos([table.photo(row) for row in rows]), strict=True):
+        digests[row] = digest
+    return digests
+
+
+def _check_separated(table: Table, folds: np.ndarray, digests: Sequence[str | None], config: Config) -> None:
+    """Raise UsageError if fixed folds separate persons who share identical photos."""
+    separated = describe_separated(table, folds, digests)
+    if separated:
+        raise UsageError(
+            f"{config.folds_file or config.data}: {separated}; give both persons the same fold, or remove one of the "
+            "photos."
+        )
 
 
 def _leave_out(table: Table, folds: np.ndarray, config: Config) -> tuple[Table, np.ndarray, list[tuple[str, str]]]:
