@@ -28,11 +28,6 @@ _PATIENCE = 10
 _PREFIXES = 8
 # where files keep averaged weights, in the words of timm, Ultralytics, DINO and others
 _AVERAGED = re.compile(r"(?<![a-z])(ema|teacher)(?![a-z])", re.IGNORECASE)
-# names of tensors in other libraries
-_LIBRARIES = {
-    "transformers": re.compile(r"(^|\.)(embeddings|encoder\.layers?\.0|encoder\.stages\.0|encoder\.blocks\.0)\."),
-    "torchvision": re.compile(r"(^|\.)(features\.0|encoder\.layers\.encoder_layer_0)\."),
-}
 
 
 def check_weights(arch: str, pretrained: bool = False, weights: str | Path | None = None) -> None:
@@ -161,12 +156,10 @@ def _convert(given: Mapping[str, Tensor], body: nn.Module) -> Mapping[str, Tenso
 def _mismatch(file: str | Path, best: _Fit, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> UsageError:
     """The error of weights of another arch, with names in the file and in the body."""
     missing = next(name for name in own if name not in best.matched)
-    library = next((each for each, known in _LIBRARIES.items() if any(known.search(str(name)) for name in given)), None)
     return UsageError(
         f"{file} fits {len(best.matched)} of the body's {len(own)} tensors (it holds {len(given)}, such as "
-        f"{next(iter(given))}; the body has {missing}); expected weights of the same arch, at least half of them "
-        "matching"
-        + (f": these may be names of {library}, timm's own are those of huggingface.co/timm." if library else ".")
+        f"{next(iter(given))}; the body has {missing}); expected weights of the same arch in timm's names, as at "
+        "huggingface.co/timm, at least half of them matching."
     )
 
 
