@@ -145,29 +145,32 @@ def predict(
     A photo that cannot be predicted raises BadPhotoError, or is left out if `failed` is given: its row and why.
     """
     for start in range(0, len(photos), bs):
-        batch = []
-        for row, path in enumerate(photos[start : start + bs], start):
-            try:
-                batch.append(prepare_photo(read_photo(path), meta, path))
-            except BadPhotoError as error:
-                if failed is None:
-                    raise
-                failed[row] = str(error)
+        batch = list(_prepared(photos[start : start + bs], meta, failed, start))
         if batch:
             yield run_model(session, meta, np.stack(batch))
 
 
 def check_photos(photos: Sequence[Path], meta: dict[str, Any]) -> None:
     """Read all photos; raises BadPhotoError for the first that cannot be predicted, with the number of the others."""
-    failed = []
-    for path in photos:
-        try:
-            prepare_photo(read_photo(path), meta, path)
-        except BadPhotoError as error:
-            failed.append(str(error))
+    failed: dict[int, str] = {}
+    for _ in _prepared(photos, meta, failed):
+        pass
     if failed:
         more = f" {len(failed) - 1} more of {len(photos)} photos cannot be predicted." if len(failed) > 1 else ""
-        raise BadPhotoError(failed[0] + more)
+        raise BadPhotoError(next(iter(failed.values())) + more)
+
+
+def _prepared(
+    photos: Sequence[Path], meta: dict[str, Any], failed: dict[int, str] | None, start: int = 0
+) -> Iterator[np.ndarray]:
+    """The photos for the network, without those that cannot be predicted: see `predict`; rows count from `start`."""
+    for row, path in enumerate(photos, start):
+        try:
+            yield prepare_photo(read_photo(path), meta, path)
+        except BadPhotoError as error:
+            if failed is None:
+                raise
+            failed[row] = str(error)
 
 
 def run_model(session: Any, meta: dict[str, Any], batch: np.ndarray) -> np.ndarray:
