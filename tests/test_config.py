@@ -161,7 +161,6 @@ def test_every_recipe_is_a_configuration(name):
         ({"heads": {"a": {"classes": ["x"], "bound": 3}}}, "Setting heads: found .*, expected columns to learn"),
         ({"save_every": "often"}, "Setting save_every: found 'often', expected steps"),
         ({"data": ["a"]}, r"Setting data: found \['a'\], expected contest folder"),
-        ({"learning_rate": 1}, "There is no setting 'learning_rate'; did you mean 'lr'"),
         ({"Batch-Size": 1}, "There is no setting 'Batch-Size'; did you mean 'bs'"),
         ({"training": {"lr": 1}}, "There is no setting 'training'; give lr by itself, not inside training."),
         ({"epochs": 0}, "Setting epochs: found 0, expected a whole number from 1 to 65536."),
@@ -182,7 +181,6 @@ def test_every_recipe_is_a_configuration(name):
         ({"cutmix": 1e-300}, "cutmix is 1e-300; expected 0 for none, or 0.001 to 1000"),
         ({"mixup": 1e300}, "Setting mixup: found 1e.300, expected a number from 0 to 1000"),
         ({"lr": 1e300}, "Setting lr: found 1e.300, expected a number above 0 and up to 1e.30"),
-        ({"wd": 1e300}, "Setting wd: found 1e.300, expected a number from 0 to 1000"),
         ({"sched": "steps"}, "Setting sched: found 'steps', expected multistep, onecycle, cosine or constant"),
         ({"age_bounds": [60, 30]}, "age_bounds must rise, found 60 30"),
         ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
@@ -192,7 +190,6 @@ def test_every_recipe_is_a_configuration(name):
             {"stats": [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]},
             "stats are of pixels from 0 to 1, found 123.675 116.28 .*: .* from 0 to 255, divide by 255",
         ),
-        ({"stats": [0, 0, 0, 255, 255, 255]}, "divide by 255"),
         ({"stats": [0.5, 0.5]}, "Setting stats: found .*, expected report, pretrained or six numbers"),
         ({"lr": 0}, "Setting lr: found 0, expected a number above 0 and"),
         ({"lr": "fast"}, "Setting lr: .*found 'fast'"),
@@ -236,10 +233,6 @@ def test_every_recipe_is_a_configuration(name):
         ),
         ({"launcher": "ray", "per_fold": "cpu=nan"}, "Setting per_fold: found 'cpu=nan', expected each fold"),
         ({"launcher": "ray", "per_fold": {"gpu": 2}}, "per_fold gives each fold 2 GPUs, but a fold trains on one"),
-        (
-            {"stats": [0.5]},
-            r"Setting stats: found \[0.5\], expected report, pretrained or six numbers",
-        ),
     ],
 )
 def test_a_mistake_is_one_sentence(settings, message):

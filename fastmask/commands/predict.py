@@ -65,6 +65,7 @@ def predict(
     Photos that cannot be predicted are listed in a CSV next to --out.
     """
     from fastmask.decision.crossfit import check_decision
+    from fastmask.decision.persons import persons_of
     from fastmask.inference.failures import failed_list
     from fastmask.inference.predictions import predict as predict_photos
     from fastmask.run.directory import RunDirectory
@@ -73,7 +74,7 @@ def predict(
     loaded, unpredicted = RunDirectory.load(run), failed_list(out)
     kept = [same_person] if same_person else []
     photos = _find_photos(loaded, images, submission, out, kept)
-    persons = None if same_person is None else _persons(photos, same_person, submission)
+    persons = None if same_person is None else persons_of(photos.paths, same_person, submission)
     other = _other_models(loaded, options)
     unlike = _unlike_oof(loaded, options.n_views, other)
     if whole_shift and unlike:
@@ -185,12 +186,6 @@ def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
     if views > 1:
         return "one view per photo (no --tta, no --views): the mean of several is less confident than OOF"
     return f"the models that predicted OOF (no --soup, and --no-refit), and these are {other}" if other else None
-
-
-def _persons(photos: Found, same_person: str, submission: Path | None) -> np.ndarray:
-    from fastmask.decision.persons import persons_of
-
-    return persons_of(photos.paths, same_person, submission)
 
 
 def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None, str]:

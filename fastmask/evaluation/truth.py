@@ -150,8 +150,7 @@ def read_truth(source: str | Path | pd.DataFrame, predicted: AnswersFile, heads:
     if joint is not None:
         return made(heads, heads.unjoint(joint_classes(labels, frame[joint], heads)), complete=True)
     scored, notes = _scored_heads(labels, frame, heads, columns)
-    y = np.stack([_read_labels(labels, columns[head.name], head) for head in scored], axis=1)
-    return made(scored, y, notes=notes)
+    return made(scored, _read_heads(labels, columns, scored), notes=notes)
 
 
 def _photo_column(file: Path, frame: pd.DataFrame, predicted: AnswersFile) -> str:
@@ -242,6 +241,11 @@ def _scored_heads(
     return Heads([heads[name] for name in heads.classified if name in columns]), [*notes, *renamed]
 
 
+def _read_heads(file: Path, columns: Mapping[str, pd.Series], heads: Heads) -> np.ndarray:
+    """(N, heads) class numbers."""
+    return np.stack([_read_labels(file, columns[head.name], head) for head in heads], axis=1)
+
+
 def _read_labels(file: Path, cells: pd.Series, head: Head) -> np.ndarray:
     """(N,) class numbers of a column: classes by name, or by the number behind them; raises DataError for others."""
     numbers = {cell: _read_label(cell, head) for cell in cells.unique()}
@@ -253,6 +257,7 @@ def _read_labels(file: Path, cells: pd.Series, head: Head) -> np.ndarray:
 
 def _read_label(cell: str | DataError, head: Head) -> int | DataError:
     if isinstance(cell, DataError):
+        # of one-hot columns
         return cell
     try:
         return head.encode(head.read(cell)[0])
@@ -276,6 +281,6 @@ def _read_folder(folder: Path, heads: Heads) -> Truth:
     frame = table.frame.drop(columns=["path", "person", "source"])
     columns = _label_columns(frame, "", heads)
     scored, notes = _scored_heads(folder, frame, heads, columns)
-    y = np.stack([_read_labels(folder, columns[head.name], head) for head in scored], axis=1)
+    y = _read_heads(folder, columns, scored)
     known = bool((table.frame["person"] != table.frame["path"]).any())
     return Truth(folder, table.frame["path"].tolist(), scored, y, table.groups if known else None, notes=notes)

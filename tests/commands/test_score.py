@@ -149,5 +149,4 @@ def test_predictions_are_scored_by_a_column_per_head(
     for options in ([], ["--run", finished_run.path]):
         answer = fastmask("score", "p.csv", "years.csv", "--json", *options)
         assert json.loads(answer.out)["heads"]["age"]["accuracy"] == 1
-    invalid("score", finished_run.path, "my.csv", named=["is a folder", "fastmask predict RUN IMAGES --out FILE"])
     invalid("score", finished_run.path, "--run", finished_run.path, named=["--run goes with predictions and labels"])

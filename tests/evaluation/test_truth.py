@@ -234,11 +234,8 @@ def test_labels_that_cannot_be_used_are_named(files, labels, message):
         score_files(files[0], save(files[1], labels))
 
 
-def test_labels_in_place_of_predictions_are_refused(files):
+def test_labels_or_a_run_in_place_of_predictions_are_refused(files, tmp_path):
     with pytest.raises(UsageError, match="my.csv has no predictions, .*p.csv has; name the predictions first"):
         score_files(*reversed(files))
-
-
-def test_a_run_in_place_of_its_predictions_is_refused(files, tmp_path):
     with pytest.raises(UsageError, match="expected the CSV of its predictions: fastmask predict RUN IMAGES --out FILE"):
         score_files(tmp_path, files[1])
