@@ -21,7 +21,7 @@ MOST_CLASSES = 1000
 # whole numbers are classes if they are this few, or are all from 0 or 1 to the largest
 _FEW_NUMBERS = 10
 # and at most this many, unless the column is called class or label
-_MANY_NUMBERS = 20
+MANY_NUMBERS = 20
 # a column of ids with fewer different values than this does not name persons
 _FEW_IDS = 5
 # words of a class on average, above which a column is free text
@@ -286,7 +286,7 @@ def are_codes(column: Column) -> bool:
     if len(ordered) <= _FEW_NUMBERS or (named and column.words[-1] in _ID):
         return True
     without_gap = ordered[0] in (0, 1) and bool((np.diff(ordered) == 1).all())
-    return without_gap and (len(ordered) <= _MANY_NUMBERS or bool(named))
+    return without_gap and (len(ordered) <= MANY_NUMBERS or bool(named))
 
 
 def _by_text(column: Column) -> str:

@@ -4,8 +4,8 @@ The script of an export contains this module, so it imports nothing of fastmask 
 
 Grey photos of more than 8 bits are scaled by what their file states, never by other photos: the number of bits; fewer
 significant bits (a PNG's sBIT, a TIFF's MaxSampleValue); the range of a TIFF's SMinSampleValue and SMaxSampleValue; for
-floats without one 0 to 1, or 0 to 255. What would come out nearly black, such as 12-bit values in a 16-bit file that
-does not say so, is refused.
+floats without one 0 to 1, or 0 to 255. A photo that would be nearly black, such as one of 12-bit values in a 16-bit
+file without sBIT, is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KINDS = {1: "unsigned", 2: "signed", 3: "float"}
 
 
 def ignore_pillow() -> None:
-    """Ignore Pillow's warnings of photos that it reads all the same, such as of damaged EXIF or 90 million pixels."""
+    """Ignore Pillow's warnings of photos that it reads anyway, such as of damaged EXIF or 90 million pixels."""
     for category in (UserWarning, Image.DecompressionBombWarning):
         warnings.filterwarnings("ignore", category=category, module=r"PIL\.")
 
@@ -44,7 +44,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class PhotoError(ValueError):
-    """Bytes that are not a photo, or one that cannot be decoded as a person sees it; the text follows its name."""
+    """A file that is not a photo, or not of a supported kind; the message follows the name of the file."""
 
 
 class Samples(NamedTuple):
@@ -208,7 +208,7 @@ def _number(tags: Any, tag: int, default: float) -> float:
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile, bits: int, kind: str) -> None:
-    """Raise PhotoError for files that Pillow opens, but not as a person sees them."""
+    """Raise PhotoError for files that Pillow opens, but decodes wrongly."""
     tags = image.tag_v2
     if _DNG in tags or int(_number(tags, _PREVIEW, 0)) & 1:
         raise PhotoError("is a camera's raw file, or its first page is a preview; convert it to JPEG or PNG")
@@ -221,7 +221,7 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, bits: int, kind: str) -> N
 
 
 def _describe_tiff(data: bytes) -> str:
-    """What a TIFF of a kind that Pillow does not read holds, or ""."""
+    """The kind of a TIFF that Pillow does not read; "" for other files."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return ""
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])

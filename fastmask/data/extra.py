@@ -137,7 +137,7 @@ def read_extra(
         )
     with warnings.catch_warnings():
         # the warning above replaces it
-        warnings.filterwarnings("ignore", "No column of .* says who is in", FastmaskWarning)
+        warnings.filterwarnings("ignore", "No column of .* names the person", FastmaskWarning)
         faults: list[DataError] = []
         table = read_csv(file, Heads(known), images, group, on_fault=faults.append, option="--extra-images")
     for fault in faults:

@@ -86,7 +86,7 @@ def _check_links(folder: Path, photos: Photos, on_fault: OnFault, trust_links: s
 
 
 def _describe(folder: Path, layout: Layout, photos: Photos, others: Photos) -> Iterator[str]:
-    """What the user should know of how a folder is read, in sentences."""
+    """Sentences on how a folder is read."""
     yield from _describe_splits(folder, layout)
     yield from _describe_alike(folder, layout.classes())
     yield from _describe_nested(layout.classes(), photos)
@@ -101,26 +101,26 @@ def _describe(folder: Path, layout: Layout, photos: Photos, others: Photos) -> I
 
 
 def _describe_splits(folder: Path, layout: Layout) -> Iterator[str]:
-    """What the splits are used for, and the classes that only one of them has."""
+    """The use of the splits, and the classes that only one of them has."""
     if layout.left_out:
-        yield f"In {folder} these are left out, neither trained on nor validated: {join_some(layout.left_out)}."
+        yield f"Left out of {folder}, neither trained on nor validated: {join_some(layout.left_out)}."
     trained, validated = layout.classes(TRAIN_ONLY), layout.classes(VALIDATED)
     if not validated:
         return
     unseen, unscored = sorted({*validated} - {*trained}), sorted({*trained} - {*validated})
     if unseen:
-        yield f"No photo is trained on of {join_some(unseen)}, which only val has: all its photos are misclassified."
+        yield f"Only val has photos of {join_some(unseen)}: they are not trained on, so all are misclassified."
     if unscored:
-        yield f"No photo is validated of {join_some(unscored)}, which only train has: the score says nothing of them."
+        yield f"Only train has photos of {join_some(unscored)}: they are not scored."
 
 
 def _describe_alike(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    """The classes that may be one, as cat and Cat, and those that look like unknown labels."""
+    """Classes that may be the same, such as cat and Cat, and those that look like unknown labels."""
     for each in group_spellings(names):
         yield f"The classes {' and '.join(each)} of {folder} look like one; if they are, merge the folders."
     unknown = [name for name in names if is_unknown(name)]
     if unknown:
-        yield f"{join_some(unknown)} in {folder} is a class like any other; move photos without a label away."
+        yield f"{join_some(unknown)} in {folder} counts as a class; move photos without a label out of {folder}."
 
 
 def _describe_nested(names: Sequence[str], photos: Photos) -> Iterator[str]:
@@ -129,8 +129,8 @@ def _describe_nested(names: Sequence[str], photos: Photos) -> Iterator[str]:
     if all(len(inside) > 1 and not photo_names(place) for place, inside in inner.items()):
         place, inside = next(iter(inner.items()))
         yield (
-            f"The classes are the upper folders, {join_some(names)}, and not those inside, such as {inside[0]} in "
-            f"{place.name}; to learn these, use a CSV with a column per head."
+            f"The classes are the upper folders, {join_some(names)}, not those inside, such as {inside[0]} in "
+            f"{place.name}; to learn both, use a CSV with a column per head."
         )
 
 

@@ -118,14 +118,14 @@ def _walk(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
 
 
 def describe_runs(runs: Iterable[object]) -> str:
-    """That folders with results of fastmask are left out."""
+    """A sentence on folders with results of fastmask, which are left out."""
     first, *more = map(str, runs)
     rest = f" and {len(more):,} more hold" if more else " holds"
     return f"{first}{rest} results of fastmask, not photos, and {'are' if more else 'is'} left out."
 
 
 def describe_left_out(others: Sequence[Path]) -> str:
-    """How many files are left out, their endings, an example, and how each format that could be read is installed."""
+    """Sentences on files that are left out: their number, endings, an example, and how to read these formats."""
     runs = [path for path in others if is_run(path)]
     files = [path for path in others if path not in runs]
     return " ".join([*([describe_runs(runs)] if runs else []), *([_describe_files(files)] if files else [])])
@@ -145,7 +145,7 @@ def _describe_files(others: Sequence[Path]) -> str:
 
 
 def describe_empty(folder: object, others: Sequence[Path]) -> str:
-    """That a folder holds no photos, and which files it holds instead."""
+    """A sentence on a folder without photos, and the files that it holds instead."""
     if not others:
         return f"{folder} holds no photos (such as {ENDINGS})."
     return f"{folder} holds no photos: {describe_left_out(others)}"
@@ -161,7 +161,7 @@ def _has_brand(data: bytes, *brands: bytes) -> bool:
 
 
 def describe_unreadable(data: bytes) -> str:
-    """What bytes are that are not a readable image, and how to mend it, to follow the file's name."""
+    """What a file that is not a readable image holds, and how to mend it, to follow its name."""
     what, mend = _identify(data)
     return (
         f"is {what}, not a photo that can be read; {mend}" if what else "is not an image that can be read; replace it"

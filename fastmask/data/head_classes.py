@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.data.columns import Column, are_codes, find_heads, join_one_hot
+from fastmask.data.columns import MANY_NUMBERS, Column, are_codes, find_heads, join_one_hot
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.text import join_some, shorten_repr
 
 # a column; or columns; or each column's classes, or the arguments of its Head; or Heads
 GivenHeads = str | Sequence[str | Head] | Mapping[str, Sequence[str] | Mapping[str, Any]] | Heads
-# more classes than this that are numbers are probably not meant
-_MANY_NUMBERS = 20
 
 
 def make_heads(
@@ -60,15 +58,12 @@ def _entries(
         given = [given] if given in cells.columns else [name.strip() for name in given.split(",")]
     if isinstance(given, Mapping):
         return list(given.items())
-    entries = _listed(given)
-    wrong = next((entry for entry in entries if not isinstance(entry, str | Head)), None)
-    if wrong is not None or not entries:
+    # a caller of Python may pass any type
+    listed: Any = given
+    entries = list(listed) if isinstance(listed, Iterable) else []
+    if not entries or not all(isinstance(entry, str | Head) for entry in entries):
         raise UsageError(f"heads is {shorten_repr(given)}; expected names of columns, or Heads.")
     return [(entry, None) for entry in entries]
-
-
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, Iterable) else [given]
 
 
 def _labels_of(table: str, cells: pd.DataFrame, name: str, classes: Any, taken: Collection[str | None]) -> pd.Series:
@@ -108,10 +103,10 @@ def _unique_values(table: str, cells: pd.Series) -> tuple[str, ...]:
 
 def _warn_of_numbers(table: str, cells: pd.Series) -> None:
     column = Column(str(cells.name), cells)
-    if len(column.values) > _MANY_NUMBERS and column.numbers is not None and not are_codes(column):
+    if len(column.values) > MANY_NUMBERS and column.numbers is not None and not are_codes(column):
         warnings.warn(
-            f"{table}, column {column.name}: each of {len(column.values)} numbers is a class of its own; bands of a "
-            "number need bounds in --config, such as heads: {age: {classes: [<40, 40+], bounds: [40]}}.",
+            f"{table}, column {column.name}: each of the {len(column.values)} numbers is a class; for bands of a "
+            "number give bounds in --config, such as heads: {age: {classes: [<40, 40+], bounds: [40]}}.",
             FastmaskWarning,
             stacklevel=6,
         )
@@ -119,7 +114,6 @@ def _warn_of_numbers(table: str, cells: pd.Series) -> None:
 
 def read_labels(cells: pd.Series, head: Head) -> tuple[pd.Series, pd.Series]:
     """The class names of a column, a DataError in the invalid cells, and the numbers of its bands."""
-
     names = set() if head.bounds else {*head.classes, ""}
 
     def read(cell: str | DataError) -> tuple[str | DataError, float]:
@@ -139,7 +133,4 @@ def head_to_plain(head: Head) -> list[str] | dict[str, Any]:
     if head.bounds is None:
         return list(head.classes)
     numbers = {"bounds": head.bounds, "train_bounds": head.train_bounds, "limits": head.limits}
-    return {
-        "classes": list(head.classes),
-        **{name: None if row is None else list(row) for name, row in numbers.items()},
-    }
+    return {"classes": list(head.classes), **{name: row and list(row) for name, row in numbers.items()}}

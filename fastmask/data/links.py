@@ -1,4 +1,4 @@
-"""Links: where photos and folders that are links lead to, which of them are trusted, and those that lead to nothing."""
+"""Links: the targets of photos and folders that are links, which are trusted, and links to nothing."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def leads_outside(path: Path, folder: Path, trusted: str | Path | None = None) -
 
 
 def link_fault(path: Path, folder: Path, trusted: str | Path | None = None) -> DataError:
-    """The error for a path that `leads_outside`: which link leads where, and what mends it or allows it."""
+    """The error for a path that `leads_outside`: the link, its target, and the option that allows it."""
     link = next(_links_outside(path, folder, trusted))
     target = real(link)
     if not link.exists():
         return MissingPhotoError(describe_broken(link))
     place = quote(str(_store_of(target)[0]))
     return DataError(
-        f"{link} is a link out of {folder}, to {target}; copy that there, or trust the links into a folder: "
-        f"--trust-links {place}."
+        f"{link} is a link out of {folder}, to {target}; copy that there, or allow links into its folder "
+        f"with --trust-links {place}."
     )
 
 
 def describe_broken(path: Path) -> str:
-    """That a path is or passes a link to nothing, and what mends it, as a sentence; "" for any other path."""
+    """A sentence on a path that is or passes a link to nothing, and how to mend it; "" for any other path."""
     if path.exists():
         return ""
     link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
@@ -47,7 +47,7 @@ def describe_broken(path: Path) -> str:
         return ""
     target = Path(os.path.normpath(link.parent / os.readlink(link)))
     if _leads_round(link):
-        return f"{link} is a link that leads back to itself; remove it."
+        return f"{link} is a link to itself; remove it."
     command = _store_of(target)[1]
     return f"{link} is a link to {target}, which does not exist; {command or 'restore that, or remove the link'}."
 

@@ -246,8 +246,8 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
     again = unguarded_line() if picked and processes_import() else None
     if again is not None:
         raise UsageError(
-            f"{again}: the {picked} loading processes (workers) import this script and would run it again; put what it "
-            'does below a line if __name__ == "__main__": or set workers=0.'
+            f"{again}: the {picked} loading processes (workers) import this script and would run it again; put its "
+            'code below a line if __name__ == "__main__": or set workers=0.'
         )
     return picked
 

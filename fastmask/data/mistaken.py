@@ -1,4 +1,4 @@
-"""Mistaken data: what to give in place of a part of a contest folder, or of a file that is not a CSV."""
+"""Mistaken data: errors for a part of a contest folder, or a file that is not a CSV, with what to give instead."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fastmask.system.terminal import quote
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _TABLES = (".tsv", ".tab", ".txt", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".arrow", ".pkl")
-# the folders of photos in a contest folder, seen from the folder with train.csv, or from the one with train/train.csv
+# the folders of photos in a contest folder, relative to the folder with train.csv or with train/train.csv
 _TRAIN_PART, _EVAL_PARTS = re.compile("(train/)?images(/[^/]+)?"), ("eval", "eval/images")
-# levels of folders in which a contest folder is searched, and the most folders of one that are searched
+# levels of folders that are searched for a contest folder, and the most folders in one of them
 _LEVELS, _MOST_FOLDERS = 3, 30
-# folders of which photos are listed to find out whether they are persons
+# the most folders whose photos are listed to recognize persons
 _LOOKED_AT = 20
 
 
@@ -47,7 +47,7 @@ def _holds_results(folder: Path) -> bool:
 
 
 def check_kind(data: str) -> None:
-    """Raise UsageError saying what to give where `data` is an address, an archive, or a file that is not a CSV."""
+    """Raise UsageError for an address, an archive, or a file that is not a CSV, naming what to give in its place."""
     path, suffix = Path(data), Path(data).suffix.lower()
     if _ADDRESS.match(data) and not path.exists():
         raise UsageError(f"--data is the address {data}; download it first, and name the folder or the CSV.")
@@ -56,9 +56,9 @@ def check_kind(data: str) -> None:
     if not path.is_file() or suffix == ".csv":
         return
     if suffix == ".dvc":
-        raise UsageError(f"{path} stands for data that dvc pull gets; give {path.with_suffix('')} in its place.")
+        raise UsageError(f"{path} is a pointer of DVC; run dvc pull, and give {path.with_suffix('')} in its place.")
     if suffix in ARCHIVES:
-        raise UsageError(f"{path} is an archive; unpack it first, and name the folder that is in it.")
+        raise UsageError(f"{path} is an archive; unpack it, and give the folder in its place.")
     if suffix in _TABLES:
         raise UsageError(f"{path} is not a CSV; save it as one, with commas, a row per photo and a column per head.")
     if suffix in SUFFIXES:
@@ -112,7 +112,7 @@ def _check_above(folder: Path) -> None:
         if predicted:
             raise UsageError(f"{folder} has no labels to train on; give {whole} in its place, and predict {folder}.")
         raise UsageError(
-            f"{folder} is a part of a contest folder, whose labels are in train.csv; give {whole} in its place."
+            f"{folder} is a part of a contest folder, with its labels in train.csv; give {whole} in its place."
         )
 
 

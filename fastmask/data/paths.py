@@ -21,7 +21,7 @@ from fastmask.system.text import shorten_middle
 
 # a path from the root of a disk, or out of the folder
 _OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|\.\.(?:[/\\]|$)")
-# characters of a path in a message
+# the most characters of a path in a message
 _SHOWN = 300
 
 
@@ -138,7 +138,7 @@ def _find_otherwise(
             found[cell] = each[0]
         elif each:
             several = f"{each[0]} and {each[1]}{' and others' * (len(each) > 2)}"
-            found[cell] = DataError(f"found {cell!r}, which may be {several}; write the path that is meant.")
+            found[cell] = DataError(f"found {cell!r}, which matches {several}; write the full path.")
         else:
             found[cell] = _missing(cell, folder, f"{lost} of {total} are missing", nearest.find(cell), option)
     _warn_of_moved(where, {cell: path for cell, path in found.items() if isinstance(path, str)}, folder)
@@ -217,7 +217,7 @@ class _Tails:
     def longest(self, parts: tuple[str, ...], least: int) -> list[str]:
         """The paths that share the most parts at the end, at least `least`.
 
-        A name alone is not enough for a path in another folder, unless there is nothing else to compare.
+        A name alone does not identify a path in another folder, unless the cell is a name alone.
         """
         for length in range(len(parts), least - 1, -1):
             enough = length >= min(2, len(parts))
@@ -234,7 +234,7 @@ def _without_ending(name: str) -> str:
 
 
 class _Nearest:
-    """The nearest of some photos to a path that none of them has."""
+    """Finds the photo with the most similar path."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         photos = [path for path in paths if path.lower().endswith(SUFFIXES)]
@@ -242,7 +242,7 @@ class _Nearest:
         self._ordered = sorted((_key(path), path) for path in photos)
 
     def find(self, cell: str) -> str | None:
-        """One of the same name in another folder or with another ending, else the one with the most similar start."""
+        """The photo of the same name in another folder or with another ending, else of the most similar path."""
         name = _without_ending("".join(_parts(cell)[-1:]))
         if name in self._by_name or not self._ordered:
             return self._by_name.get(name)

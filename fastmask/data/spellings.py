@@ -34,13 +34,13 @@ def warn_of_spellings(table: str, head: Head, cells: pd.Series, chosen: bool = F
     unknown = [f"{name!r} ({stripped[name]})" for name in head.classes if is_unknown(name) and name in stripped]
     if unknown and not chosen:
         _warn(
-            f"{table}, column {head.name}: {join_some(unknown)} is a class like any other; an unknown label is an "
-            "empty cell, and classes are chosen with heads in --config."
+            f"{table}, column {head.name}: {join_some(unknown)} counts as a class; for an unknown label leave the cell "
+            "empty, or list the classes with heads in --config."
         )
 
 
 def group_spellings(values: Iterable[str]) -> list[list[str]]:
-    """The values that are the same text but for case, blanks, the form of Unicode or the digits of a number."""
+    """Values that differ only in case, blanks, the form of Unicode or the digits of a number, in groups."""
     groups = defaultdict(list)
     for value in values:
         groups[spelling_key(value)].append(value)
@@ -48,7 +48,7 @@ def group_spellings(values: Iterable[str]) -> list[list[str]]:
 
 
 def spelling_key(text: str) -> str:
-    """What the spellings of one text have in common: `RED` and ` red`, `1` and `1.0`, `sports_car` and `sports car`."""
+    """A text without its spelling: the same for `RED` and ` red`, `1` and `1.0`, `sports_car` and `sports car`."""
     key = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").split())
     return f"{float(key):g}" if _NUMBER.fullmatch(key) and len(key) < 15 else key
 

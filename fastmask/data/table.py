@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # the column of the first of the persons who share identical photos, where any do: see `groups.join_identical`
 SAME_AS = "same_as"
 NO_PERSONS = (
-    "says who is in each photo, so every photo counts as a different person; several photos of one person would leak "
-    "across folds."
+    "names the person in each photo, so every photo counts as a different person; several photos of one person would "
+    "leak across folds."
 )
 # the column of the fold that validates each photo, where the data itself has a fixed split
 FOLD = "fold"
@@ -112,7 +112,7 @@ class Table:
         object.__setattr__(self, "root", Path(root))
 
     def _given(self) -> tuple[Any, Any, Any]:
-        """What a caller has passed, which may be of any type."""
+        """The arguments, of any type."""
         return self.frame, self.heads, self.root
 
     def __len__(self) -> int:

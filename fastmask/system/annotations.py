@@ -1,4 +1,4 @@
-"""Annotations: the types and values that the annotation of a field allows, in words, and what is meant by a text."""
+"""Annotations: the types and values that the annotation of a field allows, in words, and the values of texts."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def has_text(annotation: Any) -> bool:
 
 
 def read_as(annotation: Any, given: Any) -> Any:
-    """What is meant by a value where that is clear: lists and sizes written as text, a number for a list or a square.
+    """A value of a field in the form that pydantic takes: lists and sizes from text, a list or a square from a number.
 
-    What is not clear is returned as it is, for pydantic to refuse.
+    Other values are returned unchanged.
     """
     kinds = alternatives(annotation)
     is_number = isinstance(given, _NUMBERS) and not isinstance(given, bool)
@@ -81,7 +81,7 @@ def _read_whole(text: str) -> int | str:
 
 
 def expected_of(annotation: Any, bounds: Iterable[Any] = ()) -> str:
-    """What an annotation allows, in words, such as "auto or a whole number from 1"; "" if words do not say it.
+    """What an annotation allows, in words, such as "auto or a whole number from 1"; "" for text and mappings.
 
     `bounds` are pydantic's of the annotation as a whole.
     """
@@ -109,7 +109,7 @@ def _words_of(annotation: Any, bounds: Iterable[Any]) -> Iterator[str]:
 
 
 def expected_inside(annotation: Any) -> str:
-    """What the numbers inside a mapping have to be, in words, such as "numbers from 0 to 1"; "" without bounds."""
+    """The bounds of the numbers inside a mapping, in words, such as "numbers from 0 to 1"; "" without bounds."""
     if isinstance(annotation, type) or annotation in (Any, NoneType):
         return ""
     if get_origin(annotation) is Annotated:

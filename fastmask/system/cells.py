@@ -1,4 +1,4 @@
-"""Cells: the rows of a CSV as text, from the programs that write one in other encodings and with other separators."""
+"""Cells: the rows of a CSV as text, in the encodings and with the separators of several programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ _SEPARATORS = (";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 # the first bytes of .xlsx, .ods and .xls
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # encodings before UTF-8, with the letters that a text in them has outside ASCII
 _ENCODINGS = {
     "cp932": ("Japanese", "[\u3040-\u30ff\u4e00-\u9fff]"),
@@ -39,14 +38,18 @@ def read_cells(file: Path, strip: bool = True) -> list[Row]:
     with file.open("rb") as raw:
         start = raw.read(4)
     if start in _WORKBOOKS:
-        raise ValueError("it is a workbook; in the spreadsheet save it as CSV UTF-8")
-    encoding = "utf-16" if start[:2] in _UTF16 else "utf-8-sig"
+        raise ValueError("it is a spreadsheet; save it as CSV UTF-8")
     try:
-        with file.open(encoding=encoding, newline="") as opened:
+        with file.open(encoding=encoding_of(start), newline="") as opened:
             rows = _read_rows(_short_lines(opened))
     except UnicodeDecodeError as error:
         raise ValueError(_describe_encoding(file)) from error
     return [(line, [c.strip() for c in cells] if strip or not i else cells) for i, (line, cells) in enumerate(rows)]
+
+
+def encoding_of(start: bytes) -> str:
+    """UTF-16 for a file with its byte order mark, as PowerShell and editors of Windows write it, else UTF-8."""
+    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _read_rows(lines: Iterator[str]) -> list[Row]:
@@ -105,7 +108,7 @@ def _width(cells: list[str]) -> int:
 
 
 def _describe_encoding(file: Path) -> str:
-    """Where a file is not UTF-8, which encoding it may have, and how to convert it."""
+    """The line of a file that is not UTF-8, its probable encoding, and how to convert it."""
     with file.open("rb") as raw:
         lines = enumerate(iter(lambda: raw.readline(limits.LINE), b""), 1)
         number, line = next((n, line) for n, line in lines if not _decodes(line, "utf-8"))

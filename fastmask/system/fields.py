@@ -57,7 +57,7 @@ def option_name(model: type[BaseModel], name: str) -> str:
 
 
 def make_model(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """A model with the given values of its fields, which are read as what is meant where that is clear.
+    """A model with the given values of its fields, see `read_value`.
 
     Raises UsageError with one sentence per mistake: the field, what was found, what was expected, the nearest name.
     """
@@ -68,7 +68,7 @@ def make_model(model: type[Model], given: Mapping[str, Any]) -> Model:
 
 
 def read_value(model: type[BaseModel], name: str, given: Any) -> Any:
-    """What is meant by the value of a field, see `read_as`; raises UsageError for an invalid text."""
+    """The value of a field, from text if needed, see `read_as`; raises UsageError for an invalid text."""
     if name not in model.model_fields:
         return given
     field = model.model_fields[name]
@@ -106,7 +106,7 @@ def describe_errors(model: type[BaseModel], name: str, errors: Sequence[Any], gi
 
 
 def _describe_near(model: type[BaseModel], name: str, given: Any) -> str:
-    """The field that is probably meant by the name of none, for a sentence."""
+    """The end of a sentence on an unknown name: the nearest field."""
     inside = [key for key in given if key in model.model_fields] if isinstance(given, Mapping) else []
     if inside:
         return f"; give {inside[0]} by itself, not inside {name}."

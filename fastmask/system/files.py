@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -15,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastmask.system import limits
-from fastmask.system.cells import read_cells
+from fastmask.system.cells import encoding_of, read_cells
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.text import join_some
 from fastmask.system.yaml_text import parse_yaml, to_yaml
@@ -288,8 +287,7 @@ def _read_text(path: Path, most: int) -> str:
         raise ValueError(f"it is longer than {most >> 20} MB")
     content = path.read_bytes()
     try:
-        # what PowerShell's > writes, and Windows' editors
-        return content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+        return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise ValueError("it is not text in UTF-8; save it as such") from error
 

@@ -1,4 +1,4 @@
-"""YAML: read by the core schema of YAML 1.2, in which `no` is not False and `010` not 8, and written for 1.1 too."""
+"""YAML: read by the core schema of YAML 1.2, in which `no` is text and `010` is 10, and written for 1.1 too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastmask.system.text import shorten, shorten_repr
 _TAG = "tag:yaml.org,2002:"
 _INT = "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-# the type of what is not in quotes: its pattern, and the characters that it starts with
+# the types of values without quotes: a pattern, and the characters that it starts with
 _CORE = {
     "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (_INT, "-+0123456789"),
@@ -115,13 +115,13 @@ def _read_as_text(node: Any, texts: Collection[str], as_text: bool, done: set[in
 
 
 def _describe(error: Exception, text: str) -> str:
-    """What is wrong with YAML, and where."""
+    """The first error of a YAML text, with its line."""
     mark, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
     lines = text.splitlines()
     if mark is None:
         return "it is not valid YAML; expected lines such as 'name: value'"
     if context is not None and (mark.line >= len(lines) or not lines[mark.line].strip()):
-        # what was not ended is where it starts
+        # a list or mapping without an end: name the line where it starts
         mark = context
     line = lines[mark.line] if mark.line < len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:

@@ -78,7 +78,7 @@ def test_a_path_from_a_root_is_one_in_the_folder_if_all_are(start, folder):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (["a.jpg"], "found 'a.jpg', which may be img/a.jpg and thumbs/a.jpg; write the path that is meant"),
+        (["a.jpg"], "found 'a.jpg', which matches img/a.jpg and thumbs/a.jpg; write the full path"),
         (["z/b.jpg"], r"z/b.jpg does not exist \(1 of 1 are missing; the nearest photo is 'img/b.jpg'\); .* --images"),
         (["img/b.png"], "the nearest photo is 'img/b.jpg'"),
         (["img/bb.jpg"], "the nearest photo is 'img/b.jpg'"),
@@ -121,7 +121,7 @@ def test_files_that_differ_only_in_case_are_told_apart(folder):
         "img/a.jpg": "img/a.jpg",
         "img/A.jpg": "img/A.jpg",
     }
-    assert "may be" in str(locate_photos(["img/A.JPG"], folder, "t")["img/A.JPG"])
+    assert "matches" in str(locate_photos(["img/A.JPG"], folder, "t")["img/A.JPG"])
 
 
 def test_hidden_files_are_not_found(folder):

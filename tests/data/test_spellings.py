@@ -64,7 +64,7 @@ def test_spellings_that_look_the_same_are_shown_apart():
 def test_a_class_that_may_be_an_unknown_label_is_named_unless_it_was_chosen():
     head = Head("mask", ("None", "worn"))
     assert said(head, ["worn", "None", " None", ""])[1:] == [
-        "my.csv, column mask: 'None' (2) is a class like any other; an unknown label is an empty cell, and classes are "
-        "chosen with heads in --config."
+        "my.csv, column mask: 'None' (2) counts as a class; for an unknown label leave the cell empty, or list the "
+        "classes with heads in --config."
     ]
     assert said(head, ["worn", "None"], chosen=True) == []

@@ -67,7 +67,7 @@ def test_another_encoding_is_named_with_how_to_convert_it(text, encoding, langua
 
 def test_a_workbook_is_no_csv(file):
     file.write_bytes(b"PK\x03\x04\xff\xfe")
-    with pytest.raises(DataError, match="it is a workbook; in the spreadsheet save it as CSV UTF-8"):
+    with pytest.raises(DataError, match="it is a spreadsheet; save it as CSV UTF-8"):
         read_strings(file, ())
 
 

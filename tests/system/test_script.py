@@ -45,7 +45,7 @@ def test_a_script_without_a_main_guard_is_refused_by_its_line(tmp_path, method, 
     found, script = printed(tmp_path, method, guard)
     sentence = (
         f"{script}, line 13: the 2 loading processes (workers) import this script and would run it again; "
-        'put what it does below a line if __name__ == "__main__": or set workers=0.'
+        'put its code below a line if __name__ == "__main__": or set workers=0.'
     )
     assert found == (sentence if refused else "2")
 
