@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN = -1
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 # the code of many tables for an unknown number, and how many times the last bound it is at least
 _NINES, _FAR = re.compile(r"9{3,}(\.0*)?"), 5
 # the word for all heads together
@@ -120,7 +120,7 @@ class Head:
     def _check_spread(self, spread: float) -> None:
         if not 0 < spread < math.inf:
             raise UsageError(f"Head {self.name!r} has spread {spread}; expected a number above 0.")
-        whole = all(_NUMBER.fullmatch(name) and "." not in name for name in self.classes)
+        whole = all(NUMBER.fullmatch(name) and "." not in name for name in self.classes)
         if self.bounds is not None or not whole or sorted(self.classes, key=int) != list(self.classes):
             raise UsageError(f"Head {self.name!r} is a distribution: its classes must be rising whole numbers.")
 
@@ -168,7 +168,7 @@ class Head:
             if cell not in self.classes:
                 raise DataError(f"found {cell!r}, expected one of {', '.join(self.classes)}, or nothing if unknown.")
             return cell, float("nan")
-        if _NUMBER.fullmatch(cell) is None:
+        if NUMBER.fullmatch(cell) is None:
             raise DataError(f"found {cell!r}, expected a number, from which the class of {self.name} follows.")
         if self.limits and not self.limits[0] <= float(cell) <= self.limits[1]:
             raise DataError(f"found {cell!r}, expected a number from {self.limits[0]:g} to {self.limits[1]:g}.")

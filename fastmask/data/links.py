@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ def link_fault(path: Path, folder: Path, trusted: str | Path | None = None) -> D
     link = next(_links_outside(path, folder, trusted))
     target = real(link)
     if not link.exists():
-        return MissingPhotoError(describe_broken(link))
+        return MissingPhotoError(describe_broken(link), link.relative_to(folder).as_posix())
     place = quote(str(_store_of(target)[0]))
     return DataError(
         f"{link} is a link out of {folder}, to {target}; copy that there, or allow links into its folder "
@@ -46,8 +45,6 @@ def describe_broken(path: Path) -> str:
     if link is None:
         return ""
     target = Path(os.path.normpath(link.parent / os.readlink(link)))
-    if _leads_round(link):
-        return f"{link} is a link to itself; remove it."
     command = _store_of(target)[1]
     return f"{link} is a link to {target}, which does not exist; {command or 'restore that, or remove the link'}."
 
@@ -59,14 +56,6 @@ def _links_outside(path: Path, folder: Path, trusted: str | Path | None) -> Iter
         allowed = [real(each) for each in (folder, trusted) if each is not None]
         if not _is_in(real(path), allowed):
             yield next(each for each in between if not _is_in(real(each), allowed))
-
-
-def _leads_round(link: Path) -> bool:
-    try:
-        link.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
 
 
 def _is_in(place: Path, folders: list[Path]) -> bool:

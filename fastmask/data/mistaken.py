@@ -14,7 +14,15 @@ from fastmask.system.terminal import quote
 
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-_TABLES = (".tsv", ".tab", ".txt", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".arrow", ".pkl")
+_SHEETS = (".tsv", ".tab", ".txt", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".arrow", ".pkl")
+# files that are not a CSV, by their endings, and what to give in their place
+_KINDS = (
+    ((".dvc",), "is a pointer of DVC; run dvc pull, and give the data in its place"),
+    (ARCHIVES, "is an archive; unpack it, and give the folder in its place"),
+    (_SHEETS, "is not a CSV; save it as one, with commas, a row per photo and a column per head"),
+    (SUFFIXES, "is one photo; expected a folder per class, a CSV or a contest folder"),
+)
+_OTHER = "is not a CSV (NAME.csv); expected one, a folder per class, or a contest folder"
 # the folders of photos in a contest folder, relative to the folder with train.csv or with train/train.csv
 _TRAIN_PART, _EVAL_PARTS = re.compile("(train/)?images(/[^/]+)?"), ("eval", "eval/images")
 # levels of folders that are searched for a contest folder, and the most folders in one of them
@@ -53,17 +61,8 @@ def check_kind(data: str) -> None:
         raise UsageError(f"--data is the address {data}; download it first, and name the folder or the CSV.")
     if not path.exists() and path.with_name(f"{path.name}.dvc").is_file():
         raise UsageError(f"{path} does not exist, but {path}.dvc does: get the data with dvc pull.")
-    if not path.is_file() or suffix == ".csv":
-        return
-    if suffix == ".dvc":
-        raise UsageError(f"{path} is a pointer of DVC; run dvc pull, and give {path.with_suffix('')} in its place.")
-    if suffix in ARCHIVES:
-        raise UsageError(f"{path} is an archive; unpack it, and give the folder in its place.")
-    if suffix in _TABLES:
-        raise UsageError(f"{path} is not a CSV; save it as one, with commas, a row per photo and a column per head.")
-    if suffix in SUFFIXES:
-        raise UsageError(f"{path} is one photo; expected a folder per class, a CSV or a contest folder.")
-    raise UsageError(f"{path} is not a CSV (NAME.csv); expected one, a folder per class, or a contest folder.")
+    if path.is_file() and suffix != ".csv":
+        raise UsageError(f"{path} {next((what for endings, what in _KINDS if suffix in endings), _OTHER)}.")
 
 
 def check_csv_name(file: Path) -> None:

@@ -115,7 +115,7 @@ def _find_exact(cell: str, folder: Path, option: str) -> str | DataError | None:
         if stays_below(Path(path)):
             is_there = bool(cell) and (folder / path).is_file()
             broken = "" if is_there else describe_broken(folder / path)
-            return MissingPhotoError(broken) if broken else path if is_there else None
+            return MissingPhotoError(broken, cell) if broken else path if is_there else None
         place = (folder / cell).parent
         is_elsewhere = (folder / cell).is_file()
     except OSError as error:
@@ -153,7 +153,8 @@ def _missing(cell: str, folder: Path, counted: str, near: str | None, option: st
     hint = f"the nearest photo is {near!r}" if near else "there are no photos"
     return MissingPhotoError(
         f"{folder / shorten_middle(path, _SHOWN)} does not exist ({counted}; {hint}); correct the path, or name the "
-        f"folder that the paths start from with {option}."
+        f"folder that the paths start from with {option}.",
+        cell,
     )
 
 

@@ -65,7 +65,7 @@ def read_csv(
     folder = Path(images) if images is not None else file.parent
     place = _Place(folder, images is not None, option, trust_links)
     table = columns.read(heads, place, file.stem, on_fault)
-    places = {"data": str(file), "images": _text(images), "trust_links": _text(trust_links)}
+    places = {"data": str(file), "images": images and str(images), "trust_links": trust_links and str(trust_links)}
     return replace(table, reading={**table.reading, **places})
 
 
@@ -87,11 +87,7 @@ def read_frame(
     columns = _Columns("the DataFrame", "row", cells, image_column, group, ordered_classes(frame))
     folder = Path(images) if images is not None else common_folder(columns.cells[columns.photos])
     table = columns.read(heads, _Place(folder, True, "images"), "frame", on_fault)
-    return replace(table, reading={**table.reading, "images": _text(images)})
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+    return replace(table, reading={**table.reading, "images": images and str(images)})
 
 
 @dataclass(frozen=True)
@@ -162,11 +158,7 @@ class _Columns:
             raise UsageError(f"{place.folder} is not a folder; expected {expected}.")
         cells, where = self.cells[self.photos], f"{self.name}, column {self.photos}"
         options = place.linked, place.option, place.trust_links
-        located = locate_photos(list(cells.unique()), place.folder, where, *options)
-        for cell, found in located.items():
-            if isinstance(found, MissingPhotoError):
-                found.photo = cell
-        return cells.map(located)
+        return cells.map(locate_photos(list(cells.unique()), place.folder, where, *options))
 
     def _find_persons(self) -> pd.Series | None:
         if self.persons is None:

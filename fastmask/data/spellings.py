@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 import warnings
 from collections import defaultdict
@@ -10,7 +9,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from fastmask.heads import Head
+from fastmask.heads import NUMBER, Head
 from fastmask.system.errors import FastmaskWarning
 from fastmask.system.text import join_some
 
@@ -19,7 +18,6 @@ _UNKNOWN = {
     *("n/a", "na", "#n/a", "nan", "null", "nil", "unknown", "unk", "undefined", "missing", "not available"),
     *("?", "-", "--", ".", "tbd"),
 }
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 
 
 def warn_of_spellings(table: str, head: Head, cells: pd.Series, chosen: bool = False) -> None:
@@ -50,7 +48,7 @@ def group_spellings(values: Iterable[str]) -> list[list[str]]:
 def spelling_key(text: str) -> str:
     """A text without its spelling: the same for `RED` and ` red`, `1` and `1.0`, `sports_car` and `sports car`."""
     key = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").split())
-    return f"{float(key):g}" if _NUMBER.fullmatch(key) and len(key) < 15 else key
+    return f"{float(key):g}" if NUMBER.fullmatch(key) and len(key) < 15 else key
 
 
 def is_unknown(text: str) -> bool:

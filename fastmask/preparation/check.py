@@ -334,17 +334,16 @@ def _find_dark(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterato
     for row, each in fingerprints.items():
         if not each.blank and each.brightest <= _DARK:
             detail = (
-                f"Its brightest pixel is {each.brightest} of 255; if its values have fewer bits than its file says, "
-                "such as 14 of 16, scale them."
+                f"Its brightest pixel is {each.brightest} of 255; if its values have fewer bits than its file, such as "
+                "14 of 16, scale them."
             )
             yield _photo_finding(table, row, WARNING, "dark", detail)
 
 
 def _find_pages(table: Table, fingerprints: Mapping[int, Fingerprint]) -> Iterator[Finding]:
-    for row, each in fingerprints.items():
-        if each.has_more_pages:
-            detail = "It has several pages, and only the first is read; save the others as photos of their own."
-            yield _photo_finding(table, row, WARNING, "several pages", detail)
+    detail = "It has several pages, and only the first is read; save each of the others as a photo."
+    rows = (row for row, each in fingerprints.items() if each.has_more_pages)
+    return (_photo_finding(table, row, WARNING, "several pages", detail) for row in rows)
 
 
 def _find_copies(

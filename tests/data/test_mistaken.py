@@ -90,7 +90,7 @@ def test_a_csv_of_another_kind_called_train_is_not_the_contest_s(tmp_path):
         ("pets.json", "pets.json is not a CSV"),
         ("data.yaml", "data.yaml is not a CSV"),
         ("cat.jpg", "cat.jpg is one photo"),
-        ("pets.dvc", "pets.dvc is a pointer of DVC; run dvc pull, and give .*/pets in its place"),
+        ("pets.dvc", "pets.dvc is a pointer of DVC; run dvc pull, and give the data in its place"),
     ],
 )
 def test_other_files_are_refused_with_what_to_do(name, message, tmp_path):
