@@ -61,6 +61,7 @@ _DATES = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .*)?|\d{1,2}:\d{2}(:\d{2})?"
 )
 _LIST = re.compile(r"[\[({]?\s*-?\d+(\.\d+)?([\s,;]+-?\d+(\.\d+)?)+\s*[\])}]?")
+_BRACKETS = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 _BANDS = "numbers are classes by bounds, such as heads: {{{name}: {{classes: [<{b:g}, {b:g}+], bounds: [{b:g}]}}}}"
 
@@ -260,7 +261,9 @@ def _by_content(column: Column) -> str:
         return "an origin"
     if _holds_photos(column.known):
         return "files"
-    return "lists of numbers" if column.all_match(_LIST) else ""
+    if column.all_match(_LIST):
+        return "lists of numbers"
+    return "lists or records" if column.all_match(_BRACKETS) else ""
 
 
 def _by_number(column: Column) -> str:

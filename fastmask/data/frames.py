@@ -17,7 +17,7 @@ from fastmask.system.text import shorten_repr
 def check_frame(frame: Any) -> None:
     """Raise UsageError for anything but a DataFrame with rows."""
     if not isinstance(frame, pd.DataFrame):
-        raise UsageError(f"read_frame takes a pandas DataFrame, found {shorten_repr(frame)}; read_csv takes a file.")
+        raise UsageError(f"Found {shorten_repr(frame)}; read_frame takes a pandas DataFrame, and read_csv also a file.")
     if frame.empty:
         raise UsageError("The DataFrame has no rows; expected one per photo.")
 

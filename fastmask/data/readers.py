@@ -20,7 +20,7 @@ from fastmask.data.head_classes import GivenHeads, are_chosen, head_to_plain, ma
 from fastmask.data.missing import MissingPhotos
 from fastmask.data.mistaken import check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
-from fastmask.data.spellings import warn_of_spellings
+from fastmask.data.spellings import warn_of_persons, warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Heads
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
@@ -57,7 +57,7 @@ def read_csv(
         option: the command-line option of `images`, for messages.
         trust_links: a folder that photos may be links to; any folder, where `images` is given.
     """
-    if isinstance(file, pd.DataFrame):
+    if not isinstance(file, str | os.PathLike):
         return read_frame(file, heads, images, group, image_column=image_column, on_fault=on_fault)
     file = Path(file)
     cells = read_rows(file, [c for c in (image_column, group) if c], strip=False)
@@ -148,6 +148,8 @@ class _Columns:
                 FastmaskWarning,
                 stacklevel=4,
             )
+        else:
+            warn_of_persons(self.name, self.persons, self.cells[self.persons])
         for head in (head for head in heads if head.bounds is None and head.name in self.raw):
             warn_of_spellings(self.name, head, self.raw[head.name], are_chosen(given, head.name))
 

@@ -1,4 +1,4 @@
-"""Spellings: classes of a table that may be the same one, or mean an unknown label."""
+"""Spellings: classes or persons of a table that may be the same one, and classes that mean an unknown label."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def warn_of_spellings(table: str, head: Head, cells: pd.Series, chosen: bool = F
         _warn(
             f"{table}, column {head.name}: {join_some(unknown)} counts as a class; for an unknown label leave the cell "
             "empty, or list the classes with heads in --config."
+        )
+
+
+def warn_of_persons(table: str, column: str, persons: pd.Series) -> None:
+    """Warn of persons whose names look like one, which folds would separate."""
+    counts = persons[persons != ""].value_counts()
+    groups = group_spellings(counts.index)
+    if groups:
+        same = [" and ".join(f"{_visible(name)} ({counts[name]})" for name in group) for group in groups]
+        _warn(
+            f"{table}, column {column}: {join_some(same)} count as different persons; if they are one, write the name "
+            "the same way in all rows, or merge them with --fixes, or the photos of one person leak across folds."
         )
 
 

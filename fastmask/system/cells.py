@@ -32,7 +32,7 @@ def read_cells(file: Path, strip: bool = True) -> list[Row]:
     """(line, cells) of each row of a CSV that is not blank, the header first.
 
     The separator is a comma, or a semicolon, a tab or a bar where the header has no comma; the encoding is UTF-8, or
-    UTF-16 with a byte order mark. Blanks at the ends of cells are removed, with `strip` also below the header. Raises
+    UTF-16. Blanks at the ends of cells are removed, with `strip` also below the header. Raises
     ValueError naming the line for any other text.
     """
     with file.open("rb") as raw:
@@ -48,8 +48,12 @@ def read_cells(file: Path, strip: bool = True) -> list[Row]:
 
 
 def encoding_of(start: bytes) -> str:
-    """UTF-16 for a file with its byte order mark, as PowerShell and editors of Windows write it, else UTF-8."""
-    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    """UTF-16, as PowerShell and editors of Windows write it, by the byte order mark or a zero byte; else UTF-8."""
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    # the zeros of the first letter and of the second, which are in ASCII
+    orders = {"utf-16-le": start[1:4:2], "utf-16-be": start[:4:2]}
+    return next((order for order, zeros in orders.items() if zeros == b"\0\0"), "utf-8-sig")
 
 
 def _read_rows(lines: Iterator[str]) -> list[Row]:

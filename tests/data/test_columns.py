@@ -65,6 +65,8 @@ def text(cells, times=1):
         ("bbox", ["[1, 2, 3, 4]", "[2, 2, 3, 4]"] * 4, "lists of numbers"),
         ("weight", [0.5, 1] * 4, "a weight"),
         ("score", [1, 2, 3] * 4, "a score"),
+        ("tags", ["['a', 'b']", "['a']"] * 4, "lists or records"),
+        ("meta", ['{"a": 1}', '{"a": 2}'] * 4, "lists or records"),
         ("width", [640, 480] * 4, "a size or box"),
         ("age", [20, 30, 40] * 4, "3 numbers"),
         ("how old", [19, 20, 24, 31, 35, 42, 50, 55, 58, 60, 61] * 4, "11 numbers"),

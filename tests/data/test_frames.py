@@ -101,7 +101,7 @@ def test_the_folder_of_paths():
     ("given", "heads", "error", "message"),
     [
         (frame()[:0], "hat", UsageError, "The DataFrame has no rows"),
-        ("my.csv", "hat", UsageError, "read_frame takes a pandas DataFrame, found 'my.csv'; read_csv takes a file"),
+        ("my.csv", "hat", UsageError, "Found 'my.csv'; read_frame takes a pandas DataFrame"),
         (frame(hat=list("xyxz")), "coat", UsageError, "the DataFrame has no column 'coat' for a head; .* some of hat"),
         (frame(hat=list("xyxz")), {"hat": "xyz"}, UsageError, "Head 'hat' has the classes 'xyz'; expected a list"),
         (frame(hat=list("xyxz")), {"hat": ["x", "y"]}, DataError, "the DataFrame, row 3, column hat: found 'z'"),

@@ -304,6 +304,18 @@ def test_two_spellings_stay_two_classes_and_blanks_are_ignored_with_a_warning(ph
     assert "column shape: ' square' (1), 'square' (1) are one class; the blanks" in said
 
 
+def test_two_spellings_of_a_person_are_warned_of(photos):
+    write(photos, "path,owner,colour\na.jpg,Ann,red\nb.png,ann,green\nc.jpg,bob,red\nd.jpg,bob,green\n")
+    with pytest.warns(FastmaskWarning, match=r"column owner: 'Ann' \(1\) and 'ann' \(1\) count as different persons"):
+        assert read_csv(photos, "colour", group="owner").persons.tolist() == ["Ann", "ann", "bob", "bob"]
+
+
+@pytest.mark.parametrize("given", [{"path": ["a.jpg"]}, pd.Series(["a.jpg"]), None, [1]])
+def test_what_is_neither_a_file_nor_a_frame_is_refused(given):
+    with pytest.raises(UsageError, match="read_frame takes a pandas DataFrame, and read_csv also a file"):
+        read_csv(given)
+
+
 def test_a_photo_in_two_rows_is_named_with_both_labels(photos):
     write(photos, ROWS.replace("d.jpg,red", "a.jpg,green"))
     with pytest.raises(

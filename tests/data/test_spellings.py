@@ -4,7 +4,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from fastmask.data.spellings import group_spellings, is_unknown, warn_of_spellings
+from fastmask.data.spellings import group_spellings, is_unknown, warn_of_persons, warn_of_spellings
 from fastmask.heads import Head
 from fastmask.system.errors import FastmaskWarning
 
@@ -68,3 +68,20 @@ def test_a_class_that_may_be_an_unknown_label_is_named_unless_it_was_chosen():
         "classes with heads in --config."
     ]
     assert said(head, ["worn", "None"], chosen=True) == []
+
+
+def test_persons_whose_names_look_like_one_are_named():
+    persons = pd.Series(["Anna", "anna", "anna", "Bo", "7", "07", ""], dtype=object)
+    with pytest.warns(FastmaskWarning) as caught:
+        warn_of_persons("my.csv", "owner", persons)
+    assert [str(each.message) for each in caught] == [
+        "my.csv, column owner: 'Anna' (1) and 'anna' (2), '07' (1) and '7' (1) count as different persons; if they are "
+        "one, write the name the same way in all rows, or merge them with --fixes, or the photos of one person leak "
+        "across folds."
+    ]
+
+
+def test_persons_with_different_names_are_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_persons("my.csv", "owner", pd.Series(["p1", "p2", "p10", "p1"], dtype=object))

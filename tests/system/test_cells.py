@@ -26,7 +26,7 @@ def file(tmp_path):
     ],
 )
 def test_the_same_rows_however_they_are_written(text, file):
-    for encoding in ("utf-8", "utf-16"):
+    for encoding in ("utf-8", "utf-16", "utf-16-le", "utf-16-be"):
         file.write_bytes(text.encode(encoding))
         assert read_cells(file) == ROWS
 
