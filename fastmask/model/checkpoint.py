@@ -44,7 +44,7 @@ _PYTHON = sys.stdlib_module_names | {"__builtin__", "copy_reg", "exceptions"}
 
 
 class _Unloaded:
-    """An object that is not made: it stands for one of any class, or for the result of any function."""
+    """An empty object in place of one of any class, or of the result of any function."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass

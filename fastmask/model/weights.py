@@ -22,6 +22,8 @@ from fastmask.model.archs import REFUSALS, check_arch
 from fastmask.model.checkpoint import check_dense, check_file, read_states
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 
+# tensors by their names
+State = Mapping[str, Tensor]
 # seconds to wait for the hub
 _PATIENCE = 10
 # the most frequent prefixes of names, which are tried
@@ -84,8 +86,8 @@ class _Fit:
     """The tensors of a file at `place` that have names of a body, by those, and the ones of its shapes."""
 
     place: str = ""
-    named: Mapping[str, Tensor] = field(default_factory=dict)
-    matched: Mapping[str, Tensor] = field(default_factory=dict)
+    named: State = field(default_factory=dict)
+    matched: State = field(default_factory=dict)
 
     def rank(self) -> tuple[int, int, bool]:
         """The more the better; averaged weights among equal ones, as timm prefers them."""
@@ -103,6 +105,18 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     """
     own = body.state_dict()
     states = {place: {str(name): t for name, t in state.items()} for place, state in read_states(file).items()}
+    best, fits = _choose_fit(file, states, body)
+    if len(best.matched) * 2 < len(own):
+        raise _mismatch(file, best, own, max(states.values(), key=len))
+    body.load_state_dict(best.matched, strict=False)
+    for message in _describe_choices(best, fits, own):
+        warnings.warn(f"{file} {message}.", FastmaskWarning, stacklevel=2)
+    return len(best.matched), len(own)
+
+
+def _choose_fit(file: str | Path, states: Mapping[str, State], body: nn.Module) -> tuple[_Fit, list[_Fit]]:
+    """The tensors that match most, and all that were tried: as they are, then as timm converts them."""
+    own = body.state_dict()
     fits = [fit for place, state in states.items() for fit in _find_fits(state, own, place)]
     best = max(fits, key=_Fit.rank, default=_Fit())
     # before timm makes larger tensors of them
@@ -114,16 +128,11 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
         for state in states.values():
             check_dense(file, state)
         fits = [fit for place, state in states.items() for fit in _find_fits(_convert(state, body), own, place)]
-        best = max(best, *fits, key=_Fit.rank) if fits else best
-    if len(best.matched) * 2 < len(own):
-        raise _mismatch(file, best, own, max(states.values(), key=len))
-    body.load_state_dict(best.matched, strict=False)
-    for message in _describe_choices(best, fits, own):
-        warnings.warn(f"{file} {message}.", FastmaskWarning, stacklevel=2)
-    return len(best.matched), len(own)
+        best = max([best, *fits], key=_Fit.rank)
+    return best, fits
 
 
-def _find_fits(given: Mapping[str, Tensor], own: Mapping[str, Tensor], place: str) -> Iterator[_Fit]:
+def _find_fits(given: State, own: State, place: str) -> Iterator[_Fit]:
     """What has names of a body without each of the most frequent prefixes."""
     prefixes = Counter(name[:end] for name in given for end in range(len(name)) if name[end:] in own)
     for prefix, _ in prefixes.most_common(_PREFIXES):
@@ -132,7 +141,7 @@ def _find_fits(given: Mapping[str, Tensor], own: Mapping[str, Tensor], place: st
         yield _Fit(".".join(filter(None, (place, prefix.rstrip(".")))), named, _match_tensors(named, own))
 
 
-def _match_tensors(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _match_tensors(given: State, own: State) -> dict[str, Tensor]:
     spread = {n: _spread_channel(t, own[n]) for n, t in given.items() if n in own}
     return {n: t for n, t in spread.items() if own[n].shape == t.shape}
 
@@ -143,7 +152,7 @@ def _spread_channel(given: Tensor, own: Tensor) -> Tensor:
     return given.expand(own.shape) / 3 if is_grey else given
 
 
-def _convert(given: Mapping[str, Tensor], body: nn.Module) -> Mapping[str, Tensor]:
+def _convert(given: State, body: nn.Module) -> State:
     """Weights as timm converts those of its hub and of a model's authors, for a body of any input size."""
     adapt = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
     try:
@@ -153,7 +162,7 @@ def _convert(given: Mapping[str, Tensor], body: nn.Module) -> Mapping[str, Tenso
         return given
 
 
-def _mismatch(file: str | Path, best: _Fit, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> UsageError:
+def _mismatch(file: str | Path, best: _Fit, own: State, given: State) -> UsageError:
     """The error of weights of another arch, with names in the file and in the body."""
     missing = next(name for name in own if name not in best.matched)
     return UsageError(
@@ -163,7 +172,7 @@ def _mismatch(file: str | Path, best: _Fit, own: Mapping[str, Tensor], given: Ma
     )
 
 
-def _describe_choices(best: _Fit, fits: Sequence[_Fit], own: Mapping[str, Tensor]) -> list[str]:
+def _describe_choices(best: _Fit, fits: Sequence[_Fit], own: State) -> list[str]:
     """What stays random, what was converted, and other weights of the file that fit as well."""
     # a count of batches, which older files lack, is no weight
     random = [n for n in own if n not in best.matched and not n.endswith("num_batches_tracked")]
