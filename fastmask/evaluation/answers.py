@@ -1,4 +1,4 @@
-"""Answers: the classes predicted by a run out of fold, or by a CSV, whose columns name the heads and their classes."""
+"""Answers: the classes that a run predicts out of fold, or those in a CSV, by the names of its columns."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def _bounds_of(classes: Sequence[str]) -> tuple[float, ...] | None:
 
 
 def heads_of(files: Sequence[AnswersFile]) -> Heads:
-    """The heads of the first file whose columns say them, or else of the class names in all of them."""
+    """The heads by the columns of the first file that names them, or else by the class names in all files."""
     return next((heads for file in files if (heads := file.heads)), None) or _heads_of_names(files)
 
 

@@ -198,7 +198,7 @@ def _read_persons(file: Path, frame: pd.DataFrame) -> np.ndarray | None:
 def _label_columns(frame: pd.DataFrame, key: str, heads: Heads) -> dict[str, pd.Series]:
     """head -> its labels as text, from the column called like it, or one-hot columns called like its classes.
 
-    One head alone may also be the one column whose cells are all classes of it.
+    If there is one head, any column whose cells are all classes of it is taken, if it is the only one.
     """
     columns = {}
     for head in (heads[name] for name in heads.classified):

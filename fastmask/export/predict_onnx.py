@@ -202,7 +202,7 @@ def _photos_in(folder: Path) -> list[Path]:
 def read_photo(path: Path) -> np.ndarray:
     """Decode a photo to (height, width, 3) uint8 RGB, turned as its EXIF says, alpha laid on white."""
     if not path.is_file():
-        # reading a pipe would wait for ever
+        # reading a pipe would block
         raise BadPhotoError(f"{path} is not a file; expected a photo there.")
     try:
         return decode(path.read_bytes())

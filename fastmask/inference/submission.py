@@ -113,12 +113,13 @@ def read_form(file: str | Path, heads: Heads, photos: Collection[str] | Path, ke
     header = list(frame.columns)
     if {ID, ANSWER} <= set(header) or (is_contest(heads) and {ID, ANSWER} & set(header)):
         require_columns(file, header, (ID, ANSWER))
-        check_heads(heads, file)
+        _check_contest(heads, file)
+        _check_learned(file, heads, heads.classified)
         key, columns = ID, _CONTEST
     else:
         key = _find_key(file, frame, heads, photos, kept)
         columns = _columns(file, frame.drop(columns=[key, *(set(kept) & set(header) - {key})]), heads, key)
-        _check_learned(file, heads, columns)
+        _check_learned(file, heads, {fill[0].name for fill in columns.values() if fill})
     check_names(file, frame[key])
     return Form(file, frame, key, columns)
 
@@ -178,11 +179,13 @@ def _warn_of_numbers(file: Path, cells: pd.Series, head: Head) -> None:
         )
 
 
-def _check_learned(file: Path, heads: Heads, columns: Mapping[str, Fill | None]) -> None:
-    filled = {fill[0].name for fill in columns.values() if fill}
+def _check_learned(file: Path, heads: Heads, filled: Collection[str]) -> None:
     unlearned = [name for name in heads.unlearned if name in filled]
     if unlearned:
-        raise UsageError(f"The run has not learned {', '.join(unlearned)} (weight 0), which {file} asks for.")
+        raise UsageError(
+            f"The run has not learned {', '.join(unlearned)} (weight 0), which {file} needs; blend it with runs that "
+            "have: fastmask ensemble."
+        )
 
 
 def check_names(file: Path, names: pd.Series) -> None:
@@ -201,17 +204,12 @@ def is_contest(heads: Heads) -> bool:
     return (heads.classified, tuple(heads.sizes[i] for i in heads.joined)) == (contest.names, contest.sizes)
 
 
-def check_heads(heads: Heads, info: Path) -> None:
+def _check_contest(heads: Heads, info: Path) -> None:
     """Raise UsageError if the joint classes of `heads` are not those of the contest's info.csv."""
     if not is_contest(heads):
         raise UsageError(
             f"{info} has {ID} and {ANSWER}, which holds joint classes of {', '.join(contest_heads().names)}; the run's "
             f"are of {', '.join(heads.classified)}: name a file of your own contest, or leave --submission out."
-        )
-    if heads.unlearned:
-        raise UsageError(
-            f"The run has not learned {', '.join(heads.unlearned)} (weight 0), so a submission would be a guess; blend "
-            "it with runs that have: fastmask ensemble."
         )
 
 
