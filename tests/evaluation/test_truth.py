@@ -29,15 +29,6 @@ def test_scores_of_files_are_those_of_scikit_learn_in_any_order(tmp_path):
     assert "too narrow" in scores.notes[0]
 
 
-def test_predictions_without_an_answer_are_left_out_and_counted(tmp_path):
-    rng = np.random.default_rng(0)
-    true, guess = rng.integers(0, 18, 60), rng.integers(0, 18, 60)
-    answers = write(tmp_path / "answers.csv", true[:40], NAMES[:40])
-    scores = score_files(write(tmp_path / "sub.csv", guess), answers)
-    assert scores.joint.accuracy == pytest.approx(accuracy_score(true[:40], guess[:40]))
-    assert f"20 of the 60 predictions have no answer in {answers} and are left out." in scores.notes
-
-
 def test_answers_with_persons_give_wider_intervals(tmp_path):
     true = np.repeat(np.arange(12) % 6, 5)
     guess = np.repeat(np.where(np.arange(12) % 3 == 0, 0, np.arange(12) % 6), 5)
@@ -46,13 +37,6 @@ def test_answers_with_persons_give_wider_intervals(tmp_path):
     submission = write(tmp_path / "s.csv", guess)
     widths = [np.ptp(score_files(submission, file).joint.accuracy_interval) for file in (plain, persons)]
     assert widths[1] > 1.5 * widths[0]
-
-
-def test_an_answer_without_a_person_is_refused(tmp_path):
-    answers, submission = write(tmp_path / "a.csv", 0), write(tmp_path / "s.csv", 0)
-    pd.read_csv(answers).assign(person=["anna", ""] * 30).to_csv(answers, index=False)
-    with pytest.raises(DataError, match="line 3, column person: found '', expected the person of the photo"):
-        score_files(submission, answers)
 
 
 @pytest.mark.parametrize(
