@@ -71,7 +71,7 @@ def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
         if "folds" in config.model_fields_set and config.folds != count:
             raise UsageError(f"Setting folds is {config.folds}, but {config.folds_file} has {count}; leave it out.")
         return config.model_copy(update={"folds": count}), folds
-    split = fixed_folds(table) if has_fixed_folds(table, config) else None
+    split = split_of_data(table, config)
     if split is None:
         if config.stratify not in (JOINT, *table.heads.names):
             raise UsageError(
@@ -82,18 +82,18 @@ def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:
     return config.model_copy(update={"folds": int(split.max()) + 1}), split
 
 
-def has_fixed_folds(table: Table, config: Config) -> bool:
-    """Whether a file, or a split of the data itself that another number of folds does not replace, gives the folds."""
+def split_of_data(table: Table, config: Config) -> np.ndarray | None:
+    """The (N,) folds of the data's own split; None if there is none, or another number of folds replaces it."""
     split = fixed_folds(table)
-    by_data = split is not None and not ("folds" in config.model_fields_set and config.folds != split.max() + 1)
-    return config.folds_file is not None or by_data
+    is_replaced = split is not None and "folds" in config.model_fields_set and config.folds != split.max() + 1
+    return None if is_replaced else split
 
 
 def describe_split(table: Table, config: Config) -> str:
     """What an effective configuration does with the fixed split that the data itself has; "" without one."""
     if fixed_folds(table) is None or config.folds_file is not None:
         return ""
-    if has_fixed_folds(table, config):
+    if split_of_data(table, config) is not None:
         return "train is trained on and val is validated (--folds 5 cross-validates both)"
     return "train and val are cross-validated together (without --folds, val is validated)"
 

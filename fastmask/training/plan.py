@@ -63,9 +63,9 @@ from fastmask.training.effective_config import (
     check_monitored_labels,
     describe_split,
     effective_config,
-    has_fixed_folds,
     resolve_folds,
     resolve_loss,
+    split_of_data,
 )
 from fastmask.training.freeze import Freeze, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
@@ -391,7 +391,7 @@ def _split(plan: Plan) -> Plan:
         rows = sorted({*rows} - {*copies})
         for row in copies:
             digests[row] = None
-        fixed = has_fixed_folds(table, config)
+        fixed = bool(config.folds_file) or split_of_data(table, config) is not None
         if fixed:
             _check_separated(table, folds, digests, config)
         joined = join_identical(table, digests)
