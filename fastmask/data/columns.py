@@ -37,22 +37,27 @@ _PERSON = {
     *("person", "personid", "subject", "subjectid", "patient", "patientid", "participant", "participantid"),
     *("identity", "individual", "owner", "user", "userid", "group", "groupid", "lesionid", "animalid", "petid"),
 }
-_SPLIT = {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset"}
 _IS_SPLIT = re.compile(r"is(train|valid|val|test)(ing|ation)?(image|photo|set)?")
 # values of a column of splits, among them those of Kaggle's competitions
 _SPLIT_VALUES = {*SPLITS, "public", "private", "publictest", "privatetest"}
-_DATE = {"date", "datetime", "timestamp", "createdat", "updatedat"}
-_TEXT = {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"}
-_ORIGIN = {"url", "uri", "link", "license", "licence", "author", "credit", "photographer", "copyright"}
+# columns that are not heads, by what they are
+_OTHERS = {
+    "a split": {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset"},
+    "dates": {"date", "datetime", "timestamp", "createdat", "updatedat"},
+    "text": {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"},
+    "an origin": {"url", "uri", "link", "license", "licence", "author", "credit", "photographer", "copyright"},
+}
+# and those of numbers, also by the last word of the name
+_OTHER_NUMBERS = {
+    "a weight": {"weight", "weights", "sampleweight", "sampleweights"},
+    "a score": {"score", "confidence", "conf", "prob", "probability", "logit", "loss"},
+    "a size or box": {
+        *("x", "y", "w", "h", "x0", "y0", "x1", "y1", "x2", "y2", "xmin", "ymin", "xmax", "ymax", "cx", "cy"),
+        *("width", "height", "left", "top", "right", "bottom", "imagewidth", "imageheight"),
+    },
+}
 _ID = {"id", "ids", "uuid", "guid", "index", "idx", "key", "hash", "md5", "sha1", "sha256"}
 _CLASS = {"class", "label", "labels", "category", "target", "species", "breed"}
-# of columns of numbers
-_WEIGHT = {"weight", "weights", "sampleweight", "sampleweights"}
-_SCORE = {"score", "confidence", "conf", "prob", "probability", "logit", "loss"}
-_BOX = {
-    *("x", "y", "w", "h", "x0", "y0", "x1", "y1", "x2", "y2", "xmin", "ymin", "xmax", "ymax", "cx", "cy"),
-    *("width", "height", "left", "top", "right", "bottom", "imagewidth", "imageheight"),
-}
 _MEASURED = {
     *("age", "ages", "year", "years", "month", "price", "count", "temperature", "area", "distance", "duration"),
     *("lat", "latitude", "lon", "lng", "longitude", "altitude"),
@@ -67,7 +72,7 @@ _BANDS = "numbers are classes by bounds, such as heads: {{{name}: {{classes: [<{
 
 
 def plain(name: str) -> str:
-    """The name of a column without case, blanks and signs."""
+    """The name of a column in lower case, without blanks and punctuation."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -237,12 +242,11 @@ def _by_name(column: Column) -> str:
         return f"persons? --group-column {column.name}"
     if _is_id(column):
         return "an id"
-    if name in _DATE or column.words[-1:] == ("date",):
+    if column.words[-1:] == ("date",):
         return "dates"
     if _IS_SPLIT.fullmatch(name):
         return "a split"
-    kinds = {"a split": _SPLIT, "text": _TEXT, "an origin": _ORIGIN}
-    return next((kind for kind, names in kinds.items() if name in names), "")
+    return next((kind for kind, names in _OTHERS.items() if name in names), "")
 
 
 def _by_count(column: Column) -> str:
@@ -271,8 +275,7 @@ def _by_number(column: Column) -> str:
     if numbers is None or column.is_binary:
         return ""
     names = {plain(column.name), *column.words[-1:]}
-    kinds = {"a weight": _WEIGHT, "a score": _SCORE, "a size or box": _BOX}
-    kind = next((kind for kind, known in kinds.items() if names & known), "")
+    kind = next((kind for kind, known in _OTHER_NUMBERS.items() if names & known), "")
     return kind or ("" if are_codes(column) else _numbers(column))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from fastmask.data.paths import locate_photos
 from fastmask.data.spellings import warn_of_persons, warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
 from fastmask.heads import Heads
-from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows
 from fastmask.system.text import join_some, shorten_repr
 
@@ -195,11 +196,10 @@ class _Columns:
 
 
 def _at(fault: DataError, place: str, line: int) -> DataError:
-    """A fault of a cell with its place."""
-    message = f"{place}: {fault}"
-    made = MissingPhotoError(message, fault.photo) if isinstance(fault, MissingPhotoError) else type(fault)(message)
-    made.line = line
-    return made
+    """A fault of a cell with its place; the rows with the same cell share the fault."""
+    placed = copy(fault)
+    placed.message, placed.line = f"{place}: {fault}", line
+    return placed
 
 
 def read_table(data: Table | pd.DataFrame | str | Path, config: Config) -> Table:
