@@ -26,10 +26,7 @@ Photos = Mapping[Path, Sequence[Path]]
 
 
 def read_folders(
-    folder: str | Path,
-    head: str = "class",
-    on_fault: OnFault = raise_fault,
-    trust_links: str | Path | None = None,
+    folder: str | Path, head: str = "class", on_fault: OnFault = raise_fault, trust_links: str | Path | None = None
 ) -> Table:
     """Read a folder per class: FOLDER/CLASS/…/photo; the one head is called `head`.
 

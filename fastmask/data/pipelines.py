@@ -10,13 +10,7 @@ import cv2
 import numpy as np
 
 from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, STRETCH, Config, Fit
-from fastmask.data.augment import (
-    REPORT_STATS,
-    Augmentation,
-    Stats,
-    from_plain,
-    to_plain,
-)
+from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, from_plain, to_plain
 from fastmask.data.photo import read_size
 from fastmask.data.table import Table
 from fastmask.system.errors import UnreadableError, UsageError

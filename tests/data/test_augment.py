@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fastmask.data.augment import (
-    REPORT_STATS,
-    Augmentation,
-    check_fit,
-    defaults_of,
-    from_plain,
-    to_plain,
-)
+from fastmask.data.augment import REPORT_STATS, Augmentation, check_fit, defaults_of, from_plain, to_plain
 from fastmask.data.pipelines import report_pipelines
 from fastmask.system.errors import DataError, UsageError
 

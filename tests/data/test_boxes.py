@@ -8,17 +8,7 @@ import torch
 
 from fastmask.api import cross_validate
 from fastmask.data.augment import Augmentation
-from fastmask.data.boxes import (
-    BOX,
-    COLUMNS,
-    LANDMARKS,
-    Face,
-    Framing,
-    boxes_frame,
-    fit_window,
-    read_boxes,
-    region_of,
-)
+from fastmask.data.boxes import BOX, COLUMNS, LANDMARKS, Face, Framing, boxes_frame, fit_window, read_boxes, region_of
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders, photo_maps
@@ -104,10 +94,7 @@ def test_what_is_written_is_read_back(tmp_path):
         (f"{HEADER}\na,1,4,3,2\n", "line 2, column y1: found 2, expected more than y0, which is 4"),
         (f"{HEADER}\na,1,,3,4\n", "line 2, column y0: found nothing, expected a number: all four of the box"),
         (f"{HEADER},score\na,1,2,3,4,high\n", "line 2, column score: found 'high', expected a number"),
-        (
-            f"{HEADER},nose_x\na,1,2,3,4,5\n",
-            "has no column 'right_eye_x', but other landmarks; expected all of",
-        ),
+        (f"{HEADER},nose_x\na,1,2,3,4,5\n", "has no column 'right_eye_x', but other landmarks; expected all of"),
         (f"{HEADER},{','.join(LANDMARKS)}\na,1,2,3,4,{'5,' * 9}\n", "column left_mouth_y: found nothing, .* all ten"),
         (f"{HEADER},{','.join(LANDMARKS)}\na,,,,,{'5,' * 9}5\n", "column x0: found nothing, .* landmarks, but no box"),
     ],

@@ -68,11 +68,7 @@ OTHERS = {
     "a validation split without labels": (["val/1.jpg"], TRAINED, ["val"]),
     "all three": ([f"{s}/{p}" for s in ("val", "test") for p in BOTH], BOTH_SPLITS, ["test"]),
     "other folders without photos": (["docs/readme.txt"], TRAINED, ["docs"]),
-    "other folders with photos": (
-        [*(f"val/{p}" for p in BOTH), "unlabelled/1.jpg"],
-        BOTH_SPLITS,
-        ["unlabelled"],
-    ),
+    "other folders with photos": ([*(f"val/{p}" for p in BOTH), "unlabelled/1.jpg"], BOTH_SPLITS, ["unlabelled"]),
 }
 
 

@@ -83,10 +83,7 @@ def test_a_path_from_a_root_is_one_in_the_folder_if_all_are(start, folder):
         (["img/b.png"], "the nearest photo is 'img/b.jpg'"),
         (["img/bb.jpg"], "the nearest photo is 'img/b.jpg'"),
         # another photo of the same name in another folder is not meant
-        (
-            ["/s1/img/b.jpg", "/s2/img/b.jpg"],
-            "found '/s1/img/b.jpg', expected a photo inside .*--images",
-        ),
+        (["/s1/img/b.jpg", "/s2/img/b.jpg"], "found '/s1/img/b.jpg', expected a photo inside .*--images"),
         (["/data/x/e.png"], "found '/data/x/e.png', expected a photo inside"),
         ([""], "found '', expected a photo inside"),
         (["a" * 3000 + ".jpg"], "which cannot be the name of a photo"),
