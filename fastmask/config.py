@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Flag, auto
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fastmask.system.annotations import has_text
 from fastmask.system.errors import DataError, UsageError, one_line
@@ -421,6 +422,13 @@ class Config(BaseModel):
     fetch: bool = in_run(False, "Send the folds' files to --out even if Ray's nodes can write there.", _LAUNCHING)
     workers: Annotated[int, Field(ge=0, le=1024)] | None = in_run(None, WORKERS, Kind.MACHINE, note=WORKERS_DEFAULT)
     device: Text | None = in_run(None, DEVICE, Kind.MACHINE, note=DEVICE_DEFAULT)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _expand_home(cls, value: Any, field: ValidationInfo) -> Any:
+        """`~` in a path is the home directory."""
+        is_path = field.field_name in cls.of_kind(Kind.PATH) and isinstance(value, str)
+        return os.path.expanduser(value) if is_path else value
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -387,3 +387,13 @@ def test_a_setting_is_of_a_recipe_that_has_the_same_value():
     assert recipe_of(make_config(read_recipe("report"), {"age_bounds": [30, 57]}), "age_bounds") == ""
     assert recipe_of(make_config(read_recipe("winner")), "boxes") == " of recipe winner"
     assert recipe_of(make_config({"boxes": "mine.csv"}), "boxes") == ""
+
+
+def test_a_tilde_in_a_path_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    (tmp_path / "s.yaml").write_text("data: ~/my.csv\nimages: ~\nextra: a~b/~/x.csv\narch: ~/x\n")
+    made = make_config({"images": "~/photos", **read_settings(tmp_path / "s.yaml")}, parse_sets(["cache_dir=~/c"]))
+    assert (made.data, made.images, made.cache_dir) == ("/home/me/my.csv", None, "/home/me/c")
+    assert (made.extra, made.arch) == ("a~b/~/x.csv", "~/x")
+    assert Config(images="~").images == "/home/me"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastmask.commands.options import JUDGE, NEW_FILE, NEW_PICTURE, Commands, Json, echo, option
+from fastmask.commands.options import JUDGE, NEW_CSV, NEW_PICTURE, Commands, Json, echo, option
 from fastmask.system.terminal import say
 
 app = Commands()
@@ -24,7 +24,7 @@ def diff(
         tuple[Path, Path] | None, option("The runs that predicted them.", note="as noted in the ledger")
     ] = None,
     ledger: Annotated[Path | None, option("The ledger.", note=str(_LEDGER))] = None,
-    out: Annotated[Path | None, option("A CSV of the photos that differ to write."), NEW_FILE] = None,
+    out: Annotated[Path | None, option("A CSV of the photos that differ to write."), NEW_CSV] = None,
     json: Json = False,
 ) -> None:
     """Show where two submissions differ, and the expected change.
@@ -97,7 +97,7 @@ def compare(
     names: Annotated[tuple[str, ...] | None, option("Names to show, such as base,ema.", note="their own")] = None,
     draws: Annotated[int, option("Bootstrap samples of persons for intervals and p.")] = 2000,
     plot: Annotated[Path | None, option("A PNG of scores and differences to write."), NEW_PICTURE] = None,
-    out: Annotated[Path | None, option("A CSV to write, one row per result."), NEW_FILE] = None,
+    out: Annotated[Path | None, option("A CSV to write, one row per result."), NEW_CSV] = None,
     json: Json = False,
 ) -> None:
     """Compare results on the same photos and labels.

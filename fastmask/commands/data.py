@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastmask.commands.options import DATA_SETS, NEW_FILE, Commands, Overwrite, option, with_settings
+from fastmask.commands.options import DATA_SETS, NEW_CSV, Commands, Overwrite, option, with_settings
 from fastmask.config import DATA, Config, Kind
 from fastmask.system.terminal import progress_bar, quote, say
 
@@ -21,7 +21,7 @@ _NewFolder = Annotated[Path, option("A new or empty folder.")]
 def check(
     settings: Config,
     data: Annotated[str, typer.Argument(help="Contest folder, CSV, a folder per class, or 'sample'.")],
-    out: Annotated[Path | None, option("A CSV to write the findings to."), NEW_FILE] = None,
+    out: Annotated[Path | None, option("A CSV to write the findings to."), NEW_CSV] = None,
 ) -> None:
     """Report everything that is wrong with a data set.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fastmask.commands.options import MODELS, NEW_FILE, Commands, Json, Overwrite, echo, option, with_settings
+from fastmask.commands.options import MODELS, NEW_CSV, Commands, Json, Overwrite, echo, option, with_settings
 from fastmask.config import DATA, NETWORK, RUN, Config, Kind
 from fastmask.system.errors import UsageError
 from fastmask.system.files import check_new, check_parent
@@ -40,7 +40,7 @@ def screen(
         option("Start an arch from this file; may be repeated.", panel=NETWORK, metavar="ARCH=FILE"),
     ] = None,
     bs: Annotated[int, option("Photos per batch.", min=1, max=65536)] = 64,
-    out: Annotated[Path | None, option("A CSV of the ranking to write."), NEW_FILE] = None,
+    out: Annotated[Path | None, option("A CSV of the ranking to write."), NEW_CSV] = None,
     oof: Annotated[Path | None, option("A folder to write each model's OOF probabilities to, for compare.")] = None,
     json: Json = False,
     overwrite: Overwrite = False,

@@ -28,7 +28,7 @@ from fastmask.config import (
 from fastmask.system.annotations import alternatives, is_size
 from fastmask.system.errors import UsageError
 from fastmask.system.fields import describe, make_model, option_name
-from fastmask.system.files import check_new, check_new_picture
+from fastmask.system.files import check_new_csv, check_new_picture
 from fastmask.system.terminal import set_quiet
 
 Command = Callable[..., None]
@@ -59,7 +59,7 @@ NewRun = Annotated[Path, option("The run directory to create.")]
 Json = Annotated[bool, option("Print JSON.", "--json")]
 Overwrite = Annotated[bool, option("Replace existing output.", "--overwrite")]
 # marks an option that names a file to write: it is checked before the command runs, and the command gets --overwrite
-NEW_FILE, NEW_PICTURE = check_new, check_new_picture
+NEW_CSV, NEW_PICTURE = check_new_csv, check_new_picture
 
 _REQUIRED = inspect.Parameter.empty
 
@@ -339,6 +339,15 @@ def join_numbers(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+def expand_home(arguments: Sequence[str]) -> list[str]:
+    """`--data=~/x` -> `--data=/home/me/x`, where shells leave the `~`."""
+    pairs = [word.partition("=") for word in arguments]
+    return [
+        f"{name}={os.path.expanduser(value)}" if equals and name[:2] == "--" else word
+        for word, (name, equals, value) in zip(arguments, pairs, strict=True)
+    ]
 
 
 def _are_numbers(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastmask.commands.options import (
-    NEW_FILE,
+    NEW_CSV,
     PREDICT,
     Commands,
     ImagesArgument,
@@ -44,8 +44,8 @@ app = Commands()
 def predict(
     options: PredictOptions,
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", show_default=False)],
-    out: Annotated[Path, option("The CSV to write."), NEW_FILE],
+    images: Annotated[list[Path], typer.Argument(help="Photos, folders, or a CSV and its folder.", show_default=False)],
+    out: Annotated[Path, option("The CSV to write."), NEW_CSV],
     submission: Annotated[
         Path | None, option("A CSV to fill in, such as an info.csv or a sample_submission.csv: its photos, its order.")
     ] = None,
@@ -105,11 +105,13 @@ def predict(
 def _find_photos(
     run: RunDirectory, images: Sequence[Path], submission: Path | None, out: Path, kept: Sequence[str]
 ) -> Found:
-    """The photos to predict: those of a folder, of several arguments, or those listed in the file of --submission."""
-    from fastmask.inference.sources import find_photos
+    """The photos to predict: those of the arguments, or those listed in the file of --submission."""
+    from fastmask.inference.sources import find_photos, is_list
     from fastmask.inference.submission import check_out, read_form
 
     if submission is None:
+        if len(images) == 2 and is_list(images[0]) and images[1].is_dir():
+            return find_photos(images[0], root=images[1])
         return find_photos(images[0] if len(images) == 1 else images)
     check_out(submission, out)
     if len(images) > 1:

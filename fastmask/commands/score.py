@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastmask.commands.options import JUDGE, NEW_FILE, NEW_PICTURE, Commands, Json, RunArgument, echo, option
+from fastmask.commands.options import JUDGE, NEW_CSV, NEW_PICTURE, Commands, Json, RunArgument, echo, option
 from fastmask.system.errors import UsageError
 from fastmask.system.terminal import quote, say
 
@@ -111,7 +111,7 @@ def bound(
 @app.command(rich_help_panel=JUDGE)
 def label_errors(
     run: RunArgument,
-    out: Annotated[Path | None, option("A table of fixes to write, for fit --fixes."), NEW_FILE] = None,
+    out: Annotated[Path | None, option("A table of fixes to write, for fit --fixes."), NEW_CSV] = None,
     heads: Annotated[tuple[str, ...] | None, option("Only these heads, such as gender,mask.", note="all")] = None,
     most: Annotated[int, option("Maximum number of rows per head.", min=0)] = 20,
 ) -> None:

@@ -97,6 +97,19 @@ def find_image_column(table: str, frame: pd.DataFrame) -> str:
     return found[0]
 
 
+def find_listed_photos(table: str, frame: pd.DataFrame) -> pd.Series:
+    """The cells of the column that names the photos, or of the only one, also where that has no header.
+
+    Raises UsageError as `find_image_column` does.
+    """
+    name = str(frame.columns[0])
+    if len(frame.columns) > 1:
+        return frame[find_image_column(table, frame)]
+    if not name.lower().endswith(SUFFIXES):
+        return frame[name]
+    return pd.concat([pd.Series([name], index=[1]), frame[name]]).rename("1")
+
+
 def _check_header(table: str, columns: Sequence[str]) -> None:
     """Raise UsageError if a table has no header, or no separators that are known."""
     photo = next((column for column in columns if any(ending in column.lower() for ending in SUFFIXES)), None)

@@ -60,7 +60,7 @@ def read_csv(
     """
     if not isinstance(file, str | os.PathLike):
         return read_frame(file, heads, images, group, image_column=image_column, on_fault=on_fault)
-    file = Path(file)
+    file = Path(os.path.expanduser(file))
     cells = read_rows(file, [c for c in (image_column, group) if c], strip=False)
     columns = _Columns(str(file), "line", cells, image_column, group)
     folder = Path(images) if images is not None else file.parent

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
 from fastmask.data.boxes import FaceCut
+from fastmask.data.columns import find_listed_photos
 from fastmask.data.formats import describe_empty, list_files
+from fastmask.data.paths import locate_photos
 from fastmask.data.photo import decode_named, fault_of_name, read_image, warn_of_others
 from fastmask.data.transforms import read_or_copy
 from fastmask.system.errors import DataError, UnreadableError, UsageError
+from fastmask.system.files import read_strings
 from fastmask.system.text import shorten_repr
 
 # a photo, or a folder, or several of both: a path, a PIL image, an array, an opened file or the bytes of one
@@ -41,26 +45,31 @@ EXPECTED = (
     "expected photos: a path, a folder, a PIL image, a uint8 array (height, width, 3) of RGB, the bytes of a file, or "
     "a list of these"
 )
-_TABLES = (".csv", ".tsv", ".txt", ".json", ".yaml", ".xlsx", ".parquet")
+_LISTS = (".csv", ".tsv", ".txt")
+_TABLES = (".json", ".yaml", ".xlsx", ".parquet")
 
 
 def find_photos(images: Images, root: str | Path | None = None) -> Found:
     """Find the names of photos, and the photos.
 
-    Those of a folder are sorted, without hidden ones, and named relative to it. Of several, paths are named as given,
-    or relative to the folder `root`, and photos in memory "photo 0", "photo 1", by their place. Raises UsageError for
-    what is not a photo, and if there is none.
+    Those of a folder are sorted, without hidden ones, and named relative to it; those of a CSV are in its order, and
+    named as in it, relative to `root` or its own folder. Of several, paths are named as given, or relative to the
+    folder `root`, and photos in memory "photo 0", "photo 1", by their place. Raises UsageError for what is not a photo,
+    and if there is none.
     """
     if isinstance(images, Found):
         return images
     if isinstance(images, str | os.PathLike):
+        images = os.path.expanduser(images)
         if not str(images).strip() or not Path(images).exists():
             raise UsageError(f"{str(images) or repr('')} does not exist; expected a photo or a folder of photos.")
         if Path(images).is_dir():
             return _named(_in_folder(Path(images)), Path(images))
     names, photos = [], []
     for number, item in enumerate(_each(images)):
-        if isinstance(item, str | os.PathLike):
+        if is_list(item):
+            own, found = _listed(Path(item), root)
+        elif isinstance(item, str | os.PathLike):
             own, found = _named(_at(Path(item)), None if root is None else Path(root))
         else:
             own, found = [f"photo {number}"], [_in_memory(item, f"photo {number}")]
@@ -69,6 +78,24 @@ def find_photos(images: Images, root: str | Path | None = None) -> Found:
     if not photos:
         raise UsageError(f"Found no photos in an empty list; {EXPECTED}.")
     return Found(names, photos)
+
+
+def is_list(item: Any) -> bool:
+    """Whether something is the path of a table or a text that may list photos."""
+    is_path = isinstance(item, str | os.PathLike)
+    return is_path and str(item).lower().endswith(_LISTS) and Path(item).is_file()
+
+
+def find_cells(table: Path, cells: pd.Series, folder: Path, option: str) -> Found:
+    """The photos in a folder that the cells of a table's column name, in their order; a missing one is its error."""
+    where = locate_photos(list(cells.unique()), folder, f"{table}, column {cells.name}", option=option)
+    photos = Found([], [])
+    for line, name in cells.items():
+        found = where[name]
+        photos.names.append(found if isinstance(found, str) else name)
+        wrong = DataError(f"{table}, line {line}, column {cells.name}: {found}")
+        photos.sources.append(folder / found if isinstance(found, str) else wrong)
+    return photos
 
 
 def read_source(photo: Source, name: str, faces: FaceCut | None = None) -> np.ndarray:
@@ -91,12 +118,19 @@ def _each(images: Images) -> Iterable[Any]:
     return images
 
 
+def _listed(table: Path, root: str | Path | None) -> Found:
+    cells = find_listed_photos(str(table), read_strings(table, ()))
+    if cells.empty:
+        raise UsageError(f"{table} has no rows; expected one per photo.")
+    return find_cells(table, cells, table.parent if root is None else Path(root), "a second argument")
+
+
 def _at(path: Path) -> list[Path]:
     if path.is_dir():
         return _in_folder(path)
     if path.suffix.lower() in _TABLES and path.is_file():
         raise UsageError(
-            f"{path} is not a photo; give the photos or their folder, and the info.csv of a submission by --submission."
+            f"{path} is not a photo; give the photos, their folder, or a CSV with a column of their paths."
         )
     return [path]
 

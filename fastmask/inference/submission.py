@@ -14,9 +14,9 @@ import pandas as pd
 
 from fastmask.data.contest import contest_heads
 from fastmask.data.formats import list_files
-from fastmask.data.paths import locate_photos, match_paths, match_photos
+from fastmask.data.paths import match_paths, match_photos
 from fastmask.heads import Head, Heads
-from fastmask.inference.sources import Found
+from fastmask.inference.sources import Found, find_cells
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows, require_columns, write_csv
 from fastmask.system.text import join_some
@@ -51,14 +51,7 @@ class Form:
         folder = Path(folder)
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder; expected the photos that {self.path} names.")
-        where = locate_photos(self.photos, folder, f"{self.path}, column {self.key}", option="IMAGES")
-        photos = Found([], [])
-        for line, name in self.frame[self.key].items():
-            found = where[name]
-            photos.names.append(found if isinstance(found, str) else name)
-            wrong = DataError(f"{self.path}, line {line}, column {self.key}: {found}")
-            photos.sources.append(folder / found if isinstance(found, str) else wrong)
-        return photos
+        return find_cells(self.path, self.frame[self.key], folder, "IMAGES")
 
     def fill(
         self, heads: Heads, photos: Sequence[str], y: np.ndarray, probabilities: np.ndarray, out: str | Path

@@ -21,7 +21,7 @@ from fastmask.data.contest import is_contest
 from fastmask.data.photo import list_photos, map_in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line
-from fastmask.system.files import check_new, write_csv
+from fastmask.system.files import check_new_csv, write_csv
 from fastmask.system.terminal import Progress
 
 Detect = Callable[[np.ndarray], list[Face]]
@@ -196,7 +196,7 @@ def write_boxes(
     `data`, `images` and `image_column` are as in `find_photos`. Raises UsageError if `out` exists, unless `overwrite`.
     """
     make = load_detector(detector)
-    check_new(Path(out), overwrite, Path(data))
+    check_new_csv(Path(out), overwrite, Path(data))
     root, names = find_photos(data, images, image_column)
     frame = find_faces(root, names, make, progress)
     write_csv(out, frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class RunDirectory:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Open a run directory; raises UsageError if there is none, DataError if one of its files is invalid."""
-        path = Path(path)
+        path = Path(os.path.expanduser(path))
         check_inside(path)
         missing = next((name for name in (CONFIG, HEADS) if not (path / name).is_file()), None)
         if missing is not None:

@@ -29,6 +29,12 @@ _NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP
 _WAITS = (0.01, 0.05, 0.1, 0.3, 0.5)
 
 
+# endings by which other programs would not read a CSV
+_NO_CSV = {
+    *(".xls", ".xlsx", ".ods", ".json", ".jsonl", ".yaml", ".yml", ".html", ".pdf"),
+    *(".parquet", ".feather", ".arrow", ".pkl", ".zip", ".gz", ".png", ".jpg"),
+}
+
 # the ledger of submissions of the runs in one folder
 LEDGER = "ledger.csv"
 
@@ -211,6 +217,13 @@ def check_new(path: Path, overwrite: bool, *inputs: Path) -> None:
             raise UsageError(
                 f"{path} is an input, or part of a run or its ledger, and is not replaced; name another file."
             )
+
+
+def check_new_csv(path: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise UsageError for a CSV with the ending of another format, or that `check_new` refuses."""
+    if path.suffix.lower() in _NO_CSV:
+        raise UsageError(f"{path} would be a CSV; call it {path.with_suffix('.csv')}.")
+    check_new(path, overwrite, *inputs)
 
 
 def check_new_picture(path: Path, overwrite: bool, *inputs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -51,7 +52,7 @@ def cross_validate(
     `open_teacher` opens the teacher of a configuration, `launch` the launcher of its folds; both are passed by
     `fastmask.api.cross_validate`, which documents the other parameters.
     """
-    out, start = Path(out), time.monotonic()
+    out, start = Path(os.path.expanduser(out)), time.monotonic()
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
     check_all_folds(wanted.hours, fold)

@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from fastmask.commands.options import (
-    NEW_FILE,
+    NEW_CSV,
     Commands,
+    expand_home,
     join_numbers,
     numbers,
     option,
@@ -59,6 +60,13 @@ def test_some_options_take_as_many_words_as_are_numbers(typed: str, joined: list
     assert join_numbers(typed.split()) == joined
 
 
+def test_a_tilde_after_an_equals_sign_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    typed = ["fit", "--data=~/my.csv", "--set", "data=~/x", "~/a=~/b", "--out=a/~"]
+    assert expand_home(typed) == ["fit", "--data=/home/me/my.csv", "--set", "data=~/x", "~/a=~/b", "--out=a/~"]
+
+
 def test_a_command_takes_the_settings_of_its_panels_and_its_own_options() -> None:
     taken = []
 
@@ -93,7 +101,7 @@ def show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     @with_options(Described)
     def command(
         options: Described,
-        out: Annotated[Path | None, option("A file to write."), NEW_FILE] = None,
+        out: Annotated[Path | None, option("A file to write."), NEW_CSV] = None,
         names: Annotated[tuple[str, ...], option("Names.")] = ("a", "b"),
         rare: Annotated[str | None, option("Rare.", note="found", rare=True)] = None,
     ) -> None:

@@ -36,6 +36,13 @@ def test_predict_writes_probabilities_of_a_folder(finished_run: Run, images: Pat
     assert one.out == "one.csv: 28 photos, mean of fold1, 3 views per photo\n"
 
 
+def test_predict_takes_a_csv_of_photos_and_their_folder(finished_run: Run, images: Path, fastmask: Command) -> None:
+    names = sorted((p.name for p in images.iterdir()), reverse=True)[:3]
+    Path("list.csv").write_text("\n".join(["path", *names]))
+    assert fastmask("predict", finished_run.path, "list.csv", images, "--out", "p.csv").code == DONE
+    assert list(pd.read_csv("p.csv")["path"]) == names
+
+
 @pytest.mark.filterwarnings("default::fastmask.system.errors.FastmaskWarning")
 def test_predictions_of_photos_that_were_trained_on_are_too_good(
     finished_run: Run, contest: Path, images: Path, work: Path, fastmask: Command
@@ -222,7 +229,8 @@ def test_predict_takes_files_and_folders(
     np.testing.assert_allclose(more[columns], whole.loc[[one.name, two.name, two.name], columns], atol=1e-6)
     pd.DataFrame({"ImageID": ["x.jpg"], "ans": [0]}).to_csv("info.csv", index=False)
     command = ["predict", finished_run.path]
-    invalid(*command, "info.csv", "--out", "p.csv", named=["info.csv is not a photo", "--submission"])
+    Path("info.xlsx").touch()
+    invalid(*command, "info.xlsx", "--out", "p.csv", named=["info.xlsx is not a photo", "or a CSV"])
     invalid(*command, "a", "b", "--submission", "info.csv", "--out", "p.csv", named=["one folder", "found 2"])
     invalid(*command, "a/x.jpg", "--submission", "info.csv", "--out", "p.csv", named=["x.jpg is not a folder"])
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fastmask.inference.sources import find_photos, read_source
-from fastmask.system.errors import FastmaskWarning, UnreadableError, UsageError
+from fastmask.system.errors import DataError, FastmaskWarning, UnreadableError, UsageError
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_hidden_and_other_files_of_a_folder_are_left_out(tmp_path):
     for name in ("b.jpg", "a.png", "._a.png", ".ipynb_checkpoints/c.jpg", "notes.txt", "deep/d.jpeg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.warns(FastmaskWarning, match=r"1 file is left out \(1 .txt\), such as .*notes.txt: "):
+    with pytest.warns(FastmaskWarning, match=r"1 file is left out \(1 .txt\), such as .*notes.txt\. "):
         found = find_photos(tmp_path)
     assert found.names == ["a.png", "b.jpg", "deep/d.jpeg"]
     assert found.sources == [tmp_path / name for name in found.names]
@@ -54,9 +54,54 @@ def test_what_is_not_there_is_named(tmp_path):
     for given in (tmp_path / "gone", ""):
         with pytest.raises(UsageError, match=r"(gone|'') does not exist; expected a photo or a folder"):
             find_photos(given)
-    (tmp_path / "info.csv").touch()
-    with pytest.raises(UsageError, match="info.csv is not a photo; .*by --submission"):
-        find_photos([tmp_path / "info.csv"])
+    (tmp_path / "info.xlsx").touch()
+    with pytest.raises(UsageError, match="info.xlsx is not a photo; .*a CSV with a column of their paths"):
+        find_photos([tmp_path / "info.xlsx"])
+
+
+LISTS = {
+    "a.csv": "label,image\ncat,b/2.jpg\ndog,b/10.jpg\ncat,b/2.jpg\n",
+    "ids.csv": "id\nb/2\nb/10\nb/2\n",
+    "a.tsv": "id\timage\n7\tb/2.jpg\n8\tb/10.jpg\n9\tb/2.jpg\n",
+    "a.txt": "b/2.jpg\nb/10.jpg\nb/2.jpg\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_photos_of_a_list_are_in_its_order(tmp_path, name):
+    for photo in ("1.jpg", "2.jpg", "10.jpg"):
+        (tmp_path / "b" / photo).parent.mkdir(exist_ok=True)
+        (tmp_path / "b" / photo).touch()
+    place = tmp_path / "lists" / name
+    place.parent.mkdir()
+    place.write_text(LISTS[name])
+    names = ["b/2.jpg", "b/10.jpg", "b/2.jpg"]
+    assert find_photos(place, tmp_path) == (names, [tmp_path / one for one in names])
+    beside = place.rename(tmp_path / name)
+    assert find_photos([str(beside), tmp_path / "b" / "1.jpg"]).names == [*names, str(tmp_path / "b" / "1.jpg")]
+
+
+def test_a_photo_that_a_list_names_and_that_is_missing_is_its_error(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.csv").write_text("path,label\na.jpg,cat\ngone.jpg,dog\n")
+    found = find_photos(tmp_path / "a.csv")
+    assert found.names == ["a.jpg", "gone.jpg"]
+    with pytest.raises(DataError, match=r"a\.csv, line 3, column path: .*gone\.jpg does not exist"):
+        read_source(found.sources[1], "gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("path\n", "list.csv has no rows"),
+        ("colour,size\nred,small\n", "list.csv has no column of photos among colour, size"),
+        ("a.jpg,cat\n", "list.csv has no header"),
+    ],
+)
+def test_a_list_without_photos_is_named(tmp_path, text, named):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UsageError, match=named):
+        find_photos(tmp_path / "list.csv")
 
 
 def test_a_link_to_nothing_and_a_name_that_a_table_cannot_hold_are_errors_of_these_photos(tmp_path):

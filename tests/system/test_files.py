@@ -9,6 +9,7 @@ from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
     atomic_write,
+    check_new_csv,
     check_new_picture,
     read_json,
     read_strings,
@@ -175,3 +176,11 @@ def test_a_picture_has_a_new_name_that_ends_in_png(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             check_new_picture(file, overwrite, *inputs)
+
+
+def test_a_csv_does_not_get_the_ending_of_another_format(tmp_path):
+    for name in ("p.csv", "p.txt", "p", "p.v2"):
+        check_new_csv(tmp_path / name, False)
+    for name in ("p.xlsx", "p.json", "p.PARQUET"):
+        with pytest.raises(UsageError, match=rf"{name} would be a CSV; call it .*p\.csv\."):
+            check_new_csv(tmp_path / name, False)
