@@ -98,17 +98,16 @@ def check_same(run: RunDirectory, plan: Plan) -> None:
         raise UsageError(
             f"{out} was started with other pipelines, see {out / PIPELINES}; start anew with another --out."
         )
-    if SAME_AS in plan.table.frame and SAME_AS not in run.folds:
-        raise UsageError(
-            f"{out} was started by an earlier version, without keeping persons who share identical photos in one fold; "
-            "start anew with another --out."
-        )
     buffer = StringIO()
     frame_to_csv(plan.folds_frame, buffer)
     then, now = (out / FOLDS).read_text(encoding="utf-8"), buffer.getvalue()
-    if run.heads != plan.table.heads or _without_folds(then) != _without_folds(now):
+    if run.heads != plan.table.heads:
+        raise UsageError(f"{out} was started with other heads or classes than there are now; name another --out.")
+    changes = _describe_changes(_rows(then), _rows(now))
+    if changes:
         raise UsageError(
-            f"{out} was started with other photos or labels than are there now; start anew with another --out."
+            f"{out} was started with other photos or labels than are there now: {changes}. Undo that, or start anew "
+            "with another --out."
         )
     if then != now:
         raise UsageError(
@@ -135,8 +134,39 @@ def _differing_error(run: RunDirectory, plan: Plan, differing: Sequence[str]) ->
     return UsageError(f"{run.path} was started with {'; '.join(changes)}; --resume needs the same settings. {mend}")
 
 
-def _without_folds(table: str) -> list[list[str]]:
-    """The rows of the text of folds.csv, without their folds."""
-    rows = list(csv.reader(StringIO(table)))
-    place = rows[0].index("fold") if rows and "fold" in rows[0] else None
-    return [[cell for column, cell in enumerate(row) if column != place] for row in rows]
+Rows = dict[str, dict[str, str]]
+
+
+def _rows(table: str) -> Rows:
+    """The rows of the text of folds.csv by their paths, without their folds."""
+    rows = {row["path"]: row for row in csv.DictReader(StringIO(table))}
+    return {path: {name: cell for name, cell in row.items() if name != "fold"} for path, row in rows.items()}
+
+
+def _describe_changes(then: Rows, now: Rows) -> str:
+    """The photos that are missing, new, or have other labels or identical photos than then; "" without a change."""
+    both = [path for path in then if path in now]
+    regrouped = [path for path in both if _same_as(then[path]) != _same_as(now[path])]
+    joined = [path for path in regrouped if _same_as(now[path]) != now[path]["person"]]
+    changes = {
+        "missing or left out": [path for path in then if path not in now],
+        "new": [path for path in now if path not in then],
+        "of another person or label": [path for path in both if _labels(then[path]) != _labels(now[path])],
+        "of a person with photos identical to another's, which the run does not keep in one fold": joined,
+        "of a person whose photos are no longer identical to another's": [p for p in regrouped if p not in joined],
+    }
+    return "; ".join(f"{_such_as(paths)} {what}" for what, paths in changes.items() if paths)
+
+
+def _same_as(row: dict[str, str]) -> str:
+    """The first person with the same photos, or the person; runs of earlier versions have no column for it."""
+    return row.get(SAME_AS) or row["person"]
+
+
+def _labels(row: dict[str, str]) -> dict[str, str]:
+    return {name: cell for name, cell in row.items() if name != SAME_AS}
+
+
+def _such_as(paths: Sequence[str]) -> str:
+    """`a.jpg is`, `a.jpg and 2 more are`."""
+    return f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more are"

@@ -344,5 +344,5 @@ def test_the_run_says_who_shares_photos_and_draws_them_together(copied, train, t
     # a run of an earlier version
     file = run.path / "folds.csv"
     pd.read_csv(file, dtype=str).drop(columns="same_as").to_csv(file, index=False)
-    with pytest.raises(UsageError, match="without keeping persons who share identical photos in one"):
+    with pytest.raises(UsageError, match="of a person with photos identical to another's, which the run does not"):
         train(tmp_path / "run", copied, epochs=1, resume=True)
