@@ -51,7 +51,8 @@ def _find_column(file: Path, frame: pd.DataFrame, names: tuple[str, ...]) -> str
     there = {plain(column): column for column in reversed(frame.columns)}
     found = next((there[name] for name in names if name and name in there), None)
     if found is None:
-        raise DataError(f"{file} has no column {names[0]!r}; found {join_some(list(frame.columns), 30)}.")
+        others = f", nor {' or '.join(filter(None, names[1:]))}" if any(names[1:]) else ""
+        raise DataError(f"{file} has no column {names[0]!r}{others}; found {join_some(list(frame.columns), 30)}.")
     return found
 
 
@@ -138,7 +139,10 @@ def _check_gaps(file: Path, folds: np.ndarray) -> None:
     """Raise DataError unless the folds are 0, 1, … without a gap, and each leaves photos to train on."""
     numbers = sorted(set(folds[folds >= 0].tolist()))
     if not numbers:
-        raise DataError(f"{file} has no photo to validate; expected the folds 0, 1, …, or the words train and val.")
+        raise DataError(
+            f"{file} has no photo to validate; expected the folds 0, 1, …, or the words train and val (test is left "
+            "out)."
+        )
     if numbers != list(range(len(numbers))):
         raise DataError(f"{file} has the folds {numbers}; expected 0, 1, … without a gap.")
     if len(numbers) == 1 and not (folds == TRAIN_ONLY).any():

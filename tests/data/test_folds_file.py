@@ -129,8 +129,9 @@ def test_photos_that_a_run_has_skipped_are_left_out_by_its_folds(read, tmp_path)
         ("person,fold\np0,0\np1,0\np2,0\n", "has the one fold 0, which leaves nothing to train on; give the photos"),
         ("person,fold\np0,-1\np1,-1\np2,-1\n", "has no photo to validate; expected the folds 0, 1"),
         ("person,fold\np0,0\np1,1\np2,1\np0,1\n", "line 5, column fold: 'p0' has fold 0 in line 2 and 1"),
+        ("person,fold\np0,train\np1,train\np2,test\n", r"or the words train and val \(test is left out\)"),
         ("subject,fold\np0,0\n", "has no column 'person'; found subject, fold"),
-        ("person\np0\n", "has no column 'fold'"),
+        ("person\np0\n", "has no column 'fold', nor folds or kfold or split or isvalid; found person"),
     ],
 )
 def test_a_file_of_folds_that_does_not_fit(text, message, read):
