@@ -405,16 +405,17 @@ def _complete(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "crop": None} if plain.get("train_pipeline") else {**plain, "fit": CONTEST}
 
 
-def resume_config(config: Config, out: str | Path) -> Config:
+def resume_config(config: Config, out: str | Path, has_table: bool = False) -> Config:
     """The settings with which the run at `out` is resumed: the saved ones, overridden by those given now.
 
+    Raises UsageError where its data is not there, unless the caller `has_table`, which may be made in memory.
     Hours and a launcher are not taken over; epochs and folds that `hours` dropped, and a batch size that bs auto found,
     stay.
     """
     run = RunDirectory.load(out)
     run.check_trained()
     saved, given = run.config, config.model_dump(exclude_unset=True)
-    if "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
+    if not has_table and "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
         raise UsageError(f"{out} was trained on {saved.data}, which does not exist from here; give --data.")
     fixed = {"epochs", "folds"} if config.hours is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()

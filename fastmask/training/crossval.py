@@ -66,7 +66,7 @@ def cross_validate(
         with processes.main_process_first():
             if not resume and processes.is_first:
                 check_free(out, overwrite)
-            wanted = resume_config(wanted, out) if resume else wanted
+            wanted = resume_config(wanted, out, has_table=True) if resume else wanted
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher)
             plan = plan if resume else note_near_copies(plan, view.say)
             plan.check_folds(fold)

@@ -421,5 +421,7 @@ def test_a_path_or_a_frame_is_trained_on_as_the_table_of_it(finished_run, contes
     frame = table.frame[["path", "person", "gender"]]
     settings = {**small_settings, "epochs": 1, "heads": heads, "images": str(table.root)}
     from_frame = fm.cross_validate(frame, out=tmp_path / "frame", **settings)
+    resumed = fm.cross_validate(frame, out=tmp_path / "frame", resume=True, log=io.StringIO())
+    assert resumed.oof.equals(from_frame.oof)
     assert from_frame.config.heads == heads
     assert from_frame.oof["path"].tolist() == frame["path"].tolist()
