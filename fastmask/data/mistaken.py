@@ -14,7 +14,9 @@ from fastmask.system.terminal import quote
 
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-_SHEETS = (".tsv", ".tab", ".txt", ".xls", ".xlsx", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".arrow", ".pkl")
+# tables that are read as a CSV, and those that are not
+TABLES = (".csv", ".tsv", ".tab", ".txt")
+_SHEETS = (".xls", ".xlsx", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".arrow", ".pkl")
 # files that are not a CSV, by their endings, and what to give in their place
 _KINDS = (
     ((".dvc",), "is a pointer of DVC; run dvc pull, and give the data in its place"),
@@ -61,7 +63,7 @@ def check_kind(data: str) -> None:
         raise UsageError(f"--data is the address {data}; download it first, and name the folder or the CSV.")
     if not path.exists() and path.with_name(f"{path.name}.dvc").is_file():
         raise UsageError(f"{path} does not exist, but {path}.dvc does: get the data with dvc pull.")
-    if path.is_file() and suffix != ".csv":
+    if path.is_file() and suffix not in TABLES:
         raise UsageError(f"{path} {next((what for endings, what in _KINDS if suffix in endings), _OTHER)}.")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ from fastmask.data.folders import read_folders
 from fastmask.data.frames import check_frame, common_folder, frame_to_text, ordered_classes
 from fastmask.data.head_classes import GivenHeads, are_chosen, head_to_plain, make_heads, read_labels
 from fastmask.data.missing import MissingPhotos
-from fastmask.data.mistaken import check_csv_name, check_kind
+from fastmask.data.mistaken import TABLES, check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
 from fastmask.data.spellings import warn_of_persons, warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
@@ -60,6 +61,7 @@ def read_csv(
     """
     if not isinstance(file, str | os.PathLike):
         return read_frame(file, heads, images, group, image_column=image_column, on_fault=on_fault)
+    _check_images(images)
     file = Path(os.path.expanduser(file))
     cells = read_rows(file, [c for c in (image_column, group) if c], strip=False)
     columns = _Columns(str(file), "line", cells, image_column, group)
@@ -81,6 +83,7 @@ def read_frame(
 ) -> Table:
     """Read a pandas DataFrame as `read_csv` reads a CSV."""
     check_frame(frame)
+    _check_images(images)
     cells = frame_to_text(frame).reset_index(drop=True)
     for name in (image_column, group):
         if name and name not in cells.columns:
@@ -89,6 +92,11 @@ def read_frame(
     folder = Path(images) if images is not None else common_folder(columns.cells[columns.photos])
     table = columns.read(heads, _Place(folder, True, "images"), "frame", on_fault)
     return replace(table, reading={**table.reading, "images": images and str(images)})
+
+
+def _check_images(images: Any) -> None:
+    if images is not None and not isinstance(images, str | os.PathLike):
+        raise UsageError(f"images is {shorten_repr(images)}; expected the path of a folder.")
 
 
 @dataclass(frozen=True)
@@ -229,6 +237,8 @@ def read_data(config: Config, on_fault: OnFault | None = None, log: Callable[[st
     table where the setting on_bad_photo is skip. `log` reports where the sample is drawn. Raises UsageError where
     `data` is none of these, or a setting does not go with it.
     """
+    if not isinstance(config, Config):
+        raise UsageError(f"read_data takes a Config, found {shorten_repr(config)}; read_csv takes a path.")
     return _correct(config, on_fault, lambda collect: _read(config, collect, log))
 
 
@@ -244,7 +254,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
     else:
         data = Path(config.data)
         check_kind(config.data)
-    if data.suffix.lower() == ".csv" and not _is_contest_csv(data):
+    if data.suffix.lower() in TABLES and not _is_contest_csv(data):
         check_csv_name(data)
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a CSV")
         return read_csv(

@@ -18,6 +18,7 @@ import pandas as pd
 
 from fastmask.data.boxes import Face, boxes_frame
 from fastmask.data.contest import is_contest
+from fastmask.data.mistaken import TABLES
 from fastmask.data.photo import list_photos, map_in_threads, read_photo
 from fastmask.data.readers import read_data
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line
@@ -162,7 +163,7 @@ def find_photos(data: str, images: str | None = None, image_column: str | None =
     The paths are the same as in training and prediction, and so are `images` and `image_column` of a CSV.
     """
     folder = Path(data)
-    if data in ("", "sample") or folder.suffix.lower() == ".csv" or is_contest(folder):
+    if data in ("", "sample") or folder.suffix.lower() in TABLES or is_contest(folder):
         return _photos_of_table(data, images, image_column)
     if images or image_column:
         raise UsageError(f"--images and --image-column go with a CSV, which {folder} is not; leave them out.")

@@ -85,7 +85,7 @@ def test_a_csv_of_another_kind_called_train_is_not_the_contest_s(tmp_path):
         ("pets.zip", "pets.zip is an archive; unpack it, and give"),
         ("pets.tar.gz", "pets.tar.gz is an archive"),
         ("pets.parquet", "pets.parquet is not a CSV; save it as one"),
-        ("pets.TSV", "pets.TSV is not a CSV; save it as one, with commas"),
+        ("pets.ODS", "pets.ODS is not a CSV; save it as one, with commas"),
         ("pets.xlsx", "pets.xlsx is not a CSV"),
         ("pets.json", "pets.json is not a CSV"),
         ("data.yaml", "data.yaml is not a CSV"),

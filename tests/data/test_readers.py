@@ -8,7 +8,7 @@ import pytest
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
-from fastmask.data.readers import read_csv, read_data, read_table
+from fastmask.data.readers import read_csv, read_data, read_frame, read_table
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
@@ -364,3 +364,34 @@ def test_data_given_in_python_is_a_table_a_frame_or_a_path(photos, contest):
     for data in (None, 5, [str(photos)]):
         with pytest.raises(UsageError, match="expected a Table, a DataFrame, or the path of the data"):
             read_table(data, settings)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.tsv", "\t"), ("a.TXT", ";"), ("a.txt", ",")])
+def test_a_table_of_another_ending_is_read_as_a_csv(tmp_path, name, mark):
+    rows = [
+        ("path", "person", "colour"),
+        ("0.jpg", "a", "red"),
+        ("1.jpg", "b", "blue"),
+        ("2.jpg", "a", "red"),
+        ("3.jpg", "b", "blue"),
+    ]
+    (tmp_path / name).write_text("\n".join(mark.join(row) for row in rows))
+    for path, *_ in rows[1:]:
+        (tmp_path / path).touch()
+    table = read_data(make_config({"data": str(tmp_path / name)}))
+    assert table.heads["colour"].classes == ("blue", "red")
+    assert list(table.frame["colour"]) == ["red", "blue", "red", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("read", "named"),
+    [
+        (lambda: read_csv(None), "Found None; read_frame takes a pandas DataFrame"),
+        (lambda: read_csv("a.csv", images=5), "images is 5; expected the path of a folder"),
+        (lambda: read_frame(pd.DataFrame({"path": ["a.jpg"]}), images=5), "images is 5; expected the path of a folder"),
+        (lambda: read_data("a.csv"), "read_data takes a Config, found 'a.csv'; read_csv takes a path"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(read, named):
+    with pytest.raises(UsageError, match=named):
+        read()
