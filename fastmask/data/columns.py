@@ -37,12 +37,14 @@ _PERSON = {
     *("person", "personid", "subject", "subjectid", "patient", "patientid", "participant", "participantid"),
     *("identity", "individual", "owner", "user", "userid", "group", "groupid", "lesionid", "animalid", "petid"),
 }
-_IS_SPLIT = re.compile(r"is(train|valid|val|test)(ing|ation)?(image|photo|set)?")
+_SPLIT = re.compile(
+    r"split|folds?|kfold|subset|partition|set|dataset|is(train|valid|val|test)(ing|ation)?(image|photo|set)?"
+)
+_A_SPLIT = "a split, see --folds-file"
 # values of a column of splits, among them those of Kaggle's competitions
 _SPLIT_VALUES = {*SPLITS, "public", "private", "publictest", "privatetest"}
 # columns that are not heads, by what they are
 _OTHERS = {
-    "a split": {"split", "fold", "folds", "kfold", "subset", "partition", "set", "dataset"},
     "dates": {"date", "datetime", "timestamp", "createdat", "updatedat"},
     "text": {"note", "notes", "comment", "comments", "caption", "description", "remark", "remarks", "text", "title"},
     "an origin": {"url", "uri", "link", "license", "licence", "author", "credit", "photographer", "copyright"},
@@ -249,6 +251,8 @@ def describe_other(column: Column) -> str:
 
 def _by_name(column: Column) -> str:
     name = plain(column.name)
+    if _SPLIT.fullmatch(name):
+        return _A_SPLIT
     if name in (plain(reserved) for reserved in RESERVED):
         return "a reserved name"
     if _names_persons(column):
@@ -257,8 +261,6 @@ def _by_name(column: Column) -> str:
         return "an id"
     if column.words[-1:] == ("date",):
         return "dates"
-    if _IS_SPLIT.fullmatch(name):
-        return "a split"
     return next((kind for kind, names in _OTHERS.items() if name in names), "")
 
 
@@ -271,7 +273,7 @@ def _by_count(column: Column) -> str:
 def _by_content(column: Column) -> str:
     values = column.values
     if {value.casefold() for value in values} <= _SPLIT_VALUES:
-        return "a split"
+        return _A_SPLIT
     if column.all_match(_DATES):
         return "dates"
     if all("://" in value for value in values):
