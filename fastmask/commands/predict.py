@@ -26,6 +26,7 @@ from fastmask.commands.options import (
 from fastmask.inference.options import PhotoOptions, PredictOptions
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.system.terminal import progress_bar, quote, say
+from fastmask.system.text import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,7 @@ def predict(
         _say_shift(loaded, predictions, persons, whole_shift)
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
     seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
-    typer.echo(f"{out}: {len(answered)} photos, {how} of {', '.join(answered.members)}, {seen}")
+    typer.echo(f"{out}: {count(len(answered), 'photo')}, {how} of {', '.join(answered.members)}, {seen}")
     _report_failed(predictions, unpredicted, None if submission is None else _usual(predictions))
 
 
@@ -303,6 +304,7 @@ def pseudo(
         made = make_pseudo(run, images, out, options, progress=progress)
     for note in made.notes:
         _warn(note)
-    typer.echo(f"{out}: {len(made.paths)} photos, labelled by each of {len(made.probabilities)} folds separately")
+    folds = len(made.probabilities)
+    typer.echo(f"{out}: {count(len(made.paths), 'photo')}, labelled by each of {folds} folds separately")
     say(f"Next: fastmask fit --pseudo {quote(str(out))} --folds-file {quote(str(run / 'folds.csv'))}")
     _report_failed(made, out / FAILED)
