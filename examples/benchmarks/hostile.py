@@ -789,7 +789,7 @@ OPTIONS = {
         |--lr inf|--lr x|--wd -1|--wd nan|--sched nobody|--milestones x|--milestones 0|--milestones nan|--lr-gamma 0
         |--lr-gamma 2|--accumulate 0|--ema 1|--ema -1|--ema nan|--loss nobody|--focal-gamma -1|--focal-gamma inf
         |--monitor nobody|--patience -1|--top-k 0|--precision fp8|--cache nobody|--workers -1|--workers x
-        |--device nobody|--device cuda:99|--seed -1|--seed 4294967296|--crop 0 0|--crop 1|--resize 5
+        |--device nobody|--device cuda:99|--seed -1|--seed 4294967296|--crop 0 0|--crop 0|--resize 5 5 5
         |--resize 100000 100000|--stats x|--stats 1 2|--stats 0 0 0 0 0 0|--stats nan 0 0 1 1 1|--age-bounds 60 30
         |--age-bounds nan 60|--arch nobody|--arch ''|--arch ../../x|--arch hf-hub:x/y|--drop-rate 1|--drop-rate nan
         |--drop-path -1|--weights nobody|--weights data|--hours 0|--hours -1|--hours nan|--group nobody
@@ -823,7 +823,7 @@ OPTIONS = {
         |--age-bounds 20 30|--stratify nobody""",
     PREDICT: """--tta 0|--tta -1|--tta x|--tta 99999999|--members nobody|--members ''|--members fold9|--bs 0|--bs x
         |--workers -1|--device nobody|--precision fp8|--submission nobody|--submission data|--out run
-        |--out settings.yaml|--out settings.yaml/x|--submission info.csv --out info.csv --overwrite|extra
+        |--out settings.yaml|--out settings.yaml/x|--submission info.csv --out info.csv --overwrite
         |--soup|--views x|--views ''|--views flip,flip|--views flip --tta 2|--boxes eval.csv|--boxes nobody""",
     BLENDED: """--members run|--members fold0|--tta 0|--views x|--soup|--boxes eval.csv|--bs 0|--device nobody
         |--out both/oof.csv --overwrite""",
@@ -1062,7 +1062,8 @@ def place_cases() -> Iterator[Case]:
         FIRST: FIT,
     }.items():
         yield Case(f"{file}: a link out of its folder", moved_and_linked(file), command)
-    yield Case("table.csv: a link out", moved_and_linked(FIRST), TABLE.replace("--images data/train/images", ""))
+    out = instead(FIRST, lambda path: path.symlink_to(path.parents[5] / "good" / FIRST))
+    yield Case("table.csv: a link out", out, TABLE.replace("--images data/train/images", ""))
 
 
 def code_of(file: str, what: str) -> int:

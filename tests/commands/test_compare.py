@@ -49,7 +49,7 @@ def test_invalid_arguments_of_compare(finished_run: Run, run_copy: Path, work: P
     invalid("compare", *runs, "--plot", "c.jpg", named=["ending in .png"])
     invalid("compare", run_copy, named=["two or more results"])
     invalid("compare", run_copy, work, named=["not a run"])
-    invalid("compare", run_copy, "mine.csv", named=["no column 'path'"], code=FAILED)
+    invalid("compare", run_copy, "mine.csv", named=["mine.csv has no rows"], code=FAILED)
     (run_copy / "oof.csv").unlink()
     invalid("compare", *runs, named=["has not finished"])
 

@@ -36,7 +36,7 @@ def test_other_data_is_refused(finished_run, tmp_path):
 @pytest.fixture
 def csv_run(run_of, guess, labels, tmp_path):
     """A run of a CSV with photos in another folder, and that folder."""
-    heads, y = Heads([Head("mask", ("a", "b", "c")), Head("sex", ("f", "m")), Head("old", "xyz")]), labels[:180]
+    heads, y = Heads([Head("mask", ("a", "b", "c")), Head("sex", ("f", "m")), Head("old", tuple("xyz"))]), labels[:180]
     run = run_of(guess(y, 0, heads=heads), y, heads=heads, folds=3)
     photos, file = tmp_path / "made-photos", tmp_path / "made.csv"
     photos.mkdir()
