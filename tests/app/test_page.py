@@ -77,10 +77,10 @@ def test_a_photo_is_predicted_and_explained(page, finished_run, photo, words):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text.jpg", b"this is no photo", "is not a readable photo"),
+        ("text.jpg", b"this is no photo", "is not an image that can be read"),
         ("empty.png", b"", "is empty"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", "is not a readable photo"),
-        ("page.html", b"<script>alert(1)</script>", "is not a readable photo"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>", "is an SVG drawing, not a photo"),
+        ("page.html", b"<script>alert(1)</script>", "is not an image that can be read"),
     ],
 )
 def test_a_file_that_is_not_a_photo_has_a_message(page, tmp_path, words, name, content, message):
