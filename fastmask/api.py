@@ -20,7 +20,7 @@ from fastmask.inference import ensemble
 from fastmask.inference.blend import MEAN
 from fastmask.inference.teacher import open_teacher
 from fastmask.run import merge
-from fastmask.run.directory import RunDirectory
+from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.scoring import DRAWS
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line, one_line
 from fastmask.training import crossval
@@ -125,8 +125,11 @@ def cross_validate(
     one that this process has joined with `ray.init`, or a new one on this machine.
     """
     reading = {name: settings[name] for name in Config.of_kind(Kind.TABLE) if name in settings}
+    wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, reading)
+    if resume and not isinstance(table, Table):
+        wanted = resume_config(wanted, out, has_table=True)
     run = crossval.cross_validate(
-        read_table(table, make_config(config.model_dump(exclude_unset=True) if config else {}, reading)),
+        read_table(table, wanted),
         config,
         out=out,
         fold=fold,
