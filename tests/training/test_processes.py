@@ -29,6 +29,8 @@ SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 
+import torch
+
 from fastmask.data.contest import read_contest
 from fastmask.training.callbacks import CountedSteps
 from fastmask.api import cross_validate
@@ -64,6 +66,8 @@ try:
     cross_validate(table, out=out / "late", **settings)
 except KeyboardInterrupt:
     (out / f"late-{os.environ['RANK']}").touch()
+# gloo's threads can abort a process that ends with the group open
+torch.distributed.destroy_process_group()
 """
 
 
