@@ -30,9 +30,9 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
 
     Folds are numbers from 0 or from 1, and TRAIN_ONLY (-1); or the words of a fixed split, with which "val" is fold 0,
     "train" TRAIN_ONLY and "test" LEFT_OUT, as are photos that a run has left out, of which the file is the folds.csv.
-    A photo is named by its path, with or without folder and ending. Warns of
-    folds that are counted from 1, and of rows that name nothing in the table. Raises DataError for a row with an
-    invalid fold, for a photo without a fold, a gap in the folds, and, unless `group` is "none", a person in two folds.
+    A photo is named by its path, with or without folder and ending. Warns of folds that are counted from 1, and of rows
+    that name nothing in the table. Raises DataError for a row with an invalid fold, for a photo without a fold, a gap
+    in the folds, and, unless `group` is "none", a person in two folds.
     """
     file = Path(file)
     frame = read_strings(file, ())

@@ -13,6 +13,8 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from pathlib import Path
 
+import pandas as pd
+
 from fastmask.data.formats import SUFFIXES, list_files
 from fastmask.data.links import describe_broken, leads_outside
 from fastmask.system.errors import DataError, FastmaskWarning, MissingPhotoError
@@ -63,6 +65,11 @@ def match_photos(cells: Collection[str], photos: Collection[str]) -> dict[str, l
         names = _invert({photo: [Path(photo).name] for photo in photos}, {Path(cell).name for cell in cells})
         found = {cell: names[Path(cell).name] for cell in cells}
     return found
+
+
+def find_named(cells: pd.Series, photos: Collection[str]) -> list[str]:
+    """The different cells of a column that name one of `photos`, or several: see `match_photos`."""
+    return [cell for cell, named in match_photos(list(cells.unique()), photos).items() if named]
 
 
 def _invert(found: Mapping[str, Sequence[str]], cells: Collection[str]) -> dict[str, list[str]]:

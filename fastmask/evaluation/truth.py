@@ -16,7 +16,7 @@ from fastmask.config import Config
 from fastmask.data.columns import find_image_column, find_person_column, join_one_hot
 from fastmask.data.contest import contest_heads
 from fastmask.data.formats import SUFFIXES
-from fastmask.data.paths import match_photos
+from fastmask.data.paths import find_named, match_photos
 from fastmask.data.readers import read_data
 from fastmask.data.table import NO_PERSONS, SAME_AS
 from fastmask.evaluation.answers import PREDICTED, AnswersFile, check_cells, heads_of, joint_classes, read_cells
@@ -155,9 +155,9 @@ def read_truth(source: str | Path | pd.DataFrame, predicted: AnswersFile, heads:
 
 def _photo_column(file: Path, frame: pd.DataFrame, predicted: AnswersFile) -> str:
     """The column that names the most of the predicted photos; raises DataError if none names one."""
-    named = {column: _named_photos(frame[column], predicted) for column in _likely_columns(frame, predicted)}
+    named = {column: find_named(frame[column], predicted.photos) for column in _likely_columns(frame, predicted)}
     if not any(named.values()):
-        named = {column: _named_photos(frame[column], predicted) for column in frame.columns}
+        named = {column: find_named(frame[column], predicted.photos) for column in frame.columns}
     counts = {
         column: (len(found), sum(cell.lower().endswith(SUFFIXES) for cell in found)) for column, found in named.items()
     }
@@ -178,11 +178,6 @@ def _likely_columns(frame: pd.DataFrame, predicted: AnswersFile) -> list[str]:
         return [find_image_column("", frame)]
     except UsageError:
         return []
-
-
-def _named_photos(cells: pd.Series, predicted: AnswersFile) -> list[str]:
-    """The different cells that name a predicted photo."""
-    return [cell for cell, photos in match_photos(list(cells.unique()), predicted.photos).items() if photos]
 
 
 def _read_persons(file: Path, frame: pd.DataFrame) -> np.ndarray | None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fastmask.data.contest import contest_heads
 from fastmask.data.formats import list_files
-from fastmask.data.paths import match_paths, match_photos
+from fastmask.data.paths import find_named, match_paths
 from fastmask.heads import Head, Heads
 from fastmask.inference.sources import Found, find_cells
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
@@ -127,7 +127,7 @@ def _find_key(
     others = [name for name in frame.columns if name not in named and name not in kept]
     if not others:
         raise UsageError(f"{file} has no column of photos; found {', '.join(frame.columns)}, expected one such as id.")
-    counts = {name: sum(map(bool, match_photos(list(frame[name].unique()), photos).values())) for name in others}
+    counts = {name: len(find_named(frame[name], photos)) for name in others}
     return max(others, key=lambda name: counts[name])
 
 
