@@ -57,8 +57,11 @@ class Head:
     bounds[i]. Training uses `train_bounds` if they are set, the score always `bounds`; a number outside `limits`, both
     included, is an error.
 
-    `spread` is set if the classes are rising whole numbers that are learned as a distribution: the target is a normal
-    distribution with that standard deviation around the label. Such a head is not part of the joint class.
+    Three kinds of heads are not part of the joint class, but learned next to its heads. With a `spread` the classes are
+    rising whole numbers that are learned as a distribution: the target is a normal distribution with that standard
+    deviation around the label. With `bands_of` the classes are finer bands of the head of that name, whose
+    probabilities are their sums. With a `joint_share` the classes are all joint classes, whose probabilities are mixed
+    by that share with the product of the heads' own; with a share of 1 the heads' own are the sums of the joint ones.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Head:
     train_bounds: tuple[float, ...] | None = None
     limits: tuple[float, float] | None = None
     spread: float | None = None
+    bands_of: str | None = None
+    joint_share: float | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -79,7 +84,7 @@ class Head:
         bad = next((text for text in (self.name, *self.classes) if text != text.strip() or not _is_line(text)), None)
         if bad is not None:
             raise UsageError(f"Head {self.name!r} has a blank at an end or a line break in {bad!r}; take it out.")
-        if self.name in RESERVED:
+        if self.name in RESERVED and self.joint_share is None:
             raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} are reserved. Rename it.")
         if not 0 <= self.weight < math.inf:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
@@ -88,6 +93,10 @@ class Head:
         if self.spread is not None:
             object.__setattr__(self, "spread", float(self.spread))
             self._check_spread(float(self.spread))
+        if self.joint_share is not None and (self.name != JOINT or not 0 < self.joint_share <= 1):
+            raise UsageError(
+                f"Head {self.name!r} has joint_share {self.joint_share}; expected above 0 to 1, of a head {JOINT!r}."
+            )
         if self.limits is not None:
             limits = tuple(float(limit) for limit in self.limits)
             if len(limits) != 2 or not limits[0] <= limits[1]:
@@ -128,6 +137,11 @@ class Head:
     def kind(self) -> str:
         """`distribution` for a head with a `spread`, else `classes`."""
         return "classes" if self.spread is None else "distribution"
+
+    @property
+    def is_auxiliary(self) -> bool:
+        """Whether the head is not part of the joint class, but learned next to its heads."""
+        return not (self.spread is None and self.bands_of is None and self.joint_share is None)
 
     @property
     def numbers(self) -> np.ndarray:
@@ -193,7 +207,7 @@ class Heads(Sequence[Head]):
 
     The joint class is the mixed-radix number of the heads' classes, the first head the most significant: for
     (mask, gender, age) with 3, 2, 3 classes it is mask*6 + gender*3 + age. `joined` are the positions of its heads: all
-    except distributions over a number.
+    that are not auxiliary.
     """
 
     def __init__(self, heads: Sequence[Head]) -> None:
@@ -208,9 +222,9 @@ class Heads(Sequence[Head]):
         self.sizes = tuple(len(h.classes) for h in self._heads)
         self.offsets = (0, *accumulate(self.sizes))
         self.n_logits = self.offsets[-1]
-        self.joined = tuple(i for i, head in enumerate(self._heads) if head.spread is None)
+        self.joined = tuple(i for i, head in enumerate(self._heads) if not head.is_auxiliary)
         if not self.joined:
-            raise UsageError(f"{', '.join(self.names)}: at least one head that is not a distribution is needed.")
+            raise UsageError(f"{', '.join(self.names)}: at least one head of the joint class is needed.")
         self._joint_sizes = tuple(self.sizes[i] for i in self.joined)
         self.n_joint = math.prod(self._joint_sizes)
         if self.n_joint > limits.JOINT_CLASSES:
@@ -263,6 +277,25 @@ class Heads(Sequence[Head]):
     def joined_columns(self) -> list[int]:
         """The columns in the logits of the heads of the joint class."""
         return [j for i in self.joined for j in range(self.offsets[i], self.offsets[i + 1])]
+
+    @property
+    def joint_head(self) -> int | None:
+        """The position of the head of the joint class, if there is one."""
+        return next((i for i, head in enumerate(self._heads) if head.joint_share is not None), None)
+
+    def merges(self, position: int) -> tuple[int, np.ndarray] | None:
+        """The position of the head whose classes a head merges, and the class that each of these becomes.
+
+        None for a head with logits of its own.
+        """
+        head, joint = self._heads[position], self.joint_head
+        finer = next((i for i, other in enumerate(self._heads) if other.bands_of == head.name), None)
+        if finer is not None:
+            lower = np.array([-math.inf, *(self._heads[finer].bounds or ())])
+            return finer, head.band(lower)
+        if joint is None or self._heads[joint].joint_share != 1 or position not in self.joined:
+            return None
+        return joint, self.unjoint(np.arange(self.n_joint))[:, position]
 
     def position(self, name: str) -> int:
         """The index of the head called `name`; raises UsageError listing the heads if there is none."""
@@ -359,5 +392,6 @@ def _is_plain(head: Any) -> bool:
         and all(isinstance(name, str) for name in head["classes"])
         and all(isinstance(row, list) for row in numbers)
         and all(type(n) in (int, float) for row in [*numbers, [head.get("weight", 1.0)]] for n in row)
-        and type(head.get("spread")) in (int, float, type(None))
+        and all(type(head.get(name)) in (int, float, type(None)) for name in ("spread", "joint_share"))
+        and isinstance(head.get("bands_of"), str | None)
     )

@@ -69,8 +69,8 @@ class _Probabilities(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        features = self.network.body(x)
-        return tuple(head(features).float().softmax(-1) for head in self.network.heads)
+        logits = self.network.classify(self.network.body(x))
+        return tuple(part.float().softmax(-1) for part in logits)
 
 
 def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: torch.dtype) -> ModelProto:

@@ -196,6 +196,8 @@ class FocalLoss(nn.Module):
     fastai's MixUp and CutMix mix the two photos' losses, lam x loss(y) + (1 - lam) x loss(y of the other), and then
     take the mean over all photos of the batch: an unknown label adds nothing, but its photo counts, and `alpha` scales
     the loss instead of weighing its mean.
+
+    A head that merges the classes of another, see `Heads.merges`, has no loss: that of the other trains it.
     """
 
     # for fastai: mix two losses, not two targets
@@ -245,7 +247,9 @@ class FocalLoss(nn.Module):
         labels = soft_labels(y.as_subclass(Tensor), self.heads)
         total = torch.zeros(len(y), device=logits.device) if self.reduction == "none" else logits.new_zeros(())
         parts = zip(self.heads, self.losses, self.heads.split(logits), self.heads.split(labels), strict=True)
-        for head, loss, part, wanted in parts:
+        for number, (head, loss, part, wanted) in enumerate(parts):
+            if self.heads.merges(number) is not None:
+                continue
             assert isinstance(loss, HeadLoss)
             if self.reduction == "mean":
                 value = loss.mean(part, wanted)

@@ -1,4 +1,4 @@
-"""Network: a timm body, pooled features, one linear layer per head, one tensor of logits."""
+"""Network: a timm body, pooled features, a layer per head, one tensor of logits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastmask.heads import Heads
 from fastmask.model.archs import check_arch, size_options
+from fastmask.model.head_layers import build_head_layers, layer_order
 from fastmask.model.weights import check_weights, hub_error, load_body
 from fastmask.system.errors import UsageError, one_line
 
@@ -19,9 +20,10 @@ from fastmask.system.errors import UsageError, one_line
 class MultiHeadNet(nn.Module):
     """(B, 3, H, W) -> logits (B, classes of all heads), in the order of `Heads.split`.
 
-    `body` is any timm model without its classifier, `heads` a linear layer per head, `drop_rate` the share of the
-    features that is dropped before them. `tag` is the body's full timm tag, such as tf_efficientnet_b4.ns_jft_in1k,
-    `stats` the (mean, std) of its weights' training, and `initial_weights` describes the weights that it starts from.
+    `body` is any timm model without its classifier, `heads` a layer per head, see `fastmask.model.head_layers`,
+    `drop_rate` the share of the features that is dropped before them. `tag` is the body's full timm tag, such as
+    tf_efficientnet_b4.ns_jft_in1k, `stats` the (mean, std) of its weights' training, and `initial_weights` describes
+    the weights that it starts from.
     """
 
     def __init__(self, body: nn.Module, heads: Heads, drop_rate: float = 0.0) -> None:
@@ -30,7 +32,8 @@ class MultiHeadNet(nn.Module):
         # not timm's: several bodies drop theirs with the classifier, or have none
         self.dropout = nn.Dropout(drop_rate)
         features: Any = getattr(body, "head_hidden_size", None) or body.num_features
-        self.heads = nn.ModuleList([nn.Linear(int(features), size) for size in heads.sizes])
+        self.heads = nn.ModuleList(build_head_layers(heads, int(features)))
+        self._order = layer_order(heads)
         cfg: dict[str, Any] = getattr(body, "pretrained_cfg", None) or {}
         name = cfg.get("architecture") or type(body).__name__
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
@@ -40,8 +43,14 @@ class MultiHeadNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, classes of all heads) logits."""
         # fastai's tensor subclasses cost microseconds an operation
-        features = self.dropout(self.body(x.as_subclass(Tensor)))
-        return torch.cat([head(features) for head in self.heads], dim=1)
+        return torch.cat(self.classify(self.dropout(self.body(x.as_subclass(Tensor)))), dim=1)
+
+    def classify(self, features: Tensor) -> list[Tensor]:
+        """(B, features) features -> the (B, classes) logits of each head."""
+        logits: dict[int, Tensor] = {}
+        for position in self._order:
+            logits[position] = self.heads[position](features, logits)
+        return [logits[position] for position in range(len(self.heads))]
 
 
 def build_network(

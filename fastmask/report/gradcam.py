@@ -166,7 +166,7 @@ def _last_features(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
         raise UsageError(f"{type(body).__name__} has no feature map, so Grad-CAM cannot explain it.")
     features = features.detach().requires_grad_()
     pooled = body.forward_head(features)
-    return features, torch.cat([head(pooled) for head in network.heads], dim=1)
+    return features, torch.cat(network.classify(pooled), dim=1)
 
 
 def _features_of_layer(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
