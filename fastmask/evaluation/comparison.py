@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.paths import match_photos
-from fastmask.evaluation.answers import Answers, answers_of_run, join_groups, read_answers
 from fastmask.evaluation.cost import COST_CELLS, Cost, cost_of
 from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.inference.answers import Answers, answers_of_run, join_groups, read_answers
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import (
     DRAWS,

@@ -13,9 +13,9 @@ import pandas as pd
 
 from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
-from fastmask.evaluation.answers import AnswersFile, heads_of, join_groups
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
+from fastmask.inference.answers import AnswersFile, heads_of, join_groups
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import DRAWS, Difference, Plain, counted_classes, score_differences
 from fastmask.system.errors import DataError, FastmaskError, UsageError

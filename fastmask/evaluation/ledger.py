@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmask.evaluation.answers import PREDICTED, AnswersFile, check_cells
+from fastmask.inference.answers import PREDICTED, AnswersFile, check_cells
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import LEDGER, read_strings, real, write_csv

@@ -19,8 +19,8 @@ from fastmask.data.formats import SUFFIXES
 from fastmask.data.paths import find_named, match_photos
 from fastmask.data.readers import read_data
 from fastmask.data.table import NO_PERSONS, SAME_AS
-from fastmask.evaluation.answers import PREDICTED, AnswersFile, check_cells, heads_of, joint_classes, read_cells
 from fastmask.heads import Head, Heads
+from fastmask.inference.answers import PREDICTED, AnswersFile, check_cells, heads_of, joint_classes, read_cells
 from fastmask.inference.submission import ANSWER, check_names
 from fastmask.scoring import Scores, score_heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError

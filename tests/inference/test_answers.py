@@ -1,8 +1,8 @@
 import pytest
 
 from fastmask.data.contest import contest_heads
-from fastmask.evaluation.answers import read_answers
 from fastmask.evaluation.comparison import compare
+from fastmask.inference.answers import read_answers
 from fastmask.system.errors import DataError
 from fastmask.system.files import write_csv
 
