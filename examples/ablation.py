@@ -75,6 +75,7 @@ OPTIONS = [
     Row("refit", {"refit": 1}),
     Row("pseudo-labels of the held out", {"pseudo": "pseudo"}, needs="pseudo"),
     Row("face crop", {"boxes": "boxes"}, needs="boxes"),
+    Row("face crop, the centre without a face", {"boxes": "boxes", "no_face": "crop"}, needs="boxes"),
     Row("nose to chin", {"boxes": "boxes", "region": "nose-to-chin"}, needs="boxes"),
     Row("forehead", {"boxes": "boxes", "region": "forehead"}, needs="boxes"),
     Row("extra photos", {"extra": "extra"}, needs="extra"),

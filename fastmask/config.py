@@ -272,6 +272,9 @@ class Config(BaseModel):
     region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = in_data(
         "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", needs="boxes"
     )
+    no_face: Literal["whole", "crop"] = in_data(
+        "whole", "A photo without a face: whole, or crop, its centre of the size of --crop.", needs="boxes"
+    )
     # augmentation
     fit: Fit | None = in_data(
         None,

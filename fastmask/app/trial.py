@@ -34,7 +34,7 @@ from fastmask.system.files import write_csv
 # bytes of a photo; those of the largest cameras are smaller
 MOST_BYTES = 25 * 2**20
 _DETECTOR = "mtcnn"
-NO_FACE = "No face was found, so the whole photo was used."
+NO_FACE = "No face was found, so the photo was not cut to one."
 _ENLARGED = "The photo is smaller than the run's crop and was enlarged."
 
 

@@ -24,6 +24,8 @@ POINTS = ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")
 LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 COLUMNS = ("path", *BOX, SCORE, *LANDMARKS)
 REGIONS = ("face", "forehead", "nose-to-chin", "chin-to-neck")
+# what is left of a photo without a face
+NO_FACE = WHOLE, CENTRE = "whole", "crop"
 DEFAULT_MARGIN, MOST_MARGIN = 0.3, 10.0
 
 # the heights of the eyes, the tip of the nose and the mouth in a box without landmarks, as shares of its height: the
@@ -71,13 +73,15 @@ class Window(NamedTuple):
 class Framing:
     """How photos are cut to their faces: the (height, width) of the result, the margin and the region.
 
-    `margin` widens the region on each side, as a share of its width and of its height. Raises UsageError for an invalid
-    margin or region.
+    `margin` widens the region on each side, as a share of its width and of its height. `no_face` is what is left of a
+    photo without a face: "whole", the largest centred window, or "crop", its middle of `size` pixels, as by
+    albumentations' CenterCrop. Raises UsageError for an invalid margin, region or `no_face`.
     """
 
     size: tuple[int, int]
     margin: float = DEFAULT_MARGIN
     region: str = "face"
+    no_face: str = WHOLE
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -86,17 +90,27 @@ class Framing:
             raise UsageError(f"--margin is {self.margin:g}; expected 0 to {MOST_MARGIN:g}, 0.3 is 30 % on each side.")
         if self.region not in REGIONS:
             raise UsageError(f"--region is {self.region!r}; expected one of {', '.join(REGIONS)}.")
+        if self.no_face not in NO_FACE:
+            raise UsageError(f"--no-face is {self.no_face!r}; expected one of {', '.join(NO_FACE)}.")
 
     def window(self, face: Face | None, height: int, width: int) -> Window:
-        """The pixels to cut out of a photo of that size; without a face the largest centred window of its shape.
+        """The pixels to cut out of a photo of that size; without a face those of `no_face`.
 
         A window that exceeds the photo is moved inside, and shrunk if it is larger than the photo.
         """
         if face is None:
-            return fit_window((0, 0, width, height), self.size, height, width)
+            return self._faceless_window(height, width)
         x0, y0, x1, y1 = region_of(face, self.region)
         wide, high = self.margin * (x1 - x0), self.margin * (y1 - y0)
         return fit_window((x0 - wide, y0 - high, x1 + wide, y1 + high), self.size, height, width)
+
+    def _faceless_window(self, height: int, width: int) -> Window:
+        high, wide = self.size
+        if self.no_face == WHOLE or high > height or wide > width:
+            return fit_window((0, 0, width, height), self.size, height, width)
+        # rounded as by CenterCrop
+        left, top = (width - wide) // 2, (height - high) // 2
+        return Window(left, top, left + wide, top + high)
 
     def cut(self, photo: np.ndarray, face: Face | None) -> np.ndarray:
         """(H, W, 3) uint8 -> the window scaled to (height, width, 3): by area means to shrink it, else bilinear."""
@@ -239,8 +253,13 @@ class FaceCut:
         return FaceCut(self.boxes, self.framing, {**self.names, **other.names})
 
     def count_faceless(self) -> int:
-        """How many of the photos have no face and are not cut."""
+        """How many of the photos have no face."""
         return sum(self.boxes.faces[name] is None for name in self.names.values())
+
+    def describe_faceless(self) -> str:
+        """How many of the photos have no face, and what is left of them."""
+        left = "left whole" if self.framing.no_face == WHOLE else "cut to its centre"
+        return f"{self.count_faceless()} without one {left}"
 
     def digest(self) -> str:
         """SHA-256 of the boxes and landmarks of all photos."""

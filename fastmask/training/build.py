@@ -98,7 +98,7 @@ def resolve_stats(config: Config) -> Stats | None:
 
 def make_framing(config: Config) -> Framing:
     """How a configuration crops photos to their faces."""
-    return Framing(config.crop or REPORT_CROP, config.margin, config.region)
+    return Framing(config.crop or REPORT_CROP, config.margin, config.region, config.no_face)
 
 
 def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: int) -> None:

@@ -146,7 +146,7 @@ class Plan:
                 *filter(None, (describe_split(self.table, self.config), joined, conflicts)),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
-                f"cut to the {self.config.region}, {faces.count_faceless()} without one left whole"
+                f"cut to the {self.config.region}, {faces.describe_faceless()}"
                 if faces
                 else describe_view(self.config, self.environment["photos"].get("seen")),
                 *(f"{head.name} ({join_some(head.classes)})" for head in self.table.heads),

@@ -94,7 +94,10 @@ def test_a_run_of_faces_detects_the_face(run_copy, photo, tmp_path, monkeypatch)
     run = Run.load(run_copy)
     found: list[Face] = []
     monkeypatch.setitem(faces.DETECTORS, "mtcnn", lambda: lambda image: found)
-    for face, said in ((Face(100, 100, 300, 350, 0.9), ""), (None, "No face was found, so the whole photo was used.")):
+    for face, said in (
+        (Face(100, 100, 300, 350, 0.9), ""),
+        (None, "No face was found, so the photo was not cut to one."),
+    ):
         found[:] = [face] if face else []
         write_csv(tmp_path / "boxes.csv", boxes_frame([photo.name], [face]))
         expected = run.predict([photo], boxes=tmp_path / "boxes.csv", root=photo.parent).probabilities

@@ -220,6 +220,17 @@ def test_without_a_face_the_middle_of_the_photo_and_no_margin(photo, region):
     assert np.array_equal(framing.cut(photo, None), photo[64:448])
 
 
+def test_without_a_face_the_centre_of_the_photo_s_own_pixels(photo):
+    # 512 x 384 less 401 x 199: 55 lines above and 56 below, 92 columns to the left and 93 to the right
+    framing = Framing((401, 199), no_face="crop")
+    assert framing.window(None, 512, 384) == (92, 55, 291, 456)
+    assert np.array_equal(framing.cut(photo, None), photo[55:456, 92:291])
+    assert np.array_equal(framing.cut(photo, None), A.CenterCrop(401, 199)(image=photo)["image"])
+    assert framing.window(FACE, 512, 384) == Framing((401, 199)).window(FACE, 512, 384)
+    # a photo that is smaller than the crop is left whole
+    assert framing.window(None, 400, 384) == Framing((401, 199)).window(None, 400, 384) == (93, 0, 292, 400)
+
+
 def test_a_box_partly_outside_is_cut_and_one_outside_the_photo_is_an_error(boxes, photo):
     read = boxes(f"{HEADER}\nin,-50,400,50,600\nbelow,10,512,60,600\nleft,-20,10,0,60\n")
     framing = Framing((200, 100), 0)
@@ -238,6 +249,7 @@ def test_a_box_partly_outside_is_cut_and_one_outside_the_photo_is_an_error(boxes
         (((0, 10),), "A face is cut to a height and a width of 1 or more"),
         (((10, 10), -0.1), "--margin is -0.1; expected 0 to 10"),
         (((10, 10), float("nan")), "--margin is nan; expected 0 to 10"),
+        (((10, 10), 0.3, "face", "skip"), "--no-face is 'skip'; expected one of whole, crop"),
         (((10, 10), 0.3, "ears"), "--region is 'ears'; expected one of face, forehead, nose-to-chin, chin-to-neck"),
     ],
 )
@@ -272,6 +284,7 @@ def test_the_network_sees_the_cut_photos_from_whatever_cache(faces, tmp_path, ca
     expected = [Framing((64, 32)).cut(read_photo(faces.photo(row)), boxes.faces[paths[row]]) for row in rows]
     assert np.array_equal(seen.round().permute(0, 2, 3, 1).numpy().astype(np.uint8), expected)
     assert faces.faces.count_faceless() == 12
+    assert faces.faces.describe_faceless() == "12 without one left whole"
 
 
 def test_another_box_is_another_cache(faces, tmp_path):
@@ -297,9 +310,11 @@ def test_a_photo_without_a_row_or_without_a_path_is_refused(faces, tmp_path):
         read_contest(faces.reading["data"]).cut_to_faces(file, Framing((64, 32)))
 
 
-def test_a_run_on_faces_predicts_photos_with_boxes(contest, small_settings, faces, tmp_path, fastmask):
+@pytest.mark.parametrize("no_face", ["whole", "crop"])
+def test_a_run_on_faces_predicts_photos_with_boxes(no_face, contest, small_settings, faces, tmp_path, fastmask):
     settings = {**small_settings, "train_pipeline": None, "valid_pipeline": None, "crop": [64, 32], "epochs": 1}
     table, boxes = read_contest(contest), tmp_path / "boxes.csv"
+    settings["no_face"] = no_face
     run = cross_validate(table, out=tmp_path / "run", log=io.StringIO(), boxes=str(boxes), **settings)
     rows = np.flatnonzero(run.folds["fold"] == 0)
     photos = [table.photo(row) for row in rows]
