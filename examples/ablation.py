@@ -63,6 +63,8 @@ OPTIONS = [
     Row("soft F1 alone", {"f1_share": 1.0}),
     Row("class weights", {"class_weight": "auto"}),
     Row("sampler", {"sampler": "joint"}),
+    Row("one photo per person", {"per_person": 1}),
+    Row("one worn photo per person", {"per_person": {"mask.wear": 1}}),
     Row("ages 27-29, 57-59 dropped", {"drop": {"age": [[27, 29], [57, 59]]}}),
     Row("age bound 58", {"age_bounds": [30, 58]}),
     Row("age as an order", {"order": "age"}),

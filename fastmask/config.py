@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fastmask.system.annotations import has_text
 from fastmask.system.errors import DataError, UsageError, one_line
@@ -99,6 +108,35 @@ def read_shares(text: str) -> dict[str, float]:
     return shares
 
 
+def read_counts(text: str) -> int | dict[str, int]:
+    """`1` -> 1, `mask.wear=1,age.60+=2` -> {"mask.wear": 1, "age.60+": 2}; raises ValueError for anything else."""
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    counts = {name.strip(): _whole(number) for name, _, number in pairs}
+    if len(counts) < len(pairs) or ("" in counts and len(counts) > 1):
+        raise ValueError("expected a number, or one per class, such as mask.wear=1,age.60+=2")
+    return counts.get("", counts)
+
+
+def _whole(text: str) -> int:
+    """The number in a text; raises ValueError unless it is a whole one."""
+    if not (text.strip().isdecimal() and text.isascii()):
+        raise ValueError("expected a whole number, or one per class, such as mask.wear=1")
+    return int(text)
+
+
+def join_names(value: Any) -> Any:
+    """Names of classes in mappings by head, as --set makes them: {"age": {"60+": 2}} -> {"age.60+": 2}."""
+    if not isinstance(value, Mapping):
+        return value
+    flat: dict[Any, Any] = {}
+    for name, inside in value.items():
+        below = join_names(inside)
+        flat |= {f"{name}.{key}": each for key, each in below.items()} if isinstance(below, Mapping) else {name: below}
+    return flat
+
+
+# numbers by classes of heads, such as age.60+, or joint classes
+ByClass = BeforeValidator(join_names)
 _OTHER_NAMES = {
     other: name
     for name, others in {
@@ -265,6 +303,13 @@ class Config(BaseModel):
     sampler: str | None = in_data(
         None, "A head, or joint, with classes to sample equally often.", Kind.TRAINING, note="as in the data"
     )
+    per_person: Annotated[Positive | dict[str, Positive] | None, ByClass] = in_data(
+        None,
+        "Random photos of each person per epoch: a number, or one per class, such as mask.wear=1.",
+        Kind.TRAINING,
+        note="all",
+        read=read_counts,
+    )
     boxes: str | None = in_data(
         None, "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.", Kind.PATH
     )
@@ -312,7 +357,7 @@ class Config(BaseModel):
         (0.5, 0.5), "Minimum and maximum share of the partner's side.", needs="half_cutmix"
     )
     half_partner: str = in_augment(
-        "same", "Partners: same (joint class), any, or a class such as 'incorrect female 60+'.", needs="half_cutmix"
+        "same", "Partners: same (joint class), any, or a class such as age.60+.", needs="half_cutmix"
     )
     # network
     arch: Annotated[str, AfterValidator(plain_arch)] = in_network("tf_efficientnet_b4", "A timm model.", common=True)

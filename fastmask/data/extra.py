@@ -51,7 +51,7 @@ class Extra:
         """The photos that a fold trains on: those that it does not exclude and that have a label and a weight."""
         kept = self.trained_rows(fold)
         photos = [str(self.table.photo(row)) for row in np.flatnonzero(kept).tolist()]
-        return TrainingSet(photos, self._labels(fold)[kept])
+        return TrainingSet(photos, self._labels(fold)[kept], self.table.persons[kept])
 
     def trained_rows(self, fold: int) -> np.ndarray:
         """(N,) whether a fold trains on a photo."""

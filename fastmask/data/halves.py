@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastmask.heads import UNKNOWN, Head, Heads
+from fastmask.data.named_classes import find_class, is_of_any, is_of_class
+from fastmask.heads import UNKNOWN, Heads
 from fastmask.labels import mix_labels, soft_labels
 from fastmask.system.errors import UsageError
 
-# partners of the same joint class, or of any; otherwise the name of a joint class
+# partners of the same joint class, or of any; otherwise the name of a class
 SAME, ANY = "same", "any"
 
 
@@ -38,32 +39,35 @@ class Halves:
     """Draws for each photo whether a side of it is replaced, by which partner, and how much of it.
 
     A photo is changed with `probability`; the share of its width that is the partner's is uniform in `shares`. The
-    partner is any photo of the same joint class (`partner` "same"), of any class ("any"), or of a joint class by its
-    name, such as "incorrect female 60+". A photo without a partner is not changed. `classes` are the joint classes of
-    all photos, -1 where unknown.
+    partner is any photo of the same joint class (`partner` "same"), of any class ("any"), or of a class by its name,
+    such as "age.60+" or "incorrect female 60+". A photo without a partner is not changed, nor, with names in `classes`,
+    one of another class. `y` are the (N, heads) class numbers of all photos.
     """
 
     def __init__(
         self,
-        classes: np.ndarray,
+        y: np.ndarray,
         heads: Heads,
         probability: float,
         shares: Sequence[float] = (0.5, 0.5),
         partner: str = SAME,
+        classes: Sequence[str] = (),
     ) -> None:
         low, high = shares
         if not 0 < low <= high < 1:
             raise UsageError(f"The shares of half-face CutMix are {low:g} to {high:g}; expected two between 0 and 1.")
-        self.heads, self.classes, self.partner = heads, classes, partner
+        self.heads, self.partner = heads, partner
         self.probability, self.shares = probability, (low, high)
+        self._joint = heads.joint(y)
+        self._changed = is_of_any(y, heads, classes) if classes else np.full(len(y), True)
         if partner in (SAME, ANY):
-            self._of_class = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes)}
+            self._of_class = {int(c): np.flatnonzero(self._joint == c) for c in np.unique(self._joint)}
         else:
-            self._of_class = {-1: np.flatnonzero(classes == joint_class(heads, partner))}
+            self._of_class = {-1: np.flatnonzero(is_of_class(y, find_class(heads, partner)))}
 
     def draw(self, rng: np.random.Generator, row: int) -> Half | None:
         """The change of the photo of a row, or None."""
-        if rng.random() >= self.probability:
+        if rng.random() >= self.probability or not self._changed[row]:
             return None
         others = self._others(row)
         if not len(others):
@@ -79,31 +83,8 @@ class Halves:
     def _others(self, row: int) -> np.ndarray:
         """The rows that the partner is drawn from."""
         if self.partner == ANY:
-            return np.arange(len(self.classes))
+            return np.arange(len(self._joint))
         if self.partner != SAME:
             return self._of_class[-1]
-        own = int(self.classes[row])
+        own = int(self._joint[row])
         return self._of_class[own] if own != UNKNOWN else np.empty(0, np.int64)
-
-
-def joint_class(heads: Heads, name: str) -> int:
-    """The number of the joint class called `name`, a class of each head in order; raises UsageError for any other."""
-    joined = [heads[place] for place in heads.joined]
-    codes = next(_read(joined, name), None)
-    if codes is None:
-        raise UsageError(
-            f"There is no joint class {name!r} for partners; expected same, any, or a class of each of "
-            f"{', '.join(head.name for head in joined)}, such as {heads.joint_name(0)!r}."
-        )
-    y = np.full(len(heads), UNKNOWN)
-    y[list(heads.joined)] = codes
-    return int(heads.joint(y))
-
-
-def _read(heads: Sequence[Head], text: str) -> Iterator[tuple[int, ...]]:
-    """The class numbers that a text may name, one per head; without listing joint classes, which may be billions."""
-    for code, name in enumerate(heads[0].classes):
-        if len(heads) > 1 and text.startswith(f"{name} "):
-            yield from ((code, *rest) for rest in _read(heads[1:], text[len(name) + 1 :]))
-        elif len(heads) == 1 and text == name:
-            yield (code,)

@@ -88,8 +88,8 @@ def dataloaders(
     augments = augments or default_augments(table, stats or REPORT_STATS)
     photos, labels, validates = _loader_rows(table, _validation_rows(table, fold, folds), train)
     block = data_block(table.heads, photos, labels, validates, batch_stats(augments, stats), table.faces)
-    # a batch norm cannot train on one photo, and a table smaller than a batch would train on none
-    bs = min(bs, int((~validates).sum()))
+    # a batch norm cannot train on one photo, and an epoch smaller than a batch would have none
+    bs = min(bs, int((~validates).sum()) if train is None else train.photos_per_epoch)
     dls = block.dataloaders(
         list(range(len(photos))),
         bs=bs,
@@ -100,7 +100,7 @@ def dataloaders(
         faces=table.faces,
         substitute=substitute,
         share=share,
-        dl_kwargs=[{"chances": None if train is None else train.chances, "halves": halves}, {"passes": Passes()}],
+        dl_kwargs=[{"sampler": None if train is None else train.sampler, "halves": halves}, {"passes": Passes()}],
         **loading,
     )
     # metrics need the classes of the whole table, so that a macro mean is the same in every fold

@@ -20,6 +20,7 @@ from fastmask.data.augment import Augment, is_photo, split_prefix
 from fastmask.data.boxes import FaceCut
 from fastmask.data.cache import PhotoMap
 from fastmask.data.halves import Half, Halves
+from fastmask.data.sampler import Sampler
 from fastmask.data.transforms import (
     UNREADABLE,
     EncodeHeads,
@@ -78,7 +79,7 @@ class PhotoDL(TfmdDL):
         augments: the training and the validation augmentation; fastai's `split_idx` of the dataset selects one.
         maps: decoded photos of the augmentations' prefixes, so that those are applied once.
         substitute: (height, width) of a grey photo, with UNREADABLE labels, in place of an unreadable training photo.
-        chances: (N,) by which a shuffled pass draws its photos, with replacement.
+        sampler: which photos a shuffled pass has; without one each of them once.
         halves: half-face CutMix; targets are then soft labels.
         faces: the faces that photos are cut to first, also in `maps`.
         share: the part of each batch to load; `bs`, the order and the positions are those of whole batches.
@@ -94,7 +95,7 @@ class PhotoDL(TfmdDL):
         fold: int = 0,
         passes: Passes | None = None,
         substitute: tuple[int, int] | None = None,
-        chances: np.ndarray | None = None,
+        sampler: Sampler | None = None,
         halves: Halves | None = None,
         faces: FaceCut | None = None,
         share: Share = ALONE,
@@ -102,13 +103,15 @@ class PhotoDL(TfmdDL):
     ) -> None:
         self.share = share
         self.augments, self.maps, self.seed, self.fold, self.faces = augments, maps, seed, fold, faces
-        self.substitute, self.chances, self.halves = substitute, chances, halves
+        self.substitute, self.sampler, self.halves = substitute, sampler, halves
         self.passes = passes or Passes()
         self._columns: tuple[list[Any], list[torch.Tensor]] | None = None
         self.pass_ = self._left_out = self._first = 0
         self._rng = Counted(Stream.AUGMENT, seed, fold)
         self._partners = Counted(Stream.PARTNER, seed, fold)
         kwargs.pop("shuffled", None)  # learn.tta misspells shuffle=False, which is the default
+        if sampler is not None and kwargs.get("shuffle"):
+            kwargs["n"] = len(sampler)
         super().__init__(dataset, **kwargs)
         # a process without a batch only takes time to start; `new` may have more batches
         self._workers = self.fake_l.num_workers
@@ -118,7 +121,7 @@ class PhotoDL(TfmdDL):
         """A loader like this one except for `kwargs`; fastai's `new` would drop the arguments of this class."""
         # these are for the rows of one dataset, and only for training
         trains = (dataset is None or dataset is self.dataset) and kwargs.get("shuffle", self.shuffle)
-        rows = ("chances", "halves") if trains else ()
+        rows = ("sampler", "halves") if trains else ()
         names = ("augments", "maps", "seed", "fold", "passes", "substitute", "faces", "share", *rows)
         kept = {**{name: getattr(self, name) for name in names}, "num_workers": self._workers}
         made: PhotoDL = super().new(dataset, cls, **{**kept, **kwargs})
@@ -152,10 +155,12 @@ class PhotoDL(TfmdDL):
         return super().show_results(b, out, **kwargs)
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
-        """The order of this pass, drawn from (seed, fold, pass): a permutation, or as many draws by `chances`."""
-        rng, count = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_), len(idxs)
-        order = rng.permutation(count) if self.chances is None else rng.choice(count, count, p=self.chances)
-        return [idxs[i] for i in order]
+        """The order of this pass, drawn from (seed, fold, pass): a permutation, or the rows of the sampler."""
+        rng = Counted(Stream.ORDER, self.seed, self.fold).at(self.pass_)
+        if self.sampler is not None:
+            rows: list[int] = self.sampler.order(rng).tolist()
+            return rows
+        return [idxs[i] for i in rng.permutation(len(idxs))]
 
     def photos_in(self, batch: int) -> int:
         """The number of photos in a batch of the last pass, by its number from 0, with those of all processes."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fastmask.data.sampler import Sampler, make_sampler
 from fastmask.data.table import Table
-from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.heads import Heads
 from fastmask.labels import join_parts, soft_labels
-from fastmask.scoring import target_of
 from fastmask.system.errors import UsageError
 
 
@@ -21,20 +21,27 @@ class TrainingSet:
     """Photos to train on.
 
     `photos` are paths, `labels` (N, heads) int64 class numbers or float32 soft labels, (N, classes of all heads) or in
-    two parts, see `fastmask.labels`. With `chances` (N,), which sum to 1, a pass draws N photos with replacement by
-    them; without, each photo once.
+    two parts, see `fastmask.labels`, `persons` (N,) who is in each photo, by default another in each. A `sampler` says
+    which photos an epoch has; without one it has each once.
     """
 
     photos: Sequence[str]
     labels: np.ndarray
-    chances: np.ndarray | None = None
+    persons: np.ndarray | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.photos) == len(self.labels) == (len(self) if self.chances is None else len(self.chances)):
-            raise UsageError("A training set needs a row of labels per photo, and chances for all photos or none.")
+        parts = [self.labels, self.persons, None if self.sampler is None else self.sampler.groups]
+        if any(part is not None and len(part) != len(self) for part in parts):
+            raise UsageError("A training set needs a row of labels per photo, and a person per photo or none.")
 
     def __len__(self) -> int:
         return len(self.photos)
+
+    @property
+    def photos_per_epoch(self) -> int:
+        """The number of photos of an epoch."""
+        return len(self) if self.sampler is None else len(self.sampler)
 
     def classes(self, heads: Heads) -> np.ndarray:
         """(N, heads) class numbers; for soft labels the class of most weight, -1 where there is none."""
@@ -50,25 +57,25 @@ class TrainingSet:
         if any(labels.dim() == 3 for labels in both):
             # labels without parts are all own
             both = [labels if labels.dim() == 3 else F.pad(labels[:, None], (0, 0, 0, 1)) for labels in both]
-        return replace(self, photos=[*self.photos, *other.photos], labels=torch.cat(both).numpy())
+        persons = np.concatenate([self._persons, other._persons])
+        return TrainingSet([*self.photos, *other.photos], torch.cat(both).numpy(), persons)
 
-    def balance(self, heads: Heads, target: str = JOINT) -> TrainingSet:
-        """The same photos with chances that draw every class of `target` (a head or "joint") equally often.
+    def sample(
+        self, heads: Heads, target: str | None = None, per_person: int | Mapping[str, int] | None = None
+    ) -> TrainingSet:
+        """The same photos with the sampler of `make_sampler`."""
+        sampler = make_sampler(heads, self.classes(heads), self._persons, target, per_person)
+        return replace(self, sampler=sampler)
 
-        Photos of unknown class are drawn as often as without chances.
-        """
-        classes = target_of(heads, self.classes(heads), target)
-        known = classes != UNKNOWN
-        chances = np.ones(len(self))
-        _, which, counts = np.unique(classes[known], return_inverse=True, return_counts=True)
-        chances[known] = known.sum() / (len(counts) * counts[which])
-        return replace(self, chances=chances / chances.sum())
+    @property
+    def _persons(self) -> np.ndarray:
+        return np.array(self.photos, object) if self.persons is None else self.persons
 
 
 def training_set(table: Table, rows: np.ndarray, scored: bool = False) -> TrainingSet:
     """The rows (N,) bool of a table with their training labels, or those of the score."""
     photos = [str(table.root / path) for path in table.frame["path"][rows]]
-    return TrainingSet(photos, (table.y if scored else table.train_y)[rows])
+    return TrainingSet(photos, (table.y if scored else table.train_y)[rows], table.persons[rows])
 
 
 def dropped_rows(table: Table, drop: Mapping[str, Sequence[tuple[float, float]]] | None) -> np.ndarray:
@@ -85,6 +92,20 @@ def dropped_rows(table: Table, drop: Mapping[str, Sequence[tuple[float, float]]]
         numbers = table.frame[f"{name}_value"]
         rows |= np.any([numbers.between(low, high) for low, high in ranges], axis=0)
     return rows
+
+
+def check_limits(trains: Sequence[TrainingSet], heads: Heads, per_person: int | Mapping[str, int] | None) -> None:
+    """Raise UsageError if one of the counts per person leaves each of the training sets as it is."""
+    if per_person is None:
+        return
+    for name, count in (per_person if isinstance(per_person, Mapping) else {"": per_person}).items():
+        samplers = [train.sample(heads, per_person={name: count} if name else count).sampler for train in trains]
+        if not any(sampler is not None and sampler.limits for sampler in samplers):
+            of = f" of {name}" if name else ""
+            raise UsageError(
+                f"Setting per_person is {count}{of}, but no person has more photos{of} to train on; give less, leave "
+                "it out, or name the column of persons (--group-column)."
+            )
 
 
 def class_weights(labels: np.ndarray, heads: Heads) -> list[list[float] | None]:

@@ -89,7 +89,7 @@ def _seconds(run: RunDirectory, fold: int) -> list[float]:
 
 
 def _trained_photos(run: RunDirectory, fold: int) -> int:
-    """The photos of an epoch's complete steps; 0 if some photos are dropped from training."""
-    photos = 0 if run.config.drop else len(run.seen_by(fold))
+    """The photos of an epoch's complete steps; 0 if an epoch lacks some photos that the fold has seen."""
+    photos = 0 if run.config.drop or run.config.per_person else len(run.seen_by(fold))
     step = max(1, min(run.config.step_photos, photos))
     return photos // step * step

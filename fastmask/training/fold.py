@@ -13,6 +13,7 @@ import pandas as pd
 from fastai.callback.core import Callback
 
 from fastmask.config import Config
+from fastmask.heads import JOINT
 from fastmask.model.precision import tf32
 from fastmask.model.schedule import schedule_of
 from fastmask.run.directory import RunDirectory, resume_command
@@ -119,8 +120,9 @@ def callbacks_of(
     history = History(folder)
     writes = plan.processes.is_first
     writing: list[Callback] = [history, OOFCollector(folder)] if writes else []
-    if writes and config.sampler is not None:
-        writing.append(Drawn(folder, plan.table.heads, plan.training_set(fold), config.sampler))
+    train = plan.training_set(fold)
+    if writes and train.sampler is not None:
+        writing.append(Drawn(folder, plan.table.heads, train, config.sampler or JOINT))
     trackers = trackers_of(config, folder) if writes else None
     info = FoldInfo(real(run.path).name, fold, config.to_plain())
     return Callbacks(
@@ -173,7 +175,7 @@ def report_skipped(
     run: RunDirectory, plan: Plan, fold: int, callbacks: Callbacks, epochs: int, say: Callable[[str], None]
 ) -> None:
     """Print what a trained fold has skipped, and the files that list it."""
-    if plan.config.sampler:
+    if (run.fold_path(fold) / DRAWN).is_file():
         say(f"fold {fold + 1}/{plan.config.folds}: how often each class was sampled: {run.fold_path(fold) / DRAWN}")
     if callbacks.deadline is not None and callbacks.deadline.cut:
         say(f"fold {fold + 1}/{plan.config.folds} ends after {epochs} of {plan.config.epochs} epochs, to be in time")

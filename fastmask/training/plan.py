@@ -31,14 +31,15 @@ from fastmask.data.groups import (
     find_trained_copies,
     join_identical,
 )
-from fastmask.data.halves import ANY, SAME, Halves, joint_class
+from fastmask.data.halves import ANY, SAME, Halves
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
 from fastmask.data.missing import MissingPhotos
+from fastmask.data.named_classes import check_present
 from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
 from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
 from fastmask.data.table import LEFT_OUT, SAME_AS, TRAIN_ONLY, Table
-from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
+from fastmask.data.training_set import TrainingSet, check_limits, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Heads
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
@@ -143,6 +144,7 @@ class Plan:
             (
                 f"{count(len(self.table), 'photo')} of {count(persons, 'person')}{without}",
                 *([f"{dropped} of them not trained on"] if dropped else []),
+                *([f"{self._describe_epochs()} per epoch"] if self.config.per_person else []),
                 *filter(None, (describe_split(self.table, self.config), joined, conflicts)),
                 *([_describe_extras(self.extras)] if self.extras else []),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
@@ -154,6 +156,11 @@ class Plan:
                 f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}{several}",
             )
         )
+
+    def _describe_epochs(self) -> str:
+        """How many photos the epochs of the folds have."""
+        counts = sorted({self.training_set(fold).photos_per_epoch for fold in range(self.config.folds)})
+        return f"{counts[0]:,} to {count(counts[-1], 'photo')}" if counts[1:] else count(counts[0], "photo")
 
     @property
     def folds_frame(self) -> pd.DataFrame:
@@ -185,7 +192,7 @@ class Plan:
         config, heads, train = self.config, self.table.heads, self.training_set(fold, whole)
         halves = None
         if config.half_cutmix:
-            classes = heads.joint(train.classes(heads))
+            classes = train.classes(heads)
             halves = Halves(classes, heads, config.half_cutmix, config.half_shares, config.half_partner)
         return dataloaders(
             self.table,
@@ -244,7 +251,7 @@ class Plan:
             made = replace(made, labels=self.soft_labels[-1 if whole else fold][rows])
         for extra in self.extras:
             made = made.join(extra.training_set(fold), heads)
-        return made if config.sampler is None else made.balance(heads, config.sampler)
+        return made.sample(heads, config.sampler, config.per_person)
 
     def trained_rows(self, fold: int, whole: bool = False) -> np.ndarray:
         """(N,) whether a fold, or with `whole` its refit, trains on a photo of the table."""
@@ -252,9 +259,9 @@ class Plan:
         return rows
 
     def count_trained(self, chosen: Sequence[int] | None = None) -> list[int]:
-        """The number of photos that each of the chosen folds trains on, and each of their refits."""
+        """The photos per epoch of each of the chosen folds, and of each of their refits."""
         fits = (False, True) if self.config.refit else (False,)
-        return [len(self.training_set(fold, whole)) for whole in fits for fold in self.check_folds(chosen)]
+        return [self.training_set(fold, whole).photos_per_epoch for whole in fits for fold in self.check_folds(chosen)]
 
     def lineage(self, fold: int, whole: bool = False) -> Lineage:
         """The photos and persons that a fold, or with `whole` its refit, is trained on and its epoch is chosen by.
@@ -289,7 +296,7 @@ class Plan:
         if self.config.class_weight != "auto":
             return build_loss(self.config, heads)
         train = self.training_set(fold)
-        often = 1.0 if train.chances is None else train.chances[:, None] * len(train)
+        often = 1.0 if train.sampler is None else train.sampler.expected()[:, None]
         return build_loss(self.config, heads, class_weights(train.soft(heads) * often, heads))
 
 
@@ -553,20 +560,28 @@ def read_extras(config: Config, table: Table, validation: Validation) -> tuple[l
     return extras, skipped
 
 
+def _named_classes(config: Config) -> dict[str, list[str]]:
+    """The classes that settings name, by setting."""
+    partner = [config.half_partner] if config.half_partner not in (SAME, ANY) else []
+    limited = list(config.per_person) if isinstance(config.per_person, dict) else []
+    return {"half_partner": partner, "per_person": limited}
+
+
 def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
     """Raise UsageError if a fold has too little to train on, or a custom loss cannot take its labels."""
     config, heads = plan.config, plan.table.heads
     if config.sampler not in (None, JOINT):
         heads.position(config.sampler)
-    named = config.half_partner if config.half_cutmix and config.half_partner not in (SAME, ANY) else None
+    named, trains = _named_classes(config), []
     for extra in plan.extras:
         if not extra.useful.any():
             raise UsageError(f"No photo of those below {extra.table.root} has a label, and a weight, to learn from.")
     for fold in plan.check_folds(chosen):
         train = plan.training_set(fold)
-        if named is not None and joint_class(heads, named) not in heads.joint(train.classes(heads)):
-            raise UsageError(f"Setting half_partner is {named!r}, but fold {fold} has no photo of it to train on.")
         if not len(train):
             raise UsageError(f"Setting drop leaves fold {fold} nothing to train on; drop less.")
+        check_present(heads, train.classes(heads), named, fold)
+        trains.append(train)
+    check_limits(trains, heads, config.per_person)
     if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, plan.extras, plan.teacher)):
         check_soft(plan.loss(), heads)

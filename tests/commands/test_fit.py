@@ -41,7 +41,7 @@ epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, milestones: [4, 8], lr_gamma: 
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
-per_fold: null}
+per_fold: null, per_person: 1}
 """)
 # those with text of their own
 TEXTS: dict[str, tuple[str, Any]] = {
@@ -179,7 +179,14 @@ def test_printed_settings_read_back_as_the_same(words: str, fastmask: Command, w
         (["--freeze", 9], ["freeze is 9", "1 to 5"]),
         (["--pseudo", "nowhere"], ["nowhere", "pseudo.json", "fastmask pseudo"]),
         (["--extra", "nowhere.csv"], ["nowhere.csv"]),
-        (["--half-cutmix", 0.5, "--half-partner", "old"], ["joint class 'old'", "same, any"]),
+        (["--half-cutmix", 0.5, "--half-partner", "old"], ["no class 'old'", "'mask.wear'", "'wear male <30'"]),
+        (["--per-person", 7], ["per_person is 7", "no person has more photos"]),
+        (["--per-person", "mask.none=1"], ["per_person is 1 of mask.none", "no person has more"]),
+        (["--per-person", "hat=1"], ["no class 'hat'", "'mask.wear'"]),
+        (["--per-person", "mask.wear=1,age.60+=1"], ["'mask.wear' and 'age.60+'", "photos are of both"]),
+        (["--per-person", "mask.wear"], ["--per-person mask.wear", "a whole number, or one per class"]),
+        (["--per-person", "mask.wear=1,mask.wear=2"], ["a number, or one per class"]),
+        (["--per-person", 0], ["per_person", "1"]),
         (["--set", "alpha={age: {old: 4}}"], ["--class-weight) of head age", "'old'", "60+"]),
         (["--set", "alpha.hair=[1, 1]"], ["hair", "mask, gender, age"]),
         (["--set", "alpha.age=[1, 1]"], ["age", "3"]),

@@ -17,6 +17,7 @@ from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import photo_maps
 from fastmask.data.photo import read_photo
+from fastmask.data.sampler import make_sampler
 from fastmask.data.transforms import TensorHeads, TensorPhotos
 from fastmask.labels import mix_labels, soft_labels
 from fastmask.system.errors import DataError, FastmaskError
@@ -223,11 +224,12 @@ def test_an_augmentation_that_a_spawned_process_cannot_get_gives_a_sentence(tabl
         batches(dls.valid)
 
 
-def test_a_pass_draws_its_photos_by_their_chances(table):
+def test_a_pass_draws_its_photos_by_their_weights(table):
     made, _ = of_the_training(table)
-    chances = np.zeros(len(made))
-    chances[3], chances[7] = 0.75, 0.25
-    dls = loaders(table, train=replace(made, chances=chances))
+    weights = np.zeros(len(made))
+    weights[3], weights[7] = 0.75, 0.25
+    sampler = make_sampler(table.heads, made.labels, made.persons, weights=weights)
+    dls = loaders(table, train=replace(made, sampler=sampler))
     drawn = [row for _ in range(30) for _ in [batches(dls.train)] for row in dls.train.order]
     assert set(drawn) == {3, 7}
     assert np.mean(np.array(drawn) == 3) == pytest.approx(0.75, abs=0.03)
@@ -236,6 +238,31 @@ def test_a_pass_draws_its_photos_by_their_chances(table):
     assert len(x.flatten(1).unique(dim=0)) > 2
     # for predictions of the training photos each is seen once
     assert sorted(dls.train.new(shuffle=False, drop_last=False).get_idxs()) == list(range(len(made)))
+
+
+@pytest.mark.semaphores
+def test_a_pass_has_one_photo_of_each_person_with_any_number_of_workers(table):
+    made, halves = of_the_training(table, partner="any")
+    made = made.sample(table.heads, per_person=1)
+    persons = sorted(set(made.persons))
+    one, other = (loaders(table, bs=3, train=made, halves=halves, num_workers=n) for n in (0, 2))
+    orders = []
+    for _ in range(3):
+        assert equal(batches(one.train), batches(other.train))
+        assert one.train.order == other.train.order
+        assert sorted(made.persons[one.train.order]) == persons
+        orders.append(tuple(one.train.order))
+    # eight persons, in batches of three
+    assert (one.train.n, len(one.train), len(set(orders))) == (8, 2, 3)
+    # another number of photos in a batch, and the rest of a pass, are of the same order
+    twice = one.train.new(bs=6)
+    twice.pass_ = one.train.pass_
+    assert twice.get_idxs() == list(orders[-1])
+    assert one.train.start_at(1).get_idxs() == list(orders[-1][3:])
+    # for predictions of the training photos each is seen once
+    assert len(list(one.train.new(shuffle=False, drop_last=False).get_idxs())) == len(made) == 56
+    # a batch larger than an epoch has all of it
+    assert [len(x) for x, _ in loaders(table, bs=16, train=made).train] == [8]
 
 
 def test_a_half_comes_from_the_partner_and_so_does_its_share_of_the_label(table):

@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmask.data.contest import contest_heads, read_contest
-from fastmask.data.training_set import TrainingSet, class_weights, dropped_rows, training_set
+from fastmask.data.training_set import TrainingSet, check_limits, class_weights, dropped_rows, training_set
 from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
 from fastmask.system.errors import UsageError
@@ -55,18 +55,42 @@ def test_labels_in_two_parts_count_by_their_sum():
         assert not hard[:, 1].any()
 
 
-def test_balanced_gives_every_joint_class_the_same_share_of_the_draws():
-    chances = SET.balance(HEADS).chances
-    assert chances.sum() == pytest.approx(1)
-    # ten photos of three known classes; the two of unknown age are drawn as before, 1 in 12 each
+def test_a_sampler_says_which_photos_an_epoch_has():
+    persons = np.repeat(np.array(["a", "b", "c"], object), 4)
+    made = TrainingSet(SET.photos, Y, persons)
+    assert (made.sampler, made.photos_per_epoch) == (None, 12)
+    sampled = made.sample(HEADS, per_person=1)
+    assert sampled.photos_per_epoch == 3
+    assert sorted(persons[sampled.sampler.order(np.random.default_rng(0))]) == ["a", "b", "c"]
+    # by the class of most weight, where labels are soft
+    soft = TrainingSet(SET.photos, made.soft(HEADS), persons)
+    limited = [one.sample(HEADS, per_person={"mask.wear": 1}).photos_per_epoch for one in (made, soft)]
+    # of the six, two and two that a, b and c have of mask.wear, one each; and the four others
+    assert limited == [7, 7]
+    # without persons, each photo is of another one, also after a join
+    assert SET.sample(HEADS, per_person=1).photos_per_epoch == 12
+    both = made.join(TrainingSet(["x.jpg", "y.jpg"], Y[:2], np.array(["a", "z"], object)), HEADS)
+    assert both.sample(HEADS, per_person=1).photos_per_epoch == 4
+    assert SET.join(SET, HEADS).sample(HEADS, per_person=1).photos_per_epoch == 12
+
+
+def test_balanced_leaves_unknown_classes_as_they_were():
+    # ten photos of three known classes; the two of unknown age are drawn as before, once per epoch
+    often = SET.sample(HEADS, "joint").sampler.expected()
     for rows in (slice(0, 6), slice(6, 9), slice(9, 10)):
-        assert chances[rows].sum() == pytest.approx(10 / 12 / 3)
-    assert chances[10:].tolist() == pytest.approx([1 / 12] * 2)
+        assert often[rows].sum() == pytest.approx(10 / 3)
+    assert often[10:].tolist() == pytest.approx([1, 1])
 
 
-def test_balanced_by_one_head():
-    chances = SET.balance(HEADS, "gender").chances
-    assert [chances[Y[:, 1] == g].sum() for g in (0, 1)] == pytest.approx([0.5, 0.5])
+def test_a_count_per_person_that_leaves_out_no_photo_is_refused():
+    made = TrainingSet(SET.photos, Y, np.repeat(np.array(["a", "b", "c"], object), 4))
+    check_limits([made], HEADS, None)
+    check_limits([made], HEADS, 3)
+    check_limits([SET, made], HEADS, {"mask.wear": 3})
+    with pytest.raises(UsageError, match="per_person is 4, but no person has more photos to train on"):
+        check_limits([made], HEADS, 4)
+    with pytest.raises(UsageError, match=r"per_person is 2 of mask\.none, but no person has more photos of mask\.none"):
+        check_limits([made], HEADS, {"mask.wear": 3, "mask.none": 2})
 
 
 def test_class_weights_are_scikit_learns_balanced():
@@ -88,8 +112,10 @@ def test_class_weights_count_by_the_labels_weights_and_leave_distributions_out()
 def test_rows_that_do_not_match_are_refused():
     with pytest.raises(UsageError, match="a row of labels"):
         TrainingSet(["a.jpg"], Y)
-    with pytest.raises(UsageError, match="chances for all photos"):
+    with pytest.raises(UsageError, match="a person per photo"):
         TrainingSet(SET.photos, Y, np.ones(3))
+    with pytest.raises(UsageError, match="a row of labels per photo"):
+        TrainingSet(SET.photos[:1], Y[:1], sampler=SET.sample(HEADS, "joint").sampler)
 
 
 def test_ranges_are_dropped_of_the_number_behind_a_head(contest):

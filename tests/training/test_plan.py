@@ -205,7 +205,9 @@ def test_a_half_partner_that_a_fold_lacks_is_refused(table, plan_of):
     person = table.persons[0]
     partner = f"none {' '.join(table.frame.iloc[0][['gender', 'age']])}"
     alone = table.select(np.flatnonzero((table.persons == person) | (table.y[:, 0] != 2)))
-    with pytest.raises(UsageError, match=rf"half_partner is '{re.escape(partner)}', but fold [01] has no photo of it"):
+    with pytest.raises(
+        UsageError, match=rf"half_partner names '{re.escape(partner)}', but fold [01] has no photo of it"
+    ):
         plan_of(alone, half_cutmix=0.5, half_partner=partner, stratify="gender")
 
 
@@ -346,3 +348,27 @@ def test_the_run_says_who_shares_photos_and_draws_them_together(copied, train, t
     pd.read_csv(file, dtype=str).drop(columns="same_as").to_csv(file, index=False)
     with pytest.raises(UsageError, match="of a person with photos identical to another's, which the run does not"):
         train(tmp_path / "run", copied, epochs=1, resume=True)
+
+
+def test_an_epoch_has_some_photos_per_person(train, plan_of, tmp_path):
+    plan = plan_of(per_person={"mask.wear": 1}, bs=8)
+    # of six persons three photos each: a worn one, and both others
+    assert plan.count_trained() == [18, 18]
+    assert "18 photos per epoch" in str(plan)
+    assert len(plan.training_set(0)) == 42
+    run = train(tmp_path / "run", per_person={"mask.wear": 1}, bs=6, fold=[0], epochs=3)
+    drawn = pd.read_csv(run.path / "fold0" / "drawn.csv").drop(columns="epoch")
+    masks = drawn.T.groupby(lambda name: name.split()[0]).sum()
+    assert masks.to_numpy().tolist() == [[6] * 3] * 3
+
+
+def test_persons_of_extra_photos_are_those_of_the_data(contest, plan_of, table, tmp_path):
+    file = extra_csv(tmp_path, contest)
+    plan = plan_of(extra=file, per_person=1)
+    persons = {*table.persons[plan.folds != 0], *plan.extras[0].table.persons[plan.extras[0].trained_rows(0)]}
+    assert plan.training_set(0).photos_per_epoch == len(persons)
+
+
+def test_weights_of_classes_are_by_the_photos_of_an_epoch(plan_of):
+    plan = plan_of(class_weight="auto", per_person={"mask.wear": 1})
+    assert plan.loss(0).losses[0].alpha.tolist() == pytest.approx([1, 1, 1], abs=1e-3)

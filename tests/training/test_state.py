@@ -37,6 +37,7 @@ VARIANTS = {
         "half_cutmix": 0.5,
         "half_partner": "any",
         "sampler": "joint",
+        "per_person": {"mask.wear": 4},
         "freeze": 2,
         "unfreeze": 2,
         "layer_decay": 0.7,
