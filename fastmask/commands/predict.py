@@ -15,10 +15,8 @@ from fastmask.commands.options import (
     Commands,
     ImagesArgument,
     Json,
-    NewRun,
     Overwrite,
     RunArgument,
-    RunsArgument,
     echo,
     option,
     with_options,
@@ -267,22 +265,54 @@ def _warn(message: str) -> None:
 
 @app.command(rich_help_panel=PREDICT)
 def ensemble(
-    runs: RunsArgument,
-    out: NewRun,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Runs of the same photos and labels, or CSVs of predict.", metavar="RUN RUN ... | CSV CSV ..."
+        ),
+    ],
+    out: Annotated[Path, option("The run directory to create, or for CSVs the CSV to write.")],
     blend: Annotated[
-        str, option("mean of probabilities, vote of classes, or oof: weights per head, fitted on OOF.")
-    ] = "mean",
+        str | None,
+        option(
+            "mean of probabilities, vote of classes, or oof: weights per head, fitted on OOF.",
+            note="mean; vote for submissions",
+        ),
+    ] = None,
+    weights: Annotated[tuple[float, ...] | None, option("A weight per CSV, such as 2,1,1.", note="equal")] = None,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Blend several runs into one, and score it next to each.
 
-    Predictions are blended separately for each head.
+    Predictions are blended separately for each head. Files of predictions
+    are blended by photo: submissions by vote, probabilities by mean.
     """
+    from fastmask.inference.votes import are_files
+
+    if are_files(runs):
+        _blend_files(runs, out, blend, weights, json, overwrite)
+        return
     from fastmask.inference.ensemble import blend_runs
 
-    echo(blend_runs(runs, blend, out=out, overwrite=overwrite), json)
+    if weights is not None:
+        raise UsageError("--weights goes with files of predictions, and these are runs; leave it out.")
+    echo(blend_runs(runs, blend or "mean", out=out, overwrite=overwrite), json)
     say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")
+
+
+def _blend_files(
+    files: Sequence[Path], out: Path, blend: str | None, weights: Sequence[float] | None, json: bool, overwrite: bool
+) -> None:
+    """Blend files of predictions into another."""
+    from fastmask.inference.votes import combine_files
+    from fastmask.system.files import write_csv
+
+    NEW_CSV(out, overwrite, *files)
+    blended = combine_files(files, blend, weights)
+    write_csv(out, blended.frame)
+    echo(blended, json)
+    say(f"Written to {out}. Next, if labels are known: fastmask score {quote(str(out))} LABELS")
 
 
 @app.command(rich_help_panel=PREDICT)

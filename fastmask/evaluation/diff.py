@@ -15,7 +15,7 @@ from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.answers import AnswersFile, heads_of, join_groups
+from fastmask.inference.answers import AnswersFile, heads_of, join_groups, name_photos
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import DRAWS, Difference, Plain, counted_classes, score_differences
 from fastmask.system.errors import DataError, FastmaskError, UsageError
@@ -114,7 +114,7 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
     """
     files = AnswersFile.read(a), AnswersFile.read(b)
     heads = heads or heads_of(files)
-    first, second = (pd.Series(heads.joint(f.encode(heads)), _names(f, files)) for f in files)
+    first, second = (pd.Series(heads.joint(f.encode(heads)), name_photos(f, files)) for f in files)
     for one, other, lacking, whole in ((a, b, first, second), (b, a, second, first)):
         missing = whole.index.difference(lacking.index, sort=False)
         if len(missing):
@@ -123,13 +123,6 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
                 "answers to the same photos."
             )
     return Diff(heads, first.index.tolist(), first.to_numpy(), second.loc[first.index].to_numpy())
-
-
-def _names(file: AnswersFile, files: Sequence[AnswersFile]) -> list[str]:
-    """The file names of the photos, or their paths if a file name is in two folders."""
-    names = [[Path(photo).name for photo in each.photos] for each in files]
-    unique = all(len(set(each)) == len(each) for each in names)
-    return [Path(photo).name for photo in file.photos] if unique else file.photos
 
 
 @dataclass(frozen=True)

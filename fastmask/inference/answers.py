@@ -86,9 +86,12 @@ class AnswersFile:
     key: str
 
     @classmethod
-    def read(cls, source: str | Path | pd.DataFrame) -> AnswersFile:
-        """Read predictions: the photos are in the column path or ImageID, or else in the first one."""
-        file, frame = read_cells(source, "predictions")
+    def read(cls, source: str | Path | pd.DataFrame, name: str = "predictions") -> AnswersFile:
+        """Read predictions: the photos are in the column path or ImageID, or else in the first one.
+
+        A DataFrame is called `name` in messages.
+        """
+        file, frame = read_cells(source, name)
         key = next((name for name in ("path", ID) if name in frame.columns), str(frame.columns[0]))
         check_names(file, frame[key])
         return cls(file, frame, key)
@@ -168,17 +171,24 @@ class AnswersFile:
             )
         return not missing
 
-    def most_likely(self, head: Head) -> np.ndarray:
-        """(photos,) class numbers by the columns HEAD.CLASS or, without these, CLASS."""
+    def columns_of(self, head: Head) -> list[str]:
+        """The columns of the probabilities of a head: HEAD.CLASS or, without these, CLASS."""
         columns = [f"{head.name}.{name}" for name in head.classes]
-        if not set(columns) <= set(self.frame):
-            columns = list(head.classes)
+        return columns if set(columns) <= set(self.frame) else list(head.classes)
+
+    def probabilities(self, head: Head) -> np.ndarray:
+        """(photos, classes) the probabilities of a head; raises DataError for any other cell."""
+        columns = self.columns_of(head)
         shares = self.frame[columns].apply(pd.to_numeric, errors="coerce")
         for column in columns:
             check_cells(
                 self.path, self.frame[column], shares[column].between(0, 1 + _ROUNDED), "a probability from 0 to 1"
             )
-        return shares.to_numpy(np.float64).argmax(axis=1)
+        return shares.to_numpy(np.float64)
+
+    def most_likely(self, head: Head) -> np.ndarray:
+        """(photos,) class numbers of the most probable classes of a head."""
+        return np.asarray(self.probabilities(head).argmax(axis=1))
 
 
 def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Answers:
@@ -319,3 +329,10 @@ def joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
     right = cells.map(lambda text: text.isascii() and text.isdecimal() and int(text) < heads.n_joint)
     check_cells(file, cells, right, f"a class from 0 to {heads.n_joint - 1}")
     return cells.astype(np.int64).to_numpy()
+
+
+def name_photos(file: AnswersFile, files: Sequence[AnswersFile]) -> list[str]:
+    """The file names of the photos, or their paths if a file name is in two folders."""
+    names = [[Path(photo).name for photo in each.photos] for each in files]
+    unique = all(len(set(each)) == len(each) for each in names)
+    return [Path(photo).name for photo in file.photos] if unique else file.photos

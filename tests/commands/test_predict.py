@@ -447,3 +447,28 @@ def test_averaging_over_persons_needs_a_head_that_belongs_to_them(
         (work / "photos" / str(number)).mkdir()
         shutil.copy(photo, work / "photos" / str(number))
     invalid("predict", run_copy, "photos", "--same-person", "folder", "--out", "p.csv", named=named)
+
+
+def test_submissions_are_blended_by_vote_and_scored(
+    submit: Command, run_copy: Path, second_run: Path, contest: Path, work: Path, fastmask: Command, invalid: Command
+) -> None:
+    for name in ("a.csv", "b.csv", "c.csv"):
+        submit(name)
+    frame = pd.read_csv("b.csv").iloc[::-1]
+    frame.assign(ans=(frame["ans"] + 1) % 18).to_csv("b.csv", index=False)
+    answer = fastmask("ensemble", "a.csv", "b.csv", "c.csv", "--out", "final.csv")
+    assert answer.code == DONE, answer.errors
+    assert Path("final.csv").read_text() == Path("a.csv").read_text()
+    assert answer.out.splitlines()[0] == "28 photos, vote of 3 files"
+    assert [line.split()[2] for line in answer.out.splitlines()[3:6]] == ["0.0", "100.0", "0.0"]
+    assert answer.out.splitlines()[6] == "0 of 28 photos decided by a tie, for the first of the tied files."
+    assert answer.err[-1] == "Written to final.csv. Next, if labels are known: fastmask score final.csv LABELS"
+    invalid("ensemble", "a.csv", "b.csv", "--out", "final.csv", named=["final.csv exists"])
+    invalid("ensemble", "a.csv", "b.csv", "--out", "a.csv", "--overwrite", named=["a.csv is an input"])
+    invalid("ensemble", "a.csv", run_copy, "--out", "m", named=["a.csv is a file and", "a run"])
+    invalid("ensemble", "a.csv", "none.csv", "--out", "m", named=["none.csv is not a file"])
+    invalid("ensemble", run_copy, second_run, "--weights", "2,1", "--out", "m", named=["these are runs"])
+    answer = fastmask("ensemble", "a.csv", "b.csv", "--weights", "1,2", "--out", "final.csv", "--overwrite", "--json")
+    assert json.loads(answer.out)["weights"] == {"a.csv": 1, "b.csv": 2}
+    assert pd.read_csv("final.csv")["ans"].tolist() == ((pd.read_csv("a.csv")["ans"] + 1) % 18).tolist()
+    assert not list(Path().glob(".*part"))
