@@ -137,10 +137,22 @@ def join_names(value: Any) -> Any:
 
 # numbers by classes of heads, such as age.60+, or joint classes
 ByClass = BeforeValidator(join_names)
+
+
+def read_bands(text: str) -> dict[str, list[float]]:
+    """`age=20,30,40` -> {"age": [20, 30, 40]}, several heads apart by `;`; raises ValueError for anything else."""
+    pairs = [part.strip().partition("=") for part in text.split(";")]
+    try:
+        return {name: [float(bound) for bound in bounds.split(",")] for name, _, bounds in pairs}
+    except ValueError:
+        raise ValueError("expected bounds such as age=20,30,40,50,60") from None
+
+
 _OTHER_NAMES = {
     other: name
     for name, others in {
         "arch": "model model_name backbone architecture network encoder",
+        "bands": "age_bands bins",
         "bs": "batch batch_size batchsize train_batch_size per_device_train_batch_size",
         "crop": "center_crop crop_size",
         "data": "dataset data_dir data_path root train_csv",
@@ -161,6 +173,7 @@ _OTHER_NAMES = {
         "lr_gamma": "lr_decay decay_rate",
         "milestones": "steps lr_steps",
         "patience": "early_stopping early_stopping_patience",
+        "one_head": "single_head joint_class",
         "precision": "amp fp16 bf16 mixed_precision",
         "resize": "image_size img_size imgsz input_size size",
         "sampler": "balanced oversample weighted_sampler",
@@ -376,6 +389,19 @@ class Config(BaseModel):
     layer_decay: Factor = in_network(
         1.0, "Factor of the learning rate from each block of the body to the one below, such as 0.8.", Kind.TRAINING
     )
+    # heads
+    one_head: bool = in_network(
+        False, "Learn the joint class of all heads as one head, whose sums are theirs.", Kind.TRAINING
+    )
+    joint_head: Share = in_network(
+        0.0, "Also learn the joint class as a head, with this share of the joint probability.", Kind.TRAINING
+    )
+    bands: dict[str, list[float]] | None = in_network(
+        None,
+        "Finer bands to learn a head of bands by, merged for the score, such as age=20,30,40,50,60.",
+        Kind.TRAINING,
+        read=read_bands,
+    )
     # loss
     loss: Literal["focal", "ce", "own"] = in_training(
         "focal", "focal or ce (cross-entropy); own is the loss_func of cross_validate."
@@ -505,6 +531,8 @@ class Config(BaseModel):
         for one, other in (
             ("ema", "swa"),
             ("alpha", "class_weight"),
+            ("one_head", "joint_head"),
+            ("one_head", "bands"),
             ("refit", "hours"),
             ("refit", "swa"),
             ("launcher", "hours"),

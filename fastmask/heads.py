@@ -49,6 +49,17 @@ def number_of(head: str) -> str:
     return f"{head}_number"
 
 
+def bands_of(head: str) -> str:
+    """The name of the head that learns finer bands of the number behind the classes of `head`."""
+    return f"{head}_bands"
+
+
+def band_names(bounds: Sequence[float]) -> tuple[str, ...]:
+    """The names of the bands between rising bounds: (20, 30) -> "<20", "20-30", "30+"; the upper end is not in it."""
+    ends = [f"{bound:g}" for bound in bounds]
+    return (f"<{ends[0]}", *(f"{low}-{high}" for low, high in pairwise(ends)), f"{ends[-1]}+")
+
+
 @dataclass(frozen=True)
 class Head:
     """One attribute of a photo: its name, its classes in the order of their numbers, its weight in the loss.
@@ -59,9 +70,10 @@ class Head:
 
     Three kinds of heads are not part of the joint class, but learned next to its heads. With a `spread` the classes are
     rising whole numbers that are learned as a distribution: the target is a normal distribution with that standard
-    deviation around the label. With `bands_of` the classes are finer bands of the head of that name, whose
-    probabilities are their sums. With a `joint_share` the classes are all joint classes, whose probabilities are mixed
-    by that share with the product of the heads' own; with a share of 1 the heads' own are the sums of the joint ones.
+    deviation around the label. With `bands_of` the classes are finer bands of the head of that name, separated by
+    `finer_bounds`, and the probabilities of that head are their sums. With a `joint_share` the classes are all joint
+    classes, whose probabilities are mixed by that share with the product of the heads' own; with a share of 1 the
+    heads' own are the sums of the joint ones.
     """
 
     name: str
@@ -72,6 +84,7 @@ class Head:
     limits: tuple[float, float] | None = None
     spread: float | None = None
     bands_of: str | None = None
+    finer_bounds: tuple[float, ...] | None = None
     joint_share: float | None = None
 
     def __post_init__(self) -> None:
@@ -85,11 +98,16 @@ class Head:
         if bad is not None:
             raise UsageError(f"Head {self.name!r} has a blank at an end or a line break in {bad!r}; take it out.")
         if self.name in RESERVED and self.joint_share is None:
-            raise UsageError(f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} are reserved. Rename it.")
+            one = " To learn the joint class as one head, set one_head (--one-head)." if self.name == JOINT else ""
+            raise UsageError(
+                f"A head cannot be called {self.name!r}; {', '.join(RESERVED)} are reserved. Rename it.{one}"
+            )
         if not 0 <= self.weight < math.inf:
             raise UsageError(f"Head {self.name!r} has weight {self.weight}; expected 0 or more.")
-        for field in ("bounds", "train_bounds"):
+        for field in ("bounds", "train_bounds", "finer_bounds"):
             self._check_bounds(field)
+        if (self.bands_of is None) != (self.finer_bounds is None):
+            raise UsageError(f"Head {self.name!r}: bands_of and finer_bounds belong together; give both or neither.")
         if self.spread is not None:
             object.__setattr__(self, "spread", float(self.spread))
             self._check_spread(float(self.spread))
@@ -291,11 +309,17 @@ class Heads(Sequence[Head]):
         head, joint = self._heads[position], self.joint_head
         finer = next((i for i, other in enumerate(self._heads) if other.bands_of == head.name), None)
         if finer is not None:
-            lower = np.array([-math.inf, *(self._heads[finer].bounds or ())])
-            return finer, head.band(lower)
+            lower = np.array([-math.inf, *(self._heads[finer].finer_bounds or ())])
+            return finer, head.band(lower, training=True)
         if joint is None or self._heads[joint].joint_share != 1 or position not in self.joined:
             return None
         return joint, self.unjoint(np.arange(self.n_joint))[:, position]
+
+    @property
+    def merged(self) -> dict[str, str]:
+        """The heads without logits of their own, each with the head whose classes it merges; see `merges`."""
+        found = {head.name: self.merges(i) for i, head in enumerate(self._heads)}
+        return {name: self._heads[merge[0]].name for name, merge in found.items() if merge is not None}
 
     def position(self, name: str) -> int:
         """The index of the head called `name`; raises UsageError listing the heads if there is none."""
@@ -331,40 +355,81 @@ class Heads(Sequence[Head]):
         return joint * known - (~known) * 1
 
     def unjoint(self, joint: np.ndarray) -> np.ndarray:
-        """(N,) joint class -> (N, heads) class numbers; distributions, and all heads for UNKNOWN, are UNKNOWN."""
+        """(N,) joint class -> (N, heads) class numbers; UNKNOWN for other auxiliary heads, and where it is UNKNOWN."""
         joint = np.asarray(joint, dtype=np.int64)
         known = np.where(joint < 0, 0, joint)
         y = np.full((*joint.shape, len(self)), UNKNOWN, np.int64)
         y[..., self.joined] = np.stack(np.unravel_index(known, self._joint_sizes), axis=-1)
+        if self.joint_head is not None:
+            y[..., self.joint_head] = joint
         return np.where(joint[..., None] < 0, UNKNOWN, y)
 
     def joint_name(self, joint: int) -> str:
         """The name of a joint class, such as "wear female 60+"; "" for UNKNOWN."""
-        return " ".join(filter(None, self.decode(self.unjoint(np.array([joint]))[0])))
+        codes = self.unjoint(np.array([joint]))[0]
+        return " ".join(filter(None, (self._heads[i].decode(codes[i]) for i in self.joined)))
 
     def joint_names(self) -> list[str]:
         """The names of all joint classes in order; their number grows exponentially with the heads."""
         return [" ".join(names) for names in product(*(self._heads[i].classes for i in self.joined))]
 
-    def joint_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
-        """(N, n_logits) probabilities -> (N, n_joint): the product over the heads, as if independent."""
+    def joint_probabilities(self, probabilities: Any) -> Any:
+        """(N, n_logits) probabilities -> (N, n_joint): the product over the heads, as if independent.
+
+        With a joint head, its probabilities: mixed with the product by its share, alone with a share of 1.
+        """
         parts = self.split(probabilities)
+        own = None if self.joint_head is None else parts[self.joint_head]
+        share = 0.0 if self.joint_head is None else float(self._heads[self.joint_head].joint_share or 0)
+        if share == 1:
+            return own
         joint = parts[self.joined[0]]
         for part in (parts[i] for i in self.joined[1:]):
             joint = (joint[..., :, None] * part[..., None, :]).reshape(*joint.shape[:-1], -1)
-        return joint
+        return joint if own is None else share * own + (1 - share) * joint
 
-    def argmax(self, scores: np.ndarray) -> np.ndarray:
-        """(N, n_logits) logits or probabilities -> (N, heads) most probable class of each head.
+    def taught(self, head: Head, probabilities: np.ndarray) -> np.ndarray | None:
+        """(N, n_logits) probabilities of these heads -> those of the classes of `head`, of another run; None without.
+
+        Of a joint head, which these need not have, they are the joint ones; of a distribution over a number, None.
+        """
+        if head.joint_share is not None and head.classes == tuple(self.joint_names()):
+            return np.asarray(self.joint_probabilities(probabilities))
+        if head.name not in self.names or head.spread is not None:
+            return None
+        return self.split(probabilities)[self.position(head.name)]
+
+    def sum_joint(self, joint: np.ndarray) -> list[np.ndarray]:
+        """(..., n_joint) probabilities -> the (..., classes) sums of each head of the joint class."""
+        whole, places = joint.reshape(*joint.shape[:-1], *self._joint_sizes), range(-len(self.joined), 0)
+        return [whole.sum(axis=tuple(place for place in places if place != own)) for own in places]
+
+    def choose(self, probabilities: Any) -> list[Any]:
+        """(N, n_logits) probabilities, of numpy or torch -> (N,) predicted class of each head.
+
+        It is the most probable one. With a joint head it is that of the most probable joint class, so a head's class
+        may be another than its most probable one. With a joint head of share 1, or without one, logits do as well.
+        """
+        chosen = [part.argmax(-1) for part in self.split(probabilities)]
+        if self.joint_head is not None:
+            rest = chosen[self.joint_head] = self.joint_probabilities(probabilities).argmax(-1)
+            for i, size in reversed(list(zip(self.joined, self._joint_sizes, strict=True))):
+                chosen[i], rest = rest % size, rest // size
+        return chosen
+
+    def argmax(self, probabilities: np.ndarray) -> np.ndarray:
+        """(N, n_logits) probabilities -> (N, heads) predicted class of each head, as `choose` gives them.
 
         Its joint class is also the most probable one of `joint_probabilities`.
         """
-        return np.stack([part.argmax(-1) for part in self.split(scores)], axis=-1)
+        return np.stack(self.choose(probabilities), axis=-1)
 
     def harden(self, labels: np.ndarray) -> np.ndarray:
         """(..., n_logits) soft labels -> (..., heads) the class of highest weight; UNKNOWN if all are 0."""
-        known = np.stack([part.sum(-1) > 0 for part in self.split(labels)], axis=-1)
-        return np.where(known, self.argmax(labels), UNKNOWN)
+        parts = self.split(labels)
+        known = np.stack([part.sum(-1) > 0 for part in parts], axis=-1)
+        # not `argmax`: the joint class may be unknown where some of its heads are known
+        return np.where(known, np.stack([part.argmax(-1) for part in parts], axis=-1), UNKNOWN)
 
     def to_plain(self) -> list[dict[str, Any]]:
         """The heads as lists and plain values, for YAML and JSON."""
@@ -385,7 +450,7 @@ def _is_plain(head: Any) -> bool:
     """Whether a value read from a file has the form of a head."""
     if not isinstance(head, dict) or not {"name", "classes"} <= set(head) <= set(Head.__dataclass_fields__):
         return False
-    numbers = [head.get(name) or [] for name in ("bounds", "train_bounds", "limits")]
+    numbers = [head.get(name) or [] for name in ("bounds", "train_bounds", "limits", "finer_bounds")]
     return (
         isinstance(head["name"], str)
         and isinstance(head["classes"], list)

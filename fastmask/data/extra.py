@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import MOST_WEIGHT
+from fastmask.data.auxiliary import auxiliary_labels
 from fastmask.data.cache import digest_photos
 from fastmask.data.columns import find_person_column
 from fastmask.data.groups import connect_tables
@@ -21,7 +22,7 @@ from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes
 from fastmask.data.table import OnFault, Table, raise_fault
 from fastmask.data.training_set import TrainingSet, training_set
-from fastmask.heads import Heads, number_of
+from fastmask.heads import Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, cell_error
 from fastmask.system.files import read_strings
 
@@ -124,7 +125,7 @@ def read_extra(
     """
     columns = read_strings(Path(file), ())
     named = set(columns.columns)
-    known = [head for head in heads if (head.name in named or set(head.classes) <= named) and head.spread is None]
+    known = [head for head in heads if (head.name in named or set(head.classes) <= named) and not head.is_auxiliary]
     if not known:
         raise UsageError(f"{file} has no column of {', '.join(heads.names)}, so there is nothing to learn from it.")
     group = group if group in columns else find_person_column(columns)
@@ -160,15 +161,10 @@ def _read_weight(file: str | Path, line: object, cell: str) -> float:
 
 
 def _add_missing_heads(table: Table, heads: Heads) -> Table:
-    """The table with all heads: "" for a head without a column, and numbers for the head of a distribution."""
+    """The table with all heads: "" for a head without a column, and the labels of the auxiliary heads."""
     frame = table.frame.assign(**{head.name: "" for head in heads if head.name not in table.frame})
     for head in heads:
         value = f"{head.name}_value"
         if head.bounds and value not in frame:
             frame[value] = math.nan
-        numbered = number_of(head.name)
-        if head.bounds and numbered in heads.names:
-            # a number outside those of the data is not a class of the distribution
-            texts = frame[value].round().map(lambda number: "" if math.isnan(number) else f"{number:.0f}")
-            frame[numbered] = texts.where(texts.isin(heads[numbered].classes), "")
-    return replace(table, frame=frame, heads=heads)
+    return replace(table, frame=frame.assign(**auxiliary_labels(frame, heads)), heads=heads)

@@ -75,10 +75,9 @@ class Pseudo:
             what = f"other classes of {other.name}" if other else f"none of {', '.join(heads.names)}"
             raise UsageError(f"The pseudo-labels have {what}; take a teacher that was trained on the same heads.")
         labels = np.zeros((*self.probabilities.shape[:2], heads.n_logits), np.float32)
-        parts = self.heads.split(self.probabilities)
         for head, place in zip(heads, heads.split(labels), strict=True):
-            if head in known:
-                part = parts[self.heads.position(head.name)]
+            part = self.heads.taught(head, self.probabilities)
+            if part is not None:
                 place[:] = np.where(part.max(-1, keepdims=True) >= least, part, 0)
         return labels
 

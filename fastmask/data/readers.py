@@ -24,7 +24,7 @@ from fastmask.data.mistaken import TABLES, check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
 from fastmask.data.spellings import warn_of_persons, warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
-from fastmask.heads import Heads
+from fastmask.heads import JOINT, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows
 from fastmask.system.text import join_some, shorten_repr
@@ -266,7 +266,12 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
             on_fault=on_fault,
             trust_links=config.trust_links,
         )
-    _check_unset(config, ("heads", "images", "image_column", "group_column"), f"a CSV, and --data is {config.data}")
+    why = f"a CSV, and --data is {config.data}"
+    if config.heads == [JOINT]:
+        raise UsageError(
+            f"Setting heads goes with {why}; to learn the joint class as one head, set one_head (--one-head)."
+        )
+    _check_unset(config, ("heads", "images", "image_column", "group_column"), why)
     if data.is_dir() and not is_contest(data):
         table = read_folders(data, on_fault=on_fault, trust_links=config.trust_links)
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")

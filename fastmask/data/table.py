@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fastmask.config import PAD, Fit
+from fastmask.data.auxiliary import auxiliary_labels, bands_head, joint_head, number_head
 from fastmask.data.frames import texts_in
-from fastmask.heads import UNKNOWN, Head, Heads, number_of
+from fastmask.heads import UNKNOWN, Head, Heads
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.text import join_some, shorten_repr
 
@@ -37,8 +38,6 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "pred", "prediction"), LEFT_OUT),
 }
 OnFault = Callable[[DataError], None]
-# classes of a distribution over a number
-_MOST_NUMBERS = 300
 
 
 def raise_fault(fault: DataError) -> None:
@@ -124,19 +123,27 @@ class Table:
         Its classes are the whole numbers from the least to the greatest, its targets have the deviation `spread`. It is
         not part of the joint class. Raises UsageError if the classes are not bands.
         """
-        head = self.heads[name]
-        if head.bounds is None:
-            raise UsageError(f"Head {name} is not made of bands of a number, so no distribution can be learned.")
-        numbers = self.frame[f"{name}_value"].round()
-        low, high = numbers.min(), numbers.max()
-        if not 1 <= high - low < _MOST_NUMBERS:
-            raise UsageError(
-                f"The numbers of {name} are {low:g} to {high:g}; expected 2 to {_MOST_NUMBERS} whole numbers, such as "
-                "years, for a distribution."
-            )
-        added = Head(number_of(name), tuple(str(n) for n in range(int(low), int(high) + 1)), spread=spread)
-        texts = [str(int(n)) if known else "" for n, known in zip(numbers.fillna(0), numbers.notna(), strict=True)]
-        return replace(self, frame=self.frame.assign(**{added.name: texts}), heads=Heads([*self.heads, added]))
+        return self.with_auxiliary([number_head(self.frame, self.heads[name], spread)])
+
+    def with_bands(self, name: str, bounds: Sequence[float]) -> Table:
+        """The table with a head NAME_bands of finer bands of the head `name`, whose probabilities become their sums.
+
+        Raises UsageError if the classes of `name` are not bands, or these are not finer.
+        """
+        return self.with_auxiliary([bands_head(self.heads[name], bounds)])
+
+    def with_joint(self, share: float = 1.0) -> Table:
+        """The table with a head of the joint class, whose part in the joint probability is `share`.
+
+        With a share of 1 it replaces the other heads: their probabilities are the sums of its own. Raises UsageError
+        for a single head, and for too many joint classes.
+        """
+        return self.with_auxiliary([joint_head(self.heads, share)])
+
+    def with_auxiliary(self, added: Sequence[Head]) -> Table:
+        """The table with heads next to those of the joint class, and all their labels."""
+        heads = Heads([*self.heads, *added])
+        return replace(self, frame=self.frame.assign(**auxiliary_labels(self.frame, heads)), heads=heads)
 
     @property
     def y(self) -> np.ndarray:
@@ -151,6 +158,8 @@ class Table:
             if head.train_bounds and head.train_bounds != head.bounds:
                 banded = head.band(self.frame[f"{head.name}_value"].to_numpy(np.float64), training=True)
                 y[:, i] = np.where(y[:, i] == UNKNOWN, UNKNOWN, banded)
+        if self.heads.joint_head is not None:
+            y[:, self.heads.joint_head] = self.heads.joint(y)
         return y
 
     @property

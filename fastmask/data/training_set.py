@@ -112,12 +112,12 @@ def class_weights(labels: np.ndarray, heads: Heads) -> list[list[float] | None]:
     """A row of weights per head that makes each class count the same: photos / (classes x photos of the class).
 
     scikit-learn's "balanced", with soft labels (N, classes of all heads) in place of counts. A class without labels has
-    weight 1; None is for a distribution over a number.
+    weight 1; None is for a distribution over a number, and for a head that merges the classes of another.
     """
     rows: list[list[float] | None] = []
     for head, part in zip(heads, heads.split(labels), strict=True):
         counts = part.sum(axis=0, dtype=np.float64)
         there = counts > 0
         balanced = np.where(there, counts.sum() / (max(there.sum(), 1) * np.where(there, counts, 1)), 1.0)
-        rows.append(None if head.spread is not None else balanced.tolist())
+        rows.append(None if head.spread is not None or head.name in heads.merged else balanced.tolist())
     return rows

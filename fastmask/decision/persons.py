@@ -41,7 +41,10 @@ def _is_shared(labels: np.ndarray, persons: np.ndarray) -> bool:
 
 
 def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray, shared: Sequence[str]) -> np.ndarray:
-    """Replace the `shared` heads of (N, classes of all heads) probabilities by their mean over each person."""
+    """Replace the `shared` heads of (N, classes of all heads) probabilities by their mean over each person.
+
+    In a joint head their joint probabilities are replaced, and those of the others given them stay.
+    """
     owner = np.unique(persons, return_inverse=True)[1]
     photos = np.bincount(owner)
     averaged = np.array(probabilities, dtype=np.float64)
@@ -49,7 +52,29 @@ def average_persons(heads: Heads, probabilities: np.ndarray, persons: np.ndarray
         # a view of `averaged`
         for column in part.T:
             column[:] = (np.bincount(owner, column) / photos)[owner]
+    if heads.joint_head is not None and shared:
+        part = heads.split(averaged)[heads.joint_head]
+        part[:] = _average_joint(heads, part, owner, photos, shared)
     return averaged
+
+
+def _average_joint(
+    heads: Heads, joint: np.ndarray, owner: np.ndarray, photos: np.ndarray, shared: Sequence[str]
+) -> np.ndarray:
+    """(N, n_joint) probabilities of a joint head with those of the shared heads averaged over each person.
+
+    `owner` (N,) is the number of the person of each photo, `photos` (persons,) how many each has.
+    """
+    sizes = [heads.sizes[i] for i in heads.joined]
+    others = tuple(axis for axis, name in enumerate(heads.classified, 1) if name not in shared)
+    whole = joint.reshape(-1, *sizes)
+    own = whole.sum(axis=others, keepdims=True)
+    flat = own.reshape(len(own), -1)
+    mean = np.stack([(np.bincount(owner, column) / photos)[owner] for column in flat.T], axis=1).reshape(own.shape)
+    # where a photo gives the shared classes no probability, the others are as they are without them
+    apart = whole.sum(axis=tuple(set(range(1, whole.ndim)) - set(others)), keepdims=True)
+    given = np.where(own > 0, whole / np.maximum(own, np.finfo(np.float64).tiny), apart)
+    return np.asarray((given * mean).reshape(joint.shape))
 
 
 def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:

@@ -16,7 +16,7 @@ from fastmask.data.contest import contest_heads
 from fastmask.data.frames import check_frame, frame_to_text
 from fastmask.data.groups import connect, name_groups
 from fastmask.data.table import SAME_AS
-from fastmask.heads import RESERVED, UNKNOWN, Head, Heads, number_of
+from fastmask.heads import JOINT, RESERVED, UNKNOWN, Head, Heads, bands_of, number_of
 from fastmask.inference.submission import ANSWER, ID, check_names
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError
@@ -212,7 +212,10 @@ def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Ans
 
 def _read_codes(given: AnswersFile, heads: Heads) -> tuple[dict[str, np.ndarray], list[str]]:
     """head -> (photos,) class numbers in a file, and notes on them."""
-    likely = {name: given.most_likely(heads[name]) for name in heads.classified if given.has_probabilities(heads[name])}
+    # with probabilities of a joint head, the joint class is not that of each head's most probable class
+    has_joint = any(column.startswith(f"{JOINT}.") for column in given.frame) and PREDICTED in given.frame
+    shown = [] if has_joint else [name for name in heads.classified if given.has_probabilities(heads[name])]
+    likely = {name: given.most_likely(heads[name]) for name in shown}
     if 0 < len(likely) < len(heads.classified):
         # such a file numbers its joint classes differently
         return likely, []
@@ -251,13 +254,14 @@ def _head_of_shares(frame: pd.DataFrame, columns: Sequence[str]) -> Heads | None
 
 
 def _heads_of_columns(columns: Sequence[str]) -> Heads | None:
-    """The heads of the columns HEAD.CLASS, without distributions over a number; None if there are none."""
+    """The heads of the columns HEAD.CLASS, without auxiliary ones; None if there are none."""
     classes: dict[str, list[str]] = {}
     for head, name in _split_columns(columns):
         classes.setdefault(head, []).append(name)
     classes = {head: names for head, names in classes.items() if len(names) > 1 and all(names)}
-    numbers = {number_of(head) for head in classes}
-    return Heads([_make_head(name, each) for name, each in classes.items() if name not in numbers]) if classes else None
+    auxiliary = {JOINT, *map(number_of, classes), *map(bands_of, classes)}
+    made = [_make_head(name, each) for name, each in classes.items() if name not in auxiliary]
+    return Heads(made) if made else None
 
 
 def _split_columns(columns: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -22,11 +22,11 @@ from safetensors import SafetensorError, safe_open
 from fastmask.config import Config
 from fastmask.data.pseudo import MARK, SEEN, Pseudo
 from fastmask.data.seen import Validation
-from fastmask.heads import Heads
+from fastmask.heads import JOINT, Head, Heads
 from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
 from fastmask.inference.ensemble import oof_of
 from fastmask.inference.failures import FAILED, write_failed
-from fastmask.inference.members import learned_heads, open_members
+from fastmask.inference.members import open_members
 from fastmask.inference.options import PhotoOptions
 from fastmask.inference.predictions import Predictions, predict
 from fastmask.run.directory import RunDirectory
@@ -116,10 +116,10 @@ class Teacher:
         """What its models of a fold have seen."""
         return reduce(Lineage.join, (_lineage(run, fold) for run in self.runs.values()))
 
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The heads that it has learned, without distributions over a number."""
-        return tuple(name for name in learned_heads(self.run) if self.run.heads[name].spread is None)
+    def taught(self, head: Head, predicted: np.ndarray) -> np.ndarray | None:
+        """Its probabilities of the classes of a student's head, see `Heads.taught`; None if it has not learned it."""
+        lacking = self.run.heads.unlearned
+        return None if lacking and head.name in (JOINT, *lacking) else self.run.heads.taught(head, predicted)
 
     def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
         """Mix (N, classes of `heads`) labels with the teacher's (N, classes of its heads) probabilities.
@@ -129,10 +129,9 @@ class Teacher:
         teacher's with the student's at the temperature; see `fastmask.labels`.
         """
         shares = np.stack([own, np.zeros_like(own)], axis=1).astype(np.float32)
-        predicted_of = self.run.heads.split(predicted)
         for head, (label, taught) in zip(heads, (np.moveaxis(part, 1, 0) for part in heads.split(shares)), strict=True):
-            if head.name in self.heads:
-                theirs = predicted_of[self.run.heads.position(head.name)]
+            theirs = self.taught(head, predicted)
+            if theirs is not None:
                 taught[:] = np.where(label.any(axis=1, keepdims=True), self.weight * theirs, theirs)
                 label *= 1 - self.weight
         return shares if self.temperature != 1 else shares.sum(axis=1)
@@ -211,12 +210,19 @@ def open_teacher(config: Config, validation: Validation) -> Teacher:
     for each in runs.values():
         _check_folds(each, validation)
     teacher = Teacher(run, runs, config.teacher_weight, config.teacher_temperature)
-    heads = validation.table.heads
-    shared = [head for head in heads if head.name in teacher.heads]
-    other = next((head for head in shared if run.heads[head.name].classes != head.classes), None)
+    heads, none = validation.table.heads, np.empty((0, run.heads.n_logits))
+    shared = [head for head in heads if teacher.taught(head, none) is not None]
+    named = [head for head in shared if head.name in run.heads.names]
+    other = next((head for head in named if run.heads[head.name].classes != head.classes), None)
     if not shared or other is not None:
         what = f"other classes of {other.name}" if other else f"learned none of {', '.join(heads.names)}"
         raise UsageError(f"The teacher {run.path} has {what}; use one that was trained on the same heads.")
+    lost = next((name for name, source in heads.merged.items() if heads[source] not in shared), None)
+    if lost is not None:
+        raise UsageError(
+            f"The teacher {run.path} has not learned {heads.merged[lost]}, whose classes {lost} merges, so the student "
+            f"would learn nothing of {lost} from it; use one that has."
+        )
     return teacher
 
 

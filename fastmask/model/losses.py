@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmask.heads import Head, Heads
-from fastmask.labels import join_parts, soft_labels
+from fastmask.labels import broadcast_photos, join_parts, soft_labels
 from fastmask.system.errors import UsageError
 from fastmask.system.text import join_some
 
@@ -93,6 +93,11 @@ def normal_targets(numbers: np.ndarray, spread: float) -> Tensor:
     return (-((apart / spread) ** 2) / 2).softmax(dim=-1).float()
 
 
+def probabilities_of(logits: Tensor, heads: Heads) -> Tensor:
+    """(B, classes of all heads) logits -> probabilities, each head's summing to 1."""
+    return torch.cat([part.float().softmax(-1) for part in heads.split(logits)], dim=-1)
+
+
 class HeadLoss(nn.Module):
     """The loss of one head; a subclass implements `each`, and may implement `distil`."""
 
@@ -111,6 +116,10 @@ class HeadLoss(nn.Module):
     def per_photo(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `each`, for labels (B, K), or (B, 2, K) in two parts."""
         return self.distil(logits, *labels.unbind(1)) if labels.dim() == 3 else self.each(logits, labels)
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """(B,) the weight of each photo in the mean, for labels as in `per_photo`."""
+        return join_parts(labels).sum(-1)
 
     def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The weighted mean over a batch, 0 with a gradient of 0 where no label is known."""
@@ -148,6 +157,9 @@ class ClassLoss(HeadLoss):
         loss, weights = self.each(logits, own)
         taught = self._weigh(taught)
         return loss + distillation(logits, taught, self.temperature), weights + taught.sum(-1)
+
+    def weights(self, labels: Tensor) -> Tensor:
+        return self._weigh(join_parts(labels)).sum(-1)
 
     def _weigh(self, labels: Tensor) -> Tensor:
         return labels if self.alpha is None else labels * self.alpha.to(labels)
@@ -197,7 +209,9 @@ class FocalLoss(nn.Module):
     take the mean over all photos of the batch: an unknown label adds nothing, but its photo counts, and `alpha` scales
     the loss instead of weighing its mean.
 
-    A head that merges the classes of another, see `Heads.merges`, has no loss: that of the other trains it.
+    A head that merges the classes of another, see `Heads.merges`, is trained by the other's loss; its own is that of
+    photos for which only its label is known, at gamma 0 the negative log-likelihood of a union of classes. Each photo
+    counts once in the other's mean.
     """
 
     # for fastai: mix two losses, not two targets
@@ -229,6 +243,8 @@ class FocalLoss(nn.Module):
             "temperature": temperature,
         }
         rows = zip(heads, alpha or [None] * len(heads), strict=True)
+        merges = {number: heads.merges(number) for number in range(len(heads))}
+        self._merging = {number: merge[0] for number, merge in merges.items() if merge is not None}
         self.losses = nn.ModuleList([HEAD_LOSSES[head.kind](head, row, **options) for head, row in rows])
         self.register_load_state_dict_pre_hook(_rename_buffers)
 
@@ -246,25 +262,41 @@ class FocalLoss(nn.Module):
         logits = logits.as_subclass(Tensor)
         labels = soft_labels(y.as_subclass(Tensor), self.heads)
         total = torch.zeros(len(y), device=logits.device) if self.reduction == "none" else logits.new_zeros(())
-        parts = zip(self.heads, self.losses, self.heads.split(logits), self.heads.split(labels), strict=True)
-        for number, (head, loss, part, wanted) in enumerate(parts):
-            if self.heads.merges(number) is not None:
+        parts = list(zip(self.losses, self.heads.split(logits), self.heads.split(labels), strict=True))
+        for number, (head, (loss, part, wanted)) in enumerate(zip(self.heads, parts, strict=True)):
+            if number in self._merging:
                 continue
             assert isinstance(loss, HeadLoss)
+            unions = [parts[other] for other, source in self._merging.items() if source == number]
             if self.reduction == "mean":
                 value = loss.mean(part, wanted)
             else:
                 value, _ = loss.per_photo(part, wanted)
+            if unions:
+                value = self._add_unions(value, wanted, loss, unions)
             total = total + head.weight * (value.sum() if self.reduction == "sum" else value)
         return total
 
+    def _add_unions(self, value: Tensor, wanted: Tensor, loss: HeadLoss, unions: Sequence[Any]) -> Tensor:
+        """The loss of a head, with that of the photos for which only heads that merge its classes have a label."""
+        unknown = (wanted.flatten(1).sum(1) == 0).to(wanted.dtype)
+        each = [other.per_photo(part, labels * broadcast_photos(unknown, labels)) for other, part, labels in unions]
+        losses = torch.stack([one for one, _ in each]).sum(0)
+        if self.reduction != "mean":
+            return value + losses
+        own = loss.weights(wanted).sum()
+        more = torch.stack([weights for _, weights in each]).amax(0).sum()
+        return (value * own + losses.sum()) / (own + more).clamp(min=torch.finfo(own.dtype).tiny)
+
     def activation(self, logits: Tensor) -> Tensor:
         """Logits -> probabilities, each head's summing to 1."""
-        return torch.cat([part.float().softmax(-1) for part in self.heads.split(logits)], dim=-1)
+        return probabilities_of(logits, self.heads)
 
     def decodes(self, scores: Tensor) -> Tensor:
-        """Logits or probabilities -> (B, heads) most probable class of each head."""
-        return torch.stack([part.argmax(-1) for part in self.heads.split(scores)], dim=-1)
+        """Logits or probabilities -> (B, heads) predicted class of each head, see `Heads.choose`."""
+        sums = torch.stack([part.sum(-1) for part in self.heads.split(scores)])
+        given = bool((scores >= 0).all() and torch.isclose(sums, torch.ones_like(sums), atol=1e-2).all())
+        return torch.stack(self.heads.choose(scores if given else self.activation(scores)), dim=-1)
 
 
 def _rename_buffers(loss: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.labels import join_parts
+from fastmask.model.losses import probabilities_of
 from fastmask.scoring import known_classes, macro_f1, target_of
 from fastmask.system.errors import UsageError
 
@@ -63,11 +64,13 @@ class _Counting(Metric):
         raise NotImplementedError
 
     def _of_target(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # logits do as well without a joint head
+        scores = logits if self.heads.joint_head is None else probabilities_of(logits, self.heads)
+        predicted = torch.stack(self.heads.choose(scores), dim=-1)
         if self.target == JOINT:
-            predicted = torch.stack([part.argmax(-1) for part in self.heads.split(logits)], dim=-1)
             return self.heads.joint(predicted), self.heads.joint(y)
         i = self.heads.position(self.target)
-        return logits[:, self.heads.offsets[i] : self.heads.offsets[i + 1]].argmax(-1), y[:, i]
+        return predicted[:, i], y[:, i]
 
     @property
     def name(self) -> str:

@@ -78,10 +78,26 @@ def apply_head_weights(heads: Heads, config: Config) -> Heads:
     weights = config.head_weights or {}
     for name in (*weights, *(config.alpha or {})):
         heads.position(name)
+    for setting, named in (("head_weights", weights), ("alpha (--class-weight)", config.alpha or {})):
+        idle = next((name for name in named if name in heads.merged), None)
+        if idle is not None:
+            raise UsageError(
+                f"Setting {setting} of {idle} has no effect: it merges the classes of {heads.merged[idle]}; give it of "
+                f"{heads.merged[idle]}."
+            )
+    if heads.joint_head is not None or config.bands:
+        unlearned = next((name for name, weight in weights.items() if not weight and _is_needed(heads, name)), None)
+        if unlearned is not None:
+            raise UsageError(f"Setting head_weights of {unlearned} is 0, but other heads' answers depend on it.")
     weighted = Heads([replace(h, weight=weights.get(h.name, h.weight)) for h in heads])
     if not any(head.weight for head in weighted):
         raise UsageError("Setting head_weights is 0 for every head, so there is nothing to learn; leave one out.")
     return weighted
+
+
+def _is_needed(heads: Heads, name: str) -> bool:
+    """Whether other answers depend on a head: on a joint head and those that it is mixed with, and on finer bands."""
+    return (heads.joint_head is not None and heads[name].spread is None) or name in heads.merged.values()
 
 
 def resolve_stats(config: Config) -> Stats | None:
@@ -111,4 +127,6 @@ def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: i
         if head.name in run.heads.names and run.heads[head.name].classes == head.classes:
             there = f"heads.{run.heads.position(head.name)}."
             state = {name.removeprefix(there): tensor for name, tensor in tensors.items() if name.startswith(there)}
-            network.heads[number].load_state_dict(state)
+            # a head that merges another's classes has no tensors
+            if state.keys() == network.heads[number].state_dict().keys():
+                network.heads[number].load_state_dict(state)

@@ -492,6 +492,10 @@ def _configure_table(table: Table, config: Config) -> Table:
     """The table with what the configuration adds: a head for a number, photos cut to faces, weights of the heads."""
     if config.order is not None:
         table = table.with_number(config.order, config.order_spread)
+    for name, bounds in (config.bands or {}).items():
+        table = table.with_bands(name, bounds)
+    if config.one_head or config.joint_head:
+        table = table.with_joint(config.joint_head or 1.0)
     if config.boxes is not None:
         _check_boxes(config, config.boxes)
         table = table.cut_to_faces(config.boxes, make_framing(config))

@@ -12,7 +12,7 @@ MASK, GENDER = Head("mask", ("wear", "none")), Head("gender", ("male", "female")
 AGE = Head("age", ("young", "middle", "old"), bounds=(30.0, 60.0))
 JOINED = Heads([MASK, GENDER])
 ONE = Heads([MASK, GENDER, Head(JOINT, tuple(JOINED.joint_names()), joint_share=1.0)])
-BANDED = Heads([AGE, Head("age_bands", ("a", "b", "c", "d"), bounds=(20.0, 30.0, 60.0), bands_of="age")])
+BANDED = Heads([AGE, Head("age_bands", ("a", "b", "c", "d"), bands_of="age", finer_bounds=(20.0, 30.0, 60.0))])
 
 
 def classify(heads: Heads, features: torch.Tensor) -> list[torch.Tensor]:
