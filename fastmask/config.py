@@ -208,6 +208,12 @@ def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
 
 in_data, in_network, in_run = _in(DATA), _in(NETWORK), _in(RUN)
 in_augment, in_training = _in(AUGMENT, Kind.TRAINING), _in(TRAINING, Kind.TRAINING)
+# settings of mixing, and the ways of mixing, of which they need one
+_MIXING = {
+    "mix_prob": ("mixup", "cutmix"),
+    "mix_partner": ("mixup", "cutmix"),
+    "mix_classes": ("mixup", "cutmix", "half_cutmix"),
+}
 # settings that only have an effect with launcher ray
 _LAUNCHING = Kind.MACHINE | Kind.RESTATED | Kind.LAUNCHING | Kind.TRAINING
 # the help of options that several commands have, next to their defaults
@@ -365,6 +371,12 @@ class Config(BaseModel):
     mixup: Beta = in_augment(0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.")
     cutmix: Beta = in_augment(0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.")
     mix_prob: Factor = in_augment(1.0, "Probability that --mixup or --cutmix mixes a batch.")
+    mix_classes: list[str] | None = in_augment(
+        None, "Mix only photos of these classes, such as age.60+,mask.incorrect.", note="all"
+    )
+    mix_partner: str = in_augment(
+        "any", "Partners of --mixup and --cutmix in the batch: any, same (joint class), or a class such as age.60+."
+    )
     half_cutmix: Probability = in_augment(0.0, "Probability of replacing one side of a training photo by a partner's.")
     half_shares: tuple[float, float] = in_augment(
         (0.5, 0.5), "Minimum and maximum share of the partner's side.", needs="half_cutmix"
@@ -557,8 +569,11 @@ class Config(BaseModel):
                 raise ValueError(
                     f"{name} is {getattr(self, name):g}; expected 0 for none, or {LEAST_BETA:g} to {MOST_BETA:g}"
                 )
-        if self.mix_prob != 1 and not self.mixup and not self.cutmix:
-            raise ValueError("mix_prob has no effect without mixup or cutmix: give one of them")
+        for name, ways in _MIXING.items():
+            if self.is_set(name) and not any(getattr(self, way) for way in ways):
+                raise ValueError(f"{name} has no effect without {' or '.join(ways)}: give one of them")
+        if self.mix_classes == []:
+            raise ValueError("mix_classes is empty: name a class, or leave it out to mix all")
         if self.erase and self.train_pipeline is not None:
             raise ValueError("erase has no effect with train_pipeline: add albumentations' Erasing to it")
         if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:

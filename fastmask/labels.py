@@ -26,6 +26,14 @@ def soft_labels(y: Tensor, heads: Heads) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def hard_labels(labels: Tensor, heads: Heads) -> Tensor:
+    """The inverse of `soft_labels`: the class of most weight of each head, (B, heads); class numbers are returned."""
+    if not labels.is_floating_point():
+        return labels
+    parts = heads.split(join_parts(labels))
+    return torch.stack([torch.where(part.sum(-1) > 0, part.argmax(-1), UNKNOWN) for part in parts], dim=-1)
+
+
 def join_parts(labels: Tensor) -> Tensor:
     """(B, 2, classes of all heads) soft labels -> their sum, (B, classes of all heads); those without parts as is."""
     return labels.sum(1) if labels.dim() == 3 else labels

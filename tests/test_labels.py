@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from fastmask.heads import Head, Heads
-from fastmask.labels import join_parts, mix_labels, soft_labels
+from fastmask.labels import hard_labels, join_parts, mix_labels, soft_labels
 
 HEADS = Heads([Head("shape", ("round", "square", "long")), Head("colour", ("red", "blue"))])
 
@@ -49,3 +49,13 @@ def test_two_parts_are_mixed_each_and_unknown_together():
     assert made[0].tolist() == [[0.375, 0, 0, 0, 0], [0.4375, 0.1875, 0, 0, 0]]
     assert join_parts(made).equal(mix_labels(join_parts(own), join_parts(other), torch.tensor([0.25, 0.5]), HEADS))
     assert join_parts(own[0]).equal(own[0])
+
+
+def test_soft_labels_become_the_class_of_most_weight():
+    y = torch.tensor([[0, 1], [2, -1], [-1, -1]])
+    assert hard_labels(y, HEADS) is y
+    soft = soft_labels(y, HEADS)
+    assert hard_labels(soft, HEADS).equal(y)
+    assert hard_labels(soft, HEADS).tolist() == HEADS.harden(soft.numpy()).tolist()
+    assert hard_labels(torch.stack([0.2 * soft, 0.4 * soft], 1), HEADS).equal(y)
+    assert hard_labels(torch.tensor([[0.2, 0.5, 0.3, 0.9, 0.1]]), HEADS).tolist() == [[1, 0]]

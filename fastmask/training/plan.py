@@ -193,7 +193,8 @@ class Plan:
         halves = None
         if config.half_cutmix:
             classes = train.classes(heads)
-            halves = Halves(classes, heads, config.half_cutmix, config.half_shares, config.half_partner)
+            options = config.half_shares, config.half_partner, config.mix_classes or ()
+            halves = Halves(classes, heads, config.half_cutmix, *options)
         return dataloaders(
             self.table,
             fold,
@@ -228,7 +229,9 @@ class Plan:
             swa=config.swa,
             layer_decay=config.layer_decay,
             cbs=[
-                *mix_callbacks(heads, config.mixup, config.cutmix, config.mix_prob),
+                *mix_callbacks(
+                    heads, config.mixup, config.cutmix, config.mix_prob, config.mix_classes, config.mix_partner
+                ),
                 *([Freeze(config.freeze, unfreeze)] if config.freeze is not None else []),
                 *_distributed_callbacks(self.processes, dls.device, unused=config.freeze is not None),
                 *cbs,
@@ -566,9 +569,10 @@ def read_extras(config: Config, table: Table, validation: Validation) -> tuple[l
 
 def _named_classes(config: Config) -> dict[str, list[str]]:
     """The classes that settings name, by setting."""
-    partner = [config.half_partner] if config.half_partner not in (SAME, ANY) else []
     limited = list(config.per_person) if isinstance(config.per_person, dict) else []
-    return {"half_partner": partner, "per_person": limited}
+    partners = {name: getattr(config, name) for name in ("half_partner", "mix_partner")}
+    named = {name: [partner] for name, partner in partners.items() if partner not in (SAME, ANY)}
+    return {**named, "mix_classes": config.mix_classes or [], "per_person": limited}
 
 
 def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:

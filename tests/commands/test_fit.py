@@ -41,11 +41,12 @@ epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, milestones: [4, 8], lr_gamma: 
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
-per_fold: null, per_person: 1}
+per_fold: null, per_person: 1, mix_classes: null, mix_partner: age.60+}
 """)
 # those with text of their own
 TEXTS: dict[str, tuple[str, Any]] = {
     "heads": ("colour, shape", ["colour", "shape"]),
+    "mix_classes": ("age.60+, mask.wear", ["age.60+", "mask.wear"]),
     "drop": ("27-29,57", {"age": [[27, 29], [57, 57]]}),
     "per_fold": ("gpu=0.5,cpu=4", {"gpu": 0.5, "cpu": 4}),
 }
@@ -54,6 +55,8 @@ NEEDED = {"boxes": "b.csv", "pseudo": "labels", "teacher": "runs/a", "extra": "a
 NEXT_TO: dict[str, dict[str, Any]] = {
     "region": {"boxes": "b.csv", "crop": [112, 224]},
     "mix_prob": {"mixup": 1},
+    "mix_classes": {"half_cutmix": 0.5},
+    "mix_partner": {"cutmix": 1},
     "unfreeze": {"freeze": "body"},
     **{name: {"launcher": "ray"} for name in ("address", "per_fold", "fetch")},
 }
@@ -180,6 +183,11 @@ def test_printed_settings_read_back_as_the_same(words: str, fastmask: Command, w
         (["--pseudo", "nowhere"], ["nowhere", "pseudo.json", "fastmask pseudo"]),
         (["--extra", "nowhere.csv"], ["nowhere.csv"]),
         (["--half-cutmix", 0.5, "--half-partner", "old"], ["no class 'old'", "'mask.wear'", "'wear male <30'"]),
+        (["--mixup", 1, "--mix-classes", "60+"], ["no class '60+'", "'mask.wear'"]),
+        (["--mixup", 1, "--mix-partner", "other"], ["no class 'other'"]),
+        (["--mix-classes", "age.60+"], ["mix_classes has no effect without mixup or cutmix or half_cutmix"]),
+        (["--half-cutmix", 1, "--mix-partner", "same"], ["mix_partner has no effect without mixup or cutmix"]),
+        (["--mixup", 1, "--set", "mix_classes=[]"], ["mix_classes is empty"]),
         (["--per-person", 7], ["per_person is 7", "no person has more photos"]),
         (["--per-person", "mask.none=1"], ["per_person is 1 of mask.none", "no person has more"]),
         (["--per-person", "hat=1"], ["no class 'hat'", "'mask.wear'"]),

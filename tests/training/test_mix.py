@@ -113,3 +113,70 @@ def test_there_is_no_callback_where_there_is_nothing_to_mix():
     assert [type(cb) for cb in mix_callbacks(HEADS, cutmix=1.0)] == [Mix]
     with pytest.raises(UsageError, match="found -1, 0, 1"):
         Mix(HEADS, mixup=-1)
+
+
+def changed(x, made):
+    return (x != made).flatten(1).any(1)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
+def test_only_photos_of_the_named_classes_are_mixed(options):
+    x, y = batch()
+    y[::7] = -1
+    old, wrong = y[:, 2] == 2, (y == torch.tensor([1, 1, 2])).all(1)
+    for named, expected in (["age.60+"], old), (["incorrect female 60+"], wrong), (["age.60+", "mask.wear"], None):
+        chosen = old | (y[:, 0] == 0) if expected is None else expected
+        found = torch.zeros(len(x), dtype=torch.bool)
+        for seed in range(20):
+            made, labels = mixed(x, y, seed, classes=named, **options)
+            found |= changed(x, made)
+            # the others keep photo and label to the bit, whatever is unknown of the partner
+            assert made[~chosen].equal(x[~chosen])
+            assert labels[~chosen].equal(soft_labels(y, HEADS)[~chosen])
+        assert found.equal(chosen)
+        # by the class of most weight, where labels are soft, in one part or in two
+        soft = 0.6 * soft_labels(y, HEADS) + 0.4 * soft_labels(y.roll(1, 0), HEADS) * (y >= 0).repeat_interleave(
+            torch.tensor(HEADS.sizes), 1
+        )
+        for given in (soft, torch.stack([0.5 * soft, 0.5 * soft], 1)):
+            again, _ = mixed(x, given, 0, classes=named, **options)
+            assert again.equal(mixed(x, y, 0, classes=named, **options)[0])
+
+
+def partners(x, y, count=60, **options):
+    """(B, B) whether a photo was mixed with another, by mix-up of photos whose partner can be solved for."""
+    squares = torch.cat([x[:, :1], x[:, :1] ** 2, x[:, :1]], 1).double()
+    found = torch.zeros(len(x), len(x), dtype=torch.bool)
+    for seed in range(count):
+        made, _ = mixed(squares, y, seed, mixup=1.0, **options)
+        means, seconds = made[:, 0, 0, 0], made[:, 1, 0, 0]
+        for i in (i for i in range(len(x)) if abs(means[i] - i) > 0.1):
+            found[i, round(((seconds[i] - i**2) / (means[i] - i) - i).item())] = True
+    return found
+
+
+def test_partners_are_of_the_same_joint_class_of_a_named_one_or_any():
+    x, y = batch(24)
+    y[3, 1] = -1
+    joint = HEADS.joint(y)
+    other = ~torch.eye(24, dtype=torch.bool)
+    same = partners(x, y, partner="same")
+    assert same.equal((joint[:, None] == joint) & (joint != -1) & other & same)
+    assert same.any()
+    named = partners(x, y, partner="age.60+", classes=["age.60+"])
+    old = y[:, 2] == 2
+    assert named.equal(named & old & old[:, None] & other)
+    assert named[old].any(1).all()
+    any_ = partners(x, y, classes=["age.60+"])
+    assert any_.any(1).equal(old)
+    assert any_.any(0).sum() > old.sum()
+    # a photo without a partner stays as it is
+    y[:, 0].clamp_(max=0)
+    alone, labels = mixed(x, y, mixup=1.0, partner="incorrect female 60+", classes=["mask.wear"])
+    assert alone.equal(x)
+    assert labels.equal(soft_labels(y, HEADS))
+
+
+def test_a_class_that_there_is_not_is_refused_before_training():
+    with pytest.raises(UsageError, match="There is no class 'age.old'"):
+        Mix(HEADS, mixup=1.0, partner="age.old")

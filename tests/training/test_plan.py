@@ -205,10 +205,11 @@ def test_a_half_partner_that_a_fold_lacks_is_refused(table, plan_of):
     person = table.persons[0]
     partner = f"none {' '.join(table.frame.iloc[0][['gender', 'age']])}"
     alone = table.select(np.flatnonzero((table.persons == person) | (table.y[:, 0] != 2)))
-    with pytest.raises(
-        UsageError, match=rf"half_partner names '{re.escape(partner)}', but fold [01] has no photo of it"
-    ):
+    message = rf"half_partner names '{re.escape(partner)}', but fold [01] has no photo of it"
+    with pytest.raises(UsageError, match=message):
         plan_of(alone, half_cutmix=0.5, half_partner=partner, stratify="gender")
+    with pytest.raises(UsageError, match=message.replace("half_partner", "mix_classes")):
+        plan_of(alone, half_cutmix=0.5, mix_classes=["gender.male", partner], stratify="gender")
 
 
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # six persons are few

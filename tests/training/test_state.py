@@ -36,6 +36,8 @@ VARIANTS = {
         "cutmix": 1.0,
         "half_cutmix": 0.5,
         "half_partner": "any",
+        "mix_classes": ["age.<30", "mask.none"],
+        "mix_partner": "gender.female",
         "sampler": "joint",
         "per_person": {"mask.wear": 4},
         "freeze": 2,

@@ -36,6 +36,7 @@ def batch_of_learner(plan, fold):
         (0, {}),
         (1, {"half_cutmix": 1.0, "half_partner": "any", "sampler": "joint"}),
         (0, {"cutmix": 1.0, "mixup": 0.4, "drop": {"age": [[20, 30]]}}),
+        (0, {"mixup": 0.4, "mix_classes": ["mask.wear"], "mix_partner": "same", "per_person": 3}),
         (0, {"cutmix": 1.0, "bs": 5, "accumulate": 3}),
     ],
 )
