@@ -53,7 +53,7 @@ def option(
 
 # options and arguments of several commands
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
-RunsArgument = Annotated[list[Path], typer.Argument(help="Runs of the same photos and labels.", metavar="RUN RUN ...")]
+RunsArgument = Annotated[list[Path], typer.Argument(help="Runs with photos in common.", metavar="RUN RUN ...")]
 ImagesArgument = Annotated[Path, typer.Argument(help="A folder of photos.", show_default=False)]
 NewRun = Annotated[Path, option("The run directory to create.")]
 Json = Annotated[bool, option("Print JSON.", "--json")]

@@ -267,9 +267,7 @@ def _warn(message: str) -> None:
 def ensemble(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            help="Runs of the same photos and labels, or CSVs of predict.", metavar="RUN RUN ... | CSV CSV ..."
-        ),
+        typer.Argument(help="Runs with photos in common, or CSVs of predict.", metavar="RUN RUN ... | CSV CSV ..."),
     ],
     out: Annotated[Path, option("The run directory to create, or for CSVs the CSV to write.")],
     blend: Annotated[

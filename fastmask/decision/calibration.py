@@ -6,17 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from fastmask.heads import UNKNOWN, Heads
+from fastmask.inference.temperature import fit_temperature
 from fastmask.scoring import Plain
 
 BINS = 15
-# the bounds of a temperature; beyond them the labels hardly depend on the predictions
-_LEAST, _MOST = 0.05, 20.0
-# replaces a probability of 0, to keep the logarithm finite
-_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -31,36 +26,6 @@ class Calibration(Plain):
 
     def __str__(self) -> str:
         return f"{self.temperature:11.3f}  {self.error_before:.4f} -> {self.error_after:.4f}"
-
-
-def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """The logarithms of probabilities, finite also for 0."""
-    return np.log(np.maximum(probabilities, _TINY, dtype=np.float64))
-
-
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, classes) probabilities of one head as softmax(logits / temperature); less confident above 1."""
-    scaled = log_probabilities(probabilities) / temperature
-    return np.exp(scaled - logsumexp(scaled, axis=-1, keepdims=True))
-
-
-def fit_temperature(probabilities: np.ndarray, y: np.ndarray) -> float:
-    """Fit the temperature of (N, classes) probabilities with the highest likelihood of (N,) labels (Guo et al. 2017).
-
-    Labels of -1 are left out; without labels it is 1. The most probable class does not change.
-    """
-    known = y != UNKNOWN
-    logs, labels = log_probabilities(probabilities[known]), y[known]
-    if not len(labels):
-        return 1.0
-    rows = np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        scaled = logs / np.exp(log_temperature)
-        return float((logsumexp(scaled, axis=1) - scaled[rows, labels]).mean())
-
-    found = minimize_scalar(loss, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded")
-    return float(np.exp(found.x))
 
 
 def reliability(probabilities: np.ndarray, y: np.ndarray, bins: int = BINS) -> pd.DataFrame:

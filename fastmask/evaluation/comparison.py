@@ -14,8 +14,9 @@ import pandas as pd
 from fastmask.data.paths import match_photos
 from fastmask.evaluation.cost import COST_CELLS, Cost, cost_of
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.inference.answers import Answers, answers_of_run, join_groups, read_answers
+from fastmask.inference.answers import Answers, answers_of_run, read_answers
 from fastmask.run.directory import RunDirectory
+from fastmask.run.overlap import describe_photos, describe_relabelled, join_groups, shared_photos
 from fastmask.scoring import (
     DRAWS,
     Difference,
@@ -259,7 +260,7 @@ def _names(paths: Sequence[Path], given: Sequence[str] | None) -> list[str]:
 def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Comparison:
     first = next(side for side in sides if side.run is judge)
     heads, notes = _shared_heads(sides, judge)
-    photos = _shared_photos(sides, first)
+    photos = shared_photos(first.photos, [(side.path, side.photos) for side in sides])
     others = [side.run for side in sides if side.run is not None and side.run is not judge]
     y, persons = first.encode_labels(heads, photos), join_groups([judge, *others], photos)
     whole = judge.y[:, [judge.heads.position(name) for name in heads.names]]
@@ -270,9 +271,9 @@ def _compare(sides: Sequence[Answers], judge: RunDirectory, draws: int) -> Compa
     counted = scored_classes(heads, predicted, y, whole)
     scores = draw_heads(heads, predicted, y, counted, persons, draws)
     classes = {heads.joint_name(number): number for number in counted[JOINT]}
-    more = ", ".join(f"{side.name} {len(side.photos)}" for side in sides if len(side.photos) > len(photos))
+    more = describe_photos({side.name: len(side.photos) for side in sides}, len(photos))
     if more:
-        notes.insert(0, f"Scored on the {len(photos)} photos that all results have; results with more photos: {more}.")
+        notes.insert(0, more)
     notes += _relabelled(sides, first, photos, heads)
     unknown = int((true == UNKNOWN).sum())
     if unknown:
@@ -321,30 +322,11 @@ def _shared_heads(sides: Sequence[Answers], judge: RunDirectory) -> tuple[Heads,
     return Heads([judge.heads[name] for name in shared]), [note] if lost else []
 
 
-def _shared_photos(sides: Sequence[Answers], first: Answers) -> pd.Index:
-    """The photos that all results have, in the order of the judging run."""
-    photos = first.photos
-    for side in sides:
-        kept = photos[photos.isin(side.photos)]
-        if not len(kept):
-            raise DataError(
-                f"{side.path} shares no photo with the results before it, such as {photos[0]!r}; it has "
-                f"{side.photos[0]!r}: expected results on the same photos."
-            )
-        photos = kept
-    return photos
-
-
 def _relabelled(sides: Sequence[Answers], first: Answers, photos: pd.Index, heads: Heads) -> list[str]:
-    own, notes = first.encode_labels(heads, photos), []
-    for side in sides:
-        differing = int((side.encode_labels(heads, photos) != own).any(axis=1).sum()) if side.labels else 0
-        if differing:
-            notes.append(
-                f"{side.name} has other labels than {first.name} for {differing} photos; all are scored by the labels "
-                f"of {first.name}."
-            )
-    return notes
+    own = first.encode_labels(heads, photos)
+    each = [(side.name, side.encode_labels(heads, photos)) for side in sides if side.labels]
+    notes = (describe_relabelled(name, first.name, heads.names, theirs, own) for name, theirs in each)
+    return [note for note in notes if note]
 
 
 def _against(joints: Sequence[TargetDraws]) -> list[Against]:

@@ -15,8 +15,9 @@ from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.answers import AnswersFile, heads_of, join_groups, name_photos
+from fastmask.inference.answers import AnswersFile, heads_of, name_photos
 from fastmask.run.directory import RunDirectory
+from fastmask.run.overlap import join_groups
 from fastmask.scoring import DRAWS, Difference, Plain, counted_classes, score_differences
 from fastmask.system.errors import DataError, FastmaskError, UsageError
 from fastmask.system.files import write_csv

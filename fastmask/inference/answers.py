@@ -14,8 +14,6 @@ import pandas as pd
 
 from fastmask.data.contest import contest_heads
 from fastmask.data.frames import check_frame, frame_to_text
-from fastmask.data.groups import connect, name_groups
-from fastmask.data.table import SAME_AS
 from fastmask.heads import JOINT, RESERVED, UNKNOWN, Head, Heads, bands_of, number_of
 from fastmask.inference.submission import ANSWER, ID, check_names
 from fastmask.run.directory import RunDirectory
@@ -68,13 +66,6 @@ def answers_of_run(run: RunDirectory, name: str) -> Answers:
         run,
         run.caveats,
     )
-
-
-def join_groups(runs: Sequence[RunDirectory], photos: pd.Index) -> np.ndarray:
-    """(photos,) the groups of the first run; persons who share identical photos in any of the runs are in one."""
-    each = [run.groups[pd.Index(run.oof["path"]).get_indexer(photos)] for run in runs]
-    joined = [own for run, own in zip(runs, each, strict=True) if SAME_AS in run.folds]
-    return name_groups(connect(each[0], *joined), each[0])
 
 
 @dataclass(frozen=True, eq=False)

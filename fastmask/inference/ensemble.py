@@ -1,4 +1,4 @@
-"""Ensemble: several runs of the same photos blended into one, and its gain over each of them."""
+"""Ensemble: several runs blended into one, and its gain over each of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from fastmask.config import Config
-from fastmask.data.groups import are_separated, connect, name_groups
-from fastmask.data.table import SAME_AS, groups_of
-from fastmask.heads import JOINT, Heads
-from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend, widen
-from fastmask.inference.members import align_column, all_heads, check_members, describe, learned_heads, member_names
-from fastmask.run.caveats import training_caveats
+from fastmask.heads import JOINT
+from fastmask.inference.alignment import align
+from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend
+from fastmask.inference.members import check_members, describe, member_names
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
-from fastmask.run.oof import oof_table, parts_of, scores_content
+from fastmask.run.oof import oof_table, parts_by, scores_content
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, target_classes
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import lock_run
@@ -131,18 +128,19 @@ def blend_runs(
     `how` is "mean" (of the probabilities), "vote" (of each member's most probable class) or "oof" (a weighted mean per
     head: the weights minimise the log loss of the out-of-fold (OOF) predictions, and each OOF row is blended with
     weights fitted on other persons). A head is blended from the members that have learned it, so one run per head can
-    form an ensemble. Raises UsageError if the runs differ in photos, persons or labels, or in the classes or bounds
-    of a head. Where their folds differ, the fold column is the first run's.
+    form an ensemble. The runs may differ in photos, labels, bounds and folds: scored are the photos that all have OOF
+    predictions of, by the labels, bounds and folds of the first run that has a head. Raises UsageError if their shared
+    photos are of other persons or a head has other classes, DataError if they share no photo.
     """
     out = Path(out)
     check_blend(how)
     check_free(out, overwrite)
     loaded = [RunDirectory.of(run) for run in runs]
     check_members(loaded, out)
-    heads, first = all_heads(loaded), loaded[0]
-    folds, members, names = _folds(heads, loaded), [oof_of(heads, first, run) for run in loaded], member_names(loaded)
-    parts = parts_of(first)
-    y = heads.encode_frame(folds)[pd.Index(folds["path"]).get_indexer(pd.Index(first.oof["path"]))]
+    names = member_names(loaded)
+    aligned = align(dict(zip(names, loaded, strict=True)))
+    heads, members, y = aligned.heads, aligned.members, aligned.y
+    parts = parts_by(loaded[0].path, aligned.oof["fold"].to_numpy(), aligned.groups)
     mixed, blend = cross_blend(how, heads, members, y, parts), fit_blend(how, heads, members, y)
     with lock_run(out):
         ensemble = RunDirectory.create(
@@ -150,16 +148,16 @@ def blend_runs(
             _config(loaded),
             heads,
             pipelines=None,
-            folds=folds,
+            folds=aligned.folds,
             environment=_environment(),
             ensemble={
                 **blend.to_plain(),
                 "members": [describe(run, name, out) for run, name in zip(loaded, names, strict=True)],
-                "caveats": [f"{run.path}: {caveat}" for run in loaded for caveat in _caveats(first, run, folds)],
+                "caveats": aligned.caveats,
             },
             overwrite=overwrite,
         )
-        write_csv(out / OOF, oof_table(heads, first.oof, mixed, y))
+        write_csv(out / OOF, oof_table(heads, aligned.oof, mixed, y))
         scored: dict[int, dict[str, Any]] = {fold: {} for fold in sorted(set(ensemble.oof["fold"].tolist()))}
         write_json(out / SCORES, scores_content(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
     answers = _answers(ensemble, names, members)
@@ -168,45 +166,7 @@ def blend_runs(
         for target, by_name in answers.items()
     }
     targets = _targets(ensemble, answers, classes, draws)
-    return Blended(ensemble, blend, names, targets, _notes(ensemble, loaded, classes))
-
-
-def _folds(heads: Heads, runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The folds of an ensemble in the first run's rows: path, person, a column per head, its other columns, fold.
-
-    Persons who share identical photos in any run are in one group.
-    """
-    first = runs[0]
-    source = {name: next(run for run in runs if name in learned_heads(run)) for name in heads.names}
-    taken = ("path", "person", SAME_AS, "fold", *first.heads.names, *heads.names)
-    joined = connect(*(align_column(first, run, SAME_AS if SAME_AS in run.folds else "person") for run in runs))
-    named = name_groups(joined, first.folds["person"].to_numpy(dtype=object))
-    columns = {
-        **{name: first.folds[name] for name in ("path", "person")},
-        **({SAME_AS: named} if any(SAME_AS in run.folds for run in runs) else {}),
-        **{name: align_column(first, run, name) for name, run in source.items()},
-        **{name: first.folds[name] for name in first.folds.columns if name not in taken},
-        "fold": first.folds["fold"],
-    }
-    return pd.DataFrame(columns)
-
-
-def _caveats(first: RunDirectory, run: RunDirectory, folds: pd.DataFrame) -> list[str]:
-    """The caveats of a member, with that of an earlier version whose folds separate persons who share photos.
-
-    `folds` is the frame of the ensemble, in the rows of the first run.
-    """
-    separated = are_separated(groups_of(folds), align_column(first, run, "fold"))
-    if not separated or run.is_leaky:
-        return training_caveats(run)
-    apart = "Its folds separate persons who share identical photos: this score flatters."
-    return [apart, *training_caveats(run)]
-
-
-def oof_of(heads: Heads, first: RunDirectory, run: RunDirectory) -> np.ndarray:
-    """(N, classes of `heads`): a run's OOF probabilities, as `widen` gives them, in the order of the first run's."""
-    rows = pd.Index(run.oof["path"]).get_indexer(pd.Index(first.oof["path"]))
-    return widen(heads, run.heads, run.probabilities[rows])
+    return Blended(ensemble, blend, names, targets, [*ensemble.score(draws=0, classes=classes).notes, *aligned.notes])
 
 
 def _config(runs: Sequence[RunDirectory]) -> Config:
@@ -252,13 +212,3 @@ def _targets(
         gains = [Gain(name, one.score(), ensemble.minus(one)) for name, one in zip(members, others, strict=True)]
         found[target] = Target(ensemble.score(), gains)
     return found
-
-
-def _notes(run: RunDirectory, members: Sequence[RunDirectory], classes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Notes on the scores."""
-    first = members[0]
-    notes = run.score(draws=0, classes=classes).notes
-    other = [str(m.path) for m in members if (align_column(first, m, "fold") != first.folds["fold"]).any()]
-    if other:
-        notes.append(f"The ensemble has the folds of {first.path}; those of {', '.join(other)} differ.")
-    return notes

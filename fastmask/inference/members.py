@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from fastmask.heads import Heads
 from fastmask.inference.blend import Blend
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import ENSEMBLE, OOF
+from fastmask.run.overlap import have_same_persons, rows_of
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
@@ -24,18 +25,23 @@ def learned_heads(run: RunDirectory) -> tuple[str, ...]:
     return tuple(head.name for head in run.heads if head.weight > 0)
 
 
+def judge_of(runs: Sequence[RunDirectory], head: str) -> RunDirectory:
+    """The run whose labels and bounds of a head an ensemble is scored by: the first that has the head."""
+    return next(run for run in runs if head in run.heads.names)
+
+
 def all_heads(runs: Sequence[RunDirectory]) -> Heads:
     """The heads that any of the runs has learned, in the order of the run with the most heads, then of the others."""
     found = {name: run.heads[name] for run in reversed(runs) for name in learned_heads(run)}
     most = max(runs, key=lambda run: len(run.heads))
     order = dict.fromkeys(name for run in (most, *runs) for name in run.heads.names if name in found)
-    return Heads([found[name] for name in order])
+    return Heads([replace(found[name], bounds=judge_of(runs, name).heads[name].bounds) for name in order])
 
 
 def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
     """Raise UsageError unless the runs can form an ensemble at `out`: two or more different runs, no ensembles.
 
-    They have the same photos, persons and labels, in any order, and the same classes and bounds of each shared head.
+    The photos that they share are of the same persons, and heads that they share have the same classes.
     """
     if not 2 <= len(runs) <= limits.MEMBERS:
         raise UsageError(f"An ensemble is made of 2 to {limits.MEMBERS} runs; found {len(runs)}.")
@@ -47,66 +53,47 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
         if places[i] == real(out):
             raise UsageError(f"{out} is one of the runs; name another --out.")
     for run in runs[1:]:
-        difference = _difference(runs[0], run)
-        if difference:
-            raise _misfit(runs[0], run, difference)
-    first: dict[str, RunDirectory] = {}
+        if not have_same_persons(runs[0], run):
+            raise _misfit(runs[0], run, _describe_persons(runs[0], run))
     for run in runs:
         for name in learned_heads(run):
-            one = first.setdefault(name, run)
-            difference = _head_difference(one, run, name)
+            judge = judge_of(runs, name)
+            difference = _head_difference(judge, run, name)
             if difference:
-                raise _misfit(one, run, difference)
+                raise _misfit(judge, run, difference)
 
 
 def _misfit(one: RunDirectory, other: RunDirectory, difference: str) -> UsageError:
     return UsageError(f"{one.path} and {other.path} do not belong together: {difference}.")
 
 
-def _difference(one: RunDirectory, other: RunDirectory) -> str | None:
-    """Describe the first difference between two runs' photos or persons, or return None."""
-    for what, a, b in (("photos", one.folds, other.folds), ("OOF predictions", one.oof, other.oof)):
-        for run, there, missing in ((other, a, b), (one, b, a)):
-            lacking = pd.Index(there["path"]).difference(pd.Index(missing["path"]), sort=False)
-            if len(lacking):
-                return f"{run.path} lacks {len(lacking)} of the {len(there)} {what}, such as that of {lacking[0]}"
-    differing = np.flatnonzero(align_column(one, other, "person") != one.folds["person"])
-    if len(differing):
-        path, person = one.folds[["path", "person"]].iloc[int(differing[0])]
-        found = other.folds.loc[other.folds["path"] == path, "person"].iloc[0]
-        return f"photo {path} is of person {person} in the first, of {found} in the second"
-    return None
+def _describe_persons(one: RunDirectory, other: RunDirectory) -> str:
+    """How many photos have another person in the second of two runs, with the first of them."""
+    both = one.folds[["path", "person"]].merge(other.folds[["path", "person"]], on="path", suffixes=("", "_there"))
+    differing = both[both["person"] != both["person_there"]]
+    path, person, found = differing.iloc[0]
+    return (
+        f"{len(differing)} of {len(both)} photos have other persons, such as {path}, of person {person} in the first, "
+        f"of {found} in the second; take runs of the same photos"
+    )
 
 
 def align_column(one: RunDirectory, other: RunDirectory, column: str) -> np.ndarray:
-    """A column of `other`'s photos, in the order of the photos of `one`."""
-    rows = pd.Index(other.folds["path"]).get_indexer(pd.Index(one.folds["path"]))
-    return other.folds[column].to_numpy(dtype=object)[rows]
+    """A column of `other`'s photos, in the order of the photos of `one`; "" for a photo that `other` lacks."""
+    rows = rows_of(other.folds["path"], one.folds["path"])
+    return np.where(rows >= 0, other.folds[column].to_numpy(dtype=object)[rows], "")
 
 
 def _head_difference(one: RunDirectory, other: RunDirectory, name: str) -> str | None:
-    """Describe the first difference between two runs' classes or labels of a head, or return None."""
+    """Describe the first difference between two runs' classes of a head, or return None."""
     a, b = one.heads[name], other.heads[name]
     for what, here, there in (
         ("classes", ", ".join(a.classes), ", ".join(b.classes)),
-        ("bounds", _words(a.bounds), _words(b.bounds)),
         ("form", *("a distribution" if head.spread else "classes" for head in (a, b))),
     ):
         if here != there:
             return f"the {what} of head {name} are {here} in the first, {there} in the second"
-    ours, theirs = one.folds[name].to_numpy(dtype=object), align_column(one, other, name)
-    differing = np.flatnonzero(ours != theirs)
-    if not len(differing):
-        return None
-    row = int(differing[0])
-    return (
-        f"{len(differing)} labels differ, such as {name} of {one.folds['path'].iloc[row]}, {ours[row]!r} in the first, "
-        f"{theirs[row]!r} in the second; take runs with the same fixes"
-    )
-
-
-def _words(bounds: Sequence[float] | None) -> str:
-    return ", ".join(map(str, bounds or ())) or "none"
+    return None
 
 
 def member_names(runs: Sequence[RunDirectory]) -> list[str]:

@@ -23,8 +23,8 @@ from fastmask.config import Config
 from fastmask.data.pseudo import MARK, SEEN, Pseudo
 from fastmask.data.seen import Validation
 from fastmask.heads import JOINT, Head, Heads
+from fastmask.inference.alignment import oof_of
 from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
-from fastmask.inference.ensemble import oof_of
 from fastmask.inference.failures import FAILED, write_failed
 from fastmask.inference.members import open_members
 from fastmask.inference.options import PhotoOptions
@@ -170,7 +170,7 @@ class Teacher:
         if blend.how == OOF_WEIGHTS and fold < self.run.config.folds:
             # the weights of `predict` are fitted on the labels of all folds, including the validated one
             other = self.run.oof["fold"].to_numpy() != fold
-            oofs = [oof_of(heads, self.run, run)[other] for run in runs]
+            oofs = [oof_of(heads, self.run.oof["path"], run)[other] for run in runs]
             blend = fit_blend(OOF_WEIGHTS, heads, oofs, self.run.true[other])
         return blend.mix(wide).astype(np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,11 +107,16 @@ def scores_content(
 
 
 def parts_of(run: RunDirectory) -> np.ndarray:
-    """(N,) the part of each OOF photo, so that what is fitted on some parts is scored on others.
+    """(N,) the part of each OOF photo of a run: see `parts_by`."""
+    return parts_by(run.path, run.oof["fold"].to_numpy(), run.groups)
 
-    The run's folds, or, if there is one or they separate photos of a person, fifths of the persons. Raises UsageError
-    for a run of one person.
+
+def parts_by(path: Path, folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(N,) the part of each photo, so that what is fitted on some parts is scored on others.
+
+    The (N,) folds of the run at `path`, or, if there is one or they separate photos of one of the (N,) groups, fifths
+    of the groups. Raises UsageError for a run of one person.
     """
-    if len(set(run.groups)) < 2:
-        raise UsageError(f"{run.path} has only one person; expected two or more, to fit on some and score on others.")
-    return person_parts(run.oof["fold"].to_numpy(), run.groups)
+    if len(set(groups)) < 2:
+        raise UsageError(f"{path} has only one person; expected two or more, to fit on some and score on others.")
+    return person_parts(folds, groups)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from fastmask.decision.calibration import apply_temperature, calibration_error, fit_temperature
+from fastmask.decision.calibration import calibration_error
 from fastmask.decision.crossfit import (
     Decisions,
     RuleScore,
@@ -17,6 +17,7 @@ from fastmask.decision.crossfit import (
 )
 from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads
+from fastmask.inference.temperature import apply_temperature, fit_temperature
 from fastmask.run.oof import parts_of
 from fastmask.scoring import Difference, Score
 from fastmask.system.errors import UsageError

@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.decision.calibration import apply_temperature
 from fastmask.decision.rule import expected_gains, fit_gains, fit_rule
 from fastmask.heads import Head, Heads
+from fastmask.inference.temperature import apply_temperature
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()

@@ -219,7 +219,8 @@ def test_other_labels_are_counted_and_all_are_scored_by_the_first_runs(run_of, t
     fixed[:40, 1] = 1 - fixed[:40, 1]
     other = run_of(probabilities, fixed, "fixed")
     found = compare([three[0], other], draws=100)
-    assert found.notes[0] == "fixed has other labels than base for 40 photos; all are scored by the labels of base."
+    other_labels = "fixed has other labels than base for 40 photos (gender 40)"
+    assert found.notes[0] == f"{other_labels}; all are scored by the labels of base."
     assert found.results[1].joint == found.results[0].joint
     assert found.results[1].against.p == 1
     assert compare([other, three[0]], draws=100).results[1].joint == other.score(100).joint
