@@ -80,6 +80,8 @@ OPTIONS = [
     Row("body frozen for one epoch", {"freeze": "body", "unfreeze": 2}),
     Row("three stages frozen", {"freeze": 3}),
     Row("layer decay 0.8", {"layer_decay": 0.8}),
+    Row("AdamW", {"opt": "adamw"}),
+    Row("SGD", {"opt": "sgd", "lr": 0.02}),
     Row("EMA", {"ema": 0.99}),
     Row("SWA", {"swa": 0.3}),
     Row("refit", {"refit": 1}),

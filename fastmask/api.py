@@ -24,7 +24,7 @@ from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.scoring import DRAWS
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line, one_line
 from fastmask.training import crossval
-from fastmask.training.plan import LossFunc
+from fastmask.training.plan import LossFunc, OptFunc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,6 +100,7 @@ def cross_validate(
     resume: bool = False,
     overwrite: bool = False,
     loss_func: LossFunc | None = None,
+    opt_func: OptFunc | None = None,
     log: TextIO | None = None,
     **settings: Any,
 ) -> Run:
@@ -110,9 +111,10 @@ def cross_validate(
 
     `settings` are those of `Config`, over `config`. Everything that can be checked is checked before the directory is
     made: settings, folds, photos, network and weights. `fold` are the folds to train; `merge_runs` joins folds that
-    were trained apart. `loss_func` makes a custom loss from the heads; a custom body or augmentation is registered with
-    timm or albumentations and named by the arch or the pipeline. `log` gets one line per epoch, or is a terminal and
-    shows more; by default it is stderr, and in a notebook an output of the cell.
+    were trained apart. `loss_func` makes a custom loss from the heads; `opt_func` is a custom optimizer: a class
+    of torch optimizers, a `functools.partial` of one, or fastai's `opt_func`. A custom body or augmentation is
+    registered with timm or albumentations and named by the arch or the pipeline. `log` gets one line per epoch, or is
+    a terminal and shows more; by default it is stderr, and in a notebook an output of the cell.
 
     `resume` continues a run that was stopped, with its settings: finished folds are kept, an unfinished one resumes
     from its last state, and on a CPU the result is bit for bit that of a run that was never stopped, unless `hours`
@@ -136,6 +138,7 @@ def cross_validate(
         resume=resume,
         overwrite=overwrite,
         loss_func=loss_func,
+        opt_func=opt_func,
         log=log,
         open_teacher=open_teacher,
         launch=open_launcher,
@@ -146,7 +149,7 @@ def cross_validate(
 
 @contextmanager
 def open_launcher(
-    config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
+    config: Config, table: Table, custom: tuple[LossFunc | None, OptFunc | None], say: Callable[[str], None]
 ) -> Iterator[crossval.Launcher | None]:
     """A context with the launcher of the configuration; None trains the folds here, one after another."""
     if config.launcher == "local":
@@ -158,7 +161,7 @@ def open_launcher(
         raise UsageError(
             f"--launcher ray needs the package ray ({one_line(error)}); install it with {install_line('ray')}."
         ) from error
-    with join_cluster(config, table, loss_func, say) as launcher:
+    with join_cluster(config, table, custom, say) as launcher:
         yield launcher
 
 

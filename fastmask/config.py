@@ -34,6 +34,8 @@ from fastmask.system.yaml_text import parse_yaml
 _MOST_KEYS = 20
 # the report's, in pixels of the contest's photos, which are 512 high and 384 wide
 REPORT_CROP = (400, 200)
+# a number as text
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 # settings that make pipelines
 CROPS = ("fit", "crop", "resize")
 CROP_OUTSIDE_PIPELINES = (
@@ -58,6 +60,8 @@ Fit = Literal["pad", "crop", "stretch", "contest"]
 PAD, CROP, STRETCH, CONTEST = get_args(Fit)
 # how Hugging Face and timm write that a model is on the hub
 _HUB = re.compile(r"(hf[-_]hub:|(https?://)?(huggingface|hf)\.co/)?(timm/)?")
+# the loss or the optimizer that is passed to cross_validate
+OWN = "own"
 # the panels of `fastmask fit --help`, in its order
 PANELS = DATA, AUGMENT, NETWORK, TRAINING, RUN = "Data", "Augmentation", "Network", "Training", "Run"
 
@@ -148,6 +152,30 @@ def read_bands(text: str) -> dict[str, list[float]]:
         raise ValueError("expected bounds such as age=20,30,40,50,60") from None
 
 
+def read_arguments(text: str) -> dict[str, Any]:
+    """`momentum=0.8,betas=0.9,0.95` -> {"momentum": 0.8, "betas": [0.9, 0.95]}; raises ValueError for anything else."""
+    expected = "expected arguments such as momentum=0.8,betas=0.9,0.95"
+    found: dict[str, Any] = {}
+    for part in re.split(r",\s*(?=[A-Za-z_]\w*\s*=)", text):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not name or name in found:
+            raise ValueError(f"{expected}, each once")
+        found[name] = parse_yaml(f"[{value}]" if "," in value and value[0] not in "[(" else value)
+        if isinstance(found[name], str) and re.fullmatch(_NUMBER, found[name]):
+            # YAML takes 1e-4 for text
+            found[name] = float(found[name])
+    return found
+
+
+def check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an optimizer; raises ValueError unless they are plain values, or lists of numbers."""
+    for name, value in arguments.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not (one is None or isinstance(one, bool | int | float | str)):
+                raise ValueError(f"opt_args has {name} {shorten_repr(value)}; expected a number, a text, true or false")
+    return arguments
+
+
 _OTHER_NAMES = {
     other: name
     for name, others in {
@@ -172,6 +200,8 @@ _OTHER_NAMES = {
         "lr": "learning_rate base_lr lr0 max_lr initial_lr",
         "lr_gamma": "lr_decay decay_rate",
         "milestones": "steps lr_steps",
+        "opt": "optimizer optim optimiser opt_func opt_name",
+        "opt_args": "opt_arg optimizer_args optimizer_kwargs opt_kwargs optim_args momentum betas opt_betas opt_eps",
         "patience": "early_stopping early_stopping_patience",
         "one_head": "single_head joint_class",
         "precision": "amp fp16 bf16 mixed_precision",
@@ -440,6 +470,17 @@ class Config(BaseModel):
     # times the weight decay it still fits into float32
     lr: Annotated[float, Field(gt=0, le=1e30)] = in_training(3e-4, "Learning rate; maximum of one-cycle.", common=True)
     wd: Annotated[float, Field(ge=0, le=1000)] = in_training(1e-5, "Weight decay.")
+    opt: Annotated[str, Field(min_length=1), AfterValidator(str.lower)] = in_training(
+        "adamp", "Optimizer: adamp, or one of timm's factory (adamw, sgd, lion); own is the opt_func of cross_validate."
+    )
+    opt_args: Annotated[dict[str, Any], AfterValidator(check_arguments)] | None = in_training(
+        None,
+        "An argument of the optimizer, such as momentum=0.8 or betas=0.9,0.95; may be repeated.",
+        words="--opt-arg",
+        read=read_arguments,
+        repeats=True,
+        note="the optimizer's",
+    )
     sched: Literal["multistep", "onecycle", "cosine", "constant"] = in_training(
         "multistep", "Schedule: multistep, onecycle, cosine or constant."
     )
@@ -595,6 +636,8 @@ class Config(BaseModel):
             found.append(("launcher local", [name for name in self.of_kind(Kind.LAUNCHING) if name != "launcher"]))
         if self.fit not in (None, CONTEST):
             found.append((f"fit {self.fit}", ["crop", "boxes"]))
+        if self.opt == OWN:
+            found.append(("opt own", ["opt_args"]))
         if self.loss == "ce":
             found.append(("loss ce", ["focal_gamma"]))
         if self.f1_share == 1:
@@ -649,6 +692,9 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         if layer.get("folds_file") is not None and "folds" not in layer:
             # the file says how many there are
             merged.pop("folds", None)
+        if layer.get("opt") not in (None, merged.get("opt", Config.default("opt"))):
+            # arguments of another optimizer
+            merged.pop("opt_args", None)
         merged = {**_merge(merged, layer), **_start_of(layer)}
     return make_model(Config, merged)
 

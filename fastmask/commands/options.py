@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -72,7 +72,7 @@ class _Parameter:
     kind: Any
     info: ParameterInfo
     default: Any = None
-    read: Callable[[str], Any] | None = None
+    read: Callable[[Any], Any] | None = None
     check: Callable[..., None] | None = None
 
     def in_panel(self, panel: str | None) -> _Parameter:
@@ -89,7 +89,8 @@ class _Parameter:
             return self.read(given)
         except ValueError as error:
             name = next(iter(self.info.param_decls or ()), f"--{self.name.replace('_', '-')}")
-            raise UsageError(f"{name} {given}: {error}.") from None
+            shown = " ".join(given) if isinstance(given, list) else given
+            raise UsageError(f"{name} {shown}: {error}.") from None
 
     def to_typer(self) -> inspect.Parameter:
         """The parameter for typer, with the default in its help."""
@@ -195,7 +196,16 @@ def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
     note = shown.note or _in_words(default)
     kind, read = _form(field.annotation)
     info = option(str(field.description), names, panel=shown.panel, note=note, rare=rare)
-    return _Parameter(name, kind | None, info, read=shown.read or read)
+    read = shown.read or read
+    if shown.repeats and read is not None:
+        info.metavar = "NAME=VALUE"
+        return _Parameter(name, list[str] | None, info, read=partial(_read_repeated, read))
+    return _Parameter(name, kind | None, info, read=read)
+
+
+def _read_repeated(read: Callable[[str], Any], texts: Sequence[str]) -> Any:
+    """The value of an option that may be repeated; None if it is not given."""
+    return read(",".join(texts)) if texts else None
 
 
 def _form(annotation: Any) -> tuple[Any, Callable[[str], Any] | None]:

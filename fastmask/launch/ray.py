@@ -37,7 +37,7 @@ from fastmask.system.text import count
 from fastmask.training.crossval import check_not_removed
 from fastmask.training.fold import clear_fold
 from fastmask.training.interrupts import Interrupts, exit_by_signal
-from fastmask.training.plan import LossFunc, Plan
+from fastmask.training.plan import LossFunc, OptFunc, Plan
 from fastmask.training.progress.live import RunProgress
 
 # seconds: between two checks of the workers, until a port answers, until a shared disk shows a new file
@@ -58,7 +58,7 @@ _OF_TRACKERS = {"wandb": "WANDB_", "mlflow": "MLFLOW_"}
 
 @contextmanager
 def join_cluster(
-    config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]
+    config: Config, table: Table, custom: tuple[LossFunc | None, OptFunc | None], say: Callable[[str], None]
 ) -> Iterator[RayLauncher]:
     """A context with the launcher for a configuration's cluster; raises UsageError if it cannot be joined.
 
@@ -69,7 +69,7 @@ def join_cluster(
         if joined_here:
             _join(config.address or os.environ.get("RAY_ADDRESS") or "local")
         try:
-            yield RayLauncher(config, table, loss_func, say)
+            yield RayLauncher(config, table, custom, say)
         finally:
             if joined_here:
                 ray.shutdown()
@@ -194,8 +194,14 @@ class _SentFold:
 class RayLauncher:
     """Trains folds as tasks of the cluster that this process has joined."""
 
-    def __init__(self, config: Config, table: Table, loss_func: LossFunc | None, say: Callable[[str], None]) -> None:
-        self.config, self.table, self.loss_func, self.say = config, table, loss_func, say
+    def __init__(
+        self,
+        config: Config,
+        table: Table,
+        custom: tuple[LossFunc | None, OptFunc | None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.table, self.custom, self.say = config, table, custom, say
         self.share = Share(1.0)
 
     def adapt_plan(self, plan: Plan, run: RunDirectory | None) -> Plan:
@@ -227,7 +233,7 @@ class RayLauncher:
         if not folds:
             return
         progress.say(f"{count(len(folds), 'fold')}, each with {self.share}, on {count(len(_alive()), 'node')} of Ray")
-        order = Order.of(run, self.table, self._worker_config(plan.config), self.loss_func)
+        order = Order.of(run, self.table, self._worker_config(plan.config), *self.custom)
         with _translate_errors(run):
             _FoldTasks(job, run, order, self.share, _tracker_variables(plan.config), progress).run_all(folds)
 

@@ -22,7 +22,7 @@ from fastmask.system.errors import FastmaskError
 from fastmask.system.lock import lock_fold, read_token
 from fastmask.training.crossval import add_soft_labels
 from fastmask.training.fold import train_fold
-from fastmask.training.plan import LossFunc, Plan, prepare
+from fastmask.training.plan import LossFunc, OptFunc, Plan, prepare
 from fastmask.training.progress.display import Log
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import refit_fold
@@ -53,9 +53,17 @@ class Order:
     table: Table
     config: Config
     loss_func: LossFunc | None
+    opt_func: OptFunc | None = None
 
     @classmethod
-    def of(cls, run: RunDirectory, table: Table, config: Config, loss_func: LossFunc | None) -> Order:
+    def of(
+        cls,
+        run: RunDirectory,
+        table: Table,
+        config: Config,
+        loss_func: LossFunc | None,
+        opt_func: OptFunc | None = None,
+    ) -> Order:
         """The order for a run that this process holds, with absolute paths."""
         place = Path(os.path.abspath(run.path))
         files = {name: (run.path / name).read_bytes() for name in _NEEDED if (run.path / name).is_file()}
@@ -69,6 +77,7 @@ class Order:
             replace(table, root=Path(os.path.abspath(table.root))),
             config.model_copy(update=paths),
             loss_func,
+            opt_func,
         )
 
 
@@ -108,7 +117,15 @@ def run_job(order: Order, job: Job, fold: int, attempt: int, files: Change | Non
 def prepare_fold(order: Order, run: RunDirectory, fold: int, say: Callable[[str], None]) -> Plan:
     """The plan of a fold, made on this node; an error, such as a difference from the run, names the node."""
     try:
-        plan = prepare(order.table, order.config, order.loss_func, say, [fold], open_teacher=open_teacher)
+        plan = prepare(
+            order.table,
+            order.config,
+            order.loss_func,
+            say,
+            [fold],
+            open_teacher=open_teacher,
+            opt_func=order.opt_func,
+        )
         check_same(run, plan)
         plan = add_soft_labels(plan, run, say)
     except FastmaskError as error:

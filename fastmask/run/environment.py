@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -59,10 +60,18 @@ def describe_environment(
 
 
 def qualified_name(made_by: Any) -> str | None:
-    """The dotted name of a custom loss."""
+    """The dotted name of a custom loss or optimizer, with the arguments of a `functools.partial`."""
     if made_by is None:
         return None
+    if isinstance(made_by, partial):
+        given = [*map(_spell, made_by.args), *(f"{name}={_spell(value)}" for name, value in made_by.keywords.items())]
+        return f"{qualified_name(made_by.func)}({', '.join(given)})"
     return f"{made_by.__module__}.{getattr(made_by, '__qualname__', type(made_by).__name__)}"
+
+
+def _spell(value: Any) -> str:
+    """A value without its address, which differs between processes."""
+    return str(qualified_name(value)) if callable(value) else repr(value)
 
 
 def git_commit() -> str | None:

@@ -23,6 +23,7 @@ def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
         "tag": "body",
         "weights": "weights",
         "loss": "loss",
+        "optimizer": "optimizer",
         "photos": "content of the photos",
         "extra": "extra photos or labels",
         "teacher": "teacher",

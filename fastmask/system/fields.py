@@ -32,6 +32,7 @@ class Option:
     common: bool = False  # shown by --help; --help-all shows the others too
     words: str | None = None  # the option, if it does not follow from name and type
     read: Callable[[str], Any] | None = None  # parses the text, if the type is not enough; raises ValueError
+    repeats: bool = False  # the option may be repeated: its texts are joined by commas
 
 
 def option_field(

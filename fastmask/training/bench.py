@@ -14,7 +14,6 @@ from fastai.callback.core import Callback, CancelEpochException, CancelFitExcept
 from fastai.data.core import TfmdDL
 
 from fastmask.data.loaders import pick_device, pick_workers
-from fastmask.model.adamp import AdamP
 from fastmask.model.precision import autocast, tf32
 from fastmask.model.schedule import schedule_of
 from fastmask.system.errors import UsageError
@@ -143,7 +142,7 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
     device = x[0].device
     network = build_initial_network(config, plan.table.heads, 0, plan.size).to(device)
     loss_func = plan.loss().to(device)
-    optimizer = AdamP(network.parameters(), lr=config.lr, weight_decay=config.wd)
+    optimizer = plan.optimizer(network)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     if config.compile:
         network.body.compile()

@@ -24,7 +24,7 @@ from fastmask.system.terminal import wrap_words
 from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, make_budget, shorten_plan
 from fastmask.training.fold import train_fold
 from fastmask.training.near_copies import note_near_copies
-from fastmask.training.plan import LossFunc, OpenTeacher, Plan, prepare
+from fastmask.training.plan import LossFunc, OpenTeacher, OptFunc, Plan, prepare
 from fastmask.training.processes import join_processes
 from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.progress.live import RunProgress
@@ -42,6 +42,7 @@ def cross_validate(
     resume: bool = False,
     overwrite: bool = False,
     loss_func: LossFunc | None = None,
+    opt_func: OptFunc | None = None,
     log: TextIO | None = None,
     open_teacher: OpenTeacher | None = None,
     launch: Launch | None = None,
@@ -61,13 +62,13 @@ def cross_validate(
     # locked from here on, so that a second process does not even decode photos
     with (
         lock_run(out) if processes.is_first else nullcontext(),
-        nullcontext() if launch is None else launch(wanted, table, loss_func, view.say) as launcher,
+        nullcontext() if launch is None else launch(wanted, table, (loss_func, opt_func), view.say) as launcher,
     ):
         with processes.main_process_first():
             if not resume and processes.is_first:
                 check_free(out, overwrite)
             wanted = resume_config(wanted, out, has_table=True) if resume else wanted
-            plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher)
+            plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher, opt_func)
             plan = plan if resume else note_near_copies(plan, view.say)
             plan.check_folds(fold)
         plan, rehearsal = shorten_to_hours(fit_batch_size(plan, view.say), start, resume, view.say)
@@ -111,7 +112,10 @@ class Launcher(Protocol):
 
 
 # a block in which a launcher trains the folds; None trains them here, one after the other
-Launch = Callable[[Config, Table, LossFunc | None, Callable[[str], None]], AbstractContextManager[Launcher | None]]
+Launch = Callable[
+    [Config, Table, tuple[LossFunc | None, OptFunc | None], Callable[[str], None]],
+    AbstractContextManager[Launcher | None],
+]
 
 
 def shorten_to_hours(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.config import CONTEST, REPORT_CROP, Config, Kind, make_config, recipe_of
+from fastmask.config import CONTEST, OWN, REPORT_CROP, Config, Kind, make_config, recipe_of
 from fastmask.data.folds import assign_folds, fixed_folds
 from fastmask.data.folds_file import read_folds
 from fastmask.data.pipelines import pick_fit
@@ -14,6 +14,7 @@ from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.model.archs import arch_size, check_arch
 from fastmask.model.metrics import default_metrics
+from fastmask.model.optim import check_arguments, has_weight_decay
 from fastmask.scoring import LOSS, target_of
 from fastmask.system.errors import UsageError
 
@@ -61,6 +62,21 @@ def resolve_loss(config: Config, custom: bool) -> Config:
             if config.is_set(name):
                 raise UsageError(f"Setting {name} belongs to the focal loss, and has no effect with a custom loss.")
     return config.model_copy(update={"loss": "own"}) if custom else config
+
+
+def resolve_opt(config: Config, custom: bool) -> Config:
+    """`config` with the optimizer "own" for a custom one; raises UsageError for settings that conflict with it."""
+    if custom:
+        for name in ("opt", "opt_args"):
+            if config.is_set(name) and getattr(config, name) != OWN:
+                raise UsageError(f"Setting {name} has no effect with a custom optimizer: leave it or opt_func out.")
+        return config.model_copy(update={"opt": OWN})
+    if config.opt == OWN:
+        raise UsageError("Setting opt is own, which needs the opt_func of cross_validate; such as torch.optim.AdamW.")
+    check_arguments(config.opt, config.opt_args or {})
+    if config.is_set("wd") and not has_weight_decay(config.opt):
+        raise UsageError(f"Setting wd has no effect with opt {config.opt}, which has no weight decay: leave it out.")
+    return config
 
 
 def resolve_folds(table: Table, config: Config) -> tuple[Config, np.ndarray]:

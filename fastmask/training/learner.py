@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ from fastmask.model.archs import needs_size
 from fastmask.model.losses import FocalLoss
 from fastmask.model.metrics import default_metrics
 from fastmask.model.network import MultiHeadNet, blocks_and_heads, body_and_heads, build_network, layer_scales
-from fastmask.model.optim import adamp_opt
+from fastmask.model.optim import live_opt
 from fastmask.model.precision import resolve_precision
 from fastmask.system.errors import UsageError, one_line
 from fastmask.system.randomness import Counted, Stream
@@ -51,6 +51,7 @@ def mask_learner(
     drop_rate: float = 0.0,
     drop_path: float = 0.0,
     loss_func: Any = None,
+    opt_func: str | Callable[..., Any] = "adamp",
     lr: float = 3e-4,
     wd: float = 1e-5,
     metrics: Any = None,
@@ -68,6 +69,7 @@ def mask_learner(
         arch: a timm name, or a network that returns logits (B, classes of all heads). The random weights of a timm
             network depend only on the seed and fold of the loaders.
         loss_func: must have `reduction`, `activation` and `decodes`, as `FocalLoss` has.
+        opt_func: the optimizer, see `fastmask.model.optim.live_opt`: a name, a class of torch's, fastai's `opt_func`.
         wd: applies to every weight, as in the `adamp` package, not only to those that fastai would decay.
         precision: auto, fp32, bf16 or fp16: the callback `Precision`.
         accumulate: how much larger training batches are than in `dls`; the callback `Accumulation` divides them.
@@ -75,22 +77,15 @@ def mask_learner(
         swa: the fraction of the training before it; 0 for none: the callback `SWA`.
         layer_decay: the learning rate of a block of the body relative to the one above it; below 1, each block is a
             group of parameters.
-        kwargs: passed to the Learner, also to replace what is set here (`opt_func`, `splitter`).
+        kwargs: passed to the Learner, also to replace what is set here (`splitter`).
 
     Raises UsageError for a loss or a metric that cannot work on these heads.
     """
     heads, network = heads_of(dls), arch
     if isinstance(network, str):
-        network = _new_network(
-            dls,
-            heads,
-            network,
-            pretrained=pretrained,
-            weights=weights,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path,
-        )
-    groups = _make_groups(network) if layer_decay == 1 else _make_decaying_groups(network, layer_decay, kwargs)
+        drops = {"drop_rate": drop_rate, "drop_path_rate": drop_path}
+        network = _new_network(dls, heads, network, pretrained=pretrained, weights=weights, **drops)
+    groups = _make_groups(network, layer_decay, opt_func, kwargs)
     loss_func = FocalLoss(heads) if loss_func is None else check_loss(loss_func, heads)
     if metrics is None:
         metrics = default_metrics(heads, getattr(dls, "truth", None))
@@ -111,19 +106,19 @@ def _new_network(dls: DataLoaders, heads: Heads, arch: str, **options: Any) -> M
         return build_network(arch, heads, size=size, **options)
 
 
-def _make_groups(network: nn.Module) -> dict[str, Any]:
-    """The splitter into groups of parameters, and the optimizer."""
-    splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
-    return {"splitter": splitter, "opt_func": adamp_opt()}
+def _make_groups(network: nn.Module, layer_decay: float, opt_func: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The splitter into groups of parameters, and the optimizer.
 
-
-def _make_decaying_groups(network: nn.Module, layer_decay: float, given: Mapping[str, Any]) -> dict[str, Any]:
-    """As `_make_groups`, with a group per block of the body, at a lower learning rate than the block above."""
-    if {"splitter", "opt_func"} & set(given):
-        raise UsageError("layer_decay makes the groups and their rates: leave splitter and opt_func out.")
+    With a `layer_decay` there is a group per block of the body, at a lower learning rate than the block above.
+    """
+    if layer_decay == 1:
+        splitter = body_and_heads if isinstance(network, MultiHeadNet) else trainable_params
+        return {"splitter": splitter, "opt_func": live_opt(opt_func)}
+    if "splitter" in given:
+        raise UsageError("layer_decay makes the groups and their rates: leave splitter out.")
     if not isinstance(network, MultiHeadNet) or not 0 < layer_decay < 1:
         raise UsageError(f"layer_decay is {layer_decay:g}; expected above 0 to 1, and under 1 only for a timm body.")
-    return {"splitter": blocks_and_heads, "opt_func": adamp_opt(lr_scales=layer_scales(network, layer_decay))}
+    return {"splitter": blocks_and_heads, "opt_func": live_opt(opt_func, layer_scales(network, layer_decay))}
 
 
 def check_loss(loss_func: Any, heads: Heads) -> Any:

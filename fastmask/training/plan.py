@@ -42,6 +42,7 @@ from fastmask.data.table import LEFT_OUT, SAME_AS, TRAIN_ONLY, Table
 from fastmask.data.training_set import TrainingSet, check_limits, class_weights, dropped_rows, training_set
 from fastmask.heads import JOINT, Heads
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.optim import live_opt, named_opt
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.directory import RunDirectory
@@ -66,16 +67,20 @@ from fastmask.training.effective_config import (
     effective_config,
     resolve_folds,
     resolve_loss,
+    resolve_opt,
     split_of_data,
 )
 from fastmask.training.freeze import Freeze, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
 from fastmask.training.mix import mix_callbacks
+from fastmask.training.optimizer_state import check_optimizer
 from fastmask.training.parts import check_parts
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progress.trackers import check_trackers
 
 LossFunc = Callable[[Heads], nn.Module]
+# makes the optimizer: see `fastmask.model.optim.live_opt`
+OptFunc = Callable[..., Any]
 
 
 class Teacher(Protocol):
@@ -117,6 +122,7 @@ class Plan:
     pipelines: dict[str, Any]
     environment: dict[str, Any]
     loss_func: LossFunc | None = None
+    opt_func: OptFunc | None = None
     size: tuple[int, int] | None = None
     maps: Sequence[PhotoMap] = ()
     digests: Sequence[str] = ()
@@ -221,6 +227,7 @@ class Plan:
             dls,
             build_initial_network(config, heads, fold, self.size),
             loss_func=self.loss(fold),
+            opt_func=self.opt_func or named_opt(config.opt, **(config.opt_args or {})),
             lr=config.lr,
             wd=config.wd,
             precision=config.precision,
@@ -244,6 +251,16 @@ class Plan:
         learn.remove_cbs(ProgressCallback)
         learn.logger = noop
         return learn
+
+    def opt_func_of_groups(self) -> OptFunc:
+        """fastai's `opt_func`: the custom one, or that of the configuration."""
+        return live_opt(self.opt_func or named_opt(self.config.opt, **(self.config.opt_args or {})))
+
+    def optimizer(self, network: nn.Module) -> Any:
+        """The optimizer of all weights of a network, in one group."""
+        made = self.opt_func_of_groups()([list(network.parameters())], lr=self.config.lr)
+        made.set_hyper("wd", self.config.wd)
+        return made
 
     def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
         """The photos that a fold trains on, or with `whole` all photos, for its refit."""
@@ -335,6 +352,7 @@ def prepare(
     chosen: Sequence[int] | None = None,
     processes: Processes = ALONE,
     open_teacher: OpenTeacher | None = None,
+    opt_func: OptFunc | None = None,
 ) -> Plan:
     """Check everything that can be checked before training, cheap things first; only the cache is written.
 
@@ -343,6 +361,7 @@ def prepare(
     """
     check_trackers(config)
     config = resolve_loss(effective_config(table, config), custom=loss_func is not None)
+    config = resolve_opt(config, custom=opt_func is not None)
     device = pick_device(processes.device or config.device)
     workers = pick_workers(config.workers, device)
     auto = config.precision == "auto"
@@ -351,10 +370,12 @@ def prepare(
     check_monitor(config, table)
     if loss_func is None:
         build_loss(config, table.heads)
+    whole = Plan(config, table, np.empty(0), {}, {}, loss_func, opt_func, processes=processes)
+    check_optimizer(whole.opt_func_of_groups(), config.lr, device)
     pipelines = effective_pipelines(config, resolve_stats(config))
     first = min(chosen or [0])
     check_weights(config.arch, config.pretrained, weights_file(config.weights, first))
-    plan = _split(Plan(config, table, np.empty(0), pipelines, {}, loss_func, processes=processes))
+    plan = _split(replace(whole, pipelines=pipelines))
     config = plan.config
     check_monitored_labels(config, plan.table, plan.folds)
     if config.compile:
@@ -522,6 +543,7 @@ def _describe_start(plan: Plan, network: MultiHeadNet, validation: Validation) -
         "weights": digest_weights(config.weights),
         "chosen_weights": is_chosen(config.weights, validation),
         "loss": qualified_name(plan.loss_func),
+        "optimizer": qualified_name(plan.opt_func),
         "photos": hashlib.sha256("".join(plan.digests).encode()).hexdigest(),
     }
     if plan.extras:

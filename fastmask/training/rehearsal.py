@@ -21,6 +21,7 @@ from fastmask.run.directory import resume_command
 from fastmask.system.errors import UntrainableError, UsageError
 from fastmask.system.text import count, duration, in_bytes
 from fastmask.training.guards import is_out_of_memory
+from fastmask.training.optimizer_state import state_bytes
 from fastmask.training.parts import trains_on_parts
 from fastmask.training.plan import Plan
 
@@ -132,8 +133,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         learn.fit(1)
     config, device = plan.config, learn.dls.device
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
-    # AdamP has two averages per weight
-    state = checkpoint * (3 + bool(config.ema or config.swa))
+    state = checkpoint * (1 + bool(config.ema or config.swa)) + state_bytes(learn.opt)
     numbers = plan.table.heads.n_logits * len(plan.table)
     return Rehearsal(
         train_step=watch.step(True),

@@ -45,7 +45,7 @@ def suggest_resume(command: str, view: Log) -> Iterator[None]:
 
 def spell_resume(run: RunDirectory, plan: Plan, fold: Sequence[int] | None) -> str:
     """The command that resumes the same folds, with the options that are not saved in the run."""
-    if plan.loss_func is not None:
+    if plan.loss_func is not None or plan.opt_func is not None:
         return f"cross_validate(..., out={str(run.path)!r}, resume=True)"
     options = [] if fold is None else ["--fold", ",".join(map(str, fold))]
     restated = Config.of_kind(Kind.RESTATED)

@@ -27,8 +27,9 @@ from fastmask.system.errors import DataError, DivergenceError, one_line
 from fastmask.training.callbacks import EarlyStopping
 from fastmask.training.guards import all_finite
 from fastmask.training.interrupts import exit_by_signal
+from fastmask.training.optimizer_state import encode_optimizer, restore_optimizer
 
-_FORMAT = 1
+_FORMAT = 2
 # the fraction of the time that saving states within an epoch may take, if they are saved by time
 _SHARE = 0.01
 
@@ -173,7 +174,7 @@ class StateSaver(Callback):
                 "train_iter": self.learn.train_iter,
                 "network": get_model(self.learn.model).state_dict(),
                 "loss": self._loss_state(),
-                "optimizer": self.learn.opt.state_dict(),
+                "optimizer": encode_optimizer(self.learn.opt),
                 "recorder": _recorder_state(self.learn.recorder),
                 "callbacks": callbacks,
             },
@@ -197,7 +198,7 @@ class StateSaver(Callback):
             get_model(learn.model).load_state_dict(state["network"])
             if isinstance(learn.loss_func, nn.Module):
                 learn.loss_func.load_state_dict(state["loss"])
-            _load_optimizer(learn.opt.opt, state["optimizer"])
+            restore_optimizer(learn.opt, state["optimizer"])
             _load_recorder(learn.recorder, state["recorder"])
             for cb in self._callbacks():
                 # of the class, as above
@@ -286,27 +287,6 @@ def _join_tensors(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(plain, list):
         return [_join_tensors(value, tensors) for value in plain]
     return tensors[plain.removeprefix(_TENSOR)] if isinstance(plain, str) and plain.startswith(_TENSOR) else plain
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a state of the optimizer; averages get the memory format of their weights again."""
-    now = optimizer.state_dict()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for group, saved in zip(now["param_groups"], state["param_groups"], strict=True):
-        group.update({k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in saved.items()})
-    now["state"] = {
-        int(number): {name: _in_format_of(parameters[int(number)], value) for name, value in saved.items()}
-        for number, saved in state["state"].items()
-    }
-    optimizer.load_state_dict(now)
-
-
-def _in_format_of(parameter: Tensor, value: Any) -> Any:
-    if not isinstance(value, Tensor) or not value.ndim:
-        return value
-    if value.shape != parameter.shape:
-        raise ValueError(f"an average is {tuple(value.shape)}, its weights {tuple(parameter.shape)}")
-    return torch.empty_like(parameter).copy_(value)
 
 
 def _recorder_state(recorder: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmask.model import adamp as adamp_module
 from fastmask.model.adamp import AdamP
-from fastmask.model.optim import adamp_opt
+from fastmask.model.optim import live_opt
 
 STEPS = 50
 
@@ -313,7 +313,7 @@ def test_fastai_s_wrapper_loads_the_package_s_state(training):
     start, grads = training[:2]
     theirs = adamp.AdamP(parameters(start), lr=1e-3)
     middle = replay(theirs, grads[:10])
-    opt = adamp_opt()(parameters(middle), lr=1.0)
+    opt = live_opt()(parameters(middle), lr=1.0)
     opt.load_state_dict(deepcopy(theirs.state_dict()))
     assert_same(replay(opt.opt, grads[10:]), replay(theirs, grads[10:]))
     assert opt.state_dict()["state"][0]["step"] == STEPS

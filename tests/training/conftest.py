@@ -47,8 +47,8 @@ def _over(small_settings: dict[str, Any], settings: dict[str, Any]) -> dict[str,
 def plan_of(table: Table, small_settings: dict[str, Any]) -> Callable[..., Plan]:
     """A function that prepares the plan of a run, with `small_settings` and others."""
 
-    def plan(table=table, loss_func=None, chosen=None, **settings):
-        return prepare(table, make_config(_over(small_settings, settings)), loss_func, chosen=chosen)
+    def plan(table=table, loss_func=None, chosen=None, opt_func=None, **settings):
+        return prepare(table, make_config(_over(small_settings, settings)), loss_func, chosen=chosen, opt_func=opt_func)
 
     return plan
 

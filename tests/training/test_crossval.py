@@ -6,6 +6,7 @@ import re
 import shutil
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import adamp
 import albumentations as A
@@ -350,6 +351,23 @@ def test_a_custom_loss(train, plan_of, tmp_path):
     assert half.history(0)["valid_loss"][0] == pytest.approx(whole.history(0)["valid_loss"][0] / 2, rel=1e-4)
     with pytest.raises(UsageError, match="loss is own, which needs the loss_func"):
         plan_of(loss="own")
+
+
+def test_a_custom_optimizer_is_that_of_its_name_and_needed_again(train, plan_of, tmp_path):
+    settings = {"epochs": 1, "fold": [0], "wd": 0.1, "layer_decay": 0.7}
+    named = train(tmp_path / "named", opt="sgd", opt_args={"nesterov": False, "momentum": 0.5}, **settings)
+    sgd = partial(torch.optim.SGD, momentum=0.5)
+    custom = train(tmp_path / "custom", opt_func=sgd, **settings)
+    assert custom.config.opt == "own"
+    assert custom.environment["start"]["optimizer"] == "torch.optim.sgd.SGD(momentum=0.5)"
+    for one, other in zip(named.checkpoints(0), custom.checkpoints(0), strict=True):
+        assert one.read_bytes()[-4096:] == other.read_bytes()[-4096:]
+    with pytest.raises(UsageError, match="opt is own, which needs the opt_func"):
+        train(tmp_path / "custom", resume=True, **settings)
+    with pytest.raises(UsageError, match="started with another optimizer than there is now"):
+        train(tmp_path / "custom", resume=True, opt_func=torch.optim.SGD, **settings)
+    with pytest.raises(UsageError, match="opt has no effect with a custom optimizer"):
+        plan_of(opt_func=sgd, opt="sgd")
 
 
 def test_a_head_s_name_does_not_reverse_its_metric(train, table, tmp_path):
