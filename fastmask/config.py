@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -58,6 +59,13 @@ PositiveWeight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
 # how a photo gets the size of the network's input
 Fit = Literal["pad", "crop", "stretch", "contest"]
 PAD, CROP, STRETCH, CONTEST = get_args(Fit)
+# the loss of a head, those of which need classes in order, and how a head pools the body's feature map
+HeadLossName = Literal["focal", "ce", "coral", "cumulative"]
+ORDINAL = ("coral", "cumulative")
+Pool = Literal["avg", "max", "avgmax", "catavgmax", "gem"]
+Gamma = Annotated[float, Field(ge=0, le=100)]
+# the options of a head that are of its loss; the others are of its layer
+LOSS_OPTIONS = ("loss", "gamma", "label_smoothing", "f1_share")
 # how Hugging Face and timm write that a model is on the hub
 _HUB = re.compile(r"(hf[-_]hub:|(https?://)?(huggingface|hf)\.co/)?(timm/)?")
 # the loss or the optimizer that is passed to cross_validate
@@ -176,6 +184,23 @@ def check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def read_options(text: str) -> dict[str, dict[str, str]]:
+    """`age.loss=coral,mask.gamma=1` -> {"age": {"loss": "coral"}, "mask": {"gamma": "1"}}.
+
+    Raises ValueError for anything else, and for duplicates.
+    """
+    options: dict[str, dict[str, str]] = {}
+    for part in text.split(","):
+        path, _, value = (word.strip() for word in part.partition("="))
+        head, _, name = path.rpartition(".")
+        if not (head and name and value):
+            raise ValueError("expected options of heads such as age.loss=coral,age.hidden=256,mask.gamma=1")
+        if name in options.setdefault(head, {}):
+            raise ValueError(f"expected {path} once")
+        options[head][name] = value
+    return options
+
+
 _OTHER_NAMES = {
     other: name
     for name, others in {
@@ -263,6 +288,32 @@ class Bands(BaseModel):
     bounds: list[float]
     train_bounds: list[float] | None = None
     limits: tuple[float, float] | None = None
+
+
+class HeadOptions(BaseModel):
+    """The loss and the layer of one head; None is the setting of all heads.
+
+    coral and cumulative take the order of the classes for theirs, and have a layer of one score and rising thresholds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    NOUN: ClassVar[str] = "option"
+
+    loss: HeadLossName | None = option_field(None, "The loss.")
+    gamma: Gamma | None = option_field(None, "Gamma of the focal loss.")
+    label_smoothing: Share | None = option_field(None, "Share of each label to spread over all classes.")
+    f1_share: Probability | None = option_field(None, "Share of the batch's soft F1 in the loss.")
+    hidden: Positive | None = option_field(None, "Units of a hidden layer.")
+    drop_rate: Share | None = option_field(None, "Dropout before the layer, and after its hidden one.")
+    pool: Pool | None = option_field(None, "Pooling of the body's feature map.")
+    router: Text | None = option_field(None, "A head with a layer for each of its classes.")
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: Callable[[HeadOptions], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.model_dump().items())
 
 
 class Config(BaseModel):
@@ -448,7 +499,7 @@ class Config(BaseModel):
     loss: Literal["focal", "ce", "own"] = in_training(
         "focal", "focal or ce (cross-entropy); own is the loss_func of cross_validate."
     )
-    focal_gamma: Annotated[float, Field(ge=0, le=100)] = in_training(2.0, "Gamma of the focal loss.", Kind.FOCAL)
+    focal_gamma: Gamma = in_training(2.0, "Gamma of the focal loss.", Kind.FOCAL)
     alpha: dict[str, list[Weight] | dict[str, Weight]] | None = option_field(
         None, "Class weights per head, such as age: [1, 1, 4], or age: {60+: 4}.", kind=Kind.TRAINING | Kind.FOCAL
     )
@@ -462,6 +513,12 @@ class Config(BaseModel):
         2.0, "Standard deviation of the targets of order.", kind=Kind.TRAINING
     )
     head_weights: dict[str, Weight] | None = option_field(None, "Weight of each head in the loss.", kind=Kind.TRAINING)
+    per_head: dict[str, HeadOptions] | None = in_training(
+        None,
+        "Loss and layer of single heads: loss, gamma, label_smoothing, f1_share, hidden, drop_rate, pool, router; such "
+        "as age.loss=coral,age.hidden=256.",
+        read=read_options,
+    )
     # optimizer and schedule
     epochs: Positive = in_training(20, "Epochs per fold.", common=True)
     bs: Literal["auto"] | Positive = in_training(
@@ -557,6 +614,14 @@ class Config(BaseModel):
         is_path = field.field_name in cls.of_kind(Kind.PATH) and isinstance(value, str)
         return os.path.expanduser(value) if is_path else value
 
+    @field_validator("per_head", mode="before")
+    @classmethod
+    def _read_options(cls, value: Any) -> Any:
+        """Each mistake in the options of a head is one sentence that names it."""
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _make_options(str(name), given) for name, given in value.items()}
+
     @model_validator(mode="after")
     def _agree(self) -> Config:
         for name in ("age_bounds", "score_age_bounds"):
@@ -597,6 +662,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"per_fold gives each fold {gpus:g} GPUs, but a fold trains on one: give 1 or less, such as 0.5"
             )
+        for name, options in (self.per_head or {}).items():
+            self._agree_on_head(name, options)
         for cause, names in self._idle():
             idle = [name for name in names if self.is_set(name)]
             if idle:
@@ -629,6 +696,17 @@ class Config(BaseModel):
         if wrong:
             raise ValueError(f"drop has the range {wrong[0][0]:g} to {wrong[0][1]:g}, which must rise")
 
+    def _agree_on_head(self, name: str, options: HeadOptions) -> None:
+        loss = options.loss or self.loss
+        share = self.f1_share if options.f1_share is None else options.f1_share
+        if loss != "focal" and options.gamma is not None:
+            raise ValueError(f"per_head {name}.gamma has no effect with loss {loss}: leave one of the two out")
+        idle = [each for each in ("loss", "gamma", "label_smoothing") if getattr(options, each) is not None]
+        if share == 1 and idle:
+            raise ValueError(f"per_head {name}.{idle[0]} has no effect with f1_share 1: leave one of the two out")
+        if options.pool is not None and self.compile:
+            raise ValueError(f"compile has no effect with per_head {name}.pool: leave one of the two out")
+
     def _idle(self) -> list[tuple[str, list[str]]]:
         """Settings, in words, each with the settings that have no effect with it."""
         found: list[tuple[str, list[str]]] = []
@@ -638,9 +716,10 @@ class Config(BaseModel):
             found.append((f"fit {self.fit}", ["crop", "boxes"]))
         if self.opt == OWN:
             found.append(("opt own", ["opt_args"]))
-        if self.loss == "ce":
+        own = (self.per_head or {}).values()
+        if self.loss == "ce" and not any(options.loss == "focal" and options.gamma is None for options in own):
             found.append(("loss ce", ["focal_gamma"]))
-        if self.f1_share == 1:
+        if self.f1_share == 1 and all(options.f1_share in (None, 1) for options in own):
             found.append(("f1_share 1", ["loss", *(name for name in self.of_kind(Kind.FOCAL) if name != "f1_share")]))
         if self.freeze == "body" and self.unfreeze is None:
             found.append(("a body that is frozen to the end", ["layer_decay", "drop_path"]))
@@ -678,6 +757,18 @@ class Config(BaseModel):
     def to_plain(self) -> dict[str, Any]:
         """Plain values for YAML, in the order above."""
         return self.model_dump(mode="json")
+
+
+def _make_options(head: str, given: Any) -> HeadOptions:
+    """The options of a head; raises UsageError."""
+    if isinstance(given, HeadOptions):
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(f"Setting per_head.{head}: found {shorten_repr(given)}, expected options such as loss: coral.")
+    try:
+        return make_model(HeadOptions, given)
+    except UsageError as error:
+        raise UsageError(f"Setting per_head.{head}: {error}") from None
 
 
 def make_config(*layers: Mapping[str, Any]) -> Config:

@@ -152,11 +152,6 @@ class Head:
             raise UsageError(f"Head {self.name!r} is a distribution: its classes must be rising whole numbers.")
 
     @property
-    def kind(self) -> str:
-        """`distribution` for a head with a `spread`, else `classes`."""
-        return "classes" if self.spread is None else "distribution"
-
-    @property
     def is_auxiliary(self) -> bool:
         """Whether the head is not part of the joint class, but learned next to its heads."""
         return not (self.spread is None and self.bands_of is None and self.joint_share is None)

@@ -293,6 +293,11 @@ def test_a_region_in_a_tall_crop_would_be_nearly_the_whole_face():
         ({"f1_share": 1, "label_smoothing": 0.1}, "label_smoothing has no effect with f1_share 1"),
         ({"f1_share": 1, "class_weight": "auto"}, "class_weight has no effect with f1_share 1"),
         ({"per_fold": "cpu=2"}, "per_fold has no effect with launcher local"),
+        ({"per_head": "age.loss=ce,age.gamma=1"}, r"per_head age.gamma has no effect with loss ce"),
+        ({"per_head": "age.gamma=1", "loss": "ce"}, r"per_head age.gamma has no effect with loss ce"),
+        ({"per_head": "age.f1_share=1,age.loss=ce"}, r"per_head age.loss has no effect with f1_share 1"),
+        ({"per_head": "age.label_smoothing=0.1", "f1_share": 1}, "age.label_smoothing has no effect with f1_share 1"),
+        ({"per_head": "age.pool=gem", "compile": True}, "compile has no effect with per_head age.pool"),
         ({"address": "auto", "launcher": "local"}, "address has no effect with launcher local"),
         ({"freeze": "body", "layer_decay": 0.5}, "layer_decay has no effect with a body that is frozen to the end"),
     ],
@@ -300,6 +305,43 @@ def test_a_region_in_a_tall_crop_would_be_nearly_the_whole_face():
 def test_what_would_come_to_nothing_is_refused(settings, idle):
     with pytest.raises(UsageError, match=idle):
         make_config(settings)
+
+
+def test_options_of_heads_are_text_or_a_mapping():
+    text = make_config({"per_head": " age.loss=coral, age.hidden=256,my.head.gamma=1"})
+    assert text.to_plain()["per_head"] == {"age": {"loss": "coral", "hidden": 256}, "my.head": {"gamma": 1.0}}
+    assert make_config(text.to_plain()) == text
+    pairs = ["per_head.age.hidden=256", "per_head.age.loss=coral", "per_head.mask.gamma=1.5"]
+    nested = make_config({"per_head": {"age": {"hidden": 8}}}, parse_sets(pairs))
+    assert nested.to_plain()["per_head"] == {"age": {"loss": "coral", "hidden": 256}, "mask": {"gamma": 1.5}}
+    assert make_config(nested.model_dump(exclude_unset=True)) == nested
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("coral", "expected options of heads such as age.loss=coral"),
+        ("age.loss=", "expected options of heads such as age.loss=coral"),
+        ("age.hidden=8,age.hidden=9", r"expected age.hidden once"),
+        ({"age": {"hiden": 8}}, r"Setting per_head.age: There is no option 'hiden'; did you mean 'hidden'\?"),
+        ("age.loss=svm", "Setting per_head.age: Option loss: found 'svm', expected focal, ce, coral or cumulative"),
+        ("age.hidden=0", "Option hidden: found '?0'?, expected a whole number from 1 to 65536"),
+        ("age.drop_rate=1", "Option drop_rate: found '?1'?, expected a number from 0 and below 1"),
+        ({"age": "coral"}, r"Setting per_head.age: found 'coral', expected options such as loss: coral"),
+        ({"age": None}, r"Setting per_head.age: found None, expected options"),
+    ],
+)
+def test_an_invalid_option_of_a_head_is_one_sentence(given, expected):
+    with pytest.raises(UsageError, match=expected):
+        make_config({"per_head": given})
+
+
+def test_a_shared_setting_has_an_effect_if_a_head_uses_it():
+    settings = {"loss": "ce", "focal_gamma": 3, "per_head": "age.loss=focal"}
+    assert make_config(settings).focal_gamma == 3
+    assert make_config({"f1_share": 1, "label_smoothing": 0.1, "per_head": "age.f1_share=0"}).f1_share == 1
+    with pytest.raises(UsageError, match="focal_gamma has no effect with loss ce"):
+        make_config({**settings, "per_head": "age.loss=focal,age.gamma=1"})
 
 
 def test_shares_are_text_or_a_mapping():

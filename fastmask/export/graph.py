@@ -69,8 +69,7 @@ class _Probabilities(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        logits = self.network.classify(self.network.body(x))
-        return tuple(part.float().softmax(-1) for part in logits)
+        return tuple(part.float().softmax(-1) for part in self.network.classify(x))
 
 
 def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: torch.dtype) -> ModelProto:

@@ -77,7 +77,7 @@ def load_network(
     Bodies that are built for one size of photos, such as Swin, need `size`: that of the validation pipeline.
     """
     _check_long(run, file)
-    network = build_network(run.config.arch, run.heads, size=size)
+    network = build_network(run.config.arch, run.heads, size=size, per_head=run.config.per_head)
     _load(run, network, file)
     return network.to(device).eval()
 
@@ -88,7 +88,7 @@ def load_soup(
     """Load the network with the mean weights of several checkpoints: a uniform soup (Wortsman et al. 2022)."""
     for file in files:
         _check_long(run, file)
-    network = build_network(run.config.arch, run.heads, size=size)
+    network = build_network(run.config.arch, run.heads, size=size, per_head=run.config.per_head)
 
     def states() -> Iterator[dict[str, Tensor]]:
         for file in files:

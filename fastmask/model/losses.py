@@ -2,8 +2,7 @@
 
 Class numbers are (B, heads) int64, -1 where a label is unknown; soft labels are (B, classes of all heads) float, or in
 two parts with a teacher at a temperature, see `fastmask.labels`. To add a loss for one head, write a subclass of
-`HeadLoss`, name it in `HEAD_LOSSES` under a new kind, and let `Head.kind` (fastmask/heads.py) return that kind for the
-head.
+`HeadLoss`, name it in `HEAD_LOSSES`, and add the name to `HeadLossName` (fastmask/config.py).
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmask.config import HeadOptions
 from fastmask.heads import Head, Heads
 from fastmask.labels import broadcast_photos, join_parts, soft_labels
+from fastmask.model.head_layers import Options, check_options
 from fastmask.system.errors import UsageError
 from fastmask.system.text import join_some
 
@@ -41,6 +42,19 @@ def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     variation = (q * F.relu(-torch.expm1(log_p - torch.where(q > 0, q, 1.0).log()))).sum(-1)
     # the floor keeps the gradient finite at p = q for a gamma under 1
     return weights * (variation.clamp(min=1e-12) ** gamma * -(q * log_p).sum(-1))
+
+
+def coral(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum over the thresholds between ordered classes of the binary cross-entropy (Cao, Mirjalili, Raschka 2020).
+
+    (B, K) logits, (B, K) soft labels -> (B,) losses. The probability to be above a threshold is the sum of those of the
+    classes above it, and so is its label.
+    """
+    log_p, loss = F.log_softmax(logits.float(), dim=-1), labels.new_zeros(len(labels))
+    for k in range(1, labels.shape[-1]):
+        below, above = (part.sum(-1) for part in (labels[:, :k], labels[:, k:]))
+        loss = loss - below * log_p[:, :k].logsumexp(-1) - above * log_p[:, k:].logsumexp(-1)
+    return loss
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -130,7 +144,7 @@ class HeadLoss(nn.Module):
 
 
 class ClassLoss(HeadLoss):
-    """The focal loss of a head with classes; in the mean, its share `f1_share` is replaced by soft F1."""
+    """The focal loss of a head with classes, or in a subclass another `loss`; soft F1 replaces its share `f1_share`."""
 
     def __init__(
         self,
@@ -149,8 +163,12 @@ class ClassLoss(HeadLoss):
         self.temperature = temperature
         self.register_buffer("alpha", None if alpha is None else torch.tensor(alpha, dtype=torch.float32))
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B, K) logits, (B, K) soft labels -> (B,) losses, multiplied by the labels' weights."""
+        return focal(logits, labels, self.gamma)
+
     def each(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        loss = focal(logits, self._weigh(smooth_labels(labels, self.label_smoothing)), self.gamma)
+        loss = self.loss(logits, self._weigh(smooth_labels(labels, self.label_smoothing)))
         return loss, self._weigh(labels).sum(-1)
 
     def distil(self, logits: Tensor, own: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,6 +189,20 @@ class ClassLoss(HeadLoss):
         )
 
 
+class CrossEntropyClassLoss(ClassLoss):
+    """Cross-entropy; of a layer for classes in order, the negative log-likelihood of a cumulative link model."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return focal(logits, labels, 0.0)
+
+
+class CoralLoss(ClassLoss):
+    """The binary cross-entropies of the thresholds between classes in order; see `coral`."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return coral(logits, labels)
+
+
 class DistributionLoss(HeadLoss):
     """The divergence from a normal distribution around the label, for a head of numbers with a `spread`."""
 
@@ -185,8 +217,27 @@ class DistributionLoss(HeadLoss):
         return distribution(logits, labels, self.targets)
 
 
-# by `Head.kind`; each is called with a head, its row of alpha or None, and by name with the numbers of `FocalLoss`
-HEAD_LOSSES: dict[str, type[HeadLoss]] = {"classes": ClassLoss, "distribution": DistributionLoss}
+DISTRIBUTION = "distribution"
+# by name; each is called with a head, its row of alpha or None, and by name with the numbers of `FocalLoss`
+HEAD_LOSSES: dict[str, type[HeadLoss]] = {
+    "focal": ClassLoss,
+    "ce": CrossEntropyClassLoss,
+    "coral": CoralLoss,
+    # its layer makes it a cumulative link model
+    "cumulative": CrossEntropyClassLoss,
+    DISTRIBUTION: DistributionLoss,
+}
+# the settings of a loss that a head may have its own of
+_NUMBERS = ("gamma", "label_smoothing", "f1_share")
+
+
+def _build_head_loss(
+    head: Head, alpha: Sequence[float] | None, loss: str, own: HeadOptions, shared: dict[str, float]
+) -> HeadLoss:
+    """The loss of a head: its own options, over those that all heads share."""
+    given = {name: getattr(own, name) for name in _NUMBERS if getattr(own, name) is not None}
+    name = DISTRIBUTION if head.spread is not None else own.loss or loss
+    return HEAD_LOSSES[name](head, alpha, **{**shared, **given})
 
 
 class FocalLoss(nn.Module):
@@ -209,6 +260,10 @@ class FocalLoss(nn.Module):
     take the mean over all photos of the batch: an unknown label adds nothing, but its photo counts, and `alpha` scales
     the loss instead of weighing its mean.
 
+    `loss` is the loss of each head with classes: focal, or ce for cross-entropy. `per_head` are the options of single
+    heads by name, which replace it and the numbers above: coral and cumulative, for classes in order, fit a network
+    that was built with the same `per_head`.
+
     A head that merges the classes of another, see `Heads.merges`, is trained by the other's loss; its own is that of
     photos for which only its label is known, at gamma 0 the negative log-likelihood of a union of classes. Each photo
     counts once in the other's mean.
@@ -226,8 +281,11 @@ class FocalLoss(nn.Module):
         label_smoothing: float = 0.0,
         f1_share: float = 0.0,
         temperature: float = 1.0,
+        loss: str = "focal",
+        per_head: Options | None = None,
     ) -> None:
         super().__init__()
+        check_options(heads, per_head or {})
         if gamma < 0:
             raise UsageError(f"The focal loss's gamma is {gamma}; expected 0 or more.")
         for name, share in (("label smoothing", label_smoothing), ("share of soft F1", f1_share)):
@@ -245,7 +303,12 @@ class FocalLoss(nn.Module):
         rows = zip(heads, alpha or [None] * len(heads), strict=True)
         merges = {number: heads.merges(number) for number in range(len(heads))}
         self._merging = {number: merge[0] for number, merge in merges.items() if merge is not None}
-        self.losses = nn.ModuleList([HEAD_LOSSES[head.kind](head, row, **options) for head, row in rows])
+        # a head that merges another's classes has the options of the other
+        named = [heads[self._merging.get(number, number)].name for number in range(len(heads))]
+        own = [(per_head or {}).get(name, HeadOptions()) for name in named]
+        self.losses = nn.ModuleList(
+            [_build_head_loss(head, row, loss, each, options) for (head, row), each in zip(rows, own, strict=True)]
+        )
         self.register_load_state_dict_pre_hook(_rename_buffers)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -315,6 +378,6 @@ class CrossEntropyLoss(FocalLoss):
         heads: Heads,
         alpha: Sequence[Sequence[float] | None] | None = None,
         reduction: str = "mean",
-        **options: float,
+        **options: Any,
     ) -> None:
         super().__init__(heads, gamma=0.0, alpha=alpha, reduction=reduction, **options)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fastmask.heads import Heads
 from fastmask.model.archs import check_arch, size_options
-from fastmask.model.head_layers import build_head_layers, layer_order
+from fastmask.model.head_layers import HeadLayer, Options, build_head_layers, layer_order
+from fastmask.model.pooling import check_map, to_places
 from fastmask.model.weights import check_weights, hub_error, load_body
 from fastmask.system.errors import UsageError, one_line
 
@@ -21,19 +22,24 @@ class MultiHeadNet(nn.Module):
     """(B, 3, H, W) -> logits (B, classes of all heads), in the order of `Heads.split`.
 
     `body` is any timm model without its classifier, `heads` a layer per head, see `fastmask.model.head_layers`,
-    `drop_rate` the share of the features that is dropped before them. `tag` is the body's full timm tag, such as
+    `drop_rate` the share of the features that is dropped before them, `options` what single heads have of their own
+    (`fastmask.config.HeadOptions`, by name). `tag` is the body's full timm tag, such as
     tf_efficientnet_b4.ns_jft_in1k, `stats` the (mean, std) of its weights' training, and `initial_weights` describes
     the weights that it starts from.
     """
 
-    def __init__(self, body: nn.Module, heads: Heads, drop_rate: float = 0.0) -> None:
+    def __init__(self, body: nn.Module, heads: Heads, drop_rate: float = 0.0, options: Options | None = None) -> None:
         super().__init__()
         self.body = body
         # not timm's: several bodies drop theirs with the classifier, or have none
         self.dropout = nn.Dropout(drop_rate)
         features: Any = getattr(body, "head_hidden_size", None) or body.num_features
-        self.heads = nn.ModuleList(build_head_layers(heads, int(features)))
-        self._order = layer_order(heads)
+        layers = build_head_layers(heads, int(features), options, drop_rate, int(body.num_features))  # type: ignore[arg-type]
+        self.heads = nn.ModuleList(layers)
+        self._order = layer_order(heads, options)
+        self._pools = any(layer.input is not None and layer.input.pool is not None for layer in layers)
+        if self._pools:
+            check_map(body)
         cfg: dict[str, Any] = getattr(body, "pretrained_cfg", None) or {}
         name = cfg.get("architecture") or type(body).__name__
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
@@ -43,13 +49,27 @@ class MultiHeadNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, classes of all heads) logits."""
         # fastai's tensor subclasses cost microseconds an operation
-        return torch.cat(self.classify(self.dropout(self.body(x.as_subclass(Tensor)))), dim=1)
+        return torch.cat(self.classify(x.as_subclass(Tensor)), dim=1)
 
-    def classify(self, features: Tensor) -> list[Tensor]:
-        """(B, features) features -> the (B, classes) logits of each head."""
+    def classify(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float -> the (B, classes) logits of each head."""
+        body: Any = self.body
+        return self.classify_map(body.forward_features(x)) if self._pools else self.classify_features(body(x))
+
+    def classify_map(self, features: Tensor) -> list[Tensor]:
+        """The body's last features, before its pooling -> the (B, classes) logits of each head."""
+        body: Any = self.body
+        return self.classify_features(body.forward_head(features), to_places(body, features) if self._pools else None)
+
+    def classify_features(self, features: Tensor, places: Tensor | None = None) -> list[Tensor]:
+        """(B, features) pooled features -> the (B, classes) logits of each head; `places` for heads that pool."""
         logits: dict[int, Tensor] = {}
+        dropped = self.dropout(features)
         for position in self._order:
-            logits[position] = self.heads[position](features, logits)
+            layer = self.heads[position]
+            assert isinstance(layer, HeadLayer)
+            own = dropped if layer.input is None else layer.input(features, places)
+            logits[position] = layer(own, logits)
         return [logits[position] for position in range(len(self.heads))]
 
 
@@ -62,11 +82,13 @@ def build_network(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     size: tuple[int, int] | None = None,
+    per_head: Options | None = None,
 ) -> MultiHeadNet:
     """A `MultiHeadNet` in channels-last memory (4 times as fast as the default on a CPU).
 
     `pretrained` takes the body's weights from timm's hub, `weights` from a file (safetensors, or a .pth of tensors
     only). `size` is the photos' (height, width), for bodies with a fixed input size, such as Swin; the others take any.
+    `per_head` are the layers of single heads, by name.
     Raises UsageError for an arch that timm does not have, naming the nearest ones, or that has no drop-path, and
     FastmaskError where the hub cannot be reached.
     """
@@ -74,7 +96,7 @@ def build_network(
     check_weights(arch, pretrained, weights)
     from_hub = pretrained and weights is None
     body = build_body(arch, size, pretrained=from_hub, drop_path_rate=drop_path_rate)
-    network = MultiHeadNet(body, heads, drop_rate)
+    network = MultiHeadNet(body, heads, drop_rate, per_head)
     if from_hub:
         network.initial_weights = f"timm's hub: {network.tag}"
     if weights is not None:

@@ -21,6 +21,7 @@ from fastmask.inference.options import NetworkOptions
 from fastmask.inference.photos import Photos
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.pooling import is_channels_last
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
 
@@ -165,8 +166,7 @@ def _last_features(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         raise UsageError(f"{type(body).__name__} has no feature map, so Grad-CAM cannot explain it.")
     features = features.detach().requires_grad_()
-    pooled = body.forward_head(features)
-    return features, torch.cat(network.classify(pooled), dim=1)
+    return features, torch.cat(network.classify_map(features), dim=1)
 
 
 def _features_of_layer(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,10 +196,7 @@ def _last_norm(body: nn.Module) -> nn.Module | None:
 def _as_map(body: nn.Module, features: Tensor, x: Tensor) -> Tensor:
     """Features as (B, channels, height, width), from tokens, or from maps with their channels last."""
     if features.ndim == 4:
-        last = str(getattr(body, "output_fmt", "NCHW")).upper().endswith("NHWC") or (
-            features.shape[-1] == getattr(body, "num_features", None) != features.shape[1]
-        )
-        return features.permute(0, 3, 1, 2) if last else features
+        return features.permute(0, 3, 1, 2) if is_channels_last(body, features) else features
     tokens = features[:, int(getattr(body, "num_prefix_tokens", 0)) :]
     rows, columns = _grid(tokens.shape[1], x.shape[-2], x.shape[-1])
     return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import timm
+from torch import Tensor, nn
 
 from fastmask.config import REPORT_CROP, Config
 from fastmask.data.augment import REPORT_STATS, Stats
@@ -18,7 +20,7 @@ from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.model.weights import read_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import best_checkpoint, weights_file
-from fastmask.system.errors import UsageError
+from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.training.learner import seeded
 
 
@@ -33,6 +35,7 @@ def build_initial_network(config: Config, heads: Heads, fold: int, size: tuple[i
             drop_rate=config.drop_rate,
             drop_path_rate=config.drop_path,
             size=size,
+            per_head=config.per_head,
         )
     load_heads(network, heads, config.weights, fold)
     return network
@@ -49,14 +52,15 @@ def check_size(network: MultiHeadNet, arch: str, size: tuple[int, int]) -> None:
 def build_loss(config: Config, heads: Heads, weights: Sequence[Sequence[float] | None] | None = None) -> FocalLoss:
     """The loss of a configuration; `weights` of the classes of each head replace its alpha."""
     alpha = weights or [class_row(head, (config.alpha or {}).get(head.name)) for head in heads]
-    gamma = 0.0 if config.loss == "ce" else config.focal_gamma
     return FocalLoss(
         heads,
-        gamma,
+        config.focal_gamma,
         alpha,
         label_smoothing=config.label_smoothing,
         f1_share=config.f1_share,
         temperature=config.teacher_temperature,
+        loss=config.loss,
+        per_head=config.per_head,
     )
 
 
@@ -127,6 +131,17 @@ def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: i
         if head.name in run.heads.names and run.heads[head.name].classes == head.classes:
             there = f"heads.{run.heads.position(head.name)}."
             state = {name.removeprefix(there): tensor for name, tensor in tensors.items() if name.startswith(there)}
-            # a head that merges another's classes has no tensors
-            if state.keys() == network.heads[number].state_dict().keys():
-                network.heads[number].load_state_dict(state)
+            _load_head(network.heads[number], state, head.name, weights)
+
+
+def _load_head(layer: nn.Module, state: Mapping[str, Tensor], name: str, weights: str) -> None:
+    """Load the tensors of a head, or warn if they are those of another layer."""
+    own = {key: tensor.shape for key, tensor in layer.state_dict().items()}
+    if own == {key: tensor.shape for key, tensor in state.items()}:
+        layer.load_state_dict(state)
+    elif own:
+        warnings.warn(
+            f"{weights} has another layer of {name}, so this head starts at random.",
+            FastmaskWarning,
+            stacklevel=2,
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.config import CONTEST, OWN, REPORT_CROP, Config, Kind, make_config, recipe_of
+from fastmask.config import CONTEST, LOSS_OPTIONS, OWN, REPORT_CROP, Config, Kind, make_config, recipe_of
 from fastmask.data.folds import assign_folds, fixed_folds
 from fastmask.data.folds_file import read_folds
 from fastmask.data.pipelines import pick_fit
@@ -61,6 +61,10 @@ def resolve_loss(config: Config, custom: bool) -> Config:
         for name in Config.of_kind(Kind.FOCAL):
             if config.is_set(name):
                 raise UsageError(f"Setting {name} belongs to the focal loss, and has no effect with a custom loss.")
+        for head, options in (config.per_head or {}).items():
+            for name in LOSS_OPTIONS:
+                if getattr(options, name) is not None:
+                    raise UsageError(f"Setting per_head {head}.{name} has no effect with a custom loss.")
     return config.model_copy(update={"loss": "own"}) if custom else config
 
 

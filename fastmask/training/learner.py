@@ -24,6 +24,7 @@ from fastai.torch_core import to_detach, trainable_params
 from fastcore.foundation import L
 from torch import nn
 
+from fastmask.config import make_config
 from fastmask.data.loaders import enlarge_batches, pick_device
 from fastmask.data.transforms import EncodeHeads
 from fastmask.heads import Heads
@@ -50,6 +51,7 @@ def mask_learner(
     weights: str | Path | None = None,
     drop_rate: float = 0.0,
     drop_path: float = 0.0,
+    per_head: Mapping[str, Any] | None = None,
     loss_func: Any = None,
     opt_func: str | Callable[..., Any] = "adamp",
     lr: float = 3e-4,
@@ -68,6 +70,7 @@ def mask_learner(
     Args:
         arch: a timm name, or a network that returns logits (B, classes of all heads). The random weights of a timm
             network depend only on the seed and fold of the loaders.
+        per_head: the loss and the layer of single heads by name, as the setting `per_head`: {"age": {"loss": "coral"}}.
         loss_func: must have `reduction`, `activation` and `decodes`, as `FocalLoss` has.
         opt_func: the optimizer, see `fastmask.model.optim.live_opt`: a name, a class of torch's, fastai's `opt_func`.
         wd: applies to every weight, as in the `adamp` package, not only to those that fastai would decay.
@@ -81,12 +84,12 @@ def mask_learner(
 
     Raises UsageError for a loss or a metric that cannot work on these heads.
     """
-    heads, network = heads_of(dls), arch
+    heads, network, options = heads_of(dls), arch, make_config({"per_head": per_head}).per_head
     if isinstance(network, str):
         drops = {"drop_rate": drop_rate, "drop_path_rate": drop_path}
-        network = _new_network(dls, heads, network, pretrained=pretrained, weights=weights, **drops)
+        network = _new_network(dls, heads, network, pretrained=pretrained, weights=weights, per_head=options, **drops)
     groups = _make_groups(network, layer_decay, opt_func, kwargs)
-    loss_func = FocalLoss(heads) if loss_func is None else check_loss(loss_func, heads)
+    loss_func = FocalLoss(heads, per_head=options) if loss_func is None else check_loss(loss_func, heads)
     if metrics is None:
         metrics = default_metrics(heads, getattr(dls, "truth", None))
     metrics = [check_metric(mk_metric(metric), heads) for metric in L(metrics)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import nn
 
-from fastmask.config import Config, recipe_of
+from fastmask.config import Config, HeadOptions, recipe_of
 from fastmask.data.augment import build_augmentations
 from fastmask.data.boxes import BOX
 from fastmask.data.cache import PhotoMap, digest_photos
@@ -40,7 +40,7 @@ from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
 from fastmask.data.table import LEFT_OUT, SAME_AS, TRAIN_ONLY, Table
 from fastmask.data.training_set import TrainingSet, check_limits, class_weights, dropped_rows, training_set
-from fastmask.heads import JOINT, Heads
+from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.optim import live_opt, named_opt
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
@@ -157,7 +157,7 @@ class Plan:
                 f"cut to the {self.config.region}, {faces.describe_faceless()}"
                 if faces
                 else describe_view(self.config, self.environment["photos"].get("seen")),
-                *(f"{head.name} ({join_some(head.classes)})" for head in self.table.heads),
+                *(_describe_head(head, self.config.per_head) for head in self.table.heads),
                 f"{self.config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}",
                 f"{folds} of {count(self.config.epochs, 'epoch')} on {self.environment['device']}{precision}{several}",
             )
@@ -318,6 +318,11 @@ class Plan:
         train = self.training_set(fold)
         often = 1.0 if train.sampler is None else train.sampler.expected()[:, None]
         return build_loss(self.config, heads, class_weights(train.soft(heads) * often, heads))
+
+
+def _describe_head(head: Head, per_head: Mapping[str, HeadOptions] | None) -> str:
+    own = (per_head or {}).get(head.name)
+    return f"{head.name} ({join_some(head.classes)}{f'; {own}' if own else ''})"
 
 
 def _hash_rows(table: Table, digests: Sequence[str], rows: np.ndarray) -> Hashes:

@@ -41,7 +41,7 @@ epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, milestones: [4, 8], lr_gamma: 
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
-per_fold: null, per_person: 1, mix_classes: null, mix_partner: age.60+}
+per_fold: null, per_head: null, per_person: 1, mix_classes: null, mix_partner: age.60+}
 """)
 # those with text of their own
 TEXTS: dict[str, tuple[str, Any]] = {
@@ -49,6 +49,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "mix_classes": ("age.60+, mask.wear", ["age.60+", "mask.wear"]),
     "drop": ("27-29,57", {"age": [[27, 29], [57, 57]]}),
     "per_fold": ("gpu=0.5,cpu=4", {"gpu": 0.5, "cpu": 4}),
+    "per_head": ("age.loss=coral,mask.gamma=1", {"age": {"loss": "coral"}, "mask": {"gamma": 1.0}}),
 }
 # the settings next to which others have an effect
 NEEDED = {"boxes": "b.csv", "pseudo": "labels", "teacher": "runs/a", "extra": "a.csv", "half_cutmix": 0.5}

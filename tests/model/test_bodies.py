@@ -60,7 +60,7 @@ def test_a_body_trains_is_saved_and_predicts(arch, loaders, tmp_path):
         expected, _ = learn.get_preds()
     assert not any(map(torch.equal, before, (stem, *learn.model.heads.parameters())))
     save_network(learn.model, tmp_path / "network.safetensors")
-    run = SimpleNamespace(config=SimpleNamespace(arch=arch), heads=HEADS)
+    run = SimpleNamespace(config=SimpleNamespace(arch=arch, per_head=None), heads=HEADS)
     network = load_network(run, tmp_path / "network.safetensors", torch.device("cpu"), SIZE)
     assert size_flaw(network, SIZE) is None
     x, _ = loaders.valid.one_batch()

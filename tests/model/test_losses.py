@@ -1,15 +1,17 @@
 import math
 from copy import deepcopy
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score
 
+from fastmask.config import HeadLossName, HeadOptions
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
-from fastmask.model.losses import CrossEntropyLoss, FocalLoss, focal, soft_f1
+from fastmask.model.losses import HEAD_LOSSES, CrossEntropyLoss, FocalLoss, coral, focal, soft_f1
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
@@ -446,3 +448,101 @@ def test_a_distribution_has_no_part_of_a_teacher():
     parts = torch.stack([torch.cat([bands * 0, years], 1), torch.cat([bands, years * 0], 1)], 1)
     found = CrossEntropyLoss(YEARS, temperature=1.0)(logits, parts)
     torch.testing.assert_close(found, CrossEntropyLoss(YEARS)(logits, labels))
+
+
+# --- losses of single heads -----------------------------------------------------------------------------------------
+
+
+def ordinal(score, thresholds):
+    """(B, K) log-probabilities of a cumulative link model in float64, as spacecutter computes them."""
+    below = torch.sigmoid(thresholds[None] - score[:, None])
+    return torch.cat([below[:, :1], below.diff(dim=1), 1 - below[:, -1:]], dim=1).log()
+
+
+SCORE = torch.tensor([-1.5, 0.2, 0.4, 2.0, 3.0], dtype=torch.float64)
+THRESHOLDS = torch.tensor([-0.5, 1.5], dtype=torch.float64)
+GRADES = torch.tensor([0, 2, 1, 1, 2])
+
+
+def test_coral_is_the_binary_cross_entropy_of_each_threshold():
+    levels = torch.tensor([[grade > k for k in range(2)] for grade in GRADES.tolist()]).double()
+    of_levels = SCORE[:, None] - THRESHOLDS[None]
+    expected = F.binary_cross_entropy_with_logits(of_levels, levels, reduction="none").sum(1)
+    # coral-pytorch's coral_loss
+    log_p = F.logsigmoid(of_levels)
+    torch.testing.assert_close(expected, -(log_p * levels + (log_p - of_levels) * (1 - levels)).sum(1))
+    found = coral(ordinal(SCORE, THRESHOLDS), F.one_hot(GRADES, 3).float())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_coral_of_soft_labels_has_soft_levels():
+    labels = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
+    of_levels = SCORE[:1, None] - THRESHOLDS[None]
+    expected = F.binary_cross_entropy_with_logits(of_levels, torch.tensor([[0.8, 0.5]]).double(), reduction="none")
+    found = coral(ordinal(SCORE[:1], THRESHOLDS), labels)
+    torch.testing.assert_close(found.float(), expected.sum(1).float())
+    torch.testing.assert_close(coral(ordinal(SCORE[:1], THRESHOLDS), 3 * labels), 3 * found)
+
+
+def test_cumulative_is_the_negative_log_likelihood_of_its_layer():
+    loss = FocalLoss(ONE, reduction="none", per_head={"one": HeadOptions(loss="cumulative")})
+    log_p = ordinal(SCORE, THRESHOLDS).float()
+    torch.testing.assert_close(loss(log_p, GRADES[:, None]), F.nll_loss(log_p, GRADES, reduction="none"))
+
+
+def test_each_head_has_its_own_loss():
+    logits, y = batch(unknown=0.3)
+    options = {
+        "mask": HeadOptions(loss="ce"),
+        "gender": HeadOptions(gamma=1, label_smoothing=0.2),
+        "age": HeadOptions(f1_share=0.25),
+    }
+    found = FocalLoss(HEADS, gamma=3, alpha=ALPHA, label_smoothing=0.1, per_head=options)(logits, y)
+    shared = {"gamma": 3, "label_smoothing": 0.1}
+    own = [{**shared, "gamma": 0}, {"gamma": 1, "label_smoothing": 0.2}, {**shared, "f1_share": 0.25}]
+    parts = zip(HEADS, HEADS.split(logits), y.T, ALPHA, own, strict=True)
+    expected = sum(FocalLoss(Heads([h]), alpha=[row], **each)(p, c[:, None]) for h, p, c, row, each in parts)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(UsageError, match="no head 'ages'"):
+        FocalLoss(HEADS, per_head={"ages": HeadOptions()})
+
+
+@pytest.mark.parametrize("name", get_args(HeadLossName))
+def test_a_head_loss_treats_labels_as_the_others_do(name):
+    assert name in HEAD_LOSSES
+    logits, y = batch(unknown=0.3)
+    loss = FocalLoss(HEADS, alpha=ALPHA, label_smoothing=0.1, per_head={"age": HeadOptions(loss=name)})
+    # class numbers are soft labels with one class
+    torch.testing.assert_close(loss(logits, soft(y)), loss(logits, y))
+    # an unknown label takes a photo out
+    part, known = HEADS.split(logits)[2], y[:, 2] >= 0
+    alone = FocalLoss(
+        Heads([HEADS["age"]]), alpha=ALPHA[2:], label_smoothing=0.1, per_head={"age": HeadOptions(loss=name)}
+    )
+    torch.testing.assert_close(alone(part, y[:, 2:]), alone(part[known], y[known, 2:]))
+    # the mean is by the weights of the labels
+    each = deepcopy(alone)
+    each.reduction = "none"
+    losses, weights = each(part, y[:, 2:]), WEIGHTS[2][y[:, 2].clamp(min=0)] * known
+    torch.testing.assert_close(alone(part, y[:, 2:]), losses.sum() / weights.sum())
+    nothing = alone(part, torch.full_like(y[:, 2:], -1))
+    assert nothing == 0
+    nothing.backward()
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", get_args(HeadLossName))
+def test_a_head_loss_is_least_at_the_labels(name):
+    labels = torch.tensor([[0.2, 0.5, 0.3]])
+    loss = FocalLoss(ONE, per_head={"one": HeadOptions(loss=name)})
+    logits = torch.zeros(1, 3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(logits, labels)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    torch.testing.assert_close(logits.softmax(1), labels, rtol=0, atol=0.03)

@@ -197,10 +197,12 @@ def test_a_learned_number_and_a_head_without_weight(make_run, labels, ages):
     mask, gender, age = contest_heads()
     heads = Heads([mask, gender, replace(age, weight=0.0), number])
     y = np.column_stack([labels, (ages - 20).astype(int)])
-    run = make_run(y, heads, numbers={"age_value": ages}, order="age")
+    own = {"gender": {"loss": "ce", "hidden": 64}}
+    run = make_run(y, heads, numbers={"age_value": ages}, order="age", per_head=own)
     said = sections_of(run, "numbers")["numbers"].blocks[0].text
     assert "The learned number has a mean absolute error of" in said
     assert "weight 0 in the loss" in html_of(run, "run")
+    assert "male, female; loss ce, hidden 64" in html_of(run, "run")
     assert missing(run, "run", "score", "reliability", "label-errors", "mistakes") == {}
 
 

@@ -135,3 +135,11 @@ def test_a_custom_loss(learn):
     with other.no_bar(), whole.no_bar():
         assert other.validate()[0] == pytest.approx(whole.validate()[0] / 2)
     assert other.loss_func.reduction == "mean"
+
+
+def test_single_heads_have_a_loss_and_a_layer_of_their_own(learn):
+    own = mask_learner(learn.dls, "test_resnet", pretrained=False, per_head={"age": {"loss": "coral", "hidden": 4}})
+    assert type(own.model.heads[2].output).__name__ == "OrdinalLayer"
+    assert [type(loss).__name__ for loss in own.loss_func.losses] == ["ClassLoss", "ClassLoss", "CoralLoss"]
+    with pytest.raises(UsageError, match="There is no option 'units'"):
+        mask_learner(learn.dls, "test_resnet", pretrained=False, per_head={"age": {"units": 4}})

@@ -178,6 +178,9 @@ def test_a_custom_loss_that_cannot_take_soft_labels_is_refused_where_there_are_s
         plan_of(loss_func=Strict, mixup=1.0)
     with pytest.raises(UsageError, match="label_smoothing belongs to the focal loss"):
         plan_of(loss_func=Strict, label_smoothing=0.1)
+    with pytest.raises(UsageError, match=r"per_head age.loss has no effect with a custom loss"):
+        plan_of(loss_func=Strict, per_head={"age": {"loss": "coral"}})
+    assert "age (<30, 30-59, 60+; hidden 4);" in str(plan_of(loss_func=Strict, per_head={"age": {"hidden": 4}}))
 
 
 def test_how_often_each_class_was_drawn_is_saved(train, tmp_path):

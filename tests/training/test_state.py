@@ -26,6 +26,7 @@ from fastmask.training.state import STATE, SaveEvery, StateSaver, _checksum
 
 SWA = "mixed, balanced, frozen, averaged by SWA"
 ADAN = "Adan with rates that decay"
+OWN, ROUTED = "heads of their own", "a routed head"
 BF16 = "bf16, a loading process, early stopping"
 VARIANTS = {
     "plain": {},
@@ -52,6 +53,22 @@ VARIANTS = {
         "drop": {"age": [[27, 29]]},
     },
     ADAN: {"opt": "adan", "opt_args": {"betas": [0.9, 0.92, 0.99]}, "sched": "onecycle", "layer_decay": 0.7},
+    OWN: {
+        "loss": "ce",
+        "per_head": {
+            "mask": {"loss": "focal", "gamma": 1, "hidden": 8, "drop_rate": 0.3},
+            "gender": {"f1_share": 0.5, "label_smoothing": 0.1, "pool": "avgmax"},
+            "age": {"loss": "coral", "hidden": 8, "pool": "gem"},
+        },
+        "mixup": 0.4,
+    },
+    ROUTED: {
+        "per_head": {"age": {"loss": "cumulative", "router": "gender", "hidden": 8}, "mask": {"router": "age"}},
+        "drop_rate": 0.2,
+        "accumulate": 2,
+        "bs": 8,
+        "ema": 0.9,
+    },
     BF16: {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
 NEEDS = {BF16: [pytest.mark.bf16, pytest.mark.semaphores, pytest.mark.slow]}
@@ -89,7 +106,7 @@ def whole(train, tmp_path_factory):
     return of
 
 
-FAST = [("plain", 6), ("steps of three batches", 1), ("averaged", 4), (SWA, 6), (ADAN, 6)]
+FAST = [("plain", 6), ("steps of three batches", 1), ("averaged", 4), (SWA, 6), (ADAN, 6), (OWN, 6), (ROUTED, 4)]
 
 
 # of five batches, two of them of training, in each of two epochs of each fold

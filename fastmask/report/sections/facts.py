@@ -105,7 +105,8 @@ def _head(head: Head, run: RunDirectory) -> str:
     if head.bounds and head.train_bounds and head.train_bounds != head.bounds:
         bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
     weight = "" if head.weight == 1 else f"; weight {head.weight:g} in the loss"
-    return f"{join_some(head.classes, 12)}{bounds}{weight}{labels}"
+    own = (run.config.per_head or {}).get(head.name)
+    return f"{join_some(head.classes, 12)}{bounds}{weight}{f'; {own}' if own else ''}{labels}"
 
 
 def settings(config: Config) -> list[list[str]]:
