@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from fastmask.system.annotations import has_text
+from fastmask.system.calls import split_calls
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name, read_value
 from fastmask.system.files import read_yaml
@@ -204,6 +205,7 @@ def read_options(text: str) -> dict[str, dict[str, str]]:
 _OTHER_NAMES = {
     other: name
     for name, others in {
+        "augment": "augmentation augmentations aug augs auto_augment autoaugment aa transform transforms",
         "arch": "model model_name backbone architecture network encoder",
         "bands": "age_bands bins",
         "bs": "batch batch_size batchsize train_batch_size per_device_train_batch_size",
@@ -448,6 +450,12 @@ class Config(BaseModel):
     stats: Literal["report", "pretrained"] | tuple[float, float, float, float, float, float] | None = in_data(
         None, "'report', 'pretrained', or three means and three standard deviations.", note="report"
     )
+    augment: list[Text] | None = in_augment(
+        None,
+        "Further augmentations of training photos, such as randaugment,grid-dropout(ratio=0.3): by name, a class of "
+        "albumentations, or timm's text, such as rand-m9-n2.",
+        note="none",
+    )
     erase: Share = in_augment(0.0, "Probability of erasing a rectangle of a training photo.")
     mixup: Beta = in_augment(0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.")
     cutmix: Beta = in_augment(0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.")
@@ -607,6 +615,14 @@ class Config(BaseModel):
     workers: Annotated[int, Field(ge=0, le=1024)] | None = in_run(None, WORKERS, Kind.MACHINE, note=WORKERS_DEFAULT)
     device: Text | None = in_run(None, DEVICE, Kind.MACHINE, note=DEVICE_DEFAULT)
 
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _split_calls(cls, value: Any) -> Any:
+        """Commas inside the brackets of a call do not separate, also where YAML has split at them."""
+        texts = [value] if isinstance(value, str) else value
+        is_list = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+        return split_calls(", ".join(texts)) if is_list and texts else value
+
     @field_validator("*", mode="before")
     @classmethod
     def _expand_home(cls, value: Any, field: ValidationInfo) -> Any:
@@ -684,6 +700,8 @@ class Config(BaseModel):
             raise ValueError("mix_classes is empty: name a class, or leave it out to mix all")
         if self.erase and self.train_pipeline is not None:
             raise ValueError("erase has no effect with train_pipeline: add albumentations' Erasing to it")
+        if self.augment and self.train_pipeline is not None:
+            raise ValueError("augment has no effect with train_pipeline: add its transforms to that")
         if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
             raise ValueError(f"half_shares must be two rising shares between 0 and 1, found {self.half_shares}")
         height, width = self.crop or REPORT_CROP

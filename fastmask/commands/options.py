@@ -196,9 +196,10 @@ def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
     note = shown.note or _in_words(default)
     kind, read = _form(field.annotation)
     info = option(str(field.description), names, panel=shown.panel, note=note, rare=rare)
+    of_words = _element(field.annotation) is str and shown.read is None
     read = shown.read or read
-    if shown.repeats and read is not None:
-        info.metavar = "NAME=VALUE"
+    if (shown.repeats or of_words) and read is not None:
+        info.metavar = "NAME,NAME" if of_words else "NAME=VALUE"
         return _Parameter(name, list[str] | None, info, read=partial(_read_repeated, read))
     return _Parameter(name, kind | None, info, read=read)
 

@@ -23,6 +23,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 from albumentations.core.serialization import serialize_enum
 
+import fastmask.data.policies  # noqa: F401 - a pipeline is read back with its transforms
+
 # the advice for a photo that does not fit an augmentation; `app.trial` replaces it
 CHANGE = "change --crop HEIGHT WIDTH, scale photos with --fit pad, or change the pipeline."
 REPORT_STATS = ((0.548, 0.504, 0.479), (0.237, 0.247, 0.246))
@@ -64,7 +66,7 @@ def _drop_inherited(plain: Any) -> Any:
 def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Compose:
     """The reverse of `to_plain`, strict: raises UsageError for an unknown transform or argument, naming `option`."""
     try:
-        _check_plain(plain)
+        check_plain(plain)
         with warnings.catch_warnings():
             # albumentations only warns of an unknown argument, and of a missing p, which it sets to 0.5
             warnings.simplefilter("error", UserWarning)
@@ -78,16 +80,16 @@ def from_plain(plain: Mapping[str, Any], option: str = "the pipeline") -> A.Comp
     return pipeline
 
 
-def _check_plain(plain: Any, key: str = "") -> None:
+def check_plain(plain: Any, key: str = "") -> None:
     """Raise ValueError if a pipeline would read other files or fill the memory."""
     if isinstance(plain, Mapping):
         for name, value in plain.items():
             if name in _READING and value:
                 raise ValueError(f"{name} reads other files than the photo")
-            _check_plain(value, str(name))
+            check_plain(value, str(name))
     elif isinstance(plain, list | tuple):
         for value in plain:
-            _check_plain(value, key)
+            check_plain(value, key)
     elif isinstance(plain, int | float):
         most = next((most for part, most in _MOST.items() if part in key), _MOST_NUMBER)
         if not abs(plain) <= most:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, STRETCH, Config, Fit
 from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, from_plain, to_plain
+from fastmask.data.catalog import RANDOM_CROP, Photos, Stage, make_augmentations
 from fastmask.data.photo import read_size
 from fastmask.data.table import Table
 from fastmask.system.errors import UnreadableError, UsageError
@@ -18,9 +19,8 @@ from fastmask.system.text import percent
 
 # the size of most of timm's bodies
 DEFAULT_SIZE = (224, 224)
-# a training photo of `crop` is kept larger than the network's by timm's factor, and a random part of it is taken: its
-# share of the area, as in fastai
-_MARGIN, _LEAST_SHARE = 8 / 7, 0.35
+# a training photo of `crop` is kept larger than the network's by timm's factor, and a random part of it is taken
+_MARGIN = 8 / 7
 # photos whose visible share is measured
 _SAMPLED = 100
 Transforms = list[A.BasicTransform]
@@ -37,10 +37,7 @@ def _pad(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Tr
 def _crop(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
     height, width = size
     larger = (round(height * _MARGIN), round(width * _MARGIN))
-    shape = width / height
-    part = A.RandomResizedCrop(
-        size=size, scale=(_LEAST_SHARE, 1.0), ratio=(shape * 3 / 4, shape * 4 / 3), area_for_downscale="image"
-    )
+    part = A.RandomResizedCrop(**Photos(size, fill).random_part)
     train: Transforms = [A.SmallestMaxSize(max_size_hw=larger, area_for_downscale="image"), part]
     filled = A.SmallestMaxSize(max_size_hw=size, area_for_downscale="image")
     return train, [filled, A.CenterCrop(height=height, width=width)]
@@ -56,7 +53,11 @@ SCALINGS: Mapping[Fit, Scaling] = {PAD: _pad, CROP: _crop, STRETCH: _stretch}
 
 
 def fit_pipelines(
-    fit: Fit = PAD, size: tuple[int, int] = DEFAULT_SIZE, stats: Stats = REPORT_STATS, erase: float = 0.0
+    fit: Fit = PAD,
+    size: tuple[int, int] = DEFAULT_SIZE,
+    stats: Stats = REPORT_STATS,
+    erase: float = 0.0,
+    augment: Sequence[str] = (),
 ) -> tuple[A.Compose, A.Compose]:
     """Training and validation pipelines for photos of any size, which make them `size` (height, width).
 
@@ -66,7 +67,7 @@ def fit_pipelines(
     """
     if fit not in SCALINGS:
         raise UsageError(f"fit is {fit!r}; expected one of {', '.join(SCALINGS)}.")
-    return _complete(*SCALINGS[fit](size, _fill(stats)), stats, erase)
+    return _complete(*SCALINGS[fit](size, _fill(stats)), size, stats, erase, augment)
 
 
 def report_pipelines(
@@ -74,24 +75,54 @@ def report_pipelines(
     stats: Stats = REPORT_STATS,
     resize: tuple[int, int] | None = None,
     erase: float = 0.0,
+    augment: Sequence[str] = (),
 ) -> tuple[A.Compose, A.Compose]:
     """The report's training and validation pipelines; `crop` is (height, width) in pixels.
 
     `resize` (height, width) scales the crop, which the report did not do: for a network of fixed input size, or for
     speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
+    `augment` are further augmentations by name, see `catalog`.
     """
     cut: Transforms = [A.CenterCrop(height=crop[0], width=crop[1])]
     if resize is not None:
         cut.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
-    return _complete(cut, cut, stats, erase)
+    return _complete(cut, cut, resize or crop, stats, erase, augment)
 
 
-def _complete(train: Transforms, valid: Transforms, stats: Stats, erase: float) -> tuple[A.Compose, A.Compose]:
-    """The pipelines that begin with these transforms: the report's light in training, the normalization."""
+def _complete(
+    train: Transforms,
+    valid: Transforms,
+    size: tuple[int, int],
+    stats: Stats,
+    erase: float,
+    augment: Sequence[str],
+) -> tuple[A.Compose, A.Compose]:
+    """The pipelines that begin with these transforms: in training the random ones, and the normalization."""
+    added = make_augmentations(augment, Photos(size, _fill(stats)))
     after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
     light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
     erasing = [A.Erasing(fill=_fill(stats), p=erase)] if erase else []
-    return A.Compose([*train, light, *erasing, *after], strict=True), A.Compose([*valid, *after], strict=True)
+    random = [light, *added[Stage.COLOUR], *erasing, *added[Stage.COVER]]
+    start = _crop_once(train, added[Stage.SHAPE])
+    return A.Compose([*start, *random, *after], strict=True), A.Compose([*valid, *after], strict=True)
+
+
+def _crop_once(train: Transforms, shapes: Transforms) -> Transforms:
+    """Both in order, where a random part in `shapes` takes the place of that of `crop`, or of a crop's scaling.
+
+    So it is a part of the photo's own pixels. Raises UsageError if it is the same as that of `crop`.
+    """
+    part = next((each for each in shapes if isinstance(each, A.RandomResizedCrop)), None)
+    if part is None:
+        return [*train, *shapes]
+    *before, last = train
+    if isinstance(last, A.RandomResizedCrop) and to_plain(last) == to_plain(part):
+        raise UsageError(
+            f"fit crop already takes a random part of each training photo: leave {RANDOM_CROP} out of augment, or give "
+            f"it other arguments, such as {RANDOM_CROP}(scale=(0.2, 1))."
+        )
+    scales = isinstance(last, A.RandomResizedCrop) or any(isinstance(each, A.CenterCrop) for each in before)
+    return [*(before if scales else train), part, *(each for each in shapes if each is not part)]
 
 
 def _fill(stats: Stats) -> tuple[float, ...]:
@@ -135,11 +166,11 @@ def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str,
             "train": to_plain(complete_pipeline(config.train_pipeline, stats, "train_pipeline")),
             "valid": to_plain(complete_pipeline(config.valid_pipeline, stats, "valid_pipeline")),
         }
-    fit, used = config.fit or CONTEST, stats or REPORT_STATS
+    fit, used, augment = config.fit or CONTEST, stats or REPORT_STATS, config.augment or ()
     if fit == CONTEST:
-        train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, config.erase)
+        train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, config.erase, augment)
     else:
-        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, config.erase)
+        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, config.erase, augment)
     return {"train": to_plain(train), "valid": to_plain(valid)}
 
 

@@ -6,7 +6,10 @@ A draw is identified by (stream, seed, fold, pass, position, photo). These are k
 
 from __future__ import annotations
 
+import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
@@ -51,6 +54,27 @@ class Counted:
     def seed_at(self, pass_: int, position: int = 0, process: int = 0) -> int:
         """A 63-bit seed for another library's generator, in one of several processes."""
         return int(self.at(pass_, position, process).integers(2**63))
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """A block in which the global generators of Python, NumPy and torch's CPU depend only on a 32-bit seed.
+
+    Afterwards each is as it was before. For libraries that draw from them and take no generator.
+    """
+    import torch
+
+    # not torch.manual_seed, which also sets the generators of GPUs
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - others draw from it
+    try:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
 
 
 # the name in learners that earlier versions exported; the classes that hold a `Counted` import this module first

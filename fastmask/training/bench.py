@@ -218,7 +218,10 @@ def advice(plan: Plan, load: float, bare: float, train: float, device_memory: in
         tips.append("photos are decoded in every epoch: --cache disk decodes them once")
     if load > bare * (1 - _SMALL):
         workers = pick_workers(config.workers, device)
-        tips.append(f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation")
+        than = f" than {', '.join(config.augment)}" if config.augment else ""
+        tips.append(
+            f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation{than}"
+        )
     if config.accumulate > 1:
         tips.append("all but one of a step's batches are computed twice: a larger --bs with a smaller --accumulate")
     if device.type != "cuda" and bare > train * (1 - 2 * _SMALL):

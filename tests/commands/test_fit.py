@@ -41,12 +41,14 @@ epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, milestones: [4, 8], lr_gamma: 
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
-per_fold: null, per_head: null, per_person: 1, mix_classes: null, mix_partner: age.60+}
+per_fold: null, per_head: null, per_person: 1, mix_classes: null, mix_partner: age.60+,
+augment: null}
 """)
 # those with text of their own
 TEXTS: dict[str, tuple[str, Any]] = {
     "heads": ("colour, shape", ["colour", "shape"]),
     "mix_classes": ("age.60+, mask.wear", ["age.60+", "mask.wear"]),
+    "augment": ("flip, rotate(limit=(-5, 5), p=1)", ["flip", "rotate(limit=(-5, 5), p=1)"]),
     "drop": ("27-29,57", {"age": [[27, 29], [57, 57]]}),
     "per_fold": ("gpu=0.5,cpu=4", {"gpu": 0.5, "cpu": 4}),
     "per_head": ("age.loss=coral,mask.gamma=1", {"age": {"loss": "coral"}, "mask": {"gamma": 1.0}}),
@@ -95,6 +97,12 @@ def test_every_option_of_fit_is_a_setting_and_the_reverse() -> None:
     assert {parameter.name for parameter in fit.params} - of_fit == set(VALUES) == described
     words = {word for name in described for word in option_name(Config, name).split("/")}
     assert words <= {word for parameter in fit.params for word in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def test_a_list_of_words_may_be_repeated(printed: Command) -> None:
+    given = printed("--augment", "flip,rotate(limit=3, p=1)", "--augment", "clahe")
+    assert given["augment"] == ["flip", "rotate(limit=3, p=1)", "clahe"]
+    assert printed()["augment"] is None
 
 
 @pytest.mark.parametrize("name", VALUES)

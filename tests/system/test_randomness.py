@@ -1,8 +1,11 @@
 import pickle
+import random
 
 import numpy as np
+import pytest
+import torch
 
-from fastmask.system.randomness import Counted, Stream
+from fastmask.system.randomness import Counted, Stream, seeded_globals
 
 
 def draws(counted, *at):
@@ -43,3 +46,21 @@ def test_it_can_be_sent_to_a_worker():
 def test_seeds_for_other_libraries_differ_by_step():
     counted = Counted(Stream.STEP, 0)
     assert len({counted.seed_at(0, step) for step in range(100)}) == 100
+
+
+def of_the_globals():
+    return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002
+
+
+def test_the_global_generators_depend_on_the_seed_and_are_as_before():
+    with seeded_globals(3):
+        first = of_the_globals()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    expected = of_the_globals()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    with pytest.raises(ZeroDivisionError), seeded_globals(3):
+        assert of_the_globals() == first
+        raise ZeroDivisionError
+    assert of_the_globals() == expected
+    with seeded_globals(4):
+        assert not set(of_the_globals()) & set(first)

@@ -104,4 +104,6 @@ def test_advice_is_of_what_was_measured(plan):
     assert any(
         "loading is as slow as the network: more than --workers 0" in tip for tip in advice(plan, 1.0, 1.0, 2.0, 0)
     )
+    slow = replace(plan, config=plan.config.model_copy(update={"augment": ["augmix", "clahe"]}))
+    assert any(tip.endswith("a lighter augmentation than augmix, clahe") for tip in advice(slow, 1.0, 1.0, 2.0, 0))
     assert any("--cache disk" in tip for tip in advice(replace(plan, maps=()), 0.001, 1.0, 1.0, 0))

@@ -27,6 +27,7 @@ from fastmask.training.state import STATE, SaveEvery, StateSaver, _checksum
 SWA = "mixed, balanced, frozen, averaged by SWA"
 ADAN = "Adan with rates that decay"
 OWN, ROUTED = "heads of their own", "a routed head"
+AUG = "augmented"
 BF16 = "bf16, a loading process, early stopping"
 VARIANTS = {
     "plain": {},
@@ -69,6 +70,13 @@ VARIANTS = {
         "bs": 8,
         "ema": 0.9,
     },
+    # random by torch's, NumPy's and Python's global generators
+    AUG: {
+        "train_pipeline": None,
+        "valid_pipeline": None,
+        "resize": [64, 32],
+        "augment": "random-resized-crop,randaugment,rand-m9-mstd0.5,grid-dropout",
+    },
     BF16: {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
 NEEDS = {BF16: [pytest.mark.bf16, pytest.mark.semaphores, pytest.mark.slow]}
@@ -106,7 +114,16 @@ def whole(train, tmp_path_factory):
     return of
 
 
-FAST = [("plain", 6), ("steps of three batches", 1), ("averaged", 4), (SWA, 6), (ADAN, 6), (OWN, 6), (ROUTED, 4)]
+FAST = [
+    ("plain", 6),
+    ("steps of three batches", 1),
+    ("averaged", 4),
+    (SWA, 6),
+    (ADAN, 6),
+    (OWN, 6),
+    (ROUTED, 4),
+    (AUG, 6),
+]
 
 
 # of five batches, two of them of training, in each of two epochs of each fold

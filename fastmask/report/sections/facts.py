@@ -128,7 +128,12 @@ def augmentation(run: RunDirectory) -> list[list[str]]:
     steps = _mapping(_mapping(run.pipelines["train"]).get("transform")).get("transforms")
     if not isinstance(steps, list):
         return []
-    return [[str(step.get("__class_fullname__")), _arguments(step)] for step in steps if isinstance(step, dict)]
+    return [[_short_name(step), _arguments(step)] for step in steps if isinstance(step, dict)]
+
+
+def _short_name(step: Mapping[str, Any]) -> str:
+    """The class of a transform, without the module of one that is not albumentations' own."""
+    return str(step.get("__class_fullname__")).rpartition(".")[2]
 
 
 def _arguments(step: Mapping[str, Any]) -> str:
