@@ -103,6 +103,7 @@ OPTIONS = [
     Row("nose to chin", {"boxes": "boxes", "region": "nose-to-chin"}, needs="boxes"),
     Row("forehead", {"boxes": "boxes", "region": "forehead"}, needs="boxes"),
     Row("extra photos", {"extra": "extra"}, needs="extra"),
+    Row("another version of the photos", {"images_also": "images-also"}, needs="images-also"),
 ]
 
 
@@ -234,12 +235,14 @@ def main(
     weights: Annotated[str | None, typer.Option(help="The body's weights; random without.")] = None,
     boxes: Annotated[str | None, typer.Option(help="The photos' faces, for the rows that need them.")] = None,
     extra: Annotated[str | None, typer.Option(help="Extra photos, for the row that needs them.")] = None,
+    images_also: Annotated[str | None, typer.Option(help="Another version of the photos, for its row.")] = None,
     photos: Annotated[int | None, typer.Option(help="Most photos of a person, to be done sooner.", min=1)] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of all rows, such as epochs=4.")] = None,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     start: dict[str, Any] = {"weights": weights} if weights else {"pretrained": False}
-    files = {name: file for name, file in (("boxes", boxes), ("extra", extra)) if file} | {"pseudo": ""}
+    given = {"boxes": boxes, "extra": extra, "images-also": images_also}
+    files = {name: file for name, file in given.items() if file} | {"pseudo": ""}
     study = Study(data, out, {"arch": arch, **start, "patience": 0, **parse_sets(set_ or [])}, files, photos)
     every = [*LADDER, *OPTIONS]
     by_name = {one.name: one for one in every}

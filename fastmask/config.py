@@ -376,6 +376,11 @@ class Config(BaseModel):
         None, "The folder of the relative paths of --extra.", Kind.PATH | Kind.TRAINING, needs="extra", note="the CSV's"
     )
     extra_weight: PositiveWeight = in_data(1.0, "Loss weight of the photos of --extra.", Kind.TRAINING, needs="extra")
+    images_also: Annotated[list[Text], Field(min_length=1)] | None = in_data(
+        None,
+        "Folders of other versions of the photos to train on as well, such as without the background.",
+        Kind.PATH | Kind.TRAINING,
+    )
     pseudo: str | None = in_data(
         None, "A folder of pseudo-labels, written by fastmask pseudo.", Kind.PATH | Kind.TRAINING | Kind.FLATTERING
     )
@@ -627,8 +632,7 @@ class Config(BaseModel):
     @classmethod
     def _expand_home(cls, value: Any, field: ValidationInfo) -> Any:
         """`~` in a path is the home directory."""
-        is_path = field.field_name in cls.of_kind(Kind.PATH) and isinstance(value, str)
-        return os.path.expanduser(value) if is_path else value
+        return change_paths(value, os.path.expanduser) if field.field_name in cls.of_kind(Kind.PATH) else value
 
     @field_validator("per_head", mode="before")
     @classmethod
@@ -710,6 +714,10 @@ class Config(BaseModel):
                 f"region {self.region} is wider than high, and a crop of {height} by {width} would show "
                 "nearly the whole face: give a wide one, such as crop 112 224"
             )
+        folders = list(map(os.path.abspath, self.images_also or ()))
+        twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+        if twice is not None:
+            raise ValueError(f"images_also has {twice} twice: name each folder once")
         wrong = [pair for pairs in (self.drop or {}).values() for pair in pairs if pair[0] > pair[1]]
         if wrong:
             raise ValueError(f"drop has the range {wrong[0][0]:g} to {wrong[0][1]:g}, which must rise")
@@ -818,6 +826,13 @@ def check_value(name: str, value: Any) -> None:
             raise UsageError(describe_errors(Config, name, own, value)) from None
 
 
+def change_paths(value: Any, change: Callable[[str], str]) -> Any:
+    """The value of a setting of paths, one or several, each changed; other values as they are."""
+    if isinstance(value, list):
+        return [change_paths(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
+
+
 def spell_option(name: str, value: Any) -> list[str]:
     """The words of the command line that set a setting to a value."""
     option, _, negative = option_name(Config, name).partition("/")
@@ -825,6 +840,8 @@ def spell_option(name: str, value: Any) -> list[str]:
         return [option if value else negative]
     if isinstance(value, dict):
         value = ",".join(f"{key}={number:g}" for key, number in value.items())
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
     return [option, f"{value:g}" if isinstance(value, float) else str(value)]
 
 

@@ -28,7 +28,10 @@ PIPELINES = {"train_pipeline": {}, "valid_pipeline": {}}
 # some settings of each kind, and some that are not
 KINDS = {
     Kind.TABLE: (["data", "heads", "fixes", "score_age_bounds"], ["folds", "boxes", "seed"]),
-    Kind.PATH: (["data", "images", "folds_file", "weights", "cache_dir"], ["arch", "address", "image_column"]),
+    Kind.PATH: (
+        ["data", "images", "images_also", "folds_file", "weights", "cache_dir"],
+        ["arch", "address", "image_column"],
+    ),
     Kind.SCORED: (["folds_file", "stratify", "folds", "group", "seed", "on_bad_photo"], ["crop", "epochs", "on_nan"]),
     Kind.FLATTERING: (["weights", "pseudo", "teacher"], ["pretrained", "extra", "group"]),
     Kind.TRAINING: (["extra", "mixup", "drop_rate", "lr", "epochs", "compile", "hours"], ["arch", "crop", "precision"]),

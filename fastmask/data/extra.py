@@ -36,7 +36,7 @@ class Extra:
     `table` has their labels, "" where unknown, `weights` (N,) the weight of each relative to a photo of the data,
     `excluded` (N, folds) the folds whose training excludes it, because they validate the same photo or person. `soft`
     (folds, N, classes of all heads) are soft labels of each fold in place of the table's, `seen` hashes of what the
-    models that made these have seen.
+    models that made these have seen. If they are versions of the table's photos, `origins` (N,) are the rows of these.
     """
 
     table: Table
@@ -44,20 +44,31 @@ class Extra:
     excluded: np.ndarray
     soft: np.ndarray | None = None
     seen: Sequence[Hashes] = ()
+    origins: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def training_set(self, fold: int) -> TrainingSet:
-        """The photos that a fold trains on: those that it does not exclude and that have a label and a weight."""
-        kept = self.trained_rows(fold)
+    def training_set(self, fold: int, whole: bool = False) -> TrainingSet:
+        """The photos that a fold, or with `whole` its refit, trains on: see `trained_rows`."""
+        kept = self.trained_rows(fold, whole)
         photos = [str(self.table.photo(row)) for row in np.flatnonzero(kept).tolist()]
         return TrainingSet(photos, self._labels(fold)[kept], self.table.persons[kept])
 
-    def trained_rows(self, fold: int) -> np.ndarray:
-        """(N,) whether a fold trains on a photo."""
+    def trained_rows(self, fold: int, whole: bool = False) -> np.ndarray:
+        """(N,) whether a fold trains on a photo: it does not exclude it, and the photo has a label and a weight.
+
+        A refit, `whole`, which trains on all photos of the table, trains on all their versions.
+        """
         labelled = np.asarray(self._labels(fold).any(axis=1))
+        if whole and self.origins is not None:
+            return labelled
         return labelled & ~self.excluded[:, fold] if self.excluded.size else labelled
+
+    @property
+    def origin_rows(self) -> np.ndarray:
+        """(N,) `origins`, of versions."""
+        return np.zeros(0, int) if self.origins is None else self.origins
 
     @property
     def useful(self) -> np.ndarray:
@@ -78,7 +89,8 @@ class Extra:
         """Some of the photos, (N,) bool."""
         kept = np.flatnonzero(rows)
         soft = None if self.soft is None else self.soft[:, kept]
-        return Extra(self.table.select(kept), self.weights[kept], self.excluded[kept], soft, self.seen)
+        origins = None if self.origins is None else self.origins[kept]
+        return Extra(self.table.select(kept), self.weights[kept], self.excluded[kept], soft, self.seen, origins)
 
     def digests(self) -> list[str]:
         """SHA-256 of each photo."""
@@ -91,21 +103,34 @@ class Extra:
         made.update(self.weights.tobytes() + self.excluded.tobytes())
         return made.hexdigest()
 
-    def exclude_validated(self, table: Table, folds: np.ndarray, digests: Sequence[str], own: Sequence[str]) -> Extra:
+    def exclude_validated(
+        self,
+        table: Table,
+        folds: np.ndarray,
+        digests: Sequence[str],
+        own: Sequence[str],
+        versions: Sequence[tuple[Table, Sequence[str]]] = (),
+    ) -> Extra:
         """The same photos, each excluded from the folds that validate the same photo or person.
 
-        `digests` are those of the table's photos, `own` those of these photos.
+        `digests` are those of the table's photos, `own` those of these photos. Each of the `versions` of the table,
+        with its digests, is the same photo as its own.
         """
-        groups = connect_tables([table, self.table], [*digests, *own])
+        tables, each = [table, *(one for one, _ in versions)], [digests, *(one for _, one in versions)]
+        groups = connect_tables([*tables, self.table], [digest for one in (*each, own) for digest in one])
         lies_in = np.zeros((int(groups.max()) + 1, int(folds.max()) + 1), bool)
         validated = np.flatnonzero(folds >= 0)
         lies_in[groups[validated], folds[validated]] = True
-        return replace(self, excluded=lies_in[groups[len(table) :]])
+        return replace(self, excluded=lies_in[groups[sum(map(len, tables)) :]])
 
     def frame(self) -> pd.DataFrame:
         """extra.csv of a run: one row per photo with its path, person, and the folds that exclude it."""
         left = [" ".join(map(str, np.flatnonzero(row))) for row in self.excluded]
-        return pd.DataFrame({"path": self.table.frame["path"], "person": self.table.persons, "without": left})
+        paths = self.table.frame["path"]
+        if self.origins is not None:
+            # which are the same in all versions
+            paths = [self.table.photo(row).as_posix() for row in range(len(self))]
+        return pd.DataFrame({"path": paths, "person": self.table.persons, "without": left})
 
 
 def read_extra(

@@ -55,6 +55,12 @@ def match_paths(
     return {cell: tails.longest(own, max(1, len(own) - shared)) for cell, own in parts.items()}
 
 
+def photo_key(path: str) -> str:
+    """A path without the ending of a photo, its case and its Unicode normal form."""
+    *folders, name = _parts(path) or ("",)
+    return "/".join((*folders, _without_ending(name)))
+
+
 def match_photos(cells: Collection[str], photos: Collection[str]) -> dict[str, list[str]]:
     """The `photos` that each cell may name: see `match_paths`; if none is found, by file name."""
     found = match_paths(cells, photos, Path())

@@ -49,7 +49,8 @@ class Validation:
     """What the folds of a run validate: the photos of a table by its (N,) `folds`.
 
     A photo of no fold is never validated. `digests` (N,) are the SHA-256 of the photos; `group` "person" means that no
-    person of a fold may have been seen either; `chosen` are the folds to train, by default all.
+    person of a fold may have been seen either; `chosen` are the folds to train, by default all. `versions` are those of
+    some photos: the rows of these, and their SHA-256.
     """
 
     table: Table
@@ -57,6 +58,7 @@ class Validation:
     digests: Sequence[str]
     group: str = "person"
     chosen: Sequence[int] | None = None
+    versions: Sequence[tuple[np.ndarray, Sequence[str]]] = ()
 
     @property
     def chosen_folds(self) -> list[int]:
@@ -69,8 +71,12 @@ class Validation:
             return None
         rows = np.flatnonzero(self.folds >= 0 if fold is None else self.folds == fold).tolist()
         paths = self.table.frame["path"].tolist()
+        contents = [[digest] for digest in self.digests]
+        for origins, digests in self.versions:
+            for row, digest in zip(origins.tolist(), digests, strict=True):
+                contents[row].append(digest)
         for row in rows:
-            if seen & hash_names(photos=[self.digests[row]], paths=[paths[row]]):
+            if seen & hash_names(photos=contents[row], paths=[paths[row]]):
                 return f"photo {paths[row]}"
         persons = sorted(set(self.table.persons[rows])) if self.group == "person" else []
         return next((f"person {name}" for name in persons if seen & hash_names(persons=[name])), None)

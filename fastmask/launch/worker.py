@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any, Literal
 
-from fastmask.config import Config, Kind
+from fastmask.config import Config, Kind, change_paths
 from fastmask.data.table import Table
 from fastmask.inference.teacher import open_teacher
 from fastmask.launch.mirror import Change, MirroredFolder, apply_change
@@ -67,8 +67,7 @@ class Order:
         """The order for a run that this process holds, with absolute paths."""
         place = Path(os.path.abspath(run.path))
         files = {name: (run.path / name).read_bytes() for name in _NEEDED if (run.path / name).is_file()}
-        given = {name: getattr(config, name) for name in _PATHS}
-        paths = {name: os.path.abspath(path) for name, path in given.items() if path is not None}
+        paths = {name: change_paths(getattr(config, name), os.path.abspath) for name in _PATHS}
         return cls(
             RunDirectory(place, run.config, run.heads),
             str(run.path),

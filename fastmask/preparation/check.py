@@ -31,6 +31,7 @@ from fastmask.data.table import LEFT_OUT, Table
 from fastmask.heads import JOINT
 from fastmask.preparation.duplicates import NearPair, exact_groups, shrink, signature
 from fastmask.preparation.near_copies import MOST_CANDIDATES, find_near_copies, remember_near_copies
+from fastmask.preparation.other_versions import find_version_faults
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, MissingPhotoError, UsageError, one_line
 from fastmask.system.terminal import Progress
 from fastmask.system.text import count, join_plural
@@ -120,9 +121,8 @@ def check_data(
                 findings.append(Finding(ERROR, "bad folds", str(error)))
         findings += [Finding(WARNING, "folds", str(each.message)) for each in warned]
     if len(table):
-        train, valid = build_augmentations(
-            effective_pipelines(config.model_copy(update={"fit": pick_fit(config, table)}))
-        )
+        fitted = config.model_copy(update={"fit": pick_fit(config, table)})
+        train, valid = build_augmentations(effective_pipelines(fitted))
         findings += check_table(
             table,
             folds=config.folds if assigned is None else int(assigned.max()) + 1,
@@ -134,6 +134,10 @@ def check_data(
             progress=progress,
             remember=partial(_keep_near_copies, config, log) if config.group == "person" else None,
         )
+        findings += [
+            Finding(ERROR if fault.is_error else WARNING, "other versions", fault.detail, fault.photo)
+            for fault in find_version_faults(table, fitted.model_copy(update={"boxes": None}))
+        ]
     return _sort_findings(findings)
 
 

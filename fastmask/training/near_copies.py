@@ -37,8 +37,9 @@ def note_near_copies(plan: Plan, say: Callable[[str], None] = lambda _: None) ->
     """
     if plan.config.group != "person" or not plan.processes.is_first:
         return plan
-    # the labels of others are of models that have not seen what their fold validates
-    labelled = [(extra, own) for extra, own in zip(plan.extras, plan.extra_digests, strict=True) if extra.soft is None]
+    # the labels of others are of models that have not seen what their fold validates; versions have persons for certain
+    both = zip(plan.extras, plan.extra_digests, strict=True)
+    labelled = [(extra, own) for extra, own in both if extra.soft is None and extra.origins is None]
     found = _find(plan, labelled, say)
     of_table = _paths_by_digest(plan.table, plan.digests)
     of_extra = dict(item for extra, own in reversed(labelled) for item in _paths_by_digest(extra.table, own).items())

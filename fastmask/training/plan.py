@@ -23,7 +23,7 @@ from fastmask.config import Config, HeadOptions, recipe_of
 from fastmask.data.augment import build_augmentations
 from fastmask.data.boxes import BOX
 from fastmask.data.cache import PhotoMap, digest_photos
-from fastmask.data.extra import Extra, read_extra
+from fastmask.data.extra import Extra
 from fastmask.data.groups import (
     describe_conflicts,
     describe_joined,
@@ -33,13 +33,12 @@ from fastmask.data.groups import (
 )
 from fastmask.data.halves import ANY, SAME, Halves
 from fastmask.data.loaders import dataloaders, pick_device, pick_workers, workers_see_memory
-from fastmask.data.missing import MissingPhotos
 from fastmask.data.named_classes import check_present
 from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
-from fastmask.data.pseudo import read_pseudo
 from fastmask.data.seen import Hashes, Validation, hash_names
 from fastmask.data.table import LEFT_OUT, SAME_AS, TRAIN_ONLY, Table
 from fastmask.data.training_set import TrainingSet, check_limits, class_weights, dropped_rows, training_set
+from fastmask.data.versions import join_cuts
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.optim import live_opt, named_opt
@@ -51,6 +50,7 @@ from fastmask.run.lineage import Lineage, check_no_leak, digest_weights, is_chos
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.terminal import quote
 from fastmask.system.text import count, join_some
+from fastmask.training.additional import count_versions, describe_extras, find_other_versions, read_extras
 from fastmask.training.build import (
     apply_head_weights,
     build_initial_network,
@@ -152,7 +152,7 @@ class Plan:
                 *([f"{dropped} of them not trained on"] if dropped else []),
                 *([f"{self._describe_epochs()} per epoch"] if self.config.per_person else []),
                 *filter(None, (describe_split(self.table, self.config), joined, conflicts)),
-                *([_describe_extras(self.extras)] if self.extras else []),
+                *describe_extras(self.extras),
                 *([f"soft labels of {self.config.teacher}"] if self.teacher else []),
                 f"cut to the {self.config.region}, {faces.describe_faceless()}"
                 if faces
@@ -201,8 +201,9 @@ class Plan:
             classes = train.classes(heads)
             options = config.half_shares, config.half_partner, config.mix_classes or ()
             halves = Halves(classes, heads, config.half_cutmix, *options)
+        versions = [extra.table.faces for extra in self.extras if extra.origins is not None]
         return dataloaders(
-            self.table,
+            replace(self.table, faces=join_cuts(self.table.faces, versions)),
             fold,
             self.folds,
             augments=build_augmentations(self.pipelines),
@@ -270,7 +271,12 @@ class Plan:
         if self.soft_labels is not None:
             made = replace(made, labels=self.soft_labels[-1 if whole else fold][rows])
         for extra in self.extras:
-            made = made.join(extra.training_set(fold), heads)
+            more = extra.training_set(fold, whole)
+            if self.soft_labels is not None and extra.origins is not None:
+                # a version has the labels of its photo
+                origins = extra.origin_rows[extra.trained_rows(fold, whole)]
+                more = replace(more, labels=self.soft_labels[-1 if whole else fold][origins])
+            made = made.join(more, heads)
         return made.sample(heads, config.sampler, config.per_person)
 
     def trained_rows(self, fold: int, whole: bool = False) -> np.ndarray:
@@ -290,7 +296,8 @@ class Plan:
         """
         seen = _hash_rows(self.table, self.digests, self.trained_rows(fold, whole))
         for extra, digests in zip(self.extras, self.extra_digests, strict=True):
-            seen = seen.union(_hash_rows(extra.table, digests, extra.trained_rows(fold)), *extra.seen[fold : fold + 1])
+            rows = extra.trained_rows(fold, whole)
+            seen = seen.union(_hash_rows(extra.table, digests, rows), *extra.seen[fold : fold + 1])
         chosen = _hash_rows(self.table, self.digests, self.folds == fold)
         made = Lineage(seen, chosen).join(lineage_of(self.config.weights, fold))
         if self.teacher is not None:
@@ -328,15 +335,6 @@ def _describe_head(head: Head, per_head: Mapping[str, HeadOptions] | None) -> st
 def _hash_rows(table: Table, digests: Sequence[str], rows: np.ndarray) -> Hashes:
     """Hashes of the photos and the persons of some rows, (N,) bool."""
     return hash_names(photos=np.array(digests, object)[rows], persons=table.persons[rows])
-
-
-def _describe_extras(extras: Sequence[Extra]) -> str:
-    """How many photos of other sources are trained on."""
-    useful = sum(int(extra.useful.sum()) for extra in extras)
-    useless = sum(map(len, extras)) - useful
-    apart = sum(int(extra.excluded.any(axis=1).sum()) for extra in extras)
-    without = f" ({useless} without labels left out)" if useless else ""
-    return f"{useful} extra photos to train on{without}, {apart} of them not in every fold"
 
 
 def _distributed_callbacks(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
@@ -385,7 +383,8 @@ def prepare(
     check_monitored_labels(config, plan.table, plan.folds)
     if config.compile:
         check_compiler(device)
-    validation = Validation(plan.table, plan.folds, plan.digests, config.group, chosen)
+    plan = _add_versions(plan, say)
+    validation = _validation_of(plan, chosen)
     check_no_leak(config.weights, validation)
     plan = _add_sources(plan, validation, open_teacher)
     check_training(plan, chosen)
@@ -404,7 +403,8 @@ def prepare(
     plan = replace(plan, config=config.model_copy(update={"precision": precision}))
     start = _describe_start(plan, network, validation)
     made = describe_environment(network, plan.table, device, start, processes.count)
-    made["photos"]["seen"] = measure_shares(plan.table, build_augmentations(pipelines)[1])
+    shares = measure_shares(plan.table, build_augmentations(pipelines)[1])
+    made["photos"] |= {"seen": shares, **count_versions(config, plan.extras)}
     return replace(plan, environment=made, size=size, maps=maps)
 
 
@@ -491,12 +491,29 @@ def _describe_copies(table: Table, copies: Sequence[int]) -> list[tuple[str, str
     return [(path, f"It is {why}.") for path in paths]
 
 
+def _add_versions(plan: Plan, say: Callable[[str], None]) -> Plan:
+    """The plan with the other versions of all its photos."""
+    versions, own, skipped = find_other_versions(plan.table, plan.config, plan.digests, say)
+    return replace(plan, extras=versions, extra_digests=own, skipped=[*plan.skipped, *skipped])
+
+
+def _validation_of(plan: Plan, chosen: Sequence[int] | None) -> Validation:
+    """What the folds of a plan with versions validate."""
+    pairs = [(each.origin_rows, own) for each, own in zip(plan.extras, plan.extra_digests, strict=True)]
+    return Validation(plan.table, plan.folds, plan.digests, plan.config.group, chosen, pairs)
+
+
 def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher | None) -> Plan:
     """The plan with photos of other sources, its teacher and the digests of all photos.
 
     The teacher must not have seen a photo that a fold validates.
     """
     config, table = plan.config, plan.table
+    versions, of_versions = [], []
+    for version, digests in zip(plan.extras, plan.extra_digests, strict=True):
+        kept = ~dropped_rows(version.table, config.drop)
+        versions.append(version.select(kept))
+        of_versions.append([digest for digest, keep in zip(digests, kept, strict=True) if keep])
     extras, skipped = read_extras(config, table, validation)
     if config.teacher is not None and open_teacher is None:
         raise UsageError("The setting teacher needs fastmask.api.cross_validate, or open_teacher passed to prepare.")
@@ -504,16 +521,17 @@ def _add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher |
     for faces in (extra.table.faces for extra in extras):
         # one loader reads the photos of all sources
         table = table if faces is None or table.faces is None else replace(table, faces=table.faces.join(faces))
-    own = [extra.digests() for extra in extras]
+    own = [*of_versions, *(extra.digests() for extra in extras)]
     skipped = [*plan.skipped, *skipped]
-    plan = replace(plan, table=table, extras=extras, extra_digests=own, skipped=skipped, teacher=teacher)
+    plan = replace(plan, table=table, extras=[*versions, *extras], extra_digests=own, skipped=skipped, teacher=teacher)
     return exclude_validated(plan)
 
 
 def exclude_validated(plan: Plan) -> Plan:
     """The plan with each photo of another source excluded from the folds that validate the same photo or person."""
-    pairs = zip(plan.extras, plan.extra_digests, strict=True)
-    extras = [extra.exclude_validated(plan.table, plan.folds, plan.digests, own) for extra, own in pairs]
+    pairs = list(zip(plan.extras, plan.extra_digests, strict=True))
+    versions = [(extra.table, own) for extra, own in pairs if extra.origins is not None]
+    extras = [extra.exclude_validated(plan.table, plan.folds, plan.digests, own, versions) for extra, own in pairs]
     return replace(plan, extras=extras)
 
 
@@ -565,35 +583,6 @@ def digest_extras(plan: Plan) -> str:
     return "".join(extra.digest(each) for extra, each in zip(plan.extras, plan.extra_digests, strict=True))
 
 
-def read_extras(config: Config, table: Table, validation: Validation) -> tuple[list[Extra], list[tuple[str, str]]]:
-    """The photos of other sources that a configuration trains on, without those that it drops.
-
-    Also the paths of those that are skipped because they cannot be read, with what is wrong with them.
-    """
-    extras, missing = [], MissingPhotos()
-    if config.extra is not None:
-        extras.append(
-            read_extra(
-                config.extra, table.heads, config.extra_images, config.extra_weight, config.group_column, missing.note
-            )
-        )
-    if config.pseudo is not None:
-        pseudo = read_pseudo(config.pseudo, missing.note)
-        pseudo.check_unseen(validation)
-        extras.append(pseudo.extra(table.heads, config.pseudo_weight, config.pseudo_least))
-    skipped = missing.left_out(config.on_bad_photo == "skip", sum(map(len, extras)))
-    if config.boxes is not None:
-        cuts = [extra.table.cut_to_faces(config.boxes, make_framing(config)) for extra in extras]
-        extras = [replace(extra, table=cut) for extra, cut in zip(extras, cuts, strict=True)]
-    extras = [extra.select(~dropped_rows(extra.table, config.drop)) for extra in extras]
-    if config.on_bad_photo == "skip":
-        for place, extra in enumerate(extras):
-            rows, unreadable = find_readable(extra.table)
-            extras[place] = extra.select(np.isin(np.arange(len(extra)), rows))
-            skipped += unreadable
-    return extras, skipped
-
-
 def _named_classes(config: Config) -> dict[str, list[str]]:
     """The classes that settings name, by setting."""
     limited = list(config.per_person) if isinstance(config.per_person, dict) else []
@@ -611,6 +600,11 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
     for extra in plan.extras:
         if not extra.useful.any():
             raise UsageError(f"No photo of those below {extra.table.root} has a label, and a weight, to learn from.")
+        if extra.origins is not None and extra.excluded.all():
+            raise UsageError(
+                f"No fold can train on the versions in {extra.table.root}: each is of a person, or shares a photo with "
+                "one, whom every fold validates (--group none, or identical photos); leave --images-also out."
+            )
     for fold in plan.check_folds(chosen):
         train = plan.training_set(fold)
         if not len(train):

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 from run_files import bytes_of
@@ -23,3 +24,11 @@ def test_a_worker_without_access_to_the_run_trains_a_fold_and_sends_its_files(co
         if message.change is not None:
             apply_change(run.fold_path(0), message.change)
     assert bytes_of(run.fold_path(0)) == bytes_of(finished_run.fold_path(0))
+
+
+def test_a_worker_gets_absolute_paths(contest, run_copy):
+    run = Run.load(run_copy)
+    config = run.config.model_copy(update={"images_also": ["a", "/b"], "extra": "c.csv"})
+    order = Order.of(run, read_contest(contest), config, None)
+    assert order.config.images_also == [os.path.abspath("a"), os.path.abspath("/b")]
+    assert (order.config.extra, order.config.pseudo) == (os.path.abspath("c.csv"), None)

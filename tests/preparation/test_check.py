@@ -383,6 +383,23 @@ def test_faults_of_the_table_and_the_folds_are_findings_like_those_of_photos(fol
     assert "no photo called mask1" in findings[2].detail
 
 
+def test_faults_of_other_versions_are_findings(folder, photos, tmp_path):
+    root, red = folder / "train" / "images", tmp_path / "red"
+    for photo in photos[:20]:
+        (red / photo.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (96, 128), "red").save((red / photo.relative_to(root)).with_suffix(".png"))
+    broken = (red / photos[3].relative_to(root)).with_suffix(".png")
+    broken.write_bytes(b"")
+    folders = f"{red},{tmp_path / 'none'},{root}"
+    config = make_config({"data": str(folder), "folds": 2, "crop": [99, 50], "images_also": folders})
+    kind = [f for f in check_data(config) if f.kind == "other versions"]
+    assert [(f.level, f.photo) for f in kind] == [("error", ""), ("error", ""), ("error", str(broken)), ("warning", "")]
+    assert "none is not a folder" in kind[0].detail
+    assert "holds the photos themselves" in kind[1].detail
+    assert "is empty; expected a photo" in kind[2].detail
+    assert "has versions of 20 of 84 photos, lacking such as" in kind[3].detail
+
+
 FINDINGS = [
     Finding("warning", "tiny", "The photo is tiny.", "b/1.jpg", "b"),
     *[Finding("error", "unreadable", "The photo is empty; expected a photo.", f"a/{i:02}.jpg", "a") for i in range(12)],

@@ -63,6 +63,12 @@ def _seen(run: RunDirectory) -> list[float] | None:
     return seen if known else None
 
 
+def _versions(run: RunDirectory) -> dict[str, int]:
+    """The number of photos of each other version that was trained on, by its folder."""
+    versions = _mapping(_mapping(run.environment.get("photos")).get("versions"))
+    return {folder: photos for folder, photos in versions.items() if type(photos) is int}
+
+
 def _figures(values: Any) -> str:
     listed = values if isinstance(values, list) else [values]
     return ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in listed)
@@ -89,8 +95,13 @@ def _data(run: RunDirectory) -> list[tuple[str, str]]:
     rows += [(f"Head {head.name}", _head(head, run)) for head in list(run.heads)[:12]]
     if len(run.heads) > 12:
         rows.append(("More heads", join_some([head.name for head in list(run.heads)[12:]], 40)))
-    if run.extra is not None:
-        rows.append(("Extra", f"{count(len(run.extra), 'photo')} of other sources, used only for training"))
+    versions = _versions(run)
+    if versions:
+        listed = "; ".join(f"{folder}: {count(photos, 'photo')}" for folder, photos in versions.items())
+        rows.append(("Other versions", f"{shorten(listed, _MOST)}, only trained on, in the folds of the same photos"))
+    others = 0 if run.extra is None else len(run.extra) - sum(versions.values())
+    if others:
+        rows.append(("Extra", f"{count(others, 'photo')} of other sources, used only for training"))
     if (run.path / SKIPPED).is_file():
         rows.append(("Left out", f"{len(read_strings(run.path / SKIPPED, ('path',))):,} photos, see {SKIPPED}"))
     return rows

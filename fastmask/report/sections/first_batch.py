@@ -101,7 +101,7 @@ def section(material: Material) -> list[Block]:
         shown.append(Shown(thumbnail(photo), f"Training photo, augmented: {names}", lines))
     height, width = photos.shape[1:3]
     said = f"Photos of the training of fold {fold} as its network gets them, {width} × {height} pixels: "
-    if run.config.extra or run.config.pseudo:
+    if run.config.extra or run.config.pseudo or run.config.images_also:
         said += "of its own data, without those of other sources. "
     else:
         said += "the start of its first batch. "

@@ -1,0 +1,102 @@
+"""Additional photos that a run trains on: those of other sources, and other versions of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fastmask.config import Config
+from fastmask.data.extra import Extra, read_extra
+from fastmask.data.missing import MissingPhotos
+from fastmask.data.pseudo import read_pseudo
+from fastmask.data.seen import Validation
+from fastmask.data.table import Table
+from fastmask.data.training_set import dropped_rows
+from fastmask.data.versions import cut_extra, read_versions
+from fastmask.system.errors import UsageError
+from fastmask.system.text import count
+from fastmask.training.build import make_framing
+from fastmask.training.decoding import find_readable
+
+# paths of photos that are left out, and why
+Skipped = list[tuple[str, str]]
+
+
+def read_extras(config: Config, table: Table, validation: Validation) -> tuple[list[Extra], Skipped]:
+    """The photos of other sources that a configuration trains on, without those that it drops.
+
+    Also the paths of those that are skipped because they cannot be read, with what is wrong with them.
+    """
+    extras, missing = [], MissingPhotos()
+    if config.extra is not None:
+        extras.append(
+            read_extra(
+                config.extra, table.heads, config.extra_images, config.extra_weight, config.group_column, missing.note
+            )
+        )
+    if config.pseudo is not None:
+        pseudo = read_pseudo(config.pseudo, missing.note)
+        pseudo.check_unseen(validation)
+        extras.append(pseudo.extra(table.heads, config.pseudo_weight, config.pseudo_least))
+    skipped = missing.left_out(config.on_bad_photo == "skip", sum(map(len, extras)))
+    if config.boxes is not None:
+        cuts = [extra.table.cut_to_faces(config.boxes, make_framing(config)) for extra in extras]
+        extras = [replace(extra, table=cut) for extra, cut in zip(extras, cuts, strict=True)]
+    extras = [extra.select(~dropped_rows(extra.table, config.drop)) for extra in extras]
+    if config.on_bad_photo == "skip":
+        for place, extra in enumerate(extras):
+            rows, unreadable = find_readable(extra.table)
+            extras[place] = extra.select(np.isin(np.arange(len(extra)), rows))
+            skipped += unreadable
+    return extras, skipped
+
+
+def find_other_versions(
+    table: Table, config: Config, digests: Sequence[str], say: Callable[[str], None]
+) -> tuple[list[Extra], list[list[str]], Skipped]:
+    """The other versions of a table's photos, also of those that are only validated, and their digests.
+
+    Also the paths of those that are skipped because they cannot be read. `digests` are those of the table's photos.
+    Raises UsageError for a folder of copies of these.
+    """
+    extras: list[Extra] = []
+    own: list[list[str]] = []
+    skipped: Skipped = []
+    for found, extra in read_versions(table, config):
+        if found.lacking or found.stray:
+            say(str(found))
+        if config.on_bad_photo == "skip":
+            rows, unreadable = find_readable(extra.table)
+            extra = extra.select(np.isin(np.arange(len(extra)), rows))
+            skipped += [(str(found.root / path), fault) for path, fault in unreadable]
+        extras.append(cut_extra(extra, table, config))
+        own.append(extra.digests())
+        if own[-1] == [digests[row] for row in extra.origin_rows]:
+            raise UsageError(
+                f"--images-also {found.folder} holds the same photos as the data, byte by byte, which are no other "
+                "version; leave it out."
+            )
+    return extras, own, skipped
+
+
+def count_versions(config: Config, extras: Sequence[Extra]) -> dict[str, dict[str, int]]:
+    """For environment.json: the number of photos of each other version, by its folder; nothing without versions."""
+    counts = [len(extra) for extra in extras if extra.origins is not None]
+    return {"versions": dict(zip(config.images_also or (), counts, strict=True))} if counts else {}
+
+
+def describe_extras(extras: Sequence[Extra]) -> Iterator[str]:
+    """How many photos of other sources are trained on."""
+    versions = [extra for extra in extras if extra.origins is not None]
+    if versions:
+        photos = ", ".join(count(len(extra), "photo") for extra in versions)
+        yield f"{count(len(versions), 'other version')} to train on ({photos}), in the folds of the same photos"
+    extras = [extra for extra in extras if extra.origins is None]
+    if extras:
+        useful = sum(int(extra.useful.sum()) for extra in extras)
+        useless = sum(map(len, extras)) - useful
+        apart = sum(int(extra.excluded.any(axis=1).sum()) for extra in extras)
+        without = f" ({useless} without labels left out)" if useless else ""
+        yield f"{useful} extra photos to train on{without}, {apart} of them not in every fold"
