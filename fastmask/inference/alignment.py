@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fastmask.data.auxiliary import auxiliary_labels
 from fastmask.data.groups import name_groups
 from fastmask.data.table import SAME_AS, TRAIN_ONLY
-from fastmask.heads import Head, Heads
+from fastmask.heads import JOINT, Head, Heads
 from fastmask.inference.blend import widen
 from fastmask.inference.members import align_column, all_heads, judge_of, learned_heads
 from fastmask.run.caveats import training_caveats
@@ -104,7 +105,9 @@ def _folds(heads: Heads, runs: Sequence[RunDirectory], group_of: pd.Series, phot
         **{name: first.folds[name] for name in first.folds.columns if name not in taken},
         "fold": fold.where(scored | ~fold.isin(fold[scored]), TRAIN_ONLY),
     }
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    # that of the labels of the heads, which may be other runs'
+    return frame.assign(**{JOINT: auxiliary_labels(frame, heads)[JOINT]}) if JOINT in heads.names else frame
 
 
 def _differences(runs: Mapping[str, RunDirectory], heads: Heads, oof: pd.DataFrame) -> Iterator[str]:
@@ -113,7 +116,7 @@ def _differences(runs: Mapping[str, RunDirectory], heads: Heads, oof: pd.DataFra
     judges = {head: next(name for name, run in runs.items() if head in run.heads.names) for head in heads.names}
     for name, run in runs.items():
         for judge in dict.fromkeys(judges.values()):
-            judged = [head for head in learned_heads(run) if judges[head] == judge]
+            judged = [head for head in learned_heads(run) if judges[head] == judge and head != JOINT]
             theirs, labels = (frame[judged].to_numpy(object) for frame in (own[name], oof))
             yield describe_relabelled(name, judge, judged, theirs, labels)
         for head in learned_heads(run):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.heads import UNKNOWN, Heads
+from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import ENSEMBLE
 from fastmask.system.errors import DataError, UsageError
@@ -26,7 +26,10 @@ _ROUNDED = 1e-6
 
 @dataclass(frozen=True)
 class Blend:
-    """How members are blended: (members,) weights per head that sum to 1, with 0 for a member that lacks the head."""
+    """How members are blended: (members,) weights per head that sum to 1, with 0 for a member that lacks the head.
+
+    With a joint head its probabilities are blended, and those of the heads of the joint class are their sums.
+    """
 
     how: str
     heads: Heads
@@ -42,6 +45,9 @@ class Blend:
             # a distribution over a number is averaged: votes for single numbers would be meaningless
             voted = self.how == VOTE and head.spread is None
             made.append(votes(parts) if voted else np.tensordot(weights[there], parts, axes=1))
+        if self.heads.joint_head is not None:
+            sums = self.heads.sum_joint(made[self.heads.joint_head])
+            made = [sums[self.heads.joined.index(i)] if i in self.heads.joined else part for i, part in enumerate(made)]
         return np.concatenate(made, axis=-1)
 
     def to_plain(self) -> dict[str, Any]:
@@ -122,6 +128,8 @@ def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarr
             rows = np.flatnonzero(y[:, place] != UNKNOWN)
             true = [part[rows, y[rows, place]] for part, there in zip(parts, has, strict=True) if there]
             weights[head.name][has] = fit_weights(np.stack(true, axis=1))
+    if heads.joint_head is not None:
+        weights.update(dict.fromkeys(heads.classified, weights[JOINT]))
     return Blend(how, heads, weights)
 
 
@@ -136,11 +144,16 @@ def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.nda
 
 
 def widen(heads: Heads, own: Heads, probabilities: np.ndarray) -> np.ndarray:
-    """(N, classes of `own`) probabilities -> (N, classes of `heads`): NaN for heads that `own` has not learned."""
+    """(N, classes of `own`) probabilities -> (N, classes of `heads`): NaN for heads that `own` has not learned.
+
+    Those of a joint head are the joint probabilities, also of a run without one.
+    """
     wide = np.full((len(probabilities), heads.n_logits), np.nan, probabilities.dtype)
     parts = heads.split(wide)
     for head, part in zip(own, own.split(probabilities), strict=True):
         if head.weight > 0 and head.name in heads.names:
             # a view of `wide`
             parts[heads.position(head.name)][:] = part
+    if heads.joint_head is not None:
+        parts[heads.joint_head][:] = own.joint_probabilities(probabilities)
     return wide

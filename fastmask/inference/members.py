@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmask.heads import Heads
+from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import ENSEMBLE, OOF
@@ -18,11 +18,12 @@ from fastmask.run.overlap import have_same_persons, rows_of
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import real
+from fastmask.system.text import join_some
 
 
 def learned_heads(run: RunDirectory) -> tuple[str, ...]:
-    """The heads that a run has learned: not those of weight 0, which are not part of the loss."""
-    return tuple(head.name for head in run.heads if head.weight > 0)
+    """The heads that a run has learned: not those of weight 0, which are not part of the loss, nor finer bands."""
+    return tuple(head.name for head in run.heads if head.weight > 0 and head.bands_of is None)
 
 
 def judge_of(runs: Sequence[RunDirectory], head: str) -> RunDirectory:
@@ -31,8 +32,13 @@ def judge_of(runs: Sequence[RunDirectory], head: str) -> RunDirectory:
 
 
 def all_heads(runs: Sequence[RunDirectory]) -> Heads:
-    """The heads that any of the runs has learned, in the order of the run with the most heads, then of the others."""
+    """The heads that any of the runs has learned, in the order of the run with the most heads, then of the others.
+
+    If a run has a joint head, its joint probabilities are what is blended.
+    """
     found = {name: run.heads[name] for run in reversed(runs) for name in learned_heads(run)}
+    if JOINT in found:
+        found[JOINT] = replace(found[JOINT], weight=1.0, joint_share=1.0)
     most = max(runs, key=lambda run: len(run.heads))
     order = dict.fromkeys(name for run in (most, *runs) for name in run.heads.names if name in found)
     return Heads([replace(found[name], bounds=judge_of(runs, name).heads[name].bounds) for name in order])
@@ -61,6 +67,27 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
             difference = _head_difference(judge, run, name)
             if difference:
                 raise _misfit(judge, run, difference)
+    _check_joint(runs)
+
+
+def _check_joint(runs: Sequence[RunDirectory]) -> None:
+    """Raise UsageError if a run of the joint class meets one that has not all of its heads."""
+    joint = next((run for run in runs if run.heads.joint_head is not None), None)
+    for run in runs:
+        if joint is not None and (run.heads.classified != joint.heads.classified or run.heads.unlearned):
+            raise UsageError(
+                f"{joint.path} has learned the joint class of {join_some(joint.heads.classified)}, and {run.path} has "
+                f"learned {join_some([name for name in run.heads.classified if name not in run.heads.unlearned])}; "
+                "take runs of the same heads, in the same order."
+            )
+        for other in runs:
+            (name, *more), size = run.heads.classified, other.heads.n_joint
+            if not more and name not in other.heads.names and len(run.heads[name].classes) == size:
+                raise UsageError(
+                    f"{run.path} has one head, {name}, of {size} classes, which are not known to be the joint classes "
+                    f"of {join_some(other.heads.classified)}, as {other.path} has them; train it on the same data with "
+                    "--one-head."
+                )
 
 
 def _misfit(one: RunDirectory, other: RunDirectory, difference: str) -> UsageError:
@@ -135,7 +162,10 @@ def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory
         asked = [name for name, weights in blend.weights.items() if weights[number] > 0]
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
         alike = all(
-            name in learned_heads(run) and run.heads[name].classes == blend.heads[name].classes for name in asked
+            name in learned_heads(run) and run.heads[name].classes == blend.heads[name].classes
+            for name in asked
+            # also runs without a joint head have a joint class
+            if name != JOINT or run.heads.joint_head is not None
         )
         # the last condition: the OOF predictions may exist without the checkpoints of their folds
         if not same or not alike or not set(run.oof["fold"]) <= set(run.trained_folds):

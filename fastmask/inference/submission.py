@@ -87,7 +87,8 @@ class Form:
 def _values(fill: Fill | None, heads: Heads, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """(N,) the cells of a column of a form."""
     if fill is None:
-        return np.asarray(heads.joint(y))
+        joint, numbers = np.asarray(heads.joint(y)), _contest_numbers(heads)
+        return joint if numbers is None else numbers[joint]
     head, number = fill
     position = heads.position(head.name)
     return head.decode_all(y[:, position]) if number is None else probabilities[:, heads.offsets[position] + number]
@@ -191,6 +192,21 @@ def check_names(file: Path, names: pd.Series) -> None:
             raise DataError(f"{file}, line {line}, column {names.name}: {names[line]!r} {problem}; remove the row.")
 
 
+def _contest_numbers(heads: Heads) -> np.ndarray | None:
+    """(classes,) the contest's joint class of each class of a single head of all of them; None for other heads.
+
+    They are called by their numbers or their names.
+    """
+    contest = contest_heads()
+    if len(heads.joined) > 1 or heads.n_joint != contest.n_joint:
+        return None
+    classes = heads[heads.classified[0]].classes
+    for names in ([str(number) for number in range(contest.n_joint)], contest.joint_names()):
+        if set(classes) == set(names):
+            return np.array([names.index(name) for name in classes])
+    return None
+
+
 def is_contest(heads: Heads) -> bool:
     """Whether the joint classes of `heads` are the contest's."""
     contest = contest_heads()
@@ -199,7 +215,7 @@ def is_contest(heads: Heads) -> bool:
 
 def _check_contest(heads: Heads, info: Path) -> None:
     """Raise UsageError if the joint classes of `heads` are not those of the contest's info.csv."""
-    if not is_contest(heads):
+    if not is_contest(heads) and _contest_numbers(heads) is None:
         raise UsageError(
             f"{info} has {ID} and {ANSWER}, which holds joint classes of {', '.join(contest_heads().names)}; the run's "
             f"are of {', '.join(heads.classified)}: name a file of your own contest, or leave --submission out."
