@@ -161,6 +161,19 @@ def read_bands(text: str) -> dict[str, list[float]]:
         raise ValueError("expected bounds such as age=20,30,40,50,60") from None
 
 
+# settings -> the schedules that have them
+_OF_SCHEDULES = {
+    "milestones": ["multistep"],
+    "lr_gamma": ["multistep", "plateau"],
+    "cycle": ["restarts"],
+    "cycle_mult": ["restarts"],
+    "poly_power": ["poly"],
+    "plateau_patience": ["plateau"],
+    # onecycle warms up by itself
+    "warmup": ["multistep", "cosine", "restarts", "poly", "plateau", "constant"],
+}
+
+
 def read_arguments(text: str) -> dict[str, Any]:
     """`momentum=0.8,betas=0.9,0.95` -> {"momentum": 0.8, "betas": [0.9, 0.95]}; raises ValueError for anything else."""
     expected = "expected arguments such as momentum=0.8,betas=0.9,0.95"
@@ -229,6 +242,11 @@ _OTHER_NAMES = {
         "milestones": "steps lr_steps",
         "opt": "optimizer optim optimiser opt_func opt_name",
         "opt_args": "opt_arg optimizer_args optimizer_kwargs opt_kwargs optim_args momentum betas opt_betas opt_eps",
+        "clip": "clip_grad clip_grad_norm clip_norm gradient_clip_val grad_clip max_grad_norm gradient_clip",
+        "cycle": "t_0 t0 cycle_length first_cycle_steps",
+        "cycle_mult": "t_mult",
+        "plateau_patience": "patience_epochs lr_patience",
+        "warmup": "warmup_epochs warm_up warmup_ratio warmup_steps",
         "patience": "early_stopping early_stopping_patience",
         "one_head": "single_head joint_class",
         "precision": "amp fp16 bf16 mixed_precision",
@@ -551,13 +569,31 @@ class Config(BaseModel):
         repeats=True,
         note="the optimizer's",
     )
-    sched: Literal["multistep", "onecycle", "cosine", "constant"] = in_training(
-        "multistep", "Schedule: multistep, onecycle, cosine or constant."
+    sched: Literal["multistep", "onecycle", "cosine", "restarts", "poly", "plateau", "constant"] = in_training(
+        "multistep",
+        "Schedule: multistep, onecycle, cosine, restarts (cosines), poly, plateau (falls if --monitor does not "
+        "improve) or constant.",
+    )
+    warmup: Annotated[float, Field(ge=0, le=65536)] = in_training(
+        0.0, "Epochs, or a share below 1 of the training, in which the learning rate rises from a thousandth."
     )
     milestones: list[Annotated[float, Field(gt=0)]] = in_training(
         [0.5, 0.75], "Milestones of multistep: epochs, or shares below 1."
     )
-    lr_gamma: Factor = in_training(0.5, "Factor of the learning rate at each milestone.")
+    lr_gamma: Factor = in_training(0.5, "Factor of the learning rate at each milestone, or on a plateau.")
+    cycle: Annotated[float, Field(gt=0, le=65536)] = in_training(
+        0.25, "First cycle of restarts: epochs, or a share below 1 of the training after the warm-up."
+    )
+    cycle_mult: Annotated[float, Field(ge=1, le=100)] = in_training(
+        1.0, "Length of each cycle of restarts relative to the one before."
+    )
+    poly_power: Annotated[float, Field(gt=0, le=100)] = in_training(1.0, "Power of poly; 1 is a straight line.")
+    plateau_patience: Count = in_training(
+        2, "Epochs without improvement that plateau waits; one more lowers the learning rate."
+    )
+    clip: Annotated[float, Field(ge=0, le=MOST_WEIGHT)] = in_training(
+        0.0, "Largest norm of all gradients of a step, such as 1; larger ones are scaled down; 0 is off."
+    )
     accumulate: Positive = in_training(1, "Batches of --bs photos per optimizer step.")
     ema: Share = in_training(
         0.0, "Decay of the averaged weights that are validated and saved, such as 0.999; 0 is off."
@@ -690,6 +726,7 @@ class Config(BaseModel):
                 raise ValueError(f"{idle[0]} has no effect with {cause}: leave one of the two out")
         if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
             raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
+        self._agree_on_schedule()
         if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
             raise ValueError(f"unfreeze is epoch {self.unfreeze}; expected 2 to the last one, {self.epochs}")
         for name in ("mixup", "cutmix"):
@@ -733,6 +770,25 @@ class Config(BaseModel):
         if options.pool is not None and self.compile:
             raise ValueError(f"compile has no effect with per_head {name}.pool: leave one of the two out")
 
+    def _agree_on_schedule(self) -> None:
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup takes {self.warmup:g} of {self.epochs} epochs: give less, or more epochs")
+        left = self.epochs * (1 - self.warmup) if self.warmup < 1 else self.epochs - self.warmup
+        if self.sched == "restarts" and self.cycle >= max(left, 1):
+            raise ValueError(
+                f"cycle takes all {left:g} epochs, so that there is no restart: give less, or sched cosine"
+            )
+        if self.sched == "plateau" and self.patience and self.plateau_patience + 1 >= self.patience:
+            raise ValueError(
+                f"plateau_patience {self.plateau_patience} lowers the rate after {self.plateau_patience + 1} epochs "
+                f"without improvement, but patience {self.patience} stops the fold by then: give a lower one, or a "
+                "higher patience"
+            )
+        if self.sched == "onecycle" and "momentum" in (self.opt_args or {}):
+            raise ValueError(
+                "opt_args momentum has no effect with sched onecycle, which sets it: leave one of them out"
+            )
+
     def _idle(self) -> list[tuple[str, list[str]]]:
         """Settings, in words, each with the settings that have no effect with it."""
         found: list[tuple[str, list[str]]] = []
@@ -740,6 +796,9 @@ class Config(BaseModel):
             found.append(("launcher local", [name for name in self.of_kind(Kind.LAUNCHING) if name != "launcher"]))
         if self.fit not in (None, CONTEST):
             found.append((f"fit {self.fit}", ["crop", "boxes"]))
+        for name, scheds in _OF_SCHEDULES.items():
+            if self.sched not in scheds:
+                found.append((f"sched {self.sched}", [name]))
         if self.opt == OWN:
             found.append(("opt own", ["opt_args"]))
         own = (self.per_head or {}).values()

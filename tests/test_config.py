@@ -185,7 +185,10 @@ def test_every_recipe_is_a_configuration(name):
         ({"cutmix": 1e-300}, "cutmix is 1e-300; expected 0 for none, or 0.001 to 1000"),
         ({"mixup": 1e300}, "Setting mixup: found 1e.300, expected a number from 0 to 1000"),
         ({"lr": 1e300}, "Setting lr: found 1e.300, expected a number above 0 and up to 1e.30"),
-        ({"sched": "steps"}, "Setting sched: found 'steps', expected multistep, onecycle, cosine or constant"),
+        (
+            {"sched": "steps"},
+            "Setting sched: found 'steps', expected multistep, onecycle, cosine, restarts, poly, plateau or constant",
+        ),
         ({"age_bounds": [60, 30]}, "age_bounds must rise, found 60 30"),
         ({"weights": "a.safetensors", "pretrained": True}, "weights and pretrained exclude each other"),
         ({"train_pipeline": {}}, "train_pipeline and valid_pipeline belong together"),

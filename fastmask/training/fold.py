@@ -15,7 +15,6 @@ from fastai.callback.core import Callback
 from fastmask.config import Config
 from fastmask.heads import JOINT
 from fastmask.model.precision import tf32
-from fastmask.model.schedule import schedule_of
 from fastmask.run.directory import RunDirectory, resume_command
 from fastmask.run.files import DONE, STATE
 from fastmask.run.lineage import Lineage
@@ -27,6 +26,7 @@ from fastmask.training.callbacks import DRAWN, Checkpoint, Drawn, EarlyStopping,
 from fastmask.training.guards import FiniteLoss, Skipping, is_out_of_memory, skipping_callbacks
 from fastmask.training.interrupts import Interrupts, exit_by_signal
 from fastmask.training.plan import Plan
+from fastmask.training.plateau import schedule_callbacks
 from fastmask.training.processes import Processes
 from fastmask.training.progress.live import FoldProgress, RunProgress
 from fastmask.training.progress.trackers import FoldInfo, Trackers, trackers_of
@@ -135,7 +135,7 @@ def callbacks_of(
         saver=saver,
         deadline=deadline,
         others=[
-            *schedule_of(config),
+            *schedule_callbacks(config),
             *writing,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
             FiniteLoss(),

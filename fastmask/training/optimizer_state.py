@@ -17,8 +17,8 @@ from fastmask.system.errors import UsageError, one_line
 
 # the only keys of mappings that stand for a value that is no mapping with texts as keys
 _TENSOR, _TUPLE, _PAIRS, _DTYPE = "(tensor)", "(tuple)", "(pairs)", "(dtype)"
-# steps before and after the state is saved in a trial
-_STEPS = 2
+# steps before and after the state is saved in a trial, and their learning rate
+_STEPS, _LR = 2, 1e-2
 
 
 def encode_optimizer(optimizer: Any) -> dict[str, Any]:
@@ -130,14 +130,14 @@ def state_bytes(optimizer: Any) -> int:
     return total
 
 
-def check_optimizer(opt_func: Callable[..., Any], lr: float, device: torch.device) -> None:
+def check_optimizer(opt_func: Callable[..., Any], device: torch.device) -> None:
     """Raise UsageError for fastai's `opt_func` of an optimizer that fails, or that would not resume bit for bit.
 
     It is tried on a few small weights: some steps, then more of them with its state saved and restored.
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            whole, resumed = (_trial(opt_func, lr, device, resumes) for resumes in (False, True))
+            whole, resumed = (_trial(opt_func, device, resumes) for resumes in (False, True))
     except UsageError:
         raise
     except Exception as error:
@@ -150,18 +150,18 @@ def check_optimizer(opt_func: Callable[..., Any], lr: float, device: torch.devic
         )
 
 
-def _trial(opt_func: Callable[..., Any], lr: float, device: torch.device, resumes: bool) -> list[Tensor]:
+def _trial(opt_func: Callable[..., Any], device: torch.device, resumes: bool) -> list[Tensor]:
     """The weights after a few steps, with a new optimizer in their middle that resumes from the state of the first."""
     torch.manual_seed(0)
     shapes: Sequence[tuple[int, ...]] = ((4, 2, 3, 3), (4, 4), (4,))
     weights = [nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
     weights[0].data = weights[0].data.to(memory_format=torch.channels_last)
-    optimizer = opt_func([[weights[0]], weights[1:]], lr=lr)
+    optimizer = opt_func([[weights[0]], weights[1:]], lr=_LR)
     check_steps(optimizer)
     for number in range(2 * _STEPS):
         if number == _STEPS and resumes:
             saved = encode_optimizer(optimizer)
-            optimizer = opt_func([[weights[0]], weights[1:]], lr=lr)
+            optimizer = opt_func([[weights[0]], weights[1:]], lr=_LR)
             restore_optimizer(optimizer, saved)
         torch.manual_seed(number)
         for weight in weights:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastcore.basics import noop
@@ -241,6 +242,7 @@ class Plan:
                     heads, config.mixup, config.cutmix, config.mix_prob, config.mix_classes, config.mix_partner
                 ),
                 *([Freeze(config.freeze, unfreeze)] if config.freeze is not None else []),
+                *([GradientClip(config.clip)] if config.clip else []),
                 *_distributed_callbacks(self.processes, dls.device, unused=config.freeze is not None),
                 *cbs,
             ],
@@ -374,7 +376,7 @@ def prepare(
     if loss_func is None:
         build_loss(config, table.heads)
     whole = Plan(config, table, np.empty(0), {}, {}, loss_func, opt_func, processes=processes)
-    check_optimizer(whole.opt_func_of_groups(), config.lr, device)
+    check_optimizer(whole.opt_func_of_groups(), device)
     pipelines = effective_pipelines(config, resolve_stats(config))
     first = min(chosen or [0])
     check_weights(config.arch, config.pretrained, weights_file(config.weights, first))

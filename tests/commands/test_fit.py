@@ -37,7 +37,8 @@ resize: [100, 50], stats: pretrained,
 erase: 0.3, mixup: 0.4, cutmix: 1, mix_prob: 0.5, half_cutmix: 0.7, half_shares: [0.3, 0.6], half_partner: any,
 arch: resnet18, pretrained: false, weights: body.pth, drop_rate: 0.2, drop_path: 0.1, freeze: 3, unfreeze: 2,
 layer_decay: 0.8, loss: ce, focal_gamma: 1.5, class_weight: auto, label_smoothing: 0.1, f1_share: 0.5, order: age,
-epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, milestones: [4, 8], lr_gamma: 0.1, accumulate: 2, ema: 0.99,
+epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, opt: adamw, warmup: 2, cycle: 0.2, cycle_mult: 2, poly_power: 2,
+plateau_patience: 1, clip: 1, opt_args: null, milestones: [4, 8], lr_gamma: 0.1, accumulate: 2, ema: 0.99,
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
@@ -50,6 +51,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "mix_classes": ("age.60+, mask.wear", ["age.60+", "mask.wear"]),
     "augment": ("flip, rotate(limit=(-5, 5), p=1)", ["flip", "rotate(limit=(-5, 5), p=1)"]),
     "drop": ("27-29,57", {"age": [[27, 29], [57, 57]]}),
+    "opt_args": ("betas=0.9,0.95", {"betas": [0.9, 0.95]}),
     "per_fold": ("gpu=0.5,cpu=4", {"gpu": 0.5, "cpu": 4}),
     "per_head": ("age.loss=coral,mask.gamma=1", {"age": {"loss": "coral"}, "mask": {"gamma": 1.0}}),
 }
@@ -61,6 +63,9 @@ NEXT_TO: dict[str, dict[str, Any]] = {
     "mix_classes": {"half_cutmix": 0.5},
     "mix_partner": {"cutmix": 1},
     "unfreeze": {"freeze": "body"},
+    **{name: {"sched": "restarts"} for name in ("cycle", "cycle_mult")},
+    "poly_power": {"sched": "poly"},
+    "plateau_patience": {"sched": "plateau"},
     **{name: {"launcher": "ray"} for name in ("address", "per_fold", "fetch")},
 }
 

@@ -18,12 +18,12 @@ NAMES = [name for name in list_optimizers() if not name.startswith(LEFT_OUT)]
 
 @pytest.mark.parametrize("name", [*NAMES, "lookahead_adamw", "lookahead_lamb"])
 def test_every_optimizer_resumes_bit_for_bit(name):
-    check_optimizer(live_opt(named_opt(name)), 1e-2, CPU)
+    check_optimizer(live_opt(named_opt(name)), CPU)
 
 
 @pytest.mark.parametrize("opt_func", [fastai.optimizer.Adam, fastai.optimizer.Lamb, torch.optim.NAdam])
 def test_so_do_fastai_s_own_and_classes_of_torch(opt_func):
-    check_optimizer(live_opt(opt_func), 1e-2, CPU)
+    check_optimizer(live_opt(opt_func), CPU)
 
 
 class Forgetful(torch.optim.SGD):
@@ -60,7 +60,7 @@ class Odd(torch.optim.SGD):
 )
 def test_one_that_fails_or_would_not_resume_is_refused(opt_func, message):
     with pytest.raises(UsageError, match=message):
-        check_optimizer(live_opt(opt_func), 1e-2, CPU)
+        check_optimizer(live_opt(opt_func), CPU)
 
 
 class Nested(torch.optim.Optimizer):
