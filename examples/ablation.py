@@ -94,6 +94,8 @@ OPTIONS = [
     Row("layer decay 0.8", {"layer_decay": 0.8}),
     Row("AdamW", {"opt": "adamw"}),
     Row("SGD", {"opt": "sgd", "lr": 0.02}),
+    Row("SAM", {"sam": 0.05}),
+    Row("adaptive SAM", {"sam": 0.5, "sam_adaptive": True}),
     Row("warm restarts", {"sched": "restarts", "cycle": 0.5}),
     Row("plateau", {"sched": "plateau", "plateau_patience": 0}),
     Row("warm-up", {"sched": "cosine", "warmup": 0.25}),

@@ -253,6 +253,8 @@ _OTHER_NAMES = {
         "resize": "image_size img_size imgsz input_size size",
         "sampler": "balanced oversample weighted_sampler",
         "sched": "scheduler lr_scheduler schedule",
+        "sam": "sharpness sam_rho rho",
+        "sam_adaptive": "asam adaptive",
         "seed": "random_state random_seed",
         "stats": "mean std normalize",
         "stratify": "stratify_by stratified",
@@ -591,6 +593,12 @@ class Config(BaseModel):
     plateau_patience: Count = in_training(
         2, "Epochs without improvement that plateau waits; one more lowers the learning rate."
     )
+    sam: Annotated[float, Field(ge=0, le=100)] = in_training(
+        0.0, "SAM: distance of the weights at which gradients are computed, such as 0.05; 0 is off."
+    )
+    sam_adaptive: bool = in_training(
+        False, "Adaptive SAM: the distance is relative to each weight, such as --sam 0.5.", needs="sam"
+    )
     clip: Annotated[float, Field(ge=0, le=MOST_WEIGHT)] = in_training(
         0.0, "Largest norm of all gradients of a step, such as 1; larger ones are scaled down; 0 is off."
     )
@@ -724,11 +732,7 @@ class Config(BaseModel):
             idle = [name for name in names if self.is_set(name)]
             if idle:
                 raise ValueError(f"{idle[0]} has no effect with {cause}: leave one of the two out")
-        if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
-            raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
         self._agree_on_schedule()
-        if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
-            raise ValueError(f"unfreeze is epoch {self.unfreeze}; expected 2 to the last one, {self.epochs}")
         for name in ("mixup", "cutmix"):
             if 0 < getattr(self, name) < LEAST_BETA:
                 raise ValueError(
@@ -771,6 +775,10 @@ class Config(BaseModel):
             raise ValueError(f"compile has no effect with per_head {name}.pool: leave one of the two out")
 
     def _agree_on_schedule(self) -> None:
+        if self.swa and self.epochs - math.ceil(self.epochs * self.swa) < 2:
+            raise ValueError(f"swa {self.swa:g} of {self.epochs} epochs averages under two: give less, or more epochs")
+        if self.unfreeze is not None and not 1 < self.unfreeze <= self.epochs:
+            raise ValueError(f"unfreeze is epoch {self.unfreeze}; expected 2 to the last one, {self.epochs}")
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup takes {self.warmup:g} of {self.epochs} epochs: give less, or more epochs")
         left = self.epochs * (1 - self.warmup) if self.warmup < 1 else self.epochs - self.warmup

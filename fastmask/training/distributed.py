@@ -23,6 +23,9 @@ class WholeBatchTrainer(DistributedTrainer):
     unknown labels), so gradients are summed, not averaged.
     """
 
+    # as in `step.Precision`
+    computes = True
+
     def __init__(self, processes: Processes, device: torch.device, unused: bool = False) -> None:
         self.processes = processes
         on_cpu = device.type == "cpu"

@@ -78,6 +78,7 @@ from fastmask.training.optimizer_state import check_optimizer
 from fastmask.training.parts import check_parts
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progress.trackers import check_trackers
+from fastmask.training.sam import sam_callbacks
 
 LossFunc = Callable[[Heads], nn.Module]
 # makes the optimizer: see `fastmask.model.optim.live_opt`
@@ -242,6 +243,7 @@ class Plan:
                     heads, config.mixup, config.cutmix, config.mix_prob, config.mix_classes, config.mix_partner
                 ),
                 *([Freeze(config.freeze, unfreeze)] if config.freeze is not None else []),
+                *sam_callbacks(config),
                 *([GradientClip(config.clip)] if config.clip else []),
                 *_distributed_callbacks(self.processes, dls.device, unused=config.freeze is not None),
                 *cbs,

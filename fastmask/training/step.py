@@ -43,6 +43,8 @@ class Precision(Callback):
     """
 
     order = MixedPrecision.order
+    # takes part in how a batch is computed, see `sam.SAM`
+    computes = True
 
     def __init__(self, precision: str) -> None:
         self.precision = precision
@@ -113,6 +115,7 @@ class Accumulation(Callback):
     """
 
     run_valid = False
+    computes = True
     _hooks: Sequence[Any] = ()
     _logits: Sequence[Tensor] = ()
 
@@ -149,11 +152,11 @@ class Accumulation(Callback):
 
 def _recomputing(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of a part's first computation, and of the second."""
-    return nullcontext(), _without_statistics(network)
+    return nullcontext(), without_statistics(network)
 
 
 @contextmanager
-def _without_statistics(network: nn.Module) -> Iterator[None]:
+def without_statistics(network: nn.Module) -> Iterator[None]:
     """A block in which batch norm updates copies of its running statistics."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]

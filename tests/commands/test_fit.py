@@ -38,7 +38,8 @@ erase: 0.3, mixup: 0.4, cutmix: 1, mix_prob: 0.5, half_cutmix: 0.7, half_shares:
 arch: resnet18, pretrained: false, weights: body.pth, drop_rate: 0.2, drop_path: 0.1, freeze: 3, unfreeze: 2,
 layer_decay: 0.8, loss: ce, focal_gamma: 1.5, class_weight: auto, label_smoothing: 0.1, f1_share: 0.5, order: age,
 epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, opt: adamw, warmup: 2, cycle: 0.2, cycle_mult: 2, poly_power: 2,
-plateau_patience: 1, clip: 1, opt_args: null, milestones: [4, 8], lr_gamma: 0.1, accumulate: 2, ema: 0.99,
+plateau_patience: 1, clip: 1, sam: 0.05, sam_adaptive: true,
+opt_args: null, milestones: [4, 8], lr_gamma: 0.1, accumulate: 2, ema: 0.99,
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
@@ -56,7 +57,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "per_head": ("age.loss=coral,mask.gamma=1", {"age": {"loss": "coral"}, "mask": {"gamma": 1.0}}),
 }
 # the settings next to which others have an effect
-NEEDED = {"boxes": "b.csv", "pseudo": "labels", "teacher": "runs/a", "extra": "a.csv", "half_cutmix": 0.5}
+NEEDED = {"boxes": "b.csv", "pseudo": "labels", "teacher": "runs/a", "extra": "a.csv", "half_cutmix": 0.5, "sam": 0.5}
 NEXT_TO: dict[str, dict[str, Any]] = {
     "region": {"boxes": "b.csv", "crop": [112, 224]},
     "mix_prob": {"mixup": 1},
