@@ -4,6 +4,7 @@ from .api import Run as Run
 from .api import blend_runs as blend_runs
 from .api import cross_validate as cross_validate
 from .api import merge_runs as merge_runs
+from .api import soup_runs as soup_runs
 from .config import Config as Config
 from .config import make_config as make_config
 from .config import read_recipe as read_recipe

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastmask.inference.ensemble import Blended
     from fastmask.inference.options import PredictOptions
     from fastmask.inference.predictions import Predictions
+    from fastmask.inference.soup import Soup
     from fastmask.inference.sources import Images
     from fastmask.report.write import Report
 
@@ -181,3 +182,18 @@ def blend_runs(
     """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.ensemble.blend_runs`."""
     blended = ensemble.blend_runs(runs, how, out=out, overwrite=overwrite, draws=draws)
     return replace(blended, run=Run.of(blended.run))
+
+
+def soup_runs(
+    runs: Sequence[str | Path | RunDirectory],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    draws: int = DRAWS,
+    **options: Any,
+) -> Soup:
+    """Make a run of greedy soups of the checkpoints of `runs` at `out`: see `fastmask.inference.soup.soup_runs`."""
+    from fastmask.inference import soup
+
+    made = soup.soup_runs(runs, out=out, overwrite=overwrite, draws=draws, **options)
+    return replace(made, run=Run.of(made.run))

@@ -1,4 +1,4 @@
-"""The commands that predict: predict, ensemble, pseudo."""
+"""The commands that predict: predict, ensemble, soup, pseudo."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from fastmask.commands.options import (
     Commands,
     ImagesArgument,
     Json,
+    NewRun,
     Overwrite,
     RunArgument,
+    RunsArgument,
     echo,
     option,
     with_options,
 )
-from fastmask.inference.options import PhotoOptions, PredictOptions
+from fastmask.inference.options import PhotoOptions, PredictOptions, SoupOptions
 from fastmask.system.errors import DataError, FastmaskError, FastmaskWarning, UsageError, one_line
 from fastmask.system.terminal import progress_bar, quote, say
 from fastmask.system.text import count
@@ -311,6 +313,23 @@ def _blend_files(
     write_csv(out, blended.frame)
     echo(blended, json)
     say(f"Written to {out}. Next, if labels are known: fastmask score {quote(str(out))} LABELS")
+
+
+@app.command(rich_help_panel=PREDICT)
+@with_options(SoupOptions)
+def soup(
+    options: SoupOptions, runs: RunsArgument, out: NewRun, json: Json = False, overwrite: Overwrite = False
+) -> None:
+    """Average the weights of checkpoints of several runs into one.
+
+    Greedy: a checkpoint is kept if the out-of-fold score does not fall.
+    For each fold they are chosen on the other folds. The runs have one body,
+    the same heads, input and folds.
+    """
+    from fastmask.inference.soup import soup_runs
+
+    echo(soup_runs(runs, out=out, overwrite=overwrite, options=options, say=say), json)
+    say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")
 
 
 @app.command(rich_help_panel=PREDICT)

@@ -55,6 +55,15 @@ class NetworkOptions(Options):
     refit: bool = option_field(True, "For a run with --refit: predict by its final networks, or its checkpoints.")
 
 
+class SoupOptions(Options):
+    """How the photos that judge a soup are found, read and predicted."""
+
+    data: str | None = option_field(None, "The runs' data, or the folder of its photos, if they have moved.")
+    bs: Positive = option_field(64, "Photos per batch.")
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = option_field(None, WORKERS, note=WORKERS_DEFAULT)
+    device: str | None = option_field(None, DEVICE, note=DEVICE_DEFAULT)
+
+
 class PredictOptions(NetworkOptions, PhotoOptions):
     """What `predict` averages, and how it reads photos and computes."""
 

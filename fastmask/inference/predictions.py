@@ -276,11 +276,24 @@ def _predict_run(
 ) -> Predictions:
     """The mean over folds, for each fold over its checkpoints and all views."""
     device = pick_device(options.device)
+    networks = load_members(run, options.members, options, device, photos.size, load)
+    members = predict_networks(run, photos, networks, options, device, progress)
+    return Predictions(photos.names, run.heads, np.mean(list(members.values()), axis=0), members)
+
+
+def predict_networks(
+    run: RunDirectory,
+    photos: Photos,
+    networks: Mapping[str, Sequence[MultiHeadNet]],
+    options: PredictOptions,
+    device: torch.device,
+    progress: Progress = lambda done, count: None,
+) -> dict[str, np.ndarray]:
+    """(N, classes of all heads) probabilities of each member of a run: the mean over its `networks` and all views."""
     auto, asked = options.precision == "auto", options.precision
     if auto:
         asked = "fp32" if device.type == "cpu" else run.config.precision
     precision = resolve_precision(asked, device)
-    networks = load_members(run, options.members, options, device, photos.size, load)
     first = next(iter(networks.values()))[0]
     computing = autocast(device, usable_precision(first, photos.size, device, precision, auto, trains=False))
     walks = make_walks(options.tta, options.views)
@@ -299,8 +312,7 @@ def _predict_run(
                 )
             sums[member][rows] += total
         progress(done, count)
-    members = {member: (total / options.n_views).astype(np.float32) for member, total in sums.items()}
-    return Predictions(photos.names, run.heads, np.mean(list(members.values()), axis=0), members)
+    return {member: (total / options.n_views).astype(np.float32) for member, total in sums.items()}
 
 
 def _batches(walks: Sequence[Walk], load: Callable[..., PhotoDL]) -> Iterator[tuple[slice, Tensor, Sequence[View]]]:

@@ -37,6 +37,8 @@ def training_caveats(run: RunDirectory) -> list[str]:
     """The caveats except for those of the heads."""
     if run.is_ensemble:
         return list(run.ensemble["caveats"])
+    if run.soup is not None:
+        return list(run.soup["caveats"])
     trained = sorted(set(run.oof["fold"].astype(int)))
     caveats = []
     if len(trained) < run.config.folds:

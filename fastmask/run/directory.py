@@ -293,6 +293,18 @@ class RunDirectory:
             )
         return plain
 
+    @property
+    def soup(self) -> dict[str, Any] | None:
+        """Of a soup of checkpoints: its `runs`, its `members` per fold, the `caveats` of its score; else None."""
+        soup: Any = self.environment.get("soup")
+        if soup is None:
+            return None
+        members = soup.get("members") if isinstance(soup, dict) else None
+        lists = [soup.get("runs"), soup.get("caveats"), *members.values()] if isinstance(members, dict) else [None]
+        if not all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists):
+            raise DataError(f"{self.path / ENVIRONMENT} does not say what soup this is; restore it.")
+        return soup
+
     def check_trained(self) -> None:
         """Raise UsageError for an ensemble, which has no models."""
         if self.is_ensemble:

@@ -28,5 +28,6 @@ def differing_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
         "extra": "extra photos or labels",
         "teacher": "teacher",
         "boxes": "boxes of faces",
+        "soup": "checkpoints of a soup",
     }
     return [what for name, what in words.items() if one.get(name) != other.get(name)]

@@ -130,12 +130,17 @@ def _suggest_weights(folder: Path) -> str:
 
 def best_checkpoint(run: RunDirectory, fold: int) -> Path:
     """The best checkpoint of a fold by its own history; raises UsageError if the fold has not finished."""
+    return ranked_checkpoints(run, fold)[0]
+
+
+def ranked_checkpoints(run: RunDirectory, fold: int) -> list[Path]:
+    """The checkpoints of a fold, the best by its own history first; raises UsageError if it has not finished."""
     named = ((re.fullmatch("epoch([0-9]+)", file.stem), file) for file in run.checkpoints(fold))
     files = {int(match[1]): file for match, file in named if match}
     if not files or not run.is_done(fold):
         raise UsageError(f"{run.path} has not finished a fold {fold}, so fold {fold} has no weights to start from.")
     values = goodness(run.history(fold)[run.config.monitor], run.config.monitor)
-    return files[max(sorted(files), key=lambda epoch: values[epoch])]
+    return [files[epoch] for epoch in sorted(files, key=lambda epoch: (-values[epoch], epoch))]
 
 
 def check_no_leak(weights: str | None, validation: Validation) -> None:

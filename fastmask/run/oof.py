@@ -61,9 +61,15 @@ def choose_epochs(curves: Sequence[np.ndarray], k: int = 1) -> list[list[int]]:
     """
     if len(curves) == 1:
         return [list(range(len(curves[0])))[-k:]]
+    return [sorted(epochs[:k]) for epochs in rank_epochs(curves)]
+
+
+def rank_epochs(curves: Sequence[np.ndarray]) -> list[list[int]]:
+    """For each fold its epochs, from the highest mean of the other folds' curves; see `choose_epochs`."""
     longest = max(len(c) for c in curves)
     filled = np.array([np.pad(c, (0, longest - len(c)), mode="edge") for c in curves])
-    return [best_epochs(np.delete(filled, i, axis=0).mean(0)[: len(c)], k) for i, c in enumerate(curves)]
+    means = (np.delete(filled, i, axis=0).mean(0)[: len(c)] for i, c in enumerate(curves))
+    return [np.argsort(-mean, kind="stable").tolist() for mean in means]
 
 
 def collect_oof(run: RunDirectory, trained: Sequence[int], epochs: Sequence[Sequence[int]]) -> pd.DataFrame:

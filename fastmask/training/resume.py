@@ -81,6 +81,11 @@ def restore_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -
 def reopen_run(out: Path, plan: Plan) -> RunDirectory:
     """The run to resume; raises UsageError naming a difference that would change the result."""
     run = RunDirectory.load(out)
+    if run.soup is not None:
+        command = ["--weights", str(out), "--folds-file", str(out / FOLDS), "--out", "ANOTHER"]
+        raise UsageError(
+            f"{out} is a soup, which is not trained; to train on from it: {' '.join(map(quote, command))}."
+        )
     check_same(run, plan)
     for fold in run.trained_folds:
         # if the process was killed when it had just finished the fold

@@ -472,3 +472,23 @@ def test_submissions_are_blended_by_vote_and_scored(
     assert json.loads(answer.out)["weights"] == {"a.csv": 1, "b.csv": 2}
     assert pd.read_csv("final.csv")["ans"].tolist() == ((pd.read_csv("a.csv")["ans"] + 1) % 18).tolist()
     assert not list(Path().glob(".*part"))
+
+
+def test_a_soup_is_made_reported_and_predicts(
+    run_copy: Path, tmp_path: Path, contest: Path, fastmask: Command, invalid: Command
+) -> None:
+    other = shutil.copytree(run_copy, tmp_path / "other")
+    answer = fastmask("soup", run_copy, other, "--out", "soup", "--json")
+    assert answer.code == DONE, answer.errors
+    plain = json.loads(answer.out)
+    assert plain["macro_f1"] == Run.load("soup").score().joint.macro_f1
+    assert [step["candidate"] for step in plain["steps"]] == ["run_copy", "other"] * 2
+    assert len([line for line in answer.err if "OOF macro-F1 of the other folds with it" in line]) == 4
+    assert answer.err[-1] == "Written to soup. Next: fastmask predict soup IMAGES --out FILE"
+    answer = fastmask("predict", "soup", contest / "eval" / "images", "--out", "p.csv")
+    assert answer.out == "p.csv: 28 photos, mean of fold0, fold1, 1 view per photo\n"
+    assert fastmask("report", "soup").code == DONE
+    assert "run_copy, other" in Path("soup/report.html").read_text()
+    invalid("fit", "--resume", "--out", "soup", named=["soup is a soup, which is not trained"])
+    invalid("soup", run_copy, other, "--out", "soup", named=["soup exists"])
+    invalid("soup", run_copy, "--out", "new", named=["larger --top-k"])

@@ -53,6 +53,9 @@ def _network(run: RunDirectory) -> list[tuple[str, str]]:
     parameters, initial = body.get("parameters"), body.get("initial_weights")
     size = f", {parameters / 1e6:.1f} M parameters" if type(parameters) is int else ""
     rows = [("Network", f"{run.config.arch}{size}")]
+    if run.soup is not None:
+        kept = "; ".join(f"fold {fold}: {join_some(names)}" for fold, names in run.soup["members"].items())
+        rows.append(("Soup", f"of {join_some(run.soup['runs'])}; {shorten(kept, _MOST)}"))
     return [*rows, ("Initial weights", shorten(str(initial), _MOST))] if initial else rows
 
 
