@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import timm
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from fastmask.config import REPORT_CROP, Config
 from fastmask.data.augment import REPORT_STATS, Stats
@@ -20,7 +20,8 @@ from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.model.weights import read_weights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import best_checkpoint, weights_file
-from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.errors import UsageError
+from fastmask.system.text import join_some
 from fastmask.training.learner import seeded
 
 
@@ -122,26 +123,27 @@ def make_framing(config: Config) -> Framing:
 
 
 def load_heads(network: MultiHeadNet, heads: Heads, weights: str | None, fold: int) -> None:
-    """Load the heads that the run `weights` has with the same classes; a weights file has only a body."""
+    """Load the heads that the run `weights` has with the same classes and layers; a weights file has only a body.
+
+    The heads with the same classes and another layer are named in `network.initial_weights`.
+    """
     if weights is None or not Path(weights).is_dir():
         return
     run = RunDirectory.load(weights)
     tensors = read_weights(best_checkpoint(run, fold))
+    others = []
     for number, head in enumerate(heads):
         if head.name in run.heads.names and run.heads[head.name].classes == head.classes:
             there = f"heads.{run.heads.position(head.name)}."
             state = {name.removeprefix(there): tensor for name, tensor in tensors.items() if name.startswith(there)}
-            _load_head(network.heads[number], state, head.name, weights)
+            layer = network.heads[number]
+            if _shapes(state) == _shapes(layer.state_dict()):
+                layer.load_state_dict(state)
+            elif layer.state_dict():
+                others.append(head.name)
+    if others:
+        network.initial_weights += f", the layer of {join_some(others)} random"
 
 
-def _load_head(layer: nn.Module, state: Mapping[str, Tensor], name: str, weights: str) -> None:
-    """Load the tensors of a head, or warn if they are those of another layer."""
-    own = {key: tensor.shape for key, tensor in layer.state_dict().items()}
-    if own == {key: tensor.shape for key, tensor in state.items()}:
-        layer.load_state_dict(state)
-    elif own:
-        warnings.warn(
-            f"{weights} has another layer of {name}, so this head starts at random.",
-            FastmaskWarning,
-            stacklevel=2,
-        )
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}

@@ -9,6 +9,7 @@ from torch import nn
 
 pytest.importorskip("onnxscript")
 
+from fastmask.config import HeadOptions
 from fastmask.export.graph import Networks, build
 from fastmask.export.predict_onnx import open_model
 from fastmask.heads import Head, Heads
@@ -30,12 +31,13 @@ class Body(nn.Sequential):
         nn.init.normal_(self[1].running_mean)
 
 
-def networks(count, heads=HEADS):
-    made = [MultiHeadNet(Body(), heads).eval() for _ in range(count)]
+def networks(count, heads=HEADS, body=Body, per_head=None):
+    made = [MultiHeadNet(body(), heads, options=per_head).eval() for _ in range(count)]
     for network in made:
         # heads that answer more than the middle of everything
-        for head in network.heads:
-            nn.init.normal_(head.weight)
+        for name, tensor in network.heads.named_parameters():
+            if name.endswith(("weight", "steps")):
+                nn.init.normal_(tensor)
     return made
 
 
@@ -89,6 +91,39 @@ def test_runs_are_blended_as_predict_blends_them(run, other, how):
     wide = np.concatenate([each[1], np.full((5, 2), np.nan)], axis=1)
     got = answered(build(HEADS, {"a": run, "b": other}, blend), batch)
     np.testing.assert_allclose(np.concatenate(got, axis=1), blend.mix([each[0], wide]), atol=1e-5)
+
+
+class MapBody(Body):
+    """The same, with a map that heads can pool."""
+
+    def forward_features(self, x):
+        return self[2](self[1](self[0](x)))
+
+    def forward_head(self, x):
+        return self[4](self[3](x))
+
+
+OWN = {
+    "ordinal": {"loss": "coral"},
+    "hidden": {"hidden": 5, "drop_rate": 0.5},
+    "routed": {"router": "size"},
+    "pooled": {"pool": "gem"},
+    "all": {"loss": "cumulative", "hidden": 5, "router": "size", "pool": "catavgmax"},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_layers_of_single_heads_are_exported(name):
+    torch.manual_seed(0)
+    first, second = networks(2, body=MapBody, per_head={"colour": HeadOptions(**OWN[name])})
+    batch = photos(3)
+    a, b = (by_torch(network, HEADS, batch) for network in (first, second))
+    run = Networks(HEADS, STATS, SIZE, {"fold0": [first], "fold1": [second]})
+    for head, got in enumerate(answered(build(HEADS, {"run": run}), batch)):
+        np.testing.assert_allclose(got, (a[head] + b[head]) / 2, atol=1e-5)
+    assert a[0].std(axis=1).max() > 0.05
+    half = answered(build(HEADS, {"run": run}, half=True), batch)
+    np.testing.assert_allclose(half[0], (a[0] + b[0]) / 2, atol=2e-2)
 
 
 def test_half_precision_is_half_the_size_and_near(run):

@@ -546,3 +546,16 @@ def test_a_head_loss_is_least_at_the_labels(name):
 
     optimizer.step(closure)
     torch.testing.assert_close(logits.softmax(1), labels, rtol=0, atol=0.03)
+
+
+def test_a_head_that_merges_another_s_classes_has_the_loss_of_the_other():
+    age = Head("age", ("young", "middle", "old"), bounds=(30.0, 60.0))
+    bands = Head("age_bands", ("a", "b", "c", "d"), bands_of="age", finer_bounds=(20.0, 30.0, 60.0))
+    heads, options = Heads([age, bands]), {"age_bands": HeadOptions(loss="coral")}
+    log_p = torch.randn(2, 4).log_softmax(1)
+    merged = torch.stack([log_p[:, :2].logsumexp(1), log_p[:, 2], log_p[:, 3]], 1)
+    # of the first photo the band is known, of the second only which of the merged ones it is
+    loss = FocalLoss(heads, reduction="none", per_head=options)
+    found = loss(torch.cat([merged, log_p], 1), torch.tensor([[0, 1], [2, -1]]))
+    expected = torch.stack([coral(log_p[:1], torch.eye(4)[[1]])[0], coral(merged[1:], torch.eye(3)[[2]])[0]])
+    torch.testing.assert_close(found, expected)

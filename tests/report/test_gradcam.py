@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fastmask.config import HeadOptions
 from fastmask.data.contest import contest_heads
 from fastmask.model.network import build_network
 from fastmask.report.gradcam import _grid, explain, grad_cam
@@ -50,6 +51,13 @@ def test_any_kind_of_body_has_a_map_of_the_size_of_the_photo(arch):
     assert heat.min() >= 0
     assert heat.max() == 1
     assert heat.std() > 0.01
+
+
+def test_a_head_that_pools_by_itself_has_the_same_map():
+    photos = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    own = network(per_head={"age": HeadOptions(pool="avg")})
+    for columns in (columns_of(2, 1, 0), torch.tensor([[6]])):
+        torch.testing.assert_close(grad_cam(own, photos, columns), grad_cam(network(), photos, columns))
 
 
 def test_it_is_bright_at_what_supports_the_class():

@@ -4,7 +4,7 @@ from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, build_augmentations, to_plain
 from fastmask.data.contest import read_contest
 from fastmask.data.pipelines import effective_pipelines, report_pipelines
-from fastmask.system.errors import FastmaskWarning, UsageError
+from fastmask.system.errors import UsageError
 from fastmask.training.build import apply_head_weights, build_initial_network, resolve_stats
 from fastmask.training.effective_config import effective_config
 
@@ -67,8 +67,8 @@ def test_heads_that_are_not_named_keep_their_share(contest):
 def test_heads_of_another_layer_than_the_run_s_start_at_random(finished_run):
     settings = {"arch": finished_run.config.arch, "weights": str(finished_run.path)}
     own = make_config(settings, {"per_head": {"age": {"hidden": 4}}})
-    with pytest.warns(FastmaskWarning, match=r"has another layer of age, so this head starts at random"):
-        network = build_initial_network(own, finished_run.heads, fold=0)
+    network = build_initial_network(own, finished_run.heads, fold=0)
+    assert network.initial_weights.endswith("tensors, the layer of age random")
     plain = build_initial_network(make_config(settings), finished_run.heads, fold=0)
     assert network.heads[0].weight.equal(plain.heads[0].weight)
     assert network.heads[2].output.weight.shape == (3, 4)
