@@ -2,9 +2,9 @@
 
 python examples/sheet.py DATA SHEET.png [--boxes FILE] [--set crop=[200,100]]
 
-Rows: the photos, erased, mix-up, CutMix, half-face CutMix of the same class and of any, and with --boxes (as fastmask
-faces writes it) the face, its three regions and painted masks. Under a photo stands the class of most weight of each
-head, with its weight where that is under 1.
+Rows: the photos, erased, four augmentations by name, mix-up, CutMix, half-face CutMix of the same class and of any, and
+with --boxes (as fastmask faces writes it) the face, its three regions and painted masks. Under a photo stands the class
+of most weight of each head, with its weight where that is under 1.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ COUNT = 8
 OPTIONS: dict[str, dict[str, Any]] = {
     "the photos": {},
     "erase 1": {"erase": 0.999},
+    **{f"augment {name}": {"augment": [name]} for name in ("randaugment", "augmix", "clahe(p=1)", "grid-dropout(p=1)")},
     "mixup 1": {"mixup": 1.0},
     "cutmix 1": {"cutmix": 1.0},
     "half_cutmix 1, same": {"half_cutmix": 1.0, "half_shares": [0.3, 0.7]},

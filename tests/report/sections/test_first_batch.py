@@ -38,6 +38,7 @@ def batch_of_learner(plan, fold):
         (0, {"cutmix": 1.0, "mixup": 0.4, "drop": {"age": [[20, 30]]}}),
         (0, {"mixup": 0.4, "mix_classes": ["mask.wear"], "mix_partner": "same", "per_person": 3}),
         (0, {"cutmix": 1.0, "bs": 5, "accumulate": 3}),
+        (1, {"augment": "augmix,rand-m9-mstd0.5,clahe,random-resized-crop", "half_cutmix": 0.5}),
     ],
 )
 def test_it_is_the_batch_that_the_training_began_with(fold, settings, contest, small_settings, tmp_path):
