@@ -110,6 +110,12 @@ OPTIONS = [
     Row("forehead", {"boxes": "boxes", "region": "forehead"}, needs="boxes"),
     Row("extra photos", {"extra": "extra"}, needs="extra"),
     Row("another version of the photos", {"images_also": "images-also"}, needs="images-also"),
+    Row(
+        "the mean over both versions",
+        run="another version of the photos",
+        predict={"images_also": "images-also"},
+        needs="images-also",
+    ),
 ]
 
 
@@ -195,7 +201,8 @@ class Study:
         run, (_, held) = self.run(row), self.tables(row)
         photos = [held.photo(i) for i in range(len(held))]
         boxes = {"boxes": self.named_boxes(held)} if run.config.boxes else {}
-        said = run.predict(photos, **boxes, **row.predict)
+        views = {name: self.files[row.needs] if value == row.needs else value for name, value in row.predict.items()}
+        said = run.predict(photos, **boxes, **views)
         seconds = sum(pd.read_csv(file)["seconds"].sum() for file in run.path.glob("fold*/times.csv"))
         oof = np.asarray(run.heads.joint(run.predicted)), np.asarray(run.heads.joint(run.true))
         return oof, (said.joint, np.asarray(held.heads.joint(held.y))), run.persons, held.persons, float(seconds)

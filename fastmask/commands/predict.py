@@ -77,7 +77,7 @@ def predict(
     photos = _find_photos(loaded, images, submission, out, kept)
     persons = None if same_person is None else persons_of(photos.paths, same_person, submission)
     other = _other_models(loaded, options)
-    unlike = _unlike_oof(loaded, options.n_views, other)
+    unlike = _unlike_oof(loaded, options, other)
     if whole_shift and unlike:
         raise UsageError(f"--shift needs {unlike}.")
     rule, name = _rule(loaded, decision, persons is not None)
@@ -88,8 +88,7 @@ def predict(
     persons = None if persons is None else persons[left]
     for note in predictions.notes:
         _warn(note)
-    if other is not None:
-        say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
+    _say_scored(options, other)
     answered = predictions if rule is None else predictions.decide(rule, persons)
     _write(answered, out, submission, unpredicted, kept)
     _warn_of_seen(loaded, [path for path, there in zip(photos.paths, left, strict=True) if there], options)
@@ -98,9 +97,22 @@ def predict(
     if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, persons, whole_shift)
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
-    seen = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
-    typer.echo(f"{out}: {count(len(answered), 'photo')}, {how} of {', '.join(answered.members)}, {seen}")
+    typer.echo(f"{out}: {count(len(answered), 'photo')}, {how} of {', '.join(answered.members)}, {_views(options)}")
     _report_failed(predictions, unpredicted, None if submission is None else _usual(predictions))
+
+
+def _say_scored(options: PredictOptions, other: str | None) -> None:
+    """Say where the run's scores are not those of such predictions, by `other` models or of several versions."""
+    if other is not None:
+        say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
+    if options.images_also:
+        say("The run's scores are of the photos themselves, not of the mean over their versions.")
+
+
+def _views(options: PredictOptions) -> str:
+    """What is averaged per photo, in words."""
+    views = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
+    return f"{views}, and per version in {', '.join(options.images_also)}" if options.images_also else views
 
 
 def _find_photos(
@@ -182,11 +194,13 @@ def _is_refitted(run: RunDirectory) -> bool:
     return any(RunDirectory.load(path).refitted for path in paths if (path / CONFIG).is_file())
 
 
-def _unlike_oof(run: RunDirectory, views: int, other: str | None) -> str | None:
+def _unlike_oof(run: RunDirectory, options: PredictOptions, other: str | None) -> str | None:
     """The reason why predictions cannot be compared with the run's OOF predictions, or None."""
     if run.is_ensemble:
         return f"a run with models of its own, and {run.path} is an ensemble: name one of its runs"
-    if views > 1:
+    if options.images_also:
+        return "the photos alone (no --images-also): the mean of several versions is less confident than OOF"
+    if options.n_views > 1:
         return "one view per photo (no --tta, no --views): the mean of several is less confident than OOF"
     return f"the models that predicted OOF (no --soup, and --no-refit), and these are {other}" if other else None
 
@@ -226,7 +240,8 @@ def _entry(run: RunDirectory, decision: str, options: PredictOptions, other: str
     oof = score_of(run, decision) if run.is_scored and other is None else None
     caveats = " ".join(run.caveats) if oof else ""
     views = [f"views {','.join(options.views)}"] if options.views else []
-    note = ", ".join([*views, *([other] if other else [])])
+    versions = [f"versions {','.join(options.images_also)}"] if options.images_also else []
+    note = ", ".join([*views, *versions, *([other] if other else [])])
     made = {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": options.n_views}
     return {**made, "caveats": caveats, "note": note}
 

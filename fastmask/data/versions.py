@@ -105,6 +105,8 @@ def _match_files(paths: Sequence[str], folder: str, root: Path) -> Versions:
 
 def check_different(folders: Sequence[str], option: str = "--images-also") -> None:
     """Raise UsageError for a folder that is named twice, also by a link."""
+    if not all(folder.strip() for folder in folders):
+        raise UsageError(f"{option} has an empty name; expected folders with other versions of the photos.")
     places = [real(folder) for folder in folders]
     for number, place in enumerate(places):
         if place in places[:number]:
@@ -172,7 +174,8 @@ def cut_versions(photos: Mapping[str, str], faces: FaceCut | None, config: Confi
     PhotoSizeError if it has another shape.
     """
     if faces is not None:
-        faces = FaceCut(faces.boxes, faces.framing, {own: faces.names[photo] for own, photo in photos.items()})
+        names = {own: faces.names[photo] for own, photo in photos.items() if photo in faces.names}
+        faces = FaceCut(faces.boxes, faces.framing, names)
     if config.boxes is None and config.fit != CONTEST:
         return faces
     both = (list(photos), list(photos.values()))

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from fastmask.system.errors import UsageError
+from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import check_target, write_csv
 
 FAILED = "failed.csv"
 _COLUMNS = ["path", "reason"]
+
+
+def reason_of(error: DataError) -> str:
+    """An error of a photo without the advice at its end, which is for training."""
+    return str(error).rpartition("; ")[0] or str(error).removesuffix(".")
 
 
 def failed_list(out: Path) -> Path:

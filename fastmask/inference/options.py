@@ -69,6 +69,9 @@ class PredictOptions(NetworkOptions, PhotoOptions):
 
     tta: Positive = option_field(1, "Views per photo: itself, its mirror image, training augmentations.")
     views: tuple[str, ...] = option_field((), f"Instead of --tta, views in addition to the photo: some of {_VIEWS}.")
+    images_also: tuple[str, ...] = option_field(
+        (), "Folders of other versions of the photos: the mean of the predictions of all is taken."
+    )
     members: tuple[str, ...] | None = option_field(None, "Folds to average, such as fold0,fold2.", note="all")
     bs: Positive = option_field(64, "Photos per batch.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option_field(

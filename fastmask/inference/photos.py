@@ -23,6 +23,7 @@ from fastmask.data.boxes import Boxes, FaceCut, read_boxes
 from fastmask.data.loaders import batch_stats, photo_loader
 from fastmask.data.photo import map_in_threads
 from fastmask.data.photo_dl import PhotoDL
+from fastmask.data.versions import cut_versions, join_cuts
 from fastmask.inference.sources import Found, Images, Source, find_photos, read_source
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import PIPELINES
@@ -60,15 +61,25 @@ class Photos:
         return photos
 
     @classmethod
-    def survey(cls, run: RunDirectory, photos: Found, boxes: str | Path | None = None, trains: bool = False) -> Photos:
+    def survey(
+        cls,
+        run: RunDirectory,
+        photos: Found,
+        boxes: str | Path | None = None,
+        trains: bool = False,
+        versions: Mapping[str, str] | None = None,
+    ) -> Photos:
         """Read each photo once; raises DataError if none can be used.
 
-        `trains` also tries the training augmentation, for views of the photos.
+        `trains` also tries the training augmentation, for views of the photos. Some of the photos may be `versions` of
+        others, path -> path of the other, which are cut to its face.
         """
         names, sources = photos
         augments = augments_of(run)
         paths = {str(source): name for source, name in zip(sources, names, strict=True) if isinstance(source, Path)}
-        faces = face_cut(run, boxes, paths)
+        faces = face_cut(run, boxes, {path: name for path, name in paths.items() if path not in (versions or {})})
+        if versions:
+            faces = join_cuts(faces, [cut_versions(versions, faces, run.config)])
         # otherwise a broken photo at the end would waste the predictions before it
         read = partial(_measure, faces=faces)
         found = list(map_in_threads(read, list(zip(sources, names, strict=True))))

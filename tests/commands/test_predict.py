@@ -104,6 +104,9 @@ def test_predict_replaces_files_on_request_and_nothing_else(
         (["--views", "flip", "--tta", 2], ["exclude each other"]),
         (["--views", "flip", "--shift"], ["one view per photo (no --tta, no --views)"]),
         (["--tta", 2, "--shift"], ["one view per photo"]),
+        (["--images-also", "nowhere", "--shift"], ["the photos alone (no --images-also)"]),
+        (["--images-also", "nowhere"], ["--images-also nowhere is not a folder"]),
+        (["--images-also", ""], ["--images-also has an empty name"]),
         (["--same-person", "who"], ["--submission"]),
         (["--same-person", "folder"], ["28 photos", "one folder"]),
         (["--submission", "EVAL/info.csv", "--same-person", "who"], ["info.csv", "'who'", "only ImageID and ans"]),
@@ -282,6 +285,21 @@ def test_a_submission_is_noted_with_its_score_and_its_shift(submit: Command, run
     assert viewed.out == "t.csv: 28 photos, mean of fold0, fold1, 8 views per photo\n"
     row = pd.read_csv(ledger).iloc[1]
     assert (row["tta"], row["note"]) == (8, "views flip,shift,scale")
+
+
+def test_versions_of_the_photos_are_averaged_and_noted(
+    submit: Command, run_copy: Path, images: Path, tmp_path: Path
+) -> None:
+    for name in ("grey", "dark"):
+        (tmp_path / name).mkdir()
+        for photo in images.iterdir():
+            made = Image.open(photo).convert("L").point(lambda value, by=name: value // (1 + (by == "dark")))
+            made.save(tmp_path / name / f"{photo.stem}.png")
+    answer = submit("v.csv", "--images-also", tmp_path / "grey", "--images-also", tmp_path / "dark")
+    assert "The run's scores are of the photos themselves, not of the mean over their versions." in answer.err
+    assert answer.out.endswith(f"1 view per photo, and per version in {tmp_path / 'grey'}, {tmp_path / 'dark'}\n")
+    note = pd.read_csv(run_copy.parent / "ledger.csv").iloc[-1]["note"]
+    assert note == f"versions {tmp_path / 'grey'},{tmp_path / 'dark'}"
 
 
 def test_broken_files_are_found_before_anything_is_predicted(
