@@ -79,6 +79,7 @@ OPTIONS = [
     Row("age routed by gender", {"per_head": {"age": {"router": "gender"}}}),
     Row("class weights", {"class_weight": "auto"}),
     Row("sampler", {"sampler": "joint"}),
+    Row("60+ drawn three times as often", {"draw_weights": {"age.60+": 3}}),
     Row("one photo per person", {"per_person": 1}),
     Row("one worn photo per person", {"per_person": {"mask.wear": 1}}),
     Row("ages 27-29, 57-59 dropped", {"drop": {"age": [[27, 29], [57, 59]]}}),

@@ -148,6 +148,16 @@ def join_names(value: Any) -> Any:
     return flat
 
 
+def read_draw_weights(text: str) -> str | dict[str, Any]:
+    """The mapping in a YAML file, or the name of a column; raises UsageError for a file that holds no mapping."""
+    if not text.lower().endswith((".yaml", ".yml")):
+        return text
+    weights = read_mapping(text, "draw weights", "age.60+: 3")
+    if not weights:
+        raise UsageError(f"{text} holds no draw weights; expected lines such as 'age.60+: 3'.")
+    return weights
+
+
 # numbers by classes of heads, such as age.60+, or joint classes
 ByClass = BeforeValidator(join_names)
 
@@ -436,6 +446,13 @@ class Config(BaseModel):
         Kind.TRAINING,
         note="all",
         read=read_counts,
+    )
+    draw_weights: Annotated[Text | dict[str, PositiveWeight] | None, ByClass] = in_data(
+        None,
+        "Weights by which photos are drawn: a column of the CSV, or a YAML file of classes: age.60+: 3.",
+        Kind.TRAINING,
+        note="equal",
+        read=read_draw_weights,
     )
     boxes: str | None = in_data(
         None, "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.", Kind.PATH

@@ -452,3 +452,23 @@ def test_a_tilde_in_a_path_is_the_home_directory(tmp_path, monkeypatch):
     assert (made.data, made.images, made.cache_dir) == ("/home/me/my.csv", None, "/home/me/c")
     assert (made.extra, made.arch) == ("a~b/~/x.csv", "~/x")
     assert Config(images="~").images == "/home/me"
+
+
+def test_numbers_by_class_are_read_from_text_files_and_nested_mappings(tmp_path):
+    assert make_config({"per_person": "2"}).per_person == 2
+    assert make_config({"per_person": "mask.wear=1, age.60+=2"}).per_person == {"mask.wear": 1, "age.60+": 2}
+    assert make_config(parse_sets(["per_person.mask.wear=1"])).per_person == {"mask.wear": 1}
+    assert make_config({"draw_weights": "often"}).draw_weights == "often"
+    file = tmp_path / "w.yaml"
+    file.write_text("age: {60+: 3, 1.5: 2}\nincorrect female 60+: 0.5\n")
+    expected = {"age.60+": 3, "age.1.5": 2, "incorrect female 60+": 0.5}
+    made = make_config({"draw_weights": str(file)})
+    assert made.draw_weights == expected
+    assert make_config(made.to_plain()) == made
+    file.write_text("")
+    for text in (str(file), str(tmp_path / "none.yml")):
+        with pytest.raises(UsageError, match="draw weights"):
+            make_config({"draw_weights": text})
+    for wrong in ("", "mask.wear=", "mask.wear=x", "1,2", "mask.wear=1,mask.wear=1", "1.5", "²"):
+        with pytest.raises(UsageError, match="Setting per_person: found"):
+            make_config({"per_person": wrong})

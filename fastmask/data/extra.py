@@ -21,7 +21,7 @@ from fastmask.data.groups import connect_tables
 from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes
 from fastmask.data.table import OnFault, Table, raise_fault
-from fastmask.data.training_set import TrainingSet, training_set
+from fastmask.data.training_set import TrainingSet, draw_weights, training_set
 from fastmask.heads import Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, cell_error
 from fastmask.system.files import read_strings
@@ -54,6 +54,11 @@ class Extra:
         kept = self.trained_rows(fold, whole)
         photos = [str(self.table.photo(row)) for row in np.flatnonzero(kept).tolist()]
         return TrainingSet(photos, self._labels(fold)[kept], self.table.persons[kept])
+
+    def draw_weights(self, fold: int, column: str, whole: bool = False) -> np.ndarray:
+        """The numbers in a column of draw weights of the photos of `training_set`; 1 without the column."""
+        weights = draw_weights(self.table, column) if column in self.table.frame else np.ones(len(self))
+        return weights[self.trained_rows(fold, whole)]
 
     def trained_rows(self, fold: int, whole: bool = False) -> np.ndarray:
         """(N,) whether a fold trains on a photo: it does not exclude it, and the photo has a label and a weight.
@@ -140,13 +145,14 @@ def read_extra(
     weight: float = 1.0,
     group: str | None = None,
     on_fault: OnFault = raise_fault,
+    draw_weights: str | None = None,
 ) -> Extra:
     """Read a CSV of photos for training only: path, a column for any of the heads, and optionally person and weight.
 
     `group` is the column of persons, by default person; warns where there is none. A head of bands takes the number.
-    An empty cell, or a head without a column, is an unknown label. The weight of a photo is its cell in the
-    column weight, or 1, times `weight`. `images` is the folder that the paths start from, by default the CSV's. Raises
-    DataError naming line and column of an invalid cell.
+    An empty cell, or a head without a column, is an unknown label. The weight of a photo is its cell in the column
+    weight, or 1, times `weight`; photos may be drawn by the column `draw_weights`. `images` is the folder that the
+    paths start from, by default the CSV's. Raises DataError naming line and column of an invalid cell.
     """
     columns = read_strings(Path(file), ())
     named = set(columns.columns)
@@ -165,7 +171,15 @@ def read_extra(
         # the warning above replaces it
         warnings.filterwarnings("ignore", "No column of .* names the person", FastmaskWarning)
         faults: list[DataError] = []
-        table = read_csv(file, Heads(known), images, group, on_fault=faults.append, option="--extra-images")
+        table = read_csv(
+            file,
+            Heads(known),
+            images,
+            group,
+            draw_weights=draw_weights if draw_weights in columns else None,
+            on_fault=faults.append,
+            option="--extra-images",
+        )
     for fault in faults:
         on_fault(fault)
     kept = columns.drop(index=[fault.line for fault in faults])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from fastmask.config import Config, make_config, recipe_of
+from fastmask.config import MOST_WEIGHT, Config, make_config, recipe_of
 from fastmask.data.columns import find_image_column, find_person_column, suggest_person_column
 from fastmask.data.contest import CONTEST_COLUMNS, is_contest, read_contest, read_header
 from fastmask.data.fixes import apply_fixes
@@ -24,7 +24,7 @@ from fastmask.data.mistaken import TABLES, check_csv_name, check_kind
 from fastmask.data.paths import locate_photos
 from fastmask.data.spellings import warn_of_persons, warn_of_spellings
 from fastmask.data.table import NO_PERSONS, OnFault, Table, raise_fault
-from fastmask.heads import JOINT, Heads
+from fastmask.heads import JOINT, RESERVED, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows
 from fastmask.system.text import join_some, shorten_repr
@@ -37,6 +37,7 @@ def read_csv(
     group: str | None = None,
     *,
     image_column: str | None = None,
+    draw_weights: str | None = None,
     on_fault: OnFault = raise_fault,
     option: str = "--images",
     trust_links: str | Path | None = None,
@@ -55,16 +56,18 @@ def read_csv(
             counts as a different person, with a warning.
         image_column: by default `path`, or the one column of names that end like photos, or that is called image,
             filename, image_id … Photos are found as `locate_photos` does.
+        draw_weights: a column of numbers above 0 that the table keeps, to draw photos by.
         on_fault: called with a DataError naming line and column for each invalid row, which is left out.
         option: the command-line option of `images`, for messages.
         trust_links: a folder that photos may be links to; any folder, where `images` is given.
     """
     if not isinstance(file, str | os.PathLike):
-        return read_frame(file, heads, images, group, image_column=image_column, on_fault=on_fault)
+        named = {"image_column": image_column, "draw_weights": draw_weights}
+        return read_frame(file, heads, images, group, on_fault=on_fault, **named)
     _check_images(images)
     file = Path(os.path.expanduser(file))
-    cells = read_rows(file, [c for c in (image_column, group) if c], strip=False)
-    columns = _Columns(str(file), "line", cells, image_column, group)
+    cells = read_rows(file, [c for c in (image_column, group, draw_weights) if c], strip=False)
+    columns = _Columns(str(file), "line", cells, image_column, group, draw_weights)
     folder = Path(images) if images is not None else file.parent
     place = _Place(folder, images is not None, option, trust_links)
     table = columns.read(heads, place, file.stem, on_fault)
@@ -79,16 +82,18 @@ def read_frame(
     group: str | None = None,
     *,
     image_column: str | None = None,
+    draw_weights: str | None = None,
     on_fault: OnFault = raise_fault,
 ) -> Table:
     """Read a pandas DataFrame as `read_csv` reads a CSV."""
     check_frame(frame)
     _check_images(images)
     cells = frame_to_text(frame).reset_index(drop=True)
-    for name in (image_column, group):
+    for name in (image_column, group, draw_weights):
         if name and name not in cells.columns:
             raise UsageError(f"The DataFrame has no column {name!r}; found {join_some(list(cells.columns), 30)}.")
-    columns = _Columns("the DataFrame", "row", cells, image_column, group, ordered_classes(frame))
+    named = image_column, group, draw_weights
+    columns = _Columns("the DataFrame", "row", cells, *named, ordered_classes(frame))
     folder = Path(images) if images is not None else common_folder(columns.cells[columns.photos])
     table = columns.read(heads, _Place(folder, True, "images"), "frame", on_fault)
     return replace(table, reading={**table.reading, "images": images and str(images)})
@@ -110,7 +115,7 @@ class _Place:
 
 
 class _Columns:
-    """The cells of a table as text, with the columns of photos and of persons."""
+    """The cells of a table as text, with the columns of photos, of persons and of weights."""
 
     def __init__(
         self,
@@ -119,16 +124,18 @@ class _Columns:
         raw: pd.DataFrame,
         photos: str | None,
         persons: str | None,
+        weights: str | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name, self.unit, self.raw, self.classes = name, unit, raw, classes or {}
         self.cells = raw.apply(lambda column: column.str.strip())
         self.photos = photos or find_image_column(name, self.cells)
         self.persons = persons or find_person_column(self.cells)
+        self.weights = weights
 
     def read(self, heads: GivenHeads | None, place: _Place, source: str, on_fault: OnFault) -> Table:
         """The table of the rows without faults."""
-        taken = {self.photos, self.persons}
+        taken = {self.photos, self.persons, self.weights}
         made, labels = make_heads(self.name, self.cells, heads, taken, self.classes)
         self._warn(made, heads)
         paths = self._find_paths(place)
@@ -138,8 +145,12 @@ class _Columns:
             rows[head.name], numbers = read_labels(labels[head.name], head)
             if head.bounds:
                 rows[f"{head.name}_value"] = numbers
+        if self.weights is not None:
+            rows[self._check_weights(made, rows)] = self.cells[self.weights].map(_read_weight)
         rows["path"] = self._mark_repeated(rows, made)
-        named = [(self.photos, rows["path"]), *((h.name, rows[h.name]) for h in made), (self.persons, persons)]
+        weights = None if self.weights is None else rows[self.weights]
+        columns = [(self.photos, rows["path"]), *((h.name, rows[h.name]) for h in made)]
+        named = [*columns, (self.persons, persons), (self.weights, weights)]
         kept = self._drop_faults([(name, cells) for name, cells in named if cells is not None], on_fault)
         reading = {
             "heads": {head.name: head_to_plain(head) for head in made},
@@ -147,6 +158,12 @@ class _Columns:
             "group_column": self.persons,
         }
         return Table(rows[kept].reset_index(drop=True), made, place.folder, reading)
+
+    def _check_weights(self, heads: Heads, rows: pd.DataFrame) -> str:
+        """The column of weights; raises UsageError where tables have another meaning for it."""
+        if self.weights in {self.photos, self.persons, *RESERVED, *heads.columns, *rows.columns}:
+            raise UsageError(f"{self.name}: column {self.weights!r} cannot hold draw weights, it has another meaning.")
+        return str(self.weights)
 
     def _warn(self, heads: Heads, given: GivenHeads | None) -> None:
         if self.persons is None:
@@ -203,6 +220,17 @@ class _Columns:
         return ~broken
 
 
+def _read_weight(cell: str) -> float | DataError:
+    """A cell of the column of draw weights, or what is wrong with it."""
+    try:
+        weight = float(cell)
+    except ValueError:
+        weight = 0.0
+    if 0 < weight <= MOST_WEIGHT:
+        return weight
+    return DataError(f"found {cell!r}, expected a number above 0, up to {MOST_WEIGHT:.0f}.")
+
+
 def _at(fault: DataError, place: str, line: int) -> DataError:
     """A fault of a cell with its place; the rows with the same cell share the fault."""
     placed = copy(fault)
@@ -219,7 +247,13 @@ def read_table(data: Table | pd.DataFrame | str | Path, config: Config) -> Table
     if not isinstance(data, pd.DataFrame):
         raise UsageError(f"The data is {shorten_repr(data)}; expected a Table, a DataFrame, or the path of the data.")
     heads, columns = config.to_plain()["heads"], {"group": config.group_column, "image_column": config.image_column}
+    columns["draw_weights"] = column_of_weights(config)
     return _correct(config, None, lambda on_fault: read_frame(data, heads, config.images, on_fault=on_fault, **columns))
+
+
+def column_of_weights(config: Config) -> str | None:
+    """The column that the setting draw_weights names; None without one."""
+    return config.draw_weights if isinstance(config.draw_weights, str) else None
 
 
 def _correct(config: Config, on_fault: OnFault | None, read: Callable[[OnFault], Table]) -> Table:
@@ -263,6 +297,7 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
             config.images,
             config.group_column,
             image_column=config.image_column,
+            draw_weights=column_of_weights(config),
             on_fault=on_fault,
             trust_links=config.trust_links,
         )
@@ -272,6 +307,8 @@ def _read(config: Config, on_fault: OnFault, log: Callable[[str], None]) -> Tabl
             f"Setting heads goes with {why}; to learn the joint class as one head, set one_head (--one-head)."
         )
     _check_unset(config, ("heads", "images", "image_column", "group_column"), why)
+    if column_of_weights(config):
+        _check_unset(config, ("draw_weights",), why)
     if data.is_dir() and not is_contest(data):
         table = read_folders(data, on_fault=on_fault, trust_links=config.trust_links)
         _check_unset(config, ("age_bounds", "score_age_bounds"), "the contest's folder, not with a folder per class")

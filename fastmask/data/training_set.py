@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from fastmask.config import MOST_WEIGHT
 from fastmask.data.sampler import Sampler, make_sampler
 from fastmask.data.table import Table
 from fastmask.heads import Heads
@@ -61,10 +63,14 @@ class TrainingSet:
         return TrainingSet([*self.photos, *other.photos], torch.cat(both).numpy(), persons)
 
     def sample(
-        self, heads: Heads, target: str | None = None, per_person: int | Mapping[str, int] | None = None
+        self,
+        heads: Heads,
+        target: str | None = None,
+        per_person: int | Mapping[str, int] | None = None,
+        weights: np.ndarray | Mapping[str, float] | None = None,
     ) -> TrainingSet:
         """The same photos with the sampler of `make_sampler`."""
-        sampler = make_sampler(heads, self.classes(heads), self._persons, target, per_person)
+        sampler = make_sampler(heads, self.classes(heads), self._persons, target, per_person, weights)
         return replace(self, sampler=sampler)
 
     @property
@@ -92,6 +98,32 @@ def dropped_rows(table: Table, drop: Mapping[str, Sequence[tuple[float, float]]]
         numbers = table.frame[f"{name}_value"]
         rows |= np.any([numbers.between(low, high) for low, high in ranges], axis=0)
     return rows
+
+
+def draw_weights(table: Table, column: str) -> np.ndarray:
+    """(N,) the numbers in a column of a table, by which photos are drawn; raises UsageError if they are not above 0."""
+    if column not in table.frame:
+        raise UsageError(
+            f"Setting draw_weights names the column {column!r}, which the table does not have; give it where the table "
+            "is read, as in read_csv(..., draw_weights=...), or name a YAML file of classes."
+        )
+    weights = pd.to_numeric(table.frame[column], errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(~((weights > 0) & (weights <= MOST_WEIGHT)))
+    if len(wrong):
+        raise UsageError(
+            f"Column {column!r} of draw weights has {table.frame[column].iat[wrong[0]]!r} for "
+            f"{table.frame['path'].iat[wrong[0]]}; expected a number above 0, up to {MOST_WEIGHT:.0f}."
+        )
+    return weights
+
+
+def check_weights_differ(trains: Sequence[TrainingSet]) -> None:
+    """Raise UsageError if the draw weights of the samplers draw all photos equally often."""
+    weights = [train.sampler.weights for train in trains if train.sampler is not None]
+    if all(each is not None and np.ptp(each) == 0 for each in weights):
+        raise UsageError(
+            "Setting draw_weights gives all photos to train on the same weight, so it has no effect: leave it out."
+        )
 
 
 def check_limits(trains: Sequence[TrainingSet], heads: Heads, per_person: int | Mapping[str, int] | None) -> None:

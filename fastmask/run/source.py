@@ -39,7 +39,7 @@ def table_of(run: RunDirectory, data: str | None = None, fixes: bool = True, ima
     if not lacks.any():
         return table.select(rows)
     found = table.select(rows)
-    found.frame.loc[lacks] = _run_frame(run).loc[lacks, found.frame.columns]
+    found.frame.loc[lacks] = _run_frame(run).reindex(columns=found.frame.columns)[lacks]
     return found
 
 

@@ -11,6 +11,7 @@ from fastmask.config import Config
 from fastmask.data.extra import Extra, read_extra
 from fastmask.data.missing import MissingPhotos
 from fastmask.data.pseudo import read_pseudo
+from fastmask.data.readers import column_of_weights
 from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.data.training_set import dropped_rows
@@ -33,7 +34,13 @@ def read_extras(config: Config, table: Table, validation: Validation) -> tuple[l
     if config.extra is not None:
         extras.append(
             read_extra(
-                config.extra, table.heads, config.extra_images, config.extra_weight, config.group_column, missing.note
+                config.extra,
+                table.heads,
+                config.extra_images,
+                config.extra_weight,
+                config.group_column,
+                missing.note,
+                column_of_weights(config),
             )
         )
     if config.pseudo is not None:

@@ -38,7 +38,15 @@ from fastmask.data.named_classes import check_present
 from fastmask.data.pipelines import describe_view, effective_pipelines, measure_shares
 from fastmask.data.seen import Hashes, Validation, hash_names
 from fastmask.data.table import LEFT_OUT, SAME_AS, TRAIN_ONLY, Table
-from fastmask.data.training_set import TrainingSet, check_limits, class_weights, dropped_rows, training_set
+from fastmask.data.training_set import (
+    TrainingSet,
+    check_limits,
+    check_weights_differ,
+    class_weights,
+    draw_weights,
+    dropped_rows,
+    training_set,
+)
 from fastmask.data.versions import join_cuts
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.model.network import MultiHeadNet
@@ -174,13 +182,14 @@ class Plan:
     def folds_frame(self) -> pd.DataFrame:
         """The content of folds.csv: one row per photo with its path, person, a column per head, fold.
 
-        Where persons share identical photos, same_as is the first of them.
+        Where persons share identical photos, same_as is the first of them; a column of draw weights keeps its name.
         """
         heads = self.table.heads
         numbers = [f"{h.name}_value" for h in heads if h.bounds]
         frame = self.table.frame
         joined = [SAME_AS] if SAME_AS in frame else []
-        return frame[["path", "person", *joined, *heads.names, *numbers]].assign(fold=self.folds)
+        weights = [self.config.draw_weights] if isinstance(self.config.draw_weights, str) else []
+        return frame[["path", "person", *joined, *heads.names, *numbers, *weights]].assign(fold=self.folds)
 
     @property
     def extra_frame(self) -> pd.DataFrame | None:
@@ -281,7 +290,11 @@ class Plan:
                 origins = extra.origin_rows[extra.trained_rows(fold, whole)]
                 more = replace(more, labels=self.soft_labels[-1 if whole else fold][origins])
             made = made.join(more, heads)
-        return made.sample(heads, config.sampler, config.per_person)
+        weights: Any = config.draw_weights
+        if isinstance(weights, str):
+            others = [extra.draw_weights(fold, weights, whole) for extra in self.extras]
+            weights = np.concatenate([draw_weights(self.table, weights)[rows], *others])
+        return made.sample(heads, config.sampler, config.per_person, weights)
 
     def trained_rows(self, fold: int, whole: bool = False) -> np.ndarray:
         """(N,) whether a fold, or with `whole` its refit, trains on a photo of the table."""
@@ -589,10 +602,11 @@ def digest_extras(plan: Plan) -> str:
 
 def _named_classes(config: Config) -> dict[str, list[str]]:
     """The classes that settings name, by setting."""
-    limited = list(config.per_person) if isinstance(config.per_person, dict) else []
+    by_class = {name: getattr(config, name) for name in ("per_person", "draw_weights")}
+    numbers = {name: list(value) for name, value in by_class.items() if isinstance(value, dict)}
     partners = {name: getattr(config, name) for name in ("half_partner", "mix_partner")}
     named = {name: [partner] for name, partner in partners.items() if partner not in (SAME, ANY)}
-    return {**named, "mix_classes": config.mix_classes or [], "per_person": limited}
+    return {**named, **numbers, "mix_classes": config.mix_classes or []}
 
 
 def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
@@ -616,5 +630,7 @@ def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
         check_present(heads, train.classes(heads), named, fold)
         trains.append(train)
     check_limits(trains, heads, config.per_person)
+    if config.draw_weights is not None:
+        check_weights_differ(trains)
     if plan.loss_func is not None and any((config.mixup, config.cutmix, config.half_cutmix, plan.extras, plan.teacher)):
         check_soft(plan.loss(), heads)

@@ -156,7 +156,7 @@ def _describe_changes(then: Rows, now: Rows) -> str:
     changes = {
         "missing or left out": [path for path in then if path not in now],
         "new": [path for path in now if path not in then],
-        "of another person or label": [path for path in both if _labels(then[path]) != _labels(now[path])],
+        "of another person, label or draw weight": [path for path in both if _labels(then[path]) != _labels(now[path])],
         "of a person with photos identical to another's, which the run does not keep in one fold": joined,
         "of a person whose photos are no longer identical to another's": [p for p in regrouped if p not in joined],
     }

@@ -43,7 +43,7 @@ opt_args: null, milestones: [4, 8], lr_gamma: 0.1, accumulate: 2, ema: 0.99,
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
-per_fold: null, per_head: null, per_person: 1, mix_classes: null, mix_partner: age.60+,
+per_fold: null, per_head: null, per_person: 1, draw_weights: weight, mix_classes: null, mix_partner: age.60+,
 augment: null}
 """)
 # those with text of their own
@@ -198,6 +198,12 @@ def test_printed_settings_read_back_as_the_same(words: str, fastmask: Command, w
         (["--pseudo", "nowhere"], ["nowhere", "pseudo.json", "fastmask pseudo"]),
         (["--extra", "nowhere.csv"], ["nowhere.csv"]),
         (["--half-cutmix", 0.5, "--half-partner", "old"], ["no class 'old'", "'mask.wear'", "'wear male <30'"]),
+        (["--draw-weights", "none.yaml"], ["none.yaml", "draw weights"]),
+        (["--draw-weights", "often"], ["draw_weights goes with a CSV"]),
+        (["--set", "draw_weights={hat: 3}"], ["no class 'hat'"]),
+        (["--set", "draw_weights={age.60+: 0}"], ["draw_weights", "above 0"]),
+        (["--set", "draw_weights={age: [1, 1, 4]}"], ["draw_weights", "above 0"]),
+        (["--set", "draw_weights={mask: {wear: 2, incorrect: 2, none: 2}}"], ["the same weight", "no effect"]),
         (["--mixup", 1, "--mix-classes", "60+"], ["no class '60+'", "'mask.wear'"]),
         (["--mixup", 1, "--mix-partner", "other"], ["no class 'other'"]),
         (["--mix-classes", "age.60+"], ["mix_classes has no effect without mixup or cutmix or half_cutmix"]),

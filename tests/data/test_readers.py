@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.readers import read_csv, read_data, read_frame, read_table
+from fastmask.data.training_set import draw_weights
 from fastmask.heads import Head, Heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 
@@ -395,3 +397,47 @@ def test_a_table_of_another_ending_is_read_as_a_csv(tmp_path, name, mark):
 def test_an_argument_of_another_type_is_named(read, named):
     with pytest.raises(UsageError, match=named):
         read()
+
+
+def with_weights(cells):
+    lines = zip(ROWS.splitlines(), ["often", *cells], strict=True)
+    return "".join(f"{line},{cell}\n" for line, cell in lines)
+
+
+def test_a_column_of_draw_weights_is_kept_and_no_head(photos):
+    write(photos, with_weights(["1", "0.5", "1e3", "1"]))
+    table = read_csv(photos, draw_weights="often")
+    assert table.heads.names == ("colour", "shape")
+    assert draw_weights(table, "often").tolist() == [1, 0.5, 1000, 1]
+    assert draw_weights(table.select([2, 1]), "often").tolist() == [1000, 0.5]
+    again = read_data(make_config({"data": str(photos), "draw_weights": "often"}))
+    frame = read_frame(pd.read_csv(photos), images=photos.parent, draw_weights="often")
+    for other in (again, frame):
+        assert draw_weights(other, "often").tolist() == [1, 0.5, 1000, 1]
+    with pytest.raises(UsageError, match=r"names the column 'often', which the table does not have.*draw_weights="):
+        draw_weights(read_csv(photos, ["shape"]), "often")
+    wrong = replace(table, frame=table.frame.assign(often=[1, 0, None, 2]))
+    with pytest.raises(
+        UsageError, match=r"Column 'often' of draw weights has .*0.* for b\.png; expected a number above"
+    ):
+        draw_weights(wrong, "often")
+
+
+@pytest.mark.parametrize("cell", ["", "0", "-1", "nan", "inf", "often", "1e9"])
+def test_a_draw_weight_is_a_number_above_0(cell, photos):
+    write(photos, with_weights(["1", cell, "1", "1"]))
+    message = rf"my\.csv, line 3, column often: found '{cell}', expected a number above 0, up to 1000000"
+    with pytest.raises(DataError, match=message):
+        read_csv(photos, ["colour", "shape"], draw_weights="often")
+
+
+def test_draw_weights_have_a_column_of_their_own(photos):
+    with pytest.raises(DataError, match="has no column 'rarely'"):
+        read_csv(photos, draw_weights="rarely")
+    with pytest.raises(UsageError, match="has no column 'rarely'"):
+        read_frame(pd.read_csv(photos), images=photos.parent, draw_weights="rarely")
+    for name in ("file", "person"):
+        with pytest.raises(UsageError, match=f"column '{name}' cannot hold draw weights"):
+            read_csv(photos, draw_weights=name)
+    with pytest.raises(UsageError, match="no column 'shape' for a head"):
+        read_csv(photos, ["shape"], draw_weights="shape")

@@ -11,7 +11,9 @@ from scipy.stats import chisquare
 from sklearn.utils.class_weight import compute_class_weight
 
 from fastmask.api import cross_validate
+from fastmask.config import make_config
 from fastmask.data.contest import read_contest
+from fastmask.data.readers import read_data
 from fastmask.model.losses import FocalLoss
 from fastmask.scoring import score_heads
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
@@ -376,3 +378,43 @@ def test_persons_of_extra_photos_are_those_of_the_data(contest, plan_of, table, 
 def test_weights_of_classes_are_by_the_photos_of_an_epoch(plan_of):
     plan = plan_of(class_weight="auto", per_person={"mask.wear": 1})
     assert plan.loss(0).losses[0].alpha.tolist() == pytest.approx([1, 1, 1], abs=1e-3)
+
+
+def weighted(table, folder):
+    """The table as a CSV with a column of draw weights, and photos for training only with one of their own."""
+    weights = np.where(np.arange(len(table)) % 5 == 0, 8.0, 0.5)
+    frame = table.frame[["path", "person", "gender"]].assign(often=weights)
+    frame.to_csv(folder / "my.csv", index=False)
+    extra = pd.DataFrame({"path": ["0.png", "1.png"], "person": ["x", "y"], "gender": "male", "often": [4, 1]})
+    extra.to_csv(folder / "extra.csv", index=False)
+    for i in range(2):
+        Image.new("RGB", (384, 512), (90 * i, 80, 200)).save(folder / f"{i}.png")
+    return {"data": str(folder / "my.csv"), "images": str(table.root), "draw_weights": "often"}, weights
+
+
+def test_photos_are_drawn_by_a_column_of_the_data(table, train, plan_of, tmp_path):
+    given, weights = weighted(table, tmp_path)
+    read = read_data(make_config(given))
+    plan = plan_of(read, draw_weights="often", monitor="valid_loss", extra=str(tmp_path / "extra.csv"))
+    rows = plan.folds != 0
+    expected = np.concatenate([weights[rows], [4, 1]])
+    assert plan.training_set(0).sampler.expected() == pytest.approx(expected / expected.sum() * len(expected))
+    run = train(tmp_path / "run", read, draw_weights="often", epochs=1, fold=[0], monitor="valid_loss")
+    assert pd.read_csv(run.path / "fold0" / "drawn.csv").columns.tolist() == ["epoch", "female", "male"]
+    assert run.folds["often"].tolist() == weights.tolist()
+    # other weights are another run
+    frame = pd.read_csv(given["data"])
+    frame.assign(often=frame["often"] + 1).to_csv(given["data"], index=False)
+    other = read_data(make_config(given))
+    with pytest.raises(UsageError, match="83 more are of another person, label or draw weight"):
+        train(tmp_path / "run", other, draw_weights="often", epochs=1, fold=[0], monitor="valid_loss", resume=True)
+    with pytest.raises(UsageError, match="names the column 'often', which the table does not have"):
+        plan_of(draw_weights="often")
+
+
+def test_photos_are_drawn_by_the_weights_of_classes_next_to_balanced_ones(plan_of):
+    plan = plan_of(draw_weights={"mask.incorrect": 3}, sampler="mask", class_weight="auto")
+    train = plan.training_set(0)
+    often = train.sampler.expected()
+    assert [often[train.labels[:, 0] == code].sum() for code in range(3)] == pytest.approx([42 / 5, 42 * 3 / 5, 42 / 5])
+    assert plan.loss(0).losses[0].alpha.tolist() == pytest.approx([5 / 3, 5 / 9, 5 / 3], abs=1e-3)

@@ -43,6 +43,7 @@ VARIANTS = {
         "mix_partner": "gender.female",
         "sampler": "joint",
         "per_person": {"mask.wear": 4},
+        "draw_weights": {"mask.incorrect": 3},
         "freeze": 2,
         "unfreeze": 2,
         "layer_decay": 0.7,
