@@ -237,6 +237,7 @@ _OTHER_NAMES = {
         "device": "gpu gpus accelerator",
         "drop_path": "drop_path_rate stochastic_depth",
         "drop_rate": "dropout dropout_rate",
+        "feature_loss": "metric_loss metric_learning contrastive_loss arcface supcon",
         "epochs": "epoch num_epochs n_epochs n_epoch max_epochs num_train_epochs",
         "erase": "random_erasing erasing reprob",
         "focal_gamma": "gamma",
@@ -569,6 +570,22 @@ class Config(BaseModel):
         "as age.loss=coral,age.hidden=256.",
         read=read_options,
     )
+    feature_loss: Literal["arcface", "supcon"] | None = in_training(
+        None, "Loss on the pooled features, added to that of the heads: arcface, or supcon (supervised contrastive)."
+    )
+    feature_weight: PositiveWeight = in_training(0.1, "Weight of --feature-loss.", needs="feature_loss")
+    feature_head: str = in_training(
+        "joint", "The head, or joint, with the classes of --feature-loss.", needs="feature_loss"
+    )
+    feature_args: dict[str, Any] | None = in_training(
+        None,
+        "An argument of --feature-loss: margin, scale or centres of arcface, temperature of supcon.",
+        words="--feature-arg",
+        needs="feature_loss",
+        read=read_arguments,
+        repeats=True,
+        note="the loss's",
+    )
     # optimizer and schedule
     epochs: Positive = in_training(20, "Epochs per fold.", common=True)
     bs: Literal["auto"] | Positive = in_training(
@@ -832,7 +849,7 @@ class Config(BaseModel):
         if self.f1_share == 1 and all(options.f1_share in (None, 1) for options in own):
             found.append(("f1_share 1", ["loss", *(name for name in self.of_kind(Kind.FOCAL) if name != "f1_share")]))
         if self.freeze == "body" and self.unfreeze is None:
-            found.append(("a body that is frozen to the end", ["layer_decay", "drop_path"]))
+            found.append(("a body that is frozen to the end", ["layer_decay", "drop_path", "feature_loss"]))
         return found
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastmask.inference.options import NetworkOptions
 from fastmask.model.archs import check_arch, describe_arch
+from fastmask.model.feature_losses import feature_loss_of
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
@@ -77,7 +78,7 @@ def load_network(
     Bodies that are built for one size of photos, such as Swin, need `size`: that of the validation pipeline.
     """
     _check_long(run, file)
-    network = build_network(run.config.arch, run.heads, size=size, per_head=run.config.per_head)
+    network = _build(run, size)
     _load(run, network, file)
     return network.to(device).eval()
 
@@ -88,7 +89,7 @@ def load_soup(
     """Load the network with the mean weights of several checkpoints: a uniform soup (Wortsman et al. 2022)."""
     for file in files:
         _check_long(run, file)
-    network = build_network(run.config.arch, run.heads, size=size, per_head=run.config.per_head)
+    network = _build(run, size)
 
     def states() -> Iterator[dict[str, Tensor]]:
         for file in files:
@@ -114,6 +115,13 @@ def average_states(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             if tensor.is_floating_point():
                 sums[name] = sums.get(name, 0) + tensor.to(torch.float64)
     return {name: (sums[name] / count).to(tensor.dtype) if name in sums else tensor for name, tensor in first.items()}
+
+
+def _build(run: RunDirectory, size: tuple[int, int] | None) -> MultiHeadNet:
+    """A network of a run for photos of `size`, with random weights."""
+    config, heads = run.config, run.heads
+    loss = feature_loss_of(config, heads)
+    return build_network(config.arch, heads, size=size, per_head=config.per_head, feature_loss=loss)
 
 
 def _check_long(run: RunDirectory, file: Path) -> None:

@@ -166,7 +166,7 @@ def _last_features(network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         raise UsageError(f"{type(body).__name__} has no feature map, so Grad-CAM cannot explain it.")
     features = features.detach().requires_grad_()
-    return features, torch.cat(network.classify_map(features), dim=1)
+    return features, torch.cat(network.classify_features(*network.pool_map(features)), dim=1)
 
 
 def _features_of_layer(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -150,7 +150,8 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
     def step() -> None:
         for photos, targets in zip(x, y, strict=True):
             with autocast(device, config.precision):
-                loss = loss_func(network(photos), targets) / len(x)
+                logits = network(photos)[:, : plan.table.heads.n_logits]
+                loss = loss_func(logits, targets) / len(x)
             scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

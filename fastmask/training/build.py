@@ -15,6 +15,7 @@ from fastmask.data.augment import REPORT_STATS, Stats
 from fastmask.data.boxes import Framing
 from fastmask.heads import Head, Heads
 from fastmask.model.archs import nearest_size, size_flaw
+from fastmask.model.feature_losses import feature_loss_of
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.model.weights import read_weights
@@ -37,6 +38,7 @@ def build_initial_network(config: Config, heads: Heads, fold: int, size: tuple[i
             drop_path_rate=config.drop_path,
             size=size,
             per_head=config.per_head,
+            feature_loss=feature_loss_of(config, heads),
         )
     load_heads(network, heads, config.weights, fold)
     return network

@@ -79,6 +79,7 @@ from fastmask.training.effective_config import (
     resolve_opt,
     split_of_data,
 )
+from fastmask.training.feature_loss import AddFeatureLoss
 from fastmask.training.freeze import Freeze, frozen_part
 from fastmask.training.learner import check_soft, mask_learner
 from fastmask.training.mix import mix_callbacks
@@ -251,6 +252,7 @@ class Plan:
                 *mix_callbacks(
                     heads, config.mixup, config.cutmix, config.mix_prob, config.mix_classes, config.mix_partner
                 ),
+                *_feature_callbacks(config, heads, self.processes.count),
                 *([Freeze(config.freeze, unfreeze)] if config.freeze is not None else []),
                 *sam_callbacks(config),
                 *([GradientClip(config.clip)] if config.clip else []),
@@ -352,6 +354,12 @@ def _describe_head(head: Head, per_head: Mapping[str, HeadOptions] | None) -> st
 def _hash_rows(table: Table, digests: Sequence[str], rows: np.ndarray) -> Hashes:
     """Hashes of the photos and the persons of some rows, (N,) bool."""
     return hash_names(photos=np.array(digests, object)[rows], persons=table.persons[rows])
+
+
+def _feature_callbacks(config: Config, heads: Heads, processes: int) -> list[Callback]:
+    """The callback for a loss on features, if there is one."""
+    loss = AddFeatureLoss(heads, config.feature_weight, config.feature_head, processes)
+    return [loss] if config.feature_loss else []
 
 
 def _distributed_callbacks(processes: Processes, device: torch.device, unused: bool) -> list[Callback]:
@@ -612,8 +620,9 @@ def _named_classes(config: Config) -> dict[str, list[str]]:
 def check_training(plan: Plan, chosen: Sequence[int] | None) -> None:
     """Raise UsageError if a fold has too little to train on, or a custom loss cannot take its labels."""
     config, heads = plan.config, plan.table.heads
-    if config.sampler not in (None, JOINT):
-        heads.position(config.sampler)
+    for target in (config.sampler, config.feature_head):
+        if target not in (None, JOINT):
+            heads.position(target)
     named, trains = _named_classes(config), []
     for extra in plan.extras:
         if not extra.useful.any():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fastai.data.core import DataLoaders
 
+from fastmask.config import Config
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.loaders import dataloaders
 from fastmask.inference.networks import load_network
@@ -60,7 +61,7 @@ def test_a_body_trains_is_saved_and_predicts(arch, loaders, tmp_path):
         expected, _ = learn.get_preds()
     assert not any(map(torch.equal, before, (stem, *learn.model.heads.parameters())))
     save_network(learn.model, tmp_path / "network.safetensors")
-    run = SimpleNamespace(config=SimpleNamespace(arch=arch, per_head=None), heads=HEADS)
+    run = SimpleNamespace(config=Config(arch=arch), heads=HEADS)
     network = load_network(run, tmp_path / "network.safetensors", torch.device("cpu"), SIZE)
     assert size_flaw(network, SIZE) is None
     x, _ = loaders.valid.one_batch()

@@ -80,7 +80,13 @@ def settings(small_settings, contest, tmp_path_factory):
     images, file = contest / "eval" / "images", tmp_path_factory.mktemp("extra") / "partly.csv"
     names = sorted(path.name for path in images.iterdir())
     pd.DataFrame({"path": names, "person": names, "gender": "female"}).to_csv(file, index=False)
-    loss = {"f1_share": 0.5, "class_weight": "auto", "extra": str(file), "extra_images": str(images)}
+    loss = {
+        "f1_share": 0.5,
+        "feature_loss": "arcface",
+        "class_weight": "auto",
+        "extra": str(file),
+        "extra_images": str(images),
+    }
     return {**small_settings, **loss, "arch": "test_convnext", "bs": 5, "accumulate": 3, "save_every": "100"}
 
 

@@ -27,7 +27,7 @@ from fastmask.training.state import STATE, SaveEvery, StateSaver, _checksum
 SWA = "mixed, balanced, frozen, averaged by SWA"
 ADAN = "Adan with rates that decay"
 OWN, ROUTED = "heads of their own", "a routed head"
-AUG = "augmented"
+AUG, FEATURES = "augmented", "a loss on features"
 BF16 = "bf16, a loading process, early stopping"
 VARIANTS = {
     "plain": {},
@@ -67,6 +67,16 @@ VARIANTS = {
     ROUTED: {
         "per_head": {"age": {"loss": "cumulative", "router": "gender", "hidden": 8}, "mask": {"router": "age"}},
         "drop_rate": 0.2,
+        "accumulate": 2,
+        "bs": 8,
+        "ema": 0.9,
+    },
+    FEATURES: {
+        "feature_loss": "arcface",
+        "feature_args": {"centres": 2},
+        "feature_weight": 0.5,
+        "sam": 0.05,
+        "layer_decay": 0.7,
         "accumulate": 2,
         "bs": 8,
         "ema": 0.9,
@@ -124,6 +134,7 @@ FAST = [
     (OWN, 6),
     (ROUTED, 4),
     (AUG, 6),
+    (FEATURES, 6),
 ]
 
 
