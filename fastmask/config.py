@@ -595,7 +595,9 @@ class Config(BaseModel):
     lr: Annotated[float, Field(gt=0, le=1e30)] = in_training(3e-4, "Learning rate; maximum of one-cycle.", common=True)
     wd: Annotated[float, Field(ge=0, le=1000)] = in_training(1e-5, "Weight decay.")
     opt: Annotated[str, Field(min_length=1), AfterValidator(str.lower)] = in_training(
-        "adamp", "Optimizer: adamp, or one of timm's factory (adamw, sgd, lion); own is the opt_func of cross_validate."
+        "adamp",
+        "Optimizer: adamp, or one of timm's factory (adamw, sgd, lion); own is the opt_func of cross_validate.",
+        common=True,
     )
     opt_args: Annotated[dict[str, Any], AfterValidator(check_arguments)] | None = in_training(
         None,

@@ -4,8 +4,8 @@ python examples/benchmarks/kill.py WORK [--kills 100] [--seed 0] [--jobs 2] [--c
 
 For Linux alone.
 
-Draws a small data set in WORK, a new or empty folder, and trains each of three variants of a 3-fold run on it once, in
-one piece. Then it starts as many runs as --kills says, each with a cache of its own, and kills each with all its
+Draws a small data set in WORK, a new or empty folder, and trains each of several variants of a 3-fold run on it once,
+in one piece. Then it starts as many runs as --kills says, each with a cache of its own, and kills each with all its
 processes (SIGKILL): every other one at a random time, the others before a random one of their batches and of the
 changes that they make to files. It goes on with each by the line that is to be typed, kills one in three once more on
 the way, and compares every file that is there in the end, by its hash, with those of the run in one piece; but for
@@ -58,6 +58,10 @@ OUT = " --out run --no-report"
 VARIANTS = {
     "averaged": "--ema 0.9 --accumulate 2 --sched onecycle --drop-rate 0.2",
     "plain": "",
+    "sgd": "--opt sgd --opt-arg momentum=0.8 --sched restarts --cycle 0.5 --warmup 0.25 --clip 1",
+    "sam": "--opt adamw --sam 0.05 --sched poly --mixup 0.4 --drop-rate 0.2",
+    "plateau": "--opt adan --layer-decay 0.8 --sched plateau --plateau-patience 0 --lr-gamma 0.3",
+    "lion": "--opt lion --lr 1e-4 --sched onecycle --sam 0.5 --sam-adaptive",
     "bf16": "--precision bf16 --workers 1 --top-k 2 --patience 1",
 }
 PERSONS, LIMIT, NEVER_THE_SAME = 12, 600, ("environment.json", "times.csv")

@@ -135,7 +135,8 @@ def loading_seconds(dl: TfmdDL, seconds: float) -> float:
 def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
     """A step of a plain PyTorch loop with the settings of the plan, on a batch that is on the device.
 
-    With several batches per step it adds up their gradients, which is exact only for a mean over photos.
+    With several batches per step it adds up their gradients, which is exact only for a mean over photos; with SAM it
+    computes them twice, at the same weights.
     """
     config = plan.config
     x, y = (tensor.as_subclass(torch.Tensor).split(config.batch) for tensor in batch)
@@ -148,7 +149,7 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
         network.body.compile()
 
     def step() -> None:
-        for photos, targets in zip(x, y, strict=True):
+        for photos, targets in (2 if config.sam else 1) * list(zip(x, y, strict=True)):
             with autocast(device, config.precision):
                 logits = network(photos)[:, : plan.table.heads.n_logits]
                 loss = loss_func(logits, targets) / len(x)
@@ -223,6 +224,8 @@ def advice(plan: Plan, load: float, bare: float, train: float, device_memory: in
         tips.append(
             f"loading is as slow as the network: more than --workers {workers}, or a lighter augmentation{than}"
         )
+    if config.sam:
+        tips.append("each step computes its batch twice: without --sam it takes half the time")
     if config.accumulate > 1:
         tips.append("all but one of a step's batches are computed twice: a larger --bs with a smaller --accumulate")
     if device.type != "cuda" and bare > train * (1 - 2 * _SMALL):

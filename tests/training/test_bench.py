@@ -72,6 +72,25 @@ def test_the_bare_step_trains_on_one_batch(plan):
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_bare_step_has_the_optimizer_of_the_plan_and_its_passes(plan):
+    batch, calls = plan.learner(0).dls.train.one_batch(), []
+
+    class Counted(torch.optim.SGD):
+        def step(self, closure=None):
+            calls.append("step")
+            return super().step(closure)
+
+    class Kept(type(plan.loss())):
+        def forward(self, logits, y):
+            calls.append("pass")
+            return super().forward(logits, y)
+
+    sam = plan.config.model_copy(update={"opt": "own", "sam": 0.05})
+    bare_step(replace(plan, loss_func=Kept, opt_func=Counted, config=sam), batch)()
+    assert calls == ["pass", "pass", "step"]
+    assert any("without --sam" in tip for tip in advice(replace(plan, config=sam), 0.001, 1.0, 1.0, 0))
+
+
 def test_the_loader_s_time_is_per_batch(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(bench_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))

@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from small_learners import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from fastmask.config import make_config
 from fastmask.training.plateau import Plateau, schedule_callbacks
-from tests.fixtures.small_learners import SGD
 
 
 def scales(values, monitor, **options):
@@ -38,9 +39,10 @@ def test_it_is_that_of_torch(monitor, mode, patience):
     assert len(set(expected)) > 3
 
 
-def test_it_lowers_the_scheduled_rate_of_each_group(make, config_of):
+def test_it_lowers_the_scheduled_rate_of_each_group(make):
     """Here the metric never improves on its first value, and the rate warms up in the first epoch."""
-    config = config_of(sched="plateau", warmup=1, plateau_patience=0, patience=0, epochs=4, lr=1e-9, lr_gamma=0.1)
+    plateau = {"sched": "plateau", "plateau_patience": 0, "lr_gamma": 0.1, "patience": 0}
+    config = make_config({**plateau, "warmup": 1, "epochs": 4, "lr": 1e-9})
     learn = make(*schedule_callbacks(config), opt_func=SGD)
     learn.fit(4)
     steps = len(learn.dls.train)
@@ -50,10 +52,3 @@ def test_it_lowers_the_scheduled_rate_of_each_group(make, config_of):
     assert rates[:steps] == pytest.approx([1e-9 * (1e-3 + 0.999 * step / steps) for step in range(steps)])
     for epoch in (1, 2, 3):
         assert rates[epoch * steps : (epoch + 1) * steps] == pytest.approx([1e-9 * 0.1 ** (epoch - 1)] * steps)
-
-
-@pytest.fixture
-def config_of():
-    from fastmask.config import make_config
-
-    return lambda **settings: make_config(settings)

@@ -3,6 +3,7 @@ from copy import deepcopy
 import pytest
 import torch
 from fastai.callback.training import GradientClip
+from small_learners import SGD, Weights, assert_close, batches, tensors
 from torch import nn
 
 from fastmask.model.optim import named_opt
@@ -11,7 +12,6 @@ from fastmask.training.callbacks import CountedSteps
 from fastmask.training.mix import Mix
 from fastmask.training.sam import SAM, ascend
 from fastmask.training.step import Precision
-from tests.fixtures.small_learners import SGD, Weights, assert_close, batches, tensors
 
 
 def sam_step(network, optimizer, loss_of, rho, adaptive=False, clip=None, frozen=()):

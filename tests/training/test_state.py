@@ -25,6 +25,7 @@ from fastmask.training import fold as fold_module
 from fastmask.training.state import STATE, SaveEvery, StateSaver, _checksum
 
 SWA = "mixed, balanced, frozen, averaged by SWA"
+PLATEAU = "SAM of SGD on a plateau"
 ADAN = "Adan with rates that decay"
 OWN, ROUTED = "heads of their own", "a routed head"
 AUG, FEATURES = "augmented", "a loss on features"
@@ -53,6 +54,17 @@ VARIANTS = {
         "f1_share": 0.5,
         "label_smoothing": 0.1,
         "drop": {"age": [[27, 29]]},
+    },
+    PLATEAU: {
+        "opt": "sgd",
+        "lr": 1e-9,
+        "sched": "plateau",
+        "plateau_patience": 0,
+        "warmup": 0.2,
+        "sam": 0.05,
+        "clip": 1.0,
+        "epochs": 3,
+        "drop_rate": 0.3,
     },
     ADAN: {"opt": "adan", "opt_args": {"betas": [0.9, 0.92, 0.99]}, "sched": "onecycle", "layer_decay": 0.7},
     OWN: {
@@ -131,6 +143,7 @@ FAST = [
     ("averaged", 4),
     (SWA, 6),
     (ADAN, 6),
+    (PLATEAU, 11),
     (OWN, 6),
     (ROUTED, 4),
     (AUG, 6),
