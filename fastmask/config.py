@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from fastmask.system.annotations import has_text
-from fastmask.system.calls import split_calls
+from fastmask.system.calls import spell_call, split_calls
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name, read_value
 from fastmask.system.files import read_yaml
@@ -704,9 +704,9 @@ class Config(BaseModel):
     @classmethod
     def _split_calls(cls, value: Any) -> Any:
         """Commas inside the brackets of a call do not separate, also where YAML has split at them."""
-        texts = [value] if isinstance(value, str) else value
-        is_list = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
-        return split_calls(", ".join(texts)) if is_list and texts else value
+        texts = list(map(spell_call, value)) if isinstance(value, list | tuple) else [value]
+        is_text = bool(texts) and all(isinstance(text, str) for text in texts)
+        return split_calls(", ".join(texts)) if is_text else value
 
     @field_validator("*", mode="before")
     @classmethod

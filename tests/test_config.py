@@ -221,6 +221,7 @@ def test_every_recipe_is_a_configuration(name):
         ({"mix_prob": 0.5}, "mix_prob has no effect without mixup or cutmix"),
         ({**PIPELINES, "erase": 0.5}, "erase has no effect with train_pipeline: .*Erasing"),
         ({**PIPELINES, "augment": "flip"}, "augment has no effect with train_pipeline: add its transforms to that"),
+        ({"augment": [{"flip": 3}]}, "Setting augment: found .*, expected further augmentations"),
         ({"augment": 3}, "Setting augment: found 3, expected further augmentations of training photos, such as"),
         ({"augment": "flip,,clahe"}, "Setting augment: found 'flip,,clahe', expected further augmentations"),
         ({"auto_augment": "flip"}, "There is no setting 'auto_augment'; did you mean 'augment'"),

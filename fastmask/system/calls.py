@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _CALL = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -21,6 +22,21 @@ def split_calls(text: str) -> list[str]:
         else:
             found[-1] += character
     return [part.strip() for part in found]
+
+
+def spell_call(given: Any) -> Any:
+    """{"rotate": {"limit": [-5, 5]}}, as files write a call, -> "rotate(limit=[-5, 5])"; anything else is returned."""
+    if not isinstance(given, Mapping) or len(given) != 1:
+        return given
+    ((name, arguments),) = given.items()
+    if not isinstance(arguments, Mapping):
+        return given
+    return f"{name}({', '.join(f'{argument}={_spell(value)}' for argument, value in arguments.items())})"
+
+
+def _spell(value: Any) -> str:
+    """A value as text, which may have been read as text."""
+    return f"[{', '.join(map(_spell, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def read_call(text: str) -> tuple[str, dict[str, Any]]:

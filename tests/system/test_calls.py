@@ -1,6 +1,6 @@
 import pytest
 
-from fastmask.system.calls import read_call, split_calls
+from fastmask.system.calls import read_call, spell_call, split_calls
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,22 @@ from fastmask.system.calls import read_call, split_calls
 )
 def test_commas_inside_brackets_do_not_separate(text, calls):
     assert split_calls(text) == calls
+
+
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        ({"rotate": {"limit": [-5, 5], "p": 1}}, "rotate(limit=[-5, 5], p=1)"),
+        # values that a file has as text
+        ({"rotate": {"limit": ["-5", "5"], "crop": "true"}}, "rotate(limit=[-5, 5], crop=true)"),
+        ({"flip": {}}, "flip()"),
+        ("flip", "flip"),
+        ({"flip": 3}, {"flip": 3}),
+        (4, 4),
+    ],
+)
+def test_a_mapping_of_a_file_is_a_call(given, call):
+    assert spell_call(given) == call
 
 
 def test_a_call_is_a_name_and_literal_arguments():
