@@ -17,7 +17,7 @@ from fastmask.data.readers import read_table
 from fastmask.data.table import Table
 from fastmask.heads import JOINT
 from fastmask.inference import ensemble
-from fastmask.inference.blend import MEAN
+from fastmask.inference.blend import MEAN, Weights
 from fastmask.inference.teacher import open_teacher
 from fastmask.run import merge
 from fastmask.run.directory import RunDirectory, resume_config
@@ -176,11 +176,12 @@ def blend_runs(
     how: str = MEAN,
     *,
     out: str | Path,
+    weights: Weights | None = None,
     overwrite: bool = False,
     draws: int = DRAWS,
 ) -> Blended:
     """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.ensemble.blend_runs`."""
-    blended = ensemble.blend_runs(runs, how, out=out, overwrite=overwrite, draws=draws)
+    blended = ensemble.blend_runs(runs, how, out=out, weights=weights, overwrite=overwrite, draws=draws)
     return replace(blended, run=Run.of(blended.run))
 
 

@@ -290,11 +290,11 @@ def ensemble(
     blend: Annotated[
         str | None,
         option(
-            "mean of probabilities, vote of classes, or oof: weights per head, fitted on OOF.",
+            "mean of probabilities, vote of classes, oof: weights per head, fitted on OOF, or stack: a regression.",
             note="mean; vote for submissions",
         ),
     ] = None,
-    weights: Annotated[tuple[float, ...] | None, option("A weight per CSV, such as 2,1,1.", note="equal")] = None,
+    weights: Annotated[tuple[float, ...] | None, option("One per run or CSV, such as 2,1,1.", note="equal")] = None,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -310,9 +310,7 @@ def ensemble(
         return
     from fastmask.inference.ensemble import blend_runs
 
-    if weights is not None:
-        raise UsageError("--weights goes with files of predictions, and these are runs; leave it out.")
-    echo(blend_runs(runs, blend or "mean", out=out, overwrite=overwrite), json)
+    echo(blend_runs(runs, blend or "mean", out=out, weights=weights, overwrite=overwrite), json)
     say(f"Written to {out}. Next: fastmask predict {quote(str(out))} IMAGES --out FILE")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fastmask.data.augment import Stats
 from fastmask.heads import Heads
-from fastmask.inference.blend import TIE, VOTE, Blend
+from fastmask.inference.blend import Blend
 from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import FastmaskError, UsageError, one_line
 
@@ -123,7 +123,7 @@ def _to_array(tensor: Tensor, kind: int) -> np.ndarray:
 
 
 class _Graph:
-    """A graph that is built node by node."""
+    """A graph that is built node by node; it has the `Operations` of mixtures, whose values are names."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -151,6 +151,26 @@ class _Graph:
         shares = [self.constant(np.array(weight, np.float32)) for weight in weights]
         parts = [self.add("Mul", pair) for pair in zip(values, shares, strict=True)]
         return self.add("Sum", parts)
+
+    def one_hot(self, value: str, classes: int) -> str:
+        """Add a vector with 1 for the highest value, and return its name."""
+        first = self.add("ArgMax", [value], axis=-1, keepdims=0)
+        depth, values = self.constant(np.array(classes, np.int64)), self.constant(np.array([0, 1], np.float32))
+        return self.add("OneHot", [first, depth, values], axis=-1)
+
+    def log(self, value: str, least: float) -> str:
+        """Add the logarithm of values, or of `least` where they are smaller, and return its name."""
+        return self.add("Log", [self.add("Max", [value, self.constant(np.array(least, np.float32))])])
+
+    def linear(self, values: Sequence[str], coefficients: np.ndarray, intercepts: np.ndarray) -> str:
+        """Add the sum of values times matrices, plus intercepts, and return its name."""
+        matrices = [self.constant(each.astype(np.float32)) for each in coefficients]
+        parts = [self.add("MatMul", pair) for pair in zip(values, matrices, strict=True)]
+        return self.add("Sum", [*parts, self.constant(intercepts.astype(np.float32))])
+
+    def softmax(self, value: str) -> str:
+        """Add the softmax over classes, and return its name."""
+        return self.add("Softmax", [value], axis=-1)
 
     def embed(self, model: ModelProto, prefix: str, x: str) -> None:
         """Add a whole graph with a prefix before its names and `x` as its input."""
@@ -223,13 +243,5 @@ def _add_blend(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[st
     """The probabilities of one head, blended as by `Blend.mix`."""
     if blend is None:
         return each[0][name]
-    there = np.flatnonzero(blend.weights[name]).tolist()
-    parts = [each[i][name] for i in there]
-    if blend.how != VOTE or heads[name].spread is not None:
-        return graph.mean(parts, [float(blend.weights[name][i]) for i in there])
-    depth = graph.constant(np.array(len(heads[name].classes), np.int64))
-    values = graph.constant(np.array([0, 1], np.float32))
-    first = [graph.add("ArgMax", [part], axis=-1, keepdims=0) for part in parts]
-    votes = [graph.add("OneHot", [one, depth, values], axis=-1) for one in first]
-    share = 1 / (len(parts) * (1 + TIE))
-    return graph.mean([*votes, *parts], [share] * len(votes) + [share * TIE] * len(parts))
+    mixture = blend.mixtures[name]
+    return mixture.mix(graph, [each[i][name] for i in mixture.members], len(heads[name].classes))

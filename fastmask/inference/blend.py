@@ -1,144 +1,160 @@
-"""Blend: the probabilities of several runs combined per head, by mean, vote or weighted mean."""
+"""Blend: the probabilities of several runs combined per head, by one of MIXTURES."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.heads import UNKNOWN, Head, Heads
+from fastmask.inference.mixture import Arrays, Mean, Mixture, Vote, Weighted
+from fastmask.inference.stack import Stack
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import ENSEMBLE
 from fastmask.system.errors import DataError, UsageError
 
-MEAN, VOTE, OOF_WEIGHTS = "mean", "vote", "oof"
-BLENDS = (MEAN, VOTE, OOF_WEIGHTS)
-# the weight of the mean probability in a vote: it breaks ties, and is less than one vote even of the most members
-TIE = 1e-3
-# of EM: the tolerance of the log loss, the maximum of steps, the minimum likelihood, since half precision rounds to 0
-_NEAR, _STEPS, _LEAST = 1e-6, 5000, 1e-7
-# the tolerance of the sum of weights read from a file
-_ROUNDED = 1e-6
+MIXTURES: dict[str, type[Mixture]] = {one.HOW: one for one in (Mean, Vote, Weighted, Stack)}
+BLENDS = tuple(MIXTURES)
+MEAN, VOTE = Mean.HOW, Vote.HOW
+# weights of the members by hand: the same for all heads, or by head
+Weights = Sequence[float] | Mapping[str, Sequence[float]]
+
+
+def blended_heads(heads: Heads) -> list[Head]:
+    """The heads with a mixture: with a joint head those of the joint class have none, since they are its sums."""
+    return [head for i, head in enumerate(heads) if heads.joint_head is None or i not in heads.joined]
+
+
+def mixture_of(how: str, head: Head) -> type[Mixture]:
+    """The mixture of a head: a distribution over a number is averaged, since it has no single class to vote for."""
+    return Mean if head.spread is not None else MIXTURES[how]
 
 
 @dataclass(frozen=True)
 class Blend:
-    """How members are blended: (members,) weights per head that sum to 1, with 0 for a member that lacks the head.
-
-    With a joint head its probabilities are blended, and those of the heads of the joint class are their sums.
-    """
+    """How members are blended: by the mixture of each head of `blended_heads`."""
 
     how: str
     heads: Heads
-    weights: dict[str, np.ndarray]
+    mixtures: Mapping[str, Mixture]
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is fitted on labels, so that its score must be cross-fitted."""
+        return MIXTURES[self.how].FITTED
 
     def mix(self, members: Sequence[np.ndarray]) -> np.ndarray:
         """Blend the members' (N, classes of all heads) probabilities, as returned by `widen`."""
-        made = []
-        for place, head in enumerate(self.heads):
-            weights = self.weights[head.name]
-            there = np.flatnonzero(weights).tolist()
-            parts = np.stack([self.heads.split(members[i])[place] for i in there])
-            # a distribution over a number is averaged: votes for single numbers would be meaningless
-            voted = self.how == VOTE and head.spread is None
-            made.append(votes(parts) if voted else np.tensordot(weights[there], parts, axes=1))
+        own = {name: self._mix(name, members) for name in self.mixtures}
         if self.heads.joint_head is not None:
-            sums = self.heads.sum_joint(made[self.heads.joint_head])
-            made = [sums[self.heads.joined.index(i)] if i in self.heads.joined else part for i, part in enumerate(made)]
-        return np.concatenate(made, axis=-1)
+            sums = self.heads.sum_joint(own[self.heads[self.heads.joint_head].name])
+            own.update(zip(self.heads.classified, sums, strict=True))
+        return np.concatenate([own[name] for name in self.heads.names], axis=-1)
+
+    def _mix(self, name: str, members: Sequence[np.ndarray]) -> np.ndarray:
+        mixture, place = self.mixtures[name], self.heads.position(name)
+        parts = [self.heads.split(members[i])[place] for i in mixture.members]
+        return mixture.mix(Arrays(), parts, self.heads.sizes[place])
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"blend": self.how, "weights": {name: each.tolist() for name, each in self.weights.items()}}
+        return {"blend": self.how, "weights": {name: each.to_plain() for name, each in self.mixtures.items()}}
 
     @classmethod
     def of(cls, run: RunDirectory) -> Blend:
         """Read the blend of an ensemble; raises DataError if its file has no valid one."""
-        plain, count = run.ensemble, len(run.ensemble["members"])
-        weights = plain["weights"]
-        whole = set(weights) == set(run.heads.names) and all(_are_weights(each, count) for each in weights.values())
-        if plain["blend"] not in BLENDS or not whole:
+        how, plain, count = run.ensemble["blend"], run.ensemble["weights"], len(run.ensemble["members"])
+        try:
+            own = {head.name: head for head in blended_heads(run.heads)}
+            if how not in MIXTURES or not set(own) <= set(plain) <= set(run.heads.names):
+                raise ValueError(how)
+            kinds = {name: mixture_of(how, head) for name, head in own.items()}
+            return cls(how, run.heads, {n: kinds[n].from_plain(plain[n], count, len(own[n].classes)) for n in own})
+        except ValueError as error:
+            expected = MIXTURES.get(how, Mean).EXPECTED
             raise DataError(
                 f"{run.path / ENSEMBLE} does not hold one of the blends {', '.join(BLENDS)} and, for each head, "
-                f"{count} weights of 0 or more that sum to 1; restore it."
-            )
-        return cls(plain["blend"], run.heads, {name: np.array(weights[name], np.float64) for name in run.heads.names})
+                f"{count} {expected}; restore it."
+            ) from error
 
 
-def _are_weights(each: Any, count: int) -> bool:
-    return (
-        isinstance(each, list)
-        and len(each) == count
-        and all(type(weight) in (int, float) and 0 <= weight <= 1 for weight in each)
-        and math.isclose(sum(each), 1, abs_tol=_ROUNDED)
-    )
-
-
-def votes(members: np.ndarray) -> np.ndarray:
-    """(members, N, classes) probabilities of one head -> (N, classes) shares of votes, which sum to 1.
-
-    Each member votes for its most probable class. The mean of the members' probabilities breaks ties, as a small part
-    of the value: (share + mean / 1000) / (1 + 1 / 1000).
-    """
-    shares = np.eye(members.shape[-1])[members.argmax(-1)].mean(0)
-    return np.asarray((shares + TIE * members.mean(0)) / (1 + TIE))
-
-
-def fit_weights(likelihoods: np.ndarray) -> np.ndarray:
-    """(N, members) probabilities of the true class -> the (members,) weights of the mean with the least log loss.
-
-    EM for the proportions of a mixture (Dempster, Laird, Rubin 1977), as in stacking density estimators by their
-    out-of-fold predictions (Smyth, Wolpert 1999). The loss is convex and exceeds its minimum by at most the largest
-    gradient minus 1, which is the stopping criterion.
-    """
-    likelihoods = np.maximum(likelihoods, _LEAST)
-    weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
-    if not len(likelihoods):
-        return weights
-    for _ in range(_STEPS):
-        gains = (likelihoods / (likelihoods @ weights)[:, None]).mean(0)
-        if gains.max() - 1 <= _NEAR:
-            break
-        weights = weights * gains
-    return np.asarray(weights / weights.sum())
-
-
-def check_blend(how: str) -> None:
-    """Raise UsageError for a name that is not in BLENDS."""
-    if how not in BLENDS:
+def check_blend(how: str, weights: Weights | None = None) -> None:
+    """Raise UsageError for a name that is not in MIXTURES, and for weights of a blend that fits its own."""
+    if how not in MIXTURES:
         raise UsageError(f"There is no blend {how!r}; expected one of {', '.join(BLENDS)}.")
+    if weights is not None and MIXTURES[how].FITTED:
+        by_hand = " or ".join(name for name, one in MIXTURES.items() if not one.FITTED)
+        raise UsageError(f"The blend {how} fits its own weights; leave --weights out, or use --blend {by_hand}.")
 
 
-def fit_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray) -> Blend:
-    """Fit a blend of members' (N, classes of all heads) probabilities, with weights fitted on (N, heads) labels.
+def fit_blend(
+    how: str,
+    heads: Heads,
+    members: Sequence[np.ndarray],
+    y: np.ndarray,
+    groups: np.ndarray | None = None,
+    weights: Weights | None = None,
+) -> Blend:
+    """Fit a blend of members' (N, classes of all heads) probabilities on (N, heads) labels.
 
-    Heads that a member lacks are NaN. Labels of -1 are left out. Members have equal weights in a head without labels,
-    in a distribution over a number, and if `how` is not "oof". Raises UsageError if it is not in BLENDS.
+    Heads that a member lacks are NaN. Labels of -1 are left out. `groups` (N,) are the persons of the photos, by
+    default all different. `weights` are those of the members by hand. Raises UsageError if `how` is not in MIXTURES, if
+    weights do not fit, or if the members that have a head have weights of 0.
     """
-    check_blend(how)
-    weights = {}
-    for place, head in enumerate(heads):
+    check_blend(how, weights)
+    given = _by_head(heads, weights, len(members))
+    groups = np.arange(len(y)) if groups is None else groups
+    mixtures = {}
+    for head in blended_heads(heads):
+        place = heads.position(head.name)
         parts = [heads.split(member)[place] for member in members]
-        has = np.array([not np.isnan(part).any() for part in parts])
-        weights[head.name] = has / has.sum()
-        if how == OOF_WEIGHTS and head.spread is None:
-            rows = np.flatnonzero(y[:, place] != UNKNOWN)
-            true = [part[rows, y[rows, place]] for part, there in zip(parts, has, strict=True) if there]
-            weights[head.name][has] = fit_weights(np.stack(true, axis=1))
-    if heads.joint_head is not None:
-        weights.update(dict.fromkeys(heads.classified, weights[JOINT]))
-    return Blend(how, heads, weights)
+        start = _start(head.name, np.array([not np.isnan(part).any() for part in parts]), given[head.name])
+        rows = np.flatnonzero(y[:, place] != UNKNOWN)
+        used = [parts[i][rows] for i in np.flatnonzero(start)]
+        mixtures[head.name] = mixture_of(how, head).fit(start, used, y[rows, place], groups[rows])
+    return Blend(how, heads, mixtures)
 
 
-def cross_blend(how: str, heads: Heads, members: Sequence[np.ndarray], y: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(N, classes of all heads): the cross-fitted blend, each part with weights fitted on the other parts."""
+def _by_head(heads: Heads, weights: Weights | None, members: int) -> dict[str, np.ndarray]:
+    """The (members,) weights of each head that is blended, by default 1; raises UsageError if they do not fit."""
+    names = [head.name for head in blended_heads(heads)]
+    every: dict[str, Sequence[float]] = {} if weights is None or isinstance(weights, Mapping) else {"": weights}
+    given = {**every, **(weights if isinstance(weights, Mapping) else {})}
+    for head, each in given.items():
+        if head not in ("", *names):
+            raise UsageError(f"There are weights of {head}; the heads that are blended are {', '.join(names)}.")
+        found = np.array([*each], np.float64)
+        if len(found) != members or not (np.isfinite(found) & (found >= 0)).all():
+            texts = ", ".join(f"{weight:g}" for weight in found)
+            raise UsageError(f"The weights are {texts}; expected {members} numbers of 0 or more, one per run.")
+    return {name: np.array([*given.get(name, given.get("", [1] * members))], np.float64) for name in names}
+
+
+def _start(head: str, has: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The (members,) shares of those that have a head."""
+    shares = has * weights
+    if not shares.any():
+        raise UsageError(f"The runs that have learned {head} have weights of 0; give one of them more.")
+    return np.asarray(shares / shares.sum())
+
+
+def cross_blend(
+    how: str,
+    heads: Heads,
+    members: Sequence[np.ndarray],
+    y: np.ndarray,
+    parts: np.ndarray,
+    groups: np.ndarray | None = None,
+    weights: Weights | None = None,
+) -> np.ndarray:
+    """(N, classes of all heads): the cross-fitted blend, each part blended as fitted on the other parts."""
+    groups = np.arange(len(y)) if groups is None else groups
     mixed = np.empty((len(y), heads.n_logits))
     for part in np.unique(parts):
         here = parts == part
-        fitted = fit_blend(how, heads, [member[~here] for member in members], y[~here])
+        fitted = fit_blend(how, heads, [member[~here] for member in members], y[~here], groups[~here], weights)
         mixed[here] = fitted.mix([member[here] for member in members])
     return mixed
 

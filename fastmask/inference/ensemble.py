@@ -15,7 +15,7 @@ import numpy as np
 from fastmask.config import Config
 from fastmask.heads import JOINT
 from fastmask.inference.alignment import align
-from fastmask.inference.blend import MEAN, OOF_WEIGHTS, Blend, check_blend, cross_blend, fit_blend
+from fastmask.inference.blend import MEAN, Blend, Weights, check_blend, cross_blend, fit_blend
 from fastmask.inference.members import check_members, describe, member_names
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
@@ -26,8 +26,7 @@ from fastmask.system.lock import lock_run
 from fastmask.system.text import table_lines
 
 _OPTIMISTIC = (
-    "its weights are fitted on the photos that they are scored on, which flatters; the headline's are fitted on other "
-    "persons"
+    "its blend is fitted on the photos that it is scored on, which flatters; the headline's is fitted on other persons"
 )
 
 
@@ -88,15 +87,15 @@ class Blended:
         return table_lines([("head", CELLS, "best run", "ensemble minus best run"), *rows])
 
     def _weight_lines(self) -> Iterator[str]:
-        if self.blend.how != OOF_WEIGHTS:
-            return
-        yield ""
-        for name, weights in self.blend.weights.items():
-            parts = [f"{member} {w:.3f}" for member, w in zip(self.members, weights, strict=True) if w > 0]
-            yield f"weights of {name}: {', '.join(parts)}"
+        texts = {name: each.describe(self.members) for name, each in self.blend.mixtures.items()}
+        if any(texts.values()):
+            yield ""
+        for name, text in texts.items():
+            if text:
+                yield f"weights of {name}: {text}"
 
     def _remarks(self) -> Iterator[str]:
-        if self.blend.how == OOF_WEIGHTS:
+        if self.blend.is_fitted:
             yield "For the score, each photo's weights are fitted on other persons; those shown are fitted on all."
         joint = self.targets[JOINT]
         if joint.members:
@@ -108,11 +107,13 @@ class Blended:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        blend = self.blend.to_plain()
-        weights = {name: dict(zip(self.members, each, strict=True)) for name, each in blend["weights"].items()}
+        mixtures = self.blend.mixtures
+        weights = {name: dict(zip(self.members, each.weights.tolist(), strict=True)) for name, each in mixtures.items()}
+        fitted = {"fitted": self.blend.to_plain()["weights"]} if self.blend.is_fitted else {}
+        blend = {"blend": self.blend.how, "weights": weights, **fitted}
         joint = self.targets[JOINT]
         best = joint.best.member if joint.members else None
-        return {**blend, "weights": weights, "best": best, **plain({"targets": self.targets, "notes": self.notes})}
+        return {**blend, "best": best, **plain({"targets": self.targets, "notes": self.notes})}
 
 
 def blend_runs(
@@ -120,28 +121,32 @@ def blend_runs(
     how: str = MEAN,
     *,
     out: str | Path,
+    weights: Weights | None = None,
     overwrite: bool = False,
     draws: int = DRAWS,
 ) -> Blended:
     """Make an ensemble of finished `runs` in the directory `out`, which is a run itself, and compare their scores.
 
-    `how` is "mean" (of the probabilities), "vote" (of each member's most probable class) or "oof" (a weighted mean per
-    head: the weights minimise the log loss of the out-of-fold (OOF) predictions, and each OOF row is blended with
-    weights fitted on other persons). A head is blended from the members that have learned it, so one run per head can
+    `how` is "mean" (of the probabilities), "vote" (of each member's most probable class), "oof" (a weighted mean per
+    head of calibrated probabilities: the weights minimise the log loss of the out-of-fold (OOF) predictions) or "stack"
+    (a logistic regression per head of the OOF log-probabilities). With "oof" and "stack" each OOF row is blended as
+    fitted on other persons. `weights` are those of the runs by hand, for "mean" and "vote": one per run, for all heads
+    or by head. A head is blended from the members that have learned it, so one run per head can
     form an ensemble. The runs may differ in photos, labels, bounds and folds: scored are the photos that all have OOF
     predictions of, by the labels, bounds and folds of the first run that has a head. Raises UsageError if their shared
     photos are of other persons or a head has other classes, DataError if they share no photo.
     """
     out = Path(out)
-    check_blend(how)
+    check_blend(how, weights=weights)
     check_free(out, overwrite)
     loaded = [RunDirectory.of(run) for run in runs]
     check_members(loaded, out)
     names = member_names(loaded)
     aligned = align(dict(zip(names, loaded, strict=True)))
-    heads, members, y = aligned.heads, aligned.members, aligned.y
-    parts = parts_by(loaded[0].path, aligned.oof["fold"].to_numpy(), aligned.groups)
-    mixed, blend = cross_blend(how, heads, members, y, parts), fit_blend(how, heads, members, y)
+    heads, members, y, groups = aligned.heads, aligned.members, aligned.y, aligned.groups
+    parts = parts_by(loaded[0].path, aligned.oof["fold"].to_numpy(), groups)
+    blend = fit_blend(how, heads, members, y, groups, weights)
+    mixed = cross_blend(how, heads, members, y, parts, groups, weights) if blend.is_fitted else blend.mix(members)
     with lock_run(out):
         ensemble = RunDirectory.create(
             out,

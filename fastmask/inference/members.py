@@ -159,7 +159,8 @@ def open_members(ensemble: RunDirectory, blend: Blend) -> dict[str, RunDirectory
                 f"{ensemble.path} is made of {place}, which does not exist; restore it, or make the ensemble again."
             )
         run = RunDirectory.load(place)
-        asked = [name for name, weights in blend.weights.items() if weights[number] > 0]
+        asked = [name for name, mixture in blend.mixtures.items() if number in mixture.members]
+        asked += blend.heads.classified if JOINT in asked else ()
         same = (run.identity, _digest(run.path / OOF)) == (member["identity"], member["oof"])
         alike = all(
             name in learned_heads(run) and run.heads[name].classes == blend.heads[name].classes

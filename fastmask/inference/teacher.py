@@ -24,7 +24,7 @@ from fastmask.data.pseudo import MARK, SEEN, Pseudo
 from fastmask.data.seen import Validation
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.inference.alignment import oof_of
-from fastmask.inference.blend import OOF_WEIGHTS, Blend, fit_blend, widen
+from fastmask.inference.blend import Blend, fit_blend, widen
 from fastmask.inference.failures import FAILED, write_failed
 from fastmask.inference.members import open_members
 from fastmask.inference.options import PhotoOptions
@@ -167,11 +167,11 @@ class Teacher:
         heads, runs = self.run.heads, list(self.runs.values())
         wide = [widen(heads, run.heads, own) for run, own in zip(runs, members, strict=True)]
         blend = Blend.of(self.run)
-        if blend.how == OOF_WEIGHTS and fold < self.run.config.folds:
-            # the weights of `predict` are fitted on the labels of all folds, including the validated one
+        if blend.is_fitted and fold < self.run.config.folds:
+            # that of `predict` is fitted on the labels of all folds, including the validated one
             other = self.run.oof["fold"].to_numpy() != fold
             oofs = [oof_of(heads, self.run.oof["path"], run)[other] for run in runs]
-            blend = fit_blend(OOF_WEIGHTS, heads, oofs, self.run.true[other])
+            blend = fit_blend(blend.how, heads, oofs, self.run.true[other], self.run.groups[other])
         return blend.mix(wide).astype(np.float32)
 
     def load_predictions(self, run: RunDirectory, plan: Plan, say: Say) -> np.ndarray:

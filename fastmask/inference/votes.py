@@ -14,7 +14,8 @@ import pandas as pd
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads, number_of
 from fastmask.inference.answers import PREDICTED, AnswersFile, check_cells, joint_classes, name_photos
-from fastmask.inference.blend import MEAN, TIE, VOTE
+from fastmask.inference.blend import MEAN, VOTE
+from fastmask.inference.mixture import TIE
 from fastmask.inference.submission import ANSWER
 from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError

@@ -13,7 +13,7 @@ from fastmask.config import HeadOptions
 from fastmask.export.graph import Networks, build
 from fastmask.export.predict_onnx import open_model
 from fastmask.heads import Head, Heads
-from fastmask.inference.blend import Blend
+from fastmask.inference.blend import BLENDS, fit_blend
 from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import UsageError
 
@@ -83,10 +83,15 @@ def other():
     return Networks(heads, STATS, SIZE, {"fold0": networks(1, heads)})
 
 
-@pytest.mark.parametrize("how", ["oof", "vote"])
+@pytest.mark.parametrize("how", BLENDS)
 def test_runs_are_blended_as_predict_blends_them(run, other, how):
-    weights = {"colour": np.array([0.3, 0.7]), "size": np.array([1.0, 0.0])}
-    blend, batch = Blend(how, HEADS, weights), photos(5)
+    """As the members of `other` have no size."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.dirichlet([1] * 3, 60) for _ in range(2)], rng.dirichlet([1] * 2, 60)
+    both = [np.hstack([drawn[0][0], drawn[1]]), np.hstack([drawn[0][1], np.full((60, 2), np.nan)])]
+    y = np.stack([rng.integers(3, size=60), rng.integers(2, size=60)], axis=1)
+    weights = [0.3, 0.7] if how in ("mean", "vote") else None
+    blend, batch = fit_blend(how, HEADS, both, y, weights=weights), photos(5)
     each = [np.concatenate(answered(build(one.heads, {"one": one}), batch), axis=1) for one in (run, other)]
     wide = np.concatenate([each[1], np.full((5, 2), np.nan)], axis=1)
     got = answered(build(HEADS, {"a": run, "b": other}, blend), batch)

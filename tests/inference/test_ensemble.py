@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 import fastmask as fm
 from fastmask.api import Run, blend_runs, merge_runs
 from fastmask.data.contest import contest_heads
+from fastmask.data.folds import person_parts
 from fastmask.decision.crossfit import decide
 from fastmask.evaluation.diff import expected_change
 from fastmask.evaluation.label_errors import find_label_errors
@@ -53,18 +54,30 @@ def test_the_ensemble_is_a_run_that_everything_downstream_reads(pair, tmp_path):
     )
 
 
-@pytest.mark.parametrize("how", ["vote", "oof"])
+@pytest.mark.parametrize("how", ["vote", "oof", "stack"])
 def test_oof_rows_are_blended_by_weights_of_other_folds_and_kept_weights_are_of_all(pair, how, tmp_path):
     run = blend_runs(pair, how, out=tmp_path / "both", draws=0).run
     members, y = [pair[0].probabilities, in_rows_of(*pair)], pair[0].true
-    crossed = cross_blend(how, HEADS, members, y, pair[0].oof["fold"].to_numpy())
+    persons = pair[0].persons
+    crossed = cross_blend(how, HEADS, members, y, pair[0].oof["fold"].to_numpy(), persons)
     np.testing.assert_allclose(run.probabilities, crossed, atol=1e-8)
-    fitted = fit_blend(how, HEADS, members, y)
-    np.testing.assert_allclose(Blend.of(run).weights["age"], fitted.weights["age"], atol=1e-8)
+    fitted = fit_blend(how, HEADS, members, y, persons)
+    np.testing.assert_allclose(Blend.of(run).mix(members), fitted.mix(members), atol=1e-8)
     # the optimistic score is that of the kept weights
     predicted = HEADS.joint(HEADS.argmax(fitted.mix(members)))
     flattering = f1_score(HEADS.joint(y), predicted, average="macro")
     assert run.scores["optimistic"]["joint"]["macro_f1"] == pytest.approx(flattering)
+
+
+def test_weights_by_hand_are_kept(pair, tmp_path):
+    blended = blend_runs(pair, out=tmp_path / "both", weights=[3, 1], draws=0)
+    mean = 0.75 * pair[0].probabilities + 0.25 * in_rows_of(*pair)
+    np.testing.assert_allclose(blended.run.probabilities, mean, atol=1e-8)
+    assert json.loads((tmp_path / "both" / "ensemble.json").read_text())["weights"]["age"] == [0.75, 0.25]
+    assert "weights of age: a 0.750, b 0.250" in str(blended)
+    assert blended.to_plain()["weights"]["age"] == {"a": 0.75, "b": 0.25}
+    with pytest.raises(UsageError, match="The blend oof fits its own weights"):
+        blend_runs(pair, "oof", out=tmp_path / "no", weights=[3, 1])
 
 
 def test_gains_are_paired_by_person(pair, tmp_path):
@@ -156,11 +169,13 @@ def test_folds_may_differ_and_persons_are_kept_whole(run_of, guess, labels, tmp_
     for name, frame in frames.items():
         frame.assign(fold=np.arange(len(frame)) % 5).to_csv(torn.path / name, index=False)
     run = blend_runs([torn.path, one], "oof", out=tmp_path / "dealt", draws=0).run
-    # the seven photos of a person lie in several folds, and have one set of weights
-    ratio = (run.probabilities - in_rows_of(run, one)) / (in_rows_of(run, Run.load(torn.path)) - in_rows_of(run, one))
-    weights = pd.Series(ratio[:, 5]).groupby(run.persons).agg(["min", "max"])
-    np.testing.assert_allclose(weights["min"], weights["max"], atol=1e-4)
-    assert weights["min"].round(6).nunique() == 5
+    # the seven photos of a person lie in several folds, and are in one part
+    members = [Run.load(torn.path).probabilities, in_rows_of(run, one)]
+    parts = person_parts(run.oof["fold"].to_numpy(), run.persons)
+    assert pd.Series(parts).groupby(run.persons).nunique().max() == 1
+    assert len(set(parts)) == 5
+    crossed = cross_blend("oof", HEADS, members, run.true, parts)
+    np.testing.assert_allclose(run.probabilities, crossed, atol=1e-8)
 
 
 def test_persons_who_share_photos_in_any_run_are_one_group(run_of, guess, labels, tmp_path):

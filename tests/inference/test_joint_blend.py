@@ -6,8 +6,9 @@ import pytest
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import JOINT, Head, Heads
-from fastmask.inference.blend import MEAN, OOF_WEIGHTS, VOTE, fit_blend, widen
+from fastmask.inference.blend import MEAN, VOTE, fit_blend, widen
 from fastmask.inference.submission import read_form
+from fastmask.inference.temperature import apply_temperature
 from fastmask.system.errors import UsageError
 
 THREE = contest_heads()
@@ -30,7 +31,7 @@ def joints(members):
     return np.stack([one[:, 8:], products[1], 0.25 * half[:, 8:] + 0.75 * products[2]])
 
 
-@pytest.mark.parametrize("how", [MEAN, VOTE, OOF_WEIGHTS])
+@pytest.mark.parametrize("how", [MEAN, VOTE, "oof"])
 def test_joint_probabilities_are_blended_and_heads_are_their_sums(probabilities, how):
     members, y = probabilities
     wide = [widen(ONE, own, p) for own, p in zip((ONE, THREE, HALF), members, strict=True)]
@@ -40,13 +41,16 @@ def test_joint_probabilities_are_blended_and_heads_are_their_sums(probabilities,
         shares = np.eye(18)[each.argmax(2)].mean(0)
         expected = (shares + each.mean(0) / 1000) / 1.001
     else:
-        expected = np.tensordot(blend.weights[JOINT], each, axes=1)
+        mixture = blend.mixtures[JOINT]
+        temperatures = np.ones(3) if how == MEAN else mixture.temperatures
+        softened = [apply_temperature(p, t) for p, t in zip(each, temperatures, strict=True)]
+        expected = np.tensordot(mixture.weights, softened, axes=1)
     np.testing.assert_allclose(mixed[:, 8:], expected)
     cube = expected.reshape(-1, 3, 2, 3)
     for place, axes in ((slice(0, 3), (2, 3)), (slice(3, 5), (1, 3)), (slice(5, 8), (1, 2))):
         np.testing.assert_allclose(mixed[:, place], cube.sum(axis=axes))
     assert (ONE.joint(ONE.argmax(mixed)) == expected.argmax(1)).all()
-    assert all((blend.weights[name] == blend.weights[JOINT]).all() for name in THREE.names)
+    assert list(blend.mixtures) == [JOINT]
 
 
 @pytest.mark.parametrize("names", [[str(i) for i in range(18)], THREE.joint_names()])

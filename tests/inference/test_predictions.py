@@ -129,7 +129,7 @@ def both(finished_run, other_run, tmp_path):
     return blend_runs([finished_run, other_run], out=tmp_path / "both", draws=0).run
 
 
-@pytest.mark.parametrize("how", ["mean", "vote", "oof"])
+@pytest.mark.parametrize("how", ["mean", "vote", "oof", "stack"])
 def test_an_ensemble_blends_what_its_runs_predict(finished_run, other_run, photos, how, tmp_path):
     blended = blend_runs([finished_run, other_run], how, out=tmp_path / "both", draws=0)
     seen = []
@@ -198,11 +198,13 @@ def test_an_ensemble_and_its_runs_can_be_moved_together(finished_run, other_run,
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"blend": "best"}, "does not hold one of the blends mean, vote, oof"),
+        ({"blend": "best"}, "does not hold one of the blends mean, vote, oof, stack"),
         ({"weights": {"mask": [0.5, 0.5]}}, "for each head, 2 weights"),
         ({"weights": {name: [0.9, 0.9] for name in ("mask", "gender", "age")}}, "that sum to 1"),
         ({"weights": {name: [2, -1] for name in ("mask", "gender", "age")}}, "2 weights of 0 or more"),
         ({"weights": {name: ["a", 1] for name in ("mask", "gender", "age")}}, "2 weights of 0 or more"),
+        ({"blend": "oof", "weights": {"mask": {}, "gender": {}, "age": {}}}, "that sum to 1, with temperatures"),
+        ({"blend": "stack"}, "with coefficients, intercepts and a penalty"),
         ({"members": [{"name": "a"}]}, "does not hold a blend, its weights, members and caveats"),
         ({"members": []}, "made of 2 to 100 runs; .*ensemble.json names 0"),
         ({"members": [dict.fromkeys(("name", "path", "identity", "oof"), "a")] * 101}, "ensemble.json names 101"),

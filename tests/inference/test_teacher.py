@@ -185,7 +185,9 @@ def test_an_ensemble_teaches_by_its_runs_and_no_label_of_the_judged_fold(
     answers = plan.teacher.predict(plan, quietly)
     runs = [finished_run, other_run]
     other = runs[0].oof["fold"].to_numpy() != 0
-    weights = fit_blend("oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other])
+    weights = fit_blend(
+        "oof", table.heads, [r.probabilities[other] for r in runs], runs[0].true[other], runs[0].groups[other]
+    )
     expected = weights.mix([forward(run, 0, table) for run in runs])
     np.testing.assert_allclose(answers[0], expected, atol=1e-5)
 

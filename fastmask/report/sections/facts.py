@@ -13,6 +13,7 @@ from fastmask.data.pipelines import describe_view
 from fastmask.data.table import TRAIN_ONLY
 from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
+from fastmask.inference.blend import Blend
 from fastmask.report.blocks import Block, Facts, Table, Text
 from fastmask.report.material import Material
 from fastmask.run.directory import RunDirectory
@@ -46,9 +47,10 @@ def run_section(material: Material) -> list[Block]:
 def _network(run: RunDirectory) -> list[tuple[str, str]]:
     if run.is_ensemble:
         members = [member["name"] for member in run.ensemble["members"]]
-        rows = [("Ensemble", f"{run.ensemble['blend']} of {join_some(members)}")]
-        weights = "; ".join(f"{head}: {_figures(each)}" for head, each in run.ensemble["weights"].items())
-        return [*rows, ("Weights", shorten(weights, _MOST))] if weights else rows
+        blend = Blend.of(run)
+        rows = [("Ensemble", f"{blend.how} of {join_some(members)}")]
+        texts = {head: each.describe(members) or "equal" for head, each in blend.mixtures.items()}
+        return [*rows, ("Weights", shorten("; ".join(f"{head}: {text}" for head, text in texts.items()), _MOST))]
     body = _mapping(run.environment.get("body"))
     parameters, initial = body.get("parameters"), body.get("initial_weights")
     size = f", {parameters / 1e6:.1f} M parameters" if type(parameters) is int else ""
@@ -70,11 +72,6 @@ def _versions(run: RunDirectory) -> dict[str, int]:
     """The number of photos of each other version that was trained on, by its folder."""
     versions = _mapping(_mapping(run.environment.get("photos")).get("versions"))
     return {folder: photos for folder, photos in versions.items() if type(photos) is int}
-
-
-def _figures(values: Any) -> str:
-    listed = values if isinstance(values, list) else [values]
-    return ", ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in listed)
 
 
 def _made_by(run: RunDirectory) -> str:
