@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.contest import contest_heads
-from fastmask.heads import Head, Heads, number_of
+from fastmask.heads import JOINT, Head, Heads, bands_of, number_of
 from fastmask.inference.answers import PREDICTED, AnswersFile, check_cells, joint_classes, name_photos
 from fastmask.inference.blend import MEAN, VOTE
 from fastmask.inference.mixture import TIE
@@ -251,9 +251,15 @@ class _Columns:
 
     def blend_heads(self, heads: Heads) -> None:
         """Blend files of probabilities, which have the columns HEAD.CLASS or, of one head, CLASS."""
+        if any(column.startswith(f"{JOINT}.") for column in self.first.frame):
+            raise UsageError(
+                f"{self.first.path} is of a run with a joint head ({JOINT}.CLASS), and does not say how that is mixed "
+                "with the others; blend the runs, or their submissions."
+            )
         y = np.stack([self._blend_head(head) for head in heads], axis=1)
         for name in heads.names:
             self._blend_number(number_of(name))
+            self._blend_bands(bands_of(name))
         if PREDICTED in self.first.frame:
             self.columns[PREDICTED] = heads.joint(y)
         members = _members(self.first)
@@ -302,6 +308,15 @@ class _Columns:
             rows = np.take_along_axis(order, half[None], axis=0)[0]
             cells = np.stack([file.frame[name].to_numpy(dtype=object) for file in self.files])
             self.columns[name] = np.take_along_axis(cells, rows[None], axis=0)[0]
+
+    def _blend_bands(self, name: str) -> None:
+        """The mean of the probabilities of finer bands, and the most probable band."""
+        columns = [column for column in self.first.frame if column.startswith(f"{name}.")]
+        for column in columns:
+            self.columns[column] = self.mean(self._numbers(column))
+        if columns and name in self.first.frame:
+            names = np.array([column.removeprefix(f"{name}.") for column in columns], dtype=object)
+            self.columns[name] = names[np.stack([self.columns[column] for column in columns]).argmax(axis=0)]
 
     def _numbers(self, column: str) -> np.ndarray:
         """(files, N) the numbers of a column."""

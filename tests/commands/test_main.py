@@ -23,7 +23,7 @@ Command = Callable[..., Any]
 
 GROUPS = {
     "Train": ["fit", "lr-find", "merge", "tune"],
-    "Predict": ["predict", "ensemble", "pseudo", "export", "app"],
+    "Predict": ["predict", "ensemble", "soup", "pseudo", "export", "app"],
     "Judge": ["score", "decide", "bound", "label-errors", "diff", "compare", "ledger", "report"],
     "Data": ["check", "sample", "faces", "paint"],
     "Models": ["archs", "screen"],

@@ -184,6 +184,20 @@ def test_a_distribution_over_a_number_is_averaged_and_its_answer_the_median(work
     assert frame["age_number.20"].tolist() == pytest.approx([0.2, 0.5])
 
 
+def test_finer_bands_are_averaged_and_a_joint_head_is_refused(work):
+    heads = pd.DataFrame({"path": ["x"], "predicted": 0, "age": "<30", "age_bands": "<20"})
+    heads = heads.assign(**{"age.<30": 0.8, "age.30+": 0.2, "age_bands.30+": 0.2})
+    heads.assign(**{"age_bands.<20": 0.5, "age_bands.20-30": 0.3}).to_csv("a.csv", index=False)
+    heads.assign(**{"age_bands.<20": 0.1, "age_bands.20-30": 0.7}).to_csv("b.csv", index=False)
+    frame = fm.blend_files(["a.csv", "b.csv"])
+    assert frame["age_bands"].tolist() == ["20-30"]
+    assert frame["age_bands.20-30"].tolist() == pytest.approx([0.5])
+    for name in ("a.csv", "b.csv"):
+        pd.read_csv(name).assign(**{"joint.a": 1, "joint.b": 0}).to_csv(name, index=False)
+    with pytest.raises(UsageError, match="a.csv is of a run with a joint head"):
+        fm.blend_files(["a.csv", "b.csv"])
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
