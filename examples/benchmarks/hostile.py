@@ -800,6 +800,8 @@ OPTIONS = {
         |--out settings.yaml/run|--resume --overwrite|--resume --out nobody|--out photos --overwrite|extra words
         |--mixup -1|--mixup nan|--mixup x|--mixup 1e300|--cutmix -1|--cutmix inf|--cutmix 1e-300|--lr 1e300|--wd 1e300
         |--focal-gamma 1e300|--mix-prob 0|--mix-prob 0.5|--mix-prob 2 --mixup 1
+        |--per-person 0|--per-person x=|--per-person mask.wear=1,age.60+=1|--draw-weights nobody|--mix-classes age.60+
+        |--mixup 1 --mix-classes nobody|--mixup 1 --mix-partner nobody|--half-cutmix 1 --mix-partner same
         |--half-cutmix 2|--half-cutmix nan|--half-shares 0.2 0.8|--half-cutmix 1 --half-shares 0.8 0.2
         |--half-cutmix 1 --half-shares 0 1|--half-partner any|--half-cutmix 1 --half-partner nobody
         |--half-cutmix 1 --half-partner 'wear female'|--erase 1|--erase -1|--erase 0.5|--label-smoothing 1

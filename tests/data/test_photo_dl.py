@@ -17,6 +17,7 @@ from fastmask.data.augment import Augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import photo_maps
 from fastmask.data.photo import read_photo
+from fastmask.data.photo_dl import Share
 from fastmask.data.sampler import make_sampler
 from fastmask.data.transforms import TensorHeads, TensorPhotos
 from fastmask.labels import mix_labels, soft_labels
@@ -263,6 +264,18 @@ def test_a_pass_has_one_photo_of_each_person_with_any_number_of_workers(table):
     assert len(list(one.train.new(shuffle=False, drop_last=False).get_idxs())) == len(made) == 56
     # a batch larger than an epoch has all of it
     assert [len(x) for x, _ in loaders(table, bs=16, train=made).train] == [8]
+
+
+def test_processes_share_the_photos_of_a_pass(table):
+    made, halves = of_the_training(table, partner="any")
+    options = {"weights": {"mask.incorrect": 3}, "target": "gender"}
+    made = made.sample(table.heads, per_person={"mask.wear": 2}, **options)
+    whole = batches(loaders(table, train=made, halves=halves).train)
+    # 8 persons, of each two worn photos and two others, in batches of 8
+    assert len(whole) == 4
+    parts = [batches(loaders(table, train=made, halves=halves, share=Share(number, 2)).train) for number in range(2)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert all(each.equal(torch.cat(pieces)) for each, *pieces in zip(batch, *shares, strict=True))
 
 
 def test_a_half_comes_from_the_partner_and_so_does_its_share_of_the_label(table):

@@ -412,6 +412,20 @@ def test_photos_are_drawn_by_a_column_of_the_data(table, train, plan_of, tmp_pat
         plan_of(draw_weights="often")
 
 
+def test_other_versions_of_photos_have_their_persons_and_their_draw_weights(table, plan_of, tmp_path):
+    given, weights = weighted(table, tmp_path)
+    for path in table.frame["path"]:
+        (tmp_path / "also" / path).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(table.root / path) as photo:
+            photo.rotate(180).save(tmp_path / "also" / path)
+    settings = {"draw_weights": "often", "images_also": str(tmp_path / "also"), "monitor": "valid_loss"}
+    plan = plan_of(read_data(make_config(given)), per_person=2, **settings)
+    train = plan.training_set(0)
+    rows = weights[plan.folds != 0]
+    assert (len(train), train.photos_per_epoch) == (84, 12)
+    assert train.sampler.weights.tolist() == [*rows, *rows]
+
+
 def test_photos_are_drawn_by_the_weights_of_classes_next_to_balanced_ones(plan_of):
     plan = plan_of(draw_weights={"mask.incorrect": 3}, sampler="mask", class_weight="auto")
     train = plan.training_set(0)
