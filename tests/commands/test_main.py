@@ -55,8 +55,8 @@ def test_fit_shows_common_options_and_all_on_demand(fastmask: Command, monkeypat
     common, every = (set(re.findall(r"^│ (--[a-z0-9-]+)", text, re.MULTILINE)) for text in shown)
     of_all = {"--quiet", "--help", "--help-all"}
     assert {"--data", "--arch", "--folds", "--epochs", "--out", "--resume", "--recipe"} < common - of_all
-    assert len(common - of_all) == 21
-    assert len(every - of_all) == 94
+    assert len(common - of_all) == 22
+    assert len(every - of_all) == 119
     assert common < every
     assert "[default" not in shown[1]
 
