@@ -805,6 +805,8 @@ class Config(BaseModel):
         if loss != "focal" and options.gamma is not None:
             raise ValueError(f"per_head {name}.gamma has no effect with loss {loss}: leave one of the two out")
         idle = [each for each in ("loss", "gamma", "label_smoothing") if getattr(options, each) is not None]
+        # whose layer remains
+        idle = [each for each in idle if each != "loss" or loss not in ORDINAL]
         if share == 1 and idle:
             raise ValueError(f"per_head {name}.{idle[0]} has no effect with f1_share 1: leave one of the two out")
         if options.pool is not None and self.compile:

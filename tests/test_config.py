@@ -354,6 +354,7 @@ def test_a_shared_setting_has_an_effect_if_a_head_uses_it():
     settings = {"loss": "ce", "focal_gamma": 3, "per_head": "age.loss=focal"}
     assert make_config(settings).focal_gamma == 3
     assert make_config({"f1_share": 1, "label_smoothing": 0.1, "per_head": "age.f1_share=0"}).f1_share == 1
+    assert make_config({"f1_share": 1, "per_head": "age.loss=coral"}).per_head["age"].loss == "coral"
     with pytest.raises(UsageError, match="focal_gamma has no effect with loss ce"):
         make_config({**settings, "per_head": "age.loss=focal,age.gamma=1"})
 

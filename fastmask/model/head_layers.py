@@ -59,6 +59,14 @@ class LinearLayer(HeadLayer):
         # not the layer itself, so that checkpoints keep the names of its tensors
         self.weight, self.bias = linear.weight, linear.bias
 
+    @classmethod
+    def of(cls, linear: nn.Module) -> LinearLayer:
+        """The layer with the weights of another linear one."""
+        assert isinstance(linear, nn.Linear)
+        made = cls(linear.in_features, linear.out_features)
+        made.weight, made.bias = linear.weight, linear.bias
+        return made
+
     def forward(self, features: Tensor, logits: Logits) -> Tensor:
         """(B, features) -> (B, classes) logits."""
         return F.linear(features, self.weight, self.bias)
@@ -211,6 +219,9 @@ def _sources(heads: Heads, position: int, options: Options) -> Iterator[int]:
 def check_options(heads: Heads, options: Options) -> None:
     """Raise UsageError for options of an unknown head, or that a head cannot have."""
     for name, own in options.items():
+        unknown = next((each for each in (name, own.router) if each is not None and each not in heads.names), None)
+        if unknown is not None:
+            raise UsageError(f"per_head names the head {unknown!r}, and the heads are {', '.join(heads.names)}.")
         head, merged = heads[name], heads.merges(heads.position(name))
         if merged is not None:
             other = heads[merged[0]].name

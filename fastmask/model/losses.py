@@ -319,6 +319,8 @@ class FocalLoss(nn.Module):
             alpha = [None if row is None else row.tolist() for row in buffers]
             shares = state["label_smoothing"], state["f1_share"]
             FocalLoss.__init__(self, self.heads, self.gamma, alpha, self.reduction, *shares)
+        # or without heads that merge others
+        self._merging = state.get("_merging", {})
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         """(B, classes of all heads) logits, targets of either kind -> a scalar, or (B,) with reduction "none"."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastmask.heads import Heads
 from fastmask.model.archs import check_arch, size_options
 from fastmask.model.feature_losses import MakeFeatureLoss
-from fastmask.model.head_layers import HeadLayer, Options, build_head_layers, layer_order
+from fastmask.model.head_layers import HeadLayer, LinearLayer, Options, build_head_layers, layer_order
 from fastmask.model.pooling import check_map, to_places
 from fastmask.model.weights import check_weights, hub_error, load_body
 from fastmask.system.errors import UsageError, one_line
@@ -55,6 +55,13 @@ class MultiHeadNet(nn.Module):
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
         self.stats = (tuple(cfg.get("mean") or ()), tuple(cfg.get("std") or ()))
         self.initial_weights = "random"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # of a learner that an earlier version exported, whose heads are torch's linear layers
+        if "_pools" not in state:
+            self.heads = nn.ModuleList([LinearLayer.of(layer) for layer in self.heads])
+            self._order, self._pools, self.feature_loss = list(range(len(self.heads))), False, None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, classes of all heads) logits; in training also the features, for a loss on them."""

@@ -88,6 +88,31 @@ def test_ordinal_probabilities_are_differences_of_sigmoids():
     assert {name for name, _ in layer.named_parameters()} == {"weight", "first", "steps"}
 
 
+def test_it_learns_what_statsmodels_fits():
+    models = pytest.importorskip("statsmodels.miscmodels.ordinal_model")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    y = np.digitize(x @ [1.0, -0.5, 0.2] + rng.logistic(size=400), [-1, 0.5, 2])
+    model = models.OrderedModel(y, x, distr="logit")
+    fitted = model.fit(method="bfgs", disp=0)
+    heads, options = Heads([Head("grade", tuple("abcd"))]), {"grade": HeadOptions(loss="cumulative")}
+    (layer,), loss = build_head_layers(heads, 3, options), FocalLoss(heads, per_head=options)
+    photos, labels = torch.tensor(x, dtype=torch.float32), torch.tensor(y)[:, None]
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(layer(photos, {}), labels)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert closure().item() == pytest.approx(-fitted.llf / 400, abs=1e-5)
+    np.testing.assert_allclose(layer.weight.detach()[0], fitted.params[:3], atol=1e-2)
+    thresholds = model.transform_threshold_params(fitted.params)[1:-1]
+    np.testing.assert_allclose(layer.thresholds()[0].detach(), thresholds, atol=1e-2)
+
+
 @pytest.mark.parametrize("score", [-300.0, 0.0, 300.0])
 def test_ordinal_logarithms_and_gradients_are_finite(score):
     layer = network(age={"loss": "coral"}).heads[2]
@@ -167,10 +192,10 @@ def test_other_heads_keep_their_layers_names_and_random_weights():
 @pytest.mark.parametrize(
     ("heads", "options", "expected"),
     [
-        (HEADS, {"ages": {"hidden": 4}}, "no head 'ages'; the heads are mask, gender, age"),
+        (HEADS, {"ages": {"hidden": 4}}, "per_head names the head 'ages', and the heads are mask, gender, age"),
         (HEADS, {"gender": {"loss": "coral"}}, "gender.loss is coral, which is for three or more classes in order"),
         (HEADS, {"age": {"router": "age"}}, "age.router is age; expected another head"),
-        (HEADS, {"age": {"router": "sex"}}, "no head 'sex'"),
+        (HEADS, {"age": {"router": "sex"}}, "per_head names the head 'sex'"),
         (HEADS, {"age": {"router": "mask"}, "mask": {"router": "age"}}, "in a circle: .* by .* by .*; leave one"),
         (ONE, {"mask": {"hidden": 4}}, "per_head of mask has no effect: mask merges the classes of joint; name joint"),
         (ONE, {"joint": {"loss": "coral"}}, "joint.loss is coral"),

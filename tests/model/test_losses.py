@@ -503,7 +503,7 @@ def test_each_head_has_its_own_loss():
     parts = zip(HEADS, HEADS.split(logits), y.T, ALPHA, own, strict=True)
     expected = sum(FocalLoss(Heads([h]), alpha=[row], **each)(p, c[:, None]) for h, p, c, row, each in parts)
     torch.testing.assert_close(found, expected)
-    with pytest.raises(UsageError, match="no head 'ages'"):
+    with pytest.raises(UsageError, match="per_head names the head 'ages'"):
         FocalLoss(HEADS, per_head={"ages": HeadOptions()})
 
 

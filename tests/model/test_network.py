@@ -4,7 +4,7 @@ import torch
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.model.network import build_network
+from fastmask.model.network import MultiHeadNet, build_network
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
@@ -92,3 +92,16 @@ def test_a_body_with_a_3d_convolution_is_built_and_photos_weights_are_channels_l
     assert any(each.ndim == 5 for each in network.parameters())
     stem = next(each for each in network.parameters() if each.ndim == 4)
     assert stem.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_networks_of_learners_that_earlier_versions_exported_are_loaded():
+    network = build_network("test_resnet", HEADS).eval()
+    linear = torch.nn.ModuleList([torch.nn.Linear(layer.weight.shape[1], len(layer.weight)) for layer in network.heads])
+    linear.load_state_dict(network.heads.state_dict())
+    state = {name: value for name, value in vars(network).items() if name not in ("_order", "_pools", "feature_loss")}
+    state["_modules"] = {**state["_modules"], "heads": linear}
+    loaded = MultiHeadNet.__new__(MultiHeadNet)
+    loaded.__setstate__(state)
+    x = torch.randn(2, 3, 64, 32)
+    assert torch.equal(loaded(x), network(x))
+    assert loaded.state_dict().keys() == network.state_dict().keys()
