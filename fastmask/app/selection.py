@@ -122,7 +122,10 @@ def photo_answer(heads: Heads, probabilities: np.ndarray, y: np.ndarray | None =
     each = []
     for i, (head, part) in enumerate(zip(heads, heads.split(probabilities), strict=True)):
         label = None if y is None else head.decode(int(y[i]))
-        each.append(_number(head, part, label) if head.spread is not None else _classes(head, part, label))
+        if head.spread is not None:
+            each.append(_number(head, part, label))
+        elif head.joint_share is None:
+            each.append(_classes(head, part, int(codes[0, i]), label))
     joint = HeadAnswer(
         JOINT,
         heads.joint_name(int(heads.joint(codes)[0])),
@@ -132,8 +135,7 @@ def photo_answer(heads: Heads, probabilities: np.ndarray, y: np.ndarray | None =
     return PhotoAnswer(tuple(each), joint)
 
 
-def _classes(head: Head, part: np.ndarray, label: str | None) -> HeadAnswer:
-    code = int(part.argmax())
+def _classes(head: Head, part: np.ndarray, code: int, label: str | None) -> HeadAnswer:
     shown = np.sort(np.argsort(-part, kind="stable")[:_MOST_CLASSES])
     return HeadAnswer(
         head.name,

@@ -205,7 +205,7 @@ class _Fields:
                     self.heat_of = gr.Radio([PREDICTION, LABEL], value=PREDICTION, label="for", min_width=160)
                 self.facts = _HTML(elem_id="fm-facts", elem_classes="fm-block")
                 with gr.Column(elem_id="fm-form"):
-                    self._add_form(list(viewer.photos.heads.names))
+                    self._add_form(list(viewer.photos.heads.classified))
         self.browsed = [self.head, *self.filters, self.number, self.row]
 
     def _add_form(self, names: list[str]) -> None:

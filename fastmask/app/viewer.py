@@ -106,7 +106,11 @@ class Viewer:
         """The joint classes that occur, in order: name to the classes of the heads."""
         heads = self.run.heads
         codes = np.unique([*heads.joint(self.run.true), *heads.joint(self.run.predicted)])
-        return {heads.joint_name(int(code)): heads.decode(heads.unjoint(np.array([code]))[0]) for code in codes}
+        y = heads.unjoint(codes)
+        return {
+            heads.joint_name(int(code)): tuple(heads[i].decode(each[i]) for i in heads.joined)
+            for code, each in zip(codes, y, strict=True)
+        }
 
     def _marked(self, marks: Sequence[Mark], head: str) -> set[int]:
         """The rows with a mark for a head, or for any head."""
@@ -205,7 +209,7 @@ class Viewer:
         """The first head with a prediction that differs from the label, or else the first head."""
         self._row(row)
         codes = zip(self.run.heads.names, self.run.predicted[row], self.run.true[row], strict=True)
-        names = self.photos.heads.names
+        names = self.photos.heads.classified
         return next((name for name, predicted, true in codes if predicted != true and name in names), names[0])
 
     def _row(self, row: Any) -> Any:

@@ -20,7 +20,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, compose, hel
 from torch import Tensor, nn
 
 from fastmask.data.augment import Stats
-from fastmask.heads import Heads
+from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.model.network import MultiHeadNet
 from fastmask.system.errors import FastmaskError, UsageError, one_line
@@ -223,8 +223,14 @@ def build(
             graph.embed(with_weights(traced, network), prefixes[-1], x)
         names = networks.heads.names
         each.append({name: graph.mean([f"{prefix}{name}" for prefix in prefixes], shares) for name in names})
-    for head in heads:
-        graph.add("Identity", [_add_blend(graph, heads, head.name, each, blend)], head.name)
+        if blend is not None and heads.joint_head is not None:
+            each[-1][JOINT] = _add_joint(graph, networks.heads, each[-1])
+    blended = heads.names if blend is None else tuple(blend.mixtures)
+    made_of = {name: _add_blend(graph, heads, name, each, blend) for name in blended}
+    if blend is not None and heads.joint_head is not None:
+        made_of |= _add_sums(graph, heads, made_of[JOINT])
+    for name, value in made_of.items():
+        graph.add("Identity", [value], name)
     made = graph.to_model(heads, next(iter(runs.values())).size)
     helper.set_model_props(made, dict(metadata or {}))
     return made
@@ -237,6 +243,31 @@ def _add_normalization(graph: _Graph, pixels: str, stats: Stats, half: bool) -> 
     scaled = graph.add("Div", [centred, graph.constant(std)])
     x = graph.add("Transpose", [scaled], perm=[0, 3, 1, 2])
     return graph.add("Cast", [x], to=TensorProto.FLOAT16) if half else x
+
+
+def _add_joint(graph: _Graph, heads: Heads, each: Mapping[str, str]) -> str:
+    """The joint probabilities of one run, as by `Heads.joint_probabilities`."""
+    own, share = each.get(JOINT), 0.0 if heads.joint_head is None else float(heads[JOINT].joint_share)
+    if own is not None and share == 1:
+        return own
+    joint, *rest = (each[name] for name in heads.classified)
+    flat = graph.constant(np.array([0, -1], np.int64))
+    column, row = (graph.constant(np.array([axis], np.int64)) for axis in (2, 1))
+    for part in rest:
+        pair = [graph.add("Unsqueeze", [joint, column]), graph.add("Unsqueeze", [part, row])]
+        joint = graph.add("Reshape", [graph.add("Mul", pair), flat])
+    return joint if own is None else graph.mean([own, joint], [share, 1 - share])
+
+
+def _add_sums(graph: _Graph, heads: Heads, joint: str) -> dict[str, str]:
+    """The probabilities of each head of the joint class, as by `Heads.sum_joint`."""
+    sizes = [heads.sizes[i] for i in heads.joined]
+    whole = graph.add("Reshape", [joint, graph.constant(np.array([-1, *sizes], np.int64))])
+    found = {}
+    for place, name in enumerate(heads.classified):
+        others = np.array([axis + 1 for axis in range(len(sizes)) if axis != place], np.int64)
+        found[name] = graph.add("ReduceSum", [whole, graph.constant(others)], keepdims=0)
+    return found
 
 
 def _add_blend(graph: _Graph, heads: Heads, name: str, each: Sequence[Mapping[str, str]], blend: Blend | None) -> str:

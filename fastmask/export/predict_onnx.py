@@ -25,7 +25,8 @@ import numpy as np
 from fastmask.data.decode import MOST_PIXELS, PhotoError, decode
 from fastmask.data.formats import describe_empty, describe_left_out, list_files
 
-FORMAT = "1"
+# of files without a joint head, and with one
+FORMATS = ("1", "2")
 _LEAST = np.float32(1e-30)
 _PART = ".part"
 
@@ -129,7 +130,7 @@ def read_meta(session: Any, name: object = "The model") -> dict[str, Any]:
     kept = session.get_modelmeta().custom_metadata_map
     try:
         meta = {part: json.loads(kept[part]) for part in ("heads", "joint", "steps", "size")}
-        known = kept["fastmask_format"] == FORMAT and all(step["do"] in _STEPS for step in meta["steps"])
+        known = kept["fastmask_format"] in FORMATS and all(step["do"] in _STEPS for step in meta["steps"])
     except (KeyError, TypeError, ValueError):
         known = False
     if not known:
@@ -309,11 +310,20 @@ def _opencv() -> Any:
 def to_rows(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarray) -> list[list[str]]:
     """A row of texts per photo below a header: path, the joint class, each head's class, a probability per class.
 
-    The joint class counts through the classes of the heads in `joint`, the first head the most significant.
+    The joint class counts through the classes of the heads in `joint`, the first head the most significant. With a head
+    of the joint class it is the most probable one, of which the heads' classes are parts.
     """
     classes = {head["name"]: head["classes"] for head in meta["heads"]}
     parts = np.split(probabilities, np.cumsum([len(each) for each in classes.values()])[:-1], axis=1)
     codes = {head["name"]: answer(head, part) for head, part in zip(meta["heads"], parts, strict=True)}
+    mixed = next((place for place, head in enumerate(meta["heads"]) if head.get("joint_share")), None)
+    if mixed is not None:
+        share = meta["heads"][mixed]["joint_share"]
+        product = join([part for part, name in zip(parts, classes, strict=True) if name in meta["joint"]])
+        joint = (share * parts[mixed] + (1 - share) * product).argmax(1)
+        sizes = tuple(len(classes[name]) for name in meta["joint"])
+        codes |= dict(zip(meta["joint"], np.unravel_index(joint, sizes), strict=True))
+        codes[meta["heads"][mixed]["name"]] = joint
     joint = np.zeros(len(names), np.int64)
     for name in meta["joint"]:
         joint = joint * len(classes[name]) + codes[name]
@@ -322,6 +332,14 @@ def to_rows(meta: dict[str, Any], names: Sequence[str], probabilities: np.ndarra
         named = [each[codes[head][i]] for head, each in classes.items()]
         rows.append([name, str(joint[i]), *named, *(f"{value:.9g}" for value in probabilities[i])])
     return rows
+
+
+def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, classes) probabilities of several heads -> (N, joint classes) products."""
+    joint = parts[0]
+    for part in parts[1:]:
+        joint = (joint[:, :, None] * part[:, None, :]).reshape(len(joint), -1)
+    return joint
 
 
 def answer(head: dict[str, Any], part: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 
 from fastmask.data.loaders import batch_stats
 from fastmask.export.options import ExportOptions
-from fastmask.export.predict_onnx import FORMAT
+from fastmask.export.predict_onnx import FORMATS
 from fastmask.export.steps import Step, steps_of
 from fastmask.heads import Heads
 from fastmask.inference.blend import Blend, widen
@@ -81,12 +81,22 @@ class Selection:
     def described(self, heads: Heads, size: tuple[int, int]) -> dict[str, str]:
         """The metadata that the script reads from a file, as JSON."""
         plain = {
-            "heads": [{"name": head.name, "classes": list(head.classes), "spread": head.spread} for head in heads],
+            "heads": [
+                {
+                    "name": head.name,
+                    "classes": list(head.classes),
+                    "spread": head.spread,
+                    "joint_share": head.joint_share,
+                }
+                for head in heads
+            ],
             "joint": list(heads.classified),
             "steps": list(self.steps),
             "size": list(size),
         }
-        return {"fastmask_format": FORMAT, **{name: json.dumps(value) for name, value in plain.items()}}
+        # scripts of earlier versions do not know joint heads, and would answer wrongly
+        number = FORMATS[0 if heads.joint_head is None else 1]
+        return {"fastmask_format": number, **{name: json.dumps(value) for name, value in plain.items()}}
 
     def metadata(self, size: tuple[int, int], networks: Mapping[str, Networks]) -> dict[str, str]:
         """All metadata of the file."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastmask.data.loaders import pick_device
 from fastmask.data.transforms import NormalizeBatch
-from fastmask.heads import JOINT, Heads
+from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.networks import Load, load_members
 from fastmask.inference.options import NetworkOptions
 from fastmask.inference.photos import Photos
@@ -120,7 +120,7 @@ def _explain_batch(
     maps = []
     for row, of, map_ in zip(probabilities, wanted, heat, strict=True):
         prediction, chance = class_of(heads, head, row)
-        label = {"label": _name_of(heads, head, of), "probability": float(row[of].prod())}
+        label = {"label": _name_of(heads, head, of), "probability": _chance(heads, head, row, of)}
         own = {"probabilities": row, "prediction": prediction, "prediction_probability": chance}
         maps.append({"heat": map_, "head": head, **label, **own})
     return maps
@@ -138,7 +138,17 @@ def networks_of(run: RunDirectory, fold: int, refit: bool = False) -> str:
 def class_of(heads: Heads, head: str, probabilities: np.ndarray) -> tuple[str, float]:
     """(classes of all heads,) probabilities -> the predicted class of a head or the joint class, its probability."""
     columns = _argmax(heads, head, probabilities)
-    return _name_of(heads, head, columns), float(probabilities[columns].prod())
+    return _name_of(heads, head, columns), _chance(heads, head, probabilities, columns)
+
+
+def _chance(heads: Heads, head: str, probabilities: np.ndarray, columns: Sequence[int]) -> float:
+    """The probability of the class of `columns`, of a head or of the joint class."""
+    if head != JOINT or heads.joint_head is None:
+        return float(probabilities[columns].prod())
+    y, places = np.full(len(heads), UNKNOWN), _places(heads, head)
+    y[list(places)] = [column - heads.offsets[i] for i, column in zip(places, columns, strict=True)]
+    joint = y[heads.joint_head] if heads.joint_head in places else heads.joint(y)
+    return float(heads.joint_probabilities(probabilities)[joint])
 
 
 def grad_cam(network: MultiHeadNet, x: Tensor, columns: Tensor) -> Tensor:
@@ -209,7 +219,11 @@ def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
 
 
 def _places(heads: Heads, head: str) -> tuple[int, ...]:
-    return heads.joined if head == JOINT else (heads.position(head),)
+    """The heads whose logits support a class: those of the joint class together, or one head of it."""
+    if head != JOINT:
+        return (heads.position(head),)
+    # of one head of the joint class the others are the sums
+    return (heads.joint_head,) if heads.joint_head is not None and heads.merged else heads.joined
 
 
 def _columns_of(heads: Heads, head: str, label: str) -> list[int]:
@@ -219,14 +233,14 @@ def _columns_of(heads: Heads, head: str, label: str) -> list[int]:
         owner = "There is no joint class" if head == JOINT else f"Head {head} has no class"
         raise UsageError(f"{owner} {label!r}; expected one of {', '.join(names)}.")
     code = names.index(label)
-    codes = heads.unjoint(np.array([code]))[0][list(heads.joined)] if head == JOINT else [code]
+    codes = heads.unjoint(np.array([code]))[0][list(_places(heads, head))] if head == JOINT else [code]
     return [heads.offsets[i] + int(code) for i, code in zip(_places(heads, head), codes, strict=True)]
 
 
 def _argmax(heads: Heads, head: str, probabilities: np.ndarray) -> list[int]:
     """The columns of the predicted class of a head, or of each head of the joint class."""
-    parts = heads.split(probabilities)
-    return [heads.offsets[i] + int(parts[i].argmax()) for i in _places(heads, head)]
+    codes = heads.choose(probabilities)
+    return [heads.offsets[i] + int(codes[i]) for i in _places(heads, head)]
 
 
 def _name_of(heads: Heads, head: str, columns: Sequence[int]) -> str:

@@ -43,3 +43,18 @@ def test_the_mean_is_over_a_persons_photos_in_the_heads_named():
     for person in "abc":
         rows = PERSONS[order] == person
         assert averaged[rows, 5:] == pytest.approx(np.tile(p[person == PERSONS, 5:].mean(0), (7, 1)))
+
+
+def test_a_joint_head_is_averaged_in_what_belongs_to_the_person():
+    heads = contest_heads()
+    heads = Heads([*heads, Head("joint", tuple(heads.joint_names()), joint_share=1.0)])
+    rng, persons = np.random.default_rng(0), np.array(["a", "b", "a", "a"])
+    p = np.concatenate([rng.dirichlet(np.ones(size), 4) for size in heads.sizes], axis=1)
+    averaged = average_persons(heads, p, persons, ("gender", "age"))
+    before, after = (each[:, 8:].reshape(4, 3, 2, 3) for each in (p, averaged))
+    mean = before[persons == "a"].sum(1).mean(0)
+    for row in (0, 2, 3):
+        np.testing.assert_allclose(after[row].sum(0), mean)
+        # the mask, given gender and age, is the photo's own
+        np.testing.assert_allclose(after[row] / after[row].sum(0), before[row] / before[row].sum(0))
+    np.testing.assert_allclose(averaged[1], p[1])

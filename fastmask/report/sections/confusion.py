@@ -169,7 +169,7 @@ def _cells(axes: Axes, found: Confusion, points: float) -> None:
 
 
 def section(material: Material) -> list[Block]:
-    """The confusion of the joint class and of each head, or of the worst heads."""
+    """The confusion of the joint class and of each head, or of the worst heads, and of finer bands."""
     worst = material.worst_heads(_HEADS)
     blocks: list[Block] = [
         Text(
@@ -181,8 +181,9 @@ def section(material: Material) -> list[Block]:
     without = [target for target in material.targets if target not in material.labelled]
     if without:
         blocks.append(Text(f"Left out because no photo has a label: {join_some(without)}."))
-    names = file_names(worst)
-    shown = [target for target in material.labelled if target == JOINT or target in worst]
+    finer = [head.name for head in material.run.heads if head.bands_of and material.has_label(head.name).any()]
+    names = file_names([*worst, *finer])
+    shown = [*(target for target in material.labelled if target == JOINT or target in worst), *finer]
     return [*blocks, *(_drawing(material.run, target, f"confusion-{names.get(target, JOINT)}") for target in shown)]
 
 

@@ -20,7 +20,7 @@ from fastmask.run.directory import RunDirectory
 from fastmask.run.files import SKIPPED
 from fastmask.system.errors import UsageError
 from fastmask.system.files import read_strings
-from fastmask.system.text import count, join_some, shorten
+from fastmask.system.text import count, join_some, percent, shorten
 
 # settings that are shown elsewhere
 _ELSEWHERE = ("data", "heads", "train_pipeline", "valid_pipeline", "arch")
@@ -115,6 +115,11 @@ def _head(head: Head, run: RunDirectory) -> str:
     bounds = f"; bounds {', '.join(f'{bound:g}' for bound in head.bounds)}" if head.bounds else ""
     if head.bounds and head.train_bounds and head.train_bounds != head.bounds:
         bounds += f", in training {', '.join(f'{bound:g}' for bound in head.train_bounds)}"
+    if head.joint_share is not None:
+        mixed = f", {percent(head.joint_share)} of the joint probability" if head.joint_share < 1 else ""
+        return f"{len(head.classes):,} joint classes{mixed}{labels}"
+    if head.name in run.heads.merged:
+        bounds += f"; the sums of {run.heads.merged[head.name]}"
     weight = "" if head.weight == 1 else f"; weight {head.weight:g} in the loss"
     own = (run.config.per_head or {}).get(head.name)
     return f"{join_some(head.classes, 12)}{bounds}{weight}{f'; {own}' if own else ''}{labels}"

@@ -27,8 +27,8 @@ def answers(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
     """One row per photo: row (of `oof`), path, person, fold, true, predicted, probability, probability_true.
 
     `true` and `predicted` are class names, `probability` is that of the predicted class. The probability of a joint
-    class is the product of its heads'. Without a label `true` is "" and `probability_true` NaN. Raises UsageError for
-    an unknown head.
+    class is the product of its heads', or by a joint head. Without a label `true` is "" and `probability_true` NaN.
+    Raises UsageError for an unknown head.
     """
     true, predicted = target_of(run.heads, run.true, head), target_of(run.heads, run.predicted, head)
     known = np.flatnonzero(true != UNKNOWN)
@@ -57,8 +57,8 @@ def mistakes(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
 def losses(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
     """The rows of `answers` with a label, and their loss, the highest first.
 
-    The loss is -log of the probability of the true class; for the joint class the sum over its heads. It is not the
-    training loss, which may weight classes.
+    The loss is -log of the probability of the true class; for the joint class, without a joint head, the sum over its
+    heads. It is not the training loss, which may weight classes.
     """
     found = answers(run, head)
     found = found[found["true"] != ""]
@@ -68,6 +68,9 @@ def losses(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
 
 def probability_of(heads: Heads, probabilities: np.ndarray, y: np.ndarray, head: str = JOINT) -> np.ndarray:
     """(N, classes of all heads) probabilities, (N, heads) known classes -> (N,) the probability of each class."""
+    if head == JOINT and heads.joint_head is not None:
+        joint = np.asarray(heads.joint_probabilities(probabilities), np.float64)
+        return joint[np.arange(len(y)), heads.joint(y)]
     places = heads.joined if head == JOINT else (heads.position(head),)
     parts, rows = heads.split(probabilities), np.arange(len(y))
     return np.asarray(np.prod([parts[i][rows, y[:, i]] for i in places], axis=0, dtype=np.float64))
@@ -147,7 +150,8 @@ def section(material: Material) -> list[Block]:
         "per person: under each photo true class → predicted class, with its probability."
     )
     if has_product:
-        said += " They are sorted by the probability of all heads together, the product of the heads."
+        learned = "as the joint head has learned it" if run.heads.joint_head is not None else "the product of the heads"
+        said += f" They are sorted by the probability of all heads together, {learned}."
     blocks: list[Block] = [Text(said)]
     if material.missing_photos:
         missing = (
