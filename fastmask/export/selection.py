@@ -115,8 +115,6 @@ def select(run: RunDirectory, options: ExportOptions) -> Selection:
     """Select the networks of a run; raises UsageError if it cannot be exported, before anything is loaded."""
     if run.is_ensemble and options.fold is not None:
         raise UsageError(f"{run.path} is an ensemble and has no folds of its own; export one of its runs with --fold.")
-    if run.is_ensemble and run.heads.joint_head is not None:
-        raise UsageError(f"{run.path} blends joint classes, which a file cannot do; export each of its runs.")
     blend = Blend.of(run) if run.is_ensemble else None
     runs = {real(run.path).name: run} if blend is None else open_members(run, blend)
     needed, steps = 0, []
