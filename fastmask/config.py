@@ -36,6 +36,8 @@ from fastmask.system.yaml_text import parse_yaml
 _MOST_KEYS = 20
 # the report's, in pixels of the contest's photos, which are 512 high and 384 wide
 REPORT_CROP = (400, 200)
+# the report's probability of another brightness and contrast
+REPORT_LIGHT = 0.5
 # a number as text
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 # settings that make pipelines
@@ -499,6 +501,9 @@ class Config(BaseModel):
         "albumentations, or timm's text, such as rand-m9-n2.",
         note="none",
     )
+    light: Probability = in_augment(
+        REPORT_LIGHT, "Probability of changing brightness and contrast of a training photo by up to a tenth; 0 is off."
+    )
     erase: Share = in_augment(0.0, "Probability of erasing a rectangle of a training photo.")
     mixup: Beta = in_augment(0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.")
     cutmix: Beta = in_augment(0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.")
@@ -781,6 +786,8 @@ class Config(BaseModel):
             raise ValueError("mix_classes is empty: name a class, or leave it out to mix all")
         if self.erase and self.train_pipeline is not None:
             raise ValueError("erase has no effect with train_pipeline: add albumentations' Erasing to it")
+        if self.is_set("light") and self.train_pipeline is not None:
+            raise ValueError("light has no effect with train_pipeline: add RandomBrightnessContrast to that")
         if self.augment and self.train_pipeline is not None:
             raise ValueError("augment has no effect with train_pipeline: add its transforms to that")
         if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:

@@ -9,7 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, STRETCH, Config, Fit
+from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, REPORT_LIGHT, STRETCH, Config, Fit
 from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, from_plain, to_plain
 from fastmask.data.catalog import RANDOM_CROP, Photos, Stage, make_augmentations
 from fastmask.data.photo import read_size
@@ -58,6 +58,7 @@ def fit_pipelines(
     stats: Stats = REPORT_STATS,
     erase: float = 0.0,
     augment: Sequence[str] = (),
+    light: float = REPORT_LIGHT,
 ) -> tuple[A.Compose, A.Compose]:
     """Training and validation pipelines for photos of any size, which make them `size` (height, width).
 
@@ -67,7 +68,7 @@ def fit_pipelines(
     """
     if fit not in SCALINGS:
         raise UsageError(f"fit is {fit!r}; expected one of {', '.join(SCALINGS)}.")
-    return _complete(*SCALINGS[fit](size, _fill(stats)), size, stats, erase, augment)
+    return _complete(*SCALINGS[fit](size, _fill(stats)), size, stats, erase, augment, light)
 
 
 def report_pipelines(
@@ -76,17 +77,19 @@ def report_pipelines(
     resize: tuple[int, int] | None = None,
     erase: float = 0.0,
     augment: Sequence[str] = (),
+    light: float = REPORT_LIGHT,
 ) -> tuple[A.Compose, A.Compose]:
     """The report's training and validation pipelines; `crop` is (height, width) in pixels.
 
     `resize` (height, width) scales the crop, which the report did not do: for a network of fixed input size, or for
-    speed. With probability `erase` a rectangle of a training photo gets the mean colour (Zhong et al. 2020).
-    `augment` are further augmentations by name, see `catalog`.
+    speed. With probability `light` brightness and contrast of a training photo change by up to a tenth; with
+    probability `erase` a rectangle of it gets the mean colour (Zhong et al. 2020). `augment` are further augmentations
+    by name, see `catalog`.
     """
     cut: Transforms = [A.CenterCrop(height=crop[0], width=crop[1])]
     if resize is not None:
         cut.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
-    return _complete(cut, cut, resize or crop, stats, erase, augment)
+    return _complete(cut, cut, resize or crop, stats, erase, augment, light)
 
 
 def _complete(
@@ -96,13 +99,15 @@ def _complete(
     stats: Stats,
     erase: float,
     augment: Sequence[str],
+    light: float,
 ) -> tuple[A.Compose, A.Compose]:
     """The pipelines that begin with these transforms: in training the random ones, and the normalization."""
     added = make_augmentations(augment, Photos(size, _fill(stats)))
     after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
-    light = A.RandomBrightnessContrast(brightness_limit=(-0.1, 0.1), contrast_limit=(-0.1, 0.1), p=0.5)
+    limits = {"brightness_limit": (-0.1, 0.1), "contrast_limit": (-0.1, 0.1)}
+    lit = [A.RandomBrightnessContrast(**limits, p=light)] if light else []
     erasing = [A.Erasing(fill=_fill(stats), p=erase)] if erase else []
-    random = [light, *added[Stage.COLOUR], *erasing, *added[Stage.COVER]]
+    random = [*lit, *added[Stage.COLOUR], *erasing, *added[Stage.COVER]]
     start = _crop_once(train, added[Stage.SHAPE])
     return A.Compose([*start, *random, *after], strict=True), A.Compose([*valid, *after], strict=True)
 
@@ -166,11 +171,12 @@ def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str,
             "train": to_plain(complete_pipeline(config.train_pipeline, stats, "train_pipeline")),
             "valid": to_plain(complete_pipeline(config.valid_pipeline, stats, "valid_pipeline")),
         }
-    fit, used, augment = config.fit or CONTEST, stats or REPORT_STATS, config.augment or ()
+    fit, used = config.fit or CONTEST, stats or REPORT_STATS
+    random: dict[str, Any] = {"erase": config.erase, "augment": config.augment or (), "light": config.light}
     if fit == CONTEST:
-        train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, config.erase, augment)
+        train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, **random)
     else:
-        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, config.erase, augment)
+        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, **random)
     return {"train": to_plain(train), "valid": to_plain(valid)}
 
 

@@ -39,6 +39,20 @@ def test_the_report_s_pipelines():
     assert (tuple(valid[1].mean), tuple(valid[1].std)) == REPORT_STATS
 
 
+def test_without_light_a_training_photo_is_the_one_that_is_validated():
+    for pipelines in (report_pipelines(light=0), fit_pipelines(light=0)):
+        train, valid = map(Augmentation, pipelines)
+        assert [type(t).__name__ for t in train.pipeline] == [type(t).__name__ for t in valid.pipeline]
+        assert np.array_equal(train(IMAGE, rng()), valid(IMAGE, rng()))
+    settings = {"light": 0.9, "fit": "stretch", "resize": [60, 40]}
+    (lit,) = [
+        each
+        for each in build_augmentations(effective_pipelines(make_config(settings)))[0].pipeline
+        if isinstance(each, A.RandomBrightnessContrast)
+    ]
+    assert lit.p == 0.9
+
+
 def test_the_crop_is_the_middle_height_before_width():
     train, valid = (Augmentation(pipeline) for pipeline in report_pipelines(crop=(400, 200)))
     assert train(IMAGE, rng()).shape == (400, 200, 3)
