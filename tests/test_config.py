@@ -57,6 +57,7 @@ NEEDS = {
     "half_shares": ("half_cutmix", [0.2, 0.3]),
     "half_partner": ("half_cutmix", "any"),
     "unfreeze": ("freeze", 2),
+    "sam_adaptive": ("sam", True),
     "feature_weight": ("feature_loss", 0.7),
     "feature_head": ("feature_loss", "age"),
     "feature_args": ("feature_loss", {"margin": 0.3}),

@@ -44,20 +44,32 @@ swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip,
 tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
 per_fold: null, per_head: null, per_person: 1, draw_weights: weight, mix_classes: null, mix_partner: age.60+,
-augment: null}
+augment: null, images_also: null, one_head: true, joint_head: 0.3, bands: null, feature_loss: arcface,
+feature_weight: 0.2, feature_head: age, feature_args: null}
 """)
 # those with text of their own
 TEXTS: dict[str, tuple[str, Any]] = {
     "heads": ("colour, shape", ["colour", "shape"]),
     "mix_classes": ("age.60+, mask.wear", ["age.60+", "mask.wear"]),
     "augment": ("flip, rotate(limit=(-5, 5), p=1)", ["flip", "rotate(limit=(-5, 5), p=1)"]),
+    "images_also": ("cut, blurred", ["cut", "blurred"]),
+    "bands": ("age=20,30,60", {"age": [20, 30, 60]}),
+    "feature_args": ("margin=0.3", {"margin": 0.3}),
     "drop": ("27-29,57", {"age": [[27, 29], [57, 57]]}),
     "opt_args": ("betas=0.9,0.95", {"betas": [0.9, 0.95]}),
     "per_fold": ("gpu=0.5,cpu=4", {"gpu": 0.5, "cpu": 4}),
     "per_head": ("age.loss=coral,mask.gamma=1", {"age": {"loss": "coral"}, "mask": {"gamma": 1.0}}),
 }
 # the settings next to which others have an effect
-NEEDED = {"boxes": "b.csv", "pseudo": "labels", "teacher": "runs/a", "extra": "a.csv", "half_cutmix": 0.5, "sam": 0.5}
+NEEDED = {
+    "boxes": "b.csv",
+    "pseudo": "labels",
+    "teacher": "runs/a",
+    "extra": "a.csv",
+    "half_cutmix": 0.5,
+    "sam": 0.5,
+    "feature_loss": "supcon",
+}
 NEXT_TO: dict[str, dict[str, Any]] = {
     "region": {"boxes": "b.csv", "crop": [112, 224]},
     "mix_prob": {"mixup": 1},
