@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Flag, auto
 from importlib.resources import files
@@ -29,6 +28,18 @@ from fastmask.system.calls import spell_call, split_calls
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.fields import describe, describe_errors, make_model, option_field, option_name, read_value
 from fastmask.system.files import read_yaml
+from fastmask.system.other_names import OTHER_NAMES
+from fastmask.system.setting_text import (
+    check_arguments,
+    join_names,
+    plain_arch,
+    read_arguments,
+    read_bands,
+    read_counts,
+    read_options,
+    read_ranges,
+    read_shares,
+)
 from fastmask.system.text import shorten_repr
 from fastmask.system.yaml_text import parse_yaml
 
@@ -38,8 +49,6 @@ _MOST_KEYS = 20
 REPORT_CROP = (400, 200)
 # the report's probability of another brightness and contrast
 REPORT_LIGHT = 0.5
-# a number as text
-_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 # settings that make pipelines
 CROPS = ("fit", "crop", "resize")
 CROP_OUTSIDE_PIPELINES = (
@@ -69,8 +78,6 @@ Pool = Literal["avg", "max", "avgmax", "catavgmax", "gem"]
 Gamma = Annotated[float, Field(ge=0, le=100)]
 # the options of a head that are of its loss; the others are of its layer
 LOSS_OPTIONS = ("loss", "gamma", "label_smoothing", "f1_share")
-# how Hugging Face and timm write that a model is on the hub
-_HUB = re.compile(r"(hf[-_]hub:|(https?://)?(huggingface|hf)\.co/)?(timm/)?")
 # the loss or the optimizer that is passed to cross_validate
 OWN = "own"
 # the panels of `fastmask fit --help`, in its order
@@ -95,61 +102,6 @@ class Kind(Flag):
     UNSCORED = auto()  # trains after the run is scored
 
 
-def plain_arch(name: str) -> str:
-    """The name of a model without timm's hub: hf-hub:timm/NAME and timm/NAME -> NAME; other text stays."""
-    plain = _HUB.sub("", name, count=1)
-    return name if "/" in plain or ":" in plain else plain
-
-
-def read_ranges(text: str) -> dict[str, list[list[float]]]:
-    """`27-29,57` -> {"age": [[27, 29], [57, 57]]}; raises ValueError for anything else."""
-    try:
-        ends = [[float(end) for end in part.split("-")] for part in text.split(",")]
-        pairs = [[low, high] for low, high in ([*both, *both][:2] if len(both) == 1 else both for both in ends)]
-    except ValueError:
-        raise ValueError("expected ranges such as 27-29,57-59") from None
-    return {"age": pairs}
-
-
-def read_shares(text: str) -> dict[str, float]:
-    """`gpu=0.5,cpu=4` -> {"gpu": 0.5, "cpu": 4}; raises ValueError for anything else, and for duplicates."""
-    pairs = [part.strip().partition("=") for part in text.split(",")]
-    try:
-        shares = {name.strip(): float(number) for name, _, number in pairs}
-    except ValueError:
-        raise ValueError("expected shares such as gpu=0.5,cpu=4") from None
-    if len(shares) < len(pairs):
-        raise ValueError("expected each of cpu and gpu once")
-    return shares
-
-
-def read_counts(text: str) -> int | dict[str, int]:
-    """`1` -> 1, `mask.wear=1,age.60+=2` -> {"mask.wear": 1, "age.60+": 2}; raises ValueError for anything else."""
-    pairs = [part.rpartition("=") for part in text.split(",")]
-    counts = {name.strip(): _whole(number) for name, _, number in pairs}
-    if len(counts) < len(pairs) or ("" in counts and len(counts) > 1):
-        raise ValueError("expected a number, or one per class, such as mask.wear=1,age.60+=2")
-    return counts.get("", counts)
-
-
-def _whole(text: str) -> int:
-    """The number in a text; raises ValueError unless it is a whole one."""
-    if not (text.strip().isdecimal() and text.isascii()):
-        raise ValueError("expected a whole number, or one per class, such as mask.wear=1")
-    return int(text)
-
-
-def join_names(value: Any) -> Any:
-    """Names of classes in mappings by head, as --set makes them: {"age": {"60+": 2}} -> {"age.60+": 2}."""
-    if not isinstance(value, Mapping):
-        return value
-    flat: dict[Any, Any] = {}
-    for name, inside in value.items():
-        below = join_names(inside)
-        flat |= {f"{name}.{key}": each for key, each in below.items()} if isinstance(below, Mapping) else {name: below}
-    return flat
-
-
 def read_draw_weights(text: str) -> str | dict[str, Any]:
     """The mapping in a YAML file, or the name of a column; raises UsageError for a file that holds no mapping."""
     if not text.lower().endswith((".yaml", ".yml")):
@@ -162,17 +114,6 @@ def read_draw_weights(text: str) -> str | dict[str, Any]:
 
 # numbers by classes of heads, such as age.60+, or joint classes
 ByClass = BeforeValidator(join_names)
-
-
-def read_bands(text: str) -> dict[str, list[float]]:
-    """`age=20,30,40` -> {"age": [20, 30, 40]}, several heads apart by `;`; raises ValueError for anything else."""
-    pairs = [part.strip().partition("=") for part in text.split(";")]
-    try:
-        return {name: [float(bound) for bound in bounds.split(",")] for name, _, bounds in pairs}
-    except ValueError:
-        raise ValueError("expected bounds such as age=20,30,40,50,60") from None
-
-
 # settings -> the schedules that have them
 _OF_SCHEDULES = {
     "milestones": ["multistep"],
@@ -183,100 +124,6 @@ _OF_SCHEDULES = {
     "plateau_patience": ["plateau"],
     # onecycle warms up by itself
     "warmup": ["multistep", "cosine", "restarts", "poly", "plateau", "constant"],
-}
-
-
-def read_arguments(text: str) -> dict[str, Any]:
-    """`momentum=0.8,betas=0.9,0.95` -> {"momentum": 0.8, "betas": [0.9, 0.95]}; raises ValueError for anything else."""
-    expected = "expected arguments such as momentum=0.8,betas=0.9,0.95"
-    found: dict[str, Any] = {}
-    for part in re.split(r",\s*(?=[A-Za-z_]\w*\s*=)", text):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or not name or name in found:
-            raise ValueError(f"{expected}, each once")
-        found[name] = parse_yaml(f"[{value}]" if "," in value and value[0] not in "[(" else value)
-        if isinstance(found[name], str) and re.fullmatch(_NUMBER, found[name]):
-            # YAML takes 1e-4 for text
-            found[name] = float(found[name])
-    return found
-
-
-def check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an optimizer; raises ValueError unless they are plain values, or lists of numbers."""
-    for name, value in arguments.items():
-        for one in value if isinstance(value, list) else [value]:
-            if not (one is None or isinstance(one, bool | int | float | str)):
-                raise ValueError(f"opt_args has {name} {shorten_repr(value)}; expected a number, a text, true or false")
-    return arguments
-
-
-def read_options(text: str) -> dict[str, dict[str, str]]:
-    """`age.loss=coral,mask.gamma=1` -> {"age": {"loss": "coral"}, "mask": {"gamma": "1"}}.
-
-    Raises ValueError for anything else, and for duplicates.
-    """
-    options: dict[str, dict[str, str]] = {}
-    for part in text.split(","):
-        path, _, value = (word.strip() for word in part.partition("="))
-        head, _, name = path.rpartition(".")
-        if not (head and name and value):
-            raise ValueError("expected options of heads such as age.loss=coral,age.hidden=256,mask.gamma=1")
-        if name in options.setdefault(head, {}):
-            raise ValueError(f"expected {path} once")
-        options[head][name] = value
-    return options
-
-
-_OTHER_NAMES = {
-    other: name
-    for name, others in {
-        "augment": "augmentation augmentations aug augs auto_augment autoaugment aa transform transforms",
-        "arch": "model model_name backbone architecture network encoder",
-        "bands": "age_bands bins",
-        "bs": "batch batch_size batchsize train_batch_size per_device_train_batch_size",
-        "crop": "center_crop crop_size",
-        "data": "dataset data_dir data_path root train_csv",
-        "device": "gpu gpus accelerator",
-        "drop_path": "drop_path_rate stochastic_depth",
-        "drop_rate": "dropout dropout_rate",
-        "feature_loss": "metric_loss metric_learning contrastive_loss arcface supcon",
-        "epochs": "epoch num_epochs n_epochs n_epoch max_epochs num_train_epochs",
-        "erase": "random_erasing erasing reprob",
-        "focal_gamma": "gamma",
-        "folds": "n_folds num_folds n_splits k kfold k_folds",
-        "group_column": "group_col person_column groups",
-        "heads": "targets target labels label label_cols classes",
-        "image_column": "image_col path_column x_col fn_col",
-        "images": "image_dir img_dir images_dir image_folder",
-        "label_smoothing": "smoothing",
-        "loss": "criterion loss_func loss_fn",
-        "lr": "learning_rate base_lr lr0 max_lr initial_lr",
-        "lr_gamma": "lr_decay decay_rate",
-        "milestones": "steps lr_steps",
-        "opt": "optimizer optim optimiser opt_func opt_name",
-        "opt_args": "opt_arg optimizer_args optimizer_kwargs opt_kwargs optim_args momentum betas opt_betas opt_eps",
-        "clip": "clip_grad clip_grad_norm clip_norm gradient_clip_val grad_clip max_grad_norm gradient_clip",
-        "cycle": "t_0 t0 cycle_length first_cycle_steps",
-        "cycle_mult": "t_mult",
-        "plateau_patience": "patience_epochs lr_patience",
-        "warmup": "warmup_epochs warm_up warmup_ratio warmup_steps",
-        "patience": "early_stopping early_stopping_patience",
-        "one_head": "single_head joint_class",
-        "precision": "amp fp16 bf16 mixed_precision",
-        "resize": "image_size img_size imgsz input_size size",
-        "sampler": "balanced oversample weighted_sampler",
-        "sched": "scheduler lr_scheduler schedule",
-        "sam": "sharpness sam_rho rho",
-        "sam_adaptive": "asam adaptive",
-        "seed": "random_state random_seed",
-        "stats": "mean std normalize",
-        "stratify": "stratify_by stratified",
-        "top_k": "save_top_k",
-        "wd": "weight_decay",
-        "weights": "checkpoint ckpt init_weights pretrained_weights",
-        "workers": "num_workers n_workers",
-    }.items()
-    for other in others.split()
 }
 
 
@@ -360,7 +207,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     NOUN: ClassVar[str] = "setting"
     # what other tools call a setting
-    OTHER_NAMES: ClassVar[Mapping[str, str]] = _OTHER_NAMES
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = OTHER_NAMES
 
     # data
     data: str = in_data(

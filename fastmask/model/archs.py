@@ -14,8 +14,8 @@ import timm
 import torch
 from torch import nn
 
-from fastmask.config import plain_arch
 from fastmask.system.errors import UsageError, one_line
+from fastmask.system.setting_text import plain_arch
 from fastmask.system.text import join_some
 
 # timm's options for transformers to take photos of any size: position embeddings are resampled for each, so that the

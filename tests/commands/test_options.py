@@ -20,9 +20,10 @@ from fastmask.commands.options import (
     with_settings,
     words,
 )
-from fastmask.config import TRAINING, Config, read_ranges
+from fastmask.config import TRAINING, Config
 from fastmask.system.errors import UsageError
 from fastmask.system.fields import option_field
+from fastmask.system.setting_text import read_ranges
 
 
 def test_lists_of_words_numbers_and_ranges() -> None:
