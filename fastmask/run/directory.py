@@ -319,10 +319,15 @@ class RunDirectory:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all that decides its result: settings, pipelines, heads, starting point."""
-        settings = {name: value for name, value in self.config.to_plain().items() if name not in NOT_COMPARED}
+        """SHA-256 of all that decides its result: settings, pipelines, heads, starting point.
+
+        Without defaults, so that a setting that a later version adds does not change it.
+        """
+        config = self.config
+        settings = {n: value for n, value in config.to_plain().items() if n not in NOT_COMPARED and config.is_set(n)}
+        heads = [{n: value for n, value in head.items() if value is not None} for head in self.heads.to_plain()]
         made = self._made_of if self.is_ensemble else self.pipelines
-        what = [settings, made, self.heads.to_plain(), self.start]
+        what = [settings, made, heads, self.start]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property
