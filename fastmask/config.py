@@ -771,8 +771,16 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         if layer.get("opt") not in (None, merged.get("opt", Config.default("opt"))):
             # arguments of another optimizer
             merged.pop("opt_args", None)
+        off = {name for name, value in layer.items() if not value}
+        # settings below of what is turned off
+        merged = {name: value for name, value in merged.items() if _needed(name) not in off}
         merged = {**_merge(merged, layer), **_start_of(layer)}
     return make_model(Config, merged)
+
+
+def _needed(name: str) -> str | None:
+    """The setting without which another has no effect."""
+    return describe(Config, name).needs if name in Config.model_fields else None
 
 
 def check_value(name: str, value: Any) -> None:

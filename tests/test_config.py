@@ -444,6 +444,16 @@ def test_a_settings_file_of_windows(encoding, tmp_path):
         read_settings(tmp_path / "c.yaml")
 
 
+def test_what_is_turned_off_takes_its_settings_of_the_layers_below_along():
+    whole = make_config(read_recipe("winner"), {"boxes": None})
+    assert (whole.boxes, whole.margin, whole.no_face) == (None, 0.3, "whole")
+    assert make_config(read_recipe("winner"), {"half_cutmix": 0}).half_shares == (0.5, 0.5)
+    with pytest.raises(UsageError, match="margin has no effect without boxes"):
+        make_config(read_recipe("winner"), {"boxes": None, "margin": 0.5})
+    with pytest.raises(UsageError, match="margin has no effect without boxes"):
+        make_config({"boxes": None}, {"margin": 0.5})
+
+
 def test_a_setting_is_of_a_recipe_that_has_the_same_value():
     assert recipe_of(make_config(read_recipe("report"), {"epochs": 3}), "age_bounds") == " of recipe report"
     assert recipe_of(make_config(read_recipe("report"), {"age_bounds": [30, 57]}), "age_bounds") == ""
