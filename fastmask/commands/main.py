@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from fastmask import __version__
 from fastmask.commands import app as pages
 from fastmask.commands import compare, data, export, fit, machine, models, predict, report, score, tune
-from fastmask.commands.options import GROUPS, Commands, expand_home, join_lists, join_numbers
+from fastmask.commands.options import GROUPS, Commands, expand_home, join_numbers
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, is_reported
 from fastmask.system.terminal import launcher_rank, replace_unencodable, say, say_warning
 from fastmask.system.text import shorten
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # warnings about fastai's and timm's code, which a user cannot change
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     try:
-        app(expand_home(join_lists(join_numbers(sys.argv[1:] if arguments is None else arguments))))
+        app(expand_home(join_numbers(sys.argv[1:] if arguments is None else arguments)))
     except FastmaskError as error:
         # of several processes, only one reports invalid arguments
         if launcher_rank()[0] == 0 or not isinstance(error, UsageError):

@@ -352,24 +352,6 @@ def join_numbers(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def join_lists(arguments: Sequence[str]) -> list[str]:
-    """`--images-also A --images-also B` -> `--images-also A,B`: lists of texts may be given in several parts."""
-    kinds = {option_name(Config, name): field.annotation for name, field in Config.model_fields.items()}
-    lists = [name for name, kind in kinds.items() if _element(kind) is str]
-    parts = (word.split("=", 1) if word.partition("=")[0] in lists else [word] for word in arguments)
-    rest = iter([part for word in parts for part in word])
-    joined: list[str] = []
-    places: dict[str, int] = {}
-    for word in rest:
-        value = next(rest, None) if word in lists else None
-        if value is not None and word in places:
-            joined[places[word]] += f",{value}"
-        else:
-            joined += [word] if value is None else [word, value]
-            places |= {} if value is None else {word: len(joined) - 1}
-    return joined
-
-
 def expand_home(arguments: Sequence[str]) -> list[str]:
     """`--data=~/x` -> `--data=/home/me/x`, where shells leave the `~`."""
     pairs = [word.partition("=") for word in arguments]

@@ -11,7 +11,6 @@ from fastmask.commands.options import (
     NEW_CSV,
     Commands,
     expand_home,
-    join_lists,
     join_numbers,
     numbers,
     option,
@@ -60,20 +59,6 @@ def test_invalid_numbers() -> None:
 )
 def test_some_options_take_as_many_words_as_are_numbers(typed: str, joined: list[str]) -> None:
     assert join_numbers(typed.split()) == joined
-
-
-@pytest.mark.parametrize(
-    ("typed", "joined"),
-    [
-        ("fit --images-also a --lr 1 --images-also b,c", "fit --images-also a,b,c --lr 1"),
-        ("--images-also=a --images-also=b x", "--images-also a,b x"),
-        ("--heads mask --set heads --heads age", "--heads mask,age --set heads"),
-        ("--images-also", "--images-also"),
-        ("--out a --out b", "--out a --out b"),
-    ],
-)
-def test_a_list_of_texts_may_be_given_in_parts(typed: str, joined: str) -> None:
-    assert join_lists(typed.split()) == joined.split()
 
 
 def test_a_tilde_after_an_equals_sign_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
