@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from fastmask.inference.members import align_column, learned_heads, member_names
 from fastmask.run.directory import RunDirectory
@@ -20,9 +21,12 @@ from fastmask.run.oof import rank_epochs
 from fastmask.run.tensors import read_oof
 from fastmask.scoring import goodness
 from fastmask.system import limits
-from fastmask.system.errors import UsageError
+from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.files import real
 from fastmask.system.text import join_some
+
+# the settings by which networks of one body have other tensors; a loss on features may have its own
+_LAYERS = ("per_head", "feature_loss", "feature_head", "feature_args")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def _difference(first: RunDirectory, run: RunDirectory) -> str | None:
             return f"its {what} {'are' if what.endswith('s') else 'is'} {other}, in the first {one}"
     if _form(first) != _form(run):
         return f"it has other heads ({run.heads!r}, in the first {first.heads!r})"
+    if _shapes(first) != _shapes(run):
+        return f"its networks have other layers{_cause(first, run)}"
     if first.pipelines["valid"] != run.pipelines["valid"] or input_differs:
         return f"it has another {input_differs[0] if input_differs else 'validation pipeline'}"
     return _other_folds(first, run)
@@ -86,6 +92,23 @@ def _form(run: RunDirectory) -> list[Any]:
     """What networks must have in common: the heads, except for how they are trained."""
     plain = [{n: v for n, v in head.items() if n not in ("weight", "train_bounds")} for head in run.heads.to_plain()]
     return [*plain, learned_heads(run)]
+
+
+def _shapes(run: RunDirectory) -> dict[str, list[int]]:
+    """The shapes of the tensors of a checkpoint, by their names; raises DataError if it cannot be read."""
+    file = ranked_checkpoints(run, run.trained_folds[0])[0]
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} cannot be read: {one_line(error)}; train the fold again, or restore it.") from error
+
+
+def _cause(first: RunDirectory, run: RunDirectory) -> str:
+    """The first setting of layers in which two runs differ, in words."""
+    ours, theirs = first.config.to_plain(), run.config.to_plain()
+    name = next((name for name in _LAYERS if ours[name] != theirs[name]), None)
+    return "" if name is None else f" by {name} ({theirs[name] or 'none'}, in the first {ours[name] or 'none'})"
 
 
 def _other_folds(first: RunDirectory, run: RunDirectory) -> str | None:

@@ -153,6 +153,24 @@ def test_runs_that_cannot_be_averaged_are_refused(run, tmp_path, file, old, new,
         fm.soup_runs([run, other], out=tmp_path / "soup")
 
 
+@pytest.mark.parametrize(
+    ("settings", "tensor", "cause"),
+    [
+        ({"per_head": {"age": {"hidden": 8}}}, "heads.2.hidden.bias", "per_head .*hidden.*, in the first none"),
+        ({"feature_loss": "arcface"}, "feature_loss.weight", r"feature_loss \(arcface, in the first none"),
+    ],
+)
+def test_runs_whose_networks_have_other_layers_are_refused(run, tmp_path, settings, tensor, cause):
+    other = copy(run, "other")
+    config = Run.load(other).config.to_plain()
+    (other / "config.yaml").write_text(json.dumps({**config, **settings}))
+    for file in other.glob("fold*/epoch*.safetensors"):
+        save_file({**load_file(file), tensor: torch.zeros(8)}, file)
+    with pytest.raises(UsageError, match=f"cannot be averaged with .*: its networks have other layers by {cause}"):
+        fm.soup_runs([run, other], out=tmp_path / "soup")
+    assert not (tmp_path / "soup").exists()
+
+
 def test_one_fold_or_one_checkpoint_is_not_enough(run, tmp_path):
     with pytest.raises(UsageError, match="one checkpoint per fold to average"):
         fm.soup_runs([run], out=tmp_path / "soup")
