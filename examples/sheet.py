@@ -23,7 +23,7 @@ from fastmask.config import parse_sets
 from fastmask.data.boxes import REGIONS, Framing, read_boxes
 from fastmask.data.photo import read_photo
 from fastmask.preparation.masks import LOOKS, Landmarks, paint
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 COUNT = 8
 OPTIONS: dict[str, dict[str, Any]] = {

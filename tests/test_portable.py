@@ -28,8 +28,8 @@ from fastmask.export import predict_onnx
 from fastmask.system import files, terminal
 from fastmask.system.files import read_yaml, stays_below, sync_folder, write_text
 from fastmask.system.lock import holder_of, lock_run
-from fastmask.training.plan import prepare
 from fastmask.training.rehearsal import peak_memory
+from fastmask.training.setup import prepare
 
 FIT = (
     "fit --data {contest} --arch test_resnet --no-pretrained --folds 2 --epochs 2 --bs 16 --resize 64 32 --device cpu "

@@ -62,7 +62,7 @@ from fastmask.data.loaders import default_workers, photo_maps, pick_device
 from fastmask.data.pipelines import report_pipelines
 from fastmask.data.sample import cached_sample
 from fastmask.training.bench import bench
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 try:
     import turboloader

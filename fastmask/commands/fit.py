@@ -106,6 +106,7 @@ def _report(run: RunDirectory) -> None:
 
 def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: bool) -> None:
     from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, shorten_plan
+    from fastmask.training.description import describe_plan
     from fastmask.training.near_copies import note_near_copies
     from fastmask.training.rehearsal import rehearse
     from fastmask.training.resume import reopen_run
@@ -122,7 +123,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     if resume:
         done = reopen_run(out, plan).trained_folds
         chosen = [fold for fold in chosen if fold not in done]
-    say(wrap_words(str(plan)))
+    say(wrap_words(describe_plan(plan)))
     typer.echo(str(rehearse(plan, chosen, out)) if chosen else f"{out} has all its folds; nothing is left to train")
 
 
@@ -133,8 +134,8 @@ def make_plan(settings: Config) -> Plan:
     table = read_data(settings, log=say)
     # after the table, which answers at once where something is wrong with it
     from fastmask.inference.teacher import open_teacher
-    from fastmask.training.plan import prepare
     from fastmask.training.rehearsal import fit_batch_size
+    from fastmask.training.setup import prepare
 
     return fit_batch_size(prepare(table, settings, say=say, open_teacher=open_teacher), say)
 
@@ -182,11 +183,12 @@ def lr_find(
     from fastmask.model.precision import tf32
     from fastmask.system.files import write_json
     from fastmask.training import finder
+    from fastmask.training.description import describe_plan
 
     if plan.teacher is not None:
         plan = plan.soften_labels(plan.teacher.predict(plan, say))
     learn = plan.learner(fold)
-    say(wrap_words(f"{plan}; trying {finder.STEPS} learning rates without fold {fold}"))
+    say(wrap_words(f"{describe_plan(plan)}; trying {finder.STEPS} learning rates without fold {fold}"))
     with tf32(learn.dls.device, settings.tf32):
         found = finder.lr_find(learn)
     found.plot(out)

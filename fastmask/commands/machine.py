@@ -28,8 +28,9 @@ def bench(
     """
     plan = make_plan(settings)
     from fastmask.training.bench import bench as measure
+    from fastmask.training.description import describe_plan
 
-    say(wrap_words(str(plan)))
+    say(wrap_words(describe_plan(plan)))
     echo(measure(plan, seconds), json)
 
 

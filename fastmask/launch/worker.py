@@ -22,11 +22,12 @@ from fastmask.system.errors import FastmaskError
 from fastmask.system.lock import lock_fold, read_token
 from fastmask.training.crossval import add_soft_labels
 from fastmask.training.fold import train_fold
-from fastmask.training.plan import LossFunc, OptFunc, Plan, prepare
+from fastmask.training.plan import LossFunc, OptFunc, Plan
 from fastmask.training.progress.display import Log
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import refit_fold
 from fastmask.training.resume import check_same, restore_threads
+from fastmask.training.setup import prepare
 
 Job = Literal["train", "refit"]
 _JOBS: dict[Job, Callable[[RunDirectory, Plan, int, RunProgress], None]] = {"train": train_fold, "refit": refit_fold}

@@ -44,7 +44,8 @@ from fastmask.system.terminal import Progress
 from fastmask.system.text import duration, table_lines
 from fastmask.training.build import build_initial_network, check_size, resolve_stats
 from fastmask.training.near_copies import note_near_copies
-from fastmask.training.plan import Plan, prepare
+from fastmask.training.plan import Plan
+from fastmask.training.setup import prepare
 
 Say = Callable[[str], None]
 # figures of a body that are reported in addition to scores

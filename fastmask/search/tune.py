@@ -31,10 +31,11 @@ from fastmask.system.errors import DataError, FastmaskError, UntrainableError, U
 from fastmask.system.lock import lock_run
 from fastmask.training.crossval import add_soft_labels, create_run, train_folds
 from fastmask.training.near_copies import note_near_copies
-from fastmask.training.plan import LossFunc, Plan, prepare
+from fastmask.training.plan import LossFunc, Plan
 from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.rehearsal import fit_batch_size
 from fastmask.training.resume import reopen_run, restore_threads, suggest_resume
+from fastmask.training.setup import prepare
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -1,4 +1,4 @@
-"""Additional photos that a run trains on: those of other sources, and other versions of its own."""
+"""Additional photos that a plan trains on: those of other sources, and other versions of its own."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import count
 from fastmask.training.build import make_framing
 from fastmask.training.decoding import find_readable
+from fastmask.training.plan import Plan, Teacher
 
 # paths of photos that are left out, and why
 Skipped = list[tuple[str, str]]
+# opens the teacher of a configuration and checks it; passed by the caller, since training cannot import inference
+OpenTeacher = Callable[[Config, Validation], Teacher]
 
 
 def read_extras(config: Config, table: Table, validation: Validation) -> tuple[list[Extra], Skipped]:
@@ -107,3 +110,52 @@ def describe_extras(extras: Sequence[Extra]) -> Iterator[str]:
         apart = sum(int(extra.excluded.any(axis=1).sum()) for extra in extras)
         without = f" ({useless} without labels left out)" if useless else ""
         yield f"{useful} extra photos to train on{without}, {apart} of them not in every fold"
+
+
+def add_versions(plan: Plan, say: Callable[[str], None]) -> Plan:
+    """The plan with the other versions of all its photos."""
+    versions, own, skipped = find_other_versions(plan.table, plan.config, plan.digests, say)
+    return replace(plan, extras=versions, extra_digests=own, skipped=[*plan.skipped, *skipped])
+
+
+def validation_of(plan: Plan, chosen: Sequence[int] | None) -> Validation:
+    """What the folds of a plan with versions validate."""
+    pairs = [(each.origin_rows, own) for each, own in zip(plan.extras, plan.extra_digests, strict=True)]
+    return Validation(plan.table, plan.folds, plan.digests, plan.config.group, chosen, pairs)
+
+
+def add_sources(plan: Plan, validation: Validation, open_teacher: OpenTeacher | None) -> Plan:
+    """The plan with photos of other sources, its teacher and the digests of all photos.
+
+    The teacher must not have seen a photo that a fold validates.
+    """
+    config, table = plan.config, plan.table
+    versions, of_versions = [], []
+    for version, digests in zip(plan.extras, plan.extra_digests, strict=True):
+        kept = ~dropped_rows(version.table, config.drop)
+        versions.append(version.select(kept))
+        of_versions.append([digest for digest, keep in zip(digests, kept, strict=True) if keep])
+    extras, skipped = read_extras(config, table, validation)
+    if config.teacher is not None and open_teacher is None:
+        raise UsageError("The setting teacher needs fastmask.api.cross_validate, or open_teacher passed to prepare.")
+    teacher = open_teacher(config, validation) if open_teacher and config.teacher is not None else None
+    for faces in (extra.table.faces for extra in extras):
+        # one loader reads the photos of all sources
+        table = table if faces is None or table.faces is None else replace(table, faces=table.faces.join(faces))
+    own = [*of_versions, *(extra.digests() for extra in extras)]
+    skipped = [*plan.skipped, *skipped]
+    plan = replace(plan, table=table, extras=[*versions, *extras], extra_digests=own, skipped=skipped, teacher=teacher)
+    return exclude_validated(plan)
+
+
+def exclude_validated(plan: Plan) -> Plan:
+    """The plan with each photo of another source excluded from the folds that validate the same photo or person."""
+    pairs = list(zip(plan.extras, plan.extra_digests, strict=True))
+    versions = [(extra.table, own) for extra, own in pairs if extra.origins is not None]
+    extras = [extra.exclude_validated(plan.table, plan.folds, plan.digests, own, versions) for extra, own in pairs]
+    return replace(plan, extras=extras)
+
+
+def digest_extras(plan: Plan) -> str:
+    """SHA-256 of the photos of each other source, and of the folds that they are excluded from."""
+    return "".join(extra.digest(each) for extra, each in zip(plan.extras, plan.extra_digests, strict=True))

@@ -12,9 +12,10 @@ from fastai.callback.core import CancelFitException, CancelTrainException
 from fastmask.config import Config, make_config
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
+from fastmask.training.additional import digest_extras, exclude_validated
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.effective_config import check_monitored_labels, resolve_folds
-from fastmask.training.plan import Plan, digest_extras, exclude_validated
+from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal
 
 # with fewer epochs a fold learns too little, so the number of folds is reduced first

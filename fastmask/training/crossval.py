@@ -21,16 +21,19 @@ from fastmask.run.oof import write_scores
 from fastmask.system.errors import DataError
 from fastmask.system.lock import lock_run
 from fastmask.system.terminal import wrap_words
+from fastmask.training.additional import OpenTeacher
 from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, make_budget, shorten_plan
+from fastmask.training.description import describe_plan
 from fastmask.training.fold import train_fold
 from fastmask.training.near_copies import note_near_copies
-from fastmask.training.plan import LossFunc, OpenTeacher, OptFunc, Plan, prepare
+from fastmask.training.plan import LossFunc, OptFunc, Plan
 from fastmask.training.processes import join_processes
 from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import left_to_refit, refit_fold
 from fastmask.training.rehearsal import Rehearsal, fit_batch_size, rehearse
 from fastmask.training.resume import reopen_run, restore_threads, spell_resume, suggest_resume
+from fastmask.training.setup import prepare
 
 
 def cross_validate(
@@ -76,7 +79,7 @@ def cross_validate(
             plan = launcher.adapt_plan(plan, None if not resume else RunDirectory.load(out))
         with processes.main_process_first():
             run = open_run(out, plan, resume, overwrite)
-        view.say(wrap_words(f"{plan}; run {out}", view.stream))
+        view.say(wrap_words(f"{describe_plan(plan)}; run {out}", view.stream))
         with (
             suggest_resume(spell_resume(run, plan, fold), view),
             restore_threads(run, plan, view.say) if resume else nullcontext(),

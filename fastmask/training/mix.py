@@ -8,6 +8,7 @@ import torch
 from fastai.learner import Callback
 from torch import Tensor
 
+from fastmask.config import Config
 from fastmask.data.halves import ANY, SAME
 from fastmask.data.named_classes import find_class, is_of_any, is_of_class
 from fastmask.heads import UNKNOWN, Heads
@@ -16,16 +17,10 @@ from fastmask.system.errors import UsageError
 from fastmask.training.guards import SkipUnreadable
 
 
-def mix_callbacks(
-    heads: Heads,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
-    probability: float = 1.0,
-    classes: Sequence[str] | None = None,
-    partner: str = ANY,
-) -> list[Callback]:
-    """The callback `Mix`, if anything is to be mixed."""
-    return [Mix(heads, mixup, cutmix, probability, classes, partner)] if (mixup or cutmix) and probability else []
+def mix_callbacks(heads: Heads, config: Config) -> list[Callback]:
+    """The callback `Mix`, if a configuration has it."""
+    options = config.mixup, config.cutmix, config.mix_prob, config.mix_classes, config.mix_partner
+    return [Mix(heads, *options)] if config.mixup or config.cutmix else []
 
 
 class Mix(Callback):

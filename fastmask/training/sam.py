@@ -9,7 +9,6 @@ from fastai.callback.core import Callback, event
 from fastai.torch_core import get_model
 from torch import Tensor, nn
 
-from fastmask.config import Config
 from fastmask.system.errors import UsageError
 from fastmask.training.mix import Mix
 from fastmask.training.step import without_statistics
@@ -94,8 +93,3 @@ def set_random_state(states: Sequence[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)
-
-
-def sam_callbacks(config: Config) -> list[Callback]:
-    """The callback `SAM`, if a configuration has it."""
-    return [SAM(config.sam, config.sam_adaptive)] if config.sam else []

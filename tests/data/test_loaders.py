@@ -20,7 +20,7 @@ from fastmask.data.photo import read_photo
 from fastmask.data.pipelines import report_pipelines
 from fastmask.data.training_set import TrainingSet
 from fastmask.system.errors import UsageError
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

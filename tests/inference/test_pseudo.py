@@ -18,7 +18,7 @@ from fastmask.inference.teacher import make_pseudo
 from fastmask.run.lineage import lineage_of
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, write_json
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

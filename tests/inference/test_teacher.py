@@ -23,7 +23,7 @@ from fastmask.run.lineage import lineage_of
 from fastmask.system.errors import DataError, UsageError
 from fastmask.training.crossval import add_soft_labels
 from fastmask.training.learner import check_soft
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

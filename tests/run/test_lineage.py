@@ -24,7 +24,7 @@ from fastmask.run.lineage import best_checkpoint, digest_weights, lineage_of
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from fastmask.training.build import build_initial_network
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 
 def forget(folder):

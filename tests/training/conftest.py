@@ -12,7 +12,8 @@ from fastmask.api import Run, cross_validate
 from fastmask.config import make_config
 from fastmask.data.contest import read_contest
 from fastmask.data.table import Table
-from fastmask.training.plan import Plan, prepare
+from fastmask.training.plan import Plan
+from fastmask.training.setup import prepare
 
 
 @pytest.fixture(scope="session")

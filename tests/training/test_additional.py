@@ -16,7 +16,8 @@ from fastmask.report.material import Material
 from fastmask.report.sections.facts import run_section
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, UsageError
-from fastmask.training.plan import prepare
+from fastmask.training.description import describe_plan
+from fastmask.training.setup import prepare
 
 MANY = 100
 
@@ -66,7 +67,7 @@ def test_a_fold_trains_on_the_versions_of_its_own_photos_only(plan_of, table, re
         validated, _ = columns_of(dls.valid_ds)
         assert [*map(str, validated)] == [str(table.photo(row)) for row in np.flatnonzero(plan.folds == fold)]
     said = "1 other version to train on (84 photos), in the folds of the same photos"
-    assert said in str(plan)
+    assert said in describe_plan(plan)
 
 
 def test_versions_share_the_fold_of_persons_who_share_a_photo(plan_of, table, red, contest_copy, tmp_path):
@@ -213,7 +214,7 @@ def test_two_versions_are_two_sources(plan_of, table, red, tmp_path):
     plan = plan_of(images_also=[str(red), str(other)])
     own = np.flatnonzero(plan.folds != 0)
     assert rows_shown(plan.training_set(0).photos) == sorted([*own, *own])
-    assert "2 other versions to train on (84 photos, 84 photos)" in str(plan)
+    assert "2 other versions to train on (84 photos, 84 photos)" in describe_plan(plan)
     assert pd.Series(plan.extra_frame["path"]).is_unique
     assert plan.environment["photos"]["versions"] == {str(red): 84, str(other): 84}
 

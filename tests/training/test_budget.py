@@ -11,7 +11,7 @@ from fastmask.config import make_config
 from fastmask.system.errors import UsageError
 from fastmask.training import budget, crossval
 from fastmask.training.budget import Deadline, make_budget, pick_folds_and_epochs, shorten_plan
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 HOUR = 3600.0
 

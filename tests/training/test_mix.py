@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fastmask.config import Config
 from fastmask.data.contest import contest_heads
 from fastmask.labels import soft_labels
 from fastmask.model.losses import CrossEntropyLoss
@@ -109,8 +110,8 @@ def test_both_ways_are_taken_evenly():
 
 
 def test_there_is_no_callback_where_there_is_nothing_to_mix():
-    assert mix_callbacks(HEADS) == []
-    assert [type(cb) for cb in mix_callbacks(HEADS, cutmix=1.0)] == [Mix]
+    assert mix_callbacks(HEADS, Config()) == []
+    assert [type(cb) for cb in mix_callbacks(HEADS, Config(cutmix=1.0))] == [Mix]
     with pytest.raises(UsageError, match="found -1, 0, 1"):
         Mix(HEADS, mixup=-1)
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from fastmask.api import Run
 from fastmask.system.errors import UsageError
 from fastmask.training.callbacks import CountedSteps
-from fastmask.training.plan import Plan, prepare
+from fastmask.training.plan import Plan
+from fastmask.training.setup import prepare
 
 
 @pytest.fixture(scope="module")

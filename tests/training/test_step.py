@@ -18,8 +18,9 @@ from fastmask.model.precision import autocast
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskError, UsageError
 from fastmask.system.files import read_yaml
-from fastmask.training import plan as plan_module
+from fastmask.training import setup
 from fastmask.training.callbacks import Checkpoint, OOFCollector
+from fastmask.training.description import describe_plan
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.step import AsyncCopy, Precision, SmoothLoss
 
@@ -279,7 +280,7 @@ def test_a_run_records_its_precision_and_resumes_only_in_that(train, plan_of, tm
     plan = plan_of(accumulate=2, ema=0.5, precision="bf16")
     learn = plan.learner(0)
     assert (learn.precision.precision, learn.accumulation.batches, learn.ema.decay) == ("bf16", 2, 0.5)
-    assert str(plan).endswith(" on cpu in bf16")
+    assert describe_plan(plan).endswith(" on cpu in bf16")
 
 
 def test_a_run_that_cannot_be_compiled_does_not_start(plan_of, monkeypatch):
@@ -289,7 +290,7 @@ def test_a_run_that_cannot_be_compiled_does_not_start(plan_of, monkeypatch):
         asked.append(device)
         raise FastmaskError("no compiler")
 
-    monkeypatch.setattr(plan_module, "check_compiler", refuse)
+    monkeypatch.setattr(setup, "check_compiler", refuse)
     plan_of()
     with pytest.raises(FastmaskError, match="no compiler"):
         plan_of(compile=True)

@@ -66,10 +66,9 @@ def _size(table: Table, augment: Augment) -> tuple[int, int]:
 
 def _mixed(run: RunDirectory, fold: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch after mix-up or CutMix of the first step."""
-    config, learn = run.config, SimpleNamespace(xb=(x,), yb=(y,))
-    torch.manual_seed(Counted(Stream.STEP, config.seed, fold).seed_at(0, 0))
-    options = config.mix_prob, config.mix_classes, config.mix_partner
-    for mix in mix_callbacks(run.heads, config.mixup, config.cutmix, *options):
+    learn = SimpleNamespace(xb=(x,), yb=(y,))
+    torch.manual_seed(Counted(Stream.STEP, run.config.seed, fold).seed_at(0, 0))
+    for mix in mix_callbacks(run.heads, run.config):
         mix.learn = learn
         mix.before_batch()
     return learn.xb[0], learn.yb[0]

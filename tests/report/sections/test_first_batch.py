@@ -12,7 +12,7 @@ from fastmask.labels import soft_labels
 from fastmask.report.sections.first_batch import first_batch, label_lines
 from fastmask.run.source import photos_of
 from fastmask.training.crossval import create_run
-from fastmask.training.plan import prepare
+from fastmask.training.setup import prepare
 
 
 def batch_of_learner(plan, fold):
