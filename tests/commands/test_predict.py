@@ -485,7 +485,8 @@ def test_submissions_are_blended_by_vote_and_scored(
     invalid("ensemble", "a.csv", "b.csv", "--out", "a.csv", "--overwrite", named=["a.csv is an input"])
     invalid("ensemble", "a.csv", run_copy, "--out", "m", named=["a.csv is a file and", "a run"])
     invalid("ensemble", "a.csv", "none.csv", "--out", "m", named=["none.csv is not a file"])
-    invalid("ensemble", run_copy, second_run, "--weights", "2,1", "--out", "m", named=["these are runs"])
+    fitted = ["ensemble", run_copy, second_run, "--blend", "oof", "--weights", "2,1"]
+    invalid(*fitted, "--out", "m", named=["oof fits its own weights", "--blend mean or vote"])
     answer = fastmask("ensemble", "a.csv", "b.csv", "--weights", "1,2", "--out", "final.csv", "--overwrite", "--json")
     assert json.loads(answer.out)["weights"] == {"a.csv": 1, "b.csv": 2}
     assert pd.read_csv("final.csv")["ans"].tolist() == ((pd.read_csv("a.csv")["ans"] + 1) % 18).tolist()
