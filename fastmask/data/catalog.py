@@ -74,7 +74,7 @@ CATALOG: Mapping[str, Entry] = {
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoFormat:
     """The training photos as the network gets them: (height, width) and the mean colour, three bytes."""
 
     size: tuple[int, int]
@@ -88,7 +88,7 @@ class Photos:
         return {"size": self.size, "scale": (LEAST_SHARE, 1.0), "ratio": ratio, "area_for_downscale": "image"}
 
 
-def make_augmentations(calls: Sequence[str], photos: Photos) -> dict[Stage, list[A.BasicTransform]]:
+def make_augmentations(calls: Sequence[str], form: PhotoFormat) -> dict[Stage, list[A.BasicTransform]]:
     """The transforms of `calls`, such as rotate(limit=10), each tried, by their places.
 
     Raises UsageError for an unknown name, listing the nearest, or for an invalid argument, and for a name given twice.
@@ -102,7 +102,7 @@ def make_augmentations(calls: Sequence[str], photos: Photos) -> dict[Stage, list
         name = resolve_name(name)
         if name in made:
             raise UsageError(f"Setting augment has {name} twice; give it once.")
-        made[name] = _make(name, arguments, photos)
+        made[name] = _make(name, arguments, form)
     return {stage: [each for each in made.values() if stage_of(each) == stage] for stage in Stage}
 
 
@@ -141,9 +141,9 @@ def _is_for_photos(made: Any) -> bool:
     return isinstance(made, type) and issubclass(made, kinds) and made not in (*kinds, A.Normalize)
 
 
-def _make(name: str, given: Mapping[str, Any], photos: Photos) -> A.BasicTransform:
+def _make(name: str, given: Mapping[str, Any], form: PhotoFormat) -> A.BasicTransform:
     """A transform by its resolved name, with the arguments given by the user, which is tried."""
-    made, allowed, arguments = _compile(name, given, photos)
+    made, allowed, arguments = _compile(name, given, form)
     wrong = next((argument for argument in given if argument not in allowed), None)
     if wrong is not None:
         near = difflib.get_close_matches(wrong, allowed, n=1)
@@ -157,7 +157,7 @@ def _make(name: str, given: Mapping[str, Any], photos: Photos) -> A.BasicTransfo
                 raise ValueError("p is 0, so it changes nothing")
             check_plain(to_plain(transform))
             from_plain(to_plain(A.Compose([transform])))
-            _try(made(**{**arguments, "p": 1.0}), photos.size)
+            _try(made(**{**arguments, "p": 1.0}), form.size)
     except Exception as error:
         raise UsageError(f"Setting augment: {name} cannot be used like this: {_describe(error)}.") from error
     return transform
@@ -172,22 +172,22 @@ def _describe(error: Exception) -> str:
     return f"{first['loc'][0]} is {shorten_repr(first['input'])}, and {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def _compile(name: str, given: Mapping[str, Any], photos: Photos) -> tuple[Maker, list[str], dict[str, Any]]:
+def _compile(name: str, given: Mapping[str, Any], form: PhotoFormat) -> tuple[Maker, list[str], dict[str, Any]]:
     """What makes a transform, the arguments that a user may give, and all arguments."""
     entry = CATALOG.get(name, Entry("albumentations", name, {}))
     if name not in CATALOG and is_timm(name):
-        return TimmPolicy, ["p"], {"text": name, "fill": photos.fill, "shift": int(min(photos.size) * 0.45), **given}
+        return TimmPolicy, ["p"], {"text": name, "fill": form.fill, "shift": int(min(form.size) * 0.45), **given}
     if entry.library == "torchvision":
         chance = {"p": given["p"]} if "p" in given else {}
-        inside = {"fill": photos.fill, **{key: value for key, value in given.items() if key != "p"}}
+        inside = {"fill": form.fill, **{key: value for key, value in given.items() if key != "p"}}
         allowed = [*_parameters(torchvision_class(entry.transform)), "p"]
         return TorchvisionPolicy, allowed, {"name": entry.transform, "arguments": inside, **chance}
     made = getattr(A, entry.transform)
     allowed = _parameters(made)
-    own = {"fill": photos.fill} if "fill" in allowed else {}
+    own = {"fill": form.fill} if "fill" in allowed else {}
     if name == RANDOM_CROP:
         allowed.remove("p")
-        own = photos.random_part
+        own = form.random_part
     return made, allowed, {**own, **entry.arguments, **given}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, REPORT_LIGHT, STRETCH, Config, Fit
 from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, from_plain, to_plain
-from fastmask.data.catalog import RANDOM_CROP, Photos, Stage, make_augmentations
+from fastmask.data.catalog import RANDOM_CROP, PhotoFormat, Stage, make_augmentations
 from fastmask.data.photo import read_size
 from fastmask.data.table import Table
 from fastmask.system.errors import UnreadableError, UsageError
@@ -37,7 +37,7 @@ def _pad(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Tr
 def _crop(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
     height, width = size
     larger = (round(height * _MARGIN), round(width * _MARGIN))
-    part = A.RandomResizedCrop(**Photos(size, fill).random_part)
+    part = A.RandomResizedCrop(**PhotoFormat(size, fill).random_part)
     train: Transforms = [A.SmallestMaxSize(max_size_hw=larger, area_for_downscale="image"), part]
     filled = A.SmallestMaxSize(max_size_hw=size, area_for_downscale="image")
     return train, [filled, A.CenterCrop(height=height, width=width)]
@@ -102,7 +102,7 @@ def _complete(
     light: float,
 ) -> tuple[A.Compose, A.Compose]:
     """The pipelines that begin with these transforms: in training the random ones, and the normalization."""
-    added = make_augmentations(augment, Photos(size, _fill(stats)))
+    added = make_augmentations(augment, PhotoFormat(size, _fill(stats)))
     after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
     limits = {"brightness_limit": (-0.1, 0.1), "contrast_limit": (-0.1, 0.1)}
     lit = [A.RandomBrightnessContrast(**limits, p=light)] if light else []

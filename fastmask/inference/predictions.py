@@ -23,8 +23,8 @@ from fastmask.inference.failures import reason_of
 from fastmask.inference.members import open_members
 from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.options import PredictOptions
+from fastmask.inference.photo_versions import PhotoVersions
 from fastmask.inference.photos import Photos
-from fastmask.inference.pool import Pool
 from fastmask.inference.sources import Images, find_photos
 from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
@@ -171,11 +171,11 @@ def predict(
     blend = Blend.of(run) if run.is_ensemble else None
     runs = {"": run} if blend is None else open_members(run, blend)
     _check_runs(run, runs, options)
-    pool = Pool.find(find_photos(images, options.root), options.images_also)
+    versions = PhotoVersions.find(find_photos(images, options.root), options.images_also)
     for _ in range(_ATTEMPTS):
-        each = _survey(runs, pool, options)
+        each = _survey(runs, versions, options)
         failed = _failures(each.values(), options)
-        part, photos = pool.without(failed), [one.without(failed) for one in each.values()]
+        part, photos = versions.without(failed), [one.without(failed) for one in each.values()]
         try:
             found = _predict_runs(run, runs, blend, photos, part, options, progress, load)
         except UnreadableError as error:
@@ -183,7 +183,7 @@ def predict(
             changed = error
             continue
         notes = dict.fromkeys([*(one.note for one in each.values() if one.note), *part.notes])
-        reasons = {pool.rows.names[row]: reason_of(failed[row]) for row in part.unanswered}
+        reasons = {versions.rows.names[row]: reason_of(failed[row]) for row in part.unanswered}
         return replace(found, failed=reasons, usual=_usual_class(run) if reasons else None, notes=list(notes))
     raise changed
 
@@ -214,12 +214,12 @@ def _check_runs(run: RunDirectory, runs: Mapping[str, RunDirectory], options: Pr
         raise UsageError(f"--boxes needs a run that was trained with boxes, and none of {run.path} was.")
 
 
-def _survey(runs: Mapping[str, RunDirectory], pool: Pool, options: PredictOptions) -> dict[str, Photos]:
+def _survey(runs: Mapping[str, RunDirectory], versions: PhotoVersions, options: PredictOptions) -> dict[str, Photos]:
     """The photos and their versions for each run, each read once."""
     trains = any(training is not None for training, _ in make_walks(options.tta, options.views))
     framed = {name: bool(run.config.boxes) or len(runs) == 1 for name, run in runs.items()}
     return {
-        name: Photos.survey(run, pool.rows, options.boxes if framed[name] else None, trains, pool.versions)
+        name: Photos.survey(run, versions.rows, options.boxes if framed[name] else None, trains, versions.photo_of)
         for name, run in runs.items()
     }
 
@@ -248,7 +248,7 @@ def _predict_runs(
     runs: Mapping[str, RunDirectory],
     blend: Blend | None,
     photos: Sequence[Photos],
-    pool: Pool,
+    versions: PhotoVersions,
     options: PredictOptions,
     progress: Progress | None,
     load: Load | None,
@@ -256,14 +256,14 @@ def _predict_runs(
     """The mean over the folds of a run, or the blend of the predictions of several."""
     shown = progress or (lambda done, count: None)
     each = {
-        name: _predict_run(one, own, pool, options, partial(_part, shown, number, len(runs)), load)
+        name: _predict_run(one, own, versions, options, partial(_part, shown, number, len(runs)), load)
         for number, ((name, one), own) in enumerate(zip(runs.items(), photos, strict=True))
     }
     if blend is None:
         return each[""]
     members = {name: widen(run.heads, one.heads, one.probabilities) for name, one in each.items()}
     mixed = blend.mix(list(members.values())).astype(np.float32)
-    return Predictions(pool.names, run.heads, mixed, members, blend=blend.how)
+    return Predictions(versions.names, run.heads, mixed, members, blend=blend.how)
 
 
 def _part(progress: Progress, number: int, parts: int, done: int, count: int) -> None:
@@ -272,14 +272,19 @@ def _part(progress: Progress, number: int, parts: int, done: int, count: int) ->
 
 
 def _predict_run(
-    run: RunDirectory, photos: Photos, pool: Pool, options: PredictOptions, progress: Progress, load: Load | None
+    run: RunDirectory,
+    photos: Photos,
+    versions: PhotoVersions,
+    options: PredictOptions,
+    progress: Progress,
+    load: Load | None,
 ) -> Predictions:
     """The mean over folds, for each fold over its checkpoints, all views and all versions of a photo."""
     device = pick_device(options.device)
     networks = load_members(run, options.members, options, device, photos.size, load)
     each = predict_networks(run, photos, networks, options, device, progress)
-    members = {member: pool.mean(one).astype(np.float32) for member, one in each.items()}
-    return Predictions(pool.names, run.heads, np.mean(list(members.values()), axis=0), members)
+    members = {member: versions.mean(one).astype(np.float32) for member, one in each.items()}
+    return Predictions(versions.names, run.heads, np.mean(list(members.values()), axis=0), members)
 
 
 def predict_networks(

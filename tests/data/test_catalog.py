@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from fastmask.config import make_config
 from fastmask.data.augment import Augmentation, build_augmentations, from_plain, to_plain
-from fastmask.data.catalog import CATALOG, Photos, Stage, make_augmentations, resolve_name
+from fastmask.data.catalog import CATALOG, PhotoFormat, Stage, make_augmentations, resolve_name
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import photo_maps
 from fastmask.data.pipelines import effective_pipelines
@@ -32,7 +32,7 @@ PHOTO = (
 
 
 def transform_of(call):
-    (made,) = (each for stage in make_augmentations([call], Photos(SIZE, FILL)).values() for each in stage)
+    (made,) = (each for stage in make_augmentations([call], PhotoFormat(SIZE, FILL)).values() for each in stage)
     return made
 
 

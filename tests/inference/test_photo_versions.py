@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from trained_runs import predict_by_hand
 
 from fastmask.api import blend_runs
-from fastmask.inference.pool import Pool
+from fastmask.inference.photo_versions import PhotoVersions
 from fastmask.inference.predictions import predict
 from fastmask.inference.sources import find_photos
 from fastmask.system.errors import DataError, PhotoSizeError, UsageError
@@ -150,6 +150,6 @@ def test_photos_are_matched_by_their_place_in_their_folder(images, photos, mirro
     shutil.copytree(mirrored, tmp_path / "red" / "a")
     given = [tmp_path / "own" / folder / photos[0].name for folder in ("a", "b")]
     for listed in (find_photos(given), find_photos(tmp_path / "own")):
-        pool = Pool.find(listed, [str(tmp_path / "red")])
-        assert all(str(own).startswith(str(tmp_path / "own" / "a")) for own in pool.versions.values())
-        assert len(pool.versions) == (1 if len(listed.names) == 2 else len(photos))
+        versions = PhotoVersions.find(listed, [str(tmp_path / "red")])
+        assert all(str(own).startswith(str(tmp_path / "own" / "a")) for own in versions.photo_of.values())
+        assert len(versions.photo_of) == (1 if len(listed.names) == 2 else len(photos))

@@ -1,4 +1,4 @@
-"""Pool: photos and other versions of them, to be predicted as one list, and the mean over the versions of a photo."""
+"""Photo versions: photos and other versions of them, predicted as one list, and the mean over those of a photo."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fastmask.system.text import count
 
 
 @dataclass(frozen=True)
-class Pool:
+class PhotoVersions:
     """The `photos` to predict, and rows of these and of their other versions.
 
     `rows` are first the photos, then the versions; `owners` (rows,) is the number of the photo that each shows,
-    `versions` maps the path of each version to that of its photo. `notes` are sentences about photos without versions.
+    `photo_of` maps the path of each version to that of its photo. `notes` are sentences about photos without versions.
     """
 
     photos: Found
     rows: Found
     owners: np.ndarray
-    versions: Mapping[str, str]
+    photo_of: Mapping[str, str]
     notes: Sequence[str] = ()
 
     @classmethod
-    def find(cls, photos: Found, folders: Sequence[str]) -> Pool:
+    def find(cls, photos: Found, folders: Sequence[str]) -> PhotoVersions:
         """The photos with their versions in folders; raises UsageError for a folder that has none."""
         check_different(folders)
         names, sources, owners = [*photos.names], [*photos.sources], [*range(len(photos.names))]
-        paths, notes, versions = _relative_paths(photos) if folders else {}, [], {}
+        paths, notes, photo_of = _relative_paths(photos) if folders else {}, [], {}
         for folder in folders:
             found = find_versions({path: Path(str(photos.sources[row])) for row, path in paths.items()}, folder)
             for row, path in paths.items():
@@ -44,13 +44,13 @@ class Pool:
                     names.append(str(version))
                     sources.append(version)
                     owners.append(row)
-                    versions[str(version)] = str(photos.sources[row])
+                    photo_of[str(version)] = str(photos.sources[row])
             if found.lacking:
                 notes.append(f"{found}; a photo without a version is predicted without it.")
-        return cls(photos, Found(names, sources), np.array(owners, int), versions, notes)
+        return cls(photos, Found(names, sources), np.array(owners, int), photo_of, notes)
 
-    def without(self, failed: Mapping[int, DataError]) -> Pool:
-        """The pool without the rows that cannot be predicted, with a note if these are versions."""
+    def without(self, failed: Mapping[int, DataError]) -> PhotoVersions:
+        """The photos and versions without the rows that cannot be predicted, with a note if these are versions."""
         left = [row for row in range(len(self.owners)) if row not in failed]
         lost = [row for row in failed if row >= len(self.photos.names)]
         saved = [row for row in failed if row < len(self.photos.names) and row in self.owners[left]]
