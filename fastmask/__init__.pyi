@@ -51,10 +51,10 @@ from .export.result import Exported as Exported
 from .heads import Head as Head
 from .heads import Heads as Heads
 from .inference.ensemble import Blended as Blended
+from .inference.file_blend import blend_files as blend_files
 from .inference.predictions import Predictions as Predictions
 from .inference.predictions import predict as predict
 from .inference.teacher import make_pseudo as make_pseudo
-from .inference.votes import blend_files as blend_files
 from .labels import soft_labels as soft_labels
 from .model.adamp import AdamP as AdamP
 from .model.archs import list_archs as list_archs

@@ -303,7 +303,7 @@ def ensemble(
     Predictions are blended separately for each head. Files of predictions
     are blended by photo: submissions by vote, probabilities by mean.
     """
-    from fastmask.inference.votes import are_files
+    from fastmask.inference.file_blend import are_files
 
     if are_files(runs):
         _blend_files(runs, out, blend, weights, json, overwrite)
@@ -318,7 +318,7 @@ def _blend_files(
     files: Sequence[Path], out: Path, blend: str | None, weights: Sequence[float] | None, json: bool, overwrite: bool
 ) -> None:
     """Blend files of predictions into another."""
-    from fastmask.inference.votes import combine_files
+    from fastmask.inference.file_blend import combine_files
     from fastmask.system.files import write_csv
 
     NEW_CSV(out, overwrite, *files)

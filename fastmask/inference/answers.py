@@ -97,6 +97,17 @@ class AnswersFile:
         """The columns that may be heads or classes."""
         return [name for name in self.frame.columns if name and name not in (self.key, *RESERVED)]
 
+    @property
+    def has_joint_head(self) -> bool:
+        """Whether there are probabilities of a joint head, so that heads' most probable classes may not be answers."""
+        return any(column.startswith(f"{JOINT}.") for column in self.frame)
+
+    @property
+    def member_columns(self) -> list[str]:
+        """The columns MEMBER:HEAD.CLASS of the members of a prediction, next to those of HEAD.CLASS."""
+        columns = set(self.frame)
+        return [name for name in self.frame if any(name[i + 1 :] in columns for i, s in enumerate(name) if s == ":")]
+
     @cached_property
     def named_heads(self) -> Heads | None:
         """The heads by the columns of probabilities, HEAD.CLASS or, of one head, CLASS; None if there are none."""
@@ -203,9 +214,8 @@ def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Ans
 
 def _read_codes(given: AnswersFile, heads: Heads) -> tuple[dict[str, np.ndarray], list[str]]:
     """head -> (photos,) class numbers in a file, and notes on them."""
-    # with probabilities of a joint head, the joint class is not that of each head's most probable class
-    has_joint = any(column.startswith(f"{JOINT}.") for column in given.frame) and PREDICTED in given.frame
-    shown = [] if has_joint else [name for name in heads.classified if given.has_probabilities(heads[name])]
+    decides = given.has_joint_head and PREDICTED in given.frame
+    shown = [] if decides else [name for name in heads.classified if given.has_probabilities(heads[name])]
     likely = {name: given.most_likely(heads[name]) for name in shown}
     if 0 < len(likely) < len(heads.classified):
         # such a file numbers its joint classes differently

@@ -119,17 +119,22 @@ def fit_blend(
 
 def _by_head(heads: Heads, weights: Weights | None, members: int) -> dict[str, np.ndarray]:
     """The (members,) weights of each head that is blended, by default 1; raises UsageError if they do not fit."""
-    names = [head.name for head in blended_heads(heads)]
-    every: dict[str, Sequence[float]] = {} if weights is None or isinstance(weights, Mapping) else {"": weights}
-    given = {**every, **(weights if isinstance(weights, Mapping) else {})}
-    for head, each in given.items():
-        if head not in ("", *names):
-            raise UsageError(f"There are weights of {head}; the heads that are blended are {', '.join(names)}.")
-        found = np.array([*each], np.float64)
-        if len(found) != members or not (np.isfinite(found) & (found >= 0)).all():
-            texts = ", ".join(f"{weight:g}" for weight in found)
-            raise UsageError(f"The weights are {texts}; expected {members} numbers of 0 or more, one per run.")
-    return {name: np.array([*given.get(name, given.get("", [1] * members))], np.float64) for name in names}
+    names, equal = [head.name for head in blended_heads(heads)], [1.0] * members
+    given = weights if isinstance(weights, Mapping) else dict.fromkeys(names, equal if weights is None else weights)
+    unknown = next((head for head in given if head not in names), None)
+    if unknown is not None:
+        raise UsageError(f"There are weights of {unknown}; the heads that are blended are {', '.join(names)}.")
+    return {name: weights_by_hand(given.get(name, equal), members) for name in names}
+
+
+def weights_by_hand(given: Sequence[float], count: int, what: str = "run", above_0: bool = False) -> np.ndarray:
+    """(count,) weights; raises UsageError unless they are one number of 0 or more, or above 0, for each `what`."""
+    weights = np.array([*given], np.float64)
+    right = np.isfinite(weights) & ((weights > 0) if above_0 else (weights >= 0))
+    if len(weights) != count or not right.all():
+        texts, least = ", ".join(f"{weight:g}" for weight in weights), "above 0" if above_0 else "of 0 or more"
+        raise UsageError(f"The weights are {texts}; expected {count} numbers {least}, one per {what}.")
+    return weights
 
 
 def _start(head: str, has: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ from scipy.stats import mode
 
 import fastmask as fm
 from fastmask.data.contest import contest_heads
+from fastmask.inference.column_blend import majority
+from fastmask.inference.file_blend import are_files, combine_files
 from fastmask.inference.predictions import Predictions
-from fastmask.inference.votes import are_files, combine_files, majority
 from fastmask.system.errors import DataError, UsageError
 
 HEADS = contest_heads()
@@ -241,9 +242,9 @@ def test_invalid_arguments_are_refused(work):
     for wrong, sentence in (
         ({"files": ["a.csv", "./a.csv"]}, "named twice"),
         ({"files": ["a.csv"]}, "2 to 100 files; found 1"),
-        ({"files": files, "weights": [1]}, "Found 1 weight for 2 files"),
-        ({"files": files, "weights": [1, 0]}, "a weight of 0"),
-        ({"files": files, "weights": [1, float("nan")]}, "a weight of nan"),
+        ({"files": files, "weights": [1]}, "The weights are 1; expected 2 numbers above 0, one per file"),
+        ({"files": files, "weights": [1, 0]}, "weights are 1, 0; expected 2 numbers above 0"),
+        ({"files": files, "weights": [1, float("nan")]}, "weights are 1, nan; expected 2"),
         ({"files": files, "how": "oof"}, "found 'oof', which needs runs"),
         ({"files": files, "how": "mean"}, "have no mean"),
     ):
