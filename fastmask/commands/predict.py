@@ -295,6 +295,9 @@ def ensemble(
         ),
     ] = None,
     weights: Annotated[tuple[float, ...] | None, option("One per run or CSV, such as 2,1,1.", note="equal")] = None,
+    submission: Annotated[
+        Path | None, option("For CSVs of probabilities: a CSV to fill in, such as an info.csv, as by predict.")
+    ] = None,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -306,8 +309,10 @@ def ensemble(
     from fastmask.inference.file_blend import are_files
 
     if are_files(runs):
-        _blend_files(runs, out, blend, weights, json, overwrite)
+        _blend_files(runs, out, blend, weights, submission, json, overwrite)
         return
+    if submission is not None:
+        raise UsageError("--submission is for CSVs; blend the runs, and fill it in by fastmask predict with the blend.")
     from fastmask.inference.ensemble import blend_runs
 
     echo(blend_runs(runs, blend or "mean", out=out, weights=weights, overwrite=overwrite), json)
@@ -315,15 +320,25 @@ def ensemble(
 
 
 def _blend_files(
-    files: Sequence[Path], out: Path, blend: str | None, weights: Sequence[float] | None, json: bool, overwrite: bool
+    files: Sequence[Path],
+    out: Path,
+    blend: str | None,
+    weights: Sequence[float] | None,
+    submission: Path | None,
+    json: bool,
+    overwrite: bool,
 ) -> None:
-    """Blend files of predictions into another."""
+    """Blend files of predictions into another, or into a submission."""
+    from fastmask.inference.answers import AnswersFile
     from fastmask.inference.file_blend import combine_files
     from fastmask.system.files import write_csv
 
-    NEW_CSV(out, overwrite, *files)
+    NEW_CSV(out, overwrite, *files, *([] if submission is None else [submission]))
     blended = combine_files(files, blend, weights)
-    write_csv(out, blended.frame)
+    if submission is None:
+        write_csv(out, blended.frame)
+    else:
+        AnswersFile.read(blended.frame, "the blend").to_submission(submission, out)
     echo(blended, json)
     say(f"Written to {out}. Next, if labels are known: fastmask score {quote(str(out))} LABELS")
 

@@ -15,9 +15,9 @@ import pandas as pd
 from fastmask.data.contest import contest_heads
 from fastmask.data.frames import check_frame, frame_to_text
 from fastmask.heads import JOINT, RESERVED, UNKNOWN, Head, Heads, bands_of, number_of
-from fastmask.inference.submission import ANSWER, ID, check_names
+from fastmask.inference.submission import ANSWER, ID, check_names, read_form
 from fastmask.run.directory import RunDirectory
-from fastmask.system.errors import DataError
+from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_rows
 
 PREDICTED = "predicted"
@@ -192,6 +192,15 @@ class AnswersFile:
         """(photos,) class numbers of the most probable classes of a head."""
         return np.asarray(self.probabilities(head).argmax(axis=1))
 
+    def to_submission(self, form: str | Path, out: str | Path) -> Path:
+        """Fill in a form with the answers, see `read_form`; raises UsageError for a file without probabilities."""
+        heads = self.named_heads
+        if heads is None:
+            raise UsageError(f"{form} is filled in from probabilities, as predict writes them without --submission.")
+        opened = read_form(form, heads, self.photos)
+        probabilities = np.hstack([self.probabilities(head) for head in heads])
+        return opened.fill(heads, self.photos, self.encode(heads), probabilities, out)
+
 
 def read_answers(file: str | Path, heads: Heads, name: str | None = None) -> Answers:
     """Read the predictions for a run's photos from a CSV: see `AnswersFile`.
@@ -337,7 +346,25 @@ def joint_classes(file: Path, cells: pd.Series, heads: Heads) -> np.ndarray:
 
 
 def name_photos(file: AnswersFile, files: Sequence[AnswersFile]) -> list[str]:
-    """The file names of the photos, or their paths if a file name is in two folders."""
-    names = [[Path(photo).name for photo in each.photos] for each in files]
-    unique = all(len(set(each)) == len(each) for each in names)
-    return [Path(photo).name for photo in file.photos] if unique else file.photos
+    """The file names of the photos, without endings if these differ, or their paths if a file name is in two folders.
+
+    Other versions of photos, such as without the background, often have another ending.
+    """
+    names, stems = ([[short(photo) for photo in each.photos] for each in files] for short in (_name, _stem))
+    if not _are_unique(names):
+        return file.photos
+    differ = len(set(map(frozenset, names))) > 1 and _are_unique(stems)
+    return [_stem(photo) if differ else _name(photo) for photo in file.photos]
+
+
+def _name(photo: str) -> str:
+    return Path(photo).name
+
+
+def _stem(photo: str) -> str:
+    return Path(photo).stem
+
+
+def _are_unique(names: Sequence[Sequence[str]]) -> bool:
+    """Whether no file has a name twice."""
+    return all(len(set(each)) == len(each) for each in names)

@@ -47,6 +47,10 @@ def optimizer_class(name: str) -> type[Optimizer]:
     plain = name.removeprefix(_LOOKAHEAD)
     if plain in _REFUSED:
         raise UsageError(f"Optimizer {name} {_REFUSED[plain]}, which fastmask does not do; choose another --opt.")
+    if plain == "sam":
+        raise UsageError(
+            "SAM is taken around any optimizer, by a setting of its own: --sam 0.05, with the --opt inside."
+        )
     if plain not in list_optimizers():
         near = difflib.get_close_matches(plain, list_optimizers(), n=_NAMED, cutoff=0.5) or ["adamw", "sgd", "radam"]
         raise UsageError(

@@ -487,6 +487,14 @@ def test_submissions_are_blended_by_vote_and_scored(
     invalid("ensemble", "a.csv", "none.csv", "--out", "m", named=["none.csv is not a file"])
     fitted = ["ensemble", run_copy, second_run, "--blend", "oof", "--weights", "2,1"]
     invalid(*fitted, "--out", "m", named=["oof fits its own weights", "--blend mean or vote"])
+    info = contest / "eval" / "info.csv"
+    invalid("ensemble", run_copy, second_run, "--submission", info, "--out", "m", named=["--submission is for CSVs"])
+    invalid("ensemble", "a.csv", "b.csv", "--submission", info, "--out", "m", named=["is filled in from probabil"])
+    for run, name in ((run_copy, "p.csv"), (second_run, "q.csv")):
+        fastmask("predict", run, contest / "eval" / "images", "--out", name)
+    answer = fastmask("ensemble", "p.csv", "q.csv", "--submission", info, "--out", "soft.csv")
+    assert answer.code == DONE, answer.errors
+    assert list(pd.read_csv("soft.csv")) == ["ImageID", "ans"]
     answer = fastmask("ensemble", "a.csv", "b.csv", "--weights", "1,2", "--out", "final.csv", "--overwrite", "--json")
     assert json.loads(answer.out)["weights"] == {"a.csv": 1, "b.csv": 2}
     assert pd.read_csv("final.csv")["ans"].tolist() == ((pd.read_csv("a.csv")["ans"] + 1) % 18).tolist()

@@ -9,6 +9,7 @@ from scipy.stats import mode
 
 import fastmask as fm
 from fastmask.data.contest import contest_heads
+from fastmask.inference.answers import AnswersFile
 from fastmask.inference.column_blend import majority
 from fastmask.inference.file_blend import are_files, combine_files
 from fastmask.inference.predictions import Predictions
@@ -259,3 +260,38 @@ def test_runs_and_files_are_told_apart(work):
     assert not are_files([Path("run"), Path("missing")])
     with pytest.raises(UsageError, match=r"a.csv is a file and run a run"):
         are_files([Path("run"), Path("a.csv")])
+
+
+def test_probabilities_of_other_versions_of_photos_fill_in_a_submission(work):
+    predictions("a.csv", 0)
+    frame = pd.read_csv(predictions("b.csv", 1), dtype=str)
+    # the photos without background have another ending
+    frame.assign(path=frame["path"].str.replace(".jpg", ".png")).iloc[::-1].to_csv("b.csv", index=False)
+    submit("info.csv", [0] * 40, PHOTOS[:40][::-1])
+    blended = combine_files(["a.csv", "b.csv"], weights=[2, 1]).frame
+    out = AnswersFile.read(blended).to_submission("info.csv", work / "out.csv")
+    found = pd.read_csv(out)
+    assert found["ImageID"].tolist() == PHOTOS[:40][::-1]
+    a, b = (pd.read_csv(name).sort_values("path") for name in ("a.csv", "b.csv"))
+    classes = [np.zeros(40, int)]
+    for head in HEADS:
+        columns = [f"{head.name}.{name}" for name in head.classes]
+        mean = 2 * a[columns].to_numpy() + b[columns].to_numpy()
+        classes.append(classes[-1] * len(columns) + mean.argmax(axis=1))
+    assert found["ans"].tolist()[::-1] == classes[-1].tolist()
+
+
+def test_two_photos_that_differ_in_their_ending_stay_two(work):
+    names = ["1.jpg", "1.png"]
+    for name in ("a.csv", "b.csv"):
+        submit(name, [1, 2], names)
+    assert fm.blend_files(["a.csv", "b.csv"])["ans"].tolist() == [1, 2]
+    submit("c.csv", [1, 2], ["1.jpg", "2.jpg"])
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 photos of a.csv, such as 1.png"):
+        fm.blend_files(["a.csv", "c.csv"])
+
+
+def test_a_submission_is_not_filled_in_from_answers(five):
+    files, _ = five
+    with pytest.raises(UsageError, match="filled in from probabilities, as predict writes them without --submission"):
+        AnswersFile.read(fm.blend_files(files)).to_submission("0.csv", "out.csv")

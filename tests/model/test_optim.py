@@ -131,6 +131,7 @@ def test_what_an_optimizer_lacks_is_left_out_of_its_schedule():
     ("name", "arguments", "message"),
     [
         ("adamq", {}, "no optimizer 'adamq'; expected adamp or one of timm's, such as adam"),
+        ("sam", {}, "around any optimizer, by a setting of its own: --sam 0.05"),
         ("lbfgs", {}, "by a closure, which fastmask does not do"),
         ("sgd", {"momentun": 1}, "no argument 'momentun'; it takes momentum=0.9, dampening=0, nesterov=True"),
         ("adamw", {"lr": 1}, "is the setting lr: give --lr"),
