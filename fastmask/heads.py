@@ -296,19 +296,24 @@ class Heads(Sequence[Head]):
         """The position of the head of the joint class, if there is one."""
         return next((i for i, head in enumerate(self._heads) if head.joint_share is not None), None)
 
+    @property
+    def joint_share(self) -> float:
+        """The part of a joint head in the joint probability: 0 without one, 1 if the heads' own are its sums."""
+        return 0.0 if self.joint_head is None else float(self._heads[self.joint_head].joint_share or 0)
+
     def merges(self, position: int) -> tuple[int, np.ndarray] | None:
         """The position of the head whose classes a head merges, and the class that each of these becomes.
 
         None for a head with logits of its own.
         """
-        head, joint = self._heads[position], self.joint_head
+        head = self._heads[position]
         finer = next((i for i, other in enumerate(self._heads) if other.bands_of == head.name), None)
         if finer is not None:
             lower = np.array([-math.inf, *(self._heads[finer].finer_bounds or ())])
             return finer, head.band(lower, training=True)
-        if joint is None or self._heads[joint].joint_share != 1 or position not in self.joined:
+        if self.joint_head is None or self.joint_share != 1 or position not in self.joined:
             return None
-        return joint, self.unjoint(np.arange(self.n_joint))[:, position]
+        return self.joint_head, self.unjoint(np.arange(self.n_joint))[:, position]
 
     @property
     def merged(self) -> dict[str, str]:
@@ -374,8 +379,7 @@ class Heads(Sequence[Head]):
         With a joint head, its probabilities: mixed with the product by its share, alone with a share of 1.
         """
         parts = self.split(probabilities)
-        own = None if self.joint_head is None else parts[self.joint_head]
-        share = 0.0 if self.joint_head is None else float(self._heads[self.joint_head].joint_share or 0)
+        own, share = None if self.joint_head is None else parts[self.joint_head], self.joint_share
         if share == 1:
             return own
         joint = parts[self.joined[0]]

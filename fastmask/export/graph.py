@@ -247,7 +247,7 @@ def _add_normalization(graph: _Graph, pixels: str, stats: Stats, half: bool) -> 
 
 def _add_joint(graph: _Graph, heads: Heads, each: Mapping[str, str]) -> str:
     """The joint probabilities of one run, as by `Heads.joint_probabilities`."""
-    own, share = each.get(JOINT), 0.0 if heads.joint_head is None else float(heads[JOINT].joint_share)
+    own, share = each.get(JOINT), heads.joint_share
     if own is not None and share == 1:
         return own
     joint, *rest = (each[name] for name in heads.classified)

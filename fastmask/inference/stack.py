@@ -54,7 +54,7 @@ class Stack(Mixture):
 
     def describe(self, names: Sequence[str]) -> str:
         own = self.coefficients.trace(axis1=1, axis2=2) / len(self.intercepts)
-        each = ", ".join(f"{names[i]} {value:.3f}" for i, value in zip(self.members, own, strict=True))
+        each = ", ".join(f"{names[i]} {value:z.3f}" for i, value in zip(self.members, own, strict=True))
         return f"{each} (mean coefficient of a class's own log-probability; C {self.penalty:g})"
 
     def to_plain(self) -> Any:

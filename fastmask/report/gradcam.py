@@ -222,8 +222,7 @@ def _places(heads: Heads, head: str) -> tuple[int, ...]:
     """The heads whose logits support a class: those of the joint class together, or one head of it."""
     if head != JOINT:
         return (heads.position(head),)
-    # of one head of the joint class the others are the sums
-    return (heads.joint_head,) if heads.joint_head is not None and heads.merged else heads.joined
+    return (heads.joint_head,) if heads.joint_head is not None and heads.joint_share == 1 else heads.joined
 
 
 def _columns_of(heads: Heads, head: str, label: str) -> list[int]:

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from fastmask.config import HeadOptions
+from fastmask.data.auxiliary import bands_head, joint_head
 from fastmask.data.contest import contest_heads
+from fastmask.heads import JOINT, Heads
 from fastmask.model.network import build_network
-from fastmask.report.gradcam import _grid, explain, grad_cam
+from fastmask.report.gradcam import _grid, _places, explain, grad_cam
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
@@ -86,6 +88,14 @@ def test_photos_are_explained_by_a_given_fold(finished_run, path):
     np.testing.assert_allclose(made.probabilities, own.probabilities[0], atol=1e-6)
     assert made.label == finished_run.heads["mask"].classes[own.y[0, 0]]
     assert made.probability == pytest.approx(own.probabilities[0, :3].max(), abs=1e-6)
+
+
+def test_a_joint_class_is_explained_by_its_head_alone_only_if_that_replaces_the_others():
+    bands = bands_head(HEADS["age"], [20, 30, 45, 60])
+    assert _places(Heads([*HEADS, joint_head(HEADS, 1.0)]), JOINT) == (3,)
+    for extra in ([], [bands]):
+        assert _places(Heads([*HEADS, joint_head(HEADS, 0.5), *extra]), JOINT) == (0, 1, 2)
+        assert _places(Heads([*HEADS, *extra]), JOINT) == (0, 1, 2)
 
 
 def test_any_class_can_be_explained(finished_run, path):
