@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from fastmask.inference.members import align_column, learned_heads, member_names
+from fastmask.inference.members import align_column, check_different, learned_heads, member_names
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS
 from fastmask.run.identity import differing_start
@@ -20,9 +20,7 @@ from fastmask.run.lineage import ranked_checkpoints
 from fastmask.run.oof import rank_epochs
 from fastmask.run.tensors import read_oof
 from fastmask.scoring import goodness
-from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError, one_line
-from fastmask.system.files import real
 from fastmask.system.text import join_some
 
 # the settings by which networks of one body have other tensors; a loss on features may have its own
@@ -50,15 +48,8 @@ def _epoch(file: Path) -> int:
 
 def check_runs(runs: Sequence[RunDirectory], out: Path) -> None:
     """Raise UsageError unless the runs are different ones at other places, and fit the first."""
-    if not 1 <= len(runs) <= limits.MEMBERS:
-        raise UsageError(f"A soup is made of 1 to {limits.MEMBERS} runs; found {len(runs)}.")
-    places = [real(run.path) for run in runs]
-    for i, run in enumerate(runs):
-        run.check_trained()
-        if places[i] in places[:i]:
-            raise UsageError(f"{run.path} is named twice; name each run once.")
-        if places[i] == real(out):
-            raise UsageError(f"{out} is one of the runs; name another --out.")
+    check_different(runs, out, "A soup", 1)
+    for run in runs:
         difference = _difference(runs[0], run)
         if difference:
             raise UsageError(f"{run.path} cannot be averaged with {runs[0].path}: {difference}.")

@@ -49,15 +49,7 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
 
     The photos that they share are of the same persons, and heads that they share have the same classes.
     """
-    if not 2 <= len(runs) <= limits.MEMBERS:
-        raise UsageError(f"An ensemble is made of 2 to {limits.MEMBERS} runs; found {len(runs)}.")
-    places = [real(run.path) for run in runs]
-    for i, run in enumerate(runs):
-        run.check_trained()
-        if places[i] in places[:i]:
-            raise UsageError(f"{run.path} is named twice; name each run once.")
-        if places[i] == real(out):
-            raise UsageError(f"{out} is one of the runs; name another --out.")
+    check_different(runs, out, "An ensemble", 2)
     for run in runs[1:]:
         if not have_same_persons(runs[0], run):
             raise _misfit(runs[0], run, _describe_persons(runs[0], run))
@@ -68,6 +60,19 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
             if difference:
                 raise _misfit(judge, run, difference)
     _check_joint(runs)
+
+
+def check_different(runs: Sequence[RunDirectory], out: Path, what: str, least: int) -> None:
+    """Raise UsageError unless the runs that `what` is made of at `out` are `least` or more, different, no ensembles."""
+    if not least <= len(runs) <= limits.MEMBERS:
+        raise UsageError(f"{what} is made of {least} to {limits.MEMBERS} runs; found {len(runs)}.")
+    places = [real(run.path) for run in runs]
+    for i, run in enumerate(runs):
+        run.check_trained()
+        if places[i] in places[:i]:
+            raise UsageError(f"{run.path} is named twice; name each run once.")
+        if places[i] == real(out):
+            raise UsageError(f"{out} is one of the runs; name another --out.")
 
 
 def _check_joint(runs: Sequence[RunDirectory]) -> None:

@@ -21,6 +21,12 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("device", mode="before", check_fields=False)
+    @classmethod
+    def _name_device(cls, device: object) -> str | None:
+        """A `torch.device` is taken by its name."""
+        return None if device is None else str(device)
+
     @classmethod
     def of(cls, options: Self | None, given: Mapping[str, Any]) -> Self:
         """Return `options`, updated by those `given` by name."""
@@ -40,12 +46,6 @@ class PhotoOptions(Options):
     )
     workers: Annotated[int, Field(ge=0, le=1024)] | None = option_field(None, WORKERS, note=WORKERS_DEFAULT)
     device: str | None = option_field(None, DEVICE, note=DEVICE_DEFAULT)
-
-    @field_validator("device", mode="before")
-    @classmethod
-    def _name_device(cls, device: object) -> str | None:
-        """A `torch.device` is taken by its name."""
-        return None if device is None else str(device)
 
 
 class NetworkOptions(Options):

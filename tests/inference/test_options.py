@@ -1,8 +1,9 @@
 """Options: one value for the API and the command line, checked before any photo is read."""
 
 import pytest
+import torch
 
-from fastmask.inference.options import PredictOptions
+from fastmask.inference.options import PhotoOptions, PredictOptions, SoupOptions
 from fastmask.inference.views import VIEWS
 from fastmask.system.errors import UsageError
 
@@ -11,6 +12,11 @@ def test_options_are_given_as_a_value_or_by_name():
     assert PredictOptions.of(None, {}) == PredictOptions()
     options = PredictOptions(tta=2, bs=8)
     assert PredictOptions.of(options, {"bs": 4}) == PredictOptions(tta=2, bs=4)
+
+
+@pytest.mark.parametrize("kind", [PhotoOptions, PredictOptions, SoupOptions])
+def test_a_device_of_torch_is_taken_by_its_name(kind):
+    assert kind(device=torch.device("cuda", 1)).device == "cuda:1"
 
 
 def test_every_view_of_the_registry_is_in_the_help_and_counted():
