@@ -129,7 +129,10 @@ def _by_head(heads: Heads, weights: Weights | None, members: int) -> dict[str, n
 
 def weights_by_hand(given: Sequence[float], count: int, what: str = "run", above_0: bool = False) -> np.ndarray:
     """(count,) weights; raises UsageError unless they are one number of 0 or more, or above 0, for each `what`."""
-    weights = np.array([*given], np.float64)
+    try:
+        weights = np.array([float(weight) for weight in given], np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The weights are {given!r}; expected {count} numbers, one per {what}.") from error
     right = np.isfinite(weights) & ((weights > 0) if above_0 else (weights >= 0))
     if len(weights) != count or not right.all():
         texts, least = ", ".join(f"{weight:g}" for weight in weights), "above 0" if above_0 else "of 0 or more"

@@ -61,6 +61,8 @@ def test_weights_by_hand_are_for_all_heads_or_by_head(labels, guess):
         ([1, 2], "The weights are 1, 2; expected 3 numbers of 0 or more"),
         ([1, 2, -1], "The weights are 1, 2, -1; expected 3"),
         ([1, 2, np.nan], "expected 3 numbers"),
+        (["a", "b", "c"], "expected 3 numbers, one per run"),
+        ({"age": 1}, "The weights are 1; expected 3 numbers, one per run"),
         ({"hat": [1, 1, 1]}, "weights of hat; the heads that are blended are mask, gender, age"),
     ):
         with pytest.raises(UsageError, match=match):

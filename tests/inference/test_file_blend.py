@@ -245,6 +245,8 @@ def test_invalid_arguments_are_refused(work):
         ({"files": ["a.csv"]}, "2 to 100 files; found 1"),
         ({"files": files, "weights": [1]}, "The weights are 1; expected 2 numbers above 0, one per file"),
         ({"files": files, "weights": [1, 0]}, "weights are 1, 0; expected 2 numbers above 0"),
+        ({"files": files, "weights": ["a", "b"]}, r"The weights are \['a', 'b'\]; expected 2 numbers, one per file"),
+        ({"files": files, "weights": 2}, "The weights are 2; expected 2 numbers, one per file"),
         ({"files": files, "weights": [1, float("nan")]}, "weights are 1, nan; expected 2"),
         ({"files": files, "how": "oof"}, "found 'oof', which needs runs"),
         ({"files": files, "how": "mean"}, "have no mean"),
