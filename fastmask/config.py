@@ -564,7 +564,8 @@ class Config(BaseModel):
     @classmethod
     def _expand_home(cls, value: Any, field: ValidationInfo) -> Any:
         """`~` in a path is the home directory."""
-        return change_paths(value, os.path.expanduser) if field.field_name in cls.of_kind(Kind.PATH) else value
+        kind = describe(cls, str(field.field_name)).kind
+        return change_paths(value, os.path.expanduser) if kind and kind & Kind.PATH else value
 
     @field_validator("per_head", mode="before")
     @classmethod

@@ -13,6 +13,10 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.decision.crossfit import decide, fit_run
+from fastmask.report.blocks import Facts
+from fastmask.report.material import Material
+from fastmask.report.sections.facts import run_section
+from fastmask.run.directory import RunDirectory
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]
@@ -514,8 +518,10 @@ def test_a_soup_is_made_reported_and_predicts(
     assert answer.err[-1] == "Written to soup. Next: fastmask predict soup IMAGES --out FILE"
     answer = fastmask("predict", "soup", contest / "eval" / "images", "--out", "p.csv")
     assert answer.out == "p.csv: 28 photos, mean of fold0, fold1, 1 view per photo\n"
-    assert fastmask("report", "soup").code == DONE
-    assert "run_copy, other" in Path("soup/report.html").read_text()
+    facts = run_section(Material(RunDirectory.load("soup")))[0]
+    assert isinstance(facts, Facts)
+    paths, _, kept = dict(facts.rows)["Soup"].partition("; ")
+    assert (paths, kept) == (f"of {run_copy}, {other}", "fold 0: run_copy, other; fold 1: run_copy, other")
     invalid("fit", "--resume", "--out", "soup", named=["soup is a soup, which is not trained"])
     invalid("soup", run_copy, other, "--out", "soup", named=["soup exists"])
     invalid("soup", run_copy, "--out", "new", named=["larger --top-k"])

@@ -26,8 +26,7 @@ from fastmask.training.state import STATE, SaveEvery, StateSaver, _checksum
 
 SWA = "mixed, balanced, frozen, averaged by SWA"
 PLATEAU = "SAM of SGD on a plateau"
-ADAN = "Adan with rates that decay"
-OWN, ROUTED = "heads of their own", "a routed head"
+OWN, ROUTED = "heads of their own", "a routed head, by Adan with rates that decay"
 AUG, FEATURES = "augmented", "a loss on features"
 BF16 = "bf16, a loading process, early stopping"
 VARIANTS = {
@@ -66,7 +65,6 @@ VARIANTS = {
         "epochs": 3,
         "drop_rate": 0.3,
     },
-    ADAN: {"opt": "adan", "opt_args": {"betas": [0.9, 0.92, 0.99]}, "sched": "onecycle", "layer_decay": 0.7},
     OWN: {
         "loss": "ce",
         "per_head": {
@@ -78,6 +76,10 @@ VARIANTS = {
     },
     ROUTED: {
         "per_head": {"age": {"loss": "cumulative", "router": "gender", "hidden": 8}, "mask": {"router": "age"}},
+        "opt": "adan",
+        "opt_args": {"betas": [0.9, 0.92, 0.99]},
+        "sched": "onecycle",
+        "layer_decay": 0.7,
         "drop_rate": 0.2,
         "accumulate": 2,
         "bs": 8,
@@ -142,7 +144,6 @@ FAST = [
     ("steps of three batches", 1),
     ("averaged", 4),
     (SWA, 6),
-    (ADAN, 6),
     (PLATEAU, 11),
     (OWN, 6),
     (ROUTED, 4),
