@@ -100,6 +100,7 @@ class Kind(Flag):
     RESTATED = auto()  # not taken from the run on --resume: has to be given again
     LAUNCHING = auto()  # which machines train the folds
     UNSCORED = auto()  # trains after the run is scored
+    LAYERS = auto()  # decides which layers there are next to the body
 
 
 def read_draw_weights(text: str) -> str | dict[str, Any]:
@@ -145,11 +146,21 @@ def _in(panel: str, shared: Kind = Kind.NONE) -> Callable[..., Any]:
 
 in_data, in_network, in_run = _in(DATA), _in(NETWORK), _in(RUN)
 in_augment, in_training = _in(AUGMENT, Kind.TRAINING), _in(TRAINING, Kind.TRAINING)
-# settings of mixing, and the ways of mixing, of which they need one
-_MIXING = {
-    "mix_prob": ("mixup", "cutmix"),
-    "mix_partner": ("mixup", "cutmix"),
-    "mix_classes": ("mixup", "cutmix", "half_cutmix"),
+# pairs of settings of which a run has one
+_EXCLUSIVE = (
+    ("ema", "swa"),
+    ("alpha", "class_weight"),
+    ("one_head", "joint_head"),
+    ("one_head", "bands"),
+    ("refit", "hours"),
+    ("refit", "swa"),
+    ("launcher", "hours"),
+)
+# settings that have no effect with train_pipeline, and what to add to it for them
+_IN_PIPELINES = {
+    "erase": "albumentations' Erasing",
+    "light": "RandomBrightnessContrast",
+    "augment": "its transforms",
 }
 # settings that only have an effect with launcher ray
 _LAUNCHING = Kind.MACHINE | Kind.RESTATED | Kind.LAUNCHING | Kind.TRAINING
@@ -253,9 +264,15 @@ class Config(BaseModel):
         None, "A CSV of photos for training only, with labels of any heads.", Kind.PATH | Kind.TRAINING
     )
     extra_images: str | None = in_data(
-        None, "The folder of the relative paths of --extra.", Kind.PATH | Kind.TRAINING, needs="extra", note="the CSV's"
+        None,
+        "The folder of the relative paths of --extra.",
+        Kind.PATH | Kind.TRAINING,
+        needs=("extra",),
+        note="the CSV's",
     )
-    extra_weight: PositiveWeight = in_data(1.0, "Loss weight of the photos of --extra.", Kind.TRAINING, needs="extra")
+    extra_weight: PositiveWeight = in_data(
+        1.0, "Loss weight of the photos of --extra.", Kind.TRAINING, needs=("extra",)
+    )
     images_also: Annotated[list[Text], Field(min_length=1)] | None = in_data(
         None,
         "Folders of other versions of the photos to train on as well, such as without the background.",
@@ -264,21 +281,21 @@ class Config(BaseModel):
     pseudo: str | None = in_data(
         None, "A folder of pseudo-labels, written by fastmask pseudo.", Kind.PATH | Kind.TRAINING | Kind.FLATTERING
     )
-    pseudo_weight: PositiveWeight = in_data(1.0, "Loss weight of photos of --pseudo.", Kind.TRAINING, needs="pseudo")
+    pseudo_weight: PositiveWeight = in_data(1.0, "Loss weight of photos of --pseudo.", Kind.TRAINING, needs=("pseudo",))
     pseudo_least: Probability = in_data(
-        0.0, "Use a pseudo-label only if its probability is at least this.", Kind.TRAINING, needs="pseudo"
+        0.0, "Use a pseudo-label only if its probability is at least this.", Kind.TRAINING, needs=("pseudo",)
     )
     teacher: str | None = in_data(
         None,
         "A run or an ensemble; its models of a fold teach the same fold.",
         Kind.PATH | Kind.TRAINING | Kind.FLATTERING,
     )
-    teacher_weight: Factor = in_data(0.5, "Share of the teacher in each label.", Kind.TRAINING, needs="teacher")
+    teacher_weight: Factor = in_data(0.5, "Share of the teacher in each label.", Kind.TRAINING, needs=("teacher",))
     teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = in_data(
         1.0,
         "Temperature at which the teacher's and the student's probabilities are compared.",
         Kind.TRAINING | Kind.FOCAL,
-        needs="teacher",
+        needs=("teacher",),
     )
     drop: dict[str, list[tuple[float, float]]] | None = in_data(
         None,
@@ -307,12 +324,14 @@ class Config(BaseModel):
     boxes: str | None = in_data(
         None, "A CSV of faces, written by fastmask faces: photos are cut to them, to the size of --crop.", Kind.PATH
     )
-    margin: Annotated[float, Field(ge=0, le=10)] = in_data(0.3, "Widening of a face's box on each side.", needs="boxes")
+    margin: Annotated[float, Field(ge=0, le=10)] = in_data(
+        0.3, "Widening of a face's box on each side.", needs=("boxes",)
+    )
     region: Literal["face", "forehead", "nose-to-chin", "chin-to-neck"] = in_data(
-        "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", needs="boxes"
+        "face", "Part of the face: face, forehead, nose-to-chin or chin-to-neck.", needs=("boxes",)
     )
     no_face: Literal["whole", "crop"] = in_data(
-        "whole", "A photo without a face: whole, or crop, its centre of the size of --crop.", needs="boxes"
+        "whole", "A photo without a face: whole, or crop, its centre of the size of --crop.", needs=("boxes",)
     )
     # augmentation
     fit: Fit | None = in_data(
@@ -354,19 +373,24 @@ class Config(BaseModel):
     erase: Share = in_augment(0.0, "Probability of erasing a rectangle of a training photo.")
     mixup: Beta = in_augment(0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.")
     cutmix: Beta = in_augment(0.0, "CutMix: alpha of the Beta distribution of areas, such as 1; 0 is off.")
-    mix_prob: Factor = in_augment(1.0, "Probability that --mixup or --cutmix mixes a batch.")
+    mix_prob: Factor = in_augment(1.0, "Probability that --mixup or --cutmix mixes a batch.", needs=("mixup", "cutmix"))
     mix_classes: list[str] | None = in_augment(
-        None, "Mix only photos of these classes, such as age.60+,mask.incorrect.", note="all"
+        None,
+        "Mix only photos of these classes, such as age.60+,mask.incorrect.",
+        needs=("mixup", "cutmix", "half_cutmix"),
+        note="all",
     )
     mix_partner: str = in_augment(
-        "any", "Partners of --mixup and --cutmix in the batch: any, same (joint class), or a class such as age.60+."
+        "any",
+        "Partners of --mixup and --cutmix in the batch: any, same (joint class), or a class such as age.60+.",
+        needs=("mixup", "cutmix"),
     )
     half_cutmix: Probability = in_augment(0.0, "Probability of replacing one side of a training photo by a partner's.")
     half_shares: tuple[float, float] = in_augment(
-        (0.5, 0.5), "Minimum and maximum share of the partner's side.", needs="half_cutmix"
+        (0.5, 0.5), "Minimum and maximum share of the partner's side.", needs=("half_cutmix",)
     )
     half_partner: str = in_augment(
-        "same", "Partners: same (joint class), any, or a class such as age.60+.", needs="half_cutmix"
+        "same", "Partners: same (joint class), any, or a class such as age.60+.", needs=("half_cutmix",)
     )
     # network
     arch: Annotated[str, AfterValidator(plain_arch)] = in_network("tf_efficientnet_b4", "A timm model.", common=True)
@@ -380,7 +404,7 @@ class Config(BaseModel):
         None, "Part of the body to freeze: body, or the number of its first stages.", Kind.TRAINING
     )
     unfreeze: Positive | None = in_network(
-        None, "Epoch, from 1, in which the frozen part starts to train.", Kind.TRAINING, needs="freeze", note="never"
+        None, "Epoch, from 1, in which the frozen part starts to train.", Kind.TRAINING, needs=("freeze",), note="never"
     )
     layer_decay: Factor = in_network(
         1.0, "Factor of the learning rate from each block of the body to the one below, such as 0.8.", Kind.TRAINING
@@ -420,20 +444,24 @@ class Config(BaseModel):
         None,
         "Loss and layer of single heads: loss, gamma, label_smoothing, f1_share, hidden, drop_rate, pool, router; such "
         "as age.loss=coral,age.hidden=256.",
+        Kind.LAYERS,
         read=read_options,
     )
     feature_loss: Literal["arcface", "supcon"] | None = in_training(
-        None, "Loss on the pooled features, added to that of the heads: arcface, or supcon (supervised contrastive)."
+        None,
+        "Loss on the pooled features, added to that of the heads: arcface, or supcon (supervised contrastive).",
+        Kind.LAYERS,
     )
-    feature_weight: PositiveWeight = in_training(0.1, "Weight of --feature-loss.", needs="feature_loss")
+    feature_weight: PositiveWeight = in_training(0.1, "Weight of --feature-loss.", needs=("feature_loss",))
     feature_head: str = in_training(
-        "joint", "The head, or joint, with the classes of --feature-loss.", needs="feature_loss"
+        "joint", "The head, or joint, with the classes of --feature-loss.", Kind.LAYERS, needs=("feature_loss",)
     )
     feature_args: dict[str, Any] | None = in_training(
         None,
         "An argument of --feature-loss: margin, scale or centres of arcface, temperature of supcon.",
+        Kind.LAYERS,
         words="--feature-arg",
-        needs="feature_loss",
+        needs=("feature_loss",),
         read=read_arguments,
         repeats=True,
         note="the loss's",
@@ -485,7 +513,7 @@ class Config(BaseModel):
         0.0, "SAM: distance of the weights at which gradients are computed, such as 0.05; 0 is off."
     )
     sam_adaptive: bool = in_training(
-        False, "Adaptive SAM: the distance is relative to each weight, such as --sam 0.5.", needs="sam"
+        False, "Adaptive SAM: the distance is relative to each weight, such as --sam 0.5.", needs=("sam",)
     )
     clip: Annotated[float, Field(ge=0, le=MOST_WEIGHT)] = in_training(
         0.0, "Largest norm of all gradients of a step, such as 1; larger ones are scaled down; 0 is off."
@@ -577,75 +605,36 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
+        self._agree_on_effects()
+        self._agree_on_data()
+        self._agree_on_augmentation()
+        self._agree_on_loss()
+        self._agree_on_schedule()
+        self._agree_on_machine()
+        return self
+
+    def _agree_on_effects(self) -> None:
+        """Settings that have no effect without another, exclude another, or have no effect with a value of another."""
+        for name in filter(self.is_set, type(self).model_fields):
+            needs = describe(Config, name).needs
+            if needs and not any(getattr(self, needed) for needed in needs):
+                mend = "give one of them" if needs[1:] else "give both or neither"
+                raise ValueError(f"{name} has no effect without {' or '.join(needs)}: {mend}")
+        if self.weights is not None and self.pretrained:
+            raise ValueError("weights and pretrained exclude each other: give one of the two")
+        for one, other in _EXCLUSIVE:
+            if self.is_set(one) and self.is_set(other):
+                raise ValueError(f"{one} and {other} exclude each other: give one of the two")
+        for cause, names in self._idle():
+            idle = next(filter(self.is_set, names), None)
+            if idle is not None:
+                raise ValueError(f"{idle} has no effect with {cause}: leave one of the two out")
+
+    def _agree_on_data(self) -> None:
         for name in ("age_bounds", "score_age_bounds"):
             low, high = getattr(self, name)
             if not 0 < low < high:
                 raise ValueError(f"{name} must rise, found {low:g} {high:g}")
-        if any(not any(row.values() if isinstance(row, dict) else row) for row in (self.alpha or {}).values()):
-            raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out with head_weights")
-        if self.weights is not None and self.pretrained:
-            raise ValueError("weights and pretrained exclude each other: give one of the two")
-        if (self.train_pipeline is None) != (self.valid_pipeline is None):
-            raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
-        if self.train_pipeline is not None and any(map(self.is_set, CROPS)):
-            raise ValueError(CROP_OUTSIDE_PIPELINES)
-        if isinstance(self.stats, tuple):
-            check_stats(self.stats[:3], self.stats[3:])
-        self._agree_on_training()
-        return self
-
-    def _agree_on_training(self) -> None:
-        for name in type(self).model_fields:
-            needed = describe(Config, name).needs
-            if needed and self.is_set(name) and not getattr(self, needed):
-                raise ValueError(f"{name} has no effect without {needed}: give both or neither")
-        for one, other in (
-            ("ema", "swa"),
-            ("alpha", "class_weight"),
-            ("one_head", "joint_head"),
-            ("one_head", "bands"),
-            ("refit", "hours"),
-            ("refit", "swa"),
-            ("launcher", "hours"),
-        ):
-            if self.is_set(one) and self.is_set(other):
-                raise ValueError(f"{one} and {other} exclude each other: give one of the two")
-        gpus = (self.per_fold or {}).get("gpu", 0.0)
-        if gpus > 1:
-            raise ValueError(
-                f"per_fold gives each fold {gpus:g} GPUs, but a fold trains on one: give 1 or less, such as 0.5"
-            )
-        for name, options in (self.per_head or {}).items():
-            self._agree_on_head(name, options)
-        for cause, names in self._idle():
-            idle = [name for name in names if self.is_set(name)]
-            if idle:
-                raise ValueError(f"{idle[0]} has no effect with {cause}: leave one of the two out")
-        self._agree_on_schedule()
-        for name in ("mixup", "cutmix"):
-            if 0 < getattr(self, name) < LEAST_BETA:
-                raise ValueError(
-                    f"{name} is {getattr(self, name):g}; expected 0 for none, or {LEAST_BETA:g} to {MOST_BETA:g}"
-                )
-        for name, ways in _MIXING.items():
-            if self.is_set(name) and not any(getattr(self, way) for way in ways):
-                raise ValueError(f"{name} has no effect without {' or '.join(ways)}: give one of them")
-        if self.mix_classes == []:
-            raise ValueError("mix_classes is empty: name a class, or leave it out to mix all")
-        if self.erase and self.train_pipeline is not None:
-            raise ValueError("erase has no effect with train_pipeline: add albumentations' Erasing to it")
-        if self.is_set("light") and self.train_pipeline is not None:
-            raise ValueError("light has no effect with train_pipeline: add RandomBrightnessContrast to that")
-        if self.augment and self.train_pipeline is not None:
-            raise ValueError("augment has no effect with train_pipeline: add its transforms to that")
-        if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
-            raise ValueError(f"half_shares must be two rising shares between 0 and 1, found {self.half_shares}")
-        height, width = self.crop or REPORT_CROP
-        if self.region != "face" and height > width:
-            raise ValueError(
-                f"region {self.region} is wider than high, and a crop of {height} by {width} would show "
-                "nearly the whole face: give a wide one, such as crop 112 224"
-            )
         folders = list(map(os.path.abspath, self.images_also or ()))
         twice = next((folder for folder in folders if folders.count(folder) > 1), None)
         if twice is not None:
@@ -653,6 +642,38 @@ class Config(BaseModel):
         wrong = [pair for pairs in (self.drop or {}).values() for pair in pairs if pair[0] > pair[1]]
         if wrong:
             raise ValueError(f"drop has the range {wrong[0][0]:g} to {wrong[0][1]:g}, which must rise")
+        height, width = self.crop or REPORT_CROP
+        if self.region != "face" and height > width:
+            raise ValueError(
+                f"region {self.region} is wider than high, and a crop of {height} by {width} would show "
+                "nearly the whole face: give a wide one, such as crop 112 224"
+            )
+
+    def _agree_on_augmentation(self) -> None:
+        if (self.train_pipeline is None) != (self.valid_pipeline is None):
+            raise ValueError("train_pipeline and valid_pipeline belong together: give both or neither")
+        if self.train_pipeline is not None and any(map(self.is_set, CROPS)):
+            raise ValueError(CROP_OUTSIDE_PIPELINES)
+        for name, what in _IN_PIPELINES.items():
+            if self.is_set(name) and self.train_pipeline is not None:
+                raise ValueError(f"{name} has no effect with train_pipeline: add {what} to that")
+        if isinstance(self.stats, tuple):
+            check_stats(self.stats[:3], self.stats[3:])
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < LEAST_BETA:
+                raise ValueError(
+                    f"{name} is {getattr(self, name):g}; expected 0 for none, or {LEAST_BETA:g} to {MOST_BETA:g}"
+                )
+        if self.mix_classes == []:
+            raise ValueError("mix_classes is empty: name a class, or leave it out to mix all")
+        if not 0 < self.half_shares[0] <= self.half_shares[1] < 1:
+            raise ValueError(f"half_shares must be two rising shares between 0 and 1, found {self.half_shares}")
+
+    def _agree_on_loss(self) -> None:
+        if any(not any(row.values() if isinstance(row, dict) else row) for row in (self.alpha or {}).values()):
+            raise ValueError("alpha of a head is all 0, so it learns nothing; leave the head out with head_weights")
+        for name, options in (self.per_head or {}).items():
+            self._agree_on_head(name, options)
 
     def _agree_on_head(self, name: str, options: HeadOptions) -> None:
         loss = options.loss or self.loss
@@ -688,6 +709,13 @@ class Config(BaseModel):
         if self.sched == "onecycle" and "momentum" in (self.opt_args or {}):
             raise ValueError(
                 "opt_args momentum has no effect with sched onecycle, which sets it: leave one of them out"
+            )
+
+    def _agree_on_machine(self) -> None:
+        gpus = (self.per_fold or {}).get("gpu", 0.0)
+        if gpus > 1:
+            raise ValueError(
+                f"per_fold gives each fold {gpus:g} GPUs, but a fold trains on one: give 1 or less, such as 0.5"
             )
 
     def _idle(self) -> list[tuple[str, list[str]]]:
@@ -773,15 +801,15 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
             # arguments of another optimizer
             merged.pop("opt_args", None)
         off = {name for name, value in layer.items() if not value}
-        # settings below of what is turned off
-        merged = {name: value for name, value in merged.items() if _needed(name) not in off}
+        merged = {name: value for name, value in merged.items() if not _is_off(name, off, {**merged, **layer})}
         merged = {**_merge(merged, layer), **_start_of(layer)}
     return make_model(Config, merged)
 
 
-def _needed(name: str) -> str | None:
-    """The setting without which another has no effect."""
-    return describe(Config, name).needs if name in Config.model_fields else None
+def _is_off(name: str, off: Collection[str], settings: Mapping[str, Any]) -> bool:
+    """Whether a setting has no effect any more, since what it needs was turned off."""
+    needs = describe(Config, name).needs if name in Config.model_fields else ()
+    return any(one in off for one in needs) and not any(settings.get(one) for one in needs)
 
 
 def check_value(name: str, value: Any) -> None:

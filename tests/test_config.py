@@ -42,6 +42,7 @@ KINDS = {
     Kind.RESTATED: (["hours", "launcher", "address", "per_fold", "fetch"], ["wandb", "workers", "save_every"]),
     Kind.LAUNCHING: (["launcher", "address", "per_fold", "fetch"], ["hours", "device"]),
     Kind.UNSCORED: (["refit"], ["epochs", "swa"]),
+    Kind.LAYERS: (["per_head", "feature_loss", "feature_head", "feature_args"], ["arch", "feature_weight", "loss"]),
 }
 # settings that have no effect without another, and a value for each
 NEEDS = {
@@ -54,6 +55,9 @@ NEEDS = {
     "margin": ("boxes", 0.7),
     "region": ("boxes", "forehead"),
     "no_face": ("boxes", "crop"),
+    "mix_prob": ("mixup or cutmix", 0.5),
+    "mix_classes": ("mixup or cutmix or half_cutmix", ["age.60+"]),
+    "mix_partner": ("mixup or cutmix", "same"),
     "half_shares": ("half_cutmix", [0.2, 0.3]),
     "half_partner": ("half_cutmix", "any"),
     "unfreeze": ("freeze", 2),
@@ -70,7 +74,7 @@ def test_a_setting_is_described_once(name):
     assert field.description.endswith(".")
     assert (shown.panel in PANELS) == (name not in NO_OPTION)
     assert shown.panel in (*PANELS, None)
-    assert shown.needs == NEEDS.get(name, (None,))[0]
+    assert " or ".join(shown.needs) == NEEDS.get(name, ("",))[0]
     assert not shown.common or shown.panel
     # a note replaces a default that says nothing
     assert field.default is None or shown.note is None or "auto" in shown.note
@@ -95,7 +99,7 @@ def test_which_kinds_imply_others():
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_setting_that_needs_another_has_no_effect_alone(name):
     needed, value = NEEDS[name]
-    with pytest.raises(UsageError, match=f"{name} has no effect without {needed}: give both or neither"):
+    with pytest.raises(UsageError, match=f"{name} has no effect without {needed}: give (both or neither|one of them)"):
         make_config({name: value})
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from fastmask.config import Config, Kind
 from fastmask.inference.members import align_column, check_different, learned_heads, member_names
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS
@@ -22,9 +23,6 @@ from fastmask.run.tensors import read_oof
 from fastmask.scoring import goodness
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.text import join_some
-
-# the settings by which networks of one body have other tensors; a loss on features may have its own
-_LAYERS = ("per_head", "feature_loss", "feature_head", "feature_args")
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _shapes(run: RunDirectory) -> dict[str, list[int]]:
 def _cause(first: RunDirectory, run: RunDirectory) -> str:
     """The first setting of layers in which two runs differ, in words."""
     ours, theirs = first.config.to_plain(), run.config.to_plain()
-    name = next((name for name in _LAYERS if ours[name] != theirs[name]), None)
+    name = next((name for name in Config.of_kind(Kind.LAYERS) if ours[name] != theirs[name]), None)
     return "" if name is None else f" by {name} ({theirs[name] or 'none'}, in the first {ours[name] or 'none'})"
 
 

@@ -27,7 +27,7 @@ class Option:
 
     panel: str | None = None  # of the help; a setting without one has no option
     kind: Flag | None = None  # what the field is about
-    needs: str | None = None  # the field without which this one has no effect
+    needs: tuple[str, ...] = ()  # the fields without any of which this one has no effect
     note: str | None = None  # the default in words, if the value does not say it
     common: bool = False  # shown by --help; --help-all shows the others too
     words: str | None = None  # the option, if it does not follow from name and type
