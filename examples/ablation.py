@@ -63,7 +63,7 @@ OPTIONS = [
     Row("half CutMix of 60+ only", {"half_cutmix": 0.7, "half_shares": [0.3, 0.7], "mix_classes": ["age.60+"]}),
     Row("label smoothing", {"label_smoothing": 0.1}),
     Row("random erasing", {"erase": 0.25}),
-    Row("brightness and contrast as they are", {"light": 0.0}),
+    Row("brightness and contrast as they are", {"brightness_contrast": 0.0}),
     Row("RandAugment", {"augment": ["randaugment"]}),
     Row("TrivialAugment", {"augment": ["trivialaugment"]}),
     Row("AugMix", {"augment": ["augmix"]}),

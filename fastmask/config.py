@@ -30,7 +30,7 @@ from fastmask.system.fields import describe, describe_errors, make_model, option
 from fastmask.system.files import read_yaml
 from fastmask.system.other_names import OTHER_NAMES
 from fastmask.system.setting_text import (
-    check_arguments,
+    check_plain,
     join_names,
     plain_arch,
     read_arguments,
@@ -48,7 +48,7 @@ _MOST_KEYS = 20
 # the report's, in pixels of the contest's photos, which are 512 high and 384 wide
 REPORT_CROP = (400, 200)
 # the report's probability of another brightness and contrast
-REPORT_LIGHT = 0.5
+REPORT_BRIGHTNESS_CONTRAST = 0.5
 # settings that make pipelines
 CROPS = ("fit", "crop", "resize")
 CROP_OUTSIDE_PIPELINES = (
@@ -115,6 +115,8 @@ def read_draw_weights(text: str) -> str | dict[str, Any]:
 
 # numbers by classes of heads, such as age.60+, or joint classes
 ByClass = BeforeValidator(join_names)
+# what is passed to a function of a library
+Arguments = Annotated[dict[str, Any], AfterValidator(check_plain)]
 # settings -> the schedules that have them
 _OF_SCHEDULES = {
     "milestones": ["multistep"],
@@ -159,7 +161,7 @@ _EXCLUSIVE = (
 # settings that have no effect with train_pipeline, and what to add to it for them
 _IN_PIPELINES = {
     "erase": "albumentations' Erasing",
-    "light": "RandomBrightnessContrast",
+    "brightness_contrast": "RandomBrightnessContrast",
     "augment": "its transforms",
 }
 # settings that only have an effect with launcher ray
@@ -367,8 +369,9 @@ class Config(BaseModel):
         "albumentations, or timm's text, such as rand-m9-n2.",
         note="none",
     )
-    light: Probability = in_augment(
-        REPORT_LIGHT, "Probability of changing brightness and contrast of a training photo by up to a tenth; 0 is off."
+    brightness_contrast: Probability = in_augment(
+        REPORT_BRIGHTNESS_CONTRAST,
+        "Probability of changing brightness and contrast of a training photo by up to a tenth; 0 is off.",
     )
     erase: Share = in_augment(0.0, "Probability of erasing a rectangle of a training photo.")
     mixup: Beta = in_augment(0.0, "Mix-up: alpha of the Beta distribution of shares, such as 0.4; 0 is off.")
@@ -456,7 +459,7 @@ class Config(BaseModel):
     feature_head: str = in_training(
         "joint", "The head, or joint, with the classes of --feature-loss.", Kind.LAYERS, needs=("feature_loss",)
     )
-    feature_args: dict[str, Any] | None = in_training(
+    feature_args: Arguments | None = in_training(
         None,
         "An argument of --feature-loss: margin, scale or centres of arcface, temperature of supcon.",
         Kind.LAYERS,
@@ -479,7 +482,7 @@ class Config(BaseModel):
         "Optimizer: adamp, or one of timm's factory (adamw, sgd, lion); own is the opt_func of cross_validate.",
         common=True,
     )
-    opt_args: Annotated[dict[str, Any], AfterValidator(check_arguments)] | None = in_training(
+    opt_args: Arguments | None = in_training(
         None,
         "An argument of the optimizer, such as momentum=0.8 or betas=0.9,0.95; may be repeated.",
         words="--opt-arg",

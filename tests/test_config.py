@@ -225,7 +225,10 @@ def test_every_recipe_is_a_configuration(name):
         ({"half_cutmix": 0.5, "half_shares": [0.5, 1]}, "half_shares must be two rising shares between 0 and 1"),
         ({"mix_prob": 0.5}, "mix_prob has no effect without mixup or cutmix"),
         ({**PIPELINES, "erase": 0.5}, "erase has no effect with train_pipeline: .*Erasing"),
-        ({**PIPELINES, "light": 0}, "light has no effect with train_pipeline: add RandomBrightnessContrast"),
+        (
+            {**PIPELINES, "brightness_contrast": 0},
+            "brightness_contrast has no effect with train_pipeline: add RandomBrightnessContrast",
+        ),
         ({**PIPELINES, "augment": "flip"}, "augment has no effect with train_pipeline: add its transforms to that"),
         ({"augment": [{"flip": 3}]}, "Setting augment: found .*, expected further augmentations"),
         ({"augment": 3}, "Setting augment: found 3, expected further augmentations of training photos, such as"),

@@ -32,7 +32,7 @@ Maker = Callable[..., A.BasicTransform]
 
 
 class Stage(IntEnum):
-    """The place of a transform among the random ones; the report's light is the first of COLOUR."""
+    """The place of a transform among the random ones; brightness and contrast are the first of COLOUR."""
 
     SHAPE = 0
     COLOUR = 1

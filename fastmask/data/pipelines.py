@@ -9,7 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from fastmask.config import CONTEST, CROP, PAD, REPORT_CROP, REPORT_LIGHT, STRETCH, Config, Fit
+from fastmask.config import CONTEST, CROP, PAD, REPORT_BRIGHTNESS_CONTRAST, REPORT_CROP, STRETCH, Config, Fit
 from fastmask.data.augment import REPORT_STATS, Augmentation, Stats, from_plain, to_plain
 from fastmask.data.catalog import RANDOM_CROP, PhotoFormat, Stage, make_augmentations
 from fastmask.data.photo import read_size
@@ -58,7 +58,7 @@ def fit_pipelines(
     stats: Stats = REPORT_STATS,
     erase: float = 0.0,
     augment: Sequence[str] = (),
-    light: float = REPORT_LIGHT,
+    brightness_contrast: float = REPORT_BRIGHTNESS_CONTRAST,
 ) -> tuple[A.Compose, A.Compose]:
     """Training and validation pipelines for photos of any size, which make them `size` (height, width).
 
@@ -68,7 +68,7 @@ def fit_pipelines(
     """
     if fit not in SCALINGS:
         raise UsageError(f"fit is {fit!r}; expected one of {', '.join(SCALINGS)}.")
-    return _complete(*SCALINGS[fit](size, _fill(stats)), size, stats, erase, augment, light)
+    return _complete(*SCALINGS[fit](size, _fill(stats)), size, stats, erase, augment, brightness_contrast)
 
 
 def report_pipelines(
@@ -77,19 +77,19 @@ def report_pipelines(
     resize: tuple[int, int] | None = None,
     erase: float = 0.0,
     augment: Sequence[str] = (),
-    light: float = REPORT_LIGHT,
+    brightness_contrast: float = REPORT_BRIGHTNESS_CONTRAST,
 ) -> tuple[A.Compose, A.Compose]:
     """The report's training and validation pipelines; `crop` is (height, width) in pixels.
 
     `resize` (height, width) scales the crop, which the report did not do: for a network of fixed input size, or for
-    speed. With probability `light` brightness and contrast of a training photo change by up to a tenth; with
-    probability `erase` a rectangle of it gets the mean colour (Zhong et al. 2020). `augment` are further augmentations
-    by name, see `catalog`.
+    speed. With probability `brightness_contrast` those of a training photo change by up to a tenth; with probability
+    `erase` a rectangle of it gets the mean colour (Zhong et al. 2020). `augment` are further augmentations by name, see
+    `catalog`.
     """
     cut: Transforms = [A.CenterCrop(height=crop[0], width=crop[1])]
     if resize is not None:
         cut.append(A.Resize(height=resize[0], width=resize[1], interpolation=cv2.INTER_AREA))
-    return _complete(cut, cut, resize or crop, stats, erase, augment, light)
+    return _complete(cut, cut, resize or crop, stats, erase, augment, brightness_contrast)
 
 
 def _complete(
@@ -99,13 +99,13 @@ def _complete(
     stats: Stats,
     erase: float,
     augment: Sequence[str],
-    light: float,
+    brightness_contrast: float,
 ) -> tuple[A.Compose, A.Compose]:
     """The pipelines that begin with these transforms: in training the random ones, and the normalization."""
     added = make_augmentations(augment, PhotoFormat(size, _fill(stats)))
     after = [A.Normalize(mean=stats[0], std=stats[1]), A.ToTensorV2()]
     limits = {"brightness_limit": (-0.1, 0.1), "contrast_limit": (-0.1, 0.1)}
-    lit = [A.RandomBrightnessContrast(**limits, p=light)] if light else []
+    lit = [A.RandomBrightnessContrast(**limits, p=brightness_contrast)] if brightness_contrast else []
     erasing = [A.Erasing(fill=_fill(stats), p=erase)] if erase else []
     random = [*lit, *added[Stage.COLOUR], *erasing, *added[Stage.COVER]]
     start = _crop_once(train, added[Stage.SHAPE])
@@ -172,7 +172,11 @@ def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str,
             "valid": to_plain(complete_pipeline(config.valid_pipeline, stats, "valid_pipeline")),
         }
     fit, used = config.fit or CONTEST, stats or REPORT_STATS
-    random: dict[str, Any] = {"erase": config.erase, "augment": config.augment or (), "light": config.light}
+    random: dict[str, Any] = {
+        "erase": config.erase,
+        "augment": config.augment or (),
+        "brightness_contrast": config.brightness_contrast,
+    }
     if fit == CONTEST:
         train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, **random)
     else:

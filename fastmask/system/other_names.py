@@ -6,6 +6,7 @@ _OF_SETTINGS = {
     "arch": "model model_name backbone architecture network encoder",
     "augment": "augmentation augmentations aug augs auto_augment autoaugment aa transform transforms",
     "bands": "age_bands bins",
+    "brightness_contrast": "brightness contrast color_jitter colour_jitter jitter",
     "bs": "batch batch_size batchsize train_batch_size per_device_train_batch_size",
     "clip": "clip_grad clip_grad_norm clip_norm gradient_clip_val grad_clip max_grad_norm gradient_clip",
     "crop": "center_crop crop_size",

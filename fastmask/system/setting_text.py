@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationInfo
+
 from fastmask.system.text import shorten_repr
 from fastmask.system.yaml_text import parse_yaml
 
@@ -94,12 +96,13 @@ def read_arguments(text: str) -> dict[str, Any]:
     return found
 
 
-def check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an optimizer; raises ValueError unless they are plain values, or lists of numbers."""
+def check_plain(arguments: dict[str, Any], field: ValidationInfo) -> dict[str, Any]:
+    """The arguments in a setting; raises ValueError unless they are plain values, or lists of these."""
     for name, value in arguments.items():
         for one in value if isinstance(value, list) else [value]:
             if not (one is None or isinstance(one, bool | int | float | str)):
-                raise ValueError(f"opt_args has {name} {shorten_repr(value)}; expected a number, a text, true or false")
+                found = f"{field.field_name} has {name} {shorten_repr(value)}"
+                raise ValueError(f"{found}; expected a number, a text, true or false")
     return arguments
 
 

@@ -40,11 +40,11 @@ def test_the_report_s_pipelines():
 
 
 def test_without_light_a_training_photo_is_the_one_that_is_validated():
-    for pipelines in (report_pipelines(light=0), fit_pipelines(light=0)):
+    for pipelines in (report_pipelines(brightness_contrast=0), fit_pipelines(brightness_contrast=0)):
         train, valid = map(Augmentation, pipelines)
         assert [type(t).__name__ for t in train.pipeline] == [type(t).__name__ for t in valid.pipeline]
         assert np.array_equal(train(IMAGE, rng()), valid(IMAGE, rng()))
-    settings = {"light": 0.9, "fit": "stretch", "resize": [60, 40]}
+    settings = {"brightness_contrast": 0.9, "fit": "stretch", "resize": [60, 40]}
     (lit,) = [
         each
         for each in build_augmentations(effective_pipelines(make_config(settings)))[0].pipeline
