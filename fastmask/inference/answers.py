@@ -353,7 +353,9 @@ def name_photos(file: AnswersFile, files: Sequence[AnswersFile]) -> list[str]:
     names, stems = ([[short(photo) for photo in each.photos] for each in files] for short in (_name, _stem))
     if not _are_unique(names):
         return file.photos
-    differ = len(set(map(frozenset, names))) > 1 and _are_unique(stems)
+    # where photos are missing, they are named with their endings
+    alike = _are_unique(stems) and len(set(map(frozenset, stems))) == 1
+    differ = alike and len(set(map(frozenset, names))) > 1
     return [_stem(photo) if differ else _name(photo) for photo in file.photos]
 
 
