@@ -156,7 +156,8 @@ def test_the_file_describes_itself(made, finished_run):
     onnx.checker.check_model(model)
     kept = {one.key: one.value for one in model.metadata_props}
     assert (kept["run"], kept["identity"], kept["precision"]) == ("small", finished_run.identity, "fp32")
-    heads = [{"name": head.name, "classes": list(head.classes), "spread": None} for head in finished_run.heads]
+    plain = {"spread": None, "joint_share": None}
+    heads = [{"name": head.name, "classes": list(head.classes), **plain} for head in finished_run.heads]
     assert json.loads(kept["heads"]) == heads
     assert json.loads(kept["joint"]) == ["mask", "gender", "age"]
     assert json.loads(kept["size"]) == [64, 32]

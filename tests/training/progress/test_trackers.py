@@ -366,7 +366,10 @@ def test_a_missing_login_is_reported_before_training(wandb):
 def test_the_command_that_resumes_has_the_settings_given_anew(tmp_path):
     run = SimpleNamespace(path=tmp_path, config=make_config({"tensorboard": True}))
     given = {"wandb": "my masks", "hours": 1.5, "data": "moved", "device": "cpu"}
-    plan = SimpleNamespace(config=make_config(given), loss_func=None)
+    plan = SimpleNamespace(config=make_config(given), loss_func=None, opt_func=None)
     line = spell_resume(run, plan, [0, 2])
     command = f"fastmask fit --resume --out {shlex.quote(str(tmp_path))} --fold 0,2"
     assert line == f"{command} --data moved --hours 1.5 --no-tensorboard --wandb 'my masks' --device cpu"
+    for own in ("loss_func", "opt_func"):
+        custom = SimpleNamespace(**{**vars(plan), own: print})
+        assert spell_resume(run, custom, None) == f"cross_validate(..., out={str(tmp_path)!r}, resume=True)"
