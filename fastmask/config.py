@@ -107,10 +107,7 @@ def read_draw_weights(text: str) -> str | dict[str, Any]:
     """The mapping in a YAML file, or the name of a column; raises UsageError for a file that holds no mapping."""
     if not text.lower().endswith((".yaml", ".yml")):
         return text
-    weights = read_mapping(text, "draw weights", "age.60+: 3")
-    if not weights:
-        raise UsageError(f"{text} holds no draw weights; expected lines such as 'age.60+: 3'.")
-    return weights
+    return _read_filled(text, "draw weights", "age.60+: 3")
 
 
 # numbers by classes of heads, such as age.60+, or joint classes
@@ -461,7 +458,7 @@ class Config(BaseModel):
     )
     feature_args: Arguments | None = in_training(
         None,
-        "An argument of --feature-loss: margin, scale or centres of arcface, temperature of supcon.",
+        "An argument of --feature-loss: margin, scale or centres of arcface, temperature of supcon; may be repeated.",
         Kind.LAYERS,
         words="--feature-arg",
         needs=("feature_loss",),
@@ -890,11 +887,15 @@ def read_settings(file: str | Path) -> dict[str, Any]:
 
 def read_class_weights(file: str | Path) -> dict[str, Any]:
     """The class weights of a YAML file, by head; raises UsageError where it is missing, empty or not a mapping."""
-    example = "age: [1, 1, 4]"
-    weights = read_mapping(file, "class weights", example)
-    if not weights:
-        raise UsageError(f"{file} holds no class weights; expected lines such as {example!r}.")
-    return weights
+    return _read_filled(file, "class weights", "age: [1, 1, 4]")
+
+
+def _read_filled(file: str | Path, what: str, example: str) -> dict[str, Any]:
+    """As `read_mapping`; an empty file is an error, too."""
+    mapping = read_mapping(file, what, example)
+    if not mapping:
+        raise UsageError(f"{file} holds no {what}; expected lines such as {example!r}.")
+    return mapping
 
 
 def read_mapping(file: str | Path, what: str, example: str, texts: Collection[str] = ()) -> dict[str, Any]:
