@@ -735,6 +735,9 @@ class Config(BaseModel):
             found.append(("loss ce", ["focal_gamma"]))
         if self.f1_share == 1 and all(options.f1_share in (None, 1) for options in own):
             found.append(("f1_share 1", ["loss", *(name for name in self.of_kind(Kind.FOCAL) if name != "f1_share")]))
+        if self.feature_loss == "supcon" and self.step_photos == 1:
+            # it compares the photos of a step
+            found.append(("one photo per step", ["feature_loss"]))
         if self.freeze == "body" and self.unfreeze is None:
             found.append(("a body that is frozen to the end", ["layer_decay", "drop_path", "feature_loss"]))
         return found

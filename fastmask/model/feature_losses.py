@@ -21,6 +21,11 @@ from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.system.errors import UsageError
 from fastmask.system.text import join_some, shorten_repr
 
+# centres of a class; more are typing errors
+_MOST_CENTRES = 1000
+# joint classes that have centres
+_MOST_JOINT = 20_000
+
 
 class FeatureLoss(nn.Module):
     """The loss of (B, features) features and (B,) class numbers, -1 if unknown; a subclass implements `of_each`."""
@@ -54,10 +59,10 @@ class ArcFace(FeatureLoss):
         self, features: int, classes: int, *, margin: float = 0.5, scale: float = 30.0, centres: int = 1
     ) -> None:
         super().__init__(features, classes)
-        if not 0 <= margin < math.pi / 2 or not scale > 0 or centres < 1:
+        if not 0 <= margin < math.pi / 2 or not scale > 0 or not 1 <= centres <= _MOST_CENTRES:
             raise UsageError(
-                f"ArcFace takes a margin from 0 to under {math.pi / 2:.2f}, a scale above 0 and 1 or more centres; "
-                f"found margin {margin:g}, scale {scale:g}, centres {centres}."
+                f"ArcFace takes a margin from 0 to under {math.pi / 2:.2f}, a scale above 0 and 1 to {_MOST_CENTRES} "
+                f"centres; found margin {margin:g}, scale {scale:g}, centres {centres}."
             )
         self.margin, self.scale, self.centres = margin, scale, centres
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(classes * centres, features)))
@@ -132,4 +137,9 @@ def feature_loss_of(config: Config, heads: Heads) -> MakeFeatureLoss | None:
         return None
     target = config.feature_head
     classes = heads.n_joint if target == JOINT else len(heads[target].classes)
+    if config.feature_loss == "arcface" and target == JOINT and classes > _MOST_JOINT:
+        raise UsageError(
+            f"The heads {join_some(heads.classified)} make {classes:,} joint classes, and arcface has centres of at "
+            f"most {_MOST_JOINT:,}; name one of the heads (--feature-head)."
+        )
     return partial(make_feature_loss, config.feature_loss, classes=classes, arguments=config.feature_args or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -76,9 +77,12 @@ def read_bands(text: str) -> dict[str, list[float]]:
     """`age=20,30,40` -> {"age": [20, 30, 40]}, several heads apart by `;`; raises ValueError for anything else."""
     pairs = [part.strip().partition("=") for part in text.split(";")]
     try:
-        return {name: [float(bound) for bound in bounds.split(",")] for name, _, bounds in pairs}
+        found = {name: [float(bound) for bound in bounds.split(",")] for name, _, bounds in pairs}
     except ValueError:
         raise ValueError("expected bounds such as age=20,30,40,50,60") from None
+    if len(found) < len(pairs):
+        raise ValueError("expected the bounds of each head once, such as age=20,30,40,50,60")
+    return found
 
 
 def read_arguments(text: str) -> dict[str, Any]:
@@ -97,12 +101,13 @@ def read_arguments(text: str) -> dict[str, Any]:
 
 
 def check_plain(arguments: dict[str, Any], field: ValidationInfo) -> dict[str, Any]:
-    """The arguments in a setting; raises ValueError unless they are plain values, or lists of these."""
+    """The arguments in a setting; raises ValueError unless they are plain, finite values, or lists of these."""
     for name, value in arguments.items():
         for one in value if isinstance(value, list) else [value]:
-            if not (one is None or isinstance(one, bool | int | float | str)):
+            finite = not isinstance(one, float) or math.isfinite(one)
+            if not (finite and (one is None or isinstance(one, bool | int | float | str))):
                 found = f"{field.field_name} has {name} {shorten_repr(value)}"
-                raise ValueError(f"{found}; expected a number, a text, true or false")
+                raise ValueError(f"{found}; expected a finite number, a text, true or false")
     return arguments
 
 

@@ -22,7 +22,7 @@ from fastmask.commands.options import (
 from fastmask.config import TRAINING, Config
 from fastmask.system.errors import UsageError
 from fastmask.system.fields import option_field
-from fastmask.system.setting_text import read_ranges
+from fastmask.system.setting_text import read_bands, read_ranges
 
 
 def test_lists_of_words_numbers_and_ranges() -> None:
@@ -30,6 +30,12 @@ def test_lists_of_words_numbers_and_ranges() -> None:
     assert whole_numbers("0,3") == [0, 3]
     assert numbers("0.5,1e-3") == [0.5, 0.001]
     assert read_ranges("27-29,57") == {"age": [[27, 29], [57, 57]]}
+
+
+def test_bounds_of_a_head_twice_are_refused() -> None:
+    assert read_bands("age=20,30;height=150") == {"age": [20, 30], "height": [150]}
+    with pytest.raises(ValueError, match="expected the bounds of each head once"):
+        read_bands("age=20,30;age=25,30")
 
 
 @pytest.mark.parametrize("text", ["a", "1-2-3", "", "1-", "1,,2"])

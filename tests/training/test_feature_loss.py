@@ -1,13 +1,17 @@
 """A loss on features: added to that of the heads in training, with the classes that labels of any kind have."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from fastmask.config import make_config
 from fastmask.data.contest import contest_heads
+from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
-from fastmask.model.feature_losses import ArcFace
+from fastmask.model.feature_losses import ArcFace, feature_loss_of
 from fastmask.system.errors import UsageError
 from fastmask.training.feature_loss import clear_classes
 
@@ -81,6 +85,12 @@ def test_what_has_no_effect_is_refused(plan_of):
         ({"feature_loss": "supcon", "freeze": "body"}, "feature_loss has no effect with a body that is frozen"),
         ({"feature_loss": "supcon", "feature_args": {"margin": 1}}, "supcon takes no 'margin'; expected some of temp"),
         ({"feature_loss": "supcon", "feature_head": "colour"}, "There is no head 'colour'"),
+        ({"feature_loss": "supcon", "bs": 1}, "feature_loss has no effect with one photo per step"),
+        ({"feature_loss": "arcface", "feature_args": {"centres": math.inf}}, "feature_args: found .*inf"),
+        ({"feature_loss": "arcface", "feature_args": {"centres": math.nan}}, "feature_args: found .*nan"),
+        ({"feature_loss": "arcface", "feature_args": {"centres": 10**12}}, "1 to 1000 centres; found margin 0.5"),
+        ({"opt": "sgd", "opt_args": {"momentum": math.inf}}, "opt_args: found .*inf"),
+        ({"opt": "adamw", "opt_args": {"betas": [0.9, math.nan]}}, "opt_args: found .*nan"),
     ):
         with pytest.raises(UsageError, match=message):
             plan_of(**settings)
@@ -90,3 +100,13 @@ def test_its_module_has_a_centre_per_joint_class(plan_of):
     loss = plan_of(feature_loss="arcface").learner(0).model.feature_loss
     assert isinstance(loss, ArcFace)
     assert loss.weight.shape[0] == HEADS.n_joint
+
+
+def test_centres_for_countless_joint_classes_are_refused():
+    heads = Heads([Head(f"h{number}", tuple("abcdef")) for number in range(12)])
+    config = make_config({"feature_loss": "arcface"})
+    with pytest.raises(UsageError, match=r"make 2,176,782,336 joint classes, .* name one of the heads"):
+        feature_loss_of(config, heads)
+    # which has no weights of its own
+    assert feature_loss_of(make_config({"feature_loss": "supcon"}), heads)(5).classes == 6**12
+    assert feature_loss_of(make_config({"feature_loss": "arcface", "feature_head": "h3"}), heads)(5).classes == 6
