@@ -162,7 +162,7 @@ def section(material: Material) -> list[Block]:
     said = (
         f"Grad-CAM (Selvaraju et al. 2017) by the network of {networks_of(run, fold)}, which has not seen these "
         f"photos: red supports the prediction most, blue not at all. {_on_mistakes(material, wrong)}, then "
-        f"{len(right)} confident right predictions of different classes."
+        f"confident right predictions ({len(right)}), each of another class."
         f"{some if len(heads) < len(run.heads.classified) else ''}{_on_epochs(run, fold)}"
     )
     return [Text(said), Album("explained", shown, columns=1 + len(heads))]
