@@ -21,6 +21,7 @@ from fastmask.data.groups import describe_joined
 from fastmask.data.table import groups_of
 from fastmask.heads import Heads
 from fastmask.run.caveats import all_caveats
+from fastmask.run.composition import read_ensemble, read_soup
 from fastmask.run.files import (
     CONFIG,
     DONE,
@@ -41,11 +42,11 @@ from fastmask.run.files import (
 from fastmask.run.identity import NOT_COMPARED
 from fastmask.run.tables import read_table
 from fastmask.scoring import DRAWS, Scores, score_heads, scored_classes
-from fastmask.system import limits
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
     copy_folder,
     read_json,
+    read_mapping,
     read_strings,
     read_yaml,
     real,
@@ -184,7 +185,7 @@ class RunDirectory:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of environment.json."""
-        environment: dict[str, Any] = _mapping(self.path / ENVIRONMENT)
+        environment: dict[str, Any] = read_mapping(self.path / ENVIRONMENT)
         for name in ("start", "packages"):
             if not isinstance(environment.get(name, {}), dict):
                 raise DataError(f"{self.path / ENVIRONMENT} holds no mapping under {name}; restore it.")
@@ -272,38 +273,12 @@ class RunDirectory:
     @cached_property
     def ensemble(self) -> dict[str, Any]:
         """The content of ensemble.json: the `blend`, its `weights`, the `members`, the `caveats` of their scores."""
-        plain = _mapping(self.path / ENSEMBLE)
-        members, texts = plain.get("members"), ("name", "path", "identity", "oof")
-        whole = (
-            isinstance(members, list)
-            and all(isinstance(m, dict) and all(isinstance(m.get(text), str) for text in texts) for m in members)
-            and isinstance(plain.get("blend"), str)
-            and isinstance(plain.get("weights"), dict)
-            and isinstance(plain.get("caveats"), list)
-            and all(isinstance(caveat, str) for caveat in plain["caveats"])
-        )
-        if not whole:
-            raise DataError(
-                f"{self.path / ENSEMBLE} does not hold a blend, its weights, members and caveats; restore it."
-            )
-        if not 2 <= len(plain["members"]) <= limits.MEMBERS:
-            raise DataError(
-                f"An ensemble is made of 2 to {limits.MEMBERS} runs; {self.path / ENSEMBLE} names "
-                f"{len(plain['members'])}: restore it."
-            )
-        return plain
+        return read_ensemble(self.path / ENSEMBLE)
 
     @property
     def soup(self) -> dict[str, Any] | None:
         """Of a soup of checkpoints: its `runs`, its `members` per fold, the `caveats` of its score; else None."""
-        soup: Any = self.environment.get("soup")
-        if soup is None:
-            return None
-        members = soup.get("members") if isinstance(soup, dict) else None
-        lists = [soup.get("runs"), soup.get("caveats"), *members.values()] if isinstance(members, dict) else [None]
-        if not all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists):
-            raise DataError(f"{self.path / ENVIRONMENT} does not say what soup this is; restore it.")
-        return soup
+        return read_soup(self.environment, self.path / ENVIRONMENT)
 
     def check_trained(self) -> None:
         """Raise UsageError for an ensemble, which has no models."""
@@ -339,7 +314,7 @@ class RunDirectory:
     @property
     def scores(self) -> dict[str, Any]:
         """The content of scores.json."""
-        return _mapping(self.path / SCORES)
+        return read_mapping(self.path / SCORES)
 
     @cached_property
     def classes(self) -> dict[str, list[int]]:
@@ -406,13 +381,6 @@ class RunDirectory:
         if (rows < 0).any():
             raise DataError(f"{self.path / OOF} names photos that {self.path / FOLDS} does not.")
         return rows
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    plain = read_json(file)
-    if not isinstance(plain, dict):
-        raise DataError(f"{file} holds {type(plain).__name__}; expected a mapping.")
-    return plain
 
 
 def _complete(plain: dict[str, Any]) -> dict[str, Any]:

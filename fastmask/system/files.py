@@ -269,6 +269,14 @@ def read_json(path: str | Path) -> Any:
     return value
 
 
+def read_mapping(file: Path) -> dict[str, Any]:
+    """A JSON file that holds a mapping; raises DataError for any other."""
+    plain = read_json(file)
+    if not isinstance(plain, dict):
+        raise DataError(f"{file} holds {type(plain).__name__}; expected a mapping.")
+    return plain
+
+
 def _parse_int(digits: str) -> int:
     if len(digits) > limits.DIGITS:
         raise ValueError(f"found a number of {len(digits)} digits")
