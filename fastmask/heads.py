@@ -387,7 +387,7 @@ class Heads(Sequence[Head]):
             joint = (joint[..., :, None] * part[..., None, :]).reshape(*joint.shape[:-1], -1)
         return joint if own is None else share * own + (1 - share) * joint
 
-    def taught(self, head: Head, probabilities: np.ndarray) -> np.ndarray | None:
+    def probabilities_for(self, head: Head, probabilities: np.ndarray) -> np.ndarray | None:
         """(N, n_logits) probabilities of these heads -> those of the classes of `head`, of another run; None without.
 
         Of a joint head, which these need not have, they are the joint ones; of a distribution over a number, None.

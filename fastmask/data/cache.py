@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from itertools import accumulate, groupby
@@ -31,7 +31,7 @@ from fastmask.data.cache_files import INDEX, PIXELS, photos_folder, read_sizes
 from fastmask.data.photo import decode_named, map_in_threads, read_bytes
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 from fastmask.system.files import atomic_write, write_json
-from fastmask.system.terminal import progress_bar
+from fastmask.system.terminal import Say, progress_bar
 from fastmask.system.text import duration, in_bytes
 
 FORMAT = 2
@@ -39,7 +39,6 @@ FORMAT = 2
 _RESERVE, _PROBED = 10**9, 16
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
 
-Say = Callable[[str], None]
 A = TypeVar("A")
 
 

@@ -76,7 +76,7 @@ class Pseudo:
             raise UsageError(f"The pseudo-labels have {what}; take a teacher that was trained on the same heads.")
         labels = np.zeros((*self.probabilities.shape[:2], heads.n_logits), np.float32)
         for head, place in zip(heads, heads.split(labels), strict=True):
-            part = self.heads.taught(head, self.probabilities)
+            part = self.heads.probabilities_for(head, self.probabilities)
             if part is not None:
                 place[:] = np.where(part.max(-1, keepdims=True) >= least, part, 0)
         return labels

@@ -13,7 +13,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from fastmask.config import Config, Kind
-from fastmask.inference.members import align_column, check_different, learned_heads, member_names
+from fastmask.inference.members import align_column, check_runs_differ, learned_heads, member_names
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import FOLDS
 from fastmask.run.identity import differing_start
@@ -46,7 +46,7 @@ def _epoch(file: Path) -> int:
 
 def check_runs(runs: Sequence[RunDirectory], out: Path) -> None:
     """Raise UsageError unless the runs are different ones at other places, and fit the first."""
-    check_different(runs, out, "A soup", 1)
+    check_runs_differ(runs, out, "A soup", 1)
     for run in runs:
         difference = _difference(runs[0], run)
         if difference:

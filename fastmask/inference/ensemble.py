@@ -131,10 +131,10 @@ def blend_runs(
     head of calibrated probabilities: the weights minimise the log loss of the out-of-fold (OOF) predictions) or "stack"
     (a logistic regression per head of the OOF log-probabilities). With "oof" and "stack" each OOF row is blended as
     fitted on other persons. `weights` are those of the runs by hand, for "mean" and "vote": one per run, for all heads
-    or by head. A head is blended from the members that have learned it, so one run per head can
-    form an ensemble. The runs may differ in photos, labels, bounds and folds: scored are the photos that all have OOF
-    predictions of, by the labels, bounds and folds of the first run that has a head. Raises UsageError if their shared
-    photos are of other persons or a head has other classes, DataError if they share no photo.
+    or by head. A head is blended from the members that have learned it, so one run per head can form an ensemble. The
+    runs may differ in photos, labels, bounds and folds: scored are the photos that all have OOF predictions of, by the
+    labels, bounds and folds of the first run that has a head. Raises UsageError if their shared photos are of other
+    persons or a head has other classes, DataError if they share no photo.
     """
     out = Path(out)
     check_blend(how, weights=weights)

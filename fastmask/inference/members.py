@@ -49,7 +49,7 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
 
     The photos that they share are of the same persons, and heads that they share have the same classes.
     """
-    check_different(runs, out, "An ensemble", 2)
+    check_runs_differ(runs, out, "An ensemble", 2)
     for run in runs[1:]:
         if not have_same_persons(runs[0], run):
             raise _misfit(runs[0], run, _describe_persons(runs[0], run))
@@ -62,7 +62,7 @@ def check_members(runs: Sequence[RunDirectory], out: Path) -> None:
     _check_joint(runs)
 
 
-def check_different(runs: Sequence[RunDirectory], out: Path, what: str, least: int) -> None:
+def check_runs_differ(runs: Sequence[RunDirectory], out: Path, what: str, least: int) -> None:
     """Raise UsageError unless the runs that `what` is made of at `out` are `least` or more, different, no ensembles."""
     if not least <= len(runs) <= limits.MEMBERS:
         raise UsageError(f"{what} is made of {least} to {limits.MEMBERS} runs; found {len(runs)}.")

@@ -41,13 +41,13 @@ from fastmask.scoring import CELLS, DRAWS, Difference, Plain, Score, draw_scores
 from fastmask.system.errors import UsageError
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import lock_run
+from fastmask.system.terminal import Say
 from fastmask.system.text import table_lines
 
 _CAVEAT = (
     "The epochs of checkpoints in this soup were chosen by their own folds' photos: this score flatters a little; a "
     "larger --top-k keeps the epochs that the other folds choose."
 )
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

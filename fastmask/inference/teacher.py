@@ -8,7 +8,7 @@ models that were. Distillation: Hinton, Vinyals, Dean 2015.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -35,10 +35,8 @@ from fastmask.run.lineage import Lineage, digest_weights, find_leak, lineage_of
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import check_parent
-from fastmask.system.terminal import Progress
+from fastmask.system.terminal import Progress, Say
 from fastmask.training.plan import Plan
-
-Say = Callable[[str], None]
 
 
 def make_pseudo(
@@ -116,10 +114,10 @@ class Teacher:
         """What its models of a fold have seen."""
         return reduce(Lineage.join, (_lineage(run, fold) for run in self.runs.values()))
 
-    def taught(self, head: Head, predicted: np.ndarray) -> np.ndarray | None:
-        """Its probabilities of the classes of a student's head, see `Heads.taught`; None if it has not learned it."""
+    def probabilities_for(self, head: Head, predicted: np.ndarray) -> np.ndarray | None:
+        """As `Heads.probabilities_for` of a student's head; None also if the teacher has not learned it."""
         lacking = self.run.heads.unlearned
-        return None if lacking and head.name in (JOINT, *lacking) else self.run.heads.taught(head, predicted)
+        return None if lacking and head.name in (JOINT, *lacking) else self.run.heads.probabilities_for(head, predicted)
 
     def mix(self, own: np.ndarray, predicted: np.ndarray, heads: Heads) -> np.ndarray:
         """Mix (N, classes of `heads`) labels with the teacher's (N, classes of its heads) probabilities.
@@ -129,10 +127,10 @@ class Teacher:
         teacher's with the student's at the temperature; see `fastmask.labels`.
         """
         shares = np.stack([own, np.zeros_like(own)], axis=1).astype(np.float32)
-        for head, (label, taught) in zip(heads, (np.moveaxis(part, 1, 0) for part in heads.split(shares)), strict=True):
-            theirs = self.taught(head, predicted)
+        for head, (label, soft) in zip(heads, (np.moveaxis(part, 1, 0) for part in heads.split(shares)), strict=True):
+            theirs = self.probabilities_for(head, predicted)
             if theirs is not None:
-                taught[:] = np.where(label.any(axis=1, keepdims=True), self.weight * theirs, theirs)
+                soft[:] = np.where(label.any(axis=1, keepdims=True), self.weight * theirs, theirs)
                 label *= 1 - self.weight
         return shares if self.temperature != 1 else shares.sum(axis=1)
 
@@ -211,7 +209,7 @@ def open_teacher(config: Config, validation: Validation) -> Teacher:
         _check_folds(each, validation)
     teacher = Teacher(run, runs, config.teacher_weight, config.teacher_temperature)
     heads, none = validation.table.heads, np.empty((0, run.heads.n_logits))
-    shared = [head for head in heads if teacher.taught(head, none) is not None]
+    shared = [head for head in heads if teacher.probabilities_for(head, none) is not None]
     named = [head for head in shared if head.name in run.heads.names]
     other = next((head for head in named if run.heads[head.name].classes != head.classes), None)
     if not shared or other is not None:

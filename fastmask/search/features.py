@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import autocast, tf32
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import FastmaskError
-from fastmask.system.terminal import Progress
+from fastmask.system.terminal import Progress, Say
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import synchronize
@@ -32,8 +32,6 @@ _FORMAT = 1
 _PROBED, _OFF = 8, 0.05
 # bytes of a file in addition to its features
 _HEADER = 2**16
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

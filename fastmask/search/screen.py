@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,13 @@ from fastmask.search.features import features_of
 from fastmask.search.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
-from fastmask.system.terminal import Progress
+from fastmask.system.terminal import Progress, Say
 from fastmask.system.text import duration, table_lines
 from fastmask.training.build import build_initial_network, check_size, resolve_stats
 from fastmask.training.near_copies import note_near_copies
 from fastmask.training.plan import Plan
 from fastmask.training.setup import prepare
 
-Say = Callable[[str], None]
 # figures of a body that are reported in addition to scores
 _COSTS = ("parameters", "features", "seconds", "ms_a_photo", "kept", "initial_weights")
 

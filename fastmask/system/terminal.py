@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 # set by --quiet
 _quiet = False
