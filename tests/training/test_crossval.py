@@ -32,7 +32,7 @@ from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import read_strings
 from fastmask.system.lock import lock_run
-from fastmask.training import crossval, effective_config
+from fastmask.training import crossval, effective_config, setup
 from fastmask.training import plan as plan_module
 from fastmask.training.build import build_initial_network
 
@@ -159,7 +159,8 @@ def test_memory_of_a_fold_is_given_back(train, tmp_path, monkeypatch):
         networks.append(weakref.ref(network))
         return network
 
-    monkeypatch.setattr(plan_module, "build_initial_network", remembered)
+    for module in (setup, plan_module):
+        monkeypatch.setattr(module, "build_initial_network", remembered)
     alive = []
 
     class Log(io.StringIO):
