@@ -109,15 +109,17 @@ class MapBody(Body):
 
 
 OWN = {
-    "ordinal": {"loss": "coral"},
+    "ordinal and pooled": {"loss": "coral", "drop_rate": 0.5, "pool": "gem"},
     "hidden": {"hidden": 5, "drop_rate": 0.5},
     "routed": {"router": "size"},
-    "pooled": {"pool": "gem"},
     "all": {"loss": "cumulative", "hidden": 5, "router": "size", "pool": "catavgmax"},
 }
 
 
-@pytest.mark.parametrize("name", OWN)
+# the last one has a layer and a router too
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("hidden", "routed") else name for name in OWN]
+)
 def test_layers_of_single_heads_are_exported(name):
     torch.manual_seed(0)
     first, second = networks(2, body=MapBody, per_head={"colour": HeadOptions(**OWN[name])})

@@ -54,7 +54,7 @@ def test_the_ensemble_is_a_run_that_everything_downstream_reads(pair, tmp_path):
     )
 
 
-@pytest.mark.parametrize("how", ["vote", "oof", "stack"])
+@pytest.mark.parametrize("how", ["vote", "oof", pytest.param("stack", marks=pytest.mark.slow)])
 def test_oof_rows_are_blended_by_weights_of_other_folds_and_kept_weights_are_of_all(pair, how, tmp_path):
     run = blend_runs(pair, how, out=tmp_path / "both", draws=0).run
     members, y = [pair[0].probabilities, in_rows_of(*pair)], pair[0].true
