@@ -19,6 +19,7 @@ from fastmask.inference.submission import ANSWER, ID, check_names, read_form
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_rows
+from fastmask.system.text import shorten_repr
 
 PREDICTED = "predicted"
 # the name of a band of numbers: <30, 30-59, 60+
@@ -245,6 +246,8 @@ def _read_codes(given: AnswersFile, heads: Heads) -> tuple[dict[str, np.ndarray]
 
 def read_cells(source: str | Path | pd.DataFrame, name: str) -> tuple[Path, pd.DataFrame]:
     """The cells of a CSV as text, or those of a DataFrame by the lines of a CSV of it, called `name` in messages."""
+    if not isinstance(source, str | Path | pd.DataFrame):
+        raise UsageError(f"{name} is {shorten_repr(source)}; expected a CSV or a DataFrame.")
     if not isinstance(source, pd.DataFrame):
         return Path(source), read_rows(Path(source), ())
     check_frame(source)

@@ -69,12 +69,20 @@ def _difference(first: RunDirectory, run: RunDirectory) -> str | None:
         if one != other:
             return f"its {what} {'are' if what.endswith('s') else 'is'} {other}, in the first {one}"
     if _form(first) != _form(run):
-        return f"it has other heads ({run.heads!r}, in the first {first.heads!r})"
+        return _other_heads(first, run)
     if _shapes(first) != _shapes(run):
         return f"its networks have other layers{_cause(first, run)}"
     if first.pipelines["valid"] != run.pipelines["valid"] or input_differs:
         return f"it has another {input_differs[0] if input_differs else 'validation pipeline'}"
     return _other_folds(first, run)
+
+
+def _other_heads(first: RunDirectory, run: RunDirectory) -> str:
+    """In what the heads of two runs differ."""
+    if run.heads.names != first.heads.names:
+        return f"it has other heads ({join_some(run.heads.names)}; in the first {join_some(first.heads.names)})"
+    differing = [a.name for a, b in zip(run.heads, first.heads, strict=True) if a != b]
+    return f"it has other classes or bounds of {join_some(differing)}"
 
 
 def _form(run: RunDirectory) -> list[Any]:

@@ -142,7 +142,7 @@ def _check_count(files: Sequence[str | Path | pd.DataFrame]) -> None:
         raise UsageError(f"A blend is made of 2 to {limits.MEMBERS} files; found {found}.")
     places: list[Path] = []
     for file in files:
-        if isinstance(file, pd.DataFrame):
+        if not isinstance(file, str | Path):
             continue
         if real(file) in places:
             raise UsageError(f"{file} is named twice; name each file once, and give it a larger weight (--weights).")

@@ -297,3 +297,8 @@ def test_a_submission_is_not_filled_in_from_answers(five):
     files, _ = five
     with pytest.raises(UsageError, match="filled in from probabilities, as predict writes them without --submission"):
         AnswersFile.read(fm.blend_files(files)).to_submission("0.csv", "out.csv")
+
+
+def test_what_is_no_file_is_refused():
+    with pytest.raises(UsageError, match="file 1 is None; expected a CSV or a DataFrame"):
+        blend_files([None, pd.DataFrame()])

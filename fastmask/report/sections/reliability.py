@@ -8,6 +8,7 @@ from fastmask.decision.calibration import Calibration, calibrations
 from fastmask.decision.crossfit import cross_fit
 from fastmask.decision.rule import CALIBRATED
 from fastmask.evaluation.plots import reliability_figure
+from fastmask.heads import JOINT
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded, subset_note
 from fastmask.report.material import Material
 from fastmask.report.style import Picture, styled
@@ -51,6 +52,8 @@ def section(material: Material) -> list[Block]:
         "On the diagonal a head is right as often as its probability says; below it, it is overconfident. A "
         "temperature above 1 lowers probabilities without changing predictions; for each person it is fitted on others."
     )
+    if 0 < material.run.heads.joint_share < 1:
+        said += f" The answers also use the product of the heads: of {JOINT}, this is the head alone."
     return [
         Text(said),
         *subset_note(len(shown), len(every), "with the largest error"),
