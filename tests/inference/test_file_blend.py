@@ -301,4 +301,4 @@ def test_a_submission_is_not_filled_in_from_answers(five):
 
 def test_what_is_no_file_is_refused():
     with pytest.raises(UsageError, match="file 1 is None; expected a CSV or a DataFrame"):
-        blend_files([None, pd.DataFrame()])
+        fm.blend_files([None, pd.DataFrame()])
