@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Callback
 from fastai.torch_core import get_model
 from torch import Tensor
 
 from fastmask.heads import JOINT, UNKNOWN, Heads
-from fastmask.training.distributed import WholeBatchTrainer
 
 
 class AddFeatureLoss(Callback):
@@ -22,8 +22,8 @@ class AddFeatureLoss(Callback):
     that train together computes the loss of the whole batch.
     """
 
-    # after the processes have gathered what their networks return
-    order, run_valid = WholeBatchTrainer.order + 1, False
+    # after `WholeBatchTrainer`, whose import needs an extra, has gathered what the networks return
+    order, run_valid = MixedPrecision.order + 2, False
     # SAM's second pass has it, too
     computes = True
     _hooks: Sequence[Any] = ()

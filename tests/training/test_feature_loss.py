@@ -13,7 +13,7 @@ from fastmask.heads import Head, Heads
 from fastmask.labels import soft_labels
 from fastmask.model.feature_losses import ArcFace, feature_loss_of
 from fastmask.system.errors import UsageError
-from fastmask.training.feature_loss import clear_classes
+from fastmask.training.feature_loss import AddFeatureLoss, clear_classes
 
 HEADS = contest_heads()
 Y = torch.tensor([[0, 1, 2], [2, 0, 0], [1, 1, -1]])
@@ -110,3 +110,8 @@ def test_centres_for_countless_joint_classes_are_refused():
     # which has no weights of its own
     assert feature_loss_of(make_config({"feature_loss": "supcon"}), heads)(5).classes == 6**12
     assert feature_loss_of(make_config({"feature_loss": "arcface", "feature_head": "h3"}), heads)(5).classes == 6
+
+
+def test_it_takes_what_several_processes_have_gathered():
+    distributed = pytest.importorskip("fastmask.training.distributed")
+    assert AddFeatureLoss.order > distributed.WholeBatchTrainer.order
