@@ -310,7 +310,7 @@ def test_a_photo_without_a_row_or_without_a_path_is_refused(faces, tmp_path):
         read_contest(faces.reading["data"]).cut_to_faces(file, Framing((64, 32)))
 
 
-@pytest.mark.parametrize("no_face", ["whole", "crop"])
+@pytest.mark.parametrize("no_face", [pytest.param("whole", marks=pytest.mark.slow), "crop"])
 def test_a_run_on_faces_predicts_photos_with_boxes(no_face, contest, small_settings, faces, tmp_path, fastmask):
     settings = {**small_settings, "train_pipeline": None, "valid_pipeline": None, "crop": [64, 32], "epochs": 1}
     table, boxes = read_contest(contest), tmp_path / "boxes.csv"

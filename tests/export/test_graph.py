@@ -116,9 +116,9 @@ OWN = {
 }
 
 
-# the last one has a layer and a router too
+# the last one has a hidden layer, a router, an order and a pool
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("hidden", "routed") else name for name in OWN]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name != "all" else name for name in OWN]
 )
 def test_layers_of_single_heads_are_exported(name):
     torch.manual_seed(0)

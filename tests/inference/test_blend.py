@@ -92,6 +92,7 @@ def test_a_stack_is_scikit_learns_regression_with_the_best_penalty_of_other_pers
         np.testing.assert_allclose(mixed[place], by_hand.predict_proba(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stack_is_cross_fitted_and_written_as_plain_numbers(labels, guess):
     members, parts = [guess(labels, 0), guess(labels, 1, knows=2)], np.arange(len(labels)) // 7 % 3
     persons = np.arange(len(labels)) // 7

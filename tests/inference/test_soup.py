@@ -205,6 +205,7 @@ def test_candidates_are_the_epochs_that_other_folds_choose_if_they_are_kept(run)
     }
 
 
+@pytest.mark.slow
 def test_a_soup_is_a_run_that_everything_else_reads(run, contest, tmp_path):
     made = fm.soup_runs([run, copy(run, "b")], out=tmp_path / "soup").run
     made.predict(contest / "eval" / "images")

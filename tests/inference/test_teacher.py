@@ -140,6 +140,7 @@ def test_a_fold_at_a_temperature_starts_with_the_loss_of_hinton(table, small_set
     assert tuple(names) == table.heads.decode(train.classes(table.heads)[rows[0]])
 
 
+@pytest.mark.slow
 def test_a_temperature_with_all_that_changes_labels(table, small_settings, finished_run, tmp_path):
     extra = tmp_path / "extra.csv"
     extra.write_text(f"path,person,gender\n{table.frame['path'][0]},new,male\n")

@@ -417,7 +417,7 @@ def test_a_teacher_at_a_temperature_costs_as_in_hinton():
     torch.testing.assert_close(FocalLoss(HEADS, temperature=4.0)(logits, labels), expected)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 4.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.5, marks=pytest.mark.slow), 4.0])
 def test_a_student_at_a_temperature_ends_with_the_probabilities_of_its_teacher(temperature):
     teacher = torch.tensor([[0.98, 0.015, 0.005], [0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
     loss = FocalLoss(ONE, label_smoothing=0.1, temperature=temperature)

@@ -84,6 +84,7 @@ def test_a_page_has_the_score_and_what_was_run(written, finished_run, read_page)
 
 # not every machine has a Korean font
 @pytest.mark.filterwarnings("ignore:No installed font:fastmask.system.errors.FastmaskWarning")
+@pytest.mark.slow
 def test_names_are_escaped(make_run, labels, ages, read_page):
     classes = (HOSTILE, "한글 $x_1$ & 'quoted' \"twice\"", "w" * 300)
     heads = Heads([Head("<b>mask</b>", classes), *list(contest_heads())[1:]])

@@ -144,6 +144,7 @@ def test_a_run_that_another_process_writes_to_is_left_alone(run):
     assert not (run.path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_report_may_be_replaced_but_not_with_foreign_files(written):
     check_free(written.page.parent, overwrite=True)
     thesis = written.page.parent / "report" / "thesis.tex"

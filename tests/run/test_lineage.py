@@ -96,6 +96,7 @@ def test_weights_that_have_seen_validation_photos_are_refused(contest, settings,
     np.testing.assert_array_equal(plan.folds, finished_run.folds["fold"])
 
 
+@pytest.mark.slow
 def test_ancestors_of_the_weights_count(contest, settings, tmp_path):
     """The first run learnt from its people, the second only from others, the third is judged on people of the first."""
     others = renamed(read_contest(write_sample(tmp_path / "others", persons=12, seed=5)))

@@ -64,6 +64,7 @@ def test_a_fold_trained_twice_is_refused(halves, finished_run, tmp_path):
         merge_runs(halves[:1], tmp_path / "merged")
 
 
+@pytest.mark.slow
 def test_missing_folds_and_other_versions_are_warned_of(contest, small_settings, tmp_path):
     settings = {**small_settings, "folds": 3, "epochs": 1, "stratify": "gender"}
     table = read_contest(contest)

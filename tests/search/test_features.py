@@ -47,6 +47,7 @@ def test_features_are_the_bodys_own_on_the_validation_photos(contest, screening_
         assert found[row] == pytest.approx(expected, abs=2e-2)
 
 
+@pytest.mark.slow
 def test_a_second_screening_computes_only_what_is_new(rank, tmp_path, monkeypatch):
     computed, real = [], features._compute
 

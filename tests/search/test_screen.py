@@ -43,6 +43,7 @@ def screening(rank, table):
     return rank(table, ARCHS)
 
 
+@pytest.mark.slow
 def test_copies_under_two_persons_are_noted(rank, contest_copy):
     table = read_contest(contest_copy)
     copy, near = table.photo(0).read_bytes(), table.photo(16)

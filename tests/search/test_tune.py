@@ -89,6 +89,7 @@ def test_pictures_and_the_best_settings_are_written(searched, table, tmp_path):
     assert again.identity == searched.run.identity
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes_to_the_same_results(searched, search, table, tmp_path, monkeypatch):
     out, trained = tmp_path / "killed", []
     train_fold = crossval.train_fold

@@ -36,9 +36,9 @@ def printed(tmp_path, method, guard):
     ("method", "guard", "refused"),
     [
         ("spawn", "if True:", True),
-        ("forkserver", "for _ in range(1):", True),
+        pytest.param("forkserver", "for _ in range(1):", True, marks=pytest.mark.slow),
         ("spawn", 'if __name__ == "__main__":', False),
-        ("fork", "if True:", False),
+        pytest.param("fork", "if True:", False, marks=pytest.mark.slow),
     ],
 )
 def test_a_script_without_a_main_guard_is_refused_by_its_line(tmp_path, method, guard, refused):

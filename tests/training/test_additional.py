@@ -196,6 +196,7 @@ def test_a_leaky_split_has_no_fold_for_versions(plan_of, red):
         plan_of(images_also=[str(red)], group="none")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_only_with_the_same_versions_under_any_name(train, table, red, tmp_path):
     own = mark(table, tmp_path / "own", 7)
     settings = {"images_also": [str(own)], "epochs": 1}

@@ -34,6 +34,7 @@ def test_a_bench_gives_times_of_all_three_and_a_whole_run(plan):
     assert plain["limit"] == made.limit
 
 
+@pytest.mark.slow
 def test_the_share_of_the_floor_tells_slow_training(plan, monkeypatch):
     """A callback that takes as long again as the step must show as half of the bare step's speed."""
 

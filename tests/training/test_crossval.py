@@ -91,7 +91,7 @@ def test_the_optimistic_figure_is_of_each_fold_s_own_best_epoch(finished_run):
     [
         {},
         {"cache": "ram"},
-        {"cache": "off"},
+        pytest.param({"cache": "off"}, marks=pytest.mark.slow),
         pytest.param({"workers": 2}, marks=[pytest.mark.semaphores, pytest.mark.slow]),
     ],
 )

@@ -74,6 +74,7 @@ def test_near_copies_in_two_folds_are_warned_of_and_searched_once(copied, plan_o
     assert searches == [84]
 
 
+@pytest.mark.slow
 def test_other_photos_or_persons_or_pixels_are_searched_again(copied, plan_of, apart, searches):
     def note(**settings):
         with warnings.catch_warnings():

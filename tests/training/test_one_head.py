@@ -159,6 +159,7 @@ def test_weights_of_the_joint_class_and_its_classes_are_taken(train, tmp_path):
     assert run.heads[JOINT].weight == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_three_heads_starts_from_one_of_one_head_and_the_other_way_round(made, train, tmp_path):
     three = train(tmp_path / "three", pretrained=False, weights=str(made("one", **ONE).path))
     assert train(tmp_path / "one", **ONE, pretrained=False, weights=str(three.path)).heads.joint_head == 3

@@ -18,6 +18,7 @@ def refitted(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("refit") / "run", refit=2, workers=0)
 
 
+@pytest.mark.slow
 def test_the_score_is_that_of_the_run_without_it(refitted, finished_run):
     assert refitted.oof.equals(finished_run.oof)
 

@@ -24,7 +24,10 @@ def test_it_reckons_with_what_a_run_would_do(plan):
     assert cost.memory > 1e8
 
 
-@pytest.mark.parametrize("more", [{}, {"ema": 0.9, "accumulate": 2, "top_k": 2, "epochs": 3}])
+MORE = {"ema": 0.9, "accumulate": 2, "top_k": 2, "epochs": 3}
+
+
+@pytest.mark.parametrize("more", [{}, pytest.param(MORE, marks=pytest.mark.slow)])
 def test_the_disk_is_the_most_that_a_real_run_takes(train, plan_of, tmp_path, monkeypatch, more):
     cost, taken, replace = rehearse(plan_of(**more)), [], os.replace
 
@@ -90,6 +93,7 @@ def test_a_fold_without_memory_says_what_fits(train, tmp_path, room, message):
 
 
 @pytest.mark.parametrize("room", [20], indirect=True)
+@pytest.mark.slow
 def test_a_run_of_bs_auto_keeps_the_size_that_it_found(train, tmp_path, monkeypatch, room):
     settings = {"bs": "auto", "epochs": 1}
     run = train(tmp_path / "run", fold=[0], **settings)
