@@ -21,6 +21,7 @@ def space(work):
     return work / "space.yaml"
 
 
+@pytest.mark.slow
 def test_tune_prints_the_trials_and_nothing_else(contest, small_settings, work, space, fastmask):
     write_yaml(work / "base.yaml", {**small_settings, "epochs": 1, "data": str(contest)})
     answer = fastmask("tune", "--config", "base.yaml", "--space", space, "--out", "t", "--trials", 1)

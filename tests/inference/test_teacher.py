@@ -92,6 +92,7 @@ def test_labels_that_are_unknown_and_heads_that_the_teacher_lacks(finished_run):
     np.testing.assert_allclose(parts[:, 1], [[0.1, 0.1, 0.3, 0, 0], [0.5, 0.3, 0.2, 0, 0]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_student_trains_and_resumes_with_the_same_soft_labels(
     table, small_settings, run_copy, finished_run, tmp_path
 ):

@@ -241,6 +241,7 @@ def test_checkpoints_carry_what_the_weights_that_they_started_from_have_seen(con
     assert prepare(read_contest(contest), make_config(settings, {"weights": str(copied)}), chosen=[1])
 
 
+@pytest.mark.slow
 def test_a_refit_has_seen_all_photos(contest, settings, small_settings, tmp_path):
     table = read_contest(contest)
     run = cross_validate(table, out=tmp_path / "run", log=io.StringIO(), **{**small_settings, "epochs": 1, "refit": 1})

@@ -137,6 +137,7 @@ def test_processes_that_share_a_search_take_different_trials(tmp_path):
             assert one.take(fifth) is None
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_worse_than_those_before_is_pruned(search, tmp_path, monkeypatch):
     median = optuna.pruners.MedianPruner
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: median(n_startup_trials=1))

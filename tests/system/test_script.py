@@ -37,7 +37,7 @@ def printed(tmp_path, method, guard):
     [
         ("spawn", "if True:", True),
         pytest.param("forkserver", "for _ in range(1):", True, marks=pytest.mark.slow),
-        ("spawn", 'if __name__ == "__main__":', False),
+        pytest.param("spawn", 'if __name__ == "__main__":', False, marks=pytest.mark.slow),
         pytest.param("fork", "if True:", False, marks=pytest.mark.slow),
     ],
 )

@@ -267,6 +267,7 @@ def test_an_interruption_leaves_no_hook_in_the_network(table):
     assert not learn.model._forward_hooks
 
 
+@pytest.mark.slow
 def test_a_compiled_body_is_computed_in_parts(table, monkeypatch):
     """torch's tracing without its code generation, which takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

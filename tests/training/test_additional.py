@@ -106,6 +106,7 @@ def test_weights_that_have_seen_a_version_of_a_validated_photo_are_refused(train
         plan_of(images_also=[str(red)], **rest)
 
 
+@pytest.mark.slow
 def test_a_run_with_versions_has_seen_both(train, table, red, tmp_path, plan_of):
     run = train(tmp_path / "run", images_also=[str(red)], epochs=1, refit=1)
     frame = run.extra

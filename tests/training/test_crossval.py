@@ -432,6 +432,7 @@ def test_a_fixed_split_is_one_fold_and_the_others_are_only_trained_on(train, tab
     assert again.oof.equals(run.oof)
 
 
+@pytest.mark.slow
 def test_a_path_or_a_frame_is_trained_on_as_the_table_of_it(finished_run, contest, small_settings, tmp_path):
     from_path = fm.cross_validate(str(contest), out=tmp_path / "path", **small_settings)
     assert from_path.oof.equals(finished_run.oof)

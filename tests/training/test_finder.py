@@ -82,6 +82,7 @@ def found(photos, tmp_path_factory):
     return lr_find(learn, num_it=40), theirs, stock
 
 
+@pytest.mark.slow
 def test_it_finds_what_fastai_finds(found):
     ours, theirs, stock = found
     assert (ours.suggestion, ours.steep, ours.minimum) == (theirs.valley, theirs.steep, theirs.minimum)

@@ -160,6 +160,7 @@ def test_a_folder_that_cannot_be_written_to_is_said(copied, plan_of, apart, tmp_
     assert [line.partition(":")[0] for line in lines] == ["The search for near copies is not kept"]
 
 
+@pytest.mark.slow
 def test_the_score_of_a_run_carries_the_caveat(copied, train, apart, tmp_path):
     with pytest.warns(FastmaskWarning, match="same picture"):
         run = train(tmp_path / "run", copied, epochs=1, **apart[0])

@@ -337,6 +337,7 @@ def test_fewer_folds_for_the_hours_left_keep_identical_photos_together(copied, p
         assert len({*shorter.folds[:7], *shorter.folds[63:70]}) == 1
 
 
+@pytest.mark.slow
 def test_the_run_says_who_shares_photos_and_draws_them_together(copied, train, tmp_path):
     run = train(tmp_path / "run", copied, epochs=1)
     one, other = copied.persons[0], copied.persons[65]

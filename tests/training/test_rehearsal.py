@@ -69,6 +69,7 @@ def test_bs_auto_is_the_largest_that_fits_with_the_same_photos_per_step(plan_of,
 
 
 @pytest.mark.parametrize("room", [0], indirect=True)
+@pytest.mark.slow
 def test_too_little_memory_for_one_photo_is_reported(plan_of, room):
     with pytest.raises(FastmaskError, match="Not even one photo fits into memory; take fewer pixels"):
         fit_batch_size(plan_of(bs="auto"))
@@ -85,6 +86,7 @@ def test_too_little_memory_for_one_photo_is_reported(plan_of, room):
     ],
     indirect=["room"],
 )
+@pytest.mark.slow
 def test_a_fold_without_memory_says_what_fits(train, tmp_path, room, message):
     with pytest.raises(FastmaskError) as error:
         train(tmp_path / "run")

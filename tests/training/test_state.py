@@ -141,13 +141,10 @@ def whole(train, tmp_path_factory):
 
 FAST = [
     ("plain", 6),
-    ("steps of three batches", 1),
     ("averaged", 4),
     (SWA, 6),
     (PLATEAU, 11),
-    (OWN, 6),
     (ROUTED, 4),
-    (AUG, 6),
 ]
 
 
@@ -212,6 +209,7 @@ def test_a_second_interruption_ends_at_once(fit, tmp_path):
     assert not (tmp_path / "run" / "fold0" / STATE).exists()
 
 
+@pytest.mark.slow
 def test_a_fold_that_ends_while_it_is_interrupted_is_kept(fit, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(AtBatch, "after_fit", lambda self: self.action(), raising=False)
     with pytest.raises(KeyboardInterrupt):
