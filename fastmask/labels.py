@@ -26,12 +26,20 @@ def soft_labels(y: Tensor, heads: Heads) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def hard_labels(labels: Tensor, heads: Heads) -> Tensor:
-    """The inverse of `soft_labels`: the class of most weight of each head, (B, heads); class numbers are returned."""
+def hard_labels(labels: Tensor, heads: Heads, least: float = 0.0) -> Tensor:
+    """The inverse of `soft_labels`: the class of most weight of each head, (B, heads); class numbers are returned.
+
+    It is UNKNOWN unless it has more than a share `least` of the head's weight.
+    """
     if not labels.is_floating_point():
         return labels
     parts = heads.split(join_parts(labels))
-    return torch.stack([torch.where(part.sum(-1) > 0, part.argmax(-1), UNKNOWN) for part in parts], dim=-1)
+    return torch.stack([_clear(part, least) for part in parts], dim=-1)
+
+
+def _clear(part: Tensor, least: float) -> Tensor:
+    weight, code = part.max(-1)
+    return code.where(weight > least * part.sum(-1), UNKNOWN)
 
 
 def join_parts(labels: Tensor) -> Tensor:

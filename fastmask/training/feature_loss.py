@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Callback
 from fastai.torch_core import get_model
 from torch import Tensor
 
-from fastmask.heads import JOINT, UNKNOWN, Heads
+from fastmask.heads import JOINT, Heads
+from fastmask.labels import hard_labels
 
 
 class AddFeatureLoss(Callback):
@@ -60,10 +60,6 @@ def clear_classes(y: Tensor, heads: Heads, target: str) -> Tensor:
 
     A soft label has the class with more than half of its weight, else -1; one in two parts, that of the photo's own.
     """
-    if y.is_floating_point():
-        parts = [part / part.sum(-1, keepdim=True) for part in heads.split(y[:, 0] if y.dim() == 3 else y)]
-        largest = [part.max(-1) for part in parts]
-        # a comparison with NaN, which an unknown label gives, is False
-        y = torch.stack([index.where(share > 0.5, UNKNOWN) for share, index in largest], dim=1)
-    classes: Tensor = heads.joint(y) if target == JOINT else y[:, heads.position(target)]
+    known = hard_labels(y[:, 0] if y.dim() == 3 else y, heads, least=0.5)
+    classes: Tensor = heads.joint(known) if target == JOINT else known[:, heads.position(target)]
     return classes

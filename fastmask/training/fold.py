@@ -120,8 +120,7 @@ def callbacks_of(
     history = History(folder)
     writes = plan.processes.is_first
     writing: list[Callback] = [history, OOFCollector(folder)] if writes else []
-    train = plan.training_set(fold)
-    if writes and train.sampler is not None:
+    if writes and (train := plan.training_set(fold)).sampler is not None:
         writing.append(Drawn(folder, plan.table.heads, train, config.sampler or JOINT))
     trackers = trackers_of(config, folder) if writes else None
     info = FoldInfo(real(run.path).name, fold, config.to_plain())
