@@ -110,6 +110,11 @@ def read_draw_weights(text: str) -> str | dict[str, Any]:
     return _read_filled(text, "draw weights", "age.60+: 3")
 
 
+def drop_none(value: Any) -> Any:
+    """The names of a list, of which none is the word for no name."""
+    return [] if value in ("none", ["none"], ("none",)) else value
+
+
 # numbers by classes of heads, such as age.60+, or joint classes
 ByClass = BeforeValidator(join_names)
 # what is passed to a function of a library
@@ -527,6 +532,9 @@ class Config(BaseModel):
         0, "Final epochs on all photos, at the last learning rate, for the models that predict.", Kind.UNSCORED
     )
     # callbacks
+    views: Annotated[list[Text], BeforeValidator(drop_none)] = in_training(
+        [], "Views to average with each photo in validation and prediction: some of flip, shift, scale; or none."
+    )
     monitor: str = in_training("macro_f1", "The metric for early stopping and checkpoints.")
     patience: Count = in_training(5, "Epochs without improvement before a fold stops; 0 never stops.")
     top_k: Positive = in_training(1, "Checkpoints kept per fold; their probabilities are averaged.")

@@ -235,7 +235,7 @@ def _element(annotation: Any) -> Any:
 
 def _in_words(default: Any) -> str | None:
     """A default value as the help shows it; None if there is nothing to show."""
-    if default in (None, "", (), _REQUIRED):
+    if default in (None, "", (), [], _REQUIRED):
         return None
     if isinstance(default, bool):
         return "yes" if default else "no"

@@ -88,7 +88,7 @@ def predict(
     persons = None if persons is None else persons[left]
     for note in predictions.notes:
         _warn(note)
-    _say_scored(options, other)
+    _say_scored(loaded, options, other)
     answered = predictions if rule is None else predictions.decide(rule, persons)
     _write(answered, out, submission, unpredicted, kept)
     _warn_of_seen(loaded, [path for path, there in zip(photos.paths, left, strict=True) if there], options)
@@ -97,21 +97,37 @@ def predict(
     if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, persons, whole_shift)
     how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
-    typer.echo(f"{out}: {count(len(answered), 'photo')}, {how} of {', '.join(answered.members)}, {_views(options)}")
+    typer.echo(
+        f"{out}: {count(len(answered), 'photo')}, {how} of {', '.join(answered.members)}, {_views(loaded, options)}"
+    )
     _report_failed(predictions, unpredicted, None if submission is None else _usual(predictions))
 
 
-def _say_scored(options: PredictOptions, other: str | None) -> None:
-    """Say where the run's scores are not those of such predictions, by `other` models or of several versions."""
+def _say_scored(run: RunDirectory, options: PredictOptions, other: str | None) -> None:
+    """Say where the run's scores are not those of such predictions: by `other` models, of other views or versions."""
     if other is not None:
         say(f"These models ({other}) have no out-of-fold predictions: the run's scores are those of its checkpoints.")
+    if _are_other_views(run, options):
+        say("The run's scores are of its own views of a photo, not of these.")
     if options.images_also:
         say("The run's scores are of the photos themselves, not of the mean over their versions.")
 
 
-def _views(options: PredictOptions) -> str:
+def _are_other_views(run: RunDirectory, options: PredictOptions) -> bool:
+    """Whether the options name other views than those of the run, or of a run of the ensemble."""
+    own = type(options)()
+    return any(options.of_run(one.config).walks != own.of_run(one.config).walks for one in _runs_of(run))
+
+
+def _resolved(run: RunDirectory, options: PredictOptions) -> list[PredictOptions]:
+    """The options with the views of the run, or of each run of an ensemble."""
+    return [options.of_run(one.config) for one in _runs_of(run)]
+
+
+def _views(run: RunDirectory, options: PredictOptions) -> str:
     """What is averaged per photo, in words."""
-    views = f"{options.n_views} view{'s' * (options.n_views != 1)} per photo"
+    numbers = sorted({one.n_views for one in _resolved(run, options)})
+    views = f"{' or '.join(map(str, numbers))} view{'s' * (numbers != [1])} per photo"
     return f"{views}, and per version in {', '.join(options.images_also)}" if options.images_also else views
 
 
@@ -184,14 +200,19 @@ def _other_models(run: RunDirectory, options: PredictOptions) -> str | None:
 
 def _is_refitted(run: RunDirectory) -> bool:
     """Whether the run predicts with networks that were refitted on all photos."""
+    return any(one.refitted for one in _runs_of(run))
+
+
+def _runs_of(run: RunDirectory) -> list[RunDirectory]:
+    """The run, or those that an ensemble is made of."""
     from fastmask.run.directory import RunDirectory
     from fastmask.run.files import CONFIG
 
     if not run.is_ensemble:
-        return bool(run.refitted)
+        return [run]
     # a missing member is reported later
     paths = [run.path / member["path"] for member in run.ensemble["members"]]
-    return any(RunDirectory.load(path).refitted for path in paths if (path / CONFIG).is_file())
+    return [RunDirectory.load(path) for path in paths if (path / CONFIG).is_file()]
 
 
 def _unlike_oof(run: RunDirectory, options: PredictOptions, other: str | None) -> str | None:
@@ -200,8 +221,8 @@ def _unlike_oof(run: RunDirectory, options: PredictOptions, other: str | None) -
         return f"a run with models of its own, and {run.path} is an ensemble: name one of its runs"
     if options.images_also:
         return "the photos alone (no --images-also): the mean of several versions is less confident than OOF"
-    if options.n_views > 1:
-        return "one view per photo (no --tta, no --views): the mean of several is less confident than OOF"
+    if _are_other_views(run, options):
+        return "the views of the run (no --tta, no --views): the mean of more of them is less confident than OOF"
     return f"the models that predicted OOF (no --soup, and --no-refit), and these are {other}" if other else None
 
 
@@ -239,10 +260,17 @@ def _entry(run: RunDirectory, decision: str, options: PredictOptions, other: str
         read_ledger(ledger_of(run.path))
     oof = score_of(run, decision) if run.is_scored and other is None else None
     caveats = " ".join(run.caveats) if oof else ""
-    views = [f"views {','.join(options.views)}"] if options.views else []
+    each = _resolved(run, options)
+    named = {",".join(one.views or ()) for one in each}
+    views = [f"views {names}" for names in named if names and len(named) == 1]
     versions = [f"versions {','.join(options.images_also)}"] if options.images_also else []
     note = ", ".join([*views, *versions, *([other] if other else [])])
-    made = {"oof": oof, "run": str(real(run.path)), "decision": decision, "tta": options.n_views}
+    made = {
+        "oof": oof,
+        "run": str(real(run.path)),
+        "decision": decision,
+        "tta": max((one.n_views for one in each), default=1),
+    }
     return {**made, "caveats": caveats, "note": note}
 
 

@@ -117,9 +117,9 @@ def shift(run: RunDirectory, predictions: Predictions, persons: np.ndarray | Non
     there is no p.
 
     Each fold's model, with the checkpoints used by `predict`, is compared on the photos that it validated and on the
-    new ones, since the mean of models is less confident than each of them. So predict with one view: the mean of
-    several is less confident, too. Raises UsageError if no model of the run is a member of the predictions, DataError
-    if a fold lacks its checkpoints or their OOF probabilities.
+    new ones, since the mean of models is less confident than each of them. So predict with the run's views: the
+    mean of more of them is less confident, too. Raises UsageError if no model of the run is a member of the
+    predictions, DataError if a fold lacks its checkpoints or their OOF probabilities.
     """
     if draws < 1:
         raise UsageError(f"Found {draws} draws; expected 1 or more.")

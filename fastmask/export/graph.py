@@ -23,6 +23,7 @@ from fastmask.data.augment import Stats
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.model.network import MultiHeadNet
+from fastmask.model.views import View, make_views
 from fastmask.system.errors import FastmaskError, UsageError, one_line
 
 # the first opset with an antialiased resize, which transformers need for their position embeddings
@@ -35,14 +36,15 @@ _TRACED, _NETWORK = "x", "network"
 class Networks:
     """The networks of one run by fold. They predict the mean over folds of the mean over each fold's networks.
 
-    `size` is the (height, width) of photos, `stats` the means and deviations to normalise them. `traces` are shared
-    with other networks of the run.
+    `size` is the (height, width) of photos, `stats` the means and deviations to normalise them, `views` the names of
+    the views that each network averages. `traces` are shared with other networks of the run.
     """
 
     heads: Heads
     stats: Stats
     size: tuple[int, int]
     members: Mapping[str, Sequence[MultiHeadNet]]
+    views: Sequence[str] = ()
     traces: dict[torch.dtype, ModelProto] = field(default_factory=dict)
 
     @property
@@ -57,23 +59,26 @@ class Networks:
         if dtype not in self.traces:
             network, _ = next(self.weighted)
             # a copy, since rounding is irreversible
-            self.traces[dtype] = trace(copy.deepcopy(network).to(dtype), self.heads, self.size, dtype)
+            self.traces[dtype] = trace(copy.deepcopy(network).to(dtype), self.heads, self.size, dtype, self.views)
         return self.traces[dtype]
 
 
 class _Probabilities(nn.Module):
-    """(B, 3, H, W) normalised photos -> the float32 probabilities of each head, in plain PyTorch."""
+    """(B, 3, H, W) normalised photos -> the float32 probabilities of each head, the mean over views, in PyTorch."""
 
-    def __init__(self, network: MultiHeadNet) -> None:
+    def __init__(self, network: MultiHeadNet, views: Sequence[View]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.views = network, views
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.float().softmax(-1) for part in self.network.classify(x))
+        each = [[part.float().softmax(-1) for part in self.network.classify(view(x))] for view in self.views]
+        return tuple(sum(parts[1:], parts[0]) / len(parts) for parts in zip(*each, strict=True))
 
 
-def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: torch.dtype) -> ModelProto:
-    """Trace one network with torch's exporter; raises FastmaskError if it fails."""
+def trace(
+    network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: torch.dtype, views: Sequence[str] = ()
+) -> ModelProto:
+    """Trace one network, with the views of these names, with torch's exporter; raises FastmaskError if it fails."""
     # a batch of two, since the exporter would treat a batch size of one as constant
     photos = torch.zeros(2, 3, *size, dtype=dtype)
     try:
@@ -81,7 +86,7 @@ def trace(network: MultiHeadNet, heads: Heads, size: tuple[int, int], dtype: tor
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Probabilities(network).eval(),
+                _Probabilities(network, make_views(views)).eval(),
                 (photos,),
                 dynamo=True,
                 input_names=[_TRACED],

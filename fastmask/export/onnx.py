@@ -72,5 +72,6 @@ def export_onnx(
         difference=difference,
         tolerance=options.allowed,
         rates=rates,
+        views=tuple(dict.fromkeys(view for one in networks.values() for view in one.views)),
         rounded=rounded,
     )

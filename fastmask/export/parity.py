@@ -22,6 +22,7 @@ from fastmask.export.selection import CPU, Selection, spread
 from fastmask.inference.networks import load_members
 from fastmask.inference.predictions import predict
 from fastmask.model.losses import FocalLoss
+from fastmask.model.views import make_views
 from fastmask.run.directory import RunDirectory
 from fastmask.run.source import photos_of
 from fastmask.scoring import score_heads, scored_classes
@@ -103,9 +104,10 @@ def time_both(session: Any, networks: Mapping[str, Networks], paths: Sequence[Pa
 def _forward(networks: Mapping[str, Networks], batch: np.ndarray) -> None:
     for one in networks.values():
         x = NormalizeBatch(*one.stats).encodes(channels_first(batch)).as_subclass(torch.Tensor)
-        loss = FocalLoss(one.heads)
+        loss, views = FocalLoss(one.heads), make_views(one.views)
         for network, _ in one.weighted:
-            loss.activation(network(x))
+            for view in views:
+                loss.activation(network(view(x)))
 
 
 def measure_rounding(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmask.scoring import Plain, plain
-from fastmask.system.text import in_bytes
+from fastmask.system.text import in_bytes, join_some
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Exported:
     """An exported model, and the results of its check.
 
     `difference` is the largest difference in probability from PyTorch on `photos` photos, `networks` the number of
-    networks, `rounded` the effect of fp16, if the run's photos are available to measure it.
+    networks, `views` the views that these average, `rounded` the effect of fp16, if the run's photos are available to
+    measure it.
     """
 
     model: Path
@@ -71,11 +72,14 @@ class Exported:
     difference: float
     tolerance: float
     rates: Rates
+    views: tuple[str, ...] = ()
     rounded: Rounded | None = None
 
     def __str__(self) -> str:
+        views = f", mean over the photo and its views {join_some(self.views)}" if self.views else ""
         rows = {
-            "model": f"{self.model}, {in_bytes(self.nbytes)}: {self.networks} network(s) in {self.precision}, photos "
+            "model": f"{self.model}, {in_bytes(self.nbytes)}: {self.networks} network(s) in {self.precision}"
+            f"{views}, photos "
             f"{self.size[0]} high and {self.size[1]} wide -> {', '.join(self.heads)}",
             "parity": f"{self.difference:.1e} in probability at most from PyTorch on {self.photos} photos "
             f"(allowed {self.tolerance:.0e})",
@@ -93,6 +97,7 @@ class Exported:
             "bytes": self.nbytes,
             "networks": self.networks,
             "heads": list(self.heads),
+            "views": list(self.views),
             "size": list(self.size),
             "parity": {"photos": self.photos, "difference": self.difference, "tolerance": self.tolerance},
             **plain({"photos_a_second": self.rates, "oof_macro_f1": self.rounded}),

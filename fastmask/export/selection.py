@@ -66,7 +66,11 @@ class Selection:
         members = self.options.members
         return {
             name: Networks(
-                one.heads, batch_stats(augments_of(one)), size, load_members(one, members, self.options, CPU, size)
+                one.heads,
+                batch_stats(augments_of(one)),
+                size,
+                load_members(one, members, self.options, CPU, size),
+                one.config.views,
             )
             for name, one in self.runs.items()
         }
@@ -108,6 +112,7 @@ class Selection:
             "precision": self.options.precision,
             "stats": json.dumps({name: one.stats for name, one in networks.items()}),
             "members": json.dumps({name: list(one.members) for name, one in networks.items()}),
+            "views": json.dumps({name: list(one.views) for name, one in networks.items()}),
         }
 
 

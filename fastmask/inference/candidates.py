@@ -65,6 +65,7 @@ def _difference(first: RunDirectory, run: RunDirectory) -> str | None:
     for what, one, other in (
         ("body", first.config.arch, run.config.arch),
         ("finished folds", join_some(first.trained_folds), join_some(run.trained_folds)),
+        ("views", *(join_some(one.config.views) or "none" for one in (first, run))),
     ):
         if one != other:
             return f"its {what} {'are' if what.endswith('s') else 'is'} {other}, in the first {one}"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Positive
-from fastmask.inference.views import VIEWS, make_views
+from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Config, Positive, drop_none
+from fastmask.model.views import VIEWS, View, flip, make_views, plain
 from fastmask.system.errors import UsageError
 from fastmask.system.fields import make_model, option_field
 
+# one pass over the photos: the number of the training augmentation's pass, or None for the validation transform, and
+# the views of each batch
+Walk = tuple[int | None, Sequence[View]]
 _VIEWS = ", ".join(f"{name} ({view.help})" for name, view in VIEWS.items())
 
 
@@ -67,8 +70,12 @@ class SoupOptions(Options):
 class PredictOptions(NetworkOptions, PhotoOptions):
     """What `predict` averages, and how it reads photos and computes."""
 
-    tta: Positive = option_field(1, "Views per photo: itself, its mirror image, training augmentations.")
-    views: tuple[str, ...] = option_field((), f"Instead of --tta, views in addition to the photo: some of {_VIEWS}.")
+    tta: Positive | None = option_field(
+        None, "Views per photo: itself, its mirror image, training augmentations.", note="the run's --views"
+    )
+    views: Annotated[tuple[str, ...], BeforeValidator(drop_none)] | None = option_field(
+        None, f"Instead of --tta, views in addition to the photo: some of {_VIEWS}; or none.", note="the run's"
+    )
     images_also: tuple[str, ...] = option_field(
         (), "Folders of other versions of the photos: the mean of the predictions of all is taken."
     )
@@ -80,9 +87,9 @@ class PredictOptions(NetworkOptions, PhotoOptions):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.views and self.tta > 1:
+        if self.views and (self.tta or 1) > 1:
             raise UsageError("--tta and --views exclude each other: both select the views to average.")
-        make_views(self.views)
+        make_views(self.views or ())
         return self
 
     @classmethod
@@ -92,7 +99,24 @@ class PredictOptions(NetworkOptions, PhotoOptions):
             return super().of(None, {"tta": options, **given})
         return super().of(options, given)
 
+    def of_run(self, config: Config) -> Self:
+        """The options with the views of a run's settings, if they name none themselves."""
+        if self.tta is not None or self.views is not None:
+            return self
+        return self.model_copy(update={"views": tuple(config.views)})
+
+    @property
+    def walks(self) -> list[Walk]:
+        """The passes over the photos that are averaged.
+
+        `tta` counts the photo, its mirror image, then passes of the training augmentation, every second one mirrored.
+        """
+        tta, both = self.tta or 1, [plain, flip]
+        walks: list[Walk] = [(None, make_views(self.views) if self.views else both[:tta])]
+        walks.extend((number, [both[number % 2]]) for number in range(tta - 2))
+        return walks
+
     @property
     def n_views(self) -> int:
         """The number of views per photo that are averaged."""
-        return len(make_views(self.views)) if self.views else self.tta
+        return sum(len(views) for _, views in self.walks)

@@ -22,15 +22,15 @@ from fastmask.inference.blend import Blend, widen
 from fastmask.inference.failures import reason_of
 from fastmask.inference.members import open_members
 from fastmask.inference.networks import Load, checkpoints_of, load_members
-from fastmask.inference.options import PredictOptions
+from fastmask.inference.options import PredictOptions, Walk
 from fastmask.inference.photo_versions import PhotoVersions
 from fastmask.inference.photos import Photos
 from fastmask.inference.sources import Images, find_photos
-from fastmask.inference.views import View, Walk, make_walks
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.number import answer_numbers
 from fastmask.model.precision import autocast, resolve_precision, usable_precision
+from fastmask.model.views import View
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import read_lineage
 from fastmask.system.errors import DataError, UnreadableError, UsageError
@@ -156,7 +156,7 @@ def predict(
     """Predict photos by the mean of the fold models, or for an ensemble by the blend of its runs.
 
     Photos are prepared by the run's own validation transform, after they are enlarged if they are smaller than its
-    crop. Only their probabilities are kept in memory.
+    crop, and averaged over the run's own views. Only their probabilities are kept in memory.
 
     Args:
         images: a photo or several: paths, folders, PIL images, uint8 arrays (height, width, 3) of RGB, bytes of files.
@@ -216,7 +216,7 @@ def _check_runs(run: RunDirectory, runs: Mapping[str, RunDirectory], options: Pr
 
 def _survey(runs: Mapping[str, RunDirectory], versions: PhotoVersions, options: PredictOptions) -> dict[str, Photos]:
     """The photos and their versions for each run, each read once."""
-    trains = any(training is not None for training, _ in make_walks(options.tta, options.views))
+    trains = any(training is not None for training, _ in options.walks)
     framed = {name: bool(run.config.boxes) or len(runs) == 1 for name, run in runs.items()}
     return {
         name: Photos.survey(run, versions.rows, options.boxes if framed[name] else None, trains, versions.photo_of)
@@ -295,14 +295,18 @@ def predict_networks(
     device: torch.device,
     progress: Progress = lambda done, count: None,
 ) -> dict[str, np.ndarray]:
-    """(N, classes of all heads) probabilities of each member of a run: the mean over its `networks` and all views."""
+    """(N, classes of all heads) probabilities of each member of a run: the mean over its `networks` and all views.
+
+    The views are those of the run, unless the options name others.
+    """
+    options = options.of_run(run.config)
     auto, asked = options.precision == "auto", options.precision
     if auto:
         asked = "fp32" if device.type == "cpu" else run.config.precision
     precision = resolve_precision(asked, device)
     first = next(iter(networks.values()))[0]
     computing = autocast(device, usable_precision(first, photos.size, device, precision, auto, trains=False))
-    walks = make_walks(options.tta, options.views)
+    walks = options.walks
     sums = {member: np.zeros((len(photos), run.heads.n_logits)) for member in networks}
     loss, count = FocalLoss(run.heads), len(walks) * -(-len(photos) // options.bs)
     loader = partial(photos.loader, bs=options.bs, seed=run.config.seed, num_workers=options.workers, device=device)

@@ -111,6 +111,7 @@ def to_card(material: Material, pictures: list[str]) -> str:
         optimistic=None if flattering is None else rounded(flattering[0]),
         weak=_weak_classes(material),
         pictures=[(what, Markup(f"report/{name}.png")) for name, what in _PICTURES.items() if name in pictures],
+        views=join_some(run.config.views),
         members=join_some([member["name"] for member in run.ensemble["members"]]) if run.is_ensemble else "",
         packages=", ".join(f"{name} {version}" for name, version in run.environment.get("packages", {}).items()),
     )

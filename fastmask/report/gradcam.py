@@ -22,6 +22,7 @@ from fastmask.inference.photos import Photos
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.pooling import is_channels_last
+from fastmask.model.views import make_views
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
 
@@ -99,7 +100,7 @@ def explain(
         images = NormalizeBatch(*given.stats).decode(TensorImage(x)) * 255
         images = images.round().byte().permute(0, 2, 3, 1).cpu().numpy()
         here = columns[len(found) : len(found) + len(x)]
-        maps = _explain_batch(networks, x.as_subclass(Tensor), run.heads, head, here)
+        maps = _explain_batch(networks, x.as_subclass(Tensor), run, head, here)
         found += [
             Explanation(name, image, by, **fields)
             for name, image, fields in zip(given.names[len(found) :], images, maps, strict=False)
@@ -108,12 +109,16 @@ def explain(
 
 
 def _explain_batch(
-    networks: Sequence[MultiHeadNet], x: Tensor, heads: Heads, head: str, columns: Sequence[list[int] | None]
+    networks: Sequence[MultiHeadNet], x: Tensor, run: RunDirectory, head: str, columns: Sequence[list[int] | None]
 ) -> list[dict[str, Any]]:
-    """The fields of Explanation that follow from the photos, for the columns of a class or the predicted ones."""
-    loss = FocalLoss(heads)
+    """The fields of Explanation that follow from the photos, for the columns of a class or the predicted ones.
+
+    The probabilities are the mean over the run's views, the maps of the photos themselves.
+    """
+    heads, loss = run.heads, FocalLoss(run.heads)
     with torch.no_grad():
-        probabilities = torch.stack([loss.activation(network(x)) for network in networks]).mean(0).cpu().numpy()
+        each = [loss.activation(network(view(x))) for view in make_views(run.config.views) for network in networks]
+    probabilities = torch.stack(each).mean(0).cpu().numpy()
     wanted = [_argmax(heads, head, row) if of is None else of for row, of in zip(probabilities, columns, strict=True)]
     at = torch.tensor(wanted, device=x.device)
     heat = torch.stack([grad_cam(network, x, at) for network in networks]).mean(0).cpu().numpy()

@@ -63,6 +63,11 @@ def _describe_training(plan: Plan) -> Iterator[str]:
     """The network, the folds, and where they are trained."""
     config, body = plan.config, plan.environment["body"]
     yield f"{config.arch}, {body['parameters'] / 1e6:.1f} M parameters, weights {body['initial_weights']}"
+    yield (
+        f"scored and predicted by the mean over the photo and its views {join_some(config.views)}"
+        if config.views
+        else ""
+    )
     never = int((plan.folds == TRAIN_ONLY).sum())
     in_none = f" ({count(never, 'photo')} in none, to train on only)" if never else ""
     precision = "" if config.precision == "fp32" else f" in {config.precision}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +41,7 @@ from fastmask.training import pictures  # noqa: F401 - registers show_results an
 from fastmask.training.callbacks import CountedSteps
 from fastmask.training.state import ResumableLearner
 from fastmask.training.step import LossesToHost, record_on_device, step_callbacks
+from fastmask.training.validation import MeanOfViews
 
 
 def mask_learner(
@@ -62,6 +63,7 @@ def mask_learner(
     ema: float = 0.0,
     swa: float = 0.0,
     layer_decay: float = 1.0,
+    views: Sequence[str] = (),
     cbs: Any = None,
     **kwargs: Any,
 ) -> Learner:
@@ -80,6 +82,7 @@ def mask_learner(
         swa: the fraction of the training before it; 0 for none: the callback `SWA`.
         layer_decay: the learning rate of a block of the body relative to the one above it; below 1, each block is a
             group of parameters.
+        views: of `fastmask.model.views.VIEWS`: the callback `MeanOfViews` validates by the mean over them.
         kwargs: passed to the Learner, also to replace what is set here (`splitter`).
 
     Raises UsageError for a loss or a metric that cannot work on these heads.
@@ -96,7 +99,8 @@ def mask_learner(
     settings = {**groups, "lr": lr, "wd": wd, "wd_bn_bias": True, **kwargs}
     precision = resolve_precision(precision, pick_device(getattr(dls, "device", None)))
     dls, parts = enlarge_batches(dls, accumulate)
-    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, parts, ema, swa), *L(cbs)]
+    validation = [MeanOfViews(heads, views)] if views else []
+    cbs = [CountedSteps(), LossesToHost(), *step_callbacks(precision, parts, ema, swa), *validation, *L(cbs)]
     learn = ResumableLearner(dls, network, loss_func=loss_func, metrics=metrics, cbs=cbs, **settings)
     record_on_device(learn)
     return learn

@@ -167,6 +167,7 @@ class Plan:
             ema=config.ema,
             swa=config.swa,
             layer_decay=config.layer_decay,
+            views=config.views,
             cbs=[*self._callbacks(dls.device, whole), *cbs],
         )
         if config.compile:

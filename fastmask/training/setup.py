@@ -24,6 +24,7 @@ from fastmask.data.training_set import check_limits, check_weights_differ
 from fastmask.heads import JOINT
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
+from fastmask.model.views import make_views
 from fastmask.model.weights import check_weights
 from fastmask.run.environment import describe_environment, qualified_name
 from fastmask.run.lineage import check_no_leak, digest_weights, is_chosen, weights_file
@@ -109,6 +110,7 @@ def _resolve(plan: Plan, device: torch.device) -> Plan:
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     plan = replace(plan, config=config, table=_configure_table(plan.table, config))
     check_monitor(config, plan.table)
+    make_views(config.views)
     if plan.loss_func is None:
         build_loss(config, plan.table.heads)
     check_optimizer(plan.opt_func_of_groups(), device)

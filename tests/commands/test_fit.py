@@ -204,6 +204,7 @@ def test_printed_settings_read_back_as_the_same(words: str, fastmask: Command, w
         (["--drop-ages", "0-150"], ["drop", "fold 0", "nothing to train on"]),
         (["--set", "drop={mask: [[1, 2]]}"], ["drop", "mask", "bands of a number"]),
         (["--boxes", "nowhere.csv"], ["nowhere.csv", "path, x0, y0, x1, y1"]),
+        (["--views", "up"], ["no views 'up'", "flip, shift, scale"]),
         (["--freeze", "\u00b2"], ["freeze"]),
         (["--freeze", 9], ["freeze is 9", "1 to 5"]),
         (["--pseudo", "nowhere"], ["nowhere", "pseudo.json", "fastmask pseudo"]),

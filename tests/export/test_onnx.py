@@ -54,10 +54,10 @@ def traced_once():
     kept = {}
     trace = graph.trace
 
-    def once(network, heads, size, dtype):
-        key = (network.tag, heads, size, dtype)
+    def once(network, heads, size, dtype, views):
+        key = (network.tag, heads, size, dtype, tuple(views))
         if key not in kept:
-            kept[key] = trace(network, heads, size, dtype)
+            kept[key] = trace(network, heads, size, dtype, views)
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -92,6 +92,18 @@ def script(capsys):
         return code, *capsys.readouterr()
 
     return command
+
+
+@pytest.mark.slow
+def test_the_file_of_a_run_with_views_answers_with_their_mean(run_copy, photos, tmp_path):
+    write_yaml(run_copy / "config.yaml", {**read_yaml(run_copy / "config.yaml"), "views": ["flip", "shift", "scale"]})
+    made = export_onnx(run_copy, tmp_path / "made", photos=12)
+    assert "mean over the photo and its views flip, shift, scale" in str(made)
+    session = open_model(made.model.read_bytes(), 1)
+    answers = parity.predict_by_script(session, photos, 8)
+    each = [predict(run_copy, photos, views=views).probabilities for views in (["flip", "shift", "scale"], [])]
+    np.testing.assert_allclose(answers, each[0], atol=1e-4)
+    assert abs(answers - each[1]).max() > 1e-3
 
 
 @pytest.mark.slow

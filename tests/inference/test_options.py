@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from fastmask.config import make_config
 from fastmask.inference.options import PhotoOptions, PredictOptions, SoupOptions
-from fastmask.inference.views import VIEWS
+from fastmask.model.views import VIEWS
 from fastmask.system.errors import UsageError
 
 
@@ -24,6 +25,14 @@ def test_every_view_of_the_registry_is_in_the_help_and_counted():
     assert all(name in description for name in VIEWS)
     assert [PredictOptions(views=[name]).n_views - 1 for name in VIEWS] == [len(one.views) for one in VIEWS.values()]
     assert PredictOptions(tta=3).n_views == 3
+
+
+def test_the_views_are_those_of_the_run_unless_others_are_given():
+    config = make_config({"views": ["shift"]})
+    given = [{}, {"tta": 1}, {"tta": 2}, {"views": "none"}, {"views": ["none"]}, {"views": ["flip"]}]
+    counts = [PredictOptions.of(None, one).of_run(config).n_views for one in given]
+    assert counts == [5, 1, 2, 1, 1, 2]
+    assert PredictOptions().of_run(make_config({})).n_views == 1
 
 
 @pytest.mark.parametrize(

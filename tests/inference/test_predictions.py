@@ -14,7 +14,7 @@ from fastmask.data.contest import read_contest
 from fastmask.decision.crossfit import fit_run
 from fastmask.inference.networks import load_network
 from fastmask.inference.predictions import predict
-from fastmask.inference.views import make_views
+from fastmask.model.views import make_views
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_json, read_yaml, write_json, write_yaml
@@ -121,6 +121,28 @@ def test_views_are_averaged_with_the_photo_itself(finished_run, photos):
     np.testing.assert_allclose(back.probabilities[::-1], averaged.probabilities, atol=1e-5)
     flipped = predicted(finished_run, photos[:5], views=["flip"])
     assert np.array_equal(flipped.probabilities, predicted(finished_run, photos[:5], tta=2).probabilities)
+
+
+def with_views(run, place, views):
+    """A copy of a run whose settings name views."""
+    copied = shutil.copytree(run.path, place)
+    write_yaml(copied / "config.yaml", {**read_yaml(copied / "config.yaml"), "views": views})
+    return Run.load(copied)
+
+
+def test_the_views_of_a_run_are_those_of_its_settings_unless_others_are_given(finished_run, photos, tmp_path):
+    run, few = with_views(finished_run, tmp_path / "viewed", ["flip", "scale"]), photos[:3]
+    one, wanted = (predicted(finished_run, few, views=views).probabilities for views in ([], ["flip", "scale"]))
+    assert np.array_equal(predicted(run, few).probabilities, wanted)
+    for given in ({"tta": 1}, {"views": "none"}):
+        assert np.array_equal(predicted(run, few, **given).probabilities, one)
+
+
+def test_each_run_of_an_ensemble_has_its_own_views(finished_run, other_run, photos, tmp_path):
+    run, few = with_views(finished_run, tmp_path / "viewed", ["flip"]), photos[:3]
+    both = predicted(blend_runs([run, other_run], out=tmp_path / "both", draws=0).run, few)
+    assert np.array_equal(both.members["viewed"], predicted(finished_run, few, views=["flip"]).probabilities)
+    assert np.array_equal(both.members["other"], predicted(other_run, few).probabilities)
 
 
 @pytest.fixture

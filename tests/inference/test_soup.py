@@ -139,6 +139,7 @@ def test_runs_of_other_folds_are_refused(run, tmp_path):
     ("file", "old", "new", "named"),
     [
         ("config.yaml", "arch: test_resnet", "arch: test_vit", "its body is test_vit, in the first test_resnet"),
+        ("config.yaml", "views: []", "views: [flip]", "its views are flip, in the first none"),
         ("heads.json", '"male"', '"man"', "it has other classes or bounds of gender"),
         ("pipelines.yaml", "height: 64", "height: 32", "it has another validation pipeline"),
         ("environment.json", '"photos": "', '"photos": "0', "it has another content of the photos"),

@@ -87,6 +87,7 @@ def settings(small_settings, contest, tmp_path_factory):
         "extra": str(file),
         "extra_images": str(images),
         "per_head": {"age": {"router": "gender"}},
+        "views": ["flip"],
     }
     # not AdamP, which divides by gradients and so enlarges the last digits
     step = {"opt": "sgd", "lr": 0.01, "sam": 0.05, "clip": 1.0, "sched": "plateau", "plateau_patience": 0}

@@ -58,6 +58,8 @@ def _network(run: RunDirectory) -> list[tuple[str, str]]:
     if run.soup is not None:
         kept = "; ".join(f"fold {fold}: {join_some(names)}" for fold, names in run.soup["members"].items())
         rows.append(("Soup", f"of {join_some(run.soup['runs'])}; {shorten(kept, _MOST)}"))
+    if run.config.views:
+        rows.append(("Views", f"scored and predicted by the mean over the photo and {join_some(run.config.views)}"))
     return [*rows, ("Initial weights", shorten(str(initial), _MOST))] if initial else rows
 
 

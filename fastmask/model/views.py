@@ -1,11 +1,12 @@
 """Views: slightly changed copies of a photo, over which predictions are averaged (test-time augmentation, TTA).
 
 To add one, write a function of a batch (B, 3, H, W) and give it a line in `VIEWS`, with its help; the option and its
-checks follow. A photo of one colour, or of one pixel, must stay as it is.
+checks follow. A photo of one colour, or of one pixel, must stay as it is. Importing this module does not load torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,13 +16,12 @@ from fastmask.system.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fastmask.heads import Heads
+
 # shares of width and height: the size of a shift, and the size of a photo that is scaled
 SHIFT, SCALE = 0.04, 0.92
 
 View = Callable[["Tensor"], "Tensor"]
-# one pass over the photos: the number of the training augmentation's pass, or None for the validation transform, and
-# the views of each batch
-Walk = tuple[int | None, Sequence[View]]
 
 
 def plain(x: Tensor) -> Tensor:
@@ -105,12 +105,12 @@ def make_views(names: Sequence[str]) -> list[View]:
     return [plain, *(view for name in names for view in VIEWS[name].views)]
 
 
-def make_walks(tta: int, names: Sequence[str]) -> list[Walk]:
-    """The passes over the photos for `tta` views, or for the views of `names`.
+def average_views(each: Sequence[Tensor], heads: Heads) -> Tensor:
+    """Average the probabilities of views: (B, classes of all heads) logits of each -> the logits of the mean, float32.
 
-    `tta` counts the photo, its mirror image, then passes of the training augmentation, every second one mirrored.
+    These are the logarithms of each head's mean probabilities, finite also where those are 0 in float32.
     """
-    both: list[View] = [plain, flip]
-    walks: list[Walk] = [(None, make_views(names) if names else both[:tta])]
-    walks.extend((number, [both[number % 2]]) for number in range(tta - 2))
-    return walks
+    import torch
+
+    logs = torch.stack([torch.cat([part.float().log_softmax(-1) for part in heads.split(one)], dim=-1) for one in each])
+    return logs.logsumexp(0) - math.log(len(each))

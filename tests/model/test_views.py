@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastmask.inference.views import VIEWS, closer, farther, flip, make_views, plain, shift
+from fastmask.heads import Head, Heads
+from fastmask.model.views import VIEWS, average_views, closer, farther, flip, make_views, plain, shift
 from fastmask.system.errors import UsageError
 
 
@@ -71,3 +72,22 @@ def test_unknown_views_are_refused():
         make_views(["flip", "up"])
     with pytest.raises(UsageError, match="flip are named twice"):
         make_views(["flip", "flip"])
+
+
+def test_the_average_has_the_mean_of_each_head_s_probabilities():
+    heads, rng = (
+        Heads([Head("colour", ("red", "blue")), Head("age", ("<30", "30-59", "60+"))]),
+        np.random.default_rng(0),
+    )
+    each = [torch.from_numpy(rng.normal(scale=3, size=(7, 5))) for _ in range(3)]
+    logits = average_views(each, heads)
+    for part in (slice(0, 2), slice(2, 5)):
+        wanted = torch.stack([one[:, part].softmax(1) for one in each]).mean(0)
+        torch.testing.assert_close(logits[:, part].exp(), wanted.float())
+        torch.testing.assert_close(logits[:, part].softmax(1), wanted.float())
+
+
+def test_the_average_is_finite_where_probabilities_are_zero():
+    logits = average_views([torch.tensor([[1e6, 0.0]]), torch.tensor([[1e6, -1e6]])], Heads([Head("a", ("x", "y"))]))
+    assert logits.isfinite().all()
+    assert logits.softmax(1).tolist() == [[1.0, 0.0]]
