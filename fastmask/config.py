@@ -165,6 +165,7 @@ _IN_PIPELINES = {
     "erase": "albumentations' Erasing",
     "brightness_contrast": "RandomBrightnessContrast",
     "augment": "its transforms",
+    "flip": "HorizontalFlip",
 }
 # settings that only have an effect with launcher ray
 _LAUNCHING = Kind.MACHINE | Kind.RESTATED | Kind.LAUNCHING | Kind.TRAINING
@@ -370,6 +371,11 @@ class Config(BaseModel):
         "Further augmentations of training photos, such as randaugment,grid-dropout(ratio=0.3): by name, a class of "
         "albumentations, or timm's text, such as rand-m9-n2.",
         note="none",
+    )
+    flip: bool = in_augment(
+        False,
+        "Mirror training photos at random, and average predictions with the mirror image, unless mirroring changes "
+        "labels, such as of left and right, which is measured.",
     )
     brightness_contrast: Probability = in_augment(
         REPORT_BRIGHTNESS_CONTRAST,

@@ -18,6 +18,9 @@ from fastmask.model.pooling import check_map, to_places
 from fastmask.model.weights import check_weights, hub_error, load_body
 from fastmask.system.errors import UsageError, one_line
 
+# `initial_weights` of a network that starts from none
+RANDOM = "random"
+
 
 class MultiHeadNet(nn.Module):
     """(B, 3, H, W) -> logits (B, classes of all heads), in the order of `Heads.split`.
@@ -54,7 +57,7 @@ class MultiHeadNet(nn.Module):
         name = cfg.get("architecture") or type(body).__name__
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
         self.stats = (tuple(cfg.get("mean") or ()), tuple(cfg.get("std") or ()))
-        self.initial_weights = "random"
+        self.initial_weights = RANDOM
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

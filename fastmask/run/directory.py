@@ -394,8 +394,8 @@ def resume_config(config: Config, out: str | Path, has_table: bool = False) -> C
     """The settings with which the run at `out` is resumed: the saved ones, overridden by those given now.
 
     Raises UsageError where its data is not there, unless the caller `has_table`, which may be made in memory.
-    Hours and a launcher are not taken over; epochs and folds that `hours` dropped, and a batch size that bs auto found,
-    stay.
+    Hours and a launcher are not taken over; epochs and folds that `hours` dropped, a batch size that bs auto found, and
+    whether flip mirrors, stay.
     """
     run = RunDirectory.load(out)
     run.check_trained()
@@ -404,6 +404,7 @@ def resume_config(config: Config, out: str | Path, has_table: bool = False) -> C
         raise UsageError(f"{out} was trained on {saved.data}, which does not exist from here; give --data.")
     fixed = {"epochs", "folds"} if config.hours is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
+    fixed |= {"flip", "augment", "views"} if config.flip else set()
     # a folds file defines how many there are
     without = {*Config.of_kind(Kind.RESTATED), *(["folds"] if saved.folds_file is not None else [])}
     return make_config(saved.model_dump(exclude=without), {n: v for n, v in given.items() if n not in fixed})

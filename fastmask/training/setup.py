@@ -56,6 +56,7 @@ from fastmask.training.effective_config import (
 )
 from fastmask.training.freeze import frozen_part
 from fastmask.training.learner import check_soft
+from fastmask.training.mirror import resolve_flip
 from fastmask.training.optimizer_state import check_optimizer
 from fastmask.training.parts import check_parts
 from fastmask.training.plan import LossFunc, OptFunc, Plan
@@ -95,7 +96,7 @@ def prepare(
     plan = add_sources(plan, validation, open_teacher)
     _check_training(plan, chosen)
     plan = _decode(plan, workers, say)
-    return _try_network(plan, device, chosen, validation, auto=config.precision == "auto")
+    return _try_network(plan, device, chosen, validation, config.precision == "auto", say)
 
 
 def _first(chosen: Sequence[int] | None) -> int:
@@ -153,9 +154,14 @@ def _decode(plan: Plan, workers: int, say: Callable[[str], None]) -> Plan:
 
 
 def _try_network(
-    plan: Plan, device: torch.device, chosen: Sequence[int] | None, validation: Validation, auto: bool
+    plan: Plan,
+    device: torch.device,
+    chosen: Sequence[int] | None,
+    validation: Validation,
+    auto: bool,
+    say: Callable[[str], None],
 ) -> Plan:
-    """The plan with its environment, and the precision that works, which `auto` may change.
+    """The plan with its environment, mirrored or not, and the precision that works, which `auto` may change.
 
     Raises UsageError for a network that cannot take, or train on, the photos.
     """
@@ -168,6 +174,7 @@ def _try_network(
     check_parts(config, plan.table.heads, size, plan.count_trained(chosen), plan.processes.count)
     precision = usable_precision(network, size, device, config.precision, auto)
     plan = replace(plan, config=config.model_copy(update={"precision": precision}))
+    plan = resolve_flip(plan, network, say) if config.flip else plan
     start = _describe_start(plan, network, validation)
     environment = describe_environment(network, plan.table, device, start, plan.processes.count)
     shares = measure_shares(plan.table, build_augmentations(plan.pipelines)[1])

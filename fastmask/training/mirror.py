@@ -1,0 +1,115 @@
+"""Mirror: the heads whose labels change if photos are mirrored, such as left and right, found before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.torch_core import to_np
+from sklearn.linear_model import RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from fastmask.data.augment import build_augmentations
+from fastmask.data.loaders import batch_stats, photo_loader
+from fastmask.data.pipelines import effective_pipelines
+from fastmask.heads import UNKNOWN
+from fastmask.model.network import RANDOM, MultiHeadNet
+from fastmask.model.precision import tf32
+from fastmask.model.views import flip
+from fastmask.system.text import join_some
+from fastmask.training.build import resolve_stats
+from fastmask.training.plan import Plan
+
+FLIP = "flip"
+# photos to measure on, and the penalty of the ridge regression, whose features outnumber them
+_PHOTOS, _PENALTY = 240, 100.0
+# a head changes if this share of its answers gets worse, by so many standard deviations
+_LEAST_LOSS, _BEYOND = 0.05, 3.0
+
+
+def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) -> Plan:
+    """The plan with the augmentation and the view flip in place of the setting, unless mirroring changes labels.
+
+    Random weights find no difference between left and right, so that nothing is mirrored with them.
+    """
+    update: dict[str, Any] = {"flip": False}
+    why = "random weights cannot tell whether mirror images have other labels"
+    if network.initial_weights != RANDOM:
+        changed = changed_by_mirror(plan, network)
+        why = f"mirror images have other labels of {join_some(changed)}" if changed else ""
+    if why:
+        say(f"Photos are not mirrored: {why}. To mirror them anyway: --augment flip --views flip")
+    else:
+        added = {name: [*(getattr(plan.config, name) or ())] for name in ("augment", "views")}
+        update |= {name: found if FLIP in found else [FLIP, *found] for name, found in added.items()}
+    config = plan.config.model_copy(update=update)
+    return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
+
+
+def changed_by_mirror(plan: Plan, network: MultiHeadNet) -> list[str]:
+    """The heads that a linear model, trained on photos, predicts worse on the mirror images of other photos.
+
+    Its features are those of the untrained body for each half of a photo alone, so that left and right differ. Of each
+    two halves of the persons, it is fitted on one and predicts the other.
+    """
+    rows = _some_rows(plan)
+    plain, mirrored = _features(plan, network, rows)
+    y, part = plan.table.y[rows], np.unique(plan.table.groups[rows], return_inverse=True)[1] % 2
+    return [
+        head.name
+        for i, head in enumerate(plan.table.heads)
+        if i in plan.table.heads.joined and is_worse(plain, mirrored, y[:, i], part)
+    ]
+
+
+def _some_rows(plan: Plan) -> np.ndarray:
+    """The rows of some photos at random, in the table's order."""
+    order = np.random.default_rng(plan.config.seed).permutation(len(plan.table))
+    return np.sort(order[:_PHOTOS])
+
+
+def _features(plan: Plan, network: MultiHeadNet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2 x features) of the left and the right half of photos, and of their mirror images."""
+    augments, found = build_augmentations(plan.pipelines), []
+    loader = photo_loader(
+        [str(plan.table.photo(row)) for row in rows],
+        augments,
+        batch_stats(augments),
+        faces=plan.table.faces,
+        bs=plan.config.batch,
+        maps=plan.maps,
+        num_workers=0,
+        device=plan.processes.device or plan.config.device,
+    )
+    body = network.body.eval().to(loader.device)
+    with torch.inference_mode(), tf32(loader.device, plan.config.tf32):
+        for (x,) in loader:
+            photos = x.as_subclass(Tensor)
+            found.append([_halves(body, view) for view in (photos, flip(photos))])
+    plain, mirrored = (np.concatenate([to_np(one) for one in each]) for each in zip(*found, strict=True))
+    return plain, mirrored
+
+
+def _halves(body: torch.nn.Module, x: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 2 x features): those of each half, the other one in the mean colour."""
+    left = torch.arange(x.shape[-1], device=x.device) < x.shape[-1] // 2
+    return torch.cat([body(x * half).float() for half in (left, ~left)], dim=1)
+
+
+def is_worse(plain: np.ndarray, mirrored: np.ndarray, y: np.ndarray, part: np.ndarray) -> bool:
+    """Whether mirroring makes more right answers wrong than wrong ones right, beyond noise (McNemar 1947)."""
+    lost = gained = 0
+    for here in (part == 0, part == 1):
+        fitted, asked = ~here & (y != UNKNOWN), here & (y != UNKNOWN)
+        if len(set(y[fitted])) < 2 or not asked.any():
+            continue
+        scaler = StandardScaler().fit(plain[fitted])
+        model = RidgeClassifier(alpha=_PENALTY).fit(scaler.transform(plain[fitted]), y[fitted])
+        right, still = (model.predict(scaler.transform(x[asked])) == y[asked] for x in (plain, mirrored))
+        lost, gained = lost + int((right & ~still).sum()), gained + int((~right & still).sum())
+    known = int((y != UNKNOWN).sum())
+    return bool(lost - gained > max(_LEAST_LOSS * known, _BEYOND * np.sqrt(lost + gained)))
