@@ -118,8 +118,8 @@ def cross_validate(
     a terminal and shows more; by default it is stderr, and in a notebook an output of the cell.
 
     `resume` continues a run that was stopped, with its settings: finished folds are kept, an unfinished one resumes
-    from its last state, and on a CPU the result is bit for bit that of a run that was never stopped, unless `hours`
-    cuts a fold short. Ctrl-C or SIGTERM saves a state after the current step; a second one ends at once.
+    from its last state, and on a CPU the result is bit for bit that of a run that was never stopped, unless a
+    time limit cuts a fold short. Ctrl-C or SIGTERM saves a state after the current step; a second one ends at once.
 
     Processes of a launcher such as torchrun train each fold together (`fastmask.training.processes`). All return the
     run; only the first writes and prints.

@@ -49,6 +49,8 @@ _MOST_KEYS = 20
 REPORT_CROP = (400, 200)
 # the report's probability of another brightness and contrast
 REPORT_BRIGHTNESS_CONTRAST = 0.5
+# the settings that limit the time of a run, and their seconds
+TIME_LIMITS = {"hours": 3600.0, "minutes": 60.0}
 # settings that make pipelines
 CROPS = ("fit", "crop", "resize")
 CROP_OUTSIDE_PIPELINES = (
@@ -156,9 +158,9 @@ _EXCLUSIVE = (
     ("alpha", "class_weight"),
     ("one_head", "joint_head"),
     ("one_head", "bands"),
-    ("refit", "hours"),
     ("refit", "swa"),
-    ("launcher", "hours"),
+    ("hours", "minutes"),
+    *(("launcher", limit) for limit in TIME_LIMITS),
 )
 # settings that have no effect with train_pipeline, and what to add to it for them
 _IN_PIPELINES = {
@@ -569,6 +571,9 @@ class Config(BaseModel):
     hours: Annotated[float, Field(gt=0)] | None = in_training(
         None, "Time limit: trains as many epochs as fit, at most --epochs.", Kind.MACHINE | Kind.RESTATED, common=True
     )
+    minutes: Annotated[float, Field(gt=0)] | None = in_training(
+        None, "The time limit in minutes instead of --hours.", Kind.MACHINE | Kind.RESTATED, common=True
+    )
     save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[sm]?$")] = in_run(
         "60s", "Steps (500) or time (90s, 5m) between states saved for --resume.", Kind.MACHINE | Kind.TRAINING
     )
@@ -766,6 +771,17 @@ class Config(BaseModel):
         """Photos per optimizer step."""
         return self.batch * self.accumulate
 
+    @property
+    def time_limit(self) -> str | None:
+        """The setting that limits the time of the run, one of TIME_LIMITS; None without a limit."""
+        return next((name for name in TIME_LIMITS if getattr(self, name) is not None), None)
+
+    @property
+    def limit_seconds(self) -> float | None:
+        """The time limit in seconds; None without one."""
+        name = self.time_limit
+        return None if name is None else getattr(self, name) * TIME_LIMITS[name]
+
     @classmethod
     def default(cls, name: str) -> Any:
         """The default value of a setting."""
@@ -819,7 +835,7 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
             merged.pop("opt_args", None)
         off = {name for name, value in layer.items() if not value}
         merged = {name: value for name, value in merged.items() if not _is_off(name, off, {**merged, **layer})}
-        merged = {**_merge(merged, layer), **_start_of(layer)}
+        merged = {**_merge(merged, layer), **_start_of(layer), **_limit_of(layer)}
     return make_model(Config, merged)
 
 
@@ -863,6 +879,12 @@ def _start_of(layer: Mapping[str, Any]) -> dict[str, Any]:
     if layer.get("weights") is not None and "pretrained" not in layer:
         return {"pretrained": False}
     return {"weights": None} if layer.get("pretrained") and "weights" not in layer else {}
+
+
+def _limit_of(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that reset the other settings of the time limit, if a layer sets one of them."""
+    limited = any(layer.get(name) is not None for name in TIME_LIMITS)
+    return {name: None for name in TIME_LIMITS if limited and name not in layer}
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

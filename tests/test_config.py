@@ -39,7 +39,10 @@ KINDS = {
     Kind.MACHINE: (["cache", "hours", "save_every", "wandb", "launcher", "workers"], ["precision", "on_nan", "bs"]),
     Kind.NUMERICS: (["precision", "tf32", "compile"], ["device", "bs"]),
     Kind.FAULT: (["on_nan", "on_bad_photo"], ["patience"]),
-    Kind.RESTATED: (["hours", "launcher", "address", "per_fold", "fetch"], ["wandb", "workers", "save_every"]),
+    Kind.RESTATED: (
+        ["hours", "minutes", "launcher", "address", "per_fold", "fetch"],
+        ["wandb", "workers", "save_every"],
+    ),
     Kind.LAUNCHING: (["launcher", "address", "per_fold", "fetch"], ["hours", "device"]),
     Kind.UNSCORED: (["refit"], ["epochs", "swa"]),
     Kind.LAYERS: (["per_head", "feature_loss", "feature_head", "feature_args"], ["arch", "feature_weight", "loss"]),
@@ -143,6 +146,14 @@ def test_the_later_of_weights_and_pretrained_wins():
     assert (make_config(file, hub).weights, make_config(file, hub).pretrained) == (None, True)
 
 
+def test_the_later_time_limit_wins():
+    hours, minutes = {"hours": 2}, {"minutes": 30}
+    assert [make_config(hours, minutes).time_limit, make_config(minutes, hours).time_limit] == ["minutes", "hours"]
+    assert [make_config(one).limit_seconds for one in (hours, minutes, {})] == [7200, 1800, None]
+    # as a whole config.yaml says it
+    assert make_config(hours, {"hours": None, "minutes": None}).limit_seconds is None
+
+
 def test_the_configuration_survives_yaml():
     config = make_config({"crop": [200, 100], "stats": [0.5] * 6, "head_weights": {"age": 2}})
     assert make_config(yaml.safe_load(yaml.safe_dump(config.to_plain()))) == config
@@ -240,7 +251,8 @@ def test_every_recipe_is_a_configuration(name):
         ({"epochs": 3, "swa": 0.75}, "swa 0.75 of 3 epochs averages under two"),
         ({"ema": 0.9, "swa": 0.2}, "ema and swa exclude each other"),
         ({"refit": 2, "swa": 0.2}, "refit and swa exclude each other"),
-        ({"refit": 2, "hours": 1}, "refit and hours exclude each other"),
+        ({"hours": 2, "minutes": 1}, "hours and minutes exclude each other"),
+        ({"launcher": "ray", "minutes": 2}, "launcher and minutes exclude each other"),
         ({"alpha": {"age": [1, 4]}, "class_weight": "auto"}, "alpha and class_weight exclude each other"),
         ({"launcher": "slurm"}, "Setting launcher: found 'slurm', expected local or ray"),
         ({"launcher": "ray", "hours": 2}, "launcher and hours exclude each other"),

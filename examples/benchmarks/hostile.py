@@ -792,7 +792,7 @@ OPTIONS = {
         |--device nobody|--device cuda:99|--seed -1|--seed 4294967296|--crop 0 0|--crop 0|--resize 5 5 5
         |--resize 100000 100000|--stats x|--stats 1 2|--stats 0 0 0 0 0 0|--stats nan 0 0 1 1 1|--age-bounds 60 30
         |--age-bounds nan 60|--arch nobody|--arch ''|--arch ../../x|--arch hf-hub:x/y|--drop-rate 1|--drop-rate nan
-        |--drop-path -1|--weights nobody|--weights data|--hours 0|--hours -1|--hours nan|--group nobody
+        |--drop-path -1|--weights nobody|--weights data|--hours 0|--hours -1|--minutes nan|--group nobody
         |--arch {LONG}|--recipe {LONG}|--epochs {LONG}|--device {LONG}|--stratify nobody
         |--folds-file nobody|--folds-file data|--fixes nobody|--fixes data|--heads a|--images photos
         |--image-column a|--group-column a|--set x|--set =1|--set x=1|--set epochs=[|--set epochs=2020-13-45
@@ -809,7 +809,7 @@ OPTIONS = {
         |--drop-ages 0-150|--drop-ages nan-60|--set drop.hat=[[1,2]]|--set drop.mask=[[1,2]]|--set drop.age=5
         |--freeze x|--freeze 0|--freeze 99|--unfreeze 2|--freeze body --unfreeze 1|--freeze body --unfreeze 99
         |--layer-decay 0|--layer-decay 2|--layer-decay nan|--swa 1|--swa 0.9|--swa 0.5 --ema 0.9|--refit -1
-        |--refit 1 --hours 1|--order nobody|--order mask|--set order_spread=0|--save-every 0|--save-every 5h
+        |--minutes 1 --hours 1|--order nobody|--order mask|--set order_spread=0|--save-every 0|--save-every 5h
         |--extra nobody|--extra data|--extra ''|--extra-images photos|--extra-weight 2
         |--extra extra.csv --extra-weight 0|--extra extra.csv --extra-weight nan
         |--extra extra.csv --extra-weight 1e300|--extra extra.csv --extra-images nobody

@@ -111,13 +111,13 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
     from fastmask.training.rehearsal import rehearse
     from fastmask.training.resume import reopen_run
 
-    check_all_folds(settings.hours, folds)
+    check_all_folds(settings, folds)
     plan = make_plan(settings)
     plan = plan if resume else note_near_copies(plan, say)
     plan.check_folds(folds)
-    if settings.hours is not None and not resume:
+    if settings.limit_seconds is not None and not resume:
         wanted = plan.config
-        plan = shorten_plan(plan, rehearse(plan), settings.hours * 3600 * (1 - RESERVE))
+        plan = shorten_plan(plan, rehearse(plan), settings.limit_seconds * (1 - RESERVE))
         say(describe_cost(wanted, plan.config))
     chosen = plan.check_folds(folds)
     if resume:

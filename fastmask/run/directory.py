@@ -394,15 +394,15 @@ def resume_config(config: Config, out: str | Path, has_table: bool = False) -> C
     """The settings with which the run at `out` is resumed: the saved ones, overridden by those given now.
 
     Raises UsageError where its data is not there, unless the caller `has_table`, which may be made in memory.
-    Hours and a launcher are not taken over; epochs and folds that `hours` dropped, a batch size that bs auto found, and
-    whether flip mirrors, stay.
+    A time limit and a launcher are not taken over; epochs and folds that a limit dropped, a batch size that bs auto found,
+    and whether flip mirrors, stay.
     """
     run = RunDirectory.load(out)
     run.check_trained()
     saved, given = run.config, config.model_dump(exclude_unset=True)
     if not has_table and "data" not in given and saved.data != "sample" and not Path(saved.data).exists():
         raise UsageError(f"{out} was trained on {saved.data}, which does not exist from here; give --data.")
-    fixed = {"epochs", "folds"} if config.hours is not None else set()
+    fixed = {"epochs", "folds"} if config.time_limit is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
     fixed |= {"flip", "augment", "views"} if config.flip else set()
     # a folds file defines how many there are

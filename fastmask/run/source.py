@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fastmask.config import Config, make_config
+from fastmask.config import TIME_LIMITS, Config, make_config
 from fastmask.data.readers import read_data
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory, resume_config
@@ -94,7 +94,7 @@ def _has_photo(run: RunDirectory, folder: Path) -> bool:
 
 
 def _settings(run: RunDirectory, given: Config) -> Config:
-    return make_config(run.config.model_dump(exclude={"hours"}), given.model_dump(exclude_unset=True))
+    return make_config(run.config.model_dump(exclude=set(TIME_LIMITS)), given.model_dump(exclude_unset=True))
 
 
 def photos_of(run: RunDirectory, data: str | None = None, images: str | None = None) -> Table:

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from fastmask.config import Config, make_config
+from fastmask.config import TIME_LIMITS, Config, make_config
 from fastmask.data.table import Table
 from fastmask.run.identity import differing_settings
 from fastmask.search.space import Space, parse_space
@@ -22,8 +22,9 @@ SPEC, STUDY, TRIALS = "tune.yaml", "study.db", "trials"
 PRUNERS = ("median", "none")
 MOST_TRIALS = 10_000
 # settings that a search cannot have, and why
+_BY_CLOCK = "it would make a trial's epochs depend on the clock; --hours of tune limits the search as a whole"
 _NO_BASE = {
-    "hours": "it would make a trial's epochs depend on the clock; --hours of tune limits the search as a whole",
+    **dict.fromkeys(TIME_LIMITS, _BY_CLOCK),
     "launcher": "a trial's folds are trained in turn, so that a poor one ends early; several processes share a search",
     "refit": "its effect is not scored; refit with the best settings: fastmask fit --config best.yaml --refit N",
 }

@@ -1,4 +1,4 @@
-"""Budget: a cross-validation that ends within a number of hours (`fit --hours`)."""
+"""Budget: a cross-validation that ends within a time limit (`fit --hours`, `fit --minutes`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastai.callback.core import CancelFitException, CancelTrainException
 
-from fastmask.config import Config, make_config
+from fastmask.config import Config, make_config, spell_option
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.additional import digest_extras, exclude_validated
@@ -26,15 +26,24 @@ RESERVE = 0.1
 
 @dataclass(frozen=True)
 class Budget:
-    """The time by which all folds are to be trained (a `time.monotonic()`), and the seconds of a validation."""
+    """The time by which all folds are to be trained and refitted (a `time.monotonic()`).
+
+    `validation` are the seconds of a validation, `refit` the time of a fold's refit relative to that of its training.
+    """
 
     end: float
     validation: float
+    refit: float = 0.0
 
-    def deadline(self, folds_left: int) -> Deadline:
-        """The callback of the next fold, which gets an equal part of the time left."""
+    def deadline(self, folds_left: int, refits_left: int = 0) -> Deadline:
+        """The callback of the next fold, which gets an equal part of the time that is not for the refits."""
         now = time.monotonic()
-        return Deadline(now + (self.end - now) / folds_left, self.validation)
+        return Deadline(now + (self.end - now) / (folds_left + refits_left * self.refit), self.validation)
+
+    def refit_deadline(self, refits_left: int) -> Deadline:
+        """The callback of the next refit, which gets an equal part of the time left."""
+        now = time.monotonic()
+        return Deadline(now + (self.end - now) / refits_left, 0.0)
 
 
 class Deadline(TrainedEpochs):
@@ -69,11 +78,15 @@ class Deadline(TrainedEpochs):
             raise CancelFitException
 
 
-def check_all_folds(hours: float | None, fold: Sequence[int] | None) -> None:
-    """Raise UsageError for hours of single folds: other machines would choose other epochs, and could not be merged."""
-    if hours is not None and fold is not None:
+def check_all_folds(config: Config, fold: Sequence[int] | None) -> None:
+    """Raise UsageError for a time limit of single folds.
+
+    Other machines would choose other epochs, and the folds could not be merged.
+    """
+    if config.time_limit is not None and fold is not None:
         raise UsageError(
-            "--hours chooses the epochs of a whole run; for folds that are trained apart give all the same --epochs."
+            f"--{config.time_limit} chooses the epochs of a whole run; for folds that are trained apart give all the "
+            "same --epochs."
         )
 
 
@@ -91,41 +104,51 @@ def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     fewest = config.folds if given or of_another else FEWEST_FOLDS
     folds, epochs = pick_folds_and_epochs(rehearsal, seconds, config.folds, fewest, min(FEWEST_EPOCHS, config.epochs))
     if epochs < 1:
-        raise too_short_error(folds * epoch_seconds(rehearsal, config.folds, folds))
+        raise too_short_error(plan, folds * (epoch_seconds(rehearsal, config.folds, folds) + rehearsal.refit_seconds))
     return replan(plan, min(epochs, config.epochs), folds)
 
 
 def describe_cost(wanted: Config, made: Config) -> str:
-    """A line about the epochs and folds that the hours allow."""
+    """A line about the epochs and folds that the time limit allows."""
     now, before = (f"{count(config.folds, 'fold')} of {count(config.epochs, 'epoch')}" for config in (made, wanted))
-    return f"--hours {wanted.hours:g}: {now}" + (f" instead of {before}" if now != before else ", as configured")
+    limit = " ".join(spell_option(str(wanted.time_limit), getattr(wanted, str(wanted.time_limit))))
+    return f"{limit}: {now}" + (f" instead of {before}" if now != before else ", as configured")
 
 
-def make_budget(plan: Plan, rehearsal: Rehearsal, end: float, folds: int) -> Budget:
-    """The budget of the `folds` left to train until `end`; raises UsageError if one epoch of each does not fit.
+def make_budget(plan: Plan, rehearsal: Rehearsal, end: float, folds: int, refits: int = 0) -> Budget:
+    """The budget of the `folds` left to train, and of the `refits`, until `end`.
 
-    `rehearsal` may be of the plan before it was shortened.
+    `rehearsal` may be of the plan before it was shortened. Raises UsageError if one epoch of each fold and the refits
+    do not fit.
     """
-    seconds = epoch_seconds(rehearsal, rehearsal.of_folds, plan.config.folds)
-    if time.monotonic() + folds * seconds > end:
-        raise too_short_error(folds * seconds)
-    return Budget(end, rehearsal.valid_step * rehearsal.valid_steps * rehearsal.of_folds / plan.config.folds)
+    epoch = epoch_seconds(rehearsal, rehearsal.of_folds, plan.config.folds)
+    seconds = folds * epoch + refits * rehearsal.refit_seconds
+    if time.monotonic() + seconds > end:
+        raise too_short_error(plan, seconds)
+    validation = rehearsal.valid_step * rehearsal.valid_steps * rehearsal.of_folds / plan.config.folds
+    return Budget(end, validation, rehearsal.refit_seconds / (plan.config.epochs * epoch))
 
 
-def too_short_error(seconds: float) -> UsageError:
-    """The error of hours that are too short for one epoch of each fold."""
+def too_short_error(plan: Plan, seconds: float) -> UsageError:
+    """The error of a time limit that is too short for one epoch of each fold and the refits."""
+    refits = " with --refit" if plan.config.refit else ""
     return UsageError(
-        f"--hours is too short: one epoch of all folds takes {duration(seconds)}, and a tenth of the time is kept for "
-        "what is not training; give it more, or take a smaller --arch or fewer pixels (--crop, --resize)."
+        f"--{plan.config.time_limit} is too short: one epoch of all folds{refits} takes {duration(seconds)}, and a "
+        "tenth of the time is kept for what is not training; give it more, or take a smaller --arch or fewer pixels "
+        "(--crop, --resize)."
     )
 
 
 def pick_folds_and_epochs(
     rehearsal: Rehearsal, seconds: float, folds: int, fewest: int, epochs: int = FEWEST_EPOCHS
 ) -> tuple[int, int]:
-    """(folds, epochs of each) that fit into `seconds`: the most folds, at least `fewest`, that have `epochs` each."""
+    """(folds, epochs of each) that fit into `seconds`, with their refits.
+
+    These are the most folds, at least `fewest`, that have `epochs` each.
+    """
     tried = [
-        (count, int(seconds / count / epoch_seconds(rehearsal, folds, count))) for count in range(folds, fewest - 1, -1)
+        (count, int((seconds / count - rehearsal.refit_seconds) / epoch_seconds(rehearsal, folds, count)))
+        for count in range(folds, fewest - 1, -1)
     ]
     return next((both for both in tried if both[1] >= epochs), tried[-1])
 
@@ -160,6 +183,6 @@ def replan(plan: Plan, epochs: int, folds: int) -> Plan:
         # as when config.yaml is read
         make_config(config.model_dump())
     except UsageError as error:
-        left = f"{count(folds, 'fold')} of {count(epochs, 'epoch')}"
-        raise UsageError(f"--hours leaves time for {left}, too few for another setting: {error}") from error
+        left = f"--{config.time_limit} leaves time for {count(folds, 'fold')} of {count(epochs, 'epoch')}"
+        raise UsageError(f"{left}, too few for another setting: {error}") from error
     return replace(plan, config=config)

@@ -59,7 +59,7 @@ def cross_validate(
     out, start = Path(os.path.expanduser(out)), time.monotonic()
     plain = {name: to_plain(v) if isinstance(v, Compose) else v for name, v in settings.items()}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, plain)
-    check_all_folds(wanted.hours, fold)
+    check_all_folds(wanted, fold)
     processes = join_processes(wanted)
     view = pick_display(log) if processes.is_first else Log(StringIO())
     # locked from here on, so that a second process does not even decode photos
@@ -74,7 +74,7 @@ def cross_validate(
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher, opt_func)
             plan = plan if resume else note_near_copies(plan, view.say)
             plan.check_folds(fold)
-        plan, rehearsal = shorten_to_hours(fit_batch_size(plan, view.say), start, resume, view.say)
+        plan, rehearsal = shorten_to_limit(fit_batch_size(plan, view.say), start, resume, view.say)
         if launcher is not None:
             plan = launcher.adapt_plan(plan, None if not resume else RunDirectory.load(out))
         with processes.main_process_first():
@@ -121,19 +121,20 @@ Launch = Callable[
 ]
 
 
-def shorten_to_hours(
+def shorten_to_limit(
     plan: Plan, start: float, resume: bool, say: Callable[[str], None]
 ) -> tuple[Plan, Rehearsal | None]:
-    """The plan shortened to end `hours` after `start`, and the rehearsal for that; the same plan without hours.
+    """The plan shortened to its time limit after `start`, and the rehearsal for that; the same plan without a limit.
 
     On a `resume` the plan stays as it was shortened at the start of the run.
     """
-    if not plan.config.hours:
+    limit = plan.config.limit_seconds
+    if limit is None:
         return plan, None
     rehearsal = rehearse(plan)
     if resume:
         return plan, rehearsal
-    seconds = start + plan.config.hours * 3600 - time.monotonic()
+    seconds = start + limit - time.monotonic()
     shorter = shorten_plan(plan, rehearsal, seconds * (1 - RESERVE))
     say(describe_cost(plan.config, shorter.config))
     return shorter, rehearsal
@@ -156,11 +157,11 @@ def train_folds(
     """
     trained = [fold for fold in folds if run.is_done(fold)]
     left = [fold for fold in folds if fold not in trained]
+    refits = left_to_refit(run, plan, folds)
     budget = None
     if rehearsal is not None:
-        end = start + (plan.config.hours or 0.0) * 3600 * (1 - RESERVE / 2)
-        budget = make_budget(plan, rehearsal, end, len(left))
-    refits = left_to_refit(run, plan, folds)
+        end = start + (plan.config.limit_seconds or 0.0) * (1 - RESERVE / 2)
+        budget = make_budget(plan, rehearsal, end, len(left), len(refits))
     progress = RunProgress(view, plan.config, len(left), len(refits), budget.end if budget else None)
     for fold in tuple(trained):
         after_fold(fold)
@@ -169,7 +170,7 @@ def train_folds(
         trained, left = [*trained, *left], []
     for done, fold in enumerate(left):
         check_not_removed(run, trained)
-        train_fold(run, plan, fold, progress, budget.deadline(len(left) - done) if budget else None)
+        train_fold(run, plan, fold, progress, budget.deadline(len(left) - done, len(refits)) if budget else None)
         trained.append(fold)
         after_fold(fold)
     check_not_removed(run, trained)
@@ -179,8 +180,8 @@ def train_folds(
     if launcher is not None:
         launcher.refit(run, plan, refits, progress)
         refits = []
-    for fold in refits:
-        refit_fold(run, plan, fold, progress)
+    for done, fold in enumerate(refits):
+        refit_fold(run, plan, fold, progress, budget.refit_deadline(len(refits) - done) if budget else None)
     progress.summary(run, folds)
 
 

@@ -106,8 +106,9 @@ def check_settings(config: Config) -> None:
         raise UsageError(f"Several processes need the package accelerate; install it with {install_line('parallel')}.")
     if config.device is not None and ":" in config.device:
         raise UsageError(f"Several processes have a GPU each: leave out --device {config.device}.")
+    limit = config.time_limit
     for name, wrong, why in (
-        ("hours", config.hours is not None, "their clocks would end a fold at different steps; set --epochs"),
+        (limit, limit is not None, "their clocks would end a fold at different steps; set --epochs"),
         ("launcher ray", config.launcher != "local", "each trains the same fold; start it once"),
         ("bs auto", config.bs == "auto", "each would find another size; set a number"),
         ("on-bad-photo skip", config.on_bad_photo == "skip", "each sees its share alone; see fastmask check"),

@@ -16,6 +16,7 @@ from fastmask.run.tensors import save_network
 from fastmask.system.errors import DivergenceError, FastmaskError, one_line
 from fastmask.system.files import read_json
 from fastmask.system.text import count
+from fastmask.training.budget import Deadline
 from fastmask.training.fold import lineage_of_fold
 from fastmask.training.guards import FiniteLoss, is_out_of_memory, skipping_callbacks
 from fastmask.training.plan import Plan
@@ -35,19 +36,22 @@ def left_to_refit(run: RunDirectory, plan: Plan, folds: Sequence[int]) -> list[i
     return [fold for fold in folds if plan.config.refit and not (run.fold_path(fold) / REFIT).is_file()]
 
 
-def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) -> None:
+def refit_fold(
+    run: RunDirectory, plan: Plan, fold: int, progress: RunProgress, deadline: Deadline | None = None
+) -> None:
     """Train a fold's best checkpoint for a few more epochs on all photos.
 
     The learning rate is that of the checkpoint, at least a tenth of the setting. The network is saved next to the
     checkpoints, and the fold predicts with it; out-of-fold predictions are still those of the checkpoints. After an
-    interruption it starts anew.
+    interruption it starts anew. A `deadline` may end it within an epoch.
     """
     file, config = run.fold_path(fold) / REFIT, plan.config
     best = best_checkpoint(run, fold)
     epoch = int(best.stem.removeprefix("epoch"))
     skips = skipping_callbacks(config, run.fold_path(fold))
-    shown = progress.refit(fold)
-    learn = plan.learner(fold, [*skips, FiniteLoss(), NoValidation(), shown], whole=True)
+    shown = progress.refit(fold, deadline)
+    limit = [] if deadline is None else [deadline]
+    learn = plan.learner(fold, [*skips, FiniteLoss(), NoValidation(), shown, *limit], whole=True)
     learn.model.load_state_dict(load_file(best))
     # passes continue those of the fold, so that no random number is used twice
     learn.dls.train.passes.next = int(read_json(run.fold_path(fold) / DONE)["epochs"])
@@ -67,7 +71,9 @@ def refit_fold(run: RunDirectory, plan: Plan, fold: int, progress: RunProgress) 
     if plan.processes.is_first:
         save_network(learn.model, file, lineage_of_fold(run, plan, fold, whole=True).to_text())
     plan.processes.wait()
+    cut = deadline is not None and deadline.cut
+    epochs = f"ends after {learn.epoch + 1} of {count(config.refit, 'epoch')}" if cut else count(config.refit, "epoch")
     learn.remove_cbs(list(learn.cbs))
     del learn
     gc.collect()
-    progress.say(f"fold {fold + 1}/{config.folds}: {count(config.refit, 'epoch')} on all photos")
+    progress.say(f"fold {fold + 1}/{config.folds}: {epochs} on all photos" + (", to be in time" if cut else ""))

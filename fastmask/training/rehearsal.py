@@ -36,7 +36,10 @@ LESS_MEMORY = "take fewer pixels (--crop, --resize) or a smaller --arch"
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Seconds and bytes measured in a few steps, and the estimated cost of `epochs` epochs of `folds` of `of_folds`."""
+    """Seconds and bytes measured in a few steps, and the estimated cost of `epochs` epochs of `folds` of `of_folds`.
+
+    Each fold is refitted for `refit` epochs of `refit_steps` steps.
+    """
 
     train_step: float
     valid_step: float
@@ -53,6 +56,8 @@ class Rehearsal:
     state: int
     disk: int
     free: int
+    refit: int = 0
+    refit_steps: float = 0.0
 
     @property
     def epoch_seconds(self) -> float:
@@ -60,9 +65,14 @@ class Rehearsal:
         return self.train_step * self.train_steps + self.valid_step * self.valid_steps
 
     @property
+    def refit_seconds(self) -> float:
+        """Seconds of the refit of a fold, which is on all photos and not validated."""
+        return self.train_step * self.refit_steps * self.refit
+
+    @property
     def run_seconds(self) -> float:
         """Seconds of the whole run, if no fold stops early."""
-        return self.epoch_seconds * self.epochs * self.folds
+        return (self.epoch_seconds * self.epochs + self.refit_seconds) * self.folds
 
     def __str__(self) -> str:
         early = f"; a fold may stop earlier, after {self.patience} epochs without a better one" if self.patience else ""
@@ -70,11 +80,13 @@ class Rehearsal:
             f"{in_bytes(self.disk)} at most, of which a checkpoint takes {in_bytes(self.checkpoint)}, the state of the "
             f"fold in training {in_bytes(self.state)}"
         )
+        refit = f", then {count(self.refit, 'epoch')} of each on all photos" if self.refit else ""
         device = f", {in_bytes(self.device_memory)} of the GPU" if self.device_memory else ""
+        folds = f"{count(self.folds, 'fold')} of {count(self.epochs, 'epoch')}"
         rows = {
             "step": f"{self.train_step:.3g} s with loading, loss {self.loss:.4f}; validation {self.valid_step:.3g} s",
             "epoch": f"{duration(self.epoch_seconds)}: {self.train_steps} steps and {self.valid_steps} of validation",
-            "run": f"{duration(self.run_seconds)}: {count(self.folds, 'fold')} of {count(self.epochs, 'epoch')}{early}",
+            "run": f"{duration(self.run_seconds)}: {folds}{refit}{early}",
             "memory": f"{in_bytes(self.memory)} of this process{device}",
             "disk": f"{disk}; {in_bytes(self.free)} free",
         }
@@ -135,12 +147,13 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     checkpoint = sum(t.numel() * t.element_size() for t in learn.model.state_dict().values())
     state = checkpoint * (1 + bool(config.ema or config.swa)) + state_bytes(learn.opt)
     numbers = plan.table.heads.n_logits * len(plan.table)
+    photos, whole = (plan.training_set(chosen[0], whole).photos_per_epoch for whole in (False, True))
     return Rehearsal(
         train_step=watch.step(True),
         valid_step=watch.step(False),
         train_steps=len(learn.dls.train),
         valid_steps=len(learn.dls.valid),
-        epochs=config.epochs + config.refit,
+        epochs=config.epochs,
         folds=len(chosen),
         of_folds=config.folds,
         patience=config.patience,
@@ -155,6 +168,8 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         + 2 * state
         + numbers * (4 * config.epochs + _CSV_NUMBER),
         free=shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free,
+        refit=config.refit,
+        refit_steps=len(learn.dls.train) * whole / photos,
     )
 
 

@@ -131,8 +131,9 @@ def _differing_error(run: RunDirectory, plan: Plan, differing: Sequence[str]) ->
     """The error of settings that differ: what they were and are, and how to train on with others."""
     then, now = run.config.to_plain(), plan.config.to_plain()
     changes = [f"{name} {shorten(str(then[name]), 60)}, now it is {shorten(str(now[name]), 60)}" for name in differing]
-    if run.config.hours and not plan.config.hours:
-        mend = "--hours had chosen that: give --hours again."
+    limit = run.config.time_limit
+    if limit is not None and plan.config.time_limit is None:
+        mend = f"--{limit} had chosen that: give --{limit} again."
     else:
         command = ["--weights", str(run.path), "--folds-file", str(run.path / FOLDS), "--out", "ANOTHER"]
         mend = f"To train on from it with others, start a new run: {' '.join(map(quote, command))}."

@@ -19,7 +19,7 @@ HOUR = 3600.0
 @pytest.fixture(scope="module")
 def plan(table, small_settings):
     settings = {k: v for k, v in small_settings.items() if k != "folds"}
-    return prepare(table, make_config(settings, {"stratify": "gender", "monitor": "gender_macro_f1"}))
+    return prepare(table, make_config(settings, {"stratify": "gender", "monitor": "gender_macro_f1", "hours": 1}))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,15 @@ def test_epochs_are_reduced_before_folds_down_to_three_epochs(seconds, fewest, e
     assert pick_folds_and_epochs(rehearsal(), seconds, 5, fewest) == expected
 
 
+def test_a_refit_takes_its_time_from_the_epochs():
+    # two epochs of 100 s on all photos in each of 5 folds
+    given = rehearsal(refit=2, refit_steps=100)
+    assert given.run_seconds == 5 * (20 * 90 + 200)
+    assert pick_folds_and_epochs(given, 5 * (200 + 4 * 90), 5, 2) == (5, 4)
+    assert pick_folds_and_epochs(given, 5 * (200 + 3 * 90) - 1, 5, 2) == (4, 4)
+    assert pick_folds_and_epochs(given, 5 * 200 - 1, 5, 5) == (5, 0)
+
+
 def test_a_setting_of_few_epochs_reduces_no_folds(plan):
     # 5 folds of 1 epoch take 450 s
     one = replace(plan, config=plan.config.model_copy(update={"epochs": 1}))
@@ -55,7 +64,7 @@ def test_the_plan_has_the_epochs_that_fit_and_at_most_its_own(plan):
 
 
 @pytest.mark.parametrize("settings", [{"swa": 0.75}, {"freeze": "body", "unfreeze": 10}])
-def test_hours_that_leave_too_few_epochs_for_another_setting_are_refused(plan, settings):
+def test_a_limit_that_leaves_too_few_epochs_for_another_setting_is_refused(plan, settings):
     """Such a run would train, and its config.yaml would be refused by `--resume` and `predict`."""
     changes = {"epochs": 20, "hours": 1, **settings}
     longer = replace(plan, config=make_config(plan.config.model_dump(), changes))
@@ -71,9 +80,9 @@ def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
 
 
 def test_folds_that_were_chosen_are_kept(plan_of):
-    given = plan_of(folds=4, stratify="gender")
+    given = plan_of(folds=4, stratify="gender", minutes=9)
     assert shorten_plan(given, rehearsal(of_folds=4), 600).config.folds == 4
-    with pytest.raises(UsageError, match="--hours is too short: one epoch of all folds takes 6 min"):
+    with pytest.raises(UsageError, match="--minutes is too short: one epoch of all folds takes 6 min"):
         shorten_plan(given, rehearsal(of_folds=4), 100)
 
 
@@ -110,6 +119,17 @@ def test_the_budget_knows_the_validation_of_fewer_folds(plan):
     with pytest.raises(UsageError, match="--hours is too short"):
         make_budget(made, rehearsal(), time.monotonic() + 149, 2)
     assert make_budget(made, rehearsal(), time.monotonic() + 80, 1)
+
+
+def test_the_folds_and_the_refits_share_the_time(plan, monkeypatch):
+    monkeypatch.setattr(budget.time, "monotonic", lambda: 0.0)
+    # two epochs of a fold take 180 s, its refit 90 s: half as long
+    made = make_budget(plan, rehearsal(refit=1, refit_steps=90), 1500, folds=2, refits=4)
+    assert made.deadline(2, 4).until == 1500 / (2 + 4 / 2)
+    assert (made.deadline(2).until, made.refit_deadline(3).until) == (750, 500)
+    # 90 s of an epoch of each fold, and the refits
+    with pytest.raises(UsageError, match="one epoch of all folds"):
+        make_budget(plan, rehearsal(refit=1, refit_steps=90), 539, folds=2, refits=4)
 
 
 def test_hours_are_of_a_whole_run(train, tmp_path):
@@ -225,7 +245,28 @@ def test_resuming_keeps_the_epochs_that_were_chosen(train, tmp_path, monkeypatch
         train(tmp_path / "run", epochs=7, resume=True)
 
 
-def test_the_cost_of_the_hours_is_logged():
+def test_a_refit_that_takes_too_long_is_cut(train, tmp_path, monkeypatch):
+    real, late, log = time.monotonic, [0], io.StringIO()
+
+    class Slow(Deadline):
+        def after_batch(self):
+            # ten minutes in each step of a refit, which has no other callback that saves
+            late[0] += 0 if hasattr(self.learn, "state_saver") else 600
+            super().after_batch()
+
+    monkeypatch.setattr(time, "monotonic", lambda: real() + late[0])
+    monkeypatch.setattr(budget, "Deadline", Slow)
+    monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(1, 1, 0, 1, 2, 2, refit=9, refit_steps=1))
+    run = train(tmp_path / "run", minutes=60, epochs=1, refit=9, log=log)
+    # 57 minutes: steps of 10 in 28.5 minutes each, the third of which ends too late
+    assert late[0] == 2 * 3 * 600
+    assert run.refitted == [0, 1]
+    # of five steps each
+    assert log.getvalue().count("ends after 1 of 9 epochs on all photos, to be in time") == 2
+
+
+def test_the_cost_of_a_limit_is_logged():
     wanted = make_config({"hours": 2})
     made = wanted.model_copy(update={"folds": 3, "epochs": 4})
     assert budget.describe_cost(wanted, made) == "--hours 2: 3 folds of 4 epochs instead of 5 folds of 20 epochs"
+    assert budget.describe_cost(make_config({"minutes": 90}), made).startswith("--minutes 90: 3 folds of 4 epochs")

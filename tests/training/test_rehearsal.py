@@ -107,6 +107,14 @@ def test_a_run_of_bs_auto_keeps_the_size_that_it_found(train, tmp_path, monkeypa
     assert Run.load(run.path).config.bs == 16
 
 
+def test_a_refit_is_on_all_photos(plan_of):
+    # steps of 16 photos of 42, and of 84
+    cost = rehearse(plan_of(refit=3, bs=4))
+    assert (cost.train_steps, cost.refit, cost.refit_steps) == (10, 3, 20)
+    assert cost.run_seconds == pytest.approx(2 * (cost.epochs * cost.epoch_seconds + 60 * cost.train_step))
+    assert "then 3 epochs of each on all photos" in str(cost)
+
+
 def test_it_says_so_in_words_and_leaves_nothing(plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = str(rehearse(plan))

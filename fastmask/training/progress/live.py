@@ -107,10 +107,10 @@ class RunProgress:
         self.folds -= 1
         return FoldProgress(self, f"fold {fold + 1}/{self.config.folds}", history, deadline)
 
-    def refit(self, fold: int) -> FoldProgress:
+    def refit(self, fold: int, deadline: Deadline | None = None) -> FoldProgress:
         """The callback of the next fold that is trained on all photos."""
         self.refits -= 1
-        return FoldProgress(self, f"refit of fold {fold + 1}/{self.config.folds}")
+        return FoldProgress(self, f"refit of fold {fold + 1}/{self.config.folds}", deadline=deadline)
 
     def summary(self, run: RunDirectory, folds: Sequence[int]) -> None:
         """Show a table of the trained folds."""
