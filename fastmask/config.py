@@ -546,6 +546,9 @@ class Config(BaseModel):
     monitor: str = in_training("macro_f1", "The metric for early stopping and checkpoints.")
     patience: Count = in_training(5, "Epochs without improvement before a fold stops; 0 never stops.")
     top_k: Positive = in_training(1, "Checkpoints kept per fold; their probabilities are averaged.")
+    validate_every: Positive = in_training(
+        1, "Epochs between validations; the last one is always validated, and --patience counts validated ones."
+    )
     on_nan: Literal["stop", "skip"] = in_training(
         "stop", "If the loss is NaN or inf: stop, or skip the step.", Kind.FAULT
     )
@@ -725,6 +728,11 @@ class Config(BaseModel):
                 f"without improvement, but patience {self.patience} stops the fold by then: give a lower one, or a "
                 "higher patience"
             )
+        if self.sched == "plateau" and self.validate_every > 1:
+            raise ValueError(
+                f"sched plateau needs each epoch validated, but validate_every is {self.validate_every}: give 1, or "
+                "another sched"
+            )
         if self.sched == "onecycle" and "momentum" in (self.opt_args or {}):
             raise ValueError(
                 "opt_args momentum has no effect with sched onecycle, which sets it: leave one of them out"
@@ -770,6 +778,11 @@ class Config(BaseModel):
     def step_photos(self) -> int:
         """Photos per optimizer step."""
         return self.batch * self.accumulate
+
+    @property
+    def validations(self) -> int:
+        """How often a fold is validated, if it does not stop early."""
+        return math.ceil(self.epochs / self.validate_every)
 
     @property
     def time_limit(self) -> str | None:

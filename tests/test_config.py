@@ -251,6 +251,7 @@ def test_every_recipe_is_a_configuration(name):
         ({"epochs": 3, "swa": 0.75}, "swa 0.75 of 3 epochs averages under two"),
         ({"ema": 0.9, "swa": 0.2}, "ema and swa exclude each other"),
         ({"refit": 2, "swa": 0.2}, "refit and swa exclude each other"),
+        ({"sched": "plateau", "validate_every": 2}, "plateau needs each epoch validated, but validate_every is 2"),
         ({"hours": 2, "minutes": 1}, "hours and minutes exclude each other"),
         ({"launcher": "ray", "minutes": 2}, "launcher and minutes exclude each other"),
         ({"alpha": {"age": [1, 4]}, "class_weight": "auto"}, "alpha and class_weight exclude each other"),

@@ -20,7 +20,6 @@ from fastmask.run.identity import differing_start
 from fastmask.run.lineage import ranked_checkpoints
 from fastmask.run.oof import rank_epochs
 from fastmask.run.tensors import read_oof
-from fastmask.scoring import goodness
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.text import join_some
 
@@ -145,10 +144,10 @@ def _files(run: RunDirectory) -> tuple[list[dict[int, Path]], bool]:
 
     They are the epochs that the other folds choose, as many as every fold has kept; if it is none, those kept.
     """
-    folds, monitor = run.trained_folds, run.config.monitor
+    folds = run.trained_folds
     ranked = [ranked_checkpoints(run, fold) for fold in folds]
     kept = [{_epoch(file): file for file in files} for files in ranked]
-    by_others = rank_epochs([goodness(run.history(fold)[monitor], monitor) for fold in folds])
+    by_others = rank_epochs([run.curve(fold) for fold in folds])
     places = zip(*by_others, strict=False)
     honest = list(takewhile(lambda epochs: all(e in own for e, own in zip(epochs, kept, strict=True)), places))
     if honest:

@@ -41,7 +41,7 @@ from fastmask.run.files import (
 )
 from fastmask.run.identity import NOT_COMPARED
 from fastmask.run.tables import read_table
-from fastmask.scoring import DRAWS, Scores, score_heads, scored_classes
+from fastmask.scoring import DRAWS, Scores, goodness, score_heads, scored_classes
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import (
     copy_folder,
@@ -203,6 +203,15 @@ class RunDirectory:
         """One row per epoch of a fold: losses, metrics, learning rate."""
         self.check_trained()
         return self._table(f"fold{fold}/history.csv", ["epoch", self.config.monitor])
+
+    def curve(self, fold: int) -> np.ndarray:
+        """(epochs,) the goodness of each epoch of a fold by the monitored metric; NaN where it was not validated."""
+        history = self.history(fold)
+        values = goodness(history[self.config.monitor], self.config.monitor)
+        if self.config.validate_every == 1:
+            return values
+        scores = history.drop(columns=["epoch", "train_loss", "lr"], errors="ignore")
+        return np.where(scores.notna().any(axis=1), values, np.nan)
 
     def times(self, fold: int) -> pd.DataFrame:
         """One row per epoch of a fold: its seconds."""

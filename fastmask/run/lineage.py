@@ -20,7 +20,6 @@ from fastmask.data.seen import Hashes, Validation, hash_names, hashes_to_text, t
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import CONFIG, FOLDS, REFIT
 from fastmask.run.tensors import LINEAGE
-from fastmask.scoring import goodness
 from fastmask.system.errors import DataError, UsageError, one_line
 from fastmask.system.files import real
 
@@ -139,7 +138,7 @@ def ranked_checkpoints(run: RunDirectory, fold: int) -> list[Path]:
     files = {int(match[1]): file for match, file in named if match}
     if not files or not run.is_done(fold):
         raise UsageError(f"{run.path} has not finished a fold {fold}, so fold {fold} has no weights to start from.")
-    values = goodness(run.history(fold)[run.config.monitor], run.config.monitor)
+    values = run.curve(fold)
     return [files[epoch] for epoch in sorted(files, key=lambda epoch: (-values[epoch], epoch))]
 
 

@@ -14,7 +14,7 @@ from fastmask.heads import Heads
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import DONE, FOLDS, OOF, SCORES
 from fastmask.run.tensors import oof_file, read_oof
-from fastmask.scoring import DRAWS, goodness, score_heads, scored_classes, why_optimistic
+from fastmask.scoring import DRAWS, score_heads, scored_classes, why_optimistic
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_json, write_csv, write_json
 
@@ -22,7 +22,7 @@ from fastmask.system.files import read_json, write_csv, write_json
 def write_scores(run: RunDirectory) -> None:
     """Write oof.csv and scores.json of the finished folds."""
     trained, k = run.trained_folds, run.config.top_k
-    curves = [goodness(run.history(f)[run.config.monitor], run.config.monitor) for f in trained]
+    curves = [run.curve(fold) for fold in trained]
     honest, own = choose_epochs(curves, k), [best_epochs(c, k) for c in curves]
     write_csv(run.path / OOF, collect_oof(run, trained, honest))
     # read again, because `run` may have cached the OOF predictions of fewer folds
@@ -43,33 +43,51 @@ def check_fold(run: RunDirectory, fold: int) -> None:
     if not run.checkpoints(fold):
         raise DataError(f"{folder} has no checkpoint (epoch*.safetensors); train the fold again, or restore it.")
     photos = int((run.folds["fold"] == fold).sum())
-    for epoch in range(len(run.history(fold))):
+    for epoch in validated_epochs(run.curve(fold)):
         if read_oof(folder, epoch).shape != (photos, run.heads.n_logits):
             raise DataError(f"{oof_file(folder, epoch)} does not hold the probabilities of the fold's {photos} photos.")
 
 
 def best_epochs(curve: np.ndarray, k: int = 1) -> list[int]:
     """The `k` epochs with the highest values of a curve, in order; of equal values the earlier one."""
-    return sorted(np.argsort(-curve, kind="stable")[:k].tolist())
+    return sorted(_rank(curve, curve)[:k])
+
+
+def validated_epochs(curve: np.ndarray) -> list[int]:
+    """The epochs of a curve that were validated."""
+    return np.flatnonzero(~np.isnan(curve)).tolist()
+
+
+def _rank(values: np.ndarray, curve: np.ndarray) -> list[int]:
+    """The epochs that were validated by a curve, from the highest value; of equal values the earlier one first."""
+    epochs = np.array(validated_epochs(curve), int)
+    return epochs[np.argsort(-values[epochs], kind="stable")].tolist()
 
 
 def choose_epochs(curves: Sequence[np.ndarray], k: int = 1) -> list[list[int]]:
     """For each fold the `k` epochs at which the mean of the *other* folds' curves is highest.
 
-    `curves` has one curve per fold, one value per epoch, higher is better. A fold that stopped early keeps its last
-    value, and gets only epochs that it reached. A single fold has no others and takes its last epochs.
+    `curves` has one curve per fold, one value per epoch, higher is better. An epoch that was not validated is NaN: it
+    has the value of the one before, and is not chosen. A fold that stopped early keeps its last value, and gets only
+    epochs that it reached. A single fold has no others and takes its last epochs.
     """
     if len(curves) == 1:
-        return [list(range(len(curves[0])))[-k:]]
+        return [validated_epochs(curves[0])[-k:]]
     return [sorted(epochs[:k]) for epochs in rank_epochs(curves)]
 
 
 def rank_epochs(curves: Sequence[np.ndarray]) -> list[list[int]]:
     """For each fold its epochs, from the highest mean of the other folds' curves; see `choose_epochs`."""
     longest = max(len(c) for c in curves)
-    filled = np.array([np.pad(c, (0, longest - len(c)), mode="edge") for c in curves])
+    filled = np.array([np.pad(_fill(c), (0, longest - len(c)), mode="edge") for c in curves])
     means = (np.delete(filled, i, axis=0).mean(0)[: len(c)] for i, c in enumerate(curves))
-    return [np.argsort(-mean, kind="stable").tolist() for mean in means]
+    return [_rank(mean, curve) for mean, curve in zip(means, curves, strict=True)]
+
+
+def _fill(curve: np.ndarray) -> np.ndarray:
+    """A curve whose epochs without validation have the value of the validated one before, or -inf."""
+    filled: np.ndarray = pd.Series(curve).ffill().fillna(-np.inf).to_numpy()
+    return filled
 
 
 def collect_oof(run: RunDirectory, trained: Sequence[int], epochs: Sequence[Sequence[int]]) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.run.environment import qualified_name
 from fastmask.run.files import CONFIG, STATE
 from fastmask.run.oof import best_epochs, write_scores
-from fastmask.scoring import goodness
 from fastmask.search.space import Space, parse_space, read_space
 from fastmask.search.spec import SearchSpec, check_new_search, digest_table, resume_spec
 from fastmask.search.study import Study, check_optuna, open_study, silence_optuna
@@ -250,9 +249,7 @@ class Worker:
 
 def fold_score(run: RunDirectory, fold: int) -> float:
     """The macro-F1 of a fold's photos at its own best epoch, only for pruning."""
-    history = run.history(fold)
-    curve = goodness(history[run.config.monitor], run.config.monitor)
-    return float(np.nan_to_num(history["macro_f1"].iloc[best_epochs(curve)[0]]))
+    return float(np.nan_to_num(run.history(fold)["macro_f1"].iloc[best_epochs(run.curve(fold))[0]]))
 
 
 def seconds_of(path: Path) -> float | None:

@@ -45,6 +45,7 @@ _OF_SETTINGS = {
     "stats": "mean std normalize",
     "stratify": "stratify_by stratified",
     "top_k": "save_top_k",
+    "validate_every": "check_val_every_n_epoch val_interval val_every eval_every validation_interval eval_interval",
     "warmup": "warmup_epochs warm_up warmup_ratio warmup_steps",
     "wd": "weight_decay",
     "weights": "checkpoint ckpt init_weights pretrained_weights",

@@ -110,7 +110,7 @@ class SWA(EMA):
 
     def _forget(self) -> None:
         super()._forget()
-        self._trained, self._counted = False, -1
+        self._counted = -1
 
     def _new_average(self) -> Any:
         # torch's default on a GPU divides integers, but batch norm counts batches
@@ -127,22 +127,20 @@ class SWA(EMA):
             self._average.n_averaged.fill_(state["steps"])
 
     def before_train(self) -> None:
-        self._trained = not finds_lr(self.learn)
+        """Nothing: the average starts with the first epoch that it takes."""
 
     def after_step(self) -> None:
         """Nothing: SWA averages once per epoch."""
 
-    def before_validate(self) -> None:
+    def after_train(self) -> None:
         # an epoch that was interrupted in its validation is already counted
         due = self.learn.epoch >= self.learn.n_epoch * self.start and self.learn.epoch != self._counted
-        if self._trained and due:
+        if due and not finds_lr(self.learn):
             if self._average is None:
                 self._average = self._new_average()
             self._average.update_parameters(get_model(self.learn.model))
             self._steps += 1
             self._counted = self.learn.epoch
-        self._trained = False
-        super().before_validate()
 
 
 def _running_mean(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:

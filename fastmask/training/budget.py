@@ -49,7 +49,8 @@ class Budget:
 class Deadline(TrainedEpochs):
     """Ends a fold in time: after an epoch if the next one would be late, or within one if the estimate was wrong.
 
-    An epoch that is cut short is validated and counts; `cut` is whether the fold has fewer epochs than planned.
+    It ends after an epoch that is validated. An epoch that is cut short is validated and counts; `cut` is whether the
+    fold has fewer epochs than planned.
     """
 
     # after the callbacks that save or judge an epoch
@@ -70,10 +71,15 @@ class Deadline(TrainedEpochs):
         # otherwise the recorder would omit the loss of the trained part
         self.learn.recorder.cancel_train = False
 
+    def is_last(self) -> bool:
+        """Whether an epoch that has been trained, and is not validated yet, is the last one in time."""
+        now = time.monotonic()
+        return self._late or 2 * now - self._start + self.validation > self.until
+
     def after_trained_epoch(self) -> None:
         now = time.monotonic()
         more = self.learn.epoch + 1 < self.learn.n_epoch
-        if self._late or (more and 2 * now - self._start > self.until):
+        if self._late or (more and self.validated and 2 * now - self._start > self.until):
             self.cut = self._late or more
             raise CancelFitException
 
@@ -126,7 +132,8 @@ def make_budget(plan: Plan, rehearsal: Rehearsal, end: float, folds: int, refits
     if time.monotonic() + seconds > end:
         raise too_short_error(plan, seconds)
     validation = rehearsal.valid_step * rehearsal.valid_steps * rehearsal.of_folds / plan.config.folds
-    return Budget(end, validation, rehearsal.refit_seconds / (plan.config.epochs * epoch))
+    fold = plan.config.epochs * (epoch - validation) + plan.config.validations * validation
+    return Budget(end, validation, rehearsal.refit_seconds / fold)
 
 
 def too_short_error(plan: Plan, seconds: float) -> UsageError:
@@ -147,10 +154,23 @@ def pick_folds_and_epochs(
     These are the most folds, at least `fewest`, that have `epochs` each.
     """
     tried = [
-        (count, int((seconds / count - rehearsal.refit_seconds) / epoch_seconds(rehearsal, folds, count)))
+        (count, count_epochs(rehearsal, seconds / count - rehearsal.refit_seconds, folds, count))
         for count in range(folds, fewest - 1, -1)
     ]
     return next((both for both in tried if both[1] >= epochs), tried[-1])
+
+
+def count_epochs(rehearsal: Rehearsal, seconds: float, folds: int, count: int) -> int:
+    """The epochs of a fold that fit into `seconds`, if there are `count` folds instead of `folds`."""
+    every, epoch = rehearsal.validate_every, epoch_seconds(rehearsal, folds, count)
+    if every == 1:
+        return int(seconds / epoch)
+    validation = rehearsal.valid_step * rehearsal.valid_steps * folds / count
+    training = epoch - validation
+    whole, left = divmod(seconds, training * every + validation)
+    # the last one is validated, too
+    more = max(0, int((left - validation) / training))
+    return int(whole) * every + min(more, every - 1)
 
 
 def epoch_seconds(rehearsal: Rehearsal, folds: int, count: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, CancelValidException, TrainEvalCallback
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner, Recorder
 from fastai.torch_core import get_model
@@ -67,6 +68,11 @@ class TrainedEpochs(Callback):
 
     trained, number, optional = False, -1, False
 
+    @property
+    def validated(self) -> bool:
+        """Whether the epoch that ends was validated."""
+        return not self.learn.recorder.cancel_valid
+
     def before_train(self) -> None:
         if not finds_lr(self.learn):
             self.trained = True
@@ -89,8 +95,34 @@ class TrainedEpochs(Callback):
         self.number = state["number"]
 
 
-class EarlyStopping(TrainedEpochs, TrackerCallback):
-    """Ends the fit when `monitor` has not improved for `patience` epochs."""
+class ValidatedEpochs(TrainedEpochs):
+    """A callback for the end of those training epochs that are validated."""
+
+    def after_epoch(self) -> None:
+        if self.trained and not self.validated:
+            self.trained = False
+        super().after_epoch()
+
+
+class ValidateEvery(Callback):
+    """Validates every `every`th epoch of a fit, its last one, and one that `is_last` in time."""
+
+    # before the network is set to evaluation
+    order = TrainEvalCallback.order - 1
+
+    def __init__(self, every: int, is_last: Callable[[], bool] = lambda: False) -> None:
+        self.every, self.is_last = every, is_last
+
+    def before_validate(self) -> None:
+        number = self.learn.epoch + 1
+        if number % self.every and number < self.learn.n_epoch and not self.is_last():
+            # an epoch is one pass through each loader, by which a resumed fold counts them
+            self.learn.dls.valid.passes.next += 1
+            raise CancelValidException
+
+
+class EarlyStopping(ValidatedEpochs, TrackerCallback):
+    """Ends the fit when `monitor` has not improved for `patience` validated epochs."""
 
     order = TrackerCallback.order + 3
 
@@ -116,7 +148,7 @@ class EarlyStopping(TrainedEpochs, TrackerCallback):
         self.best, self.wait = state["best"], state["wait"]
 
 
-class Checkpoint(TrainedEpochs, TrackerCallback):
+class Checkpoint(ValidatedEpochs, TrackerCallback):
     """Saves the weights of the `top_k` best epochs by `monitor` in `folder`, one safetensors file each.
 
     The file of a worse epoch is removed at the start of the next epoch, when the fold's state names a better one; after
@@ -182,8 +214,8 @@ class Checkpoint(TrainedEpochs, TrackerCallback):
         keep_only(self.folder, "epoch*.safetensors", files)
 
 
-class OOFCollector(TrainedEpochs):
-    """Writes each epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
+class OOFCollector(ValidatedEpochs):
+    """Writes each validated epoch's probabilities of the validation photos to `folder`/oof-EPOCH.safetensors.
 
     They are in the table's order. All epochs are kept, so that other folds can choose an epoch for this one; the files
     are small. Raises DivergenceError for probabilities of NaN, and for logits so large that float32 does not resolve
@@ -229,6 +261,7 @@ class OOFCollector(TrainedEpochs):
 class History(TrainedEpochs):
     """Writes `folder`/history.csv in each epoch: one row per epoch with losses, metrics and learning rate.
 
+    Of an epoch that is not validated, there are the training loss and the learning rate, and NaN elsewhere.
     The seconds of each epoch are in times.csv, since they are not reproducible. `rows` and `times` are their contents.
     """
 
@@ -250,8 +283,8 @@ class History(TrainedEpochs):
     def after_trained_epoch(self) -> None:
         recorder = self.learn.recorder
         names = [n for n in recorder.metric_names[1:] if n != "time"]
-        values = dict(zip(names, map(float, recorder.values[-1]), strict=True))
-        self.rows.append({"epoch": self.number, **values, "lr": recorder.lrs[-1]})
+        values = dict(zip(names, map(float, recorder.values[-1]), strict=self.validated))
+        self.rows.append({"epoch": self.number, **dict.fromkeys(names, math.nan), **values, "lr": recorder.lrs[-1]})
         self.times.append({"epoch": self.number, "seconds": round(self._seconds(), 3)})
         self._before = 0.0
         write_csv(self.folder / "history.csv", pd.DataFrame(self.rows), parents=False)

@@ -22,7 +22,16 @@ from fastmask.run.tensors import checkpoint_file
 from fastmask.system.errors import DivergenceError, UntrainableError, one_line
 from fastmask.system.files import read_json, real, write_csv, write_json
 from fastmask.training.budget import Deadline
-from fastmask.training.callbacks import DRAWN, Checkpoint, Drawn, EarlyStopping, History, OOFCollector, keep_only
+from fastmask.training.callbacks import (
+    DRAWN,
+    Checkpoint,
+    Drawn,
+    EarlyStopping,
+    History,
+    OOFCollector,
+    ValidateEvery,
+    keep_only,
+)
 from fastmask.training.guards import FiniteLoss, Skipping, is_out_of_memory, skipping_callbacks
 from fastmask.training.interrupts import Interrupts, exit_by_signal
 from fastmask.training.plan import Plan
@@ -122,6 +131,7 @@ def callbacks_of(
     writing: list[Callback] = [history, OOFCollector(folder)] if writes else []
     if writes and (train := plan.training_set(fold)).sampler is not None:
         writing.append(Drawn(folder, plan.table.heads, train, config.sampler or JOINT))
+    every = ValidateEvery(config.validate_every, *([] if deadline is None else [deadline.is_last]))
     trackers = trackers_of(config, folder) if writes else None
     info = FoldInfo(real(run.path).name, fold, config.to_plain())
     return Callbacks(
@@ -137,6 +147,7 @@ def callbacks_of(
             *schedule_callbacks(config),
             *writing,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
+            *([every] if config.validate_every > 1 else []),
             FiniteLoss(),
         ],
     )

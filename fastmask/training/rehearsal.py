@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 import statistics
 import sys
@@ -58,6 +59,7 @@ class Rehearsal:
     free: int
     refit: int = 0
     refit_steps: float = 0.0
+    validate_every: int = 1
 
     @property
     def epoch_seconds(self) -> float:
@@ -72,7 +74,9 @@ class Rehearsal:
     @property
     def run_seconds(self) -> float:
         """Seconds of the whole run, if no fold stops early."""
-        return (self.epoch_seconds * self.epochs + self.refit_seconds) * self.folds
+        training = self.train_step * self.train_steps * self.epochs
+        validation = self.valid_step * self.valid_steps * math.ceil(self.epochs / self.validate_every)
+        return (training + validation + self.refit_seconds) * self.folds
 
     def __str__(self) -> str:
         early = f"; a fold may stop earlier, after {self.patience} epochs without a better one" if self.patience else ""
@@ -156,20 +160,21 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         epochs=config.epochs,
         folds=len(chosen),
         of_folds=config.folds,
-        patience=config.patience,
+        patience=config.patience * config.validate_every,
         loss=watch.last_loss,
         memory=peak_memory(),
         device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         checkpoint=checkpoint,
         state=state,
         # the best k of each fold; of the one in training the next, its state and the state that replaces it; the
-        # predictions of every epoch, and the chosen ones as text
+        # predictions of every validated epoch, and the chosen ones as text
         disk=checkpoint * ((config.top_k + bool(config.refit)) * len(chosen) + 1)
         + 2 * state
-        + numbers * (4 * config.epochs + _CSV_NUMBER),
+        + numbers * (4 * config.validations + _CSV_NUMBER),
         free=shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free,
         refit=config.refit,
         refit_steps=len(learn.dls.train) * whole / photos,
+        validate_every=config.validate_every,
     )
 
 

@@ -3,6 +3,8 @@ import pytest
 
 from fastmask.run.oof import best_epochs, choose_epochs
 
+NAN = float("nan")
+
 
 @pytest.mark.parametrize(
     ("curves", "k", "chosen"),
@@ -15,6 +17,10 @@ from fastmask.run.oof import best_epochs, choose_epochs
         # a fold that stopped early keeps its last value, and takes no epoch that it did not reach
         ([[0.1, 0.2], [0.1, 0.2, 0.3, 0.9]], 1, [[1], [1]]),
         ([[0.1], [0.1, 0.2, 0.3, 0.9]], 3, [[0], [0, 1, 2]]),
+        # epochs that were not validated have the value before, and are not chosen
+        ([[NAN, 0.1, NAN, 0.2], [NAN, 0.3, 0.1]], 1, [[1], [1]]),
+        ([[NAN, 0.1, NAN, 0.2, 0.3], [NAN, 0.3, NAN, 0.2, 0.4], [0.1]], 2, [[1, 4], [3, 4], [0]]),
+        ([[NAN, 0.2, NAN, 0.1]], 3, [[1, 3]]),
         # a single fold: the last epochs
         ([[0.9, 0.1, 0.2]], 1, [[2]]),
         ([[0.9, 0.1, 0.2]], 2, [[1, 2]]),
@@ -27,6 +33,7 @@ def test_the_other_folds_choose_the_epochs(curves, k, chosen):
 def test_equal_values_give_the_earlier_epoch():
     assert best_epochs(np.array([0.1, 0.5, 0.5, 0.5])) == [1]
     assert best_epochs(np.array([0.1, 0.5, 0.5, 0.5]), 2) == [1, 2]
+    assert best_epochs(np.array([NAN, -np.inf, NAN]), 2) == [1]
 
 
 @pytest.mark.parametrize("k", [1, 3])

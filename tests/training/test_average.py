@@ -9,7 +9,7 @@ from torch import nn
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import UsageError
 from fastmask.training.average import EMA, SWA, swap_tensors
-from fastmask.training.callbacks import Checkpoint, EarlyStopping, OOFCollector, finds_lr
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, OOFCollector, ValidateEvery, finds_lr
 from fastmask.training.finder import lr_find
 
 
@@ -80,6 +80,16 @@ def test_swa_is_the_mean_of_the_weights_at_the_ends_of_the_last_epochs(make):
     kept, ends = ends, []
     plain.fit(4)
     assert_close(plain.model.state_dict(), kept[3], atol=0, rtol=0)
+
+
+def test_swa_averages_epochs_that_are_not_validated(make):
+    ends = []
+    for cbs in ((), (ValidateEvery(3),)):
+        learn = make(*cbs, swa=0.3, bn=True)
+        learn.dls.train.passes.next = 0
+        learn.fit(4)
+        ends.append(tensors(learn.model))
+    assert_close(ends[1], ends[0], atol=0, rtol=0)
 
 
 def test_swa_averages_as_a_gpu_does_it(make, monkeypatch):

@@ -2,6 +2,7 @@ import io
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fastai.callback.core import CancelFitException, CancelTrainException
@@ -48,6 +49,17 @@ def test_a_refit_takes_its_time_from_the_epochs():
     assert pick_folds_and_epochs(given, 5 * (200 + 4 * 90), 5, 2) == (5, 4)
     assert pick_folds_and_epochs(given, 5 * (200 + 3 * 90) - 1, 5, 2) == (4, 4)
     assert pick_folds_and_epochs(given, 5 * 200 - 1, 5, 5) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs"),
+    # two epochs of 80 s and a validation of 10 s, or an odd one
+    [(89, 0), (90, 1), (169, 1), (170, 2), (259, 2), (260, 3), (340, 4)],
+)
+def test_fewer_validations_leave_time_for_more_epochs(seconds, epochs):
+    given = rehearsal(validate_every=2, folds=1)
+    assert budget.count_epochs(given, seconds, 5, 5) == epochs
+    assert replace(given, epochs=epochs).run_seconds <= seconds < replace(given, epochs=epochs + 1).run_seconds
 
 
 def test_a_setting_of_few_epochs_reduces_no_folds(plan):
@@ -142,9 +154,9 @@ class Clock:
     """Time that a test advances, and the fit of a callback."""
 
     def __init__(self, callback, epochs):
-        self.now, self.callback = 0.0, callback
+        self.now, self.callback, self.skips = 0.0, callback, False
         self.training, self.epoch, self.n_epoch = True, 0, epochs
-        self.dls, self.recorder = None, None
+        self.dls, self.recorder = None, SimpleNamespace(cancel_valid=False)
         callback.learn, callback.trained = self, False
 
     def epoch_of(self, steps, step_seconds, validation):
@@ -152,7 +164,8 @@ class Clock:
         for _ in range(steps):
             self.now += step_seconds
             self.callback.after_batch()
-        self.now += validation
+        self.recorder.cancel_valid = self.skips and not self.callback.is_last()
+        self.now += validation * (not self.recorder.cancel_valid)
         self.callback.after_trained_epoch()
         self.epoch += 1
 
@@ -170,6 +183,17 @@ def test_an_epoch_that_would_be_late_is_not_begun(monkeypatch):
     with pytest.raises(CancelFitException):
         clock.epoch_of(steps=8, step_seconds=1, validation=2)
     assert (clock.now, clock.callback.cut) == (30, True)
+
+
+def test_the_last_epoch_in_time_is_validated(monkeypatch):
+    # of those that would not be: the fourth would end at 32, and with a validation at 41
+    clock = clocked(monkeypatch, until=40, validation=9)
+    clock.skips = True
+    for _ in range(2):
+        clock.epoch_of(steps=8, step_seconds=1, validation=9)
+    with pytest.raises(CancelFitException):
+        clock.epoch_of(steps=8, step_seconds=1, validation=9)
+    assert (clock.now, clock.epoch, clock.callback.cut) == (33, 2, True)
 
 
 def test_training_stops_where_only_the_validation_has_time_left(monkeypatch):

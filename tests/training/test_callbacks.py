@@ -9,7 +9,7 @@ from small_learners import small_dls, small_learner
 from fastmask.data.photo_dl import Passes
 from fastmask.run.tensors import read_oof, save_tensors
 from fastmask.system.errors import DivergenceError
-from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector
+from fastmask.training.callbacks import Checkpoint, EarlyStopping, History, OOFCollector, ValidateEvery
 
 
 class Scripted(Callback):
@@ -21,7 +21,8 @@ class Scripted(Callback):
         self.values = values
 
     def after_epoch(self):
-        self.learn.recorder.values[-1][2] = self.values[self.learn.epoch]
+        if self.values[self.learn.epoch] is not None:
+            self.learn.recorder.values[-1][2] = self.values[self.learn.epoch]
 
 
 @pytest.fixture
@@ -107,6 +108,38 @@ def test_oof_probabilities_and_history_are_those_of_each_epoch(learner, tmp_path
     assert shuffled.dls.valid.order != sorted(shuffled.dls.valid.order)
     np.testing.assert_allclose(read_oof(tmp_path / "other", 0), read_oof(tmp_path / "plain", 0), atol=1e-5)
     assert list(shuffled.recorder.values[0][2:]) == scores
+
+
+def test_fewer_validations_change_no_other_epoch(learner, tmp_path):
+    plain, fewer = tmp_path / "plain", tmp_path / "fewer"
+    for folder, every in ((plain, 1), (fewer, 2)):
+        own = [ValidateEvery(every), Checkpoint(folder, top_k=9), OOFCollector(folder), History(folder)]
+        learn = learner(*own, drop_rate=0.5)
+        for dl in learn.dls.loaders:
+            dl.passes = Passes()
+        learn.fit(5, 1e-3)
+        # by which a resumed fold counts
+        assert [dl.passes.next for dl in learn.dls.loaders] == [5, 5]
+    assert epochs_kept(fewer) == [1, 3, 4]
+    for epoch in (1, 3, 4):
+        for name in (f"epoch{epoch:03d}.safetensors", f"oof-{epoch:03d}.safetensors"):
+            assert (fewer / name).read_bytes() == (plain / name).read_bytes()
+    assert len(list(fewer.glob("oof-*"))) == 3
+    whole, sparse = (pd.read_csv(folder / "history.csv") for folder in (plain, fewer))
+    whole.loc[[0, 2], [name for name in whole if name not in ("epoch", "train_loss", "lr")]] = np.nan
+    pd.testing.assert_frame_equal(sparse, whole)
+
+
+def test_patience_counts_validated_epochs(learner):
+    learn = learner(ValidateEvery(2), Scripted([None, 0.3, None, 0.2, None, 0.1]), EarlyStopping(patience=1))
+    learn.fit(6, 1e-3)
+    assert len(learn.recorder.values) == 4
+
+
+def test_an_epoch_that_is_the_last_in_time_is_validated(learner):
+    learn = learner(late := ValidateEvery(9, lambda: late.learn.epoch == 1))
+    learn.fit(3, 1e-3)
+    assert [len(values) > 1 for values in learn.recorder.values] == [False, True, True]
 
 
 def test_dropout_is_a_function_of_the_step(learner):

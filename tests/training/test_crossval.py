@@ -28,6 +28,7 @@ from fastmask.data.photo_dl import columns_of
 from fastmask.decision.bound import bound_curve
 from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
+from fastmask.run.oof import check_fold
 from fastmask.run.tensors import read_oof
 from fastmask.system.errors import FastmaskWarning, UsageError
 from fastmask.system.files import read_strings
@@ -445,3 +446,14 @@ def test_a_path_or_a_frame_is_trained_on_as_the_table_of_it(finished_run, contes
     assert resumed.oof.equals(from_frame.oof)
     assert from_frame.config.heads == heads
     assert from_frame.oof["path"].tolist() == frame["path"].tolist()
+
+
+def test_only_validated_epochs_are_scored_and_kept(train, tmp_path):
+    run = train(tmp_path / "run", epochs=3, validate_every=2, patience=0, top_k=3)
+    for fold in (0, 1):
+        history = pd.read_csv(run.fold_path(fold) / "history.csv")
+        assert history["valid_loss"].isna().tolist() == [True, False, False]
+        assert [file.stem for file in run.checkpoints(fold)] == ["epoch001", "epoch002"]
+        check_fold(run, fold)
+    assert [entry["epochs"] for entry in run.scores["folds"]] == [[1, 2], [1, 2]]
+    assert len(run.oof) == len(run.folds)

@@ -28,6 +28,7 @@ SWA = "mixed, balanced, frozen, averaged by SWA"
 PLATEAU = "SAM of SGD on a plateau"
 OWN, ROUTED = "heads of their own", "a routed head, by Adan with rates that decay"
 AUG, FEATURES = "augmented", "a loss on features"
+RARE = "every second epoch validated"
 BF16 = "bf16, a loading process, early stopping"
 VARIANTS = {
     "plain": {},
@@ -95,6 +96,7 @@ VARIANTS = {
         "bs": 8,
         "ema": 0.9,
     },
+    RARE: {"validate_every": 2, "epochs": 3, "ema": 0.9, "drop_rate": 0.3},
     # random by torch's, NumPy's and Python's global generators
     AUG: {
         "train_pipeline": None,
@@ -145,12 +147,15 @@ FAST = [
     (SWA, 6),
     (PLATEAU, 11),
     (ROUTED, 4),
+    # of two batches in the first epoch, which is not validated: after it
+    (RARE, 3),
 ]
 
 
 # of five batches, two of them of training, in each of two epochs of each fold
 @pytest.mark.parametrize(
-    ("variant", "batch"), cases(*FAST, slow=[each for each in product(VARIANTS, (1, 6, 11)) if each not in FAST])
+    ("variant", "batch"),
+    cases(*FAST, slow=[each for each in [*product(VARIANTS, (1, 6, 11)), (RARE, 2)] if each not in FAST]),
 )
 def test_a_killed_run_resumes_to_the_same_bytes(fit, whole, tmp_path, variant, batch):
     fold = {} if batch == 11 else {"fold": [0]}

@@ -57,7 +57,7 @@ def curves(run: RunDirectory) -> pd.DataFrame:
     """One row per trained fold and epoch: fold, epoch (from 1), train_loss, valid_loss, macro_f1, kept, chosen.
 
     `kept` says whether there is a checkpoint, `chosen` whether the score uses the epoch. A column that a history lacks
-    is NaN. Raises UsageError for an ensemble.
+    is NaN, as is the validation of an epoch without one. Raises UsageError for an ensemble.
     """
     run.check_trained()
     chosen, frames = chosen_epochs(run), []
@@ -94,8 +94,10 @@ def plot_curves(run: RunDirectory) -> Picture:
     for fold, of in frame.groupby("fold"):
         colour = {"color": colours[fold]}
         losses.plot(of["epoch"], of["train_loss"], linestyle=(0, (4, 2)), linewidth=1.1, **colour)
-        losses.plot(of["epoch"], of["valid_loss"], linewidth=1.6, **colour)
-        scores.plot(of["epoch"], of["macro_f1"], linewidth=1.6, marker="." if few else None, **colour)
+        # lines across epochs that were not validated
+        loss, score = (of.dropna(subset=[name]) for name in ("valid_loss", "macro_f1"))
+        losses.plot(loss["epoch"], loss["valid_loss"], linewidth=1.6, **colour)
+        scores.plot(score["epoch"], score["macro_f1"], linewidth=1.6, marker="." if few else None, **colour)
         kept, chosen = of[of["kept"]], of[of["chosen"]]
         scores.plot(kept["epoch"], kept["macro_f1"], "o", markersize=9, markerfacecolor="none", **colour)
         scores.plot(chosen["epoch"], chosen["macro_f1"], "o", markersize=4.5, **colour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,9 +78,13 @@ class Pace:
         return self._photos / self._seconds[True] if self._seconds[True] else None
 
 
-def steps_left_in_fold(epoch: Steps, done: Steps, epochs_after: int) -> Steps:
-    """The steps left in a fold: those of the current epoch that are not done, and the epochs after it."""
-    return epoch - done + epoch * epochs_after
+def steps_left_in_fold(epoch: Steps, done: Steps, epochs_after: int, validations: int | None = None) -> Steps:
+    """The steps left in a fold: those of the current epoch that are not done, and the epochs after it.
+
+    `validations` are those from the current epoch on, by default one per epoch.
+    """
+    number = epochs_after + 1 if validations is None else validations
+    return Steps(epoch.training * (epochs_after + 1), epoch.validation * number) - done
 
 
 def steps_left_in_refits(epoch: Steps, epochs: int, folds: int) -> Steps:
@@ -122,7 +127,8 @@ class RunProgress:
         refits = self.refits * self.config.refit
         if refitting:
             return epoch * refits
-        return epoch * (self.folds * self.config.epochs) + steps_left_in_refits(epoch, refits, self.config.folds)
+        fold = Steps(epoch.training * self.config.epochs, epoch.validation * self.config.validations)
+        return fold * self.folds + steps_left_in_refits(epoch, refits, self.config.folds)
 
 
 def epochs_of(run: RunDirectory, fold: int) -> Epochs:
@@ -230,7 +236,9 @@ class FoldProgress(TrainedEpochs):
 
     def _left(self, epoch: Steps, done: Steps) -> TimeLeft | None:
         after = self.learn.n_epoch - self.learn.epoch - 1
-        fold = self._pace.seconds(steps_left_in_fold(epoch, done, after))
+        every = self._of_run.config.validate_every
+        validations = math.ceil(self.learn.n_epoch / every) - self.learn.epoch // every
+        fold = self._pace.seconds(steps_left_in_fold(epoch, done, after, validations))
         others = self._pace.seconds(self._of_run.steps_after(epoch, self._history is None))
         if fold is None or others is None:
             return None
@@ -238,7 +246,7 @@ class FoldProgress(TrainedEpochs):
         if self._deadline is not None:
             fold = min(fold, max(self._deadline.until - now, 0))
         run = fold + others if end is None else min(fold + others, max(end - now, 0))
-        early = self._history is not None and 0 < patience < self.learn.n_epoch
+        early = self._history is not None and 0 < patience * every < self.learn.n_epoch
         return TimeLeft(fold, run, early and (after > 0 or self._of_run.folds > 0))
 
     def _epochs(self) -> Epochs | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,9 @@ class Epochs:
         cells = [["epoch", *names.values(), "seconds"]]
         for place, (row, seconds) in enumerate(zip(self.rows, self.seconds, strict=True)):
             mark = BEST if place == self.best else " "
-            values = [f"{float(row[name]):{len(words)}.4f}" for name, words in names.items()]
+            numbers = {name: float(row[name]) for name in names}
+            # of an epoch that was not validated
+            values = ["" if math.isnan(value) else f"{value:{len(names[name])}.4f}" for name, value in numbers.items()]
             cells.append([f"{int(row['epoch']) + 1:3} {mark}", *values, f"{seconds:7.1f}"])
         header, *lines = table_lines(cells) or [""]
         styled = [(line, "green" if place == self.best else "") for place, line in enumerate(lines)]
@@ -120,7 +123,8 @@ def _quality(status: Status) -> Line:
     pieces = [] if status.loss is None else [(f"loss {status.loss:.4f}", "")]
     done = status.done
     if done is not None and done.rows:
-        pieces.append((f"macro-F1 {float(done.rows[-1]['macro_f1']):.4f}", ""))
+        scores = [score for row in done.rows if not math.isnan(score := float(row["macro_f1"]))]
+        pieces += [(f"macro-F1 {score:.4f}", "") for score in scores[-1:]]
         if done.best is not None:
             row, name = done.rows[done.best], done.monitor
             words = "" if name == "macro_f1" else f"{name} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import time
@@ -275,7 +276,8 @@ class Trackers(TrainedEpochs):
 
     def after_trained_epoch(self) -> None:
         row = self._history.rows[-1]
-        values = {f"epoch/{name}": float(value) for name, value in row.items() if name != "epoch"}
+        shown = {name: value for name, value in row.items() if self.validated or not math.isnan(value)}
+        values = {f"epoch/{name}": float(value) for name, value in shown.items() if name != "epoch"}
         self._give([(self.learn.train_iter, {"epoch": float(row["epoch"]), **values})])
 
     def _log_losses(self, wait: bool = False) -> None:

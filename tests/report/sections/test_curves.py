@@ -33,6 +33,15 @@ def test_the_plot_has_a_line_per_fold_and_marks_epochs(finished_run):
     assert sum(len(line.get_xdata()) for line in marks) == frame["kept"].sum() + frame["chosen"].sum()
 
 
+def test_lines_cross_epochs_without_validation(finished_run, monkeypatch):
+    frame = curves(finished_run)
+    frame.loc[frame["epoch"] == 1, ["valid_loss", "macro_f1"]] = float("nan")
+    monkeypatch.setattr(module, "curves", lambda run: frame)
+    losses, scores = plot_curves(finished_run).axes
+    assert [line.get_xdata().tolist() for line in losses.lines[:2]] == [[1, 2], [2]]
+    assert scores.lines[0].get_xdata().tolist() == [2]
+
+
 def test_many_folds_have_different_colours(finished_run, monkeypatch):
     frame = curves(finished_run)
     many = pd.concat([frame.assign(fold=fold) for fold in range(12)])

@@ -146,6 +146,12 @@ def test_the_time_left_is_that_of_the_steps_left():
     assert found.fold == found.run <= 0
 
 
+def test_fewer_validations_take_less_time():
+    # of three epochs the second and the third are validated; of the second 5 steps and 4 of validation are left
+    assert left(Learn(), folds=2, validate_every=2).run == 14 + 24 + (3 * 20 + 2 * 4)
+    assert left(Learn(epoch=0), folds=1, validate_every=2).fold == 10 + 2 * 24
+
+
 def test_refits_are_part_of_the_run():
     # on all photos: 10 steps on four folds are 12.5 on five
     assert left(Learn(), folds=1, refits=2, refit=4).run == 38 + 2 * 4 * 12.5 * 2

@@ -53,6 +53,13 @@ def test_the_best_epoch_is_that_of_the_checkpoint(values, monitor, best):
     assert ("gloss_accuracy" in header) == (monitor == "gloss_accuracy")
 
 
+def test_an_epoch_without_validation_has_no_scores():
+    epochs = Epochs([row(0, 0.5), row(1, math.nan, math.nan, accuracy=math.nan)], [2.0, 1.0], "macro_f1")
+    assert lines(epochs.table())[2].split() == ["2", "0.2500", "1.0"]
+    status = Status("fold 1/5", 2, 3, True, 1, 9, done=epochs)
+    assert "macro-F1 0.5000  best 0.5000 in epoch 1" in plain_text(status_lines(status, 80)[1])
+
+
 def test_the_table_of_a_run():
     done = {
         0: Epochs([row(0, 0.5), row(1, 0.25)], [10.0, 10.5], "macro_f1"),

@@ -110,6 +110,12 @@ def test_tensorboard_has_each_step_of_a_resumed_fold_once(fit, tmp_path, until, 
     check_events(Run.load(tmp_path / "run"), 0)
 
 
+def test_epochs_without_validation_have_no_scores(fit, tmp_path):
+    fit(tmp_path / "run", tensorboard=True, fold=[0], epochs=2, validate_every=2)
+    found = scalars(tmp_path / "run" / "fold0" / "tensorboard")
+    assert (list(found["epoch/train_loss"]), list(found["epoch/macro_f1"])) == ([STEPS, 2 * STEPS], [2 * STEPS])
+
+
 def test_trackers_change_no_result(tracked, finished_run):
     for name in ("oof.csv", "fold0/history.csv", "fold1/history.csv"):
         assert (tracked.run.path / name).read_bytes() == (finished_run.path / name).read_bytes()
