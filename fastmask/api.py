@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from fastmask.evaluation.advice import Advice
     from fastmask.inference.ensemble import Blended
     from fastmask.inference.options import PredictOptions
     from fastmask.inference.predictions import Predictions
@@ -61,6 +62,12 @@ class Run(RunDirectory):
         from fastmask.report.write import write_report
 
         return write_report(self, data, out, **options)
+
+    def advice(self) -> list[Advice]:
+        """What would most likely raise the score, at most three: see `fastmask.evaluation.advice.advise`."""
+        from fastmask.evaluation.advice import advise
+
+        return advise(self)
 
     def plot_curves(self) -> Figure:
         """Losses and macro-F1 per epoch of each fold, with the saved and the scored epochs marked."""

@@ -84,12 +84,24 @@ def _show(run: RunDirectory, report: bool) -> None:
     optimistic = run.scores["optimistic"]["joint"]["macro_f1"]
     if optimistic is not None:
         say(f"Optimistic figure, each fold's epoch chosen by the fold itself: macro-F1 {optimistic:.4f}")
+    _advise(run)
     say(
         f"Written to {run.path}: oof.csv, scores.json, checkpoints. "
         f"Next: fastmask predict {quote(str(run.path))} IMAGES --out FILE"
     )
     if report:
         _report(run)
+
+
+def _advise(run: RunDirectory) -> None:
+    """Print what would most likely raise the score of a finished run, which stays complete whatever goes wrong here."""
+    try:
+        from fastmask.evaluation.advice import advise
+
+        for advice in advise(run):
+            say(f"To raise the score: {advice}")
+    except Exception as error:  # noqa: BLE001 - days of training must not end in an error of the advice
+        say_warning(f"The run is complete, but there is no advice on it ({one_line(error)})")
 
 
 def _report(run: RunDirectory) -> None:

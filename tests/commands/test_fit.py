@@ -16,9 +16,11 @@ import yaml
 from PIL import Image
 
 from fastmask.api import Run
+from fastmask.commands import fit
 from fastmask.commands import main as cli
 from fastmask.config import Config, make_config
 from fastmask.data.contest import read_contest
+from fastmask.evaluation import advice
 from fastmask.report import write
 from fastmask.system.fields import describe, option_name
 from fastmask.training import finder
@@ -567,3 +569,21 @@ def test_a_folder_per_class(small: list[str], fastmask: Command, work: Path) -> 
     assert answer.code == DONE, answer.errors
     assert any("every photo counts as a different person" in w for w in answer.warnings)
     assert Run.load(work / "run").heads["class"].classes == ("cat", "dog")
+
+
+def test_advice_is_printed_and_fails_no_finished_run(
+    finished_run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit._show(finished_run, report=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("To raise the score: ")]
+    assert lines == [f"To raise the score: {each}" for each in finished_run.advice()]
+    assert "To raise the score: The body started from random weights: try --pretrained" in lines
+
+    def fail(run: Run) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(advice, "advise", fail)
+    fit._show(finished_run, report=False)
+    shown = capsys.readouterr()
+    assert "warning: The run is complete, but there is no advice on it (the disk is gone)" in shown.err
+    assert shown.out.startswith(" ")
