@@ -403,8 +403,8 @@ def resume_config(config: Config, out: str | Path, has_table: bool = False) -> C
     """The settings with which the run at `out` is resumed: the saved ones, overridden by those given now.
 
     Raises UsageError where its data is not there, unless the caller `has_table`, which may be made in memory.
-    A time limit and a launcher are not taken over; epochs and folds that a limit dropped, a batch size that bs auto found,
-    and whether flip mirrors, stay.
+    A time limit and a launcher are not taken over; epochs and folds that a limit dropped, a batch size that bs auto
+    found, and whether flip mirrors, stay.
     """
     run = RunDirectory.load(out)
     run.check_trained()
