@@ -531,6 +531,10 @@ class Config(BaseModel):
     clip: Annotated[float, Field(ge=0, le=MOST_WEIGHT)] = in_training(
         0.0, "Largest norm of all gradients of a step, such as 1; larger ones are scaled down; 0 is off."
     )
+    progressive: Factor = in_training(
+        1.0,
+        "Share of the photos' height and width at which training begins, such as 0.6; they grow to their full size.",
+    )
     accumulate: Positive = in_training(1, "Batches of --bs photos per optimizer step.")
     ema: Share = in_training(
         0.0, "Decay of the averaged weights that are validated and saved, such as 0.999; 0 is off."

@@ -20,7 +20,8 @@ from fastmask.system.errors import UsageError
 from fastmask.training.build import build_initial_network
 from fastmask.training.guards import FiniteLoss
 from fastmask.training.plan import Plan
-from fastmask.training.rehearsal import Rehearsal, rehearse, synchronize
+from fastmask.training.progressive import mean_area
+from fastmask.training.rehearsal import Rehearsal, at_full_cost, rehearse, synchronize
 
 # the fewest pairs of steps that are timed, and the pairs before them that warm up
 _ROUNDS, _WARM = 5, 2
@@ -95,7 +96,8 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise UsageError(f"--seconds is {seconds:g}; expected more than 0, at most {_MOST_SECONDS}.")
-    rehearsal = rehearse(plan)
+    rehearsal, area = rehearse(plan), mean_area(plan.size or (1, 1), plan.config.progressive)
+    plan = at_full_cost(plan)
     config = plan.config
     # the callbacks of a fold that run in each step
     schedule = schedule_of(config)
@@ -114,7 +116,7 @@ def bench(plan: Plan, seconds: float = 20.0) -> Bench:
         train=train,
         efficiency=efficiency,
         advice=advice(plan, load, bare, train, rehearsal.device_memory),
-        rehearsal=replace(rehearsal, train_step=train),
+        rehearsal=replace(rehearsal, train_step=train * area),
         recomputes=learn.dls.train.bs > config.batch,
     )
 

@@ -47,6 +47,7 @@ from fastmask.training.freeze import Freeze
 from fastmask.training.learner import mask_learner
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
+from fastmask.training.progressive import Progressive
 from fastmask.training.sam import SAM
 
 LossFunc = Callable[[Heads], nn.Module]
@@ -187,6 +188,8 @@ class Plan:
         if config.freeze is not None:
             # a part that was frozen for the first epochs is not frozen in a refit
             yield Freeze(config.freeze, 1 if whole and config.unfreeze else config.unfreeze)
+        if config.progressive < 1 and not whole:
+            yield Progressive(config.progressive)
         if config.sam:
             yield SAM(config.sam, config.sam_adaptive)
         if config.clip:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
@@ -25,6 +26,7 @@ from fastmask.training.guards import is_out_of_memory
 from fastmask.training.optimizer_state import state_bytes
 from fastmask.training.parts import trains_on_parts
 from fastmask.training.plan import Plan
+from fastmask.training.progressive import mean_area
 
 # steps that are timed after one that warms up; with loading processes after those that they prefetch, plus as many,
 # because the last of these are loaded while the network is idle
@@ -39,7 +41,8 @@ LESS_MEMORY = "take fewer pixels (--crop, --resize) or a smaller --arch"
 class Rehearsal:
     """Seconds and bytes measured in a few steps, and the estimated cost of `epochs` epochs of `folds` of `of_folds`.
 
-    Each fold is refitted for `refit` epochs of `refit_steps` steps.
+    Each fold is refitted for `refit` epochs of `refit_steps` steps. With progressive resizing, `train_step` is the mean
+    over the sizes, which a refit is a little above.
     """
 
     train_step: float
@@ -135,9 +138,8 @@ class _Stopwatch(Callback):
 def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".", steps: int = STEPS) -> Rehearsal:
     """Load, train and validate `steps` batches of the first fold, and estimate the cost of `folds` in `out`."""
     chosen = plan.check_folds(folds)
-    if plan.config.unfreeze:
-        # training everything, as in the last epochs, takes the most
-        plan = replace(plan, config=plan.config.model_copy(update={"freeze": None, "unfreeze": None}))
+    area = mean_area(plan.size or (1, 1), plan.config.progressive)
+    plan = at_full_cost(plan)
     watch = _Stopwatch(steps)
     learn = plan.learner(chosen[0], [watch])
     # fastai's `num_workers` depends on the process it is read in
@@ -153,7 +155,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
     numbers = plan.table.heads.n_logits * len(plan.table)
     photos, whole = (plan.training_set(chosen[0], whole).photos_per_epoch for whole in (False, True))
     return Rehearsal(
-        train_step=watch.step(True),
+        train_step=watch.step(True) * area,
         valid_step=watch.step(False),
         train_steps=len(learn.dls.train),
         valid_steps=len(learn.dls.valid),
@@ -176,6 +178,14 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         refit_steps=len(learn.dls.train) * whole / photos,
         validate_every=config.validate_every,
     )
+
+
+def at_full_cost(plan: Plan) -> Plan:
+    """The plan with all epochs as its last ones, which take the most: everything trains, on photos of full size."""
+    update: dict[str, Any] = {"progressive": 1.0}
+    if plan.config.unfreeze:
+        update |= {"freeze": None, "unfreeze": None}
+    return replace(plan, config=plan.config.model_copy(update=update))
 
 
 def fit_batch_size(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:

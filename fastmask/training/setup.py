@@ -62,6 +62,7 @@ from fastmask.training.parts import check_parts
 from fastmask.training.plan import LossFunc, OptFunc, Plan
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progress.trackers import check_trackers
+from fastmask.training.progressive import check_progressive
 from fastmask.training.split import split_plan
 
 
@@ -171,6 +172,8 @@ def _try_network(
     check_size(network, config.arch, size)
     if config.freeze is not None:
         frozen_part(network, config.freeze)
+    if config.progressive < 1:
+        check_progressive(network, config.arch, size, config.progressive)
     check_parts(config, plan.table.heads, size, plan.count_trained(chosen), plan.processes.count)
     precision = usable_precision(network, size, device, config.precision, auto)
     plan = replace(plan, config=config.model_copy(update={"precision": precision}))
