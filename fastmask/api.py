@@ -42,20 +42,32 @@ if TYPE_CHECKING:
 class Run(RunDirectory):
     """A run directory with methods for predictions, a report and plots; a notebook shows its scores."""
 
-    def predict(self, images: Images, options: PredictOptions | int | None = None, **given: Any) -> Predictions:
+    def predict(
+        self,
+        images: Images,
+        options: PredictOptions | int | None = None,
+        *,
+        decision: str | None = None,
+        **given: Any,
+    ) -> Predictions:
         """Predict a photo or several: paths, folders, PIL images, arrays, bytes.
 
-        See `fastmask.inference.predictions.predict`. Warns of photos that were enlarged and of those that could not be
+        See `fastmask.inference.predictions.predict`. The classes are those of a `decision`, by default the run's, whose
+        rule is fitted on all OOF predictions. Warns of photos that were enlarged and of those that could not be
         predicted, which are in `failed` of the result.
         """
+        from fastmask.decision.rule import PLAIN
+        from fastmask.evaluation.decisions import fit_run
         from fastmask.inference.failures import describe_failed
         from fastmask.inference.predictions import predict
 
+        decision = decision or self.config.decision
+        rule = None if decision == PLAIN else fit_run(self, decision)
         found = predict(self, images, options, **given)
         failed = [describe_failed(found.failed, len(found))] if found.failed else []
         for message in [*found.notes, *failed]:
             warnings.warn(message, FastmaskWarning, stacklevel=2)
-        return found
+        return found if rule is None else found.decide(rule)
 
     def report(self, data: str | None = None, out: str | Path | None = None, **options: Any) -> Report:
         """Write report.html, its pictures and a model card: see `fastmask.report.write.write_report`."""

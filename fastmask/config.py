@@ -547,6 +547,11 @@ class Config(BaseModel):
     views: Annotated[list[Text], BeforeValidator(drop_none)] = in_training(
         [], "Views to average with each photo in validation and prediction: some of flip, shift, scale; or none."
     )
+    decision: Literal["plain", "calibrated", "f1"] = in_training(
+        "plain",
+        "How probabilities become the classes that are scored and predicted: plain, calibrated or f1, see fastmask "
+        "decide.",
+    )
     monitor: str = in_training("macro_f1", "The metric for early stopping and checkpoints.")
     patience: Count = in_training(5, "Epochs without improvement before a fold stops; 0 never stops.")
     top_k: Positive = in_training(1, "Checkpoints kept per fold; their probabilities are averaged.")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,8 @@ from fastmask.data.boxes import boxes_frame
 from fastmask.data.decode import PhotoError
 from fastmask.data.formats import SUFFIXES
 from fastmask.data.photo import decode_photo
+from fastmask.decision.rule import PLAIN, Rule
+from fastmask.evaluation.decisions import fit_run
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.inference.members import open_members
@@ -54,6 +57,8 @@ class Trial:
         """The prediction of a photo by `predict`, and a remark or ""; `name` is the photo's name in errors."""
         with self._turn, self._handed_over(Path(photo), name) as (place, options, remark):
             predictions = predict(self.run, [place], device=self.device, load=self._load, **options)
+        if self._rule is not None:
+            predictions = predictions.decide(self._rule)
         remarks = [*filter(None, [remark]), *(_ENLARGED for _ in predictions.notes)]
         return predictions, " ".join(remarks)
 
@@ -94,6 +99,12 @@ class Trial:
         if there is None or there[0] != size:
             there = self._networks[file, device] = (size, load_network(run, file, device, size))
         return there[1]
+
+    @cached_property
+    def _rule(self) -> Rule | None:
+        """The rule of the run's decision, fitted on its OOF predictions."""
+        decision = self.run.config.decision
+        return None if decision == PLAIN else fit_run(self.run, decision)
 
     @property
     def _framed(self) -> bool:

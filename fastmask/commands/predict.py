@@ -50,7 +50,9 @@ def predict(
     submission: Annotated[
         Path | None, option("A CSV to fill in, such as an info.csv or a sample_submission.csv: its photos, its order.")
     ] = None,
-    decision: Annotated[str, option("plain, calibrated, f1, or auto: the best of fastmask decide.")] = "plain",
+    decision: Annotated[
+        str | None, option("plain, calibrated, f1, or auto: the best of fastmask decide.", note="the run's")
+    ] = None,
     same_person: Annotated[
         str | None,
         option("Average the person's heads over each person: a column of --submission's file, or 'folder'."),
@@ -65,13 +67,14 @@ def predict(
     A submission is noted in ledger.csv next to the run.
     Photos that cannot be predicted are listed in a CSV next to --out.
     """
-    from fastmask.decision.crossfit import check_decision
-    from fastmask.decision.persons import persons_of
+    from fastmask.evaluation.decisions import check_decision
     from fastmask.inference.failures import failed_list
     from fastmask.inference.predictions import predict as predict_photos
+    from fastmask.inference.submission import persons_of
     from fastmask.run.directory import RunDirectory
 
-    check_decision(decision)
+    if decision is not None:
+        check_decision(decision)
     loaded, unpredicted = RunDirectory.load(run), failed_list(out)
     kept = [same_person] if same_person else []
     photos = _find_photos(loaded, images, submission, out, kept)
@@ -80,7 +83,7 @@ def predict(
     unlike = _unlike_oof(loaded, options, other)
     if whole_shift and unlike:
         raise UsageError(f"--shift needs {unlike}.")
-    rule, name = _rule(loaded, decision, persons is not None)
+    rule, name = _rule(loaded, decision or loaded.config.decision, persons is not None)
     entry = _entry(loaded, name, options, other) if submission is not None else {}
     with progress_bar("predicting") as progress:
         predictions = predict_photos(loaded, photos, options, progress=progress)
@@ -96,10 +99,7 @@ def predict(
         _note(loaded, out, {**entry, "members": ",".join(predictions.members)})
     if whole_shift or (entry.get("oof") and not unlike):
         _say_shift(loaded, predictions, persons, whole_shift)
-    how = "mean" if predictions.blend is None else f"{predictions.blend} blend"
-    typer.echo(
-        f"{out}: {count(len(answered), 'photo')}, {how} of {', '.join(answered.members)}, {_views(loaded, options)}"
-    )
+    typer.echo(f"{out}: {count(len(answered), 'photo')}, {_averaged(answered, loaded, options)}")
     _report_failed(predictions, unpredicted, None if submission is None else _usual(predictions))
 
 
@@ -124,11 +124,13 @@ def _resolved(run: RunDirectory, options: PredictOptions) -> list[PredictOptions
     return [options.of_run(one.config) for one in _runs_of(run)]
 
 
-def _views(run: RunDirectory, options: PredictOptions) -> str:
-    """What is averaged per photo, in words."""
+def _averaged(answered: Predictions, run: RunDirectory, options: PredictOptions) -> str:
+    """What is averaged, in words: the members, and per photo the views and versions."""
+    how = "mean" if answered.blend is None else f"{answered.blend} blend"
     numbers = sorted({one.n_views for one in _resolved(run, options)})
     views = f"{' or '.join(map(str, numbers))} view{'s' * (numbers != [1])} per photo"
-    return f"{views}, and per version in {', '.join(options.images_also)}" if options.images_also else views
+    versions = f", and per version in {', '.join(options.images_also)}" if options.images_also else ""
+    return f"{how} of {', '.join(answered.members)}, {views}{versions}"
 
 
 def _find_photos(
@@ -228,8 +230,8 @@ def _unlike_oof(run: RunDirectory, options: PredictOptions, other: str | None) -
 
 def _rule(run: RunDirectory, decision: str, averaged: bool) -> tuple[Rule | None, str]:
     """The rule fitted on the run, and its name; no rule for plain decisions, which need no OOF."""
-    from fastmask.decision.crossfit import AUTO, decide, fit_run, name_of
     from fastmask.decision.rule import PLAIN
+    from fastmask.evaluation.decisions import AUTO, decide, fit_run, name_of
 
     if decision == AUTO:
         found = decide(run, averaged)
@@ -252,7 +254,7 @@ def _entry(run: RunDirectory, decision: str, options: PredictOptions, other: str
 
     Predictions by `other` models than those of OOF have no score.
     """
-    from fastmask.decision.crossfit import score_of
+    from fastmask.evaluation.decisions import score_of
     from fastmask.evaluation.ledger import ledger_of, read_ledger
     from fastmask.system.files import real
 

@@ -64,8 +64,8 @@ def decide(
 
     They are scored on the out-of-fold predictions. Prints the one to use.
     """
-    from fastmask.decision.crossfit import decide as compare
     from fastmask.decision.rule import PLAIN
+    from fastmask.evaluation.decisions import decide as compare
 
     decisions = compare(run, same_person)
     if plot is not None:
@@ -97,7 +97,7 @@ def bound(
 
     At each bound, out-of-fold predictions are scored against the official classes.
     """
-    from fastmask.decision.bound import bound_curve
+    from fastmask.evaluation.bound import bound_curve
 
     curve = bound_curve(run, head, bounds)
     if plot is not None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fastmask.decision.temperature import fit_temperature
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.temperature import fit_temperature
 from fastmask.scoring import Plain
 
 BINS = 15

@@ -1,19 +1,13 @@
-"""Persons: the heads with one label per person, and the persons of photos to predict."""
+"""Persons: the heads with one label per person, averaged over the photos of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.submission import ANSWER, ID
-from fastmask.system.errors import DataError, UsageError
-from fastmask.system.files import read_rows
 
-# the `column` of `persons_of` that means one person per folder
-FOLDER = "folder"
 # in a head that belongs to the person, the share of persons that may have contradicting labels by mistake
 _CONTRADICTING = 0.01
 
@@ -75,36 +69,3 @@ def _average_joint(
     apart = whole.sum(axis=tuple(set(range(1, whole.ndim)) - set(others)), keepdims=True)
     given = np.where(own > 0, whole / np.maximum(own, np.finfo(np.float64).tiny), apart)
     return np.asarray((given * mean).reshape(joint.shape))
-
-
-def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
-    """(N,) the person of each photo: a column of a submission's CSV, in its order, or its folder for "folder".
-
-    Raises UsageError if the column is missing, DataError if it has an empty cell.
-    """
-    if column == FOLDER:
-        folders = np.array([str(photo.parent) for photo in photos], dtype=object)
-        if len(photos) > 1 and len(set(folders)) == 1:
-            raise UsageError(
-                f"--same-person {FOLDER}: all {len(photos)} photos are in one folder, {folders[0]}, which does not "
-                "separate persons; name a column of the file of --submission."
-            )
-        return folders
-    if info is None:
-        raise UsageError(
-            f"--same-person {column} is a column of the file of --submission, which is not given; without it, use "
-            f"--same-person {FOLDER}, for photos in a folder per person."
-        )
-    frame = read_rows(info, ())
-    others = [name for name in frame.columns if name not in (ID, ANSWER)]
-    if column not in others:
-        found = ", ".join(others) or f"only {ID} and {ANSWER}"
-        raise UsageError(f"{info} has no column {column!r} of persons; found {found}.")
-    empty = frame.index[frame[column] == ""]
-    if len(empty):
-        raise DataError(f"{info}, line {empty[0]}, column {column}: found nothing, expected a person.")
-    if len(frame) > 1 and frame[column].nunique() == 1:
-        raise UsageError(
-            f"{info}, column {column}: all {len(frame)} photos would be one person's; name another column."
-        )
-    return frame[column].to_numpy(dtype=object)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastmask.decision.persons import average_persons, shared_heads
+from fastmask.decision.temperature import apply_temperature, fit_temperature
 from fastmask.heads import UNKNOWN, Heads
-from fastmask.inference.temperature import apply_temperature, fit_temperature
 from fastmask.scoring import f1
 from fastmask.system.errors import UsageError
 

@@ -18,9 +18,9 @@ import numpy as np
 import timm
 
 from fastmask.config import OWN, Config, list_recipes, make_config, read_recipe, spell_option
-from fastmask.decision.crossfit import cross_fit
 from fastmask.decision.rule import F1, check_f1
 from fastmask.evaluation.cost import cost_of
+from fastmask.evaluation.decisions import cross_fit_run
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.run.directory import RunDirectory
 from fastmask.scoring import Difference, goodness, make_target, score_differences, scored_classes
@@ -335,7 +335,7 @@ def decision_gain(run: RunDirectory, draws: int = _DRAWS) -> Difference | None:
     """The gain in macro-F1 of the decision f1, fitted on other persons than it is scored on; None if it has none."""
     try:
         check_f1(run.heads, run.true)
-        answers = cross_fit(run, F1)[1]
+        answers = cross_fit_run(run, F1)[1]
     except UsageError:
         return None
     classes = scored_classes(run.heads, [run.predicted, answers], run.true, run.y)

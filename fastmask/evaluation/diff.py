@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastmask.decision.crossfit import answers_of, score_of
 from fastmask.decision.rule import PLAIN
+from fastmask.evaluation.decisions import answers_of, score_of
 from fastmask.evaluation.ledger import Entry, digest, read_ledger
 from fastmask.heads import UNKNOWN, Heads
 from fastmask.inference.answers import AnswersFile, heads_of, name_photos

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from fastmask.decision.persons import average_persons, shared_heads
+from fastmask.decision.temperature import apply_temperature, fit_temperature
 from fastmask.heads import UNKNOWN
-from fastmask.inference.temperature import apply_temperature, fit_temperature
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count

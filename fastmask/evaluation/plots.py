@@ -17,8 +17,8 @@ from fastmask.system.files import atomic_write
 from fastmask.system.text import shorten_start
 
 if TYPE_CHECKING:
-    from fastmask.decision.bound import BoundCurve
     from fastmask.decision.calibration import Calibration
+    from fastmask.evaluation.bound import BoundCurve
     from fastmask.evaluation.comparison import Result
     from fastmask.evaluation.ledger import Entry
 

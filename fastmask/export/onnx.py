@@ -73,5 +73,6 @@ def export_onnx(
         tolerance=options.allowed,
         rates=rates,
         views=tuple(dict.fromkeys(view for one in networks.values() for view in one.views)),
+        decision=run.config.decision,
         rounded=rounded,
     )

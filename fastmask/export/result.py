@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastmask.decision.rule import PLAIN
 from fastmask.scoring import Plain, plain
 from fastmask.system.text import in_bytes, join_some
 
@@ -57,8 +58,8 @@ class Exported:
     """An exported model, and the results of its check.
 
     `difference` is the largest difference in probability from PyTorch on `photos` photos, `networks` the number of
-    networks, `views` the views that these average, `rounded` the effect of fp16, if the run's photos are available to
-    measure it.
+    networks, `views` the views that these average, `decision` the run's, which is not in the file, `rounded` the effect
+    of fp16, if the run's photos are available to measure it.
     """
 
     model: Path
@@ -73,6 +74,7 @@ class Exported:
     tolerance: float
     rates: Rates
     views: tuple[str, ...] = ()
+    decision: str = PLAIN
     rounded: Rounded | None = None
 
     def __str__(self) -> str:
@@ -84,6 +86,7 @@ class Exported:
             "parity": f"{self.difference:.1e} in probability at most from PyTorch on {self.photos} photos "
             f"(allowed {self.tolerance:.0e})",
             "speed": str(self.rates),
+            **({} if self.decision == PLAIN else {"classes": f"the most probable ones, not by {self.decision}"}),
             **({} if self.rounded is None else {"fp16": str(self.rounded)}),
         }
         return "\n".join(f"{name:8}{text}" for name, text in rows.items())
@@ -98,6 +101,7 @@ class Exported:
             "networks": self.networks,
             "heads": list(self.heads),
             "views": list(self.views),
+            "decision": PLAIN,
             "size": list(self.size),
             "parity": {"photos": self.photos, "difference": self.difference, "tolerance": self.tolerance},
             **plain({"photos_a_second": self.rates, "oof_macro_f1": self.rounded}),

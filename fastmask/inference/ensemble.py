@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from fastmask.config import Config
+from fastmask.decision.rule import PLAIN
 from fastmask.heads import JOINT
 from fastmask.inference.alignment import align
 from fastmask.inference.blend import MEAN, Blend, Weights, check_blend, cross_blend, fit_blend
 from fastmask.inference.members import check_members, describe, member_names
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import OOF, SCORES, check_free
-from fastmask.run.oof import oof_table, parts_by, scores_content
+from fastmask.run.oof import decide_oof, oof_table, parts_by, scores_content
 from fastmask.scoring import CELLS, DRAWS, Difference, Score, draw_scores, make_target, plain, target_classes
 from fastmask.system.files import write_csv, write_json
 from fastmask.system.lock import lock_run
@@ -144,7 +146,8 @@ def blend_runs(
     names = member_names(loaded)
     aligned = align(dict(zip(names, loaded, strict=True)))
     heads, members, y, groups = aligned.heads, aligned.members, aligned.y, aligned.groups
-    parts = parts_by(loaded[0].path, aligned.oof["fold"].to_numpy(), groups)
+    folds = aligned.oof["fold"].to_numpy()
+    parts = parts_by(loaded[0].path, folds, groups)
     blend = fit_blend(how, heads, members, y, groups, weights)
     mixed = cross_blend(how, heads, members, y, parts, groups, weights) if blend.is_fitted else blend.mix(members)
     with lock_run(out):
@@ -162,10 +165,11 @@ def blend_runs(
             },
             overwrite=overwrite,
         )
-        write_csv(out / OOF, oof_table(heads, aligned.oof, mixed, y))
+        decided = partial(decide_oof, ensemble, true=y, folds=folds, groups=groups)
+        write_csv(out / OOF, oof_table(heads, aligned.oof, mixed, y, decided(mixed)))
         scored: dict[int, dict[str, Any]] = {fold: {} for fold in sorted(set(ensemble.oof["fold"].tolist()))}
-        write_json(out / SCORES, scores_content(ensemble, scored, blend.mix(members), _OPTIMISTIC, draws))
-    answers = _answers(ensemble, names, members)
+        write_json(out / SCORES, scores_content(ensemble, scored, decided(blend.mix(members)), _OPTIMISTIC, draws))
+    answers = _answers(ensemble, dict(zip(names, members, strict=True)), decided)
     classes = {
         target: target_classes(heads, target, [ensemble.predicted, *by_name.values()], ensemble.true, ensemble.y)
         for target, by_name in answers.items()
@@ -175,9 +179,11 @@ def blend_runs(
 
 
 def _config(runs: Sequence[RunDirectory]) -> Config:
-    """The first run's settings, marked as a leaky split if any run has one."""
+    """The first run's settings, marked as a leaky split if any run has one; the decision is that of all, or plain."""
     leaky = any(run.config.group == "none" for run in runs)
-    return runs[0].config.model_copy(update={"group": "none"} if leaky else {})
+    decisions = {run.config.decision for run in runs}
+    decision = runs[0].config.decision if len(decisions) == 1 else PLAIN
+    return runs[0].config.model_copy(update={"decision": decision, **({"group": "none"} if leaky else {})})
 
 
 def _environment() -> dict[str, Any]:
@@ -191,15 +197,18 @@ def _environment() -> dict[str, Any]:
 
 
 def _answers(
-    run: RunDirectory, names: Sequence[str], members: Sequence[np.ndarray]
+    run: RunDirectory, members: Mapping[str, np.ndarray], decided: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """For the joint class and each head the (N, heads) answers of the members that have the heads, by name."""
+    """For the joint class and each head the (N, heads) answers of the members that have the heads, by name.
+
+    Members with all heads are decided as the ensemble is.
+    """
+    each = {name: run.heads.argmax(one) if np.isnan(one).any() else decided(one) for name, one in members.items()}
     found: dict[str, dict[str, np.ndarray]] = {}
     for target in (JOINT, *run.heads.classified):
         places = run.heads.joined if target == JOINT else [run.heads.position(target)]
         columns = [column for place in places for column in range(*run.heads.offsets[place : place + 2])]
-        there = zip(names, members, strict=True)
-        found[target] = {name: run.heads.argmax(one) for name, one in there if not np.isnan(one[:, columns]).any()}
+        found[target] = {name: each[name] for name, one in members.items() if not np.isnan(one[:, columns]).any()}
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 from scipy.special import softmax
 
-from fastmask.inference.temperature import LEAST, MOST, TINY, fit_temperature, log_probabilities
+from fastmask.decision.temperature import LEAST, MOST, TINY, fit_temperature, log_probabilities
 
 V = TypeVar("V")
 # the weight of the mean probability in a vote: it breaks ties, and is less than one vote even of the most members

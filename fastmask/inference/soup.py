@@ -34,7 +34,7 @@ from fastmask.run.caveats import training_caveats
 from fastmask.run.directory import RunDirectory
 from fastmask.run.files import DONE, FOLDS, check_free
 from fastmask.run.lineage import Lineage, lineage_of
-from fastmask.run.oof import write_scores
+from fastmask.run.oof import decide_oof, write_scores
 from fastmask.run.source import photos_of
 from fastmask.run.tensors import checkpoint_file, oof_file, save_network, save_tensors
 from fastmask.scoring import CELLS, DRAWS, Difference, Plain, Score, draw_scores, make_target, score_heads
@@ -214,10 +214,10 @@ class _Judge:
         """The score of the soup, and those of the candidates alone."""
         alone = []
         for i in range(len(self.candidates)):
-            y = np.empty_like(self.first.true)
+            probabilities = np.empty_like(run.probabilities)
             for fold in self.first.trained_folds:
-                y[self.fold_of == fold] = self.heads.argmax(self.predict(fold, (i,)))
-            alone.append(y)
+                probabilities[self.fold_of == fold] = self.predict(fold, (i,))
+            alone.append(decide_oof(run, probabilities, run.true, self.fold_of, run.groups))
         each = [make_target(self.heads, y, run.true, self.target, run.classes) for y in (run.predicted, *alone)]
         soup, *others = draw_scores(each, run.groups, draws)
         named = zip(self.candidates, others, strict=True)

@@ -21,6 +21,8 @@ from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 from fastmask.system.files import read_rows, require_columns, write_csv
 from fastmask.system.text import join_some
 
+# the `column` of `persons_of` that means one person per folder
+FOLDER = "folder"
 # the contest's columns
 ID, ANSWER = "ImageID", "ans"
 # a head, and the number of one of its classes for the probability of that
@@ -227,3 +229,36 @@ def check_out(info: Path, out: Path) -> None:
     # realpath, unlike Path.resolve, does not raise for a symlink loop
     if os.path.realpath(out) == os.path.realpath(info):
         raise UsageError(f"--out {out} is the file of --submission itself; name another file.")
+
+
+def persons_of(photos: Sequence[Path], column: str, info: Path | None = None) -> np.ndarray:
+    """(N,) the person of each photo: a column of a submission's CSV, in its order, or its folder for "folder".
+
+    Raises UsageError if the column is missing, DataError if it has an empty cell.
+    """
+    if column == FOLDER:
+        folders = np.array([str(photo.parent) for photo in photos], dtype=object)
+        if len(photos) > 1 and len(set(folders)) == 1:
+            raise UsageError(
+                f"--same-person {FOLDER}: all {len(photos)} photos are in one folder, {folders[0]}, which does not "
+                "separate persons; name a column of the file of --submission."
+            )
+        return folders
+    if info is None:
+        raise UsageError(
+            f"--same-person {column} is a column of the file of --submission, which is not given; without it, use "
+            f"--same-person {FOLDER}, for photos in a folder per person."
+        )
+    frame = read_rows(info, ())
+    others = [name for name in frame.columns if name not in (ID, ANSWER)]
+    if column not in others:
+        found = ", ".join(others) or f"only {ID} and {ANSWER}"
+        raise UsageError(f"{info} has no column {column!r} of persons; found {found}.")
+    empty = frame.index[frame[column] == ""]
+    if len(empty):
+        raise DataError(f"{info}, line {empty[0]}, column {column}: found nothing, expected a person.")
+    if len(frame) > 1 and frame[column].nunique() == 1:
+        raise UsageError(
+            f"{info}, column {column}: all {len(frame)} photos would be one person's; name another column."
+        )
+    return frame[column].to_numpy(dtype=object)

@@ -19,7 +19,8 @@ import pandas as pd
 from fastmask.config import CONTEST, Config, Kind, make_config
 from fastmask.data.groups import describe_joined
 from fastmask.data.table import groups_of
-from fastmask.heads import Heads
+from fastmask.decision.rule import PLAIN
+from fastmask.heads import UNKNOWN, Heads
 from fastmask.run.caveats import all_caveats
 from fastmask.run.composition import read_ensemble, read_soup
 from fastmask.run.files import (
@@ -57,6 +58,8 @@ from fastmask.system.files import (
 )
 from fastmask.system.lock import ASIDE, REPLACED
 from fastmask.system.terminal import quote
+
+_DECIDED = "The run's own score is of classes by the decision {}, whose rule is fitted on other persons."
 
 
 @dataclass(frozen=True)
@@ -340,7 +343,8 @@ class RunDirectory:
         scores = score_heads(self.heads, self.predicted, self.true, self.groups, draws, chosen)
         persons, folds = (self.folds[name].to_numpy(dtype=object) for name in ("person", "fold"))
         joined = describe_joined(persons, groups_of(self.folds), folds)
-        scores.notes.extend([*([f"{joined}."] if joined else []), *self.caveats])
+        decided = [] if self.config.decision == PLAIN else [_DECIDED.format(self.config.decision)]
+        scores.notes.extend([*([f"{joined}."] if joined else []), *decided, *self.caveats])
         return scores
 
     @property
@@ -370,8 +374,8 @@ class RunDirectory:
 
     @property
     def predicted(self) -> np.ndarray:
-        """(N, heads) OOF class numbers."""
-        return self.heads.argmax(self.probabilities)
+        """(N, heads) OOF class numbers by the run's decision."""
+        return decided_classes(self.heads, self.oof, self.config.decision)
 
     @cached_property
     def y(self) -> np.ndarray:
@@ -390,6 +394,15 @@ class RunDirectory:
         if (rows < 0).any():
             raise DataError(f"{self.path / OOF} names photos that {self.path / FOLDS} does not.")
         return rows
+
+
+def decided_classes(heads: Heads, oof: pd.DataFrame, decision: str) -> np.ndarray:
+    """(N, heads) class numbers of an OOF table, whose joint classes are by `decision`; the others are most probable."""
+    y = heads.argmax(oof[heads.columns].to_numpy(np.float64))
+    if decision == PLAIN:
+        return y
+    chosen = heads.unjoint(oof["predicted"].to_numpy(np.int64))
+    return np.where(chosen == UNKNOWN, y, chosen)
 
 
 def _complete(plain: dict[str, Any]) -> dict[str, Any]:

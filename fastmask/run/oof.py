@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 
 from fastmask.data.folds import person_parts
+from fastmask.data.table import groups_of
+from fastmask.decision.crossfit import cross_fit
+from fastmask.decision.rule import PLAIN
 from fastmask.heads import Heads
-from fastmask.run.directory import RunDirectory
+from fastmask.run.directory import RunDirectory, decided_classes
 from fastmask.run.files import DONE, FOLDS, OOF, SCORES
 from fastmask.run.tensors import oof_file, read_oof
 from fastmask.scoring import DRAWS, score_heads, scored_classes, why_optimistic
@@ -28,7 +31,7 @@ def write_scores(run: RunDirectory) -> None:
     # read again, because `run` may have cached the OOF predictions of fewer folds
     run = RunDirectory.load(run.path)
     folds = {f: {"epochs": honest[i], "own_best_epochs": own[i]} for i, f in enumerate(trained)}
-    optimistic = collect_oof(run, trained, own)[run.heads.columns].to_numpy()
+    optimistic = decided_classes(run.heads, collect_oof(run, trained, own), run.config.decision)
     scores = scores_content(run, folds, optimistic, why_optimistic(len(trained)))
     trained_by = {head.name: list(head.train_bounds) for head in run.heads if head.train_bounds}
     write_json(run.path / SCORES, {**scores, "trained_by": trained_by})
@@ -91,19 +94,39 @@ def _fill(curve: np.ndarray) -> np.ndarray:
 
 
 def collect_oof(run: RunDirectory, trained: Sequence[int], epochs: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """The OOF table in the table's order: for each trained fold the mean of the probabilities of its epochs."""
+    """The OOF table in the table's order: for each trained fold the mean of the probabilities of its epochs.
+
+    The classes are by the run's decision.
+    """
     heads, frame = run.heads, run.folds
     fold_of = frame["fold"].to_numpy(np.int64)
     probabilities = np.full((len(frame), heads.n_logits), np.nan, np.float32)
     for fold, chosen in zip(trained, epochs, strict=True):
         probabilities[fold_of == fold] = np.mean([read_oof(run.fold_path(fold), epoch) for epoch in chosen], axis=0)
-    return oof_table(heads, frame, probabilities, run.y)[np.isin(fold_of, trained)].reset_index(drop=True)
+    here = np.isin(fold_of, trained)
+    y = decide_oof(run, probabilities[here], run.y[here], fold_of[here], groups_of(frame)[here])
+    return oof_table(heads, frame[here], probabilities[here], run.y[here], y).reset_index(drop=True)
 
 
-def oof_table(heads: Heads, frame: pd.DataFrame, probabilities: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    """The OOF table of all photos of a frame with the columns path, person and fold, and of their labels `y`."""
+def decide_oof(
+    run: RunDirectory, probabilities: np.ndarray, true: np.ndarray, folds: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """(N, heads) classes of OOF photos by a run's decision, whose rule is fitted on other persons than it decides.
+
+    Of (N, classes of all heads) probabilities, (N, heads) labels, (N,) folds and (N,) groups of persons.
+    """
+    if run.config.decision == PLAIN:
+        return run.heads.argmax(probabilities)
+    parts = parts_by(run.path, folds, groups)
+    return cross_fit(run.config.decision, run.heads, probabilities.astype(np.float64), true, parts)[1]
+
+
+def oof_table(
+    heads: Heads, frame: pd.DataFrame, probabilities: np.ndarray, true: np.ndarray, y: np.ndarray
+) -> pd.DataFrame:
+    """The OOF table of all photos of a frame with the columns path, person and fold: their labels, and classes `y`."""
     columns = dict(zip(heads.columns, probabilities.T, strict=True))
-    joint = {"true": heads.joint(y), "predicted": heads.joint(heads.argmax(probabilities))}
+    joint = {"true": heads.joint(true), "predicted": heads.joint(y)}
     return pd.DataFrame({**frame[["path", "person", "fold"]], **columns, **joint})
 
 
@@ -112,7 +135,7 @@ def scores_content(
 ) -> dict[str, Any]:
     """The content of scores.json, with an entry per fold that starts with its values in `folds`.
 
-    `optimistic` are the (N, classes of all heads) probabilities of the optimistic score, `why` is the reason.
+    `optimistic` are the (N, heads) classes of the optimistic score, `why` is the reason.
     """
     heads, true, fold_of = run.heads, run.true, run.oof["fold"].to_numpy()
     rows = []
@@ -120,8 +143,7 @@ def scores_content(
         here = fold_of == fold
         own = score_heads(heads, run.predicted[here], true[here], None, 0, run.classes)
         rows.append({"fold": fold, **given, **own.to_plain()})
-    other = heads.argmax(optimistic)
-    flattering = score_heads(heads, other, true, None, 0, scored_classes(heads, [other], true, run.y))
+    flattering = score_heads(heads, optimistic, true, None, 0, scored_classes(heads, [optimistic], true, run.y))
     return {
         **run.score(draws).to_plain(),
         "optimistic": {**flattering.to_plain(), "why": why},
@@ -135,7 +157,7 @@ def parts_of(run: RunDirectory) -> np.ndarray:
     return parts_by(run.path, run.oof["fold"].to_numpy(), run.groups)
 
 
-def parts_by(path: Path, folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def parts_by(path: Path | str, folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """(N,) the part of each photo, so that what is fitted on some parts is scored on others.
 
     The (N,) folds of the run at `path`, or, if there is one or they separate photos of one of the (N,) groups, fifths

@@ -68,6 +68,7 @@ def _describe_training(plan: Plan) -> Iterator[str]:
         if config.views
         else ""
     )
+    yield f"classes by the decision {config.decision}" if config.is_set("decision") else ""
     never = int((plan.folds == TRAIN_ONLY).sum())
     in_none = f" ({count(never, 'photo')} in none, to train on only)" if never else ""
     precision = "" if config.precision == "fp32" else f" in {config.precision}"

@@ -21,6 +21,7 @@ from fastmask.data.pipelines import effective_pipelines, measure_shares
 from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.data.training_set import check_limits, check_weights_differ
+from fastmask.decision.rule import F1, PLAIN, check_f1
 from fastmask.heads import JOINT
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
@@ -28,6 +29,7 @@ from fastmask.model.views import make_views
 from fastmask.model.weights import check_weights
 from fastmask.run.environment import describe_environment, qualified_name
 from fastmask.run.lineage import check_no_leak, digest_weights, is_chosen, weights_file
+from fastmask.run.oof import parts_by
 from fastmask.system.errors import UsageError
 from fastmask.system.terminal import quote
 from fastmask.training.additional import (
@@ -240,8 +242,19 @@ def _check_folds(plan: Plan, folds: Sequence[int]) -> None:
         check_present(heads, train.classes(heads), named, fold)
         trains.append(train)
     check_limits(trains, heads, config.per_person)
+    _check_decision(plan, folds)
     if config.draw_weights is not None:
         check_weights_differ(trains)
+
+
+def _check_decision(plan: Plan, folds: Sequence[int]) -> None:
+    """Raise UsageError if the rule of the decision cannot be fitted on other persons than those it will decide."""
+    config, table, here = plan.config, plan.table, np.isin(plan.folds, folds)
+    if config.decision == PLAIN:
+        return
+    y, parts = table.y[here], parts_by("The validation", plan.folds[here], table.groups[here])
+    for part in np.unique(parts) if config.decision == F1 else ():
+        check_f1(table.heads, y[parts != part])
 
 
 def _named_classes(config: Config) -> dict[str, list[str]]:

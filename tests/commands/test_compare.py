@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from fastmask.api import Run
-from fastmask.decision.crossfit import decide
 from fastmask.evaluation.comparison import compare
+from fastmask.evaluation.decisions import decide
 from fastmask.heads import Head, Heads
 
 DONE, FAILED, INVALID = 0, 1, 2

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from fastmask.api import Run
-from fastmask.decision.crossfit import decide, fit_run
+from fastmask.evaluation.decisions import decide, fit_run
 from fastmask.report.blocks import Facts
 from fastmask.report.material import Material
 from fastmask.report.sections.facts import run_section
 from fastmask.run.directory import RunDirectory
+from fastmask.run.oof import write_scores
+from fastmask.system.files import read_yaml, write_yaml
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]
@@ -272,6 +274,19 @@ def test_persons_are_averaged_over_a_column_or_over_folders(
     fastmask("predict", run_copy, train, "--same-person", "folder", "--out", "folders.csv")
     frame = pd.read_csv("folders.csv")
     assert frame.groupby(frame["path"].str.split("/").str[0])[["gender", "age"]].nunique().to_numpy().max() == 1
+
+
+def test_a_run_with_a_decision_predicts_by_it_unless_another_is_given(submit: Command, run_copy: Path) -> None:
+    write_yaml(run_copy / "config.yaml", {**read_yaml(run_copy / "config.yaml"), "decision": "f1"})
+    write_scores(Run.load(run_copy))
+    for name, words in (("own", []), ("f1", ["--decision", "f1"]), ("plain", ["--decision", "plain"])):
+        assert submit(f"{name}.csv", *words).code == DONE
+    own, f1, plain = (Path(f"{name}.csv").read_bytes() for name in ("own", "f1", "plain"))
+    assert own == f1
+    assert own != plain
+    row = pd.read_csv(run_copy.parent / "ledger.csv").iloc[0]
+    assert row["decision"] == "f1"
+    assert row["oof_macro_f1"] == pytest.approx(Run.load(run_copy).scores["joint"]["macro_f1"])
 
 
 def test_a_submission_is_noted_with_its_score_and_its_shift(submit: Command, run_copy: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.api import Run
-from fastmask.decision.crossfit import decide
+from fastmask.evaluation.decisions import decide
 
 DONE, FAILED, INVALID = 0, 1, 2
 Command = Callable[..., Any]

@@ -4,9 +4,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fastmask.decision.calibration import calibration_error, calibrations, reliability
+from fastmask.decision.temperature import apply_temperature, fit_temperature
 from fastmask.evaluation.plots import plot_reliability
 from fastmask.heads import Head, Heads
-from fastmask.inference.temperature import apply_temperature, fit_temperature
 
 
 def drawn(n=4000, temperature=1.0, seed=0):

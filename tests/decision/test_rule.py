@@ -1,13 +1,15 @@
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from fastmask.config import Config
 from fastmask.data.contest import contest_heads
-from fastmask.decision.rule import expected_gains, fit_gains, fit_rule
+from fastmask.decision.rule import PLAIN, RULES, expected_gains, fit_gains, fit_rule
+from fastmask.decision.temperature import apply_temperature
 from fastmask.heads import Head, Heads
-from fastmask.inference.temperature import apply_temperature
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()
@@ -112,3 +114,8 @@ def test_unknown_rules_and_too_many_joint_classes_are_refused():
     many = Heads([Head(f"h{i}", ("a", "b")) for i in range(11)])
     with pytest.raises(UsageError, match="2048 joint classes, and the decision f1 weighs at most 1000"):
         fit_rule("f1", many, np.full((4, 22), 0.5), np.zeros((4, 11), int))
+
+
+def test_every_rule_can_be_the_decision_of_a_run():
+    assert get_args(Config.model_fields["decision"].annotation) == RULES
+    assert Config.default("decision") == PLAIN

@@ -14,7 +14,6 @@ import yaml
 from fastmask.api import Run
 from fastmask.config import make_config
 from fastmask.data.contest import contest_heads
-from fastmask.decision.crossfit import decide
 from fastmask.evaluation import advice
 from fastmask.evaluation.advice import (
     Curves,
@@ -30,6 +29,7 @@ from fastmask.evaluation.advice import (
     still_falls,
     underfits,
 )
+from fastmask.evaluation.decisions import decide
 from fastmask.heads import Heads
 from fastmask.system.files import write_csv, write_json
 

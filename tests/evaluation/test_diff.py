@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fastmask.api import Run
 from fastmask.data.contest import contest_heads
-from fastmask.decision.crossfit import decide
+from fastmask.evaluation.decisions import decide
 from fastmask.evaluation.diff import diff_files, expect_files, expected_change
 from fastmask.evaluation.ledger import entry_of, note
 from fastmask.heads import Head, Heads

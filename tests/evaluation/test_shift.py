@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from fastmask.api import Run
-from fastmask.decision.crossfit import fit_run
+from fastmask.evaluation.decisions import fit_run
 from fastmask.evaluation.shift import Member, distances, draw_photos, judge, shift
 from fastmask.heads import Head, Heads
 from fastmask.inference.predictions import Predictions, predict

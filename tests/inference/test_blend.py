@@ -8,11 +8,11 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from fastmask.data.contest import contest_heads
+from fastmask.decision.temperature import apply_temperature, fit_temperature
 from fastmask.heads import Head, Heads
 from fastmask.inference.blend import BLENDS, cross_blend, fit_blend, widen
 from fastmask.inference.mixture import Arrays, Vote, Weighted, fit_weights
 from fastmask.inference.stack import PENALTIES, choose_penalty, features
-from fastmask.inference.temperature import apply_temperature, fit_temperature
 from fastmask.system.errors import UsageError
 
 HEADS = contest_heads()

@@ -10,7 +10,7 @@ import fastmask as fm
 from fastmask.api import Run, blend_runs, merge_runs
 from fastmask.data.contest import contest_heads
 from fastmask.data.folds import person_parts
-from fastmask.decision.crossfit import decide
+from fastmask.evaluation.decisions import decide
 from fastmask.evaluation.diff import expected_change
 from fastmask.evaluation.label_errors import find_label_errors
 from fastmask.heads import Heads

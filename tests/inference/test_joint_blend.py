@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from fastmask.data.contest import contest_heads
+from fastmask.decision.temperature import apply_temperature
 from fastmask.heads import JOINT, Head, Heads
 from fastmask.inference.blend import MEAN, VOTE, fit_blend, widen
 from fastmask.inference.submission import read_form
-from fastmask.inference.temperature import apply_temperature
 from fastmask.system.errors import UsageError
 
 THREE = contest_heads()

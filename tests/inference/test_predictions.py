@@ -11,7 +11,7 @@ from trained_runs import predict_by_hand
 
 from fastmask.api import Run, blend_runs
 from fastmask.data.contest import read_contest
-from fastmask.decision.crossfit import fit_run
+from fastmask.evaluation.decisions import fit_run
 from fastmask.inference.networks import load_network
 from fastmask.inference.predictions import predict
 from fastmask.model.views import make_views

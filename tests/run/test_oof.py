@@ -1,7 +1,14 @@
-import numpy as np
-import pytest
+import shutil
 
-from fastmask.run.oof import best_epochs, choose_epochs
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+from fastmask.api import Run, blend_runs, merge_runs
+from fastmask.decision.rule import fit_rule
+from fastmask.run.oof import best_epochs, choose_epochs, decide_oof, write_scores
+from fastmask.system.files import read_yaml, write_yaml
 
 NAN = float("nan")
 
@@ -56,3 +63,80 @@ def stop_early(curve, patience):
         if patience and epoch - best >= patience:
             return curve[: epoch + 1]
     return curve
+
+
+def decide_by(path, decision):
+    """The run at a path, scored again with another decision in its settings."""
+    write_yaml(path / "config.yaml", {**read_yaml(path / "config.yaml"), "decision": decision})
+    write_scores(Run.load(path))
+    return Run.load(path)
+
+
+def decide_by_hand(run, folds):
+    """(N, heads) classes by f1, each fold by the rule fitted on the OOF probabilities of the other folds."""
+    y = np.empty_like(run.true)
+    for fold in set(folds):
+        here = folds == fold
+        rule = fit_rule("f1", run.heads, run.probabilities[~here], run.true[~here])
+        y[here] = rule.decide(run.probabilities[here])
+    return y
+
+
+def macro(heads, true, y):
+    joint = heads.joint(true)
+    labels = sorted({*joint[joint >= 0], *heads.joint(y)[joint >= 0]})
+    return f1_score(joint, heads.joint(y), labels=labels, average="macro", zero_division=0)
+
+
+def test_the_score_is_of_classes_by_a_rule_that_is_fitted_on_other_persons(run_copy, finished_run):
+    run = decide_by(run_copy, "f1")
+    assert np.array_equal(run.probabilities, finished_run.probabilities)
+    y = decide_by_hand(run, run.oof["fold"].to_numpy())
+    assert (y != finished_run.predicted).any()
+    assert np.array_equal(run.predicted, y)
+    assert run.oof["predicted"].tolist() == run.heads.joint(y).tolist()
+    assert run.score(draws=0).joint.macro_f1 == pytest.approx(macro(run.heads, run.true, y))
+    assert run.scores["joint"]["macro_f1"] == pytest.approx(macro(run.heads, run.true, y))
+    assert any("by the decision f1" in note for note in run.scores["notes"])
+
+
+def test_the_plain_decision_writes_the_same_bytes(run_copy, finished_run):
+    before = [(run_copy / name).read_bytes() for name in ("oof.csv", "scores.json")]
+    decide_by(run_copy, "plain")
+    assert [(run_copy / name).read_bytes() for name in ("oof.csv", "scores.json")] == before
+
+
+def test_labels_that_were_dealt_anew_give_chance(run_of, draw_oof):
+    probabilities, y = draw_oof(persons=150)
+    rng, n = np.random.default_rng(0), len(y)
+    run = run_of(probabilities, y, decision="f1")
+    folds, dealt = run.oof["fold"].to_numpy(), y[rng.permutation(n)]
+    decided = decide_oof(run, probabilities, dealt, folds, run.groups)
+    chance = [macro(run.heads, y[rng.permutation(n)], decided) for _ in range(100)]
+    assert abs(macro(run.heads, dealt, decided) - np.mean(chance)) < 3 * np.std(chance)
+    assert macro(run.heads, y, decide_oof(run, probabilities, y, folds, run.groups)) > max(chance)
+
+
+def test_merged_folds_are_decided_as_one_run(run_copy, tmp_path):
+    whole = decide_by(run_copy, "f1")
+    halves = []
+    for fold in (0, 1):
+        half = Run.load(shutil.copytree(run_copy, tmp_path / f"half{fold}"))
+        shutil.rmtree(half.fold_path(1 - fold))
+        halves.append(decide_by(half.path, "f1"))
+        assert len(halves[-1].oof) == (whole.oof["fold"] == fold).sum()
+    merged = merge_runs(halves, tmp_path / "merged")
+    pd.testing.assert_frame_equal(merged.oof, whole.oof)
+
+
+@pytest.mark.parametrize("other", ["f1", "plain"])
+def test_an_ensemble_has_the_decision_of_all_its_runs_or_the_plain_one(run_of, draw_oof, other):
+    probabilities, y = draw_oof(persons=60)
+    runs = [run_of(probabilities, y, "one", decision="f1"), run_of(probabilities**0.5, y, "two", decision=other)]
+    both = blend_runs(runs, out=runs[0].path.parent / "both", draws=0)
+    assert both.run.config.decision == other
+    wanted = both.run.heads.argmax(both.run.probabilities)
+    if other == "f1":
+        wanted = decide_by_hand(both.run, both.run.oof["fold"].to_numpy())
+    assert np.array_equal(both.run.predicted, wanted)
+    assert both.targets["joint"].score.macro_f1 == pytest.approx(macro(both.run.heads, both.run.true, wanted))

@@ -25,7 +25,7 @@ from fastmask.data.contest import read_contest
 from fastmask.data.folds import assign_folds
 from fastmask.data.loaders import dataloaders
 from fastmask.data.photo_dl import columns_of
-from fastmask.decision.bound import bound_curve
+from fastmask.evaluation.bound import bound_curve
 from fastmask.heads import Heads
 from fastmask.model.losses import FocalLoss
 from fastmask.run.oof import check_fold

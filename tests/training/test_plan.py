@@ -435,3 +435,13 @@ def test_photos_are_drawn_by_the_weights_of_classes_next_to_balanced_ones(plan_o
     often = train.sampler.expected()
     assert [often[train.labels[:, 0] == code].sum() for code in range(3)] == pytest.approx([42 / 5, 42 * 3 / 5, 42 / 5])
     assert plan.loss(0).losses[0].alpha.tolist() == pytest.approx([5 / 3, 5 / 9, 5 / 3], abs=1e-3)
+
+
+def test_a_decision_that_cannot_be_fitted_is_refused_before_training(plan_of, table):
+    half = np.arange(len(table)) % 2 == 0
+    frame = table.frame.assign(mask=table.frame["mask"].where(half, ""), gender=table.frame["gender"].where(~half, ""))
+    with pytest.raises(UsageError, match="No photo has a label of every head, which the decision f1 is fitted on"):
+        plan_of(replace(table, frame=frame), decision="f1", monitor="valid_loss", stratify="age")
+    with pytest.raises(UsageError, match="Setting decision: found 'best', expected plain, calibrated or f1"):
+        plan_of(decision="best")
+    assert "classes by the decision f1" in describe_plan(plan_of(decision="f1"))

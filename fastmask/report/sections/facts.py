@@ -11,6 +11,7 @@ from fastmask.config import Config
 from fastmask.data.augment import defaults_of
 from fastmask.data.pipelines import describe_view
 from fastmask.data.table import TRAIN_ONLY
+from fastmask.decision.rule import PLAIN
 from fastmask.evaluation.cost import COST_CELLS, cost_of
 from fastmask.heads import Head
 from fastmask.inference.blend import Blend
@@ -30,7 +31,7 @@ _MOST = 160
 def run_section(material: Material) -> list[Block]:
     """The network, photos, folds and heads; the settings that differ from the defaults; the augmentation."""
     run = material.run
-    blocks: list[Block] = [Facts([*_network(run), *_data(run)])]
+    blocks: list[Block] = [Facts([*_network(run), *_decision(run), *_data(run)])]
     if run.is_ensemble:
         return blocks
     differing = settings(run.config)
@@ -82,6 +83,12 @@ def _made_by(run: RunDirectory) -> str:
     if never:
         return f"a fixed split: {count(never, 'photo')} only trained on"
     return f"as in {run.config.folds_file}" if run.config.folds_file else f"stratified on {run.config.stratify}"
+
+
+def _decision(run: RunDirectory) -> list[tuple[str, str]]:
+    """How probabilities become classes, unless each head's most probable class is taken."""
+    decision = run.config.decision
+    return [] if decision == PLAIN else [("Decision", f"{decision}, its rule fitted on other persons")]
 
 
 def _data(run: RunDirectory) -> list[tuple[str, str]]:

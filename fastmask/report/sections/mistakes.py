@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from fastmask.decision.temperature import log_probabilities
 from fastmask.heads import JOINT, UNKNOWN, Head, Heads
-from fastmask.inference.temperature import log_probabilities
 from fastmask.report.blocks import QUIET, RIGHT, WRONG, Album, Block, Shown, Text
 from fastmask.report.material import Material
 from fastmask.report.sections.confusion import name_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from fastmask.decision.calibration import Calibration, calibrations
-from fastmask.decision.crossfit import cross_fit
 from fastmask.decision.rule import CALIBRATED
+from fastmask.evaluation.decisions import cross_fit_run
 from fastmask.evaluation.plots import reliability_figure
 from fastmask.heads import JOINT
 from fastmask.report.blocks import Block, Drawing, Table, Text, rounded, subset_note
@@ -23,7 +23,7 @@ def calibration_of(run: RunDirectory) -> dict[str, Calibration]:
 
     Raises UsageError if there are no other persons.
     """
-    found = calibrations(run.heads, run.probabilities, cross_fit(run, CALIBRATED)[0], run.true)
+    found = calibrations(run.heads, run.probabilities, cross_fit_run(run, CALIBRATED)[0], run.true)
     return {head: one for head, one in found.items() if len(one.before)}
 
 

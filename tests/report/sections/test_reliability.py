@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastmask.data.contest import contest_heads
-from fastmask.decision.crossfit import decide
+from fastmask.evaluation.decisions import decide
 from fastmask.heads import Heads
 from fastmask.report.sections.reliability import calibration_of, plot_reliability
 

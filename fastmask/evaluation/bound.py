@@ -110,10 +110,11 @@ def bound_curve(
         )
     distribution = run.heads.split(run.probabilities)[run.heads.position(name)]
     probabilities = number_probabilities(run.heads[name], distribution)
-    numbers, y = run.heads[name].numbers, np.tile(run.predicted, (len(tried), 1, 1))
+    as_trained = run.heads.argmax(run.probabilities)
+    numbers, y = run.heads[name].numbers, np.tile(as_trained, (len(tried), 1, 1))
     for answers, bound in zip(y, tried, strict=True):
         answers[:, run.heads.position(head)] = sum_bands(numbers, probabilities, (*others, bound)).argmax(1)
-    joint, true, own = run.heads.joint(y), run.heads.joint(run.true), run.heads.joint(run.predicted)
+    joint, true, own = run.heads.joint(y), run.heads.joint(run.true), run.heads.joint(as_trained)
     classes = counted_classes(true, own, *joint, whole=run.heads.joint(run.y))
     # of equal scores the head's own, then the bound closest to the official one
     order = np.argsort(abs(np.array(tried) - official), kind="stable")

@@ -5,19 +5,19 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fastmask.decision.calibration import calibration_error
-from fastmask.decision.crossfit import (
+from fastmask.decision.crossfit import choose_by_others
+from fastmask.decision.rule import fit_rule
+from fastmask.decision.temperature import apply_temperature, fit_temperature
+from fastmask.evaluation.decisions import (
     Decisions,
     RuleScore,
     answers_of,
-    choose_by_others,
-    cross_fit,
+    cross_fit_run,
     decide,
     fit_run,
     score_of,
 )
-from fastmask.decision.rule import fit_rule
 from fastmask.heads import Head, Heads
-from fastmask.inference.temperature import apply_temperature, fit_temperature
 from fastmask.run.oof import parts_of
 from fastmask.scoring import Difference, Score
 from fastmask.system.errors import UsageError
@@ -34,7 +34,7 @@ def macro(run, y):
 
 
 def test_each_part_is_answered_by_the_rule_fitted_on_the_other_persons(run):
-    answers = cross_fit(run, "f1")[1]
+    answers = cross_fit_run(run, "f1")[1]
     folds, i = run.oof["fold"].to_numpy(), run.heads.position("age")
     assert (parts_of(run) == folds).all()
     p, y = run.heads.split(run.probabilities)[i], run.true[:, i]
@@ -57,7 +57,7 @@ def test_labels_of_the_part_that_is_scored_change_no_answer_to_it(run_of, draw_o
     first = (np.arange(len(y)) // 7) % 5 == 0
     swapped[first] = y[first][::-1]
     runs = run_of(probabilities, y, "before"), run_of(probabilities, swapped, "after")
-    before, after = (cross_fit(run, "f1")[1] for run in runs)
+    before, after = (cross_fit_run(run, "f1")[1] for run in runs)
     assert (before[first] == after[first]).all()
     assert (before[~first] != after[~first]).any()
 
@@ -71,7 +71,7 @@ def test_f1_gains_what_scikit_learn_sees_and_is_taken(run_of, draw_oof, monkeypa
     assert f1.gain.macro_f1_interval[0] > 0
     assert decisions.best == "f1"
     assert "Take f1. It is chosen by these same scores, so its gain is slightly optimistic." in str(decisions)
-    monkeypatch.setattr("fastmask.decision.crossfit.decide", lambda run, same_person: decisions)
+    monkeypatch.setattr("fastmask.evaluation.decisions.decide", lambda run, same_person: decisions)
     assert fit_run(run).name == fit_run(run, "auto").name == "f1"
 
 

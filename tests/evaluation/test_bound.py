@@ -4,7 +4,7 @@ from scipy.stats import norm
 from sklearn.metrics import f1_score
 
 from fastmask.data.contest import contest_heads
-from fastmask.decision.bound import bound_curve, sum_bands
+from fastmask.evaluation.bound import bound_curve, sum_bands
 from fastmask.evaluation.plots import plot_bound
 from fastmask.heads import Head, Heads
 from fastmask.model.number import predict_numbers
