@@ -419,6 +419,9 @@ class Config(BaseModel):
     unfreeze: Positive | None = in_network(
         None, "Epoch, from 1, in which the frozen part starts to train.", Kind.TRAINING, needs=("freeze",), note="never"
     )
+    linear_probe: bool = in_network(
+        False, "Fit the heads to the features of the untrained body before training.", Kind.TRAINING
+    )
     layer_decay: Factor = in_network(
         1.0, "Factor of the learning rate from each block of the body to the one below, such as 0.8.", Kind.TRAINING
     )

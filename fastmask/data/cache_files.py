@@ -1,7 +1,7 @@
 """Cache files: decoded photos, features and near copies on the disk: their paths, their contents and their removal.
 
-`cache` makes and reads the photos: a file of pixels and its index. A screening (`search.features`) makes and reads the
-features: a file per body. `preparation.near_copies` makes and reads the near copies: a file per data set.
+`cache` makes and reads the photos: a file of pixels and its index. `training.features` makes and reads the features: a
+file per body. `preparation.near_copies` makes and reads the near copies: a file per data set.
 """
 
 from __future__ import annotations

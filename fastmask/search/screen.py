@@ -20,6 +20,7 @@ from fastmask.data.table import Table
 from fastmask.heads import JOINT, UNKNOWN, Heads
 from fastmask.inference.teacher import open_teacher
 from fastmask.model.archs import check_arch
+from fastmask.model.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
 from fastmask.model.precision import usable_precision
 from fastmask.model.weights import check_weights
 from fastmask.run.caveats import NEAR_COPIES, describe_near_copies
@@ -36,13 +37,12 @@ from fastmask.scoring import (
     plain,
     scored_classes,
 )
-from fastmask.search.features import features_of
-from fastmask.search.linear import LEAST_FOLDS, UNCHOSEN, oof_of_features
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress, Say
 from fastmask.system.text import duration, table_lines
 from fastmask.training.build import build_initial_network, check_size, resolve_stats
+from fastmask.training.features import features_of
 from fastmask.training.near_copies import note_near_copies
 from fastmask.training.plan import Plan
 from fastmask.training.setup import prepare

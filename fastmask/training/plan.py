@@ -45,6 +45,7 @@ from fastmask.training.build import (
 from fastmask.training.feature_loss import AddFeatureLoss
 from fastmask.training.freeze import Freeze
 from fastmask.training.learner import mask_learner
+from fastmask.training.linear_probe import start_from_probe
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progressive import Progressive
@@ -81,7 +82,8 @@ class Plan:
     `skipped` are the photos that are left out, and why; `extras` are photos of other sources to train on as well;
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
     together. `soft_labels` are (folds + 1, photos, ...), those of each fold and of the refit on all photos; None means
-    the labels of the table, also with a `teacher` that has not predicted yet.
+    the labels of the table, also with a `teacher` that has not predicted yet. `features` (N, features) are those of the
+    untrained body, which the heads are fitted to before training; None starts with random heads.
     """
 
     config: Config
@@ -100,6 +102,7 @@ class Plan:
     processes: Processes = ALONE
     teacher: Teacher | None = None
     soft_labels: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     @property
     def folds_frame(self) -> pd.DataFrame:
@@ -156,9 +159,12 @@ class Plan:
         """A new learner for all folds but `fold`, or with `whole` for all photos; it prints nothing."""
         self.check_folds([fold])
         config, dls = self.config, self.loaders(fold, whole)
+        network = build_initial_network(config, self.table.heads, fold, self.size)
+        if self.features is not None and not whole:
+            start_from_probe(network, self.table, self.trained_rows(fold), self.features)
         learn = mask_learner(
             dls,
-            build_initial_network(config, self.table.heads, fold, self.size),
+            network,
             loss_func=self.loss(fold),
             opt_func=self.opt_func or named_opt(config.opt, **(config.opt_args or {})),
             lr=config.lr,

@@ -56,8 +56,10 @@ from fastmask.training.effective_config import (
     resolve_loss,
     resolve_opt,
 )
+from fastmask.training.features import features_of
 from fastmask.training.freeze import frozen_part
 from fastmask.training.learner import check_soft
+from fastmask.training.linear_probe import check_probe
 from fastmask.training.mirror import resolve_flip
 from fastmask.training.optimizer_state import check_optimizer
 from fastmask.training.parts import check_parts
@@ -184,7 +186,11 @@ def _try_network(
     environment = describe_environment(network, plan.table, device, start, plan.processes.count)
     shares = measure_shares(plan.table, build_augmentations(plan.pipelines)[1])
     environment["photos"] |= {"seen": shares, **count_versions(config, plan.extras)}
-    return replace(plan, environment=environment)
+    plan = replace(plan, environment=environment)
+    if not config.linear_probe:
+        return plan
+    check_probe(network, plan.table.heads)
+    return replace(plan, features=features_of(plan, network, say).values)
 
 
 def _describe_start(plan: Plan, network: MultiHeadNet, validation: Validation) -> dict[str, Any]:

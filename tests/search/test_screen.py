@@ -14,10 +14,10 @@ from fastmask.data.contest import contest_heads, read_contest
 from fastmask.data.table import Table
 from fastmask.heads import Head, Heads
 from fastmask.model.network import build_network
-from fastmask.search import features
 from fastmask.search import screen as module
 from fastmask.search.screen import screen
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
+from fastmask.training import features
 
 ARCHS = ["test_resnet", "test_vit"]
 

@@ -8,10 +8,10 @@ from safetensors.numpy import load_file, save_file
 from fastmask.data.cache_files import clear_cache, list_caches
 from fastmask.data.contest import contest_heads, read_contest
 from fastmask.model.network import build_network
-from fastmask.search import features
-from fastmask.search.features import features_of, read_features
 from fastmask.search.screen import plan_bodies, screen
 from fastmask.system.errors import FastmaskError
+from fastmask.training import features
+from fastmask.training.features import features_of, read_features
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fastmask.data.contest import contest_heads
 from fastmask.heads import Head, Heads
-from fastmask.search.linear import PENALTIES, fit_linear, oof_of_features
+from fastmask.model.linear import PENALTIES, fit_linear, oof_of_features
 
 HEADS = Heads([Head("shape", ("round", "square", "star")), Head("size", ("small", "large"))])
 

@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from fastmask.system.errors import UsageError
+from fastmask.training.linear_probe import PENALTY
+
+
+@pytest.fixture(scope="module")
+def plan(plan_of, table):
+    return plan_of(table, linear_probe=True)
+
+
+def test_heads_start_as_scikit_learns_logistic_regressions_on_the_bodys_features(plan):
+    learn, fold = plan.learner(1), 1
+    network = learn.model.eval()
+    rows = plan.trained_rows(fold)
+    dl = learn.dls.valid
+    with torch.no_grad():
+        x = torch.cat([x.as_subclass(torch.Tensor) for x, *_ in dl])
+        logits, features = network(x), network.body(x)
+    parts = plan.table.heads.split(logits.softmax(-1) if len(plan.table.heads) == 1 else logits)
+    for i, part in enumerate(parts):
+        y = plan.table.train_y[rows, i]
+        scaler = StandardScaler().fit(plan.features[rows])
+        # scikit-learn has one row of weights for two classes, see `fit_linear`
+        strength = (2 if len(set(y)) == 2 else 1) / (PENALTY * len(y))
+        model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(scaler.transform(plan.features[rows]), y)
+        expected = model.predict_proba(scaler.transform(features.numpy()))
+        assert part.softmax(-1).numpy() == pytest.approx(expected, abs=0.02)
+
+
+def test_no_label_of_the_fold_is_fitted(plan):
+    frame = plan.table.frame.copy()
+    frame.loc[plan.folds == 0, "mask"] = "none"
+    other = replace(plan, table=replace(plan.table, frame=frame))
+    for fold, same in ((0, True), (1, False)):
+        one, two = (each.learner(fold).model.heads[0].weight for each in (plan, other))
+        assert torch.equal(one, two) is same
+
+
+def test_other_layers_start_as_without(plan_of, table):
+    hidden = {"per_head": {"age": {"hidden": 8}}}
+    with_probe, without = (plan_of(table, linear_probe=on, **hidden).learner(0).model.heads for on in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(with_probe[2].parameters(), without[2].parameters(), strict=True))
+    assert not torch.equal(with_probe[0].weight, without[0].weight)
+
+
+def test_without_a_linear_layer_it_is_refused(plan_of, table):
+    hidden = {name: {"hidden": 8} for name in table.heads.names}
+    with pytest.raises(UsageError, match="linear_probe has no effect: no head has a linear layer"):
+        plan_of(table, linear_probe=True, per_head=hidden)
+
+
+def test_the_loss_of_the_training_photos_starts_lower(plan, plan_of, table):
+    losses = [float(each.learner(0).validate(ds_idx=0)[0]) for each in (plan, plan_of(table))]
+    assert losses[0] < losses[1]
