@@ -419,6 +419,9 @@ class Config(BaseModel):
     unfreeze: Positive | None = in_network(
         None, "Epoch, from 1, in which the frozen part starts to train.", Kind.TRAINING, needs=("freeze",), note="never"
     )
+    freeze_bn: bool = in_network(
+        False, "Keep batch norm's statistics of the pretrained weights, also in training.", Kind.TRAINING
+    )
     linear_probe: bool = in_network(
         False, "Fit the heads to the features of the untrained body before training.", Kind.TRAINING
     )

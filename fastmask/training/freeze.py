@@ -1,4 +1,4 @@
-"""Freeze: keeps the lower part of a body from training, for a fit or for its first epochs."""
+"""Freeze: keeps the lower part of a body, or the statistics of its batch norm, from training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from fastai.learner import Callback
 from fastai.torch_core import get_model
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastmask.model.network import MultiHeadNet, stages
+from fastmask.model.network import RANDOM, MultiHeadNet, stages
 from fastmask.system.errors import UsageError
 
 BODY = "body"
@@ -48,6 +49,29 @@ class Freeze(Callback):
     def _require_grad(self, wanted: bool) -> None:
         for parameter in self._frozen:
             parameter.requires_grad_(wanted)
+
+
+class FreezeBatchNorm(Callback):
+    """Batch norm normalizes by the statistics of the weights that training starts from, as in validation.
+
+    Its scales and shifts are trained. So the features are at first those of the pretrained body, also in a small batch.
+    A network that starts from random weights has no such statistics, and is trained as without.
+    """
+
+    # after fastai has set all layers to training mode
+    order = Freeze.order
+
+    def before_train(self) -> None:
+        network = get_model(self.learn.model)
+        if getattr(network, "initial_weights", RANDOM) != RANDOM:
+            evaluate_batch_norm(network)
+
+
+def evaluate_batch_norm(network: nn.Module) -> None:
+    """Set all batch norms to evaluation mode."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def evaluate_frozen(network: nn.Module, frozen: Sequence[nn.Parameter]) -> None:

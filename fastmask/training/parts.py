@@ -10,7 +10,7 @@ from fastmask.config import Config
 from fastmask.heads import Heads
 from fastmask.system.errors import UsageError
 from fastmask.training.build import build_initial_network
-from fastmask.training.freeze import evaluate_frozen, frozen_part
+from fastmask.training.freeze import evaluate_batch_norm, evaluate_frozen, frozen_part
 
 Size = tuple[int, int]
 # how much larger batches are tried
@@ -53,6 +53,8 @@ def trains_on_parts(config: Config, heads: Heads, size: Size | None, trained: Se
     ).train()
     if config.freeze is not None and config.unfreeze is None:
         evaluate_frozen(network, frozen_part(network, config.freeze))
+    if config.freeze_bn and (config.pretrained or config.weights is not None):
+        evaluate_batch_norm(network)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network(torch.zeros(1, 3, *size))

@@ -43,7 +43,7 @@ from fastmask.training.build import (
     build_loss,
 )
 from fastmask.training.feature_loss import AddFeatureLoss
-from fastmask.training.freeze import Freeze
+from fastmask.training.freeze import Freeze, FreezeBatchNorm
 from fastmask.training.learner import mask_learner
 from fastmask.training.linear_probe import start_from_probe
 from fastmask.training.mix import mix_callbacks
@@ -194,6 +194,8 @@ class Plan:
         if config.freeze is not None:
             # a part that was frozen for the first epochs is not frozen in a refit
             yield Freeze(config.freeze, 1 if whole and config.unfreeze else config.unfreeze)
+        if config.freeze_bn:
+            yield FreezeBatchNorm()
         if config.progressive < 1 and not whole:
             yield Progressive(config.progressive)
         if config.sam:

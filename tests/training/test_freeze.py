@@ -1,11 +1,13 @@
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from safetensors.torch import save_file
 
-from fastmask.model.network import stages
+from fastmask.model.network import build_body, stages
 from fastmask.system.errors import UsageError
 from fastmask.training.freeze import Freeze, frozen_part
 
@@ -136,3 +138,45 @@ def test_a_step_moves_a_lower_block_less(make):
     # AdamP's first step is as long as the rate, whatever the gradient; the stem is the fifth block below the heads
     for name, expected in (("body.conv1.0.weight", 1e-5), ("heads.0.weight", 1.0)):
         assert (weights[0.1][name] / weights[1.0][name]).item() == pytest.approx(expected, rel=0.05)
+
+
+def statistics(state):
+    return {name for name in state if "running_" in name or "num_batches" in name}
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_batch_norm_keeps_the_statistics_of_pretrained_weights_alone(make, tmp_path, pretrained):
+    torch.manual_seed(0)
+    save_file(build_body("test_resnet").state_dict(), tmp_path / "body.safetensors")
+    epochs = Epochs()
+    start = {"weights": str(tmp_path / "body.safetensors")} if pretrained else {}
+    learn = make(freeze_bn=True, **start)([epochs])
+    learn.fit(1)
+    moved = changed(*epochs.states)
+    assert statistics(epochs.states[0])
+    assert bool(statistics(dict.fromkeys(moved))) is not pretrained
+    # scales and shifts, and all other weights, are trained
+    assert {name for name, _ in learn.model.named_parameters()} <= moved
+
+
+def test_a_step_with_frozen_statistics_is_that_of_torch_in_evaluation_mode(make, tmp_path):
+    torch.manual_seed(0)
+    save_file(build_body("test_resnet").state_dict(), tmp_path / "body.safetensors")
+    learn = make(freeze_bn=True, weights=str(tmp_path / "body.safetensors"))()
+    seen = []
+    learn.add_cb(Seen(seen))
+    learn.fit(1)
+    x, pred, network = seen[0]
+    # test_resnet has no dropout, so evaluation mode differs in batch norm alone
+    assert torch.allclose(pred, network.eval()(x), atol=1e-5)
+
+
+class Seen(Callback):
+    """Keeps the first batch, its predictions, and a copy of the network that made them."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def after_pred(self):
+        if self.training and not self.seen:
+            self.seen.append((self.x.clone(), self.pred.detach().clone(), deepcopy(self.learn.model)))

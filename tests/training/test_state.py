@@ -105,6 +105,7 @@ VARIANTS = {
         "augment": "random-resized-crop,randaugment,rand-m9-mstd0.5,grid-dropout",
         "progressive": 0.5,
         "linear_probe": True,
+        "freeze_bn": True,
     },
     BF16: {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
