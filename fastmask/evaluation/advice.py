@@ -23,7 +23,8 @@ from fastmask.evaluation.cost import cost_of
 from fastmask.evaluation.decisions import cross_fit_run
 from fastmask.heads import JOINT, UNKNOWN
 from fastmask.run.directory import RunDirectory
-from fastmask.scoring import Difference, goodness, make_target, score_differences, scored_classes
+from fastmask.run.oof import validated_epochs
+from fastmask.scoring import Difference, make_target, score_differences, scored_classes
 from fastmask.system.errors import UsageError
 from fastmask.system.terminal import quote
 from fastmask.system.text import count, percent
@@ -68,7 +69,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Curves:
-    """Of one fold, a value per epoch: training and validation loss, and the monitored metric, where higher is better.
+    """Of one fold, a value per validated epoch: both losses, and the monitored metric, where higher is better.
 
     `ratio` is the last validation loss relative to the last training loss.
     """
@@ -192,9 +193,10 @@ def read_curves(run: RunDirectory) -> list[Curves]:
     """The curves of each trained fold."""
     found = []
     for fold in run.trained_folds:
-        history, monitor = run.history(fold), run.config.monitor
-        train, valid = (history[name].to_numpy(np.float64) for name in ("train_loss", "valid_loss"))
-        found.append(Curves(train, valid, goodness(history[monitor], monitor)))
+        history, curve = run.history(fold), run.curve(fold)
+        validated = validated_epochs(curve)
+        train, valid = (history[name].to_numpy(np.float64)[validated] for name in ("train_loss", "valid_loss"))
+        found.append(Curves(train, valid, curve[validated]))
     return found
 
 
@@ -303,28 +305,30 @@ def _may_flip(run: RunDirectory) -> bool:
 
 
 def _on_length(run: RunDirectory, curves: Sequence[Curves]) -> Advice | None:
-    """Too few epochs, or time that is left of --hours."""
-    hours, epochs, used = run.config.hours, run.config.epochs, _used_time(run)
-    if hours and used and used < 0.5 and _most(one.valid.argmin() == len(one.valid) - 1 for one in curves):
-        found = f"Only {percent(used)} of --hours {hours:g} were used, and validation loss still fell"
-        return _to_try(run, found, {"epochs": int(epochs * min(0.9 / used, 4))})
+    """Too few epochs, or time that is left."""
+    config, used = run.config, _used_time(run)
+    given: float = getattr(config, config.time_limit) if config.time_limit else 0.0
+    if used and used < 0.5 and _most(one.valid.argmin() == len(one.valid) - 1 for one in curves):
+        found = f"Only {percent(used)} of --{config.time_limit} {given:g} were used, and validation loss still fell"
+        return _to_try(run, found, {"epochs": int(config.epochs * min(0.9 / used, 4))})
     if not _most(map(underfits, curves)):
         return None
     train, valid = _median(one.train[-1] for one in curves), _median(one.valid[-1] for one in curves)
     found = f"Training and validation loss still fell at the end, at {train:.3g} and {valid:.3g}"
-    return _to_try(run, found, {"hours": 2 * hours} if hours else {"epochs": 2 * epochs})
+    more = {config.time_limit: 2 * given} if config.time_limit else {"epochs": 2 * config.epochs}
+    return _to_try(run, found, more)
 
 
 def _used_time(run: RunDirectory) -> float | None:
-    """The share of --hours that the epochs took; None if unknown."""
-    hours = run.config.hours
-    seconds = cost_of(run).seconds if hours else None
-    return seconds / (3600 * hours) if seconds and hours else None
+    """The share of the time limit that the epochs took; None if unknown."""
+    limit = run.config.limit_seconds
+    seconds = cost_of(run).seconds if limit else None
+    return seconds / limit if seconds and limit else None
 
 
 def _on_decision(run: RunDirectory) -> Advice | None:
     """The decision f1, if its cross-fitted gain is beyond noise."""
-    gain = decision_gain(run)
+    gain = None if run.config.decision == F1 else decision_gain(run)
     if gain is None or gain.macro_f1_interval[0] <= 0:
         return None
     words = f"fastmask predict {quote(str(run.path))} IMAGES --decision {F1} --out FILE"
@@ -391,7 +395,7 @@ def _on_heads(run: RunDirectory) -> Advice | None:
 def _on_folds(run: RunDirectory) -> Advice | None:
     """Folds that train on few of the persons, where more of them would help."""
     config = run.config
-    fixed = config.folds_file or config.teacher or config.pseudo or config.weights or config.hours
+    fixed = config.folds_file or config.teacher or config.pseudo or config.weights or config.time_limit
     if fixed or not 2 <= config.folds <= 3 or len(set(run.groups)) < _FEWEST_GROUPS:
         return None
     values = [fold[JOINT]["macro_f1"] for fold in run.scores["folds"]]

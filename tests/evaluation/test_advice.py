@@ -25,6 +25,7 @@ from fastmask.evaluation.advice import (
     lagging_head,
     missed_class,
     overfits,
+    read_curves,
     recalls,
     still_falls,
     underfits,
@@ -231,8 +232,15 @@ def test_too_few_epochs(lines: Callable[..., list[str]]) -> None:
     assert lines(UNDERFIT, epochs=4) == [f"{found}--epochs 8"]
     # 5 folds of 4 epochs of 9 seconds are 180 of 216 or of 3,600 seconds
     assert lines(UNDERFIT, epochs=4, hours=0.06) == [f"{found}--hours 0.12"]
+    assert lines(UNDERFIT, epochs=4, minutes=3.6) == [f"{found}--minutes 7.2"]
     used = "Only 5 % of --hours 1 were used, and validation loss still fell: try --epochs 16"
     assert [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines(UNDERFIT, epochs=4, hours=1)] == [used]
+
+
+def test_epochs_without_validation_are_left_out(trained: Callable[..., Run]) -> None:
+    sparse = [[0.9, *OVERFIT[0]], [np.nan, *OVERFIT[1]], [np.nan, *OVERFIT[2]]]
+    [one, *_] = read_curves(trained(sparse, validate_every=2))
+    assert [row.tolist() for row in (one.train, one.valid, one.metric)] == list(map(list, OVERFIT))
 
 
 def test_an_unsteady_validation_loss(lines: Callable[..., list[str]]) -> None:
@@ -291,6 +299,11 @@ def test_the_gain_of_the_decision_is_that_of_decide(undecided: Run) -> None:
     assert found.macro_f1 == pytest.approx(expected.macro_f1)
     first = undecided.advice()[0].found
     assert first.startswith(f"The decision f1, cross-fitted, gains {expected.macro_f1:+.4f} (+")
+
+
+def test_a_decision_that_a_run_has_is_not_advised(undecided: Run) -> None:
+    run = Run(undecided.path, make_config(undecided.config.model_dump(), {"decision": "f1"}), undecided.heads)
+    assert not any("decision" in str(each) for each in run.advice())
 
 
 def test_an_ensemble_is_only_told_of_its_predictions(trained: Callable[..., Run]) -> None:
