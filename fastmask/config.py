@@ -423,7 +423,7 @@ class Config(BaseModel):
         False, "Keep batch norm's statistics of the pretrained weights, also in training.", Kind.TRAINING
     )
     linear_probe: bool = in_network(
-        False, "Fit the heads to the features of the untrained body before training.", Kind.TRAINING
+        False, "Fit the heads to the features of the pretrained body before training.", Kind.TRAINING
     )
     layer_decay: Factor = in_network(
         1.0, "Factor of the learning rate from each block of the body to the one below, such as 0.8.", Kind.TRAINING

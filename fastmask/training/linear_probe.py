@@ -1,4 +1,4 @@
-"""Linear probe: heads that start as linear models on the features of the untrained body, instead of at random."""
+"""Linear probe: heads that start as linear models on the features of the pretrained body, instead of at random."""
 
 from __future__ import annotations
 

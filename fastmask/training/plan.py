@@ -83,7 +83,7 @@ class Plan:
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
     together. `soft_labels` are (folds + 1, photos, ...), those of each fold and of the refit on all photos; None means
     the labels of the table, also with a `teacher` that has not predicted yet. `features` (N, features) are those of the
-    untrained body, which the heads are fitted to before training; None starts with random heads.
+    pretrained body, which the heads are fitted to before training; None starts with random heads.
     """
 
     config: Config

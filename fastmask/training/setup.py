@@ -23,7 +23,7 @@ from fastmask.data.table import Table
 from fastmask.data.training_set import check_limits, check_weights_differ
 from fastmask.decision.rule import F1, PLAIN, check_f1
 from fastmask.heads import JOINT
-from fastmask.model.network import MultiHeadNet
+from fastmask.model.network import RANDOM, MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
 from fastmask.model.views import make_views
 from fastmask.model.weights import check_weights
@@ -187,7 +187,7 @@ def _try_network(
     shares = measure_shares(plan.table, build_augmentations(plan.pipelines)[1])
     environment["photos"] |= {"seen": shares, **count_versions(config, plan.extras)}
     plan = replace(plan, environment=environment)
-    if not config.linear_probe:
+    if not config.linear_probe or network.initial_weights == RANDOM:
         return plan
     check_probe(network, plan.table.heads)
     return replace(plan, features=features_of(plan, network, say).values)

@@ -2,16 +2,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from fastmask.model.network import build_body
 from fastmask.system.errors import UsageError
 from fastmask.training.linear_probe import PENALTY
 
 
 @pytest.fixture(scope="module")
-def plan(plan_of, table):
-    return plan_of(table, linear_probe=True)
+def probe(plan_of, table, tmp_path_factory):
+    """A function that prepares a plan with a linear probe on a body from a file of weights."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "body.safetensors"
+    save_file(build_body("test_resnet").state_dict(), file)
+    return lambda **settings: plan_of(table, **{"weights": str(file), "linear_probe": True, **settings})
+
+
+@pytest.fixture(scope="module")
+def plan(probe):
+    return probe()
 
 
 def test_heads_start_as_scikit_learns_logistic_regressions_on_the_bodys_features(plan):
@@ -42,19 +53,23 @@ def test_no_label_of_the_fold_is_fitted(plan):
         assert torch.equal(one, two) is same
 
 
-def test_other_layers_start_as_without(plan_of, table):
+def test_other_layers_start_as_without(probe):
     hidden = {"per_head": {"age": {"hidden": 8}}}
-    with_probe, without = (plan_of(table, linear_probe=on, **hidden).learner(0).model.heads for on in (True, False))
+    with_probe, without = (probe(linear_probe=on, **hidden).learner(0).model.heads for on in (True, False))
     assert all(torch.equal(a, b) for a, b in zip(with_probe[2].parameters(), without[2].parameters(), strict=True))
     assert not torch.equal(with_probe[0].weight, without[0].weight)
 
 
-def test_without_a_linear_layer_it_is_refused(plan_of, table):
+def test_without_a_linear_layer_it_is_refused(probe, table):
     hidden = {name: {"hidden": 8} for name in table.heads.names}
     with pytest.raises(UsageError, match="linear_probe has no effect: no head has a linear layer"):
-        plan_of(table, linear_probe=True, per_head=hidden)
+        probe(per_head=hidden)
 
 
-def test_the_loss_of_the_training_photos_starts_lower(plan, plan_of, table):
-    losses = [float(each.learner(0).validate(ds_idx=0)[0]) for each in (plan, plan_of(table))]
+def test_random_weights_have_no_features_to_fit(plan_of, table):
+    assert plan_of(table, linear_probe=True).features is None
+
+
+def test_the_loss_of_the_training_photos_starts_lower(plan, probe):
+    losses = [float(each.learner(0).validate(ds_idx=0)[0]) for each in (plan, probe(linear_probe=False))]
     assert losses[0] < losses[1]
