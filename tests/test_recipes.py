@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from fastmask.config import Config, make_config, read_recipe, read_settings
 
@@ -54,6 +57,25 @@ def test_the_winner_is_what_its_team_published():
     winner = make_config(read_recipe("winner"))
     assert (winner.opt, winner.lr, winner.wd, winner.f1_share, winner.one_head) == ("adam", 1e-4, 5e-4, 1, True)
     assert (winner.epochs + winner.refit, winner.no_face, winner.half_shares) == (10, "crop", (0.46, 0.54))
+
+
+def test_strong_trains_on_photos_of_any_heads(fastmask, tmp_path):
+    """Random weights have no statistics to keep and cannot tell whether to mirror; its score is of its decision."""
+    rng = np.random.default_rng(0)
+    tones = {"dark": 60, "light": 180}
+    rows = []
+    for number in range(48):
+        tone, side = list(tones)[number % 2], number // 2 % 2
+        photo = rng.normal(tones[tone], 20, (40, 40, 3)).clip(0, 255)
+        photo[:, 20 * side : 20 * side + 20] += 40
+        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append({"path": f"{number}.png", "person": number, "tone": tone, "side": ["left", "right"][side]})
+    pd.DataFrame(rows).to_csv(tmp_path / "my.csv", index=False)
+    small = ("--arch", "test_resnet", "--no-pretrained", "--resize", 32, 32, "--epochs", 2, "--folds", 2, "--bs", 8)
+    done = fastmask("fit", "--recipe", "strong", *small, "--data", tmp_path / "my.csv", "--out", "run", "--no-report")
+    assert done.code == 0, done.err
+    assert any("not mirrored: random weights cannot tell" in line for line in done.err)
+    assert "classes by the decision f1" in str(done.out)
 
 
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few

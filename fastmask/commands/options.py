@@ -106,7 +106,7 @@ class _Parameter:
 
 
 _SOURCES = [
-    _Parameter("recipe", str | None, option("Settings by name: report, quick, winner.", panel=RUN)),
+    _Parameter("recipe", str | None, option("Settings by name: strong, report, winner, quick.", panel=RUN)),
     _Parameter("config", Path | None, option("Settings from a YAML file, over the recipe.", panel=RUN)),
     _Parameter(
         "set_",
