@@ -162,6 +162,54 @@ def test_decisions(example, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # few persons
+def test_score(example, tmp_path, capsys):
+    """Each way of training answers the same persons, whom nothing was trained on; a second time nothing is trained."""
+    fm.write_sample(tmp_path / "drawn", 60)
+    small = (
+        "--crop",
+        400,
+        200,
+        "--size",
+        64,
+        32,
+        "--arch",
+        "test_resnet",
+        "--epochs",
+        1,
+        "--draws",
+        1,
+        "--seconds",
+        40,
+    )
+    for _ in range(2):
+        example("benchmarks/score.py", tmp_path / "drawn" / "train", tmp_path / "out", *small)
+        rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 7
+    found = pd.read_csv(tmp_path / "out" / "score.csv")
+    assert found["method"].tolist() == ["loop", "fastai", "report", "winner", "strong", "strong in a third"]
+    assert found["is"].between(0, 1).all()
+    assert (found["seconds"][2:] <= 44).all()
+    held = [pd.read_csv(file)["photo"].tolist() for file in (tmp_path / "out" / "draw0").glob("*/answers.csv")]
+    assert len(held) == 6
+    assert all(each == held[0] for each in held)
+    trained = pd.read_csv(tmp_path / "out" / "draw0" / "strong" / "run" / "folds.csv")["path"]
+    assert not set(trained) & set(held[0])
+    assert len(trained) + len(held[0]) == 420
+    assert Image.open(tmp_path / "out" / "score.png").size[0] > 800
+
+
+@pytest.mark.slow
+def test_other_photos(example, monkeypatch, tmp_path):
+    """A mirror image changes what is left and right in one of the data sets, and no head of the other."""
+    example("benchmarks/other_photos.py", tmp_path)
+    for name, heads in (("digits", ["left", "right", "ink"]), ("shapes", ["shape", "pattern", "size"])):
+        table = fm.read_csv(tmp_path / name / "photos.csv", heads=heads)
+        assert len(table) >= 700
+        assert set(table.heads.names) == set(heads)
+
+
+@pytest.mark.slow
 def test_planted(example, contest, run_copy, tmp_path, capsys):
     example("benchmarks/planted.py", "--plant", contest, tmp_path / "planted.csv")
     assert "planted.csv: 2 wrong labels" in capsys.readouterr().out
