@@ -781,7 +781,9 @@ class Config(BaseModel):
             # it compares the photos of a step
             found.append(("one photo per step", ["feature_loss"]))
         if self.freeze == "body" and self.unfreeze is None:
-            found.append(("a body that is frozen to the end", ["layer_decay", "drop_path", "feature_loss"]))
+            found.append(
+                ("a body that is frozen to the end", ["layer_decay", "drop_path", "freeze_bn", "feature_loss"])
+            )
         return found
 
     @property

@@ -48,7 +48,8 @@ minutes: 90, validate_every: 2,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, heads: null, drop: null,
 per_fold: null, per_head: null, per_person: 1, draw_weights: weight, mix_classes: null, mix_partner: age.60+,
 augment: null, images_also: null, one_head: true, joint_head: 0.3, bands: null, feature_loss: arcface,
-feature_weight: 0.2, feature_head: age, feature_args: null}
+feature_weight: 0.2, feature_head: age, feature_args: null, flip: true, views: null, decision: f1, linear_probe: true,
+freeze_bn: true, progressive: 0.6}
 """)
 # those with text of their own
 TEXTS: dict[str, tuple[str, Any]] = {
@@ -58,6 +59,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "images_also": ("cut, blurred", ["cut", "blurred"]),
     "bands": ("age=20,30,60", {"age": [20, 30, 60]}),
     "feature_args": ("margin=0.3", {"margin": 0.3}),
+    "views": ("flip, scale", ["flip", "scale"]),
     "drop": ("27-29,57", {"age": [[27, 29], [57, 57]]}),
     "opt_args": ("betas=0.9,0.95", {"betas": [0.9, 0.95]}),
     "per_fold": ("gpu=0.5,cpu=4", {"gpu": 0.5, "cpu": 4}),
