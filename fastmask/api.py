@@ -56,13 +56,11 @@ class Run(RunDirectory):
         rule is fitted on all OOF predictions. Warns of photos that were enlarged and of those that could not be
         predicted, which are in `failed` of the result.
         """
-        from fastmask.decision.rule import PLAIN
-        from fastmask.evaluation.decisions import fit_run
+        from fastmask.evaluation.decisions import rule_of
         from fastmask.inference.failures import describe_failed
         from fastmask.inference.predictions import predict
 
-        decision = decision or self.config.decision
-        rule = None if decision == PLAIN else fit_run(self, decision)
+        rule = rule_of(self, decision)
         found = predict(self, images, options, **given)
         failed = [describe_failed(found.failed, len(found))] if found.failed else []
         for message in [*found.notes, *failed]:

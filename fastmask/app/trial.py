@@ -20,8 +20,8 @@ from fastmask.data.boxes import boxes_frame
 from fastmask.data.decode import PhotoError
 from fastmask.data.formats import SUFFIXES
 from fastmask.data.photo import decode_photo
-from fastmask.decision.rule import PLAIN, Rule
-from fastmask.evaluation.decisions import fit_run
+from fastmask.decision.rule import Rule
+from fastmask.evaluation.decisions import rule_of
 from fastmask.heads import JOINT, Heads
 from fastmask.inference.blend import Blend
 from fastmask.inference.members import open_members
@@ -103,8 +103,7 @@ class Trial:
     @cached_property
     def _rule(self) -> Rule | None:
         """The rule of the run's decision, fitted on its OOF predictions."""
-        decision = self.run.config.decision
-        return None if decision == PLAIN else fit_run(self.run, decision)
+        return rule_of(self.run)
 
     @property
     def _framed(self) -> bool:

@@ -148,6 +148,12 @@ def fit_run(run: RunDirectory | str | Path, rule: str = AUTO, same_person: bool 
     return fit_rule(rule, run.heads, run.probabilities, run.true, run.persons if same_person else None)
 
 
+def rule_of(run: RunDirectory, decision: str | None = None) -> Rule | None:
+    """The rule of a decision, by default the run's, fitted on all its OOF predictions; None for plain."""
+    name = decision or run.config.decision
+    return None if name == PLAIN else fit_run(run, name)
+
+
 def check_decision(name: str) -> None:
     """Raise UsageError for an unknown decision."""
     if name not in (AUTO, *RULES):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,19 +48,19 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
 
     If the plan caches photos on disk, features are kept there, in a file with a name derived from all their inputs.
     """
-    device = pick_device(plan.config.device)
+    device = pick_device(plan.processes.device or plan.config.device)
     body = network.body.eval().to(device)
     file = _file_of(plan, network.body)
     paths = [str(plan.table.photo(row)) for row in range(len(plan.table))]
     if file is not None and file.exists():
         probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
-        probe = _compute(plan, body, [paths[i] for i in probed], device)
+        probe = compute_features(plan, body, [paths[i] for i in probed], device)
         kept = read_features(file, len(paths), probe, probed)
         if kept is not None:
             return kept
     synchronize(device)
     start = time.perf_counter()
-    values = _compute(plan, body, paths, device, progress)
+    values = compute_features(plan, body, paths, device, progress)
     computed = Features(values, time.perf_counter() - start)
     if file is not None:
         tensors = {"features": torch.from_numpy(values), "seconds": torch.tensor([computed.seconds])}
@@ -72,14 +72,17 @@ def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress 
     return computed
 
 
-def _compute(
+def compute_features(
     plan: Plan,
-    body: nn.Module,
+    body: Callable[[Tensor], Tensor],
     paths: Sequence[str],
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
-    """(photos, features) float32; raises FastmaskError if they are NaN or inf, or the memory does not suffice."""
+    """(photos, features) float32 that `body`, on `device`, makes of batches by the validation transform.
+
+    Raises FastmaskError if they are NaN or inf, or the memory does not suffice.
+    """
     config, augments, found = plan.config, build_augmentations(plan.pipelines), []
     loader = photo_loader(
         # as text, the key of a photo in the cache

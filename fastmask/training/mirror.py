@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.torch_core import to_np
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from fastmask.data.augment import build_augmentations
-from fastmask.data.loaders import batch_stats, photo_loader
+from fastmask.data.loaders import pick_device
 from fastmask.data.pipelines import effective_pipelines
 from fastmask.heads import UNKNOWN
 from fastmask.model.network import RANDOM, MultiHeadNet
-from fastmask.model.precision import tf32
 from fastmask.model.views import flip
 from fastmask.system.text import join_some
 from fastmask.training.build import resolve_stats
+from fastmask.training.features import compute_features
 from fastmask.training.plan import Plan
 
 FLIP = "flip"
@@ -74,23 +72,11 @@ def _some_rows(plan: Plan) -> np.ndarray:
 
 def _features(plan: Plan, network: MultiHeadNet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, 2 x features) of the left and the right half of photos, and of their mirror images."""
-    augments, found = build_augmentations(plan.pipelines), []
-    loader = photo_loader(
-        [str(plan.table.photo(row)) for row in rows],
-        augments,
-        batch_stats(augments),
-        faces=plan.table.faces,
-        bs=plan.config.batch,
-        maps=plan.maps,
-        num_workers=0,
-        device=plan.processes.device or plan.config.device,
-    )
-    body = network.body.eval().to(loader.device)
-    with torch.inference_mode(), tf32(loader.device, plan.config.tf32):
-        for (x,) in loader:
-            photos = x.as_subclass(Tensor)
-            found.append([_halves(body, view) for view in (photos, flip(photos))])
-    plain, mirrored = (np.concatenate([to_np(one) for one in each]) for each in zip(*found, strict=True))
+    device = pick_device(plan.processes.device or plan.config.device)
+    body = network.body.eval().to(device)
+    paths = [str(plan.table.photo(row)) for row in rows]
+    both = compute_features(plan, lambda x: torch.cat([_halves(body, x), _halves(body, flip(x))], dim=1), paths, device)
+    plain, mirrored = np.split(both, 2, axis=1)
     return plain, mirrored
 
 

@@ -149,7 +149,7 @@ def test_as_text_a_table_and_plain_values(screening, tmp_path):
     ],
 )
 def test_invalid_arguments_are_refused_before_any_features(rank, table, archs, weights, message, monkeypatch):
-    monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.setattr(features, "compute_features", lambda *_: pytest.fail("features were computed"))
     with pytest.raises(UsageError, match=message):
         rank(table, archs, weights=weights)
 
@@ -160,7 +160,7 @@ def test_a_size_that_the_second_body_cuts_is_refused_before_any_features(rank, t
             raise UsageError("test_vit cuts photos")
 
     monkeypatch.setattr(module, "check_size", flawed)
-    monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.setattr(features, "compute_features", lambda *_: pytest.fail("features were computed"))
     with pytest.raises(UsageError, match="test_vit cuts photos"):
         rank(table, ARCHS)
 

@@ -49,13 +49,13 @@ def test_features_are_the_bodys_own_on_the_validation_photos(contest, screening_
 
 @pytest.mark.slow
 def test_a_second_screening_computes_only_what_is_new(rank, tmp_path, monkeypatch):
-    computed, real = [], features._compute
+    computed, real = [], features.compute_features
 
     def counted(plan, body, paths, *rest):
         computed.append((plan.config.arch, len(paths)))
         return real(plan, body, paths, *rest)
 
-    monkeypatch.setattr(features, "_compute", counted)
+    monkeypatch.setattr(features, "compute_features", counted)
     first = rank(tmp_path).rows[0]
     assert computed == [("test_resnet", 84)]
     (file,) = (tmp_path / "features").iterdir()

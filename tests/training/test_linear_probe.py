@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from small_learners import AtBatch, KilledError, kill
 
 from fastmask.model.network import build_body
 from fastmask.system.errors import UsageError
@@ -12,12 +13,17 @@ from fastmask.training.linear_probe import PENALTY
 
 
 @pytest.fixture(scope="module")
-def probe(plan_of, table, tmp_path_factory):
-    """A function that prepares a plan with a linear probe on a body from a file of weights."""
+def weights(tmp_path_factory):
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "body.safetensors"
     save_file(build_body("test_resnet").state_dict(), file)
-    return lambda **settings: plan_of(table, **{"weights": str(file), "linear_probe": True, **settings})
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def probe(plan_of, table, weights):
+    """A function that prepares a plan with a linear probe on a body from a file of weights."""
+    return lambda **settings: plan_of(table, **{"weights": weights, "linear_probe": True, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +79,17 @@ def test_random_weights_have_no_features_to_fit(plan_of, table):
 def test_the_loss_of_the_training_photos_starts_lower(plan, probe):
     losses = [float(each.learner(0).validate(ds_idx=0)[0]) for each in (plan, probe(linear_probe=False))]
     assert losses[0] < losses[1]
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(train, weights, tmp_path):
+    """The state replaces the probe, also with batch norm frozen."""
+    settings = {"weights": weights, "linear_probe": True, "freeze_bn": True, "fold": [0]}
+    whole = train(tmp_path / "whole", **settings)
+    with pytest.raises(KilledError):
+        train(tmp_path / "run", cbs=[AtBatch(3, kill)], save_every="1", **settings)
+    resumed = train(tmp_path / "run", resume=True, **settings)
+    files = sorted(file.name for file in whole.fold_path(0).glob("*.safetensors"))
+    assert files
+    one, two = ([(run.fold_path(0) / name).read_bytes() for name in files] for run in (whole, resumed))
+    assert one == two
+    assert resumed.oof.equals(whole.oof)

@@ -104,8 +104,6 @@ VARIANTS = {
         "resize": [64, 32],
         "augment": "random-resized-crop,randaugment,rand-m9-mstd0.5,grid-dropout",
         "progressive": 0.5,
-        "linear_probe": True,
-        "freeze_bn": True,
     },
     BF16: {"precision": "bf16", "workers": 1, "patience": 1, "monitor": "valid_loss"},
 }
