@@ -96,7 +96,6 @@ OPTIONS = [
     Row("layer decay 0.8", {"layer_decay": 0.8}),
     Row("linear probe", {"linear_probe": True}),
     Row("batch norm frozen", {"freeze_bn": True}),
-    Row("linear probe, batch norm frozen", {"linear_probe": True, "freeze_bn": True}),
     Row("progressive resizing", {"progressive": 0.6}),
     Row("mirrored in training and prediction", {"flip": True}),
     Row("decision f1", {"decision": "f1"}),

@@ -423,7 +423,7 @@ class Config(BaseModel):
         False, "Keep batch norm's statistics of the pretrained weights, also in training.", Kind.TRAINING
     )
     linear_probe: bool = in_network(
-        False, "Fit the heads to the features of the pretrained body before training.", Kind.TRAINING
+        False, "Average predictions with a linear model on features of the pretrained body.", Kind.TRAINING
     )
     layer_decay: Factor = in_network(
         1.0, "Factor of the learning rate from each block of the body to the one below, such as 0.8.", Kind.TRAINING
@@ -802,6 +802,11 @@ class Config(BaseModel):
         return math.ceil(self.epochs / self.validate_every)
 
     @property
+    def starts_pretrained(self) -> bool:
+        """Whether the body starts from trained weights, not from random ones."""
+        return self.pretrained or self.weights is not None
+
+    @property
     def time_limit(self) -> str | None:
         """The setting that limits the time of the run, one of TIME_LIMITS; None without a limit."""
         return next((name for name in TIME_LIMITS if getattr(self, name) is not None), None)
@@ -863,6 +868,9 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         if layer.get("opt") not in (None, merged.get("opt", Config.default("opt"))):
             # arguments of another optimizer
             merged.pop("opt_args", None)
+        if (layer.get("crop") or layer.get("boxes")) and "fit" not in layer:
+            # photos are cut as asked, not as an earlier layer fits them
+            merged.pop("fit", None)
         off = {name for name, value in layer.items() if not value}
         merged = {name: value for name, value in merged.items() if not _is_off(name, off, {**merged, **layer})}
         merged = {**_merge(merged, layer), **_start_of(layer), **_limit_of(layer)}

@@ -260,7 +260,7 @@ def _median(values: Iterable[float]) -> float:
 
 def _on_weights(run: RunDirectory) -> Advice | None:
     config = run.config
-    if config.pretrained or config.weights is not None or not timm.is_model_pretrained(config.arch):
+    if config.starts_pretrained or not timm.is_model_pretrained(config.arch):
         return None
     return _to_try(run, "The body started from random weights", {"pretrained": True})
 
@@ -301,7 +301,7 @@ def _may_flip(run: RunDirectory) -> bool:
     config, command = run.config, run.environment.get("command")
     mirrored = config.flip or any(map(_FLIP.match, config.augment or []))
     given = isinstance(command, list) and "--flip" in command
-    return not (mirrored or given) and (config.pretrained or config.weights is not None)
+    return not (mirrored or given) and config.starts_pretrained
 
 
 def _on_length(run: RunDirectory, curves: Sequence[Curves]) -> Advice | None:

@@ -15,6 +15,7 @@ from fastmask.inference.options import NetworkOptions
 from fastmask.model.archs import check_arch, describe_arch
 from fastmask.model.feature_losses import feature_loss_of
 from fastmask.model.network import MultiHeadNet, build_network
+from fastmask.model.probe import PROBE, ProbeWeights
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 
@@ -77,8 +78,7 @@ def load_network(
 
     Bodies that are built for one size of photos, such as Swin, need `size`: that of the validation pipeline.
     """
-    _check_long(run, file)
-    network = _build(run, size)
+    network = _build(run, file, size)
     _load(run, network, file)
     return network.to(device).eval()
 
@@ -89,7 +89,7 @@ def load_soup(
     """Load the network with the mean weights of several checkpoints: a uniform soup (Wortsman et al. 2022)."""
     for file in files:
         _check_long(run, file)
-    network = _build(run, size)
+    network = _build(run, files[0], size)
 
     def states() -> Iterator[dict[str, Tensor]]:
         for file in files:
@@ -117,11 +117,24 @@ def average_states(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: (sums[name] / count).to(tensor.dtype) if name in sums else tensor for name, tensor in first.items()}
 
 
-def _build(run: RunDirectory, size: tuple[int, int] | None) -> MultiHeadNet:
-    """A network of a run for photos of `size`, with random weights."""
+def _build(run: RunDirectory, file: Path, size: tuple[int, int] | None) -> MultiHeadNet:
+    """A network of a run for photos of `size`, with random weights, and with a probe if a checkpoint has one."""
+    _check_long(run, file)
     config, heads = run.config, run.heads
     loss = feature_loss_of(config, heads)
-    return build_network(config.arch, heads, size=size, per_head=config.per_head, feature_loss=loss)
+    network = build_network(config.arch, heads, size=size, per_head=config.per_head, feature_loss=loss)
+    if config.linear_probe and config.starts_pretrained:
+        network.add_probe(_probe_of(run, file))
+    return network
+
+
+def _probe_of(run: RunDirectory, file: Path) -> ProbeWeights:
+    """The weights of the linear probe in a checkpoint."""
+    tensors = _read(run, file)
+    try:
+        return ProbeWeights(tensors[f"{PROBE}.weight"], tensors[f"{PROBE}.bias"])
+    except KeyError as error:
+        raise _unfit(run, file, error) from error
 
 
 def _check_long(run: RunDirectory, file: Path) -> None:
@@ -133,9 +146,20 @@ def _check_long(run: RunDirectory, file: Path) -> None:
 
 def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
     try:
-        network.load_state_dict(load_file(file))
+        network.load_state_dict(_read(run, file))
+    except RuntimeError as error:
+        raise _unfit(run, file, error) from error
+
+
+def _read(run: RunDirectory, file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
     except Exception as error:
-        raise DataError(f"{file} does not hold the weights of {run.config.arch}: {one_line(error)}.") from error
+        raise _unfit(run, file, error) from error
+
+
+def _unfit(run: RunDirectory, file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} does not hold the weights of {run.config.arch}: {one_line(error)}.")
 
 
 @cache

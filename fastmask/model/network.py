@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -15,6 +17,7 @@ from fastmask.model.archs import check_arch, size_options
 from fastmask.model.feature_losses import MakeFeatureLoss
 from fastmask.model.head_layers import HeadLayer, LinearLayer, Options, build_head_layers, layer_order
 from fastmask.model.pooling import check_map, to_places
+from fastmask.model.probe import LinearProbe, ProbeWeights, mean_logits
 from fastmask.model.weights import check_weights, hub_error, load_body
 from fastmask.system.errors import UsageError, one_line
 
@@ -29,7 +32,7 @@ class MultiHeadNet(nn.Module):
     `drop_rate` the share of the features that is dropped before them, `options` what single heads have of their own
     (`fastmask.config.HeadOptions`, by name). `tag` is the body's full timm tag, such as
     tf_efficientnet_b4.ns_jft_in1k, `stats` the (mean, std) of its weights' training, and `initial_weights` describes
-    the weights that it starts from.
+    the weights that it starts from. With a `probe`, logits in evaluation mode are of the geometric mean with it.
     """
 
     def __init__(
@@ -53,11 +56,17 @@ class MultiHeadNet(nn.Module):
             check_map(body)
         # part of the network, since it may have parameters
         self.feature_loss = None if feature_loss is None else feature_loss(int(features))
+        self.probe: LinearProbe | None = None
         cfg: dict[str, Any] = getattr(body, "pretrained_cfg", None) or {}
         name = cfg.get("architecture") or type(body).__name__
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
         self.stats = (tuple(cfg.get("mean") or ()), tuple(cfg.get("std") or ()))
         self.initial_weights = RANDOM
+        self._classes = heads
+
+    def add_probe(self, weights: ProbeWeights) -> None:
+        """Average predictions with a linear model on what the body sees with its present weights."""
+        self.probe = LinearProbe(self.body, self._classes, weights)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -65,17 +74,24 @@ class MultiHeadNet(nn.Module):
         if "_pools" not in state:
             self.heads = nn.ModuleList([LinearLayer.of(layer) for layer in self.heads])
             self._order, self._pools, self.feature_loss = list(range(len(self.heads))), False, None
+        if "probe" not in self._modules and "probe" not in state:
+            self.probe = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, classes of all heads) logits; in training also the features, for a loss on them."""
         # fastai's tensor subclasses cost microseconds an operation
-        features, places = self.pool(x.as_subclass(Tensor))
-        logits = self.classify_features(features, places)
+        x = x.as_subclass(Tensor)
+        features, places = self.pool(x)
+        logits = self.classify_features(features, places, self._probed(x))
         return torch.cat([*logits, features] if self.training and self.feature_loss is not None else logits, dim=1)
 
     def classify(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float -> the (B, classes) logits of each head."""
-        return self.classify_features(*self.pool(x))
+        return self.classify_features(*self.pool(x), self._probed(x))
+
+    def _probed(self, x: Tensor) -> Mapping[int, Tensor]:
+        """The logits of the probe, which has no part in training."""
+        return {} if self.probe is None or self.training else self.probe(x)
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3, H, W) float -> (B, features) pooled features, and their map if a head pools by itself."""
@@ -87,15 +103,21 @@ class MultiHeadNet(nn.Module):
         body: Any = self.body
         return body.forward_head(features), to_places(body, features) if self._pools else None
 
-    def classify_features(self, features: Tensor, places: Tensor | None = None) -> list[Tensor]:
-        """(B, features) pooled features -> the (B, classes) logits of each head; `places` for heads that pool."""
+    def classify_features(
+        self, features: Tensor, places: Tensor | None = None, probed: Mapping[int, Tensor] = MappingProxyType({})
+    ) -> list[Tensor]:
+        """(B, features) pooled features -> the (B, classes) logits of each head; `places` for heads that pool.
+
+        `probed` are the logits of heads, by position, with which theirs are averaged.
+        """
         logits: dict[int, Tensor] = {}
         dropped = self.dropout(features)
         for position in self._order:
             layer = self.heads[position]
             assert isinstance(layer, HeadLayer)
             own = dropped if layer.input is None else layer.input(features, places)
-            logits[position] = layer(own, logits)
+            found = layer(own, logits)
+            logits[position] = mean_logits(found, probed[position]) if position in probed else found
         return [logits[position] for position in range(len(self.heads))]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastmask.model.archs import REFUSALS, check_arch
 from fastmask.model.checkpoint import check_dense, check_file, read_states
+from fastmask.model.probe import PROBE
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, one_line
 
 # tensors by their names
@@ -104,7 +105,11 @@ def load_body(body: nn.Module, file: str | Path) -> tuple[int, int]:
     UsageError if fewer than half match. Nothing in the file can run code.
     """
     own = body.state_dict()
-    states = {place: {str(name): t for name, t in state.items()} for place, state in read_states(file).items()}
+    states = {
+        # a copy of the body as it was pretrained
+        place: {str(name): t for name, t in state.items() if not str(name).startswith(f"{PROBE}.")}
+        for place, state in read_states(file).items()
+    }
     best, fits = _choose_fit(file, states, body)
     if len(best.matched) * 2 < len(own):
         raise _mismatch(file, best, own, max(states.values(), key=len))

@@ -194,7 +194,7 @@ def _features_of_layer(layer: nn.Module, network: MultiHeadNet, x: Tensor) -> tu
 
     handle = layer.register_forward_hook(keep)
     try:
-        logits = network(x)
+        logits = torch.cat(network.classify_features(*network.pool(x)), dim=1)
     finally:
         handle.remove()
     return kept[-1], logits

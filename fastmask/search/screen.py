@@ -188,7 +188,7 @@ def screen(
 def _fit_body(plan: Plan, heads: Heads, y: np.ndarray, say: Say, progress: Progress) -> Screened:
     """Fit the heads of one body, without scores; its network is freed on return."""
     network = build_initial_network(plan.config, heads, fold=0, size=plan.size)
-    features = features_of(plan, network, say, progress)
+    features = features_of(plan, network.body, say, progress)
     start = time.perf_counter()
     device = pick_device(plan.config.device)
     probabilities, penalties, unfinished = oof_of_features(features.values, y, heads, plan.folds, device)

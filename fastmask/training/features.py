@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fastmask.data.augment import build_augmentations
 from fastmask.data.cache_files import features_file
 from fastmask.data.loaders import batch_stats, photo_loader, pick_device
-from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import autocast, tf32
 from fastmask.run.tensors import save_tensors
 from fastmask.system.errors import FastmaskError
@@ -43,15 +42,21 @@ class Features:
     kept: bool = False
 
 
-def features_of(plan: Plan, network: MultiHeadNet, say: Say, progress: Progress = lambda done, total: None) -> Features:
-    """Read or compute the body's pooled features of all photos, with the validation transform.
+def features_of(
+    plan: Plan,
+    body: nn.Module,
+    say: Say,
+    progress: Progress = lambda done, total: None,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> Features:
+    """Read or compute what a body makes of the photos of some rows, by default all, with the validation transform.
 
     If the plan caches photos on disk, features are kept there, in a file with a name derived from all their inputs.
     """
     device = pick_device(plan.processes.device or plan.config.device)
-    body = network.body.eval().to(device)
-    file = _file_of(plan, network.body)
-    paths = [str(plan.table.photo(row)) for row in range(len(plan.table))]
+    body = body.eval().to(device)
+    paths = [str(plan.table.photo(row)) for row in (range(len(plan.table)) if rows is None else rows)]
+    file = _file_of(plan, body, paths)
     if file is not None and file.exists():
         probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
         probe = compute_features(plan, body, [paths[i] for i in probed], device)
@@ -113,7 +118,7 @@ def compute_features(
     return np.asarray(values, dtype=np.float32)
 
 
-def _file_of(plan: Plan, body: nn.Module) -> Path | None:
+def _file_of(plan: Plan, body: nn.Module, paths: Sequence[str]) -> Path | None:
     """The file of a body's features, named by photos, pipeline, weights, precision and versions, if they are kept."""
     config = plan.config
     if config.cache not in ("auto", "disk"):

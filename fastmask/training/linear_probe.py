@@ -1,54 +1,90 @@
-"""Linear probe: heads that start as linear models on the features of the pretrained body, instead of at random."""
+"""Fitting of linear probes: logistic regression on the features of training photos, see `fastmask.model.probe`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GroupShuffleSplit
 
 from fastmask.data.table import Table
-from fastmask.heads import Heads
-from fastmask.model.head_layers import LinearLayer
-from fastmask.model.linear import fit_linear
-from fastmask.model.network import MultiHeadNet
-from fastmask.system.errors import UsageError
+from fastmask.heads import UNKNOWN, Heads
+from fastmask.model.probe import ProbeWeights, probed_heads
 
-# on the squares of the weights of standardised features, see `fit_linear`
-PENALTY = 0.3
-
-
-def probed_heads(network: MultiHeadNet, heads: Heads) -> list[str]:
-    """The heads that a linear probe fits: those of classes with a linear layer on the body's pooled features."""
-    layers = dict(zip(heads.names, network.heads, strict=True))
-    return [name for name in heads.classified if _is_plain(layers[name])]
+# more photos hardly make a linear model better, and cost time and memory
+MOST_PHOTOS = 6000
+# the principal components that are fitted on, and the inverse regularisations to choose from, the strongest first, for
+# components whose variances sum up to 1
+COMPONENTS, STRENGTHS = 512, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+# the part of the persons that the regularisation is chosen on
+_CHOOSING = 0.25
+# the logit of a class without photos, and the minimum deviation of a feature
+_NEVER, _LEAST_DEVIATION = -8.0, 1e-6
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is LinearLayer and layer.input is None
+def some_photos(photos: int, seed: int) -> np.ndarray:
+    """The rows of at most `MOST_PHOTOS` photos at random, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(photos)[:MOST_PHOTOS])
 
 
-def check_probe(network: MultiHeadNet, heads: Heads) -> None:
-    """Raise UsageError if no head can be fitted."""
-    if not probed_heads(network, heads):
-        raise UsageError("Setting linear_probe has no effect: no head has a linear layer on the body's features alone.")
+def fit_probe(features: np.ndarray, table: Table, seed: int) -> ProbeWeights:
+    """Fit a linear model per head to (N, features) of a table's photos; a head's unknown labels do not count.
 
-
-def start_from_probe(network: MultiHeadNet, table: Table, rows: np.ndarray, features: np.ndarray) -> None:
-    """Fit the heads of a network to (N, features) of a table's photos, on (N,) bool rows of it.
-
-    Fine-tuning then does not distort the features by the gradients of random heads (Kumar et al. 2022, LP-FT).
+    It is scikit-learn's LogisticRegression on the principal components of the standardised features. Of `STRENGTHS` a
+    head has the one with the lowest cross-entropy on a quarter of the persons, by a model of the others.
     """
-    names = probed_heads(network, table.heads)
-    positions = [table.heads.position(name) for name in names]
-    own = Heads([replace(table.heads[name]) for name in names])
-    y = table.train_y[:, positions]
-    fitted = fit_linear(features, y, own, rows[None], np.full((1, len(own)), PENALTY))
-    parts = zip(own.split(fitted.weight[0]), own.split(fitted.bias[0]), strict=True)
-    with torch.no_grad():
-        for position, (weight, bias) in zip(positions, parts, strict=True):
-            layer = network.heads[position]
-            assert isinstance(layer, LinearLayer)
-            layer.weight.copy_(weight.T)
-            layer.bias.copy_(bias)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(deviation > _LEAST_DEVIATION, deviation, 1.0) * np.sqrt(features.shape[1])
+    x = (features - mean) / scale
+    pca = PCA(min(COMPONENTS, *x.shape), svd_solver="randomized", random_state=seed).fit(x)
+    inner = pca.transform(x).astype(np.float64)
+    parts = list(_fit_heads(inner, table.heads, table.train_y, table.groups, seed))
+    weight = np.concatenate([part for part, _ in parts]) @ pca.components_ / scale
+    bias = np.concatenate([bias for _, bias in parts]) - weight @ (mean + pca.mean_ * scale)
+    return ProbeWeights(*(torch.from_numpy(each.astype(np.float32)) for each in (weight, bias)))
+
+
+def _fit_heads(
+    x: np.ndarray, heads: Heads, y: np.ndarray, persons: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The (classes, components) weights and (classes,) biases of each probed head."""
+    for position in probed_heads(heads):
+        known = y[:, position] != UNKNOWN
+        own, groups = y[known, position], persons[known]
+        weight = np.zeros((heads.sizes[position], x.shape[1]))
+        bias = np.full(len(weight), _NEVER if len(own) else 0.0)
+        seen = np.unique(own)
+        if len(seen) == 1:
+            bias[seen] = 0.0
+        elif len(seen):
+            model = _fit(x[known], own, _choose_strength(x[known], own, groups, seed))
+            both = len(seen) == 2
+            # scikit-learn has one row of weights for two classes: the difference of their logits
+            weight[seen] = [-model.coef_[0] / 2, model.coef_[0] / 2] if both else model.coef_
+            bias[seen] = [-model.intercept_[0] / 2, model.intercept_[0] / 2] if both else model.intercept_
+        yield weight, bias
+
+
+def _choose_strength(x: np.ndarray, y: np.ndarray, persons: np.ndarray, seed: int) -> float:
+    """The inverse regularisation with the lowest cross-entropy on some persons; a middle one if they do not suffice."""
+    middle = STRENGTHS[len(STRENGTHS) // 2]
+    if len(np.unique(persons)) < 2:
+        return middle
+    fitted, asked = next(GroupShuffleSplit(1, test_size=_CHOOSING, random_state=seed).split(x, y, persons))
+    asked = asked[np.isin(y[asked], y[fitted])]
+    seen = np.unique(y[fitted])
+    if len(seen) < 2 or not len(asked):
+        return middle
+    losses = [
+        log_loss(y[asked], _fit(x[fitted], y[fitted], strength).predict_proba(x[asked]), labels=seen)
+        for strength in STRENGTHS
+    ]
+    return STRENGTHS[int(np.argmin(losses))]
+
+
+def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000).fit(x, y)

@@ -53,7 +53,7 @@ def trains_on_parts(config: Config, heads: Heads, size: Size | None, trained: Se
     ).train()
     if config.freeze is not None and config.unfreeze is None:
         evaluate_frozen(network, frozen_part(network, config.freeze))
-    if config.freeze_bn and (config.pretrained or config.weights is not None):
+    if config.freeze_bn and config.starts_pretrained:
         evaluate_batch_norm(network)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +35,7 @@ from fastmask.data.training_set import (
 from fastmask.data.versions import join_cuts
 from fastmask.heads import Heads
 from fastmask.model.optim import live_opt, named_opt
+from fastmask.model.probe import ProbeWeights
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import Lineage, lineage_of
 from fastmask.system.errors import UsageError
@@ -45,7 +46,6 @@ from fastmask.training.build import (
 from fastmask.training.feature_loss import AddFeatureLoss
 from fastmask.training.freeze import Freeze, FreezeBatchNorm
 from fastmask.training.learner import mask_learner
-from fastmask.training.linear_probe import start_from_probe
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progressive import Progressive
@@ -82,8 +82,8 @@ class Plan:
     `skipped` are the photos that are left out, and why; `extras` are photos of other sources to train on as well;
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
     together. `soft_labels` are (folds + 1, photos, ...), those of each fold and of the refit on all photos; None means
-    the labels of the table, also with a `teacher` that has not predicted yet. `features` (N, features) are those of the
-    pretrained body, which the heads are fitted to before training; None starts with random heads.
+    the labels of the table, also with a `teacher` that has not predicted yet. `probes` are the linear probes of
+    the folds to train, if there are any.
     """
 
     config: Config
@@ -102,7 +102,7 @@ class Plan:
     processes: Processes = ALONE
     teacher: Teacher | None = None
     soft_labels: np.ndarray | None = None
-    features: np.ndarray | None = None
+    probes: Mapping[int, ProbeWeights] = field(default_factory=dict)
 
     @property
     def folds_frame(self) -> pd.DataFrame:
@@ -160,8 +160,8 @@ class Plan:
         self.check_folds([fold])
         config, dls = self.config, self.loaders(fold, whole)
         network = build_initial_network(config, self.table.heads, fold, self.size)
-        if self.features is not None and not whole:
-            start_from_probe(network, self.table, self.trained_rows(fold), self.features)
+        if self.probes:
+            network.add_probe(self.probes[fold])
         learn = mask_learner(
             dls,
             network,

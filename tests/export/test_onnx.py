@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 
 onnx = pytest.importorskip("onnx")
@@ -23,7 +25,10 @@ from fastmask.export import graph, parity, predict_onnx, selection  # noqa: E402
 from fastmask.export.onnx import export_onnx  # noqa: E402
 from fastmask.export.options import ExportOptions  # noqa: E402
 from fastmask.export.predict_onnx import open_model  # noqa: E402
+from fastmask.inference.networks import load_network  # noqa: E402
 from fastmask.inference.predictions import predict  # noqa: E402
+from fastmask.model.probe import ProbeWeights, StageFeatures  # noqa: E402
+from fastmask.run.directory import RunDirectory  # noqa: E402
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError  # noqa: E402
 from fastmask.system.files import read_json, read_yaml, write_json, write_yaml  # noqa: E402
 
@@ -55,7 +60,7 @@ def traced_once():
     trace = graph.trace
 
     def once(network, heads, size, dtype, views):
-        key = (network.tag, heads, size, dtype, tuple(views))
+        key = (network.tag, network.probe is None, heads, size, dtype, tuple(views))
         if key not in kept:
             kept[key] = trace(network, heads, size, dtype, views)
         return kept[key]
@@ -104,6 +109,24 @@ def test_the_file_of_a_run_with_views_answers_with_their_mean(run_copy, photos, 
     each = [predict(run_copy, photos, views=views).probabilities for views in (["flip", "shift", "scale"], [])]
     np.testing.assert_allclose(answers, each[0], atol=1e-4)
     assert abs(answers - each[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_file_of_a_run_with_a_linear_probe_answers_as_predict(run_copy, photos, tmp_path):
+    plain = predict(run_copy, photos).probabilities
+    run = RunDirectory.load(run_copy)
+    for file in run_copy.glob("fold*/epoch*.safetensors"):
+        network = load_network(run, file, torch.device("cpu"))
+        sizes = sum(run.heads.sizes), StageFeatures(network.body)(torch.zeros(1, 3, 64, 32)).shape[1]
+        network.add_probe(ProbeWeights(torch.randn(sizes), torch.randn(sizes[0])))
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
+    config = read_yaml(run_copy / "config.yaml")
+    write_yaml(run_copy / "config.yaml", {**config, "linear_probe": True, "weights": "body"})
+    made = export_onnx(run_copy, tmp_path / "made", photos=12)
+    answers = parity.predict_by_script(open_model(made.model.read_bytes(), 1), photos, 8)
+    probed = predict(run_copy, photos).probabilities
+    np.testing.assert_allclose(answers, probed, atol=1e-4)
+    assert abs(probed - plain).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_features_are_the_bodys_own_on_the_validation_photos(contest, screening_
     settings = {**screening_settings, "folds": 3, "stratify": "gender", "cache_dir": str(tmp_path), "workers": 0}
     (plan,) = plan_bodies(read_contest(contest), ["test_resnet"], None, {}, 16, print, settings)
     network = build_network("test_resnet", plan.table.heads).eval()
-    found = features_of(plan, network, print).values
+    found = features_of(plan, network.body, print).values
     for row in (0, 41, 83):
         photo = np.asarray(Image.open(plan.table.photo(row)).convert("RGB"))
         top, left = (photo.shape[0] - 400) // 2, (photo.shape[1] - 200) // 2

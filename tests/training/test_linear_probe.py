@@ -1,15 +1,20 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_learners import AtBatch, KilledError, kill
 
 from fastmask.model.network import build_body
-from fastmask.system.errors import UsageError
-from fastmask.training.linear_probe import PENALTY
+from fastmask.model.probe import average_places, probed_heads
+from fastmask.training import linear_probe
+from fastmask.training.linear_probe import fit_probe
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +26,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def probe(plan_of, table, weights):
+def probe(plan_of, weights):
     """A function that prepares a plan with a linear probe on a body from a file of weights."""
-    return lambda **settings: plan_of(table, **{"weights": weights, "linear_probe": True, **settings})
+    return lambda **settings: plan_of(**{"weights": weights, "linear_probe": True, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -31,58 +36,120 @@ def plan(probe):
     return probe()
 
 
-def test_heads_start_as_scikit_learns_logistic_regressions_on_the_bodys_features(plan):
-    learn, fold = plan.learner(1), 1
-    network = learn.model.eval()
-    rows = plan.trained_rows(fold)
-    dl = learn.dls.valid
+def _photos(plan, fold):
+    """The validation photos of a fold as the network gets them."""
+    return torch.cat([x.as_subclass(torch.Tensor) for x, *_ in plan.loaders(fold).valid])
+
+
+@pytest.mark.parametrize("sides", [(6, 4), (13, 9), (7, 5), (2, 1)])
+def test_places_are_averaged_as_by_adaptive_pooling(sides):
+    features = torch.randn(2, 5, *sides)
+    assert torch.allclose(average_places(features), F.adaptive_avg_pool2d(features, (3, 2)), atol=1e-6)
+
+
+def test_it_is_scikit_learns_logistic_regression_on_what_the_body_sees(plan, monkeypatch):
+    monkeypatch.setattr(linear_probe, "STRENGTHS", (1.0,))
+    body = plan.learner(0).model.body.eval()
+    photos = [_photos(plan, fold) for fold in range(plan.config.folds)]
     with torch.no_grad():
-        x = torch.cat([x.as_subclass(torch.Tensor) for x, *_ in dl])
-        logits, features = network(x), network.body(x)
-    parts = plan.table.heads.split(logits.softmax(-1) if len(plan.table.heads) == 1 else logits)
-    for i, part in enumerate(parts):
-        y = plan.table.train_y[rows, i]
-        scaler = StandardScaler().fit(plan.features[rows])
-        # scikit-learn has one row of weights for two classes, see `fit_linear`
-        strength = (2 if len(set(y)) == 2 else 1) / (PENALTY * len(y))
-        model = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(scaler.transform(plan.features[rows]), y)
-        expected = model.predict_proba(scaler.transform(features.numpy()))
-        assert part.softmax(-1).numpy() == pytest.approx(expected, abs=0.02)
+        last, maps = body.forward_intermediates(torch.cat(photos))
+    rows = np.concatenate([np.flatnonzero(plan.folds == f) for f in range(len(photos))])
+    seen = [body.forward_head(last), *(F.adaptive_avg_pool2d(each, (3, 2)).flatten(1) for each in maps[-2:])]
+    features = torch.cat(seen, dim=1).numpy()
+    table = plan.table.select(rows)
+    made = fit_probe(features, table, seed=0)
+    logits = torch.from_numpy(features) @ made.weight.T + made.bias
+    scaler = StandardScaler().fit(features)
+    x = scaler.transform(features) / np.sqrt(features.shape[1])
+    for i, part in enumerate(plan.table.heads.split(logits)):
+        model = make_pipeline(PCA(), LogisticRegression(C=1.0, tol=1e-6)).fit(x, table.train_y[:, i])
+        assert part.softmax(-1).numpy() == pytest.approx(model.predict_proba(x), abs=0.01)
 
 
-def test_no_label_of_the_fold_is_fitted(plan):
+def test_logits_are_of_the_geometric_mean_with_the_network(plan):
+    x, network = _photos(plan, 0)[:4], plan.learner(0).model.eval()
+    with torch.no_grad():
+        both, probed = plan.table.heads.split(network(x)), network.probe(x)
+        network.probe = None
+        alone = plan.table.heads.split(network(x))
+    for i, part in enumerate(both):
+        mean = (alone[i].softmax(-1) * probed[i].softmax(-1)).sqrt()
+        assert torch.allclose(part.softmax(-1), mean / mean.sum(-1, keepdim=True), atol=1e-6)
+
+
+def test_no_label_of_the_fold_is_fitted(probe):
+    # the folds stay, since they are not stratified on the mask
+    plan = probe(stratify="age")
     frame = plan.table.frame.copy()
     frame.loc[plan.folds == 0, "mask"] = "none"
-    other = replace(plan, table=replace(plan.table, frame=frame))
+    other = probe(table=replace(plan.table, frame=frame), stratify="age")
+    assert (other.folds == plan.folds).all()
     for fold, same in ((0, True), (1, False)):
-        one, two = (each.learner(fold).model.heads[0].weight for each in (plan, other))
+        one, two = (each.probes[fold].weight for each in (plan, other))
         assert torch.equal(one, two) is same
 
 
-def test_other_layers_start_as_without(probe):
-    hidden = {"per_head": {"age": {"hidden": 8}}}
-    with_probe, without = (probe(linear_probe=on, **hidden).learner(0).model.heads for on in (True, False))
-    assert all(torch.equal(a, b) for a, b in zip(with_probe[2].parameters(), without[2].parameters(), strict=True))
-    assert not torch.equal(with_probe[0].weight, without[0].weight)
+def test_of_the_strengths_the_one_that_is_best_on_other_persons_is_taken(plan, monkeypatch):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(plan.table), 40)).astype(np.float32)
+    # what has nothing to do with the labels is best weighed as little as possible
+    chosen = fit_probe(features, plan.table, 0)
+    monkeypatch.setattr(linear_probe, "STRENGTHS", linear_probe.STRENGTHS[:1])
+    assert torch.equal(chosen.weight, fit_probe(features, plan.table, 0).weight)
 
 
-def test_without_a_linear_layer_it_is_refused(probe, table):
-    hidden = {name: {"hidden": 8} for name in table.heads.names}
-    with pytest.raises(UsageError, match="linear_probe has no effect: no head has a linear layer"):
-        probe(per_head=hidden)
+def test_an_unseen_class_is_hardly_ever_predicted(plan):
+    rows = np.flatnonzero(plan.table.frame["gender"] == "female")
+    features = np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32)
+    made = fit_probe(features, plan.table.select(rows), 0)
+    logits = torch.from_numpy(features) @ made.weight.T + made.bias
+    gender = plan.table.heads.split(logits)[1].softmax(-1)
+    assert (gender[:, plan.table.heads["gender"].classes.index("female")] > 0.999).all()
 
 
-def test_random_weights_have_no_features_to_fit(plan_of, table):
-    assert plan_of(table, linear_probe=True).features is None
+def test_random_weights_have_no_probe(plan_of):
+    plan = plan_of(linear_probe=True)
+    assert plan.probes == {}
+    assert plan.learner(0).model.probe is None
 
 
-def test_the_loss_of_the_training_photos_starts_lower(plan, probe):
-    losses = [float(each.learner(0).validate(ds_idx=0)[0]) for each in (plan, probe(linear_probe=False))]
-    assert losses[0] < losses[1]
+def test_merged_heads_follow_from_the_heads_that_they_merge(probe):
+    plan = probe(one_head=True)
+    heads = plan.table.heads
+    assert [heads[i].name for i in probed_heads(heads)] == [heads[heads.joint_head].name]
+    network, x = plan.learner(0).model.eval(), _photos(plan, 0)[:4]
+    with torch.no_grad():
+        parts = heads.split(network(x))
+    joint = parts[heads.joint_head].softmax(-1)
+    shares = torch.stack([joint[:, heads.unjoint(np.arange(heads.n_joint))[:, 0] == k].sum(1) for k in range(3)], dim=1)
+    assert torch.allclose(parts[0].softmax(-1), shares, atol=1e-5)
+
+
+@pytest.mark.parametrize("average", [{}, {"ema": 0.9}, {"swa": 0.5}])
+def test_training_is_as_without_and_the_probe_stays(train, weights, tmp_path, average):
+    settings = {"weights": weights, "fold": [0], "epochs": 4, "top_k": 4, "patience": 0, **average}
+    runs = [train(tmp_path / str(on), linear_probe=on, **settings) for on in (False, True)]
+    files = sorted(file.name for file in runs[0].fold_path(0).glob("epoch*.safetensors"))
+    assert len(files) == 4
+    without, having = ([load_file(run.fold_path(0) / name) for name in files] for run in runs)
+    own = [{name: tensor for name, tensor in each.items() if not name.startswith("probe.")} for each in having]
+    assert all(_equal(*pair) for pair in zip(without, own, strict=True))
+    start, prefix = load_file(weights), "probe.features.body."
+    for each in having:
+        assert _equal(start, {n.removeprefix(prefix): t for n, t in each.items() if n.startswith(prefix)})
+
+
+def _equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_run_predicts_as_it_was_validated(train, weights, tmp_path, contest):
+    run = train(tmp_path / "run", weights=weights, linear_probe=True, fold=[0])
+    said = run.predict([contest / "train/images" / path for path in run.oof["path"]], members=["fold0"], device="cpu")
+    np.testing.assert_allclose(said.probabilities, run.probabilities, atol=1e-6)
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(train, weights, tmp_path):
-    """The state replaces the probe, also with batch norm frozen."""
     settings = {"weights": weights, "linear_probe": True, "freeze_bn": True, "fold": [0]}
     whole = train(tmp_path / "whole", **settings)
     with pytest.raises(KilledError):
