@@ -21,7 +21,7 @@ from fastmask.training.rehearsal import Rehearsal
 # with fewer epochs a fold learns too little, so the number of folds is reduced first
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
-RESERVE = 0.1
+RESERVE = 0.06
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def fit_probe(features: np.ndarray, table: Table, seed: int) -> ProbeWeights:
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     scale = np.where(deviation > _LEAST_DEVIATION, deviation, 1.0) * np.sqrt(features.shape[1])
     x = (features - mean) / scale
-    pca = PCA(min(COMPONENTS, *x.shape), svd_solver="randomized", random_state=seed).fit(x)
+    pca = PCA(min(COMPONENTS, *x.shape), svd_solver="randomized", iterated_power=2, random_state=seed).fit(x)
     inner = pca.transform(x).astype(np.float64)
     parts = list(_fit_heads(inner, table.heads, table.train_y, table.groups, seed))
     weight = np.concatenate([part for part, _ in parts]) @ pca.components_ / scale
@@ -87,4 +87,4 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, persons: np.ndarray, seed: in
 
 
 def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000).fit(x, y)
+    return LogisticRegression(C=strength, solver="newton-cg", max_iter=1000).fit(x, y)
