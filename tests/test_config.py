@@ -474,6 +474,14 @@ def test_what_is_turned_off_takes_its_settings_of_the_layers_below_along():
         make_config({"boxes": None}, {"margin": 0.5})
 
 
+@pytest.mark.parametrize("cut", [{"crop": [200, 100]}, {"boxes": "boxes.csv"}])
+def test_a_cut_takes_the_fit_of_the_layers_below_along(cut):
+    assert make_config(read_recipe("strong"), {"lr": 1e-3}).fit == "pad"
+    assert make_config(read_recipe("strong"), cut).fit is None
+    with pytest.raises(UsageError, match="has no effect with fit pad"):
+        make_config({"fit": "pad", **cut})
+
+
 def test_a_setting_is_of_a_recipe_that_has_the_same_value():
     assert recipe_of(make_config(read_recipe("report"), {"epochs": 3}), "age_bounds") == " of recipe report"
     assert recipe_of(make_config(read_recipe("report"), {"age_bounds": [30, 57]}), "age_bounds") == ""
