@@ -78,8 +78,10 @@ def load_network(
 
     Bodies that are built for one size of photos, such as Swin, need `size`: that of the validation pipeline.
     """
-    network = _build(run, file, size)
-    _load(run, network, file)
+    _check_long(run, file)
+    tensors = _read(run, file)
+    network = _build(run, file, tensors, size)
+    _load(run, network, file, tensors)
     return network.to(device).eval()
 
 
@@ -89,12 +91,12 @@ def load_soup(
     """Load the network with the mean weights of several checkpoints: a uniform soup (Wortsman et al. 2022)."""
     for file in files:
         _check_long(run, file)
-    network = _build(run, files[0], size)
+    network = _build(run, files[0], _read(run, files[0]), size)
 
     def states() -> Iterator[dict[str, Tensor]]:
         for file in files:
             # the network converts each tensor to its own type
-            _load(run, network, file)
+            _load(run, network, file, _read(run, file))
             yield {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     network.load_state_dict(average_states(states()))
@@ -117,24 +119,17 @@ def average_states(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: (sums[name] / count).to(tensor.dtype) if name in sums else tensor for name, tensor in first.items()}
 
 
-def _build(run: RunDirectory, file: Path, size: tuple[int, int] | None) -> MultiHeadNet:
-    """A network of a run for photos of `size`, with random weights, and with a probe if a checkpoint has one."""
-    _check_long(run, file)
+def _build(run: RunDirectory, file: Path, tensors: Mapping[str, Tensor], size: tuple[int, int] | None) -> MultiHeadNet:
+    """A network of a run for photos of `size`, with random weights, and the linear probe of a checkpoint's tensors."""
     config, heads = run.config, run.heads
     loss = feature_loss_of(config, heads)
     network = build_network(config.arch, heads, size=size, per_head=config.per_head, feature_loss=loss)
     if config.linear_probe and config.starts_pretrained:
-        network.add_probe(_probe_of(run, file))
+        try:
+            network.add_probe(ProbeWeights(tensors[f"{PROBE}.weight"], tensors[f"{PROBE}.bias"]))
+        except KeyError as error:
+            raise _unfit(run, file, error) from error
     return network
-
-
-def _probe_of(run: RunDirectory, file: Path) -> ProbeWeights:
-    """The weights of the linear probe in a checkpoint."""
-    tensors = _read(run, file)
-    try:
-        return ProbeWeights(tensors[f"{PROBE}.weight"], tensors[f"{PROBE}.bias"])
-    except KeyError as error:
-        raise _unfit(run, file, error) from error
 
 
 def _check_long(run: RunDirectory, file: Path) -> None:
@@ -144,10 +139,10 @@ def _check_long(run: RunDirectory, file: Path) -> None:
         raise DataError(f"{file} is too short for the weights of {arch}; train the fold again, or restore it.")
 
 
-def _load(run: RunDirectory, network: MultiHeadNet, file: Path) -> None:
+def _load(run: RunDirectory, network: MultiHeadNet, file: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
-        network.load_state_dict(_read(run, file))
-    except RuntimeError as error:
+        network.load_state_dict(tensors)
+    except Exception as error:
         raise _unfit(run, file, error) from error
 
 

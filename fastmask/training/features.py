@@ -56,7 +56,7 @@ def features_of(
     device = pick_device(plan.processes.device or plan.config.device)
     body = body.eval().to(device)
     paths = [str(plan.table.photo(row)) for row in (range(len(plan.table)) if rows is None else rows)]
-    file = _file_of(plan, body, paths)
+    file = _file_of(plan, body, rows)
     if file is not None and file.exists():
         probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
         probe = compute_features(plan, body, [paths[i] for i in probed], device)
@@ -118,7 +118,7 @@ def compute_features(
     return np.asarray(values, dtype=np.float32)
 
 
-def _file_of(plan: Plan, body: nn.Module, paths: Sequence[str]) -> Path | None:
+def _file_of(plan: Plan, body: nn.Module, rows: Sequence[int] | np.ndarray | None) -> Path | None:
     """The file of a body's features, named by photos, pipeline, weights, precision and versions, if they are kept."""
     config = plan.config
     if config.cache not in ("auto", "disk"):
@@ -132,6 +132,7 @@ def _file_of(plan: Plan, body: nn.Module, paths: Sequence[str]) -> Path | None:
         *(_FORMAT, config.arch, plan.size, weights.hexdigest(), plan.environment["start"]["photos"]),
         *(plan.pipelines["valid"], config.precision, [version(name) for name in packages]),
         *(plan.environment["start"].get("boxes"), config.margin, config.region),
+        *([] if rows is None else [list(map(int, rows))]),
     ]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
     return features_file(name, config.cache_dir)
