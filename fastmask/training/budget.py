@@ -140,9 +140,9 @@ def too_short_error(plan: Plan, seconds: float) -> UsageError:
     """The error of a time limit that is too short for one epoch of each fold and the refits."""
     refits = " with --refit" if plan.config.refit else ""
     return UsageError(
-        f"--{plan.config.time_limit} is too short: one epoch of all folds{refits} takes {duration(seconds)}, and a "
-        "tenth of the time is kept for what is not training; give it more, or take a smaller --arch or fewer pixels "
-        "(--crop, --resize)."
+        f"--{plan.config.time_limit} is too short: one epoch of all folds{refits} takes {duration(seconds)}, and "
+        f"{100 * RESERVE:.0f} % of the time is kept for what is not training; give it more, or take a smaller --arch "
+        "or fewer pixels (--crop, --resize)."
     )
 
 
