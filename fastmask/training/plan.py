@@ -46,6 +46,7 @@ from fastmask.training.build import (
 from fastmask.training.feature_loss import AddFeatureLoss
 from fastmask.training.freeze import Freeze, FreezeBatchNorm
 from fastmask.training.learner import mask_learner
+from fastmask.training.linear_probe import fit_probe, some_photos
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progressive import Progressive
@@ -82,8 +83,8 @@ class Plan:
     `skipped` are the photos that are left out, and why; `extras` are photos of other sources to train on as well;
     `digests` are the SHA-256 of the table's photos, `extra_digests` of those of each source; `processes` train a fold
     together. `soft_labels` are (folds + 1, photos, ...), those of each fold and of the refit on all photos; None means
-    the labels of the table, also with a `teacher` that has not predicted yet. `probes` are the linear probes of
-    the folds to train, if there are any.
+    the labels of the table, also with a `teacher` that has not predicted yet. `features` (rows, features) of
+    `probed_rows` by fold are what linear probes are fitted to; none without probes.
     """
 
     config: Config
@@ -102,7 +103,7 @@ class Plan:
     processes: Processes = ALONE
     teacher: Teacher | None = None
     soft_labels: np.ndarray | None = None
-    probes: Mapping[int, ProbeWeights] = field(default_factory=dict)
+    features: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def folds_frame(self) -> pd.DataFrame:
@@ -160,8 +161,8 @@ class Plan:
         self.check_folds([fold])
         config, dls = self.config, self.loaders(fold, whole)
         network = build_initial_network(config, self.table.heads, fold, self.size)
-        if self.probes:
-            network.add_probe(self.probes[fold])
+        if self.features:
+            network.add_probe(self.fit_probe(fold))
         learn = mask_learner(
             dls,
             network,
@@ -184,6 +185,17 @@ class Plan:
         learn.remove_cbs(ProgressCallback)
         learn.logger = noop
         return learn
+
+    @property
+    def probed_rows(self) -> np.ndarray:
+        """The rows of some photos of the table, in order, which linear probes are fitted to."""
+        return some_photos(len(self.table), self.config.seed)
+
+    def fit_probe(self, fold: int) -> ProbeWeights:
+        """The linear probe of a fold, fitted to those of `probed_rows` that it trains on."""
+        rows = self.probed_rows
+        own = self.trained_rows(fold)[rows]
+        return fit_probe(self.features[fold][own], self.table.select(rows[own]), self.config.seed)
 
     def _callbacks(self, device: torch.device, whole: bool) -> Iterator[Callback]:
         """The callbacks of the settings of training, and for several processes."""

@@ -25,7 +25,7 @@ from fastmask.decision.rule import F1, PLAIN, check_f1
 from fastmask.heads import JOINT
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.precision import check_compiler, resolve_precision, usable_precision
-from fastmask.model.probe import ProbeWeights, StageFeatures
+from fastmask.model.probe import StageFeatures
 from fastmask.model.views import make_views
 from fastmask.model.weights import check_weights
 from fastmask.run.environment import describe_environment, qualified_name
@@ -60,7 +60,6 @@ from fastmask.training.effective_config import (
 from fastmask.training.features import features_of
 from fastmask.training.freeze import frozen_part
 from fastmask.training.learner import check_soft
-from fastmask.training.linear_probe import fit_probe, some_photos
 from fastmask.training.mirror import resolve_flip
 from fastmask.training.optimizer_state import check_optimizer
 from fastmask.training.parts import check_parts
@@ -188,21 +187,20 @@ def _try_network(
     shares = measure_shares(plan.table, build_augmentations(plan.pipelines)[1])
     environment["photos"] |= {"seen": shares, **count_versions(config, plan.extras)}
     plan = replace(plan, environment=environment)
-    probes = fit_probes(plan, chosen, say) if config.linear_probe and config.starts_pretrained else {}
-    return replace(plan, probes=probes)
+    probed = config.linear_probe and config.starts_pretrained
+    return replace(plan, features=_features_by_fold(plan, chosen, say)) if probed else plan
 
 
-def fit_probes(plan: Plan, chosen: Sequence[int] | None, say: Callable[[str], None]) -> dict[int, ProbeWeights]:
-    """The linear probe of each of the chosen folds, fitted to some of its training photos."""
-    config, rows, found = plan.config, some_photos(len(plan.table), plan.config.seed), {}
+def _features_by_fold(plan: Plan, chosen: Sequence[int] | None, say: Callable[[str], None]) -> dict[int, np.ndarray]:
+    """What the body of each of the chosen folds sees in the photos of `Plan.probed_rows`."""
+    config, found = plan.config, {}
     features: np.ndarray | None = None
     for fold in plan.check_folds(chosen):
         # only the weights of a run differ by fold
         if features is None or (config.weights is not None and Path(config.weights).is_dir()):
             network = build_initial_network(config, plan.table.heads, fold, plan.size)
-            features = features_of(plan, StageFeatures(network.body), say, rows=rows).values
-        own = plan.trained_rows(fold)[rows]
-        found[fold] = fit_probe(features[own], plan.table.select(rows[own]), config.seed)
+            features = features_of(plan, StageFeatures(network.body), say, rows=plan.probed_rows).values
+        found[fold] = features
     return found
 
 

@@ -14,6 +14,7 @@ from small_learners import AtBatch, KilledError, kill
 from fastmask.model.network import build_body
 from fastmask.model.probe import average_places, probed_heads
 from fastmask.training import linear_probe
+from fastmask.training.budget import replan
 from fastmask.training.linear_probe import fit_probe
 
 
@@ -85,8 +86,19 @@ def test_no_label_of_the_fold_is_fitted(probe):
     other = probe(table=replace(plan.table, frame=frame), stratify="age")
     assert (other.folds == plan.folds).all()
     for fold, same in ((0, True), (1, False)):
-        one, two = (each.probes[fold].weight for each in (plan, other))
+        one, two = (each.learner(fold).model.probe.weight for each in (plan, other))
         assert torch.equal(one, two) is same
+
+
+@pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
+def test_fewer_folds_in_a_time_limit_have_probes_of_their_own(probe):
+    plan = probe(folds=3)
+    shorter = replan(plan, 1, 2)
+    assert not (shorter.folds == plan.folds).all()
+    for fold in (0, 1):
+        own = shorter.folds != fold
+        made = fit_probe(plan.features[0][own], plan.table.select(np.flatnonzero(own)), plan.config.seed)
+        assert torch.equal(shorter.learner(fold).model.probe.weight, made.weight)
 
 
 def test_of_the_strengths_the_one_that_is_best_on_other_persons_is_taken(plan, monkeypatch):
@@ -109,7 +121,7 @@ def test_an_unseen_class_is_hardly_ever_predicted(plan):
 
 def test_random_weights_have_no_probe(plan_of):
     plan = plan_of(linear_probe=True)
-    assert plan.probes == {}
+    assert plan.features == {}
     assert plan.learner(0).model.probe is None
 
 
