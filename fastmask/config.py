@@ -52,10 +52,17 @@ REPORT_BRIGHTNESS_CONTRAST = 0.5
 # the settings that limit the time of a run, and their seconds
 TIME_LIMITS = {"hours": 3600.0, "minutes": 60.0}
 # settings that make pipelines
-CROPS = ("fit", "crop", "resize")
+CROPS = ("fit", "crop_pct", "auto_resize", "crop", "resize")
 CROP_OUTSIDE_PIPELINES = (
-    "crop, resize and fit have no effect with train_pipeline and valid_pipeline: put them into those"
+    f"{', '.join(CROPS[1:])} and fit have no effect with train_pipeline and valid_pipeline: put them into those"
 )
+# settings that a later layer of settings takes the place of others of an earlier layer with: photos are cut and scaled
+# as asked
+_REPLACED = {
+    "crop": ("fit", "crop_pct", "auto_resize"),
+    "boxes": ("fit", "crop_pct", "auto_resize"),
+    "resize": ("auto_resize",),
+}
 # larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=0, le=65536)]
@@ -160,6 +167,7 @@ _EXCLUSIVE = (
     ("one_head", "bands"),
     ("refit", "swa"),
     ("hours", "minutes"),
+    ("resize", "auto_resize"),
     *(("launcher", limit) for limit in TIME_LIMITS),
 )
 # settings that have no effect with train_pipeline, and what to add to it for them
@@ -353,11 +361,20 @@ class Config(BaseModel):
         "Height and width of the centre crop, in pixels of the photo, or one number for a square.",
         note="400 200 for the contest's photos",
     )
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)] = in_data(
+        1.0, "Share of a photo's height and width that is seen, its middle; see timm's crop_pct.", needs=("fit",)
+    )
     resize: tuple[Positive, Positive] | None = in_data(
         None,
         "Height and width of the network's photos, or one number for a square.",
         common=True,
         note="the crop's, or with another --fit timm's",
+    )
+    auto_resize: bool = in_data(
+        False,
+        "Choose --resize: the shape of the photos in as many pixels as timm's size, or with a time limit in fewer, so "
+        "that three epochs fit into it.",
+        needs=("fit",),
     )
     train_pipeline: dict[str, Any] | None = option_field(
         None, "The training augmentation as albumentations serializes it.", note="the report's"
@@ -767,6 +784,8 @@ class Config(BaseModel):
             found.append(("launcher local", [name for name in self.of_kind(Kind.LAUNCHING) if name != "launcher"]))
         if self.fit not in (None, CONTEST):
             found.append((f"fit {self.fit}", ["crop", "boxes"]))
+        if self.fit == CONTEST:
+            found.append((f"fit {self.fit}", ["crop_pct", "auto_resize"]))
         for name, scheds in _OF_SCHEDULES.items():
             if self.sched not in scheds:
                 found.append((f"sched {self.sched}", [name]))
@@ -868,9 +887,8 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         if layer.get("opt") not in (None, merged.get("opt", Config.default("opt"))):
             # arguments of another optimizer
             merged.pop("opt_args", None)
-        if (layer.get("crop") or layer.get("boxes")) and "fit" not in layer:
-            # photos are cut as asked, not as an earlier layer fits them
-            merged.pop("fit", None)
+        for replaced in (_REPLACED[name] for name in _REPLACED if layer.get(name)):
+            merged = {name: value for name, value in merged.items() if name not in replaced}
         off = {name for name, value in layer.items() if not value}
         merged = {name: value for name, value in merged.items() if not _is_off(name, off, {**merged, **layer})}
         merged = {**_merge(merged, layer), **_start_of(layer), **_limit_of(layer)}

@@ -55,6 +55,8 @@ NEEDS = {
     "pseudo_least": ("pseudo", 0.7),
     "teacher_weight": ("teacher", 0.7),
     "teacher_temperature": ("teacher", 0.7),
+    "crop_pct": ("fit", 0.7),
+    "auto_resize": ("fit", True),
     "margin": ("boxes", 0.7),
     "region": ("boxes", "forehead"),
     "no_face": ("boxes", "crop"),
@@ -245,7 +247,10 @@ def test_every_recipe_is_a_configuration(name):
         ({"augment": 3}, "Setting augment: found 3, expected further augmentations of training photos, such as"),
         ({"augment": "flip,,clahe"}, "Setting augment: found 'flip,,clahe', expected further augmentations"),
         ({"auto_augment": "flip"}, "There is no setting 'auto_augment'; did you mean 'augment'"),
-        ({**PIPELINES, "crop": [9, 9]}, "crop, resize and fit have no effect with train_pipeline"),
+        (
+            {**PIPELINES, "crop": [9, 9]},
+            "crop_pct, auto_resize, crop, resize and fit have no effect with train_pipeline",
+        ),
         ({"freeze": "body", "unfreeze": 1}, "unfreeze is epoch 1; expected 2 to the last one, 20"),
         ({"freeze": "body", "unfreeze": 9, "epochs": 5}, "unfreeze is epoch 9; expected 2 to the last one, 5"),
         ({"epochs": 3, "swa": 0.75}, "swa 0.75 of 3 epochs averages under two"),
@@ -462,6 +467,23 @@ def test_a_settings_file_of_windows(encoding, tmp_path):
     (tmp_path / "c.yaml").write_bytes("data: größe".encode("latin-1"))
     with pytest.raises(UsageError, match="it is not text in UTF-8; save it as such"):
         read_settings(tmp_path / "c.yaml")
+
+
+def test_photos_are_cut_and_scaled_as_a_later_layer_asks():
+    strong = read_recipe("strong")
+    given = make_config(strong)
+    assert (given.fit, given.crop_pct, given.auto_resize) == ("pad", 0.875, True)
+    cut = make_config(strong, {"crop": [200, 100]})
+    assert (cut.fit, cut.crop_pct, cut.auto_resize, cut.crop) == (None, 1, False, (200, 100))
+    scaled = make_config(strong, {"resize": [64, 32]})
+    assert (scaled.fit, scaled.crop_pct, scaled.auto_resize, scaled.resize) == ("pad", 0.875, False, (64, 32))
+    assert make_config(strong, {"fit": "stretch"}).crop_pct == 0.875
+    with pytest.raises(UsageError, match="auto_resize has no effect with fit contest"):
+        make_config({"fit": "contest", "auto_resize": True})
+    with pytest.raises(UsageError, match="crop_pct has no effect without fit: give both or neither"):
+        make_config({"crop_pct": 0.9})
+    with pytest.raises(UsageError, match="resize and auto_resize exclude each other"):
+        make_config({"fit": "pad", "resize": [64, 32], "auto_resize": True})
 
 
 def test_what_is_turned_off_takes_its_settings_of_the_layers_below_along():

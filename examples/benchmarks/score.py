@@ -11,12 +11,13 @@ loop     a plain PyTorch loop of sixty lines, as a good engineer writes it in an
 fastai   plain fastai: one network for the joint class, aug_transforms, fine_tune on a single split, its tta
 report   --recipe report with --minutes
 winner   --recipe winner with --minutes, the centre in place of the face
-strong   --recipe strong with --minutes, and with a third of them; it sees whole photos, in as many pixels
+strong   --recipe strong with --minutes, and with a third of them; it cuts and scales the photos by itself
 
-All have the same body, weights and threads, strong apart the same cut of the photos, and train on the same persons;
-each but fastai cross-validates them. `said` is what a method says of itself, from its out-of-fold photos (fastai: from
-its split); `is` is the macro-F1 of its answers for the persons held out. Seconds run from reading the first photo to
-the end of training. With --jobs 2, two methods run side by side, with half of the threads each, throughout.
+All have the same body, weights and threads, and train on the same persons; each but fastai cross-validates them. All
+but strong see the same cut of the photos, in the same size. `said` is what a method says of itself, from its
+out-of-fold photos (fastai: from its split); `is` is the macro-F1 of its answers for the persons held out. Seconds run
+from reading the first photo to the end of training. With --jobs 2, two methods run side by side, with half of the
+threads each, throughout.
 """
 
 from __future__ import annotations
@@ -67,12 +68,6 @@ class Task:
     def photos(self, rows: np.ndarray) -> np.ndarray:
         """(N, height, width, 3) uint8 RGB: the centre of each photo, or all of it, scaled."""
         return np.stack([self._photo(row) for row in rows])
-
-    def whole_size(self) -> tuple[int, int]:
-        """The (height, width) of whole photos, in their own shape, with as many pixels as `size`."""
-        height, width = cv2.imread(str(self.table.photo(0))).shape[:2]
-        pixels = self.size[0] * self.size[1]
-        return round((pixels * height / width) ** 0.5), round((pixels * width / height) ** 0.5)
 
     def _photo(self, row: int) -> np.ndarray:
         image = cv2.imread(str(self.table.photo(row)))[..., ::-1]
@@ -264,8 +259,9 @@ def recipe(task: Task, name: str, share: float = 1.0) -> Answer:
     # the bounds of age that a recipe trains on are read with the table
     table = fm.read_data(fm.make_config({"data": task.data, "age_bounds": config.age_bounds}))
     rows = np.flatnonzero(table.frame["path"].isin(task.table.frame["path"].iloc[task.train]))
-    whole = config.fit == "pad"
-    given = {"weights": task.weights, "crop": None if whole else task.crop}
+    # a recipe that chooses how photos are cut and scaled does so
+    shown = {} if config.auto_resize else {"crop": task.crop, "resize": task.size}
+    given = {"weights": task.weights, **shown}
     run = fm.cross_validate(
         table.select(rows),
         config,
@@ -275,7 +271,6 @@ def recipe(task: Task, name: str, share: float = 1.0) -> Answer:
         arch=task.arch,
         pretrained=False,
         **{name: value for name, value in given.items() if value is not None},
-        resize=task.whole_size() if whole else task.size,
         stats=task.stats,
         folds=FOLDS,
         minutes=(task.seconds or 60) * share / 60,

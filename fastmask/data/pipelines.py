@@ -24,31 +24,41 @@ _MARGIN = 8 / 7
 # photos whose visible share is measured
 _SAMPLED = 100
 Transforms = list[A.BasicTransform]
-Scaling = Callable[[tuple[int, int], tuple[float, ...]], tuple[Transforms, Transforms]]
+Scaling = Callable[[tuple[int, int], tuple[float, ...], float], tuple[Transforms, Transforms]]
 
 
-def _pad(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
+def _pad(size: tuple[int, int], fill: tuple[float, ...], share: float) -> tuple[Transforms, Transforms]:
     height, width = size
-    whole = A.LongestMaxSize(max_size_hw=size, area_for_downscale="image")
+    scaled = A.LongestMaxSize(max_size_hw=_enlarge(size, 1 / share), area_for_downscale="image")
     padded = A.PadIfNeeded(min_height=height, min_width=width, border_mode=cv2.BORDER_CONSTANT, fill=fill)
-    return [whole, padded], [whole, padded]
+    both: Transforms = [scaled, padded, *_middle(size, share)]
+    return both, both
 
 
-def _crop(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
-    height, width = size
-    larger = (round(height * _MARGIN), round(width * _MARGIN))
+def _crop(size: tuple[int, int], fill: tuple[float, ...], share: float) -> tuple[Transforms, Transforms]:
     part = A.RandomResizedCrop(**PhotoFormat(size, fill).random_part)
-    train: Transforms = [A.SmallestMaxSize(max_size_hw=larger, area_for_downscale="image"), part]
-    filled = A.SmallestMaxSize(max_size_hw=size, area_for_downscale="image")
-    return train, [filled, A.CenterCrop(height=height, width=width)]
+    train: Transforms = [A.SmallestMaxSize(max_size_hw=_enlarge(size, _MARGIN), area_for_downscale="image"), part]
+    filled = A.SmallestMaxSize(max_size_hw=_enlarge(size, 1 / share), area_for_downscale="image")
+    return train, [filled, A.CenterCrop(height=size[0], width=size[1])]
 
 
-def _stretch(size: tuple[int, int], fill: tuple[float, ...]) -> tuple[Transforms, Transforms]:
-    scaled: Transforms = [A.Resize(height=size[0], width=size[1], area_for_downscale="image")]
+def _stretch(size: tuple[int, int], fill: tuple[float, ...], share: float) -> tuple[Transforms, Transforms]:
+    height, width = _enlarge(size, 1 / share)
+    scaled: Transforms = [A.Resize(height=height, width=width, area_for_downscale="image"), *_middle(size, share)]
     return scaled, scaled
 
 
-# how a whole photo becomes one of `size`: the first transforms of training and of validation
+def _enlarge(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return round(size[0] * factor), round(size[1] * factor)
+
+
+def _middle(size: tuple[int, int], share: float) -> Transforms:
+    """The cut to `size`, the middle of a photo that was scaled to be larger, if it was."""
+    return [A.CenterCrop(height=size[0], width=size[1])] if share < 1 else []
+
+
+# how a photo, or the middle `share` of its height and width, becomes one of `size`: the first transforms of training
+# and of validation
 SCALINGS: Mapping[Fit, Scaling] = {PAD: _pad, CROP: _crop, STRETCH: _stretch}
 
 
@@ -59,16 +69,18 @@ def fit_pipelines(
     erase: float = 0.0,
     augment: Sequence[str] = (),
     brightness_contrast: float = REPORT_BRIGHTNESS_CONTRAST,
+    crop_pct: float = 1.0,
 ) -> tuple[A.Compose, A.Compose]:
     """Training and validation pipelines for photos of any size, which make them `size` (height, width).
 
     `fit` is "pad" (the whole photo, its aspect kept, on the mean colour), "crop" (the largest centred part with the
-    aspect of `size`; in training a random part), or "stretch" (the whole photo, its aspect changed). What else varies a
-    training photo is as in `report_pipelines`. Raises UsageError for another `fit`.
+    aspect of `size`; in training a random part), or "stretch" (the whole photo, its aspect changed). Of that the middle
+    `crop_pct` of the height and width is seen, as by timm's setting of this name; a random part is of the whole photo.
+    What else varies a training photo is as in `report_pipelines`. Raises UsageError for another `fit`.
     """
     if fit not in SCALINGS:
         raise UsageError(f"fit is {fit!r}; expected one of {', '.join(SCALINGS)}.")
-    return _complete(*SCALINGS[fit](size, _fill(stats)), size, stats, erase, augment, brightness_contrast)
+    return _complete(*SCALINGS[fit](size, _fill(stats), crop_pct), size, stats, erase, augment, brightness_contrast)
 
 
 def report_pipelines(
@@ -180,7 +192,7 @@ def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str,
     if fit == CONTEST:
         train, valid = report_pipelines(config.crop or REPORT_CROP, used, config.resize, **random)
     else:
-        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, **random)
+        train, valid = fit_pipelines(fit, config.resize or DEFAULT_SIZE, used, crop_pct=config.crop_pct, **random)
     return {"train": to_plain(train), "valid": to_plain(valid)}
 
 
@@ -217,14 +229,15 @@ def describe_view(config: Config, shares: Sequence[float] | None) -> str:
     high, wide = config.resize or cut
     size = f"{high} x {wide}"
     crop = "the centre {} x {} pixels of photos".format(*cut)
+    part = "whole photos" if config.crop_pct == 1 else f"the middle {percent(config.crop_pct)} of photos' sides"
     how = {
-        PAD: f"whole photos padded to {size}",
+        PAD: f"{part} padded to {size}",
         CROP: f"photos scaled and cut to {size}",
-        STRETCH: f"whole photos stretched to {size}",
+        STRETCH: f"{part} stretched to {size}",
         CONTEST: crop if config.resize is None else f"{crop} scaled to {size}",
         None: "photos by custom pipelines",
     }[config.fit]
-    if not shares or config.fit in (PAD, STRETCH):
+    if not shares or (config.fit in (PAD, STRETCH) and config.crop_pct == 1):
         return how
     least, most = (percent(round(share, 2)) for share in shares)
     return f"{how}, {least if least == most else f'{least} to {most}'} of each"

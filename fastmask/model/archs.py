@@ -188,6 +188,12 @@ def size_flaw(network: nn.Module, size: tuple[int, int]) -> str | None:
     return f"cuts photos {height} high and {width} wide: it leaves out their {' and '.join(unseen)}" if unseen else None
 
 
+def fit_size(arch: str, size: tuple[int, int]) -> tuple[int, int]:
+    """`size` (height, width) if `arch` takes it whole, else the nearest that it does, or its own."""
+    body = timm.create_model(arch, num_classes=0, **size_options(arch, size))
+    return size if size_flaw(body, size) is None else nearest_size(arch, size) or arch_size(arch)
+
+
 def nearest_size(arch: str, size: tuple[int, int]) -> tuple[int, int] | None:
     """The size nearest to `size` (height, width) that `arch` takes whole; None if no likely size is."""
     body, made_with = nn.Module(), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +11,24 @@ from pathlib import Path
 from fastai.callback.core import CancelFitException, CancelTrainException
 
 from fastmask.config import Config, make_config, spell_option
+from fastmask.data.pipelines import effective_pipelines
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.additional import digest_extras, exclude_validated
+from fastmask.training.build import resolve_stats
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.effective_config import check_monitored_labels, resolve_folds
+from fastmask.training.photo_size import size_of_pixels
 from fastmask.training.plan import Plan
-from fastmask.training.rehearsal import Rehearsal
+from fastmask.training.rehearsal import Rehearsal, photo_seconds
 
 # with fewer epochs a fold learns too little, so the number of folds is reduced first
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.06
+# the fraction of the time that photos of a chosen size are to need for the fewest epochs, and their shortest sides
+# relative to those without a time limit; and the cost of validating a photo, relative to that of training on it
+_FOR_EPOCHS, _SHORTEST, _VALIDATION = 0.8, 0.5, 1 / 3
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,24 @@ def check_all_folds(config: Config, fold: Sequence[int] | None) -> None:
             f"--{config.time_limit} chooses the epochs of a whole run; for folds that are trained apart give all the "
             "same --epochs."
         )
+
+
+def shrink_photos(plan: Plan) -> Plan:
+    """The plan with smaller photos, if three epochs of its size would exceed its time limit; at least half the sides.
+
+    The time is estimated by a few steps of the network.
+    """
+    config, size = plan.config, plan.config.resize
+    if config.limit_seconds is None or size is None:
+        return plan
+    epochs = min(FEWEST_EPOCHS, config.epochs)
+    passes = (config.folds - 1) * epochs + _VALIDATION * (1 + len(config.views)) + config.folds * config.refit
+    seconds, limit = passes * len(plan.table) * photo_seconds(plan, size), _FOR_EPOCHS * config.limit_seconds
+    if seconds <= limit:
+        return plan
+    pixels = math.prod(size) * max(limit / seconds, _SHORTEST**2)
+    config = config.model_copy(update={"resize": size_of_pixels(config.arch, pixels, size[0] / size[1])})
+    return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
 
 
 def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:

@@ -17,6 +17,7 @@ from fastmask.model.metrics import default_metrics
 from fastmask.model.optim import check_arguments, has_weight_decay
 from fastmask.scoring import LOSS, target_of
 from fastmask.system.errors import UsageError
+from fastmask.training.photo_size import shape_size
 
 # settings by which a table is read; data may have moved
 READING = [name for name in Config.of_kind(Kind.TABLE) if name != "data"]
@@ -44,6 +45,8 @@ def _resolve_fit(table: Table, config: Config) -> Config:
     fit = pick_fit(config, table)
     if fit == CONTEST:
         return config.model_copy(update={"fit": fit, "crop": config.crop or REPORT_CROP})
+    if config.auto_resize:
+        return config.model_copy(update={"resize": shape_size(table, config.arch), "auto_resize": False})
     size = config.resize or (arch_size(config.arch) if fit else None)
     return config.model_copy(update={"fit": fit, "resize": size})
 

@@ -17,11 +17,14 @@ from typing import Any
 
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelTrainException, CancelValidException
+from torch import Tensor, nn
 
-from fastmask.model.precision import tf32
+from fastmask.data.loaders import pick_device
+from fastmask.model.precision import autocast, tf32
 from fastmask.run.directory import resume_command
 from fastmask.system.errors import UntrainableError, UsageError
 from fastmask.system.text import count, duration, in_bytes
+from fastmask.training.build import build_initial_network
 from fastmask.training.guards import is_out_of_memory
 from fastmask.training.optimizer_state import state_bytes
 from fastmask.training.parts import trains_on_parts
@@ -32,6 +35,8 @@ from fastmask.training.progressive import mean_area
 # because the last of these are loaded while the network is idle
 STEPS = 3
 _LOADED_AHEAD = 2
+# photos of a step that is timed without loading
+_PHOTOS = 16
 # bytes of a number in oof.csv
 _CSV_NUMBER = 12
 LESS_MEMORY = "take fewer pixels (--crop, --resize) or a smaller --arch"
@@ -178,6 +183,30 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
         refit_steps=len(learn.dls.train) * whole / photos,
         validate_every=config.validate_every,
     )
+
+
+def photo_seconds(plan: Plan, size: tuple[int, int]) -> float:
+    """Seconds that a plan's network trains on a photo of `size`, without loading; 0 if the memory does not suffice."""
+    config, device = plan.config, pick_device(plan.processes.device or plan.config.device)
+    network = build_initial_network(config, plan.table.heads, 0, size).to(device).train()
+    x = torch.zeros(_PHOTOS, 3, *size, device=device).to(memory_format=torch.channels_last)
+    try:
+        with tf32(device, config.tf32):
+            return min(_step_seconds(network, x, config.precision) for _ in range(STEPS)) / _PHOTOS
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0.0
+
+
+def _step_seconds(network: nn.Module, x: Tensor, precision: str) -> float:
+    synchronize(x.device)
+    start = time.perf_counter()
+    with autocast(x.device, precision):
+        logits = network(x)
+    logits.float().square().mean().backward()
+    synchronize(x.device)
+    return time.perf_counter() - start
 
 
 def at_full_cost(plan: Plan) -> Plan:

@@ -41,6 +41,7 @@ from fastmask.training.additional import (
     digest_extras,
     validation_of,
 )
+from fastmask.training.budget import shrink_photos
 from fastmask.training.build import (
     apply_head_weights,
     build_initial_network,
@@ -90,6 +91,7 @@ def prepare(
     workers = pick_workers(config.workers, device)
     given = Plan(effective_config(table, config), table, np.empty(0), {}, {}, loss_func, opt_func, processes=processes)
     plan = _resolve(given, device)
+    plan = shrink_photos(plan) if config.auto_resize else plan
     check_weights(plan.config.arch, plan.config.pretrained, weights_file(plan.config.weights, _first(chosen)))
     plan = split_plan(plan)
     check_monitored_labels(plan.config, plan.table, plan.folds)

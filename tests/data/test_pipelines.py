@@ -3,6 +3,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 
 from fastmask.config import make_config
 from fastmask.data.augment import REPORT_STATS, Augmentation, build_augmentations
@@ -99,6 +100,26 @@ def test_a_strip_is_not_scaled_beyond_all_measure():
 def test_a_stretched_photo_is_whole_in_another_aspect():
     made = fitted("stretch")[1](IMAGE, rng())
     assert np.array_equal(made, cv2.resize(IMAGE, (40, 60), interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize(("fit", "photo"), [("pad", (120, 80)), ("crop", (160, 80)), ("stretch", (100, 200))])
+def test_the_middle_of_a_photo_is_that_of_timm(fit, photo):
+    # timm scales the shorter side, as crop does, so that the photo has the aspect of the network's where others are
+    photo, size = cv2.resize(IMAGE[:200, :200], photo[::-1]), (48, 32)
+    if fit == "stretch":
+        photo = cv2.resize(photo, (200, 300), interpolation=cv2.INTER_AREA)
+    pipelines = tuple(map(Augmentation, fit_pipelines(fit, size, crop_pct=0.8)))
+    made = pipelines[1](photo, rng())
+    mode = {"crop": "center", "pad": "border", "stretch": "squash"}[fit]
+    expected = create_transform((3, *size), crop_pct=0.8, crop_mode=mode, interpolation="box")(Image.fromarray(photo))
+    mean, std = (np.array(each)[:, None, None] for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    theirs = 255 * (expected.numpy() * std + mean).transpose(1, 2, 0)
+    assert made.shape == (*size, 3)
+    assert np.abs(made - theirs).mean() < 3
+    share = visible_share(pipelines[1], photo.shape[:2])
+    assert share == pytest.approx(0.64 if fit != "crop" else 0.64 * 120 / 160, abs=0.02)
+    if fit != "crop":
+        assert np.array_equal(pipelines[0].prefix(photo), made)  # decoded once for both
 
 
 def test_an_unknown_fit_is_refused():

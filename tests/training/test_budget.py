@@ -4,14 +4,17 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fastai.callback.core import CancelFitException, CancelTrainException
 from small_learners import rehearsal
 
 from fastmask.config import make_config
+from fastmask.data.augment import build_augmentations
 from fastmask.system.errors import UsageError
 from fastmask.training import budget, crossval
-from fastmask.training.budget import Deadline, make_budget, pick_folds_and_epochs, shorten_plan
+from fastmask.training.budget import Deadline, make_budget, pick_folds_and_epochs, shorten_plan, shrink_photos
+from fastmask.training.rehearsal import photo_seconds
 from fastmask.training.setup import prepare
 
 HOUR = 3600.0
@@ -89,6 +92,33 @@ def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
     assert (made.config.folds, made.config.epochs, set(made.folds.tolist())) == (2, 2, {0, 1})
     persons = made.table.frame["person"]
     assert all(len(set(made.folds[persons == person])) == 1 for person in set(persons))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [
+        # 84 photos, each in two of three folds, for 3 epochs of 1 s a photo of 128 x 96, and validated in a third of
+        # that: 532 s in 0.8 of the limit
+        (12, (128, 96)),
+        # 288 s: 6652 pixels, 94 x 71, in multiples of 8
+        (6, (96, 72)),
+        # not below half of the sides
+        (1, (64, 48)),
+    ],
+)
+def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan, monkeypatch, minutes, expected):
+    monkeypatch.setattr(budget, "photo_seconds", lambda plan, size: size[0] * size[1] / (128 * 96))
+    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "folds": 3, "epochs": 9, "minutes": minutes}
+    made = shrink_photos(replace(plan, config=make_config(settings)))
+    assert made.config.resize == expected
+    if expected != (128, 96):
+        assert build_augmentations(made.pipelines)[1](np.zeros((512, 384, 3), np.uint8), None).shape == (*expected, 3)
+
+
+def test_a_photo_takes_the_time_of_its_pixels(plan_of):
+    plan = plan_of()
+    small, large = (photo_seconds(plan, (side, side)) for side in (32, 256))
+    assert 0 < small < large / 4
 
 
 def test_folds_that_were_chosen_are_kept(plan_of):
