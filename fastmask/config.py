@@ -52,16 +52,16 @@ REPORT_BRIGHTNESS_CONTRAST = 0.5
 # the settings that limit the time of a run, and their seconds
 TIME_LIMITS = {"hours": 3600.0, "minutes": 60.0}
 # settings that make pipelines
-CROPS = ("fit", "crop_pct", "auto_resize", "crop", "resize")
+CROPS = ("fit", "crop", "crop_pct", "resize", "auto_resize")
 CROP_OUTSIDE_PIPELINES = (
-    f"{', '.join(CROPS[1:])} and fit have no effect with train_pipeline and valid_pipeline: put them into those"
+    f"{', '.join(CROPS)} have no effect with train_pipeline and valid_pipeline: put them into those"
 )
-# settings that a later layer of settings takes the place of others of an earlier layer with: photos are cut and scaled
-# as asked
-_REPLACED = {
+# settings of earlier layers that a setting of a later layer removes, since it cuts or scales photos in another way
+_REMOVES = {
     "crop": ("fit", "crop_pct", "auto_resize"),
     "boxes": ("fit", "crop_pct", "auto_resize"),
     "resize": ("auto_resize",),
+    "auto_resize": ("crop", "resize"),
 }
 # larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
@@ -826,6 +826,11 @@ class Config(BaseModel):
         return self.pretrained or self.weights is not None
 
     @property
+    def has_probe(self) -> bool:
+        """Whether predictions are averaged with those of a linear probe; there is none of random weights."""
+        return self.linear_probe and self.starts_pretrained
+
+    @property
     def time_limit(self) -> str | None:
         """The setting that limits the time of the run, one of TIME_LIMITS; None without a limit."""
         return next((name for name in TIME_LIMITS if getattr(self, name) is not None), None)
@@ -887,8 +892,8 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
         if layer.get("opt") not in (None, merged.get("opt", Config.default("opt"))):
             # arguments of another optimizer
             merged.pop("opt_args", None)
-        for replaced in (_REPLACED[name] for name in _REPLACED if layer.get(name)):
-            merged = {name: value for name, value in merged.items() if name not in replaced}
+        removed = {earlier for name in _REMOVES if layer.get(name) for earlier in _REMOVES[name]}
+        merged = {name: value for name, value in merged.items() if name not in removed}
         off = {name for name, value in layer.items() if not value}
         merged = {name: value for name, value in merged.items() if not _is_off(name, off, {**merged, **layer})}
         merged = {**_merge(merged, layer), **_start_of(layer), **_limit_of(layer)}

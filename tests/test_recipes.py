@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from fastmask.config import Config, make_config, read_recipe, read_settings
+from fastmask.model.network import build_body
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
@@ -59,23 +62,46 @@ def test_the_winner_is_what_its_team_published():
     assert (winner.epochs + winner.refit, winner.no_face, winner.half_shares) == (10, "crop", (0.46, 0.54))
 
 
-def test_strong_trains_on_photos_of_any_heads(fastmask, tmp_path):
-    """Random weights have no statistics to keep and cannot tell whether to mirror; its score is of its decision."""
-    rng = np.random.default_rng(0)
-    tones = {"dark": 60, "light": 180}
-    rows = []
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """A CSV of 48 photos of 40 x 40 pixels, dark or light, of which one half is lighter."""
+    folder, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
+    levels, rows = {"dark": 60, "light": 180}, []
     for number in range(48):
-        tone, side = list(tones)[number % 2], number // 2 % 2
-        photo = rng.normal(tones[tone], 20, (40, 40, 3)).clip(0, 255)
+        tone, side = list(levels)[number % 2], number // 2 % 2
+        photo = rng.normal(levels[tone], 20, (40, 40, 3)).clip(0, 255)
         photo[:, 20 * side : 20 * side + 20] += 40
-        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
+        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
         rows.append({"path": f"{number}.png", "person": number, "tone": tone, "side": ["left", "right"][side]})
-    pd.DataFrame(rows).to_csv(tmp_path / "my.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "my.csv", index=False)
+    return folder / "my.csv"
+
+
+def test_strong_trains_on_photos_of_any_heads(fastmask, tones):
+    """Random weights cannot tell whether to mirror and get no probe; the score is of the recipe's decision."""
     small = ("--arch", "test_resnet", "--no-pretrained", "--resize", 32, 32, "--epochs", 2, "--folds", 2, "--bs", 8)
-    done = fastmask("fit", "--recipe", "strong", *small, "--data", tmp_path / "my.csv", "--out", "run", "--no-report")
+    done = fastmask("fit", "--recipe", "strong", *small, "--data", tones, "--out", "run", "--no-report")
     assert done.code == 0, done.err
     assert any("not mirrored: random weights cannot tell" in line for line in done.err)
     assert "classes by the decision f1" in str(done.out)
+
+
+def test_strong_within_a_time_limit_is_resumed_as_it_was_measured(fastmask, tones, tmp_path):
+    torch.manual_seed(0)
+    save_file(build_body("test_resnet").state_dict(), tmp_path / "body.safetensors")
+    given = ("--recipe", "strong", "--minutes", 1, "--arch", "test_resnet", "--weights", tmp_path / "body.safetensors")
+    words = ("fit", *given, "--folds", 2, "--bs", 8, "--data", tones, "--out", "run", "--no-report")
+    done = fastmask(*words)
+    assert done.code == 0, done.err
+    settings = ("resize", "crop_pct", "auto_resize", "flip", "views", "epochs", "linear_probe")
+    first = Config(**yaml.safe_load(Path("run/config.yaml").read_text()))
+    assert first.resize is not None
+    assert (first.crop_pct, first.auto_resize, first.linear_probe) == (0.875, False, True)
+    (Path("run/fold1") / "done.json").unlink()
+    done = fastmask(*words, "--resume")
+    assert done.code == 0, done.err
+    again = Config(**yaml.safe_load(Path("run/config.yaml").read_text()))
+    assert [getattr(again, name) for name in settings] == [getattr(first, name) for name in settings]
 
 
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few

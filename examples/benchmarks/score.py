@@ -133,8 +133,7 @@ def loop(task: Task) -> Answer:
         found = torch.stack([part.argmax(1) for part in probabilities.split(sizes, 1)], 1)
         return np.asarray(heads.joint(found.numpy()))
 
-    held = torch.from_numpy(task.photos(task.held)).permute(0, 3, 1, 2)
-    oof, sums, curve = torch.zeros(len(y), sum(sizes)), torch.zeros(len(held), sum(sizes)), defaultdict(list)
+    oof, networks, curve = torch.zeros(len(y), sum(sizes)), [], defaultdict(list)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for trained, valid in folds.split(y, joint, task.table.persons[task.train]):
         torch.manual_seed(0)
@@ -154,17 +153,13 @@ def loop(task: Task) -> Answer:
                 optimizer.step()
                 schedule.step()
             oof[valid] = answer(network, photos[valid], mirrored=epoch + 1 == task.epochs)
-            now = time.perf_counter() - start
-            curve[epoch].append((now, f1_score(joint[valid], classes(oof[valid]), average="macro")))
-        sums += answer(network, held)
-    points = [(float(now * (epoch + 1) / task.epochs), float(f1)) for epoch, (now, f1) in by_epoch(curve)]
+            curve[epoch].append(f1_score(joint[valid], classes(oof[valid]), average="macro"))
+        networks.append(network)
+    seconds = time.perf_counter() - start
+    points = [(seconds * (epoch + 1) / task.epochs, float(np.mean(scores))) for epoch, scores in curve.items()]
     said = float(f1_score(joint, classes(oof), average="macro"))
-    return Answer(classes(sums), said, time.perf_counter() - start, points)
-
-
-def by_epoch(curve: dict[int, list[tuple[float, float]]]) -> list[tuple[int, tuple[float, float]]]:
-    """The last fold's time and the mean score of each epoch."""
-    return [(epoch, (found[-1][0], float(np.mean([f1 for _, f1 in found])))) for epoch, found in curve.items()]
+    held = torch.from_numpy(task.photos(task.held)).permute(0, 3, 1, 2)
+    return Answer(classes(sum(answer(network, held) for network in networks)), said, seconds, points)
 
 
 def fastai(task: Task) -> Answer:
@@ -306,26 +301,27 @@ def strata_of(table: Any) -> pd.Series:
     return table.frame.groupby("person", sort=False)[own].first().agg(" ".join, axis=1)
 
 
-def deal(table: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The persons of a table, and the fifth of each, dealt by stratum: see `FIFTHS` and `TUNED`."""
-    strata = strata_of(table)
-    rng, fifths, dealt = np.random.default_rng(20261130), np.empty(len(strata), np.int64), 0
+def deal(strata: pd.Series, parts: int, seed: int) -> np.ndarray:
+    """The part of each person, dealt stratum by stratum."""
+    rng, found, dealt = np.random.default_rng(seed), np.empty(len(strata), np.int64), 0
     for stratum in sorted(set(strata)):
         rows = np.flatnonzero(strata == stratum).tolist()
         rng.shuffle(rows)
         for row in rows:
-            fifths[row], dealt = dealt % FIFTHS, dealt + 1
-    return strata.index.to_numpy(), fifths
+            found[row], dealt = dealt % parts, dealt + 1
+    return found
+
+
+def is_pooled(strata: pd.Series) -> np.ndarray:
+    """Whether some draw may hold out a person, see `TUNED`."""
+    return deal(strata, FIFTHS, 20261130) >= TUNED
 
 
 def draw_held(table: Any, draw: int) -> np.ndarray:
     """(N,) whether a draw holds out a photo: those of half of the persons that nothing is tuned on."""
-    from sklearn.model_selection import train_test_split
-
-    persons, fifths = deal(table)
-    pool = fifths >= TUNED
-    _, held = train_test_split(persons[pool], test_size=0.5, stratify=strata_of(table)[pool], random_state=draw)
-    return np.isin(table.persons, held)
+    strata = strata_of(table)
+    pool = strata[is_pooled(strata)]
+    return np.isin(table.persons, pool.index[deal(pool, 2, draw) == 0])
 
 
 @dataclass(frozen=True)
@@ -379,15 +375,16 @@ class Study:
     def result(self, method: str, draw: int) -> dict[str, Any]:
         return dict(json.loads(self._file(method, draw).read_text()))
 
-    def answers(self, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(answered, true, person) of the photos held out in all draws; a person of two draws counts in both."""
-        said, true, persons = [], [], []
-        for draw in range(self.draws):
-            held = self.table.select(np.flatnonzero(draw_held(self.table, draw)))
-            said.append(pd.read_csv(self.folder(method, draw) / "answers.csv")["joint"].to_numpy())
-            true.append(np.asarray(held.heads.joint(held.y)))
-            persons.append(held.persons)
-        return np.concatenate(said), np.concatenate(true), np.concatenate(persons)
+    def answers(self, method: str, draw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The predicted and the true joint class, and the person, of each photo that a draw holds out."""
+        held = self.table.select(np.flatnonzero(draw_held(self.table, draw)))
+        answers = pd.read_csv(self.folder(method, draw) / "answers.csv")["joint"].to_numpy()
+        return answers, np.asarray(held.heads.joint(held.y)), held.persons
+
+    def all_answers(self, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The answers of all draws; a person of two draws counts in both."""
+        parts = [self.answers(method, draw) for draw in range(self.draws)]
+        return tuple(np.concatenate(each) for each in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def table_of_scores(study: Study) -> pd.DataFrame:
@@ -397,9 +394,8 @@ def table_of_scores(study: Study) -> pd.DataFrame:
     rows = []
     for method in study.methods:
         results = [study.result(method, draw) for draw in range(study.draws)]
-        said, true, persons = study.answers(method)
-        parts = np.array_split(np.arange(len(said)), study.draws)
-        each = [score(said[part], true[part], draws=0) for part in parts]
+        each = [score(*study.answers(method, draw)[:2], draws=0) for draw in range(study.draws)]
+        said, true, persons = study.all_answers(method)
         row = {
             "method": method,
             "said": np.mean([one["said"] for one in results]),
@@ -410,7 +406,7 @@ def table_of_scores(study: Study) -> pd.DataFrame:
         }
         for other in ("loop", "report"):
             if method != other and other in study.methods:
-                theirs, *_ = study.answers(other)
+                theirs, *_ = study.all_answers(other)
                 (less,) = score_differences([(theirs, true, None), (said, true, None)], persons)
                 row[f"less {other}"] = str(less)
         rows.append(row)
@@ -428,10 +424,8 @@ def plot(study: Study, file: Path) -> None:
     for method in study.methods:
         result = study.result(method, 0)
         (line,) = axes.plot(*zip(*result["curve"], strict=True), label=method)
-        said, true, _ = study.answers(method)
-        first = slice(0, len(said) // study.draws)
-        found = score(said[first], true[first], draws=0).macro_f1
-        axes.plot(result["seconds"], found, "o", color=line.get_color())
+        found = score(*study.answers(method, 0)[:2], draws=0)
+        axes.plot(result["seconds"], found.macro_f1, "o", color=line.get_color())
     axes.set(xlabel="seconds of training", ylabel="macro-F1 (dots: persons held out)")
     axes.legend()
     figure.savefig(file, dpi=150)
@@ -459,12 +453,12 @@ def main(
     warnings.simplefilter("ignore")
     table = fm.read_data(fm.make_config({"data": data}))
     if write_tuning is not None:
-        persons, fifths = deal(table)
-        pd.DataFrame({"person": persons[fifths < TUNED]}).to_csv(write_tuning, index=False)
+        strata = strata_of(table)
+        pd.DataFrame({"person": strata.index[~is_pooled(strata)]}).to_csv(write_tuning, index=False)
         return
     if short:
-        persons, fifths = deal(table)
-        table = table.select(np.flatnonzero(np.isin(table.persons, persons[np.arange(len(persons)) % 3 == 0])))
+        strata = strata_of(table)
+        table = table.select(np.flatnonzero(np.isin(table.persons, strata.index[deal(strata, 3, 0) == 0])))
         draws = 1
     options = {"arch": arch, "weights": weights, "crop": crop, "size": size, "stats": (stats,) * 6, "epochs": epochs}
     words = sys.argv[1:]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import timm
 
-from fastmask.config import OWN, Config, list_recipes, make_config, read_recipe, spell_option
+from fastmask.config import OWN, Config, make_config, read_recipe, spell_option
 from fastmask.decision.rule import F1, check_f1
 from fastmask.evaluation.cost import cost_of
 from fastmask.evaluation.decisions import cross_fit_run
@@ -116,9 +116,12 @@ def overfits(one: Curves, comparable: bool = True) -> bool:
     return bool(apart or (comparable and one.ratio >= _OVERFIT))
 
 
-def underfits(one: Curves) -> bool:
-    """Whether both losses are about equal and still fall, and the last epoch is the best."""
-    lowest = not rises(one.valid, 1.02)
+def underfits(one: Curves, comparable: bool = True) -> bool:
+    """Whether both losses are about equal and still fall, and the last epoch is the best.
+
+    The two losses of some settings are not `comparable`; then neither is known.
+    """
+    lowest = comparable and not rises(one.valid, 1.02)
     return bool(lowest and one.ratio <= _UNDERFIT and still_falls(one.train) and one.metric[-1] == one.metric.max())
 
 
@@ -211,9 +214,13 @@ def _is_solved(run: RunDirectory) -> bool:
 
 
 def _is_comparable(config: Config) -> bool:
-    """Whether training and validation loss are the same figure; a soft F1 is one of a batch, or of all photos."""
+    """Whether training and validation loss are the same figure.
+
+    A soft F1 is one of a batch, or of all photos; the predictions of a linear probe only count in validation.
+    """
     own = (config.per_head or {}).values()
-    return config.loss != OWN and not config.f1_share and not any(options.f1_share for options in own)
+    shares = config.f1_share, *(options.f1_share for options in own)
+    return config.loss != OWN and not config.has_probe and not any(shares)
 
 
 def _learned(run: RunDirectory) -> list[str]:
@@ -277,7 +284,7 @@ def _regularise(run: RunDirectory) -> Iterator[tuple[dict[str, Any], str]]:
     """What regularises and the run lacks, in the order of what helps most, as settings and, if needed, their words."""
     config, given = run.config, run.config.augment or []
     decay = {"wd": _DECAY} if config.wd < _DECAY / 10 and config.opt in _DECOUPLED else {}
-    if "strong" in list_recipes() and decay and not any(map(config.is_set, _REGULARISING)):
+    if decay and not any(map(config.is_set, _REGULARISING)):
         yield read_recipe("strong"), "--recipe strong"
     augment = {} if any(map(_POLICY.match, given)) else {"augment": [*given, "randaugment"]}
     both = {**({"flip": True} if _may_flip(run) else {}), **augment}
@@ -311,7 +318,7 @@ def _on_length(run: RunDirectory, curves: Sequence[Curves]) -> Advice | None:
     if used and used < 0.5 and _most(one.valid.argmin() == len(one.valid) - 1 for one in curves):
         found = f"Only {percent(used)} of --{config.time_limit} {given:g} were used, and validation loss still fell"
         return _to_try(run, found, {"epochs": int(config.epochs * min(0.9 / used, 4))})
-    if not _most(map(underfits, curves)):
+    if not _most(underfits(one, _is_comparable(run.config)) for one in curves):
         return None
     train, valid = _median(one.train[-1] for one in curves), _median(one.valid[-1] for one in curves)
     found = f"Training and validation loss still fell at the end, at {train:.3g} and {valid:.3g}"

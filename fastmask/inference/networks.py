@@ -124,7 +124,7 @@ def _build(run: RunDirectory, file: Path, tensors: Mapping[str, Tensor], size: t
     config, heads = run.config, run.heads
     loss = feature_loss_of(config, heads)
     network = build_network(config.arch, heads, size=size, per_head=config.per_head, feature_loss=loss)
-    if config.linear_probe and config.starts_pretrained:
+    if config.has_probe:
         try:
             network.add_probe(ProbeWeights(tensors[f"{PROBE}.weight"], tensors[f"{PROBE}.bias"]))
         except KeyError as error:

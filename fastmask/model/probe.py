@@ -46,14 +46,17 @@ class StageFeatures(nn.Module):
 
 @dataclass(frozen=True)
 class ProbeWeights:
-    """`weight` (classes, features) and `bias` (classes,) float32 of the classes of all heads in `probed_heads`."""
+    """`weight` (classes, features) and `bias` (classes,) float32 of the classes of all heads in `probed_heads`.
+
+    The weights of a head without a model are all 0.
+    """
 
     weight: Tensor
     bias: Tensor
 
 
 class LinearProbe(nn.Module):
-    """(B, 3, H, W) -> (B, classes) logits of each head that it answers, by the head's position."""
+    """(B, 3, H, W) -> (B, classes) logits of each head with a model, by the head's position."""
 
     weight: Tensor
     bias: Tensor
@@ -63,16 +66,22 @@ class LinearProbe(nn.Module):
         self.features = StageFeatures(body)
         self.register_buffer("weight", weights.weight)
         self.register_buffer("bias", weights.bias)
-        self._positions = probed_heads(heads)
-        self._sizes = [heads.sizes[position] for position in self._positions]
+        positions = probed_heads(heads)
+        self._sizes = [heads.sizes[position] for position in positions]
+        parts = zip(positions, weights.weight.split(self._sizes), strict=True)
+        self._positions = [position if bool(part.any()) else None for position, part in parts]
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
-        logits = F.linear(self.features(x), self.weight, self.bias)
-        return dict(zip(self._positions, logits.split(self._sizes, dim=1), strict=True))
+        features = self.features(x)
+        with torch.autocast(x.device.type, enabled=False):
+            # in the precision that it was fitted in
+            logits = F.linear(features, self.weight, self.bias)
+        parts = zip(self._positions, logits.split(self._sizes, dim=1), strict=True)
+        return {position: part for position, part in parts if position is not None}
 
 
 def probed_heads(heads: Heads) -> list[int]:
-    """The positions of the heads that a linear probe answers: those with classes of their own."""
+    """The positions of the heads with a linear probe: all but those that merge another head's classes or are spread."""
     return [i for i, head in enumerate(heads) if heads.merges(i) is None and head.spread is None]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from fastmask.training.rehearsal import Rehearsal, photo_seconds
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.06
-# the fraction of the time that photos of a chosen size are to need for the fewest epochs, and their shortest sides
-# relative to those without a time limit; and the cost of validating a photo, relative to that of training on it
-_FOR_EPOCHS, _SHORTEST, _VALIDATION = 0.8, 0.5, 1 / 3
+# photos shrink until the fewest epochs take this fraction of the time, but never below this fraction of their sides
+_EPOCHS_SHARE, _LEAST_SIDE = 0.85, 0.5
+# the cost of predicting a photo relative to that of training on it
+_FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def check_all_folds(config: Config, fold: Sequence[int] | None) -> None:
         )
 
 
-def shrink_photos(plan: Plan) -> Plan:
+def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
     """The plan with smaller photos, if three epochs of its size would exceed its time limit; at least half the sides.
 
     The time is estimated by a few steps of the network.
@@ -111,13 +112,18 @@ def shrink_photos(plan: Plan) -> Plan:
     config, size = plan.config, plan.config.resize
     if config.limit_seconds is None or size is None:
         return plan
-    epochs = min(FEWEST_EPOCHS, config.epochs)
-    passes = (config.folds - 1) * epochs + _VALIDATION * (1 + len(config.views)) + config.folds * config.refit
-    seconds, limit = passes * len(plan.table) * photo_seconds(plan, size), _FOR_EPOCHS * config.limit_seconds
+    epochs, photos = min(FEWEST_EPOCHS, config.epochs), plan.count_trained()
+    trained = sum(photos[: config.folds]) * epochs + sum(photos[config.folds :]) * config.refit
+    # a probe has a network of its own, which also sees each photo once before training
+    forward = math.ceil(epochs / config.validate_every) * (1 + len(config.views) + config.flip) * (1 + config.has_probe)
+    passes = trained + _FORWARD * (forward + config.has_probe) * len(plan.table)
+    seconds, limit = passes * photo_seconds(plan, size), _EPOCHS_SHARE * config.limit_seconds
     if seconds <= limit:
         return plan
-    pixels = math.prod(size) * max(limit / seconds, _SHORTEST**2)
-    config = config.model_copy(update={"resize": size_of_pixels(config.arch, pixels, size[0] / size[1])})
+    pixels = math.prod(size) * max(limit / seconds, _LEAST_SIDE**2)
+    made = size_of_pixels(config.arch, pixels, size[0] / size[1])
+    say(f"{_spell_limit(config)}: photos of {made[0]} x {made[1]} pixels instead of {size[0]} x {size[1]}")
+    config = config.model_copy(update={"resize": made})
     return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
 
 
@@ -142,8 +148,12 @@ def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
 def describe_cost(wanted: Config, made: Config) -> str:
     """A line about the epochs and folds that the time limit allows."""
     now, before = (f"{count(config.folds, 'fold')} of {count(config.epochs, 'epoch')}" for config in (made, wanted))
-    limit = " ".join(spell_option(str(wanted.time_limit), getattr(wanted, str(wanted.time_limit))))
-    return f"{limit}: {now}" + (f" instead of {before}" if now != before else ", as configured")
+    return f"{_spell_limit(wanted)}: {now}" + (f" instead of {before}" if now != before else ", as configured")
+
+
+def _spell_limit(config: Config) -> str:
+    name = str(config.time_limit)
+    return " ".join(spell_option(name, getattr(config, name)))
 
 
 def make_budget(plan: Plan, rehearsal: Rehearsal, end: float, folds: int, refits: int = 0) -> Budget:

@@ -22,8 +22,8 @@ MOST_PHOTOS = 6000
 COMPONENTS, STRENGTHS = 512, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 # the part of the persons that the regularisation is chosen on
 _CHOOSING = 0.25
-# the logit of a class without photos, and the minimum deviation of a feature
-_NEVER, _LEAST_DEVIATION = -8.0, 1e-6
+# the minimum deviation of a feature
+_LEAST_DEVIATION = 1e-6
 
 
 def some_photos(photos: int, seed: int) -> np.ndarray:
@@ -34,8 +34,10 @@ def some_photos(photos: int, seed: int) -> np.ndarray:
 def fit_probe(features: np.ndarray, table: Table, seed: int) -> ProbeWeights:
     """Fit a linear model per head to (N, features) of a table's photos; a head's unknown labels do not count.
 
-    It is scikit-learn's LogisticRegression on the principal components of the standardised features. Of `STRENGTHS` a
-    head has the one with the lowest cross-entropy on a quarter of the persons, by a model of the others.
+    A head with a class that none of the photos has gets no model, since it would overrule a network that knows the
+    class from other photos. The model is scikit-learn's LogisticRegression on the principal components of the
+    standardised features. Of `STRENGTHS` a head has the one with the lowest cross-entropy on a quarter of the persons,
+    by a model of the others.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     scale = np.where(deviation > _LEAST_DEVIATION, deviation, 1.0) * np.sqrt(features.shape[1])
@@ -51,21 +53,18 @@ def fit_probe(features: np.ndarray, table: Table, seed: int) -> ProbeWeights:
 def _fit_heads(
     x: np.ndarray, heads: Heads, y: np.ndarray, persons: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The (classes, components) weights and (classes,) biases of each probed head."""
+    """The (classes, components) weights and (classes,) biases of each probed head; 0 if it lacks photos of a class."""
     for position in probed_heads(heads):
-        known = y[:, position] != UNKNOWN
+        known, classes = y[:, position] != UNKNOWN, heads.sizes[position]
         own, groups = y[known, position], persons[known]
-        weight = np.zeros((heads.sizes[position], x.shape[1]))
-        bias = np.full(len(weight), _NEVER if len(own) else 0.0)
-        seen = np.unique(own)
-        if len(seen) == 1:
-            bias[seen] = 0.0
-        elif len(seen):
-            model = _fit(x[known], own, _choose_strength(x[known], own, groups, seed))
-            both = len(seen) == 2
-            # scikit-learn has one row of weights for two classes: the difference of their logits
-            weight[seen] = [-model.coef_[0] / 2, model.coef_[0] / 2] if both else model.coef_
-            bias[seen] = [-model.intercept_[0] / 2, model.intercept_[0] / 2] if both else model.intercept_
+        if len(np.unique(own)) < classes:
+            yield np.zeros((classes, x.shape[1])), np.zeros(classes)
+            continue
+        model = _fit(x[known], own, _choose_strength(x[known], own, groups, seed))
+        weight, bias = model.coef_, model.intercept_
+        if classes == 2:
+            # scikit-learn has one row for two classes: the difference of their logits
+            weight, bias = (np.concatenate([-each, each]) / 2 for each in (weight, bias))
         yield weight, bias
 
 

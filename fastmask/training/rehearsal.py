@@ -186,7 +186,7 @@ def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = "
 
 
 def photo_seconds(plan: Plan, size: tuple[int, int]) -> float:
-    """Seconds that a plan's network trains on a photo of `size`, without loading; 0 if the memory does not suffice."""
+    """Seconds to train on a photo of `size`, without loading; infinite if the memory does not suffice."""
     config, device = plan.config, pick_device(plan.processes.device or plan.config.device)
     network = build_initial_network(config, plan.table.heads, 0, size).to(device).train()
     x = torch.zeros(_PHOTOS, 3, *size, device=device).to(memory_format=torch.channels_last)
@@ -196,7 +196,7 @@ def photo_seconds(plan: Plan, size: tuple[int, int]) -> float:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return 0.0
+        return math.inf
 
 
 def _step_seconds(network: nn.Module, x: Tensor, precision: str) -> float:

@@ -91,7 +91,6 @@ def prepare(
     workers = pick_workers(config.workers, device)
     given = Plan(effective_config(table, config), table, np.empty(0), {}, {}, loss_func, opt_func, processes=processes)
     plan = _resolve(given, device)
-    plan = shrink_photos(plan) if config.auto_resize else plan
     check_weights(plan.config.arch, plan.config.pretrained, weights_file(plan.config.weights, _first(chosen)))
     plan = split_plan(plan)
     check_monitored_labels(plan.config, plan.table, plan.folds)
@@ -102,6 +101,7 @@ def prepare(
     check_no_leak(plan.config.weights, validation)
     plan = add_sources(plan, validation, open_teacher)
     _check_training(plan, chosen)
+    plan = shrink_photos(plan, say) if config.auto_resize else plan
     plan = _decode(plan, workers, say)
     return _try_network(plan, device, chosen, validation, config.precision == "auto", say)
 
@@ -189,8 +189,7 @@ def _try_network(
     shares = measure_shares(plan.table, build_augmentations(plan.pipelines)[1])
     environment["photos"] |= {"seen": shares, **count_versions(config, plan.extras)}
     plan = replace(plan, environment=environment)
-    probed = config.linear_probe and config.starts_pretrained
-    return replace(plan, features=_features_by_fold(plan, chosen, say)) if probed else plan
+    return replace(plan, features=_features_by_fold(plan, chosen, say)) if config.has_probe else plan
 
 
 def _features_by_fold(plan: Plan, chosen: Sequence[int] | None, say: Callable[[str], None]) -> dict[int, np.ndarray]:

@@ -185,12 +185,10 @@ def test_a_training_that_failed_has_no_other_advice(lines: Callable[..., list[st
     assert weights == "The body started from random weights: try --pretrained"
 
 
-def test_overfitting_is_answered_by_what_the_run_lacks(
-    lines: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(advice, "list_recipes", list)
+def test_overfitting_is_answered_by_what_the_run_lacks(lines: Callable[..., list[str]]) -> None:
     found = "Overfitting, training loss 0.08 and validation loss 0.84, up from 0.57: try "
-    assert lines(OVERFIT) == [f"{found}--flip --augment randaugment --wd 0.01"]
+    # some regularisation, without which it is the recipe strong that is advised
+    assert lines(OVERFIT, erase=0.2) == [f"{found}--flip --augment randaugment --wd 0.01"]
     given: dict[str, Any] = {"augment": ["HorizontalFlip(p=0.3)"], "wd": 0.01, "epochs": 12}
     # the last ones have all but what they are told to try
     wanted = [
@@ -208,13 +206,17 @@ def test_overfitting_is_answered_by_what_the_run_lacks(
     assert lines(OVERFIT, augment=["flip", "rand-m9-n2"], opt="sgd", epochs=4) == [f"{found}--label-smoothing 0.1"]
 
 
-def test_a_recipe_for_a_run_that_has_nothing_yet(
-    lines: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(advice, "list_recipes", lambda: ["strong"])
-    monkeypatch.setattr(advice, "read_recipe", lambda name: {"wd": 0.05, "augment": ["flip"]})
-    assert lines(OVERFIT)[0].endswith(": try --recipe strong")
-    assert lines(OVERFIT, erase=0.2)[0].endswith(": try --flip --augment randaugment --wd 0.01")
+# as they are saved with a run
+@pytest.mark.parametrize("view", [{"fit": "pad", "resize": (64, 32)}, {"fit": "contest", "crop": (400, 200)}])
+def test_a_recipe_for_a_run_that_has_nothing_yet(lines: Callable[..., list[str]], view: dict[str, Any]) -> None:
+    assert lines(OVERFIT, **view)[0].endswith(": try --recipe strong")
+    # it cuts photos without faces
+    assert lines(OVERFIT, boxes="boxes.csv")[0].endswith(": try --flip --augment randaugment --wd 0.01")
+
+
+def test_losses_of_which_one_is_of_the_probe_too_are_not_compared(lines: Callable[..., list[str]]) -> None:
+    assert lines(UNDERFIT, epochs=4)
+    assert lines(UNDERFIT, epochs=4, linear_probe=True) == []
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,6 @@ def test_a_recipe_for_a_run_that_has_nothing_yet(
     [{"pretrained": False}, {"augment": ["Flip(p=0.3)"]}, {"environment": {"command": ["fastmask", "fit", "--flip"]}}],
 )
 def test_flip_is_new_to_a_run_and_can_be_measured(settings: dict[str, Any], trained: Callable[..., Run]) -> None:
-    # some regularisation, without which it is the recipe strong that is advised
     by_default, otherwise = trained(OVERFIT, erase=0.2), trained(OVERFIT, erase=0.2, **settings)
     assert "--flip" in str(by_default.advice()[0])
     assert not any("--flip" in str(each) for each in otherwise.advice())

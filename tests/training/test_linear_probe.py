@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from small_learners import AtBatch, KilledError, kill
 
 from fastmask.model.network import build_body
-from fastmask.model.probe import average_places, probed_heads
+from fastmask.model.probe import ProbeWeights, StageFeatures, average_places, probed_heads
 from fastmask.training import linear_probe
 from fastmask.training.budget import replan
 from fastmask.training.linear_probe import fit_probe
@@ -57,6 +57,7 @@ def test_it_is_scikit_learns_logistic_regression_on_what_the_body_sees(plan, mon
     rows = np.concatenate([np.flatnonzero(plan.folds == f) for f in range(len(photos))])
     seen = [body.forward_head(last), *(F.adaptive_avg_pool2d(each, (3, 2)).flatten(1) for each in maps[-2:])]
     features = torch.cat(seen, dim=1).numpy()
+    assert StageFeatures(body)(torch.cat(photos)).numpy() == pytest.approx(features, abs=1e-5)
     table = plan.table.select(rows)
     made = fit_probe(features, table, seed=0)
     logits = torch.from_numpy(features) @ made.weight.T + made.bias
@@ -104,19 +105,31 @@ def test_fewer_folds_in_a_time_limit_have_probes_of_their_own(probe):
 def test_of_the_strengths_the_one_that_is_best_on_other_persons_is_taken(plan, monkeypatch):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(len(plan.table), 40)).astype(np.float32)
-    # what has nothing to do with the labels is best weighed as little as possible
-    chosen = fit_probe(features, plan.table, 0)
-    monkeypatch.setattr(linear_probe, "STRENGTHS", linear_probe.STRENGTHS[:1])
-    assert torch.equal(chosen.weight, fit_probe(features, plan.table, 0).weight)
+    # what has nothing to do with the labels is best weighed as little as possible, and the labels as much as possible
+    heads, y = plan.table.heads, plan.table.y
+    labels = np.concatenate([np.eye(size)[codes] for size, codes in zip(heads.sizes, y.T, strict=True)], axis=1)
+    for given, best in ((features, 0), (np.concatenate([features, labels], 1).astype(np.float32), -1)):
+        chosen = fit_probe(given, plan.table, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(linear_probe, "STRENGTHS", (linear_probe.STRENGTHS[best],))
+            assert torch.equal(chosen.weight, fit_probe(given, plan.table, 0).weight)
 
 
-def test_an_unseen_class_is_hardly_ever_predicted(plan):
+def test_a_head_with_a_class_that_no_photo_shows_is_left_to_the_network(plan):
+    """Other photos, of another source, may show it."""
     rows = np.flatnonzero(plan.table.frame["gender"] == "female")
     features = np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32)
     made = fit_probe(features, plan.table.select(rows), 0)
-    logits = torch.from_numpy(features) @ made.weight.T + made.bias
-    gender = plan.table.heads.split(logits)[1].softmax(-1)
-    assert (gender[:, plan.table.heads["gender"].classes.index("female")] > 0.999).all()
+    weights, heads = plan.table.heads.split(made.weight.T), plan.table.heads
+    assert [bool(part.any()) for part in weights] == [True, False, True]
+    network, x = plan.learner(0).model.eval(), _photos(plan, 0)[:4]
+    with torch.no_grad():
+        weight = made.weight.any(1, keepdim=True) * torch.ones_like(network.probe.weight)
+        network.add_probe(ProbeWeights(weight, made.bias))
+        both = heads.split(network(x))
+        network.probe = None
+        alone = heads.split(network(x))
+    assert [torch.equal(*pair) for pair in zip(both, alone, strict=True)] == [False, True, False]
 
 
 def test_random_weights_have_no_probe(plan_of):
