@@ -362,7 +362,7 @@ class Config(BaseModel):
         note="400 200 for the contest's photos",
     )
     crop_pct: Annotated[float, Field(ge=0.1, le=1)] = in_data(
-        1.0, "Share of a photo's height and width that is seen, its middle; see timm's crop_pct.", needs=("fit",)
+        1.0, "Share of the scaled photo's height and width that is kept, its middle; timm's crop_pct."
     )
     resize: tuple[Positive, Positive] | None = in_data(
         None,
@@ -372,9 +372,8 @@ class Config(BaseModel):
     )
     auto_resize: bool = in_data(
         False,
-        "Choose --resize: the shape of the photos in as many pixels as timm's size, or with a time limit in fewer, so "
-        "that three epochs fit into it.",
-        needs=("fit",),
+        "Choose --resize by the photos: their median aspect, and as many pixels as timm's size, or with a time limit "
+        "fewer, if three epochs would not fit.",
     )
     train_pipeline: dict[str, Any] | None = option_field(
         None, "The training augmentation as albumentations serializes it.", note="the report's"
@@ -784,8 +783,8 @@ class Config(BaseModel):
             found.append(("launcher local", [name for name in self.of_kind(Kind.LAUNCHING) if name != "launcher"]))
         if self.fit not in (None, CONTEST):
             found.append((f"fit {self.fit}", ["crop", "boxes"]))
-        if self.fit == CONTEST:
-            found.append((f"fit {self.fit}", ["crop_pct", "auto_resize"]))
+        if self.fit == CONTEST or (self.fit is None and (self.crop or self.boxes)):
+            found.append((f"fit {CONTEST}", ["crop_pct", "auto_resize"]))
         for name, scheds in _OF_SCHEDULES.items():
             if self.sched not in scheds:
                 found.append((f"sched {self.sched}", [name]))
@@ -893,6 +892,7 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
             # arguments of another optimizer
             merged.pop("opt_args", None)
         removed = {earlier for name in _REMOVES if layer.get(name) for earlier in _REMOVES[name]}
+        removed |= {"crop_pct", "auto_resize"} if layer.get("fit") == CONTEST else set()
         merged = {name: value for name, value in merged.items() if name not in removed}
         off = {name for name, value in layer.items() if not value}
         merged = {name: value for name, value in merged.items() if not _is_off(name, off, {**merged, **layer})}

@@ -55,8 +55,6 @@ NEEDS = {
     "pseudo_least": ("pseudo", 0.7),
     "teacher_weight": ("teacher", 0.7),
     "teacher_temperature": ("teacher", 0.7),
-    "crop_pct": ("fit", 0.7),
-    "auto_resize": ("fit", True),
     "margin": ("boxes", 0.7),
     "region": ("boxes", "forehead"),
     "no_face": ("boxes", "crop"),
@@ -249,7 +247,7 @@ def test_every_recipe_is_a_configuration(name):
         ({"auto_augment": "flip"}, "There is no setting 'auto_augment'; did you mean 'augment'"),
         (
             {**PIPELINES, "crop": [9, 9]},
-            "crop_pct, auto_resize, crop, resize and fit have no effect with train_pipeline",
+            "fit, crop, crop_pct, resize, auto_resize have no effect with train_pipeline",
         ),
         ({"freeze": "body", "unfreeze": 1}, "unfreeze is epoch 1; expected 2 to the last one, 20"),
         ({"freeze": "body", "unfreeze": 9, "epochs": 5}, "unfreeze is epoch 9; expected 2 to the last one, 5"),
@@ -480,8 +478,9 @@ def test_photos_are_cut_and_scaled_as_a_later_layer_asks():
     assert make_config(strong, {"fit": "stretch"}).crop_pct == 0.875
     with pytest.raises(UsageError, match="auto_resize has no effect with fit contest"):
         make_config({"fit": "contest", "auto_resize": True})
-    with pytest.raises(UsageError, match="crop_pct has no effect without fit: give both or neither"):
-        make_config({"crop_pct": 0.9})
+    with pytest.raises(UsageError, match="crop_pct has no effect with fit contest"):
+        make_config({"crop_pct": 0.9, "crop": [200, 100]})
+    assert make_config(strong, {"fit": "contest"}).crop_pct == 1
     with pytest.raises(UsageError, match="resize and auto_resize exclude each other"):
         make_config({"fit": "pad", "resize": [64, 32], "auto_resize": True})
 

@@ -64,10 +64,11 @@ def decide(
 
     They are scored on the out-of-fold predictions. Prints the one to use.
     """
-    from fastmask.decision.rule import PLAIN
     from fastmask.evaluation.decisions import decide as compare
+    from fastmask.run.directory import RunDirectory
 
-    decisions = compare(run, same_person)
+    loaded = RunDirectory.load(run)
+    decisions = compare(loaded, same_person)
     if plot is not None:
         from fastmask.evaluation.plots import plot_reliability
 
@@ -77,7 +78,8 @@ def decide(
     if decisions.averaging_loses:
         say(f"Next: fastmask decide {quote(str(run))}")
         return
-    options = [f"--decision {decisions.best}"] * (decisions.best != PLAIN) + ["--same-person COLUMN"] * same_person
+    options = [f"--decision {decisions.best}"] * (decisions.best != loaded.config.decision)
+    options += ["--same-person COLUMN"] * same_person
     say(" ".join(["Next: fastmask predict", quote(str(run)), "IMAGES", *options, "--out FILE"]))
 
 

@@ -165,12 +165,14 @@ def complete_pipeline(plain: Mapping[str, Any], stats: Stats | None, option: str
 def pick_fit(config: Config, table: Table) -> Fit | None:
     """How the photos of a table are scaled and cut: as configured, or else by what is known of them.
 
-    The contest's photos, and those with --crop or --boxes, are cut by the crop; others are padded. None with custom
-    pipelines.
+    The contest's photos, and those with --crop or --boxes, are cut by the crop; others, and those with --crop-pct or
+    --auto-resize, are padded. None with custom pipelines.
     """
     if config.fit is not None or config.train_pipeline is not None:
         return config.fit
-    return CONTEST if config.crop is not None or config.boxes is not None else table.fit
+    if config.crop is not None or config.boxes is not None:
+        return CONTEST
+    return PAD if config.crop_pct < 1 or config.auto_resize else table.fit
 
 
 def effective_pipelines(config: Config, stats: Stats | None = None) -> dict[str, Any]:
@@ -229,7 +231,7 @@ def describe_view(config: Config, shares: Sequence[float] | None) -> str:
     high, wide = config.resize or cut
     size = f"{high} x {wide}"
     crop = "the centre {} x {} pixels of photos".format(*cut)
-    part = "whole photos" if config.crop_pct == 1 else f"the middle {percent(config.crop_pct)} of photos' sides"
+    part = "whole photos" if config.crop_pct == 1 else f"the middle {percent(config.crop_pct)} of each side of photos"
     how = {
         PAD: f"{part} padded to {size}",
         CROP: f"photos scaled and cut to {size}",

@@ -18,7 +18,7 @@ import numpy as np
 import timm
 
 from fastmask.config import OWN, Config, make_config, read_recipe, spell_option
-from fastmask.decision.rule import F1, check_f1
+from fastmask.decision.rule import F1, PLAIN, check_f1
 from fastmask.evaluation.cost import cost_of
 from fastmask.evaluation.decisions import cross_fit_run
 from fastmask.heads import JOINT, UNKNOWN
@@ -315,7 +315,7 @@ def _on_length(run: RunDirectory, curves: Sequence[Curves]) -> Advice | None:
     """Too few epochs, or time that is left."""
     config, used = run.config, _used_time(run)
     given: float = getattr(config, config.time_limit) if config.time_limit else 0.0
-    if used and used < 0.5 and _most(one.valid.argmin() == len(one.valid) - 1 for one in curves):
+    if used and used < 0.5 and _most(0 < one.valid.argmin() == len(one.valid) - 1 for one in curves):
         found = f"Only {percent(used)} of --{config.time_limit} {given:g} were used, and validation loss still fell"
         return _to_try(run, found, {"epochs": int(config.epochs * min(0.9 / used, 4))})
     if not _most(underfits(one, _is_comparable(run.config)) for one in curves):
@@ -334,12 +334,12 @@ def _used_time(run: RunDirectory) -> float | None:
 
 
 def _on_decision(run: RunDirectory) -> Advice | None:
-    """The decision f1, if its cross-fitted gain is beyond noise."""
-    gain = None if run.config.decision == F1 else decision_gain(run)
-    if gain is None or gain.macro_f1_interval[0] <= 0:
+    """The decision f1, or plain in its place, if the cross-fitted gain of f1 is beyond noise."""
+    gain, decided = decision_gain(run), run.config.decision == F1
+    if gain is None or gain.is_noise or (gain.macro_f1 > 0) == decided:
         return None
-    words = f"fastmask predict {quote(str(run.path))} IMAGES --decision {F1} --out FILE"
-    return Advice(f"The decision {F1}, cross-fitted, gains {gain.cell} macro-F1", words)
+    words = f"fastmask predict {quote(str(run.path))} IMAGES --decision {PLAIN if decided else F1} --out FILE"
+    return Advice(f"The decision {F1}, cross-fitted, changes macro-F1 by {gain.cell}", words)
 
 
 def decision_gain(run: RunDirectory, draws: int = _DRAWS) -> Difference | None:
@@ -349,8 +349,9 @@ def decision_gain(run: RunDirectory, draws: int = _DRAWS) -> Difference | None:
         answers = cross_fit_run(run, F1)[1]
     except UsageError:
         return None
-    classes = scored_classes(run.heads, [run.predicted, answers], run.true, run.y)
-    targets = [make_target(run.heads, y, run.true, JOINT, classes) for y in (run.predicted, answers)]
+    plain = run.heads.argmax(run.probabilities)
+    classes = scored_classes(run.heads, [plain, answers], run.true, run.y)
+    targets = [make_target(run.heads, y, run.true, JOINT, classes) for y in (plain, answers)]
     return score_differences(targets, run.groups, draws)[0]
 
 

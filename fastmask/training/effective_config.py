@@ -46,7 +46,8 @@ def _resolve_fit(table: Table, config: Config) -> Config:
     if fit == CONTEST:
         return config.model_copy(update={"fit": fit, "crop": config.crop or REPORT_CROP})
     if config.auto_resize:
-        return config.model_copy(update={"resize": shape_size(table, config.arch), "auto_resize": False})
+        update = {"fit": fit, "resize": shape_size(table, config.arch), "auto_resize": False}
+        return config.model_copy(update=update)
     size = config.resize or (arch_size(config.arch) if fit else None)
     return config.model_copy(update={"fit": fit, "resize": size})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -86,4 +87,7 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, persons: np.ndarray, seed: in
 
 
 def _fit(x: np.ndarray, y: np.ndarray, strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, solver="newton-cg", max_iter=1000).fit(x, y)
+    with warnings.catch_warnings():
+        # many classes of few photos each
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        return LogisticRegression(C=strength, solver="newton-cg", max_iter=1000).fit(x, y)

@@ -35,6 +35,9 @@ def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) 
     Random weights find no difference between left and right, so that nothing is mirrored with them.
     """
     update: dict[str, Any] = {"flip": False}
+    added = {name: [*(getattr(plan.config, name) or ())] for name in ("augment", "views")}
+    if all(FLIP in found for found in added.values()):
+        return replace(plan, config=plan.config.model_copy(update=update))
     why = "random weights cannot tell whether mirror images have other labels"
     if network.initial_weights != RANDOM:
         changed = changed_by_mirror(plan, network)
@@ -42,7 +45,6 @@ def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) 
     if why:
         say(f"Photos are not mirrored: {why}. To mirror them anyway: --augment flip --views flip")
     else:
-        added = {name: [*(getattr(plan.config, name) or ())] for name in ("augment", "views")}
         update |= {name: found if FLIP in found else [FLIP, *found] for name, found in added.items()}
     config = plan.config.model_copy(update=update)
     return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))

@@ -189,6 +189,8 @@ def _try_network(
     shares = measure_shares(plan.table, build_augmentations(plan.pipelines)[1])
     environment["photos"] |= {"seen": shares, **count_versions(config, plan.extras)}
     plan = replace(plan, environment=environment)
+    if config.linear_probe and not config.has_probe:
+        say("There is no linear probe: the features of random weights show nothing to it")
     return replace(plan, features=_features_by_fold(plan, chosen, say)) if config.has_probe else plan
 
 

@@ -157,6 +157,8 @@ def test_the_contest_s_photos_are_cut_and_others_are_padded(contest, tmp_path):
     other = read_csv(tmp_path / "my.csv", ["mask"], images=table.root)
     assert [pick_fit(make_config(), each) for each in (table, other)] == ["contest", "pad"]
     assert pick_fit(make_config({"fit": "stretch"}), table) == "stretch"
+    for settings in ({"crop_pct": 0.9}, {"auto_resize": True}):
+        assert pick_fit(make_config(settings), table) == "pad"
     # a crop of so many pixels
     assert pick_fit(make_config({"crop": [400, 200]}), other) == "contest"
     assert pick_fit(make_config({"boxes": "boxes.csv"}), other) == "contest"

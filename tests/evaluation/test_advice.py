@@ -300,12 +300,24 @@ def test_the_gain_of_the_decision_is_that_of_decide(undecided: Run) -> None:
     assert expected is not None
     assert found.macro_f1 == pytest.approx(expected.macro_f1)
     first = undecided.advice()[0].found
-    assert first.startswith(f"The decision f1, cross-fitted, gains {expected.macro_f1:+.4f} (+")
+    assert first.startswith(f"The decision f1, cross-fitted, changes macro-F1 by {expected.macro_f1:+.4f} (+")
 
 
 def test_a_decision_that_a_run_has_is_not_advised(undecided: Run) -> None:
     run = Run(undecided.path, make_config(undecided.config.model_dump(), {"decision": "f1"}), undecided.heads)
     assert not any("decision" in str(each) for each in run.advice())
+
+
+def test_a_decision_that_loses_is_advised_against(undecided: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    gain = decision_gain(undecided)
+    assert gain is not None
+    low, high = gain.macro_f1_interval
+    opposite = replace(gain, macro_f1=-gain.macro_f1, macro_f1_interval=(-high, -low))
+    monkeypatch.setattr(advice, "decision_gain", lambda run: opposite)
+    run = Run(undecided.path, make_config(undecided.config.model_dump(), {"decision": "f1"}), undecided.heads)
+    line = str(run.advice()[0])
+    assert line.startswith("The decision f1, cross-fitted, changes macro-F1 by -")
+    assert line.endswith("IMAGES --decision plain --out FILE")
 
 
 def test_an_ensemble_is_only_told_of_its_predictions(trained: Callable[..., Run]) -> None:

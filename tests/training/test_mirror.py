@@ -69,6 +69,13 @@ def test_photos_are_mirrored_in_training_and_in_validation_where_labels_stay(pho
     assert (config.flip, config.augment, config.views) == (False, ["flip"], ["flip"])
 
 
+def test_what_is_mirrored_anyway_is_not_measured(photos):
+    said = []
+    config = plan_of(photos, ["tone"], said, augment=["flip"], views=["flip"]).config
+    assert (config.flip, config.augment, config.views) == (False, ["flip"], ["flip"])
+    assert not any("mirror" in line for line in said)
+
+
 def test_what_is_mirrored_anyway_is_not_named_twice(photos, weights):
     config = plan_of(photos, ["tone"], weights=weights, augment=["rotate", "flip"], views=["flip"]).config
     assert (config.augment, config.views) == (["rotate", "flip"], ["flip"])
