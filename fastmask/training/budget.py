@@ -26,8 +26,9 @@ from fastmask.training.rehearsal import Rehearsal, photo_seconds
 FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.06
-# photos shrink until the fewest epochs take this fraction of the time, but never below this fraction of their sides
-_EPOCHS_SHARE, _LEAST_SIDE = 0.85, 0.5
+# the smallest sides of photos that shrink for more than one epoch, relative to their own, and the smallest share of the
+# pixels; and the seconds of a run before its first epoch, without the features for a probe
+_LEAST_SIDE, _LEAST_SHARE, _SETUP_SECONDS = 0.5, 1 / 16, 25.0
 # the cost of predicting a photo relative to that of training on it
 _FORWARD = 1 / 3
 
@@ -105,26 +106,35 @@ def check_all_folds(config: Config, fold: Sequence[int] | None) -> None:
 
 
 def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
-    """The plan with smaller photos, if three epochs of its size would exceed its time limit; at least half the sides.
+    """The plan with smaller photos, if three epochs of its size would exceed its time limit.
 
-    The time is estimated by a few steps of the network.
+    The sides are at least half of its own, unless not even one epoch of these fits, and half if the memory does not
+    suffice. The time is estimated by a few steps of the network.
     """
     config, size = plan.config, plan.config.resize
     if config.limit_seconds is None or size is None:
         return plan
-    epochs, photos = min(FEWEST_EPOCHS, config.epochs), plan.count_trained()
-    trained = sum(photos[: config.folds]) * epochs + sum(photos[config.folds :]) * config.refit
-    # a probe has a network of its own, which also sees each photo once before training
-    forward = math.ceil(epochs / config.validate_every) * (1 + len(config.views) + config.flip) * (1 + config.has_probe)
-    passes = trained + _FORWARD * (forward + config.has_probe) * len(plan.table)
-    seconds, limit = passes * photo_seconds(plan, size), _EPOCHS_SHARE * config.limit_seconds
-    if seconds <= limit:
+    seconds = photo_seconds(plan, size)
+    left = max(config.limit_seconds * (1 - RESERVE) - _SETUP_SECONDS, 0.0)
+    most, one = (left / (seconds * count_passes(plan, epochs)) for epochs in (min(FEWEST_EPOCHS, config.epochs), 1))
+    fewest = _LEAST_SIDE**2 if math.isinf(seconds) else max(min(one, _LEAST_SIDE**2), _LEAST_SHARE)
+    share = max(most, fewest)
+    if share >= 1:
         return plan
-    pixels = math.prod(size) * max(limit / seconds, _LEAST_SIDE**2)
-    made = size_of_pixels(config.arch, pixels, size[0] / size[1])
+    made = size_of_pixels(config.arch, math.prod(size) * share, size[0] / size[1])
     say(f"{_spell_limit(config)}: photos of {made[0]} x {made[1]} pixels instead of {size[0]} x {size[1]}")
     config = config.model_copy(update={"resize": made})
     return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
+
+
+def count_passes(plan: Plan, epochs: int) -> float:
+    """The photos that all folds train on in so many epochs, and in the refits, and what they predict in proportion."""
+    config, photos = plan.config, plan.count_trained()
+    trained = sum(photos[: config.folds]) * epochs + sum(photos[config.folds :]) * config.refit
+    # a probe has a network of its own, which also sees each photo once before training
+    views, networks = 1 + len(config.views) + config.flip, 1 + config.has_probe
+    predicted = math.ceil(epochs / config.validate_every) * views * networks + config.has_probe
+    return trained + _FORWARD * predicted * len(plan.table)
 
 
 def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
