@@ -189,7 +189,7 @@ def test_score(example, tmp_path, capsys):
     assert len(rows) == 7
     found = pd.read_csv(tmp_path / "out" / "score.csv")
     assert found["method"].tolist() == ["loop", "fastai", "report", "winner", "strong", "strong in a third"]
-    assert found["is"].between(0, 1).all()
+    assert found["held out"].between(0, 1).all()
     assert (found["seconds"][2:] <= 50).all()
     held = [pd.read_csv(file)["photo"].tolist() for file in (tmp_path / "out" / "draw0").glob("*/answers.csv")]
     assert len(held) == 6
@@ -202,7 +202,7 @@ def test_score(example, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_other_photos(example, monkeypatch, tmp_path):
-    """A mirror image changes what is left and right in one of the data sets, and no head of the other."""
+    """Two data sets that are read with their heads."""
     example("benchmarks/other_photos.py", tmp_path)
     for name, heads in (("digits", ["left", "right", "ink"]), ("shapes", ["shape", "pattern", "size"])):
         table = fm.read_csv(tmp_path / name / "photos.csv", heads=heads)

@@ -183,6 +183,10 @@ class Table:
         paths = self.frame["path"].tolist()
         return replace(self, faces=FaceCut(read_boxes(file), framing, {str(self.root / path): path for path in paths}))
 
+    def sample_rows(self, most: int, seed: int) -> np.ndarray:
+        """At most `most` rows at random, in order."""
+        return np.sort(np.random.default_rng(seed).permutation(len(self))[:most])
+
     def select(self, rows: np.ndarray | Sequence[int]) -> Table:
         """The table with only some rows."""
         return replace(self, frame=self.frame.iloc[rows].reset_index(drop=True))

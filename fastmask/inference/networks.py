@@ -126,7 +126,7 @@ def _build(run: RunDirectory, file: Path, tensors: Mapping[str, Tensor], size: t
     network = build_network(config.arch, heads, size=size, per_head=config.per_head, feature_loss=loss)
     if config.has_probe:
         try:
-            network.add_probe(ProbeWeights(tensors[f"{PROBE}.weight"], tensors[f"{PROBE}.bias"]))
+            network.add_probe(heads, ProbeWeights(tensors[f"{PROBE}.weight"], tensors[f"{PROBE}.bias"]))
         except KeyError as error:
             raise _unfit(run, file, error) from error
     return network

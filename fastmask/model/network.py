@@ -62,11 +62,10 @@ class MultiHeadNet(nn.Module):
         self.tag = f"{name}.{cfg['tag']}" if cfg.get("tag") else str(name)
         self.stats = (tuple(cfg.get("mean") or ()), tuple(cfg.get("std") or ()))
         self.initial_weights = RANDOM
-        self._classes = heads
 
-    def add_probe(self, weights: ProbeWeights) -> None:
-        """Average predictions with a linear model on what the body sees with its present weights."""
-        self.probe = LinearProbe(self.body, self._classes, weights)
+    def add_probe(self, heads: Heads, weights: ProbeWeights) -> None:
+        """Average predictions of its `heads` with a linear model on what the body sees with its present weights."""
+        self.probe = LinearProbe(self.body, heads, weights)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

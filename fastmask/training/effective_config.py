@@ -17,7 +17,7 @@ from fastmask.model.metrics import default_metrics
 from fastmask.model.optim import check_arguments, has_weight_decay
 from fastmask.scoring import LOSS, target_of
 from fastmask.system.errors import UsageError
-from fastmask.training.photo_size import shape_size
+from fastmask.training.photo_size import size_of_photos
 
 # settings by which a table is read; data may have moved
 READING = [name for name in Config.of_kind(Kind.TABLE) if name != "data"]
@@ -46,7 +46,7 @@ def _resolve_fit(table: Table, config: Config) -> Config:
     if fit == CONTEST:
         return config.model_copy(update={"fit": fit, "crop": config.crop or REPORT_CROP})
     if config.auto_resize:
-        update = {"fit": fit, "resize": shape_size(table, config.arch), "auto_resize": False}
+        update = {"fit": fit, "resize": size_of_photos(table, config.arch), "auto_resize": False}
         return config.model_copy(update=update)
     size = config.resize or (arch_size(config.arch) if fit else None)
     return config.model_copy(update={"fit": fit, "resize": size})

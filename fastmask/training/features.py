@@ -28,7 +28,7 @@ from fastmask.training.rehearsal import synchronize
 
 _FORMAT = 1
 # the number of photos with features computed again to verify kept ones, and the relative tolerance
-_PROBED, _OFF = 8, 0.05
+_SAMPLED, _OFF = 8, 0.05
 # bytes of a file in addition to its features
 _HEADER = 2**16
 
@@ -58,9 +58,9 @@ def features_of(
     paths = [str(plan.table.photo(row)) for row in (range(len(plan.table)) if rows is None else rows)]
     file = _file_of(plan, body, rows)
     if file is not None and file.exists():
-        probed = sorted({i * (len(paths) - 1) // (_PROBED - 1) for i in range(_PROBED)})
-        probe = compute_features(plan, body, [paths[i] for i in probed], device)
-        kept = read_features(file, len(paths), probe, probed)
+        sampled = sorted({i * (len(paths) - 1) // (_SAMPLED - 1) for i in range(_SAMPLED)})
+        sample = compute_features(plan, body, [paths[i] for i in sampled], device)
+        kept = read_features(file, len(paths), sample, sampled)
         if kept is not None:
             return kept
     synchronize(device)
@@ -98,7 +98,7 @@ def compute_features(
         bs=config.batch,
         maps=plan.maps,
         # a few photos are loaded faster than a process starts
-        num_workers=0 if len(paths) <= _PROBED else config.workers,
+        num_workers=0 if len(paths) <= _SAMPLED else config.workers,
         device=device,
     )
     try:
@@ -138,12 +138,12 @@ def _file_of(plan: Plan, body: nn.Module, rows: Sequence[int] | np.ndarray | Non
     return features_file(name, config.cache_dir)
 
 
-def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[int]) -> Features | None:
-    """Read the features of `photos` photos; None if they are incomplete, or if some rows are not close to `probe`.
+def read_features(file: Path, photos: int, sample: np.ndarray, sampled: Sequence[int]) -> Features | None:
+    """Read the features of `photos` photos; None if they are incomplete, or if some rows are not close to `sample`.
 
     Size and shape are checked before anything is read, since the file is untrusted.
     """
-    shape = [photos, probe.shape[1]]
+    shape = [photos, sample.shape[1]]
     if not file.is_file() or file.is_symlink() or not 0 <= file.stat().st_size - 4 * photos * shape[1] < _HEADER:
         return None
     try:
@@ -156,5 +156,5 @@ def read_features(file: Path, photos: int, probe: np.ndarray, probed: Sequence[i
         return None
     if not np.isfinite(values).all() or not 0 < float(seconds[0]) < np.inf:
         return None
-    near = np.linalg.norm(values[list(probed)] - probe) <= _OFF * np.linalg.norm(probe)
+    near = np.linalg.norm(values[list(sampled)] - sample) <= _OFF * np.linalg.norm(sample)
     return Features(values, float(seconds[0]), kept=True) if near else None

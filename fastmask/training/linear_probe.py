@@ -27,11 +27,6 @@ _CHOOSING = 0.25
 _LEAST_DEVIATION = 1e-6
 
 
-def some_photos(photos: int, seed: int) -> np.ndarray:
-    """The rows of at most `MOST_PHOTOS` photos at random, in order."""
-    return np.sort(np.random.default_rng(seed).permutation(photos)[:MOST_PHOTOS])
-
-
 def fit_probe(features: np.ndarray, table: Table, seed: int) -> ProbeWeights:
     """Fit a linear model per head to (N, features) of a table's photos; a head's unknown labels do not count.
 
@@ -52,16 +47,16 @@ def fit_probe(features: np.ndarray, table: Table, seed: int) -> ProbeWeights:
 
 
 def _fit_heads(
-    x: np.ndarray, heads: Heads, y: np.ndarray, persons: np.ndarray, seed: int
+    x: np.ndarray, heads: Heads, y: np.ndarray, groups: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The (classes, components) weights and (classes,) biases of each probed head; 0 if it lacks photos of a class."""
     for position in probed_heads(heads):
         known, classes = y[:, position] != UNKNOWN, heads.sizes[position]
-        own, groups = y[known, position], persons[known]
+        own = y[known, position]
         if len(np.unique(own)) < classes:
             yield np.zeros((classes, x.shape[1])), np.zeros(classes)
             continue
-        model = _fit(x[known], own, _choose_strength(x[known], own, groups, seed))
+        model = _fit(x[known], own, _choose_strength(x[known], own, groups[known], seed))
         weight, bias = model.coef_, model.intercept_
         if classes == 2:
             # scikit-learn has one row for two classes: the difference of their logits
@@ -69,18 +64,18 @@ def _fit_heads(
         yield weight, bias
 
 
-def _choose_strength(x: np.ndarray, y: np.ndarray, persons: np.ndarray, seed: int) -> float:
+def _choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> float:
     """The inverse regularisation with the lowest cross-entropy on some persons; a middle one if they do not suffice."""
     middle = STRENGTHS[len(STRENGTHS) // 2]
-    if len(np.unique(persons)) < 2:
+    if len(np.unique(groups)) < 2:
         return middle
-    fitted, asked = next(GroupShuffleSplit(1, test_size=_CHOOSING, random_state=seed).split(x, y, persons))
-    asked = asked[np.isin(y[asked], y[fitted])]
-    seen = np.unique(y[fitted])
-    if len(seen) < 2 or not len(asked):
+    train, valid = next(GroupShuffleSplit(1, test_size=_CHOOSING, random_state=seed).split(x, y, groups))
+    valid = valid[np.isin(y[valid], y[train])]
+    seen = np.unique(y[train])
+    if len(seen) < 2 or not len(valid):
         return middle
     losses = [
-        log_loss(y[asked], _fit(x[fitted], y[fitted], strength).predict_proba(x[asked]), labels=seen)
+        log_loss(y[valid], _fit(x[train], y[train], strength).predict_proba(x[valid]), labels=seen)
         for strength in STRENGTHS
     ]
     return STRENGTHS[int(np.argmin(losses))]

@@ -1,4 +1,4 @@
-"""Photo size: the size of the network's photos by their shape and the arch (`fit --auto-resize`)."""
+"""Photo size: the size of the network's photos by their aspect and the arch (`fit --auto-resize`)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from fastmask.data.table import Table
 from fastmask.model.archs import arch_size, fit_size
 from fastmask.system.errors import UnreadableError
 
-# photos whose shape is read, and what a side of the network's photos is a multiple of
+# photos whose aspect is read, and what a side of the network's photos is a multiple of
 _SAMPLED, _STEP = 100, 8
 
 
-def shape_size(table: Table, arch: str) -> tuple[int, int]:
-    """The (height, width) in the median shape of a table's photos, with as many pixels as `arch` was trained on."""
-    shapes = []
+def size_of_photos(table: Table, arch: str) -> tuple[int, int]:
+    """The (height, width) in the median aspect of a table's photos, with as many pixels as `arch` was trained on."""
+    aspects = []
     for row in range(0, len(table), -(-len(table) // _SAMPLED)):
         try:
             height, width = read_size(table.photo(row))
         except UnreadableError:
             # reported where photos are decoded
             continue
-        shapes.append(height / width)
-    return size_of_pixels(arch, math.prod(arch_size(arch)), statistics.median(shapes or [1.0]))
+        aspects.append(height / width)
+    return size_of_pixels(arch, math.prod(arch_size(arch)), statistics.median(aspects or [1.0]))
 
 
-def size_of_pixels(arch: str, pixels: float, shape: float) -> tuple[int, int]:
-    """The (height, width) that `arch` takes, nearest to so many pixels in a shape, the height by the width."""
-    sides = (math.sqrt(pixels * shape), math.sqrt(pixels / shape))
+def size_of_pixels(arch: str, pixels: float, aspect: float) -> tuple[int, int]:
+    """The (height, width) that `arch` takes, nearest to `pixels` pixels with an `aspect` of height / width."""
+    sides = (math.sqrt(pixels * aspect), math.sqrt(pixels / aspect))
     height, width = (max(_STEP, round(side / _STEP) * _STEP) for side in sides)
     return fit_size(arch, (height, width))

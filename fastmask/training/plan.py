@@ -46,7 +46,7 @@ from fastmask.training.build import (
 from fastmask.training.feature_loss import AddFeatureLoss
 from fastmask.training.freeze import Freeze, FreezeBatchNorm
 from fastmask.training.learner import mask_learner
-from fastmask.training.linear_probe import fit_probe, some_photos
+from fastmask.training.linear_probe import MOST_PHOTOS, fit_probe
 from fastmask.training.mix import mix_callbacks
 from fastmask.training.processes import ALONE, Processes
 from fastmask.training.progressive import Progressive
@@ -162,7 +162,7 @@ class Plan:
         config, dls = self.config, self.loaders(fold, whole)
         network = build_initial_network(config, self.table.heads, fold, self.size)
         if self.features:
-            network.add_probe(self.fit_probe(fold))
+            network.add_probe(self.table.heads, self.fit_probe(fold))
         learn = mask_learner(
             dls,
             network,
@@ -189,7 +189,7 @@ class Plan:
     @property
     def probed_rows(self) -> np.ndarray:
         """The rows of some photos of the table, in order, which linear probes are fitted to."""
-        return some_photos(len(self.table), self.config.seed)
+        return self.table.sample_rows(MOST_PHOTOS, self.config.seed)
 
     def fit_probe(self, fold: int) -> ProbeWeights:
         """The linear probe of a fold, fitted to those of `probed_rows` that it trains on."""

@@ -14,7 +14,7 @@ from fastmask.model.archs import size_flaw
 from fastmask.system.errors import UsageError
 from fastmask.training.guards import SkipUnreadable
 
-# sizes of equal parts of the training, the last one the full size; each new size costs a step of tuning
+# sizes of equal parts of the training, the last one the full size; at each new size cuDNN chooses its algorithms anew
 STEPS = 5
 
 

@@ -59,9 +59,9 @@ from fastmask.training.effective_config import (
     resolve_opt,
 )
 from fastmask.training.features import features_of
+from fastmask.training.flip import resolve_flip
 from fastmask.training.freeze import frozen_part
 from fastmask.training.learner import check_soft
-from fastmask.training.mirror import resolve_flip
 from fastmask.training.optimizer_state import check_optimizer
 from fastmask.training.parts import check_parts
 from fastmask.training.plan import LossFunc, OptFunc, Plan

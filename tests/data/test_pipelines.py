@@ -102,24 +102,32 @@ def test_a_stretched_photo_is_whole_in_another_aspect():
     assert np.array_equal(made, cv2.resize(IMAGE, (40, 60), interpolation=cv2.INTER_AREA))
 
 
-@pytest.mark.parametrize(("fit", "photo"), [("pad", (120, 80)), ("crop", (160, 80)), ("stretch", (100, 200))])
-def test_the_middle_of_a_photo_is_that_of_timm(fit, photo):
-    # timm scales the shorter side, as crop does, so that the photo has the aspect of the network's where others are
-    photo, size = cv2.resize(IMAGE[:200, :200], photo[::-1]), (48, 32)
-    if fit == "stretch":
-        photo = cv2.resize(photo, (200, 300), interpolation=cv2.INTER_AREA)
-    pipelines = tuple(map(Augmentation, fit_pipelines(fit, size, crop_pct=0.8)))
-    made = pipelines[1](photo, rng())
-    mode = {"crop": "center", "pad": "border", "stretch": "squash"}[fit]
-    expected = create_transform((3, *size), crop_pct=0.8, crop_mode=mode, interpolation="box")(Image.fromarray(photo))
-    mean, std = (np.array(each)[:, None, None] for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    theirs = 255 * (expected.numpy() * std + mean).transpose(1, 2, 0)
+@pytest.mark.parametrize(
+    ("fit", "mode", "photo", "share"),
+    # of 120 x 120 padded to 60 x 40, the middle 48 x 32: all 40 rows and 32 of 40 columns
+    [
+        ("pad", "border", (120, 120), 0.8),
+        ("crop", "center", (160, 80), 0.8 * 0.8 * 120 / 160),
+        ("stretch", "squash", (300, 200), 0.64),
+    ],
+)
+def test_the_middle_of_a_photo_is_that_of_timm(fit, mode, photo, share):
+    photo, size, stats = IMAGE[: photo[0], : photo[1]], (48, 32), (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    train, valid = map(Augmentation, fit_pipelines(fit, size, stats, crop_pct=0.8))
+    made = valid(photo, rng())
+    fill = tuple(round(255 * mean) for mean in stats[0])
+    theirs = create_transform(
+        (3, *size), crop_pct=0.8, crop_mode=mode, interpolation="box", mean=stats[0], std=stats[1]
+    )
+    if fit == "pad":
+        theirs.transforms[1].fill = fill
+    mean, std = (np.array(each)[:, None, None] for each in stats)
+    expected = 255 * (theirs(Image.fromarray(photo)).numpy() * std + mean).transpose(1, 2, 0)
     assert made.shape == (*size, 3)
-    assert np.abs(made - theirs).mean() < 3
-    share = visible_share(pipelines[1], photo.shape[:2])
-    assert share == pytest.approx(0.64 if fit != "crop" else 0.64 * 120 / 160, abs=0.02)
+    assert np.abs(made - expected).mean() < 3
+    assert visible_share(valid, photo.shape[:2]) == pytest.approx(share, abs=0.02)
     if fit != "crop":
-        assert np.array_equal(pipelines[0].prefix(photo), made)  # decoded once for both
+        assert np.array_equal(train.prefix(photo), made)  # decoded once for both
 
 
 def test_an_unknown_fit_is_refused():

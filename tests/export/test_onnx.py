@@ -118,7 +118,7 @@ def test_the_file_of_a_run_with_a_linear_probe_answers_as_predict(run_copy, phot
     for file in run_copy.glob("fold*/epoch*.safetensors"):
         network = load_network(run, file, torch.device("cpu"))
         sizes = sum(run.heads.sizes), StageFeatures(network.body)(torch.zeros(1, 3, 64, 32)).shape[1]
-        network.add_probe(ProbeWeights(torch.randn(sizes), torch.randn(sizes[0])))
+        network.add_probe(run.heads, ProbeWeights(torch.randn(sizes), torch.randn(sizes[0])))
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
     config = read_yaml(run_copy / "config.yaml")
     write_yaml(run_copy / "config.yaml", {**config, "linear_probe": True, "weights": "body"})

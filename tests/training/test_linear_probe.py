@@ -14,6 +14,7 @@ from small_learners import AtBatch, KilledError, kill
 from fastmask.model.network import build_body
 from fastmask.model.probe import ProbeWeights, StageFeatures, average_places, probed_heads
 from fastmask.training import linear_probe
+from fastmask.training import plan as plans
 from fastmask.training.budget import replan
 from fastmask.training.linear_probe import fit_probe
 
@@ -92,13 +93,17 @@ def test_no_label_of_the_fold_is_fitted(probe):
 
 
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
-def test_fewer_folds_in_a_time_limit_have_probes_of_their_own(probe):
+@pytest.mark.parametrize("photos", [50, 6000])
+def test_fewer_folds_in_a_time_limit_have_probes_of_their_own(probe, monkeypatch, photos):
+    monkeypatch.setattr(plans, "MOST_PHOTOS", photos)
     plan = probe(folds=3)
     shorter = replan(plan, 1, 2)
     assert not (shorter.folds == plan.folds).all()
+    rows = np.sort(np.random.default_rng(plan.config.seed).permutation(84)[:photos])
+    assert len(plan.features[0]) == len(rows) == min(photos, 84)
     for fold in (0, 1):
-        own = shorter.folds != fold
-        made = fit_probe(plan.features[0][own], plan.table.select(np.flatnonzero(own)), plan.config.seed)
+        own = shorter.folds[rows] != fold
+        made = fit_probe(plan.features[0][own], plan.table.select(rows[own]), plan.config.seed)
         assert torch.equal(shorter.learner(fold).model.probe.weight, made.weight)
 
 
@@ -125,7 +130,7 @@ def test_a_head_with_a_class_that_no_photo_shows_is_left_to_the_network(plan):
     network, x = plan.learner(0).model.eval(), _photos(plan, 0)[:4]
     with torch.no_grad():
         weight = made.weight.any(1, keepdim=True) * torch.ones_like(network.probe.weight)
-        network.add_probe(ProbeWeights(weight, made.bias))
+        network.add_probe(heads, ProbeWeights(weight, made.bias))
         both = heads.split(network(x))
         network.probe = None
         alone = heads.split(network(x))

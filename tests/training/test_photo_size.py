@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from fastmask.data.readers import read_csv
-from fastmask.training.photo_size import shape_size, size_of_pixels
+from fastmask.training.photo_size import size_of_photos, size_of_pixels
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def table_of(tmp_path):
         ([None], (160, 160)),
     ],
 )
-def test_the_size_has_the_shape_of_the_photos_and_the_pixels_of_the_arch(table_of, sizes, expected):
-    assert shape_size(table_of(*sizes), "test_resnet") == expected
+def test_the_size_has_the_aspect_of_the_photos_and_the_pixels_of_the_arch(table_of, sizes, expected):
+    assert size_of_photos(table_of(*sizes), "test_resnet") == expected
 
 
 def test_a_size_that_an_arch_cuts_is_replaced_by_one_that_it_takes():

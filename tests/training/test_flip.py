@@ -10,7 +10,7 @@ from fastmask.config import make_config
 from fastmask.data.readers import read_csv
 from fastmask.model.network import build_body
 from fastmask.system.errors import UsageError
-from fastmask.training.mirror import is_worse
+from fastmask.training.flip import is_worse
 from fastmask.training.setup import prepare
 
 ARCH = "test_resnet"
@@ -119,4 +119,11 @@ def test_answers_that_get_wrong_and_right_alike_are_noise():
 
 
 def test_photos_without_a_label_do_not_count():
-    assert not is_worse(np.ones((4, 2)), np.ones((4, 2)), np.full(4, -1), np.arange(4) % 2)
+    rng = np.random.default_rng(0)
+    y, part = rng.integers(0, 2, 200), np.arange(200) % 2
+    plain = (y * 2.0 - 1)[:, None] + rng.normal(0, 0.1, (200, 3))
+    mirrored = plain.copy()
+    mirrored[:100] *= -1
+    assert is_worse(plain, mirrored, y, part)
+    y[:100] = -1
+    assert not is_worse(plain, mirrored, y, part)

@@ -1,4 +1,4 @@
-"""Mirror: the heads whose labels change if photos are mirrored, such as left and right, found before training."""
+"""Flip: whether mirroring photos changes the labels of heads, such as left and right, found before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastmask.data.loaders import pick_device
 from fastmask.data.pipelines import effective_pipelines
 from fastmask.heads import UNKNOWN
-from fastmask.model.network import RANDOM, MultiHeadNet
+from fastmask.model.network import MultiHeadNet
 from fastmask.model.views import flip
 from fastmask.system.text import join_some
 from fastmask.training.build import resolve_stats
@@ -25,8 +25,8 @@ from fastmask.training.plan import Plan
 FLIP = "flip"
 # photos to measure on, and the penalty of the ridge regression, whose features outnumber them
 _PHOTOS, _PENALTY = 240, 100.0
-# a head changes if this share of its answers gets worse, by so many standard deviations
-_LEAST_LOSS, _BEYOND = 0.05, 3.0
+# mirroring changes a head's labels if at least this share of its predictions gets worse, and by so many deviations
+_LEAST_WORSE, _DEVIATIONS = 0.05, 3.0
 
 
 def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) -> Plan:
@@ -39,7 +39,7 @@ def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) 
     if all(FLIP in found for found in added.values()):
         return replace(plan, config=plan.config.model_copy(update=update))
     why = "random weights cannot tell whether mirror images have other labels"
-    if network.initial_weights != RANDOM:
+    if plan.config.starts_pretrained:
         changed = changed_by_mirror(plan, network)
         why = f"mirror images have other labels of {join_some(changed)}" if changed else ""
     if why:
@@ -53,10 +53,10 @@ def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) 
 def changed_by_mirror(plan: Plan, network: MultiHeadNet) -> list[str]:
     """The heads that a linear model, trained on photos, predicts worse on the mirror images of other photos.
 
-    Its features are those of the untrained body for each half of a photo alone, so that left and right differ. Of each
-    two halves of the persons, it is fitted on one and predicts the other.
+    Its features are those of the untrained body for each half of a photo alone, so that left and right differ. It is
+    fitted on each half of the persons, and predicts the other half.
     """
-    rows = _some_rows(plan)
+    rows = plan.table.sample_rows(_PHOTOS, plan.config.seed)
     plain, mirrored = _features(plan, network, rows)
     y, part = plan.table.y[rows], np.unique(plan.table.groups[rows], return_inverse=True)[1] % 2
     return [
@@ -64,12 +64,6 @@ def changed_by_mirror(plan: Plan, network: MultiHeadNet) -> list[str]:
         for i, head in enumerate(plan.table.heads)
         if i in plan.table.heads.joined and is_worse(plain, mirrored, y[:, i], part)
     ]
-
-
-def _some_rows(plan: Plan) -> np.ndarray:
-    """The rows of some photos at random, in the table's order."""
-    order = np.random.default_rng(plan.config.seed).permutation(len(plan.table))
-    return np.sort(order[:_PHOTOS])
 
 
 def _features(plan: Plan, network: MultiHeadNet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,12 +86,12 @@ def is_worse(plain: np.ndarray, mirrored: np.ndarray, y: np.ndarray, part: np.nd
     """Whether mirroring makes more right answers wrong than wrong ones right, beyond noise (McNemar 1947)."""
     lost = gained = 0
     for here in (part == 0, part == 1):
-        fitted, asked = ~here & (y != UNKNOWN), here & (y != UNKNOWN)
-        if len(set(y[fitted])) < 2 or not asked.any():
+        train, valid = ~here & (y != UNKNOWN), here & (y != UNKNOWN)
+        if len(set(y[train])) < 2 or not valid.any():
             continue
-        scaler = StandardScaler().fit(plain[fitted])
-        model = RidgeClassifier(alpha=_PENALTY).fit(scaler.transform(plain[fitted]), y[fitted])
-        right, still = (model.predict(scaler.transform(x[asked])) == y[asked] for x in (plain, mirrored))
+        scaler = StandardScaler().fit(plain[train])
+        model = RidgeClassifier(alpha=_PENALTY).fit(scaler.transform(plain[train]), y[train])
+        right, still = (model.predict(scaler.transform(x[valid])) == y[valid] for x in (plain, mirrored))
         lost, gained = lost + int((right & ~still).sum()), gained + int((~right & still).sum())
     known = int((y != UNKNOWN).sum())
-    return bool(lost - gained > max(_LEAST_LOSS * known, _BEYOND * np.sqrt(lost + gained)))
+    return bool(lost - gained > max(_LEAST_WORSE * known, _DEVIATIONS * np.sqrt(lost + gained)))
