@@ -201,6 +201,28 @@ def test_score(example, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few
+def test_parts(example, contest, tmp_path, capsys):
+    """A row beside the recipe itself; a second time nothing is trained."""
+    tiny = ("--arch", "test_resnet", "--folds", 2, "--seeds", 2, "--set", "epochs=1", "--set", "resize=[32,16]")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            example(
+                "benchmarks/parts.py", contest, tmp_path / "out", "--row", "strong", "--row", "cross-entropy", *tiny
+            )
+        lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["row strong", "row cross-entropy"]
+    found = pd.read_csv(tmp_path / "out" / "parts.csv")
+    assert found["macro-F1"].between(0, 1).all()
+    assert found["minus strong"].notna().tolist() == [False, True]
+    # chance is log 3 + log 2 + log 3
+    assert found["log loss"].between(1, 6).all()
+    runs = [fm.Run.load(tmp_path / "out" / name) for name in ("strong-0", "cross-entropy-0", "strong-1")]
+    assert [run.config.seed for run in runs] == [0, 0, 1]
+    assert (runs[0].folds["fold"] == runs[1].folds["fold"]).all()
+
+
+@pytest.mark.slow
 def test_other_photos(example, monkeypatch, tmp_path):
     """Two data sets that are read with their heads."""
     example("benchmarks/other_photos.py", tmp_path)

@@ -45,7 +45,7 @@ def test_statistics_reach_a_custom_pipeline(small_settings):
 
 @pytest.mark.parametrize("crop", [[100, 50], [400, 200]])
 def test_a_crop_with_custom_pipelines_is_refused(small_settings, crop):
-    with pytest.raises(UsageError, match="crop, resize and fit have no effect with train_pipeline"):
+    with pytest.raises(UsageError, match="fit, crop, crop_pct, resize, auto_resize have no effect with train_pipeline"):
         pipelines_of(make_config(small_settings, {"crop": crop}))
 
 
