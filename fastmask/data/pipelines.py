@@ -21,7 +21,7 @@ from fastmask.system.text import percent
 DEFAULT_SIZE = (224, 224)
 # a training photo of `crop` is kept larger than the network's by timm's factor, and a random part of it is taken
 _MARGIN = 8 / 7
-# photos whose visible share is measured
+# photos whose size is read
 _SAMPLED = 100
 Transforms = list[A.BasicTransform]
 Scaling = Callable[[tuple[int, int], tuple[float, ...], float], tuple[Transforms, Transforms]]
@@ -214,15 +214,20 @@ def measure_shares(table: Table, augment: Augmentation) -> tuple[float, float] |
     """The least and the largest `visible_share` of up to 100 photos of a table; None with face crops."""
     if table.faces is not None or not len(table):
         return None
-    sizes = set()
-    for row in range(0, len(table), -(-len(table) // _SAMPLED)):
+    shares = [visible_share(augment, size) for size in set(sample_sizes(table))]
+    return (min(shares), max(shares)) if shares else None
+
+
+def sample_sizes(table: Table) -> list[tuple[int, int]]:
+    """The (height, width) of up to 100 photos of a table, those that can be read."""
+    sizes = []
+    for row in range(0, len(table), max(1, -(-len(table) // _SAMPLED))):
         try:
-            sizes.add(read_size(table.photo(row)))
+            sizes.append(read_size(table.photo(row)))
         except UnreadableError:
             # reported where photos are decoded
             continue
-    shares = [visible_share(augment, size) for size in sizes]
-    return (min(shares), max(shares)) if shares else None
+    return sizes
 
 
 def describe_view(config: Config, shares: Sequence[float] | None) -> str:

@@ -11,11 +11,9 @@ from pathlib import Path
 from fastai.callback.core import CancelFitException, CancelTrainException
 
 from fastmask.config import Config, make_config, spell_option
-from fastmask.data.pipelines import effective_pipelines
 from fastmask.system.errors import UsageError
 from fastmask.system.text import count, duration
 from fastmask.training.additional import digest_extras, exclude_validated
-from fastmask.training.build import resolve_stats
 from fastmask.training.callbacks import EarlyStopping, TrainedEpochs
 from fastmask.training.effective_config import check_monitored_labels, resolve_folds
 from fastmask.training.photo_size import size_of_pixels
@@ -124,7 +122,7 @@ def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
     made = size_of_pixels(config.arch, math.prod(size) * share, size[0] / size[1])
     say(f"{_spell_limit(config)}: photos of {made[0]} x {made[1]} pixels instead of {size[0]} x {size[1]}")
     config = config.model_copy(update={"resize": made})
-    return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
+    return plan.with_config(config)
 
 
 def count_passes(plan: Plan, epochs: int) -> float:

@@ -13,12 +13,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from fastmask.data.loaders import pick_device
-from fastmask.data.pipelines import effective_pipelines
 from fastmask.heads import UNKNOWN
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.views import flip
 from fastmask.system.text import join_some
-from fastmask.training.build import resolve_stats
 from fastmask.training.features import compute_features
 from fastmask.training.plan import Plan
 
@@ -47,7 +45,7 @@ def resolve_flip(plan: Plan, network: MultiHeadNet, say: Callable[[str], None]) 
     else:
         update |= {name: found if FLIP in found else [FLIP, *found] for name, found in added.items()}
     config = plan.config.model_copy(update=update)
-    return replace(plan, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
+    return plan.with_config(config)
 
 
 def changed_by_mirror(plan: Plan, network: MultiHeadNet) -> list[str]:

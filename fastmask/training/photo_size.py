@@ -5,25 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 
-from fastmask.data.photo import read_size
+from fastmask.data.pipelines import sample_sizes
 from fastmask.data.table import Table
 from fastmask.model.archs import arch_size, fit_size
-from fastmask.system.errors import UnreadableError
 
-# photos whose aspect is read, and what a side of the network's photos is a multiple of
-_SAMPLED, _STEP = 100, 8
+# what a side of the network's photos is a multiple of
+_STEP = 8
 
 
 def size_of_photos(table: Table, arch: str) -> tuple[int, int]:
     """The (height, width) in the median aspect of a table's photos, with as many pixels as `arch` was trained on."""
-    aspects = []
-    for row in range(0, len(table), -(-len(table) // _SAMPLED)):
-        try:
-            height, width = read_size(table.photo(row))
-        except UnreadableError:
-            # reported where photos are decoded
-            continue
-        aspects.append(height / width)
+    aspects = [height / width for height, width in sample_sizes(table)]
     return size_of_pixels(arch, math.prod(arch_size(arch)), statistics.median(aspects or [1.0]))
 
 

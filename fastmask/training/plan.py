@@ -23,6 +23,7 @@ from fastmask.data.cache import PhotoMap
 from fastmask.data.extra import Extra
 from fastmask.data.halves import Halves
 from fastmask.data.loaders import dataloaders
+from fastmask.data.pipelines import effective_pipelines
 from fastmask.data.seen import Hashes, hash_names
 from fastmask.data.table import SAME_AS, Table
 from fastmask.data.training_set import (
@@ -42,6 +43,7 @@ from fastmask.system.errors import UsageError
 from fastmask.training.build import (
     build_initial_network,
     build_loss,
+    resolve_stats,
 )
 from fastmask.training.feature_loss import AddFeatureLoss
 from fastmask.training.freeze import Freeze, FreezeBatchNorm
@@ -104,6 +106,10 @@ class Plan:
     teacher: Teacher | None = None
     soft_labels: np.ndarray | None = None
     features: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def with_config(self, config: Config) -> Plan:
+        """The plan with another configuration, and the pipelines that follow from it."""
+        return replace(self, config=config, pipelines=effective_pipelines(config, resolve_stats(config)))
 
     @property
     def folds_frame(self) -> pd.DataFrame:

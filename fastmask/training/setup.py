@@ -17,7 +17,7 @@ from fastmask.data.boxes import BOX
 from fastmask.data.halves import ANY, SAME
 from fastmask.data.loaders import pick_device, pick_workers, workers_see_memory
 from fastmask.data.named_classes import check_present
-from fastmask.data.pipelines import effective_pipelines, measure_shares
+from fastmask.data.pipelines import measure_shares
 from fastmask.data.seen import Validation
 from fastmask.data.table import Table
 from fastmask.data.training_set import check_limits, check_weights_differ
@@ -48,7 +48,6 @@ from fastmask.training.build import (
     build_loss,
     check_size,
     make_framing,
-    resolve_stats,
 )
 from fastmask.training.decoding import decode_tables
 from fastmask.training.effective_config import (
@@ -122,7 +121,7 @@ def _resolve(plan: Plan, device: torch.device) -> Plan:
     if plan.loss_func is None:
         build_loss(config, plan.table.heads)
     check_optimizer(plan.opt_func_of_groups(), device)
-    return replace(plan, pipelines=effective_pipelines(config, resolve_stats(config)))
+    return plan.with_config(config)
 
 
 def _configure_table(table: Table, config: Config) -> Table:
