@@ -43,8 +43,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "batch norm frozen": {"freeze_bn": True},
     "layer decay 0.75": {"layer_decay": 0.75},
     "weight decay 0.01": {"wd": 0.01},
-    "twice the learning rate": {"lr": 4e-3},
-    "batches of 16, 0.7 of the learning rate": {"bs": 16, "lr": 1.4e-3},
+    "twice the learning rate": {"lr": 2.8e-3},
+    "batches of 32, 1.4 of the learning rate": {"bs": 32, "lr": 2e-3},
     "EMA": {"ema": 0.99},
     "progressive resizing": {"progressive": 0.6},
 }

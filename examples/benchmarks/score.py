@@ -11,7 +11,7 @@ loop     a plain PyTorch loop of sixty lines, as a good engineer writes it in an
 fastai   plain fastai: one network for the joint class, aug_transforms, fine_tune on a single split, its tta
 report   --recipe report with --minutes
 winner   --recipe winner with --minutes, the centre in place of the face
-strong   --recipe strong with --minutes, and with a third of them; it cuts and scales the photos by itself
+strong   --recipe strong with --minutes, and with a third of them; it chooses the cut, the size and the folds
 
 All have the same body, weights and threads, and train on the same persons; each but fastai cross-validates them. All
 but strong see the same cut of the photos, in the same size. `reported` is the macro-F1 of a method's own
@@ -257,9 +257,9 @@ def recipe(task: Task, name: str, share: float = 1.0) -> Answer:
     # the bounds of age that a recipe trains on are read with the table
     table = fm.read_data(fm.make_config({"data": task.data, "age_bounds": config.age_bounds}))
     rows = np.flatnonzero(table.frame["path"].isin(task.table.frame["path"].iloc[task.train]))
-    # a recipe that chooses how photos are cut and scaled does so
-    shown = {} if config.auto_resize else {"crop": task.crop, "resize": task.size}
-    given = {"weights": task.weights, **shown}
+    # a recipe that chooses how photos are cut and scaled does so, and with the time limit the folds
+    chosen = {} if config.auto_resize else {"crop": task.crop, "resize": task.size, "folds": FOLDS}
+    given = {"weights": task.weights, **chosen}
     run = fm.cross_validate(
         table.select(rows),
         config,
@@ -270,7 +270,6 @@ def recipe(task: Task, name: str, share: float = 1.0) -> Answer:
         pretrained=False,
         **{name: value for name, value in given.items() if value is not None},
         stats=task.stats,
-        folds=FOLDS,
         minutes=(task.seconds or 60) * share / 60,
     )
     seconds = time.perf_counter() - start

@@ -20,8 +20,8 @@ from fastmask.training.photo_size import size_of_pixels
 from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, photo_seconds
 
-# with fewer epochs a fold learns too little, so the number of folds is reduced first
-FEWEST_EPOCHS, FEWEST_FOLDS = 3, 2
+# with fewer epochs a fold learns too little, so the number of folds is reduced first; a linear probe has learned before
+FEWEST_EPOCHS, FEWEST_PROBED, FEWEST_FOLDS = 3, 2, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.06
 # the smallest sides of photos that shrink for more than one epoch, relative to their own, and the smallest share of the
@@ -103,8 +103,13 @@ def check_all_folds(config: Config, fold: Sequence[int] | None) -> None:
         )
 
 
+def fewest_epochs(config: Config) -> int:
+    """The epochs that a time limit leaves a fold, if it can reduce something else."""
+    return min(FEWEST_PROBED if config.has_probe else FEWEST_EPOCHS, config.epochs)
+
+
 def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
-    """The plan with smaller photos, if three epochs of its size would exceed its time limit.
+    """The plan with smaller photos, if the fewest epochs of its size would exceed its time limit.
 
     The sides are at least half of its own, unless not even one epoch of these fits, and half if the memory does not
     suffice. The time is estimated by a few steps of the network.
@@ -112,14 +117,23 @@ def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
     config, size = plan.config, plan.config.resize
     if config.limit_seconds is None or size is None:
         return plan
-    seconds = photo_seconds(plan, size)
     left = max(config.limit_seconds * (1 - RESERVE) - _SETUP_SECONDS, 0.0)
-    most, one = (left / (seconds * count_passes(plan, epochs)) for epochs in (min(FEWEST_EPOCHS, config.epochs), 1))
-    fewest = _LEAST_SIDE**2 if math.isinf(seconds) else max(min(one, _LEAST_SIDE**2), _LEAST_SHARE)
-    share = max(most, fewest)
-    if share >= 1:
+    # the seconds that a photo may take
+    most, one = (left / count_passes(plan, epochs) for epochs in (fewest_epochs(config), 1))
+
+    def shrink(seconds: float) -> tuple[int, int]:
+        """The size that fits, if a photo of `size` takes so many seconds."""
+        fewest = _LEAST_SIDE**2 if math.isinf(seconds) else max(min(one / seconds, _LEAST_SIDE**2), _LEAST_SHARE)
+        share = max(most / seconds, fewest)
+        return size if share >= 1 else size_of_pixels(config.arch, math.prod(size) * share, size[0] / size[1])
+
+    seconds = photo_seconds(plan, size)
+    made = shrink(seconds)
+    if made != size and math.isfinite(seconds):
+        # a pixel takes less time in a smaller photo, so more of them fit
+        made = shrink(photo_seconds(plan, made) * math.prod(size) / math.prod(made))
+    if made == size:
         return plan
-    made = size_of_pixels(config.arch, math.prod(size) * share, size[0] / size[1])
     say(f"{_spell_limit(config)}: photos of {made[0]} x {made[1]} pixels instead of {size[0]} x {size[1]}")
     config = config.model_copy(update={"resize": made})
     return plan.with_config(config)
@@ -138,16 +152,16 @@ def count_passes(plan: Plan, epochs: int) -> float:
 def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     """The plan with as many of its epochs as fit into `seconds`, estimated by `rehearsal`.
 
-    If fewer than three epochs would fit, the number of folds is reduced first, down to two, unless the setting folds or
-    a file of folds is given, or each fold learns from the same fold of another run. Raises UsageError if not even one
-    epoch fits.
+    If fewer than `fewest_epochs` would fit, the number of folds is reduced first, down to two, unless the setting folds
+    or a file of folds is given, or each fold learns from the same fold of another run. Raises UsageError if not even
+    one epoch fits.
     """
     config = plan.config
     given = bool({"folds", "folds_file"} & config.model_fields_set)
     from_run = config.weights is not None and Path(config.weights).is_dir()
     of_another = from_run or config.pseudo is not None or config.teacher is not None
     fewest = config.folds if given or of_another else FEWEST_FOLDS
-    folds, epochs = pick_folds_and_epochs(rehearsal, seconds, config.folds, fewest, min(FEWEST_EPOCHS, config.epochs))
+    folds, epochs = pick_folds_and_epochs(rehearsal, seconds, config.folds, fewest, fewest_epochs(config))
     if epochs < 1:
         raise too_short_error(plan, folds * (epoch_seconds(rehearsal, config.folds, folds) + rehearsal.refit_seconds))
     return replan(plan, min(epochs, config.epochs), folds)
