@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastmask.inference.options import NetworkOptions
 from fastmask.model.archs import check_arch, describe_arch
 from fastmask.model.feature_losses import feature_loss_of
 from fastmask.model.network import MultiHeadNet, build_network
-from fastmask.model.probe import PROBE, ProbeWeights
+from fastmask.model.probe import PROBE, ProbeWeights, StageFeatures
 from fastmask.run.directory import RunDirectory
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError, one_line
 
@@ -33,7 +33,7 @@ def load_members(
 ) -> dict[str, list[MultiHeadNet]]:
     """Load the networks of each member ("fold0", ...) for photos of `size`: one per checkpoint, or one soup.
 
-    Warns if folds are missing.
+    Linear probes on equal bodies share one. Warns if folds are missing.
     """
     found, load = checkpoints_of(run, members, options), load or load_network
     if len(found) < run.config.folds and not members:
@@ -42,10 +42,28 @@ def load_members(
             FastmaskWarning,
             stacklevel=3,
         )
-    return {
+    networks = {
         member: [load_soup(run, files, device, size)] if options.soup else [load(run, f, device, size) for f in files]
         for member, files in found.items()
     }
+    _share_bodies([network for each in networks.values() for network in each])
+    return networks
+
+
+def _share_bodies(networks: Iterable[MultiHeadNet]) -> None:
+    """Let linear probes with equal frozen bodies have the same one, which then sees a batch once for all of them."""
+    different: list[StageFeatures] = []
+    for network in networks:
+        if network.probe is not None:
+            own = network.probe.features
+            network.probe.features = next((one for one in different if _are_equal(one, own)), own)
+            if network.probe.features is own:
+                different.append(own)
+
+
+def _are_equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(a.device == b.device and torch.equal(a, b) for a, b in pairs)
 
 
 def checkpoints_of(run: RunDirectory, members: Sequence[str] | None, options: NetworkOptions) -> dict[str, list[Path]]:

@@ -30,6 +30,7 @@ from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.number import answer_numbers
 from fastmask.model.precision import autocast, resolve_precision, usable_precision
+from fastmask.model.probe import StageFeatures
 from fastmask.model.views import View
 from fastmask.run.directory import RunDirectory
 from fastmask.run.lineage import read_lineage
@@ -311,9 +312,9 @@ def predict_networks(
     loss, count = FocalLoss(run.heads), len(walks) * -(-len(photos) // options.bs)
     loader = partial(photos.loader, bs=options.bs, seed=run.config.seed, num_workers=options.workers, device=device)
     for done, (rows, x, views) in enumerate(_batches(walks, loader), 1):
-        for member, nets in networks.items():
-            with computing:
-                total = _sum_views(nets, x, views, loss)
+        with computing:
+            found = _sum_views(networks, x, views, loss)
+        for member, total in found.items():
             damaged = np.flatnonzero(~np.isfinite(total).all(axis=1))
             if len(damaged):
                 raise DataError(
@@ -335,7 +336,18 @@ def _batches(walks: Sequence[Walk], load: Callable[..., PhotoDL]) -> Iterator[tu
 
 
 @torch.inference_mode()
-def _sum_views(networks: Sequence[MultiHeadNet], x: Tensor, views: Sequence[View], loss: FocalLoss) -> np.ndarray:
-    """(B, classes of all heads): the sum over views of the mean over checkpoints of the probabilities."""
-    total = sum(loss.activation(network(photos)) for photos in (view(x) for view in views) for network in networks)
-    return (total / len(networks)).double().cpu().numpy()  # type: ignore[union-attr]
+def _sum_views(
+    networks: Mapping[str, Sequence[MultiHeadNet]], x: Tensor, views: Sequence[View], loss: FocalLoss
+) -> dict[str, np.ndarray]:
+    """(B, classes of all heads) of each member: the sum over views of the mean over checkpoints of probabilities."""
+    sums: dict[str, Any] = dict.fromkeys(networks, 0)
+    for photos in (view(x) for view in views):
+        # what the frozen bodies of probes see, each once for all networks that share it
+        seen: dict[StageFeatures, Tensor] = {}
+        for member, nets in networks.items():
+            for network in nets:
+                body = None if network.probe is None else network.probe.features
+                if body is not None and body not in seen:
+                    seen[body] = body(photos)
+                sums[member] += loss.activation(network(photos, None if body is None else seen[body]))
+    return {member: (total / len(networks[member])).double().cpu().numpy() for member, total in sums.items()}

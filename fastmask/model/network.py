@@ -76,21 +76,24 @@ class MultiHeadNet(nn.Module):
         if "probe" not in self._modules and "probe" not in state:
             self.probe = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) float -> (B, classes of all heads) logits; in training also the features, for a loss on them."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) float -> (B, classes of all heads) logits; in training also the features, for a loss on them.
+
+        `seen` are the features for the probe, if they are known already.
+        """
         # fastai's tensor subclasses cost microseconds an operation
         x = x.as_subclass(Tensor)
         features, places = self.pool(x)
-        logits = self.classify_features(features, places, self._probed(x))
+        logits = self.classify_features(features, places, self._probed(x, seen))
         return torch.cat([*logits, features] if self.training and self.feature_loss is not None else logits, dim=1)
 
     def classify(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float -> the (B, classes) logits of each head."""
         return self.classify_features(*self.pool(x), self._probed(x))
 
-    def _probed(self, x: Tensor) -> Mapping[int, Tensor]:
+    def _probed(self, x: Tensor, seen: Tensor | None = None) -> Mapping[int, Tensor]:
         """The logits of the probe, which has no part in training."""
-        return {} if self.probe is None or self.training else self.probe(x)
+        return {} if self.probe is None or self.training else self.probe(x, seen)
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3, H, W) float -> (B, features) pooled features, and their map if a head pools by itself."""

@@ -56,7 +56,7 @@ class ProbeWeights:
 
 
 class LinearProbe(nn.Module):
-    """(B, 3, H, W) -> (B, classes) logits of each head with a model, by the head's position."""
+    """(B, 3, H, W) -> (B, classes) logits of each head with a model, by the head's position; of `features` if known."""
 
     weight: Tensor
     bias: Tensor
@@ -71,8 +71,8 @@ class LinearProbe(nn.Module):
         parts = zip(positions, weights.weight.split(self._sizes), strict=True)
         self._positions = [position if bool(part.any()) else None for position, part in parts]
 
-    def forward(self, x: Tensor) -> dict[int, Tensor]:
-        features = self.features(x)
+    def forward(self, x: Tensor, features: Tensor | None = None) -> dict[int, Tensor]:
+        features = self.features(x) if features is None else features
         with torch.autocast(x.device.type, enabled=False):
             # in the precision that it was fitted in
             logits = F.linear(features, self.weight, self.bias)

@@ -179,6 +179,17 @@ def test_a_run_predicts_as_it_was_validated(train, weights, tmp_path, contest):
     np.testing.assert_allclose(said.probabilities, run.probabilities, atol=1e-6)
 
 
+def test_one_frozen_body_sees_each_view_for_all_folds(train, weights, tmp_path, contest, monkeypatch):
+    run = train(tmp_path / "run", weights=weights, linear_probe=True, folds=2, epochs=1, patience=0, views=["flip"])
+    photos = [contest / "train/images" / path for path in run.oof["path"]][:6]
+    alone = [run.predict(photos, members=[fold], device="cpu").probabilities for fold in ("fold0", "fold1")]
+    seen, forward = [], StageFeatures.forward
+    monkeypatch.setattr(StageFeatures, "forward", lambda body, x: seen.append(len(x)) or forward(body, x))
+    together = run.predict(photos, device="cpu").members
+    assert seen == [6, 6]
+    np.testing.assert_array_equal(list(together.values()), alone)
+
+
 def test_a_killed_run_resumes_to_the_same_bytes(train, weights, tmp_path):
     settings = {"weights": weights, "linear_probe": True, "freeze_bn": True, "fold": [0]}
     whole = train(tmp_path / "whole", **settings)
