@@ -24,8 +24,8 @@ from fastmask.training.rehearsal import Rehearsal, photo_seconds
 FEWEST_EPOCHS, FEWEST_PROBED, FEWEST_FOLDS = 3, 2, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.06
-# the smallest sides of photos that shrink for more than one epoch, relative to their own, and the smallest share of the
-# pixels; and the seconds of a run before its first epoch, without the features for a probe
+# the smallest sides of photos that shrink while folds may be left out, relative to their own, and the smallest share of
+# the pixels; and the seconds of a run before its first epoch, without the features for a probe
 _LEAST_SIDE, _LEAST_SHARE, _SETUP_SECONDS = 0.5, 1 / 16, 25.0
 # the cost of predicting a photo relative to that of training on it
 _FORWARD = 1 / 3
@@ -108,23 +108,37 @@ def fewest_epochs(config: Config) -> int:
     return min(FEWEST_PROBED if config.has_probe else FEWEST_EPOCHS, config.epochs)
 
 
+def fewest_folds(plan: Plan) -> int:
+    """The folds that a time limit leaves: all that are given, or that each learn from the same fold of another run."""
+    config = plan.config
+    given = bool({"folds", "folds_file"} & config.model_fields_set)
+    from_run = config.weights is not None and Path(config.weights).is_dir()
+    of_another = from_run or config.pseudo is not None or config.teacher is not None
+    return config.folds if given or of_another else min(FEWEST_FOLDS, config.folds)
+
+
 def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
     """The plan with smaller photos, if the fewest epochs of its size would exceed its time limit.
 
-    The sides are at least half of its own, unless not even one epoch of these fits, and half if the memory does not
-    suffice. The time is estimated by a few steps of the network.
+    The sides are at least half of its own, unless not even one epoch of the fewest folds fits, and half if the memory
+    does not suffice. The time is estimated by a few steps of the network.
     """
     config, size = plan.config, plan.config.resize
     if config.limit_seconds is None or size is None:
         return plan
     left = max(config.limit_seconds * (1 - RESERVE) - _SETUP_SECONDS, 0.0)
-    # the seconds that a photo may take
-    most, one = (left / count_passes(plan, epochs) for epochs in (fewest_epochs(config), 1))
+    fewest = fewest_folds(plan)
+    # the seconds that a photo may take, with as many folds as possible
+    each = [left / count_passes(plan, fewest_epochs(config), folds) for folds in range(config.folds, fewest - 1, -1)]
+    one = left / count_passes(plan, 1, fewest)
 
     def shrink(seconds: float) -> tuple[int, int]:
         """The size that fits, if a photo of `size` takes so many seconds."""
-        fewest = _LEAST_SIDE**2 if math.isinf(seconds) else max(min(one / seconds, _LEAST_SIDE**2), _LEAST_SHARE)
-        share = max(most / seconds, fewest)
+        if math.isinf(seconds):
+            share = _LEAST_SIDE**2
+        else:
+            least = max(min(one / seconds, _LEAST_SIDE**2), _LEAST_SHARE)
+            share = next((fits / seconds for fits in each if fits / seconds >= _LEAST_SIDE**2), least)
         return size if share >= 1 else size_of_pixels(config.arch, math.prod(size) * share, size[0] / size[1])
 
     seconds = photo_seconds(plan, size)
@@ -139,28 +153,28 @@ def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
     return plan.with_config(config)
 
 
-def count_passes(plan: Plan, epochs: int) -> float:
-    """The photos that all folds train on in so many epochs, and in the refits, and what they predict in proportion."""
+def count_passes(plan: Plan, epochs: int, folds: int | None = None) -> float:
+    """The photos that `folds` train on in so many epochs, and in the refits, and what they predict in proportion.
+
+    With fewer folds than the plan's, `folds`, each trains on fewer photos.
+    """
     config, photos = plan.config, plan.count_trained()
-    trained = sum(photos[: config.folds]) * epochs + sum(photos[config.folds :]) * config.refit
+    folds = folds or config.folds
+    trained = sum(photos[: config.folds]) * epochs * (folds - 1) / max(1, config.folds - 1)
+    refits = sum(photos[config.folds :]) * config.refit * folds / config.folds
     # a probe has a network of its own, which also sees each photo once before training
     views, networks = 1 + len(config.views) + config.flip, 1 + config.has_probe
     predicted = math.ceil(epochs / config.validate_every) * views * networks + config.has_probe
-    return trained + _FORWARD * predicted * len(plan.table)
+    return trained + refits + _FORWARD * predicted * len(plan.table)
 
 
 def shorten_plan(plan: Plan, rehearsal: Rehearsal, seconds: float) -> Plan:
     """The plan with as many of its epochs as fit into `seconds`, estimated by `rehearsal`.
 
-    If fewer than `fewest_epochs` would fit, the number of folds is reduced first, down to two, unless the setting folds
-    or a file of folds is given, or each fold learns from the same fold of another run. Raises UsageError if not even
-    one epoch fits.
+    If fewer than `fewest_epochs` would fit, the number of folds is reduced first, down to `fewest_folds`. Raises
+    UsageError if not even one epoch fits.
     """
-    config = plan.config
-    given = bool({"folds", "folds_file"} & config.model_fields_set)
-    from_run = config.weights is not None and Path(config.weights).is_dir()
-    of_another = from_run or config.pseudo is not None or config.teacher is not None
-    fewest = config.folds if given or of_another else FEWEST_FOLDS
+    config, fewest = plan.config, fewest_folds(plan)
     folds, epochs = pick_folds_and_epochs(rehearsal, seconds, config.folds, fewest, fewest_epochs(config))
     if epochs < 1:
         raise too_short_error(plan, folds * (epoch_seconds(rehearsal, config.folds, folds) + rehearsal.refit_seconds))

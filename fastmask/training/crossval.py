@@ -35,6 +35,9 @@ from fastmask.training.rehearsal import Rehearsal, fit_batch_size, rehearse
 from fastmask.training.resume import reopen_run, restore_threads, spell_resume, suggest_resume
 from fastmask.training.setup import prepare
 
+# the share of a time limit that the measured training takes, and at most so many seconds, and the measured validation
+_MEASURED, _MOST_SECONDS = 0.01, 10.0
+
 
 def cross_validate(
     table: Table,
@@ -131,7 +134,8 @@ def shorten_to_limit(
     limit = plan.config.limit_seconds
     if limit is None:
         return plan, None
-    rehearsal = rehearse(plan)
+    # the more of the limit a measurement takes, the less it varies with what else the machine does
+    rehearsal = rehearse(plan, least=min(_MEASURED * limit, _MOST_SECONDS))
     if resume:
         return plan, rehearsal
     seconds = start + limit - time.monotonic()

@@ -110,8 +110,8 @@ class _Stopwatch(Callback):
 
     order = 100
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.warm = steps, 1
+    def __init__(self, steps: int, least: float = 0.0) -> None:
+        self.steps, self.least, self.warm = steps, least, 1
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
 
     def before_train(self) -> None:
@@ -127,7 +127,7 @@ class _Stopwatch(Callback):
         self._last = now
         if self.training:
             self.last_loss = float(self.learn.loss.detach())
-        if len(timed) > self.steps:
+        if len(timed) > self.steps and sum(timed[self.warm :]) >= self.least:
             raise CancelTrainException if self.training else CancelValidException
 
     def after_validate(self) -> None:
@@ -140,12 +140,17 @@ class _Stopwatch(Callback):
         return statistics.fmean(timed[self.warm :] or timed[-1:])
 
 
-def rehearse(plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".", steps: int = STEPS) -> Rehearsal:
-    """Load, train and validate `steps` batches of the first fold, and estimate the cost of `folds` in `out`."""
+def rehearse(
+    plan: Plan, folds: Sequence[int] | None = None, out: str | Path = ".", steps: int = STEPS, least: float = 0.0
+) -> Rehearsal:
+    """Load, train and validate `steps` batches of the first fold, and estimate the cost of `folds` in `out`.
+
+    Training and validation take `least` seconds each, if a fold has enough batches.
+    """
     chosen = plan.check_folds(folds)
     area = mean_area(plan.size or (1, 1), plan.config.progressive)
     plan = at_full_cost(plan)
-    watch = _Stopwatch(steps)
+    watch = _Stopwatch(steps, least)
     learn = plan.learner(chosen[0], [watch])
     # fastai's `num_workers` depends on the process it is read in
     workers = learn.dls.train.fake_l.num_workers

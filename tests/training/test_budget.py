@@ -126,6 +126,26 @@ def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_
         assert build_augmentations(made.pipelines)[1](np.zeros((512, 384, 3), np.uint8), None).shape == (*expected, 3)
 
 
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [
+        # 3 epochs of 5, 4, 3 and 2 folds, of 84 photos, and their validation in a third of that: 1092, 840, 588, 336 s,
+        # of which 201 s for 3 folds are 0.341: 4191 pixels, 74.8 x 56
+        (4, (72, 56)),
+        # 116 s are 0.346 of 336 s: 4248 pixels, 75.3 x 56.5
+        (2.5, (72, 56)),
+        # 50.2 s are 0.149, less than a quarter, and more than an epoch of 2 folds at a quarter, 112 / 4
+        (1.25, (64, 48)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 5 folds")
+def test_folds_are_left_out_before_photos_shrink_below_half_of_their_sides(plan_of, monkeypatch, minutes, expected):
+    monkeypatch.setattr(budget, "photo_seconds", lambda plan, size: size[0] * size[1] / (128 * 96))
+    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "epochs": 9, "minutes": minutes}
+    made = shrink_photos(replace(plan_of(folds=5), config=make_config(settings)), lambda line: None)
+    assert made.config.resize == expected
+
+
 @pytest.mark.parametrize(("minutes", "expected"), [(5, (96, 72)), (3, (72, 56))])
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
 def test_photos_shrink_less_if_their_pixels_take_less_time_when_they_are_small(plan_of, monkeypatch, minutes, expected):
@@ -290,7 +310,7 @@ def test_a_run_in_ample_time_is_the_run_without_hours(train, finished_run, tmp_p
 def test_where_the_estimate_was_wrong_all_folds_are_scored_in_time(train, tmp_path, monkeypatch):
     # the estimate is 2 folds of 500 epochs of 1 ms, of which each takes much longer
     quick = rehearsal(train_step=0.001, train_steps=1, valid_step=0, valid_steps=1, folds=2, of_folds=2)
-    monkeypatch.setattr(crossval, "rehearse", lambda *_: quick)
+    monkeypatch.setattr(crossval, "rehearse", lambda *_, **given: quick)
     start, log = time.monotonic(), io.StringIO()
     train(tmp_path / "one", epochs=1)
     # what a run takes on this machine, whatever its epochs
@@ -316,7 +336,7 @@ def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(train, tmp_pat
     # compared with such steps everything else takes no time
     monkeypatch.setattr(time, "monotonic", lambda: real() + late[0])
     monkeypatch.setattr(budget, "Deadline", Slow)
-    monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(36, 1, 0, 1, 2, 2))
+    monkeypatch.setattr(crossval, "rehearse", lambda *_, **given: rehearsal(36, 1, 0, 1, 2, 2))
     run = train(tmp_path / "run", hours=1, bs=4)
     for fold in (0, 1):
         history = run.history(fold)
@@ -326,7 +346,7 @@ def test_an_epoch_that_takes_too_long_is_cut_validated_and_counts(train, tmp_pat
 
 
 def test_resuming_keeps_the_epochs_that_were_chosen(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(folds=2, of_folds=2))
+    monkeypatch.setattr(crossval, "rehearse", lambda *_, **given: rehearsal(folds=2, of_folds=2))
     train_fold = crossval.train_fold
 
     def interrupted(run, plan, fold, *options):
@@ -356,7 +376,7 @@ def test_a_refit_that_takes_too_long_is_cut(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", lambda: real() + late[0])
     monkeypatch.setattr(budget, "Deadline", Slow)
-    monkeypatch.setattr(crossval, "rehearse", lambda *_: rehearsal(1, 1, 0, 1, 2, 2, refit=9, refit_steps=1))
+    monkeypatch.setattr(crossval, "rehearse", lambda *_, **given: rehearsal(1, 1, 0, 1, 2, 2, refit=9, refit_steps=1))
     run = train(tmp_path / "run", minutes=60, epochs=1, refit=9, log=log)
     # 57 minutes: steps of 10 in 28.5 minutes each, the third of which ends too late
     assert late[0] == 2 * 3 * 600

@@ -24,6 +24,18 @@ def test_it_reckons_with_what_a_run_would_do(plan):
     assert cost.memory > 1e8
 
 
+def test_a_rehearsal_of_some_seconds_has_more_steps(plan, monkeypatch):
+    steps, step = [], _Stopwatch.step
+    monkeypatch.setattr(_Stopwatch, "step", lambda watch, on: steps.append(watch.seconds[on][1:]) or step(watch, on))
+    rehearse(plan)
+    assert [len(each) for each in steps] == [3, 3]
+    least, steps[:] = 2 * max(map(sum, steps)), []
+    rehearse(plan, least=least)
+    # 10 steps of training and 11 of validation are in an epoch
+    assert all(sum(each) >= least or len(each) > 8 for each in steps)
+    assert min(map(len, steps)) > 3
+
+
 MORE = {"ema": 0.9, "accumulate": 2, "top_k": 2, "epochs": 3}
 
 
