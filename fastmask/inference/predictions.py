@@ -346,8 +346,11 @@ def _sum_views(
         seen: dict[StageFeatures, Tensor] = {}
         for member, nets in networks.items():
             for network in nets:
-                body = None if network.probe is None else network.probe.features
-                if body is not None and body not in seen:
-                    seen[body] = body(photos)
-                sums[member] += loss.activation(network(photos, None if body is None else seen[body]))
+                if network.probe is None:
+                    logits = network(photos)
+                else:
+                    body = network.probe.features
+                    seen[body] = body(photos) if body not in seen else seen[body]
+                    logits = network(photos, seen[body])
+                sums[member] += loss.activation(logits)
     return {member: (total / len(networks[member])).double().cpu().numpy() for member, total in sums.items()}
