@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -346,11 +346,15 @@ def _sum_views(
         seen: dict[StageFeatures, Tensor] = {}
         for member, nets in networks.items():
             for network in nets:
-                if network.probe is None:
-                    logits = network(photos)
-                else:
-                    body = network.probe.features
-                    seen[body] = body(photos) if body not in seen else seen[body]
-                    logits = network(photos, seen[body])
-                sums[member] += loss.activation(logits)
+                sums[member] += loss.activation(_logits(network, photos, seen))
     return {member: (total / len(networks[member])).double().cpu().numpy() for member, total in sums.items()}
+
+
+def _logits(network: MultiHeadNet, photos: Tensor, seen: dict[StageFeatures, Tensor]) -> Tensor:
+    """The logits of a network; what its probe's body sees is taken from `seen`, or added to it."""
+    if network.probe is None:
+        return cast(Tensor, network(photos))
+    body = network.probe.features
+    if body not in seen:
+        seen[body] = body(photos)
+    return cast(Tensor, network(photos, seen[body]))

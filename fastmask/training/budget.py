@@ -153,14 +153,15 @@ def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
     return plan.with_config(config)
 
 
-def count_passes(plan: Plan, epochs: int, folds: int | None = None) -> float:
+def count_passes(plan: Plan, epochs: int, folds: int) -> float:
     """The photos that `folds` train on in so many epochs, and in the refits, and what they predict in proportion.
 
-    With fewer folds than the plan's, `folds`, each trains on fewer photos.
+    With fewer folds than the plan's, each trains on fewer photos.
     """
     config, photos = plan.config, plan.count_trained()
-    folds = folds or config.folds
-    trained = sum(photos[: config.folds]) * epochs * (folds - 1) / max(1, config.folds - 1)
+    # a single fold, such as of the data's own split, is never left out
+    share = (folds - 1) / (config.folds - 1) if folds < config.folds else 1
+    trained = sum(photos[: config.folds]) * epochs * share
     refits = sum(photos[config.folds :]) * config.refit * folds / config.folds
     # a probe has a network of its own, which also sees each photo once before training
     views, networks = 1 + len(config.views) + config.flip, 1 + config.has_probe

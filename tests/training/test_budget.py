@@ -21,6 +21,12 @@ from fastmask.training.setup import prepare
 HOUR = 3600.0
 
 
+def _shrunk(plan, say=lambda line: None, **settings):
+    """The plan whose photos, at first of 128 x 96, fit into the time limit of the settings."""
+    config = make_config({"arch": "test_resnet", "fit": "pad", "resize": [128, 96], **settings})
+    return shrink_photos(replace(plan, config=config), say)
+
+
 @pytest.fixture(scope="module")
 def plan(table, small_settings):
     settings = {k: v for k, v in small_settings.items() if k != "folds"}
@@ -114,9 +120,8 @@ def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
 def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_of, monkeypatch, minutes, expected):
     monkeypatch.setattr(budget, "photo_seconds", lambda plan, size: size[0] * size[1] / (128 * 96))
-    given, said = plan_of(folds=3), []
-    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "folds": 3, "epochs": 9, "minutes": minutes}
-    made = shrink_photos(replace(given, config=make_config(settings)), said.append)
+    said = []
+    made = _shrunk(plan_of(folds=3), said.append, folds=3, epochs=9, minutes=minutes)
     assert made.config.resize == expected
     if expected == (128, 96):
         assert not said
@@ -141,9 +146,16 @@ def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 5 folds")
 def test_folds_are_left_out_before_photos_shrink_below_half_of_their_sides(plan_of, monkeypatch, minutes, expected):
     monkeypatch.setattr(budget, "photo_seconds", lambda plan, size: size[0] * size[1] / (128 * 96))
-    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "epochs": 9, "minutes": minutes}
-    made = shrink_photos(replace(plan_of(folds=5), config=make_config(settings)), lambda line: None)
+    made = _shrunk(plan_of(folds=5), epochs=9, minutes=minutes)
     assert made.config.resize == expected
+
+
+@pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
+def test_the_photos_of_a_single_fold_count(plan_of):
+    given = plan_of(folds=3)
+    one = replace(given, folds=np.where(given.folds == 0, 0, -1), config=given.config.model_copy(update={"folds": 1}))
+    # the photos of the other folds, and two validations in a third of the time
+    assert budget.count_passes(one, 2, 1) == pytest.approx(2 * (given.folds != 0).sum() + 2 * 84 / 3)
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5, (96, 72)), (3, (72, 56))])
@@ -151,19 +163,17 @@ def test_folds_are_left_out_before_photos_shrink_below_half_of_their_sides(plan_
 def test_photos_shrink_less_if_their_pixels_take_less_time_when_they_are_small(plan_of, monkeypatch, minutes, expected):
     """5 min are 257 s of 588 s: 88 x 64, of which a pixel takes 0.823 of the time, so 0.531 of the pixels fit."""
     monkeypatch.setattr(budget, "photo_seconds", lambda plan, size: (size[0] * size[1] / (128 * 96)) ** 1.25)
-    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "folds": 3, "epochs": 9, "minutes": minutes}
-    made = shrink_photos(replace(plan_of(folds=3), config=make_config(settings)), lambda line: None)
+    made = _shrunk(plan_of(folds=3), folds=3, epochs=9, minutes=minutes)
     assert made.config.resize == expected
 
 
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
 def test_with_a_linear_probe_two_epochs_suffice(plan, plan_of, monkeypatch):
     monkeypatch.setattr(budget, "photo_seconds", lambda plan, size: size[0] * size[1] / (128 * 96))
-    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "folds": 3, "epochs": 9, "minutes": 6}
-    config = make_config({**settings, "linear_probe": True, "pretrained": True})
     # 56 of 84 photos in 3 folds, 2 epochs, each validated by two networks, and seen once before: 168 * 2 + 84 * 5 / 3 =
     # 476 s, of which 313 s are 0.658: 8090 pixels, 103.9 x 77.9, in multiples of 8
-    assert shrink_photos(replace(plan_of(folds=3), config=config), lambda line: None).config.resize == (104, 80)
+    made = _shrunk(plan_of(folds=3), folds=3, epochs=9, minutes=6, linear_probe=True, pretrained=True)
+    assert made.config.resize == (104, 80)
     longer = replace(plan, config=plan.config.model_copy(update={"epochs": 20}))
     probed = replace(plan, config=longer.config.model_copy(update={"linear_probe": True, "pretrained": True}))
     # 2 epochs of 5 folds take 900 s
@@ -176,8 +186,7 @@ def test_photos_that_do_not_fit_into_memory_shrink(plan_of, monkeypatch):
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(rehearsals, "_step_seconds", fail)
-    settings = {"arch": "test_resnet", "fit": "pad", "resize": [128, 96], "folds": 2, "hours": 100, "pretrained": False}
-    made = shrink_photos(replace(plan_of(), config=make_config(settings)), lambda line: None)
+    made = _shrunk(plan_of(), folds=2, hours=100, pretrained=False)
     assert made.config.resize == (64, 48)
 
 
