@@ -21,12 +21,19 @@ from fastmask.training.plan import Plan
 from fastmask.training.rehearsal import Rehearsal, photo_seconds
 
 # with fewer epochs a fold learns too little, so the number of folds is reduced first; a linear probe has learned before
-FEWEST_EPOCHS, FEWEST_PROBED, FEWEST_FOLDS = 3, 2, 2
+FEWEST_EPOCHS, FEWEST_PROBED, FEWEST_FOLDS = 3, 1, 2
 # the fraction of the time for what a rehearsal does not measure: building networks, saving, scoring, other work
 RESERVE = 0.06
-# the smallest sides of photos that shrink while folds may be left out, relative to their own, and the smallest share of
-# the pixels; and the seconds of a run before its first epoch, without the features for a probe
-_LEAST_SIDE, _LEAST_SHARE, _SETUP_SECONDS = 0.5, 1 / 16, 25.0
+# the smallest share of their pixels that photos shrink to while folds may be left out, such as 128 x 96 of 224 x 168,
+# and at all
+_LEAST_SHARE, _SMALLEST_SHARE = 0.32, 1 / 16
+# photos shrink until all folds have so many epochs, or fewer folds have `fewest_epochs`
+_WANTED_EPOCHS = 2
+# the seconds of a run before its first epoch, without the features for a probe; and the fraction of the time that a
+# single epoch of the fewest folds may take, since nothing is left to reduce if it turns out to take longer
+_SETUP_SECONDS, _SAFE = 25.0, 0.85
+# the share of a time limit that each measurement takes, and at most so many seconds
+_MEASURED, _MOST_SECONDS = 0.01, 10.0
 # the cost of predicting a photo relative to that of training on it
 _FORWARD = 1 / 3
 
@@ -117,35 +124,47 @@ def fewest_folds(plan: Plan) -> int:
     return config.folds if given or of_another else min(FEWEST_FOLDS, config.folds)
 
 
-def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
-    """The plan with smaller photos, if the fewest epochs of its size would exceed its time limit.
+def measured_seconds(limit: float) -> float:
+    """The seconds of a measurement: the more of the time limit it takes, the less it varies with other work."""
+    return min(_MEASURED * limit, _MOST_SECONDS)
 
-    The sides are at least half of its own, unless not even one epoch of the fewest folds fits, and half if the memory
-    does not suffice. The time is estimated by a few steps of the network.
+
+def shrink_photos(plan: Plan, say: Callable[[str], None]) -> Plan:
+    """The plan with smaller photos, if the epochs of its folds would exceed its time limit.
+
+    Folds are left out before photos have less than a third of their pixels. If not even one epoch of the fewest folds
+    fits then, photos shrink further; they have a third of their pixels if the memory does not suffice. The time is
+    estimated by a few steps of the network.
     """
     config, size = plan.config, plan.config.resize
     if config.limit_seconds is None or size is None:
         return plan
     left = max(config.limit_seconds * (1 - RESERVE) - _SETUP_SECONDS, 0.0)
-    fewest = fewest_folds(plan)
-    # the seconds that a photo may take, with as many folds as possible
-    each = [left / count_passes(plan, fewest_epochs(config), folds) for folds in range(config.folds, fewest - 1, -1)]
-    one = left / count_passes(plan, 1, fewest)
+    fewest, epochs = fewest_folds(plan), fewest_epochs(config)
+
+    def fit(epochs: int, folds: int) -> float:
+        """The seconds that a photo may take, with so many epochs and folds."""
+        safe = _SAFE if (epochs, folds) == (1, fewest) else 1.0
+        return safe * left / count_passes(plan, epochs, folds)
+
+    each = [fit(epochs, folds) for folds in range(config.folds, fewest - 1, -1)]
+    each.insert(0, fit(max(epochs, min(_WANTED_EPOCHS, config.epochs)), config.folds))
 
     def shrink(seconds: float) -> tuple[int, int]:
         """The size that fits, if a photo of `size` takes so many seconds."""
-        if math.isinf(seconds):
-            share = _LEAST_SIDE**2
-        else:
-            least = max(min(one / seconds, _LEAST_SIDE**2), _LEAST_SHARE)
-            share = next((fits / seconds for fits in each if fits / seconds >= _LEAST_SIDE**2), least)
+        least = max(min(fit(1, fewest) / seconds, _LEAST_SHARE), _SMALLEST_SHARE)
+        share = next((fits / seconds for fits in each if fits / seconds >= _LEAST_SHARE), least)
         return size if share >= 1 else size_of_pixels(config.arch, math.prod(size) * share, size[0] / size[1])
 
-    seconds = photo_seconds(plan, size)
-    made = shrink(seconds)
-    if made != size and math.isfinite(seconds):
-        # a pixel takes less time in a smaller photo, so more of them fit
-        made = shrink(photo_seconds(plan, made) * math.prod(size) / math.prod(made))
+    measured = measured_seconds(config.limit_seconds)
+    seconds = photo_seconds(plan, size, measured)
+    if math.isinf(seconds):
+        made = size_of_pixels(config.arch, math.prod(size) * _LEAST_SHARE, size[0] / size[1])
+    else:
+        made = shrink(seconds)
+        if made != size:
+            # a pixel takes less time in a smaller photo, so more of them fit
+            made = shrink(photo_seconds(plan, made, measured) * math.prod(size) / math.prod(made))
     if made == size:
         return plan
     say(f"{_spell_limit(config)}: photos of {made[0]} x {made[1]} pixels instead of {size[0]} x {size[1]}")

@@ -22,7 +22,14 @@ from fastmask.system.errors import DataError
 from fastmask.system.lock import lock_run
 from fastmask.system.terminal import wrap_words
 from fastmask.training.additional import OpenTeacher
-from fastmask.training.budget import RESERVE, check_all_folds, describe_cost, make_budget, shorten_plan
+from fastmask.training.budget import (
+    RESERVE,
+    check_all_folds,
+    describe_cost,
+    make_budget,
+    measured_seconds,
+    shorten_plan,
+)
 from fastmask.training.description import describe_plan
 from fastmask.training.fold import train_fold
 from fastmask.training.near_copies import note_near_copies
@@ -34,9 +41,6 @@ from fastmask.training.refit import left_to_refit, refit_fold
 from fastmask.training.rehearsal import Rehearsal, fit_batch_size, rehearse
 from fastmask.training.resume import reopen_run, restore_threads, spell_resume, suggest_resume
 from fastmask.training.setup import prepare
-
-# the share of a time limit that the measured training takes, and at most so many seconds, and the measured validation
-_MEASURED, _MOST_SECONDS = 0.01, 10.0
 
 
 def cross_validate(
@@ -134,8 +138,7 @@ def shorten_to_limit(
     limit = plan.config.limit_seconds
     if limit is None:
         return plan, None
-    # the more of the limit a measurement takes, the less it varies with what else the machine does
-    rehearsal = rehearse(plan, least=min(_MEASURED * limit, _MOST_SECONDS))
+    rehearsal = rehearse(plan, least=measured_seconds(limit))
     if resume:
         return plan, rehearsal
     seconds = start + limit - time.monotonic()

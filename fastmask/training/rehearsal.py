@@ -190,19 +190,24 @@ def rehearse(
     )
 
 
-def photo_seconds(plan: Plan, size: tuple[int, int]) -> float:
-    """Seconds to train on a photo of `size`, by a few steps of the network; infinite if the memory does not suffice."""
+def photo_seconds(plan: Plan, size: tuple[int, int], least: float = 0.0) -> float:
+    """Seconds to train on a photo of `size`, by a few steps of the network; infinite if the memory does not suffice.
+
+    The steps take `least` seconds.
+    """
     config, device = plan.config, pick_device(plan.processes.device or plan.config.device)
     network = build_initial_network(config, plan.table.heads, 0, size).to(device).train()
     x = torch.zeros(_PHOTOS, 3, *size, device=device).to(memory_format=torch.channels_last)
+    steps: list[float] = []
     try:
         with tf32(device, config.tf32):
-            step = statistics.median(_step_seconds(network, x, config.precision) for _ in range(STEPS))
-            return _WHOLE_STEP * step / _PHOTOS
+            while len(steps) < STEPS or sum(steps) < least:
+                steps.append(_step_seconds(network, x, config.precision))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return math.inf
+    return _WHOLE_STEP * statistics.median(steps) / _PHOTOS
 
 
 def _step_seconds(network: nn.Module, x: Tensor, precision: str) -> float:
