@@ -208,10 +208,10 @@ def test_parts(example, contest, tmp_path, capsys):
     for _ in range(2):
         with pytest.raises(SystemExit, match="0"):
             example(
-                "benchmarks/parts.py", contest, tmp_path / "out", "--row", "strong", "--row", "cross-entropy", *tiny
+                "benchmarks/parts.py", contest, tmp_path / "out", "--row", "strong", "--row", "focal loss", *tiny
             )
         lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines] == ["row strong", "row cross-entropy"]
+    assert [line.split(" | ")[0] for line in lines] == ["row strong", "row focal loss"]
     found = pd.read_csv(tmp_path / "out" / "parts.csv")
     assert found["macro-F1"].between(0, 1).all()
     assert found["minus strong"].notna().tolist() == [False, True]

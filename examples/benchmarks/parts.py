@@ -2,7 +2,7 @@
 
 python examples/benchmarks/score.py DATA OUT --write-tuning persons.csv      the persons that score.py never holds out
 python examples/benchmarks/parts.py DATA OUT --persons persons.csv --weights FILE --set resize=[152,112] --set epochs=3
-python examples/benchmarks/parts.py DATA OUT --row strong --row "cross-entropy" ...                  some of the rows
+python examples/benchmarks/parts.py DATA OUT --row strong --row "focal loss" ...                     some of the rows
 
 Each row is the recipe with other settings, trained with each of --seeds, of the folds too. `macro-F1` is by the row's
 decision, `most probable` by the most probable classes; `minus strong` is paired over persons; `log loss` is the sum of
@@ -31,8 +31,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "without RandAugment": {"augment": None},
     "random parts, too": {"augment": ["randaugment", "random-resized-crop(scale=(0.6,1),ratio=(0.7,0.8))"]},
     "not mirrored": {"flip": False},
-    "cross-entropy": {"loss": "ce"},
-    "cross-entropy, smoothed labels": {"loss": "ce", "label_smoothing": 0.1},
+    "focal loss": {"loss": "focal"},
+    "smoothed labels": {"label_smoothing": 0.1},
     "half soft F1": {"f1_share": 0.5},
     "weighted classes": {"class_weight": "auto"},
     "sampler of the joint class": {"sampler": "joint"},
