@@ -207,9 +207,7 @@ def test_parts(example, contest, tmp_path, capsys):
     tiny = ("--arch", "test_resnet", "--folds", 2, "--seeds", 2, "--set", "epochs=1", "--set", "resize=[32,16]")
     for _ in range(2):
         with pytest.raises(SystemExit, match="0"):
-            example(
-                "benchmarks/parts.py", contest, tmp_path / "out", "--row", "strong", "--row", "focal loss", *tiny
-            )
+            example("benchmarks/parts.py", contest, tmp_path / "out", "--row", "strong", "--row", "focal loss", *tiny)
         lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["row strong", "row focal loss"]
     found = pd.read_csv(tmp_path / "out" / "parts.csv")

@@ -46,7 +46,7 @@ def doctor() -> None:
         typer.echo(line)
 
 
-caches = Commands(no_args_is_help=True, help="List or clear cached photos, features and near copies.")
+caches = Commands(no_args_is_help=True, help="List or clear cached photos, digests, features and near copies.")
 app.add_typer(caches, name="cache", rich_help_panel=MACHINE)
 _CacheDir = Annotated[Path | None, option("The --cache-dir of runs and screenings.", note="the user's cache")]
 
@@ -68,7 +68,7 @@ def clear(
     names: Annotated[list[str] | None, typer.Argument(help="Caches by name.", show_default="all")] = None,
     cache_dir: _CacheDir = None,
 ) -> None:
-    """Remove caches; the next run decodes its photos again, the next screening computes its features."""
+    """Remove caches; the next run reads and decodes its photos again, the next screening computes its features."""
     from fastmask.data.cache_files import clear_cache
 
     gone = clear_cache(names or (), cache_dir)

@@ -19,7 +19,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import psutil
@@ -38,8 +38,6 @@ FORMAT = 2
 # bytes that are left free on the disk, and the number of photos that are compared or measured as a sample
 _RESERVE, _PROBED = 10**9, 16
 _DECODERS = ("albumentations", "opencv-python-headless", "pillow", "simplejpeg")
-
-A = TypeVar("A")
 
 
 class PhotoMap:
@@ -71,12 +69,6 @@ class PhotoMap:
         places = [photo.ctypes.data for photo in self._photos.values()]
         starts = [place - min(places) for place in places]
         return _reopen, (self.prefix, self.file, list(self._photos), self.sizes(self._photos), starts)
-
-
-def digest_photos(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file's bytes; raises DataError naming one that cannot be read."""
-    digests = map_in_threads(lambda path: hashlib.sha256(read_bytes(path)).hexdigest(), paths)
-    return list(_with_bar("reading photos", digests, len(paths)))
 
 
 def photo_map(
@@ -165,7 +157,10 @@ class _Source:
 
     def decoded(self) -> Iterator[np.ndarray]:
         """Each photo after the prefix, in the order of the digests."""
-        return _with_bar("decoding photos", map_in_threads(self.decode, self.unique), len(self.unique))
+        with progress_bar("decoding photos") as progress:
+            for done, photo in enumerate(map_in_threads(self.decode, self.unique), 1):
+                yield photo
+                progress(done, len(self.unique))
 
     @property
     def probed(self) -> range:
@@ -263,11 +258,3 @@ def _map_photos(file: Path, sizes: Sequence[tuple[int, int]], starts: Sequence[i
     """The photos of a file of pixels by their sizes and first bytes, mapped into memory."""
     pixels = np.asarray(np.memmap(file, np.uint8, "r"))
     return [pixels[at : at + h * w * 3].reshape(h, w, 3) for (h, w), at in zip(sizes, starts, strict=False)]
-
-
-def _with_bar(what: str, results: Iterator[A], total: int) -> Iterator[A]:
-    """`results`, counted by a progress bar."""
-    with progress_bar(what) as progress:
-        for done, result in enumerate(results, 1):
-            yield result
-            progress(done, total)

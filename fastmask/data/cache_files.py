@@ -1,14 +1,17 @@
-"""Cache files: decoded photos, features and near copies on the disk: their paths, their contents and their removal.
+"""Cache files: decoded photos, digests, features and near copies on the disk: their paths, contents and removal.
 
-`cache` makes and reads the photos: a file of pixels and its index. `training.features` makes and reads the features: a
-file per body. `preparation.near_copies` makes and reads the near copies: a file per data set.
+`cache` makes and reads the photos: a file of pixels and its index. `digests` makes and reads the digests: one file of
+all. `training.features` makes and reads the features: a file per body. `preparation.near_copies` makes and reads the
+near copies: a file per data set.
 """
 
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +50,11 @@ class CacheFile:
 def photos_folder() -> Path:
     """The default folder of decoded photos."""
     return cache_home() / "photos"
+
+
+def digests_file() -> Path:
+    """The file of the digests of photos, of all data sets."""
+    return cache_home() / "digests.sqlite"
 
 
 def features_folder(folder: str | Path | None = None) -> Path:
@@ -98,7 +106,7 @@ def read_sizes(file: Path) -> list[tuple[int, int, int]] | None:
 
 
 def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
-    """The photos, features and near copies kept in a folder, the newest first.
+    """The photos, features and near copies kept in a folder, by default the user's, and its digests; the newest first.
 
     Raises UsageError if there is no such folder.
     """
@@ -112,6 +120,8 @@ def list_caches(folder: str | Path | None = None) -> list[CacheFile]:
         **{file: _features_content(file) for file in features},
         **{file: _copies_content(file) for file in copies},
     }
+    if not folder and digests_file().is_file():
+        contents[digests_file()] = _digests_content(digests_file())
     states = ((file, file.stat(), content) for file, content in contents.items())
     found = [CacheFile(file, *content, state.st_size, state.st_mtime) for file, state, content in states]
     return sorted(found, key=lambda cache: -cache.made)
@@ -154,6 +164,15 @@ def _copies_content(file: Path) -> tuple[str, int]:
     if pairs is None or type(photos) is not int:
         return _BROKEN, 0
     return f"near copies: {count(len(pairs), 'pair')} of persons", photos
+
+
+def _digests_content(file: Path) -> tuple[str, int]:
+    """A word about a file of digests, and its number of photos."""
+    try:
+        with closing(sqlite3.connect(file)) as opened:
+            return "digests", int(opened.execute("SELECT COUNT(*) FROM digests").fetchone()[0])
+    except sqlite3.Error:
+        return _BROKEN, 0
 
 
 def clear_cache(names: Sequence[str] = (), folder: str | Path | None = None) -> list[CacheFile]:

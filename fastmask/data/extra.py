@@ -15,8 +15,8 @@ import pandas as pd
 
 from fastmask.config import MOST_WEIGHT
 from fastmask.data.auxiliary import auxiliary_labels
-from fastmask.data.cache import digest_photos
 from fastmask.data.columns import find_person_column
+from fastmask.data.digests import digest_photos
 from fastmask.data.groups import connect_tables
 from fastmask.data.readers import read_csv
 from fastmask.data.seen import Hashes

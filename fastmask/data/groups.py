@@ -60,7 +60,7 @@ def join_identical(table: Table, digests: Sequence[str | None] | None = None) ->
     """
     if digests is None:
         # which imports albumentations, and a run's directory describes groups without it
-        from fastmask.data.cache import digest_photos
+        from fastmask.data.digests import digest_photos
 
         digests = digest_photos([table.photo(row) for row in range(len(table))])
     named = name_groups(connect(table.groups, digests), table.groups)

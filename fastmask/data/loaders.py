@@ -20,7 +20,8 @@ from fastai.data.core import DataLoaders
 from fastmask.config import CONTEST
 from fastmask.data.augment import REPORT_STATS, Augment, Augmentation, Stats, split_prefix
 from fastmask.data.boxes import FaceCut
-from fastmask.data.cache import PhotoMap, digest_photos, photo_map
+from fastmask.data.cache import PhotoMap, photo_map
+from fastmask.data.digests import digest_photos
 from fastmask.data.folds import assign_folds, fixed_folds
 from fastmask.data.groups import describe_joined, describe_separated, join_identical
 from fastmask.data.halves import Halves

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fastmask.data.cache import digest_photos
+from fastmask.data.digests import digest_photos
 from fastmask.data.loaders import pick_device
 from fastmask.data.photo_dl import Passes, PhotoDL
 from fastmask.data.seen import Hashes, hash_names

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fastmask.data.cache import digest_photos
+from fastmask.data.digests import digest_photos
 from fastmask.data.loaders import pick_device
 from fastmask.data.seen import Validation
 from fastmask.heads import JOINT, Heads

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastmask.config import Config
-from fastmask.data.cache import digest_photos
+from fastmask.data.digests import digest_photos
 from fastmask.data.groups import describe_separated, find_trained_copies, join_identical
 from fastmask.data.table import LEFT_OUT, Table
 from fastmask.system.errors import FastmaskWarning, UsageError

@@ -15,8 +15,9 @@ from PIL import Image
 
 from fastmask.data import cache
 from fastmask.data.augment import Augmentation, Prefix
-from fastmask.data.cache import PhotoMap, digest_photos, photo_map
+from fastmask.data.cache import PhotoMap, photo_map
 from fastmask.data.cache_files import clear_cache, list_caches
+from fastmask.data.digests import digest_photos
 from fastmask.data.photo import read_photo
 from fastmask.system.errors import DataError, FastmaskWarning, UsageError
 

@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from fastmask.data.augment import Prefix
-from fastmask.data.cache import digest_photos, photo_map
+from fastmask.data.cache import photo_map
 from fastmask.data.cache_files import clear_cache, features_file, list_caches, photos_folder
+from fastmask.data.digests import digest_photos
 from fastmask.preparation.near_copies import recall_near_copies, remember_near_copies
 
 NAMES = ["0" * 32, "0123456789abcdef" * 2]
