@@ -38,6 +38,7 @@ ROOMS = [
     "launch",
     "export",
     "report",
+    "guide",
     "api",
     "app",
     "commands",

@@ -1,4 +1,4 @@
-"""The README's blocks are run, or compared with what runs them."""
+"""The blocks of the README and of the guide are run, or compared with what runs them."""
 
 import re
 import shutil
@@ -8,21 +8,35 @@ import pytest
 from typer.testing import CliRunner
 
 from fastmask.commands.main import app, join_numbers
+from fastmask.guide.chapters import CHAPTERS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = ROOT / "fastmask" / "guide"
+PAGES = {"README": ROOT / "README.md", **{name: GUIDE / f"{name}.md" for name in CHAPTERS}}
+TEXTS = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, *names):
+    return [block for n in names or PAGES for block in re.findall(rf"```{language}\n(.*?)```", TEXTS[n], re.DOTALL)]
 
 
 def lines_of(script):
     return (ROOT / ".ci" / script).read_text(encoding="utf-8").splitlines()
 
 
+def anchors(text):
+    """The anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README"].splitlines()) <= 220
+
+
 def test_ci_runs_exactly_the_two_commands():
-    first, second = (line for block in blocks("sh") for line in block.splitlines() if line.startswith("pip install -e"))
+    lines = [line for block in blocks("sh", "README") for line in block.splitlines()]
+    first, second = (line for line in lines if line.startswith("pip install -e"))
     for command, script in ((first, "newcomer"), (second, "run")):
         install, what_follows = command.split(" && ", 1)
         assert f"quietly {install}" in lines_of("run")
@@ -30,15 +44,16 @@ def test_ci_runs_exactly_the_two_commands():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["README", "python"])
 @pytest.mark.filterwarnings("ignore::fastmask.system.errors.FastmaskWarning")  # twelve persons are few for five folds
-def test_the_python_block_runs(contest, tmp_path, monkeypatch):
+def test_the_python_block_runs(contest, tmp_path, monkeypatch, name):
     import matplotlib
 
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(contest, "data")
-    (code,) = blocks("python")
-    exec(compile(code.replace("resnet18", "test_resnet"), "README.md", "exec"), {})
+    (code,) = blocks("python", name)
+    exec(compile(code.replace("resnet18", "test_resnet"), f"{name}.md", "exec"), {})
     assert (tmp_path / "submission.csv").is_file()
 
 
@@ -53,6 +68,15 @@ def test_every_option_in_a_command_exists(line):
     assert [w for w in words if w.startswith("--") and w not in known] == []
 
 
-def test_pictures_are_there():
-    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / path).is_file()
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"python (examples/\S+\.py)", "".join(TEXTS.values())))))
+def test_every_script_in_a_command_exists(script):
+    assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_and_headings(name):
+    links = re.findall(r"\]\(((?!https?://)[^)]*)\)", TEXTS[name])
+    for path, _, anchor in (link.partition("#") for link in links):
+        page = PAGES[name].parent / path if path else PAGES[name]
+        assert page.exists(), path
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), (path, anchor)

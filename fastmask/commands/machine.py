@@ -46,7 +46,7 @@ def doctor() -> None:
         typer.echo(line)
 
 
-caches = Commands(no_args_is_help=True, help="List or clear cached photos, digests, features and near copies.")
+caches = Commands(no_args_is_help=True, help="List or clear cached photos and what was found in them.")
 app.add_typer(caches, name="cache", rich_help_panel=MACHINE)
 _CacheDir = Annotated[Path | None, option("The --cache-dir of runs and screenings.", note="the user's cache")]
 

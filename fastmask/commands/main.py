@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from fastmask import __version__
 from fastmask.commands import app as pages
-from fastmask.commands import compare, data, export, fit, machine, models, predict, report, score, tune
+from fastmask.commands import compare, data, export, fit, guide, machine, models, predict, report, score, tune
 from fastmask.commands.options import GROUPS, Commands, expand_home, join_numbers
 from fastmask.system.errors import FastmaskError, FastmaskWarning, UsageError, is_reported
 from fastmask.system.terminal import launcher_rank, replace_unencodable, say, say_warning
@@ -65,7 +65,7 @@ def _global_options(
     pass
 
 
-for group in (fit, tune, predict, export, pages, score, compare, report, data, models, machine):
+for group in (fit, tune, predict, export, pages, score, compare, report, data, models, machine, guide):
     app.add_typer(group.app)
 
 

@@ -34,7 +34,8 @@ from fastmask.system.terminal import set_quiet
 Command = Callable[..., None]
 # the groups of commands, in the order of `fastmask --help`
 TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE = "Train", "Predict", "Judge", "Data", "Models", "This machine"
-GROUPS = (TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE)
+MANUAL = "Manual"
+GROUPS = (TRAIN, PREDICT, JUDGE, DATA_SETS, MODELS, MACHINE, MANUAL)
 
 
 def option(

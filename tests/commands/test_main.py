@@ -30,6 +30,7 @@ GROUPS = {
     "Data": ["check", "sample", "faces", "paint"],
     "Models": ["archs", "screen"],
     "This machine": ["bench", "doctor", "cache"],
+    "Manual": ["guide"],
 }
 HEAVY = {"torch", "fastai", "timm", "pandas", "numpy", "sklearn", "albumentations", "cv2", "matplotlib"}
 

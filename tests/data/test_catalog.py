@@ -3,7 +3,6 @@
 import pickle
 import random
 import re
-from pathlib import Path
 
 import albumentations as A
 import numpy as np
@@ -21,6 +20,7 @@ from fastmask.data.catalog import CATALOG, PhotoFormat, Stage, make_augmentation
 from fastmask.data.contest import read_contest
 from fastmask.data.loaders import photo_maps
 from fastmask.data.pipelines import effective_pipelines
+from fastmask.guide.chapters import read_chapter
 from fastmask.system.errors import UsageError
 
 SIZE, FILL = (96, 64), (140, 129, 122)
@@ -151,9 +151,9 @@ def test_what_it_does_is_counted_whatever_the_workers_the_cache_and_the_global_s
     assert equal(batches(plain.valid), batches(two.valid))
 
 
-def test_the_readme_lists_the_catalog():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+)(?:'s|') `(\w+)` \|(.*?)\|", readme, re.MULTILINE)
+def test_the_guide_lists_the_catalog():
+    chapter = read_chapter("augment")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+)(?:'s|') `(\w+)` \|(.*?)\|", chapter, re.MULTILINE)
     assert {name: (library, transform) for name, library, transform, _ in rows} == {
         name: (entry.library, entry.transform) for name, entry in CATALOG.items()
     }
