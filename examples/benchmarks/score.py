@@ -4,7 +4,8 @@ python examples/benchmarks/score.py DATA OUT [--weights FILE --crop 200 100 --si
 python examples/benchmarks/score.py DATA OUT --short     one draw of a third of the persons, in minutes
 
 DATA is a contest folder or a CSV, as for fastmask fit. Two fifths of its persons are a pool from which each draw holds
-out one half, a fifth of all, and trains on all other persons. The other three fifths are in no draw's held-out part:
+out one half, a fifth of all, and trains on all other persons. Each second draw holds out the other half, so that an
+even number of draws holds out all persons of the pool equally often. The other three fifths are never held out:
 settings are chosen on these alone (--write-tuning FILE lists them).
 
 loop     a plain PyTorch loop of sixty lines, as a good engineer writes it in an hour; its seconds limit all others
@@ -323,7 +324,7 @@ def draw_held(table: Any, draw: int) -> np.ndarray:
     """(N,) whether a draw holds out a photo: those of half of the persons that nothing is tuned on."""
     strata = strata_of(table)
     pool = strata[is_pooled(strata)]
-    return np.isin(table.persons, pool.index[deal(pool, 2, draw) == 0])
+    return np.isin(table.persons, pool.index[deal(pool, 2, draw // 2) == draw % 2])
 
 
 @dataclass(frozen=True)
@@ -442,7 +443,7 @@ def main(
     size: Annotated[tuple[int, int], typer.Option(help="The size of the network's photos.")] = (128, 128),
     stats: Annotated[float, typer.Option(help="Mean and deviation that the weights expect.")] = 0.5,
     epochs: Annotated[int, typer.Option(help="Epochs of the loop.")] = 4,
-    draws: int = 3,
+    draws: int = 4,
     jobs: Annotated[int, typer.Option(help="Methods side by side.")] = 1,
     seconds: Annotated[float | None, typer.Option(help="Of each method but the loop; by default the loop's.")] = None,
     method: Annotated[list[str] | None, typer.Option(help=f"Only these of {', '.join(METHODS)}.")] = None,

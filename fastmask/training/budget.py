@@ -35,7 +35,7 @@ _SETUP_SECONDS, _SAFE = 25.0, 0.85
 # the share of a time limit that each measurement takes, and at most so many seconds
 _MEASURED, _MOST_SECONDS = 0.01, 10.0
 # the cost of predicting a photo relative to that of training on it
-_FORWARD = 1 / 3
+_FORWARD = 1 / 4
 
 
 @dataclass(frozen=True)

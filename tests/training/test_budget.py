@@ -104,15 +104,15 @@ def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
 @pytest.mark.parametrize(
     ("minutes", "expected"),
     [
-        # 56 of 84 photos in 3 folds, 3 epochs of 1 s a photo of 128 x 96, each validated in a third of that: 588 s, in
+        # 56 of 84 photos in 3 folds, 3 epochs of 1 s per photo of 128 x 96, validated in a quarter of that: 567 s, in
         # 0.94 of 660 s less 25 s
         (11, (128, 96)),
-        # 313 s: 6549 pixels, 93.4 x 70.1, in multiples of 8
+        # 313 s: 6792 pixels, 95.2 x 71.4, in multiples of 8
         (6, (96, 72)),
-        # 0.32 of the pixels, where one epoch takes 0.32 of 196 s, less than 0.85 of 87.8 s: 72.4 x 54.3
+        # 0.32 of the pixels, where one epoch takes 0.32 of 189 s, less than 0.85 of 87.8 s: 72.4 x 54.3
         (2, (72, 56)),
-        # 0.85 of 31.4 s: an epoch of 1673 pixels, 47.2 x 35.4
-        (1, (48, 32)),
+        # 0.85 of 31.4 s: an epoch of 1735 pixels, 48.1 x 36.1
+        (1, (48, 40)),
         # a sixteenth
         (0.1, (32, 24)),
     ],
@@ -134,12 +134,12 @@ def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_
 @pytest.mark.parametrize(
     ("minutes", "expected"),
     [
-        # 3 epochs of 5, 4, 3 and 2 folds, of 84 photos, and their validation in a third of that: 1092, 840, 588, 336 s,
-        # of which 257 s for 3 folds are 0.437: 5370 pixels, 84.6 x 63.5
+        # 3 epochs of 5, 4, 3 and 2 folds, of 84 photos, validated in a quarter of the time: 1071, 819, 567, 315 s, of
+        # which 257 s for 3 folds are 0.453: 5570 pixels, 86.2 x 64.6
         (5, (88, 64)),
-        # 116 s are 0.346 of 336 s: 4248 pixels, 75.3 x 56.5
-        (2.5, (72, 56)),
-        # 50.2 s are 0.149, less than 0.32, and enough for an epoch of 2 folds, 112 s, with 0.32 of the pixels: 3932,
+        # 116 s are 0.368 of 315 s: 4525 pixels, 77.7 x 58.2
+        (2.5, (80, 56)),
+        # 50.2 s are 0.159, less than 0.32, and enough for an epoch of 2 folds, 105 s, with 0.32 of the pixels: 3932,
         # 72.4 x 54.3
         (1.25, (72, 56)),
     ],
@@ -155,14 +155,14 @@ def test_folds_are_left_out_before_photos_shrink_below_a_third_of_their_pixels(p
 def test_the_photos_of_a_single_fold_count(plan_of):
     given = plan_of(folds=3)
     one = replace(given, folds=np.where(given.folds == 0, 0, -1), config=given.config.model_copy(update={"folds": 1}))
-    # the photos of the other folds, and two validations in a third of the time
-    assert budget.count_passes(one, 2, 1) == pytest.approx(2 * (given.folds != 0).sum() + 2 * 84 / 3)
+    # the photos of the other folds, and two validations in a quarter of the time
+    assert budget.count_passes(one, 2, 1) == pytest.approx(2 * (given.folds != 0).sum() + 2 * 84 / 4)
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5, (96, 72)), (3, (72, 56))])
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
 def test_photos_shrink_less_if_their_pixels_take_less_time_when_they_are_small(plan_of, monkeypatch, minutes, expected):
-    """5 min are 257 s of 588 s: 88 x 64, of which a pixel takes 0.823 of the time, so 0.531 of the pixels fit."""
+    """5 min are 257 s of 567 s: 88 x 64, of which a pixel takes 0.823 of the time, so 0.551 of the pixels fit."""
     monkeypatch.setattr(budget, "photo_seconds", lambda plan, size, least: (size[0] * size[1] / (128 * 96)) ** 1.25)
     made = _shrunk(plan_of(folds=3), folds=3, epochs=9, minutes=minutes)
     assert made.config.resize == expected
@@ -172,14 +172,14 @@ def test_photos_shrink_less_if_their_pixels_take_less_time_when_they_are_small(p
     ("minutes", "expected"),
     [
         # of 84 photos each of 5 folds trains on 4/5, predicts 1/5 with two networks after each epoch, and sees all once
-        # before: 2 epochs take 672 + 140 s, of which 313 s are 0.386: 4739 pixels, 79.5 x 59.6, in multiples of 8
-        (6, (80, 56)),
-        # 144 s are 0.178 of that, but 0.343 of the 420 s of 1 epoch: 4219 pixels, 75.0 x 56.2
-        (3, (72, 56)),
-        # 99.1 s are 0.236 of 420 s, 0.295 of the 336 s of 4 folds, 0.393 of the 252 s of 3: 4831 pixels, 80.3 x 60.2
+        # before: 2 epochs take 672 + 105 s, of which 313 s are 0.403: 4956 pixels, 81.3 x 61.0, in multiples of 8
+        (6, (80, 64)),
+        # 144 s are 0.186 of that, but 0.361 of the 399 s of 1 epoch: 4441 pixels, 76.9 x 57.7
+        (3, (80, 56)),
+        # 99.1 s are 0.248 of 399 s, 0.315 of the 315 s of 4 folds, 0.429 of the 231 s of 3: 5270 pixels, 83.8 x 62.9
         (2.2, (80, 64)),
-        # 73.7 s are 0.292 of 252 s, and 0.85 of them 0.373 of the 168 s of 2 folds: 4582 pixels, 78.2 x 58.6
-        (1.75, (80, 56)),
+        # 65.2 s are 0.282 of 231 s, and 0.85 of them 0.377 of the 147 s of 2 folds: 4635 pixels, 78.6 x 59.0
+        (1.6, (80, 56)),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 5 folds")
