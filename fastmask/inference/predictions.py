@@ -26,6 +26,7 @@ from fastmask.inference.options import PredictOptions, Walk
 from fastmask.inference.photo_versions import PhotoVersions
 from fastmask.inference.photos import Photos
 from fastmask.inference.sources import Images, find_photos
+from fastmask.model.folding import fold_batch_norms
 from fastmask.model.losses import FocalLoss
 from fastmask.model.network import MultiHeadNet
 from fastmask.model.number import answer_numbers
@@ -164,6 +165,7 @@ def predict(
         options: see `PredictOptions`; they may also be `given` by name, such as `tta=2`. A number is `tta`.
         progress: is called with the number of batches done and the number in all.
         load: loads a checkpoint, by default `load_network`; a function that caches networks makes the next call faster.
+            Their batch norms are folded, see `fastmask.model.folding`.
 
     Raises UsageError for what is not a photo, DataError if no photo can be predicted, or, with `on_bad_photo="error"`,
     if one cannot.
@@ -283,6 +285,8 @@ def _predict_run(
     """The mean over folds, for each fold over its checkpoints, all views and all versions of a photo."""
     device = pick_device(options.device)
     networks = load_members(run, options.members, options, device, photos.size, load)
+    for network in (one for several in networks.values() for one in several):
+        fold_batch_norms(network, photos.size)
     each = predict_networks(run, photos, networks, options, device, progress)
     members = {member: versions.mean(one).astype(np.float32) for member, one in each.items()}
     return Predictions(versions.names, run.heads, np.mean(list(members.values()), axis=0), members)
