@@ -253,7 +253,10 @@ def recipe(task: Task, name: str, share: float = 1.0) -> Answer:
     """`fastmask fit --recipe` with --minutes, and predict, both as they are."""
     import fastmask as fm
 
-    start, own = time.perf_counter(), {"boxes": None, "drop": None} if name == "winner" else {}
+    start = time.perf_counter()
+    own: dict[str, Any] = {"boxes": None, "drop": None} if name == "winner" else {}
+    if "age" not in task.table.heads.names:
+        own |= {"age_bounds": (30, 60), "stratify": "joint"}
     config = fm.make_config(fm.read_recipe(name), own)
     # the bounds of age that a recipe trains on are read with the table
     table = fm.read_data(fm.make_config({"data": task.data, "age_bounds": config.age_bounds}))
