@@ -263,3 +263,14 @@ def test_ablation(example, contest, tmp_path, capsys):
     persons = set(run.folds["person"])
     assert len(persons) + len(set(fm.read_contest(contest).persons) - persons) == 12
     assert len(persons) < 12
+
+
+@pytest.mark.slow
+def test_load(example, finished_run, contest, tmp_path, capsys):
+    """The server answers all clients, each as predict_onnx.py, beside photos that are broken or too large."""
+    exported = fm.export_onnx(finished_run, tmp_path / "model.onnx")
+    words = ("--requests", 60, "--threads", 1)
+    example("benchmarks/load.py", exported.model, contest / "eval" / "images", *words)
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:5] == ["clients", "requests", "held", "lost", "wrong"]
+    assert [row.split()[:5] for row in rows] == [[str(n), "60", "60", "0", "0"] for n in (1, 8, 32, 128)]
