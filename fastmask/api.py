@@ -23,6 +23,7 @@ from fastmask.run import merge
 from fastmask.run.directory import RunDirectory, resume_config
 from fastmask.scoring import DRAWS
 from fastmask.system.errors import FastmaskWarning, UsageError, install_line, one_line
+from fastmask.system.fields import shows_fields
 from fastmask.training import crossval
 from fastmask.training.plan import LossFunc, OptFunc
 
@@ -109,6 +110,7 @@ class Run(RunDirectory):
         return run_html(self)
 
 
+@shows_fields(Config)
 def cross_validate(
     table: Table | DataFrame | str | Path,
     config: Config | None = None,

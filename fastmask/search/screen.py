@@ -38,6 +38,7 @@ from fastmask.scoring import (
     scored_classes,
 )
 from fastmask.system.errors import DataError, UsageError
+from fastmask.system.fields import shows_fields
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress, Say
 from fastmask.system.text import duration, table_lines
@@ -141,6 +142,7 @@ class Screening:
         }
 
 
+@shows_fields(Config)
 def screen(
     table: Table,
     archs: Sequence[str],

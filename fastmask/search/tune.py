@@ -27,6 +27,7 @@ from fastmask.search.spec import SearchSpec, check_new_search, digest_table, res
 from fastmask.search.study import Study, check_optuna, open_study, silence_optuna
 from fastmask.search.trials import COMPLETE, FAILED, IMPORTANCE, PRUNED, REFUSED, RUNNING, Tuned, judge
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
+from fastmask.system.fields import shows_fields
 from fastmask.system.lock import lock_run
 from fastmask.training.crossval import add_soft_labels, create_run, train_folds
 from fastmask.training.near_copies import note_near_copies
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _MOST_REFUSED = 5
 
 
+@shows_fields(Config)
 def tune(
     table: Table,
     space: Space | Mapping[str, Any] | str | Path | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag
@@ -17,6 +18,7 @@ from fastmask.system.errors import UsageError
 from fastmask.system.text import shorten_repr
 
 Model = TypeVar("Model", bound=BaseModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
 # errors that are reported at once
 _MOST_SENTENCES = 10
 
@@ -55,6 +57,23 @@ def option_name(model: type[BaseModel], name: str) -> str:
     word = name.replace("_", "-")
     flag = model.model_fields[name].annotation is bool
     return describe(model, name).words or (f"--{word}/--no-{word}" if flag else f"--{word}")
+
+
+def shows_fields(model: type[BaseModel]) -> Callable[[Function], Function]:
+    """A decorator for a function with `**settings`: help() and notebooks show a model's fields in place of it."""
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        fields = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
+            for name, field in model.model_fields.items()
+            if name not in signature.parameters
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
+        return function
+
+    return show
 
 
 def make_model(model: type[Model], given: Mapping[str, Any]) -> Model:
