@@ -66,6 +66,9 @@ _REMOVES = {
 # larger numbers are typing errors
 Positive = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=0, le=65536)]
+# more would crash torch
+MOST_THREADS = 1024
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=1)]
@@ -182,6 +185,7 @@ _LAUNCHING = Kind.MACHINE | Kind.RESTATED | Kind.LAUNCHING | Kind.TRAINING
 # the help of options that several commands have, next to their defaults
 WORKERS, WORKERS_DEFAULT = "Loader processes.", "0 on a CPU or on Windows, else up to 8"
 DEVICE, DEVICE_DEFAULT = "cpu, cuda:0.", "the GPU if there is one"
+THREADS, THREADS_DEFAULT = "Threads on a CPU.", "all, or fewer if they are faster next to busy programs"
 
 
 class Bands(BaseModel):
@@ -228,6 +232,12 @@ class Config(BaseModel):
     """The settings of a run. The defaults are the report's recipe with honest folds.
 
     Where the report gives no value, ours is used: 20 epochs, milestones at 0.5 and 0.75, focal gamma 2, patience 5.
+
+    >>> config = fm.Config(epochs=3, folds=4)
+    >>> config.epochs, config.folds, config.arch
+    (3, 4, 'tf_efficientnet_b4')
+    >>> config.is_set("bs"), config.bs
+    (False, 32)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -632,6 +642,7 @@ class Config(BaseModel):
     fetch: bool = in_run(False, "Send the folds' files to --out even if Ray's nodes can write there.", _LAUNCHING)
     workers: Annotated[int, Field(ge=0, le=1024)] | None = in_run(None, WORKERS, Kind.MACHINE, note=WORKERS_DEFAULT)
     device: Text | None = in_run(None, DEVICE, Kind.MACHINE, note=DEVICE_DEFAULT)
+    threads: Threads | None = in_run(None, THREADS, Kind.NUMERICS, note=THREADS_DEFAULT)
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -880,6 +891,10 @@ def make_config(*layers: Mapping[str, Any]) -> Config:
     """The configuration from layers of settings, the later ones over the earlier.
 
     Raises UsageError: see `make`.
+
+    >>> config = fm.make_config(fm.read_recipe("report"), {"epochs": 3})
+    >>> config.epochs, config.age_bounds
+    (3, (30.0, 58.0))
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -963,7 +978,12 @@ def list_recipes() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe; raises UsageError listing the recipes for an unknown name."""
+    """The settings of a recipe; raises UsageError listing the recipes for an unknown name.
+
+    >>> settings = fm.read_recipe("report")
+    >>> settings["arch"], settings["age_bounds"]
+    ('tf_efficientnet_b4', [30, 58])
+    """
     if name not in list_recipes():
         raise UsageError(f"There is no recipe {name!r}; expected one of {', '.join(list_recipes())}.")
     return read_settings(Path(str(files("fastmask.recipes").joinpath(f"{name}.yaml"))))

@@ -8,7 +8,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from fastmask.config import DEVICE, DEVICE_DEFAULT, WORKERS, WORKERS_DEFAULT, Config, Positive, drop_none
+from fastmask.config import (
+    DEVICE,
+    DEVICE_DEFAULT,
+    THREADS,
+    THREADS_DEFAULT,
+    WORKERS,
+    WORKERS_DEFAULT,
+    Config,
+    Positive,
+    Threads,
+    drop_none,
+)
 from fastmask.model.views import VIEWS, View, flip, make_views, plain
 from fastmask.system.errors import UsageError
 from fastmask.system.fields import make_model, option_field
@@ -84,6 +95,7 @@ class PredictOptions(NetworkOptions, PhotoOptions):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option_field(
         "auto", "auto, fp32, bf16 or fp16.", note="auto: the run's; fp32 on a CPU"
     )
+    threads: Threads | None = option_field(None, THREADS, note=THREADS_DEFAULT)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

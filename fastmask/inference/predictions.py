@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,12 +39,15 @@ from fastmask.run.lineage import read_lineage
 from fastmask.system.errors import DataError, UnreadableError, UsageError
 from fastmask.system.files import write_csv
 from fastmask.system.terminal import Progress
+from fastmask.system.threads import free_threads
 
 if TYPE_CHECKING:
     from fastmask.decision.rule import Rule
 
 # of a prediction while files are changed
 _ATTEMPTS = 3
+# the photos from which on it pays to choose threads
+_MANY = 256
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,11 @@ class Predictions:
 
     Photos that could not be predicted are not among them, but in `failed`, with the reason of each; a submission has
     `usual` for them, the joint class that the run's labels have most often. `notes` are sentences about the photos.
+
+    >>> predictions = fm.predict(run, photos)
+    >>> len(predictions), predictions.probabilities.shape, predictions.y.shape
+    (3, (3, 8), (3, 3))
+    >>> file = predictions.to_csv("predictions.csv")
     """
 
     names: list[str]
@@ -169,12 +178,33 @@ def predict(
 
     Raises UsageError for what is not a photo, DataError if no photo can be predicted, or, with `on_bad_photo="error"`,
     if one cannot.
+
+    Example:
+        >>> predictions = fm.predict(run, photos, tta=2)
+        >>> predictions.probabilities.shape, list(predictions.members)
+        ((3, 8), ['fold0', 'fold1'])
+        >>> names = predictions.frame["gender"].tolist()
     """
     run, options = RunDirectory.of(run), PredictOptions.of(options, given)
     blend = Blend.of(run) if run.is_ensemble else None
     runs = {"": run} if blend is None else open_members(run, blend)
     _check_runs(run, runs, options)
     versions = PhotoVersions.find(find_photos(images, options.root), options.images_also)
+    many = len(versions.rows.names) >= _MANY or options.threads is not None
+    with free_threads(options.threads) if many else nullcontext():
+        return _predict(run, runs, blend, versions, options, progress, load)
+
+
+def _predict(
+    run: RunDirectory,
+    runs: Mapping[str, RunDirectory],
+    blend: Blend | None,
+    versions: PhotoVersions,
+    options: PredictOptions,
+    progress: Progress | None,
+    load: Load | None,
+) -> Predictions:
+    """Survey the photos and predict them, again if a file has changed in the meantime."""
     for _ in range(_ATTEMPTS):
         each = _survey(runs, versions, options)
         failed = _failures(each.values(), options)

@@ -14,6 +14,7 @@ from albumentations import Compose
 
 from fastmask.config import Config, make_config
 from fastmask.data.augment import to_plain
+from fastmask.data.loaders import pick_device
 from fastmask.data.table import Table
 from fastmask.run.directory import RunDirectory, resume_command, resume_config
 from fastmask.run.files import CONFIG, check_free
@@ -21,6 +22,7 @@ from fastmask.run.oof import write_scores
 from fastmask.system.errors import DataError
 from fastmask.system.lock import lock_run
 from fastmask.system.terminal import wrap_words
+from fastmask.system.threads import free_threads
 from fastmask.training.additional import OpenTeacher
 from fastmask.training.budget import (
     RESERVE,
@@ -69,9 +71,12 @@ def cross_validate(
     check_all_folds(wanted, fold)
     processes = join_processes(wanted)
     view = pick_display(log) if processes.is_first else Log(StringIO())
+    # a resumed run takes the threads that it was started with, and the processes of a launcher share a machine
+    picks = not resume and processes.count == 1 and pick_device(wanted.device).type == "cpu"
     # locked from here on, so that a second process does not even decode photos
     with (
         lock_run(out) if processes.is_first else nullcontext(),
+        free_threads(wanted.threads, view.say) if picks else nullcontext(),
         nullcontext() if launch is None else launch(wanted, table, (loss_func, opt_func), view.say) as launcher,
     ):
         with processes.main_process_first():

@@ -40,6 +40,7 @@ from fastmask.training.processes import Processes
 from fastmask.training.progress.live import FoldProgress, RunProgress
 from fastmask.training.progress.trackers import FoldInfo, Trackers, trackers_of
 from fastmask.training.rehearsal import out_of_memory_error
+from fastmask.training.slow_steps import SlowSteps
 from fastmask.training.state import SaveEvery, StateSaver, read_state
 
 # the photos of the batch in which a training diverged
@@ -148,6 +149,7 @@ def callbacks_of(
             *writing,
             *([EarlyStopping(config.monitor, config.patience)] if config.patience else []),
             *([every] if config.validate_every > 1 else []),
+            *([] if config.progressive < 1 or config.unfreeze else [SlowSteps(progress.say)]),
             FiniteLoss(),
         ],
     )

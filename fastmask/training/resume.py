@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastmask.config import Config, Kind, spell_option
+from fastmask.config import MOST_THREADS, Config, Kind, spell_option
 from fastmask.data.table import SAME_AS
 from fastmask.run.directory import RunDirectory, resume_command
 from fastmask.run.files import FOLDS, PIPELINES
@@ -22,9 +22,6 @@ from fastmask.system.text import shorten
 from fastmask.training.fold import clear_fold
 from fastmask.training.plan import Plan
 from fastmask.training.progress.display import Log
-
-# more threads would crash torch
-_MOST_THREADS = 1024
 
 
 @contextmanager
@@ -69,7 +66,7 @@ def restore_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -
     differing += ["processes"] if then.get("processes", 1) != now["processes"] else []
     if differing:
         say(f"Other {' and '.join(differing)} than when {run.path} was started: the result may differ in its last bits")
-    if now["device"] == "cpu" and isinstance(count, int) and 0 < count <= _MOST_THREADS and count != before:
+    if now["device"] == "cpu" and isinstance(count, int) and 0 < count <= MOST_THREADS and count != before:
         say(f"Torch's threads: {count}, as {run.path} was started with")
         torch.set_num_threads(count)
     try:

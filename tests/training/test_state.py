@@ -425,6 +425,14 @@ def with_threads(run_copy):
     return change
 
 
+def test_a_run_keeps_the_threads_that_it_is_given(train, tmp_path):
+    before, seen = torch.get_num_threads(), []
+    with pytest.raises(KilledError):
+        train(tmp_path, cbs=[AtBatch(1, lambda: [seen.append(torch.get_num_threads()), kill()])], threads=before + 1)
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+    assert json.loads((tmp_path / "environment.json").read_text())["threads"] == before + 1
+
+
 def test_a_number_of_threads_that_would_crash_torch_is_ignored(fit, with_threads):
     assert "threads:" not in fit(with_threads(threads=200_000), resume=True)
 
