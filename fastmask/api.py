@@ -41,7 +41,15 @@ if TYPE_CHECKING:
 
 
 class Run(RunDirectory):
-    """A run directory with methods for predictions, a report and plots; a notebook shows its scores."""
+    """A run directory with methods for predictions, a report and plots; a notebook shows its scores.
+
+    >>> run = fm.Run.load(run.path)
+    >>> run.trained_folds, run.probabilities.shape
+    ([0, 1], (84, 8))
+    >>> macro_f1 = run.score(draws=0).joint.macro_f1
+    >>> run.predict(photos[0]).joint.shape
+    (1,)
+    """
 
     def predict(
         self,
@@ -145,6 +153,11 @@ def cross_validate(
 
     `launcher="ray"` trains the folds in parallel on a Ray cluster (`fastmask.launch.ray`): the one at `address`, the
     one that this process has joined with `ray.init`, or a new one on this machine.
+
+    >>> small = dict(arch="test_resnet", pretrained=False, resize=(32, 24), epochs=1, folds=2)
+    >>> run = fm.cross_validate("data", out="runs/small", **small)
+    >>> run.trained_folds, run.probabilities.shape
+    ([0, 1], (84, 8))
     """
     reading = {name: settings[name] for name in Config.of_kind(Kind.TABLE) if name in settings}
     wanted = make_config(config.model_dump(exclude_unset=True) if config else {}, reading)
@@ -186,7 +199,14 @@ def open_launcher(
 
 
 def merge_runs(runs: Sequence[str | Path | RunDirectory], out: str | Path, overwrite: bool = False) -> Run:
-    """Join the finished folds of `runs` into a new run at `out`: see `fastmask.run.merge.merge_runs`."""
+    """Join the finished folds of `runs` into a new run at `out`: see `fastmask.run.merge.merge_runs`.
+
+    >>> small = dict(arch="test_resnet", pretrained=False, resize=(32, 24), epochs=1, folds=2)
+    >>> first = fm.cross_validate(table, out="first", fold=[0], **small)
+    >>> second = fm.cross_validate(table, out="second", fold=[1], **small)
+    >>> fm.merge_runs([first, second], out="merged").trained_folds
+    [0, 1]
+    """
     return Run.of(merge.merge_runs(runs, out, overwrite))
 
 
@@ -199,7 +219,12 @@ def blend_runs(
     overwrite: bool = False,
     draws: int = DRAWS,
 ) -> Blended:
-    """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.ensemble.blend_runs`."""
+    """Make an ensemble of finished `runs` at `out`: see `fastmask.inference.ensemble.blend_runs`.
+
+    >>> blended = fm.blend_runs([run, other], "vote", out="blend", draws=100)
+    >>> blended.run.predict(photos).probabilities.shape
+    (3, 8)
+    """
     blended = ensemble.blend_runs(runs, how, out=out, weights=weights, overwrite=overwrite, draws=draws)
     return replace(blended, run=Run.of(blended.run))
 
@@ -212,7 +237,12 @@ def soup_runs(
     draws: int = DRAWS,
     **options: Any,
 ) -> Soup:
-    """Make a run of greedy soups of the checkpoints of `runs` at `out`: see `fastmask.inference.soup.soup_runs`."""
+    """Make a run of greedy soups of the checkpoints of `runs` at `out`: see `fastmask.inference.soup.soup_runs`.
+
+    >>> soup = fm.soup_runs([run, other], out="soup", draws=100)
+    >>> sorted(soup.members), soup.run.trained_folds
+    ([0, 1], [0, 1])
+    """
     from fastmask.inference import soup
 
     made = soup.soup_runs(runs, out=out, overwrite=overwrite, draws=draws, **options)

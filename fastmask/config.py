@@ -383,7 +383,7 @@ class Config(BaseModel):
     auto_resize: bool = in_data(
         False,
         "Choose --resize by the photos: their median aspect, and as many pixels as timm's size, or with a time limit "
-        "fewer, if three epochs (two or one with linear_probe) would not fit.",
+        "as many as let three epochs fit (with linear_probe two or one).",
     )
     train_pipeline: dict[str, Any] | None = option_field(
         None, "The training augmentation as albumentations serializes it.", note="the report's"

@@ -74,6 +74,12 @@ class Head:
     `finer_bounds`, and the probabilities of that head are their sums. With a `joint_share` the classes are all joint
     classes, whose probabilities are mixed by that share with the product of the heads' own; with a share of 1 the
     heads' own are the sums of the joint ones.
+
+    >>> age = fm.Head("age", ("<30", "30-60", "60+"), bounds=(30, 60))
+    >>> age.band(np.array([18, 30, 71.5, np.nan]))
+    array([ 0,  1,  2, -1])
+    >>> age.encode("60+"), age.decode(0)
+    (2, '<30')
     """
 
     name: str
@@ -221,6 +227,14 @@ class Heads(Sequence[Head]):
     The joint class is the mixed-radix number of the heads' classes, the first head the most significant: for
     (mask, gender, age) with 3, 2, 3 classes it is mask*6 + gender*3 + age. `joined` are the positions of its heads: all
     that are not auxiliary.
+
+    >>> heads = fm.contest_heads()
+    >>> heads.names, heads.sizes
+    (('mask', 'gender', 'age'), (3, 2, 3))
+    >>> heads.joint(np.array([[0, 1, 2], [2, 0, 0]]))
+    array([ 5, 12])
+    >>> heads.joint_name(5)
+    'wear female 60+'
     """
 
     def __init__(self, heads: Sequence[Head]) -> None:

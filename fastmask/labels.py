@@ -14,7 +14,13 @@ from fastmask.heads import UNKNOWN, Heads
 
 
 def soft_labels(y: Tensor, heads: Heads) -> Tensor:
-    """(B, heads) class numbers -> soft labels: 1 for a head's class, all 0 if unknown; soft labels are returned."""
+    """(B, heads) class numbers -> (B, classes of all heads) soft labels: 1 for a head's class, all 0 if unknown.
+
+    Labels that are soft already are returned as they are.
+
+    >>> fm.soft_labels(torch.tensor([[0, 1, -1]]), fm.contest_heads())
+    tensor([[1., 0., 0., 0., 1., 0., 0., 0.]])
+    """
     if y.is_floating_point():
         return y
     known = (y != UNKNOWN).float()

@@ -61,7 +61,12 @@ def goodness(values: ArrayLike, monitor: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Score(Plain):
-    """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None without bootstrap)."""
+    """Macro-F1 and accuracy of one target over `n` photos, each with its 95 % interval (None without bootstrap).
+
+    >>> score = fm.Score(macro_f1=0.5, accuracy=0.75, n=4)
+    >>> print(score)
+    macro-F1 0.5000, accuracy 0.7500
+    """
 
     macro_f1: float
     accuracy: float
@@ -111,7 +116,12 @@ class Difference(Plain):
 
 @dataclass(frozen=True)
 class Scores(Plain):
-    """The score of the joint class and of each head; `notes` qualify them."""
+    """The score of the joint class and of each head; `notes` qualify them.
+
+    >>> scores = run.score(draws=0)
+    >>> list(scores.heads), scores.joint.n
+    (['mask', 'gender', 'age'], 84)
+    """
 
     joint: Score
     heads: dict[str, Score]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import os
 import socket
 import subprocess
@@ -18,7 +17,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,28 @@ import httpx
 import numpy as np
 
 SERVE = Path(__file__).parents[1] / "serve.py"
-CLIENTS, BATCH, TOO_LARGE = (1, 8, 32, 128), 16, b"x" * (3 << 20)
+CLIENTS, BATCH = (1, 8, 32, 128), 16
 
 
 @contextmanager
-def serving(model: Path, threads: int) -> Iterator[str]:
-    """The URL of a server, which is stopped at the end."""
+def serving(model: Path, threads: int, most: int) -> Iterator[str]:
+    """The URL of a server for requests of up to `most` megabytes, which is stopped at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, SERVE, model, "--port", port, "--threads", threads, "--batch", BATCH, "--most", 2]
+    words = [sys.executable, SERVE, model, "--port", port, "--threads", threads, "--batch", BATCH, "--most", most]
     with subprocess.Popen(list(map(str, words)), start_new_session=True) as server:
         try:
             url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
-            while time.monotonic() < end and not _is_up(url):
+            while not _is_up(url):
+                if server.poll() is not None or time.monotonic() > end:
+                    raise SystemExit("The server did not start.")
                 time.sleep(0.2)
             yield url
         finally:
-            # with its workers
-            os.killpg(server.pid, 15)
+            with suppress(ProcessLookupError):
+                # with its workers
+                os.killpg(server.pid, 15)
 
 
 def _is_up(url: str) -> bool:
@@ -70,13 +73,13 @@ def expected_answers(model: Path, photos: list[Path], threads: int) -> tuple[lis
 
 
 def ask(
-    client: httpx.Client, url: str, number: int, photos: list[bytes], expected: list[np.ndarray]
+    client: httpx.Client, url: str, number: int, photos: list[bytes], expected: list[np.ndarray], large: bytes
 ) -> tuple[str, float]:
     """What became of a request (held, lost or wrong), and its seconds."""
     row, status = number % len(photos), 200
     sent = photos[row]
     if number % 50 == 49:
-        sent, status = TOO_LARGE, 413
+        sent, status = large, 413
     elif number % 10 == 9:
         sent, status = b"not a photo", 422
     start = time.perf_counter()
@@ -102,16 +105,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     paths = sorted(path for path in given.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:200]
+    if not paths:
+        raise SystemExit(f"{given.photos} has no photos.")
     expected, floor = expected_answers(given.model, paths, given.threads)
     photos = [path.read_bytes() for path in paths]
+    # of a request, which is a little longer than its photo
+    most = 1 + -(-max(map(len, photos)) // 2**20)
     print("clients  requests  held  lost  wrong  photos/s  of the floor  median ms  99 % ms")
-    with serving(given.model, given.threads) as url:
+    with serving(given.model, given.threads, most) as url:
+        send = partial(ask, url=url, photos=photos, expected=expected, large=b"x" * (most + 1 << 20))
         for clients in CLIENTS:
-            numbers = itertools.chain(range(given.requests))
             with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
                 start = time.perf_counter()
                 with ThreadPoolExecutor(clients) as pool:
-                    results = list(pool.map(lambda number: ask(client, url, number, photos, expected), numbers))
+                    results = list(pool.map(lambda number: send(client, number=number), range(given.requests)))
                 rate = len(results) / (time.perf_counter() - start)
             ends = [end for end, _ in results]
             median, high = np.quantile([seconds for _, seconds in results], [0.5, 0.99]) * 1000

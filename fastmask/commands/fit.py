@@ -145,10 +145,13 @@ def make_plan(settings: Config) -> Plan:
 
     table = read_data(settings, log=say)
     # after the table, which answers at once where something is wrong with it
+    import torch
+
     from fastmask.inference.teacher import open_teacher
     from fastmask.training.rehearsal import fit_batch_size
     from fastmask.training.setup import prepare
 
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
     return fit_batch_size(prepare(table, settings, say=say, open_teacher=open_teacher), say)
 
 

@@ -53,5 +53,5 @@ def _rendered(markdown: str) -> str:
 
     out = StringIO()
     width = min(shutil.get_terminal_size().columns, _WIDEST)
-    Console(file=out, force_terminal=True, width=width).print(Markdown(markdown))
+    Console(file=out, force_terminal=True, width=width).print(Markdown(markdown, hyperlinks=False))
     return out.getvalue()

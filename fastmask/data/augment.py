@@ -206,6 +206,13 @@ class Augmentation:
     A Normalize and a ToTensorV2 at the end are removed: they are applied to the whole batch (`NormalizeBatch`), and
     `stats` keeps the Normalize's (mean, std), or None. `prefix` is the longest deterministic beginning, which can be
     cached, and `vary` the rest. All randomness is from `rng`, so the same generator state gives the same image.
+
+    >>> import albumentations as A
+    >>> augment = fm.Augmentation(A.Compose([A.CenterCrop(400, 200), A.HorizontalFlip(p=0.5)]))
+    >>> augment(np.zeros((512, 384, 3), np.uint8), np.random.default_rng(0)).shape
+    (400, 200, 3)
+    >>> len(augment.prefix.transforms)
+    1
     """
 
     def __init__(self, pipeline: A.Compose) -> None:

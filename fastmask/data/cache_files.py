@@ -54,7 +54,8 @@ def photos_folder() -> Path:
 
 def digests_file() -> Path:
     """The file of the digests of photos, of all data sets."""
-    return cache_home() / "digests.sqlite"
+    # another number for other columns
+    return cache_home() / "digests-1.sqlite"
 
 
 def features_folder(folder: str | Path | None = None) -> Path:

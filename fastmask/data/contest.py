@@ -34,7 +34,14 @@ MASK_OF_STEM = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "
 def contest_heads(
     age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS, score_age_bounds: Sequence[float] = OFFICIAL_AGE_BOUNDS
 ) -> Heads:
-    """The contest's three heads; `age_bounds` are trained on, `score_age_bounds` name and score the classes."""
+    """The contest's three heads; `age_bounds` are trained on, `score_age_bounds` name and score the classes.
+
+    >>> heads = fm.contest_heads()
+    >>> heads.names, heads.n_joint
+    (('mask', 'gender', 'age'), 18)
+    >>> heads["age"].classes
+    ('<30', '30-59', '60+')
+    """
     if len(age_bounds) != 2 or len(score_age_bounds) != 2:
         raise UsageError(
             f"Age bounds are two numbers, such as 30 60; found {tuple(age_bounds)}, {tuple(score_age_bounds)}."
@@ -100,6 +107,10 @@ def read_contest(
     The person is the column `path`, not `id`, which repeats. `on_fault` is called with a DataError naming file, row and
     column for each fault, and what it is about is then left out. Photos are found by their stem, with any extension,
     but not opened (`check_photos` does). Links out of the folder `images` may lead into `trust_links`.
+
+    >>> table = fm.read_contest("data")
+    >>> len(table), len(set(table.persons)), table.heads.names
+    (84, 12, ('mask', 'gender', 'age'))
     """
     folder = contest_folder(data)
     heads = contest_heads(age_bounds, score_age_bounds)

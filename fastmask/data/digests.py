@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ def digest_photos(paths: Sequence[Path]) -> list[str]:
         return _read(paths)
     states = {path: _state(path) for path in dict.fromkeys(paths)}
     known = _recall(states)
-    probed = list(known)[:: -(-len(known) // _PROBED)] if known else []
+    step = max(1, -(-len(known) // _PROBED))
+    probed = list(known)[secrets.randbelow(step) :: step]
     if [known[path] for path in probed] != _read(probed):
         known = {}
     unknown = [path for path in states if path not in known]
@@ -104,6 +106,8 @@ def _remember(found: Mapping[Path, tuple[str, str]]) -> None:
         return
     with suppress(OSError, UsageError):
         file = digests_file()
+        if file.is_symlink():
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [(_key(path), *each) for path, each in found.items()]
         try:

@@ -37,6 +37,12 @@ class Extra:
     `excluded` (N, folds) the folds whose training excludes it, because they validate the same photo or person. `soft`
     (folds, N, classes of all heads) are soft labels of each fold in place of the table's, `seen` hashes of what the
     models that made these have seen. If they are versions of the table's photos, `origins` (N,) are the rows of these.
+
+    >>> frame = pd.DataFrame({"path": table.frame["path"][:2], "person": ["x", "y"], "mask": ["wear", ""]})
+    >>> frame.to_csv("extra.csv", index=False)
+    >>> extra = fm.read_extra("extra.csv", table.heads, images=table.root, weight=0.5)
+    >>> extra.weights, extra.table.y.tolist()
+    (array([0.5, 0.5]), [[0, -1, -1], [-1, -1, -1]])
     """
 
     table: Table
@@ -153,6 +159,12 @@ def read_extra(
     An empty cell, or a head without a column, is an unknown label. The weight of a photo is its cell in the column
     weight, or 1, times `weight`; photos may be drawn by the column `draw_weights`. `images` is the folder that the
     paths start from, by default the CSV's. Raises DataError naming line and column of an invalid cell.
+
+    >>> frame = pd.DataFrame({"path": table.frame["path"][:3], "person": "x", "gender": ["male", "female", ""]})
+    >>> frame.to_csv("extra.csv", index=False)
+    >>> extra = fm.read_extra("extra.csv", table.heads, images=table.root)
+    >>> extra.table.y[:, 1].tolist()
+    [0, 1, -1]
     """
     columns = read_strings(Path(file), ())
     named = set(columns.columns)

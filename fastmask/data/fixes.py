@@ -30,6 +30,13 @@ def apply_fixes(table: Table, file: str | Path, on_fault: OnFault = raise_fault)
     with a `value` that is another person, to whom these photos belong. `on_fault` is called with a DataError for a row
     that matches no photo, has an invalid column or value, or corrects a cell again. Raises UsageError for a table that
     another file has corrected; warns of a class without photos.
+
+    >>> person = table.persons[0]
+    >>> fixes = pd.DataFrame({"person": [person], "column": ["gender"], "value": ["female"]})
+    >>> fixes.to_csv("fixes.csv", index=False)
+    >>> fixed = fm.apply_fixes(table, "fixes.csv")
+    >>> fixed.frame.loc[fixed.persons == person, "gender"].unique().tolist()
+    ['female']
     """
     if table.reading.get("fixes"):
         raise UsageError(f"{table.reading['fixes']} corrects the table already; add the rows of {file} to that file.")

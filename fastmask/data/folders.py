@@ -34,6 +34,14 @@ def read_folders(
     those of train are only trained on. FOLDER/test is left out. Every photo counts as a different person. Hidden files
     and folders are left out; a class without photos is a fault. Raises UsageError naming what to give in place of a
     folder that does not hold classes. Links out of FOLDER may lead into `trust_links`.
+
+    >>> import shutil
+    >>> for name in ("cats", "dogs"):
+    ...     Path("pets", name).mkdir(parents=True)
+    ...     copy = shutil.copy(photos[0], Path("pets", name))
+    >>> table = fm.read_folders("pets", head="animal")
+    >>> table.heads["animal"].classes, len(table)
+    (('cats', 'dogs'), 2)
     """
     folder = Path(folder)
     layout = find_layout(folder)

@@ -33,6 +33,12 @@ def assign_folds(
     `strata_of`. `group` "person" keeps each person in one fold, and the persons of a group of `join_identical`; None or
     "none" is the leaky split of the report, with a warning. Warns of classes with fewer persons than folds; raises
     UsageError unless there are 2 folds or more, and as many persons.
+
+    >>> folds = fm.assign_folds(table, 3)
+    >>> folds.shape, np.unique(folds).tolist()
+    ((84,), [0, 1, 2])
+    >>> int(pd.Series(folds).groupby(table.persons).nunique().max())
+    1
     """
     if group not in ("person", "none", None):
         raise UsageError(f"group is 'person' or 'none', found {group!r}.")

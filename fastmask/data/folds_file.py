@@ -33,6 +33,10 @@ def read_folds(table: Table, file: str | Path, group: str | None = "person") -> 
     A photo is named by its path, with or without folder and ending. Warns of folds that are counted from 1, and of rows
     that name nothing in the table. Raises DataError for a row with an invalid fold, for a photo without a fold, a gap
     in the folds, and, unless `group` is "none", a person in two folds.
+
+    >>> folds = fm.read_folds(table, run.path / "folds.csv")
+    >>> folds.shape, np.unique(folds).tolist()
+    ((84,), [0, 1])
     """
     file = Path(file)
     frame = read_strings(file, ())

@@ -55,8 +55,15 @@ def name_groups(groups: np.ndarray, names: np.ndarray) -> np.ndarray:
 def join_identical(table: Table, digests: Sequence[str | None] | None = None) -> Table:
     """The table with persons who share byte-identical photos in one group, which folds do not separate.
 
-    `digests` are those of `digest_photos`, None where a photo is unknown; by default the photos are read. The column
-    same_as names the first person of each group. Without such persons the table is returned as it is.
+    `digests` (N,) are those of `digest_photos`, None where a photo is unknown; by default the photos are read. The
+    column same_as names the first person of each group. Without such persons the table is returned as it is.
+
+    >>> fm.join_identical(table) is table
+    True
+    >>> pair = table.select([0, 7])
+    >>> joined = fm.join_identical(pair, digests=["same", "same"])
+    >>> len(set(joined.persons)), len(set(joined.groups))
+    (2, 1)
     """
     if digests is None:
         # which imports albumentations, and a run's directory describes groups without it

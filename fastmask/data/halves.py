@@ -42,6 +42,11 @@ class Halves:
     partner is any photo of the same joint class (`partner` "same"), of any class ("any"), or of a class by its name,
     such as "age.60+" or "incorrect female 60+". A photo without a partner is not changed, nor, with names in `classes`,
     one of another class. `y` are the (N, heads) class numbers of all photos.
+
+    >>> halves = fm.Halves(table.y, table.heads, probability=1.0, partner="any")
+    >>> half = halves.draw(np.random.default_rng(0), row=0)
+    >>> half.share
+    0.5
     """
 
     def __init__(

@@ -38,12 +38,27 @@ from fastmask.system.terminal import say
 
 
 def photo_block(faces: FaceCut | None = None) -> TransformBlock:
-    """The DataBlock's input: a photo read from its path, fetched and augmented by `PhotoDL`."""
+    """The DataBlock's input: a photo read from its path, fetched and augmented by `PhotoDL`: (3, H, W) float32.
+
+    >>> from fastai.data.block import DataBlock
+    >>> block = DataBlock(blocks=[fm.photo_block(), fm.heads_block(table.heads)],
+    ...                   getters=[lambda row: table.photo(row), lambda row: table.y[row]])
+    >>> dls = block.dataloaders(range(len(table)), bs=4, num_workers=0, device="cpu")
+    >>> type(dls.train).__name__
+    'PhotoDL'
+    """
     return TransformBlock(type_tfms=[ReadPhoto(faces)], dl_type=PhotoDL)
 
 
 def heads_block(heads: Heads) -> TransformBlock:
-    """The DataBlock's multi-category target: one class per head, in one tensor."""
+    """The DataBlock's multi-category target: one class number per head, in one (heads,) int64 tensor; -1 is unknown.
+
+    >>> from fastai.data.block import DataBlock
+    >>> block = DataBlock(blocks=[fm.heads_block(table.heads)], getters=[lambda row: table.y[row]])
+    >>> (y,) = block.datasets(range(len(table))).train[0]
+    >>> y.shape, y.dtype
+    (torch.Size([3]), torch.int64)
+    """
     return TransformBlock(type_tfms=[EncodeHeads(heads)])
 
 
@@ -70,16 +85,16 @@ def dataloaders(
         folds: (N,) the fold of each photo; by default a fixed split's, or five, see `join_identical`. `fold` None: 0.
         augments: training and validation, each a callable (image, rng); by default those of `default_augments`.
         stats: (mean, std) of three channels; by default those of the augmentation's own Normalize, or the report's.
-        num_workers: loading processes; by default see `default_workers`.
-        substitute: (height, width) of a grey photo in place of a training photo that cannot be read; by default that is
-            an error.
+        num_workers: loading processes, see `default_workers`; `share`: the part of each batch that this process loads.
+        substitute: (height, width) of a grey photo for a training photo that cannot be read; by default an error.
         maps: decoded photos; by default `photo_maps`, so the first loaders of a table are slow.
-        train: what to train on; by default the photos of the other folds.
-        halves: half-face CutMix among the photos of `train`.
-        share: what this process loads of each batch, where several train together.
+        train: what to train on; by default the photos of the other folds; `halves`: half-face CutMix among these.
 
-    Training labels are by the training bounds, validation labels by the score's. Training is shuffled and drops the
-    last incomplete batch, validation is in the table's order. Warns of identical photos that `folds` separate.
+    A batch is (B, 3, H, W) float32 and (B, heads) int64 labels: by the training bounds, in validation by the score's.
+    Training is shuffled without the last incomplete batch, validation is in order. Warns if folds share a photo.
+
+    >>> [part.shape for part in fm.dataloaders(table, bs=8, num_workers=0, device="cpu").one_batch()]
+    [torch.Size([8, 3, 400, 200]), torch.Size([8, 3])]
     """
     # before the photos are read
     loading = _loading_options(device, num_workers)
@@ -172,7 +187,15 @@ def photo_maps(
     digests: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[PhotoMap]:
-    """A map of a table's photos for the prefix of each augmentation, decoded once: see `cache.photo_map`."""
+    """A map of a table's photos for the prefix of each augmentation, decoded once: see `cache.photo_map`.
+
+    A photo in it is (height, width, 3) uint8.
+
+    >>> train, valid = map(fm.Augmentation, fm.report_pipelines(resize=(32, 24)))
+    >>> maps = fm.photo_maps(table, [train, valid])
+    >>> len(maps), maps[0].get(str(table.photo(0))).shape
+    (1, (32, 24, 3))
+    """
     if cache == "off":
         return []
     paths = _paths(table)

@@ -83,6 +83,13 @@ class PhotoDL(TfmdDL):
         halves: half-face CutMix; targets are then soft labels.
         faces: the faces that photos are cut to first, also in `maps`.
         share: the part of each batch to load; `bs`, the order and the positions are those of whole batches.
+
+    Example:
+        >>> type(dls.train).__name__
+        'PhotoDL'
+        >>> x, y = dls.train.one_batch()
+        >>> x.shape, y.shape
+        (torch.Size([16, 3, 32, 16]), torch.Size([16, 3]))
     """
 
     def __init__(

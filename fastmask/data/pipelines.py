@@ -77,6 +77,10 @@ def fit_pipelines(
     aspect of `size`; in training a random part), or "stretch" (the whole photo, its aspect changed). Of that the middle
     `crop_pct` of the height and width is seen, as by timm's setting of this name; a random part is of the whole photo.
     What else varies a training photo is as in `report_pipelines`. Raises UsageError for another `fit`.
+
+    >>> train, valid = fm.fit_pipelines("pad", size=(128, 96))
+    >>> valid(image=np.zeros((480, 640, 3), np.uint8))["image"].shape
+    torch.Size([3, 128, 96])
     """
     if fit not in SCALINGS:
         raise UsageError(f"fit is {fit!r}; expected one of {', '.join(SCALINGS)}.")
@@ -97,6 +101,10 @@ def report_pipelines(
     speed. With probability `brightness_contrast` those of a training photo change by up to a tenth; with probability
     `erase` a rectangle of it gets the mean colour (Zhong et al. 2020). `augment` are further augmentations by name, see
     `catalog`.
+
+    >>> train, valid = fm.report_pipelines(crop=(400, 200))
+    >>> valid(image=np.zeros((512, 384, 3), np.uint8))["image"].shape
+    torch.Size([3, 400, 200])
     """
     cut: Transforms = [A.CenterCrop(height=crop[0], width=crop[1])]
     if resize is not None:

@@ -118,7 +118,13 @@ class Pseudo:
 def read_pseudo(folder: str | Path, on_fault: OnFault = raise_fault) -> Pseudo:
     """Read a folder of pseudo-labels; raises UsageError if it is not one, DataError naming what is invalid.
 
+    The labels are (folds, N, classes of all heads) probabilities, of each fold's model for each photo.
     `on_fault` is called with a MissingPhotoError for each photo that does not exist, which is then left out.
+
+    >>> made = fm.make_pseudo(run, "data/eval/images", "labels")
+    >>> pseudo = fm.read_pseudo("labels")
+    >>> pseudo.paths == made.paths, pseudo.probabilities.shape
+    (True, (2, 28, 8))
     """
     folder = Path(folder)
     mark, labels = folder / MARK, folder / LABELS

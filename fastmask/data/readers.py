@@ -60,6 +60,13 @@ def read_csv(
         on_fault: called with a DataError naming line and column for each invalid row, which is left out.
         option: the command-line option of `images`, for messages.
         trust_links: a folder that photos may be links to; any folder, where `images` is given.
+
+    Example:
+        >>> frame = pd.DataFrame({"path": table.frame["path"][:3], "person": "a", "mask": ["worn", "none", ""]})
+        >>> frame.to_csv("photos.csv", index=False)
+        >>> table = fm.read_csv("photos.csv", heads="mask", images=table.root)
+        >>> table.heads["mask"].classes, table.y.tolist()
+        (('none', 'worn'), [[1], [0], [-1]])
     """
     if not isinstance(file, str | os.PathLike):
         named = {"image_column": image_column, "draw_weights": draw_weights}
@@ -85,7 +92,13 @@ def read_frame(
     draw_weights: str | None = None,
     on_fault: OnFault = raise_fault,
 ) -> Table:
-    """Read a pandas DataFrame as `read_csv` reads a CSV."""
+    """Read a pandas DataFrame as `read_csv` reads a CSV.
+
+    >>> frame = pd.DataFrame({"path": photos, "person": ["a", "b", "c"], "age": [18, 44, 71]})
+    >>> bands = {"classes": ["young", "middle", "old"], "bounds": [30, 60]}
+    >>> fm.read_frame(frame, heads={"age": bands}).y.tolist()
+    [[0], [1], [2]]
+    """
     check_frame(frame)
     _check_images(images)
     cells = frame_to_text(frame).reset_index(drop=True)
@@ -270,6 +283,10 @@ def read_data(config: Config, on_fault: OnFault | None = None, log: Callable[[st
     `on_fault` is called with each fault; by default they are raised, but missing photos are left out and listed in the
     table where the setting on_bad_photo is skip. `log` reports where the sample is drawn. Raises UsageError where
     `data` is none of these, or a setting does not go with it.
+
+    >>> table = fm.read_data(fm.Config(data="data", age_bounds=(30, 58)))
+    >>> len(table), table.heads["age"].train_bounds
+    (84, (30.0, 58.0))
     """
     if not isinstance(config, Config):
         raise UsageError(f"read_data takes a Config, found {shorten_repr(config)}; read_csv takes a path.")

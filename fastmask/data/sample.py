@@ -33,6 +33,10 @@ def write_sample(folder: str | Path, persons: int = 160, seed: int = 0, eval_per
     The same seed and numbers of persons give the same bytes. `folder` must be new or empty, and is filled only when
     all is drawn. `eval_persons` is a third of `persons` by default. `eval/answers.csv` holds the true classes, which a
     contest keeps secret.
+
+    >>> folder = fm.write_sample("sample", persons=6)
+    >>> len(fm.read_contest(folder)), len(pd.read_csv(folder / "eval" / "answers.csv"))
+    (42, 14)
     """
     folder = real(folder)
     eval_persons = max(2, persons // 3) if eval_persons is None else eval_persons

@@ -71,6 +71,13 @@ class Table:
     was read with. `proposed` counts corrections that a model proposed and no person has checked. `missing` are photos
     that were left out because they do not exist, and why. `faces` cuts photos when they are read; None leaves them
     whole. `fit` is how they are scaled and cut by default, see `fastmask.data.pipelines`.
+
+    >>> frame = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "person": ["ann", "bob"], "mask": ["worn", ""]})
+    >>> table = fm.Table(frame, fm.Heads([fm.Head("mask", ("none", "worn"))]), Path("photos"))
+    >>> len(table), table.y
+    (2, array([[ 1], [-1]]))
+    >>> table.photo(0).as_posix()
+    'photos/a.jpg'
     """
 
     frame: pd.DataFrame

@@ -25,6 +25,11 @@ class TrainingSet:
     `photos` are paths, `labels` (N, heads) int64 class numbers or float32 soft labels, (N, classes of all heads) or in
     two parts, see `fastmask.labels`, `persons` (N,) who is in each photo, by default another in each. A `sampler` says
     which photos an epoch has; without one it has each once.
+
+    >>> train = fm.TrainingSet(["a.jpg", "b.jpg"], np.array([[0, 1, 2], [2, 0, -1]]))
+    >>> train.soft(fm.contest_heads())
+    array([[1., 0., 0., 0., 1., 0., 0., 1.],
+           [0., 0., 1., 1., 0., 0., 0., 0.]], dtype=float32)
     """
 
     photos: Sequence[str]
@@ -79,7 +84,13 @@ class TrainingSet:
 
 
 def training_set(table: Table, rows: np.ndarray, scored: bool = False) -> TrainingSet:
-    """The rows (N,) bool of a table with their training labels, or those of the score."""
+    """The rows (N,) bool of a table with their training labels, or those of the score.
+
+    >>> folds = fm.assign_folds(table, 3)
+    >>> train = fm.training_set(table, folds != 0)
+    >>> train.labels.shape == ((folds != 0).sum(), 3)
+    True
+    """
     photos = [str(table.root / path) for path in table.frame["path"][rows]]
     return TrainingSet(photos, (table.y if scored else table.train_y)[rows], table.persons[rows])
 

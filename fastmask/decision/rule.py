@@ -49,6 +49,12 @@ class Rule:
     """A rule fitted on out-of-fold predictions: a temperature per head, `gains` of `f1`, heads `shared` by a person.
 
     `shared` is empty if the persons are unknown.
+
+    >>> rule = fm.fit_run(run, "calibrated")
+    >>> rule.name, len(rule.temperatures)
+    ('calibrated', 3)
+    >>> rule.decide(run.probabilities).shape
+    (84, 3)
     """
 
     name: str

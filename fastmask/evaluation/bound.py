@@ -42,6 +42,11 @@ class BoundCurve:
     The rows are for predictions from the distribution; `plain` is the score of the run as trained, from the head
     itself. `honest` is the cross-fitted score: each person is predicted by whichever of the bounds and the head itself
     is best for the other persons. All gains are over `plain`.
+
+    >>> curve = fm.bound_curve(ordered, bounds=[56, 58], draws=100)
+    >>> curve.official, [row.bound for row in curve.rows]
+    (60.0, [56.0, 58.0, 60.0])
+    >>> best = curve.best.bound
     """
 
     head: str
@@ -98,6 +103,10 @@ def bound_curve(
     The default head is the one whose number was learned; the default bounds are the official one and five below it.
     Raises UsageError for a head without bounds or a run that has not learned its number, and for bounds that are not
     above the second last one.
+
+    >>> curve = fm.bound_curve(ordered, "age", bounds=[57, 58, 59], draws=100)
+    >>> [row.bound for row in curve.rows]
+    [57.0, 58.0, 59.0, 60.0]
     """
     run = RunDirectory.of(run)
     head = head or _learned_head(run)

@@ -91,6 +91,11 @@ class Comparison:
     """Several results, the first of which is the baseline.
 
     `support` counts the photos of each joint class, `differences[a][b]` is how much better `b` is than `a`.
+
+    >>> comparison = fm.compare([run, other], names=["first", "second"], draws=100)
+    >>> comparison.photos, list(comparison.frame["name"])
+    (84, ['first', 'second'])
+    >>> comparison.to_csv("comparison.csv")
     """
 
     results: Sequence[Result]
@@ -211,6 +216,11 @@ def compare(
     their directories or files. Intervals are from `draws` of persons; differences are paired, on the same draws. The
     macro-F1 is over the classes of the first run's table. Heads that are not in all results are left out. Raises
     UsageError if none is a run, DataError if they share no head or no labelled photo.
+
+    >>> comparison = fm.compare([run, other], draws=100)
+    >>> len(comparison.results), comparison.results[0].joint.n
+    (2, 84)
+    >>> sentence = comparison.verdicts[0]
     """
     if len(results) < 2:
         raise UsageError(f"compare takes two or more results; found {len(results)}.")

@@ -54,7 +54,14 @@ class RuleScore:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The score of each rule, the calibration of each head, and the `best` rule."""
+    """The score of each rule, the calibration of each head, and the `best` rule.
+
+    >>> decisions = fm.decide(run, draws=100)
+    >>> [row.name for row in decisions.rows]
+    ['plain', 'calibrated', 'f1']
+    >>> list(decisions.calibration)
+    ['mask', 'gender', 'age']
+    """
 
     rows: list[RuleScore]
     calibration: dict[str, Calibration]
@@ -111,6 +118,12 @@ def decide(run: RunDirectory | str | Path, same_person: bool = False, draws: int
 
     `same_person` also averages the heads that belong to the person over the person's photos, for predictions of photos
     with known persons. `best` is the best rule with a gain beyond noise, or else `plain`.
+
+    >>> decisions = fm.decide(run, draws=100)
+    >>> decisions.best in ("plain", "calibrated", "f1")
+    True
+    >>> decisions.rows[0].name, decisions.rows[0].gain
+    ('plain', None)
     """
     run = RunDirectory.of(run)
     notes, rules = [], list(RULES)
@@ -141,6 +154,11 @@ def fit_run(run: RunDirectory | str | Path, rule: str = AUTO, same_person: bool 
     """Fit a rule on all out-of-fold predictions of a run, for new photos.
 
     `auto` takes the best rule of `decide`. It is chosen by the same OOF scores, so these are slightly optimistic.
+
+    >>> rule = fm.fit_run(run, "calibrated")
+    >>> predictions = fm.predict(run, photos).decide(rule)
+    >>> predictions.decided.shape
+    (3, 3)
     """
     run = RunDirectory.of(run)
     check_decision(rule)

@@ -112,6 +112,12 @@ def diff_files(a: str | Path, b: str | Path, heads: Heads | None = None) -> Diff
 
     `heads` default to those that the columns name. Raises DataError if one lacks a photo of the other, or has other
     heads.
+
+    >>> for name, answers in {"a.csv": [0, 3], "b.csv": [0, 5]}.items():
+    ...     pd.DataFrame({"ImageID": ["1.jpg", "2.jpg"], "ans": answers}).to_csv(name, index=False)
+    >>> diff = fm.diff_files("a.csv", "b.csv", fm.contest_heads())
+    >>> diff.differing, diff.by_head
+    (1, {'mask': 0, 'gender': 0, 'age': 1})
     """
     files = AnswersFile.read(a), AnswersFile.read(b)
     heads = heads or heads_of(files)

@@ -95,6 +95,10 @@ def find_label_errors(run: RunDirectory | str | Path, heads: Sequence[str] | Non
     the person, each person is checked once, by the mean over the photos; if labels of a person contradict each other,
     each label is checked. Photos without a label and heads of weight 0 are left out. A leaky split (--group none) hides
     errors of persons. Raises UsageError for an unknown head, and for one that was not learned.
+
+    >>> errors = fm.find_label_errors(run, heads=["gender"])
+    >>> all(error.label != error.suggested for error in errors)
+    True
     """
     run = RunDirectory.of(run)
     learned = [name for name in run.heads.classified if name not in run.heads.unlearned]

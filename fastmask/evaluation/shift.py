@@ -120,6 +120,10 @@ def shift(run: RunDirectory, predictions: Predictions, persons: np.ndarray | Non
     new ones, since the mean of models is less confident than each of them. So predict with the run's views: the
     mean of more of them is less confident, too. Raises UsageError if no model of the run is a member of the
     predictions, DataError if a fold lacks its checkpoints or their OOF probabilities.
+
+    >>> found = fm.shift(run, fm.predict(run, "data/eval/images"), draws=50)
+    >>> list(found.heads), found.distance >= 0
+    (['mask', 'gender', 'age'], True)
     """
     if draws < 1:
         raise UsageError(f"Found {draws} draws; expected 1 or more.")

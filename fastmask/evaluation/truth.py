@@ -59,6 +59,13 @@ def score_files(
 
     Raises UsageError for a run in place of its predictions, DataError for a cell that is not a class, for a duplicated
     photo, for files without a photo or a head in common, and if the contest's format has a photo without a prediction.
+
+    Example:
+        >>> labels = pd.DataFrame({"path": ["1.jpg", "2.jpg", "3.jpg", "4.jpg"], "mask": ["a", "a", "b", "b"]})
+        >>> predictions = labels.assign(mask=["a", "a", "b", "a"])
+        >>> scores = fm.score_files(predictions, labels)
+        >>> scores.joint.accuracy, round(scores.joint.macro_f1, 4)
+        (0.75, 0.7333)
     """
     if not isinstance(predictions, pd.DataFrame) and Path(predictions).is_dir():
         raise UsageError(

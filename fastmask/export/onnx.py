@@ -30,14 +30,16 @@ def export_onnx(
     """Write the networks of a run as one ONNX file, and a script that predicts with it without torch.
 
     The file takes (batch, height, width, 3) uint8 RGB photos that are cropped and scaled as its metadata says, and has
-    an output per head: (batch, classes) float32 probabilities. Nothing is written if they differ from PyTorch's by
-    more than the tolerance (FastmaskError). Raises UsageError for runs that cannot be exported: with boxes, with
-    a validation pipeline that the script does not support, an ensemble of runs that crop differently, over 2 GB.
+    an output per head: (batch, classes) float32 probabilities. Nothing is written if PyTorch's differ by more than
+    the tolerance (FastmaskError). UsageError: boxes, an unsupported pipeline, runs that crop differently, over 2 GB.
 
     Args:
         out: the file, its name ending in .onnx, or a folder; by default RUN-onnx. The script is next to the file.
-        options: see `ExportOptions`; they may also be `given` by name, such as `fold=0`.
-        say: is called with a line about each step.
+        options: see `ExportOptions`, or `given` by name, such as `fold=0`; `say` is called with a line about each step.
+
+    Example:
+        >>> fm.export_onnx(run, "fold0.onnx", fold=0).networks
+        1
     """
     run, options = RunDirectory.of(run), ExportOptions.of(options, given)
     model = check_model(run.path, None if out is None else Path(out), options, overwrite)

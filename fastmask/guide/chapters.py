@@ -58,18 +58,19 @@ def title_of(name: str) -> str:
 
 
 def search(words: str) -> list[Found]:
-    """The lines of the guide that have some words, in any case, in the order of the chapters."""
-    wanted = words.casefold()
-    return [found for name in CHAPTERS for found in _lines(name) if wanted in found.line.casefold()]
+    """The lines of the guide that have all of some words, in any case, in the order of the chapters."""
+    wanted = words.casefold().split()
+    lines = (found for name in CHAPTERS for found in _lines(name))
+    return [found for found in lines if all(word in found.line.casefold() for word in wanted)] if wanted else []
 
 
 def _lines(name: str) -> Iterator[Found]:
-    """The lines of a chapter with their headings; those of a paragraph are joined."""
+    """The lines of a chapter with their headings; those of a paragraph or an item of a list are joined."""
     heading, is_code, paragraph = "", False, ""
     for line in [*read_chapter(name).splitlines(), ""]:
         is_heading = line.startswith("#") and not is_code
-        stands_alone = is_code or is_heading or line.startswith(("|", "- ", "```")) or not line
-        if stands_alone and paragraph:
+        stands_alone = is_code or is_heading or line.startswith(("|", "```")) or not line
+        if paragraph and (stands_alone or line.startswith("- ")):
             yield Found(name, heading, paragraph)
             paragraph = ""
         is_code ^= line.startswith("```")

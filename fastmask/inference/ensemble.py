@@ -65,6 +65,11 @@ class Blended:
 
     `targets` are the joint class and each head, without distributions over a number. The joint class has no members
     if no member has all heads.
+
+    >>> blended = fm.blend_runs([run, other], out="blend", draws=100)
+    >>> blended.blend.how, list(blended.targets)
+    ('mean', ['joint', 'mask', 'gender', 'age'])
+    >>> gain = blended.targets["joint"].best.gain.macro_f1
     """
 
     run: RunDirectory

@@ -102,6 +102,11 @@ def blend_files(
     `predict` writes them, are averaged per head, and the classes follow; with `how="vote"` each file votes for its
     class of each head, and the probability is the share of the votes. `weights` are one per file. Raises DataError or
     UsageError if the files differ in photos, columns or kind.
+
+    >>> a = pd.DataFrame({"ImageID": ["1.jpg", "2.jpg"], "ans": [0, 3]})
+    >>> b = pd.DataFrame({"ImageID": ["1.jpg", "2.jpg"], "ans": [0, 4]})
+    >>> fm.blend_files([a, b, b])["ans"].tolist()
+    [0, 4]
     """
     return combine_files(files, how, weights).frame
 

@@ -190,8 +190,8 @@ def predict(
     runs = {"": run} if blend is None else open_members(run, blend)
     _check_runs(run, runs, options)
     versions = PhotoVersions.find(find_photos(images, options.root), options.images_also)
-    many = len(versions.rows.names) >= _MANY or options.threads is not None
-    with free_threads(options.threads) if many else nullcontext():
+    many = len(versions.rows.names) >= _MANY and pick_device(options.device).type == "cpu"
+    with free_threads(options.threads) if many or options.threads is not None else nullcontext():
         return _predict(run, runs, blend, versions, options, progress, load)
 
 

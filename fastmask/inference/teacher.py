@@ -52,6 +52,10 @@ def make_pseudo(
 
     Photos that cannot be predicted are left out, and listed in failed.csv there. Raises UsageError for a run that lacks
     folds, or has a leaky split, since a student's score would be too high.
+
+    >>> pseudo = fm.make_pseudo(run, "data/eval/images", "labels")
+    >>> len(pseudo), pseudo.probabilities.shape
+    (28, (2, 28, 8))
     """
     run, folder, options = RunDirectory.of(run), Path(out), PhotoOptions.of(options, given)
     run.check_trained()
@@ -151,6 +155,8 @@ class Teacher:
                 "boxes": boxes,
                 "device": config.device,
                 "workers": config.workers,
+                # the run's own, since their number changes the last bits
+                "threads": torch.get_num_threads(),
             }
             found = predict(run, photos, refit=False, on_bad_photo="error", **loading)
             each[name] = [*_split_by_fold(run, found), found.probabilities]

@@ -59,6 +59,9 @@ def list_archs(pattern: str | None = None) -> Iterator[Arch]:
     """timm's models with names that match a shell pattern or, without wildcards, contain it, one by one.
 
     Raises UsageError naming the nearest if none matches. Each takes 0.1 to 0.2 seconds.
+
+    >>> [arch.name for arch in fm.list_archs("test_resnet*")]
+    ['test_resnet']
     """
     pattern = pattern and plain_arch(pattern)
     wild = pattern and any(c in pattern for c in "*?[")

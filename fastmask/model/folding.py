@@ -12,8 +12,12 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fastmask.model.precision import tf32
+
 # subclasses may compute with other weights than their own
 _CONVOLUTIONS, _NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
+# the attribute of a network that was folded, or tried
+_DONE = "has_folded_batch_norms"
 # how far logits may be from those before, relative to the largest one
 _TOLERANCE = 1e-4
 
@@ -26,15 +30,20 @@ def fold_batch_norms(network: nn.Module, size: tuple[int, int]) -> int:
     by which batch norm, and again to compare. Logits change by rounding; the network is not for training any more, and
     its weights are not those of a checkpoint.
     """
-    if network.training or not any(type(module) in _NORMS for module in network.modules()):
+    if network.training or getattr(network, _DONE, False):
+        return 0
+    setattr(network, _DONE, True)
+    if not any(type(module) in _NORMS for module in network.modules()):
         return 0
     parameter = next(network.parameters())
     made = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, *size, generator=made).to(parameter).to(memory_format=torch.channels_last)
-    with _watch(network) as pairs:
-        before = network(x)
-    undo = [_fold(network, *pair) for pair in pairs]
-    after = network(x)
+    # TF32 would differ by more than folding
+    with tf32(x.device, False):
+        with _watch(network) as pairs:
+            before = network(x)
+        undo = [_fold(network, *pair) for pair in pairs]
+        after = network(x)
     if not torch.allclose(after, before, rtol=0, atol=_TOLERANCE * max(1.0, float(before.abs().max()))):
         # what a convolution gives is used in another place, too
         for conv, state, parent, name, norm in undo:
@@ -57,7 +66,7 @@ def _watch(network: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
         calls[module] += 1
         if type(module) in _CONVOLUTIONS:
             outputs[id(output)] = (module, output)
-        elif id(inputs[0]) in outputs:
+        elif inputs and id(inputs[0]) in outputs:
             found.append((outputs[id(inputs[0])][0], module))
 
     watched = [module for module in network.modules() if type(module) in (*_CONVOLUTIONS, *_NORMS)]
@@ -67,7 +76,13 @@ def _watch(network: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
     finally:
         for handle in handles:
             handle.remove()
-    pairs.extend(p for p in found if calls[p[0]] == calls[p[1]] == 1 and p[1].running_mean is not None)
+    # a convolution before two batch norms cannot hold both
+    followed = Counter(conv for conv, _ in found)
+    pairs.extend(
+        (conv, norm)
+        for conv, norm in found
+        if calls[conv] == calls[norm] == followed[conv] == 1 and norm.running_mean is not None
+    )
 
 
 def _fold(network: nn.Module, conv: Any, norm: Any) -> tuple[Any, tuple[Any, Any], nn.Module, str, nn.Module]:

@@ -243,6 +243,8 @@ def _build_head_loss(
 class FocalLoss(nn.Module):
     """The sum over the heads of weight x mean loss: the focal loss, or of a distribution over a number its divergence.
 
+    It takes logits (B, classes of all heads), and labels: (B, heads) class numbers, -1 where unknown, or soft ones.
+
     `gamma` 0 is cross-entropy. `alpha` has a row of class weights per head, or None. `label_smoothing` spreads a share
     of each label over all classes. `f1_share` is the share of the loss that is replaced by the batch's soft F1; it has
     no value for one photo, so "none" and "sum" leave it out. `temperature` is that of `distillation`, the loss of
@@ -267,6 +269,13 @@ class FocalLoss(nn.Module):
     A head that merges the classes of another, see `Heads.merges`, is trained by the other's loss; its own is that of
     photos for which only its label is known, at gamma 0 the negative log-likelihood of a union of classes. Each photo
     counts once in the other's mean.
+
+    >>> heads = fm.Heads([fm.Head("mask", ("wear", "not wear"))])
+    >>> logits, y = torch.zeros(1, 2), torch.tensor([[0]])
+    >>> fm.FocalLoss(heads, gamma=2)(logits, y)
+    tensor(0.1733)
+    >>> round((1 - 0.5) ** 2 * -np.log(0.5).item(), 4)
+    0.1733
     """
 
     # for fastai: mix two losses, not two targets
@@ -373,7 +382,14 @@ def _rename_buffers(loss: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
 
 
 class CrossEntropyLoss(FocalLoss):
-    """The sum over the heads of weight x mean cross-entropy: the focal loss at gamma 0."""
+    """The sum over the heads of weight x mean cross-entropy: `FocalLoss` at gamma 0, with the same shapes.
+
+    >>> heads = fm.contest_heads()
+    >>> y = torch.tensor([[0, 1, 2]])
+    >>> loss = fm.CrossEntropyLoss(heads)(torch.zeros(1, heads.n_logits), y)
+    >>> round(loss.item(), 4), round(np.log(3 * 2 * 3).item(), 4)
+    (2.8904, 2.8904)
+    """
 
     def __init__(
         self,

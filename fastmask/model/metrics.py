@@ -80,9 +80,19 @@ class _Counting(Metric):
 class MacroF1(_Counting):
     """Macro-F1 of the joint class ("macro_f1") or of one head ("age_macro_f1").
 
+    It takes logits (B, classes of all heads) and class numbers (B, heads), -1 where unknown.
+
     The mean is over `classes`: those of the whole table's labels make it comparable between folds and epochs, which
     final scores are not: they also count classes that are only predicted, as scikit-learn does. None takes the classes
     of the validation photos' labels.
+
+    >>> from types import SimpleNamespace
+    >>> macro_f1 = fm.MacroF1(fm.Heads([fm.Head("mask", ("wear", "none"))]))
+    >>> logits, y = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([[0], [1]])
+    >>> macro_f1.reset()
+    >>> macro_f1.accumulate(SimpleNamespace(pred=logits, y=y))
+    >>> round(macro_f1.value, 4)
+    0.3333
     """
 
     score = "macro_f1"
@@ -108,7 +118,18 @@ class MacroF1(_Counting):
 
 
 class Accuracy(_Counting):
-    """Accuracy of the joint class ("accuracy") or of one head ("age_accuracy") over photos with a known label."""
+    """Accuracy of the joint class ("accuracy") or of one head ("age_accuracy") over photos with a known label.
+
+    It takes logits (B, classes of all heads) and class numbers (B, heads), as `MacroF1` does.
+
+    >>> from types import SimpleNamespace
+    >>> accuracy = fm.Accuracy(fm.Heads([fm.Head("mask", ("wear", "none"))]))
+    >>> logits, y = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([[0], [1]])
+    >>> accuracy.reset()
+    >>> accuracy.accumulate(SimpleNamespace(pred=logits, y=y))
+    >>> accuracy.value
+    0.5
+    """
 
     score = "accuracy"
 

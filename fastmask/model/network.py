@@ -33,6 +33,12 @@ class MultiHeadNet(nn.Module):
     (`fastmask.config.HeadOptions`, by name). `tag` is the body's full timm tag, such as
     tf_efficientnet_b4.ns_jft_in1k, `stats` the (mean, std) of its weights' training, and `initial_weights` describes
     the weights that it starts from. With a `probe`, logits in evaluation mode are of the geometric mean with it.
+
+    >>> import timm
+    >>> body = timm.create_model("test_resnet", num_classes=0)
+    >>> network = fm.MultiHeadNet(body, fm.contest_heads())
+    >>> network(torch.zeros(2, 3, 64, 32)).shape
+    torch.Size([2, 8])
     """
 
     def __init__(
@@ -142,6 +148,12 @@ def build_network(
     `per_head` are the layers of single heads, by name, `feature_loss` makes a loss on features.
     Raises UsageError for an arch that timm does not have, naming the nearest ones, or that has no drop-path, and
     FastmaskError where the hub cannot be reached.
+
+    >>> network = fm.build_network("test_resnet", fm.contest_heads())
+    >>> network(torch.zeros(2, 3, 64, 32)).shape
+    torch.Size([2, 8])
+    >>> network.tag
+    'test_resnet.r160_in1k'
     """
     arch = check_arch(arch)
     check_weights(arch, pretrained, weights)

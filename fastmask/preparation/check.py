@@ -59,6 +59,10 @@ class Finding:
     """One row of the report: `level` "error" (training would fail) or "warning" (its result suffers).
 
     `photo` is a path of the table, `other` more of them, separated by "; "; both, and `person`, may be "".
+
+    >>> finding = fm.Finding("warning", "small", "32 x 32 pixels", photo="000001/mask1.jpg")
+    >>> finding.level, finding.photo
+    ('warning', '000001/mask1.jpg')
     """
 
     level: str
@@ -107,6 +111,10 @@ def check_data(
     """Everything that is wrong with the data of a configuration, its table included, errors first.
 
     Raises FastmaskError where the table cannot be read at all.
+
+    >>> findings = fm.check_data(fm.Config(data="data"))
+    >>> [finding.detail for finding in findings if finding.level == "error"]
+    []
     """
     faults: list[DataError] = []
     table = read_data(config, faults.append, log)

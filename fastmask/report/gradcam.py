@@ -80,6 +80,10 @@ def explain(
     shows what supports the classes of all its heads together. `boxes`, `root` and `load` are those of `predict`;
     `refit` uses the network trained on all photos, if there is one. Several checkpoints give the mean of their maps.
     Raises UsageError for an unknown head or class, an untrained fold, or a body without a feature map.
+
+    >>> [explanation] = fm.explain(run, photos[0], head="mask")
+    >>> explanation.heat.shape, explanation.overlay.shape
+    ((64, 32), (64, 32, 3))
     """
     run = RunDirectory.of(run)
     run.check_trained()

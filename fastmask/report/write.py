@@ -32,6 +32,10 @@ class Report:
 
     `missing` has the title of each section that was left out, and why; `gone` the photos that no longer exist; `kept`
     says that the card was edited by the user and not replaced.
+
+    >>> report = fm.write_report(run, out="report", photos=False)
+    >>> report.page.name, report.card.name, len(report.pictures) > 0
+    ('report.html', 'README.md', True)
     """
 
     page: Path
@@ -60,6 +64,10 @@ def write_report(
     cannot be made is left out, with the reason. The run's own report is replaced, one in another folder only with
     `overwrite`; a card that the user has edited is kept. Raises UsageError for an unfinished run and, before anything
     is written, if no photo is where `data` or `images` says.
+
+    >>> report = fm.write_report(run, out="report", photos=False)
+    >>> report.page.name, report.page.is_file()
+    ('report.html', True)
     """
     run = RunDirectory.of(run)
     folder = run.path if out is None else Path(out)

@@ -27,6 +27,10 @@ def table_of(run: RunDirectory, data: str | None = None, fixes: bool = True, ima
     `data` is the current path of the run's data if it has moved, or, like `images`, that of the photos of a CSV. The
     labels are the table's current ones, without `fixes` those before any correction; a missing photo has the run's.
     Raises UsageError if the data does not exist, lacks a photo that exists, or has none of the run's.
+
+    >>> table = fm.table_of(run)
+    >>> len(table), table.photo(0).is_file()
+    (84, True)
     """
     config = _config(run, data, images)
     if not fixes:

@@ -91,7 +91,13 @@ class Screened:
 
 @dataclass(frozen=True)
 class Screening:
-    """Bodies from the best to the worst; `photos` are the table's paths."""
+    """Bodies from the best to the worst; `photos` are the table's paths.
+
+    >>> screening = fm.screen(table, ["test_resnet"], pretrained=False, resize=(32, 24), folds=2, draws=100)
+    >>> [row.arch for row in screening.rows], screening.rows[0].probabilities.shape
+    (['test_resnet'], (84, 8))
+    >>> screening.to_csv("screening.csv")
+    """
 
     rows: Sequence[Screened]
     heads: Heads
@@ -169,6 +175,12 @@ def screen(
     heads is chosen by models that have not seen it, on other folds. Fits use labels by the training bounds, scores use
     labels by the score's bounds. Raises UsageError for an invalid arch, weight file or size of photos before any
     features are computed.
+
+    Example:
+        >>> small = dict(pretrained=False, resize=(32, 24), folds=2)
+        >>> screening = fm.screen(table, ["test_resnet", "test_vit"], draws=100, **small)
+        >>> sorted(row.arch for row in screening.rows)
+        ['test_resnet', 'test_vit']
     """
     plans = plan_bodies(table, archs, config, weights or {}, bs, say, settings)
     first = plans[0]

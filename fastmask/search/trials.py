@@ -87,7 +87,13 @@ class Selection(Plain):
 
 @dataclass(frozen=True)
 class Tuned:
-    """The trials of a search in `out`, the `base` settings of all, and the cross-fitted score of the best: `judged`."""
+    """The trials of a search in `out`, the `base` settings of all, and the cross-fitted score of the best: `judged`.
+
+    >>> small = dict(arch="test_resnet", pretrained=False, resize=(32, 24), epochs=1, folds=2)
+    >>> tuned = fm.tune(table, {"lr": {"low": 1e-3, "high": 1e-2}}, out="search", trials=1, **small)
+    >>> tuned.best.number, 1e-3 <= tuned.settings["lr"] <= 1e-2
+    (0, True)
+    """
 
     out: Path
     trials: list[TrialResult]

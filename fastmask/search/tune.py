@@ -69,6 +69,11 @@ def tune(
 
     `resume` resumes a stopped search, with the trial that was being trained from its last state, or joins another
     process. A single process proposes the same trials whether it was stopped or not.
+
+    >>> small = dict(arch="test_resnet", pretrained=False, resize=(32, 24), epochs=1, folds=2)
+    >>> tuned = fm.tune(table, {"lr": [1e-3, 1e-2]}, out="search", trials=2, **small)
+    >>> len(tuned.trials), tuned.best.settings["lr"] in (1e-3, 1e-2)
+    (2, True)
     """
     check_optuna()
     start, view = time.monotonic(), pick_display(log)

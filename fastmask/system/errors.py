@@ -9,6 +9,12 @@ class FastmaskError(Exception):
     """An error with a message of one sentence for the user: what was found, what was expected, how to fix it.
 
     fastai prepends the name of a callback to the text of its exceptions; `__str__` returns the message without it.
+
+    >>> try:
+    ...     fm.read_recipe("fast")
+    ... except fm.FastmaskError as error:
+    ...     print(error.exit_code, error)
+    2 There is no recipe 'fast'; expected one of quick, report, strong, winner.
     """
 
     exit_code = 1
@@ -22,7 +28,14 @@ class FastmaskError(Exception):
 
 
 class DataError(FastmaskError):
-    """A table, a photo or a run directory has invalid content; the command exits 1. `line` is that of the table."""
+    """A table, a photo or a run directory has invalid content; the command exits 1. `line` is that of the table.
+
+    >>> try:
+    ...     fm.contest_heads()["mask"].encode("half")
+    ... except fm.DataError as error:
+    ...     print(error)
+    mask 'half' is not one of wear, incorrect, none.
+    """
 
     line: int | None = None
 
@@ -44,7 +57,14 @@ class PhotoSizeError(DataError):
 
 
 class UsageError(FastmaskError):
-    """Invalid or contradicting arguments; the command exits 2."""
+    """Invalid or contradicting arguments; the command exits 2.
+
+    >>> try:
+    ...     fm.contest_heads()["hat"]
+    ... except fm.UsageError as error:
+    ...     print(error)
+    There is no head 'hat'; the heads are mask, gender, age.
+    """
 
     exit_code = 2
 
@@ -62,7 +82,15 @@ class DivergenceError(FastmaskError):
 
 
 class FastmaskWarning(UserWarning):
-    """Something that does not stop the work, but matters for its result."""
+    """Something that does not stop the work, but matters for its result.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as found:
+    ...     warnings.simplefilter("always", fm.FastmaskWarning)
+    ...     folds = fm.assign_folds(table, 2, stratify="mask", group=None)
+    >>> {warning.category.__name__ for warning in found}
+    {'FastmaskWarning'}
+    """
 
 
 def mark_reported(error: BaseException) -> None:

@@ -27,6 +27,10 @@ class EMA(Callback):
     is swapped in, which takes the memory of one more network; training continues from the trained weights. A fit that
     ends normally leaves the average in the network, and the next fit starts from it with a new average. After an
     interruption the next fit starts from the trained weights.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, ema=0.99)
+    >>> learn.ema, learn.ema.decay
+    (EMA, 0.99)
     """
 
     # the average is in place until the last callback has saved or judged it
@@ -99,6 +103,10 @@ class SWA(EMA):
 
     These epochs have equal weight, batch norm's statistics included (`torch.optim.swa_utils.AveragedModel`). From the
     first of them on, the average is validated, as with `EMA`.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, swa=0.5)
+    >>> learn.swa, learn.swa.start
+    (SWA, 0.5)
     """
 
     def __init__(self, start: float = 0.75) -> None:

@@ -41,7 +41,7 @@ from fastmask.training.progress.display import Log, pick_display
 from fastmask.training.progress.live import RunProgress
 from fastmask.training.refit import left_to_refit, refit_fold
 from fastmask.training.rehearsal import Rehearsal, fit_batch_size, rehearse
-from fastmask.training.resume import reopen_run, restore_threads, spell_resume, suggest_resume
+from fastmask.training.resume import reopen_run, restore_threads, saved_threads, spell_resume, suggest_resume
 from fastmask.training.setup import prepare
 
 
@@ -71,12 +71,10 @@ def cross_validate(
     check_all_folds(wanted, fold)
     processes = join_processes(wanted)
     view = pick_display(log) if processes.is_first else Log(StringIO())
-    # a resumed run takes the threads that it was started with, and the processes of a launcher share a machine
-    picks = not resume and processes.count == 1 and pick_device(wanted.device).type == "cpu"
     # locked from here on, so that a second process does not even decode photos
     with (
         lock_run(out) if processes.is_first else nullcontext(),
-        free_threads(wanted.threads, view.say) if picks else nullcontext(),
+        _threads(wanted, out if resume else None, processes.count, view.say),
         nullcontext() if launch is None else launch(wanted, table, (loss_func, opt_func), view.say) as launcher,
     ):
         with processes.main_process_first():
@@ -100,6 +98,21 @@ def cross_validate(
                 run, add_soft_labels(plan, run, view.say), plan.check_folds(fold), view, start, rehearsal, launcher
             )
     return run
+
+
+def _threads(
+    config: Config, resumed: Path | None, processes: int, say: Callable[[str], None]
+) -> AbstractContextManager[None]:
+    """A block with the threads of a run on a CPU: those that a resumed one was started with, or as given or picked.
+
+    The processes of a launcher share a machine, and Ray's nodes have cores of their own: they take all, unless given.
+    """
+    if pick_device(config.device).type != "cpu":
+        return nullcontext()
+    if resumed is not None:
+        return saved_threads(resumed, say)
+    alone = processes == 1 and config.launcher == "local"
+    return free_threads(config.threads, say) if alone or config.threads is not None else nullcontext()
 
 
 def add_soft_labels(plan: Plan, run: RunDirectory, say: Callable[[str], None]) -> Plan:

@@ -34,6 +34,10 @@ class Found:
 
     `suggestion` is in the longest fall of the loss (fastai's valley), `steep` where it falls fastest, `minimum` a tenth
     of where it is lowest.
+
+    >>> found = fm.lr_find(learn, num_it=20)
+    >>> len(found.lrs) == len(found.losses), found.suggestion > 0
+    (True, True)
     """
 
     suggestion: float
@@ -74,6 +78,10 @@ def lr_find(
 
     Also after an error, the learner is restored: weights, optimizer, counters, random state, records, files.
     Raises UsageError for an unusable range or number of steps, FastmaskError if the losses suggest nothing.
+
+    >>> found = fm.lr_find(learn, start_lr=1e-5, end_lr=1, num_it=20)
+    >>> 1e-5 <= found.suggestion <= 1
+    True
     """
     if not 0 < start_lr < end_lr or num_it < _FEWEST_STEPS:
         raise UsageError(

@@ -21,6 +21,13 @@ class Freeze(Callback):
     A frozen part has no gradients and is in evaluation mode, so that batch norm keeps its statistics. From epoch
     `until` on, counted from 1, everything trains; None never unfreezes. After the fit, even if it fails, everything is
     trainable again.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, cbs=fm.Freeze("body", until=2))
+    >>> before = [weight.clone() for weight in learn.model.body.parameters()]
+    >>> with learn.no_bar(), learn.no_logging():
+    ...     learn.fit(1)
+    >>> all(map(torch.equal, before, learn.model.body.parameters()))
+    True
     """
 
     # after fastai has set all layers to training mode

@@ -43,6 +43,10 @@ class FiniteLoss(Callback):
 
     It checks every `every` steps and at the end of an epoch, because a check waits for the device. The recorder's
     smoothed losses show the first bad batch, since they stay NaN after it.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, cbs=fm.FiniteLoss(every=10))
+    >>> learn.finite_loss.every
+    10
     """
 
     order, run_valid = Recorder.order + 1, False

@@ -33,6 +33,10 @@ def interpretation(learn: Learner, head: str = JOINT, dl: TfmdDL | None = None) 
     `dl` is the validation loader by default; its photos are augmented as in validation. Photos with an unknown label
     are left out. The joint class has the classes that occur in labels or predictions. A photo's loss is -log of the
     probability of its true class. Raises UsageError if no photo has the label.
+
+    >>> found = fm.interpretation(learn, "gender")
+    >>> list(found.vocab), found.confusion_matrix().shape
+    (['male', 'female'], (2, 2))
     """
     heads = heads_of(learn.dls)
     dl = learn.dls.valid if dl is None else dl

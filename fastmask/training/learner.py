@@ -70,22 +70,22 @@ def mask_learner(
     """A fastai Learner for the heads of `dls`: a timm body with a linear layer per head, focal loss, AdamP.
 
     Args:
-        arch: a timm name, or a network that returns logits (B, classes of all heads). The random weights of a timm
+        arch: a timm name, or a network (B, 3, H, W) -> logits (B, classes of all heads). The random weights of a timm
             network depend only on the seed and fold of the loaders.
         per_head: the loss and the layer of single heads by name, as the setting `per_head`: {"age": {"loss": "coral"}}.
-        loss_func: must have `reduction`, `activation` and `decodes`, as `FocalLoss` has.
+        loss_func: has `reduction`, `activation`, `decodes`, as `FocalLoss`. UsageError if it or a metric does not fit.
         opt_func: the optimizer, see `fastmask.model.optim.live_opt`: a name, a class of torch's, fastai's `opt_func`.
         wd: applies to every weight, as in the `adamp` package, not only to those that fastai would decay.
         precision: auto, fp32, bf16 or fp16: the callback `Precision`.
         accumulate: how much larger training batches are than in `dls`; the callback `Accumulation` divides them.
-        ema: a decay; 0 for none: the callback `EMA`.
-        swa: the fraction of the training before it; 0 for none: the callback `SWA`.
-        layer_decay: the learning rate of a block of the body relative to the one above it; below 1, each block is a
-            group of parameters.
+        ema, swa: a decay, and the fraction of the training before the average; 0 for none: the callbacks `EMA`, `SWA`.
+        layer_decay: the learning rate of a block relative to the one above it; below 1, each is a parameter group.
         views: of `fastmask.model.views.VIEWS`: the callback `MeanOfViews` validates by the mean over them.
         kwargs: passed to the Learner, also to replace what is set here (`splitter`).
 
-    Raises UsageError for a loss or a metric that cannot work on these heads.
+    Example:
+        >>> fm.mask_learner(dls, "test_resnet", pretrained=False).model(dls.one_batch()[0]).shape
+        torch.Size([16, 8])
     """
     heads, network, options = heads_of(dls), arch, make_config({"per_head": per_head}).per_head
     if isinstance(network, str):
@@ -197,7 +197,11 @@ def seeded(seed: int, fold: int) -> Iterator[None]:
 
 
 def heads_of(dls: DataLoaders) -> Heads:
-    """The heads that a DataBlock with a `heads_block` encodes."""
+    """The heads that a DataBlock with a `heads_block` encodes.
+
+    >>> fm.heads_of(dls).names
+    ('mask', 'gender', 'age')
+    """
     for pipeline in getattr(getattr(dls.train, "dataset", None), "tls", []):
         for transform in pipeline.tfms.fs:
             if isinstance(transform, EncodeHeads):

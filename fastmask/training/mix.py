@@ -35,6 +35,10 @@ class Mix(Callback):
     With `classes`, names of `find_class`, only photos of these are mixed. With `partner` "same", the other photo is one
     of the same joint class, or with the name of a class one of that class, instead of any; a photo without one stays as
     it is. The class of a soft label is the one of most weight.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, cbs=fm.Mix(table.heads, mixup=0.4))
+    >>> learn.mix.probability
+    1.0
     """
 
     # after the labels of unreadable photos are removed

@@ -146,6 +146,12 @@ def rehearse(
     """Load, train and validate `steps` batches of the first fold, and estimate the cost of `folds` in `out`.
 
     Training and validation take `least` seconds each, if a fold has enough batches.
+
+    >>> from fastmask.training.setup import prepare
+    >>> small = dict(arch="test_resnet", pretrained=False, resize=(32, 24), epochs=1, folds=2)
+    >>> cost = fm.rehearse(prepare(table, fm.Config(**small)), steps=1)
+    >>> cost.folds, cost.epochs, cost.run_seconds > 0
+    (2, 1, True)
     """
     chosen = plan.check_folds(folds)
     area = mean_area(plan.size or (1, 1), plan.config.progressive)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -61,13 +61,23 @@ def restore_threads(run: RunDirectory, plan: Plan, say: Callable[[str], None]) -
     Logs other differences of the machine.
     """
     then, now = run.environment, plan.environment
-    before, count = torch.get_num_threads(), then.get("threads")
     differing = [name for name in ("device", "packages") if then.get(name) != now[name]]
     differing += ["processes"] if then.get("processes", 1) != now["processes"] else []
     if differing:
         say(f"Other {' and '.join(differing)} than when {run.path} was started: the result may differ in its last bits")
-    if now["device"] == "cpu" and isinstance(count, int) and 0 < count <= MOST_THREADS and count != before:
-        say(f"Torch's threads: {count}, as {run.path} was started with")
+    with saved_threads(run.path, say) if now["device"] == "cpu" else nullcontext():
+        yield
+
+
+@contextmanager
+def saved_threads(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """A block with the threads that the run at `path` was started with, if there is one."""
+    before, count = torch.get_num_threads(), None
+    with suppress(FastmaskError):
+        # what is wrong with the run is reported where it is opened
+        count = RunDirectory.load(path).environment.get("threads")
+    if isinstance(count, int) and 0 < count <= MOST_THREADS and count != before:
+        say(f"Torch's threads: {count}, as {path} was started with")
         torch.set_num_threads(count)
     try:
         yield

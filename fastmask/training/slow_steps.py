@@ -48,6 +48,6 @@ class SlowSteps(Callback):
             self._is_said = True
             self._say(
                 f"Steps take {present / usual:.0f} times as long as at the start of the fold ({present:.2g} s instead "
-                f"of {usual:.2g} s): another program uses the processor, the memory or the disk. End it, or stop here "
-                "(Ctrl-C) and resume later; a new run chooses fewer threads, or takes --threads 1."
+                f"of {usual:.2g} s), perhaps since another program uses the processor, the memory or the disk. End it, "
+                "or stop here (Ctrl-C) and resume later; on a CPU a new run can take --threads 1."
             )

@@ -40,6 +40,10 @@ class Precision(Callback):
     skipped (`torch.amp.GradScaler`, which synchronizes with the device once per step); each fit has its own scaler.
     fastai's MixedPrecision does the same, but only on CUDA. After a Ctrl-C within a forward pass torch would stay in
     this precision; `ResumableLearner.fit` calls `leave`.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, precision="bf16")
+    >>> [cb for cb in learn.cbs if isinstance(cb, fm.Precision)]
+    [Precision]
     """
 
     order = MixedPrecision.order
@@ -112,6 +116,10 @@ class Accumulation(Callback):
     that is not a mean over photos. All parts but the last are computed a second time for their gradients, with the same
     random numbers (Chen et al. 2016, `torch.utils.checkpoint`). Only batch norm sees each part alone; its running
     statistics count each part once. `mask_learner` enlarges the training batches as well.
+
+    >>> learn = fm.mask_learner(dls, "test_resnet", pretrained=False, accumulate=2)
+    >>> learn.accumulation, dls.train.bs, learn.dls.train.bs
+    (Accumulation, 16, 32)
     """
 
     run_valid = False

@@ -43,5 +43,5 @@ def test_search_finds_lines_whatever_their_case(monkeypatch):
         Found("start", "Next", "fastmask fit  # goes"),
         Found("start", "Next", "| goes | x |"),
     ]
-    assert search("that goes") == [Found("start", "Start", "A line that Goes on.")]
-    assert search("nowhere") == []
+    assert search("goes that") == [Found("start", "Start", "A line that Goes on.")]
+    assert search("nowhere") == search(" ") == []

@@ -70,21 +70,23 @@ def test_it_is_what_torch_fx_makes_of_a_traced_network():
 
 
 class _Used(nn.Module):
-    """A convolution whose output is normalised, and used as it is; or that is used twice."""
+    """A convolution whose output is normalised, and used as it is; or that is used twice; or normalised twice."""
 
-    def __init__(self, twice):
+    def __init__(self, how):
         super().__init__()
-        self.conv, self.norm, self.twice = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), twice
+        self.conv, self.norm, self.other, self.how = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), how
 
     def forward(self, x):
         seen = self.conv(x)
-        return self.norm(self.conv(seen) if self.twice else seen) + seen
+        if self.how == "two norms":
+            return self.norm(seen) + self.other(seen)
+        return self.norm(self.conv(seen) if self.how == "twice" else seen) + seen
 
 
-@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("how", ["as it is", "twice", "two norms"])
 @torch.no_grad()
-def test_what_would_change_is_left_as_it_is(twice):
-    network = with_statistics(_Used(twice))
+def test_what_would_change_is_left_as_it_is(how):
+    network = with_statistics(_Used(how))
     before = network(photos())
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert fold_batch_norms(network, SIZE) == 0

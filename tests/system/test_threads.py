@@ -28,14 +28,22 @@ def four(monkeypatch):
     ],
 )
 def test_fewer_threads_are_taken_if_they_are_clearly_faster(monkeypatch, seconds, expected):
-    monkeypatch.setattr(threads, "_step_seconds", seconds.__getitem__)
+    monkeypatch.setattr(threads, "_step_seconds", lambda count, most: seconds[count])
     said = []
     with free_threads(None, said.append):
         assert torch.get_num_threads() == expected
     assert torch.get_num_threads() == 4
     assert bool(said) == (expected < 4)
     if said:
-        assert said[0].startswith(f"Other programs use the processor: {expected} of 4 threads are faster now (--thr")
+        assert said[0].startswith(
+            f"{expected} of 4 threads are faster now, perhaps next to another program (--threads 4"
+        )
+
+
+def test_a_busy_moment_changes_nothing(monkeypatch):
+    given = iter([1.0, 2.0, 8.0, 3.0, 2.5])
+    monkeypatch.setattr(threads, "_step_seconds", lambda count, most: next(given))
+    assert pick_threads(4) == 4
 
 
 def test_given_threads_and_those_of_the_environment_are_not_measured(monkeypatch):

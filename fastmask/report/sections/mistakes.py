@@ -48,7 +48,14 @@ def answers(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
 
 
 def mistakes(run: RunDirectory, head: str = JOINT) -> pd.DataFrame:
-    """The rows of `answers` with a wrong prediction, the most confident first."""
+    """The rows of `answers` with a wrong prediction, the most confident first.
+
+    >>> wrong = fm.mistakes(run, "age")
+    >>> wrong.columns.tolist()
+    ['row', 'path', 'person', 'fold', 'true', 'predicted', 'probability', 'probability_true']
+    >>> bool((wrong["true"] != wrong["predicted"]).all())
+    True
+    """
     found = answers(run, head)
     wrong = found[(found["true"] != "") & (found["true"] != found["predicted"])]
     return wrong.sort_values("probability", ascending=False, kind="stable").reset_index(drop=True)
