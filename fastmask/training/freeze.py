@@ -32,6 +32,8 @@ class Freeze(Callback):
 
     # after fastai has set all layers to training mode
     order = -9
+    # a learner gets its callbacks as attributes by their names, and "freeze" is a method of it
+    name = "freeze_part"
 
     def __init__(self, part: str | int, until: int | None = None) -> None:
         self.part, self.until = part, until

@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.learner import Learner
+from fastcore.utils import class2attr
 from safetensors.torch import save_file
 
 from fastmask.model.network import build_body, stages
@@ -180,3 +182,22 @@ class Seen(Callback):
     def after_pred(self):
         if self.training and not self.seen:
             self.seen.append((self.x.clone(), self.pred.detach().clone(), deepcopy(self.learn.model)))
+
+
+def test_no_callback_hides_a_method_of_the_learner(make):
+    """fastai stores a callback on the learner under its name."""
+
+    def subclasses(kind):
+        for one in kind.__subclasses__():
+            yield one
+            yield from subclasses(one)
+
+    own = [kind for kind in subclasses(Callback) if kind.__module__.startswith("fastmask.")]
+    assert Freeze in own
+    names = {
+        kind: kind.name if isinstance(kind.name, str) else class2attr(object.__new__(kind), "Callback") for kind in own
+    }
+    assert [kind for kind, name in names.items() if hasattr(Learner, name)] == []
+    learn = make(freeze="body", unfreeze=2)()
+    learn.freeze()
+    assert learn.opt.frozen_idx == 1
