@@ -56,8 +56,10 @@ CROPS = ("fit", "crop", "crop_pct", "resize", "auto_resize")
 CROP_OUTSIDE_PIPELINES = (
     f"{', '.join(CROPS)} have no effect with train_pipeline and valid_pipeline: put them into those"
 )
-# settings of earlier layers that a setting of a later layer removes, since it cuts or scales photos in another way
+# settings of earlier layers that a setting of a later layer removes, since it does the same in another way
 _REMOVES = {
+    "alpha": ("class_weight",),
+    "class_weight": ("alpha",),
     "crop": ("fit", "crop_pct", "auto_resize"),
     "boxes": ("fit", "crop_pct", "auto_resize"),
     "resize": ("auto_resize",),

@@ -475,6 +475,8 @@ def test_photos_are_cut_and_scaled_as_a_later_layer_asks():
     assert (cut.fit, cut.crop_pct, cut.auto_resize, cut.crop) == (None, 1, False, (200, 100))
     scaled = make_config(strong, {"resize": [64, 32]})
     assert (scaled.fit, scaled.crop_pct, scaled.auto_resize, scaled.resize) == ("pad", 0.875, False, (64, 32))
+    weighted = make_config(read_recipe("strong"), {"alpha": {"age": [1, 1, 4]}})
+    assert (weighted.class_weight, weighted.alpha) == ("none", {"age": [1, 1, 4]})
     assert make_config(strong, {"fit": "stretch"}).crop_pct == 0.875
     with pytest.raises(UsageError, match="auto_resize has no effect with fit contest"):
         make_config({"fit": "contest", "auto_resize": True})

@@ -34,7 +34,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "focal loss": {"loss": "focal"},
     "smoothed labels": {"label_smoothing": 0.1},
     "half soft F1": {"f1_share": 0.5},
-    "weighted classes": {"class_weight": "auto"},
+    "unweighted classes": {"class_weight": "none"},
     "sampler of the joint class": {"sampler": "joint"},
     "joint head": {"joint_head": 0.5},
     "mix-up": {"mixup": 0.2},
