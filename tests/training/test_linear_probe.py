@@ -186,7 +186,8 @@ def test_one_frozen_body_sees_each_view_for_all_folds(train, weights, tmp_path, 
     seen, forward = [], StageFeatures.forward
     monkeypatch.setattr(StageFeatures, "forward", lambda body, x: seen.append(len(x)) or forward(body, x))
     together = run.predict(photos, device="cpu").members
-    assert seen == [6, 6]
+    # batch norms are folded with two photos first
+    assert [count for count in seen if count != 2] == [6, 6]
     np.testing.assert_array_equal(list(together.values()), alone)
 
 
