@@ -42,7 +42,8 @@ def fold_batch_norms(network: nn.Module, size: tuple[int, int]) -> int:
     with tf32(x.device, False):
         with _watch(network) as pairs:
             before = network(x)
-        undo = [_fold(network, *pair) for pair in pairs]
+        paths = {module: path for path, module in network.named_modules()}
+        undo = [_fold(network, paths[norm], conv, norm) for conv, norm in pairs]
         after = network(x)
     if not torch.allclose(after, before, rtol=0, atol=_TOLERANCE * max(1.0, float(before.abs().max()))):
         # what a convolution gives is used in another place, too
@@ -85,13 +86,14 @@ def _watch(network: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
     )
 
 
-def _fold(network: nn.Module, conv: Any, norm: Any) -> tuple[Any, tuple[Any, Any], nn.Module, str, nn.Module]:
-    """Fold one batch norm; returns what undoes it."""
+def _fold(
+    network: nn.Module, path: str, conv: Any, norm: Any
+) -> tuple[Any, tuple[Any, Any], nn.Module, str, nn.Module]:
+    """Fold the batch norm at a path of the network; returns what undoes it."""
     state = conv.weight, conv.bias
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    path = next(name for name, module in network.named_modules() if module is norm)
     parent, _, name = path.rpartition(".")
     owner = network.get_submodule(parent)
     rest = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []

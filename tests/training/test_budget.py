@@ -27,6 +27,12 @@ def _shrunk(plan, say=lambda line: None, **settings):
     return shrink_photos(replace(plan, config=config), say)
 
 
+@pytest.fixture
+def a_second_per_photo(monkeypatch):
+    """A photo of 128 x 96 takes a second to train on, others in proportion to their pixels."""
+    monkeypatch.setattr(budget, "photo_seconds", lambda plan, size, least: size[0] * size[1] / (128 * 96))
+
+
 @pytest.fixture(scope="module")
 def plan(table, small_settings):
     settings = {k: v for k, v in small_settings.items() if k != "folds"}
@@ -118,8 +124,8 @@ def test_fewer_folds_are_dealt_anew_with_persons_whole(plan):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 3 folds")
-def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_of, monkeypatch, minutes, expected):
-    monkeypatch.setattr(budget, "photo_seconds", lambda plan, size, least: size[0] * size[1] / (128 * 96))
+@pytest.mark.usefixtures("a_second_per_photo")
+def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_of, minutes, expected):
     said = []
     made = _shrunk(plan_of(folds=3), said.append, folds=3, epochs=9, minutes=minutes)
     assert made.config.resize == expected
@@ -145,8 +151,8 @@ def test_photos_of_a_chosen_size_shrink_to_fit_three_epochs_into_the_limit(plan_
     ],
 )
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 5 folds")
-def test_folds_are_left_out_before_photos_shrink_below_a_third_of_their_pixels(plan_of, monkeypatch, minutes, expected):
-    monkeypatch.setattr(budget, "photo_seconds", lambda plan, size, least: size[0] * size[1] / (128 * 96))
+@pytest.mark.usefixtures("a_second_per_photo")
+def test_folds_are_left_out_before_photos_shrink_below_a_third_of_their_pixels(plan_of, minutes, expected):
     made = _shrunk(plan_of(folds=5), epochs=9, minutes=minutes)
     assert made.config.resize == expected
 
@@ -183,8 +189,8 @@ def test_photos_shrink_less_if_their_pixels_take_less_time_when_they_are_small(p
     ],
 )
 @pytest.mark.filterwarnings("ignore:Classes with fewer persons than the 5 folds")
-def test_photos_with_a_linear_probe_shrink_to_two_epochs_or_one(plan_of, monkeypatch, minutes, expected):
-    monkeypatch.setattr(budget, "photo_seconds", lambda plan, size, least: size[0] * size[1] / (128 * 96))
+@pytest.mark.usefixtures("a_second_per_photo")
+def test_photos_with_a_linear_probe_shrink_to_two_epochs_or_one(plan_of, minutes, expected):
     made = _shrunk(plan_of(folds=5), epochs=9, minutes=minutes, linear_probe=True, pretrained=True)
     assert made.config.resize == expected
 
