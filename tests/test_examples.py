@@ -215,7 +215,7 @@ def test_parts(example, contest, tmp_path, capsys):
     assert found["minus strong"].notna().tolist() == [False, True]
     # chance is log 3 + log 2 + log 3
     assert found["log loss"].between(1, 6).all()
-    runs = [fm.Run.load(tmp_path / "out" / name) for name in ("strong-0", "cross-entropy-0", "strong-1")]
+    runs = [fm.Run.load(tmp_path / "out" / name) for name in ("strong-0", "focal-loss-0", "strong-1")]
     assert [run.config.seed for run in runs] == [0, 0, 1]
     assert (runs[0].folds["fold"] == runs[1].folds["fold"]).all()
 

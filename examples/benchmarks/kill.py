@@ -65,7 +65,8 @@ VARIANTS = {
     "bf16": "--precision bf16 --workers 1 --top-k 2 --patience 1",
 }
 PERSONS, LIMIT, NEVER_THE_SAME = 12, 600, ("environment.json", "times.csv")
-SAID = "said"
+# the digests of photos that were just written are not remembered, so that a run has them or not
+SAID, DIGESTS = "said", "digests-1.sqlite"
 FORK = multiprocessing.get_context("fork")
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 # what a run was about to do, or had done last, -> in words; the first that is found
@@ -223,7 +224,7 @@ def started(folder: Path, command: str, death: Death) -> Ended:
 
 def files(folder: Path) -> dict[str, str]:
     """Every entry of a folder and a hash of what it holds; what is never the same twice has to be there."""
-    entries = {path.relative_to(folder): path for path in folder.rglob("*") if path.name != SAID}
+    entries = {path.relative_to(folder): path for path in folder.rglob("*") if path.name not in (SAID, DIGESTS)}
     return {str(name): "" if name.name in NEVER_THE_SAME else digest(path) for name, path in entries.items()}
 
 
