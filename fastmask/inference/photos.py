@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,12 +17,14 @@ import numpy as np
 from fastmask.data.augment import (
     Augmentation,
     Enlarge,
+    Prefix,
     Stats,
     build_augmentations,
     check_fit,
     enlarge_for_crops,
 )
 from fastmask.data.boxes import Boxes, FaceCut, read_boxes
+from fastmask.data.cache import PhotoMap
 from fastmask.data.loaders import batch_stats, photo_loader
 from fastmask.data.photo import map_in_threads
 from fastmask.data.photo_dl import PhotoDL
@@ -32,14 +37,16 @@ from fastmask.system.text import count
 from fastmask.training.build import make_framing
 
 Size = tuple[int, int]
+# bytes of photos that are kept once they have been read; others are read again when they are predicted
+_KEPT = 2**29
 
 
 @dataclass(frozen=True)
 class Photos:
     """Photos to predict, with a run's training and validation `augments` and the (height, width) that these give.
 
-    `errors` are those of the photos that cannot be predicted, by their row, and `enlarged` the sizes of those that are
-    smaller than the crop.
+    `errors` are those of the photos that cannot be predicted, by their row, `enlarged` the sizes of those that are
+    smaller than the crop, and `kept` the first photos, as the deterministic prefix of validation leaves them.
     """
 
     names: list[str]
@@ -49,6 +56,7 @@ class Photos:
     size: Size
     errors: dict[int, DataError] = field(default_factory=dict)
     enlarged: dict[str, Size] = field(default_factory=dict)
+    kept: PhotoMap = field(default_factory=PhotoMap)
 
     @classmethod
     def find(
@@ -81,8 +89,8 @@ class Photos:
         if versions:
             faces = join_cuts(faces, [cut_versions(versions, faces, run.config)])
         # otherwise a broken photo at the end would waste the predictions before it
-        read = partial(_measure, faces=faces)
-        found = list(map_in_threads(read, list(zip(sources, names, strict=True))))
+        reader = _Reader(augments[1].prefix, faces)
+        found = reader.read_all(list(zip(sources, names, strict=True)))
         fits, enlarges = _Fits(augments, trains), cache(partial(_enlarges, augments[1].prefix.transforms))
         results = [
             one if isinstance(one, DataError) else fits(one, name) for one, name in zip(found, names, strict=True)
@@ -94,7 +102,7 @@ class Photos:
             for row, one in enumerate(found)
             if row not in errors and not isinstance(one, DataError) and enlarges(one)
         }
-        return cls(names, sources, augments, faces, size, errors, enlarged)
+        return cls(names, sources, augments, faces, size, errors, enlarged, reader.kept)
 
     def without(self, rows: Collection[int]) -> Photos:
         """The photos that are not in `rows`."""
@@ -131,19 +139,53 @@ class Photos:
     def loader(self, **options: Any) -> PhotoDL:
         """Batches of the photos in their order: see `fastmask.data.loaders.photo_loader`."""
         readable = [source for source in self.sources if not isinstance(source, DataError)]
-        if len(self.paths) < len(self):
+        paths = self.paths
+        if len(paths) < len(self) or all(self.kept.get(str(path)) is not None for path in paths):
             # other processes would get copies of photos in memory
             options["num_workers"] = 0
-        return photo_loader(readable, self.augments, self.stats, faces=self.faces, **options)
+        # photos that are kept are found by texts
+        sources = [str(source) if isinstance(source, Path) else source for source in readable]
+        return photo_loader(sources, self.augments, self.stats, faces=self.faces, maps=[self.kept], **options)
 
 
-def _measure(photo: tuple[Source, str], faces: FaceCut | None) -> Size | DataError:
-    """The (height, width) of a photo after its cut, or why it cannot be used."""
-    try:
-        height, width, _ = read_source(*photo, faces).shape
-    except DataError as error:
-        return error
-    return height, width
+class _Reader:
+    """Reads photos, and keeps what a prefix makes of the first of them, as many as there is memory for."""
+
+    def __init__(self, prefix: Prefix, faces: FaceCut | None) -> None:
+        self._prefix, self._faces, self._left = prefix, faces, _KEPT
+        self._local = threading.local()
+        self._photos: dict[str, np.ndarray] = {}
+
+    @property
+    def kept(self) -> PhotoMap:
+        """What is kept of the photos that have a path."""
+        return PhotoMap(self._prefix.plain, self._photos)
+
+    def read_all(self, photos: Sequence[tuple[Source, str]]) -> list[Size | DataError]:
+        """The (height, width) of each photo after its cut, or why it cannot be used."""
+        sizes = []
+        for (source, _), (size, made) in zip(photos, map_in_threads(self._read, photos), strict=True):
+            sizes.append(size)
+            if made is not None:
+                self._photos[str(source)] = made
+                self._left -= made.nbytes
+        return sizes
+
+    def _read(self, photo: tuple[Source, str]) -> tuple[Size | DataError, np.ndarray | None]:
+        """The size of a photo, and what is kept of it."""
+        try:
+            image = read_source(*photo, self._faces)
+        except DataError as error:
+            return error, None
+        made = None
+        if self._left > 0 and isinstance(photo[0], Path):
+            if not hasattr(self._local, "prefix"):
+                # albumentations does not promise that threads can share a pipeline
+                self._local.prefix = deepcopy(self._prefix)
+            # a photo that does not fit is found by its size
+            with suppress(Exception):
+                made = np.ascontiguousarray(self._local.prefix(image))
+        return (image.shape[0], image.shape[1]), made
 
 
 class _Fits:
@@ -224,7 +266,7 @@ def face_cut(run: RunDirectory, boxes: str | Path | None, names: Mapping[str, st
     if boxes is None and names:
         raise UsageError(
             f"{run.path} was trained on faces (boxes {trained}), so it needs the faces of these photos, too: "
-            "--boxes FILE, as written by fastmask faces."
+            "--boxes FILE, as written by fastmask faces (see fastmask guide faces)."
         )
     # photos without a path have no row
     read = Boxes(Path(trained), {}, {}) if boxes is None else read_boxes(boxes)

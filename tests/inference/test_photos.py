@@ -8,7 +8,10 @@ from albumentations.augmentations.crops.transforms import CropSizeError
 from PIL import Image
 
 from fastmask.api import Run
+from fastmask.data import transforms as photo_transforms
 from fastmask.data.augment import Augmentation, enlarge_for_crops
+from fastmask.data.photo import read_photo
+from fastmask.inference import photos as photos_module
 from fastmask.inference.photos import Photos, _enlarges, augments_of, face_cut
 from fastmask.inference.sources import find_photos
 from fastmask.system.errors import DataError, UsageError
@@ -122,3 +125,23 @@ def test_a_photo_in_memory_must_be_cut_to_its_face(faces_run):
     assert Photos.find(faces_run, np.zeros((400, 200, 3), np.uint8)).size == (64, 32)
     with pytest.raises(UsageError, match=r"240 high and 320 wide and given without its path, so its face is unknown"):
         Photos.find(faces_run, np.zeros((240, 320, 3), np.uint8))
+
+
+def test_photos_that_are_kept_are_not_read_again(finished_run, contest, monkeypatch):
+    """As many as there is memory for; the batches are the same."""
+    files = sorted(contest.rglob("*.jpg"))[:40]
+    # one of them twice, and one in memory
+    files, pixels = [*files, files[0]], np.asarray(Image.open(files[1]))
+    reads, batches, read_again = [], [], []
+    monkeypatch.setattr(photo_transforms, "read_photo", lambda path: reads.append(path) or read_photo(path))
+    # photos of 64 x 32 pixels
+    for most in (0, 4 * 64 * 32 * 3, 2**29):
+        monkeypatch.setattr(photos_module, "_KEPT", most)
+        found = Photos.find(finished_run, [*files, pixels])
+        reads.clear()
+        batches.append([x.numpy() for (x,) in found.loader(bs=9)])
+        assert len(reads) == sum(found.kept.get(str(path)) is None for path in files)
+        read_again.append(len(reads))
+    assert read_again[0] == len(files) > read_again[1] >= read_again[2] == 0
+    for one, *others in zip(*batches, strict=True):
+        assert all(np.array_equal(one, other) for other in others)
