@@ -607,7 +607,9 @@ class Config(BaseModel):
         "auto", "auto, fp32, bf16 or fp16.", Kind.NUMERICS, note="auto: bf16 or fp16 on a GPU, fp32 on a CPU"
     )
     tf32: bool = in_run(True, "Use TF32 where a GPU computes in fp32.", Kind.NUMERICS)
-    compile: bool = in_run(False, "Compile the network.", Kind.NUMERICS | Kind.TRAINING)
+    compile: Literal["auto", "on", "off"] = in_run(
+        "off", "Compile the network: on, off, or auto: if that makes the run shorter.", Kind.NUMERICS | Kind.TRAINING
+    )
     cache: Literal["auto", "disk", "ram", "off"] = in_run(
         "auto", "Where to keep decoded photos: auto, disk, ram or off.", Kind.MACHINE
     )
@@ -751,7 +753,7 @@ class Config(BaseModel):
         idle = [each for each in idle if each != "loss" or loss not in ORDINAL]
         if share == 1 and idle:
             raise ValueError(f"per_head {name}.{idle[0]} has no effect with f1_share 1: leave one of the two out")
-        if options.pool is not None and self.compile:
+        if options.pool is not None and self.compile != "off":
             raise ValueError(f"compile has no effect with per_head {name}.pool: leave one of the two out")
 
     def _agree_on_schedule(self) -> None:

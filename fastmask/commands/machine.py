@@ -28,10 +28,11 @@ def bench(
     """
     plan = make_plan(settings)
     from fastmask.training.bench import bench as measure
+    from fastmask.training.compiling import choose_compile
     from fastmask.training.description import describe_plan
 
     say(wrap_words(describe_plan(plan)))
-    echo(measure(plan, seconds), json)
+    echo(measure(choose_compile(plan, say), seconds), json)
 
 
 @app.command(rich_help_panel=MACHINE)

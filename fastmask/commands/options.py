@@ -27,7 +27,7 @@ from fastmask.config import (
 )
 from fastmask.system.annotations import alternatives, is_size
 from fastmask.system.errors import UsageError
-from fastmask.system.fields import describe, make_model, option_name
+from fastmask.system.fields import describe, make_model, option_name, spell_default
 from fastmask.system.files import check_new_csv, check_new_picture
 from fastmask.system.terminal import set_quiet
 
@@ -98,7 +98,7 @@ class _Parameter:
         info, default = copy(self.info), self.default
         # a flag without a negative is off
         switch = isinstance(default, bool) and not any("/" in name for name in info.param_decls or ())
-        note = info.show_default if isinstance(info.show_default, str) else None if switch else _in_words(default)
+        note = info.show_default if isinstance(info.show_default, str) else None if switch else spell_default(default)
         info.help, info.show_default = f"{info.help} (default: {note})" if note else info.help, False
         if self.read is not None and default is not _REQUIRED:
             default = None
@@ -194,7 +194,7 @@ def _field(model: type[BaseModel], name: str, rare: bool = False) -> _Parameter:
     """A field as an option, with the value None if it is not given."""
     field, shown, names = model.model_fields[name], describe(model, name), option_name(model, name)
     default = None if field.annotation is bool and "/" not in names else field.default
-    note = shown.note or _in_words(default)
+    note = shown.note or spell_default(default)
     kind, read = _form(field.annotation)
     info = option(str(field.description), names, panel=shown.panel, note=note, rare=rare)
     of_words = _element(field.annotation) is str and shown.read is None
@@ -232,17 +232,6 @@ def _element(annotation: Any) -> Any:
     lists = [one for one in found if get_origin(one) in (list, tuple)]
     pair = len(found) == 1 and get_origin(found[0]) is tuple and ... not in get_args(found[0])
     return None if pair or not lists else alternatives(get_args(lists[0])[0])[0]
-
-
-def _in_words(default: Any) -> str | None:
-    """A default value as the help shows it; None if there is nothing to show."""
-    if default in (None, "", (), [], _REQUIRED):
-        return None
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    if isinstance(default, list | tuple):
-        return ",".join(default) if isinstance(default[0], str) else " ".join(f"{one:g}" for one in default)
-    return f"{default:g}".replace("e-0", "e-") if isinstance(default, float) else str(default)
 
 
 def _help_all(context: typer.Context, value: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastmask.config import PANELS, Config
-from fastmask.system.fields import describe, option_name
+from fastmask.system.fields import describe, option_name, spell_default
 
 _START = """# Settings
 
@@ -31,19 +31,11 @@ def settings_chapter() -> str:
 def _row(name: str) -> str:
     field, option = Config.model_fields[name], describe(Config, name)
     shown = option_name(Config, name) if option.panel else name
-    default = option.note or _in_words(field.default)
+    default = option.note or spell_default(field.default) or "none"
     needs = " or ".join(f"`{option_name(Config, other)}`" for other in option.needs)
     what = f"{field.description} Needs {needs}." if needs else str(field.description)
     cells = (f"`{shown}`", default, what)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _in_words(value: object) -> str:
-    if value is None or value is False:
-        return "none" if value is None else "off"
-    if value is True:
-        return "on"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 if __name__ == "__main__":

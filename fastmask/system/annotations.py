@@ -45,13 +45,14 @@ def has_text(annotation: Any) -> bool:
 def read_as(annotation: Any, given: Any) -> Any:
     """A value of a field in the form that pydantic takes: lists and sizes from text, a list or a square from a number.
 
-    Other values are returned unchanged.
+    True and False are on and off where these are among the choices. Other values are returned unchanged.
     """
     kinds = alternatives(annotation)
     is_number = isinstance(given, _NUMBERS) and not isinstance(given, bool)
     if isinstance(given, bool) and bool not in kinds:
-        # which pydantic takes for 1
-        return str(given)
+        # as YAML reads the words on and off; pydantic would take it for a number
+        word = "on" if given else "off"
+        return word if word in kinds else str(given)
     if is_size(annotation):
         numbers = _split(given) if isinstance(given, str) else [given] if is_number else given
         return numbers * 2 if isinstance(numbers, list) and len(numbers) == 1 else numbers

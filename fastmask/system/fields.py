@@ -59,6 +59,17 @@ def option_name(model: type[BaseModel], name: str) -> str:
     return describe(model, name).words or (f"--{word}/--no-{word}" if flag else f"--{word}")
 
 
+def spell_default(value: Any) -> str | None:
+    """A default as the help shows it; None if there is nothing to show."""
+    if value in (None, "", (), [], inspect.Parameter.empty):
+        return None
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ",".join(value) if isinstance(value[0], str) else " ".join(f"{one:g}" for one in value)
+    return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
+
+
 def shows_fields(model: type[BaseModel]) -> Callable[[Function], Function]:
     """A decorator for a function with `**settings`: help() and notebooks show a model's fields in place of it."""
 

@@ -147,7 +147,7 @@ def bare_step(plan: Plan, batch: Any) -> Callable[[], None]:
     loss_func = plan.loss().to(device)
     optimizer = plan.optimizer(network)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    if config.compile:
+    if config.compile == "on":
         network.body.compile()
 
     def step() -> None:

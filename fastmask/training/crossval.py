@@ -32,6 +32,7 @@ from fastmask.training.budget import (
     measured_seconds,
     shorten_plan,
 )
+from fastmask.training.compiling import choose_compile
 from fastmask.training.description import describe_plan
 from fastmask.training.fold import train_fold
 from fastmask.training.near_copies import note_near_copies
@@ -84,7 +85,8 @@ def cross_validate(
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher, opt_func)
             plan = plan if resume else note_near_copies(plan, view.say)
             plan.check_folds(fold)
-        plan, rehearsal = shorten_to_limit(fit_batch_size(plan, view.say), start, resume, view.say)
+        plan = choose_compile(fit_batch_size(plan, view.say), view.say)
+        plan, rehearsal = shorten_to_limit(plan, start, resume, view.say)
         if launcher is not None:
             plan = launcher.adapt_plan(plan, None if not resume else RunDirectory.load(out))
         with processes.main_process_first():

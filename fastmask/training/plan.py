@@ -184,7 +184,7 @@ class Plan:
             views=config.views,
             cbs=[*self._callbacks(dls.device, whole), *cbs],
         )
-        if config.compile:
+        if config.compile == "on":
             # in place, so that the names of the tensors stay; the body alone, which may compute a batch in parts
             learn.model.body.compile()
         # fastai's progress bar and its logger print to stdout, which is for results

@@ -111,6 +111,7 @@ def check_settings(config: Config) -> None:
         (limit, limit is not None, "their clocks would end a fold at different steps; set --epochs"),
         ("launcher ray", config.launcher != "local", "each trains the same fold; start it once"),
         ("bs auto", config.bs == "auto", "each would find another size; set a number"),
+        ("compile auto", config.compile == "auto", "each would measure by itself; set on or off"),
         ("on-bad-photo skip", config.on_bad_photo == "skip", "each sees its share alone; see fastmask check"),
     ):
         if wrong:

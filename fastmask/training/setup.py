@@ -93,7 +93,7 @@ def prepare(
     check_weights(plan.config.arch, plan.config.pretrained, weights_file(plan.config.weights, _first(chosen)))
     plan = split_plan(plan)
     check_monitored_labels(plan.config, plan.table, plan.folds)
-    if plan.config.compile:
+    if plan.config.compile == "on":
         check_compiler(device)
     plan = add_versions(plan, say)
     validation = validation_of(plan, chosen)

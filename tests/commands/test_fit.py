@@ -43,7 +43,7 @@ epochs: 3, bs: 8, lr: 0.01, wd: 0, sched: cosine, opt: adamw, warmup: 2, cycle: 
 plateau_patience: 1, clip: 1, sam: 0.05, sam_adaptive: true,
 opt_args: null, milestones: [4, 8], lr_gamma: 0.1, accumulate: 2, ema: 0.99,
 swa: 0.75, refit: 2, monitor: age_macro_f1, patience: 0, top_k: 3, on_nan: skip, on_bad_photo: skip, precision: bf16,
-tf32: false, compile: true, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
+tf32: false, compile: auto, cache: 'off', cache_dir: decoded, hours: 2, save_every: 5m, tensorboard: true, wandb: masks,
 minutes: 90, validate_every: 2,
 mlflow: masks, launcher: ray, address: auto, fetch: true, workers: 2, device: cpu, threads: 2,
 heads: null, drop: null,

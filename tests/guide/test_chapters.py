@@ -1,5 +1,6 @@
 """The chapters of the guide: which there are, their search, and the table of settings."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,16 @@ def test_the_table_of_settings_is_that_of_the_code():
     assert read_chapter("settings") == settings_chapter(), "run: python -m fastmask.guide.settings"
     rows = [line for line in settings_chapter().splitlines() if line.startswith("| `")]
     assert len(rows) == len(Config.model_fields)
-    assert "| `--extra-weight` | 1.0 | Loss weight of the photos of --extra. Needs `--extra`. |" in rows
+    assert "| `--extra-weight` | 1 | Loss weight of the photos of --extra. Needs `--extra`. |" in rows
+
+
+def test_errors_name_chapters_that_exist():
+    package = Path(fastmask.__file__).parent
+    code = "\n".join(file.read_text(encoding="utf-8") for file in package.rglob("*.py") if file.parent.name != "guide")
+    # texts that go on in the next line
+    named = re.findall(r"see fastmask guide (\w+)", re.sub(r'"\s+f?"', "", code))
+    assert set(named) <= set(CHAPTERS)
+    assert len(named) > 7
 
 
 def test_search_finds_lines_whatever_their_case(monkeypatch):

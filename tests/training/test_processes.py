@@ -198,6 +198,7 @@ def test_the_shares_of_a_loader_are_the_batches(table, workers):
         ({"hours": 1.0}, "--hours"),
         ({"minutes": 1.0}, "--minutes"),
         ({"bs": "auto"}, "--bs auto"),
+        ({"compile": "auto"}, "--compile auto"),
         ({"on_bad_photo": "skip"}, "--on-bad-photo skip"),
         ({"device": "cuda:1"}, "--device cuda:1"),
     ],
