@@ -33,7 +33,7 @@ def link_fault(path: Path, folder: Path, trusted: str | Path | None = None) -> D
     place = quote(str(_store_of(target)[0]))
     return DataError(
         f"{link} is a link out of {folder}, to {target}; copy that there, or allow links into its folder "
-        f"with --trust-links {place}."
+        f"with --trust-links {place} (see fastmask guide data)."
     )
 
 

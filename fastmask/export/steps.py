@@ -43,7 +43,7 @@ def steps_of(augment: Augmentation) -> list[Step]:
             raise UsageError(
                 f"The validation pipeline has {type(transform).__name__}({shorten(shown)}), which predict_onnx.py "
                 f"does not support; it supports {', '.join(able.__name__ for able in _ABLE)} with the default "
-                "arguments of albumentations and p=1."
+                "arguments of albumentations and p=1 (see fastmask guide export)."
             )
         steps.extend(made)
     return steps

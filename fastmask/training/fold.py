@@ -223,6 +223,6 @@ def divergence_error(run: RunDirectory, fold: int, config: Config, error: Diverg
             command = resume_command(run.path, "--on-nan", "skip")
             kept = f"The last good state is kept; to resume without such steps: {command}"
     return UntrainableError(
-        f"Fold {fold + 1}/{config.folds} diverged in {error}{listed}. Likely causes: too high a learning rate (start "
-        f"anew with a lower --lr){overflow}, a custom loss, an invalid label. {kept}"
+        f"Fold {fold + 1}/{config.folds} diverged in {error}{listed}. Likely causes (see fastmask guide resume): too "
+        f"high a learning rate (start anew with a lower --lr){overflow}, a custom loss, an invalid label. {kept}"
     )

@@ -281,7 +281,10 @@ def fits_memory(plan: Plan) -> bool:
 
 def out_of_memory_error(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
     """The error of a fold that ran out of memory, with a batch size that fits."""
-    failure = f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why})"
+    failure = (
+        f"Fold {fold + 1}/{plan.config.folds} ran out of memory with --bs {plan.config.bs} ({why}; see fastmask guide "
+        "resume)"
+    )
     kept = f"if another program took the memory: {resume_command(out)}"
     with suppress(RuntimeError, UsageError):
         # another error of the trial must not replace this one

@@ -144,7 +144,10 @@ def _differing_error(run: RunDirectory, plan: Plan, differing: Sequence[str]) ->
     else:
         command = ["--weights", str(run.path), "--folds-file", str(run.path / FOLDS), "--out", "ANOTHER"]
         mend = f"To train on from it with others, start a new run: {' '.join(map(quote, command))}."
-    return UsageError(f"{run.path} was started with {'; '.join(changes)}; --resume needs the same settings. {mend}")
+    return UsageError(
+        f"{run.path} was started with {'; '.join(changes)}; --resume needs the same settings (see fastmask guide "
+        f"resume). {mend}"
+    )
 
 
 Rows = dict[str, dict[str, str]]
