@@ -1,5 +1,6 @@
 """Every example runs."""
 
+import importlib
 import re
 import runpy
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -59,9 +61,19 @@ def test_picture(example, finished_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_start(example, capsys):
-    example("benchmarks/start.py", 1)
-    assert "times an empty typer program" in capsys.readouterr().out
+def test_start(example, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    with pytest.raises(SystemExit, match="0"):
+        example("benchmarks/start.py", 1, "--photos", 140)
+    out = capsys.readouterr().out
+    assert "times an empty typer program" in out
+    assert "140 photos: " in out
+
+
+@pytest.mark.slow
+def test_threads(loaded, capsys):
+    loaded("benchmarks/threads").main(["test_resnet"], 1, 0.1)
+    assert re.search(r"busy: chosen [0-9.]+ times idle.*\n.*five [0-9.]+ times", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -228,6 +240,49 @@ def test_other_photos(example, monkeypatch, tmp_path):
         table = fm.read_csv(tmp_path / name / "photos.csv", heads=heads)
         assert len(table) >= 700
         assert set(table.heads.names) == set(heads)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Imports an example's module."""
+
+    def load(name):
+        file = EXAMPLES / f"{name}.py"
+        monkeypatch.syspath_prepend(file.parent)
+        return importlib.import_module(file.stem)
+
+    return load
+
+
+@pytest.mark.slow
+def test_gpu(loaded, monkeypatch):
+    """On a CPU its tests are skipped; all else is measured there, with the smallest of networks."""
+    gpu = loaded("benchmarks/gpu")
+    monkeypatch.setattr(gpu, "ARCHS", ("test_resnet",))
+    monkeypatch.setattr(gpu, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(gpu, "SECONDS", 0.5)
+    monkeypatch.setattr(gpu, "COPIES", 1)
+    monkeypatch.setattr(gpu, "JOB", ("--archs", "test_resnet", *gpu.JOB[2:], "--photos", "42"))
+    rows = {each["what"]: each for each in gpu.measure(600)}
+    aims = {what: each for what, each in rows.items() if each["at least"] != ""}
+    assert [each["at least"] for each in aims.values()] == [0.97, 2, 10, 5]
+    assert all(each["found"] > 0.1 for each in aims.values())
+    if not torch.cuda.is_available():
+        skipped = [what for what, each in rows.items() if str(each["found"]).startswith("skipped: needs a GPU")]
+        assert len(skipped) > 15
+
+
+@pytest.mark.slow
+def test_large(example, tmp_path, capsys):
+    """Each part is measured for each number of photos."""
+    with pytest.raises(SystemExit, match="0"):
+        example("benchmarks/large.py", 70, 1400, "--json", tmp_path / "large.json")
+    found = pd.read_json(tmp_path / "large.json")
+    assert found["part"].value_counts().to_dict() == dict.fromkeys(
+        ["digests", "digests again", "folds", "map", "map again", "report", "score", "table"], 2
+    )
+    assert (found["seconds"] > 0).all()
+    assert found["MB"].between(50, 2000).all()
 
 
 @pytest.mark.slow

@@ -1,17 +1,29 @@
-"""How long `fastmask --help` and `import fastmask` take: `--help` beside an empty typer program, in turn.
+"""How long the first moments take: of a command, of an import, and of a fit up to its first training step.
 
-python examples/benchmarks/start.py [RUNS]
+python examples/benchmarks/start.py [RUNS]                     --help beside an empty typer program, and the import
+python examples/benchmarks/start.py [RUNS] --photos 18900      also a fit of so many drawn photos, with all decoded
+
+The seconds of a fit are those until the state after the first training step is on the disk, of a small network; beside
+the imports of torch, timm and fastai alone.
 """
+
+from __future__ import annotations
 
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
+from typing import Annotated
+
+import typer
 
 EMPTY = "import typer\napp = typer.Typer()\n@app.command()\ndef hello(): ...\napp()\n"
+IMPORTS = "import torch, timm, fastai.vision.all"
+SETTINGS = "--arch test_resnet --no-pretrained --folds 2 --epochs 1 --crop 400 200 --resize 32 16 --save-every 1"
 
 
 def seconds(command: list[str]) -> float:
@@ -22,7 +34,55 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def main(runs: str = "15") -> None:
+def first_step(data: Path, out: Path) -> float:
+    """The seconds from the start of a fit until its first state is written; then it is killed."""
+    start = time.perf_counter()
+    command = [
+        sys.executable,
+        "-m",
+        "fastmask",
+        "fit",
+        *SETTINGS.split(),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--overwrite",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (out / "fold0" / "state.safetensors").is_file():
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} failed")
+            time.sleep(0.01)
+        taken = time.perf_counter() - start
+        process.kill()
+    return taken
+
+
+def fit(photos: int, runs: int) -> dict[str, float]:
+    """Median seconds until the first step, and of the imports, in turn; the first fit is told apart."""
+    from speed import write_many
+
+    import fastmask as fm
+    from fastmask.data.sample import cached_sample
+
+    times = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="fastmask-start-") as folder:
+        data = Path(folder) / "train"
+        write_many(fm.read_contest(cached_sample(log=print) / "train"), data, photos)
+        # digests of files that were written lately are not remembered
+        time.sleep(5)
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        first = first_step(data, Path(folder) / "first")
+        for run in range(runs):
+            times["imports"].append(seconds([sys.executable, "-c", IMPORTS]))
+            times["fit"].append(first_step(data, Path(folder) / f"run{run}"))
+    return {"first fit": first, **{name: median(each) for name, each in times.items()}}
+
+
+def main(
+    runs: int = 15, photos: Annotated[int | None, typer.Option(help="Also time a fit of so many photos.")] = None
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "empty.py"
         empty.write_text(EMPTY)
@@ -33,7 +93,7 @@ def main(runs: str = "15") -> None:
             "import fastmask": [sys.executable, "-c", "import fastmask"],
         }
         times = {name: [] for name in commands}
-        for _ in range(int(runs) + 1):
+        for _ in range(runs + 1):
             for name, command in commands.items():
                 times[name].append(seconds(command))
     middle = {name: median(each[1:]) for name, each in times.items()}  # the first warms the disk's cache
@@ -41,7 +101,14 @@ def main(runs: str = "15") -> None:
         print(f"{name:20} {value:.3f} s")
     ratio = middle["fastmask --help"] / middle["empty typer --help"]
     print(f"fastmask --help takes {ratio:.2f} times an empty typer program")
+    if photos is not None:
+        found = fit(photos, runs)
+        for name, value in found.items():
+            print(f"{name:20} {value:.2f} s")
+        print(
+            f"a fit of {photos} photos takes {found['fit'] / found['imports']:.2f} times the imports to its first step"
+        )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)
