@@ -47,7 +47,7 @@ def fit(
     """Train every fold, and print the out-of-fold score.
 
     Settings: command line over --set over --config over --recipe over defaults.
-    The defaults are the report's recipe with whole persons in each fold.
+    The defaults are those of the recipe report, with the official age bounds.
     """
     if print_config:
         from fastmask.system.yaml_text import to_yaml
@@ -140,7 +140,7 @@ def _rehearse(settings: Config, folds: Sequence[int] | None, out: Path, resume: 
 
 
 def make_plan(settings: Config) -> Plan:
-    """The plan of a run, its batch size found where that is auto."""
+    """The plan of a run, with what is auto chosen: its batch size, and whether its network is compiled."""
     from fastmask.data.readers import read_data
 
     table = read_data(settings, log=say)
@@ -148,11 +148,13 @@ def make_plan(settings: Config) -> Plan:
     import torch
 
     from fastmask.inference.teacher import open_teacher
+    from fastmask.training.compiling import choose_compile
     from fastmask.training.rehearsal import fit_batch_size
     from fastmask.training.setup import prepare
 
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    return fit_batch_size(prepare(table, settings, say=say, open_teacher=open_teacher), say)
+    plan = fit_batch_size(prepare(table, settings, say=say, open_teacher=open_teacher), say)
+    return choose_compile(plan, say=say)
 
 
 def _check_out(out: Path | None, resume: bool, overwrite: bool) -> None:

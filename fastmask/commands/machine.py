@@ -28,11 +28,10 @@ def bench(
     """
     plan = make_plan(settings)
     from fastmask.training.bench import bench as measure
-    from fastmask.training.compiling import choose_compile
     from fastmask.training.description import describe_plan
 
     say(wrap_words(describe_plan(plan)))
-    echo(measure(choose_compile(plan, say), seconds), json)
+    echo(measure(plan, seconds), json)
 
 
 @app.command(rich_help_panel=MACHINE)

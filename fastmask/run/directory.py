@@ -417,7 +417,7 @@ def resume_config(config: Config, out: str | Path, has_table: bool = False) -> C
 
     Raises UsageError where its data is not there, unless the caller `has_table`, which may be made in memory.
     A time limit and a launcher are not taken over; epochs and folds that a limit dropped, a batch size that bs auto
-    found, a size that auto_resize found, and whether flip mirrors, stay.
+    found, a size that auto_resize found, whether flip mirrors and whether compile auto compiles, stay.
     """
     run = RunDirectory.load(out)
     run.check_trained()
@@ -426,6 +426,7 @@ def resume_config(config: Config, out: str | Path, has_table: bool = False) -> C
         raise UsageError(f"{out} was trained on {saved.data}, which does not exist from here; give --data.")
     fixed = {"epochs", "folds"} if config.time_limit is not None else set()
     fixed |= {"bs", "accumulate"} if config.bs == "auto" else set()
+    fixed |= {"compile"} if config.compile == "auto" else set()
     fixed |= {"flip", "augment", "views"} if config.flip else set()
     fixed |= {"resize", "auto_resize"} if config.auto_resize else set()
     # a folds file defines how many there are

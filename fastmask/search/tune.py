@@ -29,6 +29,7 @@ from fastmask.search.trials import COMPLETE, FAILED, IMPORTANCE, PRUNED, REFUSED
 from fastmask.system.errors import DataError, FastmaskError, UntrainableError, UsageError
 from fastmask.system.fields import shows_fields
 from fastmask.system.lock import lock_run
+from fastmask.training.compiling import choose_compile
 from fastmask.training.crossval import add_soft_labels, create_run, train_folds
 from fastmask.training.near_copies import note_near_copies
 from fastmask.training.plan import LossFunc, Plan
@@ -157,7 +158,7 @@ class Worker:
             self._end(trial, REFUSED, str(error))
             return
         try:
-            plan = fit_batch_size(plan, self.view.say)
+            plan = choose_compile(fit_batch_size(plan, self.view.say), say=self.view.say)
             run = self._train(trial, plan, path)
         except _Pruned:
             trained = len(RunDirectory.load(path).trained_folds)

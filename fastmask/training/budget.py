@@ -233,7 +233,7 @@ def too_short_error(plan: Plan, seconds: float) -> UsageError:
     return UsageError(
         f"--{plan.config.time_limit} is too short: one epoch of all folds{refits} takes {duration(seconds)}, and "
         f"{100 * RESERVE:.0f} % of the time is kept for what is not training; give it more, or take a smaller --arch "
-        "or fewer pixels (--crop, --resize) (see fastmask guide train)."
+        "or fewer pixels (--crop, --resize; see fastmask guide train)."
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fastmask.data.loaders import pick_device
 from fastmask.model.precision import check_compiler
-from fastmask.system.errors import FastmaskError
+from fastmask.system.errors import FastmaskError, one_line
 from fastmask.system.text import duration
 from fastmask.training.plan import Plan
-from fastmask.training.rehearsal import Rehearsal, rehearse
+from fastmask.training.rehearsal import Rehearsal, free_memory, rehearse
 
 # seconds of a run for which trying does not pay, since the first compilation takes a minute or two
 _SHORT = 600.0
@@ -19,40 +19,40 @@ _SHORT = 600.0
 _SAVED = 0.1
 
 
-def choose_compile(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Plan:
-    """The plan with its setting compile on or off; where it is auto, on if that makes the run shorter."""
+def choose_compile(plan: Plan, folds: Sequence[int] | None = None, say: Callable[[str], None] = lambda _: None) -> Plan:
+    """The plan with its setting compile on or off; where it is auto, on if that makes a run of `folds` shorter."""
     if plan.config.compile != "auto":
         return plan
-    off, on = (_with(plan, value) for value in ("off", "on"))
-    plain = _run_seconds(rehearse(off), plan)
-    if plain < _SHORT:
-        say(f"--compile auto: off, since the run takes {duration(plain)}")
+    off, on = (replace(plan, config=plan.config.model_copy(update={"compile": value})) for value in ("off", "on"))
+    plain, plain_trial = _try(off, folds)
+    length = min(plain.run_seconds, plan.config.limit_seconds or plain.run_seconds)
+    if length < _SHORT:
+        say(f"--compile auto: off, since the run takes {duration(length)}")
         return off
     try:
         check_compiler(pick_device(plan.processes.device or plan.config.device))
-    except FastmaskError as error:
-        say(f"--compile auto: off: {error}")
+        _, first_trial = _try(on, folds)
+        # torch has the compiled code in its cache now, as for each fold
+        compiled, trial = _try(on, folds)
+    except (RuntimeError, MemoryError, OSError, FastmaskError) as error:
+        say(f"--compile auto: off: {one_line(error)}")
         return off
-    start = time.monotonic()
-    rehearse(on)
-    first = time.monotonic() - start
-    # from here on torch has compiled code in its cache, as each fold will
-    start = time.monotonic()
-    cost = rehearse(on)
-    each = time.monotonic() - start
-    compiled = _run_seconds(cost, plan) + each * cost.folds
-    chosen = on if compiled < plain * (1 - _SAVED) else off
+    first, each = (max(0.0, one - plain_trial) for one in (first_trial, trial))
+    # a refit has a network of its own
+    seconds = compiled.run_seconds + each * compiled.folds * (1 + bool(compiled.refit))
+    chosen = on if seconds < plain.run_seconds * (1 - _SAVED) else off
     say(
-        f"--compile auto: {chosen.config.compile}: the run would take {duration(compiled)} compiled, {duration(plain)} "
-        f"otherwise; compiling took {duration(first)}, and takes {duration(each)} at the start of each fold"
+        f"--compile auto: {chosen.config.compile}: the run would take {duration(seconds)} compiled, "
+        f"{duration(plain.run_seconds)} otherwise; compiling took {duration(first)}, and takes {duration(each)} at the "
+        "start of each fold"
     )
     return chosen
 
 
-def _with(plan: Plan, value: str) -> Plan:
-    return replace(plan, config=plan.config.model_copy(update={"compile": value}))
-
-
-def _run_seconds(cost: Rehearsal, plan: Plan) -> float:
-    limit = plan.config.limit_seconds
-    return cost.run_seconds if limit is None else min(cost.run_seconds, limit)
+def _try(plan: Plan, folds: Sequence[int] | None) -> tuple[Rehearsal, float]:
+    """The rehearsal of a plan, and the seconds that it took."""
+    start = time.monotonic()
+    cost = rehearse(plan, folds)
+    seconds = time.monotonic() - start
+    free_memory()
+    return cost, seconds

@@ -85,7 +85,7 @@ def cross_validate(
             plan = prepare(table, wanted, loss_func, view.say, fold, processes, open_teacher, opt_func)
             plan = plan if resume else note_near_copies(plan, view.say)
             plan.check_folds(fold)
-        plan = choose_compile(fit_batch_size(plan, view.say), view.say)
+        plan = choose_compile(fit_batch_size(plan, view.say), fold, view.say)
         plan, rehearsal = shorten_to_limit(plan, start, resume, view.say)
         if launcher is not None:
             plan = launcher.adapt_plan(plan, None if not resume else RunDirectory.load(out))

@@ -273,10 +273,15 @@ def fits_memory(plan: Plan) -> bool:
     else:
         fits_in = True
     # only now is there no reference to the memory
+    free_memory()
+    return fits_in
+
+
+def free_memory() -> None:
+    """Free what learners have left, which reference each other with their callbacks."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return fits_in
 
 
 def out_of_memory_error(plan: Plan, fold: int, why: str, out: Path) -> UntrainableError:
