@@ -38,7 +38,7 @@ from fastmask.training.build import make_framing
 
 Size = tuple[int, int]
 # bytes of photos that are kept once they have been read; others are read again when they are predicted
-_KEPT = 2**29
+KEPT = 2**29
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,12 @@ class Photos:
         boxes: str | Path | None = None,
         trains: bool = False,
         versions: Mapping[str, str] | None = None,
+        kept: int = 0,
     ) -> Photos:
         """Read each photo once; raises DataError if none can be used.
 
-        `trains` also tries the training augmentation, for views of the photos. Some of the photos may be `versions` of
-        others, path -> path of the other, which are cut to its face.
+        Up to `kept` bytes of them stay in memory. `trains` also tries the training augmentation, for views of the
+        photos. Some of the photos may be `versions` of others, path -> path of the other, which are cut to its face.
         """
         names, sources = photos
         augments = augments_of(run)
@@ -89,7 +90,7 @@ class Photos:
         if versions:
             faces = join_cuts(faces, [cut_versions(versions, faces, run.config)])
         # otherwise a broken photo at the end would waste the predictions before it
-        reader = _Reader(augments[1].prefix, faces)
+        reader = _Reader(augments[1].prefix, faces, kept)
         found = reader.read_all(list(zip(sources, names, strict=True)))
         fits, enlarges = _Fits(augments, trains), cache(partial(_enlarges, augments[1].prefix.transforms))
         results = [
@@ -140,8 +141,9 @@ class Photos:
         """Batches of the photos in their order: see `fastmask.data.loaders.photo_loader`."""
         readable = [source for source in self.sources if not isinstance(source, DataError)]
         paths = self.paths
-        if len(paths) < len(self) or all(self.kept.get(str(path)) is not None for path in paths):
-            # other processes would get copies of photos in memory
+        loads = options.get("training") or any(self.kept.get(str(path)) is None for path in paths)
+        if len(paths) < len(self) or not loads:
+            # other processes would get copies of photos in memory, or have nothing to do
             options["num_workers"] = 0
         # photos that are kept are found by texts
         sources = [str(source) if isinstance(source, Path) else source for source in readable]
@@ -149,12 +151,12 @@ class Photos:
 
 
 class _Reader:
-    """Reads photos, and keeps what a prefix makes of the first of them, as many as there is memory for."""
+    """Reads photos, and keeps what a prefix makes of the first of them, up to a number of bytes."""
 
-    def __init__(self, prefix: Prefix, faces: FaceCut | None) -> None:
-        self._prefix, self._faces, self._left = prefix, faces, _KEPT
-        self._local = threading.local()
+    def __init__(self, prefix: Prefix, faces: FaceCut | None, most: int) -> None:
+        self._prefix, self._faces, self._left = prefix, faces, most
         self._photos: dict[str, np.ndarray] = {}
+        self._lock, self._local = threading.Lock(), threading.local()
 
     @property
     def kept(self) -> PhotoMap:
@@ -163,29 +165,32 @@ class _Reader:
 
     def read_all(self, photos: Sequence[tuple[Source, str]]) -> list[Size | DataError]:
         """The (height, width) of each photo after its cut, or why it cannot be used."""
-        sizes = []
-        for (source, _), (size, made) in zip(photos, map_in_threads(self._read, photos), strict=True):
-            sizes.append(size)
-            if made is not None:
-                self._photos[str(source)] = made
-                self._left -= made.nbytes
-        return sizes
+        return list(map_in_threads(self._read, photos))
 
-    def _read(self, photo: tuple[Source, str]) -> tuple[Size | DataError, np.ndarray | None]:
-        """The size of a photo, and what is kept of it."""
+    def _read(self, photo: tuple[Source, str]) -> Size | DataError:
+        source, _ = photo
         try:
             image = read_source(*photo, self._faces)
         except DataError as error:
-            return error, None
-        made = None
-        if self._left > 0 and isinstance(photo[0], Path):
-            if not hasattr(self._local, "prefix"):
-                # albumentations does not promise that threads can share a pipeline
-                self._local.prefix = deepcopy(self._prefix)
-            # a photo that does not fit is found by its size
+            return error
+        if self._left > 0 and isinstance(source, Path):
+            # a photo that the prefix does not fit is found by its size
             with suppress(Exception):
-                made = np.ascontiguousarray(self._local.prefix(image))
-        return (image.shape[0], image.shape[1]), made
+                self._keep(str(source), self._prefix_of_thread(image))
+        return image.shape[0], image.shape[1]
+
+    def _prefix_of_thread(self, image: np.ndarray) -> np.ndarray:
+        if not hasattr(self._local, "prefix"):
+            # albumentations does not promise that threads can share a pipeline
+            self._local.prefix = deepcopy(self._prefix)
+        # a copy, since a crop would keep the whole photo
+        return np.array(self._local.prefix(image))
+
+    def _keep(self, path: str, made: np.ndarray) -> None:
+        with self._lock:
+            if path not in self._photos and made.nbytes <= self._left:
+                self._photos[path] = made
+                self._left -= made.nbytes
 
 
 class _Fits:

@@ -25,7 +25,7 @@ from fastmask.inference.members import open_members
 from fastmask.inference.networks import Load, checkpoints_of, load_members
 from fastmask.inference.options import PredictOptions, Walk
 from fastmask.inference.photo_versions import PhotoVersions
-from fastmask.inference.photos import Photos
+from fastmask.inference.photos import KEPT, Photos
 from fastmask.inference.sources import Images, find_photos
 from fastmask.model.folding import fold_batch_norms
 from fastmask.model.losses import FocalLoss
@@ -252,7 +252,9 @@ def _survey(runs: Mapping[str, RunDirectory], versions: PhotoVersions, options: 
     trains = any(training is not None for training, _ in options.walks)
     framed = {name: bool(run.config.boxes) or len(runs) == 1 for name, run in runs.items()}
     return {
-        name: Photos.survey(run, versions.rows, options.boxes if framed[name] else None, trains, versions.photo_of)
+        name: Photos.survey(
+            run, versions.rows, options.boxes if framed[name] else None, trains, versions.photo_of, KEPT // len(runs)
+        )
         for name, run in runs.items()
     }
 

@@ -26,7 +26,7 @@ from fastmask.heads import JOINT, Heads
 from fastmask.inference.candidates import Candidate, check_runs, find_candidates
 from fastmask.inference.networks import load_soup
 from fastmask.inference.options import PredictOptions, SoupOptions
-from fastmask.inference.photos import Photos
+from fastmask.inference.photos import KEPT, Photos
 from fastmask.inference.predictions import predict_networks
 from fastmask.inference.sources import Found
 from fastmask.model.network import MultiHeadNet
@@ -240,7 +240,8 @@ class _Judge:
         """The validation photos of a fold, in the table's order."""
         names = self.first.folds["path"][self.first.folds["fold"] == fold].tolist()
         found = Found(names, [self.table.root / name for name in names])
-        photos = Photos.survey(self.first, found, self.first.config.boxes)
+        # they are predicted by many soups
+        photos = Photos.survey(self.first, found, self.first.config.boxes, kept=KEPT // self.first.config.folds)
         if photos.errors:
             raise photos.errors[min(photos.errors)]
         return photos

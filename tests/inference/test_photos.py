@@ -9,10 +9,9 @@ from PIL import Image
 
 from fastmask.api import Run
 from fastmask.data import transforms as photo_transforms
-from fastmask.data.augment import Augmentation, enlarge_for_crops
+from fastmask.data.augment import Augmentation, Prefix, enlarge_for_crops
 from fastmask.data.photo import read_photo
-from fastmask.inference import photos as photos_module
-from fastmask.inference.photos import Photos, _enlarges, augments_of, face_cut
+from fastmask.inference.photos import KEPT, Photos, _enlarges, _Reader, augments_of, face_cut
 from fastmask.inference.sources import find_photos
 from fastmask.system.errors import DataError, UsageError
 from fastmask.system.files import read_yaml, write_yaml
@@ -129,19 +128,29 @@ def test_a_photo_in_memory_must_be_cut_to_its_face(faces_run):
 
 def test_photos_that_are_kept_are_not_read_again(finished_run, contest, monkeypatch):
     """As many as there is memory for; the batches are the same."""
-    files = sorted(contest.rglob("*.jpg"))[:40]
+    files = sorted(contest.rglob("*.jpg"))[:20]
     # one of them twice, and one in memory
     files, pixels = [*files, files[0]], np.asarray(Image.open(files[1]))
-    reads, batches, read_again = [], [], []
+    given = find_photos([*files, pixels])
+    reads, batches = [], []
     monkeypatch.setattr(photo_transforms, "read_photo", lambda path: reads.append(path) or read_photo(path))
-    # photos of 64 x 32 pixels
-    for most in (0, 4 * 64 * 32 * 3, 2**29):
-        monkeypatch.setattr(photos_module, "_KEPT", most)
-        found = Photos.find(finished_run, [*files, pixels])
+    # photos of 64 x 32 pixels: none, four and a half of them, all
+    for most, count in ((0, 0), (27_648, 4), (KEPT, 20)):
+        found = Photos.survey(finished_run, given, kept=most)
+        assert len(found.kept) == count
         reads.clear()
         batches.append([x.numpy() for (x,) in found.loader(bs=9)])
         assert len(reads) == sum(found.kept.get(str(path)) is None for path in files)
-        read_again.append(len(reads))
-    assert read_again[0] == len(files) > read_again[1] >= read_again[2] == 0
     for one, *others in zip(*batches, strict=True):
         assert all(np.array_equal(one, other) for other in others)
+
+
+def test_what_is_kept_of_a_photo_does_not_hold_all_of_it(finished_run, contest):
+    """The crop of a photo of the crop's width is a part of it."""
+    path = next(contest.rglob("*.jpg"))
+    reader = _Reader(Prefix([A.CenterCrop(8, 384)]), None, KEPT)
+    reader.read_all([(path, "photo")])
+    made = reader.kept.get(str(path))
+    assert made.shape == (8, 384, 3)
+    assert made.base is None
+    assert np.array_equal(made, read_photo(path)[252:260])

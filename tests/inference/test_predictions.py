@@ -358,11 +358,17 @@ def test_the_first_failure_is_an_error_on_request_and_where_nothing_is_left(fini
         predicted(finished_run, mixed / "c.jpg")
 
 
-def test_a_photo_that_is_removed_while_others_are_predicted_is_left_out(finished_run, photos, mixed):
+def test_a_photo_that_is_removed_while_others_are_predicted_is_left_out(finished_run, photos, mixed, monkeypatch):
+    """Unless it is kept in memory since it was read."""
+
     def load(*given):
         (mixed / "b.jpg").unlink(missing_ok=True)
         return load_network(*given)
 
+    both = predicted(finished_run, mixed, load=load)
+    assert both.names == ["b.jpg", "y.jpg"]
+    shutil.copy(photos[0], mixed / "b.jpg")
+    monkeypatch.setattr("fastmask.inference.predictions.KEPT", 0)
     found = predicted(finished_run, mixed, load=load)
     assert found.names == ["y.jpg"]
     assert "b.jpg" in found.failed
