@@ -264,7 +264,8 @@ def test_gpu(loaded, monkeypatch):
     monkeypatch.setattr(gpu, "COPIES", 1)
     monkeypatch.setattr(gpu, "JOB", ("--archs", "test_resnet", *gpu.JOB[2:], "--photos", "42"))
     rows = {each["what"]: each for each in gpu.measure(600)}
-    aims = {what: each for what, each in rows.items() if each["at least"] != ""}
+    # a test's is 1
+    aims = {what: each for what, each in rows.items() if each["at least"] not in ("", 1)}
     assert [each["at least"] for each in aims.values()] == [0.97, 2, 10, 5]
     assert all(each["found"] > 0.1 for each in aims.values())
     if not torch.cuda.is_available():
@@ -279,7 +280,7 @@ def test_large(example, tmp_path, capsys):
         example("benchmarks/large.py", 70, 1400, "--json", tmp_path / "large.json")
     found = pd.read_json(tmp_path / "large.json")
     assert found["part"].value_counts().to_dict() == dict.fromkeys(
-        ["digests", "digests again", "folds", "map", "map again", "report", "score", "table"], 2
+        ["digests", "digests again", "folds", "map", "map again", "report", "run", "score", "table"], 2
     )
     assert (found["seconds"] > 0).all()
     assert found["MB"].between(50, 2000).all()

@@ -9,7 +9,8 @@ table      the CSV, every row checked, every photo looked for
 folds      five folds of persons
 digests    SHA-256 of every photo; `again` is with those that are remembered
 map        every photo decoded into the cache; `again` is opening it
-score      a run's out-of-fold predictions read, and scored with intervals for the joint class and each head
+run        a run of drawn out-of-fold predictions written
+score      the run's predictions read, and scored with intervals for the joint class and each head
 report     the report of that run, without photos
 
 For each part the seconds, the microseconds a photo, and the largest memory of its process. `growth` is the seconds over
@@ -69,7 +70,7 @@ def read_table(folder: Path):
     return fm.read_csv(folder / "photos.csv", heads=["mask", "gender", "age"])
 
 
-def write_run(folder: Path) -> Path:
+def write_run(folder: Path) -> None:
     """A run without networks: folds, and out-of-fold predictions of which about 0.8 are right."""
     import fastmask as fm
     from fastmask.run.directory import RunDirectory
@@ -91,7 +92,6 @@ def write_run(folder: Path) -> Path:
     probabilities = np.concatenate(parts, axis=1).astype(np.float32)
     oof = oof_table(table.heads, frame, probabilities, table.y, table.heads.argmax(probabilities))
     write_csv(run.path / OOF, oof.reset_index(drop=True))
-    return run.path
 
 
 def table(folder: Path) -> list[Callable[[], object]]:
@@ -124,18 +124,20 @@ def map_photos(folder: Path) -> list[Callable[[], object]]:
     return [lambda: photo_map(paths, known, Prefix(), cache="disk")] * 2
 
 
+def run(folder: Path) -> list[Callable[[], object]]:
+    return [lambda: write_run(folder)]
+
+
 def score(folder: Path) -> list[Callable[[], object]]:
     import fastmask as fm
 
-    run = write_run(folder)
-    return [lambda: fm.Run.load(run).score()]
+    return [lambda: fm.Run.load(folder / "run").score()]
 
 
 def report(folder: Path) -> list[Callable[[], object]]:
     import fastmask as fm
 
-    run = write_run(folder)
-    return [lambda: fm.write_report(run, photos=False)]
+    return [lambda: fm.write_report(folder / "run", photos=False)]
 
 
 PARTS: dict[str, Callable[[Path], list[Callable[[], object]]]] = {
@@ -143,6 +145,7 @@ PARTS: dict[str, Callable[[Path], list[Callable[[], object]]]] = {
     "folds": folds,
     "digests": digests,
     "map": map_photos,
+    "run": run,
     "score": score,
     "report": report,
 }
@@ -167,7 +170,7 @@ def measure(photos: int) -> list[dict[str, object]]:
         for name in PARTS:
             env = {**os.environ, "XDG_CACHE_HOME": f"{place}/cache"}
             command = [sys.executable, __file__, "--part", name, place]
-            done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
             *taken, most = json.loads(done.stdout.splitlines()[-1])
             for i, seconds in enumerate(taken):
                 what = f"{name} again" if i else name

@@ -34,29 +34,20 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def first_step(data: Path, out: Path) -> float:
+def first_step(data: Path, out: Path, cache: Path) -> float:
     """The seconds from the start of a fit until its first state is written; then it is killed."""
-    start = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "fastmask",
-        "fit",
-        *SETTINGS.split(),
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--overwrite",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not (out / "fold0" / "state.safetensors").is_file():
-            if process.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)} failed")
-            time.sleep(0.01)
-        taken = time.perf_counter() - start
-        process.kill()
-    return taken
+    env, start = {**os.environ, "XDG_CACHE_HOME": str(cache)}, time.perf_counter()
+    command = [sys.executable, "-m", "fastmask", "fit", *SETTINGS.split(), "--data", str(data), "--out", str(out)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            # the state of a fold is removed at its end
+            while not any(out.glob("fold0/state.safetensors")) and not any(out.glob("fold0/done.json")):
+                if process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} failed")
+                time.sleep(0.01)
+            return time.perf_counter() - start
+        finally:
+            process.kill()
 
 
 def fit(photos: int, runs: int) -> dict[str, float]:
@@ -72,11 +63,11 @@ def fit(photos: int, runs: int) -> dict[str, float]:
         write_many(fm.read_contest(cached_sample(log=print) / "train"), data, photos)
         # digests of files that were written lately are not remembered
         time.sleep(5)
-        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
-        first = first_step(data, Path(folder) / "first")
+        cache = Path(folder) / "cache"
+        first = first_step(data, Path(folder) / "first", cache)
         for run in range(runs):
             times["imports"].append(seconds([sys.executable, "-c", IMPORTS]))
-            times["fit"].append(first_step(data, Path(folder) / f"run{run}"))
+            times["fit"].append(first_step(data, Path(folder) / f"run{run}", cache))
     return {"first fit": first, **{name: median(each) for name, each in times.items()}}
 
 

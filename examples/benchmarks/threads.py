@@ -48,7 +48,8 @@ def train(arch: str, threads: int | None, least: float, begin: Any, found: Any) 
         found.put(((time.perf_counter() - start) / steps, torch.get_num_threads()))
 
 
-def keep_busy() -> None:
+def keep_busy(begin: Any) -> None:
+    begin.wait()
     while True:
         pass
 
@@ -58,18 +59,21 @@ def measure(
 ) -> tuple[float, int]:
     """The mean seconds of a step of processes that train at the same time, and the threads of each."""
     context = multiprocessing.get_context("spawn")
-    begin, found = context.Barrier(processes), context.Queue()
-    other = context.Process(target=keep_busy, daemon=True)
-    if busy:
-        other.start()
-    started = [context.Process(target=train, args=(arch, threads, least, begin, found)) for _ in range(processes)]
-    for process in started:
+    begin, found = context.Barrier(processes + busy), context.Queue()
+    arguments = (arch, threads, least, begin, found)
+    started = [context.Process(target=train, args=arguments, daemon=True) for _ in range(processes)]
+    others = [context.Process(target=keep_busy, args=(begin,), daemon=True)] if busy else []
+    for process in started + others:
         process.start()
+    try:
+        for process in started:
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"{arch} cannot be trained.")
+    finally:
+        for other in started + others:
+            other.kill()
     seconds, used = zip(*(found.get() for _ in started), strict=True)
-    for process in started:
-        process.join()
-    if busy:
-        other.kill()
     return sum(seconds) / processes, used[0]
 
 
