@@ -46,6 +46,7 @@ from .evaluation.diff import diff_files as diff_files
 from .evaluation.label_errors import find_label_errors as find_label_errors
 from .evaluation.shift import shift as shift
 from .evaluation.truth import score_files as score_files
+from .export.backend import onnx_load as onnx_load
 from .export.onnx import export_onnx as export_onnx
 from .export.result import Exported as Exported
 from .heads import Head as Head

@@ -275,13 +275,12 @@ def test_gpu(loaded, monkeypatch):
 
 @pytest.mark.slow
 def test_large(example, tmp_path, capsys):
-    """Each part is measured for each number of photos."""
+    """Each part is measured."""
     with pytest.raises(SystemExit, match="0"):
-        example("benchmarks/large.py", 70, 1400, "--json", tmp_path / "large.json")
+        example("benchmarks/large.py", 1400, "--json", tmp_path / "large.json")
     found = pd.read_json(tmp_path / "large.json")
-    assert found["part"].value_counts().to_dict() == dict.fromkeys(
-        ["digests", "digests again", "folds", "map", "map again", "report", "run", "score", "table"], 2
-    )
+    parts = ["digests", "digests again", "folds", "map", "map again", "report", "run", "score", "table"]
+    assert found["part"].tolist() == parts
     assert (found["seconds"] > 0).all()
     assert found["MB"].between(50, 2000).all()
 

@@ -11,7 +11,7 @@ settings are chosen on these alone (--write-tuning FILE lists them).
 loop     a plain PyTorch loop of sixty lines, as a good engineer writes it in an hour; its seconds limit all others
 fastai   plain fastai: one network for the joint class, aug_transforms, fine_tune on a single split, its tta
 report   --recipe report with --minutes
-winner   --recipe winner with --minutes, the centre in place of the face
+winner   --recipe winner with --minutes, the centre in place of the face, without its refit, which takes too long
 strong   --recipe strong with --minutes, and with a third of them; it chooses the cut, the size and the folds
 
 All have the same body, weights and threads, and train on the same persons; each but fastai cross-validates them. All
@@ -254,7 +254,7 @@ def recipe(task: Task, name: str, share: float = 1.0) -> Answer:
     import fastmask as fm
 
     start = time.perf_counter()
-    own: dict[str, Any] = {"boxes": None, "drop": None} if name == "winner" else {}
+    own: dict[str, Any] = {"boxes": None, "drop": None, "refit": 0} if name == "winner" else {}
     if "age" not in task.table.heads.names:
         own |= {"age_bounds": (30, 60), "stratify": "joint"}
     config = fm.make_config(fm.read_recipe(name), own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from fastmask.data.pseudo import Pseudo
     from fastmask.decision.rule import Rule
+    from fastmask.inference.networks import Load
     from fastmask.inference.predictions import Predictions
     from fastmask.inference.sources import Found
     from fastmask.run.directory import RunDirectory
@@ -60,6 +61,9 @@ def predict(
     whole_shift: Annotated[
         bool, option("Print how far the photos are from the run's.", "--shift", note="with --submission")
     ] = False,
+    backend: Annotated[
+        Literal["torch", "onnx"], option("torch, or onnx: ONNX Runtime, faster for thousands of photos on a CPU.")
+    ] = "torch",
 ) -> None:
     """Predict photos: probabilities, or a submission.
 
@@ -76,6 +80,7 @@ def predict(
     if decision is not None:
         check_decision(decision)
     loaded, unpredicted = RunDirectory.load(run), failed_list(out)
+    load = _load_by(backend, options)
     kept = [same_person] if same_person else []
     photos = _find_photos(loaded, images, submission, out, kept)
     persons = None if same_person is None else persons_of(photos.paths, same_person, submission)
@@ -86,7 +91,7 @@ def predict(
     rule, name = _rule(loaded, decision or loaded.config.decision, persons is not None)
     entry = _entry(loaded, name, options, other) if submission is not None else {}
     with progress_bar("predicting") as progress:
-        predictions = predict_photos(loaded, photos, options, progress=progress)
+        predictions = predict_photos(loaded, photos, options, progress=progress, load=load)
     left = [name not in predictions.failed for name in photos.names]
     persons = None if persons is None else persons[left]
     for note in predictions.notes:
@@ -101,6 +106,17 @@ def predict(
         _say_shift(loaded, predictions, persons, whole_shift)
     typer.echo(f"{out}: {count(len(answered), 'photo')}, {_averaged(answered, loaded, options)}")
     _report_failed(predictions, unpredicted, None if submission is None else _usual(predictions))
+
+
+def _load_by(backend: str, options: PredictOptions) -> Load | None:
+    """How checkpoints are loaded for a backend."""
+    if backend == "torch":
+        return None
+    if options.soup:
+        raise UsageError("--backend onnx predicts by single checkpoints; leave out --soup, or make the soup a run.")
+    from fastmask.export.backend import onnx_load
+
+    return onnx_load()
 
 
 def _say_scored(run: RunDirectory, options: PredictOptions, other: str | None) -> None:

@@ -62,6 +62,13 @@ class ExportOptions(NetworkOptions):
         return _TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
 
 
+def check_packages(what: str) -> None:
+    """Raise UsageError if a package that ONNX files need is missing; `what` needs it."""
+    missing = next((name for name in _PACKAGES if find_spec(name) is None), None)
+    if missing is not None:
+        raise UsageError(f"{what} needs the package {missing}; install it with {install_line('onnx')}.")
+
+
 def check_model(run: Path, out: Path | None, options: ExportOptions, overwrite: bool = False) -> Path:
     """The model file to write; raises UsageError if a package is missing or a file cannot be written.
 
@@ -69,9 +76,7 @@ def check_model(run: Path, out: Path | None, options: ExportOptions, overwrite: 
     and of fp16 differ, so that all can be in one folder. Nothing is written into a run directory, which only has the
     run's own files.
     """
-    missing = next((name for name in _PACKAGES if find_spec(name) is None), None)
-    if missing is not None:
-        raise UsageError(f"An export needs the package {missing}; install it with {install_line('onnx')}.")
+    check_packages("An export")
     if out is not None and out.suffix == ONNX:
         model = out
     else:
