@@ -420,7 +420,7 @@ def table_of_scores(study: Study) -> pd.DataFrame:
 
 
 def plot(study: Study, file: Path) -> None:
-    """Macro-F1 over seconds of the first draw: lines of the validation photos, dots of the persons held out."""
+    """Macro-F1 over seconds: lines of the validation photos of the first draw, dots of the persons of all held out."""
     from matplotlib.figure import Figure
 
     from fastmask.scoring import score
@@ -428,11 +428,11 @@ def plot(study: Study, file: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for method in study.methods:
-        result = study.result(method, 0)
-        (line,) = axes.plot(*zip(*result["curve"], strict=True), label=method)
-        found = score(*study.answers(method, 0)[:2], draws=0)
-        axes.plot(result["seconds"], found.macro_f1, "o", color=line.get_color())
-    axes.set(xlabel="seconds of training", ylabel="macro-F1 (dots: persons held out)")
+        (line,) = axes.plot(*zip(*study.result(method, 0)["curve"], strict=True), ".-", label=method)
+        for draw in range(study.draws):
+            found = score(*study.answers(method, draw)[:2], draws=0)
+            axes.plot(study.result(method, draw)["seconds"], found.macro_f1, "o", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel="seconds of training", ylabel="macro-F1 (large dots: persons held out, each draw)")
     axes.legend()
     figure.savefig(file, dpi=150)
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 # the photos from which on it pays to choose threads
 _MANY = 256
+# the photos that a network predicts at once on a CPU
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -347,10 +349,13 @@ def predict_networks(
     sums = {member: np.zeros((len(photos), run.heads.n_logits)) for member in networks}
     loss, count = FocalLoss(run.heads), len(walks) * -(-len(photos) // options.bs)
     loader = partial(photos.loader, bs=options.bs, seed=run.config.seed, num_workers=options.workers, device=device)
+    # features of a few photos stay in a CPU's cache
+    at_once = _AT_ONCE if device.type == "cpu" else options.bs
     for done, (rows, x, views) in enumerate(_batches(walks, loader), 1):
         with computing:
-            found = _sum_views(networks, x, views, loss)
-        for member, total in found.items():
+            parts = [_sum_views(networks, part, views, loss) for part in x.split(at_once)]
+        for member in networks:
+            total = np.concatenate([part[member] for part in parts])
             damaged = np.flatnonzero(~np.isfinite(total).all(axis=1))
             if len(damaged):
                 raise DataError(

@@ -83,7 +83,7 @@ def test_without_a_compiler_it_is_off(chosen, monkeypatch):
     monkeypatch.setattr(compiling, "check_compiler", refuse)
     choice, said, tried = chosen(1000, 1)
     assert (choice, tried) == ("off", ["off"])
-    assert said == ["--compile auto: off: torch cannot compile here (no c++); install a C++ compiler."]
+    assert said == ["--compile auto: off: torch cannot compile here (no c++); install a C++ compiler"]
 
 
 @pytest.mark.parametrize("value", ["on", "off"])
