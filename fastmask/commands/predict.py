@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from fastmask.run.directory import RunDirectory
 
 app = Commands()
+_Backend = Annotated[
+    Literal["torch", "onnx"], option("torch, or onnx: ONNX Runtime, faster for thousands of photos on a CPU.")
+]
 
 
 @app.command(rich_help_panel=PREDICT)
@@ -61,9 +64,7 @@ def predict(
     whole_shift: Annotated[
         bool, option("Print how far the photos are from the run's.", "--shift", note="with --submission")
     ] = False,
-    backend: Annotated[
-        Literal["torch", "onnx"], option("torch, or onnx: ONNX Runtime, faster for thousands of photos on a CPU.")
-    ] = "torch",
+    backend: _Backend = "torch",
 ) -> None:
     """Predict photos: probabilities, or a submission.
 
@@ -79,8 +80,7 @@ def predict(
 
     if decision is not None:
         check_decision(decision)
-    loaded, unpredicted = RunDirectory.load(run), failed_list(out)
-    load = _load_by(backend, options)
+    loaded, unpredicted, load = RunDirectory.load(run), failed_list(out), _load_by(backend, options)
     kept = [same_person] if same_person else []
     photos = _find_photos(loaded, images, submission, out, kept)
     persons = None if same_person is None else persons_of(photos.paths, same_person, submission)

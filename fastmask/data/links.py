@@ -32,8 +32,8 @@ def link_fault(path: Path, folder: Path, trusted: str | Path | None = None) -> D
         return MissingPhotoError(describe_broken(link), link.relative_to(folder).as_posix())
     place = quote(str(_store_of(target)[0]))
     return DataError(
-        f"{link} is a link out of {folder}, to {target}; copy that there, or allow links into its folder "
-        f"with --trust-links {place} (see fastmask guide data)."
+        f"{link} is a link out of {folder}, to {target} (see fastmask guide data); copy that there, or allow "
+        f"links into its folder with --trust-links {place}."
     )
 
 

@@ -154,8 +154,8 @@ def check_no_leak(weights: str | None, validation: Validation) -> None:
     run = Path("RUN") if place is None else place[0].path
     raise UsageError(
         f"Fold {found.fold} would be validated on {found.name}, which {found} have been trained on: its score would be "
-        f"too good. Start each fold from the same fold of their run (--weights {run} --folds-file {run / FOLDS}), or "
-        "from weights that have not seen it (see fastmask guide resume)."
+        "too good (see fastmask guide resume). Start each fold from the same fold of their run "
+        f"(--weights {run} --folds-file {run / FOLDS}), or from weights that have not seen it."
     )
 
 

@@ -28,7 +28,7 @@ def test_a_terminal_shows_a_chapter_in_a_pager(monkeypatch: pytest.MonkeyPatch) 
 
 def test_search_prints_chapter_and_heading(fastmask: Callable[..., Any]) -> None:
     (found,) = fastmask("guide", "--search", "Deconvolution").out.splitlines()
-    assert found.startswith("judge, Decide: `bound` scores the ages")
+    assert found.startswith("judge, Decide: `bound` turns the predicted")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ STORES = {
 def test_a_refused_link_names_the_folder_to_trust(target, linked, tmp_path):
     photo = linked("cat/1.jpg", target)
     said = str(link_fault(photo, tmp_path / "data"))
-    assert said.startswith(f"{photo} is a link out of {tmp_path / 'data'}, to {tmp_path / target}; copy")
+    assert said.startswith(
+        f"{photo} is a link out of {tmp_path / 'data'}, to {tmp_path / target} (see fastmask guide data); copy"
+    )
     assert said.endswith(f"--trust-links {tmp_path / STORES[target]}.")
 
 

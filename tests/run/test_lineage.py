@@ -200,7 +200,8 @@ def test_a_copied_checkpoint_is_refused_for_the_folds_it_has_seen(contest, setti
         prepare(table, config)
     assert re.fullmatch(
         rf"Fold 1 would be validated on photo \S+, which the weights {copied} \(epoch00. of fold 0 of the run {run}\) "
-        r"have been trained on: its score would be too good. Start each fold from the same fold of their run "
+        r"have been trained on: its score would be too good \(see fastmask guide resume\). "
+        r"Start each fold from the same fold of their run "
         r"\(--weights RUN --folds-file RUN/folds.csv\), or from weights that have not seen it.",
         str(caught.value),
     )
