@@ -67,7 +67,7 @@ def test_start(example, monkeypatch, capsys):
         example("benchmarks/start.py", 1, "--photos", 140)
     out = capsys.readouterr().out
     assert "times an empty typer program" in out
-    assert "140 photos: " in out
+    assert "a fit of 140 photos takes " in out
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_score(example, tmp_path, capsys):
         "--draws",
         1,
         "--seconds",
-        40,
+        75,
     )
     for _ in range(2):
         with pytest.raises(SystemExit, match="0"):
@@ -202,7 +202,7 @@ def test_score(example, tmp_path, capsys):
     found = pd.read_csv(tmp_path / "out" / "score.csv")
     assert found["method"].tolist() == ["loop", "fastai", "report", "winner", "strong", "strong in a third"]
     assert found["held out"].between(0, 1).all()
-    assert (found["seconds"][2:] <= 50).all()
+    assert (found["seconds"][2:] <= 90).all()
     held = [pd.read_csv(file)["photo"].tolist() for file in (tmp_path / "out" / "draw0").glob("*/answers.csv")]
     assert len(held) == 6
     assert all(each == held[0] for each in held)
@@ -262,11 +262,13 @@ def test_gpu(loaded, monkeypatch):
     monkeypatch.setattr(gpu, "PRECISIONS", ("fp32",))
     monkeypatch.setattr(gpu, "SECONDS", 0.5)
     monkeypatch.setattr(gpu, "COPIES", 1)
-    monkeypatch.setattr(gpu, "JOB", ("--archs", "test_resnet", *gpu.JOB[2:], "--photos", "42"))
+    monkeypatch.setattr(gpu, "BATCH", 8)
+    # test_speed.py has the job
+    monkeypatch.setattr(gpu, "PARTS", {name: part for name, part in gpu.PARTS.items() if name != "job"})
     rows = {each["what"]: each for each in gpu.measure(600)}
     # a test's is 1
     aims = {what: each for what, each in rows.items() if each["at least"] not in ("", 1)}
-    assert [each["at least"] for each in aims.values()] == [0.97, 2, 10, 5]
+    assert [each["at least"] for each in aims.values()] == [0.97, 2, 10]
     assert all(each["found"] > 0.1 for each in aims.values())
     if not torch.cuda.is_available():
         skipped = [what for what, each in rows.items() if str(each["found"]).startswith("skipped: needs a GPU")]

@@ -72,7 +72,8 @@ def fit(photos: int, runs: int) -> dict[str, float]:
 
 
 def main(
-    runs: int = 15, photos: Annotated[int | None, typer.Option(help="Also time a fit of so many photos.")] = None
+    runs: Annotated[int, typer.Argument()] = 15,
+    photos: Annotated[int | None, typer.Option(help="Also time a fit of so many photos.")] = None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "empty.py"
